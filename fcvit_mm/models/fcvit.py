@@ -1,0 +1,397 @@
+"""FCViT, a convolutional network with one global context per image.
+
+Source: Ma et al., "A Close Look at Spatial Modeling: From Attention to Convolution", arXiv 2212.12552.
+
+In deep Vision Transformers the attention map hardly depends on the query, and is sparse. FCViT therefore drops the
+query: it computes one global context vector per image, weighs it at each position by that position's similarity to
+the image's mean, and lets large depth-wise convolutions mix locally. Any input size works.
+
+Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width, ``h`` heads of ``d = C / h``.
+"""
+from typing import Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..registry import MODELS
+from .backbone import Backbone, resolve_arch
+from .layers import DropPath, PatchEmbed, check_image_batch, drop_path_rates, init_weights_
+
+
+class GlobalContext(nn.Module):
+    """The image's context vector, weighed at each position by its similarity to the image's mean.
+
+    Source: arXiv 2212.12552, section 3.3 ("global context" and the competition-driven bottleneck).
+
+    Args:
+        channels (int): ``C``.
+        num_heads (int): ``h``; must divide ``C``.
+        reduction (int): The bottleneck of the context vector has ``C // reduction`` channels.
+        compete (bool): Take the larger of two candidates for each bottleneck channel; if not, apply GELU.
+        weighted (bool): Weigh by similarity; if not, the same context vector stands at every position.
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    eps = 1e-5
+
+    def __init__(self, channels: int, num_heads: int, reduction: int = 8, compete: bool = True,
+                 weighted: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (channels // num_heads)**-0.5
+        self.compete = compete
+        self.weighted = weighted
+        hidden = channels // reduction
+        self.fc1 = nn.Linear(channels, 2 * hidden if compete else hidden)
+        self.act = nn.Identity() if compete else nn.GELU()
+        self.fc2 = nn.Linear(hidden, channels)
+        if weighted:
+            self.rescale_weight = nn.Parameter(torch.ones(num_heads))
+            self.rescale_bias = nn.Parameter(torch.zeros(num_heads))
+
+    def similarity(self, x: Tensor) -> Tensor:
+        """Each position's similarity to the image's mean, normalised over heads and positions together.
+
+        In float32 whatever ``x`` is: the sums over a whole image do not fit half precision.
+
+        Args:
+            x (Tensor): ``(B, C, H, W)``.
+
+        Returns:
+            Tensor: ``(B, h, H, W)``, float32 (float64 if ``x`` is).
+        """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        heads = x.unflatten(1, (self.num_heads, -1))
+        mean = heads.mean((3, 4), keepdim=True)
+        similarity = (heads * mean).sum(2) * self.scale
+        # The deviation is the unbiased one; a lone value (one head, one position) has none and counts as 0.
+        lone = self.num_heads * x.shape[2] * x.shape[3] == 1
+        std = similarity.std((1, 2, 3), correction=0 if lone else 1, keepdim=True)
+        similarity = (similarity - similarity.mean((1, 2, 3), keepdim=True)) / (std + self.eps)
+        return similarity * self.rescale_weight.view(-1, 1, 1) + self.rescale_bias.view(-1, 1, 1)
+
+    def context(self, x: Tensor) -> Tensor:
+        """The image's context vector: ``(B, C, H, W)`` to ``(B, C)``."""
+        context = self.fc1(x.mean((2, 3)))
+        if self.compete:
+            context = context.unflatten(1, (2, -1)).amax(1)
+        return self.fc2(self.act(context))
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.context(x)
+        if not self.weighted:
+            return context[:, :, None, None].expand_as(x)
+        similarity = self.similarity(x).to(context.dtype)
+        context = context.unflatten(1, (self.num_heads, -1))
+        return (similarity.unsqueeze(2) * context[..., None, None]).flatten(1, 2)
+
+
+class TokenMix(nn.Module):
+    """One token mix: add the global context, convolve depth-wise with a large kernel, mix channels, GELU.
+
+    Source: arXiv 2212.12552, section 3.3.
+
+    Args:
+        channels (int): ``C``.
+        kernel_size (int): Side of the depth-wise kernel, odd.
+        hidden (int, optional): Channels between the two 1x1 convolutions; ``None`` for a single one.
+        global_context (nn.Module, optional): What is added first.
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, hidden: Optional[int],
+                 global_context: Optional[nn.Module]) -> None:
+        super().__init__()
+        self.global_context = global_context
+        self.dwconv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.fc1 = nn.Conv2d(channels, hidden or channels, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1) if hidden else None
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.global_context is not None:
+            x = x + self.global_context(x)
+        x = self.act(self.fc1(self.dwconv(x)))
+        return x if self.fc2 is None else self.act(self.fc2(x))
+
+
+class TokenMixer(nn.Module):
+    """Token mixes one after the other, and spatial attention if wanted. ``(B, C, H, W)`` to the same."""
+
+    def __init__(self, mixes: Sequence[TokenMix], spatial_attention: Optional[nn.Module]) -> None:
+        super().__init__()
+        self.mixes = nn.ModuleList(mixes)
+        self.spatial_attention = spatial_attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        for mix in self.mixes:
+            x = mix(x)
+        return x if self.spatial_attention is None else self.spatial_attention(x)
+
+
+class SpatialAttention(nn.Module):
+    """Gate each value by what stands around it: ``x * sigmoid(1x1(gelu(1x1(dw3x3(x)))))``.
+
+    Source: the published FCViT code (an option that no published variant uses).
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8) -> None:
+        super().__init__()
+        hidden = channels // reduction
+        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc2(self.act(self.fc1(self.dwconv(x)))).sigmoid()
+
+
+class ChannelAttention(nn.Module):
+    """Add a vector computed from the channels' means by two small convolutions along the channels.
+
+    Source: the published FCViT code (an option that no published variant uses).
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.GELU()
+        self.conv1 = nn.Conv1d(1, 1, 3, padding=1)
+        self.conv2 = nn.Conv1d(1, 1, 5, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.act(x).mean((2, 3)).unsqueeze(1)
+        pooled = self.conv2(self.act(self.conv1(pooled)))
+        return x + pooled.transpose(1, 2).unsqueeze(3)
+
+
+class ChannelMixer(nn.Module):
+    """Expand the channels, convolve depth-wise 3x3, GELU, reduce.
+
+    Args:
+        channels (int): ``C``.
+        hidden (int): Expanded channels.
+        dwconv (bool): Whether the depth-wise convolution is there.
+        channel_attention (bool): Whether :class:`ChannelAttention` follows.
+        drop_rate (float): Dropout after the GELU and at the end.
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    def __init__(self, channels: int, hidden: int, dwconv: bool = True, channel_attention: bool = False,
+                 drop_rate: float = 0.) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if dwconv else nn.Identity()
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop_rate)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.channel_attention = ChannelAttention() if channel_attention else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.act(self.dwconv(self.fc1(x))))
+        return self.channel_attention(self.drop(self.fc2(x)))
+
+
+class FCViTBlock(nn.Module):
+    """Token mixer and channel mixer, each after a norm, in a scaled residual branch.
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    def __init__(self, channels: int, token_mixer: nn.Module, channel_mixer: nn.Module,
+                 layer_scale_init_value: Optional[float], drop_path_rate: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(1, channels)
+        self.token_mixer = token_mixer
+        self.norm2 = nn.GroupNorm(1, channels)
+        self.channel_mixer = channel_mixer
+        self.drop_path = DropPath(drop_path_rate)
+        for name in ('layer_scale1', 'layer_scale2'):
+            scale = None if layer_scale_init_value is None else nn.Parameter(
+                torch.full((channels,), float(layer_scale_init_value)))
+            self.register_parameter(name, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(scaled(self.token_mixer(self.norm1(x)), self.layer_scale1))
+        return x + self.drop_path(scaled(self.channel_mixer(self.norm2(x)), self.layer_scale2))
+
+
+def scaled(x: Tensor, scale: Optional[Tensor]) -> Tensor:
+    return x if scale is None else x * scale[:, None, None]
+
+
+class FCViTStage(nn.Module):
+    """Blocks at one resolution, after the patch embedding that leads there.
+
+    Shape:
+        ``(B, C_previous, H, W)`` to ``(B, C, ceil(H / 2), ceil(W / 2))``; the first stage keeps the size.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+@MODELS.register_module()
+class FCViT(Backbone):
+    """FCViT backbone: multi-scale features at strides 4, 8, 16 and 32.
+
+    Source: arXiv 2212.12552, table 1 (variants), section 3.3 (blocks), table 6 (ablations).
+
+    Args:
+        arch (str | dict): A variant of ``FCViT.arch_settings``, or a dict of ``depths``, ``channels`` and
+            ``mlp_ratios`` (one value per stage) and, if not 8, ``num_heads``.
+        in_channels (int): Channels of the images.
+        out_indices (int | Sequence[int]): Stages to return, negative ones counted from the end. Dense prediction
+            takes all four, classification the last. Stages past the last of these are not built.
+        drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the first.
+        drop_rate (float): Dropout in the channel mixers.
+        layer_scale_init_value (float, optional): Initial layer scale: 1e-5 for classification, 1e-6 for dense
+            prediction in the published recipes. ``None`` leaves the layer scale out.
+        kernel_sizes (Sequence[int]): Side of the depth-wise kernel of each token mix, one or two odd numbers;
+            ``(11,)`` leaves the second mix out.
+        token_mix_reduction (int): The two 1x1 convolutions after each depth-wise one meet in
+            ``max(C // token_mix_reduction, token_mix_min_channels)`` channels; 1 makes them a single convolution.
+        token_mix_min_channels (int): See ``token_mix_reduction``.
+        global_context (bool): Whether token mixes add the global context.
+        context_reduction (int): Bottleneck of the global context vector.
+        compete (bool): Competition in that bottleneck; if not, GELU.
+        weighted (bool): Weigh the global context by similarity.
+        channel_mixer_dwconv (bool): Whether channel mixers hold a depth-wise 3x3 convolution.
+        spatial_attention (bool): Spatial attention after the token mixes.
+        channel_attention (bool): Channel attention after the channel mixer.
+        frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`.
+
+    Shape:
+        ``(B, in_channels, H, W)`` to a tuple, one map ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` for each of
+        ``out_indices`` in ascending order, ``C_i`` in ``out_channels`` and ``s_i`` in ``out_strides``.
+
+    Raises:
+        ValueError: An unknown ``arch``, channels that the heads do not divide, indices out of range, ...
+
+    Example:
+        >>> import torch, fcvit_mm
+        >>> backbone = fcvit_mm.FCViT('b12')
+        >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 64, 16, 24), (1, 128, 8, 12), (1, 320, 4, 6), (1, 512, 2, 3)]
+    """
+
+    #: Variants, one row each. Table 1 of the paper.
+    arch_settings = {
+        'tiny': dict(depths=(3, 3, 5, 2), channels=(32, 64, 160, 320), mlp_ratios=(8, 8, 4, 4)),
+        'b12': dict(depths=(2, 2, 6, 2), channels=(64, 128, 320, 512), mlp_ratios=(8, 8, 4, 4)),
+        'b24': dict(depths=(4, 4, 12, 4), channels=(64, 128, 320, 512), mlp_ratios=(8, 8, 4, 4)),
+        'b48': dict(depths=(8, 8, 24, 8), channels=(64, 128, 320, 512), mlp_ratios=(8, 8, 4, 4)),
+    }
+    strides = (4, 8, 16, 32)
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'tiny',
+                 in_channels: int = 3,
+                 out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+                 drop_path_rate: float = 0.,
+                 drop_rate: float = 0.,
+                 layer_scale_init_value: Optional[float] = 1e-6,
+                 kernel_sizes: Sequence[int] = (11, 11),
+                 token_mix_reduction: int = 8,
+                 token_mix_min_channels: int = 16,
+                 global_context: bool = True,
+                 context_reduction: int = 8,
+                 compete: bool = True,
+                 weighted: bool = True,
+                 channel_mixer_dwconv: bool = True,
+                 spatial_attention: bool = False,
+                 channel_attention: bool = False,
+                 frozen_stages: int = -1,
+                 norm_eval: bool = False,
+                 with_cp: bool = False,
+                 init_cfg=None) -> None:
+        settings = resolve_arch(arch, self.arch_settings, per_stage=('depths', 'channels', 'mlp_ratios'),
+                                defaults=dict(num_heads=8), num_stages=len(self.strides))
+        depths, channels = settings['depths'], settings['channels']
+        mlp_ratios, num_heads = settings['mlp_ratios'], settings['num_heads']
+        super().__init__(channels, self.strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        check_options(channels, num_heads, kernel_sizes, token_mix_reduction, context_reduction, drop_path_rate)
+        self.in_channels = in_channels
+
+        def token_mix(width: int, kernel_size: int) -> TokenMix:
+            hidden = max(width // token_mix_reduction, token_mix_min_channels) if token_mix_reduction > 1 else None
+            context = GlobalContext(width, num_heads, context_reduction, compete, weighted) if global_context else None
+            return TokenMix(width, kernel_size, hidden, context)
+
+        def block(width: int, mlp_ratio: float, rate: float) -> FCViTBlock:
+            mixes = [token_mix(width, kernel_size) for kernel_size in kernel_sizes]
+            return FCViTBlock(
+                width,
+                token_mixer=TokenMixer(mixes, SpatialAttention(width) if spatial_attention else None),
+                channel_mixer=ChannelMixer(width, int(mlp_ratio * width), channel_mixer_dwconv, channel_attention,
+                                           drop_rate),
+                layer_scale_init_value=layer_scale_init_value,
+                drop_path_rate=rate)
+
+        self.stem = PatchEmbed(in_channels, channels[0], kernel_size=7, stride=4)
+        self.stages = nn.ModuleList()
+        rates = drop_path_rates(drop_path_rate, depths)
+        for i in range(self.num_stages):
+            downsample = nn.Identity() if i == 0 else PatchEmbed(channels[i - 1], channels[i], 3, stride=2)
+            blocks = [block(channels[i], mlp_ratios[i], rate) for rate in rates[i]]
+            self.stages.append(FCViTStage(downsample, blocks, with_cp))
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', nn.GroupNorm(1, channels[i]))
+
+        self.apply(init_weights_)
+        self.freeze_stages()
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        check_image_batch(x, self.in_channels, min_size=1, name='FCViT')
+        x = self.stem(x)
+        outputs = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.out_indices:
+                outputs.append(getattr(self, f'norm{i}')(x))
+        return tuple(outputs)
+
+
+def check_options(channels: Sequence[int], num_heads: int, kernel_sizes: Sequence[int], token_mix_reduction: int,
+                  context_reduction: int, drop_path_rate: float) -> None:
+    """Refuse options that make no network, naming the value and what was expected."""
+    for width in channels:
+        if width % num_heads:
+            raise ValueError(f'num_heads={num_heads} does not divide the {width} channels of a stage '
+                             f'(channels={tuple(channels)}): change either in arch')
+        if width < context_reduction:
+            raise ValueError(f'context_reduction={context_reduction} leaves nothing of the {width} channels of a stage')
+    if not 1 <= len(kernel_sizes) <= 2 or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
+        raise ValueError(f'kernel_sizes={kernel_sizes!r}, expected one or two odd numbers, one for each token mix')
+    if token_mix_reduction < 1 or context_reduction < 1:
+        raise ValueError(f'token_mix_reduction={token_mix_reduction} and context_reduction={context_reduction} '
+                         'must be at least 1')
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')

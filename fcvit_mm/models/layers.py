@@ -1,0 +1,116 @@
+"""What the networks share: patch embedding, stochastic depth, initial weights."""
+import math
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+
+class PatchEmbed(nn.Module):
+    """Strided convolution followed by BatchNorm, the stem and what stands between stages.
+
+    Source: arXiv 2212.12552, section 4 and its published code.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        kernel_size (int): Side of the convolution's kernel.
+        stride (int): Its stride; the padding is ``kernel_size // 2``.
+
+    Shape:
+        ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drop a residual branch for whole images of the batch.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382. What survives is divided by the
+    probability of surviving, so that the expected value stays.
+
+    Args:
+        rate (float): Probability of dropping, in ``[0, 1)``.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask.div_(keep)
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:.3g}'
+
+
+def drop_path_rates(rate: float, depths) -> list:
+    """Rates that grow linearly with the block's index over the whole network, grouped by stage.
+
+    Args:
+        rate (float): The last block's rate.
+        depths (Sequence[int]): Blocks per stage.
+
+    Returns:
+        list[list[float]]: One rate per block, ``rate * index / (blocks - 1)``.
+    """
+    last = max(sum(depths) - 1, 1)
+    rates = iter([rate * index / last for index in range(sum(depths))])
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def init_weights_(module: nn.Module) -> None:
+    """Initialise one layer in place, as the published FCViT code does; for ``Module.apply``.
+
+    Convolutions: normal with standard deviation ``sqrt(2 / (kernel area * out_channels / groups))``, bias 0.
+    Linear layers: normal truncated at two, standard deviation 0.02, bias 0. Norms: 1 and 0.
+    """
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    elif isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, (nn.GroupNorm, nn.BatchNorm2d, nn.LayerNorm)):
+        nn.init.ones_(module.weight)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameter values in ``module``, frozen ones included (buffers are not parameters)."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def check_image_batch(x: Tensor, channels: int, min_size: int, name: str) -> None:
+    """Refuse what a network cannot take as a batch of images.
+
+    Raises:
+        TypeError: ``x`` is not a floating-point tensor.
+        ValueError: ``x`` is not ``(B, channels, H, W)`` with both sides at least ``min_size``.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f'{name} takes a floating-point tensor, got {got}: convert the images first, '
+                        'as the data_preprocessor of a config does')
+    if x.ndim != 4:
+        raise ValueError(f'{name} takes a batch of images (B, {channels}, H, W), got {x.ndim} dimensions '
+                         f'{tuple(x.shape)}: add the batch dimension of a single image with image[None]')
+    if x.shape[1] != channels:
+        raise ValueError(f'{name} was built for {channels} input channels, got {x.shape[1]} in {tuple(x.shape)}: '
+                         'pass (B, C, H, W), or build it with in_channels')
+    if min(x.shape[2:]) < min_size:
+        raise ValueError(f'{name} needs images of at least {min_size}x{min_size} pixels, got '
+                         f'{x.shape[2]}x{x.shape[3]}: resize or pad them')
