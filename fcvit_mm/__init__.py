@@ -1,5 +1,9 @@
 """FCViT for OpenMMLab: a convolution-only backbone for classification, detection and segmentation."""
-from .models import FCViT
-from .version import __version__
+from .requirements import check_core
+
+check_core()
+
+from .models import FCViT  # noqa: E402
+from .version import __version__  # noqa: E402
 
 __all__ = ['FCViT', '__version__']

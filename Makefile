@@ -1,0 +1,39 @@
+# make demo       set up, then pretrain, detect and draw on generated pictures (about 8 minutes after set-up)
+# make demo-seg   the same for segmentation
+# make test       set up, then run the test suite
+# make lint       style of the code, the shell scripts, and no duplicates of configs' own checks
+# make clean      remove what was built (not the environment: `rm -r .venv`)
+# VENV=DIR names the environment; STACK=openmmlab takes the original OpenMMLab packages in one of their own.
+
+STACK ?= onedl
+ifeq ($(STACK),onedl)
+VENV ?= .venv
+else
+VENV ?= .venv-$(STACK)
+endif
+PYTHON_IN_VENV = $(VENV)/bin/python
+TEST_WORKERS ?= 2
+
+.PHONY: setup demo demo-seg test lint clean
+
+setup:
+	@tools/setup_env.sh $(VENV) $(STACK)
+
+demo: setup
+	@$(PYTHON_IN_VENV) tools/demo.py detect
+
+demo-seg: setup
+	@$(PYTHON_IN_VENV) tools/demo.py segment
+
+# One thread per worker: PyTorch's own threads would fight over the cores.
+test: setup
+	OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(TEST_WORKERS) --dist loadscope
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/shellcheck tools/*.sh .ci/run
+	$(PYTHON_IN_VENV) tools/check_configs.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

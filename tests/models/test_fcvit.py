@@ -1,0 +1,394 @@
+"""The questions asked of every variant and option of the FCViT backbone."""
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn as nn
+from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
+from mmengine.registry import MODELS
+from mmengine.utils import digit_version
+
+import fcvit_mm
+from fcvit_mm.models.fcvit import GlobalContext
+from fcvit_mm.models.layers import DropPath, count_parameters, drop_path_rates
+
+MICRO = dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(8, 8, 4, 4))
+
+OPTIONS = {
+    'default': {},
+    'one_mix': dict(kernel_sizes=(11, )),
+    'mix5x7': dict(kernel_sizes=[5, 7]),
+    'single_fc': dict(token_mix_reduction=1),
+    'narrow_fc': dict(token_mix_reduction=4, token_mix_min_channels=4),
+    'no_global_context': dict(global_context=False),
+    'no_compete': dict(compete=False),
+    'unweighted': dict(weighted=False),
+    'context_reduction': dict(context_reduction=4),
+    'no_dwconv': dict(channel_mixer_dwconv=False),
+    'spatial_attention': dict(spatial_attention=True),
+    'channel_attention': dict(channel_attention=True),
+    'no_layer_scale': dict(layer_scale_init_value=None),
+    'gray': dict(in_channels=1),
+    'dropout': dict(drop_rate=0.1, drop_path_rate=0.1),
+    'one_head': dict(arch=dict(MICRO, num_heads=1)),
+}
+
+
+def micro(**options) -> fcvit_mm.FCViT:
+    torch.manual_seed(0)
+    return fcvit_mm.FCViT(**{'arch': MICRO, 'layer_scale_init_value': 0.1, **options})
+
+
+def assert_all_grads(model: nn.Module) -> None:
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('arch, parameters, gigamacs', [
+    ('tiny', 4_784_752, 0.90), ('b12', 14_701_832, 2.65), ('b24', 26_960_232, 5.06), ('b48', 51_477_032, 9.88)])
+def test_variant_has_the_published_size(arch, parameters, gigamacs):
+    backbone = fcvit_mm.FCViT(arch, out_indices=(-1, ))
+    width = backbone.out_channels[-1]
+    assert count_parameters(backbone) + 1000 * width + 1000 == parameters
+    macs = 0
+
+    def count(module, _, output):
+        nonlocal macs
+        macs += output[0].numel() * module.weight[0].numel()
+
+    meta = fcvit_mm.FCViT(arch).to('meta')
+    for module in meta.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    outputs = meta(torch.empty(1, 3, 224, 224, device='meta'))
+    assert [x.shape[2] for x in outputs] == [56, 28, 14, 7]
+    # The spec's figure counts a little more than convolutions and linear layers (the similarity).
+    assert macs / 1e9 == pytest.approx(gigamacs, abs=0.03)
+
+
+@pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize('size', [(64, 64), (75, 61), (33, 128)], ids=str)
+def test_every_option_gives_a_pyramid_and_gradients(options, size):
+    model = micro(**options).train()
+    x = torch.randn(2, model.in_channels, *size, requires_grad=True)
+    outputs = model(x)
+    for output, channels, stride in zip(outputs, model.out_channels, model.out_strides):
+        assert output.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+    sum(output.square().sum() for output in outputs).backward()
+    assert_all_grads(model)
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
+def test_every_option_survives_a_round_trip(options):
+    model = micro(**options).eval()
+    twin = micro(**options).eval()
+    for parameter in twin.parameters():
+        nn.init.normal_(parameter)
+    twin.load_state_dict(model.state_dict())
+    x = torch.randn(1, model.in_channels, 40, 40)
+    with torch.no_grad():
+        expected = model(x)
+        for other in (twin, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            for a, b in zip(other(x), expected):
+                assert torch.equal(a, b)
+
+
+def test_options_change_what_they_name():
+    def names(**options):
+        return {name for name, _ in micro(**options).named_parameters()}
+
+    default = names()
+    assert not any('mixes.1.' in name for name in names(kernel_sizes=(11, )))
+    assert not any('global_context' in name for name in names(global_context=False))
+    assert not any('rescale' in name for name in names(weighted=False))
+    assert not any('channel_mixer.dwconv' in name for name in names(channel_mixer_dwconv=False))
+    assert not any('mixes.0.fc2' in name for name in names(token_mix_reduction=1))
+    assert not any('layer_scale' in name for name in names(layer_scale_init_value=None))
+    assert any('spatial_attention' in name for name in names(spatial_attention=True) - default)
+    assert any('channel_attention' in name for name in names(channel_attention=True) - default)
+    weight = micro(kernel_sizes=(5, 7)).stages[0].blocks[0].token_mixer.mixes[1].dwconv.weight
+    assert weight.shape[-2:] == (7, 7)
+
+
+@pytest.mark.parametrize('out_indices, expected', [
+    ((0, 1, 2, 3), (0, 1, 2, 3)), ([3], (3, )), (3, (3, )), ((-1, ), (3, )), ((-4, 2), (0, 2)), ((1, 0), (0, 1))])
+def test_out_indices(out_indices, expected):
+    given = copy.copy(out_indices)
+    model = micro(out_indices=out_indices)
+    assert out_indices == given
+    assert model.out_indices == expected
+    assert model.out_channels == tuple(MICRO['channels'][i] for i in expected)
+    assert model.out_strides == tuple((4, 8, 16, 32)[i] for i in expected)
+    assert [x.shape[1] for x in model(torch.randn(2, 3, 64, 64))] == list(model.out_channels)
+
+
+def test_stages_that_no_output_needs_are_not_built():
+    model = micro(out_indices=(0, 1))
+    assert len(model.stages) == 2
+    sum(output.sum() for output in model(torch.randn(2, 3, 64, 64))).backward()
+    assert_all_grads(model)
+
+
+def test_the_smallest_input():
+    model = micro().eval()
+    assert [tuple(x.shape[2:]) for x in model(torch.randn(1, 3, 1, 1))] == [(1, 1)] * 4
+    assert all(x.isfinite().all() for x in micro(arch=dict(MICRO, num_heads=1)).eval()(torch.randn(1, 3, 1, 1)))
+
+
+def test_an_empty_batch():
+    assert [x.shape[0] for x in micro().eval()(torch.randn(0, 3, 32, 32))] == [0] * 4
+
+
+def test_images_of_a_batch_do_not_mix():
+    model = micro().eval()
+    x = torch.randn(3, 3, 50, 70)
+    with torch.no_grad():
+        for whole, alone in zip(model(x), model(x[1:2])):
+            torch.testing.assert_close(whole[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_gives_the_same():
+    model = micro().eval()
+    x = torch.randn(2, 3, 50, 70)
+    with torch.no_grad():
+        expected = model(x)
+        outputs = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    for a, b in zip(outputs, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('scale', [1, 10])
+def test_autocast_trains_without_nan(dtype, scale):
+    if dtype == torch.float16 and digit_version(torch.__version__) < digit_version('2.4'):
+        pytest.skip('torch before 2.4 has no float16 autocast on CPU')
+    model = micro(layer_scale_init_value=1.).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for step in range(3):
+        with torch.autocast('cpu', dtype=dtype):
+            loss = sum(x.float().square().mean() for x in model(scale * torch.randn(2, 3, 64, 64)))
+        optimizer.zero_grad()
+        loss.backward()
+        assert loss.isfinite(), step
+        assert_all_grads(model)
+        optimizer.step()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_similarity_is_computed_in_float32(dtype):
+    context = GlobalContext(64, 8)
+    x = 20 * torch.randn(2, 64, 40, 40) + 3
+    low = x.to(dtype)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        similarity = context.similarity(low)
+    assert similarity.dtype == torch.float32
+    torch.testing.assert_close(similarity, context.similarity(low.float()))
+    torch.testing.assert_close(similarity.mean((1, 2, 3)), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(similarity.std((1, 2, 3)), torch.ones(2), atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_global_context_is_the_formula_of_the_paper():
+    """Written out image by image, head by head and position by position."""
+    torch.manual_seed(0)
+    context = GlobalContext(16, 4).double()
+    nn.init.normal_(context.rescale_weight)
+    nn.init.normal_(context.rescale_bias)
+    x = torch.randn(2, 16, 3, 5, dtype=torch.double)
+    expected = torch.empty_like(x)
+    for image, out in zip(x, expected):
+        mean = image.mean((1, 2))
+        sim = torch.stack([
+            torch.stack([image[4 * h:4 * h + 4, i, j] @ mean[4 * h:4 * h + 4] for i in range(3) for j in range(5)])
+            for h in range(4)]) / 2
+        sim = (sim - sim.mean()) / (((sim - sim.mean())**2).sum() / (sim.numel() - 1)).sqrt().add(1e-5)
+        candidates = context.fc1(mean).view(2, 2)
+        vector = context.fc2(torch.maximum(candidates[0], candidates[1]))
+        for c in range(16):
+            weight = sim[c // 4] * context.rescale_weight[c // 4] + context.rescale_bias[c // 4]
+            out[c] = weight.view(3, 5) * vector[c]
+    torch.testing.assert_close(context(x), expected)
+
+
+def test_a_constant_image_has_finite_gradients():
+    model = micro().train()
+    sum(x.square().sum() for x in model(torch.zeros(2, 3, 32, 32))).backward()
+    assert_all_grads(model)
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+def test_activation_checkpointing_gives_the_same_gradients(autocast):
+    gradients = []
+    for with_cp in (False, True):
+        model = micro(with_cp=with_cp, drop_path_rate=0.2).train()
+        torch.manual_seed(1)
+        with torch.autocast('cpu', enabled=autocast):
+            outputs = model(torch.randn(2, 3, 48, 48))
+        sum(x.float().square().sum() for x in outputs).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_compiles_without_a_graph_break(training):
+    model = micro(arch=dict(MICRO, depths=(1, 1, 1, 1)), out_indices=(0, -1)).train(training)
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    x = torch.randn(2, 3, 40, 56)
+    outputs, expected = compiled(x), model(x)
+    for a, b in zip(outputs, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    if training:
+        sum(x.sum() for x in outputs).backward()
+        assert_all_grads(model)
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
+def test_frozen_stages_stay_frozen(frozen_stages):
+    model = micro(frozen_stages=frozen_stages)
+    model.train()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    prefixes = (['stem.'] if frozen_stages >= 0 else []) + [f'stages.{i}.' for i in range(frozen_stages)]
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(tuple(prefixes))}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    sum(x.square().sum() for x in model(torch.randn(2, 3, 64, 64))).backward()
+    assert_all_grads(model)
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        if name.startswith(tuple(prefixes)):
+            assert torch.equal(value, before[name]), name
+        elif name == 'norm3.weight':
+            assert not torch.equal(value, before[name])
+
+
+def test_norm_eval_keeps_the_running_statistics():
+    for norm_eval in (True, False):
+        model = micro(norm_eval=norm_eval).train()
+        before = model.stem.norm.running_mean.clone()
+        model(torch.randn(2, 3, 64, 64))
+        assert torch.equal(before, model.stem.norm.running_mean) == norm_eval
+
+
+def test_sync_batchnorm_conversion_and_back():
+    model = micro().eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = [y.detach() for y in model(x)]
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert isinstance(synced.stem.norm, nn.SyncBatchNorm)
+    for a, b in zip(revert_sync_batchnorm(synced).eval()(x), expected):
+        torch.testing.assert_close(a, b)
+
+
+def test_exponential_moving_average():
+    model = micro()
+    ema = ExponentialMovingAverage(model, momentum=0.5)
+    ema.update_parameters(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    ema.update_parameters(model)
+    torch.testing.assert_close(ema.module.norm3.weight, torch.full((40, ), 1.5))
+
+
+def test_drop_path():
+    assert drop_path_rates(0.3, (1, 1, 2)) == [[0], [pytest.approx(0.1)], [pytest.approx(0.2), pytest.approx(0.3)]]
+    assert drop_path_rates(0.3, (1, )) == [[0]]
+    torch.manual_seed(0)
+    drop = DropPath(0.25).train()
+    y = drop(torch.ones(4000, 2, 1, 1))
+    assert y.unique().tolist() == [0, pytest.approx(1 / 0.75)]
+    assert torch.equal(y[:, 0], y[:, 1])
+    assert y.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(drop.eval()(torch.ones(4, 2)), torch.ones(4, 2))
+
+
+def test_initial_weights():
+    model = micro(layer_scale_init_value=1e-5)
+    block = model.stages[0].blocks[0]
+    mix = block.token_mixer.mixes[0]
+    assert torch.equal(block.layer_scale1, torch.full((16, ), 1e-5))
+    assert mix.dwconv.weight.std().item() == pytest.approx((2 / 121)**0.5, rel=0.1)
+    assert block.channel_mixer.fc1.weight.std().item() == pytest.approx((2 / 128)**0.5, rel=0.1)
+    assert mix.global_context.fc1.weight.std().item() == pytest.approx(0.02, rel=0.3)
+    assert torch.equal(mix.global_context.rescale_weight, torch.ones(8))
+    assert all(not bias.any() for name, bias in model.named_parameters() if name.endswith('.bias'))
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg', 'mmengine'])
+@pytest.mark.parametrize('name', ['FCViT', 'fcvit_mm.FCViT'])
+def test_found_by_name_from_every_scope(scope, name):
+    if scope != 'mmengine':
+        pytest.importorskip(scope)
+    cfg = dict(type=name, arch=MICRO, _scope_=scope)
+    assert isinstance(MODELS.build(cfg), fcvit_mm.FCViT)
+
+
+def test_the_argument_arch_is_left_alone():
+    arch = copy.deepcopy(MICRO)
+    micro(arch=arch)
+    assert arch == MICRO
+
+
+def test_layer_depth():
+    model = micro(out_indices=(0, 3))
+    blocks = sum(MICRO['depths'])
+    expected = {
+        'backbone.stem.proj.weight': 0,
+        'backbone.stages.0.blocks.0.norm1.weight': 1,
+        'backbone.stages.2.downsample.proj.weight': 3,
+        'backbone.stages.2.blocks.0.norm1.weight': 3,
+        'backbone.stages.2.blocks.1.layer_scale1': 4,
+        'backbone.stages.3.blocks.0.norm1.weight': 5,
+        'backbone.norm0.weight': blocks + 1,
+        'head.fc.weight': blocks + 1,
+    }
+    for name, depth in expected.items():
+        assert model.get_layer_depth(name, 'backbone.') == (depth, blocks + 2), name
+
+
+@pytest.mark.parametrize('options, error, words', [
+    (dict(arch='b13'), ValueError, ["unknown arch 'b13'", 'b12', 'b24', 'b48', 'tiny']),
+    (dict(arch=3), ValueError, ['arch must be one of', '3']),
+    (dict(arch=dict(depths=(1, 1, 1, 1))), ValueError, ['lacks', 'channels', 'mlp_ratios']),
+    (dict(arch=dict(MICRO, width=3)), ValueError, ['unknown', 'width']),
+    (dict(arch=dict(MICRO, depths=(1, 1))), ValueError, ['depths=(1, 1)', 'expected 4']),
+    (dict(arch=dict(MICRO, num_heads=5)), ValueError, ['num_heads=5', 'does not divide', '16']),
+    (dict(context_reduction=32), ValueError, ['context_reduction=32', '16 channels']),
+    (dict(context_reduction=0), ValueError, ['context_reduction=0', 'at least 1']),
+    (dict(token_mix_reduction=0), ValueError, ['token_mix_reduction=0', 'at least 1']),
+    (dict(kernel_sizes=(11, 4)), ValueError, ['kernel_sizes=(11, 4)', 'odd']),
+    (dict(kernel_sizes=()), ValueError, ['kernel_sizes=()', 'one or two']),
+    (dict(drop_path_rate=1.), ValueError, ['drop_path_rate=1.0', 'less than 1']),
+    (dict(out_indices=(0, 4)), ValueError, ['out_indices has 4', '-4 to 3']),
+    (dict(out_indices=-5), ValueError, ['out_indices has -5', '-4 to 3']),
+    (dict(out_indices=(3, -1)), ValueError, ['twice']),
+    (dict(out_indices=()), ValueError, ['empty']),
+    (dict(out_indices=(1.5, )), TypeError, ['integers', '1.5']),
+    (dict(frozen_stages=-2), ValueError, ['frozen_stages=-2', '-1 (none)']),
+    (dict(frozen_stages=5), ValueError, ['frozen_stages=5', 'up to 4']),
+    (dict(frozen_stages=3, out_indices=(0, 1)), ValueError, ['frozen_stages=3', 'up to 2']),
+    (dict(depth=50), TypeError, ['depth']),
+])
+def test_bad_options(options, error, words):
+    with pytest.raises(error) as caught:
+        micro(**options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize('x, error, words', [
+    (torch.randn(3, 64, 64), ValueError, ['(B, 3, H, W)', '3 dimensions', 'image[None]']),
+    (torch.randn(1, 4, 64, 64), ValueError, ['3 input channels', 'got 4', 'in_channels']),
+    (torch.randn(1, 3, 0, 64), ValueError, ['at least 1x1', '0x64']),
+    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, ['floating-point', 'torch.uint8']),
+    ([1, 2], TypeError, ['floating-point', 'list']),
+])
+def test_bad_input(x, error, words):
+    with pytest.raises(error) as caught:
+        micro()(x)
+    for word in words:
+        assert word in str(caught.value)
