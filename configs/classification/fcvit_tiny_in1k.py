@@ -1,0 +1,7 @@
+# 8 GPUs x 128 images = 1024, lr 1e-3; 300 epochs and 10 of cool-down. Evaluation crop 0.9: 248 -> 224.
+_base_ = [
+    '_base_/models/fcvit.py',
+    '_base_/datasets/imagenet_bs128_crop90_224.py',
+    '_base_/schedules/adamw_310e.py',
+    '_base_/default_runtime.py',
+]

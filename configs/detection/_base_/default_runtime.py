@@ -1,0 +1,7 @@
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+# A child's custom_imports replaces its parent's, so this stands here and nowhere else.
+custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
+
+default_hooks = dict(
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'))

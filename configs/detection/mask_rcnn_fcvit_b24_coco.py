@@ -1,0 +1,6 @@
+# 1x: 12 epochs, 8 GPUs x 4 images = 32, lr 2e-4.
+_base_ = './mask_rcnn_fcvit_b12_coco.py'
+# A classifier's checkpoint: a converted published file or one that tools/train.py wrote.
+pretrained = 'checkpoints/fcvit_b24_in1k.pth'
+
+model = dict(backbone=dict(arch='b24', init_cfg=dict(checkpoint=pretrained)))

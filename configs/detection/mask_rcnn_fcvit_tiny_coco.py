@@ -1,0 +1,11 @@
+# 1x: 12 epochs, 8 GPUs x 4 images = 32, lr 2e-4.
+_base_ = [
+    '_base_/models/mask_rcnn_fcvit.py',
+    '_base_/datasets/coco_instance.py',
+    '_base_/schedules/adamw_1x.py',
+    '_base_/default_runtime.py',
+]
+# A classifier's checkpoint: a converted published file or one that tools/train.py wrote.
+pretrained = 'checkpoints/fcvit_tiny_in1k.pth'
+
+model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=pretrained)))

@@ -1,0 +1,6 @@
+# 40k iterations, 8 GPUs x 4 images = 32, lr 2e-4.
+_base_ = './sem_fpn_fcvit_b12_ade20k.py'
+# A classifier's checkpoint: a converted published file or one that tools/train.py wrote.
+pretrained = 'checkpoints/fcvit_b48_in1k.pth'
+
+model = dict(backbone=dict(arch='b48', drop_path_rate=0.2, init_cfg=dict(checkpoint=pretrained)))
