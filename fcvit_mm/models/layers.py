@@ -30,6 +30,29 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x))
 
 
+class GroupNorm1(nn.GroupNorm):
+    """GroupNorm with one group: mean and variance over the channels and positions of each image.
+
+    Source: Wu and He, "Group Normalization", arXiv 1803.08494, with one group.
+
+    Args:
+        channels (int): ``C``.
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # After frozen layers: PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward
+            # pass when the affine parameters want a gradient and the input does not.
+            x = x.contiguous()
+        return super().forward(x)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, drop a residual branch for whole images of the batch.
 
