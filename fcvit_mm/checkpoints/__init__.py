@@ -1,0 +1,14 @@
+"""Checkpoints: read them without running their code, recognise them, give their weights our names, write them.
+
+Importing this makes ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of the backbones read published files.
+"""
+from ..models import Backbone
+from .convert import convert_checkpoint
+from .load import load_pretrained
+from .recognize import Recognized, recognize
+from .safe_load import CheckpointError, CheckpointNotFoundError, read_checkpoint
+
+Backbone.pretrained_loader = staticmethod(load_pretrained)
+
+__all__ = ['CheckpointError', 'CheckpointNotFoundError', 'Recognized', 'convert_checkpoint', 'load_pretrained',
+           'read_checkpoint', 'recognize']

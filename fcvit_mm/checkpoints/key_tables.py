@@ -1,0 +1,161 @@
+"""Names of parameters in published files and in ours, as data.
+
+A table is a tuple of :class:`Row`: a published pattern, our pattern and, where two published forms share our name,
+what tells them apart. ``*`` stands for exactly one part between dots; the parts that the stars of one side met are
+put in for the stars of the other, in order. A new network is a new table in :data:`TABLES`.
+"""
+import re
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
+
+from torch import Tensor
+
+from ..models import FCViT
+
+
+class Row(NamedTuple):
+    """One line of a table: the published name, our name, and which form of the network has it so (any if empty)."""
+    published: str
+    ours: str
+    form: str = ''
+
+
+class Table(NamedTuple):
+    """The names of one network.
+
+    Attributes:
+        network (type): Our class.
+        rows (tuple[Row]): Published and our names.
+        linear (tuple[str]): Our names of linear weights. Paddle stores those transposed, (in, out).
+        markers (tuple[str]): Our names that no other network has; a file of this one has at least one.
+        forms (callable): Our state dict to the set of the rows' ``form`` that hold for it.
+    """
+    network: type
+    rows: Tuple[Row, ...]
+    linear: Tuple[str, ...]
+    markers: Tuple[str, ...]
+    forms: Callable[[Dict[str, Tensor]], set]
+
+
+def _fcvit_rows():
+    """Source: the published FCViT code. ``network`` holds stages at even places and patch embeddings at odd ones."""
+    yield Row('patch_embed.proj.*', 'stem.proj.*')
+    yield Row('patch_embed.norm.*', 'stem.norm.*')
+    for i in range(4):
+        if i > 0:
+            yield Row(f'network.{2 * i - 1}.proj.*', f'stages.{i}.downsample.proj.*')
+            yield Row(f'network.{2 * i - 1}.norm.*', f'stages.{i}.downsample.norm.*')
+        theirs, ours = f'network.{2 * i}.*', f'stages.{i}.blocks.*'
+        for n in (1, 2):
+            yield Row(f'{theirs}.norm{n}.*', f'{ours}.norm{n}.*')
+            yield Row(f'{theirs}.layer_scale_{n}', f'{ours}.layer_scale{n}')
+            mix = f'{ours}.token_mixer.mixes.{n - 1}'
+            for fc, index in (('fc1', 0), ('fc2', 2)):
+                yield Row(f'{theirs}.token_mixer.gc{n}.{fc}.*', f'{mix}.global_context.{fc}.*', 'compete')
+                yield Row(f'{theirs}.token_mixer.gc{n}.fc.{index}.*', f'{mix}.global_context.{fc}.*', 'no compete')
+                yield Row(f'{theirs}.token_mixer.fc{n}.{index}.*', f'{mix}.{fc}.*', 'two fc')
+            for part in ('weight', 'bias'):
+                yield Row(f'{theirs}.token_mixer.gc{n}.rescale_{part}', f'{mix}.global_context.rescale_{part}')
+            yield Row(f'{theirs}.token_mixer.dw{n}.*', f'{mix}.dwconv.*')
+            yield Row(f'{theirs}.token_mixer.fc{n}.*', f'{mix}.fc1.*', 'one fc')
+        for index, name in ((0, 'dwconv'), (1, 'fc1'), (3, 'fc2')):
+            yield Row(f'{theirs}.token_mixer.spatial_att.spatial_att.{index}.*',
+                      f'{ours}.token_mixer.spatial_attention.{name}.*')
+        for name in ('fc1', 'dwconv', 'fc2'):
+            yield Row(f'{theirs}.channel_mixer.{name}.*', f'{ours}.channel_mixer.{name}.*')
+        for n in (1, 2):
+            yield Row(f'{theirs}.channel_mixer.channel_att.channelConv{n}.*',
+                      f'{ours}.channel_mixer.channel_attention.conv{n}.*')
+        yield Row(f'norm{2 * i}.*', f'norm{i}.*', 'dense')
+    yield Row('norm.*', 'norm3.*', 'classification')
+
+
+def _fcvit_forms(state_dict: Dict[str, Tensor]) -> set:
+    first = 'stages.0.blocks.0.token_mixer.mixes.0.'
+    forms = {'dense' if any(re.match(r'norm[012]\.', key) for key in state_dict) else 'classification',
+             'two fc' if f'{first}fc2.weight' in state_dict else 'one fc'}
+    fc1, fc2 = (state_dict.get(f'{first}global_context.fc{n}.weight') for n in (1, 2))
+    if fc1 is not None and fc2 is not None:
+        forms.add('compete' if fc1.shape[0] == 2 * fc2.shape[1] else 'no compete')
+    return forms
+
+
+#: The head of a classifier: beside the backbone in published files, ``head.fc`` in mmpretrain's.
+HEAD = (Row('head.weight', 'head.fc.weight'), Row('head.bias', 'head.fc.bias'))
+
+TABLES = (
+    Table(network=FCViT,
+          rows=tuple(_fcvit_rows()),
+          linear=('stages.*.blocks.*.token_mixer.mixes.*.global_context.fc1.weight',
+                  'stages.*.blocks.*.token_mixer.mixes.*.global_context.fc2.weight'),
+          markers=('stages.*.blocks.*.channel_mixer.fc1.weight', 'stages.*.blocks.*.token_mixer.mixes.*.dwconv.weight'),
+          forms=_fcvit_forms),
+)
+
+#: Containers of a state dict in a checkpoint: plain and averaged (EMA) weights, in order of preference.
+#: ``ema_state_dict`` is missing here because MMEngine's EMAHook writes the two the other way round, see
+#: :func:`fcvit_mm.checkpoints.recognize.find_state_dict`.
+PLAIN_KEYS = ('state_dict', 'model')
+EMA_KEYS = ('state_dict_ema', 'model_ema')
+
+#: What wrappers put before every name: DistributedDataParallel and averaged models, torch.compile.
+WRAPPERS = ('module.', '_orig_mod.')
+
+#: Paddle's names of BatchNorm statistics (last part) and the key of its own that is no tensor.
+PADDLE_LEAVES = {'_mean': 'running_mean', '_variance': 'running_var'}
+PADDLE_NAMES_KEY = 'StructuredToParameterName@@'
+
+#: First parts of the names of heads and necks, by which a task is known. They keep their names.
+TASKS = OrderedDict([
+    ('detector', ('rpn_head', 'roi_head', 'bbox_head', 'mask_head')),
+    ('segmentor', ('decode_head', 'auxiliary_head')),
+    ('classifier', ('head',)),
+])
+NECKS = ('neck',)
+
+
+@lru_cache(maxsize=None)
+def _regex(pattern: str) -> 're.Pattern':
+    return re.compile(re.escape(pattern).replace(r'\*', r'([^.]+)'))
+
+
+def _translate(key: str, pattern: str, other: str) -> Optional[str]:
+    """``key`` after ``other`` if it is like ``pattern``, else None."""
+    match = _regex(pattern).fullmatch(key)
+    if match is None:
+        return None
+    parts = iter(match.groups())
+    return re.sub(r'\*', lambda _: next(parts), other)
+
+
+def is_like(key: str, patterns: Tuple[str, ...]) -> bool:
+    """Whether ``key`` is like one of the patterns (``*`` is one part between dots)."""
+    return any(_regex(pattern).fullmatch(key) for pattern in patterns)
+
+
+def to_ours(key: str, rows: Tuple[Row, ...]) -> Optional[str]:
+    """Our name for a published one, None if the table has none."""
+    for row in rows:
+        name = _translate(key, row.published, row.ours)
+        if name is not None:
+            return name
+    return None
+
+
+def to_published(state_dict: Dict[str, Tensor], table: Table) -> Dict[str, Tensor]:
+    """A backbone's state dict with published names, the table read from right to left.
+
+    Raises:
+        KeyError: A name that the table does not have.
+    """
+    forms = table.forms(state_dict)
+    rows = [row for row in table.rows if not row.form or row.form in forms]
+    result = OrderedDict()
+    for key, value in state_dict.items():
+        names = (_translate(key, row.ours, row.published) for row in rows)
+        name = next((name for name in names if name is not None), None)
+        if name is None:
+            raise KeyError(f'{key} has no published name in the table of {table.network.__name__}')
+        result[name] = value
+    return result

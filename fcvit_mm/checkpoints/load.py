@@ -1,0 +1,129 @@
+"""Load a checkpoint into a backbone: what stands behind ``init_cfg=dict(type='Pretrained', checkpoint=...)``."""
+import logging
+import os
+from typing import Dict, List, Optional
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_dist_info
+from mmengine.logging import print_log
+from mmengine.model import update_init_info
+from torch import Tensor
+
+from ..models import Backbone
+from .recognize import Recognized, arch_of, name_arch, recognize, some
+from .safe_load import CheckpointError, read_checkpoint
+
+
+def load_pretrained(backbone: Backbone,
+                    checkpoint: str,
+                    prefix: Optional[str] = None,
+                    map_location: str = 'cpu',
+                    ema: bool = False) -> None:
+    """Load the backbone's weights from a published file or from one that mmpretrain, mmdet or mmseg wrote.
+
+    The file's kind, prefixes and names are recognised, see :func:`~fcvit_mm.checkpoints.recognize.recognize`; nothing
+    in it is run. What does not fit is reported through MMEngine's logger. Missing output norms are no fault: a
+    classifier has but the last stage's.
+
+    Args:
+        backbone (Backbone): Where the weights go.
+        checkpoint (str): A path, or an http(s) URL, which is downloaded to torch.hub's directory once.
+        prefix (str, optional): What precedes the backbone's names in the file, if not ``backbone.`` or nothing.
+        map_location (str): Where the weights are put on their way to the backbone, as in MMEngine's.
+        ema (bool): Take the averaged weights of a file that has both.
+
+    Raises:
+        CheckpointError: The file cannot be read, holds nothing of this network or another variant of it.
+    """
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise CheckpointError(f'checkpoint={checkpoint!r}, expected a path or a URL; to train from scratch, '
+                              'pretrained=None (init_cfg=None in the backbone)')
+    path = local_path(os.fspath(checkpoint))
+    found = recognize(read_checkpoint(path), path, ema, prefix)
+    if not isinstance(backbone, found.table.network):
+        raise CheckpointError(f'{path} is a {found.table.network.__name__}, the backbone is a '
+                              f'{type(backbone).__name__}: give a checkpoint of that network')
+    own = backbone.state_dict()
+    _check_fit(found, own, path)
+    matched = {name: value.to(map_location) for name, value in found.backbone.items() if name in own}
+    backbone.load_state_dict(matched, strict=False)
+    _report(found, own, path)
+    if hasattr(backbone, '_params_init_info'):  # there while MMEngine initialises a whole model, for its log
+        update_init_info(backbone, init_info=f'Pretrained: load from {checkpoint}')
+
+
+def local_path(checkpoint: str) -> str:
+    """The file for a path or URL; downloads once, by the first process of each machine."""
+    scheme = urlparse(checkpoint).scheme
+    if '://' not in checkpoint:
+        return checkpoint
+    if scheme not in ('http', 'https'):
+        raise CheckpointError(f'checkpoint {checkpoint}: expected a path, http:// or https:// (names such as '
+                              'torchvision:// and open-mmlab:// stand for weights of other networks)')
+    name = os.path.basename(urlparse(checkpoint).path)
+    if not name:
+        raise CheckpointError(f'checkpoint {checkpoint} does not end in the name of a file')
+    path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
+    rank = int(os.environ.get('LOCAL_RANK', get_dist_info()[0]))
+    error = None
+    if rank == 0 and not os.path.exists(path):
+        print_log(f'Downloading {checkpoint} to {path}', logger='current')
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(checkpoint, path, progress=False)
+        except OSError as failure:  # urllib's errors are OSErrors
+            error = failure
+    barrier()  # the others must not wait for ever where the first fails
+    if error is not None or not os.path.exists(path):
+        raise CheckpointError(f'{checkpoint} could not be downloaded ({error or "see the first process"}): check the '
+                              'address, or download it yourself and give the path') from error
+    return path
+
+
+def _check_fit(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
+    """Refuse another variant: other depths, other shapes, or nothing for this backbone."""
+    network = found.table.network.__name__
+    theirs, ours = arch_of(found.backbone), arch_of(own)
+    stages = len(ours['depths'])
+    wrong = [f'{name} is {tuple(value.shape)} there and {tuple(own[name].shape)} here'
+             for name, value in found.backbone.items() if name in own and own[name].shape != value.shape]
+    # More stages there than here are no fault: a backbone is built as far as its out_indices need.
+    if theirs['depths'][:stages] != ours['depths'] or wrong:
+        raise CheckpointError(
+            f'{path} is {network} {found.arch}, the backbone is {network} {name_arch(own, found.table)}'
+            + (f'; {len(wrong)} shapes differ: {", ".join(wrong[:3])}' if wrong else '')
+            + '. Build the backbone with the arch and options of the file, or give another file')
+
+
+def _report(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
+    matched = [name for name in found.backbone if name in own]
+    missing = [name for name in own if name not in found.backbone and not name.endswith('num_batches_tracked')]
+    norms = [name for name in missing if _is_output_norm(name)]
+    missing = [name for name in missing if not _is_output_norm(name)]
+    stages = len(arch_of(own)['depths'])
+    unused = [name for name in found.backbone
+              if name not in own and not _is_output_norm(name) and not _is_past(name, stages)]
+    unexpected = [*unused, *found.unknown]
+
+    log = [f'Loaded {len(matched)} tensors of {found.table.network.__name__} {found.arch} from {path} '
+           f'({found.source} {found.task}; {found.weights}).']
+    if found.others:
+        log.append(f'Not for the backbone, left out: {len(found.others)} tensors ({some(found.others)}).')
+    if norms:
+        log.append(f'Not in the file, as usual for a {found.task}, kept as initialised: {some(norms)}.')
+    print_log(' '.join(log), logger='current')
+    for names, what in ((missing, 'missing in the file, kept as initialised'),
+                        (unexpected, 'unexpected in the file, left out')):
+        if names:
+            print_log(f'{len(names)} keys {what}: {some(names, 8)} ({path})', logger='current', level=logging.WARNING)
+
+
+def _is_output_norm(name: str) -> bool:
+    return name.startswith('norm')
+
+
+def _is_past(name: str, stages: int) -> bool:
+    """Whether a parameter belongs to a stage that the backbone does not build."""
+    parts: List[str] = name.split('.')
+    return parts[0] == 'stages' and int(parts[1]) >= stages

@@ -1,0 +1,87 @@
+"""Deterministic weights, images and the numbers that the published implementation computed from them.
+
+``tests/data/fcvit_micro_<option>.npz`` holds, for one small network each: ``arch`` and ``options`` (JSON, published
+option names), ``names`` and ``dense_names`` (JSON: published key -> shape of the classification and of the dense
+model), and the outputs for two images. ``fcvit_micro_grads.npz`` holds gradients of the default one.
+"""
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+DATA = Path(__file__).parent / 'data'
+OPTIONS = ('default', 'channel_att', 'fc_factor1', 'mix5x7', 'no_compete', 'no_dw', 'no_gc', 'one_mix', 'spatial_att',
+           'unweighted_gc')
+NUM_CLASSES = 10
+
+#: Published option -> the argument of ours and what makes its value from the published one.
+ARGUMENTS = {
+    'spatial_mixer__useSecondTokenMix': ('kernel_sizes', lambda second: (11, 11) if second else (11,)),
+    'spatial_mixer__fc_factor': ('token_mix_reduction', int),
+    'spatial_mixer__use_globalcontext': ('global_context', bool),
+    'spatial_mixer__useSpatialAtt': ('spatial_attention', bool),
+    'channel_mixer__useDWconv': ('channel_mixer_dwconv', bool),
+    'channel_mixer__useChannelAtt': ('channel_attention', bool),
+    'global_context__compete': ('compete', bool),
+    'global_context__weighted_gc': ('weighted', bool),
+}
+
+
+def values(key: str, shape) -> torch.Tensor:
+    """What the published key ``key`` was filled with: normal numbers seeded by its name, scaled by its part."""
+    shape, leaf = tuple(shape), key.split('.')[-1]
+    if leaf == 'num_batches_tracked':
+        return torch.zeros(shape, dtype=torch.int64)
+    seed = zlib.crc32(key.encode()) & (2**31 - 1)
+    noise = np.random.RandomState(seed).standard_normal(shape or (1,)).reshape(shape)
+    if leaf == 'running_var':
+        noise = np.exp(noise * 0.2)
+    elif leaf.startswith('layer_scale'):
+        noise = noise * 0.05 + 0.3
+    elif leaf == 'rescale_weight':
+        noise = noise * 0.2 + 1
+    elif leaf == 'rescale_bias':
+        noise = noise * 0.2
+    elif leaf in ('running_mean', 'bias'):
+        noise = noise * 0.1
+    elif len(shape) == 1:  # the weight of a norm
+        noise = noise * 0.1 + 1
+    else:
+        noise = noise / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(noise, dtype=np.float32))
+
+
+def image(shape, seed: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+def images() -> dict:
+    """The two inputs of every fixture, one with odd sides."""
+    return {'x': image((2, 3, 64, 96), 3), 'xo': image((1, 3, 75, 61), 4)}
+
+
+def fixture(option: str) -> dict:
+    with np.load(DATA / f'fcvit_micro_{option}.npz') as file:
+        return {name: file[name] for name in file.files}
+
+
+def published(option: str = 'default', dense: bool = False) -> dict:
+    """The published state dict of one small network."""
+    names = json.loads(str(fixture(option)['dense_names' if dense else 'names']))
+    return {key: values(key, shape) for key, shape in names.items()}
+
+
+def arguments(option: str = 'default') -> dict:
+    """Arguments of ``fcvit_mm.FCViT`` for one small network."""
+    data = fixture(option)
+    arch, options = json.loads(str(data['arch'])), json.loads(str(data['options']))
+    result = {'arch': {'depths': arch['layers'], 'channels': arch['embed_dims'], 'mlp_ratios': arch['mlp_ratios']}}
+    sizes = [options.pop(f'spatial_mixer__mix_size_{i}', None) for i in (1, 2)]
+    if any(sizes):
+        result['kernel_sizes'] = tuple(size or 11 for size in sizes)
+    for name, value in options.items():
+        argument, convert = ARGUMENTS[name]
+        result[argument] = convert(value)
+    return result

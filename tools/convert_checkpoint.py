@@ -1,0 +1,37 @@
+#!/usr/bin/env python
+"""Convert a published FCViT checkpoint into one for this package's configs.
+
+Reads torch (.pth, .pth.tar, .pt), Paddle (.pdparams) and safetensors files of classifiers, detectors and segmentors,
+told apart by their keys, without running anything in them. Writes tensors only. For example:
+
+    python tools/convert_checkpoint.py fcvit_b12.pth.tar checkpoints/fcvit_b12_in1k.pth
+"""
+import argparse
+import sys
+
+from fcvit_mm.checkpoints import convert_checkpoint
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('src', help='checkpoint to read')
+    parser.add_argument('dst', help='file to write')
+    parser.add_argument('--ema', action='store_true', help='take the averaged (EMA) weights of a file that has both')
+    parser.add_argument('--force', action='store_true', help='overwrite DST')
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    try:
+        summary = convert_checkpoint(args.src, args.dst, ema=args.ema, force=args.force)
+    except (ValueError, OSError) as error:
+        sys.exit(f'error: {error}')
+    print(f'{args.src}:')
+    for name, value in summary.items():
+        print(f'  {name:<8} {value}')
+    print(f'written to {args.dst}')
+
+
+if __name__ == '__main__':
+    main()
