@@ -1,0 +1,96 @@
+"""What a user sees of the package as a whole: a light import, clear words where something is missing, a whole wheel."""
+import configparser
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import fcvit_mm
+from fcvit_mm import requirements
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_python(code, **options):
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, **options)
+
+
+def test_import_is_light():
+    code = ('import sys, fcvit_mm; '
+            'print([name for name in ("mmdet", "mmseg", "mmpretrain", "mmcv", "timm", "cv2") if name in sys.modules])')
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == '[]'
+
+
+def test_backbone_works_without_the_optional_packages():
+    code = ('import sys; sys.modules.update(dict.fromkeys(["mmdet", "mmseg", "mmpretrain", "mmcv", "timm"])); '
+            'import torch, fcvit_mm; '
+            'print(len(fcvit_mm.FCViT("tiny", out_indices=(0, 1))(torch.rand(1, 3, 32, 32))))')
+    result = run_python(code)
+    assert result.stdout.strip() == '2', result.stderr
+
+
+@pytest.mark.parametrize('package, extra', [('mmdet', 'det'), ('mmseg', 'seg'), ('mmpretrain', 'cls')])
+def test_a_missing_package_names_the_extra(monkeypatch, package, extra):
+    monkeypatch.setattr(requirements.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ImportError) as caught:
+        requirements.require(package)
+    for word in (f'{package} is not installed', f"'fcvit_mm[{extra}]'", f'mim install {package}'):
+        assert word in str(caught.value)
+
+
+def test_without_mmengine_the_import_says_what_to_install():
+    code = ('import importlib.util as u; find = u.find_spec; '
+            'u.find_spec = lambda name, *rest: None if name == "mmengine" else find(name, *rest); import fcvit_mm')
+    result = run_python(code)
+    assert 'ImportError: mmengine is not installed' in result.stderr
+    assert 'fcvit_mm[cls]' in result.stderr
+
+
+def test_an_old_torch_is_named(monkeypatch):
+    import torch
+    monkeypatch.setattr(torch, '__version__', '1.13.1+cu117')
+    with pytest.raises(ImportError, match=r'torch 2\.0 or newer, found 1\.13\.1\+cu117'):
+        requirements.check_core()
+
+
+def test_every_extra_that_an_error_names_exists():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    assert set(requirements.EXTRAS.values()) <= set(setup['options.extras_require'])
+
+
+def test_installing_into_an_existing_environment_changes_nothing_there():
+    """Core requirements carry no version, and none of OpenMMLab's distributions, which exist under two names."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    assert setup['options']['install_requires'].split() == ['numpy', 'torch']
+
+
+def test_wheel_holds_what_mim_looks_for(tmp_path):
+    source = tmp_path / 'source'
+    files = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip('not a git checkout')
+    for name in filter(None, files.stdout.split('\0')):
+        if not name.startswith(('tests/', 'docs/')) and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    built = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
+                            str(tmp_path), str(source)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    wheel, = tmp_path.glob('*.whl')
+    assert fcvit_mm.__version__ in wheel.name
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in ('model-index.yml', 'configs/detection/mask_rcnn_fcvit_b12_coco.py',
+                 'configs/detection/_base_/default_runtime.py', 'configs/classification/metafile.yml',
+                 'tools/train.py', 'tools/dist_train.sh'):
+        assert f'fcvit_mm/.mim/{name}' in names
+    assert 'fcvit_mm/models/fcvit.py' in names
+    assert not any(name.startswith('tests/') or '__pycache__' in name for name in names)
+    metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith('/METADATA'))).decode()
+    for extra in ('cls', 'det', 'seg', 'all', 'openmmlab'):
+        assert f'Provides-Extra: {extra}' in metadata
