@@ -85,3 +85,17 @@ def arguments(option: str = 'default') -> dict:
         argument, convert = ARGUMENTS[name]
         result[argument] = convert(value)
     return result
+
+
+def paddle(state_dict: dict) -> dict:
+    """A published state dict as a Paddle port stores it: arrays, own names of statistics, linear weights (in, out)."""
+    leaves = {'running_mean': '_mean', 'running_var': '_variance'}
+    result = {}
+    for key, value in state_dict.items():
+        stem, leaf = key.rsplit('.', 1)
+        if leaf == 'num_batches_tracked':
+            continue
+        is_linear = leaf == 'weight' and ('.gc' in key or key.startswith('head.'))
+        result[f'{stem}.{leaves.get(leaf, leaf)}'] = (value.t() if is_linear else value).contiguous().numpy()
+    result['StructuredToParameterName@@'] = {key: f'param_{i}' for i, key in enumerate(list(result))}
+    return result

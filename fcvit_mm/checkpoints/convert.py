@@ -73,13 +73,13 @@ def _check_whole(found: Recognized, source: str) -> None:
         raise CheckpointError(f'{source} has {len(found.unknown)} tensors that are neither of '
                               f'{found.table.network.__name__} nor of a known head or neck: {some(found.unknown)}')
     if found.source == 'Paddle' and found.task not in ('classifier', 'backbone'):
-        raise CheckpointError(f'{source} is a Paddle {found.task}, expected a classifier or a backbone: nobody has said '
-                              'yet how heads of Paddle detectors and segmentors are stored')
+        raise CheckpointError(f'{source} is a Paddle {found.task}, expected a classifier or a backbone: how Paddle '
+                              'stores the other heads is not known here')
     if found.task == 'backbone' and found.others:
         raise CheckpointError(f'{source} has a neck but no head that would tell its task: {some(found.others)}')
     missing = _missing(found)
     if missing:
-        raise CheckpointError(f'{source} is not a whole {found.task}, it lacks {some(missing)}: copy or download it again')
+        raise CheckpointError(f'{source} is not a whole {found.task}, it lacks {some(missing)}: download it again')
 
 
 def _missing(found: Recognized) -> List[str]:

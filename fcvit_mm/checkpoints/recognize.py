@@ -59,7 +59,7 @@ def find_state_dict(checkpoint: dict, path: str, ema: bool = False) -> Tuple[dic
     Raises:
         CheckpointError: Averaged weights asked for and not there.
     """
-    if 'ema_state_dict' in checkpoint and 'state_dict' in checkpoint:
+    if isinstance(checkpoint.get('ema_state_dict'), dict) and isinstance(checkpoint.get('state_dict'), dict):
         return checkpoint['state_dict'], 'averaged (EMA) weights, which MMEngine keeps under state_dict'
     plain = next((key for key in PLAIN_KEYS if isinstance(checkpoint.get(key), dict)), None)
     averaged = next((key for key in EMA_KEYS if isinstance(checkpoint.get(key), dict)), None)

@@ -148,6 +148,7 @@ def _allowed() -> dict:
         ('collections', 'Counter'): Rebuild(lambda items=(): dict(items)),
         ('collections', 'defaultdict'): Rebuild(lambda factory=None, items=(): dict(items)),
         ('_codecs', 'encode'): Rebuild(_encode),
+        ('builtins', 'bytes'): Rebuild(lambda: b''),
         ('copyreg', '_reconstructor'): Rebuild(lambda kind, base=None, state=None: _call(kind, ())),
         ('torch._utils', '_rebuild_tensor'): Rebuild(_tensor),
         ('torch._utils', '_rebuild_tensor_v2'): Rebuild(_tensor),
@@ -200,6 +201,13 @@ def _call(function, args):
     return function.function(*args)
 
 
+def _whole_line(file) -> bytes:
+    line = file.readline()
+    if not line.endswith(b'\n'):  # else half a name in a cut file would be reported as a name that is refused
+        raise EOFError('it ends in the middle of a name')
+    return line
+
+
 class RestrictedUnpickler(pickle._Unpickler):
     """The standard library's unpickler with every opcode that imports, calls or sets attributes replaced.
 
@@ -215,6 +223,7 @@ class RestrictedUnpickler(pickle._Unpickler):
 
     def __init__(self, file, path: str, storage: Callable = None) -> None:
         super().__init__(file, encoding='latin1')
+        self._file_readline = lambda: _whole_line(file)
         self.path = path
         self.storage = storage
 
