@@ -1,0 +1,200 @@
+"""From a config file and a command line to the config that a runner is built from."""
+import os.path as osp
+from typing import Callable, Optional
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.logging import print_log
+
+from ..requirements import EXTRAS, require
+from .errors import UserError
+
+#: Task of each library, by the default scope of its configs.
+TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+class ConfigError(UserError):
+    """A config or command line that cannot work."""
+
+
+def load_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None,
+                launcher: str = 'none') -> Config:
+    """Read a config of any of the three tasks and merge the command line into it.
+
+    Args:
+        path (str): The config file.
+        options (dict, optional): ``--cfg-options``. ``pretrained`` among them is the checkpoint of the backbone.
+        work_dir (str, optional): Where results go. Default: the config's, else ``./work_dirs/<config name>``.
+        launcher (str): What started the processes.
+
+    Returns:
+        Config: Ready for :func:`adapt_to_machine`.
+
+    Raises:
+        ConfigError: The file is missing or is no config of the three libraries.
+        ImportError: The task's library is not installed; the message names the extra that brings it.
+    """
+    options = dict(options or {})
+    if not osp.isfile(path):
+        raise ConfigError(f'config {path} does not exist: configs stand in configs/classification, configs/detection '
+                          'and configs/segmentation of the project')
+    try:
+        cfg = Config.fromfile(path)
+    except ImportError as error:
+        for package in EXTRAS:
+            if package in str(error):
+                require(package)
+        raise
+    task_of(cfg, path)
+    require(cfg.default_scope)
+    cfg.merge_from_dict(options)
+    if 'pretrained' in options:
+        set_pretrained(cfg, options['pretrained'])
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
+    return cfg
+
+
+def task_of(cfg: Config, path: str = 'the config') -> str:
+    """The task that a config is for: a value of ``TASKS``."""
+    scope = cfg.get('default_scope')
+    if scope not in TASKS:
+        raise ConfigError(f'{path} has default_scope={scope!r}, expected one of {list(TASKS)}')
+    return TASKS[scope]
+
+
+def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
+    """Start the backbone from ``checkpoint``, or from scratch if that is ``None``.
+
+    In the config files the variable ``pretrained`` was put into the model when they were read; changing the variable
+    afterwards would change nothing.
+    """
+    backbone = cfg.get('model', {}).get('backbone')
+    if backbone is None:
+        raise ConfigError('pretrained is the checkpoint of model.backbone, which the config lacks')
+    backbone.init_cfg = None if checkpoint is None else dict(type='Pretrained', checkpoint=checkpoint)
+    cfg.pretrained = checkpoint
+
+
+def adapt_to_machine(cfg: Config) -> None:
+    """Change what the machine cannot do, and say so; fill in what the libraries' own tools fill in.
+
+    On a CPU: SyncBN becomes BatchNorm (SyncBN trains on GPUs only; the statistics are then each process's own), and
+    mixed precision is left out (MMEngine's wrapper refuses without an accelerator).
+    """
+    if get_device() == 'cpu':
+        found = [node for node in walk(cfg.get('model', {})) if node.get('type') in ('SyncBN', 'MMSyncBN')]
+        for node in found:
+            node['type'] = 'BN'
+        if found or cfg.get('sync_bn'):
+            cfg.sync_bn = None
+            print_log('No accelerator: SyncBN in the model becomes BN.', logger='current')
+        wrapper = cfg.get('optim_wrapper')
+        if wrapper and wrapper.get('type') == 'AmpOptimWrapper':
+            wrapper['type'] = 'OptimWrapper'
+            for key in ('loss_scale', 'dtype', 'use_fsdp'):
+                wrapper.pop(key, None)
+            print_log('No accelerator: AmpOptimWrapper becomes OptimWrapper, training runs in float32.',
+                      logger='current')
+    for name in LOADERS:
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        if loader.get('num_workers', 0) == 0:
+            # torch refuses these without workers.
+            loader.pop('prefetch_factor', None)
+            loader['persistent_workers'] = False
+        if cfg.default_scope == 'mmpretrain':
+            # As mmpretrain's own tools do; its configs rely on it.
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', get_device() != 'cpu')
+
+
+def walk(node):
+    """All dicts in a tree of dicts and lists, from the outside in."""
+    if isinstance(node, dict):
+        yield node
+        children = node.values()
+    elif isinstance(node, (list, tuple)):
+        children = node
+    else:
+        return
+    for child in children:
+        yield from walk(child)
+
+
+def enable_amp(cfg: Config) -> None:
+    """``--amp``: mixed precision, as the libraries' own tools switch it on."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ConfigError(f'--amp turns an OptimWrapper into an AmpOptimWrapper, the config has {kind}')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """``--auto-scale-lr``: multiply the learning rate by the batch size over the config's base batch size."""
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ConfigError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config')
+    cfg.auto_scale_lr.enable = True
+
+
+def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = False, wait_time: float = 2) -> None:
+    """``--show-dir`` and ``--show``: draw predictions with the hook and visualizer of the task's library."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ConfigError("--show and --show-dir need default_hooks=dict(visualization=dict(type='...Hook')) in the "
+                          'config, with the hook of its library')
+    # mmdet puts a relative folder below that of the first picture, then of the second, ...
+    show_dir = osp.abspath(show_dir) if show_dir else None
+    task = task_of(cfg)
+    if task == 'classification':
+        hook.update(enable=True, interval=1, out_dir=show_dir, show=show, wait_time=wait_time)
+        return
+    hook.update(draw=True, show=show, wait_time=wait_time)
+    if task == 'detection':
+        hook['test_out_dir'] = show_dir
+    elif show_dir:
+        cfg.visualizer['save_dir'] = show_dir
+
+
+def enable_tta(cfg: Config) -> None:
+    """``--tta``: test-time augmentation as the config describes it."""
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise ConfigError('--tta needs tta_model and tta_pipeline in the config, which lacks them (mmdet merges boxes '
+                          'but no masks, so configs with masks have none)')
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    dataset['pipeline'] = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def dump_predictions(cfg: Config, out: str) -> Optional[Callable]:
+    """``--out``: what the task's library can write.
+
+    Args:
+        cfg (Config): Changed for segmentation, where the metric writes the predicted maps itself.
+        out (str): A ``.pkl`` file, or for segmentation a folder.
+
+    Returns:
+        callable | None: Builds the metric to add once the runner stands, if any.
+    """
+    task = task_of(cfg)
+    if task == 'segmentation':
+        if osp.splitext(out)[1]:
+            raise ConfigError(f'--out {out}: for segmentation it is a folder, which gets one PNG file per picture')
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        evaluators[0]['output_dir'] = out
+        return None
+    if not out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out {out}: for {task} it is a file whose name ends in .pkl or .pickle')
+    if task == 'detection':
+        from mmdet.evaluation import DumpDetResults as Dump
+    else:
+        from mmengine.evaluator import DumpResults as Dump
+    return lambda: Dump(out_file_path=out)

@@ -1,0 +1,326 @@
+"""Checks before training and testing: one error that lists every problem, in seconds instead of hours."""
+import json
+import os
+import os.path as osp
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+from ..checkpoints import CheckpointError, read_checkpoint
+from .config import walk
+from .errors import UserError
+from .pictures import picture_problem
+
+#: Pictures of each data set that are decoded before the start; the rest is met, and named, while it runs.
+SAMPLE_SIZE = 64
+#: Examples of one kind of problem in the message.
+SHOWN = 5
+HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
+
+
+class PreflightError(UserError):
+    """What stands in the way of a run.
+
+    Attributes:
+        problems (list[str]): One line each.
+    """
+
+    def __init__(self, problems: List[str]) -> None:
+        self.problems = list(problems)
+        number = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
+        super().__init__('\n  - '.join([f'{number} found before the start:', *problems]))
+
+
+def check_training(cfg: Config, resume_from: Optional[str] = None) -> None:
+    """Check what training needs: data to train and validate on, checkpoints, numbers of classes.
+
+    Args:
+        cfg (Config): The config, command line merged.
+        resume_from (str, optional): Checkpoint to go on from.
+
+    Raises:
+        PreflightError: Lists all that was found.
+    """
+    problems = []
+    if resume_from:
+        problems += resume_problems(resume_from)
+    else:
+        problems += pretrained_problems(cfg)
+        if cfg.get('load_from'):
+            problems += checkpoint_problems(cfg.load_from, 'load_from')
+    validates = cfg.get('val_cfg') is not None
+    problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])])
+    if problems:
+        raise PreflightError(problems)
+
+
+def check_testing(cfg: Config, checkpoint: str) -> None:
+    """Check what testing needs: its data, the checkpoint, numbers of classes.
+
+    Raises:
+        PreflightError: Lists all that was found.
+    """
+    problems = checkpoint_problems(checkpoint, 'the checkpoint') + data_problems(cfg, ['test_dataloader'])
+    if problems:
+        raise PreflightError(problems)
+
+
+def is_url(path: str) -> bool:
+    return '://' in path
+
+
+def checkpoint_problems(path: str, what: str) -> List[str]:
+    """Read a checkpoint as :func:`fcvit_mm.checkpoints.read_checkpoint` does, which never runs what is in it."""
+    if is_url(path):
+        return [f'{what} {path} is an address: download it and give the path, so that it can be checked first']
+    try:
+        read_checkpoint(path)
+    except CheckpointError as error:
+        return [f'{what}: {error}']
+    return []
+
+
+def resume_problems(path: str) -> List[str]:
+    """Problems of a checkpoint that training is to go on from."""
+    problems = checkpoint_problems(path, '--resume')
+    if problems:
+        return problems
+    content = read_checkpoint(path)
+    meta = content.get('meta')
+    if 'optimizer' not in content or not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
+        return [f'--resume: {path} holds weights but no state of the training. To start anew from these weights: '
+                f'--cfg-options load_from={path}']
+    if 'config' in meta:
+        return [f'--resume: {path} brings a config, which MMEngine would run as a program: refused. Checkpoints of '
+                'tools/train.py have none']
+    return []
+
+
+def pretrained_problems(cfg: Config) -> List[str]:
+    """Problems of the files that parts of the model start from."""
+    problems = []
+    for node in walk(cfg.get('model', {})):
+        path = node.get('checkpoint')
+        if node.get('type') == 'Pretrained' and isinstance(path, str) and not is_url(path):
+            try:
+                read_checkpoint(path)
+            except CheckpointError as error:
+                problems.append(f'pretrained: {error}. Another file: --cfg-options pretrained=PATH; from scratch: '
+                                '--cfg-options pretrained=None')
+    return problems
+
+
+def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
+    """Problems of the data sets behind some data loaders, and of the heads that are to learn from them."""
+    problems, seen = [], {}
+    heads = dict(head_classes(cfg.get('model', {})))
+    for name in loaders:
+        if not cfg.get(name):
+            problems.append(f'the config has no {name}')
+            continue
+        for dataset_cfg in leaf_datasets(cfg[name]['dataset']):
+            found, classes = dataset_problems(cfg.default_scope, dataset_cfg, max(heads.values(), default=None))
+            problems += [f'{name}: {problem}' for problem in found]
+            if classes is not None:
+                seen[name] = classes
+    for name, classes in seen.items():
+        for head, number in heads.items():
+            if number != len(classes):
+                problems.append(f'{name}: {head}.num_classes is {number}, but the data set has {len(classes)} classes '
+                                f'({shorten(classes)}): --cfg-options {head}.num_classes={len(classes)}, or correct '
+                                'metainfo.classes of the data set')
+    return unique(problems)
+
+
+def unique(items: list) -> list:
+    return list(dict.fromkeys(items))
+
+
+def shorten(items) -> str:
+    items = [str(item) for item in items]
+    return ', '.join(items if len(items) <= SHOWN else [*items[:SHOWN], '...'])
+
+
+def head_classes(model: dict) -> Iterator[Tuple[str, int]]:
+    """Dotted name and ``num_classes`` of each head that has one."""
+
+    def visit(node, name):
+        if isinstance(node, dict):
+            if isinstance(node.get('num_classes'), int):
+                yield name, node['num_classes']
+            for key, child in node.items():
+                yield from visit(child, f'{name}.{key}')
+        elif isinstance(node, (list, tuple)):
+            for index, child in enumerate(node):
+                yield from visit(child, f'{name}.{index}')
+
+    for key in HEADS:
+        if key in model:
+            yield from visit(model[key], f'model.{key}')
+
+
+def leaf_datasets(node: dict) -> Iterator[dict]:
+    """Configs of the data sets inside wrappers that repeat, balance or concatenate."""
+    inner = [node['dataset']] if 'dataset' in node else node.get('datasets')
+    if inner is None:
+        yield node
+    else:
+        for child in inner:
+            yield from leaf_datasets(child)
+
+
+def dataset_problems(scope: str, dataset_cfg: dict, num_classes: Optional[int]) -> Tuple[List[str], Optional[tuple]]:
+    """Problems of one data set.
+
+    Args:
+        scope (str): Library that the config is for.
+        dataset_cfg (dict): Config of the data set.
+        num_classes (int, optional): Classes that the model can learn, to compare labels with.
+
+    Returns:
+        tuple[list[str], tuple | None]: The problems, and the names of the classes as far as they are known.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope(scope):
+            # Lazily: its library resolves names and paths, and reads nothing yet.
+            dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True, pipeline=[]))
+    except Exception as error:
+        # Broad, because each data set has checks of its own.
+        return [f'{dataset_cfg.get("type")} cannot be built: {error}'], None
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    root, ann_file = getattr(dataset, 'data_root', None), getattr(dataset, 'ann_file', None)
+    prefixes = {key: path for key, path in getattr(dataset, 'data_prefix', {}).items() if path}
+    if any(is_url(path) for path in [root or '', ann_file or '', *prefixes.values()]):
+        return [], classes
+    if root and not osp.isdir(root):
+        return [f'data_root {osp.abspath(root)} does not exist: put the data there, or name its folder in data_root'], \
+            classes
+    problems = []
+    if ann_file and not osp.isfile(ann_file):
+        problems.append(f'annotation file {ann_file} does not exist: correct ann_file or complete the data set')
+    for key, path in prefixes.items():
+        if not osp.isdir(path):
+            problems.append(f'folder {path} does not exist (data_prefix {key}): correct data_prefix or complete the '
+                            'data set')
+    if problems:
+        return problems, classes
+    if hasattr(dataset, 'COCOAPI'):
+        pictures, found = coco_problems(dataset, ann_file, prefixes.get('img', root or ''))
+    elif hasattr(dataset, 'with_label'):
+        pictures, found, classes = folder_problems(dataset, ann_file, prefixes.get('img_path', root), classes)
+    elif hasattr(dataset, 'seg_map_suffix'):
+        pictures, found = segmentation_problems(dataset, ann_file, prefixes, num_classes)
+    else:
+        pictures, found = [], []
+    problems += found
+    broken = [problem for problem in map(picture_problem, sample(pictures)) if problem]
+    problems += broken[:SHOWN]
+    if len(broken) > SHOWN:
+        problems.append(f'... and {len(broken) - SHOWN} more broken pictures among the {SAMPLE_SIZE} looked at')
+    return problems, classes
+
+
+def sample(items: list) -> list:
+    """At most ``SAMPLE_SIZE`` items, spread evenly."""
+    if len(items) <= SAMPLE_SIZE:
+        return items
+    return [items[int(index)] for index in np.linspace(0, len(items) - 1, SAMPLE_SIZE)]
+
+
+def list_pictures(folder: str, suffixes) -> List[str]:
+    """Paths of the pictures below a folder, in order."""
+    return sorted(osp.join(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names
+                  if name.lower().endswith(tuple(suffixes)))
+
+
+def coco_problems(dataset, ann_file: str, folder: str) -> Tuple[List[str], List[str]]:
+    """Pictures and problems of a data set in COCO's format."""
+    try:
+        with open(ann_file, encoding='utf-8') as file:
+            content = json.load(file)
+        categories = [category['name'] for category in content['categories']]
+        images = [osp.join(folder, image['file_name']) for image in content['images']]
+    except (ValueError, KeyError, TypeError) as error:
+        return [], [f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, damaged or cut off '
+                    f'({type(error).__name__}: {error}): copy it again']
+    if not images:
+        return [], [f'{ann_file} lists no images']
+    classes = list(dataset.metainfo.get('classes') or ())
+    unknown = [name for name in classes if name not in categories]
+    if unknown:
+        # mmdet would leave them out and number the rest anew.
+        return images, [f'metainfo.classes names {shorten(unknown)}, which are not among the {len(categories)} '
+                        f'categories of {ann_file} ({shorten(categories)}): set metainfo=dict(classes=...) of the '
+                        'data set, in the order of the file']
+    in_order = [name for name in categories if name in classes]
+    if in_order != classes:
+        # mmdet numbers classes in the order of the file, whatever the order in metainfo.
+        return images, [f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {ann_file} '
+                        f'({shorten(in_order)}), so names would go to the wrong classes: use the order of the file']
+    return images, []
+
+
+def folder_problems(dataset, ann_file: Optional[str], folder: str,
+                    classes) -> Tuple[List[str], List[str], Optional[tuple]]:
+    """Pictures, problems and classes of a data set for classification with one folder per class."""
+    pictures = list_pictures(folder, dataset.extensions)
+    if not pictures:
+        return [], [f'no pictures ({", ".join(sorted(dataset.extensions))}) below {folder}'], classes
+    if ann_file or not dataset.with_label:
+        return pictures, [], classes
+    folders = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    if classes is not None and len(classes) != len(folders):
+        return pictures, [f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but '
+                          f'{type(dataset).__name__} has {len(classes)} classes: set metainfo=dict(classes=[...]) of '
+                          'the data set, or type CustomDataset, which takes the names of the folders'], None
+    return pictures, [], classes or folders
+
+
+def segmentation_problems(dataset, ann_file: Optional[str], prefixes: Dict[str, str],
+                          num_classes: Optional[int]) -> Tuple[List[str], List[str]]:
+    """Pictures and problems of a data set for segmentation, and the labels in a sample of its maps."""
+    folder, maps = prefixes.get('img_path'), prefixes.get('seg_map_path')
+    if folder is None:
+        return [], []
+    if ann_file:
+        with open(ann_file, encoding='utf-8') as file:
+            names = [line.strip() + dataset.img_suffix for line in file if line.strip()]
+        pictures = [osp.join(folder, name) for name in names]
+    else:
+        pictures = list_pictures(folder, [dataset.img_suffix])
+    if not pictures:
+        return [], [f'no pictures (*{dataset.img_suffix}) in {ann_file or folder}']
+    if maps is None:
+        return pictures, []
+    missing, broken, labels = [], [], set()
+    for picture in sample(pictures):
+        name = osp.relpath(picture, folder)[:-len(dataset.img_suffix)] + dataset.seg_map_suffix
+        path = osp.join(maps, name)
+        if not osp.isfile(path):
+            missing.append(path)
+        elif picture_problem(path):
+            broken.append(picture_problem(path))
+        else:
+            labels |= set(read_labels(path))
+    problems = broken[:SHOWN]
+    if missing:
+        problems.append(f'{len(missing)} of {len(sample(pictures))} pictures looked at have no map of labels '
+                        f'({shorten(missing[:1])}): complete the data set, or correct seg_map_path and seg_map_suffix')
+    if num_classes is not None and not dataset.label_map:
+        shift = 1 if dataset.reduce_zero_label else 0
+        wrong = sorted(label for label in labels
+                       if label != dataset.ignore_index and not (shift and label == 0) and label - shift >= num_classes)
+        if wrong:
+            problems.append(f'maps in {maps} hold the labels {shorten(wrong)}, but the model has {num_classes} classes '
+                            f'(labels {shift} to {num_classes - 1 + shift}, {dataset.ignore_index} is ignored; '
+                            f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps')
+    return pictures, problems
+
+
+def read_labels(path: str) -> List[int]:
+    """The different values in a map of labels."""
+    from PIL import Image
+    with Image.open(path) as image:
+        return np.unique(np.asarray(image)).tolist() if image.mode != 'RGB' else []

@@ -1,0 +1,120 @@
+"""Train and test, for all three tasks: checks, then MMEngine's runner."""
+import os
+from typing import Callable, Optional
+
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from ..checkpoints import CheckpointError, read_checkpoint
+from . import preflight
+from .config import adapt_to_machine
+from .distributed import init_cpu_distributed
+
+
+def train(cfg: Config) -> Runner:
+    """Train what a config describes, from :func:`fcvit_mm.engine.config.load_config`.
+
+    With ``cfg.resume`` and no ``cfg.load_from`` it goes on from the last checkpoint of the work directory, if there is
+    one. When it goes on from a checkpoint, the pretrained file of the backbone is not needed.
+
+    Raises:
+        PreflightError: Data, checkpoints or numbers of classes cannot work; all problems at once.
+    """
+    adapt_to_machine(cfg)
+    resume_from = None
+    if cfg.get('resume'):
+        resume_from = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
+        if resume_from:
+            skip_pretrained(cfg)
+        else:
+            print_log(f'Nothing to resume from in {cfg.work_dir}: starting anew.', logger='current')
+    if is_first_here():
+        preflight.check_training(cfg, resume_from)
+    return run(cfg, lambda runner: runner.train())
+
+
+def test(cfg: Config, checkpoint: str, wrap: Optional[Callable] = None,
+         extra_metric: Optional[Callable] = None) -> dict:
+    """Evaluate a checkpoint.
+
+    Args:
+        cfg (Config): From :func:`fcvit_mm.engine.config.load_config`.
+        checkpoint (str): The file.
+        wrap (callable, optional): Changes ``cfg`` after the checks (test-time augmentation).
+        extra_metric (callable, optional): Builds one more metric.
+
+    Returns:
+        dict: Metrics by name.
+
+    Raises:
+        PreflightError: As for :func:`train`.
+        CheckpointError: The checkpoint belongs to another model.
+    """
+    adapt_to_machine(cfg)
+    if is_first_here():
+        preflight.check_testing(cfg, checkpoint)
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    if wrap is not None:
+        wrap(cfg)
+
+    def go(runner):
+        model = getattr(runner.model, 'module', runner.model)
+        check_fits(getattr(model, 'module', model), checkpoint)
+        if extra_metric is not None:
+            runner.test_evaluator.metrics.append(extra_metric())
+        return runner.test()
+
+    return run(cfg, go)
+
+
+def run(cfg: Config, go: Callable):
+    """Join the processes, build the runner, and ``go(runner)``."""
+    # A list in the config is kept: other people's hooks run too.
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='NamePictureHook')]
+    joined = init_cpu_distributed(cfg, cfg.get('launcher', 'none'))
+    try:
+        return go(Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg))
+    finally:
+        if joined:
+            dist.destroy_process_group()
+
+
+def skip_pretrained(cfg: Config) -> None:
+    backbone = cfg.model.get('backbone') or {}
+    if (backbone.get('init_cfg') or {}).get('type') == 'Pretrained':
+        backbone['init_cfg'] = None
+
+
+def is_first_here() -> bool:
+    """Whether this process checks the data: one per machine, before the others can pass the rendezvous."""
+    for name in ('OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID', 'LOCAL_RANK'):
+        if name in os.environ:
+            return os.environ[name] == '0'
+    return True
+
+
+def check_fits(model, checkpoint: str) -> None:
+    """Refuse to evaluate weights of another model: MMEngine only warns, and random layers give random predictions.
+
+    Raises:
+        CheckpointError: Parameters are missing in the checkpoint or have other shapes; names the first of each.
+    """
+    content = read_checkpoint(checkpoint)
+    weights = content.get('state_dict', content)
+    weights = {key[len('module.'):] if key.startswith('module.') else key: value for key, value in weights.items()}
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in weights]
+    other = [f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}' for key, value in wanted.items()
+             if key in weights and tuple(weights[key].shape) != tuple(value.shape)]
+    if missing or other:
+        parts = []
+        if missing:
+            parts.append(f'{len(missing)} of {len(wanted)} values are missing ({", ".join(missing[:3])}, ...)')
+        if other:
+            parts.append(f'{len(other)} have another shape ({"; ".join(other[:3])})')
+        raise CheckpointError(f'{checkpoint} does not fit the config: {"; ".join(parts)}. Give the config that it was '
+                              'trained with; a published file is first converted by tools/convert_checkpoint.py')

@@ -1,0 +1,46 @@
+"""Test a classifier, detector or segmentor."""
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+from fcvit_mm.engine.config import dump_predictions, enable_tta, enable_visualization, load_config
+from fcvit_mm.engine.distributed import LAUNCHERS
+from fcvit_mm.engine.errors import run_tool
+from fcvit_mm.engine.run import test
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where the metrics go (default: ./work_dirs/<config name>)')
+    parser.add_argument('--out', help='write the predictions: a .pkl file, for segmentation a folder of PNG files')
+    parser.add_argument('--show', action='store_true', help='show drawn predictions in a window')
+    parser.add_argument('--show-dir', help='folder for drawn predictions')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows each')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation, as the config describes it')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config: test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    if args.show or args.show_dir:
+        enable_visualization(cfg, args.show_dir, args.show, args.wait_time)
+    dump = dump_predictions(cfg, args.out) if args.out else None
+    test(cfg, args.checkpoint, wrap=enable_tta if args.tta else None, extra_metric=dump)
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,56 @@
+"""Train a classifier, detector or segmentor."""
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+from fcvit_mm.engine.config import enable_amp, enable_auto_scale_lr, load_config
+from fcvit_mm.engine.distributed import LAUNCHERS
+from fcvit_mm.engine.errors import run_tool
+from fcvit_mm.engine.run import train
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: ./work_dirs/<config name>)')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='auto|PATH',
+        help='go on from this checkpoint, or without a path from the last one in the work directory, if any')
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='multiply the learning rate by the batch size of all processes over the base batch size of the config')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config: model.head.num_classes=5, key="[a,b]" or key=a,b for a list. pretrained=PATH is the '
+        'checkpoint that the backbone starts from, pretrained=None starts from scratch')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    if args.amp:
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        enable_auto_scale_lr(cfg)
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    train(cfg)
+
+
+if __name__ == '__main__':
+    run_tool(main)
