@@ -115,7 +115,7 @@ def pretrained_problems(cfg: Config) -> List[str]:
 def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
     """Problems of the data sets behind some data loaders, and of the heads that are to learn from them."""
     problems, seen = [], {}
-    heads = dict(head_classes(cfg.get('model', {})))
+    heads = dict(head_classes(cfg))
     for name in loaders:
         if not cfg.get(name):
             problems.append(f'the config has no {name}')
@@ -143,8 +143,8 @@ def shorten(items) -> str:
     return ', '.join(items if len(items) <= SHOWN else [*items[:SHOWN], '...'])
 
 
-def head_classes(model: dict) -> Iterator[Tuple[str, int]]:
-    """Dotted name and ``num_classes`` of each head that has one."""
+def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
+    """Dotted name and ``num_classes`` of each head that has one, and of what mixes labels before them."""
 
     def visit(node, name):
         if isinstance(node, dict):
@@ -156,6 +156,9 @@ def head_classes(model: dict) -> Iterator[Tuple[str, int]]:
             for index, child in enumerate(node):
                 yield from visit(child, f'{name}.{index}')
 
+    # mmpretrain's preprocessor makes the vectors of labels that Mixup and CutMix mix.
+    yield from visit({'num_classes': (cfg.get('data_preprocessor') or {}).get('num_classes')}, 'data_preprocessor')
+    model = cfg.get('model') or {}
     for key in HEADS:
         if key in model:
             yield from visit(model[key], f'model.{key}')
