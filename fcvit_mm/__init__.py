@@ -3,8 +3,9 @@ from .requirements import check_core
 
 check_core()
 
-from . import checkpoints  # noqa: E402, F401  (makes init_cfg=dict(type='Pretrained') read published files)
-from . import engine  # noqa: E402, F401  (registers the optimizer-wrapper constructor and hooks)
+# Importing registers: checkpoints makes init_cfg=dict(type='Pretrained') read published files, engine brings the
+# optimizer-wrapper constructor and hooks.
+from . import checkpoints, engine  # noqa: E402, F401
 from .models import FCViT  # noqa: E402
 from .version import __version__  # noqa: E402
 

@@ -52,7 +52,8 @@ def resolve_arch(arch: Union[str, dict], settings: Dict[str, dict], per_stage: S
     """
     if isinstance(arch, str):
         if arch.lower() not in settings:
-            raise ValueError(f'unknown arch {arch!r}, expected one of {sorted(settings)} or a dict of {list(per_stage)}')
+            raise ValueError(f'unknown arch {arch!r}, expected one of {sorted(settings)} or a dict of '
+                             f'{list(per_stage)}')
         arch = settings[arch.lower()]
     if not isinstance(arch, dict):
         raise ValueError(f'arch must be one of {sorted(settings)} or a dict, got {arch!r}')
