@@ -1,0 +1,4 @@
+"""Generated sample data sets: pictures of shapes in the layouts of ImageNet, COCO and ADE20K."""
+from .shapes import CLASSES, KINDS, generate
+
+__all__ = ['CLASSES', 'KINDS', 'generate']
