@@ -1,0 +1,117 @@
+import importlib.util
+
+import pytest
+from harness import LIBRARIES, ROOT
+from mmengine.config import Config
+
+from fcvit_mm.engine import config as engine_config
+from fcvit_mm.engine.config import (
+    ConfigError,
+    adapt_to_machine,
+    dump_predictions,
+    enable_amp,
+    enable_auto_scale_lr,
+    enable_tta,
+    enable_visualization,
+    load_config,
+    walk,
+)
+
+UPERNET = ROOT / 'configs/segmentation/upernet_fcvit_tiny_ade20k.py'
+MASK_RCNN = ROOT / 'configs/detection/mask_rcnn_fcvit_b12_coco.py'
+
+
+@pytest.fixture
+def write(tmp_path):
+
+    def write(text, name='mine.py'):
+        pytest.importorskip('mmseg')
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_work_dir_is_named_after_the_config(write):
+    path = write("default_scope = 'mmseg'")
+    assert load_config(path).work_dir == './work_dirs/mine'
+    assert load_config(path, work_dir='w').work_dir == 'w'
+    assert load_config(write("default_scope = 'mmseg'\nwork_dir = 'v'")).work_dir == 'v'
+
+
+def test_pretrained_is_one_option():
+    pytest.importorskip('mmdet')
+    assert load_config(MASK_RCNN).model.backbone.init_cfg.checkpoint == 'checkpoints/fcvit_b12_in1k.pth'
+    cfg = load_config(MASK_RCNN, {'pretrained': 'other.pth'})
+    assert cfg.model.backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': 'other.pth'}
+    assert load_config(MASK_RCNN, {'pretrained': None}).model.backbone.init_cfg is None
+    # Without our option, what is said of the model itself holds.
+    cfg = load_config(MASK_RCNN, {'model.backbone.init_cfg.checkpoint': 'third.pth'})
+    assert cfg.model.backbone.init_cfg.checkpoint == 'third.pth'
+
+
+def test_cpu_gets_what_it_can_do(monkeypatch):
+    pytest.importorskip('mmseg')
+    cfg = load_config(UPERNET, {'train_dataloader.num_workers': 0, 'train_dataloader.prefetch_factor': 2})
+    enable_amp(cfg)
+    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
+    adapt_to_machine(cfg)
+    types = [node.get('type') for node in walk(cfg.model)]
+    assert 'SyncBN' not in types and types.count('BN') == 2
+    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
+    assert cfg.train_dataloader.persistent_workers is False and 'prefetch_factor' not in cfg.train_dataloader
+    assert cfg.val_dataloader.persistent_workers is True
+
+
+def test_gpu_keeps_what_the_config_says(monkeypatch):
+    pytest.importorskip('mmseg')
+    cfg = load_config(UPERNET)
+    enable_amp(cfg)
+    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cuda')
+    adapt_to_machine(cfg)
+    assert 'SyncBN' in [node.get('type') for node in walk(cfg.model)]
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+
+
+def test_missing_config():
+    with pytest.raises(ConfigError, match='config nowhere.py does not exist: configs stand in'):
+        load_config('nowhere.py')
+
+
+def test_config_of_something_else(write):
+    with pytest.raises(ConfigError, match=r"default_scope=None, expected one of \['mmpretrain', 'mmdet', 'mmseg'\]"):
+        load_config(write('x = 1'))
+
+
+@pytest.mark.parametrize('package, extra', [('mmpretrain', 'cls'), ('mmdet', 'det'), ('mmseg', 'seg')])
+def test_missing_package_names_the_extra(write, monkeypatch, package, extra):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == package else find_spec(name))
+    with pytest.raises(ImportError, match=rf'{package} is not installed.*fcvit_mm\[{extra}\]'):
+        load_config(write(f"default_scope = '{package}'"))
+
+
+def test_options_that_the_config_cannot_follow(write):
+    cfg = load_config(write("default_scope = 'mmseg'\noptim_wrapper = dict(type='MyWrapper')"))
+    with pytest.raises(ConfigError, match='the config has MyWrapper'):
+        enable_amp(cfg)
+    with pytest.raises(ConfigError, match='base_batch_size'):
+        enable_auto_scale_lr(cfg)
+    with pytest.raises(ConfigError, match='visualization=dict'):
+        enable_visualization(cfg, 'shown')
+    with pytest.raises(ConfigError, match='needs tta_model and tta_pipeline'):
+        enable_tta(cfg)
+    with pytest.raises(ConfigError, match='--out maps.pkl: for segmentation it is a folder'):
+        dump_predictions(cfg, 'maps.pkl')
+    with pytest.raises(ConfigError, match='--out maps: for detection it is a file whose name ends in .pkl'):
+        dump_predictions(Config({'default_scope': 'mmdet'}), 'maps')
+    with pytest.raises(ConfigError, match='model.backbone, which the config lacks'):
+        load_config(write("default_scope = 'mmseg'"), {'pretrained': 'a.pth'})
+
+
+def test_auto_scale_lr():
+    pytest.importorskip(LIBRARIES['segmentation'])
+    cfg = load_config(UPERNET)
+    enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr == {'enable': True, 'base_batch_size': 16}

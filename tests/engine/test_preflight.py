@@ -1,0 +1,172 @@
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from harness import LIBRARIES, write_config
+from PIL import Image
+
+from fcvit_mm.engine.config import load_config
+from fcvit_mm.engine.preflight import PreflightError, check_testing, check_training
+
+
+@pytest.fixture
+def own(tmp_path, shapes):
+    """Task -> a config on a copy of its data set, and that copy."""
+
+    def get(task, options=None, more=''):
+        pytest.importorskip(LIBRARIES[task])
+        data = tmp_path / 'data'
+        if not data.exists():
+            shutil.copytree(shapes(task), data)
+        return load_config(write_config(task, tmp_path, data, more), options), data
+
+    return get
+
+
+def problems(cfg, **options):
+    with pytest.raises(PreflightError) as caught:
+        check_training(cfg, **options)
+    return caught.value.problems
+
+
+def only_problem(cfg, **options):
+    problem, = problems(cfg, **options)
+    return problem
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_good_data(own, task):
+    check_training(own(task)[0])
+
+
+def test_all_problems_at_once(own):
+    cfg, data = own('detection', {'pretrained': 'gone.pth', 'model.roi_head.bbox_head.num_classes': 4})
+    (data / 'annotations' / 'instances_val2017.json').unlink()
+    shutil.rmtree(data / 'train2017')
+    found = problems(cfg)
+    with pytest.raises(PreflightError, match=f'{len(found)} problems found before the start:\n  - '):
+        check_training(cfg)
+    text = '\n'.join(found)
+    assert 'gone.pth does not exist' in text and '--cfg-options pretrained=None' in text
+    assert re.search('val_dataloader: annotation file .*instances_val2017.json does not exist', text)
+    assert re.search('train_dataloader: folder .*train2017/? does not exist', text)
+    assert 'model.roi_head.bbox_head.num_classes is 4, but the data set has 5 classes' in text
+
+
+def test_missing_root(own):
+    cfg, _ = own('segmentation', {'train_dataloader.dataset.data_root': 'lost'})
+    assert re.search('data_root .*/lost does not exist', only_problem(cfg))
+
+
+def test_annotations_cut_off(own):
+    cfg, data = own('detection')
+    path = data / 'annotations' / 'instances_train2017.json'
+    path.write_text(path.read_text()[:-100])
+    assert f'{path} ({path.stat().st_size} bytes) is no COCO annotation file, damaged or cut off' in only_problem(cfg)
+
+
+def test_classes_of_the_metainfo_and_of_the_annotations(own):
+    cfg, _ = own('detection', {'train_dataloader.dataset.metainfo.classes': ['circle', 'cross', 'dog', 'star', 'x']})
+    assert 'metainfo.classes names dog, x, which are not among the 5 categories' in only_problem(cfg)
+    cfg.train_dataloader.dataset.metainfo.classes = ('cross', 'circle', 'square', 'star', 'triangle')
+    assert 'is in another order than the categories' in only_problem(cfg)
+
+
+def test_annotations_without_images(own):
+    cfg, data = own('detection')
+    path = data / 'annotations' / 'instances_val2017.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'images': []}))
+    assert f'{path} lists no images' in only_problem(cfg)
+
+
+def test_classes_of_a_classifier(own):
+    cfg, data = own('classification', {'model.head.num_classes': 3})
+    found = problems(cfg)
+    assert any('model.head.num_classes is 3, but the data set has 5 classes (circle, cross' in line for line in found)
+    cfg.model.head.num_classes = 5
+    cfg.data_preprocessor.num_classes = 1000
+    assert 'data_preprocessor.num_classes is 1000' in problems(cfg)[0]
+    cfg.data_preprocessor.num_classes = 5
+    cfg.train_dataloader.dataset.type = 'ImageNet'
+    assert 'has 5 folders (circle' in '\n'.join(problems(cfg)) and 'has 1000 classes' in '\n'.join(problems(cfg))
+
+
+def test_no_pictures(own):
+    cfg, data = own('classification')
+    for path in (data / 'val').rglob('*.jpg'):
+        path.unlink()
+    assert re.search(f'val_dataloader: no pictures .* below {data}/val', only_problem(cfg))
+
+
+def test_labels_that_the_model_does_not_know(own):
+    cfg, data = own('segmentation')
+    path = sorted((data / 'annotations' / 'training').iterdir())[0]
+    Image.new('L', (64, 64), 77).save(path)
+    assert re.search('maps in .* hold the labels 77, but the model has 6 classes .labels 1 to 6', only_problem(cfg))
+
+
+def test_missing_and_broken_maps(own):
+    cfg, data = own('segmentation')
+    first, second, *_ = sorted((data / 'annotations' / 'training').iterdir())
+    first.unlink()
+    second.write_bytes(b'')
+    found = problems(cfg)
+    assert f'{second} is empty' in found[0] and '1 of 8 pictures looked at have no map of labels' in found[1]
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_broken_pictures(own, task):
+    cfg, data = own(task)
+    picture = next(path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data)))
+    picture.write_bytes(picture.read_bytes()[:-50])
+    assert f'train_dataloader: {picture} does not decode' in only_problem(cfg)
+
+
+def test_many_broken_pictures_are_counted(own):
+    cfg, data = own('classification')
+    for picture in (data / 'train').rglob('*.jpg'):
+        picture.write_bytes(b'')
+    found = problems(cfg)
+    assert len(found) == 6 and '... and 3 more broken pictures' in found[-1]
+
+
+def test_checkpoint_to_test(own, tmp_path):
+    cfg, _ = own('classification')
+    path = tmp_path / 'cut.pth'
+    torch.save({'state_dict': {'a': torch.zeros(1000)}}, path)
+    check_testing(cfg, str(path))
+    path.write_bytes(path.read_bytes()[:1500])
+    for checkpoint, message in [(str(path), 'cut.pth .* is damaged or cut off'), ('no.pth', 'no.pth does not exist'),
+                                ('https://host/x.pth', 'is an address: download it')]:
+        with pytest.raises(PreflightError, match=message):
+            check_testing(cfg, checkpoint)
+
+
+def test_checkpoint_to_resume_from(own, tmp_path):
+    cfg, _ = own('classification', {'pretrained': 'not_needed.pth'})
+    path = str(tmp_path / 'a.pth')
+    torch.save({'state_dict': {}}, path)
+    assert 'holds weights but no state of the training' in only_problem(cfg, resume_from=path)
+    # MMEngine would run this text.
+    torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1, 'config': 'import os'}}, path)
+    assert 'brings a config, which MMEngine would run' in only_problem(cfg, resume_from=path)
+
+
+def test_loader_that_is_missing(own):
+    cfg, _ = own('classification', more='\ntrain_dataloader = None\n')
+    assert only_problem(cfg) == 'the config has no train_dataloader'
+
+
+def test_wrapped_data_sets_are_looked_into(own):
+    cfg, _ = own('classification')
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = {'type': 'RepeatDataset', 'times': 2, 'dataset': {
+        'type': 'ConcatDataset', 'datasets': [inner, {**inner, 'data_root': 'lost'}]}}
+    assert '/lost does not exist' in only_problem(cfg)
+
+
+def test_unknown_data_set(own):
+    cfg, _ = own('classification', {'train_dataloader.dataset.type': 'NoSuch'})
+    assert 'NoSuch cannot be built' in only_problem(cfg)

@@ -1,0 +1,111 @@
+"""Running the project's tools on small generated data, with configs of one's own that inherit the project's."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
+
+# What a user writes to train a config of the project on data of their own; small pictures and few proposals for speed.
+CONFIGS = {
+    'classification': """
+_base_ = '{root}/configs/classification/fcvit_tiny_in1k.py'
+data_preprocessor = dict(num_classes=5)
+model = dict(head=dict(num_classes=5))
+data = dict(_delete_=True, batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
+pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
+train_dataloader = dict(**data, dataset=dict(type='CustomDataset', data_root='{data}', data_prefix='train',
+                                             pipeline=pipeline))
+val_dataloader = dict(**data, dataset=dict(type='CustomDataset', data_root='{data}', data_prefix='val',
+                                           pipeline=pipeline))
+test_dataloader = val_dataloader
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale=64)],
+        [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)],
+        [dict(type='PackInputs')],
+    ]),
+]
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(logger=dict(interval=1))
+""",
+    'detection': """
+_base_ = '{root}/configs/detection/mask_rcnn_fcvit_tiny_coco.py'
+classes = ('circle', 'cross', 'square', 'star', 'triangle')
+model = dict(
+    backbone=dict(init_cfg=None),
+    roi_head=dict(bbox_head=dict(num_classes=5), mask_head=dict(num_classes=5)),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=40), rcnn=dict(sampler=dict(num=16))),
+    test_cfg=dict(rpn=dict(max_per_img=40), rcnn=dict(max_per_img=10)))
+train_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(64, 64)), dict(type='PackDetInputs')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(
+    data_root='{data}/', metainfo=dict(classes=classes), indices=4, pipeline=train_pipeline))
+val_dataloader = dict(num_workers=0, dataset=dict(
+    data_root='{data}/', metainfo=dict(classes=classes), pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='{data}/annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(logger=dict(interval=1))
+""",
+    'segmentation': """
+_base_ = '{root}/configs/segmentation/upernet_fcvit_tiny_ade20k.py'
+metainfo = dict(classes=('background', 'circle', 'cross', 'square', 'star', 'triangle'),
+                palette=[[9, 9, 9], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
+model = dict(
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(init_cfg=None),
+    decode_head=dict(channels=32, num_classes=6),
+    auxiliary_head=dict(channels=16, num_classes=6))
+train_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True), dict(type='PackSegInputs')]
+test_pipeline = train_pipeline
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
+    type='BaseSegDataset', reduce_zero_label=True, data_root='{data}', metainfo=metainfo, pipeline=train_pipeline))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
+    type='BaseSegDataset', reduce_zero_label=True, data_root='{data}', metainfo=metainfo, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
+""",
+}
+KINDS = {'classification': 'imagenet', 'detection': 'coco', 'segmentation': 'ade20k'}
+LAST = {'classification': 'epoch_1.pth', 'detection': 'epoch_1.pth', 'segmentation': 'iter_2.pth'}
+
+
+class Trained(NamedTuple):
+    """What tools/train.py left behind, and what it printed."""
+    config: str
+    checkpoint: str
+    data: Path
+    work_dir: Path
+    output: str
+
+
+def run_tool(tool, *arguments, cwd=None, check=True, env=None):
+    """Run a tool of the project as a user does; the finished process, its two outputs in one."""
+    env = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **(env or {})}
+    env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+    command = [str(ROOT / 'tools' / tool), *map(str, arguments)]
+    if tool.endswith('.py'):
+        command.insert(0, sys.executable)
+    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=300)
+    assert not check or done.returncode == 0, done.stdout
+    return done
+
+
+def write_config(task, folder, data, more=''):
+    """A config of one's own for generated data; ``more`` is appended."""
+    path = Path(folder) / f'{task}.py'
+    path.write_text(CONFIGS[task].format(root=ROOT, data=data) + more)
+    return path

@@ -1,0 +1,106 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from harness import ROOT, run_tool, write_config
+
+SAME = """
+model = dict(
+    head=dict(num_classes=5, in_channels=32),
+    # No batch statistics, no chance: what is left is the sum of gradients.
+    backbone=dict(drop_path_rate=0., norm_eval=True, arch=dict(
+        _delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 24, 32), mlp_ratios=(1, 1, 1, 1))),
+    train_cfg=dict(_delete_=True))
+data_preprocessor = dict(_delete_=True, num_classes=5, mean=[123., 116., 103.], std=[58., 57., 57.], to_rgb=True)
+optim_wrapper = dict(_delete_=True, optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
+param_scheduler = []
+randomness = dict(seed=0)
+val_cfg = val_dataloader = val_evaluator = None
+train_dataloader = dict(**dict(data, batch_size=int('{{$BATCH:4}}')), dataset=dict(
+    type='CustomDataset', data_root='DATA', data_prefix='train', pipeline=pipeline))
+"""
+
+
+@pytest.fixture
+def config(tmp_path, shapes):
+    pytest.importorskip('mmpretrain')
+    data = shapes('classification')
+    return write_config('classification', tmp_path, data, SAME.replace('DATA', str(data)))
+
+
+def weights(folder):
+    return torch.load(folder / 'epoch_1.pth', map_location='cpu', weights_only=False)['state_dict']
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f'{key}: {text}')
+
+
+def test_half_the_batch_on_each_of_two_processes_and_of_two_nodes(config, tmp_path):
+    run_tool('train.py', config, '--work-dir', tmp_path / 'one')
+    expected = weights(tmp_path / 'one')
+    start = torch.load(tmp_path / 'one' / 'epoch_1.pth', map_location='cpu', weights_only=False)
+    assert start['meta']['iter'] == 2
+
+    done = run_tool('dist_train.sh', config, 2, '--work-dir', tmp_path / 'two', env={'BATCH': '2'})
+    assert '2 CPU processes joined over gloo' in done.stdout
+    assert_same(weights(tmp_path / 'two'), expected)
+
+    port = str(20000 + os.getpid() % 20000)
+    env = {**os.environ, 'PYTHON': sys.executable, 'NNODES': '2', 'MASTER_ADDR': '127.0.0.1', 'PORT': port,
+           'BATCH': '2', 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    nodes = [
+        subprocess.Popen([str(ROOT / 'tools/dist_train.sh'), str(config), '1', '--work-dir', str(tmp_path / 'nodes')],
+                         env={**env, 'NODE_RANK': str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         text=True)
+        for rank in range(2)
+    ]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], '\n'.join(outputs)
+    assert_same(weights(tmp_path / 'nodes'), expected)
+
+
+def test_two_processes_test_as_one(trained, tmp_path):
+    result = trained('classification')
+    done = run_tool('dist_test.sh', result.config, result.checkpoint, 2, '--work-dir', tmp_path)
+    assert '2 CPU processes joined over gloo' in done.stdout and 'accuracy/top1' in done.stdout
+
+
+def test_problems_are_told_once_and_end_all_processes(config, tmp_path):
+    done = run_tool('dist_train.sh', config, 2, '--work-dir', tmp_path / 'w', '--cfg-options',
+                    'train_dataloader.dataset.data_root=lost', check=False)
+    assert done.returncode != 0 and done.stdout.count('/lost does not exist') == 1
+
+
+FAKE_SRUN = """#!/bin/bash
+# Two tasks on this machine, for all that srun is asked.
+echo "srun $*"
+while [[ $1 == -* ]]; do if [[ $1 == -p ]]; then shift; fi; shift; done
+export SLURM_NTASKS=2 SLURM_NODELIST=here
+for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids+=($!); done
+for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
+"""
+
+
+def test_slurm(config, tmp_path):
+    for name, text in {'srun': FAKE_SRUN, 'scontrol': '#!/bin/sh\necho 127.0.0.1\n'}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'GPUS': '2', 'GPUS_PER_NODE': '0', 'BATCH': '2',
+           'SRUN_ARGS': '--exclusive --time=5', 'MASTER_PORT': str(20001 + os.getpid() % 20000)}
+    done = run_tool('slurm_train.sh', 'part', 'job', config, tmp_path / 'work', env=env)
+    assert '-p part --job-name=job --ntasks=2 --cpus-per-task=5 --kill-on-bad-exit=1 --exclusive --time=5' in done.stdout
+    assert '2 CPU processes joined over gloo' in done.stdout
+    assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
+
+
+@pytest.mark.parametrize('script, usage', [
+    ('dist_train.sh', 'CONFIG GPUS'), ('dist_test.sh', 'CONFIG CHECKPOINT GPUS'),
+    ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG'), ('slurm_test.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT')])
+def test_scripts_say_how_they_are_used(script, usage):
+    done = run_tool(script, check=False)
+    assert done.returncode == 2 and usage in done.stdout
