@@ -104,12 +104,14 @@ def _report(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
     stages = len(arch_of(own)['depths'])
     unused = [name for name in found.backbone
               if name not in own and not _is_output_norm(name) and not _is_past(name, stages)]
-    unexpected = [*unused, *found.unknown]
+    # Where the backbone has a prefix, whatever has another one is no business of its.
+    elsewhere = [*found.others, *(name for name in found.unknown if not name.startswith(found.prefix))]
+    unexpected = [*unused, *(name for name in found.unknown if name.startswith(found.prefix))]
 
     log = [f'Loaded {len(matched)} tensors of {found.table.network.__name__} {found.arch} from {path} '
            f'({found.source} {found.task}; {found.weights}).']
-    if found.others:
-        log.append(f'Not for the backbone, left out: {len(found.others)} tensors ({some(found.others)}).')
+    if elsewhere:
+        log.append(f'Not for the backbone, left out: {len(elsewhere)} tensors ({some(elsewhere)}).')
     if norms:
         log.append(f'Not in the file, as usual for a {found.task}, kept as initialised: {some(norms)}.')
     print_log(' '.join(log), logger='current')

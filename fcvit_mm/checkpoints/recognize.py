@@ -34,6 +34,7 @@ class Recognized(NamedTuple):
         backbone (dict[str, Tensor]): The backbone's.
         others (dict[str, Tensor]): Heads and necks, under the names they have in the whole model.
         unknown (tuple[str]): Names of the file that belong to neither.
+        prefix (str): What preceded the backbone's names; ``unknown`` has it still.
     """
     table: Table
     source: str
@@ -42,6 +43,7 @@ class Recognized(NamedTuple):
     backbone: Dict[str, Tensor]
     others: Dict[str, Tensor]
     unknown: Tuple[str, ...]
+    prefix: str
 
     @property
     def arch(self) -> str:
@@ -90,7 +92,9 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
     tensors = _tensors(state_dict)
     if not tensors:
         raise CheckpointError(f'{path} has no tensors in it, only {some(state_dict)}: expected a state_dict')
-    backbone, rest = _split(tensors, path, prefix)
+    prefix = _find_prefix(tensors, path, prefix)
+    backbone = OrderedDict((key[len(prefix):], value) for key, value in tensors.items() if key.startswith(prefix))
+    rest = OrderedDict((key, value) for key, value in tensors.items() if not key.startswith(prefix))
     paddle = any(key.rsplit('.', 1)[-1] in PADDLE_LEAVES for key in backbone)
     if paddle:
         backbone = {_torch_leaf(key): value for key, value in backbone.items()}
@@ -103,7 +107,7 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
         else:
             name = key if is_like(key, tuple(row.ours for row in table.rows)) else None
         if name is None:
-            rest[key] = value
+            rest[prefix + key] = value
         elif name in named:
             raise CheckpointError(f'{path} has two tensors for {name}, one of them called {key}')
         else:
@@ -126,7 +130,7 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
     parts = {name.split('.')[0] for name in others}
     task = next((task for task, heads in TASKS.items() if parts.intersection(heads)), 'backbone')
     source = 'Paddle' if paddle else 'published' if published else 'OpenMMLab'
-    return Recognized(table, source, task, weights, named, others, tuple(unknown))
+    return Recognized(table, source, task, weights, named, others, tuple(unknown), prefix)
 
 
 def arch_of(backbone: Dict[str, Tensor]) -> dict:
@@ -169,8 +173,8 @@ def _tensors(state_dict: dict) -> Dict[str, Tensor]:
     return result
 
 
-def _split(tensors: Dict[str, Tensor], path: str, prefix: Optional[str]) -> Tuple[dict, dict]:
-    """The backbone's tensors, without their prefix, and the rest."""
+def _find_prefix(tensors: Dict[str, Tensor], path: str, prefix: Optional[str]) -> str:
+    """What precedes the backbone's names: what the caller said, else ``backbone.`` if anything does, else nothing."""
     if prefix is None:
         prefix = 'backbone.' if any(key.startswith('backbone.') for key in tensors) else ''
     elif prefix and not prefix.endswith('.'):
@@ -178,13 +182,7 @@ def _split(tensors: Dict[str, Tensor], path: str, prefix: Optional[str]) -> Tupl
     if not any(key.startswith(prefix) for key in tensors):
         raise CheckpointError(f'{path} has no tensor whose name begins with {prefix!r}, they begin with '
                               f'{sorted({key.split(".")[0] for key in tensors})}: give one of these as prefix, or none')
-    backbone, rest = OrderedDict(), OrderedDict()
-    for key, value in tensors.items():
-        if key.startswith(prefix):
-            backbone[key[len(prefix):]] = value
-        else:
-            rest[key] = value
-    return backbone, rest
+    return prefix
 
 
 def _find_table(backbone: Dict[str, Tensor], path: str) -> Tuple[Table, bool]:

@@ -279,6 +279,12 @@ class RestrictedUnpickler(pickle._Unpickler):
 
     dispatch[pickle.BUILD[0]] = load_build
 
+    def load_bytearray8(self):
+        # The original sets aside what the file announces before it looks whether that much is there.
+        self.append(bytearray(self.read(struct.unpack('<Q', self.read(8))[0])))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def load_append(self):
         self._grow([self.stack.pop()])
 
@@ -403,6 +409,8 @@ def _read_torch_zip(file, path: str):
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise CheckpointError(f'{path} is a compressed zip archive, which torch.save does not write: unpack it if '
                                   'the checkpoint is inside')
+        if sum(info.file_size for info in archive.infolist()) > os.fstat(file.fileno()).st_size:
+            raise ValueError('its records announce more than the file holds')
         root = pickles[0][:-len('data.pkl')]
         if f'{root}byteorder' in names and archive.read(f'{root}byteorder') != sys.byteorder.encode():
             raise CheckpointError(f'{path} was written on a machine of another byte order: save it again on this one')
@@ -427,14 +435,16 @@ def _read_pickles(file, path: str):
     if protocol != _PROTOCOL or system.get('little_endian') is not (_NATIVE == '<'):
         raise CheckpointError(f'{path} is of an unknown torch format (protocol {protocol}, {system}): load it with the '
                               'torch that wrote it and save it again')
-    size = os.fstat(file.fileno()).st_size
+    size = left = os.fstat(file.fileno()).st_size
     storages = {}
 
     def storage(dtype, key, numel, view):
+        nonlocal left
         if key not in storages:
-            if numel * dtype.itemsize > size:
-                raise ValueError(f'{numel} values announced by a file of {size} bytes')
-            storages[key] = torch.zeros(numel, dtype=dtype)
+            left -= numel * dtype.itemsize
+            if left < 0:
+                raise ValueError(f'its tensors announce more than the {size} bytes of the file')
+            storages[key] = torch.empty(numel, dtype=dtype)
         whole = storages[key]
         if view is None:
             return whole

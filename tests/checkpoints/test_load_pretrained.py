@@ -274,6 +274,18 @@ def test_missing_and_unexpected_keys_are_reported(tmp_path, log):
     assert 'norm1.weight' in log.text
 
 
+def test_parts_beside_the_backbone_are_no_warning(tmp_path, log):
+    """A checkpoint of a detector of whatever kind: only what stands under backbone. can be unexpected."""
+    state_dict = {**prefixed('backbone.', published(dense=True)), 'query_embedding.weight': torch.ones(1)}
+    torch.save(state_dict, tmp_path / 'a.pth')
+    init(tmp_path / 'a.pth')
+    assert 'Not for the backbone, left out: 1 tensors (query_embedding.weight)' in log.text
+    assert 'unexpected' not in log.text
+    torch.save({**state_dict, 'backbone.surprise.weight': torch.ones(1)}, tmp_path / 'a.pth')
+    init(tmp_path / 'a.pth')
+    assert '1 keys unexpected in the file, left out: backbone.surprise.weight' in log.text
+
+
 def test_another_option_is_reported(tmp_path, log):
     torch.save(published(dense=True), tmp_path / 'a.pth')
     init(tmp_path / 'a.pth', option='channel_att')

@@ -315,6 +315,31 @@ def test_tensor_outside_its_storage(args, message, tmp_path):
         read_checkpoint(tmp_path / 'a.pth')
 
 
+def test_files_that_announce_more_than_they_hold(tmp_path):
+    """Each would otherwise set aside far more memory than it has bytes."""
+    (tmp_path / 'a.pdparams').write_bytes(op(b'\x96', struct.pack('<Q', 2**50)))
+    with pytest.raises(CheckpointError, match='damaged or cut off'):
+        read_checkpoint(tmp_path / 'a.pdparams')
+
+    torch.save({'a': torch.ones(2)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    whole = (tmp_path / 'a.pth').read_bytes()
+    assert whole.count(b'K\x02N') == 1  # two values, no view
+    (tmp_path / 'a.pth').write_bytes(whole.replace(b'K\x02N', b'J\xff\xff\xff\x7fN'))
+    with pytest.raises(CheckpointError, match='announce more than the'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+    pickled = io.BytesIO()
+    StoragePickler(pickled, protocol=2).dump({'a': Storage()})
+    write_zip(tmp_path / 'b.pth', pickled.getvalue(), **{'data/0': bytes(10**5), 'data/1': bytes(1)})
+    assert read_checkpoint(tmp_path / 'b.pth')['a'].shape == (25000, )
+    whole = (tmp_path / 'b.pth').read_bytes()
+    size = struct.pack('<II', 1, 1)  # data/1's, in the central directory: say that it is the long one
+    at = whole.rindex(size)
+    (tmp_path / 'b.pth').write_bytes(whole[:at] + struct.pack('<II', 10**5, 10**5) + whole[at + len(size):])
+    with pytest.raises(CheckpointError, match='records announce more than the file holds'):
+        read_checkpoint(tmp_path / 'b.pth')
+
+
 # Files that are no checkpoint.
 
 @pytest.mark.parametrize('content, message', [
@@ -365,6 +390,31 @@ def test_no_file(tmp_path):
     assert isinstance(error.value, FileNotFoundError)
     with pytest.raises(CheckpointError, match='is a directory: give the path'):
         read_checkpoint(tmp_path)
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    def denied(*args):
+        raise PermissionError(13, 'Permission denied')
+
+    (tmp_path / 'a.pth').write_bytes(b'PK')
+    monkeypatch.setattr('builtins.open', denied)
+    with pytest.raises(CheckpointError, match='a.pth cannot be read: Permission denied'):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
+def test_unknown_torch_format(tmp_path):
+    """torch's old format says its version and byte order."""
+    torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    whole = (tmp_path / 'a.pth').read_bytes()
+    magic, version = pickle.dumps(0x1950a86a20f9469cfc6c, 2), pickle.dumps(1001, 2)
+    assert whole.startswith(magic + version)
+    (tmp_path / 'a.pth').write_bytes(magic + pickle.dumps(1002, 2) + whole[len(magic + version):])
+    with pytest.raises(CheckpointError, match='unknown torch format .protocol 1002'):
+        read_checkpoint(tmp_path / 'a.pth')
+    turned = pickle.dumps({'little_endian': sys.byteorder != 'little'}, 2)
+    (tmp_path / 'a.pth').write_bytes(magic + version + turned)
+    with pytest.raises(CheckpointError, match='unknown torch format .*little_endian'):
+        read_checkpoint(tmp_path / 'a.pth')
 
 
 @pytest.mark.parametrize('writer', ['torch', 'torch before 1.6', 'pickle 4'])
