@@ -74,6 +74,14 @@ train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(
     type='BaseSegDataset', reduce_zero_label=True, data_root='{data}', metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)],
+        [dict(type='LoadAnnotations', reduce_zero_label=True)],
+        [dict(type='PackSegInputs')],
+    ]),
+]
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 """,

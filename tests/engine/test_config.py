@@ -110,6 +110,14 @@ def test_options_that_the_config_cannot_follow(write):
         load_config(write("default_scope = 'mmseg'"), {'pretrained': 'a.pth'})
 
 
+def test_mmpretrain_cannot_draw_with_tta():
+    cfg = Config({'default_scope': 'mmpretrain', 'tta_model': {}, 'tta_pipeline': [],
+                  'default_hooks': {'visualization': {'type': 'VisualizationHook'}}})
+    enable_visualization(cfg, 'shown')
+    with pytest.raises(ConfigError, match='Leave one of them out'):
+        enable_tta(cfg)
+
+
 def test_auto_scale_lr():
     pytest.importorskip(LIBRARIES['segmentation'])
     cfg = load_config(UPERNET)

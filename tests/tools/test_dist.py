@@ -66,7 +66,9 @@ def test_half_the_batch_on_each_of_two_processes_and_of_two_nodes(config, tmp_pa
 
 def test_two_processes_test_as_one(trained, tmp_path):
     result = trained('classification')
-    done = run_tool('dist_test.sh', result.config, result.checkpoint, 2, '--work-dir', tmp_path)
+    done = run_tool('dist_test.sh', result.config, result.checkpoint, 2, '--work-dir', tmp_path / 'w', '--show-dir',
+                    'shown', cwd=tmp_path)
+    assert len({path.name for path in (tmp_path / 'shown').iterdir()}) == 5
     assert '2 CPU processes joined over gloo' in done.stdout and 'accuracy/top1' in done.stdout
 
 
@@ -93,7 +95,8 @@ def test_slurm(config, tmp_path):
     env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'GPUS': '2', 'GPUS_PER_NODE': '0', 'BATCH': '2',
            'SRUN_ARGS': '--exclusive --time=5', 'MASTER_PORT': str(20001 + os.getpid() % 20000)}
     done = run_tool('slurm_train.sh', 'part', 'job', config, tmp_path / 'work', env=env)
-    assert '-p part --job-name=job --ntasks=2 --cpus-per-task=5 --kill-on-bad-exit=1 --exclusive --time=5' in done.stdout
+    assert ('-p part --job-name=job --ntasks=2 --cpus-per-task=5 --kill-on-bad-exit=1 --exclusive --time=5'
+            in done.stdout)
     assert '2 CPU processes joined over gloo' in done.stdout
     assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
 

@@ -12,11 +12,10 @@ def pictures(folder):
 def test_classification(trained, tmp_path):
     result = trained('classification')
     done = run_tool('test.py', result.config, result.checkpoint, '--work-dir', tmp_path / 'w', '--tta', '--out',
-                    tmp_path / 'out.pkl', '--show-dir', 'shown', cwd=tmp_path)
+                    tmp_path / 'out.pkl', cwd=tmp_path)
     assert 'accuracy/top1' in done.stdout
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert len(predictions) == 5 and predictions[0]['pred_score'].shape == (5,)
-    assert len(pictures(tmp_path / 'shown')) == 5
 
 
 def test_detection(trained, tmp_path):
@@ -31,14 +30,14 @@ def test_detection(trained, tmp_path):
 
 def test_segmentation(trained, tmp_path):
     result = trained('segmentation')
-    done = run_tool('test.py', result.config, result.checkpoint, '--work-dir', tmp_path / 'w', '--out',
+    done = run_tool('test.py', result.config, result.checkpoint, '--work-dir', tmp_path / 'w', '--tta', '--out',
                     tmp_path / 'maps', '--show-dir', 'shown', cwd=tmp_path)
     assert 'mIoU' in done.stdout
     maps = pictures(tmp_path / 'maps')
     assert len(maps) == 5 and len(pictures(tmp_path / 'shown')) == 5
     # As the data set's own: 0 is what nothing is learned from, 1 to 6 the classes.
     values = cv2.imread(str(maps[0]), cv2.IMREAD_UNCHANGED)
-    assert values.shape == (64, 64) and 1 <= values.min() and values.max() <= 6
+    assert values.shape == (64, 64) and values.min() >= 1 and values.max() <= 6
 
 
 def test_checkpoint_of_another_model(trained, tmp_path):

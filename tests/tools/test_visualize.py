@@ -36,7 +36,7 @@ def test_draws_a_folder(trained, tmp_path, task):
     first = sorted(inputs.iterdir())[0]
     (inputs / 'broken.jpg').write_bytes(first.read_bytes()[:200])
     done = run_tool('visualize.py', result.config, result.checkpoint, inputs, '--out-dir', tmp_path / 'out',
-                    '--score-thr', 0.01, '--device', 'cpu', check=False)
+                    '--score-thr', 0.01, '--opacity', 0.3, '--device', 'cpu', check=False)
     # One that does not decode costs only itself, and is told.
     assert done.returncode == 1 and '1 of' in done.stdout and 'broken.jpg does not decode' in done.stdout
     assert 'Traceback' not in done.stdout
@@ -46,9 +46,9 @@ def test_draws_a_folder(trained, tmp_path, task):
     if task == 'classification':  # enlarged for the letters
         drawn = cv2.resize(drawn, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
     difference = np.abs(drawn.astype(int) - picture).mean(2)
-    # Something is drawn, and the picture is still there, its colours in the same order.
-    assert (difference > 20).any()
-    assert np.corrcoef(drawn.ravel(), picture.ravel())[0, 1] > 0.5
+    assert (difference > 20).any(), 'nothing is drawn'
+    # The picture is still there, its colours in the same order.
+    assert difference.mean() < np.abs(drawn[..., ::-1].astype(int) - picture).mean()
 
 
 def test_draws_a_video(tmp_path):
