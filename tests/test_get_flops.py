@@ -33,6 +33,7 @@ def tool():
 
 @pytest.mark.parametrize('variant, published', [('tiny', '0.90'), ('b12', '2.65'), ('b24', '5.06'), ('b48', '9.88')])
 def test_published_multiply_adds(tool, variant, published):
+    pytest.importorskip('mmpretrain')
     cfg = Config.fromfile(CONFIGS / 'classification' / f'fcvit_{variant}_in1k.py')
     found = tool.measure(cfg)
     assert found.shape == (224, 224)
@@ -63,6 +64,7 @@ def test_command_prints_a_table(tool, capsys):
 
 
 def test_detector_is_padded_and_its_heads_are_counted(tool, capsys):
+    pytest.importorskip('mmdet')
     tool.main([str(CONFIGS / 'detection' / 'mask_rcnn_fcvit_tiny_coco.py'), '--size', '60', '100', '--cfg-options',
                'model.test_cfg.rpn.max_per_img=10'])
     printed = capsys.readouterr().out
@@ -75,6 +77,7 @@ def test_detector_is_padded_and_its_heads_are_counted(tool, capsys):
 
 
 def test_segmentor_with_an_auxiliary_head(tool, capsys):
+    pytest.importorskip('mmseg')
     config = str(CONFIGS / 'segmentation' / 'upernet_fcvit_tiny_ade20k.py')
     tool.main([config, '--shape', '64'])
     printed = capsys.readouterr().out
