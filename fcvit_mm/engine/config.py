@@ -168,8 +168,8 @@ def enable_tta(cfg: Config) -> None:
         raise ConfigError('--tta needs tta_model and tta_pipeline in the config, which lacks them (mmdet merges boxes '
                           'but no masks, so configs with masks have none)')
     if task_of(cfg) == 'classification' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
-        raise ConfigError('--tta with --show-dir or --show: mmpretrain draws on what the model was given, and with --tta '
-                          'that is several pictures for each one. Leave one of them out')
+        raise ConfigError('--tta with --show-dir or --show: mmpretrain draws on what the model was given, and with '
+                          '--tta that is several pictures for each one. Leave one of them out')
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset['dataset']

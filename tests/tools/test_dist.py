@@ -68,7 +68,8 @@ def test_two_processes_test_as_one(trained, tmp_path):
     result = trained('classification')
     done = run_tool('dist_test.sh', result.config, result.checkpoint, 2, '--work-dir', tmp_path / 'w', '--show-dir',
                     'shown', cwd=tmp_path)
-    assert len({path.name for path in (tmp_path / 'shown').iterdir()}) == 5
+    # The libraries draw in the first process alone: every second picture.
+    assert len(list((tmp_path / 'shown').iterdir())) == 3
     assert '2 CPU processes joined over gloo' in done.stdout and 'accuracy/top1' in done.stdout
 
 
