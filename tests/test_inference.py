@@ -50,7 +50,7 @@ def test_init_and_inference_detector(trained):
 def test_mmseg_inferencer(trained, tmp_path):
     result = trained('segmentation')
     from mmseg.apis import MMSegInferencer
-    inferencer = MMSegInferencer(result.config, weights=result.checkpoint, device='cpu', show_progress=False)
+    inferencer = MMSegInferencer(result.config, weights=result.checkpoint, device='cpu')
     assert tuple(inferencer.model.dataset_meta['classes']) == ('background', *SHAPES)
     predicted = inferencer(pictures(result.data), out_dir=str(tmp_path))
     assert [one.shape for one in predicted['predictions']] == [(64, 64)] * 5

@@ -17,7 +17,8 @@ def parse_args():
     parser.add_argument('--work-dir', help='where the metrics go (default: ./work_dirs/<config name>)')
     parser.add_argument('--out', help='write the predictions: a .pkl file, for segmentation a folder of PNG files')
     parser.add_argument('--show', action='store_true', help='show drawn predictions in a window')
-    parser.add_argument('--show-dir', help='folder for drawn predictions (of several processes the first one draws its share)')
+    parser.add_argument(
+        '--show-dir', help='folder for drawn predictions (of several processes the first one draws its share)')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows each')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, as the config describes it')
     parser.add_argument(

@@ -102,7 +102,9 @@ def _detection_artist(cfg, checkpoint, device, score_thr):
 
 def _segmentation_artist(cfg, checkpoint, device, opacity):
     from mmseg.apis import MMSegInferencer
-    inferencer = MMSegInferencer(cfg, weights=checkpoint, device=device, show_progress=False)
+    inferencer = MMSegInferencer(cfg, weights=checkpoint, device=device)
+    # Not an argument in mmseg 1.2.
+    inferencer.show_progress = False
     inferencer.visualizer.set_dataset_meta(**inferencer.model.dataset_meta)
     inferencer.visualizer.alpha = opacity
 
