@@ -158,7 +158,10 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
     hook.update(draw=True, show=show, wait_time=wait_time)
     if task == 'detection':
         hook['test_out_dir'] = show_dir
-    elif show_dir:
+        return
+    # mmseg 1.2 draws every 50th picture unless told otherwise; later versions heed this in validation only.
+    hook['interval'] = 1
+    if show_dir:
         cfg.visualizer['save_dir'] = show_dir
 
 
