@@ -1,9 +1,9 @@
 # Generated pictures (tools/make_dataset.py coco), for 2 CPU cores: 128x128 pixels, narrow heads, few proposals;
-# 4 epochs of 600 / 4 = 150 iterations. The backbone is the whole FCViT-tiny.
+# 3 epochs of 500 / 4 = 125 iterations. The backbone is the whole FCViT-tiny.
 _base_ = 'mask_rcnn_fcvit_tiny_coco.py'
 data_root = 'data/shapes/coco/'
 metainfo = dict(classes=('circle', 'cross', 'square', 'star', 'triangle'))
-pretrained = 'work_dirs/fcvit_tiny_shapes/epoch_4.pth'
+pretrained = 'work_dirs/fcvit_tiny_shapes/epoch_2.pth'
 
 model = dict(
     backbone=dict(drop_path_rate=0., init_cfg=dict(checkpoint=pretrained)),
@@ -45,9 +45,9 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', T_max=4, eta_min=1e-5, by_epoch=True, begin=0, end=4, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', T_max=3, eta_min=1e-5, by_epoch=True, begin=0, end=3, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=4, val_interval=2)
+train_cfg = dict(max_epochs=3, val_interval=3)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
 # 1 process x 4 images
 auto_scale_lr = dict(base_batch_size=4)

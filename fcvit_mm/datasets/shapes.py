@@ -3,6 +3,7 @@
 They let the whole of this package be tried where there is no data set: training, evaluation, drawing. Every picture
 depends on the seed, its split and its number alone, so the first hundred of a thousand are those of a hundred.
 """
+import colorsys
 import json
 import math
 import os
@@ -17,9 +18,9 @@ import numpy as np
 CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
 #: Layouts, and what is generated where nothing else is asked for.
 KINDS = {
-    'imagenet': dict(num_train=2000, num_val=400, size=96),
-    'coco': dict(num_train=600, num_val=100, size=192),
-    'ade20k': dict(num_train=600, num_val=100, size=192),
+    'imagenet': dict(num_train=1600, num_val=200, size=64),
+    'coco': dict(num_train=500, num_val=80, size=192),
+    'ade20k': dict(num_train=500, num_val=80, size=192),
 }
 #: Stands in a finished data set: the arguments it was made with.
 MANIFEST = 'shapes.json'
@@ -232,7 +233,7 @@ def draw_scene(rng: np.random.Generator, size: int, labels: List[int], radius: T
             areas = [*sizes, np.count_nonzero(inside)]
             if any(np.count_nonzero(mask) < 0.6 * areas[i - 1] or not outline(mask) for i, mask in masks.items()):
                 continue
-            paint_shape(rng, canvas, window, inside, polygon)
+            paint_shape(rng, canvas, label, window, inside, polygon)
             instances = after
             sizes = areas
             drawn.append(label)
@@ -292,17 +293,23 @@ def place_polygon(rng: np.random.Generator, label: int, side: int, radius: Tuple
 
 
 def random_color(rng: np.random.Generator) -> np.ndarray:
-    return rng.uniform(20, 236, size=3)
+    """A muted colour: shapes are more colourful than what they stand on."""
+    color = rng.uniform(20, 236, size=3)
+    return (color + color.mean()) / 2
+
+
+def shape_color(rng: np.random.Generator, label: int) -> np.ndarray:
+    """A strong colour of the class's own range of hues, so that a few minutes of training tell classes apart."""
+    hue = (label + 0.5) / len(CLASSES) + rng.normal(0, 0.03)
+    return np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.55, 1), rng.uniform(0.5, 1)))[::-1] * 255
 
 
 def draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
     """Soft colours, then strokes, rings and dots in front: ``(side, side, 3)`` uint8."""
     import cv2
     first, last = random_color(rng), random_color(rng)
-    # Half of the saturation: shapes are more colourful than what they stand on.
-    first, last = (first + first.mean()) / 2, (last + last.mean()) / 2
     coarse = first + np.linspace(0, 1, 6)[:, None, None] * (last - first)
-    coarse = np.clip(coarse + rng.normal(0, 18, size=(6, 6, 3)), 0, 255).astype(np.uint8)
+    coarse = np.clip(coarse + rng.normal(0, 12, size=(6, 6, 3)), 0, 255).astype(np.uint8)
     canvas = cv2.resize(np.rot90(coarse, rng.integers(4)), (side, side), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(6, 19)):
         color = random_color(rng).tolist()
@@ -320,17 +327,17 @@ def draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
     return canvas
 
 
-def paint_shape(rng: np.random.Generator, canvas: np.ndarray, window: tuple, inside: np.ndarray,
+def paint_shape(rng: np.random.Generator, canvas: np.ndarray, label: int, window: tuple, inside: np.ndarray,
                 polygon: np.ndarray) -> None:
     """Fill ``canvas[window][inside]`` with a colour that stands out and a pattern of a second one."""
     import cv2
     target = canvas[window]
     behind = target[inside].mean(0)
-    color = random_color(rng)
+    color = shape_color(rng, label)
     for _ in range(20):
         if np.abs(color - behind).sum() > 150:
             break
-        color = random_color(rng)
+        color = shape_color(rng, label)
     second = np.clip(color * rng.uniform(0.55, 0.85) + rng.normal(0, 10, size=3), 0, 255)
     y, x = np.nonzero(inside)
     angle = rng.uniform(0, math.pi)

@@ -370,6 +370,7 @@ class FCViT(Backbone):
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         check_image_batch(x, self.in_channels, min_size=1, name='FCViT')
+        plain_layout = x.is_contiguous()
         if x.device.type == 'cpu':
             # The layout that CPU convolutions are made for: training and inference take about half the time.
             x = x.contiguous(memory_format=torch.channels_last)
@@ -378,7 +379,9 @@ class FCViT(Backbone):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                outputs.append(getattr(self, f'norm{i}')(x))
+                output = getattr(self, f'norm{i}')(x)
+                # mmcv's RoIAlign on CPU reads memory as if it were contiguous, whatever the layout.
+                outputs.append(output.contiguous() if plain_layout else output)
         return tuple(outputs)
 
 

@@ -160,6 +160,24 @@ def test_channels_last_gives_the_same():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_outputs_have_the_layout_of_the_input():
+    """A detector's RoIAlign on CPU takes wrong values from any layout but the contiguous one, without a word."""
+    model = micro().eval()
+    x = torch.randn(2, 3, 50, 70)
+    assert all(y.is_contiguous() for y in model(x))
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in model(x))
+
+
+def test_roi_align_takes_the_right_values():
+    ops = pytest.importorskip('mmcv.ops')
+    features = micro(out_indices=0)(torch.randn(1, 3, 64, 64))[0].detach()
+    boxes = torch.tensor([[0., 4., 4., 40., 32.]])
+    cropped = ops.roi_align(features, boxes, (2, 2), 0.25, 2, 'avg', True)
+    torch.testing.assert_close(cropped, ops.roi_align(features.clone(memory_format=torch.contiguous_format), boxes,
+                                                      (2, 2), 0.25, 2, 'avg', True))
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('scale', [1, 10])
 def test_autocast_trains_without_nan(dtype, scale):
