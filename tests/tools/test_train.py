@@ -64,8 +64,7 @@ def test_hostile_checkpoint_is_refused_before_it_is_unpickled(trained, tmp_path,
     assert (tmp_path / 'boom').exists()
 
 
-def test_corrupt_picture_in_training_is_named(trained, tmp_path):
-    """One that the sample before the start misses: an unreadable map of labels would do, a picture does too."""
+def test_corrupt_picture_is_found_before_training(trained, tmp_path):
     result = trained('classification')
     shutil.copytree(result.data, tmp_path / 'data')
     picture = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
@@ -73,6 +72,31 @@ def test_corrupt_picture_in_training_is_named(trained, tmp_path):
     config = write_config('classification', tmp_path, tmp_path / 'data')
     done = run_tool('train.py', config, '--work-dir', tmp_path / 'w', check=False)
     assert done.returncode == 1 and f'{picture} does not decode' in done.stdout and 'Traceback' not in done.stdout
+
+
+def test_corrupt_picture_that_is_met_in_training_is_named(trained, tmp_path, monkeypatch):
+    """One that goes bad after the checks: here a hook of the config's own spoils it when training starts."""
+    result = trained('classification')
+    shutil.copytree(result.data, tmp_path / 'data')
+    picture = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    (tmp_path / 'spoil.py').write_text(f"""
+from pathlib import Path
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Spoil(Hook):
+    def before_train(self, runner):
+        Path({str(picture)!r}).write_bytes(b'no picture')
+""")
+    config = write_config('classification', tmp_path, tmp_path / 'data', """
+custom_imports = dict(imports=['fcvit_mm', 'spoil'], allow_failed_imports=False)
+custom_hooks = [dict(type='Spoil')]
+""")
+    done = run_tool('train.py', config, '--work-dir', tmp_path / 'w', check=False)
+    assert done.returncode != 0 and f'data pipeline failed at {picture}' in done.stdout, done.stdout
+    assert f'{picture} does not decode' in done.stdout
 
 
 def test_dumped_config_is_complete(trained):

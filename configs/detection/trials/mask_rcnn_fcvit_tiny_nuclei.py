@@ -1,5 +1,5 @@
-# A trial on a small real data set (docs/trials.md): 300 microscope images of 256 to 360 pixels, up to 131 nuclei each, in
-# COCO's format under data/nuclei. Crops of 192 pixels; 300 / 2 = 150 iterations an epoch, 2 epochs = 300 iterations.
+# A trial on a small real data set (docs/trials.md): 300 microscope images of 256 to 360 pixels, up to 131 nuclei each,
+# in COCO format under data/nuclei. Crops of 192 pixels; 300 / 2 = 150 iterations an epoch, 2 epochs = 300 iterations.
 _base_ = '../mask_rcnn_fcvit_tiny_coco.py'
 data_root = 'data/nuclei/'
 metainfo = dict(classes=('nucleus', ), palette=[(220, 20, 60)])
