@@ -1,5 +1,5 @@
 # Generated pictures (tools/make_dataset.py coco), for 2 CPU cores: 128x128 pixels, narrow heads, few proposals;
-# 3 epochs of 500 / 4 = 125 iterations. The backbone is the whole FCViT-tiny.
+# 3 epochs of 400 / 4 = 100 iterations. The backbone is the whole FCViT-tiny.
 _base_ = 'mask_rcnn_fcvit_tiny_coco.py'
 data_root = 'data/shapes/coco/'
 metainfo = dict(classes=('circle', 'cross', 'square', 'star', 'triangle'))

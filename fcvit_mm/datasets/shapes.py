@@ -19,8 +19,8 @@ CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
 #: Layouts, and what is generated where nothing else is asked for.
 KINDS = {
     'imagenet': dict(num_train=1600, num_val=200, size=64),
-    'coco': dict(num_train=500, num_val=80, size=192),
-    'ade20k': dict(num_train=500, num_val=80, size=192),
+    'coco': dict(num_train=400, num_val=80, size=192),
+    'ade20k': dict(num_train=400, num_val=80, size=192),
 }
 #: Stands in a finished data set: the arguments it was made with.
 MANIFEST = 'shapes.json'
