@@ -34,6 +34,8 @@ def test_draws_a_folder(trained, tmp_path, task):
     inputs = tmp_path / 'in'
     shutil.copytree(result.data / FOLDERS[task], inputs)
     first = sorted(inputs.iterdir())[0]
+    # Blue all over, so that swapped channels show whatever is drawn.
+    cv2.imwrite(str(first), (cv2.imread(str(first)) * (0.2, 1., 0.2) + (200., 0., 0.)).astype(np.uint8))
     (inputs / 'broken.jpg').write_bytes(first.read_bytes()[:200])
     done = run_tool('visualize.py', result.config, result.checkpoint, inputs, '--out-dir', tmp_path / 'out',
                     '--score-thr', 0.01, '--opacity', 0.3, '--device', 'cpu', check=False)
