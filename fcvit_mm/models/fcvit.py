@@ -64,7 +64,8 @@ class GlobalContext(nn.Module):
         Returns:
             Tensor: ``(B, h, H, W)``, float32 (float64 if ``x`` is).
         """
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
         heads = x.unflatten(1, (self.num_heads, -1))
         mean = heads.mean((3, 4), keepdim=True)
         similarity = (heads * mean).sum(2) * self.scale
