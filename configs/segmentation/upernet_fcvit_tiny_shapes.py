@@ -1,4 +1,4 @@
-# Generated pictures (tools/make_dataset.py ade20k), for 2 CPU cores: 128x128 pixels, narrow heads, 400 iterations of
+# Generated pictures (tools/make_dataset.py ade20k), for 2 CPU cores: 128x128 pixels, narrow heads, 300 iterations of
 # 8 images. The backbone is the whole FCViT-tiny.
 _base_ = 'upernet_fcvit_tiny_ade20k.py'
 data_root = 'data/shapes/ade20k'
@@ -35,9 +35,9 @@ test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='PolyLR', power=1.0, eta_min=0., by_epoch=False, begin=50, end=400),
+    dict(type='PolyLR', power=1.0, eta_min=0., by_epoch=False, begin=50, end=300),
 ]
-train_cfg = dict(max_iters=400, val_interval=200)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=200, max_keep_ckpts=1))
+train_cfg = dict(max_iters=300, val_interval=300)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=300, max_keep_ckpts=1))
 # 1 process x 8 images
 auto_scale_lr = dict(base_batch_size=8)
