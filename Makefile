@@ -1,7 +1,7 @@
 # make demo       set up, then pretrain, detect and draw on generated pictures (about 8 minutes after set-up)
 # make demo-seg   the same for segmentation
 # make test       set up, then run the test suite
-# make lint       style of the code, the shell scripts, and no duplicates of configs' own checks
+# make lint       style of the code and the shell scripts, configs against their tables and metafiles
 # make clean      remove what was built (not the environment: `rm -r .venv`)
 # VENV=DIR names the environment; STACK=openmmlab takes the original OpenMMLab packages in one of their own.
 
