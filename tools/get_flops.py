@@ -1,29 +1,22 @@
 """Count a model's parameters and multiply-adds, part by part, for a classifier, detector or segmentor."""
 import argparse
-import warnings
 from functools import partial
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 import torch.nn as nn
-from mmengine.analysis import FlopAnalyzer
-from mmengine.analysis.jit_handles import elementwise_flop_counter
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
+from fcvit_mm.engine.complexity import CONVENTION, count_multiply_adds
 from fcvit_mm.engine.config import load_config, task_of
 from fcvit_mm.engine.errors import UserError, run_tool
 from fcvit_mm.models.layers import count_parameters
 
 #: Height and width that each library's models are compared at.
 DEFAULT_SHAPES = {'mmpretrain': (224, 224), 'mmdet': (800, 1280), 'mmseg': (512, 512)}
-#: MMEngine counts these too; here a number is a number of multiply-adds, as papers give it.
-NOT_COUNTED = ('batch_norm', 'group_norm', 'layer_norm', 'instance_norm', 'adaptive_avg_pool2d', 'grid_sampler',
-               'upsample_nearest2d', 'upsample_bilinear2d')
-CONVENTION = ('One multiply-add counts as one: convolutions, linear layers, matrix products, sums of products (the '
-              'similarity of FCViT).\nNot counted: norms, activations, pooling, resampling, elementwise products.')
 
 
 class Part(NamedTuple):
@@ -117,15 +110,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         sample = DetDataSample(metainfo=dict(sizes, scale_factor=(1., 1.)))
         model.forward = partial(model.forward, data_samples=[sample])
 
-    analyzer = FlopAnalyzer(model, image)
-    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    # A handle of None leaves MMEngine's own in place, so these get one that counts 0 for each element.
-    analyzer.set_op_handle(**{f'aten::{name}': elementwise_flop_counter(0, 0) for name in NOT_COUNTED})
-    analyzer.set_op_handle('aten::sum', elementwise_flop_counter(input_scale=1))
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the tracer's, about checks of shapes
-        flops = analyzer.by_module()
-
+    flops = count_multiply_adds(model, image)
     parts = [
         Part(name, sum(count_parameters(model.get_submodule(module)) for module in modules),
              int(sum(flops[module] for module in modules))) for name, modules in group_parts(model).items()
