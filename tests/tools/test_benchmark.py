@@ -71,7 +71,7 @@ def test_peers_dtypes_of_their_own_and_the_profile(speed, tmp_path, capsys):
 
 
 def test_training_steps_on_all_stages(speed, tmp_path):
-    speed.main(['--networks', 'fcvit_tiny', *SMALL, '--mode', 'train', '--features', '--warmup', '0',
+    speed.main(['--networks', 'fcvit_tiny', *SMALL, '--mode', 'train', '--features', '--warmup', '0', '--rounds', '1',
                 '--no-memory', '--no-ceilings', '--out', str(tmp_path)])
     found = results(tmp_path)
     assert found['title'] == 'Training step, batch 2, 32x32, all stages'
