@@ -1,0 +1,155 @@
+"""Depth-wise convolution with a large kernel: forward, gradient of the input, gradient of the weight.
+
+What bounds it on a GPU, by count, not yet measured: 11x11 in bfloat16 moves 4 bytes per value and multiplies 121 times
+in float32 on the ordinary (not the matrix) units. An H100 at 33 T multiply-adds/s takes 0.09 ms for the 128 x 64 x 56 x
+56 map of FCViT-B12's first stage, its memory 0.03 ms: arithmetic bounds it. Of the instructions of the inner loop 60%
+multiply; the first-level cache sees 0.6 bytes per multiplication, where a load for each tap would need 6. The gradient
+of the weight reads x and the gradient once for each group of tap rows, mostly from the second-level cache, and sums
+in two steps without atomics: the same input gives the same bits on the same GPU.
+"""
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from . import support
+
+NUM_WARPS = 4
+
+
+def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """Depth-wise convolution, stride 1, same padding. Sums in float32; under autocast in the autocast dtype.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``, float32, float16 or bfloat16.
+        weight (Tensor): ``(C, 1, k, k)``, k odd; any of these dtypes.
+        bias (Tensor, optional): ``(C,)``.
+
+    Returns:
+        Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.
+    """
+    return _depthwise_conv2d(support.dense(support.autocast(x)), weight, bias)
+
+
+def taps_of(weight: Tensor) -> Tensor:
+    """``(C, 1, k, k)`` to ``(k * k, C)`` in float32: neighbouring lanes read neighbouring channels."""
+    taps = weight.new_empty((weight[0].numel(), len(weight)), dtype=torch.float32)
+    return taps.copy_(weight.detach().flatten(1).t())
+
+
+def tile(kernel_size: int, channels: int, channels_last: bool) -> dict:
+    """Sizes of what one program computes: enough outputs to use a load often, few enough to stay in registers.
+
+    7 columns divide the widths of a 224-pixel image's maps; other widths waste 3 columns on average. A 3x3 kernel is
+    bound by memory and takes fewer, for more programs at once.
+    """
+    block_c = min(64, support.next_power_of_2(channels)) if channels_last else 8
+    # Where channels are not the fastest dimension each value takes an address of its own, and registers with it.
+    positions = (512 if channels_last else 256) // block_c
+    return dict(ROWS=2, COLS=7 if kernel_size > 5 else 4, POSITIONS=positions, BLOCK_C=block_c)
+
+
+def tile_grad_weight(kernel_size: int, channels: int, channels_last: bool) -> dict:
+    """The same for the gradient of the weight, which holds ``TAP_ROWS * kernel_size`` sums for each channel."""
+    block_c = min(64, support.next_power_of_2(channels)) if channels_last else 8
+    return dict(TAP_ROWS=3, COLS=7 if kernel_size > 5 else 4, POSITIONS=256 // block_c, BLOCK_C=block_c)
+
+
+def run_depthwise(x: Tensor, weight: Tensor, bias: Optional[Tensor], flip: bool = False, epilogue: str = 'none',
+                  grad: Optional[Tensor] = None) -> Tensor:
+    """Launch the kernel; see it for the arguments."""
+    x = support.dense(x)
+    out = torch.empty_like(x)
+    if x.numel() == 0:
+        return out
+    from .depthwise_kernels import depthwise_kernel
+    (batch, channels, height, width), kernel_size = x.shape, weight.shape[-1]
+    channels_last = support.memory_format(x) == torch.channels_last
+    sizes = tile(kernel_size, channels, channels_last)
+    places_high, places_wide = -(-height // sizes['ROWS']), -(-width // sizes['COLS'])
+    num_places = batch * places_high * places_wide
+    grid = (-(-num_places // sizes['POSITIONS']), -(-channels // sizes['BLOCK_C']))
+    taps = taps_of(weight)
+    with support.on_device(x):
+        depthwise_kernel[grid](
+            x, taps, taps if bias is None else bias, x if grad is None else support.dense(grad, like=x), out,
+            num_places, height, width, channels, places_high, places_wide, KERNEL=kernel_size, FLIP=flip,
+            HAS_BIAS=bias is not None, EPILOGUE=epilogue, CHANNELS_LAST=channels_last, num_warps=NUM_WARPS, **sizes)
+    return out
+
+
+def _fake_forward(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, weight, bias = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _backward(ctx, grad: Tensor):
+    x, weight = ctx.saved_tensors
+    return backward_of_convolution(ctx, support.dense(grad, like=x), x, weight)
+
+
+def backward_of_convolution(ctx, grad: Tensor, x: Tensor, weight: Tensor):
+    """Gradients to x, weight and bias, those that are needed."""
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+    grad_x = depthwise_conv2d_grad_input(grad, weight) if needs_x else None
+    grad_weight = grad_bias = None
+    if needs_weight or needs_bias:
+        grad_weight, grad_bias = depthwise_conv2d_grad_weight(grad, x, weight.shape[-1])
+        grad_weight = grad_weight.to(weight.dtype)
+        grad_bias = None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype)
+    return grad_x, grad_weight, grad_bias
+
+
+@support.custom_op('depthwise_conv2d', _fake_forward, _backward, _save)
+def _depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return run_depthwise(x, weight, bias)
+
+
+@support.custom_op('depthwise_conv2d_grad_input', lambda grad, weight: torch.empty_like(grad))
+def depthwise_conv2d_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of the input: the convolution of the output's gradient with the flipped weight."""
+    return run_depthwise(grad, weight, None, flip=True)
+
+
+def _fake_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, Tensor]:
+    channels = x.shape[1]
+    return (x.new_empty((channels, 1, kernel_size, kernel_size), dtype=torch.float32),
+            x.new_empty((channels,), dtype=torch.float32))
+
+
+def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, Tensor]:
+    """Gradients of the weight ``(C, 1, k, k)`` and the bias ``(C,)``, in float32."""
+    batch, channels, height, width = x.shape
+    taps = kernel_size * kernel_size
+    if x.numel() == 0:
+        return x.new_zeros((channels, 1, kernel_size, kernel_size), dtype=torch.float32), x.new_zeros(
+            (channels,), dtype=torch.float32)
+    from .depthwise_kernels import depthwise_grad_weight_kernel
+    x = support.dense(x)
+    channels_last = support.memory_format(x) == torch.channels_last
+    sizes = tile_grad_weight(kernel_size, channels, channels_last)
+    places_wide = -(-width // sizes['COLS'])
+    num_places = batch * height * places_wide
+    blocks, groups = -(-channels // sizes['BLOCK_C']), -(-kernel_size // sizes['TAP_ROWS'])
+    # About four programs for each processor, each over a run of places.
+    splits = max(1, 4 * support.num_processors(x.device) // (blocks * groups))
+    per_split = -(-num_places // splits)
+    per_split = -(-per_split // sizes['POSITIONS']) * sizes['POSITIONS']
+    splits = -(-num_places // per_split)
+    partial = x.new_empty((splits, taps + 1, channels), dtype=torch.float32)
+    with support.on_device(x):
+        depthwise_grad_weight_kernel[(blocks, groups, splits)](
+            support.dense(grad, like=x), x, partial, num_places, height, width, channels, height, places_wide,
+            per_split, KERNEL=kernel_size, CHANNELS_LAST=channels_last, num_warps=NUM_WARPS, **sizes)
+    sums = partial.sum(0)
+    grad_weight = x.new_empty((channels, 1, kernel_size, kernel_size), dtype=torch.float32)
+    grad_weight.view(channels, taps).copy_(sums[:taps].t())
+    return grad_weight, sums[taps].clone()
+
+
+depthwise_conv2d_grad_weight = support.custom_op('depthwise_conv2d_grad_weight', _fake_grad_weight)(run_grad_weight)

@@ -1,0 +1,51 @@
+"""Depth-wise convolution, bias and exact GELU in one pass.
+
+What bounds it on a GPU, by count, not yet measured: the 128 x 512 x 56 x 56 map of FCViT-B12's first stage in bfloat16
+is 0.41 GB to read and as much to write, 0.25 ms of an H100's memory; 9 multiplications and the error function are
+about as much arithmetic time. The plain form moves the map four times, and saves the pre-activation for the backward
+pass; here that recomputes it, and keeps x alone.
+"""
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from . import support
+from .depthwise import backward_of_convolution, run_depthwise
+
+
+def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """``gelu(depthwise(x) + bias)``, stride 1, same padding. Sums in float32; under autocast in the autocast dtype.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``, float32, float16 or bfloat16.
+        weight (Tensor): ``(C, 1, k, k)``, k odd; any of these dtypes.
+        bias (Tensor, optional): ``(C,)``.
+
+    Returns:
+        Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.
+    """
+    return _dwconv_gelu(support.dense(support.autocast(x)), weight, bias)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, weight, bias = inputs
+    ctx.save_for_backward(x, weight, bias)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _backward(ctx, grad: Tensor):
+    x, weight, bias = ctx.saved_tensors
+    grad = dwconv_gelu_grad_preactivation(support.dense(grad, like=x), x, weight, bias)
+    return backward_of_convolution(ctx, grad, x, weight)
+
+
+@support.custom_op('dwconv_gelu', lambda x, weight, bias: torch.empty_like(x), _backward, _save)
+def _dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return run_depthwise(x, weight, bias, epilogue='gelu')
+
+
+@support.custom_op('dwconv_gelu_grad_preactivation', lambda grad, x, weight, bias: torch.empty_like(x))
+def dwconv_gelu_grad_preactivation(grad: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    """Gradient of what GELU takes, which is computed again from x."""
+    return run_depthwise(x, weight, bias, epilogue='gelu_grad', grad=grad)

@@ -1,0 +1,155 @@
+"""The global context: similarity to the image's mean, normalised, times the context vector, added to the map.
+
+What bounds it on a GPU, by count, not yet measured: memory. The map is read for its means, for the similarity, and for
+the sum, and written once: 4 passes where the plain form makes about 14, several in float32. Through the normalisation
+the passes cannot be fewer unless an image stays in the cache between them, as most do: 128 images of FCViT-B12's first
+stage are 51 MB in bfloat16, an H100's second-level cache holds 50. The backward pass reads the output's gradient
+twice, x once, and writes once; the similarity (h values a position) is kept from the forward pass.
+"""
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from . import support
+
+#: Values that a program holds at once, and most splits of an image's positions (partial sums, added up afterwards).
+TILE, MAX_SPLITS = 4096, 128
+
+
+def channel_means(x: Tensor) -> Tensor:
+    """Mean of each channel over the positions, in float32: ``(B, C, H, W)`` to ``(B, C)``.
+
+    PyTorch's own reduction, one pass over x; here so that the caller computes the context vector from the same means.
+    """
+    return x.mean((2, 3), dtype=torch.float32)
+
+
+def global_context_add(x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor,
+                       rescale_bias: Tensor, eps: float) -> Tensor:
+    """``x + similarity * context``, the similarity of each position to the means normalised over heads and positions.
+
+    Source: arXiv 2212.12552, section 3.3. In float32 whatever the dtype of ``x``.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``, float32, float16 or bfloat16.
+        means (Tensor): ``(B, C)``, :func:`channel_means` of ``x``.
+        context (Tensor): The context vector, ``(B, C)``.
+        num_heads (int): ``h``; divides ``C``.
+        rescale_weight (Tensor): ``(h,)``.
+        rescale_bias (Tensor): ``(h,)``.
+        eps (float): Added to the standard deviation (the unbiased one; 0 for a lone value).
+
+    Returns:
+        Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives with respect to all
+        tensors, ``means`` among them.
+    """
+    return _global_context_add(support.dense(x), means, context, num_heads, rescale_weight, rescale_bias, eps)[0]
+
+
+def tile(channels: int, num_heads: int) -> dict:
+    """Sizes of a program's tile."""
+    block_heads, block_dim = support.next_power_of_2(num_heads), support.next_power_of_2(channels // num_heads)
+    return dict(NUM_HEADS=num_heads, HEAD_DIM=channels // num_heads, BLOCK_HEADS=block_heads, BLOCK_DIM=block_dim,
+                POSITIONS=max(1, TILE // (block_heads * block_dim)))
+
+
+def _split(x: Tensor, positions: int) -> Tuple[int, int]:
+    """Splits of an image's positions for about four programs for each processor; and positions in one."""
+    batch, num_positions = len(x), x.shape[2] * x.shape[3]
+    splits = min(MAX_SPLITS, max(1, 4 * support.num_processors(x.device) // batch))
+    per_split = -(-num_positions // splits)
+    per_split = -(-per_split // positions) * positions
+    return -(-num_positions // per_split), per_split
+
+
+def _fake_forward(x, means, context, num_heads, rescale_weight, rescale_bias, eps):
+    batch, _, height, width = x.shape
+    return (torch.empty_like(x), x.new_empty((batch, height * width, num_heads), dtype=torch.float32),
+            x.new_empty((batch, 2), dtype=torch.float32))
+
+
+def _save(ctx, inputs, output) -> None:
+    x, means, context, ctx.num_heads, rescale_weight, rescale_bias, ctx.eps = inputs
+    _, similarity, stats = output
+    ctx.mark_non_differentiable(similarity, stats)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, means, context, rescale_weight, rescale_bias, similarity, stats)
+
+
+def _backward(ctx, grad, *_):
+    x, means, context, rescale_weight, rescale_bias, similarity, stats = ctx.saved_tensors
+    grads = global_context_add_grad(support.dense(grad, like=x), x, means, context, rescale_weight, rescale_bias,
+                                    similarity, stats, ctx.num_heads, ctx.eps)
+    grad_x, grad_means, grad_context, grad_weight, grad_bias = grads
+    return (grad_x, grad_means.to(means.dtype), grad_context.to(context.dtype), None,
+            grad_weight.to(rescale_weight.dtype), grad_bias.to(rescale_bias.dtype), None)
+
+
+def run_forward(x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor,
+                rescale_bias: Tensor, eps: float) -> Tuple[Tensor, Tensor, Tensor]:
+    """The sum; the similarity ``(B, N, h)`` before it is normalised; its mean and deviation ``(B, 2)``."""
+    x = support.dense(x)
+    batch, channels, height, width = x.shape
+    num_positions = height * width
+    out = torch.empty_like(x)
+    similarity = x.new_empty((batch, num_positions, num_heads), dtype=torch.float32)
+    stats = x.new_empty((batch, 2), dtype=torch.float32)
+    if x.numel() == 0:
+        return out, similarity, stats
+    from .global_context_kernels import apply_kernel, similarity_kernel
+    channels_last = support.memory_format(x) == torch.channels_last
+    sizes = tile(channels, num_heads)
+    splits, per_split = _split(x, sizes['POSITIONS'])
+    partial = x.new_empty((batch, splits, 2), dtype=torch.float32)
+    means = means.contiguous()
+    with support.on_device(x):
+        similarity_kernel[(batch * splits,)](x, means, similarity, partial, num_positions, splits, per_split,
+                                             CHANNELS_LAST=channels_last, **sizes)
+        apply_kernel[(batch * -(-num_positions // sizes['POSITIONS']),)](
+            x, means, context.contiguous(), similarity, partial, rescale_weight, rescale_bias, out, stats,
+            num_positions, splits, eps, CHANNELS_LAST=channels_last, BLOCK_SPLITS=MAX_SPLITS, **sizes)
+    return out, similarity, stats
+
+
+_global_context_add = support.custom_op('global_context_add', _fake_forward, _backward, _save)(run_forward)
+
+
+def _fake_grad(grad, x, means, context, rescale_weight, rescale_bias, similarity, stats, num_heads, eps):
+    vector, head = (x.new_empty(shape, dtype=torch.float32) for shape in (x.shape[:2], (num_heads,)))
+    return torch.empty_like(x), vector, torch.empty_like(vector), head, torch.empty_like(head)
+
+
+def run_backward(grad: Tensor, x: Tensor, means: Tensor, context: Tensor, rescale_weight: Tensor,
+                 rescale_bias: Tensor, similarity: Tensor, stats: Tensor, num_heads: int,
+                 eps: float) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x (in its dtype), means, context ``(B, C)``, rescale weight and bias ``(h,)`` (in float32)."""
+    x = support.dense(x)
+    batch, channels, height, width = x.shape
+    num_positions = height * width
+    grad_x = torch.empty_like(x)
+    if x.numel() == 0:
+        vector, head = (x.new_zeros(shape, dtype=torch.float32) for shape in ((batch, channels), (num_heads,)))
+        return grad_x, vector, vector.clone(), head, head.clone()
+    from .global_context_kernels import grad_map_kernel, grad_similarity_kernel
+    grad = support.dense(grad, like=x)
+    channels_last = support.memory_format(x) == torch.channels_last
+    sizes = tile(channels, num_heads)
+    splits, per_split = _split(x, sizes['POSITIONS'])
+    grad_similarity = torch.empty_like(similarity)
+    head_sums = x.new_empty((batch, splits, 2, num_heads), dtype=torch.float32)
+    grad_context = x.new_empty((batch, splits, channels), dtype=torch.float32)
+    grad_means = torch.empty_like(grad_context)
+    with support.on_device(x):
+        grad_similarity_kernel[(batch * splits,)](
+            grad, context.contiguous(), similarity, stats, rescale_weight, rescale_bias, grad_similarity, head_sums,
+            grad_context, num_positions, splits, per_split, eps, CHANNELS_LAST=channels_last, **sizes)
+        head_sums = head_sums.sum(1)
+        grad_map_kernel[(batch * splits,)](
+            grad, x, means.contiguous(), similarity, grad_similarity, stats, head_sums, rescale_weight, grad_x,
+            grad_means, num_positions, splits, per_split, eps, CHANNELS_LAST=channels_last, **sizes)
+    grad_bias, grad_weight = head_sums.sum(0)
+    return grad_x, grad_means.sum(1), grad_context.sum(1), grad_weight.clone(), grad_bias.clone()
+
+
+global_context_add_grad = support.custom_op('global_context_add_grad', _fake_grad)(run_backward)
