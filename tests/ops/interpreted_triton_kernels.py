@@ -12,7 +12,6 @@ from fcvit_mm.ops.triton import channel_means, depthwise_conv2d, dwconv_gelu, gl
 
 DEVICE = 'cpu' if support.INTERPRETED else 'cuda'
 EPS, HEADS = 1e-5, 2
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
 #: Largest difference, as a share of the largest value: two roundings of the dtype.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -82,7 +81,7 @@ def check(fast, plain, inputs):
 # More than one block of channels, widths that are no multiple of a program's columns, maps smaller than the kernel.
 @pytest.mark.parametrize('shape, kernel_size, layout', [
     ((2, 5, 6, 9), 3, CONTIGUOUS), ((2, 5, 6, 9), 3, LAST), ((1, 9, 3, 2), 3, CONTIGUOUS), ((1, 70, 3, 2), 5, LAST),
-    ((2, 3, 1, 1), 3, CONTIGUOUS), ((2, 3, 1, 1), 5, LAST), ((0, 4, 5, 5), 3, CONTIGUOUS), ((0, 4, 5, 5), 3, LAST),
+    ((2, 3, 1, 1), 3, CONTIGUOUS), ((2, 3, 1, 1), 3, LAST), ((0, 4, 5, 5), 3, CONTIGUOUS), ((0, 4, 5, 5), 3, LAST),
     ((1, 3, 4, 3), 11, LAST)])
 def test_depthwise(shape, kernel_size, layout):
     check(depthwise_conv2d, plain_depthwise, convolution_inputs(shape, kernel_size, layout=layout))
@@ -100,8 +99,7 @@ def test_global_context(shape, layout):
     check(global_context, plain_global_context, context_inputs(shape, layout=layout))
 
 
-@pytest.mark.parametrize('weight_dtype', [None, torch.float32])
-@pytest.mark.parametrize('dtype', DTYPES[1:])
+@pytest.mark.parametrize('dtype, weight_dtype', [(torch.float16, None), (torch.bfloat16, torch.float32)])
 def test_half_precision(dtype, weight_dtype):
     """Weights in the map's dtype, or in float32, as under autocast."""
     kwargs = dict(dtype=dtype, weight_dtype=weight_dtype)
@@ -143,6 +141,14 @@ def test_gelu_of_dwconv_gelu_in_the_tails():
     x = torch.linspace(-12, 12, 121, device=DEVICE).view(1, 1, 1, -1).requires_grad_()
     identity = F.pad(torch.ones(1, 1, 1, 1, device=DEVICE), (1, 1, 1, 1))
     check(lambda x: dwconv_gelu(x, identity, None), F.gelu, (x,))
+
+
+def test_operations_take_strided_vectors():
+    x, weight, _ = convolution_inputs((1, 4, 2, 3), 3)
+    check(dwconv_gelu, plain_dwconv_gelu, (x, weight, random(8)[::2].detach().requires_grad_()))
+    check(global_context, plain_global_context, (x, random(4, 1).t().detach().expand(1, 4).requires_grad_(),
+                                                 random(1).detach().expand(2).requires_grad_(),
+                                                 random(6)[::3].detach().requires_grad_()))
 
 
 @pytest.mark.parametrize('offset', [0., 30.])
@@ -219,10 +225,11 @@ class Module(torch.nn.Module):
         return dwconv_gelu(depthwise_conv2d(x, self.weight, self.bias), self.weight, self.bias)
 
 
-def test_compile_records_the_operators():
+def test_compile_records_the_operators(monkeypatch):
     module, x = Module(), random(2, 4, 2, 3, layout=LAST)
     compiled = torch.compile(module, fullgraph=True, backend='aot_eager')
-    expected, out = module(x), compiled(x)
+    monkeypatch.setattr(support, '_usable', {})  # the kernels are tried while the compiler traces
+    out, expected = compiled(x), module(x)
     torch.testing.assert_close(out, expected)
     parameters = tuple(module.parameters())
     for ours, grad in zip(torch.autograd.grad(out.sum(), parameters), torch.autograd.grad(expected.sum(), parameters)):

@@ -124,7 +124,7 @@ def main():
                         registers, spills = resources(compiled.asm['cubin'])
                         line = (f'sm_{capability} {dtype} {layout} {kernel.__name__} '
                                 f'{" ".join(f"{name}={value}" for name, value in constants.items())}: '
-                                f'{registers} registers, {spills} bytes of spills, {compiled.metadata.shared} bytes shared, '
+                                f'{registers} registers, {spills} bytes spilled, {compiled.metadata.shared} shared, '
                                 f'{seconds:.1f} s')
                         print(line, flush=True)
                         if spills and layout == 'channels_last':

@@ -69,7 +69,7 @@ def run_depthwise(x: Tensor, weight: Tensor, bias: Optional[Tensor], flip: bool 
     places_high, places_wide = -(-height // sizes['ROWS']), -(-width // sizes['COLS'])
     num_places = batch * places_high * places_wide
     grid = (-(-num_places // sizes['POSITIONS']), -(-channels // sizes['BLOCK_C']))
-    taps = taps_of(weight)
+    taps, bias = taps_of(weight), None if bias is None else bias.contiguous()
     with support.on_device(x):
         depthwise_kernel[grid](
             x, taps, taps if bias is None else bias, x if grad is None else support.dense(grad, like=x), out,

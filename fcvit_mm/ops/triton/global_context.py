@@ -102,12 +102,13 @@ def run_forward(x: Tensor, means: Tensor, context: Tensor, num_heads: int, resca
     sizes = tile(channels, num_heads)
     splits, per_split = _split(x, sizes['POSITIONS'])
     partial = x.new_empty((batch, splits, 2), dtype=torch.float32)
-    means = means.contiguous()
+    means, context, rescale_weight, rescale_bias = (
+        value.contiguous() for value in (means, context, rescale_weight, rescale_bias))
     with support.on_device(x):
         similarity_kernel[(batch * splits,)](x, means, similarity, partial, num_positions, splits, per_split,
                                              CHANNELS_LAST=channels_last, **sizes)
         apply_kernel[(batch * -(-num_positions // sizes['POSITIONS']),)](
-            x, means, context.contiguous(), similarity, partial, rescale_weight, rescale_bias, out, stats,
+            x, means, context, similarity, partial, rescale_weight, rescale_bias, out, stats,
             num_positions, splits, eps, CHANNELS_LAST=channels_last, BLOCK_SPLITS=MAX_SPLITS, **sizes)
     return out, similarity, stats
 
@@ -133,6 +134,8 @@ def run_backward(grad: Tensor, x: Tensor, means: Tensor, context: Tensor, rescal
         return grad_x, vector, vector.clone(), head, head.clone()
     from .global_context_kernels import grad_map_kernel, grad_similarity_kernel
     grad = support.dense(grad, like=x)
+    means, context, rescale_weight, rescale_bias = (
+        value.contiguous() for value in (means, context, rescale_weight, rescale_bias))
     channels_last = support.memory_format(x) == torch.channels_last
     sizes = tile(channels, num_heads)
     splits, per_split = _split(x, sizes['POSITIONS'])
@@ -142,11 +145,11 @@ def run_backward(grad: Tensor, x: Tensor, means: Tensor, context: Tensor, rescal
     grad_means = torch.empty_like(grad_context)
     with support.on_device(x):
         grad_similarity_kernel[(batch * splits,)](
-            grad, context.contiguous(), similarity, stats, rescale_weight, rescale_bias, grad_similarity, head_sums,
+            grad, context, similarity, stats, rescale_weight, rescale_bias, grad_similarity, head_sums,
             grad_context, num_positions, splits, per_split, eps, CHANNELS_LAST=channels_last, **sizes)
         head_sums = head_sums.sum(1)
         grad_map_kernel[(batch * splits,)](
-            grad, x, means.contiguous(), similarity, grad_similarity, stats, head_sums, rescale_weight, grad_x,
+            grad, x, means, similarity, grad_similarity, stats, head_sums, rescale_weight, grad_x,
             grad_means, num_positions, splits, per_split, eps, CHANNELS_LAST=channels_last, **sizes)
     grad_bias, grad_weight = head_sums.sum(0)
     return grad_x, grad_means.sum(1), grad_context.sum(1), grad_weight.clone(), grad_bias.clone()
