@@ -2,10 +2,10 @@
 
 What bounds it on a GPU, by count, not yet measured: 11x11 in bfloat16 moves 4 bytes per value and multiplies 121 times
 in float32 on the ordinary (not the matrix) units. An H100 at 33 T multiply-adds/s takes 0.09 ms for the 128 x 64 x 56 x
-56 map of FCViT-B12's first stage, its memory 0.03 ms: arithmetic bounds it. Of the instructions of the inner loop 60%
-multiply; the first-level cache sees 0.6 bytes per multiplication, where a load for each tap would need 6. The gradient
-of the weight reads x and the gradient once for each group of tap rows, mostly from the second-level cache, and sums
-in two steps without atomics: the same input gives the same bits on the same GPU.
+56 map of FCViT-B12's first stage, its memory 0.03 ms: arithmetic bounds it. Of the instructions of the inner loop about
+60% multiply; the loads ask for 0.8 bytes per multiplication, where a load of value and weight for each would ask for 6.
+The gradient of the weight reads x and the gradient once for each group of tap rows, mostly from the second-level
+cache, and sums in two steps without atomics: the same input gives the same bits on the same GPU.
 """
 from typing import Optional, Tuple
 
