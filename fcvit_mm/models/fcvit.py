@@ -15,13 +15,25 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..ops import add_global_context, channel_mixer, normalised_similarity, position_means, recomputed_channel_mixer
 from ..registry import MODELS
 from .backbone import Backbone, resolve_arch
-from .layers import DropPath, GroupNorm1, PatchEmbed, check_image_batch, drop_path_rates, init_weights_
+from .layers import (
+    Conv2d,
+    DropPath,
+    GroupNorm1,
+    PatchEmbed,
+    check_image_batch,
+    conv_gelu,
+    drop_path_rates,
+    fold_scale_,
+    init_weights_,
+    is_bare,
+)
 
 
 class GlobalContext(nn.Module):
-    """The image's context vector, weighed at each position by its similarity to the image's mean.
+    """Add the image's context vector, weighed at each position by its similarity to the image's mean.
 
     Source: arXiv 2212.12552, section 3.3 ("global context" and the competition-driven bottleneck).
 
@@ -56,39 +68,28 @@ class GlobalContext(nn.Module):
     def similarity(self, x: Tensor) -> Tensor:
         """Each position's similarity to the image's mean, normalised over heads and positions together.
 
-        In float32 whatever ``x`` is: the sums over a whole image do not fit half precision.
-
         Args:
             x (Tensor): ``(B, C, H, W)``.
 
         Returns:
             Tensor: ``(B, h, H, W)``, float32 (float64 if ``x`` is).
         """
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
-        heads = x.unflatten(1, (self.num_heads, -1))
-        mean = heads.mean((3, 4), keepdim=True)
-        similarity = (heads * mean).sum(2) * self.scale
-        # The deviation is the unbiased one; a lone value (one head, one position) has none and counts as 0.
-        lone = self.num_heads * x.shape[2] * x.shape[3] == 1
-        std = similarity.std((1, 2, 3), correction=0 if lone else 1, keepdim=True)
-        similarity = (similarity - similarity.mean((1, 2, 3), keepdim=True)) / (std + self.eps)
+        similarity = normalised_similarity(x, position_means(x), self.num_heads, self.eps)
         return similarity * self.rescale_weight.view(-1, 1, 1) + self.rescale_bias.view(-1, 1, 1)
 
-    def context(self, x: Tensor) -> Tensor:
-        """The image's context vector: ``(B, C, H, W)`` to ``(B, C)``."""
-        context = self.fc1(x.mean((2, 3)))
+    def context(self, means: Tensor) -> Tensor:
+        """Context vectors of images with these means over the positions: ``(B, C)`` to the same."""
+        context = self.fc1(means)
         if self.compete:
             context = context.unflatten(1, (2, -1)).amax(1)
         return self.fc2(self.act(context))
 
     def forward(self, x: Tensor) -> Tensor:
-        context = self.context(x)
+        means = position_means(x)
+        context = self.context(means.to(x.dtype))
         if not self.weighted:
-            return context[:, :, None, None].expand_as(x)
-        similarity = self.similarity(x).to(context.dtype)
-        context = context.unflatten(1, (self.num_heads, -1))
-        return (similarity.unsqueeze(2) * context[..., None, None]).flatten(1, 2)
+            return x + context[:, :, None, None]
+        return add_global_context(x, means, context, self.num_heads, self.rescale_weight, self.rescale_bias, self.eps)
 
 
 class TokenMix(nn.Module):
@@ -110,16 +111,15 @@ class TokenMix(nn.Module):
                  global_context: Optional[nn.Module]) -> None:
         super().__init__()
         self.global_context = global_context
-        self.dwconv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
-        self.fc1 = nn.Conv2d(channels, hidden or channels, 1)
-        self.fc2 = nn.Conv2d(hidden, channels, 1) if hidden else None
-        self.act = nn.GELU()
+        self.dwconv = Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.fc1 = Conv2d(channels, hidden or channels, 1)
+        self.fc2 = Conv2d(hidden, channels, 1) if hidden else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.global_context is not None:
-            x = x + self.global_context(x)
-        x = self.act(self.fc1(self.dwconv(x)))
-        return x if self.fc2 is None else self.act(self.fc2(x))
+            x = self.global_context(x)
+        x = conv_gelu(self.fc1, self.dwconv(x))
+        return x if self.fc2 is None else conv_gelu(self.fc2, x)
 
 
 class TokenMixer(nn.Module):
@@ -148,10 +148,10 @@ class SpatialAttention(nn.Module):
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
         hidden = channels // reduction
-        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.dwconv = Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.fc1 = Conv2d(channels, hidden, 1)
         self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.fc2 = Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.fc2(self.act(self.fc1(self.dwconv(x)))).sigmoid()
@@ -187,24 +187,33 @@ class ChannelMixer(nn.Module):
         dwconv (bool): Whether the depth-wise convolution is there.
         channel_attention (bool): Whether :class:`ChannelAttention` follows.
         drop_rate (float): Dropout after the GELU and at the end.
+        recompute (bool): In training, forget the expanded maps and compute them again in the backward pass.
 
     Shape:
         ``(B, C, H, W)`` to the same.
     """
 
     def __init__(self, channels: int, hidden: int, dwconv: bool = True, channel_attention: bool = False,
-                 drop_rate: float = 0.) -> None:
+                 drop_rate: float = 0., recompute: bool = False) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if dwconv else nn.Identity()
+        self.recompute = recompute
+        self.fc1 = Conv2d(channels, hidden, 1)
+        self.dwconv = Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if dwconv else nn.Identity()
         self.act = nn.GELU()
         self.drop = nn.Dropout(drop_rate)
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.fc2 = Conv2d(hidden, channels, 1)
         self.channel_attention = ChannelAttention() if channel_attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(self.act(self.dwconv(self.fc1(x))))
-        return self.channel_attention(self.drop(self.fc2(x)))
+        fused = is_bare(self.fc1, self.dwconv, self.fc2) and not (self.training and self.drop.p)
+        x = self.fused(x) if fused else self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
+        return self.channel_attention(x)
+
+    def fused(self, x: Tensor) -> Tensor:
+        """All but the channel attention, in one operation."""
+        mixer = recomputed_channel_mixer if self.recompute and torch.is_grad_enabled() else channel_mixer
+        return mixer(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight,
+                     self.fc2.bias)
 
 
 class FCViTBlock(nn.Module):
@@ -230,6 +239,22 @@ class FCViTBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(scaled(self.token_mixer(self.norm1(x)), self.layer_scale1))
         return x + self.drop_path(scaled(self.channel_mixer(self.norm2(x)), self.layer_scale2))
+
+    @torch.no_grad()
+    def fuse_(self) -> None:
+        """For inference, in place: ``norm2``'s affine part and ``layer_scale2`` become part of the 1x1 convolutions.
+
+        Not so ``norm1``, which the similarity reads, nor ``layer_scale1``, which stands behind a GELU.
+        """
+        mixer = self.channel_mixer
+        weight = mixer.fc1.weight.double().flatten(1)
+        bias = mixer.fc1.bias.double() + weight @ self.norm2.bias.double()
+        mixer.fc1.weight.copy_((weight * self.norm2.weight.double())[:, :, None, None])
+        mixer.fc1.bias.copy_(bias)
+        self.norm2 = GroupNorm1(self.norm2.num_channels, affine=False)
+        if self.layer_scale2 is not None and isinstance(mixer.channel_attention, nn.Identity):
+            fold_scale_(mixer.fc2, self.layer_scale2, mixer.fc2.bias * self.layer_scale2)
+            self.layer_scale2 = None
 
 
 def scaled(x: Tensor, scale: Optional[Tensor]) -> Tensor:
@@ -287,6 +312,8 @@ class FCViT(Backbone):
         channel_mixer_dwconv (bool): Whether channel mixers hold a depth-wise 3x3 convolution.
         spatial_attention (bool): Spatial attention after the token mixes.
         channel_attention (bool): Channel attention after the channel mixer.
+        mixer_recompute (bool): In training, compute the expanded maps of the channel mixers in slices, forget them, and
+            compute them again in the backward pass: less memory than ``with_cp``, for large images.
         frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`.
 
     Shape:
@@ -329,6 +356,7 @@ class FCViT(Backbone):
                  channel_mixer_dwconv: bool = True,
                  spatial_attention: bool = False,
                  channel_attention: bool = False,
+                 mixer_recompute: bool = False,
                  frozen_stages: int = -1,
                  norm_eval: bool = False,
                  with_cp: bool = False,
@@ -352,7 +380,7 @@ class FCViT(Backbone):
                 width,
                 token_mixer=TokenMixer(mixes, SpatialAttention(width) if spatial_attention else None),
                 channel_mixer=ChannelMixer(width, int(mlp_ratio * width), channel_mixer_dwconv, channel_attention,
-                                           drop_rate),
+                                           drop_rate, mixer_recompute),
                 layer_scale_init_value=layer_scale_init_value,
                 drop_path_rate=rate)
 

@@ -3,7 +3,51 @@ import math
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
+
+from ..ops import conv2d, depthwise_conv2d, gelu_
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` with zero padding, in the fastest form for its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        keeps_size = self.stride == (1, 1) and self.padding == tuple(size // 2 for size in self.kernel_size)
+        if self.groups == self.in_channels == self.out_channels > 1 and keeps_size:
+            return depthwise_conv2d(x, self.weight, self.bias)
+        return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups)
+
+
+def is_bare(*modules: nn.Module) -> bool:
+    """Whether these are plain convolutions that may be computed without calling the modules themselves.
+
+    Not with hooks (pruning and feature extraction live there), nor where another class took their place
+    (parametrisation, quantisation).
+    """
+    return all(type(module) is Conv2d and not module._forward_hooks and not module._forward_pre_hooks
+               and not module._backward_hooks and not module._backward_pre_hooks for module in modules)
+
+
+def conv_gelu(conv: nn.Module, x: Tensor) -> Tensor:
+    """GELU of a convolution's output, which is overwritten if nothing else can see it."""
+    x = conv(x)
+    return gelu_(x) if is_bare(conv) else F.gelu(x)
+
+
+@torch.no_grad()
+def fold_batch_norm_(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Make a convolution compute what the BatchNorm in evaluation mode behind it would."""
+    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
+    fold_scale_(conv, scale, (bias - norm.running_mean.double()) * scale + norm.bias.double())
+
+
+@torch.no_grad()
+def fold_scale_(conv: nn.Conv2d, scale: Tensor, bias: Tensor) -> None:
+    """Multiply a convolution's weights by ``scale``, one value per output channel, and replace its bias."""
+    conv.weight.copy_(conv.weight.double() * scale.double().view(-1, 1, 1, 1))
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
 
 
 class PatchEmbed(nn.Module):
@@ -23,11 +67,16 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
+        self.proj = Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x))
+
+    def fuse_(self) -> None:
+        """For inference, in place: the BatchNorm becomes part of the convolution."""
+        fold_batch_norm_(self.proj, self.norm)
+        self.norm = nn.Identity()
 
 
 class GroupNorm1(nn.GroupNorm):
@@ -37,13 +86,14 @@ class GroupNorm1(nn.GroupNorm):
 
     Args:
         channels (int): ``C``.
+        affine (bool): Whether a learned factor and bias per channel follow.
 
     Shape:
         ``(B, C, H, W)`` to the same.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(1, channels)
+    def __init__(self, channels: int, affine: bool = True) -> None:
+        super().__init__(1, channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and not x.requires_grad:

@@ -1,0 +1,94 @@
+"""A trained model made ready for inference."""
+import copy
+from functools import partial
+from typing import Any, Iterator, Optional
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..ops.conditions import HALF, lacks_half
+from .backbone import Backbone
+
+#: Largest difference of outputs, in parts of the largest output (at least 1).
+TOLERANCE = 1e-4
+TOLERANCE_HALF = 5e-2
+
+
+def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -> nn.Module:
+    """A copy of a model whose backbone infers faster, with the same outputs.
+
+    BatchNorms, the affine part of norms and layer scales become part of the convolutions next to them where algebra
+    allows; weights take the channels_last layout. On a CPU without fast half-precision arithmetic, a half-precision
+    backbone computes in float32 between its input and its outputs. Which kernels run is decided at each call, as for
+    any model (see :mod:`fcvit_mm.ops`).
+
+    Args:
+        model (nn.Module): A backbone of this package, or a classifier, detector or segmentor around one. It stays as
+            it is. Load its checkpoint first: the copy has other parameters.
+        example (Tensor, optional): Images ``(B, C, H, W)`` for the model's ``forward``; the outputs of copy and model
+            are then compared.
+
+    Returns:
+        nn.Module: The copy, in evaluation mode, without gradients. It can be pickled, traced and exported.
+
+    Raises:
+        ValueError: The model holds no backbone of this package.
+        RuntimeError: The outputs for ``example`` differ by more than 1e-4 (half precision: 5e-2) of the largest.
+    """
+    optimized = copy.deepcopy(model).eval().requires_grad_(False)
+    backbones = [module for module in optimized.modules() if isinstance(module, Backbone)]
+    if not backbones:
+        raise ValueError(f'{type(model).__name__} holds no backbone of fcvit_mm, expected one of '
+                         f'{", ".join(sorted(cls.__name__ for cls in Backbone.__subclasses__()))} in it')
+    for backbone in backbones:
+        for module in list(backbone.modules()):
+            if hasattr(module, 'fuse_'):
+                module.fuse_()
+        backbone.to(memory_format=torch.channels_last)
+        parameter = next(backbone.parameters())
+        if lacks_half(parameter):
+            backbone.register_forward_pre_hook(_widen)
+            backbone.register_forward_hook(partial(_narrow, dtype=parameter.dtype))
+            backbone.float()
+    if example is not None:
+        _compare(model, optimized, example)
+    return optimized
+
+
+def _widen(module: nn.Module, args: tuple) -> tuple:
+    return tuple(arg.float() for arg in args)
+
+
+def _narrow(module: nn.Module, args: tuple, outputs: tuple, dtype: torch.dtype) -> tuple:
+    return tuple(output.to(dtype) for output in outputs)
+
+
+@torch.no_grad()
+def _compare(model: nn.Module, optimized: nn.Module, example: Tensor) -> None:
+    training = model.training
+    model.eval()
+    try:
+        pairs = list(zip(_tensors(model(example)), _tensors(optimized(example))))
+    finally:
+        model.train(training)
+    for expected, got in pairs:
+        limit = TOLERANCE_HALF if expected.dtype in HALF else TOLERANCE
+        difference = (got.float() - expected.float()).abs().max().item() if expected.numel() else 0.
+        largest = expected.float().abs().max().clamp(min=1).item() if expected.numel() else 1.
+        if not difference <= limit * largest:
+            raise RuntimeError(f'the optimized {type(model).__name__} differs from the model by {difference:.3g} on '
+                               f'outputs of up to {largest:.3g}, more than {limit:g} of them: please report this with '
+                               'the config; until then, use the model as it is')
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value)

@@ -1,0 +1,128 @@
+"""A model optimised for inference: the same outputs, in every use."""
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn as nn
+from test_fcvit import OPTIONS, micro
+
+import fcvit_mm
+from fcvit_mm.models import inference
+from fcvit_mm.ops import conditions, use_ops
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """With norms and scales that are not as they started."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+def images(channels=3, size=(64, 40)):
+    torch.manual_seed(2)
+    return torch.randn(2, channels, *size)
+
+
+@pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
+def test_outputs_stay(options):
+    model = trained(micro(**options))
+    x = images(model.in_channels)
+    optimized = fcvit_mm.optimize_for_inference(model)
+    with use_ops('plain'), torch.no_grad():
+        expected = model(x)
+    with torch.no_grad():
+        for layout in (torch.contiguous_format, torch.channels_last):
+            for want, have in zip(expected, optimized(x.contiguous(memory_format=layout))):
+                torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_folded():
+    model = trained(micro())
+    optimized = fcvit_mm.optimize_for_inference(model)
+    assert not [name for name, module in optimized.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    block = optimized.stages[2].blocks[1]
+    assert block.layer_scale2 is None and block.norm2.weight is None
+    assert not any(parameter.requires_grad for parameter in optimized.parameters())
+    assert not optimized.training
+
+
+def test_the_model_stays_as_it_was():
+    model = trained(micro()).train()
+    before = copy.deepcopy(model.state_dict())
+    fcvit_mm.optimize_for_inference(model, images())
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_pickles():
+    optimized = fcvit_mm.optimize_for_inference(trained(micro()))
+    loaded = pickle.loads(pickle.dumps(optimized))
+    with torch.no_grad():
+        for want, have in zip(optimized(images()), loaded(images())):
+            assert torch.equal(want, have)
+
+
+def test_traces():
+    optimized = fcvit_mm.optimize_for_inference(trained(micro()))
+    with torch.no_grad():
+        traced = torch.jit.trace(optimized, images())
+        for size in ((64, 40), (50, 71)):
+            for want, have in zip(optimized(images(size=size)), traced(images(size=size))):
+                torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.__version__ < '2.5', reason='torch.export was a prototype before')
+def test_exports():
+    optimized = fcvit_mm.optimize_for_inference(trained(micro()))
+    x = images()
+    with torch.no_grad():
+        exported = torch.export.export(optimized, (x, )).module()
+        for want, have in zip(optimized(x), exported(x)):
+            torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_where_the_cpu_has_none(monkeypatch):
+    monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: dtype not in conditions.HALF)
+    model = trained(micro())
+    half = copy.deepcopy(model).bfloat16()
+    optimized = pickle.loads(pickle.dumps(fcvit_mm.optimize_for_inference(half, images().bfloat16())))
+    assert next(optimized.parameters()).dtype == torch.float32
+    with torch.no_grad():
+        for want, have in zip(model(images()), optimized(images().bfloat16())):
+            assert have.dtype == torch.bfloat16
+            torch.testing.assert_close(have.float(), want, rtol=0, atol=5e-2 * want.abs().max().item())
+
+
+def test_a_model_around_a_backbone():
+    class Classifier(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.backbone = micro(out_indices=-1)
+            self.head = nn.Linear(40, 5)
+
+        def forward(self, x):
+            return dict(scores=self.head(self.backbone(x)[0].mean((2, 3))))
+
+    model = trained(Classifier())
+    optimized = fcvit_mm.optimize_for_inference(model, images())
+    with torch.no_grad():
+        torch.testing.assert_close(optimized(images())['scores'], model(images())['scores'], rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_without_a_backbone_of_ours():
+    with pytest.raises(ValueError, match=r'Linear holds no backbone of fcvit_mm, expected one of .*FCViT'):
+        fcvit_mm.optimize_for_inference(nn.Linear(2, 2))
+
+
+def test_outputs_that_differ_are_refused(monkeypatch):
+    monkeypatch.setattr(inference, 'TOLERANCE', 0.)
+    with pytest.raises(RuntimeError, match='the optimized FCViT differs from the model by .*please report this'):
+        fcvit_mm.optimize_for_inference(trained(micro()), images())
