@@ -86,9 +86,8 @@ def _missing(found: Recognized) -> List[str]:
     """Names that the others of the file call for; heads of detectors and segmentors come in too many forms to tell."""
     names = set(found.backbone)
     stages = range(1 + max(int(name.split('.')[1]) for name in names if name.startswith('stages.')))
-    embeddings = ['stem', *(f'stages.{stage}.downsample' for stage in stages[1:])]
-    needed = [f'{embedding}.{part}' for embedding in embeddings for part in (
-        'proj.weight', 'proj.bias', 'norm.weight', 'norm.bias', 'norm.running_mean', 'norm.running_var')]
+    needed = [f'stem.{part}' for part in found.table.stem]
+    needed += [f'stages.{stage}.downsample.{part}' for stage in stages[1:] for part in found.table.downsample]
     # Every block has the same parts: one that lacks what another has was damaged.
     split = [name.split('.', 4) for name in names if '.blocks.' in name]
     parts = {part for *_, part in split}

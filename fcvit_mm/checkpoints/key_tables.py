@@ -11,7 +11,7 @@ from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from torch import Tensor
 
-from ..models import FCViT
+from ..models import DWNet, FCViT
 
 
 class Row(NamedTuple):
@@ -30,12 +30,21 @@ class Table(NamedTuple):
         linear (tuple[str]): Our names of linear weights. Paddle stores those transposed, (in, out).
         markers (tuple[str]): Our names that no other network has; a file of this one has at least one.
         forms (callable): Our state dict to the set of the rows' ``form`` that hold for it.
+        width (str): Name inside a block of a vector with one value per channel.
+        stem (tuple[str]): Names inside ``stem`` that no file of this network lacks.
+        downsample (tuple[str]): The same of ``stages.i.downsample``, from the second stage on.
+        kind (callable): Our state dict to what a file and a backbone must agree in beside depths and channels, in a
+            word; empty where there is but one kind.
     """
     network: type
     rows: Tuple[Row, ...]
     linear: Tuple[str, ...]
     markers: Tuple[str, ...]
     forms: Callable[[Dict[str, Tensor]], set]
+    width: str
+    stem: Tuple[str, ...]
+    downsample: Tuple[str, ...]
+    kind: Callable[[Dict[str, Tensor]], str] = lambda state_dict: ''
 
 
 def _fcvit_rows():
@@ -81,6 +90,50 @@ def _fcvit_forms(state_dict: Dict[str, Tensor]) -> set:
     return forms
 
 
+def _dwnet_rows():
+    """Source: the published DWNet code. Patch merging ends a layer there, and begins a stage here."""
+    yield Row('patch_embed.proj.*', 'stem.proj.*')
+    yield Row('patch_embed.norm.*', 'stem.norm.*')
+    yield Row('absolute_pos_embed', 'stem.pos_embed')
+    for i in range(3):
+        yield Row(f'layers.{i}.downsample.norm.*', f'stages.{i + 1}.downsample.norm.*')
+        yield Row(f'layers.{i}.downsample.reduction.*', f'stages.{i + 1}.downsample.reduction.*')
+    theirs, ours = 'layers.*.blocks.*', 'stages.*.blocks.*'
+    for name, number in (('conv0', 'fc1'), ('bn0', 'norm1'), ('conv', 'dwconv'), ('bn', 'norm2'), ('conv2', 'fc2'),
+                         ('bn2', 'norm3')):
+        yield Row(f'{theirs}.attn2conv.{name}.*', f'{ours}.mixer.{number}.*')
+    for kind, names in (('homogeneous', ('conv1', 'bn', 'conv2')),
+                        ('inhomogeneous', ('conv1.0', 'conv1.1', 'conv2.0'))):
+        for name, part in zip(names, ('fc1', 'norm', 'fc2')):
+            yield Row(f'{theirs}.attn2conv.conv.{name}.*', f'{ours}.mixer.dwconv.{part}.*', kind)
+    yield Row(f'{theirs}.bn.*', f'{ours}.norm.*')
+    for fc in ('fc1', 'fc2'):
+        yield Row(f'{theirs}.mlp.{fc}.*', f'{ours}.mlp.{fc}.*')
+    for i in range(4):
+        yield Row(f'norm{i}.*', f'norm{i}.*', 'dense')
+    yield Row('norm.*', 'norm3.*', 'classification')
+
+
+def _dwnet_kind(state_dict: Dict[str, Tensor]) -> str:
+    first = 'stages.0.blocks.0.mixer.dwconv.'
+    if f'{first}weight' in state_dict:
+        return 'static'
+    # Only where there is one kernel for all positions has the convolution a bias of its own.
+    return 'homogeneous' if f'{first}bias' in state_dict else 'inhomogeneous'
+
+
+def _dwnet_forms(state_dict: Dict[str, Tensor]) -> set:
+    dense = any(re.match(r'norm([012]\.|3\.running)', key) for key in state_dict)
+    return {'dense' if dense else 'classification', _dwnet_kind(state_dict)}
+
+
+def _names(layer: str, *parts: str) -> Tuple[str, ...]:
+    return tuple(f'{layer}.{part}' for part in parts)
+
+
+_AFFINE = ('weight', 'bias')
+_BATCH_NORM = (*_AFFINE, 'running_mean', 'running_var')
+
 #: The head of a classifier: beside the backbone in published files, ``head.fc`` in mmpretrain's.
 HEAD = (Row('head.weight', 'head.fc.weight'), Row('head.bias', 'head.fc.bias'))
 
@@ -90,7 +143,20 @@ TABLES = (
           linear=('stages.*.blocks.*.token_mixer.mixes.*.global_context.fc1.weight',
                   'stages.*.blocks.*.token_mixer.mixes.*.global_context.fc2.weight'),
           markers=('stages.*.blocks.*.channel_mixer.fc1.weight', 'stages.*.blocks.*.token_mixer.mixes.*.dwconv.weight'),
-          forms=_fcvit_forms),
+          forms=_fcvit_forms,
+          width='norm1.weight',
+          stem=(*_names('proj', *_AFFINE), *_names('norm', *_BATCH_NORM)),
+          downsample=(*_names('proj', *_AFFINE), *_names('norm', *_BATCH_NORM))),
+    Table(network=DWNet,
+          rows=tuple(_dwnet_rows()),
+          linear=('stages.*.blocks.*.mlp.fc1.weight', 'stages.*.blocks.*.mlp.fc2.weight',
+                  'stages.*.downsample.reduction.weight'),
+          markers=('stages.*.blocks.*.mixer.norm3.weight', 'stages.*.blocks.*.mixer.dwconv.bias'),
+          forms=_dwnet_forms,
+          width='norm.weight',
+          stem=(*_names('proj', *_AFFINE), *_names('norm', *_AFFINE)),
+          downsample=('reduction.weight', *_names('norm', *_AFFINE)),
+          kind=_dwnet_kind),
 )
 
 #: Containers of a state dict in a checkpoint: plain and averaged (EMA) weights, in order of preference.

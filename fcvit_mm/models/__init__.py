@@ -1,5 +1,6 @@
 """The networks: PyTorch modules that need nothing of mmdet, mmseg, mmpretrain or timm."""
 from .backbone import Backbone
+from .dwnet import DWNet
 from .fcvit import FCViT
 
-__all__ = ['Backbone', 'FCViT']
+__all__ = ['Backbone', 'DWNet', 'FCViT']

@@ -3,6 +3,7 @@ from typing import Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch.nn as nn
 from mmengine.model import BaseModule
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -135,6 +136,14 @@ class Backbone(BaseModule):
         for cfg in pretrained:
             options = {key: value for key, value in cfg.items() if key != 'type'}
             type(self).pretrained_loader(self, **options)
+
+    def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """What of a file's weights (names of this package) to load, resized where that is possible; all as it is here.
+
+        A network whose parameters depend on the size of the input, or whose output norms come in several kinds,
+        overrides this.
+        """
+        return state_dict
 
     def freeze_stages(self) -> None:
         """Freeze what ``frozen_stages`` names: no gradients, evaluation mode."""

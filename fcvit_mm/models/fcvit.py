@@ -13,11 +13,10 @@ from typing import Optional, Sequence, Tuple, Union
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
 from .backbone import Backbone, resolve_arch
-from .layers import DropPath, GroupNorm1, PatchEmbed, check_image_batch, drop_path_rates, init_weights_
+from .layers import DropPath, GroupNorm1, PatchEmbed, Stage, check_image_batch, drop_path_rates, init_weights_
 
 
 class GlobalContext(nn.Module):
@@ -236,29 +235,6 @@ def scaled(x: Tensor, scale: Optional[Tensor]) -> Tensor:
     return x if scale is None else x * scale[:, None, None]
 
 
-class FCViTStage(nn.Module):
-    """Blocks at one resolution, after the patch embedding that leads there.
-
-    Shape:
-        ``(B, C_previous, H, W)`` to ``(B, C, ceil(H / 2), ceil(W / 2))``; the first stage keeps the size.
-    """
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.ModuleList(blocks)
-        self.with_cp = with_cp
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
-        for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x
-
-
 @MODELS.register_module()
 class FCViT(Backbone):
     """FCViT backbone: multi-scale features at strides 4, 8, 16 and 32.
@@ -362,7 +338,7 @@ class FCViT(Backbone):
         for i in range(self.num_stages):
             downsample = nn.Identity() if i == 0 else PatchEmbed(channels[i - 1], channels[i], 3, stride=2)
             blocks = [block(channels[i], mlp_ratios[i], rate) for rate in rates[i]]
-            self.stages.append(FCViTStage(downsample, blocks, with_cp))
+            self.stages.append(Stage(downsample, blocks, with_cp))
         for i in self.out_indices:
             self.add_module(f'norm{i}', GroupNorm1(channels[i]))
 

@@ -1,9 +1,14 @@
 """What the networks share: patch embedding, stochastic depth, initial weights."""
 import math
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Iterator, Sequence
 
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 
 class PatchEmbed(nn.Module):
@@ -51,6 +56,78 @@ class GroupNorm1(nn.GroupNorm):
             # pass when the affine parameters want a gradient and the input does not.
             x = x.contiguous()
         return super().forward(x)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of each position of a map.
+
+    Args:
+        channels (int): ``C``.
+        eps (float): Added to the variance.
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, after the patch embedding that leads there.
+
+    Args:
+        downsample (nn.Module): Patch embedding between stages; ``nn.Identity`` in the first.
+        blocks (Sequence[nn.Module]): Blocks, each of which keeps the shape.
+        with_cp (bool): Recompute each block's activations in the backward pass instead of storing them.
+
+    Shape:
+        ``(B, C_previous, H, W)`` to ``(B, C, ceil(H / 2), ceil(W / 2))``; the first stage keeps the size.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x = recomputed(block, x)
+            else:
+                x = block(x)
+        return x
+
+
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``, computed once more in the backward pass; BatchNorms count the batch once all the same."""
+    if any(isinstance(module, _BatchNorm) for module in block.modules()):
+        contexts = partial(_first_and_second_pass, block)
+        return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, x, use_reentrant=False)
+
+
+def _first_and_second_pass(block: nn.Module):
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Leave running statistics of BatchNorms in training as they are."""
+    norms = [module for module in block.modules()
+             if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 class DropPath(nn.Module):
