@@ -121,13 +121,15 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Leave running statistics of BatchNorms in training as they are."""
     norms = [module for module in block.modules()
              if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 class DropPath(nn.Module):

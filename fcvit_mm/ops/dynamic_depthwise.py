@@ -3,6 +3,7 @@
 Source: Han et al., "On the Connection between Local Attention and Dynamic Depth-wise Convolution", arXiv 2106.04263,
 section 3 (dynamic depth-wise convolution, homogeneous and inhomogeneous).
 """
+import math
 from typing import Optional, Tuple
 
 import torch
@@ -31,7 +32,7 @@ def _check_inhomogeneous(x: Tensor, weight: Tensor) -> None:
         raise ValueError(f'inhomogeneous_depthwise_conv2d got x {tuple(x.shape)} and weight {tuple(weight.shape)}, '
                          'expected (B, C, H, W) and (B, G, k*k, H, W), with C a multiple of G: one kernel for each '
                          'image, channel group and position')
-    if round(weight.shape[2]**0.5)**2 != weight.shape[2] or weight.shape[2] % 2 == 0:
+    if _side(weight)**2 != weight.shape[2] or weight.shape[2] % 2 == 0:
         raise ValueError(f'inhomogeneous_depthwise_conv2d got kernels of {weight.shape[2]} values in weight '
                          f'{tuple(weight.shape)}, expected the square of an odd number')
     if weight.dtype != x.dtype or weight.device != x.device:
@@ -42,6 +43,11 @@ def _check_inhomogeneous(x: Tensor, weight: Tensor) -> None:
 def _check_map(name: str, x: Tensor) -> None:
     if x.ndim != 4:
         raise ValueError(f'{name} got x {tuple(x.shape)}, expected (B, C, H, W)')
+
+
+def _side(weight: Tensor) -> int:
+    """Side of the kernels of ``weight (B, G, k*k, H, W)``; a number in traces, too, where shapes are tensors."""
+    return math.isqrt(int(weight.shape[2]))
 
 
 @operation(check=_check_dynamic)
@@ -63,10 +69,10 @@ def dynamic_depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] =
     if images == 0:  # a convolution without groups is none
         out = x * weight[:, :, :1, :1]
         return out if bias is None else out + bias[:, None, None]
-    # Every channel of every image is a group of one convolution.
+    # Every channel of every image is a group of one convolution. (int: shapes are tensors in traces.)
     out = F.conv2d(x.reshape(1, images * channels, height, width), weight.flatten(0, 1).unsqueeze(1),
-                   None if bias is None else bias.repeat(images), padding=weight.shape[2] // 2,
-                   groups=images * channels)
+                   None if bias is None else bias.repeat(images), padding=int(weight.shape[2]) // 2,
+                   groups=int(images * channels))
     return out.view(images, channels, height, width)
 
 
@@ -78,8 +84,8 @@ def _is_channels_last_batch(x: Tensor, weight: Tensor, bias: Optional[Tensor] = 
 @dynamic_depthwise_conv2d.fast('image by image', when=_is_channels_last_batch)
 def _image_by_image(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """Keeps the layout, which one convolution over all images cannot: half the time on CPU, backward included."""
-    return torch.cat([F.conv2d(image.unsqueeze(0), kernels.unsqueeze(1), bias, padding=weight.shape[2] // 2,
-                               groups=x.shape[1]) for image, kernels in zip(x, weight)])
+    return torch.cat([F.conv2d(image, kernels.unsqueeze(1), bias, padding=weight.shape[2] // 2, groups=x.shape[1])
+                      for image, kernels in zip(x.split(1), weight)])
 
 
 @operation(check=_check_inhomogeneous)
@@ -102,9 +108,8 @@ def inhomogeneous_depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     images, channels, height, width = x.shape
     groups, taps = weight.shape[1:3]
     # k*k copies of the map: that is why there is a form without them.
-    side = round(taps**0.5)
-    patches = F.unfold(x, side, padding=side // 2) if images else x.new_zeros(0, channels * taps, height * width)
-    patches = patches.view(images, groups, channels // groups, taps, height, width)
+    side = _side(weight)
+    patches = F.unfold(x, side, padding=side // 2).view(images, groups, channels // groups, taps, height, width)
     return torch.einsum('bgcthw,bgthw->bgchw', patches, weight).reshape(x.shape)
 
 
@@ -151,7 +156,7 @@ def _zeros(x: Tensor, shape) -> Tensor:
 
 def _pad(x: Tensor, weight: Tensor) -> Tensor:
     """The map with zeros around it."""
-    edge = round(weight.shape[2]**0.5) // 2
+    edge = _side(weight) // 2
     images, channels, height, width = x.shape
     padded = _zeros(x, (images, channels, height + 2 * edge, width + 2 * edge))
     padded[:, :, edge:edge + height, edge:edge + width] = x
@@ -165,7 +170,7 @@ def _grouped(x: Tensor, weight: Tensor) -> Tuple[int, int, int]:
 
 def _views(padded: Tensor, x: Tensor, weight: Tensor):
     """What each tap of the kernels sees of the padded map: views ``(B, G, C / G, H, W)``."""
-    side = round(weight.shape[2]**0.5)
+    side = _side(weight)
     height, width = x.shape[2:]
     padded = padded.view(*_grouped(x, weight), *padded.shape[2:])
     for row in range(side):
