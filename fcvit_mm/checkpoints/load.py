@@ -11,6 +11,7 @@ from mmengine.model import update_init_info
 from torch import Tensor
 
 from ..models import Backbone
+from .key_tables import is_like
 from .recognize import Recognized, arch_of, name_arch, recognize, some
 from .safe_load import CheckpointError, read_checkpoint
 
@@ -103,6 +104,8 @@ def _report(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
     missing = [name for name in own if name not in found.backbone and not name.endswith('num_batches_tracked')]
     norms = [name for name in missing if _is_output_norm(name)]
     missing = [name for name in missing if not _is_output_norm(name)]
+    added = [name for name in missing if is_like(name, found.table.added)]
+    missing = [name for name in missing if name not in added]
     stages = len(arch_of(own, found.table)['depths'])
     unused = [name for name in found.backbone
               if name not in own and not _is_output_norm(name) and not _is_past(name, stages)]
@@ -117,7 +120,8 @@ def _report(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
     if norms:
         log.append(f'Not in the file, as usual for a {found.task}, kept as initialised: {some(norms)}.')
     print_log(' '.join(log), logger='current')
-    for names, what in ((missing, 'missing in the file, kept as initialised'),
+    for names, what in ((added, 'missing in the file, new here: they start at zero, which changes nothing'),
+                        (missing, 'missing in the file, kept as initialised'),
                         (unexpected, 'unexpected in the file, left out')):
         if names:
             print_log(f'{len(names)} keys {what}: {some(names, 8)} ({path})', logger='current', level=logging.WARNING)

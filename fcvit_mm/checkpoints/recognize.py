@@ -102,6 +102,8 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
     table, published = _find_table(backbone, path)
     named, unknown = OrderedDict(), []
     for key, value in backbone.items():
+        if is_like(key, table.derived):
+            continue
         if published:
             name = to_ours(key, table.rows)
         else:

@@ -2,5 +2,6 @@
 from .backbone import Backbone
 from .dwnet import DWNet
 from .fcvit import FCViT
+from .scaled import ScaledCaiT, ScaledSwin, ScaledViT
 
-__all__ = ['Backbone', 'DWNet', 'FCViT']
+__all__ = ['Backbone', 'DWNet', 'FCViT', 'ScaledCaiT', 'ScaledSwin', 'ScaledViT']
