@@ -1,5 +1,6 @@
 """Count a model's parameters and multiply-adds, part by part, for a classifier, detector or segmentor."""
 import argparse
+import math
 import warnings
 from functools import partial
 from typing import Dict, List, NamedTuple, Sequence, Tuple
@@ -7,7 +8,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 import torch
 import torch.nn as nn
 from mmengine.analysis import FlopAnalyzer
-from mmengine.analysis.jit_handles import elementwise_flop_counter
+from mmengine.analysis.jit_handles import elementwise_flop_counter, get_shape
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
@@ -86,6 +87,12 @@ def group_parts(model: nn.Module) -> Dict[str, List[str]]:
     return groups
 
 
+def attention_flops(inputs: list, outputs: list) -> int:
+    """The two matrix products inside a fused attention: queries by keys, and what comes of them by values."""
+    query, key, value = (get_shape(each) for each in inputs[:3])
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
 def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     """Build a config's model with random weights and count it on one random image, in evaluation mode.
 
@@ -122,6 +129,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     # A handle of None leaves MMEngine's own in place, so these get one that counts 0 for each element.
     analyzer.set_op_handle(**{f'aten::{name}': elementwise_flop_counter(0, 0) for name in NOT_COUNTED})
     analyzer.set_op_handle('aten::sum', elementwise_flop_counter(input_scale=1))
+    analyzer.set_op_handle('aten::scaled_dot_product_attention', attention_flops)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the tracer's, about checks of shapes
         flops = analyzer.by_module()
