@@ -4,6 +4,7 @@
 option names), ``names`` and ``dense_names`` (JSON: published key -> shape of the classification and of the dense
 model), and the outputs for two images. ``fcvit_micro_grads.npz`` holds gradients of the default one.
 ``dwnet_micro_<kind>.npz`` has the same keys (no options), the inhomogeneous one the classifier alone.
+``attnscale_micro_<host>.npz`` and ``featscale_micro_<host>.npz`` have a classifier's ``names`` and ``logits``.
 """
 import json
 import zlib
@@ -42,11 +43,11 @@ def values(key: str, shape) -> torch.Tensor:
         noise = noise * 0.1
     if leaf == 'running_var':
         noise = np.exp(noise * 0.2)
-    elif leaf.startswith('layer_scale'):
+    elif leaf.startswith(('layer_scale', 'gamma_')):
         noise = noise * 0.05 + 0.3
     elif leaf == 'rescale_weight':
         noise = noise * 0.2 + 1
-    elif leaf == 'rescale_bias':
+    elif leaf in ('rescale_bias', 'lamb', 'lamb1', 'lamb2', 'cls_token', 'pos_embed', 'relative_position_bias_table'):
         noise = noise * 0.2
     elif leaf in ('running_mean', 'bias'):
         noise = noise * 0.1

@@ -18,14 +18,18 @@ from fcvit_mm.ops import use_ops
 
 
 class Network(NamedTuple):
-    """A backbone's class, the arguments that make a small one, and those that make its classifier's form."""
+    """A backbone's class, the arguments that make a small one, those that make its classifier's form, and whether
+    ``frozen_stages`` counts the blocks of one stage."""
     type: type
     arguments: dict
     classifier: dict = {}
+    blocks: bool = False
 
 
 _DWNET = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32), group_channels=(2, 4, 6, 8)))
 _LAYER_NORM = dict(norm_cfg=dict(type='LN'))
+_BOTH = ('attn_scale', 'feat_scale')
+_CLASS_TOKEN = dict(out_type='cls_token', out_indices=None)
 
 NETWORKS = {
     'fcvit': Network(fcvit_mm.FCViT, dict(
@@ -34,6 +38,13 @@ NETWORKS = {
     'dwnet': Network(fcvit_mm.DWNet, _DWNET, _LAYER_NORM),
     'dynamic_dwnet': Network(fcvit_mm.DWNet, dict(_DWNET, dynamic='homogeneous'), _LAYER_NORM),
     'inhomogeneous_dwnet': Network(fcvit_mm.DWNet, dict(_DWNET, dynamic='inhomogeneous'), _LAYER_NORM),
+    'vit': Network(fcvit_mm.ScaledViT, dict(
+        arch=dict(depths=(4, ), channels=(24, ), num_heads=(3, )), remedies=_BOTH), _CLASS_TOKEN, blocks=True),
+    'cait': Network(fcvit_mm.ScaledCaiT, dict(
+        arch=dict(depths=(4, 1), channels=(24, 24), num_heads=(3, 3)), remedies=_BOTH, layer_scale_init_value=1.),
+        _CLASS_TOKEN, blocks=True),
+    'swin': Network(fcvit_mm.ScaledSwin, dict(
+        arch=dict(depths=(2, 1, 1, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4)), remedies=_BOTH)),
 }
 SIZES = [(64, 64), (75, 61), (33, 128)]
 HALF = [torch.float16, torch.bfloat16]
@@ -95,10 +106,10 @@ def test_definitions_of_the_operations_give_the_same(network):
 
 
 def test_classifier_has_one_output(network):
-    model = build(network, out_indices=-1, **network.classifier).train()
+    model = build(network, **{'out_indices': -1, **network.classifier}).train()
     output, = model(images(64, 64))
     (output * torch.randn_like(output)).sum().backward()
-    assert output.shape == (2, model.out_channels[0], 2, 2)
+    assert output.shape == (2, model.out_channels[0], *(() if 'out_type' in network.classifier else (2, 2)))
     assert_all_grads(model)
 
 
@@ -118,7 +129,7 @@ def test_weights_survive_a_round_trip(network):
 @pytest.mark.parametrize('form', ['dense', 'classifier'])
 def test_published_names_load(network, form, tmp_path):
     """Directly, and converted by tools/convert_checkpoint.py's function."""
-    options = {} if form == 'dense' else dict(out_indices=-1, **network.classifier)
+    options = {} if form == 'dense' else {'out_indices': -1, **network.classifier}
     model = build(network, **options)
     for value in [*model.parameters(), *model.buffers()]:
         if value.is_floating_point():
@@ -247,7 +258,8 @@ def test_frozen_stages_stay_frozen(network, frozen_stages):
     model = build(network, frozen_stages=frozen_stages)
     model.train()
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    prefixes = (['stem.'] if frozen_stages >= 0 else []) + [f'stages.{i}.' for i in range(frozen_stages)]
+    parts = 'stages.0.blocks.' if network.blocks else 'stages.'
+    prefixes = (['stem.'] if frozen_stages >= 0 else []) + [f'{parts}{i}.' for i in range(frozen_stages)]
     assert frozen == {name for name, _ in model.named_parameters() if name.startswith(tuple(prefixes))}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
@@ -322,6 +334,8 @@ def test_found_by_name_from_every_scope(network, scope, prefix):
     (dict(depth=50), TypeError, ['depth']),
 ])
 def test_bad_options(network, options, error, words):
+    if network.blocks and set(options) == {'frozen_stages', 'out_indices'}:
+        pytest.skip('every level needs all blocks')
     with pytest.raises(error) as caught:
         build(network, **options)
     for word in words:
