@@ -1,7 +1,8 @@
-"""Makes FCViT's classifiers known to mmpretrain: ``import fcvit_mm.mmpretrain``.
+"""Makes the project's classifiers known to mmpretrain: ``import fcvit_mm.mmpretrain``.
 
-After the import, ``mmpretrain.list_models('fcvit*')`` lists them, and ``mmpretrain.get_model('fcvit_b12_in1k')`` and
-mmpretrain's inferencers take their names. There are no weights behind the names: pass ``pretrained=PATH``.
+After the import, ``mmpretrain.list_models('fcvit*')`` lists those of FCViT, ``'*dwnet*'`` those of DWNet, and
+``mmpretrain.get_model('fcvit_b12_in1k')`` and mmpretrain's inferencers take their names. There are no weights behind
+the names: pass ``pretrained=PATH``.
 """
 from pathlib import Path
 

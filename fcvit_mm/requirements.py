@@ -2,7 +2,7 @@
 import importlib.util
 
 #: Packages of each task: import name and the extra of this package that brings it.
-EXTRAS = {'mmpretrain': 'cls', 'mmdet': 'det', 'mmseg': 'seg'}
+EXTRAS = {'mmpretrain': 'cls', 'mmdet': 'det', 'mmseg': 'seg', 'timm': 'timm'}
 MIN_TORCH = (2, 0)
 
 

@@ -1,8 +1,10 @@
-"""Deterministic weights, images and the numbers that the published implementation computed from them.
+"""Deterministic weights, images and the numbers that the published implementations computed from them.
 
 ``tests/data/fcvit_micro_<option>.npz`` holds, for one small network each: ``arch`` and ``options`` (JSON, published
 option names), ``names`` and ``dense_names`` (JSON: published key -> shape of the classification and of the dense
 model), and the outputs for two images. ``fcvit_micro_grads.npz`` holds gradients of the default one.
+``dwnet_micro_<kind>.npz`` has the same keys (no options), the inhomogeneous one the classifier alone.
+``attnscale_micro_<host>.npz`` and ``featscale_micro_<host>.npz`` have a classifier's ``names`` and ``logits``.
 """
 import json
 import zlib
@@ -14,6 +16,7 @@ import torch
 DATA = Path(__file__).parent / 'data'
 OPTIONS = ('default', 'channel_att', 'fc_factor1', 'mix5x7', 'no_compete', 'no_dw', 'no_gc', 'one_mix', 'spatial_att',
            'unweighted_gc')
+DWNETS = {'static': False, 'dynamic': 'homogeneous', 'inhomogeneous': 'inhomogeneous'}
 NUM_CLASSES = 10
 
 #: Published option -> the argument of ours and what makes its value from the published one.
@@ -36,13 +39,15 @@ def values(key: str, shape) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.int64)
     seed = zlib.crc32(key.encode()) & (2**31 - 1)
     noise = np.random.RandomState(seed).standard_normal(shape or (1,)).reshape(shape)
+    if '.attn2conv.conv.conv2.' in key:  # makes 7x7 kernels
+        noise = noise * 0.1
     if leaf == 'running_var':
         noise = np.exp(noise * 0.2)
-    elif leaf.startswith('layer_scale'):
+    elif leaf.startswith(('layer_scale', 'gamma_')):
         noise = noise * 0.05 + 0.3
     elif leaf == 'rescale_weight':
         noise = noise * 0.2 + 1
-    elif leaf == 'rescale_bias':
+    elif leaf in ('rescale_bias', 'lamb', 'lamb1', 'lamb2', 'cls_token', 'pos_embed', 'relative_position_bias_table'):
         noise = noise * 0.2
     elif leaf in ('running_mean', 'bias'):
         noise = noise * 0.1
@@ -62,14 +67,14 @@ def images() -> dict:
     return {'x': image((2, 3, 64, 96), 3), 'xo': image((1, 3, 75, 61), 4)}
 
 
-def fixture(option: str) -> dict:
-    with np.load(DATA / f'fcvit_micro_{option}.npz') as file:
+def fixture(option: str, network: str = 'fcvit') -> dict:
+    with np.load(DATA / f'{network}_micro_{option}.npz') as file:
         return {name: file[name] for name in file.files}
 
 
-def published(option: str = 'default', dense: bool = False) -> dict:
+def published(option: str = 'default', dense: bool = False, network: str = 'fcvit') -> dict:
     """The published state dict of one small network."""
-    names = json.loads(str(fixture(option)['dense_names' if dense else 'names']))
+    names = json.loads(str(fixture(option, network)['dense_names' if dense else 'names']))
     return {key: values(key, shape) for key, shape in names.items()}
 
 
@@ -85,6 +90,13 @@ def arguments(option: str = 'default') -> dict:
         argument, convert = ARGUMENTS[name]
         result[argument] = convert(value)
     return result
+
+
+def dwnet_arguments(kind: str) -> dict:
+    """Arguments of ``fcvit_mm.DWNet`` for one small network."""
+    arch = json.loads(str(fixture(kind, 'dwnet')['arch']))
+    return dict(arch=dict(depths=arch['depths'], channels=[arch['embed_dim'] * 2**i for i in range(4)],
+                          group_channels=(3, 6, 12, 24)), dynamic=DWNETS[kind])
 
 
 def paddle(state_dict: dict) -> dict:

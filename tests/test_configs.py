@@ -2,6 +2,7 @@
 import copy
 import functools
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 from PIL import Image
 
-from fcvit_mm import FCViT
+from fcvit_mm import DWNet, FCViT
 from fcvit_mm.models.layers import count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = sorted(path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
                 for path in (ROOT / 'configs').glob('*/*.py'))
 PUBLISHED = [leaf for leaf in LEAVES if leaf.endswith(('_in1k', '_coco', '_ade20k'))]
+FCVIT = [leaf for leaf in PUBLISHED if 'fcvit' in leaf]
 VARIANTS = ('tiny', 'b12', 'b24', 'b48')
 PARAMETERS = {'tiny': 4_784_752, 'b12': 14_701_832, 'b24': 26_960_232, 'b48': 51_477_032}
 LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
@@ -69,8 +71,9 @@ def shrink(cfg):
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 96)
     backbone = cfg.model.backbone
-    if backbone.type == 'FCViT' and isinstance(backbone.get('arch', 'tiny'), str):
-        arch = FCViT.arch_settings[backbone.get('arch', 'tiny')]
+    settings = getattr(MODELS.get(backbone.type), 'arch_settings', None)
+    if settings and isinstance(backbone.get('arch'), str) and backbone.arch in settings:
+        arch = settings[backbone.arch]
         backbone.arch = dict(arch, depths=tuple(min(depth, 2) for depth in arch['depths']))
     if cfg.default_scope == 'mmdet' and 'rpn_head' in cfg.model:
         cfg.model.train_cfg.rpn_proposal.max_per_img = 50
@@ -270,17 +273,20 @@ def test_learning_rate_can_be_scaled(leaf):
 def test_base_batch_is_eight_gpus(leaf):
     cfg = load(leaf)
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=GPUS * cfg.train_dataloader.batch_size)
-    expected = {'classification': 1024, 'detection': 32, 'segmentation': 16 if 'upernet' in leaf else 32}
+    expected = {'classification': 1024, 'detection': 16 if 'dwnet' in leaf else 32,
+                'segmentation': 16 if 'upernet' in leaf else 32}
     assert cfg.auto_scale_lr.base_batch_size == expected[leaf.split('/')[0]]
 
 
 @pytest.mark.parametrize('leaf', [leaf for leaf in PUBLISHED if not leaf.startswith('classification')])
-def test_pretrained_is_one_local_path_of_the_same_variant(leaf):
+def test_pretrained_is_one_local_path_of_the_same_network(leaf):
     cfg = load(leaf)
-    variant = next(variant for variant in VARIANTS if f'_{variant}_' in leaf)
-    assert cfg.pretrained == f'checkpoints/fcvit_{variant}_in1k.pth'
+    name = re.sub(r'^(cascade_)?(mask_rcnn|retinanet|upernet|sem_fpn)_|(_3x)?_(coco|ade20k)$', '', Path(leaf).name)
+    assert cfg.pretrained == f'checkpoints/{name}_in1k.pth'
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=cfg.pretrained)
-    assert cfg.model.backbone.arch == variant
+    classifier = load(f'classification/{name}_in1k').model.backbone
+    for option in ('type', 'arch', 'remedies', 'dynamic'):
+        assert cfg.model.backbone.get(option) == classifier.get(option)
 
 
 @pytest.mark.parametrize('leaf', LEAVES)
@@ -330,7 +336,7 @@ class TestClassification:
     def test_parameters_are_the_published_ones(self, variant):
         assert parameters_of(f'classification/fcvit_{variant}_in1k') == PARAMETERS[variant]
 
-    @pytest.mark.parametrize('leaf', PUBLISHED)
+    @pytest.mark.parametrize('leaf', FCVIT)
     def test_layer_scale_starts_larger_than_that_of_dense_prediction(self, leaf):
         backbone = load(leaf).model.backbone
         assert backbone.get('layer_scale_init_value', 1e-6) == (1e-5 if leaf.startswith('classification') else 1e-6)
@@ -385,7 +391,7 @@ class TestClassification:
 
 
 class TestDetection:
-    leaves = [leaf for leaf in PUBLISHED if leaf.startswith('detection')]
+    leaves = [leaf for leaf in FCVIT if leaf.startswith('detection')]
 
     @pytest.mark.parametrize('leaf', leaves)
     def test_optimiser(self, leaf):
@@ -477,6 +483,59 @@ class TestSegmentation:
         cfg.tta_pipeline[1].transforms[0][0].scale = (2000, 130)
         for view in run_pipeline(cfg, cfg.tta_pipeline, picture)['inputs']:
             assert all(side % 32 == 0 for side in view.shape[1:])
+
+
+class TestDWNet:
+    kinds = ['dwnet', 'dynamic_dwnet', 'inhomogeneous_dwnet']
+
+    @pytest.mark.parametrize('kind', kinds)
+    @pytest.mark.parametrize('size, rate, width', [('tiny', 0.2, 768), ('base', 0.5, 1024)])
+    def test_classifier(self, kind, size, rate, width):
+        model = load(f'classification/{kind}_{size}_in1k').model
+        dynamic = dict(zip(self.kinds, (False, 'homogeneous', 'inhomogeneous')))[kind]
+        assert (model.backbone.get('dynamic', False), model.backbone.arch) == (dynamic, size)
+        assert (model.backbone.drop_path_rate, model.head.in_channels) == (rate, width)
+        assert model.backbone.norm_cfg == dict(type='LN')
+
+    def test_classification_recipe(self):
+        cfg = load('classification/dwnet_tiny_in1k')
+        assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.)
+        found = rates(cfg, 300, epoch_length=4)
+        assert found[0][0] == pytest.approx(1e-6)
+        assert max(map(max, found)) == found[20][0] == pytest.approx(1e-3)
+        assert found[160][0] == pytest.approx((1e-3 + 1e-5) / 2)
+        assert found[299][-1] == pytest.approx(1e-5, rel=0.01)
+        for pipeline in (cfg.val_dataloader.dataset.pipeline, cfg.tta_pipeline):
+            assert (pipeline[1].scale, pipeline[1].interpolation, pipeline[2].crop_size) == (256, 'bicubic', 224)
+
+    @pytest.mark.parametrize('kind', kinds[:2])
+    @pytest.mark.parametrize('size, rate', [('tiny', 0.2), ('base', 0.3)])
+    def test_cascade_mask_rcnn(self, kind, size, rate):
+        cfg = load(f'detection/cascade_mask_rcnn_{kind}_{size}_3x_coco')
+        assert cfg.model.backbone.drop_path_rate == rate
+        assert cfg.model.backbone.norm_cfg.type == 'SyncBN'
+        assert tuple(cfg.model.neck.in_channels) == DWNet.arch_settings[size]['channels']
+        heads = cfg.model.roi_head.bbox_head
+        assert [head.bbox_coder.target_stds[0] for head in heads] == [0.1, 0.05, 0.033]
+        for head in heads:
+            assert (head.type, head.num_shared_convs, head.num_shared_fcs) == ('ConvFCBBoxHead', 4, 1)
+            assert head.norm_cfg.type == 'SyncBN' and not head.reg_class_agnostic and head.reg_decoded_bbox
+            assert head.loss_bbox == dict(type='GIoULoss', loss_weight=10.)
+        assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
+        assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.)
+        assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones) == (36, [27, 33])
+        resize = cfg.train_dataloader.dataset.pipeline[2]
+        assert resize.scales == [(1333, short) for short in range(480, 801, 32)]
+
+    @pytest.mark.parametrize('kind', kinds[:2])
+    @pytest.mark.parametrize('size', ['tiny', 'base'])
+    def test_upernet(self, kind, size):
+        cfg = load(f'segmentation/upernet_{kind}_{size}_ade20k')
+        channels = DWNet.arch_settings[size]['channels']
+        assert tuple(cfg.model.decode_head.in_channels) == channels
+        assert cfg.model.auxiliary_head.in_channels == channels[2]
+        assert (cfg.model.backbone.drop_path_rate, cfg.model.backbone.norm_cfg.type) == (0.3, 'SyncBN')
+        assert cfg.train_cfg.max_iters == 160_000
 
 
 class TestModelIndex:

@@ -24,6 +24,8 @@ def no_scope_left_behind():
 def test_models_are_listed():
     assert mmpretrain.list_models('fcvit*') == NAMES
     assert mmpretrain.list_models('fcvit', task='Image Classification') == NAMES
+    assert mmpretrain.list_models('*dwnet*') == sorted(
+        f'{kind}dwnet_{size}_in1k' for kind in ('', 'dynamic_', 'inhomogeneous_') for size in ('base', 'tiny'))
 
 
 def test_the_libraries_own_models_stay():

@@ -53,7 +53,8 @@ def build(config, scope):
 
 def publish(model, classifier=False) -> OrderedDict:
     """A model's state dict as its publishers would have named it."""
-    backbone = to_published(model.backbone.state_dict(), TABLES[0])
+    table = next(table for table in TABLES if table.network is type(model.backbone))
+    backbone = to_published(model.backbone.state_dict(), table)
     state_dict = OrderedDict((key if classifier else f'backbone.{key}', value) for key, value in backbone.items())
     for key, value in model.state_dict().items():
         if not key.startswith('backbone.'):
@@ -101,6 +102,8 @@ def test_classifier(arch, form, tmp_path, capsys):
     ('detection/retinanet_fcvit_b12_coco.py', 'mmdet', 'detector'),
     ('segmentation/sem_fpn_fcvit_tiny_ade20k.py', 'mmseg', 'segmentor'),
     ('segmentation/upernet_fcvit_tiny_ade20k.py', 'mmseg', 'segmentor'),
+    ('detection/cascade_mask_rcnn_dynamic_dwnet_tiny_3x_coco.py', 'mmdet', 'detector'),
+    ('segmentation/upernet_dwnet_tiny_ade20k.py', 'mmseg', 'segmentor'),
 ])
 def test_detector_and_segmentor(config, scope, task, tmp_path, capsys):
     model = build(config, scope)
@@ -113,6 +116,21 @@ def test_detector_and_segmentor(config, scope, task, tmp_path, capsys):
     assert written['meta']['CLASSES'] == ('cat', 'dog') and written['meta']['PALETTE'] == [[1, 2, 3]]
     assert 'config' not in written['meta']
     assert f'task     {task}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kind', ['', 'inhomogeneous_'])
+def test_classifier_of_dwnet(kind, tmp_path, capsys):
+    model = build(f'classification/{kind}dwnet_tiny_in1k.py', 'mmpretrain')
+    expected = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.save({'model': publish(model, classifier=True), 'epoch': 299}, tmp_path / 'a.pth')
+    convert(tmp_path / 'a.pth', tmp_path / 'out.pth')
+    load_strictly(model, tmp_path / 'out.pth', expected)
+    said = capsys.readouterr().out
+    assert f'DWNet\n  arch     tiny ({"inhomogeneous" if kind else "static"})\n  task     classifier' in said
+    theirs = publish(model, classifier=True)
+    del theirs['layers.0.downsample.reduction.weight']
+    torch.save(theirs, tmp_path / 'b.pth')
+    assert 'it lacks stages.1.downsample.reduction.weight' in refused(capsys, tmp_path / 'b.pth', tmp_path / 'c.pth')
 
 
 def test_checkpoint_of_our_own_is_stripped_to_its_weights(tmp_path, capsys):

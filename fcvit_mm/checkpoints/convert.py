@@ -86,16 +86,17 @@ def _missing(found: Recognized) -> List[str]:
     """Names that the others of the file call for; heads of detectors and segmentors come in too many forms to tell."""
     names = set(found.backbone)
     stages = range(1 + max(int(name.split('.')[1]) for name in names if name.startswith('stages.')))
-    embeddings = ['stem', *(f'stages.{stage}.downsample' for stage in stages[1:])]
-    needed = [f'{embedding}.{part}' for embedding in embeddings for part in (
-        'proj.weight', 'proj.bias', 'norm.weight', 'norm.bias', 'norm.running_mean', 'norm.running_var')]
+    needed = [f'stem.{part}' for part in found.table.stem]
+    needed += [f'stages.{stage}.downsample.{part}' for stage in stages[1:] for part in found.table.downsample]
     # Every block has the same parts: one that lacks what another has was damaged.
-    split = [name.split('.', 4) for name in names if '.blocks.' in name]
-    parts = {part for *_, part in split}
-    blocks = {'.'.join(block) for *block, _ in split} | {f'stages.{stage}.blocks.0' for stage in stages}
-    needed += [f'{block}.{part}' for block in sorted(blocks) for part in sorted(parts)]
+    for alike in ([stage] for stage in stages) if found.table.mixed else [stages]:
+        roots = tuple(f'stages.{stage}.blocks.' for stage in alike)
+        split = [name.split('.', 4) for name in names if name.startswith(roots)]
+        parts = {part for *_, part in split}
+        blocks = {'.'.join(block) for *block, _ in split} | {f'{root}0' for root in roots}
+        needed += [f'{block}.{part}' for block in sorted(blocks) for part in sorted(parts)]
     if found.task == 'classifier':
-        needed += ['norm3.weight', 'norm3.bias']
+        needed += [f'{found.table.norm}.weight', f'{found.table.norm}.bias']
     missing = [name for name in needed if name not in names]
     if found.task == 'classifier':
         missing += [name for name in ('head.fc.weight', 'head.fc.bias') if name not in found.others]

@@ -11,7 +11,7 @@ from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from torch import Tensor
 
-from ..models import FCViT
+from ..models import DWNet, FCViT, ScaledCaiT, ScaledSwin, ScaledViT
 
 
 class Row(NamedTuple):
@@ -30,12 +30,30 @@ class Table(NamedTuple):
         linear (tuple[str]): Our names of linear weights. Paddle stores those transposed, (in, out).
         markers (tuple[str]): Our names that no other network has; a file of this one has at least one.
         forms (callable): Our state dict to the set of the rows' ``form`` that hold for it.
+        width (str): Name inside a block of a vector with one value per channel.
+        stem (tuple[str]): Names inside ``stem`` that no file of this network lacks.
+        downsample (tuple[str]): The same of ``stages.i.downsample``, from the second stage on.
+        kind (callable): Our state dict to what a file and a backbone must agree in beside depths and channels, in a
+            word; empty where there is but one kind.
+        norm (str): The norm before a classifier's head.
+        mixed (bool): Whether the blocks of one stage have other parts than those of the next.
+        added (tuple[str]): Our names of parameters that weights of a plain network lack, and that change nothing as
+            they start.
+        derived (tuple[str]): Published names of buffers that follow from sizes: they are not read.
     """
     network: type
     rows: Tuple[Row, ...]
     linear: Tuple[str, ...]
     markers: Tuple[str, ...]
     forms: Callable[[Dict[str, Tensor]], set]
+    width: str
+    stem: Tuple[str, ...]
+    downsample: Tuple[str, ...]
+    kind: Callable[[Dict[str, Tensor]], str] = lambda state_dict: ''
+    norm: str = 'norm3'
+    mixed: bool = False
+    added: Tuple[str, ...] = ()
+    derived: Tuple[str, ...] = ()
 
 
 def _fcvit_rows():
@@ -81,6 +99,110 @@ def _fcvit_forms(state_dict: Dict[str, Tensor]) -> set:
     return forms
 
 
+def _dwnet_rows():
+    """Source: the published DWNet code. Patch merging ends a layer there, and begins a stage here."""
+    yield Row('patch_embed.proj.*', 'stem.proj.*')
+    yield Row('patch_embed.norm.*', 'stem.norm.*')
+    yield Row('absolute_pos_embed', 'stem.pos_embed')
+    for i in range(3):
+        yield Row(f'layers.{i}.downsample.norm.*', f'stages.{i + 1}.downsample.norm.*')
+        yield Row(f'layers.{i}.downsample.reduction.*', f'stages.{i + 1}.downsample.reduction.*')
+    theirs, ours = 'layers.*.blocks.*', 'stages.*.blocks.*'
+    for name, number in (('conv0', 'fc1'), ('bn0', 'norm1'), ('conv', 'dwconv'), ('bn', 'norm2'), ('conv2', 'fc2'),
+                         ('bn2', 'norm3')):
+        yield Row(f'{theirs}.attn2conv.{name}.*', f'{ours}.mixer.{number}.*')
+    for kind, names in (('homogeneous', ('conv1', 'bn', 'conv2')),
+                        ('inhomogeneous', ('conv1.0', 'conv1.1', 'conv2.0'))):
+        for name, part in zip(names, ('fc1', 'norm', 'fc2')):
+            yield Row(f'{theirs}.attn2conv.conv.{name}.*', f'{ours}.mixer.dwconv.{part}.*', kind)
+    yield Row(f'{theirs}.bn.*', f'{ours}.norm.*')
+    for fc in ('fc1', 'fc2'):
+        yield Row(f'{theirs}.mlp.{fc}.*', f'{ours}.mlp.{fc}.*')
+    for i in range(4):
+        yield Row(f'norm{i}.*', f'norm{i}.*', 'dense')
+    yield Row('norm.*', 'norm3.*', 'classification')
+
+
+def _dwnet_kind(state_dict: Dict[str, Tensor]) -> str:
+    first = 'stages.0.blocks.0.mixer.dwconv.'
+    if f'{first}weight' in state_dict:
+        return 'static'
+    # Only where there is one kernel for all positions has the convolution a bias of its own.
+    return 'homogeneous' if f'{first}bias' in state_dict else 'inhomogeneous'
+
+
+def _dwnet_forms(state_dict: Dict[str, Tensor]) -> set:
+    dense = any(re.match(r'norm([012]\.|3\.running)', key) for key in state_dict)
+    return {'dense' if dense else 'classification', _dwnet_kind(state_dict)}
+
+
+def _transformer_rows(theirs: str, ours: str, *parts: str):
+    """A block of DeiT's, CaiT's or Swin's, which have the names of their host, and the remedies."""
+    for part in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2'):
+        yield Row(f'{theirs}.{part}.*', f'{ours}.{part}.*')
+    for part in parts:
+        yield Row(f'{theirs}.{part}', f'{ours}.{part}')
+    for lamb in ('lamb1', 'lamb2'):
+        yield Row(f'{theirs}.{lamb}', f'{ours}.feat_scale.{lamb}')
+
+
+def _plain_rows():
+    """What ViT and CaiT share. The pyramid has no published names: it keeps ours."""
+    yield Row('patch_embed.proj.*', 'stem.proj.*')
+    yield Row('pos_embed', 'stem.pos_embed')
+    yield Row('norm.*', 'norm.*')
+    yield Row('pyramid.*.*.*', 'pyramid.*.*.*')
+    for i in range(4):
+        yield Row(f'norm{i}.*', f'norm{i}.*')
+
+
+def _vit_rows():
+    """Source: the published code of the remedies, which has DeiT's names."""
+    yield from _plain_rows()
+    yield Row('cls_token', 'stem.cls_token')
+    yield from _transformer_rows('blocks.*', 'stages.0.blocks.*', 'attn.lamb')
+
+
+def _cait_rows():
+    """Source: as of ViT, with CaiT's names. AttnScale is part of the head mixing here."""
+    yield from _plain_rows()
+    yield Row('cls_token', 'stages.1.cls_token')
+    yield Row('blocks.*.attn.lamb', 'stages.0.blocks.*.attn.proj_w.lamb')
+    yield from _transformer_rows('blocks.*', 'stages.0.blocks.*', 'gamma_1', 'gamma_2', 'attn.proj_l.*',
+                                 'attn.proj_w.*')
+    for part in ('norm1.*', 'attn.q.*', 'attn.k.*', 'attn.v.*', 'attn.proj.*', 'gamma_1', 'norm2.*', 'mlp.fc1.*',
+                 'mlp.fc2.*', 'gamma_2'):
+        yield Row(f'blocks_token_only.*.{part}', f'stages.1.blocks.*.{part}')
+
+
+def _swin_rows():
+    """Source: as of ViT, with Swin's names. Patch merging ends a layer there, and begins a stage here."""
+    yield Row('patch_embed.proj.*', 'stem.proj.*')
+    yield Row('patch_embed.norm.*', 'stem.norm.*')
+    for i in range(3):
+        yield Row(f'layers.{i}.downsample.norm.*', f'stages.{i + 1}.downsample.norm.*')
+        yield Row(f'layers.{i}.downsample.reduction.*', f'stages.{i + 1}.downsample.reduction.*')
+    yield from _transformer_rows('layers.*.blocks.*', 'stages.*.blocks.*', 'attn.lamb',
+                                 'attn.relative_position_bias_table')
+    for i in range(4):
+        yield Row(f'norm{i}.*', f'norm{i}.*', 'dense')
+    yield Row('norm.*', 'norm3.*', 'classification')
+
+
+def _swin_forms(state_dict: Dict[str, Tensor]) -> set:
+    return {'dense' if any(re.match(r'norm[012]\.', key) for key in state_dict) else 'classification'}
+
+
+def _names(layer: str, *parts: str) -> Tuple[str, ...]:
+    return tuple(f'{layer}.{part}' for part in parts)
+
+
+_AFFINE = ('weight', 'bias')
+_BATCH_NORM = (*_AFFINE, 'running_mean', 'running_var')
+_TRANSFORMER_LINEAR = tuple(f'stages.*.blocks.*.{name}.weight' for name in (
+    'attn.qkv', 'attn.q', 'attn.k', 'attn.v', 'attn.proj', 'mlp.fc1', 'mlp.fc2'))
+_FEAT_SCALE = ('stages.*.blocks.*.feat_scale.lamb1', 'stages.*.blocks.*.feat_scale.lamb2')
+
 #: The head of a classifier: beside the backbone in published files, ``head.fc`` in mmpretrain's.
 HEAD = (Row('head.weight', 'head.fc.weight'), Row('head.bias', 'head.fc.bias'))
 
@@ -90,7 +212,52 @@ TABLES = (
           linear=('stages.*.blocks.*.token_mixer.mixes.*.global_context.fc1.weight',
                   'stages.*.blocks.*.token_mixer.mixes.*.global_context.fc2.weight'),
           markers=('stages.*.blocks.*.channel_mixer.fc1.weight', 'stages.*.blocks.*.token_mixer.mixes.*.dwconv.weight'),
-          forms=_fcvit_forms),
+          forms=_fcvit_forms,
+          width='norm1.weight',
+          stem=(*_names('proj', *_AFFINE), *_names('norm', *_BATCH_NORM)),
+          downsample=(*_names('proj', *_AFFINE), *_names('norm', *_BATCH_NORM))),
+    Table(network=DWNet,
+          rows=tuple(_dwnet_rows()),
+          linear=('stages.*.blocks.*.mlp.fc1.weight', 'stages.*.blocks.*.mlp.fc2.weight',
+                  'stages.*.downsample.reduction.weight'),
+          markers=('stages.*.blocks.*.mixer.norm3.weight', 'stages.*.blocks.*.mixer.dwconv.bias'),
+          forms=_dwnet_forms,
+          width='norm.weight',
+          stem=(*_names('proj', *_AFFINE), *_names('norm', *_AFFINE)),
+          downsample=('reduction.weight', *_names('norm', *_AFFINE)),
+          kind=_dwnet_kind),
+    Table(network=ScaledSwin,
+          rows=tuple(_swin_rows()),
+          linear=(*_TRANSFORMER_LINEAR, 'stages.*.downsample.reduction.weight'),
+          markers=('stages.*.blocks.*.attn.relative_position_bias_table', ),
+          forms=_swin_forms,
+          width='norm1.weight',
+          stem=(*_names('proj', *_AFFINE), *_names('norm', *_AFFINE)),
+          downsample=('reduction.weight', *_names('norm', *_AFFINE)),
+          added=('stages.*.blocks.*.attn.lamb', *_FEAT_SCALE),
+          derived=('layers.*.blocks.*.attn_mask', 'layers.*.blocks.*.attn.relative_position_index')),
+    Table(network=ScaledCaiT,
+          rows=tuple(_cait_rows()),
+          linear=_TRANSFORMER_LINEAR,
+          markers=('stages.0.blocks.*.attn.proj_l.weight', 'stages.1.blocks.*.attn.q.weight'),
+          forms=lambda state_dict: set(),
+          width='norm1.weight',
+          stem=(*_names('proj', *_AFFINE), 'pos_embed'),
+          downsample=(),
+          norm='norm',
+          mixed=True,
+          added=('stages.*.blocks.*.attn.proj_w.lamb', *_FEAT_SCALE)),
+    # The last, for its names are among those of the two before.
+    Table(network=ScaledViT,
+          rows=tuple(_vit_rows()),
+          linear=_TRANSFORMER_LINEAR,
+          markers=('stages.0.blocks.*.attn.qkv.weight', ),
+          forms=lambda state_dict: set(),
+          width='norm1.weight',
+          stem=(*_names('proj', *_AFFINE), 'pos_embed', 'cls_token'),
+          downsample=(),
+          norm='norm',
+          added=('stages.*.blocks.*.attn.lamb', *_FEAT_SCALE)),
 )
 
 #: Containers of a state dict in a checkpoint: plain and averaged (EMA) weights, in order of preference.

@@ -11,6 +11,7 @@ from mmengine.model import update_init_info
 from torch import Tensor
 
 from ..models import Backbone
+from .key_tables import is_like
 from .recognize import Recognized, arch_of, name_arch, recognize, some
 from .safe_load import CheckpointError, read_checkpoint
 
@@ -45,6 +46,7 @@ def load_pretrained(backbone: Backbone,
         raise CheckpointError(f'{path} is a {found.table.network.__name__}, the backbone is a '
                               f'{type(backbone).__name__}: give a checkpoint of that network')
     own = backbone.state_dict()
+    found = found._replace(backbone=backbone.fit_state_dict(found.backbone))
     _check_fit(found, own, path)
     matched = {name: value.to(map_location) for name, value in found.backbone.items() if name in own}
     backbone.load_state_dict(matched, strict=False)
@@ -84,14 +86,15 @@ def local_path(checkpoint: str) -> str:
 def _check_fit(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
     """Refuse another variant: other depths, other shapes, or nothing for this backbone."""
     network = found.table.network.__name__
-    theirs, ours = arch_of(found.backbone), arch_of(own)
+    table = found.table
+    theirs, ours = arch_of(found.backbone, table), arch_of(own, table)
     stages = len(ours['depths'])
     wrong = [f'{name} is {tuple(value.shape)} there and {tuple(own[name].shape)} here'
              for name, value in found.backbone.items() if name in own and own[name].shape != value.shape]
     # More stages there than here are no fault: a backbone is built as far as its out_indices need.
-    if theirs['depths'][:stages] != ours['depths'] or wrong:
+    if theirs['depths'][:stages] != ours['depths'] or table.kind(found.backbone) != table.kind(own) or wrong:
         raise CheckpointError(
-            f'{path} is {network} {found.arch}, the backbone is {network} {name_arch(own, found.table)}'
+            f'{path} is {network} {found.arch}, the backbone is {network} {name_arch(own, table)}'
             + (f'; {len(wrong)} shapes differ: {", ".join(wrong[:3])}' if wrong else '')
             + '. Build the backbone with the arch and options of the file, or give another file')
 
@@ -101,7 +104,9 @@ def _report(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
     missing = [name for name in own if name not in found.backbone and not name.endswith('num_batches_tracked')]
     norms = [name for name in missing if _is_output_norm(name)]
     missing = [name for name in missing if not _is_output_norm(name)]
-    stages = len(arch_of(own)['depths'])
+    added = [name for name in missing if is_like(name, found.table.added)]
+    missing = [name for name in missing if name not in added]
+    stages = len(arch_of(own, found.table)['depths'])
     unused = [name for name in found.backbone
               if name not in own and not _is_output_norm(name) and not _is_past(name, stages)]
     # Where the backbone has a prefix, whatever has another one is no business of its.
@@ -115,7 +120,8 @@ def _report(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
     if norms:
         log.append(f'Not in the file, as usual for a {found.task}, kept as initialised: {some(norms)}.')
     print_log(' '.join(log), logger='current')
-    for names, what in ((missing, 'missing in the file, kept as initialised'),
+    for names, what in ((added, 'missing in the file, new here: they start at zero, which changes nothing'),
+                        (missing, 'missing in the file, kept as initialised'),
                         (unexpected, 'unexpected in the file, left out')):
         if names:
             print_log(f'{len(names)} keys {what}: {some(names, 8)} ({path})', logger='current', level=logging.WARNING)

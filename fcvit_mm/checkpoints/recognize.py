@@ -102,6 +102,8 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
     table, published = _find_table(backbone, path)
     named, unknown = OrderedDict(), []
     for key, value in backbone.items():
+        if is_like(key, table.derived):
+            continue
         if published:
             name = to_ours(key, table.rows)
         else:
@@ -133,7 +135,7 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
     return Recognized(table, source, task, weights, named, others, tuple(unknown), prefix)
 
 
-def arch_of(backbone: Dict[str, Tensor]) -> dict:
+def arch_of(backbone: Dict[str, Tensor], table: Table) -> dict:
     """Depths and channels of a backbone's state dict (our names), for the stages that it has."""
     depths: List[int] = []
     channels: List[int] = []
@@ -142,18 +144,19 @@ def arch_of(backbone: Dict[str, Tensor]) -> dict:
         if not blocks:
             break
         depths.append(len(blocks))
-        norm = backbone.get(f'stages.{stage}.blocks.0.norm1.weight')
-        channels.append(0 if norm is None else norm.shape[0])
+        width = backbone.get(f'stages.{stage}.blocks.0.{table.width}')
+        channels.append(0 if width is None else width.shape[0])
     return {'depths': tuple(depths), 'channels': tuple(channels)}
 
 
 def name_arch(backbone: Dict[str, Tensor], table: Table) -> str:
-    """The variant's name (``'b12'``), or its depths and channels in words."""
-    found = arch_of(backbone)
+    """The variant's name (``'b12'``, ``'tiny (static)'``), or its depths and channels in words."""
+    found, kind = arch_of(backbone, table), table.kind(backbone)
+    kind = f' ({kind})' if kind else ''
     for name, row in table.network.arch_settings.items():
         if all(tuple(row[key]) == value for key, value in found.items()):
-            return name
-    return f'with depths {found["depths"]} and channels {found["channels"]}'
+            return f'{name}{kind}'
+    return f'with depths {found["depths"]} and channels {found["channels"]}{kind}'
 
 
 def _tensors(state_dict: dict) -> Dict[str, Tensor]:

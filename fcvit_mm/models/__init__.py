@@ -1,6 +1,8 @@
 """The networks: PyTorch modules that need nothing of mmdet, mmseg, mmpretrain or timm."""
 from .backbone import Backbone
+from .dwnet import DWNet
 from .fcvit import FCViT
 from .inference import optimize_for_inference
+from .scaled import ScaledCaiT, ScaledSwin, ScaledViT
 
-__all__ = ['Backbone', 'FCViT', 'optimize_for_inference']
+__all__ = ['Backbone', 'DWNet', 'FCViT', 'ScaledCaiT', 'ScaledSwin', 'ScaledViT', 'optimize_for_inference']

@@ -1,9 +1,13 @@
 """What every backbone of this package promises to a detector, segmentor or classifier."""
-from typing import Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
 
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .layers import check_image_batch
 
 
 def normalize_indices(indices: Union[int, Sequence[int]], length: int, name: str = 'out_indices') -> Tuple[int, ...]:
@@ -91,12 +95,14 @@ class Backbone(BaseModule):
     Attributes:
         out_channels (tuple[int]): Channels of each returned map.
         out_strides (tuple[int]): Stride of each returned map, in input pixels.
+        stage_channels, stage_strides (tuple[int]): The same of all stages that are built.
     """
 
     #: Reads the checkpoint of ``dict(type='Pretrained')`` into a backbone: ``loader(backbone, **init_cfg)``. Set by
     #: ``fcvit_mm.checkpoints``, which knows the published files' key names; the networks do not import it.
     pretrained_loader: Optional[Callable] = None
 
+    in_channels: int
     stem: nn.Module
     stages: nn.ModuleList
 
@@ -117,8 +123,27 @@ class Backbone(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.stage_channels = tuple(channels[:self.num_stages])
+        self.stage_strides = tuple(strides[:self.num_stages])
         self.out_channels = tuple(channels[index] for index in self.out_indices)
         self.out_strides = tuple(strides[index] for index in self.out_indices)
+
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield each stage's output before any norm, computed when it is asked for; for timm's features.
+
+        Args:
+            x (Tensor): ``(B, in_channels, H, W)``.
+
+        Yields:
+            Tensor: ``(B, C_i, H / s_i, W / s_i)``, in the layout that the next stage takes.
+        """
+        check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
+        if x.device.type == 'cpu':  # the layout that CPU convolutions are made for
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
 
     def init_weights(self) -> None:
         """Apply ``init_cfg``. The constructor has already drawn the initial weights."""
@@ -135,6 +160,14 @@ class Backbone(BaseModule):
         for cfg in pretrained:
             options = {key: value for key, value in cfg.items() if key != 'type'}
             type(self).pretrained_loader(self, **options)
+
+    def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """What of a file's weights (names of this package) to load, resized where that is possible; all as it is here.
+
+        A network whose parameters depend on the size of the input, or whose output norms come in several kinds,
+        overrides this.
+        """
+        return state_dict
 
     def freeze_stages(self) -> None:
         """Freeze what ``frozen_stages`` names: no gradients, evaluation mode."""

@@ -13,7 +13,6 @@ from typing import Optional, Sequence, Tuple, Union
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..ops import add_global_context, channel_mixer, normalised_similarity, position_means, recomputed_channel_mixer
 from ..registry import MODELS
@@ -23,10 +22,12 @@ from .layers import (
     DropPath,
     GroupNorm1,
     PatchEmbed,
+    Stage,
     check_image_batch,
-    conv_gelu,
     drop_path_rates,
-    fold_scale_,
+    fold_input_,
+    fold_output_,
+    gelu_of,
     init_weights_,
     is_bare,
 )
@@ -118,8 +119,8 @@ class TokenMix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.global_context is not None:
             x = self.global_context(x)
-        x = conv_gelu(self.fc1, self.dwconv(x))
-        return x if self.fc2 is None else conv_gelu(self.fc2, x)
+        x = gelu_of(self.fc1, self.dwconv(x))
+        return x if self.fc2 is None else gelu_of(self.fc2, x)
 
 
 class TokenMixer(nn.Module):
@@ -240,48 +241,21 @@ class FCViTBlock(nn.Module):
         x = x + self.drop_path(scaled(self.token_mixer(self.norm1(x)), self.layer_scale1))
         return x + self.drop_path(scaled(self.channel_mixer(self.norm2(x)), self.layer_scale2))
 
-    @torch.no_grad()
     def fuse_(self) -> None:
         """For inference, in place: ``norm2``'s affine part and ``layer_scale2`` become part of the 1x1 convolutions.
 
         Not so ``norm1``, which the similarity reads, nor ``layer_scale1``, which stands behind a GELU.
         """
         mixer = self.channel_mixer
-        weight = mixer.fc1.weight.double().flatten(1)
-        bias = mixer.fc1.bias.double() + weight @ self.norm2.bias.double()
-        mixer.fc1.weight.copy_((weight * self.norm2.weight.double())[:, :, None, None])
-        mixer.fc1.bias.copy_(bias)
+        fold_input_(mixer.fc1, self.norm2.weight, self.norm2.bias)
         self.norm2 = GroupNorm1(self.norm2.num_channels, affine=False)
         if self.layer_scale2 is not None and isinstance(mixer.channel_attention, nn.Identity):
-            fold_scale_(mixer.fc2, self.layer_scale2, mixer.fc2.bias * self.layer_scale2)
+            fold_output_(mixer.fc2, self.layer_scale2, torch.zeros_like(self.layer_scale2))
             self.layer_scale2 = None
 
 
 def scaled(x: Tensor, scale: Optional[Tensor]) -> Tensor:
     return x if scale is None else x * scale[:, None, None]
-
-
-class FCViTStage(nn.Module):
-    """Blocks at one resolution, after the patch embedding that leads there.
-
-    Shape:
-        ``(B, C_previous, H, W)`` to ``(B, C, ceil(H / 2), ceil(W / 2))``; the first stage keeps the size.
-    """
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.ModuleList(blocks)
-        self.with_cp = with_cp
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
-        for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x
 
 
 @MODELS.register_module()
@@ -390,7 +364,7 @@ class FCViT(Backbone):
         for i in range(self.num_stages):
             downsample = nn.Identity() if i == 0 else PatchEmbed(channels[i - 1], channels[i], 3, stride=2)
             blocks = [block(channels[i], mlp_ratios[i], rate) for rate in rates[i]]
-            self.stages.append(FCViTStage(downsample, blocks, with_cp))
+            self.stages.append(Stage(downsample, blocks, with_cp))
         for i in self.out_indices:
             self.add_module(f'norm{i}', GroupNorm1(channels[i]))
 

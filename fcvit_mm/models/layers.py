@@ -1,10 +1,15 @@
 """What the networks share: patch embedding, stochastic depth, initial weights."""
 import math
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Iterator, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from ..ops import conv2d, depthwise_conv2d, gelu_
 
@@ -20,34 +25,55 @@ class Conv2d(nn.Conv2d):
 
 
 def is_bare(*modules: nn.Module) -> bool:
-    """Whether these are plain convolutions that may be computed without calling the modules themselves.
+    """Whether these are plain convolutions or linear layers that may be computed without calling the modules.
 
     Not with hooks (pruning and feature extraction live there), nor where another class took their place
     (parametrisation, quantisation).
     """
-    return all(type(module) is Conv2d and not module._forward_hooks and not module._forward_pre_hooks
+    return all(type(module) in (Conv2d, PointwiseLinear) and not module._forward_hooks and not module._forward_pre_hooks
                and not module._backward_hooks and not module._backward_pre_hooks for module in modules)
 
 
-def conv_gelu(conv: nn.Module, x: Tensor) -> Tensor:
-    """GELU of a convolution's output, which is overwritten if nothing else can see it."""
-    x = conv(x)
-    return gelu_(x) if is_bare(conv) else F.gelu(x)
+def gelu_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """GELU of a layer's output, which is overwritten if nothing else can see it."""
+    x = layer(x)
+    return gelu_(x) if is_bare(layer) else F.gelu(x)
+
+
+class PointwiseLinear(nn.Linear):
+    """A linear layer over the channels of each position. ``(B, C, H, W)`` to ``(B, C', H, W)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
-def fold_batch_norm_(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Make a convolution compute what the BatchNorm in evaluation mode behind it would."""
+def batch_norm_affine(norm: nn.BatchNorm2d) -> Tuple[Tensor, Tensor]:
+    """Factor and bias per channel of a BatchNorm in evaluation mode, in float64."""
     scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
-    fold_scale_(conv, scale, (bias - norm.running_mean.double()) * scale + norm.bias.double())
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
 @torch.no_grad()
-def fold_scale_(conv: nn.Conv2d, scale: Tensor, bias: Tensor) -> None:
-    """Multiply a convolution's weights by ``scale``, one value per output channel, and replace its bias."""
-    conv.weight.copy_(conv.weight.double() * scale.double().view(-1, 1, 1, 1))
-    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+def fold_output_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    """Make a convolution or linear layer multiply its output channels by ``scale`` and add ``shift``."""
+    bias = shift if layer.bias is None else layer.bias.double() * scale + shift
+    layer.weight.copy_((layer.weight.double().flatten(1) * scale.double()[:, None]).view_as(layer.weight))
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+
+
+@torch.no_grad()
+def fold_input_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    """Make a 1x1 convolution or linear layer multiply its input channels by ``scale`` and add ``shift`` first."""
+    weight = layer.weight.double().flatten(1)
+    bias = weight @ shift.double() + (0 if layer.bias is None else layer.bias.double())
+    layer.weight.copy_((weight * scale.double()).view_as(layer.weight))
+    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+
+
+def fold_batch_norm_(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
+    """Make a convolution compute what the BatchNorm in evaluation mode behind it would."""
+    fold_output_(layer, *batch_norm_affine(norm))
 
 
 class PatchEmbed(nn.Module):
@@ -101,6 +127,80 @@ class GroupNorm1(nn.GroupNorm):
             # pass when the affine parameters want a gradient and the input does not.
             x = x.contiguous()
         return super().forward(x)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of each position of a map.
+
+    Args:
+        channels (int): ``C``.
+        eps (float): Added to the variance.
+
+    Shape:
+        ``(B, C, H, W)`` to the same.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, after the patch embedding that leads there.
+
+    Args:
+        downsample (nn.Module): Patch embedding between stages; ``nn.Identity`` in the first.
+        blocks (Sequence[nn.Module]): Blocks, each of which keeps the shape.
+        with_cp (bool): Recompute each block's activations in the backward pass instead of storing them.
+
+    Shape:
+        ``(B, C_previous, H, W)`` to ``(B, C, ceil(H / 2), ceil(W / 2))``; the first stage keeps the size.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x = recomputed(block, x)
+            else:
+                x = block(x)
+        return x
+
+
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``, computed once more in the backward pass; BatchNorms count the batch once all the same."""
+    if any(isinstance(module, _BatchNorm) for module in block.modules()):
+        contexts = partial(_first_and_second_pass, block)
+        return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+    return checkpoint(block, x, use_reentrant=False)
+
+
+def _first_and_second_pass(block: nn.Module):
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Leave running statistics of BatchNorms in training as they are."""
+    norms = [module for module in block.modules()
+             if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
 
 
 class DropPath(nn.Module):

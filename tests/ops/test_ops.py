@@ -180,17 +180,17 @@ def test_gelu_leaves_alone_what_autograd_needs():
 
 def test_a_hook_sees_what_the_convolution_gave():
     """A feature extractor's tensor must not be overwritten by the GELU behind it."""
-    from fcvit_mm.models.layers import conv_gelu
+    from fcvit_mm.models.layers import gelu_of
     conv = Conv2d(4, 4, 1)
     x = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
     seen = []
     with torch.no_grad():
         expected = conv(x).clone()
         handle = conv.register_forward_hook(lambda module, args, output: seen.append(output))
-        with_hook = conv_gelu(conv, x)
+        with_hook = gelu_of(conv, x)
         handle.remove()
         torch.testing.assert_close(seen[0], expected)
-        torch.testing.assert_close(conv_gelu(conv, x), with_hook)
+        torch.testing.assert_close(gelu_of(conv, x), with_hook)
 
 
 def test_hooks_in_a_channel_mixer_are_called():

@@ -1,0 +1,20 @@
+# 20 epochs of warm-up from 1e-6, cosine to 1e-5 until epoch 300. 1,281,167 images / 1024 = 1251 iterations an epoch.
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    clip_grad=dict(max_norm=5.0),
+    # Biases, norms and all else with one dimension.
+    paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.))
+
+param_scheduler = [
+    # 1e-3 x 1e-3 = 1e-6
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=20, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', T_max=280, eta_min=1e-5, by_epoch=True, begin=20, end=300),
+]
+
+train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+
+# 8 GPUs x 128 images = 1024
+auto_scale_lr = dict(enable=False, base_batch_size=1024)

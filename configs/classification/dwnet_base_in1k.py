@@ -1,0 +1,4 @@
+# 8 GPUs x 128 images = 1024, lr 1e-3; 300 epochs. Evaluation crop 0.875: 256 -> 224.
+_base_ = './dwnet_tiny_in1k.py'
+
+model = dict(backbone=dict(arch='base', drop_path_rate=0.5), head=dict(in_channels=1024))

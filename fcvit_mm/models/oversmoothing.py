@@ -1,0 +1,148 @@
+"""AttnScale and FeatScale: what keeps the high frequencies of a deep transformer, whichever transformer it is.
+
+Source: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis", ICLR 2022,
+OpenReview O476oWmiNNp. Self-attention is a low-pass filter: with depth only the tokens' mean (DC) survives. Both
+remedies scale what is not the mean, and start as the identity: every new parameter is 0 at first.
+"""
+from typing import Optional, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+#: The remedies, by the names that the networks take.
+REMEDIES = ('attn_scale', 'feat_scale')
+
+
+def check_remedies(remedies: Sequence[str]) -> Tuple[str, ...]:
+    """The remedies as a tuple; none leaves the plain transformer.
+
+    Raises:
+        TypeError: Not a sequence of names, a bare name say.
+        ValueError: A name that is none of ``REMEDIES``, or one given twice.
+    """
+    if isinstance(remedies, str) or not isinstance(remedies, Sequence):
+        raise TypeError(f'remedies={remedies!r}, expected a sequence of names out of {REMEDIES}, '
+                        f'such as {REMEDIES[:1]}; an empty one leaves the plain transformer')
+    unknown = [remedy for remedy in remedies if remedy not in REMEDIES]
+    if unknown or len(set(remedies)) != len(remedies):
+        raise ValueError(f'remedies={remedies!r}, expected each of {REMEDIES} once at most'
+                         + (f': there is no {unknown[0]!r}' if unknown else ''))
+    return tuple(remedies)
+
+
+def attn_scale(attended: Tensor, values: Tensor, lamb: Optional[Tensor]) -> Tensor:
+    """AttnScale without the attention matrix: ``A' v`` for ``A' = 1/N + (A - 1/N) (1 + lamb)``.
+
+    ``A' v = (1 + lamb) (A v) - lamb mean(v)``, so that any attention that gives ``A v``, a fused one too, will do.
+
+    Args:
+        attended (Tensor): ``A v``, ``(..., H, N, d)``.
+        values (Tensor): ``v`` of the ``N`` tokens, ``(..., H, N, d)``.
+        lamb (Tensor, optional): ``(H, )``; ``None`` leaves ``A v`` as it is.
+
+    Returns:
+        Tensor: ``(..., H, N, d)``.
+    """
+    if lamb is None:
+        return attended
+    mean = values.mean(-2, keepdim=True)
+    # A v + (-lamb) (mean - A v) in one pass; 1 + lamb would round a small lamb away in half precision.
+    return torch.lerp(attended, mean.to(attended.dtype), -lamb[:, None, None].to(attended.dtype))
+
+
+class ScaledHeadMixing(nn.Linear):
+    """Talking heads' mixing after the softmax (arXiv 2003.02436) and AttnScale of its result.
+
+    Here the matrix is at hand, for heads cannot be mixed without it, and ``A' = (1 + lamb) A - lamb / N`` is part of
+    the mixing's own weight and bias: AttnScale costs nothing.
+
+    Args:
+        num_heads (int): ``H``.
+
+    Shape:
+        ``(B, N, N, H)`` to the same.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__(num_heads, num_heads)
+        self.lamb = nn.Parameter(torch.zeros(num_heads))
+
+    def forward(self, attention: Tensor) -> Tensor:
+        scale = 1 + self.lamb
+        bias = scale * self.bias - self.lamb / attention.shape[2]
+        return F.linear(attention, scale[:, None] * self.weight, bias)
+
+
+class FeatScale(nn.Module):
+    """``y + factor (lamb1 dc + lamb2 (y - dc))`` with ``dc`` the mean of ``y`` over the tokens.
+
+    Args:
+        channels (int): ``C``.
+        factor (float): 2 in the published ViT models, 1 in the published CaiT and Swin models.
+
+    Shape:
+        ``(B, N, C)`` or ``(B, H, W, C)`` to the same.
+    """
+
+    def __init__(self, channels: int, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.lamb1 = nn.Parameter(torch.zeros(channels))
+        self.lamb2 = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, y: Tensor) -> Tensor:
+        dc = y.mean(tuple(range(1, y.ndim - 1)), keepdim=True)
+        low, high = (self.factor * lamb.to(y.dtype) for lamb in (self.lamb1, self.lamb2))
+        return y + (low * dc + high * (y - dc))
+
+    def extra_repr(self) -> str:
+        return f'{len(self.lamb1)}, factor={self.factor}'
+
+
+def resample_table(table: Tensor, size: Tuple[int, int], new_size: Tuple[int, int]) -> Tensor:
+    """Resize learned vectors of a grid: position embeddings, relative-position biases.
+
+    Args:
+        table (Tensor): ``(..., L, C)`` whose last ``size[0] * size[1]`` rows are the grid's; those before, a class
+            token's say, stay as they are.
+        size (tuple[int]): The grid's height and width.
+        new_size (tuple[int]): Those wanted.
+
+    Returns:
+        Tensor: ``(..., L', C)``, bicubic.
+    """
+    if tuple(size) == tuple(new_size):
+        return table
+    length = table.shape[-2] - size[0] * size[1]
+    rest, grid = table[..., :length, :], table[..., length:, :]
+    grid = grid.reshape(1, *size, -1).permute(0, 3, 1, 2)
+    # In float32, for CPUs have no bicubic interpolation of float16.
+    grid = F.interpolate(grid.float(), new_size, mode='bicubic', align_corners=False).to(table.dtype)
+    grid = grid.flatten(2).transpose(1, 2).reshape(*table.shape[:-2], -1, table.shape[-1])
+    return torch.cat((rest, grid), -2)
+
+
+def fit_table(table: Tensor, like: Tensor, extra: int, new_size: Tuple[int, int], name: str) -> Tensor:
+    """A table of a checkpoint, resized to the grid of the parameter that it is for; as it is if that fits.
+
+    Args:
+        table (Tensor): ``(..., L, C)``, of a square grid.
+        like (Tensor): The parameter.
+        extra (int): Rows before the grid's.
+        new_size (tuple[int]): The parameter's grid.
+        name (str): The parameter's name, for the error.
+
+    Raises:
+        ValueError: The table's grid is not square, so that its sides cannot be known.
+    """
+    if table.shape == like.shape or table.ndim != like.ndim or table.shape[-1] != like.shape[-1]:
+        return table  # what does not fit for another reason is the loader's to report
+    length = table.shape[-2] - extra
+    side = round(max(length, 0)**0.5)
+    if length < 1 or side**2 != length:
+        raise ValueError(f'{name} of the checkpoint has {length} positions, expected {like.shape[-2] - extra} or those '
+                         f'of a square, which would be resized to {new_size[0]}x{new_size[1]}: build the network for '
+                         'the size that the checkpoint was trained at')
+    return resample_table(table, (side, side), new_size)

@@ -1,0 +1,155 @@
+"""timm's ViT, CaiT and Swin blocks with the remedies in their places.
+
+The only file of ``models`` that needs timm. It is imported when one of these networks is built, not before.
+"""
+from functools import partial
+from typing import Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import Attention
+from timm.models.cait import LayerScaleBlock, LayerScaleBlockClassAttn
+from timm.models.swin_transformer import (
+    PatchMerging,
+    SwinTransformerBlock,
+    WindowAttention,
+    window_partition,
+    window_reverse,
+)
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+from .oversmoothing import FeatScale, ScaledHeadMixing, attn_scale
+
+__all__ = ['CaiTBlock', 'ClassAttentionBlock', 'PatchMerging', 'SwinBlock', 'ViTBlock']
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def _lamb(num_heads: int, remedies: Sequence[str]):
+    return nn.Parameter(torch.zeros(num_heads)) if 'attn_scale' in remedies else None
+
+
+def _feat_scale(channels: int, factor: float, remedies: Sequence[str]) -> nn.Module:
+    return FeatScale(channels, factor) if 'feat_scale' in remedies else nn.Identity()
+
+
+class ScaledAttention(Attention):
+    """Self-attention, fused, with AttnScale. ``(B, N, C)`` to the same."""
+
+    def __init__(self, channels: int, num_heads: int, remedies: Sequence[str]) -> None:
+        super().__init__(channels, num_heads, qkv_bias=True)
+        self.lamb = _lamb(num_heads, remedies)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = attn_scale(F.scaled_dot_product_attention(q, k, v), v, self.lamb)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, channels))
+
+
+class ViTBlock(Block):
+    """Pre-norm block. The factor of FeatScale is 2. ``(B, N, C)`` to the same."""
+
+    def __init__(self, channels: int, num_heads: int, drop_path_rate: float, remedies: Sequence[str]) -> None:
+        super().__init__(channels, num_heads, qkv_bias=True, drop_path=drop_path_rate, norm_layer=LayerNorm)
+        self.attn = ScaledAttention(channels, num_heads, remedies)
+        self.feat_scale = _feat_scale(channels, 2, remedies)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.feat_scale(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class CaiTBlock(LayerScaleBlock):
+    """Talking heads and layer scale. The factor of FeatScale is 1. ``(B, N, C)`` to the same."""
+
+    def __init__(self, channels: int, num_heads: int, drop_path_rate: float, layer_scale_init_value: float,
+                 remedies: Sequence[str]) -> None:
+        super().__init__(channels, num_heads, qkv_bias=True, drop_path=drop_path_rate, norm_layer=LayerNorm,
+                         init_values=layer_scale_init_value)
+        if 'attn_scale' in remedies:
+            self.attn.proj_w = ScaledHeadMixing(num_heads)
+        self.feat_scale = _feat_scale(channels, 1, remedies)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.gamma_1 * self.feat_scale(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
+
+
+class ClassAttentionBlock(LayerScaleBlockClassAttn):
+    """CaiT's class attention, as it is: ``(B, N, C)`` and the class token ``(B, 1, C)`` to a class token."""
+
+    def __init__(self, channels: int, num_heads: int, layer_scale_init_value: float) -> None:
+        super().__init__(channels, num_heads, qkv_bias=True, norm_layer=LayerNorm, init_values=layer_scale_init_value)
+
+
+class ScaledWindowAttention(WindowAttention):
+    """Attention within windows, fused, with AttnScale of each window. ``(B * windows, N, C)`` to the same."""
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, remedies: Sequence[str]) -> None:
+        super().__init__(channels, num_heads, window_size=window_size)
+        self.lamb = _lamb(num_heads, remedies)
+
+    def forward(self, x: Tensor, mask: Tensor = None) -> Tensor:
+        windows, tokens, channels = x.shape
+        qkv = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self._get_rel_pos_bias()
+        if mask is not None:
+            bias = (bias + mask[:, None]).repeat(windows // len(mask), 1, 1, 1)
+        x = attn_scale(F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)), v, self.lamb)
+        return self.proj(x.transpose(1, 2).reshape(windows, tokens, channels))
+
+
+class SwinBlock(SwinTransformerBlock):
+    """Windows, shifted or not, on maps of any size. The factor of FeatScale is 1. ``(B, H, W, C)`` to the same.
+
+    timm's shifts a map before it pads it and masks as if it had not, which is the published order only where nothing is
+    to be padded. Here the map is padded first. A side that one window covers is not shifted, as published.
+    """
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, shifted: bool, drop_path_rate: float,
+                 remedies: Sequence[str]) -> None:
+        super().__init__(channels, (window_size, window_size), num_heads, window_size=window_size,
+                         shift_size=window_size // 2 if shifted else 0, always_partition=True, dynamic_mask=True,
+                         drop_path=drop_path_rate)
+        self.attn = ScaledWindowAttention(channels, num_heads, window_size, remedies)
+        self.feat_scale = _feat_scale(channels, 1, remedies)
+
+    def _attn(self, x: Tensor) -> Tensor:
+        _, height, width, channels = x.shape
+        window, sides = self.window_size, (height, width)
+        shift = [0 if side <= part else step for side, part, step in zip(sides, window, self.shift_size)]
+        padded = [side + -side % part for side, part in zip(sides, window)]
+        x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
+        mask = None
+        if any(shift):
+            x = x.roll((-shift[0], -shift[1]), (1, 2))
+            mask = shift_mask(padded, window, shift, x)
+        x = self.attn(window_partition(x, window).flatten(1, 2), mask)
+        x = window_reverse(x.unflatten(1, window), window, *padded)
+        if any(shift):
+            x = x.roll(tuple(shift), (1, 2))
+        return self.feat_scale(x[:, :height, :width])
+
+
+def shift_mask(size: Sequence[int], window: Tuple[int, int], shift: Sequence[int], like: Tensor) -> Tensor:
+    """What a shifted map's windows add to the attention: -100 between tokens that are no neighbours.
+
+    Args:
+        size (Sequence[int]): Height and width, multiples of the window's.
+        window (tuple[int]): Height and width of a window.
+        shift (Sequence[int]): How far the map was rolled up and left.
+        like (Tensor): Of the dtype and on the device wanted.
+
+    Returns:
+        Tensor: ``(windows, N, N)``.
+    """
+    rows, columns = (torch.arange(side, device=like.device) >= side - step for side, step in zip(size, shift))
+    came_around = (2 * rows[:, None] + columns).view(1, *size, 1)
+    regions = window_partition(came_around, window).flatten(1)
+    apart = regions[:, None] != regions[:, :, None]
+    return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, -100.)

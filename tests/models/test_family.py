@@ -1,0 +1,380 @@
+"""The same questions to every network of the project: one row of ``NETWORKS`` each, small enough to be quick."""
+import copy
+import pickle
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn as nn
+from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
+from mmengine.registry import MODELS
+from mmengine.utils import digit_version
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import fcvit_mm
+from fcvit_mm.checkpoints import convert_checkpoint, load_pretrained
+from fcvit_mm.checkpoints.key_tables import TABLES, to_published
+from fcvit_mm.ops import use_ops
+
+
+class Network(NamedTuple):
+    """A backbone's class, the arguments that make a small one, those that make its classifier's form, and whether
+    ``frozen_stages`` counts the blocks of one stage."""
+    type: type
+    arguments: dict
+    classifier: dict = {}
+    blocks: bool = False
+
+
+_DWNET = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32), group_channels=(2, 4, 6, 8)))
+_LAYER_NORM = dict(norm_cfg=dict(type='LN'))
+_BOTH = ('attn_scale', 'feat_scale')
+_CLASS_TOKEN = dict(out_type='cls_token', out_indices=None)
+
+NETWORKS = {
+    'fcvit': Network(fcvit_mm.FCViT, dict(
+        arch=dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(8, 8, 4, 4)),
+        layer_scale_init_value=1.)),
+    'dwnet': Network(fcvit_mm.DWNet, _DWNET, _LAYER_NORM),
+    'dynamic_dwnet': Network(fcvit_mm.DWNet, dict(_DWNET, dynamic='homogeneous'), _LAYER_NORM),
+    'inhomogeneous_dwnet': Network(fcvit_mm.DWNet, dict(_DWNET, dynamic='inhomogeneous'), _LAYER_NORM),
+    'vit': Network(fcvit_mm.ScaledViT, dict(
+        arch=dict(depths=(4, ), channels=(24, ), num_heads=(3, )), remedies=_BOTH), _CLASS_TOKEN, blocks=True),
+    'cait': Network(fcvit_mm.ScaledCaiT, dict(
+        arch=dict(depths=(4, 1), channels=(24, 24), num_heads=(3, 3)), remedies=_BOTH, layer_scale_init_value=1.),
+        _CLASS_TOKEN, blocks=True),
+    'swin': Network(fcvit_mm.ScaledSwin, dict(
+        arch=dict(depths=(2, 1, 1, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4)), remedies=_BOTH)),
+}
+SIZES = [(64, 64), (75, 61), (33, 128)]
+HALF = [torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
+def network(request) -> Network:
+    return request.param
+
+
+def build(network: Network, **options) -> fcvit_mm.models.Backbone:
+    torch.manual_seed(0)
+    return network.type(**{**network.arguments, **options})
+
+
+def table_of(network: Network):
+    return next(table for table in TABLES if table.network is network.type)
+
+
+def images(*size, batch=2) -> torch.Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def loss_of(outputs) -> torch.Tensor:
+    return sum(output.float().square().mean() for output in outputs)
+
+
+def assert_all_grads(model: nn.Module) -> None:
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def assert_same(actual, expected, atol=1e-5) -> None:
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize('size', SIZES, ids=str)
+def test_gives_a_pyramid_and_gradients(network, size):
+    model = build(network, drop_path_rate=0.1).train()
+    x = images(*size).requires_grad_()
+    outputs = model(x)
+    for output, channels, stride in zip(outputs, model.out_channels, model.out_strides):
+        assert output.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+    # A sum of squares would be the same whatever stands before a BatchNorm.
+    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
+    assert_all_grads(model)
+    assert x.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_definitions_of_the_operations_give_the_same(network):
+    model = build(network).eval()
+    expected = model(images(50, 70))
+    with use_ops('plain'):
+        assert_same(model(images(50, 70)), expected)
+
+
+def disturbed(model: nn.Module) -> nn.Module:
+    """With norms and scales that are not as they started."""
+    torch.manual_seed(2)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_outputs_stay_when_optimized_for_inference(network):
+    model = disturbed(build(network))
+    optimized = fcvit_mm.optimize_for_inference(model, images(64, 64))
+    inside = [module for name, module in optimized.named_modules() if not name.startswith('norm')]
+    assert not [module for module in inside if isinstance(module, _BatchNorm)] or network.arguments.get('dynamic')
+    for expected, got in zip(model(images(50, 70)), optimized(images(50, 70))):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * max(1, expected.abs().max().item()))
+    assert pickle.loads(pickle.dumps(optimized))
+
+
+def test_classifier_has_one_output(network):
+    model = build(network, **{'out_indices': -1, **network.classifier}).train()
+    output, = model(images(64, 64))
+    (output * torch.randn_like(output)).sum().backward()
+    assert output.shape == (2, model.out_channels[0], *(() if 'out_type' in network.classifier else (2, 2)))
+    assert_all_grads(model)
+
+
+def test_weights_survive_a_round_trip(network):
+    model = build(network).eval()
+    twin = build(network).eval()
+    for parameter in twin.parameters():
+        nn.init.normal_(parameter)
+    twin.load_state_dict(model.state_dict())
+    x = images(40, 40)
+    with torch.no_grad():
+        expected = model(x)
+        for other in (twin, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert all(torch.equal(a, b) for a, b in zip(other(x), expected))
+
+
+@pytest.mark.parametrize('form', ['dense', 'classifier'])
+def test_published_names_load(network, form, tmp_path):
+    """Directly, and converted by tools/convert_checkpoint.py's function."""
+    options = {} if form == 'dense' else {'out_indices': -1, **network.classifier}
+    model = build(network, **options)
+    for value in [*model.parameters(), *model.buffers()]:
+        if value.is_floating_point():
+            nn.init.normal_(value)
+    published = to_published(model.state_dict(), table_of(network))
+    if form == 'classifier':
+        width = model.out_channels[0]
+        published.update({'head.weight': torch.ones(5, width), 'head.bias': torch.zeros(5)})
+    torch.save({'model': published}, tmp_path / 'published.pth')
+    convert_checkpoint(str(tmp_path / 'published.pth'), str(tmp_path / 'ours.pth'))
+    for file in ('published.pth', 'ours.pth'):
+        twin = build(network, **options)
+        load_pretrained(twin, str(tmp_path / file))
+        assert set(twin.state_dict()) == set(model.state_dict())
+        assert all(torch.equal(value, model.state_dict()[key]) for key, value in twin.state_dict().items()), file
+
+
+def test_another_networks_file_is_an_error(network, tmp_path):
+    other = next(row for row in NETWORKS.values() if row.type is not network.type)
+    torch.save(to_published(build(other).state_dict(), table_of(other)), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=f'is a {other.type.__name__}, the backbone is a {network.type.__name__}'):
+        load_pretrained(build(network), str(tmp_path / 'a.pth'))
+
+
+@pytest.mark.parametrize('out_indices, expected', [
+    ((0, 1, 2, 3), (0, 1, 2, 3)), ([3], (3, )), (3, (3, )), ((-1, ), (3, )), ((-4, 2), (0, 2)), ((1, 0), (0, 1))])
+def test_out_indices(network, out_indices, expected):
+    given, channels = copy.copy(out_indices), build(network).out_channels
+    model = build(network, out_indices=out_indices).eval()
+    assert out_indices == given
+    assert model.out_indices == expected
+    assert model.out_channels == tuple(channels[i] for i in expected)
+    assert model.out_strides == tuple((4, 8, 16, 32)[i] for i in expected)
+    assert [x.shape[1] for x in model(images(64, 64))] == list(model.out_channels)
+
+
+def test_what_no_output_needs_is_not_built(network):
+    model = build(network, out_indices=(0, 1))
+    loss_of(model(images(64, 64))).backward()
+    assert_all_grads(model)
+
+
+@torch.no_grad()
+def test_the_smallest_input(network):
+    outputs = build(network).eval()(images(1, 1, batch=1))
+    assert [tuple(x.shape[2:]) for x in outputs] == [(1, 1)] * 4
+    assert all(x.isfinite().all() for x in outputs)
+
+
+@pytest.mark.filterwarnings('ignore:.*degrees of freedom')
+def test_an_empty_batch(network):
+    assert [x.shape[0] for x in build(network).eval()(images(32, 32, batch=0))] == [0] * 4
+
+
+@torch.no_grad()
+def test_images_of_a_batch_do_not_mix(network):
+    model = build(network).eval()
+    x = images(50, 70, batch=3)
+    assert_same(model(x[1:2]), [whole[1:2] for whole in model(x)])
+
+
+@torch.no_grad()
+def test_channels_last_gives_the_same(network):
+    model = build(network).eval()
+    x = images(50, 70)
+    expected = model(x)
+    last = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    assert_same(last, expected)
+    # A detector's RoIAlign on CPU takes wrong values from any layout but the contiguous one, without a word.
+    assert all(y.is_contiguous() for y in expected)
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in last)
+
+
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+@pytest.mark.parametrize('scale', [1, 10])
+def test_autocast_trains_without_nan(network, dtype, scale):
+    if dtype == torch.float16 and digit_version(torch.__version__) < digit_version('2.4'):
+        pytest.skip('torch before 2.4 has no float16 autocast on CPU')
+    model = build(network).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    for step in range(3):
+        with torch.autocast('cpu', dtype=dtype):
+            loss = loss_of(model(scale * images(64, 64)))
+        optimizer.zero_grad()
+        loss.backward()
+        assert loss.isfinite(), step
+        assert_all_grads(model)
+        optimizer.step()
+
+
+@torch.no_grad()
+def test_bfloat16_weights_give_nearly_the_same(network):
+    model = build(network).eval()
+    expected = model(images(64, 64))
+    for actual, value in zip(model.bfloat16()(images(64, 64).bfloat16()), expected):
+        assert actual.dtype == torch.bfloat16
+        assert (actual.float() - value).square().mean() < 1e-3 * value.var()
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+def test_activation_checkpointing_changes_nothing(network, autocast):
+    gradients, statistics = [], []
+    for with_cp in (False, True):
+        model = build(network, with_cp=with_cp, drop_path_rate=0.2).train()
+        torch.manual_seed(1)
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
+            outputs = model(images(48, 48))
+        sum((x.float() * torch.linspace(-1, 1, x.numel()).view(x.shape)).sum() for x in outputs).backward()
+        gradients.append([p.grad for p in model.parameters()])
+        statistics.append(list(model.buffers()))
+    assert_same(*gradients)
+    assert all(torch.equal(a, b) for a, b in zip(*statistics)), 'BatchNorm counted the recomputed batch, too'
+
+
+def test_compiles_without_a_graph_break(network):
+    model = build(network, out_indices=(0, 1)).train()
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend='aot_eager')
+    outputs = compiled(images(40, 56))
+    assert_same(outputs, model(images(40, 56)), atol=1e-4)
+    sum(x.sum() for x in outputs).backward()
+    assert_all_grads(compiled)
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
+def test_frozen_stages_stay_frozen(network, frozen_stages):
+    model = build(network, frozen_stages=frozen_stages)
+    model.train()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    parts = 'stages.0.blocks.' if network.blocks else 'stages.'
+    prefixes = (['stem.'] if frozen_stages >= 0 else []) + [f'{parts}{i}.' for i in range(frozen_stages)]
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(tuple(prefixes))}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    sum((x * torch.randn_like(x)).sum() for x in model(images(64, 64))).backward()
+    assert_all_grads(model)
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        if name.startswith(tuple(prefixes)):
+            assert torch.equal(value, before[name]), name
+        elif name == 'norm3.weight':
+            assert not torch.equal(value, before[name])
+
+
+def test_norm_eval_keeps_the_running_statistics(network):
+    for norm_eval in (True, False):
+        model = build(network, norm_eval=norm_eval).train()
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        model(images(64, 64))
+        assert all(torch.equal(value, before[name]) == norm_eval for name, value in model.named_buffers()
+                   if name.endswith('running_mean'))
+
+
+@torch.no_grad()
+def test_sync_batchnorm_conversion_and_back(network):
+    model = build(network).eval()
+    expected = model(images(64, 64))
+    norms = sum(isinstance(module, _BatchNorm) for module in model.modules())
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in synced.modules()) == norms
+    assert_same(revert_sync_batchnorm(synced).eval()(images(64, 64)), expected)
+
+
+def test_exponential_moving_average(network):
+    model = build(network)
+    ema = ExponentialMovingAverage(model, momentum=0.5)
+    ema.update_parameters(model)
+    before = model.norm3.weight.detach().clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    ema.update_parameters(model)
+    torch.testing.assert_close(ema.module.norm3.weight, before + 0.5)
+
+
+def test_layers_for_learning_rate_decay_ascend(network):
+    model = build(network)
+    depths = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.') for name, _ in model.named_parameters()}
+    (layers, ), found = {count for _, count in depths.values()}, [depth for depth, _ in depths.values()]
+    assert sorted(set(found)) == list(range(layers))
+    assert found == sorted(found), 'parameters in the order of the forward pass'
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (layers - 1, layers)
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg', 'mmengine'])
+@pytest.mark.parametrize('prefix', ['', 'fcvit_mm.'])
+def test_found_by_name_from_every_scope(network, scope, prefix):
+    if scope != 'mmengine':
+        pytest.importorskip(scope)
+    cfg = dict(network.arguments, type=prefix + network.type.__name__, _scope_=scope)
+    assert isinstance(MODELS.build(cfg), network.type)
+
+
+@pytest.mark.parametrize('options, error, words', [
+    (dict(out_indices=(0, 4)), ValueError, ['out_indices has 4', '-4 to 3']),
+    (dict(out_indices=-5), ValueError, ['out_indices has -5', '-4 to 3']),
+    (dict(out_indices=(3, -1)), ValueError, ['twice']),
+    (dict(out_indices=()), ValueError, ['empty']),
+    (dict(out_indices=(1.5, )), TypeError, ['integers', '1.5']),
+    (dict(frozen_stages=-2), ValueError, ['frozen_stages=-2', '-1 (none)']),
+    (dict(frozen_stages=5), ValueError, ['frozen_stages=5', 'up to 4']),
+    (dict(frozen_stages=3, out_indices=(0, 1)), ValueError, ['frozen_stages=3', 'up to 2']),
+    (dict(depth=50), TypeError, ['depth']),
+])
+def test_bad_options(network, options, error, words):
+    if network.blocks and set(options) == {'frozen_stages', 'out_indices'}:
+        pytest.skip('every level needs all blocks')
+    with pytest.raises(error) as caught:
+        build(network, **options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize('x, error, words', [
+    (torch.randn(3, 64, 64), ValueError, ['(B, 3, H, W)', '3 dimensions', 'image[None]']),
+    (torch.randn(1, 4, 64, 64), ValueError, ['3 input channels', 'got 4', 'in_channels']),
+    (torch.randn(1, 3, 0, 64), ValueError, ['at least 1x1', '0x64']),
+    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, ['floating-point', 'torch.uint8']),
+    ([1, 2], TypeError, ['floating-point', 'list']),
+])
+def test_bad_input(network, x, error, words):
+    with pytest.raises(error) as caught:
+        build(network)(x)
+    for word in words:
+        assert word in str(caught.value)

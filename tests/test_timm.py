@@ -1,0 +1,264 @@
+"""timm's questions to its own models, asked of ours."""
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn as nn
+
+pytest.importorskip('timm')
+import timm
+
+import fcvit_mm.timm as ours
+from fcvit_mm.checkpoints import CheckpointError
+from fcvit_mm.checkpoints.key_tables import TABLES, to_published
+
+NAMES = sorted(ours.VARIANTS)
+#: One small model of each kind, with what makes it smaller still.
+SMALL = {
+    'fcvit_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(2, 2, 2, 2))),
+    'dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32))),
+    'dynamic_dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32))),
+    'inhomogeneous_dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32),
+                                               group_channels=(2, 4, 6, 8))),
+}
+
+
+@pytest.fixture(params=SMALL)
+def name(request) -> str:
+    return request.param
+
+
+def create(name, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, **{**SMALL[name], **options})
+
+
+def images(size=64, batch=2, channels=3) -> torch.Tensor:
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def publish(model) -> dict:
+    """The model's weights as the network's authors name them."""
+    table = next(table for table in TABLES if table.network is type(model.backbone))
+    head = {f'head.{key}': value for key, value in model.head.fc.state_dict().items()}
+    return {**to_published(model.backbone.state_dict(), table), **head}
+
+
+def assert_same_weights(model, expected) -> None:
+    assert set(model.state_dict()) == set(expected)
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+def test_every_variant_is_listed():
+    assert set(NAMES) <= set(timm.list_models())
+    assert set(NAMES) <= set(timm.list_models(module='timm'))
+    assert not set(NAMES) & set(timm.list_models(pretrained=True))
+    assert all(timm.is_model(name) for name in NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_default_config(name):
+    with torch.device('meta'):
+        model = timm.create_model(name)
+    cfg, state_dict = model.default_cfg, model.state_dict()
+    assert cfg['classifier'] + '.weight' in state_dict and cfg['first_conv'] + '.weight' in state_dict
+    assert cfg['architecture'] == name and cfg['num_classes'] == model.num_classes == 1000
+    assert model.get_classifier().weight.shape == (1000, model.num_features)
+    # The first test pipeline of the config of the same name resizes to the same size.
+    crop = {'fcvit_tiny': 248, 'fcvit_b12': 248, 'fcvit_b24': 235, 'fcvit_b48': 235}.get(name, 256)
+    data = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**data, is_training=False)
+    assert transform.transforms[0].size == crop and str(transform.transforms[0].interpolation).endswith('BICUBIC')
+    assert data['mean'] == timm.data.IMAGENET_DEFAULT_MEAN and transform.transforms[1].size == (224, 224)
+    assert model.eval()(torch.empty(1, 3, 224, 224, device='meta')).shape == (1, 1000)
+    assert model.forward_features(torch.empty(1, 3, 224, 224, device='meta')).shape[2:] == cfg['pool_size']
+
+
+def test_backward_reaches_every_parameter(name):
+    model = create(name, num_classes=42, drop_path_rate=0.1, drop_rate=0.1).train()
+    outputs = model(images())
+    assert outputs.shape == (2, 42)
+    outputs.square().mean().backward()
+    assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@torch.no_grad()
+def test_classifier_can_be_reset(name):
+    model = create(name).eval()
+    features = model.forward_features(images())
+    assert features.shape == (2, model.num_features, 2, 2)
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, model.head_hidden_size)
+    assert model(images()).equal(model.forward_head(features))
+    model.reset_classifier(7)
+    assert model(images()).shape == (2, 7) and model.num_classes == 7
+    model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), nn.Identity)
+    assert torch.equal(model(images()), pooled)
+    model.reset_classifier(0, '')
+    assert torch.equal(model(images()), features)
+    model.reset_classifier(3, 'max')
+    assert model(images()).shape == (2, 3)
+    assert create(name, num_classes=0).eval()(images()).shape == (2, model.num_features)
+
+
+@torch.no_grad()
+def test_features(name):
+    model = create(name, features_only=True).eval()
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    outputs = model(images(96))
+    for output, channels, stride in zip(outputs, model.feature_info.channels(), model.feature_info.reduction()):
+        assert output.shape == (2, channels, 96 // stride, 96 // stride)
+        assert output.isfinite().all() and output.is_contiguous()
+    few = create(name, features_only=True, out_indices=(0, -2)).eval()
+    assert few.feature_info.channels() == [model.feature_info.channels()[i] for i in (0, 2)]
+    for a, b in zip(few(images(96)), (outputs[0], outputs[2])):
+        torch.testing.assert_close(a, b)
+    assert sum(p.numel() for p in few.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@torch.no_grad()
+def test_intermediates(name):
+    model = create(name).eval()
+    final, every = model.forward_intermediates(images())
+    torch.testing.assert_close(final, model.forward_features(images()))
+    assert [x.shape[1] for x in every] == [info['num_chs'] for info in model.feature_info]
+    (last, ) = model.forward_intermediates(images(), indices=1, norm=True, intermediates_only=True)
+    torch.testing.assert_close(last, final)
+    early = model.forward_intermediates(images(), indices=[1], stop_early=True, intermediates_only=True)
+    torch.testing.assert_close(early[0], every[1])
+    with pytest.raises(ValueError, match="output_fmt='NLC', expected NCHW"):
+        model.forward_intermediates(images(), output_fmt='NLC')
+
+
+def test_pruned_to_a_stage_it_still_runs(name):
+    model = create(name)
+    assert model.prune_intermediate_layers([1]) == [1]
+    assert len(model.backbone.stages) == 2
+    assert model.num_features == model.feature_info[1]['num_chs']
+    (only, ) = model.forward_intermediates(images(), [1], intermediates_only=True)
+    assert only.shape[1] == model.num_features
+
+
+@torch.no_grad()
+def test_other_channels(name):
+    assert create(name, in_chans=5).eval()(images(channels=5)).shape == (2, 1000)
+
+
+def test_gradient_checkpointing(name):
+    gradients = []
+    for enable in (False, True):
+        model = create(name, num_classes=3)
+        model.set_grad_checkpointing(enable)
+        assert all(stage.with_cp == enable for stage in model.backbone.stages)
+        model.train()(images()).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('coarse', [False, True])
+def test_parameter_groups(name, coarse):
+    model = create(name)
+    groups = timm.models.group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+    assert set(groups) == {key for key, _ in model.named_parameters()}
+    assert groups['backbone.stem.proj.weight'] == 0
+    last = groups['head.fc.weight']
+    assert last == max(groups.values())
+    assert last > sum(len(stage.blocks) for stage in model.backbone.stages) or coarse
+    order = [groups[key] for key, _ in model.named_parameters() if '.blocks.' in key]
+    assert order == sorted(order)
+
+
+def test_layer_decay_of_timms_optimizers():
+    from timm.optim import create_optimizer_v2
+    model = timm.create_model('dwnet_tiny', **SMALL['dwnet_tiny'], position_size=4)
+    assert model.no_weight_decay() == {'backbone.stem.pos_embed'}
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=1., weight_decay=0.1, layer_decay=0.5)
+    of = {id(p): group for group in optimizer.param_groups for p in group['params']}
+    assert of[id(model.head.fc.weight)]['lr_scale'] == 1
+    assert of[id(model.backbone.stem.proj.weight)]['lr_scale'] < 0.1
+    assert of[id(model.backbone.stem.pos_embed)]['weight_decay'] == 0
+    assert of[id(model.backbone.stem.proj.weight)]['weight_decay'] == 0.1
+
+
+@pytest.mark.parametrize('key', ['state_dict', 'model', None])
+def test_a_published_file_loads(name, key, tmp_path):
+    model = create(name)
+    weights = {f'module.{name}': value for name, value in publish(model).items()}
+    torch.save({key: weights} if key else weights, tmp_path / 'a.pth')
+    torch.manual_seed(5)
+    twin = timm.create_model(name, **SMALL[name], checkpoint_path=str(tmp_path / 'a.pth'))
+    assert_same_weights(twin, model.state_dict())
+
+
+def test_a_file_of_this_project_loads(name, tmp_path):
+    model = create(name)
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, tmp_path / 'a.pth')
+    twin = timm.create_model(name, **SMALL[name], checkpoint_path=str(tmp_path / 'a.pth'))
+    assert_same_weights(twin, model.state_dict())
+
+
+def test_a_file_is_adapted_to_other_classes_and_channels(name, tmp_path):
+    model = create(name)
+    torch.save({'model': publish(model)}, tmp_path / 'a.pth')
+    twin = create(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'a.pth')), num_classes=4,
+                  in_chans=1)
+    assert twin(images(channels=1)).shape == (2, 4)
+    assert torch.equal(twin.backbone.norm3.weight, model.backbone.norm3.weight)
+    torch.testing.assert_close(twin.backbone.stem.proj.weight.detach(),
+                               model.backbone.stem.proj.weight.detach().sum(1, keepdim=True))
+
+
+def test_features_start_from_a_file(name, tmp_path):
+    model = create(name).eval()
+    torch.save({'model': publish(model)}, tmp_path / 'a.pth')
+    features = create(name, features_only=True, pretrained=True,
+                      pretrained_cfg_overlay=dict(file=str(tmp_path / 'a.pth'))).eval()
+    with torch.no_grad():
+        for a, b in zip(features(images()), model.forward_intermediates(images())[1]):
+            torch.testing.assert_close(a, b)
+
+
+def test_there_is_nothing_to_download():
+    with pytest.raises(RuntimeError, match=r"dwnet_tiny has no weights to download.*checkpoint_path=FILE.*overlay"):
+        timm.create_model('dwnet_tiny', pretrained=True)
+
+
+def test_files_of_other_networks_are_refused(tmp_path):
+    torch.save({'conv1.weight': torch.ones(1)}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='nothing in common with FCViT'):
+        create('dwnet_tiny', checkpoint_path=str(tmp_path / 'a.pth'))
+    torch.save(publish(create('fcvit_tiny')), tmp_path / 'a.pth')
+    with pytest.raises(RuntimeError, match='Missing key'):
+        create('dwnet_tiny', checkpoint_path=str(tmp_path / 'a.pth'))
+
+
+@torch.no_grad()
+def test_traces(name):
+    model = create(name, exportable=True).eval()
+    traced = torch.jit.trace(model, images())
+    torch.testing.assert_close(traced(images(batch=2)), model(images(batch=2)), rtol=1e-4, atol=1e-5)
+
+
+def test_options_of_the_network_pass_through():
+    model = create('fcvit_tiny', kernel_sizes=(5, ))
+    assert model.backbone.stages[0].blocks[0].token_mixer.mixes[0].dwconv.kernel_size == (5, 5)
+    with pytest.raises(TypeError, match='kernel_size'):
+        create('fcvit_tiny', kernel_size=5)
+
+
+def test_the_package_needs_no_timm():
+    code = """
+import sys
+sys.modules['timm'] = None
+import fcvit_mm
+fcvit_mm.DWNet('tiny')
+try:
+    import fcvit_mm.timm
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert 'timm is not installed' in done.stdout and 'fcvit_mm[timm]' in done.stdout, done.stderr
