@@ -31,7 +31,7 @@ test: setup
 
 lint: setup
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/shellcheck tools/*.sh .ci/run
+	$(VENV)/bin/shellcheck tools/*.sh tools/benchmark/*.sh .ci/run
 	$(PYTHON_IN_VENV) tools/check_configs.py
 
 clean:

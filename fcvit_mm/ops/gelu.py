@@ -25,5 +25,18 @@ def gelu_(x: Tensor) -> Tensor:
 def _nhwc(x: Tensor) -> Tensor:
     # Only contiguous tensors reach oneDNN's GELU, which takes half the time of PyTorch's own.
     view = x.permute(0, 2, 3, 1)
-    view = F.gelu(view) if needs_grad(x) else torch.ops.aten.gelu_(view)
+    view = _Contiguous.apply(view) if needs_grad(x) else torch.ops.aten.gelu_(view)
     return view.permute(0, 3, 1, 2)
+
+
+class _Contiguous(torch.autograd.Function):
+    """GELU of a contiguous tensor. Its gradient is made contiguous, too: PyTorch 2.1 returns garbage for any other."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.gelu(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return torch.ops.aten.gelu_backward(grad.contiguous(), *ctx.saved_tensors)

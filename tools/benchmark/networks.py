@@ -17,8 +17,13 @@ NUM_CLASSES = 1000
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 LAYOUTS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
 
-#: Our backbones, each with a table of variants ``arch_settings``. A new one needs no more than a place here.
-BACKBONES = (fcvit_mm.FCViT, )
+#: Our backbones, each with a table of variants ``arch_settings``, and their arguments. A new one is a row here.
+BACKBONES = {
+    'fcvit': (fcvit_mm.FCViT, {}),
+    'dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'))),
+    'dynamic_dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'), dynamic='homogeneous')),
+    'inhomogeneous_dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'), dynamic='inhomogeneous')),
+}
 
 #: What ours are compared with, by timm's names. ``sized``: built for one input size, as windowed attention is.
 PEERS = {
@@ -88,13 +93,13 @@ class Entry(NamedTuple):
 
 
 def ours() -> Dict[str, Callable[..., nn.Module]]:
-    """Our networks by name, ``<class>_<variant>`` in lower case; each builds a backbone from ``out_indices``."""
+    """Our networks by name, ``<backbone>_<variant>``; each builds a backbone from ``out_indices``."""
 
-    def builder(backbone: type, arch: str) -> Callable[..., nn.Module]:
-        return lambda out_indices: backbone(arch, out_indices=out_indices)
+    def builder(backbone: type, arch: str, options: dict) -> Callable[..., nn.Module]:
+        return lambda out_indices: backbone(arch, out_indices=out_indices, **options)
 
-    return {f'{backbone.__name__}_{arch}'.lower(): builder(backbone, arch)
-            for backbone in BACKBONES for arch in backbone.arch_settings}
+    return {f'{name}_{arch}': builder(backbone, arch, options)
+            for name, (backbone, options) in BACKBONES.items() for arch in backbone.arch_settings}
 
 
 def choices() -> Dict[str, Tuple[str, Way, bool]]:
