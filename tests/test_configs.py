@@ -538,6 +538,41 @@ class TestDWNet:
         assert cfg.train_cfg.max_iters == 160_000
 
 
+class TestAttnScaleAndFeatScale:
+    hosts = ['vit_small_12', 'vit_small_24', 'vit_base_12', 'vit_base_24', 'cait_s24', 'swin_small']
+
+    @pytest.mark.parametrize('host', hosts)
+    def test_classifiers(self, host):
+        models = [load(f'classification/{remedy}_{host}_in1k').model for remedy in ('attnscale', 'featscale')]
+        assert [model.backbone.pop('remedies') for model in models] == [('attn_scale', ), ('feat_scale', )]
+        assert models[0] == models[1]
+        rate = 0.3 if 'swin' in host else 0.2 if host.startswith('vit') and host.endswith('24') else 0.1
+        assert models[0].backbone.drop_path_rate == rate
+
+    @pytest.mark.parametrize('leaf', ['attnscale_vit_small_12', 'featscale_cait_s24', 'attnscale_swin_small'])
+    def test_no_weight_decay_on_the_remedies_and_on_what_is_looked_up(self, leaf):
+        cfg = shrink(load(f'classification/{leaf}_in1k'))
+        model = build(cfg)
+        with in_scope(cfg):
+            decay = weight_decays(model, cfg)
+        free = ('cls_token', 'pos_embed', 'relative_position_bias_table')
+        expected = cfg.optim_wrapper.optimizer.weight_decay
+        assert expected == (5e-4 if 'cait' in leaf else 0.05)
+        assert any('lamb' in name for name in decay)
+        for name, parameter in model.named_parameters():
+            assert decay[name] == (0. if parameter.ndim == 1 or name.endswith(free) else expected), name
+
+    def test_schedules(self):
+        found = rates(load('classification/attnscale_vit_small_12_in1k'), 300, epoch_length=4)
+        assert found[0][0] == pytest.approx(1e-6)
+        assert max(map(max, found)) == found[5][0] == pytest.approx(1e-3)
+        assert found[299][-1] == pytest.approx(1e-5, rel=0.01)
+        found = rates(load('classification/attnscale_cait_s24_in1k'), 60, epoch_length=4)
+        assert found[0][0] == pytest.approx(1e-6)
+        assert max(map(max, found)) == found[1][0] == pytest.approx(5e-5)
+        assert found[59][-1] == pytest.approx(1e-6, rel=0.05)
+
+
 class TestModelIndex:
     """model-index.yml and the metafiles that it imports."""
 

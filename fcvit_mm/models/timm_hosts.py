@@ -119,6 +119,10 @@ class SwinBlock(SwinTransformerBlock):
         self.attn = ScaledWindowAttention(channels, num_heads, window_size, remedies)
         self.feat_scale = _feat_scale(channels, 1, remedies)
 
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.feat_scale(self._attn(self.norm1(x))))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
     def _attn(self, x: Tensor) -> Tensor:
         _, height, width, channels = x.shape
         window, sides = self.window_size, (height, width)
@@ -133,7 +137,7 @@ class SwinBlock(SwinTransformerBlock):
         x = window_reverse(x.unflatten(1, window), window, *padded)
         if any(shift):
             x = x.roll(tuple(shift), (1, 2))
-        return self.feat_scale(x[:, :height, :width])
+        return x[:, :height, :width]
 
 
 def shift_mask(size: Sequence[int], window: Tuple[int, int], shift: Sequence[int], like: Tensor) -> Tensor:
