@@ -4,14 +4,14 @@ Each is a row of :data:`VARIANTS`. Parameters have the names of this project's c
 ``head.fc.*``), so a classifier that ``tools/train.py`` or ``tools/convert_checkpoint.py`` wrote loads as it is, and a
 published file through :func:`checkpoint_filter_fn`, with ``timm.create_model(name, checkpoint_path=FILE)``.
 """
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Type, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Type, Union
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from .checkpoints.recognize import recognize
-from .models import Backbone, DWNet, FCViT
+from .models import Backbone, DWNet, FCViT, ScaledCaiT, ScaledSwin, ScaledViT
 from .requirements import require
 
 require('timm')
@@ -22,7 +22,7 @@ from timm.models._features import feature_take_indices  # noqa: E402
 
 
 class Classifier(nn.Module):
-    """A backbone and timm's classifier head, with the methods that timm asks of its models.
+    """A backbone with stages and timm's classifier head, with the methods that timm asks of its models.
 
     Args:
         backbone (Backbone): With one output, that of its last stage.
@@ -35,6 +35,11 @@ class Classifier(nn.Module):
         ``(B, in_chans, H, W)`` to ``(B, num_classes)``.
     """
 
+    #: What ``features_only=True`` returns unless ``out_indices`` says otherwise: these, or so many of the last.
+    feature_indices: Union[int, Tuple[int, ...]] = (0, 1, 2, 3)
+    #: The head's pooling where none is asked for.
+    default_pool = 'avg'
+
     def __init__(self, backbone: Backbone, num_classes: int, in_chans: int, global_pool: str, drop_rate: float) -> None:
         super().__init__()
         self.backbone = backbone
@@ -42,15 +47,22 @@ class Classifier(nn.Module):
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.num_features = self.head_hidden_size = backbone.out_channels[-1]
-        self.feature_info = [
-            dict(num_chs=channels, reduction=stride, module=f'backbone.stages.{i}')
-            for i, (channels, stride) in enumerate(zip(backbone.stage_channels, backbone.stage_strides))]
-        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.feature_info = self.describe_features()
+        self.head = self.build_head(num_classes, global_pool)
         if num_classes > 0:
             nn.init.trunc_normal_(self.head.fc.weight, std=0.02)
             nn.init.zeros_(self.head.fc.bias)
         # What timm.create_model(checkpoint_path=...) loads passes here.
         self._register_load_state_dict_pre_hook(_rename_published, with_module=True)
+
+    def describe_features(self) -> List[dict]:
+        """Channels, stride and module of each intermediate, as timm names them."""
+        return [dict(num_chs=channels, reduction=stride, module=f'backbone.stages.{i}')
+                for i, (channels, stride) in enumerate(zip(self.backbone.stage_channels, self.backbone.stage_strides))]
+
+    def build_head(self, num_classes: int, global_pool: str) -> nn.Module:
+        """Pooling, dropout and the linear layer ``fc``."""
+        return ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=self.drop_rate)
 
     def is_last(self, stage: int) -> bool:
         """Whether the output norm is made for this stage."""
@@ -63,7 +75,8 @@ class Classifier(nn.Module):
     @torch.jit.ignore
     def no_weight_decay(self) -> Set[str]:
         """Parameters with more than one dimension that take no weight decay all the same."""
-        return {name for name, _ in self.named_parameters() if name.endswith('pos_embed')}
+        learned = ('pos_embed', 'cls_token', 'relative_position_bias_table')
+        return {name for name, _ in self.named_parameters() if name.endswith(learned)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
@@ -71,7 +84,7 @@ class Classifier(nn.Module):
         return dict(
             stem=r'^backbone\.stem',
             blocks=r'^backbone\.stages\.(\d+)' if coarse else [
-                (r'^backbone\.stages\.(\d+)\.downsample', (0,)),
+                (r'^backbone\.stages\.(\d+)\.(?:downsample|cls_token)', (0,)),
                 (r'^backbone\.stages\.(\d+)\.blocks\.(\d+)', None),
                 (r'^backbone\.norm', (99999,)),
             ])
@@ -112,13 +125,13 @@ class Classifier(nn.Module):
             output_fmt: str = 'NCHW',
             intermediates_only: bool = False,
     ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
-        """Outputs of the stages, before any norm, and the final features.
+        """Outputs of the stages (of the blocks, for transformers without stages) and the final features.
 
         Args:
             x (Tensor): ``(B, in_chans, H, W)``.
-            indices (int | list[int], optional): Stages, or how many of the last; all if ``None``.
-            norm (bool): Let the last stage's output pass its norm.
-            stop_early (bool): Compute no more stages than ``indices`` needs.
+            indices (int | list[int], optional): Which, or how many of the last; all if ``None``.
+            norm (bool): Let them pass the norm: the last stage's output alone, or every block's.
+            stop_early (bool): Compute no more than ``indices`` needs.
             output_fmt (str): ``'NCHW'``, the only one there is.
             intermediates_only (bool): Leave the final features out.
 
@@ -130,19 +143,32 @@ class Classifier(nn.Module):
         """
         if output_fmt != 'NCHW':
             raise ValueError(f'output_fmt={output_fmt!r}, expected NCHW')
-        take, last_needed = feature_take_indices(len(self.backbone.stages), indices)
+        take, last_needed = feature_take_indices(self.num_intermediates(), indices)
         layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         intermediates = []
-        for i, output in enumerate(self.backbone.forward_stages(x)):
+        for i, output in enumerate(self.outputs(x)):
             if i in take:
-                taken = self.last_norm(output) if norm and self.is_last(i) else output
-                intermediates.append(taken.contiguous(memory_format=layout))
+                intermediates.append(self.to_map(output, i, norm).contiguous(memory_format=layout))
             if stop_early and i == last_needed:
                 break
         if intermediates_only:
             return intermediates
-        final = self.last_norm(output) if self.is_last(i) else output
-        return final.contiguous(memory_format=layout), intermediates
+        return self.to_features(output, i, layout), intermediates
+
+    def num_intermediates(self) -> int:
+        return len(self.backbone.stages)
+
+    def outputs(self, x: Tensor) -> Iterator[Any]:
+        """What is computed one after another, up to the final features."""
+        return self.backbone.forward_stages(x)
+
+    def to_map(self, output: Any, i: int, norm: bool) -> Tensor:
+        """The ``i``-th of :meth:`outputs` as a map ``(B, C, h, w)``."""
+        return self.last_norm(output) if norm and self.is_last(i) else output
+
+    def to_features(self, output: Any, i: int, layout: torch.memory_format) -> Tensor:
+        """The ``i``-th of :meth:`outputs`, the last computed, as :meth:`forward_features` gives the last."""
+        return self.to_map(output, i, norm=True).contiguous(memory_format=layout)
 
     def prune_intermediate_layers(self, indices: Union[int, List[int]] = 1, prune_norm: bool = False,
                                   prune_head: bool = True) -> List[int]:
@@ -157,6 +183,112 @@ class Classifier(nn.Module):
         self.backbone.stages = self.backbone.stages[:last + 1]
         self.num_features = self.feature_info[last]['num_chs']
         if prune_head or not self.is_last(last):
+            self.reset_classifier(0, '')
+        return take
+
+
+class TokenHead(nn.Module):
+    """Pooling of tokens, dropout, linear layer.
+
+    Args:
+        channels (int): ``C``.
+        num_classes (int): 0 leaves the linear layer out.
+        global_pool (str): ``'token'`` takes the class token, ``'avg'`` the mean of the patches, ``''`` no pooling.
+        drop_rate (float): Dropout before the linear layer.
+
+    Shape:
+        ``(B, 1 + N, C)``, the class token first, to ``(B, num_classes)``.
+
+    Raises:
+        ValueError: Another ``global_pool``.
+    """
+
+    def __init__(self, channels: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
+        super().__init__()
+        self.num_features = channels
+        self.drop = nn.Dropout(drop_rate)
+        self.reset(num_classes, global_pool)
+
+    def reset(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        """Put a new linear layer and, if given, another pooling in place of the present ones."""
+        if global_pool not in (None, 'token', 'avg', ''):
+            raise ValueError(f"global_pool={global_pool!r}, expected 'token', 'avg' or '' (none)")
+        if global_pool is not None:
+            self.global_pool = global_pool
+        self.fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        if self.global_pool:
+            x = x[:, 0] if self.global_pool == 'token' else x[:, 1:].mean(1)
+        x = self.drop(x)
+        return x if pre_logits else self.fc(x)
+
+    def extra_repr(self) -> str:
+        return f'global_pool={self.global_pool!r}'
+
+
+class TokenClassifier(Classifier):
+    """A ViT or CaiT and its head, as timm has its own: features are tokens, intermediates the patches of each block.
+
+    With ``features_only=True`` the maps of chosen blocks come at one stride, those of the last three blocks by default.
+    For a pyramid take the backbone itself, ``fcvit_mm.ScaledViT(out_type='pyramid')``.
+    """
+
+    feature_indices = 3
+    default_pool = 'token'
+
+    def describe_features(self) -> List[dict]:
+        (channels, ), (stride, ) = self.backbone.stage_channels, self.backbone.stage_strides
+        return [dict(num_chs=channels, reduction=stride, module=f'backbone.stages.0.blocks.{i}')
+                for i in range(self.num_intermediates())]
+
+    def build_head(self, num_classes: int, global_pool: str) -> nn.Module:
+        return TokenHead(self.num_features, num_classes, global_pool, self.drop_rate)
+
+    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
+        super().reset_classifier(num_classes, global_pool)
+        like = self.backbone.stem.proj.weight
+        self.head.to(like.device, like.dtype).train(self.training)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``(B, in_chans, H, W)`` to the tokens after the norm, ``(B, 1 + N, C)``, the class token first."""
+        return self.final_tokens(self.backbone.forward_tokens(x)[0])
+
+    def final_tokens(self, x: Tensor) -> Tensor:
+        """What the blocks give to the tokens after the norm; patches alone where a CaiT's class attention is pruned."""
+        patches = self.backbone.patches(x)
+        if self.backbone.stem.cls_token is not None or len(self.backbone.stages) > 1:
+            patches = torch.cat((self.backbone.class_token(x)[:, None], patches), 1)
+        return self.backbone.norm(patches)
+
+    def num_intermediates(self) -> int:
+        return len(self.backbone.stages[0].blocks)
+
+    def outputs(self, x: Tensor) -> Iterator[Any]:
+        return self.backbone.forward_blocks(x)
+
+    def to_map(self, output: Any, i: int, norm: bool) -> Tensor:
+        tokens, grid = output
+        patches = self.backbone.patches(tokens)
+        return (self.backbone.norm(patches) if norm else patches).transpose(1, 2).unflatten(2, grid)
+
+    def to_features(self, output: Any, i: int, layout: torch.memory_format) -> Tensor:
+        return self.final_tokens(output[0])
+
+    def prune_intermediate_layers(self, indices: Union[int, List[int]] = 1, prune_norm: bool = False,
+                                  prune_head: bool = True) -> List[int]:
+        """Drop the blocks after the last of ``indices``; with the head go CaiT's class-attention blocks.
+
+        Returns:
+            list[int]: The indices, counted from 0.
+        """
+        take, last = feature_take_indices(self.num_intermediates(), indices)
+        stage = self.backbone.stages[0]
+        stage.blocks = stage.blocks[:last + 1]
+        if prune_norm:
+            self.backbone.norm = nn.Identity()
+        if prune_head:
+            self.backbone.stages = self.backbone.stages[:1]
             self.reset_classifier(0, '')
         return take
 
@@ -188,6 +320,23 @@ def _dwnet(arch: str, dynamic: Union[bool, str]) -> Variant:
     return Variant(DWNet, options, 224 / 256, 'arXiv:2106.04263')
 
 
+def _transformer(network: Type[Backbone], arch: str, remedy: str) -> Variant:
+    stages = network is ScaledSwin
+    form = dict(out_indices=(3, )) if stages else dict(out_type='cls_token')
+    return Variant(network, dict(arch=arch, remedies=(remedy, ), **form), 224 / 256, 'OpenReview:O476oWmiNNp',
+                   Classifier if stages else TokenClassifier)
+
+
+_TRANSFORMERS = {
+    'vit_small_12': (ScaledViT, 'small_12'),
+    'vit_small_24': (ScaledViT, 'small_24'),
+    'vit_base_12': (ScaledViT, 'base_12'),
+    'vit_base_24': (ScaledViT, 'base_24'),
+    'cait_xxs24': (ScaledCaiT, 'xxs24'),
+    'cait_s24': (ScaledCaiT, 's24'),
+    'swin_small': (ScaledSwin, 'small'),
+}
+
 #: Every model, by its name under timm.
 VARIANTS: Dict[str, Variant] = {
     'fcvit_tiny': _fcvit('tiny', crop=0.9),
@@ -200,6 +349,8 @@ VARIANTS: Dict[str, Variant] = {
     'dynamic_dwnet_base': _dwnet('base', dynamic='homogeneous'),
     'inhomogeneous_dwnet_tiny': _dwnet('tiny', dynamic='inhomogeneous'),
     'inhomogeneous_dwnet_base': _dwnet('base', dynamic='inhomogeneous'),
+    **{f'{prefix}_{name}': _transformer(network, arch, remedy) for name, (network, arch) in _TRANSFORMERS.items()
+       for prefix, remedy in (('attnscale', 'attn_scale'), ('featscale', 'feat_scale'))},
 }
 
 
@@ -231,7 +382,8 @@ def _rename_published(model: Classifier, state_dict: dict, prefix: str, *_) -> N
 
 def _default_cfg(variant: Variant) -> dict:
     return dict(
-        num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), crop_pct=variant.crop, interpolation='bicubic',
+        num_classes=1000, input_size=(3, 224, 224), crop_pct=variant.crop, interpolation='bicubic',
+        pool_size=None if variant.model is TokenClassifier else (7, 7),
         mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='backbone.stem.proj', classifier='head.fc',
         paper_ids=variant.paper)
 
@@ -239,10 +391,11 @@ def _default_cfg(variant: Variant) -> dict:
 default_cfgs = generate_default_cfgs({name: _default_cfg(variant) for name, variant in VARIANTS.items()})
 
 
-def _build(variant: Variant, num_classes: int = 1000, in_chans: int = 3, global_pool: str = 'avg',
+def _build(variant: Variant, num_classes: int = 1000, in_chans: int = 3, global_pool: Optional[str] = None,
            drop_rate: float = 0., drop_path_rate: float = 0., **options) -> Classifier:
     """The model of a row; ``options`` are further ones of its backbone."""
     backbone = variant.network(**{**variant.options, **options}, in_channels=in_chans, drop_path_rate=drop_path_rate)
+    global_pool = variant.model.default_pool if global_pool is None else global_pool
     return variant.model(backbone, num_classes, in_chans, global_pool, drop_rate)
 
 
@@ -262,7 +415,7 @@ def _entrypoint(name: str, variant: Variant) -> Callable[..., nn.Module]:
 
         return build_model_with_cfg(
             model_class, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'), **kwargs)
+            feature_cfg=dict(out_indices=variant.model.feature_indices, feature_cls='getter'), **kwargs)
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = __name__
@@ -279,7 +432,7 @@ def _sources(cfg) -> dict:
             if (value := cfg.get(place) if isinstance(cfg, dict) else getattr(cfg, place, None))}
 
 
-__all__: Sequence[str] = ['VARIANTS', 'Classifier', 'Variant', 'checkpoint_filter_fn']
+__all__: Sequence[str] = ['VARIANTS', 'Classifier', 'TokenClassifier', 'Variant', 'checkpoint_filter_fn']
 
 for _name, _variant in VARIANTS.items():
     globals()[_name] = register_model(_entrypoint(_name, _variant))

@@ -21,6 +21,9 @@ SMALL = {
     'dynamic_dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32))),
     'inhomogeneous_dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32),
                                                group_channels=(2, 4, 6, 8))),
+    'attnscale_vit_small_12': dict(arch=dict(depths=(3, ), channels=(24, ), num_heads=(3, ))),
+    'featscale_cait_xxs24': dict(arch=dict(depths=(3, 1), channels=(24, 24), num_heads=(3, 3))),
+    'attnscale_swin_small': dict(arch=dict(depths=(1, 1, 2, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4))),
 }
 
 
@@ -32,6 +35,14 @@ def name(request) -> str:
 def create(name, **options) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model(name, **{**SMALL[name], **options})
+
+
+def has_stages(model) -> bool:
+    return not isinstance(model, ours.TokenClassifier)
+
+
+def last_norm(model) -> nn.Module:
+    return model.backbone.norm3 if has_stages(model) else model.backbone.norm
 
 
 def images(size=64, batch=2, channels=3) -> torch.Tensor:
@@ -72,7 +83,17 @@ def test_default_config(name):
     assert transform.transforms[0].size == crop and str(transform.transforms[0].interpolation).endswith('BICUBIC')
     assert data['mean'] == timm.data.IMAGENET_DEFAULT_MEAN and transform.transforms[1].size == (224, 224)
     assert model.eval()(torch.empty(1, 3, 224, 224, device='meta')).shape == (1, 1000)
-    assert model.forward_features(torch.empty(1, 3, 224, 224, device='meta')).shape[2:] == cfg['pool_size']
+    features = model.forward_features(torch.empty(1, 3, 224, 224, device='meta'))
+    assert features.shape[2:] == cfg['pool_size'] if has_stages(model) else features.shape[1] == 1 + 14**2
+
+
+@pytest.mark.parametrize('name, expected', [
+    ('attnscale_vit_small_12', 22_050_736), ('featscale_vit_small_12', 22_059_880), ('fcvit_b12', 14_701_832),
+    ('attnscale_swin_small', 49_606_540), ('featscale_cait_s24', 46_934_632), ('dwnet_tiny', 24_172_744)])
+def test_parameters_are_those_of_the_classifier(name, expected):
+    with torch.device('meta'):
+        model = timm.create_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 
 def test_backward_reaches_every_parameter(name):
@@ -87,7 +108,7 @@ def test_backward_reaches_every_parameter(name):
 def test_classifier_can_be_reset(name):
     model = create(name).eval()
     features = model.forward_features(images())
-    assert features.shape == (2, model.num_features, 2, 2)
+    assert features.shape == ((2, model.num_features, 2, 2) if has_stages(model) else (2, 1 + 4**2, model.num_features))
     pooled = model.forward_head(features, pre_logits=True)
     assert pooled.shape == (2, model.head_hidden_size)
     assert model(images()).equal(model.forward_head(features))
@@ -98,7 +119,7 @@ def test_classifier_can_be_reset(name):
     assert torch.equal(model(images()), pooled)
     model.reset_classifier(0, '')
     assert torch.equal(model(images()), features)
-    model.reset_classifier(3, 'max')
+    model.reset_classifier(3, 'max' if has_stages(model) else 'avg')
     assert model(images()).shape == (2, 3)
     assert create(name, num_classes=0).eval()(images()).shape == (2, model.num_features)
 
@@ -106,14 +127,14 @@ def test_classifier_can_be_reset(name):
 @torch.no_grad()
 def test_features(name):
     model = create(name, features_only=True).eval()
-    assert model.feature_info.reduction() == [4, 8, 16, 32]
+    assert model.feature_info.reduction() == ([4, 8, 16, 32] if has_stages(model.model) else [16, 16, 16])
     outputs = model(images(96))
     for output, channels, stride in zip(outputs, model.feature_info.channels(), model.feature_info.reduction()):
         assert output.shape == (2, channels, 96 // stride, 96 // stride)
         assert output.isfinite().all() and output.is_contiguous()
     few = create(name, features_only=True, out_indices=(0, -2)).eval()
-    assert few.feature_info.channels() == [model.feature_info.channels()[i] for i in (0, 2)]
-    for a, b in zip(few(images(96)), (outputs[0], outputs[2])):
+    assert few.feature_info.channels() == [model.feature_info.channels()[i] for i in (0, -2)]
+    for a, b in zip(few(images(96)), (outputs[0], outputs[-2])):
         torch.testing.assert_close(a, b)
     assert sum(p.numel() for p in few.parameters()) < sum(p.numel() for p in model.parameters())
 
@@ -125,17 +146,27 @@ def test_intermediates(name):
     torch.testing.assert_close(final, model.forward_features(images()))
     assert [x.shape[1] for x in every] == [info['num_chs'] for info in model.feature_info]
     (last, ) = model.forward_intermediates(images(), indices=1, norm=True, intermediates_only=True)
-    torch.testing.assert_close(last, final)
+    # Of tokens, the class token is no part of a map.
+    torch.testing.assert_close(last if has_stages(model) else last.flatten(2).transpose(1, 2),
+                               final if has_stages(model) else final[:, 1:])
     early = model.forward_intermediates(images(), indices=[1], stop_early=True, intermediates_only=True)
     torch.testing.assert_close(early[0], every[1])
     with pytest.raises(ValueError, match="output_fmt='NLC', expected NCHW"):
         model.forward_intermediates(images(), output_fmt='NLC')
 
 
+def test_features_train_every_parameter(name):
+    model = create(name, features_only=True, out_indices=(0, 1)).train()
+    sum((output * torch.randn_like(output)).sum() for output in model(images())).backward()
+    assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
+
+
 def test_pruned_to_a_stage_it_still_runs(name):
     model = create(name)
     assert model.prune_intermediate_layers([1]) == [1]
-    assert len(model.backbone.stages) == 2
+    assert len(model.backbone.stages if has_stages(model) else model.backbone.stages[0].blocks) == 2
+    final, _ = model.forward_intermediates(images(), [1])
+    assert final.isfinite().all()
     assert model.num_features == model.feature_info[1]['num_chs']
     (only, ) = model.forward_intermediates(images(), [1], intermediates_only=True)
     assert only.shape[1] == model.num_features
@@ -206,7 +237,7 @@ def test_a_file_is_adapted_to_other_classes_and_channels(name, tmp_path):
     twin = create(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'a.pth')), num_classes=4,
                   in_chans=1)
     assert twin(images(channels=1)).shape == (2, 4)
-    assert torch.equal(twin.backbone.norm3.weight, model.backbone.norm3.weight)
+    assert torch.equal(last_norm(twin).weight, last_norm(model).weight)
     torch.testing.assert_close(twin.backbone.stem.proj.weight.detach(),
                                model.backbone.stem.proj.weight.detach().sum(1, keepdim=True))
 
@@ -219,6 +250,27 @@ def test_features_start_from_a_file(name, tmp_path):
     with torch.no_grad():
         for a, b in zip(features(images()), model.forward_intermediates(images())[1]):
             torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('name', ['attnscale_vit_small_12', 'featscale_cait_xxs24'])
+def test_published_positions_fit_another_image_size(name, tmp_path):
+    model = create(name, img_size=32)
+    torch.save({'model': publish(model)}, tmp_path / 'a.pth')
+    twin = create(name, img_size=64, checkpoint_path=str(tmp_path / 'a.pth')).eval()
+    assert twin.backbone.stem.pos_embed.shape[1] == 16 + twin.backbone.stem.num_extra
+    assert twin(images(50)).shape == (2, 1000)  # neither size, nor a multiple of a patch
+
+
+@torch.no_grad()
+def test_tokens_are_pooled():
+    model = create('attnscale_vit_small_12', num_classes=0).eval()
+    tokens = model.forward_features(images())
+    torch.testing.assert_close(model(images()), tokens[:, 0])
+    torch.testing.assert_close(model.backbone(images())[0], tokens[:, 0])
+    model.reset_classifier(0, 'avg')
+    torch.testing.assert_close(model(images()), tokens[:, 1:].mean(1))
+    with pytest.raises(ValueError, match="global_pool='max', expected 'token', 'avg'"):
+        model.reset_classifier(0, 'max')
 
 
 def test_there_is_nothing_to_download():

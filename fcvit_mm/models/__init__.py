@@ -1,4 +1,4 @@
-"""The networks: PyTorch modules that need nothing of mmdet, mmseg, mmpretrain or timm."""
+"""The networks: PyTorch modules that need nothing of mmdet, mmseg or mmpretrain, and timm only for ViT, CaiT, Swin."""
 from .backbone import Backbone
 from .dwnet import DWNet
 from .fcvit import FCViT

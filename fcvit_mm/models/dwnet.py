@@ -31,6 +31,7 @@ from .layers import (
     fold_batch_norm_,
     fold_input_,
     gelu_of,
+    pad_to_multiple,
 )
 
 #: Side of the depth-wise kernels, and of the windows that maps are padded to multiples of.
@@ -348,12 +349,6 @@ class DWNet(Backbone):
                 given = resize_positions(given, own.shape[2:])
             result['stem.pos_embed'] = given
         return result
-
-
-def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Zeros right and bottom until both sides are multiples of ``divisor``."""
-    down, right = -x.shape[2] % divisor, -x.shape[3] % divisor
-    return F.pad(x, (0, right, 0, down)) if down or right else x
 
 
 def resize_positions(positions: Tensor, size: Sequence[int]) -> Tensor:

@@ -168,11 +168,12 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = recomputed(block, x)
-            else:
-                x = block(x)
+            x = self.run(block, x)
         return x
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """One block, recomputed in the backward pass if ``with_cp``."""
+        return recomputed(block, x) if self.with_cp and torch.is_grad_enabled() else block(x)
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
@@ -265,6 +266,12 @@ def init_weights_(module: nn.Module) -> None:
 def count_parameters(module: nn.Module) -> int:
     """Number of parameter values in ``module``, frozen ones included (buffers are not parameters)."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
+    """Zeros right and bottom until both sides of ``(B, C, H, W)`` are multiples of ``divisor``."""
+    down, right = -x.shape[2] % divisor, -x.shape[3] % divisor
+    return F.pad(x, (0, right, 0, down)) if down or right else x
 
 
 def check_image_batch(x: Tensor, channels: int, min_size: int, name: str) -> None:

@@ -9,14 +9,13 @@ from typing import Dict, Iterator, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
 from ..requirements import require
 from .backbone import Backbone, resolve_arch
-from .layers import LayerNorm2d, Stage, check_image_batch, drop_path_rates
+from .layers import LayerNorm2d, Stage, check_image_batch, drop_path_rates, pad_to_multiple
 from .oversmoothing import check_remedies, fit_table, resample_table
 
 OUT_TYPES = ('pyramid', 'cls_token')
@@ -49,11 +48,6 @@ def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_pa
                              f'that divide them: {heads} does not divide {width}')
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
-
-
-def pad_to_multiple(x: Tensor, size: int) -> Tensor:
-    """Zeros right and below, so that both sides are multiples of ``size``."""
-    return F.pad(x, (0, -x.shape[3] % size, 0, -x.shape[2] % size))
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
@@ -212,11 +206,27 @@ class PlainTransformer(Transformer):
         """``(B, N, C)`` after the blocks to that of the patches."""
         raise NotImplementedError
 
+    def forward_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        """``(B, in_channels, H, W)`` to what the blocks give, ``(B, N, C)``, and the grid of the patches."""
+        x, grid = self.stem(x)
+        return self.stages[0](x), grid
+
+    def forward_blocks(self, x: Tensor) -> Iterator[Tuple[Tensor, Tuple[int, int]]]:
+        """As :meth:`forward_tokens`, but yield after every block, computed when it is asked for; for timm's features.
+
+        Yields:
+            tuple[Tensor, tuple[int, int]]: ``(B, N, C)`` and the grid.
+        """
+        check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
+        x, grid = self.stem(x)
+        for block in self.stages[0].blocks:
+            x = self.stages[0].run(block, x)
+            yield x, grid
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
         layout, size = layout_of(x), x.shape[2:]
-        x, grid = self.stem(x)
-        x = self.stages[0](x)
+        x, grid = self.forward_tokens(x)
         if self.out_type == 'cls_token':
             return (self.norm(self.class_token(x)), )
         x = self.patches(x).transpose(1, 2).unflatten(2, grid).contiguous(memory_format=layout)
@@ -460,7 +470,7 @@ class ScaledSwin(Transformer):
                       for j, rate in enumerate(rates[i])]
             self.stages.append(Stage(downsample, blocks, with_cp))
         for i in self.out_indices:
-            self.add_module(f'norm{i}', nn.LayerNorm(channels[i]))
+            self.add_module(f'norm{i}', LayerNorm2d(channels[i]))
         self.apply(init_transformer_weights_)
         self.freeze_stages()
 
@@ -470,6 +480,14 @@ class ScaledSwin(Transformer):
             for j in range(len(stage.blocks)):
                 yield f'stages.{i}.blocks.{j}.attn.relative_position_bias_table', 0, (side, side)
 
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """See :meth:`Backbone.forward_stages`."""
+        check_image_batch(x, self.in_channels, min_size=1, name='ScaledSwin')
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            yield x.permute(0, 3, 1, 2)
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         check_image_batch(x, self.in_channels, min_size=1, name='ScaledSwin')
         layout = layout_of(x)
@@ -478,7 +496,7 @@ class ScaledSwin(Transformer):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                output = getattr(self, f'norm{i}')(x).permute(0, 3, 1, 2)
+                output = getattr(self, f'norm{i}')(x.permute(0, 3, 1, 2))
                 outputs.append(output.contiguous(memory_format=layout))
         return tuple(outputs)
 
