@@ -1,13 +1,15 @@
 """Kill training again and again, resume it, and compare with a run that nobody interrupted.
 
 For each task a tiny model is trained on generated pictures in processes that get SIGKILL: at random moments, in the
-middle of writing a checkpoint, and during validation. After every kill, all checkpoints must be complete and
-last_checkpoint must name one. The run that is finally let through must have seen the same pictures, augmented to the
-same values, and end with the same weights, bit for bit. Exit status 1 if anything differs.
+middle of writing a checkpoint, and during validation. Between them, some get SIGTERM or find the disk full. After every
+one, all checkpoints must be complete and last_checkpoint must name one. The run that is finally let through must have
+seen the same pictures, augmented to the same values, and end with the same weights, bit for bit. Exit status 1 if
+anything differs.
 
     python tools/check_resume.py --kills 50 --out reliability.json
 """
 import argparse
+import errno
 import fcntl
 import hashlib
 import importlib
@@ -29,21 +31,21 @@ from types import SimpleNamespace
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
-import mmengine  # noqa: E402
-import torch  # noqa: E402
-from mmengine.config import config as mmengine_config  # noqa: E402
-from mmengine.hooks import Hook  # noqa: E402
-from mmengine.runner import runner  # noqa: E402
-from mmengine.utils.dl_utils import collect_env  # noqa: E402
+import mmengine
+import torch
+from mmengine.config import config as mmengine_config
+from mmengine.hooks import Hook
+from mmengine.runner import runner
+from mmengine.utils.dl_utils import collect_env
 
-from fcvit_mm.checkpoints import CheckpointError, read_checkpoint  # noqa: E402
-from fcvit_mm.datasets import generate  # noqa: E402
-from fcvit_mm.engine import checkpoint, storage  # noqa: E402
-from fcvit_mm.engine.config import load_config  # noqa: E402
-from fcvit_mm.engine.errors import UserError, run_tool  # noqa: E402
-from fcvit_mm.engine.run import train  # noqa: E402
-from fcvit_mm.registry import HOOKS  # noqa: E402
-from fcvit_mm.requirements import require  # noqa: E402
+from fcvit_mm.checkpoints import CheckpointError, read_checkpoint
+from fcvit_mm.datasets import generate
+from fcvit_mm.engine import checkpoint, run, storage
+from fcvit_mm.engine.checkpoint import INTERRUPTED, TERMINATED, Interrupted
+from fcvit_mm.engine.config import load_config
+from fcvit_mm.engine.errors import UserError, run_tool
+from fcvit_mm.registry import HOOKS
+from fcvit_mm.requirements import require
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = """
@@ -102,6 +104,7 @@ default_hooks = dict(checkpoint=dict(interval=3, max_keep_ckpts=2))
 PHASES = ('starting', 'training', 'validating', 'saving')
 #: Where the writing of a file is cut off.
 CUTS = ('while writing', 'before the rename', 'after the rename')
+SIGTERM, FULL = 'SIGTERM', 'full disk'
 
 
 class State:
@@ -147,17 +150,18 @@ class CutOff:
         return getattr(os, name)
 
     def open_file(self, *args):
-        file = open(*args)
+        whole = open(*args)  # noqa: SIM115
         if self.writes_left == 0 and self.cut == 'while writing':
-            whole = file
 
             def write(data):
                 whole.write(data[:self.size])
                 whole.flush()
                 die()
-            file = SimpleNamespace(write=write)
-            return nullcontext(file)
-        return file
+            return nullcontext(SimpleNamespace(write=write))
+        if self.writes_left == 0 and self.cut == FULL:
+            whole.close()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole
 
     def replace(self, source, target):
         if self.writes_left == 0 and self.cut == 'before the rename':
@@ -171,6 +175,7 @@ class CutOff:
 def child(config, work_dir, plan):
     """Train in a process of its own; never returns."""
     status = 1
+    work_dir.joinpath('output.txt').unlink(missing_ok=True)
     try:
         log = open(work_dir / 'output.txt', 'a')  # noqa: SIM115
         os.dup2(log.fileno(), 1)
@@ -190,8 +195,10 @@ def child(config, work_dir, plan):
         checkpoint.write_whole = storage.write_whole = write_whole
         cfg = load_config(str(config), work_dir=str(work_dir))
         cfg.resume = True
-        train(cfg)
+        run.train(cfg)
         status = 0
+    except Interrupted as end:
+        status = end.code
     except BaseException:
         traceback.print_exc()
     finally:
@@ -211,7 +218,7 @@ def attempt(config, work_dir, plan):
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 break
             time.sleep(0.002)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, plan.get('signal', signal.SIGKILL))
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status), PHASES[State.phase[0]]
 
@@ -272,14 +279,33 @@ def differences(work_dir, reference):
         yield f'{len(seen ^ wanted)} iterations with other pictures or values, the first: {strange}'
 
 
-def plan_kill(rng, duration, task_writes, validations):
-    """Half of the kills at any moment; the others inside the writing of a file and inside validation."""
-    kind = rng.choice(('random moment', 'random moment', 'while saving', 'while validating'))
-    if kind == 'random moment':
-        return kind, dict(after=rng.uniform(0, duration))
-    if kind == 'while saving':
-        return kind, dict(write=rng.randrange(task_writes), cut=rng.choice(CUTS), size=rng.randrange(1, 30000))
-    return kind, dict(validations=rng.randrange(validations))
+#: Ways to end a run, and how often each is drawn.
+KILLS = {'random moment': 4, 'while saving': 3, 'while validating': 3}
+WARNINGS = {SIGTERM: 1, FULL: 1}
+
+
+def plan_end(rng, duration, writes, validations):
+    """How the next process ends: one of ``KILLS`` or ``WARNINGS``, and the plan for :func:`attempt`."""
+    kinds = {**KILLS, **WARNINGS}
+    kind, = rng.choices(list(kinds), kinds.values())
+    if kind in ('random moment', SIGTERM):
+        return kind, dict(after=rng.uniform(0, duration), signal=signal.SIGTERM if kind == SIGTERM else signal.SIGKILL)
+    if kind == 'while validating':
+        return kind, dict(validations=rng.randrange(validations))
+    cut = FULL if kind == FULL else rng.choice(CUTS)
+    return kind, dict(write=rng.randrange(writes), cut=cut, size=rng.randrange(1, 30000))
+
+
+def outcome(kind, status, output):
+    """``None`` if a process ended as it must, else what is wrong."""
+    if kind in KILLS:
+        return None if status == -signal.SIGKILL else f'status {status}: {output[-1500:]}'
+    if kind == SIGTERM:
+        # Before training starts there is nothing to save, and SIGTERM does what it always does.
+        good = status == -signal.SIGTERM or status == TERMINATED and f'saving {INTERRUPTED}' in output
+    else:
+        good = status == 1 and 'No space left on device' in output and 'Training ends here.' in output
+    return None if good else f'status {status} after {kind}: {output[-1500:]}'
 
 
 def check(task, kills, per_run, seed, folder):
@@ -292,34 +318,32 @@ def check(task, kills, per_run, seed, folder):
     config.write_text(job['config'].format(root=ROOT, data=data))
     reference = folder / task / 'uninterrupted'
     reference.mkdir(parents=True)
-    start = time.monotonic()
     with machine():
+        start = time.monotonic()
         status, _ = attempt(config, reference, {})
+        duration = time.monotonic() - start
     if status:
         raise UserError(f'the uninterrupted run failed:\n{(reference / "output.txt").read_text()[-3000:]}')
-    duration = time.monotonic() - start
 
-    counts, phases, failures, runs, resumed = Counter(), Counter(), [], 0, 0
-    while sum(counts.values()) < kills:
+    counts, phases, failures, runs = Counter(), Counter(), [], 0
+    while sum(counts[kind] for kind in KILLS) < kills:
         work_dir = folder / task / f'run_{runs}'
         work_dir.mkdir()
         runs += 1
         for _ in range(per_run):
-            kind, plan = plan_kill(rng, duration, 8, 8)
+            kind, plan = plan_end(rng, duration, 8, 8)
             with machine():
                 status, phase = attempt(config, work_dir, plan)
             if status == 0:
                 break  # it was faster
-            if status != -signal.SIGKILL:
-                failures.append(f'run {runs}: status {status}: {(work_dir / "output.txt").read_text()[-1500:]}')
-                break
+            problem = outcome(kind, status, (work_dir / 'output.txt').read_text())
+            failures += [f'run {runs}: {problem}'] if problem else []
             counts[kind] += 1
             phases[phase] += 1
-            failures += [f'run {runs}, killed {kind} ({plan}): {text}' for text in problems_of_checkpoints(work_dir)]
-            if sum(counts.values()) == kills:
+            failures += [f'run {runs}, {kind} ({plan}): {text}' for text in problems_of_checkpoints(work_dir)]
+            if sum(counts[kind] for kind in KILLS) == kills:
                 break
         if status:
-            resumed += 1
             with machine():
                 status, _ = attempt(config, work_dir, {})
             if status:
@@ -328,8 +352,8 @@ def check(task, kills, per_run, seed, folder):
         failures += [f'run {runs}: {text}' for text in differences(work_dir, reference)]
         if not failures:
             shutil.rmtree(work_dir)
-    return dict(kills=sum(counts.values()), kinds=dict(counts), phases=dict(phases), runs=runs, failures=failures,
-                seconds=round(time.monotonic() - start))
+    return dict(kills=sum(counts[kind] for kind in KILLS), kinds=dict(counts), phases=dict(phases), runs=runs,
+                failures=failures, seconds=round(time.monotonic() - start))
 
 
 @contextmanager
@@ -348,13 +372,13 @@ LOCK = None
 
 def table(results):
     """The results in Markdown."""
-    lines = ['| task | kills | at any moment | while saving | while validating | trainings completed | differences |',
-             '|---|---|---|---|---|---|---|']
+    kinds = [*KILLS, *WARNINGS]
+    rows = [['task', 'SIGKILLs', *kinds, 'trainings completed', 'differences']]
+    rows.append(['---'] * len(rows[0]))
     for task, found in results.items():
-        kinds = [found['kinds'].get(name, 0) for name in ('random moment', 'while saving', 'while validating')]
-        cells = [task, found['kills'], *kinds, found['runs'], len(found['failures'])]
-        lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
-    return '\n'.join(lines)
+        rows.append([task, found['kills'], *(found['kinds'].get(kind, 0) for kind in kinds), found['runs'],
+                     len(found['failures'])])
+    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in rows)
 
 
 def main():
@@ -364,10 +388,16 @@ def main():
     parser.add_argument('--kills', type=int, default=50, help='for each task')
     parser.add_argument('--per-run', type=int, default=5, help='kills before a run is let through')
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
+    parser.add_argument('--stock', action='store_true',
+                        help='without what this package adds to MMEngine, to see what it is there for')
     parser.add_argument('--out', type=Path, help='JSON file for the counts')
     parser.add_argument('--lock', type=Path, help='file to lock while a process trains, for machines that are shared')
     args = parser.parse_args()
     LOCK = args.lock
+    if args.stock:
+        run.protect = lambda cfg: None
+        KILLS['while saving'] = 0  # which cuts into this package's own writing, like the next two
+        WARNINGS.update({SIGTERM: 0, FULL: 0})
     unknown = set(args.tasks) - set(TASKS)
     if unknown:
         raise UserError(f'unknown task {sorted(unknown)[0]!r}, expected some of {list(TASKS)}')

@@ -85,8 +85,9 @@ class NonFiniteHook(Hook):
             return
         what = ', '.join(f'{name} = {value}' for name, value in (wrong or losses).items())
         gradients = self._found or 'Gradients were not seen: this iteration made no step'
-        message = (f'iteration {runner.iter + 1}: {"not finite" if wrong else "gradients that are not finite"}: {what}. '
-                   f'{gradients}. Pictures of the batch: {names_of(data_batch)}')
+        wrong_part = 'not finite' if wrong else 'gradients that are not finite'
+        message = (f'iteration {runner.iter + 1}: {wrong_part}: {what}. {gradients}. '
+                   f'Pictures of the batch: {names_of(data_batch)}')
         if self.action == 'skip':
             self.total += 1
             self.in_a_row += 1
@@ -97,9 +98,9 @@ class NonFiniteHook(Hook):
             if self.in_a_row < self.max_skips:
                 return
             message += f'. {self.in_a_row} iterations in a row were left out'
-        last = runner.message_hub.runtime_info.get('last_ckpt')
+        last = runner.message_hub.runtime_info.get('last_ckpt', 'not written yet')
         raise NonFiniteError(
-            f'{message}. The weights are those of before this step; the last checkpoint is {last or "not written yet"}. '
+            f'{message}. The weights are those of before this step; the last checkpoint is {last}. '
             'Lower the learning rate, set optim_wrapper.clip_grad, or train without float16 (dtype="bfloat16"); to '
             "leave such steps out: custom_hooks=[dict(type='NonFiniteHook', action='skip')]")
 

@@ -126,7 +126,7 @@ def map_problem(results) -> Optional[str]:
     if labels is None or not isinstance(inputs, torch.Tensor) or labels.shape[-2:] == inputs.shape[-2:]:
         return None
     return (f'the map of labels {getattr(sample, "seg_map_path", "")} is {tuple(labels.shape[-2:])} and its picture '
-            f'{tuple(inputs.shape[-2:])} (height, width): they belong to different pictures or were resized differently')
+            f'{tuple(inputs.shape[-2:])} (height, width): not of the same picture, or not resized alike')
 
 
 @HOOKS.register_module()
