@@ -25,7 +25,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -308,7 +308,7 @@ def outcome(kind, status, output):
     return None if good else f'status {status} after {kind}: {output[-1500:]}'
 
 
-def check(task, kills, per_run, seed, folder):
+def check(task, kills, per_run, seed, folder, turn):
     """Kill the training of one task until it was killed ``kills`` times; the counts."""
     rng = random.Random(seed)
     job = TASKS[task]
@@ -318,7 +318,7 @@ def check(task, kills, per_run, seed, folder):
     config.write_text(job['config'].format(root=ROOT, data=data))
     reference = folder / task / 'uninterrupted'
     reference.mkdir(parents=True)
-    with machine():
+    with turn:
         start = time.monotonic()
         status, _ = attempt(config, reference, {})
         duration = time.monotonic() - start
@@ -332,7 +332,7 @@ def check(task, kills, per_run, seed, folder):
         runs += 1
         for _ in range(per_run):
             kind, plan = plan_end(rng, duration, 8, 8)
-            with machine():
+            with turn:
                 status, phase = attempt(config, work_dir, plan)
             if status == 0:
                 break  # it was faster
@@ -344,7 +344,7 @@ def check(task, kills, per_run, seed, folder):
             if sum(counts[kind] for kind in KILLS) == kills:
                 break
         if status:
-            with machine():
+            with turn:
                 status, _ = attempt(config, work_dir, {})
             if status:
                 failures.append(f'run {runs} did not end: {(work_dir / "output.txt").read_text()[-1500:]}')
@@ -356,18 +356,27 @@ def check(task, kills, per_run, seed, folder):
                 failures=failures, seconds=round(time.monotonic() - start))
 
 
-@contextmanager
-def machine():
-    """One process at a time, where several of these commands share a machine (``--lock``)."""
-    if LOCK is None:
-        yield
-        return
-    with open(LOCK, 'a') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+class Turn:
+    """Turns on a machine that several of these commands share (``--lock``): two minutes, then another one's."""
+    length = 120
 
+    def __init__(self, path):
+        self.file = open(path, 'a') if path else None  # noqa: SIM115
+        self.until = None
 
-LOCK = None
+    def __enter__(self):
+        if self.file and self.until is None:
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+            self.until = time.monotonic() + self.length
+
+    def __exit__(self, *_):
+        if self.file and time.monotonic() > self.until:
+            self.release()
+
+    def release(self):
+        if self.file:
+            fcntl.flock(self.file, fcntl.LOCK_UN)
+            self.until = None
 
 
 def table(results):
@@ -382,7 +391,6 @@ def table(results):
 
 
 def main():
-    global LOCK
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('tasks', nargs='*', metavar='TASK', help=f'of {", ".join(TASKS)} (default: all)')
     parser.add_argument('--kills', type=int, default=50, help='for each task')
@@ -391,9 +399,9 @@ def main():
     parser.add_argument('--stock', action='store_true',
                         help='without what this package adds to MMEngine, to see what it is there for')
     parser.add_argument('--out', type=Path, help='JSON file for the counts')
-    parser.add_argument('--lock', type=Path, help='file to lock while a process trains, for machines that are shared')
+    parser.add_argument('--lock', type=Path, help='file to lock while processes train, for machines that are shared')
     args = parser.parse_args()
-    LOCK = args.lock
+    turn = Turn(args.lock)
     if args.stock:
         run.protect = lambda cfg: None
         KILLS['while saving'] = 0  # which cuts into this package's own writing, like the next two
@@ -413,12 +421,13 @@ def main():
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for task in tasks:
-            results[task] = check(task, args.kills, args.per_run, args.seed, Path(folder))
+            results[task] = check(task, args.kills, args.per_run, args.seed, Path(folder), turn)
             print(f'{task}: {json.dumps(results[task], indent=2)}', flush=True)
             if args.out:
                 content = dict(python=platform.python_version(), torch=torch.__version__,
                                mmengine=mmengine.__version__, seed=args.seed, tasks=results)
                 storage.write_whole(args.out, (json.dumps(content, indent=2) + '\n').encode())
+    turn.release()
     print(table(results))
     if any(found['failures'] for found in results.values()):
         sys.exit(1)

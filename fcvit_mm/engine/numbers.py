@@ -1,4 +1,5 @@
 """Losses and gradients that are not finite: found before they reach the weights."""
+import math
 from typing import List, Optional
 
 import torch
@@ -77,9 +78,9 @@ class NonFiniteHook(Hook):
                 parameter.grad = None  # which every optimizer of torch passes over
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        losses = {name: float(value) for name, value in (outputs or {}).items()
+        losses = {name: value.item() if isinstance(value, Tensor) else value for name, value in (outputs or {}).items()
                   if isinstance(value, (int, float)) or isinstance(value, Tensor) and value.numel() == 1}
-        wrong = {name: value for name, value in losses.items() if not torch.isfinite(torch.tensor(value))}
+        wrong = {name: value for name, value in losses.items() if not math.isfinite(value)}
         if self._found is None and not wrong:
             self.in_a_row = 0
             return

@@ -69,12 +69,15 @@ class GuardedPipeline:
         marks (Tensor, optional): One for each sample, shared by all workers: 1 where a file is broken. ``None`` if
             nothing may be left out.
         limit (float): Part of the data set that may be broken.
+        classes (int, optional): Least label that is out of range in maps of labels, where that is known.
     """
 
-    def __init__(self, pipeline: Callable, marks: Optional[torch.Tensor] = None, limit: float = 0.) -> None:
+    def __init__(self, pipeline: Callable, marks: Optional[torch.Tensor] = None, limit: float = 0.,
+                 classes: Optional[int] = None) -> None:
         self.pipeline = pipeline
         self.marks = marks
         self.limit = limit
+        self.classes = classes
 
     def __getattr__(self, name):
         # `pipeline` itself is looked up here only while this is being unpickled.
@@ -97,7 +100,7 @@ class GuardedPipeline:
                 raise RuntimeError(f'data pipeline failed at {name}: {error}') from error
             return self._leave_out(data, problems, error)
         # Test pipelines leave the map as it is, for the metric, and resize the picture.
-        problem = None if self.marks is None else map_problem(results)
+        problem = None if self.marks is None else map_problem(results, self.classes)
         return self._leave_out(data, [problem], None) if problem else results
 
     def _leave_out(self, data: dict, problems: list, error: Optional[Exception]) -> None:
@@ -117,16 +120,24 @@ class GuardedPipeline:
                     "custom_hooks=[dict(type='BrokenPictureHook', limit=...)]") from error
 
 
-def map_problem(results) -> Optional[str]:
-    """A map of labels that has another size than its picture: it would end training when batches are made."""
+def map_problem(results, classes: Optional[int] = None, ignored: int = 255) -> Optional[str]:
+    """A map of labels that does not fit its picture or the classes: it would end training, without a name."""
     if not isinstance(results, dict):
         return None
     sample, inputs = results.get('data_samples'), results.get('inputs')
     labels = getattr(getattr(sample, 'gt_sem_seg', None), 'data', None)
-    if labels is None or not isinstance(inputs, torch.Tensor) or labels.shape[-2:] == inputs.shape[-2:]:
+    if not isinstance(labels, torch.Tensor) or not isinstance(inputs, torch.Tensor):
         return None
-    return (f'the map of labels {getattr(sample, "seg_map_path", "")} is {tuple(labels.shape[-2:])} and its picture '
-            f'{tuple(inputs.shape[-2:])} (height, width): not of the same picture, or not resized alike')
+    name = getattr(sample, 'seg_map_path', '')
+    if labels.shape[-2:] != inputs.shape[-2:]:
+        return (f'the map of labels {name} is {tuple(labels.shape[-2:])} and its picture {tuple(inputs.shape[-2:])} '
+                '(height, width): not of the same picture, or not resized alike')
+    if classes is not None and labels.numel() and labels.max() >= classes:
+        wrong = labels[(labels >= classes) & (labels != ignored)]
+        if wrong.numel():
+            return (f'the map of labels {name} holds {int(wrong.min())}, but there are {classes} classes (0 to '
+                    f'{classes - 1} after reduce_zero_label, {ignored} is ignored)')
+    return None
 
 
 @HOOKS.register_module()
@@ -181,7 +192,9 @@ def guard(dataset, limit: float, skip: bool) -> None:
     """Put :class:`GuardedPipeline` around a data set's pipeline."""
     if isinstance(dataset.pipeline, GuardedPipeline):
         return
-    marks = None
+    marks, classes = None, None
     if skip and isinstance(dataset, BaseDataset) and not dataset.test_mode:
         marks = torch.zeros(len(dataset), dtype=torch.uint8).share_memory_()
-    dataset.pipeline = GuardedPipeline(dataset.pipeline, marks, limit)
+        if getattr(dataset, 'ignore_index', None) == 255 and dataset.metainfo.get('classes'):  # mmseg's
+            classes = len(dataset.metainfo['classes'])
+    dataset.pipeline = GuardedPipeline(dataset.pipeline, marks, limit, classes)
