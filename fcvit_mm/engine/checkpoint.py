@@ -93,6 +93,9 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _note(self, number, frame) -> None:
         self.terminated = True
+        # Whoever told this process may have told its data loaders' workers, too. torch would raise an error for their
+        # end anywhere, in the middle of a step as well; the iteration that is going on needs them no more.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _agreed(self, runner) -> bool:
         """Whether any process was told to end; the same answer in all of them, at the same iteration."""
@@ -112,11 +115,17 @@ class WholeCheckpointHook(CheckpointHook):
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         # No agreement here: processes may have different numbers of batches. Each ends by itself; the first one saves.
-        if self.terminated:
+        self.save_if_terminated(runner)
+
+    def save_if_terminated(self, runner) -> None:
+        """Between iterations: save and end if SIGTERM came."""
+        if not self.terminated:
+            return
+        if not runner.model.training:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # which puts the weights in training back
-            self._save_interrupted(runner, runner.iter)
+        self._save_interrupted(runner, runner.iter)
 
     def _save_interrupted(self, runner, iteration: int) -> None:
         runner.logger.warning(f'SIGTERM: saving {INTERRUPTED} after iteration {iteration} and ending. '

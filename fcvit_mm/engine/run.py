@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from ..checkpoints import CheckpointError, read_checkpoint
 from . import preflight
+from .checkpoint import WholeCheckpointHook
 from .config import adapt_to_machine
 from .distributed import LostProcessError, init_cpu_distributed, lost_process
 from .resume import find_resume_point, make_resumable
@@ -38,7 +39,18 @@ def train(cfg: Config) -> Runner:
     if resume_from:
         keep_seed(cfg, resume_from)
     protect(cfg)
-    return run(cfg, lambda runner: runner.train())
+    return run(cfg, go_on_training)
+
+
+def go_on_training(runner: Runner):
+    try:
+        return runner.train()
+    except RuntimeError as error:
+        if 'DataLoader worker' in str(error):  # ended, by the signal that told this process to end as well?
+            for hook in runner.hooks:
+                if isinstance(hook, WholeCheckpointHook):
+                    hook.save_if_terminated(runner)
+        raise
 
 
 def protect(cfg: Config) -> None:

@@ -20,18 +20,11 @@ def check(tmp_path_factory):
 def test_killed_runs_end_as_if_nothing_had_happened(check):
     for package in LIBRARIES.values():
         pytest.importorskip(package)
-    found, done = check('--kills', 3, '--per-run', 4, '--seed', 3)
+    found, done = check('--kills', 2, '--per-run', 2)
     assert set(found) == set(LIBRARIES)
     for task, counts in found.items():
-        assert counts['kills'] == 3 and counts['failures'] == [], task
+        assert counts['kills'] == 2 and counts['failures'] == [], task
     assert '| task | SIGKILLs |' in done.stdout
-
-
-def test_the_check_can_fail(check):
-    """With MMEngine alone, a run that is resumed draws other random numbers."""
-    pytest.importorskip('mmpretrain')
-    found, done = check('classification', '--kills', 2, '--per-run', 2, '--stock', check=False)
-    assert done.returncode == 1 and 'iterations with other pictures or values' in str(found)
 
 
 def test_unknown_task():
