@@ -227,8 +227,10 @@ def problems_of_checkpoints(work_dir):
     """What must never be seen, whenever a run was killed."""
     pointer = work_dir / 'last_checkpoint'
     files = sorted(work_dir.glob('*.pth'))
-    if files and not pointer.exists() and any(not path.name.startswith('best_') for path in files[1:]):
-        yield f'no last_checkpoint beside {[path.name for path in files]}'
+    regular = [path.name for path in files if not path.name.startswith('best_')]
+    # A kill may come between the very first checkpoint and the file that names it: resuming finds it without.
+    if len(regular) > 1 and not pointer.exists():
+        yield f'no last_checkpoint beside {regular}'
     if pointer.exists() and not Path(pointer.read_text()).is_file():
         yield f'last_checkpoint names {pointer.read_text()!r}, which is not there'
     for path in files:
