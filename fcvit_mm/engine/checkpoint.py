@@ -82,13 +82,14 @@ class WholeCheckpointHook(CheckpointHook):
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGTERM, self._note)
 
-    def _stop_listening(self) -> None:
+    def stop_listening(self) -> None:
+        """Let SIGTERM do again what it did before training."""
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
             self._previous_handler = None
 
     def after_train(self, runner) -> None:
-        self._stop_listening()
+        self.stop_listening()
         super().after_train(runner)
 
     def _note(self, number, frame) -> None:
@@ -130,7 +131,7 @@ class WholeCheckpointHook(CheckpointHook):
     def _save_interrupted(self, runner, iteration: int) -> None:
         runner.logger.warning(f'SIGTERM: saving {INTERRUPTED} after iteration {iteration} and ending. '
                               'Go on with --resume')
-        self._stop_listening()
+        self.stop_listening()
         try:
             runner.save_checkpoint(self.out_dir, INTERRUPTED, meta=dict(epoch=runner.epoch, iter=iteration),
                                    by_epoch=False, backend_args=self.backend_args)

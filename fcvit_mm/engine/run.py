@@ -43,14 +43,18 @@ def train(cfg: Config) -> Runner:
 
 
 def go_on_training(runner: Runner):
+    """Train; also where the data loader's workers were told to end together with this process."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook)]
     try:
         return runner.train()
     except RuntimeError as error:
-        if 'DataLoader worker' in str(error):  # ended, by the signal that told this process to end as well?
-            for hook in runner.hooks:
-                if isinstance(hook, WholeCheckpointHook):
-                    hook.save_if_terminated(runner)
+        if 'DataLoader worker' in str(error):
+            for hook in hooks:
+                hook.save_if_terminated(runner)
         raise
+    finally:
+        for hook in hooks:
+            hook.stop_listening()
 
 
 def protect(cfg: Config) -> None:
