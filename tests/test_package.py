@@ -1,8 +1,10 @@
 """What a user sees of the package as a whole: a light import, clear words where something is missing, a whole wheel."""
 import configparser
+import re
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,83 @@ def test_wheel_holds_what_mim_looks_for(tmp_path):
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith('/METADATA'))).decode()
     for extra in ('cls', 'det', 'seg', 'all', 'openmmlab'):
         assert f'Provides-Extra: {extra}' in metadata
+
+
+def test_import_brings_nothing_that_torch_and_mmengine_do_not():
+    """By name and strictly: what else is imported is this package and a few of Python's own modules."""
+    parts = 'torch, mmengine, mmengine.runner, mmengine.model, mmengine.hooks, mmengine.optim, mmengine.fileio'
+    code = (f'import sys, {parts}; before = set(sys.modules); import fcvit_mm; '
+            'new = {name.split(".")[0] for name in set(sys.modules) - before}; '
+            'print(sorted(new - set(sys.stdlib_module_names) - {"torch", "mmengine"}))')
+    result = run_python(code)
+    assert result.stdout.strip() == "['fcvit_mm']", result.stdout + result.stderr
+
+
+def test_import_is_fast():
+    """Under 1.5 seconds beyond torch and MMEngine: the best of a few tries, for the machine does other things too."""
+    code = ('import time, torch, mmengine; start = time.process_time(); import fcvit_mm; '
+            'print(time.process_time() - start)')
+    times = []
+    for _ in range(5):
+        times.append(float(run_python(code).stdout))
+        if times[-1] < 1.5:
+            return
+    raise AssertionError(f'importing fcvit_mm took {times} seconds of processor time')
+
+
+def test_environment_has_no_conflicts():
+    result = subprocess.run([sys.executable, '-m', 'pip', 'check'], capture_output=True, text=True)
+    assert result.returncode == 0 and 'No broken requirements found' in result.stdout, result.stdout
+
+
+def pins(name):
+    text = (ROOT / 'requirements' / name).read_text()
+    return dict(re.fullmatch(r'(\S+)==(\S+)', line).groups() for line in text.splitlines() if not line.startswith('#'))
+
+
+@pytest.mark.parametrize('name', ['constraints.txt', 'constraints-openmmlab.txt'])
+def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
+    packaging = pytest.importorskip('packaging.requirements')
+    pinned = {key.lower().replace('_', '-'): version for key, version in pins(name).items()}
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    extras = setup['options.extras_require']
+    for extra in ('openmmlab',) if 'openmmlab' in name else ('cls', 'det', 'seg'):
+        for line in [*extras[extra].split('\n'), *extras['test'].split('\n'), *extras['lint'].split('\n')]:
+            if line.strip():
+                wanted = packaging.Requirement(line)
+                key = wanted.name.lower().replace('_', '-')
+                assert key in pinned, f'{wanted} of extra {extra} has no pin'
+                assert wanted.specifier.contains(pinned[key]), f'{pinned[key]} is not {wanted}'
+
+
+def test_what_is_installed_for_an_extra_is_pinned():
+    """All that pip would follow from the extras, as far as it is installed: nothing floats."""
+    markers = pytest.importorskip('packaging.requirements')
+    stacks = {'constraints.txt': ['onedl-mmpretrain', 'onedl-mmdetection', 'onedl-mmsegmentation'],
+              'constraints-openmmlab.txt': ['mmpretrain', 'mmdet', 'mmsegmentation', 'mmcv']}
+    name, packages = next((item for item in stacks.items() if has(item[1][0])), (None, None))
+    if name is None:
+        pytest.skip('neither stack is installed')
+    pinned = {key.lower().replace('_', '-') for key in pins(name)}
+    waiting, seen = ['torch', 'torchvision', 'timm', *packages], set()
+    while waiting:
+        name = waiting.pop().lower().replace('_', '-')
+        if name in seen or not has(name):
+            continue
+        seen.add(name)
+        for line in metadata.requires(name) or []:
+            wanted = markers.Requirement(line)
+            if wanted.marker is None or wanted.marker.evaluate({'extra': ''}):
+                waiting.append(wanted.name)
+    # What torch brings of NVIDIA's follows from torch, which names exact versions.
+    floating = {name for name in seen - pinned if not name.startswith(('nvidia-', 'cuda-'))}
+    assert not floating
+
+
+def has(name):
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -5,10 +5,10 @@ Importing this makes ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of the
 from ..models import Backbone
 from .convert import convert_checkpoint
 from .load import load_pretrained
-from .recognize import Recognized, recognize
+from .recognize import Recognized, check_finite, recognize
 from .safe_load import CheckpointError, CheckpointNotFoundError, read_checkpoint
 
 Backbone.pretrained_loader = staticmethod(load_pretrained)
 
-__all__ = ['CheckpointError', 'CheckpointNotFoundError', 'Recognized', 'convert_checkpoint', 'load_pretrained',
-           'read_checkpoint', 'recognize']
+__all__ = ['CheckpointError', 'CheckpointNotFoundError', 'Recognized', 'check_finite', 'convert_checkpoint',
+           'load_pretrained', 'read_checkpoint', 'recognize']

@@ -86,7 +86,7 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
         prefix (str, optional): What precedes the backbone's names, if it is not ``backbone.`` or nothing.
 
     Raises:
-        CheckpointError: No tensors inside, or none of a network that this package has.
+        CheckpointError: No tensors inside, none of a network that this package has, or NaN among them.
     """
     state_dict, weights = find_state_dict(checkpoint, path, ema)
     tensors = _tensors(state_dict)
@@ -129,10 +129,29 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
     if paddle:  # which keeps no count of batches; torch's BatchNorm has one
         for name in [name for name in named if name.endswith('.running_var')]:
             named.setdefault(f'{name[:-len("running_var")]}num_batches_tracked', torch.tensor(0))
+    wrong = [name for name, value in named.items()
+             if not value.is_floating_point() and not name.endswith('.num_batches_tracked')]
+    if wrong:
+        raise CheckpointError(f'{path} holds {named[wrong[0]].dtype} values where weights stand ({some(wrong)}): '
+                              'expected floating point, as quantised or complex weights are not understood')
+    check_finite({**named, **others}, path)
     parts = {name.split('.')[0] for name in others}
     task = next((task for task, heads in TASKS.items() if parts.intersection(heads)), 'backbone')
     source = 'Paddle' if paddle else 'published' if published else 'OpenMMLab'
     return Recognized(table, source, task, weights, named, others, tuple(unknown), prefix)
+
+
+def check_finite(state_dict: dict, path: str) -> None:
+    """Refuse weights with NaN or infinity among them: a training that diverged wrote them.
+
+    Raises:
+        CheckpointError: Names the first such tensors.
+    """
+    wrong = [key for key, value in state_dict.items()
+             if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all()]
+    if wrong:
+        raise CheckpointError(f'{path} holds NaN or infinite values in {len(wrong)} of {len(state_dict)} tensors '
+                              f'({some(wrong)}): the training that wrote it had diverged, take an earlier checkpoint')
 
 
 def arch_of(backbone: Dict[str, Tensor], table: Table) -> dict:

@@ -6,6 +6,7 @@ Where there is CUDA (or another accelerator) everything is left to MMEngine.
 import os
 import socket
 import subprocess
+from datetime import timedelta
 
 import torch.distributed as dist
 from mmengine.config import Config
@@ -20,6 +21,30 @@ DEFAULT_PORT = '29500'  # torch.distributed's own
 
 class LauncherError(UserError):
     """The environment lacks what a launcher sets."""
+
+
+class LostProcessError(UserError):
+    """Another process of the run ended, was killed or cannot be reached.
+
+    Args:
+        error (Exception): How this process noticed.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        rank = dist.get_rank() if dist.is_initialized() else os.environ.get('RANK', '?')
+        super().__init__(f'process {rank} lost another process of this run, which ended, was killed or cannot be '
+                         f'reached ({str(error).strip().splitlines()[0]}). The reason stands in that process\'s own '
+                         'output, or in the system\'s log if its memory ran out. Start all of them again with --resume')
+
+
+#: What torch says where the other end of a connection is gone or silent.
+LOST = ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'Socket closed', 'Timed out waiting',
+        'connection timed out', 'Connection refused', 'NCCL communicator was aborted', 'Watchdog caught collective')
+
+
+def lost_process(error: Exception) -> bool:
+    """Whether an error of torch's means that another process is gone."""
+    return dist.is_available() and dist.is_initialized() and any(words in str(error) for words in LOST)
 
 
 def rendezvous_env(launcher: str, env: dict) -> dict:
@@ -80,7 +105,9 @@ def init_cpu_distributed(cfg: Config, launcher: str) -> bool:
     if os.environ['MASTER_ADDR'] in ('127.0.0.1', 'localhost') and 'lo' in interfaces:
         # gloo would look the host's own name up, which need not resolve on a lone machine.
         os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
-    dist.init_process_group('gloo')
+    # MMEngine's own setting of how long to wait for a process that is silent but not gone, in seconds.
+    timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+    dist.init_process_group('gloo', **({} if timeout is None else {'timeout': timedelta(seconds=timeout)}))
     wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False,
                    find_unused_parameters=cfg.get('find_unused_parameters', False))
     wrapper.update(cfg.get('model_wrapper_cfg') or {})

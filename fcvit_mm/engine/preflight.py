@@ -2,19 +2,27 @@
 import json
 import os
 import os.path as osp
+import random
+import shutil
+import time
 from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
-from ..checkpoints import CheckpointError, read_checkpoint
+from ..checkpoints import CheckpointError, check_finite, read_checkpoint
+from .annotations import coco_faults
 from .config import walk
 from .errors import UserError
-from .pictures import picture_problem
+from .pictures import BrokenPictureHook, picture_problem, truncation_problem
 
-#: Pictures of each data set that are decoded before the start; the rest is met, and named, while it runs.
+#: Pictures of each data set that are decoded before the start.
 SAMPLE_SIZE = 64
+#: Seconds for looking, at each data set, whether the other files are there and whole; what this does not reach is
+#: looked at when training reads it.
+LOOK_SECONDS = 10
 #: Examples of one kind of problem in the message.
 SHOWN = 5
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
@@ -51,6 +59,7 @@ def check_training(cfg: Config, resume_from: Optional[str] = None) -> None:
         if cfg.get('load_from'):
             problems += checkpoint_problems(cfg.load_from, 'load_from')
     validates = cfg.get('val_cfg') is not None
+    problems += folder_of_work_problems(cfg)
     problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])])
     if problems:
         raise PreflightError(problems)
@@ -76,7 +85,8 @@ def checkpoint_problems(path: str, what: str) -> List[str]:
     if is_url(path):
         return [f'{what} {path} is an address: download it and give the path, so that it can be checked first']
     try:
-        read_checkpoint(path)
+        content = read_checkpoint(path)
+        check_finite(content.get('state_dict', content), path)
     except CheckpointError as error:
         return [f'{what}: {error}']
     return []
@@ -105,11 +115,43 @@ def pretrained_problems(cfg: Config) -> List[str]:
         path = node.get('checkpoint')
         if node.get('type') == 'Pretrained' and isinstance(path, str) and not is_url(path):
             try:
-                read_checkpoint(path)
+                content = read_checkpoint(path)
+                check_finite(content.get('state_dict', content), path)
             except CheckpointError as error:
                 problems.append(f'pretrained: {error}. Another file: --cfg-options pretrained=PATH; from scratch: '
                                 '--cfg-options pretrained=None')
     return problems
+
+
+def folder_of_work_problems(cfg: Config) -> List[str]:
+    """Whether the work directory can be written, and has room for one more checkpoint like the largest one there."""
+    folder = osp.abspath(cfg.work_dir)
+    while not osp.isdir(folder):
+        folder = osp.dirname(folder)
+    if not os.access(folder, os.W_OK):
+        return [f'work_dir {cfg.work_dir} cannot be written ({folder} belongs to someone else): --work-dir names '
+                'another']
+    sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
+    return disk_problems(folder, max(sizes, default=0))
+
+
+def disk_problems(folder: str, needed: int) -> List[str]:
+    """Too little room on the disk of a folder for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed < free:
+        return []
+    return [f'{folder} has {free / 2**20:.0f} MiB free, the checkpoints to come need {needed / 2**20:.0f} MiB: make '
+            'room, name another --work-dir, or lower default_hooks.checkpoint.max_keep_ckpts']
+
+
+def allowed_part(cfg: Config, loader: str) -> float:
+    """What part of the files behind a data loader may be broken."""
+    if loader != 'train_dataloader':
+        return 0.
+    for hook in cfg.get('custom_hooks') or []:
+        if isinstance(hook, dict) and hook.get('type') == 'BrokenPictureHook':
+            return hook.get('limit', BrokenPictureHook().limit) if hook.get('skip', True) else 0.
+    return BrokenPictureHook().limit
 
 
 def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
@@ -121,7 +163,8 @@ def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
             problems.append(f'the config has no {name}')
             continue
         for dataset_cfg in leaf_datasets(cfg[name]['dataset']):
-            found, classes = dataset_problems(cfg.default_scope, dataset_cfg, max(heads.values(), default=None))
+            found, classes = dataset_problems(cfg.default_scope, dataset_cfg, max(heads.values(), default=None),
+                                              allowed_part(cfg, name))
             problems += [f'{name}: {problem}' for problem in found]
             if classes is not None:
                 seen[name] = classes
@@ -174,13 +217,15 @@ def leaf_datasets(node: dict) -> Iterator[dict]:
             yield from leaf_datasets(child)
 
 
-def dataset_problems(scope: str, dataset_cfg: dict, num_classes: Optional[int]) -> Tuple[List[str], Optional[tuple]]:
+def dataset_problems(scope: str, dataset_cfg: dict, num_classes: Optional[int],
+                     allowed: float = 0.) -> Tuple[List[str], Optional[tuple]]:
     """Problems of one data set.
 
     Args:
         scope (str): Library that the config is for.
         dataset_cfg (dict): Config of the data set.
         num_classes (int, optional): Classes that the model can learn, to compare labels with.
+        allowed (float): Part of the pictures that may be broken; so many are a warning and no problem.
 
     Returns:
         tuple[list[str], tuple | None]: The problems, and the names of the classes as far as they are known.
@@ -210,7 +255,8 @@ def dataset_problems(scope: str, dataset_cfg: dict, num_classes: Optional[int]) 
     if problems:
         return problems, classes
     if hasattr(dataset, 'COCOAPI'):
-        pictures, found = coco_problems(dataset, ann_file, prefixes.get('img', root or ''))
+        with_masks = any(node.get('with_mask') for node in walk(dataset_cfg.get('pipeline', [])))
+        pictures, found = coco_problems(dataset, ann_file, prefixes.get('img', root or ''), with_masks)
     elif hasattr(dataset, 'with_label'):
         pictures, found, classes = folder_problems(dataset, ann_file, prefixes.get('img_path', root), classes)
     elif hasattr(dataset, 'seg_map_suffix'):
@@ -218,11 +264,33 @@ def dataset_problems(scope: str, dataset_cfg: dict, num_classes: Optional[int]) 
     else:
         pictures, found = [], []
     problems += found
-    broken = [problem for problem in map(picture_problem, sample(pictures)) if problem]
-    problems += broken[:SHOWN]
-    if len(broken) > SHOWN:
-        problems.append(f'... and {len(broken) - SHOWN} more broken pictures among the {SAMPLE_SIZE} looked at')
+    problems += picture_problems(pictures, allowed)
     return problems, classes
+
+
+def picture_problems(pictures: List[str], allowed: float) -> List[str]:
+    """Broken pictures: some are decoded, of the others their ends are looked at, as many as there is time for."""
+    broken = {path: problem for path, problem in zip(sample(pictures), map(picture_problem, sample(pictures)))
+              if problem}
+    order = list(range(len(pictures)))
+    random.Random(0).shuffle(order)
+    end, looked_at = time.monotonic() + LOOK_SECONDS, 0
+    for index in order:
+        problem = truncation_problem(pictures[index])
+        looked_at += 1
+        if problem:
+            broken.setdefault(pictures[index], problem)
+        if time.monotonic() > end:
+            break
+    if not broken:
+        return []
+    shown = list(broken.values())[:SHOWN]
+    more = f'... and {len(broken) - SHOWN} more broken pictures among the {looked_at} looked at'
+    if len(broken) <= allowed * looked_at:
+        print_log(f'{len(broken)} of {looked_at} pictures looked at are broken and will be left out: '
+                  f'{"; ".join(shown)}{"; ..." if len(broken) > SHOWN else ""}', logger='current', level=30)
+        return []
+    return [*shown, *([more] if len(broken) > SHOWN else [])]
 
 
 def sample(items: list) -> list:
@@ -238,31 +306,55 @@ def list_pictures(folder: str, suffixes) -> List[str]:
                   if name.lower().endswith(tuple(suffixes)))
 
 
-def coco_problems(dataset, ann_file: str, folder: str) -> Tuple[List[str], List[str]]:
+def coco_problems(dataset, ann_file: str, folder: str, with_masks: bool = False) -> Tuple[List[str], List[str]]:
     """Pictures and problems of a data set in COCO's format."""
     try:
         with open(ann_file, encoding='utf-8') as file:
             content = json.load(file)
         categories = [category['name'] for category in content['categories']]
         images = [osp.join(folder, image['file_name']) for image in content['images']]
-    except (ValueError, KeyError, TypeError) as error:
+        fatal, passed_over = coco_faults(content, with_masks)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [], [f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, damaged or cut off '
                     f'({type(error).__name__}: {error}): copy it again']
     if not images:
         return [], [f'{ann_file} lists no images']
+    for line in passed_over:
+        print_log(f'{ann_file}: {line}: mmdet passes over them', logger='current', level=30)
+    problems = [f'{ann_file}: {line}: correct or remove them' for line in fatal]
+    wrong = [f'{osp.join(folder, image["file_name"])} is {found[0]}x{found[1]}, not {image["width"]}x{image["height"]}'
+             for image in sample(content['images']) for found in [size_of(osp.join(folder, image['file_name']))]
+             if found not in (None, (image['width'], image['height']))]
+    if wrong:
+        problems.append(f'{ann_file}: {len(wrong)} of {len(sample(images))} pictures looked at have another size than '
+                        f'annotated ({shorten(wrong)}): the annotations belong to other pictures')
     classes = list(dataset.metainfo.get('classes') or ())
     unknown = [name for name in classes if name not in categories]
     if unknown:
         # mmdet would leave them out and number the rest anew.
-        return images, [f'metainfo.classes names {shorten(unknown)}, which are not among the {len(categories)} '
+        return images, [*problems,
+                        f'metainfo.classes names {shorten(unknown)}, which are not among the {len(categories)} '
                         f'categories of {ann_file} ({shorten(categories)}): set metainfo=dict(classes=...) of the '
                         'data set, in the order of the file']
     in_order = [name for name in categories if name in classes]
     if in_order != classes:
         # mmdet numbers classes in the order of the file, whatever the order in metainfo.
-        return images, [f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {ann_file} '
+        return images, [*problems,
+                        f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {ann_file} '
                         f'({shorten(in_order)}), so names would go to the wrong classes: use the order of the file']
-    return images, []
+    return images, problems
+
+
+def size_of(path: str) -> Optional[Tuple[int, int]]:
+    """Width and height of a picture as OpenCV turns it (EXIF); ``None`` if it has none that can be read."""
+    from PIL import Image
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(274, 1) >= 5 else (width, height)
+    except Exception:
+        # Broad, because damaged bytes fail in any way there is; picture_problem reports them.
+        return None
 
 
 def folder_problems(dataset, ann_file: Optional[str], folder: str,
@@ -307,6 +399,9 @@ def segmentation_problems(dataset, ann_file: Optional[str], prefixes: Dict[str, 
             broken.append(picture_problem(path))
         else:
             labels |= set(read_labels(path))
+            if size_of(picture) not in (None, size_of(path)):
+                broken.append(f'{path} is {size_of(path)} and its picture {size_of(picture)} (width, height): they do '
+                              'not belong together')
     problems = broken[:SHOWN]
     if missing:
         problems.append(f'{len(missing)} of {len(sample(pictures))} pictures looked at have no map of labels '

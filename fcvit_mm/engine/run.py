@@ -6,19 +6,21 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from ..checkpoints import CheckpointError, read_checkpoint
 from . import preflight
+from .checkpoint import WholeCheckpointHook
 from .config import adapt_to_machine
-from .distributed import init_cpu_distributed
+from .distributed import LostProcessError, init_cpu_distributed, lost_process
+from .resume import find_resume_point, make_resumable
 
 
 def train(cfg: Config) -> Runner:
     """Train what a config describes, from :func:`fcvit_mm.engine.config.load_config`.
 
-    With ``cfg.resume`` and no ``cfg.load_from`` it goes on from the last checkpoint of the work directory, if there is
-    one. When it goes on from a checkpoint, the pretrained file of the backbone is not needed.
+    With ``cfg.resume`` and no ``cfg.load_from`` it goes on from the last complete checkpoint of the work directory, if
+    there is one. When it goes on from a checkpoint, the pretrained file of the backbone is not needed.
 
     Raises:
         PreflightError: Data, checkpoints or numbers of classes cannot work; all problems at once.
@@ -26,14 +28,58 @@ def train(cfg: Config) -> Runner:
     adapt_to_machine(cfg)
     resume_from = None
     if cfg.get('resume'):
-        resume_from = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
+        resume_from = cfg.get('load_from') or find_resume_point(cfg.work_dir)
         if resume_from:
             skip_pretrained(cfg)
+            cfg.load_from = resume_from
         else:
             print_log(f'Nothing to resume from in {cfg.work_dir}: starting anew.', logger='current')
     if is_first_here():
         preflight.check_training(cfg, resume_from)
-    return run(cfg, lambda runner: runner.train())
+    if resume_from:
+        keep_seed(cfg, resume_from)
+    protect(cfg)
+    return run(cfg, go_on_training)
+
+
+def go_on_training(runner: Runner):
+    """Train; also where the data loader's workers were told to end together with this process."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook)]
+    try:
+        return runner.train()
+    except RuntimeError as error:
+        if 'DataLoader worker' in str(error):
+            for hook in hooks:
+                hook.save_if_terminated(runner)
+        raise
+    finally:
+        for hook in hooks:
+            hook.stop_listening()
+
+
+def protect(cfg: Config) -> None:
+    """What every training run gets, unless its config has it with settings of its own: see the hooks."""
+    checkpoint = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if checkpoint and checkpoint.get('type') == 'CheckpointHook':
+        checkpoint['type'] = 'WholeCheckpointHook'
+    make_resumable(cfg)
+    add_hooks(cfg, 'ResumableHook', 'NonFiniteHook')
+
+
+def add_hooks(cfg: Config, *types: str) -> None:
+    # A list in the config is kept: other people's hooks run too.
+    hooks = list(cfg.get('custom_hooks') or [])
+    there = {hook.get('type') if isinstance(hook, dict) else type(hook).__name__ for hook in hooks}
+    cfg.custom_hooks = [*hooks, *(dict(type=name) for name in types if name not in there)]
+
+
+def keep_seed(cfg: Config, checkpoint: str) -> None:
+    """Go on with the seed that a run without one was given: MMEngine restores it when the data is already shuffled."""
+    randomness = cfg.get('randomness') or {}
+    if randomness.get('seed') is None:
+        seed = read_checkpoint(checkpoint).get('meta', {}).get('seed')
+        if seed is not None:
+            cfg.randomness = dict(randomness, seed=int(seed))
 
 
 def test(cfg: Config, checkpoint: str, wrap: Optional[Callable] = None,
@@ -73,11 +119,14 @@ def test(cfg: Config, checkpoint: str, wrap: Optional[Callable] = None,
 
 def run(cfg: Config, go: Callable):
     """Join the processes, build the runner, and ``go(runner)``."""
-    # A list in the config is kept: other people's hooks run too.
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='NamePictureHook')]
+    add_hooks(cfg, 'BrokenPictureHook')
     joined = init_cpu_distributed(cfg, cfg.get('launcher', 'none'))
     try:
         return go(Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg))
+    except RuntimeError as error:
+        if lost_process(error):
+            raise LostProcessError(error) from error
+        raise
     finally:
         if joined:
             dist.destroy_process_group()

@@ -2,13 +2,17 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from harness import LIBRARIES, write_config
+from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
+from fcvit_mm.engine import preflight
 from fcvit_mm.engine.config import load_config
-from fcvit_mm.engine.preflight import PreflightError, check_testing, check_training
+from fcvit_mm.engine.pictures import guard
+from fcvit_mm.engine.preflight import PreflightError, check_testing, check_training, picture_problems
 
 
 @pytest.fixture
@@ -170,3 +174,107 @@ def test_wrapped_data_sets_are_looked_into(own):
 def test_unknown_data_set(own):
     cfg, _ = own('classification', {'train_dataloader.dataset.type': 'NoSuch'})
     assert 'NoSuch cannot be built' in only_problem(cfg)
+
+
+def change_annotations(data, change):
+    path = data / 'annotations' / 'instances_train2017.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_annotations_that_would_end_training(own):
+    cfg, data = own('detection')
+    change_annotations(data, lambda content: content['annotations'][2].pop('area'))
+    assert re.search('instances_train2017.json: 1 of [0-9]+ annotations lack one of .* correct or remove',
+                     only_problem(cfg))
+
+
+def test_annotations_that_are_passed_over_are_a_warning(own, monkeypatch):
+    cfg, data = own('detection')
+    change_annotations(data, lambda content: [each.update(category_id=77) for each in content['annotations'][:2]])
+    said = []
+    monkeypatch.setattr(preflight, 'print_log', lambda message, **options: said.append(message))
+    check_training(cfg)
+    line, = said
+    assert re.search('2 of [0-9]+ annotations have a category_id that the file does not define .* mmdet passes', line)
+
+
+def test_annotations_of_other_pictures(own):
+    cfg, data = own('detection')
+    change_annotations(data, lambda content: content['images'][0].update(width=640))
+    assert '1 of 8 pictures looked at have another size than annotated' in only_problem(cfg)
+
+
+def test_map_of_another_picture(own):
+    cfg, data = own('segmentation')
+    path = sorted((data / 'annotations' / 'training').iterdir())[0]
+    Image.new('L', (32, 64), 1).save(path)
+    assert f'{path} is (32, 64) and its picture (64, 64)' in only_problem(cfg)
+
+
+def test_few_broken_pictures_among_many_are_left_to_training(tmp_path):
+    paths = []
+    for index in range(300):
+        paths.append(str(tmp_path / f'{index}.jpg'))
+        Image.new('L', (4, 4), index % 256).save(paths[-1])
+    for index in (70, 1, 7):
+        with open(paths[index], 'r+b') as file:
+            file.truncate(100)
+    assert picture_problems(paths, allowed=0.01) == []
+    # In validation every picture counts.
+    assert len(picture_problems(paths, allowed=0.)) == 3
+    open(paths[9], 'wb').close()
+    assert len(picture_problems(paths, allowed=0.01)) == 4
+
+
+def test_no_room_and_no_right(own, tmp_path, monkeypatch):
+    cfg, _ = own('classification')
+    cfg.work_dir = str(tmp_path / 'w' / 'deeper')
+    (tmp_path / 'w').mkdir()
+    (tmp_path / 'epoch_1.pth').write_bytes(b'')
+    monkeypatch.setattr(preflight.shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(9, 9, 0))
+    assert 'has 0 MiB free, the checkpoints to come need' in only_problem(cfg)
+    monkeypatch.undo()
+    monkeypatch.setattr(preflight.os, 'access', lambda *args: False)
+    assert f'work_dir {cfg.work_dir} cannot be written' in only_problem(cfg)
+
+
+KINDS_OF_PICTURES = {
+    'one pixel': lambda size: Image.new('RGB', (1, 1)),
+    'one channel': lambda size: Image.new('L', size, 100),
+    '16 bits': lambda size: Image.fromarray(np.full(size[::-1], 40000, np.uint16)),
+    'alpha': lambda size: Image.new('RGBA', size, (1, 2, 3, 4)),
+    'palette': lambda size: Image.new('P', size, 3),
+}
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_unusual_pictures_are_ordinary_ones(own, task):
+    """PNG files called .jpg, too: what counts is the content. None ends training, none is left out."""
+    cfg, data = own(task)
+    pictures = [path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data))]
+    for path, make in zip(pictures, KINDS_OF_PICTURES.values()):
+        with Image.open(path) as image:
+            size = image.size
+        make(size).save(path, 'PNG')
+    __import__(f'{LIBRARIES[task]}.utils', fromlist=['x']).register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    guard(dataset, limit=0., skip=True)
+    shapes = [tuple(dataset[index]['inputs'].shape[:1]) for index in range(len(dataset))]
+    assert set(shapes) == {(3,)}
+    # But for a picture of one pixel whose map has 64x64.
+    assert int(dataset.pipeline.marks.sum()) == (1 if task == 'segmentation' else 0)
+
+
+def test_labels_out_of_range_are_met_in_training(own):
+    cfg, data = own('segmentation')
+    maps = sorted((data / 'annotations' / 'training').iterdir())
+    Image.new('L', (64, 64), 77).save(maps[3])
+    __import__('mmseg.utils', fromlist=['x']).register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    guard(dataset, limit=0., skip=True)
+    assert all(dataset[index]['data_samples'].gt_sem_seg.data.max() in range(256) for index in range(8))
+    assert dataset.pipeline.marks.nonzero().flatten().tolist() == [3]

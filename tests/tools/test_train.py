@@ -74,7 +74,7 @@ def test_corrupt_picture_is_found_before_training(trained, tmp_path):
     assert done.returncode == 1 and f'{picture} does not decode' in done.stdout and 'Traceback' not in done.stdout
 
 
-def test_corrupt_picture_that_is_met_in_training_is_named(trained, tmp_path, monkeypatch):
+def test_corrupt_picture_that_is_met_in_training_is_left_out_and_named(trained, tmp_path, monkeypatch):
     """One that goes bad after the checks: here a hook of the config's own spoils it when training starts."""
     result = trained('classification')
     shutil.copytree(result.data, tmp_path / 'data')
@@ -94,9 +94,10 @@ class Spoil(Hook):
 custom_imports = dict(imports=['fcvit_mm', 'spoil'], allow_failed_imports=False)
 custom_hooks = [dict(type='Spoil')]
 """)
-    done = run_tool('train.py', config, '--work-dir', tmp_path / 'w', check=False)
-    assert done.returncode != 0 and f'data pipeline failed at {picture}' in done.stdout, done.stdout
-    assert f'{picture} does not decode' in done.stdout
+    done = run_tool('train.py', config, '--work-dir', tmp_path / 'w')
+    assert f'data pipeline failed at {picture}: {picture} does not decode' in done.stdout
+    assert 'Left out, another sample in its place (1 of 8 so far)' in done.stdout
+    assert '1 of 8 samples were left out so far: broken files, named above' in done.stdout
 
 
 def test_dumped_config_is_complete(trained):

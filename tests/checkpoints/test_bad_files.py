@@ -1,0 +1,120 @@
+"""Every way in which a checkpoint comes into this package, every kind of file that is none: each has its message."""
+import os
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import fcvit_mm
+from fcvit_mm.checkpoints import CheckpointError, convert_checkpoint
+from fcvit_mm.engine.preflight import PreflightError, checkpoint_problems, resume_problems
+from fcvit_mm.engine.run import check_fits, keep_seed
+
+ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16), mlp_ratios=(1, 1, 1, 1))
+
+
+class Bomb:
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def state_dict(**changes):
+    return fcvit_mm.FCViT(dict(ARCH, **changes)).state_dict()
+
+
+def cut(path):
+    torch.save({'state_dict': state_dict()}, path)
+    path.write_bytes(path.read_bytes()[:20000])
+
+
+def with_nan():
+    state = state_dict()
+    state['stages.2.blocks.0.norm1.weight'].fill_(float('nan'))
+    return state
+
+
+#: Makes the file; what every reader says of it.
+UNREADABLE = {
+    'pickle that runs code': (lambda path: torch.save({'state_dict': {'a': Bomb(path.parent / 'boom')}}, path),
+                              'mkdir, which is not among the plain data .* Refused'),
+    'truncated': (cut, r'\(20000 bytes\) is damaged or cut off'),
+    'empty': (lambda path: path.write_bytes(b''), r'is empty \(0 bytes\)'),
+    'text': (lambda path: path.write_text('state_dict of FCViT'), "is text that begins with b'state_dict of FCViT'"),
+    'NaN': (lambda path: torch.save({'state_dict': with_nan()}, path),
+            r'holds NaN or infinite values in 1 of \d+ tensors \(stages.2.blocks.0.norm1.weight\)'),
+}
+#: What only those say who know which network it is to be.
+UNSUITABLE = {
+    'another network': (lambda path: torch.save({'state_dict': nn.Linear(2, 2).state_dict()}, path),
+                        'has nothing in common with'),
+    'another variant': (lambda path: torch.save(state_dict(depths=(1, 2, 1, 1)), path),
+                        r'is FCViT with depths \(1, 2, 1, 1\) .* the backbone is FCViT with depths \(1, 1, 1, 1\)'),
+    'other shapes': (lambda path: torch.save(state_dict(mlp_ratios=(2, 1, 1, 1)), path), r'4? ?shapes differ: '
+                     r'stages.0.blocks.0.channel_mixer.fc1.weight is \(16, 8, 1, 1\) there and \(8, 8, 1, 1\) here'),
+    'quantised': (lambda path: torch.save({key: value.to(torch.int8) for key, value in state_dict().items()}, path),
+                  'holds torch.int8 values where weights stand'),
+}
+
+
+def init_cfg(path):
+    backbone = fcvit_mm.FCViT(ARCH, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    backbone.init_weights()
+
+
+def convert(path):
+    convert_checkpoint(str(path), str(path.parent / 'out.pth'))
+
+
+def train(path):
+    """What tools/train.py --resume does before anything else."""
+    raise PreflightError(resume_problems(str(path)))
+
+
+def test(path):
+    """What tools/test.py and tools/visualize.py do."""
+    raise PreflightError(checkpoint_problems(str(path), 'the checkpoint'))
+
+
+test.__test__ = False
+READERS = {'init_cfg': init_cfg, 'converter': convert, 'train --resume': train, 'test, visualize': test}
+
+
+@pytest.mark.parametrize('reader', READERS)
+@pytest.mark.parametrize('kind', UNREADABLE)
+def test_no_file_gets_in(kind, reader, tmp_path):
+    write, message = UNREADABLE[kind]
+    path = tmp_path / 'a.pth'
+    write(path)
+    with pytest.raises((CheckpointError, PreflightError), match=f'(?s)a.pth .*{message}') as caught:
+        READERS[reader](path)
+    assert sorted(os.listdir(tmp_path)) == ['a.pth']
+    # Each its own: no other kind's message fits.
+    others = [other for name, (_, other) in UNREADABLE.items() if name != kind]
+    assert not any(re.search(other, str(caught.value)) for other in others)
+
+
+@pytest.mark.parametrize('kind', UNSUITABLE)
+def test_no_other_network_gets_in(kind, tmp_path):
+    write, message = UNSUITABLE[kind]
+    write(tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=f'a.pth .*{message}'):
+        init_cfg(tmp_path / 'a.pth')
+
+
+def test_weights_of_another_model_are_not_evaluated(tmp_path):
+    torch.save({'state_dict': state_dict(depths=(1, 2, 1, 1))}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='a.pth does not fit the config: .* have another shape'):
+        check_fits(fcvit_mm.FCViT(dict(ARCH, mlp_ratios=(2, 1, 1, 1))), str(tmp_path / 'a.pth'))
+
+
+def test_seed_is_read_as_safely(tmp_path):
+    UNREADABLE['pickle that runs code'][0](tmp_path / 'a.pth')
+    from mmengine.config import Config
+    with pytest.raises(CheckpointError, match='Refused'):
+        keep_seed(Config(), str(tmp_path / 'a.pth'))
+    assert not (tmp_path / 'boom').exists()

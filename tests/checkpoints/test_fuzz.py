@@ -1,0 +1,188 @@
+"""Files that nobody thought of: whatever is in them, they are converted rightly or refused with a message.
+
+``FUZZ_CASES=2500 python -m pytest tests/checkpoints/test_fuzz.py`` runs the long version: so many for each test.
+"""
+import functools
+import os
+from collections import OrderedDict
+
+import pytest
+import torch
+
+hypothesis = pytest.importorskip('hypothesis')
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+import fcvit_mm  # noqa: E402
+from fcvit_mm.checkpoints import (  # noqa: E402
+    CheckpointError,
+    convert_checkpoint,
+    load_pretrained,
+    read_checkpoint,
+    recognize,
+)
+from fcvit_mm.checkpoints.key_tables import TABLES, to_ours, to_published  # noqa: E402
+
+CASES = int(os.environ.get('FUZZ_CASES', 60))
+fuzz = settings(max_examples=CASES, deadline=None, derandomize='FUZZ_CASES' not in os.environ, database=None,
+                suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16), mlp_ratios=(1, 1, 1, 1))
+#: A network of each table, small.
+NETWORKS = {'FCViT': dict(network=fcvit_mm.FCViT, arguments=dict(arch=ARCH))}
+NUM_CLASSES = 5
+
+
+@functools.lru_cache(maxsize=None)
+def build(network, dense=False):
+    row = NETWORKS[network]
+    torch.manual_seed(0)
+    return row['network'](out_indices=(0, 1, 2, 3) if dense else 3, **row['arguments']).eval()
+
+
+def table_of(network):
+    return next(table for table in TABLES if table.network is NETWORKS[network]['network'])
+
+
+def weights(network, dense, published):
+    """A state dict: of a backbone, or of a classifier with its head."""
+    state = OrderedDict((key, value.clone()) for key, value in build(network, dense).state_dict().items())
+    channels = build(network).out_channels[-1]
+    head = {'weight': torch.rand(NUM_CLASSES, channels), 'bias': torch.rand(NUM_CLASSES)}
+    if published:
+        state = OrderedDict(to_published(state, table_of(network)))
+        return state if dense else OrderedDict(state, **{f'head.{key}': value for key, value in head.items()})
+    if dense:
+        return state
+    return OrderedDict([*((f'backbone.{key}', value) for key, value in state.items()),
+                        *((f'head.fc.{key}', value) for key, value in head.items())])
+
+
+WRAP = {
+    'bare': lambda state: state, 'state_dict': lambda state: {'state_dict': state},
+    'model': lambda state: {'model': state}, 'averaged': lambda state: {'state_dict_ema': state, 'epoch': 3},
+    'deep': lambda state: {'state_dict': {'model': state}},
+    'with more': lambda state: {'state_dict': state, 'optimizer': {'state': {0: torch.ones(2)}}, 'meta': {'epoch': 7}},
+    'list': lambda state: [state], 'tensor': lambda state: next(iter(state.values()), torch.ones(1)),
+}
+PREFIXES = ('', 'module.', '_orig_mod.', 'module._orig_mod.', 'backbone.', 'encoder.', 'module.backbone.', '.', 'head.')
+DTYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64)
+SHAPES = {
+    'transposed': lambda value: value.transpose(0, -1) if value.ndim else value,
+    'flat': lambda value: value.flatten(), 'scalar': lambda value: value.sum(), 'empty': lambda value: value[:0],
+    'one more': lambda value: value[None], 'cut': lambda value: value[:max(len(value) // 2, 1)],
+    'view': lambda value: value.expand(2, *value.shape)[1],
+}
+CHANGES = ('drop', 'keep few', 'rename', 'dtype', 'shape', 'add', 'object', 'nan')
+
+
+def at_least_1d(value):
+    return value if value.ndim else value[None]
+
+
+@st.composite
+def files(draw):
+    """The content of a file: a genuine state dict with some changes, under some prefix, in some container."""
+    network = draw(st.sampled_from(list(NETWORKS)))
+    state = weights(network, draw(st.booleans()), draw(st.booleans()))
+    changes = draw(st.lists(st.sampled_from(CHANGES), max_size=3))
+    for change in changes:
+        keys = list(state)
+        if not keys:
+            break
+        some = draw(st.lists(st.sampled_from(keys), min_size=1, max_size=4, unique=True))
+        if change == 'keep few':
+            state = OrderedDict((key, state[key]) for key in some)
+            continue
+        for key in some:
+            value = state[key]
+            if change == 'drop':
+                del state[key]
+            elif change == 'rename':
+                state[draw(st.one_of(st.text(max_size=30), st.just(key + '.0'), st.integers()))] = state.pop(key)
+            elif change == 'add':
+                state[f'{key}{draw(st.sampled_from(["_", ".weight", "1"]))}'] = value
+            elif change == 'object':
+                state[key] = draw(st.sampled_from([None, 1.5, 'text', [1], (1, 2), {}]))
+            elif isinstance(value, torch.Tensor):
+                if change == 'dtype':
+                    state[key] = value.to(draw(st.sampled_from(DTYPES)))
+                elif change == 'shape':
+                    state[key] = SHAPES[draw(st.sampled_from(list(SHAPES)))](at_least_1d(value))
+                else:
+                    state[key] = torch.full_like(value, float('nan')) if value.is_floating_point() else value
+    prefix = draw(st.sampled_from(PREFIXES))
+    if prefix:
+        state = OrderedDict((f'{prefix}{key}', value) for key, value in state.items())
+    return network, bool(changes), WRAP[draw(st.sampled_from(list(WRAP)))](state)
+
+
+@fuzz
+@given(file=files(), ema=st.booleans())
+def test_converted_or_refused(tmp_path, file, ema):
+    network, _, content = file
+    source, target = tmp_path / 'a.pth', tmp_path / 'b.pth'
+    torch.save(content, source)
+    target.unlink(missing_ok=True)
+    try:
+        convert_checkpoint(str(source), str(target), ema=ema)
+    except CheckpointError as error:
+        assert 'a.pth' in str(error) and not target.exists()
+        return
+    # What was written is plain, belongs to the network, and is final: converting it again changes nothing.
+    written = torch.load(target, weights_only=True)['state_dict']
+    assert all(torch.isfinite(value).all() for value in written.values() if value.is_floating_point())
+    rows = tuple(row.ours for row in table_of(network).rows)
+    assert rows and all(isinstance(key, str) for key in written)
+    again = tmp_path / 'c.pth'
+    convert_checkpoint(str(target), str(again), force=True)
+    second = torch.load(again, weights_only=True)['state_dict']
+    assert second.keys() == written.keys() and all(torch.equal(second[key], written[key]) for key in written)
+
+
+@fuzz
+@given(file=files(), dense=st.booleans(), prefix=st.sampled_from([None, 'backbone', 'encoder.', 'nowhere']))
+def test_loaded_or_refused_and_then_untouched(tmp_path, file, dense, prefix):
+    network, _, content = file
+    backbone = build(network, dense)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    torch.save(content, tmp_path / 'a.pth')
+    try:
+        load_pretrained(backbone, str(tmp_path / 'a.pth'), prefix=prefix)
+    except CheckpointError:
+        assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    else:
+        assert all(torch.isfinite(value).all() for value in backbone.state_dict().values())
+    finally:
+        backbone.load_state_dict(before)
+
+
+@fuzz
+@given(data=st.data(), network=st.sampled_from(list(NETWORKS)), dense=st.booleans())
+def test_names_there_and_back(data, network, dense):
+    """Any part of a state dict gets published names that no other part has, and its own again."""
+    table = table_of(network)
+    state = build(network, dense).state_dict()
+    # What tells the forms of a network apart must be there, as in any file.
+    forms = table.forms(state)
+    keys = data.draw(st.sets(st.sampled_from(sorted(state))))
+    rows = table._replace(forms=lambda _: forms)
+    published = to_published({key: state[key] for key in keys}, rows)
+    assert len(published) == len(keys)
+    chosen = tuple(row for row in table.rows if not row.form or row.form in forms)
+    assert {to_ours(name, chosen) for name in published} == keys
+
+
+@fuzz
+@given(data=st.data(), network=st.sampled_from(list(NETWORKS)))
+def test_damaged_bytes(tmp_path, data, network):
+    path = tmp_path / 'a.pth'
+    torch.save(weights(network, True, True), path, _use_new_zipfile_serialization=data.draw(st.booleans()))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        where = data.draw(st.integers(0, len(content) - 1))
+        content[where:where + data.draw(st.integers(1, 8))] = data.draw(st.binary(max_size=8))
+    path.write_bytes(content[:data.draw(st.integers(0, len(content)))])
+    try:
+        recognize(read_checkpoint(path), str(path))
+    except CheckpointError as error:
+        assert 'a.pth' in str(error)

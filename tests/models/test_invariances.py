@@ -1,0 +1,111 @@
+"""What must hold for every network: finite in half precision, the same each time, the same whoever stands beside."""
+import pytest
+import torch
+
+import fcvit_mm
+
+#: One row for each network: how a small one of it is built, and its least side.
+NETWORKS = {
+    'FCViT': dict(build=lambda **options: fcvit_mm.FCViT(
+        dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)), layer_scale_init_value=0.5,
+        **options)),
+    'FCViT without context': dict(build=lambda **options: fcvit_mm.FCViT(
+        dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)), layer_scale_init_value=0.5,
+        global_context=False, **options)),
+    'FCViT with attention': dict(build=lambda **options: fcvit_mm.FCViT(
+        dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)), layer_scale_init_value=0.5,
+        spatial_attention=True, channel_attention=True, **options)),
+}
+every_network = pytest.mark.parametrize('network', NETWORKS)
+
+
+def build(network, seed=0, **options):
+    torch.manual_seed(seed)
+    return NETWORKS[network]['build'](**options)
+
+
+def pictures(number=4, size=64, seed=1):
+    return torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_close(found, expected, rtol):
+    """Agree to ``rtol`` of the largest value of each map."""
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=0, atol=rtol * other.abs().max().item())
+
+
+def assert_same(found, expected):
+    assert all(torch.equal(one, other) for one, other in zip(found, expected))
+
+
+@every_network
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_ten_times_the_usual_activations_stay_finite(network, dtype, autocast):
+    """In the whole network's own dtype, and under autocast."""
+    model = build(network).eval()
+    if dtype == torch.float16 and tuple(map(int, torch.__version__.split('.')[:2])) < (2, 4):
+        pytest.skip('float16 on CPUs came with torch 2.4')
+    x = 10 * pictures(2)
+    with torch.no_grad():
+        if autocast:
+            with torch.autocast('cpu', dtype):
+                outputs = model(x)
+        else:
+            outputs = model.to(dtype)(x.to(dtype))
+    assert all(torch.isfinite(output).all() and output.abs().max() > 0 for output in outputs)
+
+
+def train(network):
+    model = build(network, drop_path_rate=0.3).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    torch.manual_seed(2)
+    for step in range(2):
+        loss = sum(output.square().mean() for output in model(pictures(seed=step)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return [*model.state_dict().values(), loss.detach()]
+
+
+@every_network
+def test_the_same_seed_gives_the_same_bits(network):
+    first, second = train(network), train(network)
+    assert_same(first, second)
+
+
+@every_network
+def test_training_and_evaluation_agree(network):
+    """Without drop path and with the statistics of the batch, they are the same function."""
+    model = build(network)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # running statistics are those of all batches so far: of this one
+    x = pictures(8)
+    with torch.no_grad():
+        trained = model.train()(x)
+        evaluated = model.eval()(x)
+    # The running variance is the unbiased one: n / (n - 1), n = 8 * 2 * 2 values at the coarsest of these norms.
+    assert_close(evaluated, trained, rtol=0.1)
+    with torch.no_grad():
+        assert_same(model(x), evaluated)
+        norm_eval = build(network, norm_eval=True)
+        assert_close(norm_eval.train()(x), norm_eval.eval()(x), rtol=1e-6)
+
+
+@every_network
+def test_order_of_the_batch(network):
+    model, x = build(network).eval(), pictures()
+    order = torch.tensor([2, 0, 3, 1])
+    with torch.no_grad():
+        assert_close(model(x[order]), [output[order] for output in model(x)], rtol=1e-6)
+
+
+@every_network
+def test_a_picture_does_not_depend_on_its_neighbours(network):
+    """Nor on how many they are. Convolutions take other paths for other sizes of a batch: hence the tolerance."""
+    model, x = build(network).eval(), pictures()
+    with torch.no_grad():
+        expected = [output[:1] for output in model(x)]
+        for others in (x[:1], torch.cat([x[:1], 1000 * pictures(2, seed=5)]), x[:1].repeat(7, 1, 1, 1)):
+            assert_close([output[:1] for output in model(others)], expected, rtol=1e-5)

@@ -1,0 +1,33 @@
+"""Runs that are killed, told to end, or find the disk full, and go on: a handful. tools/check_resume.py does more."""
+import json
+import subprocess
+
+import pytest
+from harness import LIBRARIES, run_tool
+
+
+@pytest.fixture(scope='module')
+def check(tmp_path_factory):
+
+    def run(*arguments, check=True):
+        out = tmp_path_factory.mktemp('check') / 'out.json'
+        done = run_tool('check_resume.py', *arguments, '--out', out, check=check)
+        return json.loads(out.read_text())['tasks'], done
+
+    return run
+
+
+def test_killed_runs_end_as_if_nothing_had_happened(check):
+    for package in LIBRARIES.values():
+        pytest.importorskip(package)
+    found, done = check('--kills', 2, '--per-run', 2)
+    assert set(found) == set(LIBRARIES)
+    for task, counts in found.items():
+        assert counts['kills'] == 2 and counts['failures'] == [], task
+    assert '| task | SIGKILLs |' in done.stdout
+
+
+def test_unknown_task():
+    done = run_tool('check_resume.py', 'tracking', check=False)
+    assert isinstance(done, subprocess.CompletedProcess) and done.returncode == 1
+    assert "unknown task 'tracking', expected some of ['classification', 'detection', 'segmentation']" in done.stdout

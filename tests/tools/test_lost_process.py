@@ -1,0 +1,59 @@
+"""Two processes, of which one is killed, and then one is told to end."""
+import time
+
+import pytest
+import torch
+from harness import run_tool, write_config
+
+END = """
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class End(Hook):
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        rank, iteration, name = os.environ['END'].split()
+        if runner.rank == int(rank) and runner.iter + 1 == int(iteration):
+            os.kill(os.getpid(), getattr(signal, name))
+"""
+MORE = """
+custom_imports = dict(imports=['fcvit_mm', 'end'], allow_failed_imports=False)
+custom_hooks = [dict(type='End')]
+model.update(backbone=dict(arch=dict(
+    _delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 24, 32), mlp_ratios=(1, 1, 1, 1))))
+model['head'].update(in_channels=32)
+train_dataloader['batch_size'] = 1
+train_cfg = dict(max_epochs=3)
+default_hooks['checkpoint'] = dict(type='WholeCheckpointHook', listen_interval=1)
+val_cfg = val_dataloader = val_evaluator = None
+"""
+
+
+def test_a_lost_process_and_a_warning(shapes, tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'end.py').write_text(END)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    config = write_config('classification', tmp_path, shapes('classification'), MORE)
+    work_dir = tmp_path / 'w'
+
+    def train(end, *arguments):
+        start = time.monotonic()
+        done = run_tool('dist_train.sh', config, 2, '--work-dir', work_dir, *arguments, check=False, env={'END': end})
+        assert done.returncode != 0 and time.monotonic() - start < 90, done.stdout
+        return done.stdout
+
+    # Epochs of 4 iterations: one is complete.
+    output = train('1 6 SIGKILL')
+    assert 'process 0 lost another process of this run' in output and 'Start all of them again with --resume' in output
+    assert (work_dir / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+
+    output = train('0 7 SIGTERM', '--resume')
+    assert 'resumed epoch: 1, iter: 4' in output
+    assert 'SIGTERM: saving interrupted.pth after iteration 7 and ending. Go on with --resume' in output
+    assert 'exitcode  : 143' in output or 'exitcode: 143' in output, output
+    saved = torch.load(work_dir / 'interrupted.pth', map_location='cpu', weights_only=False)
+    assert (saved['meta']['epoch'], saved['meta']['iter']) == (1, 7) and saved['optimizer']['state']
+    assert (work_dir / 'last_checkpoint').read_text().endswith('interrupted.pth')
