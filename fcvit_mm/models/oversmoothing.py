@@ -94,8 +94,8 @@ class FeatScale(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         dc = y.mean(tuple(range(1, y.ndim - 1)), keepdim=True)
-        low, high = (self.factor * lamb.to(y.dtype) for lamb in (self.lamb1, self.lamb2))
-        return y + (low * dc + high * (y - dc))
+        low, high = self.lamb1.to(y.dtype), self.lamb2.to(y.dtype)
+        return y + (self.factor * low * dc + self.factor * high * (y - dc))
 
     def extra_repr(self) -> str:
         return f'{len(self.lamb1)}, factor={self.factor}'

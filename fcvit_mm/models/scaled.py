@@ -232,7 +232,7 @@ class PlainTransformer(Transformer):
         x = self.patches(x).transpose(1, 2).unflatten(2, grid).contiguous(memory_format=layout)
         outputs = []
         for i, stride in zip(self.out_indices, self.out_strides):
-            height, width = (-(-side // stride) for side in size)  # without what the padding added
+            height, width = -(-size[0] // stride), -(-size[1] // stride)  # without what the padding added
             output = getattr(self, f'norm{i}')(self.pyramid[f'level{i}'](x)[:, :, :height, :width])
             outputs.append(output.contiguous(memory_format=layout))
         return tuple(outputs)

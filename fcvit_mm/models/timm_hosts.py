@@ -152,7 +152,8 @@ def shift_mask(size: Sequence[int], window: Tuple[int, int], shift: Sequence[int
     Returns:
         Tensor: ``(windows, N, N)``.
     """
-    rows, columns = (torch.arange(side, device=like.device) >= side - step for side, step in zip(size, shift))
+    rows = torch.arange(size[0], device=like.device) >= size[0] - shift[0]
+    columns = torch.arange(size[1], device=like.device) >= size[1] - shift[1]
     came_around = (2 * rows[:, None] + columns).view(1, *size, 1)
     regions = window_partition(came_around, window).flatten(1)
     apart = regions[:, None] != regions[:, :, None]
