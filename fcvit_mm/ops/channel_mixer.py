@@ -1,5 +1,5 @@
 """The channel mixer: expand, depth-wise convolution, GELU, reduce."""
-from typing import Iterator, Optional
+from typing import Iterator, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,13 @@ from .conv import conv2d
 from .dispatch import operation
 from .dwconv_gelu import dwconv_gelu
 
-#: Bytes of an expanded map above which a CPU computes it in slices of channels. Larger buffers fit no cache, and come
-#: from the system anew at each use (glibc keeps none above 32 MiB), page fault by page fault.
+#: Bytes of an expanded map above which it is computed in slices of images and channels. Larger buffers fit no cache,
+#: and come from the system anew at each use (glibc keeps none above 32 MiB), page fault by page fault.
 SLICE_BYTES = 8 * 2**20
-MIN_SLICE_CHANNELS = 32
+#: Expanded channels that a slice should have, before it has fewer images: narrow matrix products are slow.
+WIDE = 128
+#: Expanded channels that it has at least.
+NARROW = 64
 
 
 def _check(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor, fc2_weight: Tensor,
@@ -56,34 +59,47 @@ def channel_mixer(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Te
 add_float32_form(channel_mixer)
 
 
-def slice_channels(x: Tensor, hidden: int) -> int:
-    """Expanded channels in one slice: a power of two, or all ``hidden`` where they fit :data:`SLICE_BYTES`."""
-    position_bytes = x.shape[0] * x.shape[2] * x.shape[3] * x.element_size()
-    if position_bytes * hidden <= SLICE_BYTES:
-        return hidden
-    return max(1 << (SLICE_BYTES // position_bytes).bit_length() - 1, MIN_SLICE_CHANNELS)
+class Slices(NamedTuple):
+    """Images and expanded channels that are computed at a time."""
+    images: int
+    channels: int
+
+
+def plan_slices(x: Tensor, hidden: int) -> Slices:
+    """Slices of an expanded map ``(B, hidden, H, W)`` that fit :data:`SLICE_BYTES`; all of it if that does."""
+    bytes_of_channel = x.shape[2] * x.shape[3] * x.element_size()
+    images = x.shape[0]
+    while images > 1 and images * min(hidden, WIDE) * bytes_of_channel > SLICE_BYTES:
+        images = -(-images // 2)
+    channels = SLICE_BYTES // max(images * bytes_of_channel, 1)
+    return Slices(images, hidden if channels >= hidden else max(1 << max(channels.bit_length() - 1, 0), NARROW))
 
 
 def _pays(x: Tensor, fc1_weight: Tensor, *others: Tensor) -> bool:
-    return (x.device.type == 'cpu' and slice_channels(x, fc1_weight.shape[0]) < fc1_weight.shape[0]
+    hidden = fc1_weight.shape[0]
+    return (x.device.type == 'cpu' and plan_slices(x, hidden) != (x.shape[0], hidden)
             and not needs_grad(x, fc1_weight, *others))
 
 
 @channel_mixer.fast('sliced', when=_pays)
 def _sliced(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor, fc2_weight: Tensor,
             fc2_bias: Tensor) -> Tensor:
-    total: Optional[Tensor] = None
-    for part in _slices(x, fc1_weight.shape[0]):
-        y = conv2d(x, fc1_weight[part], fc1_bias[part])
-        y = dwconv_gelu(y, dw_weight[part], dw_bias[part])
-        # The first slice brings the bias.
-        y = conv2d(y, fc2_weight[:, part], fc2_bias if total is None else None)
-        total = y if total is None else total.add_(y)
-    return total
+    hidden = fc1_weight.shape[0]
+    slices = plan_slices(x, hidden)
+    outputs = []
+    for images in x.split(slices.images):
+        total: Optional[Tensor] = None
+        for part in _parts(hidden, slices.channels):
+            y = conv2d(images, fc1_weight[part], fc1_bias[part])
+            y = dwconv_gelu(y, dw_weight[part], dw_bias[part])
+            # The first slice brings the bias.
+            y = conv2d(y, fc2_weight[:, part], fc2_bias if total is None else None)
+            total = y if total is None else total.add_(y)
+        outputs.append(total)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _slices(x: Tensor, hidden: int) -> Iterator[slice]:
-    width = slice_channels(x, hidden)
+def _parts(hidden: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + width, hidden)) for start in range(0, hidden, width))
 
 
@@ -98,12 +114,14 @@ def recomputed_channel_mixer(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw
     """:func:`channel_mixer` for training in little memory.
 
     The expanded channels are computed in slices, forgotten, and computed again in the backward pass: instead of three
-    expanded maps for the whole mixer, memory holds three slices at a time. It takes about a third more arithmetic.
+    expanded maps for the whole mixer, memory holds those of an eighth of the channels (at least :data:`NARROW`) at a
+    time. It takes about a third more arithmetic.
 
     Args, Returns: As of :func:`channel_mixer`.
     """
     total = None
-    for part in _slices(x, fc1_weight.shape[0]):
+    hidden = fc1_weight.shape[0]
+    for part in _parts(hidden, max(hidden // 8, NARROW)):
         bias = fc2_bias if total is None else torch.zeros_like(fc2_bias)
         y = checkpoint(channel_mixer, x, fc1_weight[part], fc1_bias[part], dw_weight[part], dw_bias[part],
                        fc2_weight[:, part], bias, use_reentrant=False)

@@ -58,7 +58,8 @@ def form_of(name: str, form: str):
 def small_machine(monkeypatch):
     """Slices for small maps, too, and a CPU without half precision whatever this one is."""
     monkeypatch.setattr(channel_mixer_module, 'SLICE_BYTES', 2048)
-    monkeypatch.setattr(channel_mixer_module, 'MIN_SLICE_CHANNELS', 8)
+    monkeypatch.setattr(channel_mixer_module, 'WIDE', 16)
+    monkeypatch.setattr(channel_mixer_module, 'NARROW', 8)
     monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: dtype not in conditions.HALF)
 
 
@@ -121,22 +122,30 @@ def test_a_form_agrees_with_the_definition(small_machine, name, form, nhwc_only,
         assert tried
 
 
-def test_slices_cover_channels_that_they_do_not_divide(small_machine):
+def test_slices_cover_channels_and_images_that_they_do_not_divide(small_machine):
     torch.manual_seed(0)
-    x = torch.randn(2, 6, 8, 8)
+    x = torch.randn(5, 6, 8, 8)
     hidden = 50
     args = [torch.randn(hidden, 6, 1, 1), torch.randn(hidden), torch.randn(hidden, 1, 3, 3), torch.randn(hidden),
             torch.randn(6, hidden, 1, 1), torch.randn(6)]
-    assert hidden % channel_mixer_module.slice_channels(x, hidden)
+    slices = channel_mixer_module.plan_slices(x, hidden)
+    assert hidden % slices.channels and slices.images < 5
     torch.testing.assert_close(form_of('channel_mixer', 'sliced').function(x, *args),
                                ops.channel_mixer.plain(x, *args), rtol=1e-4, atol=1e-3)
 
 
-def test_slices_stay_in_their_bound():
-    x = torch.empty(8, 64, 56, 56, device='meta')
-    width = channel_mixer_module.slice_channels(x, 512)
-    assert 8 * 56 * 56 * width * 4 <= channel_mixer_module.SLICE_BYTES < 8 * 56 * 56 * 2 * width * 4
-    assert channel_mixer_module.slice_channels(x[:, :, :7, :7], 512) == 512
+@pytest.mark.parametrize('shape, hidden', [((8, 64, 56, 56), 512), ((8, 128, 28, 28), 1024), ((7, 64, 56, 56), 512),
+                                           ((1, 128, 100, 152), 1024), ((64, 320, 14, 14), 1280)])
+def test_slices_stay_in_their_bound(shape, hidden):
+    slices = channel_mixer_module.plan_slices(torch.empty(shape, device='meta'), hidden)
+    size = slices.images * slices.channels * shape[2] * shape[3] * 4
+    assert channel_mixer_module.SLICE_BYTES / 4 < size <= channel_mixer_module.SLICE_BYTES
+    assert slices.channels >= min(channel_mixer_module.WIDE, hidden)
+
+
+def test_a_map_that_fits_is_one_slice():
+    for shape in ((8, 320, 14, 14), (0, 320, 14, 14), (1, 64, 7, 7)):
+        assert channel_mixer_module.plan_slices(torch.empty(shape, device='meta'), 1280) == (shape[0], 1280)
 
 
 def test_recomputed_mixer_has_the_gradients_of_the_plain_one(small_machine):
