@@ -1,4 +1,4 @@
-"""Runs that are killed, told to end, or find the disk full, and go on: a handful. tools/check_resume.py does more."""
+"""Runs that are killed and go on: a handful, of one task. tools/check_resume.py does more."""
 import json
 import subprocess
 
@@ -18,12 +18,10 @@ def check(tmp_path_factory):
 
 
 def test_killed_runs_end_as_if_nothing_had_happened(check):
-    for package in LIBRARIES.values():
-        pytest.importorskip(package)
-    found, done = check('--kills', 2, '--per-run', 2)
-    assert set(found) == set(LIBRARIES)
-    for task, counts in found.items():
-        assert counts['kills'] == 2 and counts['failures'] == [], task
+    pytest.importorskip(LIBRARIES['classification'])
+    found, done = check('classification', '--kills', 3, '--per-run', 3)
+    counts = found.pop('classification')
+    assert counts['kills'] == 3 and counts['failures'] == [] and not found
     assert '| task | SIGKILLs |' in done.stdout
 
 

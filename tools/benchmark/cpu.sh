@@ -19,7 +19,7 @@ step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 5 --wa
 for run; do
     case $run in
     batch8)
-        speed --profile --rounds 9 --warmup 2 --networks fcvit_b12_plain fcvit_b12_plain_channels_last fcvit_b12 fcvit_b12@bfloat16 \
+        speed --profile --rounds 7 --warmup 1 --networks fcvit_b12_plain fcvit_b12_plain_channels_last fcvit_b12 fcvit_b12@bfloat16 \
             fcvit_b24_plain fcvit_b24 fcvit_b24@bfloat16 poolformer_s24 convnext_tiny swin_tiny_patch4_window7_224 \
             resnet50 --baseline fcvit_b12_plain fcvit_b24_plain poolformer_s24 convnext_tiny ;;
     batch1) speed --batch 1 --repeat 3 --rounds 10 --warmup 2 --networks fcvit_b12_plain fcvit_b12 poolformer_s24 convnext_tiny ;;
