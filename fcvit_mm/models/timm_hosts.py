@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import Attention
-from timm.models.cait import LayerScaleBlock, LayerScaleBlockClassAttn
+from timm.models.cait import LayerScaleBlock, LayerScaleBlockClassAttn, TalkingHeadAttn
 from timm.models.swin_transformer import (
     PatchMerging,
     SwinTransformerBlock,
@@ -20,11 +20,15 @@ from timm.models.swin_transformer import (
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
+from ..ops.dispatch import is_traced
 from .oversmoothing import FeatScale, ScaledHeadMixing, attn_scale
 
 __all__ = ['CaiTBlock', 'ClassAttentionBlock', 'PatchMerging', 'SwinBlock', 'ViTBlock']
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+#: Bytes of an attention matrix above which, without gradients, it is computed in slices of queries.
+SLICE_BYTES = 8 * 2**20
 
 
 def _lamb(num_heads: int, remedies: Sequence[str]):
@@ -63,13 +67,40 @@ class ViTBlock(Block):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
+class TalkingHeads(TalkingHeadAttn):
+    """Self-attention whose heads are mixed before and after the softmax (arXiv 2003.02436). ``(B, N, C)`` to the same.
+
+    The mixing needs the matrix ``(B, H, N, N)``, gigabytes for a large image. Without gradients only some of its rows
+    are there at a time: a query's row depends on no other.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q = q * self.scale
+        if torch.is_grad_enabled() or is_traced():
+            x = self.attend(q, k, v)
+        else:
+            bytes_of_row = batch * self.num_heads * tokens * x.element_size()
+            rows = max(SLICE_BYTES // max(bytes_of_row, 1), 1)
+            x = torch.cat([self.attend(part, k, v) for part in q.split(rows, 2)], 2)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Scaled queries ``(B, H, n, d)`` on keys and values ``(B, H, N, d)``: ``(B, H, n, d)``."""
+        attention = self.proj_l((q @ k.transpose(-2, -1)).permute(0, 2, 3, 1))
+        attention = self.proj_w(attention.softmax(2)).permute(0, 3, 1, 2)
+        return self.attn_drop(attention) @ v
+
+
 class CaiTBlock(LayerScaleBlock):
     """Talking heads and layer scale. The factor of FeatScale is 1. ``(B, N, C)`` to the same."""
 
     def __init__(self, channels: int, num_heads: int, drop_path_rate: float, layer_scale_init_value: float,
                  remedies: Sequence[str]) -> None:
         super().__init__(channels, num_heads, qkv_bias=True, drop_path=drop_path_rate, norm_layer=LayerNorm,
-                         init_values=layer_scale_init_value)
+                         attn_block=TalkingHeads, init_values=layer_scale_init_value)
         if 'attn_scale' in remedies:
             self.attn.proj_w = ScaledHeadMixing(num_heads)
         self.feat_scale = _feat_scale(channels, 1, remedies)

@@ -1,0 +1,166 @@
+"""Inputs of any size, shape, layout and batch, optimised for inference or not; and how much memory they take.
+
+The suite does small ones, and 2048x2048 where that takes a few seconds. ``LONG_SIZES=1 python -m pytest
+tests/models/test_sizes.py`` does 2048x2048 and 64x4096 for every network, both layouts, optimised or not: minutes, most
+of them for the attention of ViT and CaiT, whose time grows with the square of the number of pixels.
+"""
+import importlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_family import NETWORKS, build, disturbed, images
+
+import fcvit_mm
+
+SIZES = [(1, 1), (3, 200), (200, 3), (37, 61)]
+LONG = bool(os.environ.get('LONG_SIZES'))
+#: Attention among all tokens: 2048x2048 takes too long for the suite.
+GLOBAL_ATTENTION = ('vit', 'cait')
+LARGE = [(name, (2048, 2048)) for name in NETWORKS if LONG or name not in GLOBAL_ATTENTION]
+LARGE += [(name, (64, 4096)) for name in NETWORKS if LONG]
+MIB = 2**20
+BENCHMARK = Path(__file__).parents[2] / 'tools' / 'benchmark'
+
+every_network = pytest.mark.parametrize('name', NETWORKS)
+
+
+@pytest.fixture(scope='module')
+def models():
+    """Name of a network -> the network, and the same optimised for inference."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            model = disturbed(build(NETWORKS[name]))
+            made[name] = model, fcvit_mm.optimize_for_inference(model, images(64, 64))
+        return made[name]
+
+    return get
+
+
+def assert_maps(model, outputs, x):
+    """Of the right number, shapes and layout, and finite."""
+    assert len(outputs) == len(model.out_channels)
+    for output, channels, stride in zip(outputs, model.out_channels, model.out_strides):
+        assert output.shape == (len(x), channels, -(-x.shape[2] // stride), -(-x.shape[3] // stride))
+        assert output.isfinite().all()
+        assert output.is_contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else
+                                    torch.channels_last)
+
+
+def assert_close(found, expected):
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * max(1, other.abs().max().item()))
+
+
+def layouts(x):
+    return x, x.contiguous(memory_format=torch.channels_last)
+
+
+@every_network
+@pytest.mark.parametrize('batch', [1, 3])
+@pytest.mark.parametrize('size', SIZES, ids=str)
+@torch.no_grad()
+def test_any_size_in_both_layouts_optimized_or_not(models, name, size, batch):
+    model, optimized = models(name)
+    expected = model(images(*size, batch=batch))
+    for x in layouts(images(*size, batch=batch)):
+        for network in (model, optimized):
+            outputs = network(x)
+            assert_maps(model, outputs, x)
+            assert_close(outputs, expected)
+
+
+@every_network
+@torch.no_grad()
+def test_a_batch_of_64(models, name):
+    x = images(24, 40, batch=64)
+    expected = [torch.cat(maps) for maps in zip(*map(models(name)[0], x.split(16)))]
+    for network in models(name):
+        for given in layouts(x):
+            outputs = network(given)
+            assert_maps(models(name)[0], outputs, given)
+            assert_close(outputs, expected)
+
+
+@pytest.mark.parametrize('name, size', LARGE, ids=str)
+@torch.no_grad()
+def test_large_images(models, name, size):
+    """Optimised alone in the suite, for the time that it takes; all forms in the long version."""
+    model, optimized = models(name)
+    x = images(*size, batch=1)
+    expected = optimized(x)
+    assert_maps(model, expected, x)
+    if LONG:
+        for given in layouts(x):
+            for network in (model, optimized):
+                outputs = network(given)
+                assert_maps(model, outputs, given)
+                assert_close(outputs, expected)
+
+
+@every_network
+@torch.no_grad()
+def test_one_row_of_many_pixels(models, name):
+    for size in ((1, 2048), (2048, 1)):
+        x = images(*size, batch=1)
+        assert_maps(models(name)[0], models(name)[1](x), x)
+
+
+def peak_of(model, x):
+    """Bytes at the peak of a forward pass."""
+    from measure import peak_growth
+    with torch.no_grad():
+        model(x)
+        return peak_growth(lambda: model(x), torch.device('cpu'))
+
+
+FCVIT = dict(arch=dict(depths=(1, 1, 1, 1), channels=(64, ) * 4, mlp_ratios=(8, ) * 4), out_indices=0)
+CAIT = dict(arch=dict(depths=(1, 1), channels=(24, 24), num_heads=(3, 3)), out_type='cls_token')
+#: Network, arguments, size of the image, what computes in slices, bytes that the peak is counted in, bound.
+BOUNDS = [
+    # In maps of the stem. Two are the residual and its norm, two the sum over slices and what is added to it, and two
+    # slices of 64 channels are as large: 6. With whole expanded maps, of 8 times the size, it would be 18 and more.
+    ('FCViT', FCVIT, (1024, 1024), 'fcvit_mm.ops.channel_mixer', 256 * 256 * 64 * 4, 8),
+    # In slices: some forms of one live at a time, and the tokens.
+    ('ScaledCaiT', CAIT, (512, 1024), 'fcvit_mm.models.timm_hosts', 8 * MIB, 8),
+]
+
+
+def peaks(benchmark_path):
+    """For each of ``BOUNDS`` the peak of the optimised network, and without slices; in a process of its own."""
+    sys.path.insert(0, benchmark_path)
+    torch.set_num_threads(1)
+    found = []
+    for network, arguments, size, module, unit, _ in BOUNDS:
+        model = fcvit_mm.optimize_for_inference(getattr(fcvit_mm, network)(**arguments), images(64, 64))
+        x = images(*size, batch=1)
+        sliced = peak_of(model, x)
+        importlib.import_module(module).SLICE_BYTES = 2**40
+        found.append((sliced / unit, peak_of(model, x) / unit))
+    return found
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='memory of a process is measured with glibc')
+def test_memory_is_bounded(monkeypatch):
+    """As docs/reliability.md says; and the bound is one that whole maps would break."""
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    found = importlib.import_module('measure').in_child(peaks, str(BENCHMARK))
+    assert found is not None, 'the process that measures ended before it could tell'
+    for (network, *_, bound), (sliced, whole) in zip(BOUNDS, found):
+        assert sliced < bound < whole, (network, found)
+
+
+def test_attention_in_slices_gives_the_same(models, monkeypatch):
+    """CaiT's, which is computed whole where gradients are wanted."""
+    from fcvit_mm.models import timm_hosts
+    model, x = models('cait')[0], images(40, 72)
+    expected = [output.detach() for output in model(x)]
+    for limit in (1, 1000):
+        monkeypatch.setattr(timm_hosts, 'SLICE_BYTES', limit)
+        with torch.no_grad():
+            assert_close(model(x), expected)
