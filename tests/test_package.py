@@ -140,8 +140,9 @@ def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     extras = setup['options.extras_require']
-    for extra in ('openmmlab',) if 'openmmlab' in name else ('cls', 'det', 'seg'):
-        for line in [*extras[extra].split('\n'), *extras['test'].split('\n'), *extras['lint'].split('\n')]:
+    stack = ('openmmlab',) if 'openmmlab' in name else ('cls', 'det', 'seg', 'analysis', 'export', 'app', 'test-browser')
+    for extra in (*stack, 'test', 'lint'):
+        for line in extras[extra].split('\n'):
             if line.strip():
                 wanted = packaging.Requirement(line)
                 key = wanted.name.lower().replace('_', '-')

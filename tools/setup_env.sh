@@ -13,7 +13,7 @@ python=${PYTHON:-python3.11}
 case $stack in
     onedl)
         constraints=requirements/constraints.txt
-        extra=all
+        extra=all,analysis,export,app,test-browser
         mmcv=onedl-mmcv
         ;;
     openmmlab)

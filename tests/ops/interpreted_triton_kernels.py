@@ -206,8 +206,8 @@ def test_autocast_as_a_convolution():
                                                           HEADS, *rescale, EPS))(*context_inputs((1, 4, 2, 3)))),
 ])
 def test_operators_are_well_registered(name, inputs):
-    torch.library.opcheck(getattr(torch.ops.fcvit_mm, name).default, inputs,
-                          test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'))
+    library.opcheck(getattr(torch.ops.fcvit_mm, name).default, inputs,
+                    test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'))
 
 
 class Module(torch.nn.Module):

@@ -1,6 +1,6 @@
 """Where the GPU kernels run, and how they are registered. Imports no Triton: that waits for the first call.
 
-Needs a CUDA device of compute capability 8.0, Triton 3.3 (tuples in kernels) and ``torch.library.custom_op`` (torch
+Needs a CUDA device of compute capability 8.0, Triton 3.3 (tuples in kernels) and PyTorch's custom operators (torch
 2.4). Elsewhere :func:`applies` is false, and nothing here fails. With ``TRITON_INTERPRET=1`` in the environment the
 kernels run on the CPU, slowly: that is how they are tested.
 """
@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Callable, ContextManager, Dict, Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MIN_CAPABILITY = (8, 0)
@@ -39,9 +39,9 @@ def custom_op(name: str, fake: Callable, backward: Optional[Callable] = None,
     """
 
     def register(function: Callable) -> Callable:
-        if not hasattr(torch.library, 'custom_op'):
+        if not hasattr(library, 'custom_op'):
             return function
-        registered = torch.library.custom_op(f'fcvit_mm::{name}', function, mutates_args=())
+        registered = library.custom_op(f'fcvit_mm::{name}', function, mutates_args=())
         registered.register_fake(fake)
         if backward is not None:
             registered.register_autograd(backward, setup_context=setup_context)
@@ -53,7 +53,7 @@ def custom_op(name: str, fake: Callable, backward: Optional[Callable] = None,
 @lru_cache(maxsize=None)
 def available() -> bool:
     """Whether this torch and Triton have what the kernels need, on whatever device."""
-    if not hasattr(torch.library, 'custom_op') or torch.version.hip is not None:
+    if not hasattr(library, 'custom_op') or torch.version.hip is not None:
         return False
     try:
         version = metadata.version('triton')
