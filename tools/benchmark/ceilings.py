@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from measure import best
 
+from fcvit_mm.ops.conditions import cpu_convolves
+
 
 class Ceilings(NamedTuple):
     """Measured in this run, on this device.
@@ -20,10 +22,16 @@ class Ceilings(NamedTuple):
 
 
 def measure_ceilings(device: torch.device, dtypes: Dict[str, torch.dtype]) -> Ceilings:
-    """Measure the ceilings on a device, that of products in each of the dtypes."""
+    """Measure the ceilings on a device, that of products in each of the dtypes.
+
+    A CPU without instructions for a dtype has float32's ceiling in it: there our operations compute in float32, and
+    PyTorch's products in the dtype take minutes.
+    """
     rates, shapes = {}, {}
     for name, dtype in dtypes.items():
         found = {}
+        if device.type == 'cpu' and not cpu_convolves(dtype):
+            dtype = torch.float32
         for shape, macs, call in _products(device, dtype):
             found[shape] = macs / best(call, device)
         shapes[name] = max(found, key=found.get)

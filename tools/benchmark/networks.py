@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from measure import best, peak_growth
+from measure import interleave, peak_growth, spread
 from torch import Tensor
 
 import fcvit_mm
@@ -240,7 +240,9 @@ def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
 def faster_layout(entry: Entry, task: Task) -> Tuple[str, Dict[str, float]]:
     """The layout in which a network takes less time, eager, and the seconds in each."""
     eager, device = entry._replace(compiled=False), torch.device(task.device)
-    seconds = {layout: best(prepare(eager, task, layout).call, device, times=3) for layout in LAYOUTS}
+    # In turn, or a machine whose speed varies would decide.
+    times = interleave({layout: prepare(eager, task, layout).call for layout in LAYOUTS}, 7, 1, device)
+    seconds = {layout: spread(values).median for layout, values in times.items()}
     return min(seconds, key=seconds.get), seconds
 
 
