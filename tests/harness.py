@@ -1,7 +1,11 @@
 """Running the project's tools on small generated data, with configs of one's own that inherit the project's."""
+import importlib.util
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,17 +103,48 @@ class Trained(NamedTuple):
     output: str
 
 
-def run_tool(tool, *arguments, cwd=None, check=True, env=None):
-    """Run a tool of the project as a user does; the finished process, its two outputs in one."""
+# Imported once, by a server that is forked for each run: they take longer than what most tests do with them.
+_server = multiprocessing.get_context('forkserver')
+_server.set_forkserver_preload(['torch', 'fcvit_mm', 'mmengine.runner', *(
+    f'{package}.apis' for package in LIBRARIES.values() if importlib.util.find_spec(package))])
+
+
+def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300):
+    """Run a tool of the project as a user does; the finished process, its two outputs in one.
+
+    One in Python gets a process of its own in which the libraries are imported already. Those that start others (in
+    another language, or the demo) do so anew: see that each tool is started without that help at least once.
+    """
     env = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **(env or {})}
     env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
     command = [str(ROOT / 'tools' / tool), *map(str, arguments)]
-    if tool.endswith('.py'):
-        command.insert(0, sys.executable)
-    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=300)
+    if not tool.endswith('.py'):
+        done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=timeout)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / 'output'
+            process = _server.Process(target=_be_tool, args=(command, str(cwd or Path.cwd()), env, str(output)))
+            process.start()
+            process.join(timeout)
+            if process.is_alive():
+                process.kill()
+                raise subprocess.TimeoutExpired(command, timeout, output.read_text(errors='replace'))
+            done = subprocess.CompletedProcess(command, process.exitcode, output.read_text(errors='replace'))
     assert not check or done.returncode == 0, done.stdout
     return done
+
+
+def _be_tool(command, cwd, env, output):
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = command
+    sys.path[:0] = [str(Path(command[0]).parent), *env['PYTHONPATH'].split(os.pathsep)]
+    runpy.run_path(command[0], run_name='__main__')
 
 
 def write_config(task, folder, data, more=''):

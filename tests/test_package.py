@@ -153,7 +153,8 @@ def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
 def test_what_is_installed_for_an_extra_is_pinned():
     """All that pip would follow from the extras, as far as it is installed: nothing floats."""
     markers = pytest.importorskip('packaging.requirements')
-    stacks = {'constraints.txt': ['onedl-mmpretrain', 'onedl-mmdetection', 'onedl-mmsegmentation'],
+    stacks = {'constraints.txt': ['onedl-mmpretrain', 'onedl-mmdetection', 'onedl-mmsegmentation', 'grad-cam', 'onnx',
+                                  'onnxruntime', 'onnxscript', 'gradio', 'selenium'],
               'constraints-openmmlab.txt': ['mmpretrain', 'mmdet', 'mmsegmentation', 'mmcv']}
     name, packages = next((item for item in stacks.items() if has(item[1][0])), (None, None))
     if name is None:

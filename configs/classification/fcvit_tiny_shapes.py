@@ -39,3 +39,4 @@ train_cfg = dict(max_epochs=2, val_interval=1)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
 # 1 process x 16 images
 auto_scale_lr = dict(base_batch_size=16)
+randomness = dict(seed=0)

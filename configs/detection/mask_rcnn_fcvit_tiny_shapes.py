@@ -51,3 +51,4 @@ train_cfg = dict(max_epochs=3, val_interval=3)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
 # 1 process x 4 images
 auto_scale_lr = dict(base_batch_size=4)
+randomness = dict(seed=0)

@@ -41,3 +41,4 @@ train_cfg = dict(max_iters=300, val_interval=300)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=300, max_keep_ckpts=1))
 # 1 process x 8 images
 auto_scale_lr = dict(base_batch_size=8)
+randomness = dict(seed=0)

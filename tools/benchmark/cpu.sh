@@ -14,7 +14,7 @@ shift || true
 [ $# -gt 0 ] || set -- batch8 batch1 dense train family mask_rcnn upernet
 
 speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@"; }
-step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 5 --warmup 1; }
+step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 2 --warmup 1; }
 
 for run; do
     case $run in

@@ -1,21 +1,9 @@
 # As its base, with evaluation crop ratio 0.95.
 _base_ = './imagenet_bs128_crop90_224.py'
 
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    # 224 / 0.95 = 235.8, rounded down as timm does
-    dict(type='ResizeEdge', scale=235, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
-tta_pipeline = test_pipeline[:-1] + [
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)],
-            [dict(type='PackInputs')],
-        ])
-]
+test_pipeline, tta_pipeline = _base_.test_pipeline, _base_.tta_pipeline
+# 224 / 0.95 = 235.8, rounded down as timm does
+test_pipeline[1].scale = tta_pipeline[1].scale = 235
 
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

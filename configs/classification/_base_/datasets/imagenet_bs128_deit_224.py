@@ -2,21 +2,9 @@
 # each), evaluation crop ratio 0.875.
 _base_ = './imagenet_bs128_crop90_224.py'
 
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    # 224 / 0.875 = 256
-    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
-tta_pipeline = test_pipeline[:-1] + [
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)],
-            [dict(type='PackInputs')],
-        ])
-]
+test_pipeline, tta_pipeline = _base_.test_pipeline, _base_.tta_pipeline
+# 224 / 0.875 = 256
+test_pipeline[1].scale = tta_pipeline[1].scale = 256
 
 train_dataloader = dict(sampler=dict(_delete_=True, type='RepeatAugSampler', shuffle=True))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

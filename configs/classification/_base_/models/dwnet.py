@@ -1,17 +1,12 @@
 # DWNet-tiny as a classifier: LayerNorm of the last stage, mean over height and width, one linear layer.
+_base_ = './fcvit.py'
+
 model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='DWNet', arch='tiny', out_indices=(3, ), norm_cfg=dict(type='LN'), drop_path_rate=0.2),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=1000,
-        in_channels=768,
-        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
-        topk=(1, 5),
-        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.)),
-    # One of the two for each batch, with equal chances: the published switching probability of 0.5.
-    train_cfg=dict(augments=[
-        dict(type='Mixup', alpha=0.8),
-        dict(type='CutMix', alpha=1.0),
-    ]))
+    backbone=dict(
+        _delete_=True,
+        type='DWNet',
+        arch='tiny',
+        out_indices=(3, ),
+        norm_cfg=dict(type='LN'),
+        drop_path_rate=0.2),
+    head=dict(in_channels=768))

@@ -9,5 +9,5 @@ model = dict(
         remedies=('attn_scale', ),
         out_indices=(3, ),
         drop_path_rate=0.3),
-    neck=dict(type='GlobalAveragePooling'),
+    neck=dict(_delete_=True, type='GlobalAveragePooling'),
     head=dict(in_channels=768))
