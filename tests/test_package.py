@@ -140,7 +140,8 @@ def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     extras = setup['options.extras_require']
-    stack = ('openmmlab',) if 'openmmlab' in name else ('cls', 'det', 'seg', 'analysis', 'export', 'app', 'test-browser')
+    stack = ('openmmlab', ) if 'openmmlab' in name else (
+        'cls', 'det', 'seg', 'analysis', 'export', 'app', 'test-browser')
     for extra in (*stack, 'test', 'lint'):
         for line in extras[extra].split('\n'):
             if line.strip():

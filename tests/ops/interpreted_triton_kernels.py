@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import library
 
 from fcvit_mm.ops.triton import channel_means, depthwise_conv2d, dwconv_gelu, global_context_add, support
 
