@@ -1,8 +1,9 @@
 """Broken files of a data set: found before training where that is cheap; met in training, left out and counted."""
 import logging
 import os
+import tempfile
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, Optional, Tuple
 
 import torch
 from mmengine.dataset import BaseDataset
@@ -61,8 +62,9 @@ class GuardedPipeline:
     """A data pipeline that answers for broken files.
 
     In training a sample with a broken file becomes ``None``, for which MMEngine's data sets draw another one
-    (``max_refetch``), and is counted; in validation and testing, where every sample counts, it is an error. Errors
-    that no broken file explains stay errors, and name the sample.
+    (``max_refetch``), and is counted. In the validation of a training run, where every sample counts and days of
+    training are at stake, it is read with an empty file in the broken one's place, and counted. In testing it is an
+    error. Errors that no broken file explains stay errors, and name the sample.
 
     Args:
         pipeline (callable): Takes and returns a dict.
@@ -70,14 +72,16 @@ class GuardedPipeline:
             nothing may be left out.
         limit (float): Part of the data set that may be broken.
         classes (int, optional): Least label that is out of range in maps of labels, where that is known.
+        stand_ins (str, optional): Folder for the empty files of validation; ``None`` in training.
     """
 
     def __init__(self, pipeline: Callable, marks: Optional[torch.Tensor] = None, limit: float = 0.,
-                 classes: Optional[int] = None) -> None:
+                 classes: Optional[int] = None, stand_ins: Optional[str] = None) -> None:
         self.pipeline = pipeline
         self.marks = marks
         self.limit = limit
         self.classes = classes
+        self.stand_ins = stand_ins
 
     def __getattr__(self, name):
         # `pipeline` itself is looked up here only while this is being unpickled.
@@ -100,10 +104,10 @@ class GuardedPipeline:
                 raise RuntimeError(f'data pipeline failed at {name}: {error}') from error
             return self._leave_out(data, problems, error)
         # Test pipelines leave the map as it is, for the metric, and resize the picture.
-        problem = None if self.marks is None else map_problem(results, self.classes)
+        problem = None if self.marks is None or self.stand_ins else map_problem(results, self.classes)
         return self._leave_out(data, [problem], None) if problem else results
 
-    def _leave_out(self, data: dict, problems: list, error: Optional[Exception]) -> None:
+    def _leave_out(self, data: dict, problems: list, error: Optional[Exception]) -> Optional[dict]:
         message = f'data pipeline failed at {data.get("img_path")}: {"; ".join(problems)}'
         index = data.get('sample_idx')
         if self.marks is None or index is None:
@@ -111,13 +115,46 @@ class GuardedPipeline:
         if not self.marks[index]:
             self.marks[index] = 1
             broken = int(self.marks.sum())
-            print_log(f'{message}. Left out, another sample in its place ({broken} of {len(self.marks)} so far)',
+            done = ('An empty one in its place, which the metrics count' if self.stand_ins else
+                    'Left out, another sample in its place')
+            print_log(f'{message}. {done} ({broken} of {len(self.marks)} so far)',
                       logger='current', level=logging.WARNING)
             if broken > max(1, self.limit * len(self.marks)):
                 raise RuntimeError(
                     f'{message}. {broken} of {len(self.marks)} samples have broken files, more than the '
                     f'{self.limit:.1%} that may be left out: repair the data set, or raise the limit by '
                     "custom_hooks=[dict(type='BrokenPictureHook', limit=...)]") from error
+        return self.pipeline(self._with_stand_ins(data)) if self.stand_ins else None
+
+    def _with_stand_ins(self, data: dict) -> dict:
+        """The sample with an empty picture, or a map in which all is ignored, where its own is broken."""
+        data = dict(data)
+        paths = {key: data[key] for key in PATHS if data.get(key)}
+        broken = [key for key, path in paths.items() if picture_problem(path)]
+        width, height = next((picture_size(paths[key]) for key in paths if key not in broken),
+                             (data.get('width') or 224, data.get('height') or 224))
+        for key in broken:
+            data[key] = os.path.join(self.stand_ins, f'{key}_{width}x{height}.png')
+            if not os.path.exists(data[key]):
+                partial = f'{data[key]}.{os.getpid()}'  # several workers may be at it
+                empty_picture(key, width, height).save(partial, 'PNG')
+                os.replace(partial, data[key])
+        return data
+
+
+def picture_size(path) -> Tuple[int, int]:
+    """Width and height of a picture that opens."""
+    from PIL import Image
+    with Image.open(path) as image:
+        return image.size
+
+
+def empty_picture(key: str, width: int, height: int):
+    """What stands in for a file of a sample: ImageNet's mean colour, or labels that are all ignored (255)."""
+    from PIL import Image
+    if key == 'seg_map_path':
+        return Image.new('L', (width, height), 255)
+    return Image.new('RGB', (width, height), (124, 116, 104))
 
 
 def map_problem(results, classes: Optional[int] = None, ignored: int = 255) -> Optional[str]:
@@ -144,7 +181,8 @@ def map_problem(results, classes: Optional[int] = None, ignored: int = 255) -> O
 class BrokenPictureHook(Hook):
     """Let training pass over broken files, with a warning for each and a count, and name them in any other case.
 
-    Tools add it by themselves. A file is broken if it is missing, empty, cut off or no picture.
+    Tools add it by themselves. A file is broken if it is missing, empty, cut off or no picture. In the validation of a
+    training run an empty picture stands in for it; a run that only tests ends.
 
     Args:
         limit (float): Training ends when more than this part of a data set, and more than one file, is broken. 0:
@@ -159,14 +197,18 @@ class BrokenPictureHook(Hook):
             raise ValueError(f'limit={limit}, expected a part of the data set, 0 to 1')
         self.limit = limit
         self.skip = skip
+        self.stand_ins: Optional[tempfile.TemporaryDirectory] = None
 
     def before_run(self, runner) -> None:
-        for name in ('train', 'val', 'test'):
-            # The private attribute: the property would build a loader that this run does not need.
-            loop = getattr(runner, f'_{name}_loop', None)
-            dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+        # The private attributes: the properties would build loaders that this run does not need.
+        datasets = {name: getattr(getattr(getattr(runner, f'_{name}_loop', None), 'dataloader', None), 'dataset', None)
+                    for name in ('train', 'val', 'test')}
+        if self.skip and datasets['train'] is not None and datasets['val'] is not None:
+            self.stand_ins = tempfile.TemporaryDirectory(prefix='fcvit_mm_')
+        for name, dataset in datasets.items():
+            skip = self.skip and datasets['train'] is not None and name != 'test'
             for each in leaves(dataset):
-                guard(each, self.limit, skip=self.skip and name == 'train')
+                guard(each, self.limit, skip, self.stand_ins.name if skip and name == 'val' else None)
 
     def after_train_epoch(self, runner) -> None:
         for each in leaves(runner.train_dataloader.dataset):
@@ -188,13 +230,13 @@ def leaves(dataset) -> Iterator:
         yield from leaves(each)
 
 
-def guard(dataset, limit: float, skip: bool) -> None:
-    """Put :class:`GuardedPipeline` around a data set's pipeline."""
+def guard(dataset, limit: float, skip: bool, stand_ins: Optional[str] = None) -> None:
+    """Put :class:`GuardedPipeline` around a data set's pipeline. One for validation needs ``stand_ins`` to skip."""
     if isinstance(dataset.pipeline, GuardedPipeline):
         return
     marks, classes = None, None
-    if skip and isinstance(dataset, BaseDataset) and not dataset.test_mode:
+    if skip and isinstance(dataset, BaseDataset) and (stand_ins or not dataset.test_mode):
         marks = torch.zeros(len(dataset), dtype=torch.uint8).share_memory_()
         if getattr(dataset, 'ignore_index', None) == 255 and dataset.metainfo.get('classes'):  # mmseg's
             classes = len(dataset.metainfo['classes'])
-    dataset.pipeline = GuardedPipeline(dataset.pipeline, marks, limit, classes)
+    dataset.pipeline = GuardedPipeline(dataset.pipeline, marks, limit, classes, stand_ins)

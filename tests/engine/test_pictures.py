@@ -130,7 +130,7 @@ def test_the_limit_can_be_raised(dataset):
     assert all(data[index] for index in range(20))
 
 
-@pytest.mark.parametrize('options', [dict(loop='val'), dict(skip=False)])
+@pytest.mark.parametrize('options', [dict(loop='val'), dict(loop='test'), dict(skip=False)])
 def test_where_nothing_may_be_left_out_the_error_names_the_file(dataset, options):
     data = hook_up(dataset(), **options)
     path = spoil(data, 5)
@@ -143,6 +143,39 @@ def test_a_test_set_is_complete(dataset):
     path = spoil(data, 5)
     with pytest.raises(RuntimeError, match=path):
         data[5]
+
+
+class Maps(Pictures):
+
+    def load_data_list(self):
+        return [dict(data, seg_map_path=data['img_path'][:-4] + '.png') for data in super().load_data_list()]
+
+
+def sizes(data):
+    with Image.open(data['img_path']) as image, Image.open(data['seg_map_path']) as labels:
+        return dict(data, size=image.size, labels=labels.size, ignored=labels.getextrema() == (255, 255))
+
+
+def test_an_empty_picture_stands_in_during_validation(tmp_path, caplog):
+    """A training run goes on; the sample keeps its place and its annotations."""
+    paths = [str(tmp_path / f'{index}.jpg') for index in range(200)]
+    for index, path in enumerate(paths):
+        Image.new('RGB', (4 + index, 6)).save(path)
+        Image.new('L', (4 + index, 6)).save(path[:-4] + '.png')
+    train, val = (Maps(metainfo=dict(paths=paths), pipeline=[sizes], test_mode=mode) for mode in (False, True))
+    loops = {f'_{name}_loop': SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
+             for name, data in (('train', train), ('val', val))}
+    hook = BrokenPictureHook()
+    hook.before_run(SimpleNamespace(**loops))
+    (tmp_path / '3.jpg').write_bytes(b'')
+    (tmp_path / '5.png').unlink()
+    for index, size in ((3, (7, 6)), (5, (9, 6)), (7, (11, 6))):
+        assert val[index]['sample_idx'] == index and val[index]['size'] == val[index]['labels'] == size
+        assert val[index]['ignored'] == (index == 5)
+    assert val.pipeline.marks.nonzero().flatten().tolist() == [3, 5]
+    (tmp_path / '1.jpg').unlink()
+    with pytest.raises(RuntimeError, match=r'3 of 200 samples have broken files, more than the 1\.0%'):
+        val[1]
 
 
 def test_errors_that_no_file_explains_stay_errors(dataset):

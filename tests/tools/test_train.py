@@ -79,6 +79,7 @@ def test_corrupt_picture_that_is_met_in_training_is_left_out_and_named(trained, 
     result = trained('classification')
     shutil.copytree(result.data, tmp_path / 'data')
     picture = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
+    held_out = next((tmp_path / 'data' / 'val').rglob('*.jpg'))
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     (tmp_path / 'spoil.py').write_text(f"""
 from pathlib import Path
@@ -88,7 +89,8 @@ from mmengine.registry import HOOKS
 @HOOKS.register_module()
 class Spoil(Hook):
     def before_train(self, runner):
-        Path({str(picture)!r}).write_bytes(b'no picture')
+        for path in {[str(picture), str(held_out)]!r}:
+            Path(path).write_bytes(b'no picture')
 """)
     config = write_config('classification', tmp_path, tmp_path / 'data', """
 custom_imports = dict(imports=['fcvit_mm', 'spoil'], allow_failed_imports=False)
@@ -98,6 +100,8 @@ custom_hooks = [dict(type='Spoil')]
     assert f'data pipeline failed at {picture}: {picture} does not decode' in done.stdout
     assert 'Left out, another sample in its place (1 of 8 so far)' in done.stdout
     assert '1 of 8 samples were left out so far: broken files, named above' in done.stdout
+    assert f'data pipeline failed at {held_out}: ' in done.stdout and 'accuracy/top1' in done.stdout
+    assert 'An empty one in its place, which the metrics count (1 of 5 so far)' in done.stdout
 
 
 def test_dumped_config_is_complete(trained):
