@@ -1,7 +1,7 @@
 """Looking inside a trained network: what it attends to, what depth does to its features, what a decision rests on.
 
-Nothing of the package imports this; ``from fcvit_mm import analysis`` does. Each name is looked up in its module when it
-is first used.
+Nothing of the package imports this; ``from fcvit_mm import analysis`` does. Each name is looked up in its module
+when it is first used.
 """
 from importlib import import_module
 

@@ -245,7 +245,7 @@ def window_attention(module: nn.Module, x: Tensor, mask: Optional[Tensor] = None
     return softmax_attention(module, x, bias)
 
 
-#: How to compute the matrix again, by the class that defines a layer's ``forward``. A class that is not here may compute
+#: How to compute the matrix again, by the class that defines a layer's ``forward``. A class that is not here may do
 #: anything, so a subclass with a ``forward`` of its own needs a row of its own.
 ATTENTION = {
     'timm.layers.attention:Attention': softmax_attention,
@@ -354,7 +354,8 @@ def window_positions(block: nn.Module, size: Tuple[int, int]) -> Tensor:
 def recording_grid(backbone: nn.Module) -> Iterator[Dict[str, Tuple[int, int]]]:
     """Within the context, keep under ``'grid'`` the height and width in patches of what a transformer runs on."""
     found = [module for name, module in backbone.named_modules() if f'.{name}'.endswith(PATCH_CONVOLUTIONS)]
-    with recording({'grid': module for module in found[:1]}, lambda name, module, args, kwargs, output: tuple(output.shape[2:])) as values:
+    with recording({'grid': module for module in found[:1]},
+                   lambda name, module, args, kwargs, output: tuple(output.shape[2:])) as values:
         yield values
 
 
@@ -367,7 +368,8 @@ def class_tokens(model: nn.Module, tokens: int, grid: Optional[Tuple[int, int]])
     if grid is None or tokens < grid[0] * grid[1]:
         there = f'of {grid[0]}x{grid[1]} patches' if grid else 'that was not found'
         raise AnalysisError(f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {there}: expected '
-                            f'one called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, and a token for each of its patches')
+                            f'one called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, and a token for each of its '
+                            'patches')
     return tokens - grid[0] * grid[1]
 
 
