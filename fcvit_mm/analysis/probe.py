@@ -368,8 +368,8 @@ def class_tokens(model: nn.Module, tokens: int, grid: Optional[Tuple[int, int]])
     if grid is None or tokens < grid[0] * grid[1]:
         there = f'of {grid[0]}x{grid[1]} patches' if grid else 'that was not found'
         raise AnalysisError(f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {there}: expected '
-                            f'one called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, and a token for each of its '
-                            'patches')
+                            f'one called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, and a token for each of '
+                            'its patches')
     return tokens - grid[0] * grid[1]
 
 
