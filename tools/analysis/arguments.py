@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 import torch
-from mmengine.logging import MMLogger
 
 from fcvit_mm.engine.drawing import InputError, find_inputs
 from fcvit_mm.engine.errors import UserError
@@ -24,12 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Turn ``args.size`` into a tuple or ``None``, and silence MMEngine's log of how models are initialised.
+    """Turn ``args.size`` into a tuple or ``None``, and look at the device.
 
     Raises:
         UserError: A size or device that is none.
     """
-    MMLogger.get_instance('mmengine', log_level='ERROR')
     args.size = parse_size(args.size)
     try:
         torch.empty(0, device=args.device)
