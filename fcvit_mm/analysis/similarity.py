@@ -116,7 +116,7 @@ def short_name(name: str) -> str:
 
 
 def shared_limits(maps: Sequence[Tensor]) -> Tuple[float, float]:
-    """Values of the first and last colour for maps that share them: alike around 0, without the few that are largest."""
+    """Values of the first and last colour for maps that share them: as far below 0 as above, less the few largest."""
     values = torch.cat([each.abs().float().flatten() for each in maps])
     # Sorted by hand, for torch's quantile takes 16 million values at most.
     largest = float(values.sort().values[int((1 - CLIPPED) * (len(values) - 1))]) or 1.
@@ -142,7 +142,8 @@ def draw_similarity(maps: Dict[str, Tensor], picture: np.ndarray, title: Optiona
     label = 'similarity to the image mean (normalised)'
     shown = maps if heads else {name: values.mean(0, keepdim=True) for name, values in maps.items()}
     limits = shared_limits(list(shown.values()))
-    laid = {name: [overlay(picture, each, limits, SIGNED, OPACITY) for each in values] for name, values in shown.items()}
+    laid = {name: [overlay(picture, each, limits, SIGNED, OPACITY) for each in values]
+            for name, values in shown.items()}
     if heads:
         cells = [[picture, *row] for row in laid.values()]
         columns = ['picture', *(f'head {i + 1}' for i in range(max(map(len, laid.values()))))]

@@ -60,7 +60,7 @@ MEASURES = {
     'entropy': ('entropy / its bound', '1: uniform, 0: one token'),
     'query_divergence': ('divergence between queries', '0: the query is irrelevant'),
     'head_divergence': ('divergence between heads', '0: all heads alike'),
-    'top_share': ('weight on the top 10 % of tokens', '0.1: uniform'),
+    'top_share': ('weight on top 10 % of tokens', '0.1: uniform'),
     'other_share': ('weight on tokens that are no patches', ''),
 }
 #: What holds for FCViT whatever its weights.

@@ -61,6 +61,11 @@ class Network(NamedTuple):
     prepare: Callable[..., Prepared]
     class_names: Optional[Tuple[str, ...]] = None
 
+    @property
+    def label(self) -> str:
+        """The name, and a warning where the weights are random."""
+        return self.name if self.checkpoint else f'{self.name} (random weights)'
+
 
 def load_network(network: str, checkpoint: Optional[str] = None, device: Union[str, torch.device] = 'cpu',
                  options: Optional[dict] = None) -> Network:

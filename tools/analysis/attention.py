@@ -55,13 +55,13 @@ def main(argv=None):
             what, maps = 'Attention', attention_maps(network.model, image, queries, args.layers)
         else:
             what, maps = 'Similarity', similarity_maps(network.model, image, args.layers)
-        title = f'{what} of {network.name}{"" if network.checkpoint else " (random weights)"}, mean over heads'
-        drawn[network.name] = maps, picture
-        figures[f'attention_{file_name(network.name)}'] = draw_attention(maps, picture, queries, title)
+        drawn[network.label.replace(' (', '\n(')] = maps, picture
+        figures[f'attention_{file_name(network.name)}'] = draw_attention(
+            maps, picture, queries, f'{what} of {network.label}, mean over heads')
     if len(networks) > 1:
         figures['comparison'] = draw_beside(drawn, queries, 'Attention and similarity, mean over heads')
-    figures['statistics'] = draw_statistics(
-        found, f'Mean over {len(pictures)} picture{"s" if len(pictures) > 1 else ""}')
+    figures['statistics'] = draw_statistics({network.label: found[network.name] for network in networks},
+                                            f'Mean over {len(pictures)} picture{"s" if len(pictures) > 1 else ""}')
     for name, figure in figures.items():
         print(save_figure(figure, args.out / f'{name}.png'))
     print(write_json(args.out / 'attention.json', dict(

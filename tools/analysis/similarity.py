@@ -30,7 +30,7 @@ def main(argv=None):
     prepared = network.prepare(picture, args.size)
     maps = similarity_maps(network.model, prepared.image, args.blocks)
 
-    title = f'Similarity maps of {network.name}'
+    title = f'Similarity maps of {network.label}'
     print(save_figure(draw_similarity(maps, prepared.picture, title), args.out / 'similarity.png'))
     for stage in dict.fromkeys(map(stage_of, maps)):
         chosen = {name: values for name, values in maps.items() if stage_of(name) == stage}
