@@ -235,12 +235,13 @@ def draw_statistics(statistics: Dict[str, Statistics], title: Optional[str] = No
     if not statistics or len(statistics) > len(COLORS):
         raise AnalysisError(f'{len(statistics)} networks, expected 1 to {len(COLORS)}, which can be told apart')
     measures = [name for name in MEASURES if name != 'other_share']
+    xlabel = 'layer (of FCViT: token mix)' if any(each.by_construction for each in statistics.values()) else 'layer'
     figure = new_figure(9.6, 5.6, title)
     axes = figure.subplots(2, 3)
     for panel, measure in zip(axes.flat, measures):
         label, meaning = MEASURES[measure]
         draw_lines(panel, {name: [values[measure] for values in each.layers.values()]
-                           for name, each in statistics.items()}, label, title=meaning, legend=False)
+                           for name, each in statistics.items()}, label, xlabel, meaning, legend=False)
         for line, each in zip(panel.get_lines(), statistics.values()):
             if measure in each.by_construction:
                 line.set(linestyle=':', marker='')

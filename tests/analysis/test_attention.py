@@ -179,12 +179,15 @@ def test_command(tmp_path, command):
             tool.main([*arguments, *wrong])
 
 
-def test_names_on_the_command_line(command, monkeypatch):
+def test_names_on_the_command_line(command, monkeypatch, tmp_path):
     arguments = command('arguments')
+    monkeypatch.chdir(tmp_path)
+    Path('me@home').write_text('')
     monkeypatch.setattr(arguments, 'load_network', lambda config, checkpoint, device: Network(
         Path(config).stem, None, 'classification', checkpoint, None))
-    networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py'], 'cpu')
-    assert [network.name for network in networks] == ['b', 'b (2)', 'timm:vit', 'b (3)']
-    assert [network.checkpoint for network in networks] == ['c/d.pth', None, 'e.pth', None]
+    networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py', 'me@home'],
+                                       'cpu')
+    assert [network.name for network in networks] == ['b', 'b (2)', 'timm:vit', 'b (3)', 'me@home']
+    assert [network.checkpoint for network in networks] == ['c/d.pth', None, 'e.pth', None, None]
     assert arguments.parse_size('48x64') == (48, 64) and arguments.parse_size('48') == (48, 48)
     assert arguments.file_name('a/b (2).x') == 'a_b__2_.x'

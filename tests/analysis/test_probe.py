@@ -222,6 +222,13 @@ def test_checkpoints_are_read_and_must_fit(tmp_path, project_network):
             load_network(config, str(tmp_path / path))
     with pytest.raises(ConfigError, match='config none.py does not exist'):
         load_network('none.py')
+    (tmp_path / 'empty.py').write_text("default_scope = 'mmpretrain'")
+    with pytest.raises(NetworkError, match='empty.py has no model: give the config of a classifier'):
+        load_network(str(tmp_path / 'empty.py'))
+    (tmp_path / 'untested.py').write_text(f"_base_ = '{config}'\ntest_dataloader = None\n")
+    untested = load_network(str(tmp_path / 'untested.py'))
+    with pytest.raises(NetworkError, match='untested.py has no test_dataloader that says how .*: give a size'):
+        untested.prepare(np.zeros((40, 50, 3), np.uint8))
 
 
 def test_pictures(tmp_path, picture_file):

@@ -1,5 +1,6 @@
 """What the analysis commands share: networks, pictures and sizes on the command line."""
 import argparse
+import os
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
@@ -72,7 +73,8 @@ def load_networks(specs: Sequence[str], device: str) -> List[Network]:
     """Networks from ``CONFIG@CHECKPOINT`` each, with names that differ."""
     networks = []
     for spec in specs:
-        config, _, checkpoint = spec.rpartition('@') if '@' in spec else (spec, '', '')
+        whole = '@' not in spec or os.path.isfile(spec)  # names of folders may have one
+        config, _, checkpoint = (spec, '', '') if whole else spec.rpartition('@')
         network = load_network(config, checkpoint or None, device)
         same = [each.name for each in networks if each.name.partition(' (')[0] == network.name]
         networks.append(network._replace(name=f'{network.name} ({len(same) + 1})') if same else network)
