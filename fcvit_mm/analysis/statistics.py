@@ -216,10 +216,9 @@ def divergence(parts: Tensor) -> Tensor:
     return (shannon(parts.mean(-2)) - shannon(parts).mean(-1)).clamp(min=0) / bound
 
 
-def top_share(parts: Tensor, top: float = TOP) -> Tensor:
-    """Sum of the largest ``ceil(top * M)`` values: ``(..., M)`` to ``(...)``."""
-    count = math.ceil(round(top * parts.shape[-1], 9))  # 0.1 * 30 is a little above 3 in binary
-    return parts.topk(count, dim=-1).values.sum(-1)
+def top_share(parts: Tensor) -> Tensor:
+    """Sum of the largest ``ceil(TOP * M)`` values: ``(..., M)`` to ``(...)``."""
+    return parts.topk(math.ceil(TOP * parts.shape[-1]), dim=-1).values.sum(-1)
 
 
 # -- figure ----------------------------------------------------------------------------------------------------------

@@ -111,6 +111,12 @@ def test_figures(tmp_path):
     assert titles[:6] == ['picture', *(f'block {i}\nmix {j}' for i in (1, 2) for j in (1, 2)), '']
     assert overview.get_suptitle() == 'Title'
     assert [axes.get_ylabel() for axes in overview.axes[::5]][:4] == [f'stage {i}' for i in (1, 2, 3, 4)]
+    # Seven blocks do not fit in a row of twelve maps.
+    many = draw_similarity({f'stages.0.blocks.{i}.mixes.{j}': torch.randn(2, 2, 2) for i in range(7) for j in (0, 1)},
+                           PICTURE)
+    assert [many.axes[i].get_ylabel() for i in (0, 13)] == ['stage 1,\nfrom block 1', 'stage 1,\nfrom block 7']
+    assert [axes.get_title() for axes in many.axes[1:13]] == ['mix 1', 'mix 2'] * 6
+    assert [len(axes.images) for axes in many.axes[13:26]] == [0, 1, 1, *[0] * 10]
     by_head = draw_similarity({name: similarity[name] for name in MIXES[:2]}, PICTURE, heads=True)
     assert [axes.get_title() for axes in by_head.axes][:5] == ['picture', *(f'head {i}' for i in (1, 2, 3, 4))]
     assert [by_head.axes[i].get_ylabel() for i in (0, 5)] == [f'stage 1, block 1, mix {i}' for i in (1, 2)]
