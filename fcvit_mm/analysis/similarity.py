@@ -236,9 +236,9 @@ def attention_rows(maps: Dict[str, Tensor], picture: np.ndarray, queries: Sequen
 
 
 def draw_rows(rows: Sequence[Row], columns: Sequence[str], title: Optional[str]) -> Figure:
-    least = '0' if all(query for _, _, query in rows) else '0 (of similarity: the least)'
+    scales = ['weight / its largest' if query else 'similarity, least to largest' for _, _, query in rows]
     figure = draw_grid([cells for _, cells, _ in rows], [label for label, _, _ in rows], columns, title,
-                       f'weight, from {least} to the largest of the map', (0., 1.))
+                       '; '.join(dict.fromkeys(scales)), (0., 1.))
     for i, (_, cells, query) in enumerate(rows):
         if query is None:
             continue
