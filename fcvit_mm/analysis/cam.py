@@ -25,6 +25,7 @@ from .probe import (
     find_layers,
     recording_grid,
 )
+from .similarity import short_name
 
 #: Methods by the names that we take, and the library's classes.
 METHODS = {
@@ -224,7 +225,8 @@ def draw_class_maps(pictures: Sequence[np.ndarray], maps: Sequence[Sequence[Clas
 
     Args:
         pictures (Sequence[np.ndarray]): ``(H, W, 3)`` uint8 RGB each.
-        maps (Sequence[Sequence[ClassMap]]): The maps of each picture, as many for all.
+        maps (Sequence[Sequence[ClassMap]]): The maps of each picture, of the same layers and, but for the class
+            predicted for each, the same targets for all.
         class_names (Sequence[str], optional): If known.
         title (str, optional): Of the figure.
     """
@@ -232,8 +234,8 @@ def draw_class_maps(pictures: Sequence[np.ndarray], maps: Sequence[Sequence[Clas
     row_titles = ['picture']
     for row in zip(*maps):
         cells.append([overlay(picture, found.values, (0., 1.)) for picture, found in zip(pictures, row)])
-        targets = {found.target for found in row}
-        row_titles.append(f'what speaks for\n{name_of(targets.pop(), class_names)}' if len(targets) == 1
-                          else 'what speaks for\nthe class above')
+        predicted = all(found.target == found.prediction for found in row)
+        what = 'the class above' if predicted else name_of(row[0].target, class_names)
+        row_titles.append(f'for {what}\n{short_name(row[0].layer)}')
     column_titles = [f'{name_of(found[0].prediction, class_names)} {found[0].prediction_score:.0%}' for found in maps]
     return draw_grid(cells, row_titles, column_titles, title, 'class activation, of the largest', (0., 1.), side=1.6)

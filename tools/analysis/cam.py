@@ -35,7 +35,7 @@ def main(argv=None):
     maps = [[class_activation_map(network.model, each.image, target, args.layer, args.method, network.class_names)
              for target in args.target or (None, )] for each in prepared]
 
-    title = f'Class activation maps of {network.name}, {maps[0][0].layer}'
+    title = f'Class activation maps of {network.name}'
     for start in range(0, len(paths), COLUMNS):
         chosen = slice(start, start + COLUMNS)
         figure = draw_class_maps([each.picture for each in prepared[chosen]], maps[chosen], network.class_names, title)
