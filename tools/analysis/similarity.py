@@ -38,7 +38,8 @@ def main(argv=None):
         print(save_figure(figure, args.out / f'similarity_{short_name(stage).replace(" ", "")}_heads.png'))
     print(write_json(args.out / 'similarity.json', dict(
         network=network.name, config=args.config, checkpoint=args.checkpoint, picture=args.picture,
-        image_size=list(prepared.image.shape[2:]), unit='standard deviations from the mean over heads and positions',
+        image_size=list(prepared.image.shape[2:]),
+        unit='normalised over heads and positions to mean 0 and deviation 1, then rescaled per head as trained',
         axes=['head', 'row', 'column'],
         maps={name: np.round(values.cpu().double().numpy(), 4) for name, values in maps.items()})))
 
