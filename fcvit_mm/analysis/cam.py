@@ -190,11 +190,17 @@ def _run(library: type, model: nn.Module, image: Tensor, target: int, name: str)
     module = find_layers(model, [name])[name]
     with recording_grid(backbone_of(model)) as grid, torch.enable_grad():
         cam = library(model, [module], reshape_transform=lambda output: as_map(module, output, grid.get('grid')))
-        with cam:
+        try:
             values = cam(image.detach().clone().requires_grad_(), [ClassifierOutputTarget(target)])[0]
-            gradients = cam.activations_and_grads.gradients
-            if cam.uses_gradients and not any(gradient.any() for gradient in gradients):
-                return None
+        except AttributeError:
+            if cam.activations_and_grads.gradients:
+                raise
+            return None  # the library has no case for a layer whose output nothing uses
+        finally:
+            gradients = list(cam.activations_and_grads.gradients)
+            cam.activations_and_grads.release()
+    if cam.uses_gradients and not any(gradient.any() for gradient in gradients):
+        return None
     return values
 
 

@@ -433,7 +433,10 @@ def as_map(module: nn.Module, output: Any, grid: Optional[Tuple[int, int]]) -> O
     if not isinstance(output, Tensor):
         return None
     if output.ndim == 4:
-        last = any(cls.__name__ in CHANNELS_LAST_BLOCKS for cls in type(module).__mro__)
+        # In such a block, linear layers and norms give as many channels as they are wide.
+        width = module.normalized_shape[-1] if isinstance(module, nn.LayerNorm) else getattr(module, 'out_features', 0)
+        last = (any(cls.__name__ in CHANNELS_LAST_BLOCKS for cls in type(module).__mro__)
+                or output.shape[3] == width != output.shape[1])
         return output.permute(0, 3, 1, 2) if last else output
     if output.ndim == 3 and grid is not None and output.shape[1] >= grid[0] * grid[1]:
         return output[:, -grid[0] * grid[1]:].transpose(1, 2).unflatten(2, grid)

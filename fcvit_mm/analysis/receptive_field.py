@@ -171,6 +171,7 @@ def draw_fields(found: Dict[str, ReceptiveField], title: Optional[str] = None) -
     """
     columns = max(len(found), 2)
     figure = new_figure(2.35 * columns + 0.9, 5.4, title)
+    figure.get_layout_engine().set(hspace=0.06)
     places = figure.add_gridspec(2, columns, height_ratios=(1, 0.95))
     maps = []
     for i, (name, field) in enumerate(found.items()):

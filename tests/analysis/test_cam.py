@@ -16,7 +16,7 @@ from fcvit_mm.analysis.cam import (
     load_method,
 )
 from fcvit_mm.analysis.plots import figure_png, plain
-from fcvit_mm.analysis.probe import AnalysisError
+from fcvit_mm.analysis.probe import AnalysisError, collect_features
 
 NAMES = ('daisy', 'dandelion', 'rose')
 
@@ -126,6 +126,9 @@ def test_timm_and_maps_with_channels_last(library, image):
                              num_heads=(2, 2), window_size=4, num_classes=3)
     found = class_activation_map(swin, image)
     assert found.layer == 'layers.1.blocks.0' and found.values.shape == (32, 32)
+    # A norm in such a block gives (B, H, W, C) too.
+    maps = collect_features(swin, image, ['layers.0.blocks.0', 'layers.0.blocks.0.norm2'])
+    assert [tuple(values.shape) for values in maps.values()] == [(1, 16, 8, 8)] * 2
     mean_pooled = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=1, num_classes=3, global_pool='avg')
     assert class_activation_map(mean_pooled, image).layer == 'blocks.0'
 
@@ -169,6 +172,18 @@ def test_what_has_no_class_activation_map(library, image):
         class_activation_map(build(fcvit), image)
     with pytest.raises(AnalysisError, match='2 images were given'):
         class_activation_map(Toy(), image.expand(2, -1, -1, -1))
+
+    class Aside(Toy):
+        def __init__(self):
+            super().__init__()
+            self.aside = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            self.aside(x)
+            return super().forward(x)
+
+    with pytest.raises(AnalysisError, match='does not depend on the map at aside'):
+        class_activation_map(Aside(), image, layer='aside')
 
     class Detector(nn.Module):
         def __init__(self):
