@@ -1,0 +1,44 @@
+"""Looking inside a trained network: what it attends to, what depth does to its features, what a decision rests on.
+
+Nothing of the package imports this; ``from fcvit_mm import analysis`` does. Each name is looked up in its module
+when it is first used.
+"""
+from importlib import import_module
+
+#: Public names, and the modules that have them.
+_NAMES = {
+    'AnalysisError': 'probe',
+    'collect_attention': 'probe',
+    'collect_features': 'probe',
+    'collect_similarity': 'probe',
+    'attention_maps': 'similarity',
+    'draw_attention': 'similarity',
+    'draw_beside': 'similarity',
+    'draw_similarity': 'similarity',
+    'similarity_maps': 'similarity',
+    'attention_statistics': 'statistics',
+    'draw_statistics': 'statistics',
+    'mean_statistics': 'statistics',
+    'draw_oversmoothing': 'frequency',
+    'draw_spectra': 'frequency',
+    'oversmoothing': 'frequency',
+    'draw_fields': 'receptive_field',
+    'receptive_fields': 'receptive_field',
+    'class_activation_map': 'cam',
+    'draw_class_maps': 'cam',
+    'write_report': 'report',
+    'overlay': 'plots',
+    'save_figure': 'plots',
+    'write_json': 'plots',
+}
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str):
+    if name not in _NAMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'.{_NAMES[name]}', __name__), name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
