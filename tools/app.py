@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Callable, List, Optional, Tuple
 
 import numpy as np
+from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
 from fcvit_mm.analysis.plots import overlay
@@ -55,7 +56,7 @@ def parse_args(argv=None):
 
 def similarity_of(model: Model, device: Optional[str] = None) -> Optional[Callable[[np.ndarray], View]]:
     """What looks into an FCViT: from a picture to its similarity maps; ``None`` for another network."""
-    network = load_network(model.config, model.checkpoint, device or 'cpu')
+    network = load_network(model.config, model.checkpoint, device or get_device())
     try:
         similarity_layers(network.model)
     except UserError:  # there are none

@@ -15,6 +15,7 @@ import pytest
 import torch
 from harness import ROOT, write_config
 
+from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.engine.app import (
     Model,
     Predictor,
@@ -113,7 +114,7 @@ def test_models_to_choose_from(tmp_path):
             find_models(pairs, runs)
 
 
-def test_models_that_cannot_be_loaded(tmp_path):
+def test_models_that_cannot_be_loaded(tool, tmp_path):
     pytest.importorskip('mmpretrain')
     config = write_config('classification', tmp_path, tmp_path)
     (tmp_path / 'a.pth').write_text('no checkpoint at all')
@@ -122,6 +123,10 @@ def test_models_that_cannot_be_loaded(tmp_path):
         predictor.load('broken')
     with pytest.raises(UserError, match="there is no model 'other', but broken"):
         predictor.load('other')
+    # MMEngine would warn alone, and random layers give random predictions.
+    torch.save(dict(state_dict={'backbone.stem.proj.weight': torch.ones(1)}), tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='a.pth does not fit the config'):
+        Predictor(predictor.models, tool['similarity_of'], 'cpu').load('broken')
 
 
 def test_text_on_the_page_is_no_markup():
