@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import barrier, get_dist_info
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
+from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from ..models import Backbone
@@ -81,6 +82,23 @@ def local_path(checkpoint: str) -> str:
         raise CheckpointError(f'{checkpoint} could not be downloaded ({error or "see the first process"}): check the '
                               'address, or download it yourself and give the path') from error
     return path
+
+
+@CheckpointLoader.register_scheme(prefixes=r'.+\.safetensors$', force=True)
+def load_from_safetensors(filename: str, map_location=None) -> dict:
+    """Let MMEngine read safetensors files wherever it reads a checkpoint, as the libraries' inferencers do.
+
+    MMEngine matches its prefixes as regular expressions; addresses (``http://``, ...) come before this one.
+
+    Raises:
+        CheckpointError: As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
+    """
+    content = read_checkpoint(filename)
+    weights = content.get('state_dict', content)
+    # One device for all of them; torch.load's other forms of map_location are for pickles with several.
+    if isinstance(map_location, (str, torch.device)):
+        weights.update({name: value.to(map_location) for name, value in weights.items()})
+    return content
 
 
 def _check_fit(found: Recognized, own: Dict[str, Tensor], path: str) -> None:

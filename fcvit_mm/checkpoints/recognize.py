@@ -89,7 +89,7 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
         CheckpointError: No tensors inside, none of a network that this package has, or NaN among them.
     """
     state_dict, weights = find_state_dict(checkpoint, path, ema)
-    tensors = _tensors(state_dict)
+    tensors = tensors_of(state_dict)
     if not tensors:
         raise CheckpointError(f'{path} has no tensors in it, only {some(state_dict)}: expected a state_dict')
     prefix = _find_prefix(tensors, path, prefix)
@@ -178,7 +178,7 @@ def name_arch(backbone: Dict[str, Tensor], table: Table) -> str:
     return f'with depths {found["depths"]} and channels {found["channels"]}{kind}'
 
 
-def _tensors(state_dict: dict) -> Dict[str, Tensor]:
+def tensors_of(state_dict: dict) -> Dict[str, Tensor]:
     """The tensors of a state dict, NumPy arrays among them, without the wrappers' prefixes."""
     result = OrderedDict()
     for key, value in state_dict.items():

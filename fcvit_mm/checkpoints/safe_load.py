@@ -6,6 +6,7 @@ the reading. Only those rebuilders are called, and nothing has its attributes se
 here as well (a zip archive of a pickle and raw storages, or several pickles followed by raw storages), so that there
 is no second reader to be talked into something.
 """
+import json
 import math
 import os
 import pickle
@@ -54,6 +55,8 @@ class StorageType(Opaque):
         self.dtype = dtype
 
 
+#: Where a safetensors file's header has `meta` as JSON text, see publish.py.
+META_KEY = 'fcvit_mm_meta'
 _MAGIC = 0x1950a86a20f9469cfc6c  # of torch's format before 1.6
 _PROTOCOL = 1001
 _NATIVE = '<' if sys.byteorder == 'little' else '>'
@@ -472,7 +475,10 @@ def _safetensors_header_size(head: bytes) -> int:
 
 def _read_safetensors(path: str):
     try:
+        from safetensors import safe_open
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(f'{path} is a safetensors file: `pip install safetensors` to read it') from error
-    return load_file(path)
+    with safe_open(path, 'pt') as file:
+        meta = (file.metadata() or {}).get(META_KEY)
+    return load_file(path) if meta is None else {'state_dict': load_file(path), 'meta': json.loads(meta)}

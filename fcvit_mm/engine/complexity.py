@@ -1,21 +1,46 @@
 """What a model must do for its inputs: multiply-adds, and bytes read and written."""
 import math
 import warnings
-from typing import Dict
+from functools import partial
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 from mmengine.analysis import FlopAnalyzer
 from mmengine.analysis.jit_handles import elementwise_flop_counter, get_shape
+from mmengine.config import Config, ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+from ..models.layers import count_parameters
+from .config import task_of
+from .errors import UserError
 
 #: MMEngine counts these too; here a number is a number of multiply-adds, as papers give it.
 NOT_COUNTED = ('batch_norm', 'group_norm', 'layer_norm', 'instance_norm', 'adaptive_avg_pool2d', 'grid_sampler',
                'upsample_nearest2d', 'upsample_bilinear2d')
 CONVENTION = ('One multiply-add counts as one: convolutions, linear layers, matrix products, sums of products (the '
               'similarity of FCViT).\nNot counted: norms, activations, pooling, resampling, elementwise products.')
+#: Height and width that each library's models are compared at.
+DEFAULT_SHAPES = {'mmpretrain': (224, 224), 'mmdet': (800, 1280), 'mmseg': (512, 512)}
+
+
+class Part(NamedTuple):
+    """A part of a model: its name, parameter values and multiply-adds."""
+    name: str
+    params: int
+    flops: int
+
+
+class Complexity(NamedTuple):
+    """What :func:`measure` found: the input's height and width, the parts, and the totals."""
+    shape: Tuple[int, int]
+    parts: List[Part]
+    params: int
+    flops: int
 
 
 def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
@@ -73,3 +98,85 @@ def count_traffic(model: nn.Module, image: Tensor) -> int:
     with torch.no_grad(), _Traffic() as traffic:
         model(image)
     return traffic.bytes
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """A config's model with random weights, in evaluation mode and without SyncBN.
+
+    Raises:
+        UserError: A config of another library.
+    """
+    task_of(cfg)
+    init_default_scope(cfg.default_scope)
+    return revert_sync_batchnorm(MODELS.build(ConfigDict(cfg.model))).eval()
+
+
+def input_shape(given: Sequence[int], scope: str) -> Tuple[int, int]:
+    """Height and width from ``--shape``, or what models of this library are compared at."""
+    if not given:
+        return DEFAULT_SHAPES[scope]
+    if len(given) > 2 or min(given) < 1:
+        raise UserError(f'--shape {" ".join(map(str, given))}: expected a height and a width in pixels, or one number')
+    return given[0], given[-1]
+
+
+def padded(model: nn.Module, height: int, width: int) -> Tuple[int, int]:
+    """Height and width after the padding that a detector's data preprocessor adds."""
+    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def group_parts(model: nn.Module) -> Dict[str, List[str]]:
+    """Rows of the table and the modules that each takes in: the backbone's stem, stages and norms, neck, heads."""
+    groups: Dict[str, List[str]] = {}
+    for name, child in model.named_children():
+        if name == 'data_preprocessor':
+            continue
+        if name != 'backbone':
+            groups[name] = [name]
+            continue
+        for part, module in child.named_children():
+            if part == 'stages' and isinstance(module, nn.ModuleList):
+                groups.update({f'stage {i + 1}': [f'backbone.stages.{i}'] for i in range(len(module))})
+            elif part.startswith('norm'):
+                groups.setdefault('output norms', []).append(f'backbone.{part}')
+            else:
+                groups[part if part == 'stem' else f'backbone.{part}'] = [f'backbone.{part}']
+    return groups
+
+
+def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
+    """Build a config's model with random weights and count it on one random image, in evaluation mode.
+
+    Args:
+        cfg (Config): Of a classifier, detector or segmentor.
+        shape (Sequence[int]): Height and width in pixels, or one for both; empty for the library's usual one.
+
+    Returns:
+        Complexity: Parts and totals. A detector's image is padded as its data preprocessor pads, and its heads see
+        the proposals that random weights give, as with mmdet's own tool.
+
+    Raises:
+        UserError: A config of another library, or a shape that is none.
+    """
+    task_of(cfg)
+    height, width = input_shape(shape, cfg.default_scope)
+    # The same random weights, and so the same proposals, each time.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        image = torch.rand(1, 3, *padded(model, height, width))
+    height, width = image.shape[2:]
+
+    if cfg.default_scope == 'mmdet':
+        from mmdet.structures import DetDataSample
+        sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
+        sample = DetDataSample(metainfo=dict(sizes, scale_factor=(1., 1.)))
+        model.forward = partial(model.forward, data_samples=[sample])
+
+    flops = count_multiply_adds(model, image)
+    parts = [
+        Part(name, sum(count_parameters(model.get_submodule(module)) for module in modules),
+             int(sum(flops[module] for module in modules))) for name, modules in group_parts(model).items()
+    ]
+    return Complexity((height, width), parts, count_parameters(model), int(flops['']))
