@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from ..ops import use_ops
+
 #: MMEngine counts these too; here a number is a number of multiply-adds, as papers give it.
 NOT_COUNTED = ('batch_norm', 'group_norm', 'layer_norm', 'instance_norm', 'adaptive_avg_pool2d', 'grid_sampler',
                'upsample_nearest2d', 'upsample_bilinear2d')
@@ -34,7 +36,8 @@ def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
     analyzer.set_op_handle(**{f'aten::{name}': elementwise_flop_counter(0, 0) for name in NOT_COUNTED})
     analyzer.set_op_handle('aten::sum', elementwise_flop_counter(input_scale=1))
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_products)
-    with torch.no_grad(), warnings.catch_warnings():
+    # The definitions: what exporters record instead, for any size, has other operations.
+    with torch.no_grad(), use_ops('plain'), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the tracer's, about checks of shapes
         return analyzer.by_module()
 
