@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from ..models.layers import count_parameters
+from ..ops import use_ops
 from .config import task_of
 from .errors import UserError
 
@@ -59,7 +60,8 @@ def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
     analyzer.set_op_handle(**{f'aten::{name}': elementwise_flop_counter(0, 0) for name in NOT_COUNTED})
     analyzer.set_op_handle('aten::sum', elementwise_flop_counter(input_scale=1))
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_products)
-    with torch.no_grad(), warnings.catch_warnings():
+    # The definitions: what exporters record instead, for any size, has other operations.
+    with torch.no_grad(), use_ops('plain'), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the tracer's, about checks of shapes
         return analyzer.by_module()
 

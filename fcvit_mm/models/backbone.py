@@ -1,13 +1,12 @@
 """What every backbone of this package promises to a detector, segmentor or classifier."""
 from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
 
-import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layers import check_image_batch
+from .layers import check_image_batch, fast_layout
 
 
 def normalize_indices(indices: Union[int, Sequence[int]], length: int, name: str = 'out_indices') -> Tuple[int, ...]:
@@ -138,9 +137,7 @@ class Backbone(BaseModule):
             Tensor: ``(B, C_i, H / s_i, W / s_i)``, in the layout that the next stage takes.
         """
         check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
-        if x.device.type == 'cpu':  # the layout that CPU convolutions are made for
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
+        x = self.stem(fast_layout(x))
         for stage in self.stages:
             x = stage(x)
             yield x

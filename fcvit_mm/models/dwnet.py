@@ -16,6 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.dispatch import is_exporting, records_any_size
 from ..ops.dynamic_depthwise import dynamic_depthwise_conv2d, inhomogeneous_depthwise_conv2d
 from ..registry import MODELS
 from .backbone import Backbone, resolve_arch
@@ -31,6 +32,7 @@ from .layers import (
     fold_batch_norm_,
     fold_input_,
     gelu_of,
+    is_plain,
     pad_to_multiple,
 )
 
@@ -315,9 +317,10 @@ class DWNet(Backbone):
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         check_image_batch(x, self.in_channels, min_size=1, name='DWNet')
-        plain_layout = x.is_contiguous()
-        # The layout in which norms and linear layers over the channels need no copy.
-        x = x.contiguous(memory_format=torch.channels_last)
+        plain_layout = is_plain(x)
+        if not is_exporting():  # see fast_layout
+            # The layout in which norms and linear layers over the channels need no copy.
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         outputs = []
         for i, stage in enumerate(self.stages):
@@ -353,7 +356,7 @@ class DWNet(Backbone):
 
 def resize_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
     """A map of position embeddings ``(1, C, h, w)`` for maps of another size."""
-    if tuple(positions.shape[2:]) == tuple(size):
+    if not records_any_size() and tuple(positions.shape[2:]) == tuple(size):
         return positions
     # In float32: half precision has no bicubic form on CPU.
     return F.interpolate(positions.float(), tuple(size), mode='bicubic', align_corners=False)

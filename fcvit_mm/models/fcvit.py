@@ -25,11 +25,13 @@ from .layers import (
     Stage,
     check_image_batch,
     drop_path_rates,
+    fast_layout,
     fold_input_,
     fold_output_,
     gelu_of,
     init_weights_,
     is_bare,
+    is_plain,
 )
 
 
@@ -373,11 +375,8 @@ class FCViT(Backbone):
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         check_image_batch(x, self.in_channels, min_size=1, name='FCViT')
-        plain_layout = x.is_contiguous()
-        if x.device.type == 'cpu':
-            # The layout that CPU convolutions are made for: training and inference take about half the time.
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
+        plain_layout = is_plain(x)
+        x = self.stem(fast_layout(x))
         outputs = []
         for i, stage in enumerate(self.stages):
             x = stage(x)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS
 from ..requirements import require
 from .backbone import Backbone, resolve_arch
-from .layers import LayerNorm2d, Stage, check_image_batch, drop_path_rates, pad_to_multiple
+from .layers import LayerNorm2d, Stage, check_image_batch, drop_path_rates, is_plain, pad_to_multiple
 from .oversmoothing import check_remedies, fit_table, resample_table
 
 OUT_TYPES = ('pyramid', 'cls_token')
@@ -52,7 +52,7 @@ def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_pa
 
 def layout_of(x: Tensor) -> torch.memory_format:
     """The layout for outputs: the images' own, for mmcv's RoIAlign on CPU reads any memory as if it were contiguous."""
-    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    return torch.contiguous_format if is_plain(x) else torch.channels_last
 
 
 class TokenEmbed(nn.Module):
@@ -88,7 +88,7 @@ class TokenEmbed(nn.Module):
         grid = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(len(x), -1, -1).to(x.dtype), x), 1)
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x), 1)
         return x + resample_table(self.pos_embed, self.grid, grid), grid
 
 
@@ -103,7 +103,7 @@ class ClassAttentionStage(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        token = self.cls_token.expand(len(x), -1, -1).to(x.dtype)
+        token = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 token = checkpoint(block, x, token, use_reentrant=False)
@@ -232,7 +232,8 @@ class PlainTransformer(Transformer):
         x = self.patches(x).transpose(1, 2).unflatten(2, grid).contiguous(memory_format=layout)
         outputs = []
         for i, stride in zip(self.out_indices, self.out_strides):
-            height, width = -(-size[0] // stride), -(-size[1] // stride)  # without what the padding added
+            # Without what the padding added. (Not -(-side // stride): see up_to_multiple.)
+            height, width = (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
             output = getattr(self, f'norm{i}')(self.pyramid[f'level{i}'](x)[:, :, :height, :width])
             outputs.append(output.contiguous(memory_format=layout))
         return tuple(outputs)

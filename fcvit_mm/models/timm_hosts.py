@@ -3,7 +3,7 @@
 The only file of ``models`` that needs timm. It is imported when one of these networks is built, not before.
 """
 from functools import partial
-from typing import Sequence, Tuple
+from typing import Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -20,7 +20,8 @@ from timm.models.swin_transformer import (
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from ..ops.dispatch import is_traced
+from ..ops.dispatch import is_traced, records_any_size
+from .layers import up_to_multiple
 from .oversmoothing import FeatScale, ScaledHeadMixing, attn_scale
 
 __all__ = ['CaiTBlock', 'ClassAttentionBlock', 'PatchMerging', 'SwinBlock', 'ViTBlock']
@@ -130,7 +131,7 @@ class ScaledWindowAttention(WindowAttention):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         bias = self._get_rel_pos_bias()
         if mask is not None:
-            bias = (bias + mask[:, None]).repeat(windows // len(mask), 1, 1, 1)
+            bias = (bias + mask[:, None]).repeat(windows // mask.shape[0], 1, 1, 1)
         x = attn_scale(F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)), v, self.lamb)
         return self.proj(x.transpose(1, 2).reshape(windows, tokens, channels))
 
@@ -157,27 +158,50 @@ class SwinBlock(SwinTransformerBlock):
     def _attn(self, x: Tensor) -> Tensor:
         _, height, width, channels = x.shape
         window, sides = self.window_size, (height, width)
-        shift = [0 if side <= part else step for side, part, step in zip(sides, window, self.shift_size)]
-        padded = [side + -side % part for side, part in zip(sides, window)]
+        padded = [up_to_multiple(side, part) for side, part in zip(sides, window)]
         x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
+        shift = self._shift(sides, x)
         mask = None
-        if any(shift):
-            x = x.roll((-shift[0], -shift[1]), (1, 2))
+        if shift:
+            x = rolled(x, [-step for step in shift])
             mask = shift_mask(padded, window, shift, x)
         x = self.attn(window_partition(x, window).flatten(1, 2), mask)
         x = window_reverse(x.unflatten(1, window), window, *padded)
-        if any(shift):
-            x = x.roll(tuple(shift), (1, 2))
+        if shift:
+            x = rolled(x, shift)
         return x[:, :height, :width]
 
+    def _shift(self, sides: Sequence[int], like: Tensor) -> Sequence[Union[int, Tensor]]:
+        """How far a map of this height and width is rolled up and left; empty for not at all.
 
-def shift_mask(size: Sequence[int], window: Tuple[int, int], shift: Sequence[int], like: Tensor) -> Tensor:
+        In exported graphs tensors, for any size.
+        """
+        if records_any_size() and any(self.shift_size):
+            # The last index instead of the side itself, which in some exporters is no tensor.
+            lasts = [torch.arange(side, device=like.device)[-1] for side in sides]
+            return [(last >= part) * step for last, part, step in zip(lasts, self.window_size, self.shift_size)]
+        shift = [0 if side <= part else step for side, part, step in zip(sides, self.window_size, self.shift_size)]
+        return shift if any(shift) else []
+
+
+def rolled(x: Tensor, shift: Sequence[Union[int, Tensor]]) -> Tensor:
+    """A map ``(B, H, W, C)`` rolled down and right; ``shift`` in pixels, or tensors of them."""
+    if not isinstance(shift[0], Tensor):
+        return x.roll(tuple(shift), (1, 2))
+    for dim, step in zip((1, 2), shift):
+        positions = torch.arange(x.shape[dim], device=x.device)
+        x = x.index_select(dim, (positions - step) % (positions[-1] + 1))
+    return x
+
+
+def shift_mask(size: Sequence[int], window: Tuple[int, int], shift: Sequence[Union[int, Tensor]],
+               like: Tensor) -> Tensor:
     """What a shifted map's windows add to the attention: -100 between tokens that are no neighbours.
 
     Args:
         size (Sequence[int]): Height and width, multiples of the window's.
         window (tuple[int]): Height and width of a window.
-        shift (Sequence[int]): How far the map was rolled up and left.
+        shift (Sequence[int | Tensor]): How far the map was rolled up and left.
         like (Tensor): Of the dtype and on the device wanted.
 
     Returns:

@@ -58,6 +58,19 @@ def is_traced() -> bool:
 _is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
 
 
+def records_any_size() -> bool:
+    """Whether what is recorded will be used on images of other sizes, with nothing to notice that they are others.
+
+    A step that depends on the size must then be arithmetic of the sizes: of a branch in Python only the way that the
+    example takes would be recorded. (``torch.compile`` notices, and compiles anew.)
+    """
+    return torch.jit.is_tracing() or is_exporting()
+
+
+# torch.compiler has it since 2.7. Whether it is torch.export that records.
+is_exporting = getattr(torch.compiler, 'is_exporting', None) or (lambda: False)
+
+
 class Form(NamedTuple):
     """A fast form of an operation.
 

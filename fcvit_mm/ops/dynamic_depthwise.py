@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dispatch import operation
+from .dispatch import operation, records_any_size
 
 
 def _check_dynamic(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> None:
@@ -86,6 +86,17 @@ def _image_by_image(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) ->
     """Keeps the layout, which one convolution over all images cannot: half the time on CPU, backward included."""
     return torch.cat([F.conv2d(image, kernels.unsqueeze(1), bias, padding=weight.shape[2] // 2, groups=x.shape[1])
                       for image, kernels in zip(x.split(1), weight)])
+
+
+def _any_batch(x: Tensor, *others: Optional[Tensor]) -> bool:
+    return records_any_size() and not isinstance(x.shape[0], int)
+
+
+@dynamic_depthwise_conv2d.fast('row by row', when=_any_batch, traceable=True)
+def _dynamic_row_by_row(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """For graphs that take any number of images: that of a convolution's groups is a constant in every format."""
+    out = _row_by_row(x, weight.flatten(2)[..., None, None])
+    return out if bias is None else out + bias[:, None, None]
 
 
 @operation(check=_check_inhomogeneous)
@@ -181,3 +192,16 @@ def _views(padded: Tensor, x: Tensor, weight: Tensor):
 @inhomogeneous_depthwise_conv2d.fast('tap by tap', when=lambda x, weight: True)
 def _tap_by_tap(x: Tensor, weight: Tensor) -> Tensor:
     return _TapByTap.apply(x, weight)
+
+
+@inhomogeneous_depthwise_conv2d.fast('row by row', when=lambda x, weight: records_any_size(), traceable=True)
+def _row_by_row(x: Tensor, weight: Tensor) -> Tensor:
+    """What :class:`_TapByTap` computes, in few standard operations: ``k`` copies of the map, one shifted for each row
+    of the kernel. The kernels may be the same at all positions: ``(B, G, k*k, 1, 1)``."""
+    side = _side(weight)
+    height, width = x.shape[2:]
+    padded = F.pad(x, [side // 2] * 4).unflatten(1, _grouped(x, weight)[1:])
+    rows = torch.stack([padded[:, :, :, row:row + height] for row in range(side)], 3)
+    weight = weight.unflatten(2, (side, side)).unsqueeze(2)
+    columns = [(rows[..., column:column + width] * weight[:, :, :, :, column]).sum(3) for column in range(side)]
+    return sum(columns[1:], columns[0]).flatten(1, 2)

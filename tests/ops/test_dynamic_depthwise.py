@@ -117,7 +117,10 @@ def test_traces_to_standard_operations(operation):
                                                                          'cpu')]
     traced = torch.jit.trace(lambda *given: operation(*given), arguments)
     assert 'PythonOp' not in str(traced.graph)
-    torch.testing.assert_close(traced(*arguments), operation(*arguments), rtol=1e-4, atol=1e-4)
+    # Other numbers of images and sizes, too.
+    for shape in ((2, 6, 9, 8), (3, 6, 5, 12), (1, 6, 1, 1)):
+        arguments = [argument.detach() for argument in OPERATIONS[operation](shape, torch.float32, 'contiguous', 'cpu')]
+        torch.testing.assert_close(traced(*arguments), operation(*arguments), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('shapes, words', [

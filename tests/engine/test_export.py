@@ -1,0 +1,406 @@
+"""Export of small models of all three tasks: what the files compute, what stands in them, and every error."""
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from harness import run_tool
+from mmengine.registry import DefaultScope
+
+import fcvit_mm
+from fcvit_mm.checkpoints import CheckpointError
+from fcvit_mm.engine import graphs
+from fcvit_mm.engine.errors import UserError
+from fcvit_mm.engine.export import export_model, format_report, speed_size
+from fcvit_mm.engine.exportable import AdaptiveAvgPool2d, free_of_sizes_, take_part
+from fcvit_mm.engine.graphs import ExportError, load_exported, random_images, write_export
+from fcvit_mm.engine.network import load_network
+from fcvit_mm.engine.quantization import labelled_pictures
+from fcvit_mm.engine.storage import WriteError
+
+BACKBONE = """dict(
+    type='FCViT', arch=dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 40), mlp_ratios=(2, 2, 2, 2)),
+    layer_scale_init_value=0.5, out_indices={stages})"""
+CONFIGS = {
+    'classification': """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
+data_preprocessor = dict(num_classes=3, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+model = dict(
+    type='ImageClassifier', backbone={backbone}, neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=40))
+test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=48, edge='short'),
+    dict(type='CenterCrop', crop_size=40), dict(type='PackInputs')]))
+""",
+    'detection': """
+default_scope = 'mmdet'
+custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
+model = dict(
+    type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32), backbone={backbone},
+    neck=dict(type='FPN', in_channels=[16, 24, 32, 40], out_channels=8, num_outs=5),
+    bbox_head=dict(
+        type='RetinaHead', num_classes=2, in_channels=8, stacked_convs=1, feat_channels=8,
+        anchor_generator=dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
+                              strides=[4, 8, 16, 32, 64]),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder')))
+""",
+    'segmentation': """
+default_scope = 'mmseg'
+custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
+model = dict(
+    type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)), backbone={backbone},
+    decode_head=dict(
+        type='UPerHead', in_channels=[16, 24, 32, 40], in_index=[0, 1, 2, 3], pool_scales=(1, 2, 3, 6), channels=8,
+        num_classes=4, norm_cfg=dict(type='BN'), align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False)),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+""",
+}
+LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
+recent = pytest.mark.skipif(torch.__version__ < '2.9', reason='the exporter of ONNX started from TorchScript before')
+
+
+@pytest.fixture(autouse=True)
+def no_scope_left_behind():
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    """Task -> config and checkpoint of a small model, with norms that are not as they started."""
+    made = {}
+
+    def get(task):
+        pytest.importorskip(LIBRARIES[task])
+        if task not in made:
+            folder = tmp_path_factory.mktemp(task)
+            backbone = BACKBONE.format(stages='(3, )' if task == 'classification' else '(0, 1, 2, 3)')
+            (folder / 'small.py').write_text(CONFIGS[task].format(backbone=backbone))
+            torch.manual_seed(0)
+            model = load_network(str(folder / 'small.py')).model
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    nn.init.uniform_(parameter, 0.5, 1.5)
+            content = dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=('a', 'b', 'c'))))
+            torch.save(content, folder / 'small.pth')
+            made[task] = str(folder / 'small.py'), str(folder / 'small.pth')
+        return made[task]
+
+    return get
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """A folder with a folder of two pictures for each of three classes."""
+    folder = tmp_path_factory.mktemp('pictures')
+    rng = np.random.default_rng(0)
+    for name in 'abc':
+        (folder / name).mkdir()
+        for index in range(2):
+            cv2.imwrite(str(folder / name / f'{index}.png'), rng.integers(0, 255, (50, 60, 3), np.uint8))
+    return folder
+
+
+def needs(kind):
+    if kind != 'torchscript':
+        if torch.__version__ < '2.9':
+            pytest.skip('the exporter of ONNX started from TorchScript before')
+        for package in graphs.FORMATS[kind].packages:
+            pytest.importorskip(package)
+
+
+@pytest.mark.parametrize('kind', graphs.FORMATS)
+def test_a_classifier_gives_the_scores_of_its_library(kind, saved, tmp_path):
+    needs(kind)
+    config, checkpoint = saved('classification')
+    out = str(tmp_path / 'new' / f'small{graphs.FORMATS[kind].suffix}')
+    report = export_model(config, checkpoint, out, kind, rounds=2)
+    images = random_images((3, 3, 45, 71))
+    with torch.no_grad():
+        expected = load_network(config, checkpoint).model.predict(images)
+    found, = load_exported(out, kind)(images)
+    torch.testing.assert_close(found, torch.stack([sample.pred_score for sample in expected]), rtol=1e-4, atol=1e-6)
+    assert os.listdir(tmp_path / 'new') == [os.path.basename(out)]
+    # Sizes and batches that it was compared on: odd, and another batch than the one recorded.
+    assert {found['shape'] for found in report['differences']} == set(graphs.CHECKED)
+    assert report['file_bytes'] == os.path.getsize(out) > report['pytorch_bytes'] > 100_000
+    assert report['speed']['size'] == [40, 40] and len(report['speed']['ms_per_image']) == 2
+    text = format_report(json.loads(json.dumps(report)))
+    assert graphs.FORMATS[kind].runtime in text and 'PyTorch' in text and '3x63x190' in text
+
+
+def test_a_segmentor_gives_the_logits_of_its_library(saved, tmp_path):
+    needs('onnx')
+    config, checkpoint = saved('segmentation')
+    out = str(tmp_path / 'small.onnx')
+    export_model(config, checkpoint, out, 'onnx', rounds=0)
+    images = random_images((2, 3, 61, 83))
+    model = load_network(config, checkpoint).model
+    with torch.no_grad():
+        expected = model.encode_decode(images, [dict(img_shape=(61, 83))])
+    found, = load_exported(out, 'onnx')(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_detectors_neck(saved, tmp_path):
+    needs('onnx')
+    config, checkpoint = saved('detection')
+    out = str(tmp_path / 'small.onnx')
+    report = export_model(config, checkpoint, out, 'onnx', part='neck', rounds=0)
+    images = random_images((1, 3, 77, 141))
+    with torch.no_grad():
+        expected = load_network(config, checkpoint).model.extract_feat(images)
+    found = load_exported(out, 'onnx')(images)
+    assert len(found) == len(expected) == 5
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert 'NMS are left to mmdeploy' in format_report(report)
+
+
+def test_an_optimized_backbone(saved, tmp_path):
+    needs('onnx')
+    config, checkpoint = saved('detection')
+    sizes = {}
+    for optimize in (False, True):
+        out = str(tmp_path / f'{optimize}.onnx')
+        # Compared with the model as it is, whatever was exported.
+        export_model(config, checkpoint, out, 'onnx', part='backbone', optimize=optimize, rounds=0)
+        sizes[optimize] = os.path.getsize(out)
+    assert sizes[True] < sizes[False]  # norms and scales are in the convolutions
+
+
+def test_what_an_onnx_file_tells(saved, tmp_path):
+    needs('onnx')
+    import onnx
+    config, checkpoint = saved('classification')
+    out = str(tmp_path / 'small.onnx')
+    export_model(config, checkpoint, out, 'onnx', rounds=0)
+    model = onnx.load(out)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(told['mean']) == [123.675, 116.28, 103.53] and json.loads(told['classes']) == ['a', 'b', 'c']
+    assert told['channel_order'] == 'RGB' and json.loads(told['size']) == [40, 40]
+    assert 'CenterCrop' in told['test_pipeline'] and told['task'] == 'classification'
+    sides = [[side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
+             for value in (*model.graph.input, *model.graph.output)]
+    assert sides == [['batch', 3, 'height', 'width'], ['batch', 3]]
+    assert [value.name for value in (*model.graph.input, *model.graph.output)] == ['images', 'scores']
+    # The exporter's notes would tell everyone where the code stood on this machine.
+    assert b'.py' not in model.SerializeToString().replace(told['config'].encode(), b'')
+
+
+def test_what_the_other_files_tell(saved, tmp_path):
+    config, checkpoint = saved('classification')
+    extra = {'metadata.json': ''}
+    export_model(config, checkpoint, str(tmp_path / 'a.pt'), 'torchscript', rounds=0)
+    torch.jit.load(str(tmp_path / 'a.pt'), _extra_files=extra)
+    assert json.loads(extra['metadata.json'])['channel_order'] == 'RGB'
+    needs('torch_export')
+    extra = {'metadata.json': ''}
+    export_model(config, checkpoint, str(tmp_path / 'a.pt2'), 'torch_export', rounds=0)
+    torch.export.load(str(tmp_path / 'a.pt2'), extra_files=extra)
+    assert json.loads(extra['metadata.json'])['part'] == 'model'
+
+
+def test_int8(saved, pictures, tmp_path):
+    needs('onnx')
+    config, checkpoint = saved('classification')
+    report = export_model(config, checkpoint, str(tmp_path / 'a.onnx'), 'onnx', rounds=1, int8=str(pictures),
+                          labelled=str(pictures), calibration=4)
+    found = report['int8']
+    assert sorted(os.listdir(tmp_path)) == ['a.onnx', 'a_int8.onnx']
+    assert found['calibrated_on'] == 4 and found['pictures'] == 6
+    assert found['file_bytes'] < report['file_bytes']
+    forms = found['forms']
+    assert forms['PyTorch'] == dict(mean_abs_difference=0., max_abs_difference=0., agreement=1.,
+                                    accuracy=forms['PyTorch']['accuracy'])
+    assert forms['ONNX Runtime']['mean_abs_difference'] < 1e-5 < forms['ONNX Runtime, INT8']['mean_abs_difference'] < .1
+    assert len(report['speed']['ms_per_image']) == 3
+    assert 'agreement' in format_report(report) and 'a_int8.onnx' in format_report(report)
+
+
+def test_accuracy_is_that_of_the_labels(pictures):
+    from fcvit_mm.engine.quantization import measure_drift
+    labelled = labelled_pictures(str(pictures), ('c', 'b', 'a'), 3)
+    assert [picture.label for picture in labelled] == [2, 2, 1, 1, 0, 0]
+    scores = {'always c': torch.tensor([[.7, .2, .1]]), 'always a': torch.tensor([[.2, .1, .7]])}
+    found = measure_drift({name: lambda images, value=value: value for name, value in scores.items()},
+                          [*labelled, labelled[0]], lambda path: path, True)
+    assert [form['accuracy'] for form in found['forms'].values()] == pytest.approx([2 / 7, 3 / 7])
+    assert found['forms']['always a']['agreement'] == 0
+    assert found['forms']['always a']['mean_abs_difference'] == pytest.approx((.5 + .1 + .6) / 3)
+
+
+@pytest.mark.parametrize('size', [(6, 6), (7, 11), (1, 5), (23, 4)], ids=str)
+@pytest.mark.parametrize('output_size', [1, 6, (2, 3)], ids=str)
+def test_pooling_is_pytorchs(size, output_size):
+    x = random_images((2, 3, *size))
+    torch.testing.assert_close(AdaptiveAvgPool2d(output_size)(x), nn.AdaptiveAvgPool2d(output_size)(x))
+
+
+def test_a_semantic_fpn_is_freed_of_sizes():
+    wrappers = pytest.importorskip('mmseg.models.utils.wrappers')
+    upsample = wrappers.Upsample(scale_factor=2, mode='bilinear', align_corners=False)
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), upsample, nn.AdaptiveAvgPool2d((1, 1)))
+    x = random_images((1, 3, 9, 5))
+    expected = model[:2](x)
+    assert free_of_sizes_(model)[1] is not upsample and isinstance(model[2], nn.AdaptiveAvgPool2d)
+    torch.testing.assert_close(model[:2](x), expected)
+
+
+class Part(nn.Module):
+    """Something to export that is no model: a function."""
+    output = 'scores'
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images):
+        return self.function(images)
+
+
+class _Double(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+
+@pytest.mark.parametrize('kind, function, message', [
+    ('onnx', torch.special.bessel_j0, 'the operator aten.special_bessel_j0 stops it'),
+    ('torchscript', lambda x: _Double.apply(x), 'the operator _Double stops it'),
+    ('torch_export', lambda x: torch.from_numpy(x.numpy() * 2), r'no operator is named, called in .*test_export.py'),
+    ('torchscript', lambda x: x * int(x.shape[2]), r'differs from PyTorch by .* on 1 images of 97x131'),
+    ('torchscript', lambda x: x[:, :, :int(x.shape[2]) // 2], 'a size was recorded as a constant'),
+    ('torchscript', lambda x: x * float('nan'), 'differs from PyTorch by nan'),
+    ('torchscript', lambda x: x.view(2, 3, int(x.shape[2]), -1).flatten(2), 'does not run on 1 images of 97x131'),
+])
+def test_what_cannot_be_exported_is_named_and_leaves_no_file(kind, function, message, tmp_path):
+    needs(kind)
+    out = tmp_path / f'a{graphs.FORMATS[kind].suffix}'
+    out.write_text('what stood there')
+    with pytest.raises(ExportError, match=message):
+        write_export(Part(function), str(out), kind)
+    assert os.listdir(tmp_path) == [out.name] and out.read_text() == 'what stood there'
+
+
+def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(WriteError, match='could not be written'):
+        write_export(Part(lambda x: x * 2), str(tmp_path / 'file' / 'a.pt'), 'torchscript')
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(kind='caffe'), "format 'caffe', expected one of onnx, torch_export, torchscript"),
+    (dict(out='a.onnx'), r'--out .*a.onnx: a file for --format torchscript ends in .pt'),
+    (dict(part='head'), "part 'head', expected one of model, neck, backbone"),
+    (dict(rounds=-1), '--rounds -1, expected 0 or more'),
+    (dict(size=(0, 3)), '--size 0 3: expected a height and a width'),
+    (dict(size=(1, 2, 3)), '--size 1 2 3: expected a height and a width'),
+    (dict(checkpoint='nowhere.pth'), 'nowhere.pth does not exist'),
+    (dict(config='nowhere.py'), 'config nowhere.py does not exist'),
+    (dict(int8='.'), r"--int8 is ONNX Runtime's, --format torchscript has none"),
+    (dict(labelled='.'), '--labelled is what an 8-bit file is measured on: give --int8 FOLDER too'),
+    (dict(options={'model.neck': None}, part='neck'), 'ImageClassifier has no neck: take --part backbone or'),
+    (dict(options={'model.head.type': 'MultiLabelLinearClsHead'}), 'has a head of MultiLabelLinearClsHead, expected'),
+    (dict(options={'model.backbone': dict(_delete_=True, type='ResNet', depth=18), 'model.head.in_channels': 512},
+          optimize=True), '--optimize: Scores holds no backbone of fcvit_mm'),
+])
+def test_arguments_that_cannot_work(arguments, message, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, checkpoint = saved('classification')
+    given = dict(dict(config=config, checkpoint=checkpoint, out='a.pt', kind='torchscript', rounds=0), **arguments)
+    if 'options' in arguments:
+        monkeypatch.setattr('fcvit_mm.engine.network._load_weights', lambda model, checkpoint: None)
+    with pytest.raises(UserError, match=message):
+        export_model(**given)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(int8='nowhere'), '--int8 nowhere is no folder'),
+    (dict(int8='empty'), 'no pictures .* below empty'),
+    (dict(int8='{pictures}', calibration=0), '--calibration-pictures 0, expected at least 1'),
+    (dict(int8='{pictures}', labelled='nowhere'), '--labelled nowhere is no folder'),
+    (dict(int8='broken'), 'broken.png does not decode'),
+])
+def test_folders_that_cannot_work(arguments, message, saved, pictures, tmp_path, monkeypatch):
+    needs('onnx')
+    monkeypatch.chdir(tmp_path)
+    # What is checked before anything is exported needs no export; a broken picture is found when it is read.
+    monkeypatch.setattr('fcvit_mm.engine.export.write_export', lambda *args, **kwargs: (tmp_path / 'a.onnx').touch())
+    monkeypatch.setattr('fcvit_mm.engine.export.load_exported', lambda *args: None)
+    for name in ('empty', 'broken'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'broken' / 'broken.png').write_bytes(b'\x89PNG')
+    arguments = {key: value.format(pictures=pictures) if isinstance(value, str) else value
+                 for key, value in arguments.items()}
+    with pytest.raises(UserError, match=message):
+        export_model(*saved('classification'), 'a.onnx', 'onnx', rounds=0, **arguments)
+
+
+def test_labels_of_other_classes(pictures, tmp_path):
+    with pytest.raises(UserError, match=r'has 3 folders \(a, b, c\), expected one for each of the 4 classes \(w, x, '):
+        labelled_pictures(str(pictures), tuple('wxyz'), 4)
+    with pytest.raises(UserError, match='in folders of .*, expected one folder for each class'):
+        labelled_pictures(str(pictures / 'a'), None, 3)
+    # Other names in the checkpoint, but as many: in order.
+    assert labelled_pictures(str(pictures), tuple('xyz'), 3)[-1].label == 2
+
+
+def test_a_whole_detector_is_left_to_mmdeploy(saved, tmp_path):
+    with pytest.raises(UserError, match=r'RetinaNet is a detector, which is not exported whole: RPN or dense head, RoI '
+                       r'heads.*mmdeploy.*--part neck'):
+        export_model(*saved('detection'), str(tmp_path / 'a.pt'), 'torchscript')
+
+
+def test_models_of_other_forms():
+    with pytest.raises(UserError, match='Linear has no backbone in model.backbone'):
+        take_part(nn.Linear(2, 2), 'classification')
+    pytest.importorskip('mmseg')
+    cascade = nn.Module()
+    cascade.backbone, cascade.decode_head = nn.Identity(), nn.ModuleList()
+    with pytest.raises(UserError, match='has a decode_head of ModuleList, expected a single one of mmseg'):
+        take_part(cascade, 'segmentation')
+
+
+def test_another_models_checkpoint(saved, tmp_path):
+    config, _ = saved('classification')
+    torch.save(dict(state_dict=dict(weight=torch.ones(1))), tmp_path / 'other.pth')
+    with pytest.raises(CheckpointError, match='other.pth does not fit the config'):
+        export_model(config, str(tmp_path / 'other.pth'), str(tmp_path / 'a.pt'), 'torchscript')
+
+
+def test_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr(graphs.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match=r"onnx is not installed: pip install 'fcvit_mm\[export\]'"):
+        graphs.check_format('a.onnx', 'onnx')
+    monkeypatch.setattr(torch, '__version__', '2.1.2')
+    with pytest.raises(UserError, match='--format torch_export needs torch 2.9 or newer, found 2.1.2'):
+        graphs.check_format('a.pt2', 'torch_export')
+    graphs.check_format('a.pt', 'torchscript')
+
+
+def test_the_size_that_speed_is_measured_at(saved):
+    from fcvit_mm.engine.config import load_config
+    classifier, segmentor = (load_config(saved(task)[0]) for task in ('classification', 'segmentation'))
+    assert speed_size(classifier, ()) == (40, 40) and speed_size(classifier, (7, )) == (7, 7)
+    assert speed_size(segmentor, ()) == (512, 512) and speed_size(segmentor, (7, 9)) == (7, 9)
+
+
+def test_the_command(saved, tmp_path):
+    config, checkpoint = saved('classification')
+    done = run_tool('export.py', config, checkpoint, '--format', 'torchscript', '--out', tmp_path / 'a.pt', '--part',
+                    'backbone', '--optimize', '--size', 50, '30', '--rounds', 1, '--json', tmp_path / 'a.json')
+    assert 'optimised for inference' in done.stdout and '50x30' in done.stdout
+    report = json.loads((tmp_path / 'a.json').read_text())
+    assert report['part'] == 'backbone' and report['speed']['size'] == [50, 30]
+    with torch.no_grad():
+        found, = load_exported(str(tmp_path / 'a.pt'), 'torchscript')(random_images((1, 3, 33, 34)))
+    backbone = load_network(config, checkpoint).model.backbone
+    assert isinstance(backbone, fcvit_mm.FCViT) and found.shape == (1, 40, 2, 2)

@@ -1,0 +1,40 @@
+"""What is recorded at one size does the same at any other, in every format: each network, as a backbone."""
+import pytest
+import torch
+from test_family import NETWORKS, assert_same, build, disturbed, images
+
+from fcvit_mm.engine.exportable import Features
+from fcvit_mm.engine.graphs import FORMATS, write_export
+
+#: Batch, height and width. 224: positions are those learned; 27: one window of Swin's is higher than the map, so that
+#: it is not shifted, as it was in the example; 27 and 61: nothing is a multiple of anything.
+SHAPES = ((1, 27, 40), (3, 61, 50), (2, 224, 224))
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+@pytest.mark.parametrize('name', NETWORKS)
+def test_any_size(name, kind, tmp_path):
+    if kind != 'torchscript' and torch.__version__ < '2.9':
+        pytest.skip('the exporter of ONNX started from TorchScript before')
+    for package in FORMATS[kind].packages:
+        pytest.importorskip(package)
+    model = disturbed(build(NETWORKS[name]))
+    differences = write_export(Features(model), str(tmp_path / f'a{FORMATS[kind].suffix}'), kind, shapes=SHAPES)
+    assert [found.shape for found in differences] == list(SHAPES)
+    assert all(found.of > 0.1 for found in differences)  # or nothing was compared
+
+
+@pytest.mark.parametrize('name', ['vit', 'cait'])
+@torch.no_grad()
+def test_any_size_with_a_class_token(name):
+    model = disturbed(build(NETWORKS[name], **NETWORKS[name].classifier))
+    traced = torch.jit.trace(model, images(96, 80), check_trace=False)
+    for x in (images(33, 50, batch=1), images(224, 224, batch=3)):
+        assert_same(traced(x), model(x))
+
+
+@torch.no_grad()
+def test_position_embeddings_at_any_size():
+    model = disturbed(build(NETWORKS['dwnet'], position_size=16))
+    traced = torch.jit.trace(model, images(64, 64), check_trace=False)
+    assert_same(traced(images(50, 71)), model(images(50, 71)))
