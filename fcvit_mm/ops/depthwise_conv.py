@@ -4,7 +4,7 @@ from typing import Optional
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import triton
+from . import native, triton
 from .checks import check_arguments
 from .conditions import add_float32_form
 from .dispatch import operation
@@ -36,4 +36,5 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 
 depthwise_conv2d.fast('triton', when=lambda x, *_: triton.applies(x), traceable=True)(triton.depthwise_conv2d)
+depthwise_conv2d.fast('native', when=native.applies, traceable=True)(native.depthwise_conv2d)
 add_float32_form(depthwise_conv2d)
