@@ -172,10 +172,21 @@ def test_dispatch():
     assert chosen(ops.gelu_, x.contiguous()) is not native.gelu_
     assert chosen(ops.gelu_, x.clone().requires_grad_()) is not native.gelu_
     weight.requires_grad_()
-    assert chosen(ops.depthwise_conv2d, x, weight) is native.depthwise_conv2d
+    assert chosen(ops.depthwise_conv2d, x, weight) is not native.depthwise_conv2d
+    assert chosen(ops.depthwise_conv2d, x, torch.ones(8, 1, 11, 11).requires_grad_()) is native.depthwise_conv2d
     assert chosen(ops.dwconv_gelu, x, weight) is not native.dwconv_gelu
     with torch.no_grad():
         assert chosen(ops.dwconv_gelu, x, weight) is native.dwconv_gelu
+
+
+@built
+@pytest.mark.skipif(not hasattr(torch.library, 'opcheck'), reason='torch.library.opcheck came with torch 2.4')
+def test_operators_are_well_registered():
+    x, weight, bias = channels_last(2, 8, 6, 6), torch.randn(8, 1, 3, 3), torch.randn(8)
+    utilities = ('test_schema', 'test_faketensor')
+    for name, args in (('depthwise_conv2d', (x, weight, bias)), ('depthwise_conv2d', (x.contiguous(), weight, None)),
+                       ('dwconv_gelu', (x, weight, bias)), ('gelu_', (x, ))):
+        torch.library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
 
 
 def block(x, weight, bias):
@@ -184,7 +195,7 @@ def block(x, weight, bias):
 
 def args_of_block():
     torch.manual_seed(0)
-    return channels_last(2, 8, 6, 6), torch.randn(8, 1, 5, 5) / 5, torch.randn(8)
+    return channels_last(2, 8, 6, 6), torch.randn(8, 1, 11, 11) / 11, torch.randn(8)
 
 
 @built
@@ -217,7 +228,9 @@ def test_a_compiler_records_them(grad):
 
     compiled = torch.compile(block, backend=backend, fullgraph=True)
     torch.testing.assert_close(compiled(*args), block(*args))
-    assert len(graphs) == 1 and ('fcvit_mm_cpu.dwconv_gelu' in graphs[0]) == (not grad)
+    assert len(graphs) == 1
+    for name in ('depthwise_conv2d', 'dwconv_gelu'):  # with gradients, inside another node or not at all
+        assert grad or f'fcvit_mm_cpu.{name}' in graphs[0]
 
 
 # Where they are not there.

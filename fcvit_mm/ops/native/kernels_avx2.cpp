@@ -292,20 +292,21 @@ void convolve_region(const Convolution& conv, const Region& region, const float*
     }
   }
 
-  for (int64_t first = 0; first < kBlock && region.channel + first < channels; first += kLanes) {
-    const int64_t channel = region.channel + first, count = smaller(channels - channel, kLanes);
-    Tile tile;
-    tile.row_stride = row_stride;
-    tile.taps = taps + first * kernel * kernel;
-    tile.kernel = kernel;
-    tile.lanes = first_lanes(count);
-    tile.partial = count < kLanes;
-    tile.bias = conv.bias ? load<true>(conv.bias + channel, tile.lanes) : _mm256_setzero_ps();
-    tile.gelu = conv.gelu;
-    tile.out_row_stride = conv.width * channels;
-    tile.out_column_stride = channels;
-    for (int64_t row = region.row_begin; row < region.row_end; row += 2) {
-      const int64_t rows = smaller(region.row_end - row, 2);
+  // Both vectors of a block for the same rows: together they fill the cache lines of the output.
+  for (int64_t row = region.row_begin; row < region.row_end; row += 2) {
+    const int64_t rows = smaller(region.row_end - row, 2);
+    for (int64_t first = 0; first < kBlock && region.channel + first < channels; first += kLanes) {
+      const int64_t channel = region.channel + first, count = smaller(channels - channel, kLanes);
+      Tile tile;
+      tile.row_stride = row_stride;
+      tile.taps = taps + first * kernel * kernel;
+      tile.kernel = kernel;
+      tile.lanes = first_lanes(count);
+      tile.partial = count < kLanes;
+      tile.bias = conv.bias ? load<true>(conv.bias + channel, tile.lanes) : _mm256_setzero_ps();
+      tile.gelu = conv.gelu;
+      tile.out_row_stride = conv.width * channels;
+      tile.out_column_stride = channels;
       tile.row_begin = larger(padding - row, 0);
       tile.row_end = smaller(kernel + rows - 1, conv.height - row + padding);
       const float* x = scratch + first / kLanes * plane + (row - padding - top) * row_stride;

@@ -138,6 +138,8 @@ Tensor meta(const Tensor& x, const Tensor&, const OptionalTensor&) {
   return at::empty_symint(x.sym_sizes(), x.options(), at::MemoryFormat::ChannelsLast);
 }
 
+Tensor& meta_in_place(Tensor& x) { return x; }
+
 Tensor& gelu_(Tensor& x) {
   TORCH_CHECK(supported(), "fcvit_mm_cpu: this processor has no AVX2");
   TORCH_CHECK(x.scalar_type() == at::kFloat && x.is_non_overlapping_and_dense(),
@@ -165,6 +167,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
 TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("depthwise_conv2d", meta);
   library.impl("dwconv_gelu", meta);
+  library.impl("gelu_", meta_in_place);
 }
 
 }  // namespace fcvit_mm
