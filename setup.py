@@ -1,6 +1,13 @@
-"""The metadata is in setup.cfg. This adds configs, tools and model-index.yml to the package, where `mim` looks."""
+"""The metadata is in setup.cfg. This adds what the package holds beside Python modules.
+
+Configs, tools and model-index.yml, where `mim` looks for them; and the compiled CPU kernels, where this environment
+has torch (pip's --no-build-isolation) and a compiler. FCVIT_MM_NATIVE=0 in the environment leaves the kernels out.
+"""
 import os
+import platform
+import re
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -8,6 +15,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'tools', 'model-index.yml')
+NATIVE = 'fcvit_mm/ops/native'
 
 
 class BuildWithMim(build_py):
@@ -40,4 +48,37 @@ class BuildWithMim(build_py):
                 shutil.copy2(source, target / name)
 
 
-setup(cmdclass={'build_py': BuildWithMim})
+def native_kernels():
+    """Arguments of ``setup`` that build the CPU kernels; none where they cannot run or are not wanted."""
+    wanted = os.environ.get('FCVIT_MM_NATIVE', '1') != '0'
+    if not wanted or sys.platform != 'linux' or platform.machine() != 'x86_64':
+        return {}
+    try:
+        import torch
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError:
+        return {}
+
+    class BuildKernels(BuildExtension):
+
+        def build_extensions(self):
+            try:
+                super().build_extensions()
+            except Exception as error:  # no compiler, no headers, ...: the package works without
+                print(f'fcvit_mm: installed without compiled CPU kernels ({type(error).__name__}: {error})',
+                      file=sys.stderr)
+
+    # The name says for which torch: see library_name in the package.
+    version = re.sub(r'\W', '_', torch.__version__.split('+')[0])
+    # OpenMP for at::parallel_for, but for the compiler only: the threads are to be those of torch's own OpenMP library.
+    kernels = CppExtension(f'{NATIVE.replace("/", ".")}.kernels_for_torch_{version}',
+                           [f'{NATIVE}/operators.cpp', f'{NATIVE}/kernels_avx2.cpp'], depends=[f'{NATIVE}/kernels.h'],
+                           extra_compile_args=['-O3', '-g0', '-fno-predictive-commoning', '-fopenmp',
+                                               '-fvisibility=hidden'], optional=True)
+    # Without ninja, two files are compiled one after the other, and a failure is an exception of distutils.
+    build_ext = BuildKernels.with_options(use_ninja=False, no_python_abi_suffix=True)
+    return dict(ext_modules=[kernels], cmdclass=dict(build_ext=build_ext))
+
+
+native = native_kernels()
+setup(ext_modules=native.get('ext_modules', []), cmdclass={'build_py': BuildWithMim, **native.get('cmdclass', {})})

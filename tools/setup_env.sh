@@ -30,7 +30,7 @@ esac
 say() { printf '\n== %s\n' "$*"; }
 
 stamp=$venv/.fcvit_mm-setup
-wanted=$(cat setup.cfg setup.py pyproject.toml "$constraints" tools/setup_env.sh | sha256sum | cut -d' ' -f1)-$PWD
+wanted=$(cat setup.cfg setup.py pyproject.toml "$constraints" tools/setup_env.sh fcvit_mm/ops/native/*.{cpp,h} | sha256sum | cut -d' ' -f1)-$PWD
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi

@@ -4,9 +4,9 @@ from typing import Optional
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import triton
+from . import native, triton
 from .checks import check_arguments
-from .conditions import add_float32_form
+from .conditions import add_float32_form, needs_grad
 from .dispatch import operation
 
 
@@ -36,4 +36,13 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 
 depthwise_conv2d.fast('triton', when=lambda x, *_: triton.applies(x), traceable=True)(triton.depthwise_conv2d)
+
+
+def _native_pays(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> bool:
+    # In training the gradient of the weight is PyTorch's all the same, and takes most of the time.
+    smallest = 9 if needs_grad(x, weight, bias) else 3
+    return weight.shape[-1] >= smallest and native.applies(x, weight, bias)
+
+
+depthwise_conv2d.fast('native', when=_native_pays, traceable=True)(native.depthwise_conv2d)
 add_float32_form(depthwise_conv2d)

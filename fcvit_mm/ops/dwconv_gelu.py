@@ -4,8 +4,8 @@ from typing import Optional
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import triton
-from .conditions import add_float32_form
+from . import native, triton
+from .conditions import add_float32_form, needs_grad
 from .depthwise_conv import check_depthwise, depthwise_conv2d
 from .dispatch import operation
 from .gelu import gelu_
@@ -27,6 +27,8 @@ def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
 
 
 dwconv_gelu.fast('triton', when=lambda x, *_: triton.applies(x), traceable=True)(triton.dwconv_gelu)
+dwconv_gelu.fast('native', when=lambda *args: native.applies(*args) and not needs_grad(*args),
+                 traceable=True)(native.dwconv_gelu)
 add_float32_form(dwconv_gelu)
 
 

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import native
 from .checks import check_arguments
 from .conditions import is_nhwc, needs_grad
 from .dispatch import operation
@@ -19,6 +20,9 @@ def gelu_(x: Tensor) -> Tensor:
         Tensor: The same shape.
     """
     return F.gelu(x)
+
+
+gelu_.fast('native', when=lambda x: native.applies(x) and not needs_grad(x))(native.gelu_)
 
 
 @gelu_.fast('nhwc', when=lambda x: x.device.type == 'cpu' and is_nhwc(x))

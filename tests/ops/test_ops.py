@@ -43,7 +43,8 @@ def arguments(name: str, batch: int, height: int, width: int) -> list:
 
 OPERATIONS = {name: getattr(ops, name) for name in
               ('gelu_', 'conv2d', 'depthwise_conv2d', 'dwconv_gelu', 'channel_mixer', 'add_global_context')}
-#: Fast forms on CPU, and whether they are for maps in channels_last only. GPU forms: test_triton_kernels.py.
+#: Fast forms on CPU, and whether they are for maps in channels_last only. Compiled ones: test_native.py and
+#: test_triton_kernels.py.
 FORMS = [('gelu_', 'nhwc', True), ('conv2d', 'float32', False), ('depthwise_conv2d', 'float32', False),
          ('dwconv_gelu', 'float32', False), ('dwconv_gelu', 'cpu', False), ('channel_mixer', 'float32', False),
          ('channel_mixer', 'sliced', False), ('channel_mixer', 'composed', False),
@@ -84,7 +85,8 @@ def run(function, args: list, grad: bool):
 
 
 def test_forms_are_all_tested():
-    present = {(name, form.name) for name, op in OPERATIONS.items() for form in op.forms if form.name != 'triton'}
+    present = {(name, form.name) for name, op in OPERATIONS.items() for form in op.forms
+               if form.name not in ('native', 'triton')}
     assert present == {(name, form) for name, form, _ in FORMS}
 
 

@@ -1,0 +1,354 @@
+// The kernels for processors with AVX2 and FMA. No standard templates here: compiled for AVX2, a copy of one might be
+// linked into code that runs elsewhere.
+#include "kernels.h"
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#define UNROLL _Pragma("unroll")
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+#define INLINE inline __attribute__((always_inline))
+// Loaded once: a compiler would load it for each multiplication again, as its operand in memory, and loads are scarce.
+#define KEEP_IN_REGISTER(value) asm("" : "+x"(value))
+
+namespace fcvit_mm {
+namespace avx2 {
+namespace {
+
+using Vector = __m256;
+
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+
+// Loads and stores of the first `count` lanes of a vector; the others are zero, and not touched.
+INLINE __m256i first_lanes(int64_t count) {
+  alignas(32) static const int32_t kMask[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + kLanes - count));
+}
+
+template <bool kPartial>
+INLINE Vector load(const float* from, __m256i lanes) {
+  return kPartial ? _mm256_maskload_ps(from, lanes) : _mm256_loadu_ps(from);
+}
+
+template <bool kPartial>
+INLINE void store(float* to, __m256i lanes, Vector value) {
+  if (kPartial) {
+    _mm256_maskstore_ps(to, lanes, value);
+  } else {
+    _mm256_storeu_ps(to, value);
+  }
+}
+
+INLINE Vector constant(float value) { return _mm256_set1_ps(value); }
+INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+
+// x / 2 * (1 + erf(x / sqrt(2))). The error function as x P(x^2) / Q(x^2), fitted on [0, kEnd] for the least error of
+// the product, 2e-7; in float32 it comes to 8e-7 at most for negative x and 3e-7 of x for others. Beyond kEnd, GELU is
+// 0 or x to 4e-7. Not-a-number stays so: minimum and maximum return their second argument then.
+INLINE Vector gelu(Vector x) {
+  constexpr float kEnd = 5.25f;
+  const Vector above = _mm256_max_ps(constant(-kEnd), x), z = _mm256_min_ps(constant(kEnd), above);
+  const Vector square = _mm256_mul_ps(z, z);
+  Vector p = constant(1.55869329e-05f);
+  p = multiply_add(p, square, constant(0.000848709547f));
+  p = multiply_add(p, square, constant(0.0123878792f));
+  p = multiply_add(p, square, constant(0.11832615f));
+  p = multiply_add(p, square, constant(0.797879457f));
+  Vector q = constant(6.4623481e-07f);
+  q = multiply_add(q, square, constant(0.000154454712f));
+  q = multiply_add(q, square, constant(0.00331613631f));
+  q = multiply_add(q, square, constant(0.0430530384f));
+  q = multiply_add(q, square, constant(0.314939946f));
+  q = multiply_add(q, square, constant(1.f));
+  const Vector half = _mm256_mul_ps(above, constant(0.5f));
+  return multiply_add(half, _mm256_div_ps(_mm256_mul_ps(z, p), q), half);
+}
+
+// Large kernels: the part of the map that a region needs is first copied to where neighbouring columns are neighbouring
+// vectors, with zeros outside. In the map they are C values apart, often a power of two: the cache would hold few.
+
+template <bool kPartial>
+void copy_columns(const float* from, int64_t stride, int64_t count, __m256i lanes, float* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    _mm256_store_ps(to + i * kLanes, load<kPartial>(from + i * stride, lanes));
+  }
+}
+
+void zero_columns(int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    _mm256_store_ps(to + i * kLanes, _mm256_setzero_ps());
+  }
+}
+
+// What a tile of outputs, kRows x kColumns of one vector of channels, is computed from.
+struct Tile {
+  const float* x;      // the copied value under the first tap of the first output
+  int64_t row_stride;  // of the copy
+  const float* taps;
+  int64_t kernel;
+  int64_t row_begin, row_end;  // rows below x to read: those inside the map
+  int64_t tap_begin, tap_end;  // columns of taps that meet the map at all
+  Vector bias;
+  float* out;
+  int64_t out_row_stride, out_column_stride;
+  __m256i lanes;
+  bool partial, gelu;
+};
+
+// Adds one row of the map, times one row of taps for each row of outputs. Rows of outputs before kFirst or after kLast
+// do not meet it.
+template <int kFirst, int kLast, int kColumns>
+INLINE void add_row(const float* x, const float* taps, int64_t kernel, int64_t count, Vector (*sums)[kColumns]) {
+  for (int64_t i = 0; i < count; ++i, x += kLanes, taps += kLanes) {
+    Vector tap[kLast + 1];
+    UNROLL for (int r = kFirst; r <= kLast; ++r) {
+      tap[r] = _mm256_loadu_ps(taps - r * kernel * kLanes);
+    }
+    UNROLL for (int t = 0; t < kColumns; ++t) {
+      Vector value = _mm256_load_ps(x + t * kLanes);
+      KEEP_IN_REGISTER(value);
+      UNROLL for (int r = kFirst; r <= kLast; ++r) {
+        sums[r][t] = _mm256_fmadd_ps(value, tap[r], sums[r][t]);
+      }
+    }
+  }
+}
+
+template <int kRows, int kColumns>
+void convolve_tile(const Tile& tile) {
+  Vector sums[kRows][kColumns];
+  UNROLL for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int t = 0; t < kColumns; ++t) {
+      sums[r][t] = tile.bias;
+    }
+  }
+  const int64_t kernel = tile.kernel, count = tile.tap_end - tile.tap_begin;
+  const float* x = tile.x + tile.row_begin * tile.row_stride + tile.tap_begin * kLanes;
+  const float* taps = tile.taps + (tile.row_begin * kernel + tile.tap_begin) * kLanes;
+  int64_t row = tile.row_begin;
+  if (kRows == 2 && row == 0 && row < tile.row_end) {
+    add_row<0, 0, kColumns>(x, taps, kernel, count, sums);
+    ++row, x += tile.row_stride, taps += kernel * kLanes;
+  }
+  for (const int64_t end = smaller(kernel, tile.row_end); row < end;
+       ++row, x += tile.row_stride, taps += kernel * kLanes) {
+    add_row<0, kRows - 1, kColumns>(x, taps, kernel, count, sums);
+  }
+  if (kRows == 2 && row < tile.row_end) {
+    add_row<kRows - 1, kRows - 1, kColumns>(x, taps, kernel, count, sums);
+  }
+  UNROLL for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int t = 0; t < kColumns; ++t) {
+      const Vector result = tile.gelu ? gelu(sums[r][t]) : sums[r][t];
+      float* out = tile.out + r * tile.out_row_stride + t * tile.out_column_stride;
+      if (tile.partial) {
+        store<true>(out, tile.lanes, result);
+      } else {
+        store<false>(out, tile.lanes, result);
+      }
+    }
+  }
+}
+
+// 2 x 6 sums, two taps and a value fill the 16 registers.
+constexpr int64_t kMaxColumns = 6;
+using ConvolveTile = void (*)(const Tile&);
+constexpr ConvolveTile kConvolveTile[2][kMaxColumns] = {
+    {convolve_tile<1, 1>, convolve_tile<1, 2>, convolve_tile<1, 3>, convolve_tile<1, 4>, convolve_tile<1, 5>,
+     convolve_tile<1, 6>},
+    {convolve_tile<2, 1>, convolve_tile<2, 2>, convolve_tile<2, 3>, convolve_tile<2, 4>, convolve_tile<2, 5>,
+     convolve_tile<2, 6>}};
+
+// 3x3 kernels: read from the map itself, a few positions at a time and along all of their channels.
+
+template <int kRows, int kColumns, bool kPartial>
+INLINE void convolve_3x3_vector(const float* const (*x)[kColumns + 2], const float* taps, Vector bias, __m256i lanes,
+                                bool with_gelu, float* out, int64_t row_stride, int64_t column_stride,
+                                int64_t channel) {
+  Vector sums[kRows][kColumns];
+  UNROLL for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int t = 0; t < kColumns; ++t) {
+      sums[r][t] = bias;
+    }
+  }
+  UNROLL for (int i = 0; i < kRows + 2; ++i) {
+    UNROLL for (int j = 0; j < kColumns + 2; ++j) {
+      const Vector value = load<kPartial>(x[i][j] + channel, lanes);
+      UNROLL for (int r = 0; r < kRows; ++r) {
+        UNROLL for (int t = 0; t < kColumns; ++t) {
+          if (i >= r && i < r + 3 && j >= t && j < t + 3) {
+            const Vector tap = _mm256_loadu_ps(taps + ((i - r) * 3 + j - t) * kLanes);
+            sums[r][t] = _mm256_fmadd_ps(value, tap, sums[r][t]);
+          }
+        }
+      }
+    }
+  }
+  UNROLL for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int t = 0; t < kColumns; ++t) {
+      const Vector result = with_gelu ? gelu(sums[r][t]) : sums[r][t];
+      store<kPartial>(out + r * row_stride + t * column_stride + channel, lanes, result);
+    }
+  }
+}
+
+template <int kRows, int kColumns, bool kGelu>
+void convolve_3x3_tile(const Convolution& conv, int64_t image, int64_t row, int64_t column, int64_t begin, int64_t end,
+                       const float* taps, const float* zeros) {
+  const int64_t column_stride = conv.channels, row_stride = conv.width * conv.channels;
+  const int64_t start = image * conv.height * row_stride;
+  const float* x[kRows + 2][kColumns + 2];
+  for (int i = 0; i < kRows + 2; ++i) {
+    for (int j = 0; j < kColumns + 2; ++j) {
+      const int64_t y = row + i - 1, z = column + j - 1;
+      const bool inside = y >= 0 && y < conv.height && z >= 0 && z < conv.width;
+      x[i][j] = inside ? conv.x + start + y * row_stride + z * column_stride : zeros;
+    }
+  }
+  float* out = conv.out + start + row * row_stride + column * column_stride;
+  const __m256i lanes = first_lanes(smaller(kLanes, end - begin));
+  int64_t channel = begin;
+  for (; channel + kLanes <= end; channel += kLanes) {
+    const Vector bias = conv.bias ? _mm256_loadu_ps(conv.bias + channel) : _mm256_setzero_ps();
+    convolve_3x3_vector<kRows, kColumns, false>(x, taps + channel * 9, bias, lanes, kGelu, out, row_stride,
+                                                column_stride, channel);
+  }
+  if (channel < end) {
+    const __m256i rest = first_lanes(end - channel);
+    const Vector bias = conv.bias ? load<true>(conv.bias + channel, rest) : _mm256_setzero_ps();
+    convolve_3x3_vector<kRows, kColumns, true>(x, taps + channel * 9, bias, rest, kGelu, out, row_stride,
+                                               column_stride, channel);
+  }
+}
+
+// 2 x 4 sums, the 6 taps of two rows and a value.
+constexpr int64_t kMaxColumns3x3 = 4;
+using Convolve3x3Tile = void (*)(const Convolution&, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,
+                                 const float*);
+constexpr Convolve3x3Tile kConvolve3x3Tile[2][2][kMaxColumns3x3] = {
+    {{convolve_3x3_tile<1, 1, false>, convolve_3x3_tile<1, 2, false>, convolve_3x3_tile<1, 3, false>,
+      convolve_3x3_tile<1, 4, false>},
+     {convolve_3x3_tile<2, 1, false>, convolve_3x3_tile<2, 2, false>, convolve_3x3_tile<2, 3, false>,
+      convolve_3x3_tile<2, 4, false>}},
+    {{convolve_3x3_tile<1, 1, true>, convolve_3x3_tile<1, 2, true>, convolve_3x3_tile<1, 3, true>,
+      convolve_3x3_tile<1, 4, true>},
+     {convolve_3x3_tile<2, 1, true>, convolve_3x3_tile<2, 2, true>, convolve_3x3_tile<2, 3, true>,
+      convolve_3x3_tile<2, 4, true>}}};
+
+// Widths of tiles that together cover `rest` columns, as even as can be: one of one column would cost as much as two.
+INLINE int64_t next_width(int64_t rest, int64_t most) {
+  const int64_t tiles = (rest + most - 1) / most;
+  return (rest + tiles - 1) / tiles;
+}
+
+}  // namespace
+
+void pack_taps(const Convolution& conv, int64_t first, int64_t count, float* taps) {
+  const int64_t area = conv.kernel * conv.kernel;
+  for (int64_t i = 0; i < count; ++i) {
+    float* to = taps + i / kLanes * area * kLanes + i % kLanes;
+    const float* from = conv.weight + (first + i) * area;
+    const bool inside = first + i < conv.channels;
+    for (int64_t tap = 0; tap < area; ++tap) {
+      to[tap * kLanes] = inside ? from[tap] : 0.f;
+    }
+  }
+}
+
+int64_t scratch_size(int64_t rows, int64_t columns, int64_t kernel) {
+  return (rows + kernel - 1) * (columns + kernel - 1) * kBlock;
+}
+
+void convolve_region(const Convolution& conv, const Region& region, const float* taps, float* scratch) {
+  const int64_t kernel = conv.kernel, padding = kernel / 2, channels = conv.channels;
+  const int64_t image = region.image * conv.height * conv.width;
+  // What is copied: rows inside the map, columns with zeros outside.
+  const int64_t top = larger(region.row_begin - padding, 0);
+  const int64_t bottom = smaller(region.row_end + padding, conv.height);
+  const int64_t left = region.column_begin - padding, right = region.column_end + padding;
+  const int64_t inside_left = larger(left, 0), inside_right = smaller(right, conv.width);
+  const int64_t row_stride = (right - left) * kLanes, plane = (bottom - top) * row_stride;
+
+  for (int64_t row = top; row < bottom; ++row) {
+    for (int64_t first = 0; first < kBlock && region.channel + first < channels; first += kLanes) {
+      const int64_t channel = region.channel + first, count = smaller(channels - channel, kLanes);
+      const float* from = conv.x + (image + row * conv.width + inside_left) * channels + channel;
+      float* to = scratch + first / kLanes * plane + (row - top) * row_stride;
+      const __m256i lanes = first_lanes(count);
+      zero_columns(inside_left - left, to);
+      to += (inside_left - left) * kLanes;
+      if (count == kLanes) {
+        copy_columns<false>(from, channels, inside_right - inside_left, lanes, to);
+      } else {
+        copy_columns<true>(from, channels, inside_right - inside_left, lanes, to);
+      }
+      zero_columns(right - inside_right, to + (inside_right - inside_left) * kLanes);
+    }
+  }
+
+  // Both vectors of a block for the same rows: together they fill the cache lines of the output.
+  for (int64_t row = region.row_begin; row < region.row_end; row += 2) {
+    const int64_t rows = smaller(region.row_end - row, 2);
+    for (int64_t first = 0; first < kBlock && region.channel + first < channels; first += kLanes) {
+      const int64_t channel = region.channel + first, count = smaller(channels - channel, kLanes);
+      Tile tile;
+      tile.row_stride = row_stride;
+      tile.taps = taps + first * kernel * kernel;
+      tile.kernel = kernel;
+      tile.lanes = first_lanes(count);
+      tile.partial = count < kLanes;
+      tile.bias = conv.bias ? load<true>(conv.bias + channel, tile.lanes) : _mm256_setzero_ps();
+      tile.gelu = conv.gelu;
+      tile.out_row_stride = conv.width * channels;
+      tile.out_column_stride = channels;
+      tile.row_begin = larger(padding - row, 0);
+      tile.row_end = smaller(kernel + rows - 1, conv.height - row + padding);
+      const float* x = scratch + first / kLanes * plane + (row - padding - top) * row_stride;
+      for (int64_t column = region.column_begin; column < region.column_end;) {
+        const int64_t columns = next_width(region.column_end - column, kMaxColumns);
+        tile.tap_begin = larger(padding - (column + columns - 1), 0);
+        tile.tap_end = smaller(kernel, conv.width + padding - column);
+        tile.x = x + (column - region.column_begin) * kLanes;
+        tile.out = conv.out + (image + row * conv.width + column) * channels + channel;
+        kConvolveTile[rows - 1][columns - 1](tile);
+        column += columns;
+      }
+    }
+  }
+}
+
+void convolve_3x3_rows(const Convolution& conv, int64_t image, int64_t row, int64_t begin, int64_t end,
+                       const float* taps, const float* zeros) {
+  const int64_t rows = smaller(conv.height - row, 2);
+  for (int64_t column = 0; column < conv.width;) {
+    const int64_t columns = next_width(conv.width - column, kMaxColumns3x3);
+    kConvolve3x3Tile[conv.gelu][rows - 1][columns - 1](conv, image, row, column, begin, end, taps, zeros);
+    column += columns;
+  }
+}
+
+void gelu(float* x, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    _mm256_storeu_ps(x + i, gelu(_mm256_loadu_ps(x + i)));
+  }
+  if (i < count) {
+    const __m256i rest = first_lanes(count - i);
+    store<true>(x + i, rest, gelu(load<true>(x + i, rest)));
+  }
+}
+
+}  // namespace avx2
+}  // namespace fcvit_mm
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif

@@ -1,0 +1,309 @@
+"""The compiled CPU kernels against the plain definitions, and what a user meets where they are not there."""
+import itertools
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fcvit_mm import ops
+from fcvit_mm.ops import native, use_ops
+
+built = pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels for this torch and processor here: '
+                           'python setup.py build_ext --inplace builds them')
+
+
+def channels_last(*shape: int, scale: float = 1.) -> torch.Tensor:
+    return (torch.randn(*shape) * scale).contiguous(memory_format=torch.channels_last)
+
+
+def convolved(x: torch.Tensor, weight: torch.Tensor, bias=None) -> torch.Tensor:
+    """In float64."""
+    return F.conv2d(x.double(), weight.double(), None if bias is None else bias.double(),
+                    padding=weight.shape[-1] // 2, groups=x.shape[1])
+
+
+def check(x: torch.Tensor, weight: torch.Tensor, bias=None) -> None:
+    want = convolved(x, weight, bias)
+    for function, expected in ((native.depthwise_conv2d, want), (native.dwconv_gelu, F.gelu(want))):
+        got = function(x, weight, bias)
+        assert got.dtype == torch.float32 and got.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=3e-6 * max(1, weight.shape[-1] / 8))
+
+
+@built
+@pytest.mark.parametrize('kernel', [1, 3, 5, 7, 9, 11, 13])
+def test_convolution_at_any_size(kernel):
+    """One pixel, less than a tile, tiles of each width, odd and even rows; with and without a bias."""
+    torch.manual_seed(0)
+    for height, width in ((1, 1), (1, 6), (5, 1), (2, 3), (7, 7), (8, 13), (3, 16)):
+        for batch, channels in ((1, 8), (3, 5), (2, 20)):
+            weight = torch.randn(channels, 1, kernel, kernel) / kernel
+            for bias in (None, torch.randn(channels)):
+                check(channels_last(batch, channels, height, width), weight, bias)
+
+
+@built
+@pytest.mark.parametrize('kernel', [3, 7])
+def test_convolution_with_any_number_of_channels(kernel):
+    torch.manual_seed(0)
+    for channels in (*range(1, 34), 257, 300):
+        check(channels_last(2, channels, 4, 5), torch.randn(channels, 1, kernel, kernel) / kernel,
+              torch.randn(channels))
+
+
+@built
+@pytest.mark.parametrize('kernel', [3, 5, 11, 31])
+@pytest.mark.parametrize('height, width', [(70, 67), (11, 140), (140, 11)])
+def test_convolution_of_large_maps(kernel, height, width):
+    """More than a thread computes at a time, in both directions."""
+    torch.manual_seed(0)
+    check(channels_last(1, 19, height, width), torch.randn(19, 1, kernel, kernel) / kernel, torch.randn(19))
+
+
+@built
+@pytest.mark.parametrize('shape', [(0, 8, 4, 4), (2, 0, 4, 4), (2, 8, 0, 4), (2, 8, 4, 0)])
+def test_empty_maps(shape):
+    weight = torch.randn(shape[1], 1, 3, 3)
+    for function in (native.depthwise_conv2d, native.dwconv_gelu):
+        assert function(torch.empty(shape), weight).shape == shape
+
+
+@built
+def test_layouts_that_are_not_its_own():
+    """Slices of a weight, a bias with gaps, a map in NCHW: as a direct call of the operators may bring them."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 12, 6, 7), torch.randn(24, 1, 7, 7)[::2], torch.randn(24)[::2]
+    check(x, weight / 7, bias)
+    check(x[:, :, ::2, 1:], weight.transpose(2, 3) / 7, bias)
+
+
+@built
+def test_the_result_does_not_depend_on_threads():
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    try:
+        for kernel in (3, 11):
+            x, weight = channels_last(1, 24, 40, 33), torch.randn(24, 1, kernel, kernel)
+            outputs = []
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                outputs.append(native.dwconv_gelu(x, weight))
+            assert all(torch.equal(outputs[0], output) for output in outputs)
+    finally:
+        torch.set_num_threads(before)
+
+
+@built
+def test_gelu_is_the_exact_one():
+    magnitudes = torch.logspace(-40, 38, 1001)
+    x = torch.cat([torch.linspace(-12, 12, 200003), magnitudes, -magnitudes, torch.tensor([0., -0.])]).view(1, 1, 1, -1)
+    identity = torch.zeros(1, 1, 3, 3)
+    identity[..., 1, 1] = 1
+    expected = F.gelu(x.double())
+    for got in (native.dwconv_gelu(x, identity), native.gelu_(x.clone())):
+        error = (got.double() - expected).abs()
+        assert (error / x.abs().clamp(min=1)).max() <= 1e-6
+    infinite = torch.tensor([float('inf'), float('-inf'), float('nan')])
+    assert native.gelu_(infinite)[0] == float('inf') and infinite[1].abs() < 1e-6 and infinite[2].isnan()
+
+
+@built
+def test_gelu_in_place():
+    torch.manual_seed(0)
+    for x in (channels_last(3, 5, 7, 9), torch.randn(2, 3, 4, 5), torch.randn(4, 1, 1, 5000), torch.randn(0, 2, 3, 4)):
+        expected, address = F.gelu(x), x.data_ptr()
+        got = native.gelu_(x)
+        assert got is x and got.data_ptr() == address
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(RuntimeError, match='not a dense tensor of float32'):
+        native.gelu_(torch.ones(2, 8, 4, 4)[:, ::2])
+
+
+@built
+@pytest.mark.parametrize('kernel', [3, 7])
+@pytest.mark.parametrize('with_bias', [False, True])
+def test_gradients(kernel, with_bias):
+    torch.manual_seed(0)
+    args = [channels_last(2, 9, 6, 5), torch.randn(9, 1, kernel, kernel) / kernel, torch.randn(9)][:2 + with_bias]
+
+    def gradients(function, dtype):
+        leaves = [arg.to(dtype).requires_grad_() for arg in args]
+        first = torch.autograd.grad(function(*leaves).pow(3).sum(), leaves, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(grad.pow(2).sum() for grad in first), leaves)]
+
+    expected = gradients(ops.depthwise_conv2d.plain, torch.double)
+    for want, have in zip(expected, gradients(native.depthwise_conv2d, torch.float32)):
+        torch.testing.assert_close(have.double(), want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+@built
+def test_only_the_gradients_that_are_wanted():
+    x, weight, bias = channels_last(2, 4, 5, 5), torch.randn(4, 1, 3, 3), torch.randn(4)
+    for wanted in itertools.product((False, True), repeat=3):
+        args = [arg.clone().requires_grad_(grad) for arg, grad in zip((x, weight, bias), wanted)]
+        output = native.depthwise_conv2d(*args)
+        assert output.requires_grad == any(wanted)
+        if any(wanted):
+            output.sum().backward()
+        assert [arg.grad is not None for arg in args] == list(wanted)
+
+
+# Which calls they take.
+
+def chosen(op, *args):
+    return op.choose(*args)
+
+
+@built
+def test_dispatch():
+    x, weight, bias = channels_last(2, 8, 6, 6), torch.randn(8, 1, 3, 3), torch.randn(8)
+    for op, function in ((ops.depthwise_conv2d, native.depthwise_conv2d), (ops.dwconv_gelu, native.dwconv_gelu)):
+        assert chosen(op, x, weight, bias) is chosen(op, x, weight) is function
+        assert chosen(op, x.contiguous(), weight, bias) is not function
+        assert chosen(op, x.double(), weight.double()) is not function
+        assert chosen(op, x, weight.bfloat16()) is not function
+        assert chosen(op, x.to('meta'), weight.to('meta')) is not function
+        with torch.autocast('cpu', torch.bfloat16):
+            assert chosen(op, x, weight, bias) is not function
+        with use_ops('plain'):
+            assert chosen(op, x, weight, bias) is op.plain
+    assert chosen(ops.gelu_, x) is native.gelu_
+    assert chosen(ops.gelu_, x.contiguous()) is not native.gelu_
+    assert chosen(ops.gelu_, x.clone().requires_grad_()) is not native.gelu_
+    weight.requires_grad_()
+    assert chosen(ops.depthwise_conv2d, x, weight) is not native.depthwise_conv2d
+    assert chosen(ops.depthwise_conv2d, x, torch.ones(8, 1, 11, 11).requires_grad_()) is native.depthwise_conv2d
+    assert chosen(ops.dwconv_gelu, x, weight) is not native.dwconv_gelu
+    with torch.no_grad():
+        assert chosen(ops.dwconv_gelu, x, weight) is native.dwconv_gelu
+
+
+@built
+@pytest.mark.skipif(not hasattr(torch.library, 'opcheck'), reason='torch.library.opcheck came with torch 2.4')
+def test_operators_are_well_registered():
+    x, weight, bias = channels_last(2, 8, 6, 6), torch.randn(8, 1, 3, 3), torch.randn(8)
+    utilities = ('test_schema', 'test_faketensor')
+    for name, args in (('depthwise_conv2d', (x, weight, bias)), ('depthwise_conv2d', (x.contiguous(), weight, None)),
+                       ('dwconv_gelu', (x, weight, bias)), ('gelu_', (x, ))):
+        torch.library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
+
+
+def block(x, weight, bias):
+    return ops.dwconv_gelu(ops.depthwise_conv2d(x, weight, bias), weight, bias)
+
+
+def args_of_block():
+    torch.manual_seed(0)
+    return channels_last(2, 8, 6, 6), torch.randn(8, 1, 11, 11) / 11, torch.randn(8)
+
+
+@built
+def test_traced_and_exported_files_do_not_need_them():
+    args = args_of_block()
+    traced = torch.jit.trace(block, args)
+    assert 'fcvit_mm_cpu' not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(*args), block(*args), rtol=1e-5, atol=1e-5)
+    if torch.__version__ >= '2.5':
+        class Module(torch.nn.Module):
+
+            def forward(self, *args):
+                return block(*args)
+
+        exported = torch.export.export(Module(), args)
+        assert 'fcvit_mm_cpu' not in str(exported.graph)
+
+
+@built
+@pytest.mark.skipif(not hasattr(torch.compiler, 'is_dynamo_compiling'), reason='this torch cannot tell a compiler from '
+                    'an exporter')
+@pytest.mark.parametrize('grad', [False, True])
+def test_a_compiler_records_them(grad):
+    args = [arg.requires_grad_(grad) for arg in args_of_block()]
+    graphs = []
+
+    def backend(module, inputs):
+        graphs.append(str(module.graph))
+        return module.forward
+
+    compiled = torch.compile(block, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(*args), block(*args))
+    assert len(graphs) == 1
+    for name in ('depthwise_conv2d', 'dwconv_gelu'):  # with gradients, inside another node or not at all
+        assert grad or f'fcvit_mm_cpu.{name}' in graphs[0]
+
+
+# Where they are not there.
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, where they are looked for."""
+    native._load.cache_clear()
+    monkeypatch.setattr(native, 'FOLDER', tmp_path)
+    yield tmp_path
+    native._load.cache_clear()
+
+
+def falls_back(*expected_warnings: str) -> None:
+    """Two calls of an operation: the result of the definition, and these warnings in the first."""
+    x, weight = channels_last(1, 4, 5, 5), torch.randn(4, 1, 3, 3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        outputs = [ops.depthwise_conv2d(x, weight) for _ in range(2)]
+    for output in outputs:
+        torch.testing.assert_close(output, ops.depthwise_conv2d.plain(x, weight))
+    assert ops.depthwise_conv2d.choose(x, weight) is ops.depthwise_conv2d.plain
+    messages = [str(warning.message) for warning in caught if 'fcvit_mm' in str(warning.message)]
+    assert len(messages) == len(expected_warnings)
+    for message, expected in zip(messages, expected_warnings):
+        assert expected in message and '`pip install --no-build-isolation`' in message
+
+
+def test_without_kernels(folder):
+    falls_back()
+
+
+def test_kernels_for_another_torch(folder, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
+    (folder / f'{native.library_name("1.0.0+cu1")}.so').touch()
+    falls_back(f'were built with torch 1.0.0, but this is {torch.__version__}')
+
+
+def test_kernels_that_do_not_load(folder, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
+    (folder / f'{native.library_name(torch.__version__)}.so').write_bytes(b'\x7fELF')
+    falls_back('do not load')
+
+
+def test_a_processor_that_lacks_the_instructions(monkeypatch):
+    native._load.cache_clear()
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'DEFAULT')
+    try:
+        falls_back()
+    finally:
+        native._load.cache_clear()
+
+
+def test_setup_names_the_library_as_the_package_does():
+    """setup.py cannot import the package, which needs what is not installed yet."""
+    source = (native.FOLDER.parents[2] / 'setup.py').read_text()
+    assert native.library_name('2.12.0a0+git1') == 'kernels_for_torch_2_12_0a0'
+    assert f".{native.library_name('')}{{version}}'" in source
+
+
+@built
+@pytest.mark.parametrize('change, message', [
+    (dict(x=torch.ones(2, 8, 4)), r'x is \[2, 8, 4\].*expected \(B, C, H, W\)'),
+    (dict(x=torch.ones(2, 8, 4, 4).double()), 'x is .* of Double on cpu'),
+    (dict(weight=torch.ones(8, 1, 4, 4)), r'weight is \[8, 1, 4, 4\].*k odd'),
+    (dict(weight=torch.ones(9, 1, 3, 3)), r'expected \(8, 1, k, k\)'),
+    (dict(weight=torch.ones(8, 1, 3, 5)), r'expected \(8, 1, k, k\)'),
+    (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \(8\)'),
+    (dict(bias=torch.ones(8).bfloat16()), 'bias is .* of BFloat16'),
+])
+def test_operators_refuse_what_does_not_fit(change, message):
+    args = dict(x=torch.ones(2, 8, 4, 4), weight=torch.ones(8, 1, 3, 3), bias=torch.ones(8))
+    args.update(change)
+    for name in ('depthwise_conv2d', 'dwconv_gelu'):
+        with pytest.raises(RuntimeError, match=message):
+            getattr(torch.ops.fcvit_mm_cpu, name)(**args)
