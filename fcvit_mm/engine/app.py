@@ -399,4 +399,12 @@ def build_server(page, max_bytes: int = MAX_BYTES):
                             mcp_server=False)
     # Without these, which its launch sets, Gradio opens any file of this machine that a request names as an upload.
     page.has_launched = page.is_running = True
-    return uvicorn.Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=3))
+    mounted = app.routes[-1].app
+
+    class Server(uvicorn.Server):
+
+        async def shutdown(self, sockets=None):
+            mounted.stop_event.set()  # every open page holds a connection, which would be waited for
+            await super().shutdown(sockets)
+
+    return Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=3))
