@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import textwrap
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -28,6 +29,8 @@ MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 #: Of equal steps to the eye, and for colour-blind people.
 COLORMAP = 'viridis'
 TEXT, SMALL, TITLE = 9, 8, 10.5
+#: Inches: between the cells of a grid, of a letter, of a line.
+GAP, LETTER, LINE = 0.05, 0.062, 0.14
 DPI = 150
 
 Values = Union[Tensor, np.ndarray]
@@ -133,39 +136,51 @@ def draw_grid(cells: Sequence[Sequence[Optional[Values]]], row_titles: Sequence[
     """
     rows, columns = len(cells), max(map(len, cells))
     first = next(cell for row in cells for cell in row if cell is not None)
-    ratio = min(max(first.shape[1] / first.shape[0], 0.4), 2.5)
+    width = side * min(max(first.shape[1] / first.shape[0], 0.4), 2.5)
     maps = [cell for row in cells for cell in row if cell is not None and len(cell.shape) == 2]
     if limits is None and maps:
         limits = limits_of(maps)
-    margin = 0.12 + 0.055 * max(map(len, row_titles), default=0)
-    figure = new_figure(columns * (side * ratio + 0.06) + margin + (0.75 if label else 0),
-                        rows * (side + 0.06) + (0.25 if column_titles else 0) + (0.4 if title else 0), title)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for i, row in enumerate(axes):
-        for j, cell_axes in enumerate(row):
-            cell_axes.set(xticks=[], yticks=[])
-            cell_axes.spines[:].set_visible(False)
+    # Placed by hand, for all sizes are known; a layout engine takes seconds for a hundred cells.
+    left = 0.1 + LETTER * max((len(line) for text in row_titles for line in text.split('\n')), default=0)
+    top = 0.08 + LINE * max((text.count('\n') + 1 for text in column_titles), default=0) + (0.35 if title else 0)
+    tall = rows * (side + GAP) - GAP
+    label = textwrap.fill(label, max(int(tall / LETTER), 12)) if label else None
+    right, bottom = 0.7 + LINE * (label.count('\n') + 1) if label else 0.08, 0.08
+    total = left + columns * (width + GAP) + right, top + tall + bottom
+    total = max(total[0], 1.4 * LETTER * len(title or '')), total[1]
+    figure = Figure(figsize=total, facecolor='white')
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=TITLE + 1, y=1 - 0.08 / total[1], va='top')
+    for i in range(rows):
+        for j in range(columns):
+            place = left + j * (width + GAP), bottom + (rows - 1 - i) * (side + GAP), width, side
+            axes = figure.add_axes([part / total[k % 2] for k, part in enumerate(place)])
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
             cell = cells[i][j] if j < len(cells[i]) else None
             if i == 0 and j < len(column_titles):
-                cell_axes.set_title(column_titles[j], fontsize=SMALL, pad=3)
+                axes.set_title(column_titles[j], fontsize=SMALL, pad=3)
             if j == 0 and i < len(row_titles):
-                cell_axes.set_ylabel(row_titles[i], fontsize=SMALL, rotation=0, ha='right', va='center')
+                axes.set_ylabel(row_titles[i], fontsize=SMALL, rotation=0, ha='right', va='center')
             if cell is None:
+                axes.patch.set_visible(False)
                 continue
             cell = as_array(cell) if len(cell.shape) == 2 else cell
             settings = dict(cmap=colormap, vmin=limits[0], vmax=limits[1]) if cell.ndim == 2 else {}
-            cell_axes.imshow(cell, interpolation='nearest', **settings)
+            axes.imshow(cell, interpolation='nearest', **settings)
     if label:
-        add_colorbar(figure, axes, limits, label, colormap)
+        height = min(tall, 4.)
+        place = left + columns * (width + GAP) + 0.05, bottom + (tall - height) / 2, 0.13, height
+        bar = figure.add_axes([part / total[k % 2] for k, part in enumerate(place)])
+        add_colorbar(figure, bar, limits, label, colormap)
     return figure
 
 
-def add_colorbar(figure: Figure, axes, limits: Optional[Tuple[float, float]], label: str,
+def add_colorbar(figure: Figure, axes: Axes, limits: Optional[Tuple[float, float]], label: str,
                  colormap: str = COLORMAP) -> None:
-    """One colour bar for several axes."""
-    bar = figure.colorbar(ScalarMappable(Normalize(*(limits or (0., 1.))), colormap), ax=axes, shrink=0.9,
-                          aspect=30, pad=0.015)
+    """A colour bar that fills ``axes``."""
+    bar = figure.colorbar(ScalarMappable(Normalize(*(limits or (0., 1.))), colormap), cax=axes)
     bar.set_label(label, fontsize=TEXT)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)
@@ -196,8 +211,21 @@ def write_json(path: Union[str, os.PathLike], content: Dict[str, Any]) -> str:
     Raises:
         WriteError: The file could not be written.
     """
-    write_whole(path, (json.dumps(plain(content), indent=2, allow_nan=False) + '\n').encode())
+    write_whole(path, (json_text(plain(content)) + '\n').encode())
     return os.fspath(path)
+
+
+def json_text(content: Any, indent: str = '') -> str:
+    """JSON in lines that people can read: a list of plain values, such as a row of a map, stays in one."""
+    inner = f'{indent}  '
+    if isinstance(content, dict) and content:
+        lines = [f'{inner}{json.dumps(key)}: {json_text(value, inner)}' for key, value in content.items()]
+    elif isinstance(content, list) and any(isinstance(each, (dict, list)) for each in content):
+        lines = [f'{inner}{json_text(each, inner)}' for each in content]
+    else:
+        return json.dumps(content, allow_nan=False)
+    start, end = '{}' if isinstance(content, dict) else '[]'
+    return f'{start}\n' + ',\n'.join(lines) + f'\n{indent}{end}'
 
 
 def plain(content: Any) -> Any:

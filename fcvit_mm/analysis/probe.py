@@ -354,7 +354,7 @@ def window_positions(block: nn.Module, size: Tuple[int, int]) -> Tensor:
 def recording_grid(backbone: nn.Module) -> Iterator[Dict[str, Tuple[int, int]]]:
     """Within the context, keep under ``'grid'`` the height and width in patches of what a transformer runs on."""
     found = [module for name, module in backbone.named_modules() if f'.{name}'.endswith(PATCH_CONVOLUTIONS)]
-    with recording({'grid': module for module in found[:1]},
+    with recording({'grid': found[0]} if found else {},
                    lambda name, module, args, kwargs, output: tuple(output.shape[2:])) as values:
         yield values
 
@@ -368,8 +368,8 @@ def class_tokens(model: nn.Module, tokens: int, grid: Optional[Tuple[int, int]])
     if grid is None or tokens < grid[0] * grid[1]:
         there = f'of {grid[0]}x{grid[1]} patches' if grid else 'that was not found'
         raise AnalysisError(f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {there}: expected '
-                            f'one called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, and a token for each of '
-                            'its patches')
+                            f'one called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, and a token for each '
+                            'of its patches')
     return tokens - grid[0] * grid[1]
 
 
@@ -387,10 +387,9 @@ def feature_layers(model: nn.Module) -> Tuple[str, ...]:
         found = []
         for name in names:
             parts = name.split('.')
-            if len(parts) > 1 and parts[-1].isdigit() and parts[-2] in lists:
-                # Not what stands within a block.
-                if not any(name.startswith(f'{other}.') for other in found):
-                    found.append(name)
+            within_block = any(name.startswith(f'{other}.') for other in found)
+            if len(parts) > 1 and parts[-1].isdigit() and parts[-2] in lists and not within_block:
+                found.append(name)
         if found:
             return tuple(found)
     raise AnalysisError(f'{describe(model)} has no blocks called blocks, layer1 to layer4 or layers: name the layers')
@@ -434,7 +433,10 @@ def as_map(module: nn.Module, output: Any, grid: Optional[Tuple[int, int]]) -> O
     if not isinstance(output, Tensor):
         return None
     if output.ndim == 4:
-        last = any(cls.__name__ in CHANNELS_LAST_BLOCKS for cls in type(module).__mro__)
+        # In such a block, linear layers and norms give as many channels as they are wide.
+        width = module.normalized_shape[-1] if isinstance(module, nn.LayerNorm) else getattr(module, 'out_features', 0)
+        last = (any(cls.__name__ in CHANNELS_LAST_BLOCKS for cls in type(module).__mro__)
+                or output.shape[3] == width != output.shape[1])
         return output.permute(0, 3, 1, 2) if last else output
     if output.ndim == 3 and grid is not None and output.shape[1] >= grid[0] * grid[1]:
         return output[:, -grid[0] * grid[1]:].transpose(1, 2).unflatten(2, grid)

@@ -12,15 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .plots import draw_grid, limits_of, overlay
+from .plots import draw_grid, overlay
 from .probe import AnalysisError, Attention, as_single, collect_attention, collect_similarity
 
-#: Columns of a figure of maps, past which a row is wrapped.
-MAX_COLUMNS = 10
+#: Columns of a figure of maps, past which a row is wrapped; a block's mixes stay together.
+MAX_COLUMNS = 12
 #: Layers of a transformer that are drawn unless they are named, evenly spread.
 DRAWN_LAYERS = 6
-#: Part of the values, at either end, that share the first and the last colour: single peaks would leave the rest dark.
-CLIPPED = 0.005
+#: Part of the values that share the first or the last colour: single peaks would leave the rest pale.
+CLIPPED = 0.02
+#: Similarity has a sign: orange adds the context vector, purple takes it away. Colour-blind people see both.
+SIGNED = 'PuOr_r'
 #: Of the colours over a picture.
 OPACITY = 0.7
 
@@ -114,10 +116,11 @@ def short_name(name: str) -> str:
 
 
 def shared_limits(maps: Sequence[Tensor]) -> Tuple[float, float]:
-    """Values of the first and last colour for maps that share them, without the outermost few, each map alike."""
-    inner = [torch.quantile(each.float().flatten(), torch.tensor([CLIPPED, 1 - CLIPPED], device=each.device))
-             for each in maps]
-    return limits_of(inner)
+    """Values of the first and last colour for maps that share them: as far below 0 as above, less the few largest."""
+    values = torch.cat([each.abs().float().flatten() for each in maps])
+    # Sorted by hand, for torch's quantile takes 16 million values at most.
+    largest = float(values.sort().values[int((1 - CLIPPED) * (len(values) - 1))]) or 1.
+    return -largest, largest
 
 
 def draw_similarity(maps: Dict[str, Tensor], picture: np.ndarray, title: Optional[str] = None,
@@ -136,28 +139,36 @@ def draw_similarity(maps: Dict[str, Tensor], picture: np.ndarray, title: Optiona
     """
     if not maps:
         raise AnalysisError('there are no similarity maps to draw')
-    label = 'similarity to the image mean (standard deviations)'
+    label = 'similarity to the image mean (normalised)'
+    shown = maps if heads else {name: values.mean(0, keepdim=True) for name, values in maps.items()}
+    limits = shared_limits(list(shown.values()))
+    laid = {name: [overlay(picture, each, limits, SIGNED, OPACITY) for each in values]
+            for name, values in shown.items()}
     if heads:
-        limits = shared_limits(list(maps.values()))
-        cells = [[picture, *(overlay(picture, head, limits, opacity=OPACITY) for head in values)]
-                 for values in maps.values()]
-        most = max(map(len, maps.values()))
-        columns = ['picture', *(f'head {i + 1}' for i in range(most))]
-        return draw_grid(cells, [short_name(name) for name in maps], columns, title, label, limits)
-    means = {name: values.mean(0) for name, values in maps.items()}
-    limits = shared_limits(list(means.values()))
-    cells, titles = [], []
-    for stage in dict.fromkeys(name.partition('.blocks')[0] for name in maps):
-        row = [overlay(picture, values, limits, opacity=OPACITY) for name, values in means.items()
-               if name.partition('.blocks')[0] == stage]
-        for start in range(0, len(row), MAX_COLUMNS):
-            cells.append(row[start:start + MAX_COLUMNS])
-            titles.append(short_name(stage) if start == 0 else '')
-    cells[0].insert(0, picture)
-    cells[1:] = [[None, *row] for row in cells[1:]]
-    most = max(map(len, cells)) - 1
-    return draw_grid(cells, titles, ['picture', *(f'mix {i + 1}' for i in range(most))], title,
-                     f'{label}, mean over heads', limits)
+        cells = [[picture, *row] for row in laid.values()]
+        columns = ['picture', *(f'head {i + 1}' for i in range(max(map(len, laid.values()))))]
+        return draw_grid(cells, [short_name(name) for name in laid], columns, title, label, limits, SIGNED)
+    cells, titles, columns = [], [], []
+    for stage in dict.fromkeys(map(stage_of, laid)):
+        names = [name for name in laid if stage_of(name) == stage]
+        for start in range(0, len(names), MAX_COLUMNS):
+            part = names[start:start + MAX_COLUMNS]
+            cells.append([None, *(laid[name][0] for name in part)])
+            parts = [short_name(name).split(', ') for name in part]  # stage, block, mix
+            if len(names) > MAX_COLUMNS:
+                titles.append(f'{parts[0][0]},\nfrom {parts[0][1]}')
+                parts = [each[1:] for each in parts]
+            else:
+                titles.append(parts[0][0])
+            if len(part) > len(columns):
+                columns = ['\n'.join(each[1:]) for each in parts]
+    cells[0][0] = picture
+    return draw_grid(cells, titles, ['picture', *columns], title, f'{label}, mean over heads', limits, SIGNED)
+
+
+def stage_of(name: str) -> str:
+    """``stages.0`` of ``stages.0.blocks.1.mixes.0``."""
+    return name.partition('.blocks')[0]
 
 
 def draw_attention(maps: Dict[str, Tensor], picture: np.ndarray, queries: Sequence[Tuple[float, float]],
@@ -225,8 +236,9 @@ def attention_rows(maps: Dict[str, Tensor], picture: np.ndarray, queries: Sequen
 
 
 def draw_rows(rows: Sequence[Row], columns: Sequence[str], title: Optional[str]) -> Figure:
+    scales = ['weight / its largest' if query else 'similarity, least to largest' for _, _, query in rows]
     figure = draw_grid([cells for _, cells, _ in rows], [label for label, _, _ in rows], columns, title,
-                       'part of the largest weight', (0., 1.))
+                       '; '.join(dict.fromkeys(scales)), (0., 1.))
     for i, (_, cells, query) in enumerate(rows):
         if query is None:
             continue

@@ -60,7 +60,7 @@ MEASURES = {
     'entropy': ('entropy / its bound', '1: uniform, 0: one token'),
     'query_divergence': ('divergence between queries', '0: the query is irrelevant'),
     'head_divergence': ('divergence between heads', '0: all heads alike'),
-    'top_share': ('weight on the top 10 % of tokens', '0.1: uniform'),
+    'top_share': ('weight on top 10 % of tokens', '0.1: uniform'),
     'other_share': ('weight on tokens that are no patches', ''),
 }
 #: What holds for FCViT whatever its weights.
@@ -216,10 +216,9 @@ def divergence(parts: Tensor) -> Tensor:
     return (shannon(parts.mean(-2)) - shannon(parts).mean(-1)).clamp(min=0) / bound
 
 
-def top_share(parts: Tensor, top: float = TOP) -> Tensor:
-    """Sum of the largest ``ceil(top * M)`` values: ``(..., M)`` to ``(...)``."""
-    count = math.ceil(round(top * parts.shape[-1], 9))  # 0.1 * 30 is a little above 3 in binary
-    return parts.topk(count, dim=-1).values.sum(-1)
+def top_share(parts: Tensor) -> Tensor:
+    """Sum of the largest ``ceil(TOP * M)`` values: ``(..., M)`` to ``(...)``."""
+    return parts.topk(math.ceil(TOP * parts.shape[-1]), dim=-1).values.sum(-1)
 
 
 # -- figure ----------------------------------------------------------------------------------------------------------
@@ -235,12 +234,13 @@ def draw_statistics(statistics: Dict[str, Statistics], title: Optional[str] = No
     if not statistics or len(statistics) > len(COLORS):
         raise AnalysisError(f'{len(statistics)} networks, expected 1 to {len(COLORS)}, which can be told apart')
     measures = [name for name in MEASURES if name != 'other_share']
+    xlabel = 'layer (of FCViT: token mix)' if any(each.by_construction for each in statistics.values()) else 'layer'
     figure = new_figure(9.6, 5.6, title)
     axes = figure.subplots(2, 3)
     for panel, measure in zip(axes.flat, measures):
         label, meaning = MEASURES[measure]
         draw_lines(panel, {name: [values[measure] for values in each.layers.values()]
-                           for name, each in statistics.items()}, label, title=meaning, legend=False)
+                           for name, each in statistics.items()}, label, xlabel, meaning, legend=False)
         for line, each in zip(panel.get_lines(), statistics.values()):
             if measure in each.by_construction:
                 line.set(linestyle=':', marker='')

@@ -61,6 +61,11 @@ class Network(NamedTuple):
     prepare: Callable[..., Prepared]
     class_names: Optional[Tuple[str, ...]] = None
 
+    @property
+    def label(self) -> str:
+        """The name, and a warning where the weights are random."""
+        return self.name if self.checkpoint else f'{self.name} (random weights)'
+
 
 def load_network(network: str, checkpoint: Optional[str] = None, device: Union[str, torch.device] = 'cpu',
                  options: Optional[dict] = None) -> Network:
@@ -74,7 +79,7 @@ def load_network(network: str, checkpoint: Optional[str] = None, device: Union[s
         options (dict, optional): Changes to the config, or arguments of timm's model.
 
     Raises:
-        NetworkError: No such model of timm.
+        NetworkError: No such model of timm, or a config without a model.
         ConfigError: The config is missing or is none of the three libraries.
         CheckpointError: The checkpoint cannot be read or belongs to another network.
         ImportError: The network's library is not installed.
@@ -82,6 +87,8 @@ def load_network(network: str, checkpoint: Optional[str] = None, device: Union[s
     if network.startswith(TIMM):
         return _load_timm(network[len(TIMM):], checkpoint, device, options or {})
     cfg = load_config(network, options)
+    if not cfg.get('model'):
+        raise NetworkError(f'{network} has no model: give the config of a classifier, detector or segmentor')
     # A checkpoint has the backbone's weights too; without one nothing is to be downloaded.
     if cfg.model.get('backbone', {}).get('init_cfg'):
         set_pretrained(cfg, None)

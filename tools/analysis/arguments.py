@@ -1,10 +1,10 @@
 """What the analysis commands share: networks, pictures and sizes on the command line."""
 import argparse
+import os
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 import torch
-from mmengine.logging import MMLogger
 
 from fcvit_mm.engine.drawing import InputError, find_inputs
 from fcvit_mm.engine.errors import UserError
@@ -24,12 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Turn ``args.size`` into a tuple or ``None``, and silence MMEngine's log of how models are initialised.
+    """Turn ``args.size`` into a tuple or ``None``, and look at the device.
 
     Raises:
         UserError: A size or device that is none.
     """
-    MMLogger.get_instance('mmengine', log_level='ERROR')
     args.size = parse_size(args.size)
     try:
         torch.empty(0, device=args.device)
@@ -74,7 +73,8 @@ def load_networks(specs: Sequence[str], device: str) -> List[Network]:
     """Networks from ``CONFIG@CHECKPOINT`` each, with names that differ."""
     networks = []
     for spec in specs:
-        config, _, checkpoint = spec.rpartition('@') if '@' in spec else (spec, '', '')
+        whole = '@' not in spec or os.path.isfile(spec)  # names of folders may have one
+        config, _, checkpoint = (spec, '', '') if whole else spec.rpartition('@')
         network = load_network(config, checkpoint or None, device)
         same = [each.name for each in networks if each.name.partition(' (')[0] == network.name]
         networks.append(network._replace(name=f'{network.name} ({len(same) + 1})') if same else network)

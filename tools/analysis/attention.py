@@ -4,7 +4,6 @@ For each transformer the attention of chosen query points, drawn over the pictur
 has no query. For all of them, per layer: query-irrelevance, difference of heads, and sparsity.
 """
 import argparse
-from pathlib import Path
 
 from arguments import (
     NETWORK_HELP,
@@ -17,7 +16,7 @@ from arguments import (
 )
 
 from fcvit_mm.analysis.plots import save_figure, write_json
-from fcvit_mm.analysis.similarity import attention_maps, draw_attention, similarity_maps
+from fcvit_mm.analysis.similarity import attention_maps, draw_attention, draw_beside, similarity_maps
 from fcvit_mm.analysis.statistics import TOP, attention_statistics, draw_statistics, mean_statistics
 from fcvit_mm.engine.errors import run_tool
 from fcvit_mm.engine.network import read_picture
@@ -46,26 +45,28 @@ def main(argv=None):
     pictures = [read_picture(path) for path in paths]
     networks = load_networks(args.networks, args.device)
 
-    found, figures = {}, {}
+    found, drawn, figures = {}, {}, {}
     for network in networks:
         prepared = [network.prepare(picture, args.size) for picture in pictures]
         found[network.name] = mean_statistics(
             [attention_statistics(network.model, each.image, args.layers) for each in prepared])
-        first = prepared[0]
+        image, picture = prepared[0]
         if found[network.name].kind == 'attention':
-            maps = attention_maps(network.model, first.image, queries, args.layers)
+            what, maps = 'Attention', attention_maps(network.model, image, queries, args.layers)
         else:
-            maps = similarity_maps(network.model, first.image, args.layers)
-        what = 'Attention' if found[network.name].kind == 'attention' else 'Similarity (no query)'
-        weights = '' if network.checkpoint else ', random weights'
-        figures[network.name] = draw_attention(maps, first.picture, queries, f'{what} of {network.name}{weights}')
+            what, maps = 'Similarity', similarity_maps(network.model, image, args.layers)
+        drawn[network.label.replace(' (', '\n(')] = maps, picture
+        figures[f'attention_{file_name(network.name)}'] = draw_attention(
+            maps, picture, queries, f'{what} of {network.label}, mean over heads')
+    if len(networks) > 1:
+        figures['comparison'] = draw_beside(drawn, queries, 'Attention and similarity, mean over heads')
+    figures['statistics'] = draw_statistics({network.label: found[network.name] for network in networks},
+                                            f'Mean over {len(pictures)} picture{"s" if len(pictures) > 1 else ""}')
     for name, figure in figures.items():
-        print(save_figure(figure, args.out / f'attention_{file_name(name)}.png'))
-    title = f'Mean over {len(pictures)} picture{"s" if len(pictures) > 1 else ""}'
-    print(save_figure(draw_statistics(found, title), args.out / 'statistics.png'))
+        print(save_figure(figure, args.out / f'{name}.png'))
     print(write_json(args.out / 'attention.json', dict(
-        pictures=[str(Path(path)) for path in paths], queries=queries, top=TOP,
-        networks={network.name: dict(network=spec, **found[network.name]._asdict())
+        pictures=paths, queries=queries, top=TOP,
+        networks={network.name: dict(network=spec, checkpoint=network.checkpoint, **found[network.name]._asdict())
                   for network, spec in zip(networks, args.networks)})))
 
 

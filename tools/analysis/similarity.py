@@ -5,7 +5,7 @@ import numpy as np
 from arguments import add_arguments, check_arguments
 
 from fcvit_mm.analysis.plots import save_figure, write_json
-from fcvit_mm.analysis.similarity import draw_similarity, similarity_maps
+from fcvit_mm.analysis.similarity import draw_similarity, short_name, similarity_maps, stage_of
 from fcvit_mm.engine.errors import run_tool
 from fcvit_mm.engine.network import load_network, read_picture
 
@@ -30,15 +30,16 @@ def main(argv=None):
     prepared = network.prepare(picture, args.size)
     maps = similarity_maps(network.model, prepared.image, args.blocks)
 
-    title = f'Similarity maps of {network.name}'
+    title = f'Similarity maps of {network.label}'
     print(save_figure(draw_similarity(maps, prepared.picture, title), args.out / 'similarity.png'))
-    for stage in dict.fromkeys(name.partition('.blocks')[0] for name in maps):
-        chosen = {name: values for name, values in maps.items() if name.startswith(f'{stage}.')}
-        figure = draw_similarity(chosen, prepared.picture, f'{title}, {stage.replace(".", " ")}, by head', heads=True)
-        print(save_figure(figure, args.out / f'similarity_{stage.replace(".", "")}_heads.png'))
+    for stage in dict.fromkeys(map(stage_of, maps)):
+        chosen = {name: values for name, values in maps.items() if stage_of(name) == stage}
+        figure = draw_similarity(chosen, prepared.picture, f'{title}, {short_name(stage)}', heads=True)
+        print(save_figure(figure, args.out / f'similarity_{short_name(stage).replace(" ", "")}_heads.png'))
     print(write_json(args.out / 'similarity.json', dict(
         network=network.name, config=args.config, checkpoint=args.checkpoint, picture=args.picture,
-        image_size=list(prepared.image.shape[2:]), unit='standard deviations from the mean over heads and positions',
+        image_size=list(prepared.image.shape[2:]),
+        unit='normalised over heads and positions to mean 0 and deviation 1, then rescaled per head as trained',
         axes=['head', 'row', 'column'],
         maps={name: np.round(values.cpu().double().numpy(), 4) for name, values in maps.items()})))
 

@@ -1,0 +1,247 @@
+"""Class activation maps: which parts of a picture speak for a class.
+
+Computed by the library pytorch-grad-cam (extra ``analysis``); here are what it needs to know of our classifiers, and
+the drawing. Source of the default method: Selvaraju et al., "Grad-CAM", arXiv 1610.02391, section 3: the channels of a
+layer, weighed by the mean over the positions of the class score's gradient, added up; what is negative becomes 0.
+"""
+import difflib
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+import torch
+import torch.nn as nn
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .plots import draw_grid, overlay
+from .probe import (
+    AnalysisError,
+    as_map,
+    as_single,
+    backbone_of,
+    collect_features,
+    describe,
+    find_layers,
+    recording_grid,
+)
+from .similarity import short_name
+
+#: Methods by the names that we take, and the library's classes.
+METHODS = {
+    'gradcam': 'GradCAM',
+    'gradcam++': 'GradCAMPlusPlus',
+    'xgradcam': 'XGradCAM',
+    'hirescam': 'HiResCAM',
+    'layercam': 'LayerCAM',
+    'eigencam': 'EigenCAM',
+}
+#: Of a transformer's block, the norm before its attention: this project's and timm's name, and mmpretrain's.
+FIRST_NORMS = ('norm1', 'ln1')
+#: Class names that an error lists.
+SHOWN = 20
+
+
+class ClassMap(NamedTuple):
+    """What :func:`class_activation_map` finds.
+
+    Attributes:
+        values (np.ndarray): ``(H, W)`` of the input, 0 to 1 at the strongest; all 0 if nothing speaks for the class.
+        layer (str): Where the map was taken.
+        target (int): The class.
+        score (float): Its probability (softmax of the classifier's outputs).
+        prediction (int): The class with the largest one.
+        prediction_score (float): That.
+    """
+    values: np.ndarray
+    layer: str
+    target: int
+    score: float
+    prediction: int
+    prediction_score: float
+
+
+def load_method(method: str) -> type:
+    """The library's class for a name of ``METHODS``.
+
+    Raises:
+        AnalysisError: No such method, or the library is not installed.
+    """
+    if method not in METHODS:
+        raise AnalysisError(f'no method is called {method!r}, expected one of {", ".join(METHODS)}')
+    try:
+        import pytorch_grad_cam
+    except ImportError as error:
+        raise AnalysisError(f"class activation maps need pytorch-grad-cam ({error}): pip install 'fcvit_mm[analysis]', "
+                            'or in an environment that is to stay as it is, pip install --no-deps grad-cam ttach and '
+                            'what they then miss') from error
+    return getattr(pytorch_grad_cam, METHODS[method])
+
+
+def find_class(target: Union[int, str], count: int, class_names: Optional[Sequence[str]] = None) -> int:
+    """A class's index from its index or name.
+
+    Args:
+        target (int | str): An index, also as text, or a name; capital letters do not matter.
+        count (int): Number of classes.
+        class_names (Sequence[str], optional): If known.
+
+    Raises:
+        AnalysisError: Out of range, or no such name; lists the choices.
+    """
+    text = str(target)
+    if isinstance(target, str) and class_names:
+        names = [name.lower() for name in class_names]
+        if text.lower() in names:
+            return names.index(text.lower())
+    if not text.lstrip('-').isdigit():
+        if not class_names:
+            raise AnalysisError(f'target {target!r}: the checkpoint does not tell the names of its {count} classes, '
+                                f'expected an index, 0 to {count - 1}')
+        near = difflib.get_close_matches(text, class_names, SHOWN) if count > SHOWN else class_names
+        raise AnalysisError(f'no class is called {target!r}, expected an index, 0 to {count - 1}, or one of '
+                            f'{", ".join(near or class_names[:SHOWN])}{", ..." if count > SHOWN else ""}')
+    if not 0 <= int(text) < count:
+        raise AnalysisError(f'target {target}: the classifier has {count} classes, expected 0 to {count - 1}')
+    return int(text)
+
+
+@torch.no_grad()
+def class_scores(model: nn.Module, image: Tensor) -> Tensor:
+    """Probabilities ``(classes, )`` that a classifier gives for an image ``(1, 3, H, W)``.
+
+    Raises:
+        AnalysisError: The network is no classifier, or does not take the image.
+    """
+    # Of detectors and segmentors, forward gives raw maps.
+    head = getattr(model, 'head', None)
+    if backbone_of(model) is not model and not isinstance(head, nn.Module):
+        raise AnalysisError(f'{describe(model)} is no classifier: a class activation map shows what speaks for the '
+                            'class of a whole picture')
+    try:
+        scores = model(image)
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        raise AnalysisError(f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, '
+                            f'width): {error}') from error
+    if not isinstance(scores, Tensor) or scores.ndim != 2:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise AnalysisError(f'{describe(model)} gives {got}, expected a classifier that gives scores (B, classes)')
+    return scores[0].double().softmax(0)
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients of parameters, undone afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def class_activation_map(model: nn.Module, image: Tensor, target: Union[None, int, str] = None,
+                         layer: Optional[str] = None, method: str = 'gradcam',
+                         class_names: Optional[Sequence[str]] = None) -> ClassMap:
+    """What in an image speaks for a class.
+
+    Args:
+        model (nn.Module): A classifier of mmpretrain, with one of this project's backbones or another, or of timm.
+        image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, normalised.
+        target (int | str, optional): The class, by index or name. Default: the predicted one.
+        layer (str, optional): A module of the backbone by its name. Default: the last block that gives a map; where the
+            class does not depend on it, since only a class token is read after it, that block's first norm.
+        method (str): A name of ``METHODS``.
+        class_names (Sequence[str], optional): To find ``target`` by name.
+
+    Raises:
+        AnalysisError: No classifier, or no such class, layer or method; a layer that the class does not depend on; the
+            library is not installed.
+    """
+    library = load_method(method)
+    image = as_single(model, image)
+    with _in_evaluation(model):
+        scores = class_scores(model, image)
+        prediction = int(scores.argmax())
+        target = prediction if target is None else find_class(target, len(scores), class_names)
+        block, maps = list(collect_features(model, image, None if layer is None else [layer]).items())[-1]
+        if maps.shape[2:].numel() == 1:
+            raise AnalysisError(f'the map at {block} of {describe(model)} is a single position for an image of '
+                                f'{tuple(image.shape[2:])} pixels: give a larger size, or name an earlier layer')
+        children = dict(find_layers(model, [block])[block].named_children())
+        choices = [block, *(f'{block}.{norm}' for norm in FIRST_NORMS if norm in children and layer is None)]
+        for name in choices:
+            values = _run(library, model, image, target, name)
+            if values is not None:
+                return ClassMap(values, name, target, scores[target].item(), prediction, scores[prediction].item())
+    raise AnalysisError(f'the score of class {target} does not depend on the map at {" or ".join(choices)} of '
+                        f'{describe(model)}, as where only a class token is read after it: name an earlier layer')
+
+
+def _run(library: type, model: nn.Module, image: Tensor, target: int, name: str) -> Optional[np.ndarray]:
+    """The library's map ``(H, W)`` for one layer; ``None`` if the class does not depend on that layer."""
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    module = find_layers(model, [name])[name]
+    with recording_grid(backbone_of(model)) as grid, torch.enable_grad():
+        cam = library(model, [module], reshape_transform=lambda output: as_map(module, output, grid.get('grid')))
+        try:
+            values = cam(image.detach().clone().requires_grad_(), [ClassifierOutputTarget(target)])[0]
+        except AttributeError:
+            if cam.activations_and_grads.gradients:
+                raise
+            return None  # the library has no case for a layer whose output nothing uses
+        finally:
+            gradients = list(cam.activations_and_grads.gradients)
+            cam.activations_and_grads.release()
+    if cam.uses_gradients and not any(gradient.any() for gradient in gradients):
+        return None
+    return values
+
+
+def describe_class_map(found: ClassMap, class_names: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+    """The numbers of a :class:`ClassMap` for a JSON file.
+
+    ``peak``: row and column of the strongest pixel, as parts of the height and width; ``null`` for an empty map.
+    ``area_above_half``: part of the pixels with at least half of its value.
+    """
+    peak = np.unravel_index(found.values.argmax(), found.values.shape)
+    empty = not found.values.any()
+    return dict(
+        layer=found.layer, target=found.target, target_name=name_of(found.target, class_names), score=found.score,
+        prediction=found.prediction, prediction_name=name_of(found.prediction, class_names),
+        prediction_score=found.prediction_score,
+        peak=None if empty else [(place + 0.5) / side for place, side in zip(peak, found.values.shape)],
+        area_above_half=float((found.values >= 0.5).mean()))
+
+
+def name_of(index: int, class_names: Optional[Sequence[str]]) -> str:
+    """A class's name, or its number where names are not known."""
+    return class_names[index] if class_names and index < len(class_names) else f'class {index}'
+
+
+def draw_class_maps(pictures: Sequence[np.ndarray], maps: Sequence[Sequence[ClassMap]],
+                    class_names: Optional[Sequence[str]] = None, title: Optional[str] = None) -> Figure:
+    """Pictures side by side, and below each its maps.
+
+    Args:
+        pictures (Sequence[np.ndarray]): ``(H, W, 3)`` uint8 RGB each.
+        maps (Sequence[Sequence[ClassMap]]): The maps of each picture, of the same layers and, but for the class
+            predicted for each, the same targets for all.
+        class_names (Sequence[str], optional): If known.
+        title (str, optional): Of the figure.
+    """
+    cells: List[List[np.ndarray]] = [list(pictures)]
+    row_titles = ['picture']
+    for row in zip(*maps):
+        cells.append([overlay(picture, found.values, (0., 1.)) for picture, found in zip(pictures, row)])
+        predicted = all(found.target == found.prediction for found in row)
+        what = 'the class above' if predicted else name_of(row[0].target, class_names)
+        row_titles.append(f'for {what}\n{short_name(row[0].layer)}')
+    column_titles = [f'{name_of(found[0].prediction, class_names)} {found[0].prediction_score:.0%}' for found in maps]
+    return draw_grid(cells, row_titles, column_titles, title, 'class activation, of the largest', (0., 1.), side=1.6)

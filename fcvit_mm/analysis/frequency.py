@@ -1,0 +1,235 @@
+"""Oversmoothing: how much of a layer's features is more than their mean, and at which frequencies.
+
+Source: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis", ICLR 2022,
+OpenReview O476oWmiNNp, section 2. Of ``N`` tokens ``x``, with ``F`` the discrete Fourier transform over the tokens,
+``DC(x) = F^-1 diag(1, 0, ..., 0) F x`` keeps the zero frequency, which is the tokens' mean at every position, and
+``HC(x) = x - DC(x)`` all others. Their measure per layer is ``log(|HC(x)| / |DC(x)|)`` with Frobenius norms. By
+Parseval's theorem that is half the logarithm of the ratio of the energies at these frequencies. With depth it falls
+towards minus infinity where a network smooths too much: its tokens become alike.
+
+The paper counts all tokens. Here class, distillation and register tokens are left out, so that networks with and
+without them compare, and what is left is a map with frequencies in two dimensions.
+"""
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .plots import COLORMAP, SMALL, draw_grid, draw_lines, new_figure
+from .probe import AnalysisError, collect_features
+from .statistics import pairwise_cosine
+
+#: What float64 resolves. Energies and amplitudes below this part of the largest count as this part, so that
+#: logarithms stay finite: a log ratio lies within -36.04 and 36.04.
+RESOLUTION = torch.finfo(torch.float64).eps
+#: Layers side by side in a figure of spectra.
+COLUMNS = 8
+
+
+class LayerFrequencies(NamedTuple):
+    """What :func:`oversmoothing` finds of one layer: means over the pictures.
+
+    Attributes:
+        grid (tuple[int]): Height and width of its map, for the first picture.
+        log_ratio (float): ``log(|HC| / |DC|)``.
+        high_share (float): Part of the energy that is not the mean's, 0 to 1: ``|HC|^2 / (|HC|^2 + |DC|^2)``.
+        cosine (float): Mean cosine similarity of two different tokens.
+        spectrum (Tensor): ``(H, W)``, see :func:`log_spectrum`; of pictures of other sizes resampled to the first's.
+        profile (Tensor): See :func:`ring_profile`.
+    """
+    grid: Tuple[int, int]
+    log_ratio: float
+    high_share: float
+    cosine: float
+    spectrum: Tensor
+    profile: Tensor
+
+
+def energies(maps: Tensor) -> Tuple[Tensor, Tensor]:
+    """Energy of the mean over the positions and of what is left, ``|DC|^2`` and ``|HC|^2``, of each image.
+
+    Args:
+        maps (Tensor): ``(B, C, H, W)``.
+
+    Returns:
+        tuple[Tensor, Tensor]: ``(B, )`` in float64 each; sums over channels and positions.
+    """
+    tokens = maps.double().flatten(2)
+    mean = tokens.mean(2, keepdim=True)
+    low = tokens.shape[2] * mean.square().sum((1, 2))
+    return low, (tokens - mean).square().sum((1, 2))
+
+
+def log_ratio(maps: Tensor) -> Tensor:
+    """``log(|HC| / |DC|)`` of each image, natural logarithm (OpenReview O476oWmiNNp, section 2).
+
+    -36.04 where all positions are equal, 36.04 where their mean is zero; 0 for a map of zeros.
+
+    Args:
+        maps (Tensor): ``(B, C, H, W)``.
+
+    Returns:
+        Tensor: ``(B, )``.
+    """
+    low, high = energies(maps)
+    least = (RESOLUTION**2 * (low + high)).clamp(min=torch.finfo(torch.float64).tiny)
+    return (high.maximum(least).log() - low.maximum(least).log()) / 2
+
+
+def high_share(maps: Tensor) -> Tensor:
+    """Part of each image's energy that is not its mean's; 0 for a map of zeros. ``(B, C, H, W)`` to ``(B, )``."""
+    low, high = energies(maps)
+    return high / (low + high).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def token_cosine(maps: Tensor) -> Tensor:
+    """Mean cosine similarity of two different positions' features, of each image.
+
+    ``sum over i != j of cos(x_i, x_j) / (N (N - 1))``; a position of zeros has similarity 0 to all. It is the measure
+    of Gong et al., "Vision Transformers with Patch Diversification", arXiv 2104.12753, section 3, without the magnitude
+    taken of each cosine. 1: all point the same way. NaN for a single position.
+
+    Args:
+        maps (Tensor): ``(B, C, H, W)``.
+
+    Returns:
+        Tensor: ``(B, )`` in float64.
+    """
+    return pairwise_cosine(maps.double().flatten(2).transpose(1, 2))
+
+
+def log_spectrum(maps: Tensor) -> Tensor:
+    """Logarithm of the amplitude at each frequency, less that at frequency zero; mean over channels and images.
+
+    Source: Park and Kim, "How Do Vision Transformers Work?", arXiv 2202.06709, section 3.1 (relative log amplitude).
+
+    Args:
+        maps (Tensor): ``(B, C, H, W)``.
+
+    Returns:
+        Tensor: ``(H, W)`` in float64, natural logarithm. Frequency zero, whose value is 0, stands in the middle
+        (``[H // 2, W // 2]``); the edges are half a cycle per position, that is pi.
+    """
+    amplitude = torch.fft.fft2(maps.double()).abs()
+    largest = amplitude.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    spectrum = amplitude.maximum(RESOLUTION * largest).log().mean((0, 1))
+    return torch.fft.fftshift(spectrum - spectrum[0, 0])
+
+
+def ring_profile(spectrum: Tensor) -> Tensor:
+    """Mean of a centred spectrum over the frequencies of like magnitude.
+
+    The magnitude is the larger of the two directions', so that rings are squares and each frequency is in one.
+
+    Args:
+        spectrum (Tensor): ``(H, W)``.
+
+    Returns:
+        Tensor: ``(min(H, W) // 2 + 1, )``, in equal steps from frequency zero to pi.
+    """
+    rings = min(spectrum.shape) // 2 + 1
+    rows, columns = (torch.fft.fftshift(torch.fft.fftfreq(side)).abs() for side in spectrum.shape)
+    index = (2 * torch.maximum(rows[:, None], columns) * (rings - 1)).round().long().flatten()
+    sums = torch.zeros(rings, dtype=spectrum.dtype).index_add_(0, index, spectrum.cpu().flatten())
+    return sums / index.bincount(minlength=rings)
+
+
+def oversmoothing(model: nn.Module, images: Sequence[Tensor],
+                  layers: Optional[Sequence[str]] = None) -> Dict[str, LayerFrequencies]:
+    """Frequencies in the feature maps of a network's layers.
+
+    Args:
+        model (nn.Module): A backbone, or a classifier, detector or segmentor with one, or a model of timm.
+        images (Sequence[Tensor]): ``(3, H, W)`` or ``(B, 3, H, W)`` each, normalised; their sizes may differ.
+        layers (Sequence[str], optional): Names of modules in the backbone. Default: its blocks.
+
+    Returns:
+        dict[str, LayerFrequencies]: By layer, in the order in which they run.
+
+    Raises:
+        AnalysisError: No such layer, an image that the network does not take, or no images.
+    """
+    found: Dict[str, List[LayerFrequencies]] = {}
+    for image in images:
+        for name, maps in collect_features(model, image, layers).items():
+            spectrum = log_spectrum(maps)
+            found.setdefault(name, []).append(LayerFrequencies(
+                tuple(maps.shape[2:]), log_ratio(maps).mean().item(), high_share(maps).mean().item(),
+                token_cosine(maps).mean().item(), spectrum, spectrum))
+    if not found:
+        raise AnalysisError('there are no images, expected at least one')
+    return {name: _mean(values) for name, values in found.items()}
+
+
+def _mean(values: List[LayerFrequencies]) -> LayerFrequencies:
+    grid = values[0].grid
+    # The axes are frequencies, from -pi to pi whatever the size.
+    spectra = [value.spectrum if value.grid == grid else
+               F.interpolate(value.spectrum[None, None], grid, mode='bilinear', align_corners=False)[0, 0]
+               for value in values]
+    spectrum = torch.stack(spectra).mean(0).cpu()
+    numbers = torch.tensor([value[1:4] for value in values], dtype=torch.float64).mean(0).tolist()
+    return LayerFrequencies(grid, *numbers, spectrum, ring_profile(spectrum))
+
+
+def describe_frequencies(found: Dict[str, LayerFrequencies]) -> List[Dict[str, Any]]:
+    """The numbers of :func:`oversmoothing` for a JSON file, one row a layer."""
+    return [dict(layer=name, grid=layer.grid, log_ratio=layer.log_ratio, high_share=layer.high_share,
+                 token_cosine=layer.cosine, relative_log_amplitude=layer.profile) for name, layer in found.items()]
+
+
+def draw_oversmoothing(networks: Dict[str, Dict[str, LayerFrequencies]]) -> Figure:
+    """Ratio of frequencies, similarity of tokens and the highest frequencies by layer, one line a network.
+
+    Args:
+        networks (dict[str, dict]): What :func:`oversmoothing` gave, by the names for the legend.
+    """
+    panels = (
+        ('log(|HC| / |DC|)', 'Energy beside the mean', lambda layer: layer.log_ratio),
+        ('cosine similarity', 'Similarity of tokens', lambda layer: layer.cosine),
+        ('log amplitude, relative to frequency 0', 'Highest frequencies', lambda layer: layer.profile[-1].item()),
+    )
+    figure = new_figure(10.5, 3.5 if len(networks) > 1 else 3.2)
+    for axes, (ylabel, title, value) in zip(figure.subplots(1, 3), panels):
+        draw_lines(axes, {label: [value(layer) for layer in found.values()] for label, found in networks.items()},
+                   ylabel, 'block', title, legend=False)
+        for place in _stage_ends(next(iter(networks.values()))):
+            axes.axvline(place, color='#999999', linewidth=0.8, linestyle=':', zorder=0.5)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), 4), frameon=False,
+                  fontsize=SMALL)
+    return figure
+
+
+def _stage_ends(found: Dict[str, LayerFrequencies]) -> List[float]:
+    """Where on the axis of layers, counted from 1, the maps become smaller."""
+    grids = [layer.grid for layer in found.values()]
+    return [i + 0.5 for i in range(1, len(grids)) if grids[i] != grids[i - 1]]
+
+
+def draw_spectra(found: Dict[str, LayerFrequencies], title: Optional[str] = None) -> Figure:
+    """The centred spectra of a network's layers, in rows by stage.
+
+    Args:
+        found (dict[str, LayerFrequencies]): What :func:`oversmoothing` gave.
+        title (str, optional): Of the figure.
+    """
+    rows, titles = [], []
+    for stage, layers in _by_stage(found).items():
+        for start in range(0, len(layers), COLUMNS):
+            rows.append([found[name].spectrum for name in layers[start:start + COLUMNS]])
+            height, width = found[layers[start]].grid
+            blocks = f'blocks {start + 1} to {start + len(rows[-1])}'
+            titles.append(f'{stage}{blocks}\n{height} x {width}')
+    return draw_grid(rows, titles, title=title, label='log amplitude, relative to frequency 0', colormap=COLORMAP)
+
+
+def _by_stage(found: Dict[str, LayerFrequencies]) -> Dict[str, List[str]]:
+    """Names of layers by the stage that they stand in, as it is written before a block's number; '' if there is one."""
+    lists: Dict[str, List[str]] = {}
+    for name in found:
+        lists.setdefault(name.rpartition('.')[0], []).append(name)
+    return {f'stage {i + 1}, ' if len(lists) > 1 else '': names for i, names in enumerate(lists.values())}

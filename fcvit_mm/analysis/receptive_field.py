@@ -1,0 +1,205 @@
+"""Effective receptive field: which pixels a position of a feature map rests on, and how much on each.
+
+Source: Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016,
+arXiv 1701.04128, section 2: the gradient of the centre position of a layer's output, with 1 at each of its channels and
+0 elsewhere, with respect to the input. Its magnitude, summed over the colours and averaged over pictures, is the map
+here; divided by its sum, the mass that each pixel holds.
+"""
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from .plots import COLORMAP, COLORS, MARKERS, SMALL, TEXT, TITLE, new_figure, style_axes
+from .probe import AnalysisError, as_single, collect_features, describe, find_layers, recording_features, run_backbone
+from .similarity import short_name
+
+#: Parts of the mass whose squares are reported.
+SHARES = (0.5, 0.95)
+#: Stages of a network whose blocks all have one size: so many layers, evenly spread.
+PLAIN_STAGES = 4
+#: The darkest colour of a map stands for this part of its largest value, and less.
+FLOOR = 1e-4
+
+
+class Square(NamedTuple):
+    """A square in a picture: pixels above and left of it, and of its side."""
+    top: int
+    left: int
+    side: int
+
+
+class ReceptiveField(NamedTuple):
+    """What :func:`receptive_fields` finds of one layer.
+
+    Attributes:
+        mass (np.ndarray): ``(H, W)`` of the input, sums to 1.
+        grid (tuple[int]): Height and width of the layer's map.
+        position (tuple[int]): Row and column in that map whose gradient it is.
+        shares (np.ndarray): ``[s - 1]`` is the largest part of the mass in any square of side ``s``.
+        squares (dict[float, Square]): The smallest square that holds each part of ``SHARES``.
+        reach (tuple[int]): Height and width of the least rectangle outside which the gradient is 0.
+    """
+    mass: np.ndarray
+    grid: Tuple[int, int]
+    position: Tuple[int, int]
+    shares: np.ndarray
+    squares: Dict[float, Square]
+    reach: Tuple[int, int]
+
+
+def stage_layers(names: Sequence[str]) -> Tuple[str, ...]:
+    """Of a network's blocks the last of each stage, or four, evenly spread, where all stand in one list."""
+    last = {name.rpartition('.')[0]: name for name in names}
+    if len(last) > 1:
+        return tuple(last.values())
+    count = min(PLAIN_STAGES, len(names))
+    return tuple(names[len(names) * (i + 1) // count - 1] for i in range(count))
+
+
+def square_shares(mass: np.ndarray) -> Tuple[np.ndarray, List[Tuple[int, int]]]:
+    """The square of each side that holds most of a map, wherever it stands.
+
+    Args:
+        mass (np.ndarray): ``(H, W)``, not negative.
+
+    Returns:
+        tuple[np.ndarray, list[tuple[int, int]]]: For the sides 1 to ``max(H, W)`` the part of the mass, and the row and
+        column of the square's first pixel. Where a square is larger than the picture, what it has of that counts.
+    """
+    side = max(mass.shape)
+    padded = np.zeros((side + 1, side + 1))
+    padded[1:mass.shape[0] + 1, 1:mass.shape[1] + 1] = mass / mass.sum()
+    table = padded.cumsum(0).cumsum(1)  # the sum of any rectangle from its four corners
+    shares, corners = np.empty(side), []
+    for s in range(1, side + 1):
+        sums = table[s:, s:] - table[:-s, s:] - table[s:, :-s] + table[:-s, :-s]
+        corner = np.unravel_index(sums.argmax(), sums.shape)
+        shares[s - 1] = sums[corner]
+        corners.append((int(corner[0]), int(corner[1])))
+    return shares, corners
+
+
+def receptive_fields(model: nn.Module, images: Sequence[Tensor],
+                     layers: Optional[Sequence[str]] = None) -> Dict[str, ReceptiveField]:
+    """Effective receptive fields of the centre of layers' maps.
+
+    Args:
+        model (nn.Module): A backbone, or a classifier, detector or segmentor with one, or a model of timm.
+        images (Sequence[Tensor]): ``(3, H, W)`` or ``(1, 3, H, W)`` each, normalised, all of one size.
+        layers (Sequence[str], optional): Names of modules in the backbone; best ones whose output no norm over the
+            channels has passed, for that takes out their sum, whose gradient this is. Default: those of
+            :func:`stage_layers`.
+
+    Returns:
+        dict[str, ReceptiveField]: By layer, in the order in which they run.
+
+    Raises:
+        AnalysisError: No such layer, one that gives no map or does not depend on the input, images of several sizes,
+            or none.
+    """
+    sums: Dict[str, Tensor] = {}
+    grids: Dict[str, Tuple[int, int]] = {}
+    size = None
+    for image in images:
+        image = as_single(model, image).detach().clone().requires_grad_()
+        size = size or image.shape
+        if image.shape != size:
+            raise AnalysisError(f'images of {tuple(size[2:])} and {tuple(image.shape[2:])} pixels (height, width), '
+                                'expected one size, for their maps are averaged: give a size')
+        if layers is None:
+            layers = stage_layers(list(collect_features(model, image)))
+        for name, gradient in _gradients(model, image, layers, grids).items():
+            sums[name] = sums.get(name, 0) + gradient
+    if size is None:
+        raise AnalysisError('there are no images, expected at least one')
+    return {name: _measure(model, name, total.cpu().numpy(), grids[name]) for name, total in sums.items()}
+
+
+def _gradients(model: nn.Module, image: Tensor, layers: Sequence[str], grids: dict) -> Dict[str, Tensor]:
+    """Magnitude of the gradient, ``(H, W)`` in float64, of each layer; sizes of their maps go into ``grids``."""
+    with torch.enable_grad(), recording_features(model, layers) as features:
+        run_backbone(model, image)
+    missing = [name for name in find_layers(model, layers) if name not in features]
+    if missing:
+        raise AnalysisError(f'{describe(model)} gives no map (B, C, H, W), nor tokens of patches, at '
+                            f'{", ".join(missing)}: name other layers')
+    found = {}
+    for name, maps in features.items():
+        grids[name] = tuple(maps.shape[2:])
+        centre = maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
+        gradient, = torch.autograd.grad(centre, image, retain_graph=True, allow_unused=True) \
+            if centre.requires_grad else (None, )
+        if gradient is None:
+            raise AnalysisError(f'{name} of {describe(model)} does not depend on the image: name another layer')
+        found[name] = gradient[0].double().abs().sum(0)
+    return found
+
+
+def _measure(model: nn.Module, name: str, mass: np.ndarray, grid: Tuple[int, int]) -> ReceptiveField:
+    if not 0 < mass.sum() < np.inf:
+        raise AnalysisError(f'the gradients of {name} of {describe(model)} add up to {mass.sum()}: name another layer')
+    mass = mass / mass.sum()
+    shares, corners = square_shares(mass)
+    squares = {}
+    for share in SHARES:
+        index = int(np.argmax(shares >= share - 1e-9))
+        squares[share] = Square(*corners[index], index + 1)
+    rows, columns = np.flatnonzero(mass.any(1)), np.flatnonzero(mass.any(0))
+    reach = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
+    return ReceptiveField(mass, grid, (grid[0] // 2, grid[1] // 2), shares, squares, reach)
+
+
+def describe_fields(found: Dict[str, ReceptiveField]) -> List[Dict[str, Any]]:
+    """The numbers of :func:`receptive_fields` for a JSON file, one row a layer; sides in pixels of the input."""
+    return [dict(layer=name, grid=field.grid, position=field.position, input=field.mass.shape,
+                 side_of_share={f'{share:g}': square.side for share, square in field.squares.items()},
+                 reach=field.reach, share_by_side=field.shares.round(6)) for name, field in found.items()]
+
+
+def draw_fields(found: Dict[str, ReceptiveField], title: Optional[str] = None) -> Figure:
+    """The map of each layer with its squares, and how the mass grows with the side of the square.
+
+    Args:
+        found (dict[str, ReceptiveField]): What :func:`receptive_fields` gave.
+        title (str, optional): Of the figure.
+    """
+    columns = max(len(found), 2)
+    figure = new_figure(2.35 * columns + 0.9, 5.4, title)
+    figure.get_layout_engine().set(hspace=0.06)
+    places = figure.add_gridspec(2, columns, height_ratios=(1, 0.95))
+    maps = []
+    for i, (name, field) in enumerate(found.items()):
+        axes = figure.add_subplot(places[0, i])
+        maps.append(axes)
+        picture = axes.imshow(np.maximum(field.mass / field.mass.max(), FLOOR), cmap=COLORMAP,
+                              norm=LogNorm(FLOOR, 1), interpolation='nearest')
+        for square, style in zip(field.squares.values(), ('-', '--')):
+            axes.add_patch(Rectangle((square.left - 0.5, square.top - 0.5), square.side, square.side, fill=False,
+                                     edgecolor='white', linewidth=1.4, linestyle=style))
+        axes.set(xticks=[], yticks=[], xlim=(-0.5, field.mass.shape[1] - 0.5), ylim=(field.mass.shape[0] - 0.5, -0.5))
+        axes.set_title(f'{short_name(name)}\nmap {field.grid[0]} x {field.grid[1]}', fontsize=TEXT)
+        sides = ', '.join(f'{share:.0%} in {square.side}' for share, square in field.squares.items())
+        axes.set_xlabel(f'{sides} pixels', fontsize=SMALL)
+    bar = figure.colorbar(picture, ax=maps, shrink=0.85, aspect=18, pad=0.01, extend='min')
+    bar.set_label('gradient, of the largest', fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.outline.set_visible(False)
+    axes = figure.add_subplot(places[1, :])
+    for i, (name, field) in enumerate(found.items()):
+        sides = np.arange(1, len(field.shares) + 1)
+        axes.plot(sides, 100 * field.shares, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
+                  markevery=(i, max(len(sides) // 12, 1)), markersize=4, linewidth=1.5,
+                  label=short_name(name))
+    for share, style in zip(SHARES, ('-', '--')):
+        axes.axhline(100 * share, color='#666666', linewidth=0.9, linestyle=style)
+    style_axes(axes, 'side of the square, pixels', 'gradient inside, %')
+    axes.set_title('Smallest square that holds a part of the gradient', fontsize=TITLE)
+    axes.set(ylim=(0, 102), xlim=(0, None))
+    axes.legend(frameon=False, fontsize=SMALL, loc='lower right')
+    return figure

@@ -1,0 +1,312 @@
+"""All analyses of one network as one HTML page; what does not apply to it says why."""
+import datetime
+import tempfile
+from pathlib import Path
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from ..checkpoints import read_checkpoint
+from ..engine.config import load_config
+from ..engine.drawing import build_artist
+from ..engine.network import Network, Prepared, read_picture
+from ..models.layers import count_parameters
+from ..version import __version__
+from .cam import class_activation_map, class_scores, describe_class_map, draw_class_maps, name_of
+from .frequency import draw_oversmoothing, draw_spectra, oversmoothing
+from .page import Picture, Section, Table, render
+from .plots import draw_grid, figure_png
+from .probe import AnalysisError, backbone_of, collect_features
+from .receptive_field import SHARES, draw_fields, receptive_fields, stage_layers
+from .similarity import attention_maps, draw_attention, draw_similarity, short_name, similarity_maps
+from .statistics import MEASURES, attention_statistics, draw_statistics, mean_statistics
+
+#: Where queries of attention maps stand, from the top and from the left.
+QUERIES = ((0.5, 0.5), (0.15, 0.15), (0.85, 0.6))
+#: Pictures that are drawn; the numbers are means over all.
+DRAWN = 4
+#: Classes with the highest scores that are listed.
+TOP_CLASSES = 3
+#: Dots per inch of the figures.
+DPI = 110
+
+
+class Subject(NamedTuple):
+    """What a report is about.
+
+    Attributes:
+        network (Network): From :func:`fcvit_mm.engine.network.load_network`.
+        config (str): What it was loaded from.
+        paths (Sequence[str]): Pictures, ...
+        originals (Sequence[np.ndarray]): ... as they are, ...
+        prepared (Sequence[Prepared]): ... and as the network sees them.
+    """
+    network: Network
+    config: str
+    paths: Sequence[str]
+    originals: Sequence[np.ndarray]
+    prepared: Sequence[Prepared]
+
+    @property
+    def images(self) -> List[torch.Tensor]:
+        return [each.image for each in self.prepared]
+
+    @property
+    def labels(self) -> List[str]:
+        """Of the pictures that are drawn, for their names may be long."""
+        return [f'picture {i + 1}' for i in range(len(self.paths[:DRAWN]))]
+
+    def name(self, index: int) -> str:
+        """Of a picture in tables."""
+        return f'{index + 1}: {Path(self.paths[index]).name}'
+
+
+def write_report(network: Network, config: str, paths: Sequence[str],
+                 size: Optional[Sequence[int]] = None) -> str:
+    """The page about a network and some pictures.
+
+    Args:
+        network (Network): From :func:`fcvit_mm.engine.network.load_network`: a classifier, detector or segmentor.
+        config (str): What it was loaded from.
+        paths (Sequence[str]): Pictures. Numbers are means over all, the first few are drawn.
+        size (Sequence[int], optional): Height and width that pictures are brought to. Default: as the network is
+            tested.
+
+    Returns:
+        str: HTML, complete in itself.
+
+    Raises:
+        AnalysisError: No pictures.
+        InputError: A picture does not decode.
+    """
+    if not paths:
+        raise AnalysisError('there are no pictures, expected at least one')
+    originals = [read_picture(path) for path in paths]
+    subject = Subject(network, config, paths, originals, [network.prepare(each, size) for each in originals])
+    sections = [_section(title, source, make, subject) for title, source, make in SECTIONS]
+    lead = (f'What the network looks at, what depth does to its features and what its decisions rest on, measured on '
+            f'{_count(len(paths), "picture")} by fcvit_mm {__version__}.')
+    return render(f'Analysis of {network.name}', lead, sections)
+
+
+def _section(title: str, source: Optional[str], make: Callable[[Subject], Section], subject: Subject) -> Section:
+    try:
+        return make(subject)._replace(title=title, source=source)
+    except AnalysisError as error:
+        return Section(title, reason=f'{str(error).rstrip(".")}.')
+
+
+def _picture(figure, caption: str) -> Picture:
+    return Picture(figure_png(figure, DPI), caption)
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}{"" if number == 1 else "s"}'
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return '–' if value is None or value != value else f'{value:.{digits}f}'
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f'{shape[0]} x {shape[1]}'
+
+
+def _model(subject: Subject) -> Section:
+    network, backbone = subject.network, backbone_of(subject.network.model)
+    sizes = list(dict.fromkeys(_size(image.shape[2:]) for image in subject.images))
+    weights = network.checkpoint or 'random: no checkpoint was given'
+    if network.checkpoint:
+        written = datetime.datetime.fromtimestamp(Path(network.checkpoint).stat().st_mtime)
+        weights += f', written {written:%Y-%m-%d %H:%M}'
+    rows = [('configuration', subject.config), ('weights', weights), ('task', network.task),
+            ('model', type(network.model).__name__), ('backbone', type(backbone).__name__),
+            ('parameters', f'{count_parameters(network.model):,}, of which the backbone {count_parameters(backbone):,}'
+             if backbone is not network.model else f'{count_parameters(backbone):,}'),
+            ('pictures', ', '.join(f'{i}: {path}' for i, path in enumerate(subject.paths, 1))),
+            ('size of the input, height x width', ', '.join(sizes)),
+            ('software', f'fcvit_mm {__version__}, torch {torch.__version__}'),
+            ('date', f'{datetime.datetime.now():%Y-%m-%d %H:%M}')]
+    return Section('', tables=[Table('', (), rows)])
+
+
+def _predictions(subject: Subject) -> Section:
+    network = subject.network
+    if network.task != 'classification':
+        figure = draw_grid([_drawn_predictions(subject)], column_titles=subject.labels,
+                           side=3.2 if len(subject.paths) < 3 else 2.4)
+        what = ('Boxes and masks with a score of at least 0.3.' if network.task == 'detection' else
+                'The class of each pixel, in colours over the picture.')
+        return Section('', [what], figures=[_picture(figure, f'What the {network.task} model predicts')])
+    rows = []
+    for i, image in enumerate(subject.images):
+        scores = class_scores(network.model, image)
+        best = scores.topk(min(TOP_CLASSES, len(scores)))
+        rows.append([subject.name(i), *(f'{name_of(index, network.class_names)} {score:.1%}' for score, index in
+                                        zip(best.values.tolist(), best.indices.tolist()))])
+    header = ['picture', *('first', 'second', 'third')[:len(rows[0]) - 1]]
+    figure = draw_grid([[each.picture for each in subject.prepared[:DRAWN]]],
+                       column_titles=[f'{label}\n{row[1]}' for label, row in zip(subject.labels, rows)], side=1.7)
+    return Section('', ['The pictures as the network sees them, resized and cropped as it is tested, and the classes '
+                        'with the highest scores (softmax).'],
+                   figures=[_picture(figure, 'Pictures and the class predicted for each')],
+                   tables=[Table('Scores', header, rows)])
+
+
+def _drawn_predictions(subject: Subject) -> List[np.ndarray]:
+    """Boxes, masks or labels on the first pictures, by the inferencers of the libraries."""
+    network = subject.network
+    if network.checkpoint is None:
+        raise AnalysisError(f'{network.name} has random weights, which predict nothing: give a checkpoint')
+    meta = read_checkpoint(network.checkpoint).get('meta')
+    content = dict(state_dict=network.model.state_dict(),
+                   meta=dict(dataset_meta=meta.get('dataset_meta', {}) if isinstance(meta, dict) else {}))
+    with tempfile.TemporaryDirectory() as folder:
+        # Weights and names alone: an inferencer would unpickle whatever else a checkpoint holds.
+        path = str(Path(folder, 'weights.pth'))
+        torch.save(content, path)
+        draw = build_artist(load_config(subject.config), path, str(subject.images[0].device))
+        return [np.ascontiguousarray(draw(np.ascontiguousarray(each[..., ::-1]))[..., ::-1])
+                for each in subject.originals[:DRAWN]]
+
+
+def _similarity(subject: Subject) -> Section:
+    figures = []
+    for label, prepared in zip(subject.labels, subject.prepared):
+        maps = similarity_maps(subject.network.model, prepared.image)
+        figures.append(_picture(draw_similarity(maps, prepared.picture), f'Similarity over {label}, mean over the '
+                                'heads, by stage and token mix'))
+    last = next(reversed(maps)).partition('.blocks')[0]
+    chosen = {name: values for name, values in maps.items() if name.startswith(f'{last}.')}
+    figures.append(_picture(draw_similarity(chosen, prepared.picture, heads=True),
+                            f'Similarity over {label}, the last stage by head'))
+    return Section(
+        '', ['FCViT adds one context vector per image, weighed at every position by how similar that position is to '
+             'the mean of the image. The maps show these weights: orange positions are like the image as a whole and '
+             'receive the context, purple ones are unlike it and have it taken away.',
+             'Early stages tend to follow colours and edges; a map of a late stage that sets the object apart from its '
+             'ground says that the network knows which positions belong together. Heads that look alike do the same '
+             'work twice.'], figures=figures)
+
+
+def _attention(subject: Subject) -> Section:
+    figures = []
+    for label, prepared in zip(subject.labels, subject.prepared):
+        maps = attention_maps(subject.network.model, prepared.image, QUERIES)
+        figures.append(_picture(draw_attention(maps, prepared.picture, QUERIES), f'What the ringed patch of {label} '
+                                'attends to, mean over the heads'))
+    return Section(
+        '', ['Each row is one query, the patch under the ring; each column a layer. Colours show how much that patch '
+             'takes from every other, in parts of the largest.',
+             'Rows that look alike in a layer mean that the query hardly matters there: all patches look at the same '
+             'places. That observation is what FCViT was made from.'], figures=figures)
+
+
+def _statistics(subject: Subject) -> Section:
+    found = mean_statistics([attention_statistics(subject.network.model, image) for image in subject.images])
+    layers = list(found.layers.values())
+    first, last = layers[0], layers[-1]
+    findings = []
+    if found.kind == 'attention':
+        findings.append(f'Cosine similarity of the maps of two queries: {_number(first["query_cosine"], 2)} in the '
+                        f'first layer, {_number(last["query_cosine"], 2)} in the last.')
+    findings.append(f'The top tenth of the tokens has {first["top_share"]:.0%} of the weight in the first layer and '
+                    f'{last["top_share"]:.0%} in the last (10% where weight is uniform).')
+    what = 'attention' if found.kind == 'attention' else 'similarity'
+    measures = [measure for measure in MEASURES if measure not in found.by_construction]
+    table = Table(f'{what.capitalize()} by layer', ['layer', *(measure.replace('_', ' ') for measure in measures)],
+                  [[name, *(_number(values[measure]) for measure in measures)]
+                   for name, values in found.layers.items()])
+    return Section(
+        '', [f'How far the {what} maps depend on the query, how the heads differ, and how few tokens have most of the '
+             'weight. Cosines near 1 and divergences near 0: maps are alike. Entropy near 1: weight is spread '
+             'evenly; near 0: it lies on a single token.'],
+        findings, [_picture(draw_statistics({subject.network.name: found}), f'Measures of the {what} by layer')],
+        [table])
+
+
+def _oversmoothing(subject: Subject) -> Section:
+    found = oversmoothing(subject.network.model, subject.images)
+    names, layers = list(found), list(found.values())
+    lowest = min(range(len(layers)), key=lambda i: layers[i].log_ratio)
+    findings = [f'log(|HC| / |DC|) goes from {layers[0].log_ratio:.2f} in the first block to '
+                f'{layers[-1].log_ratio:.2f} in the last; it is lowest, {layers[lowest].log_ratio:.2f}, at '
+                f'{short_name(names[lowest])}. The cosine similarity of two tokens goes from '
+                f'{_number(layers[0].cosine, 2)} to {_number(layers[-1].cosine, 2)}.']
+    table = Table('Frequencies by block',
+                  ['block', 'map', 'log(|HC| / |DC|)', 'energy beside the mean', 'token cosine', 'log amplitude at pi'],
+                  [[name, _size(layer.grid), _number(layer.log_ratio), f'{layer.high_share:.1%}', _number(layer.cosine),
+                    _number(layer.profile[-1].item(), 2)] for name, layer in found.items()])
+    return Section(
+        '', ['The features of a layer are their mean over the positions (DC) and what differs from it (HC). The '
+             'ratio says how much of the second is left; where it falls with depth while the tokens become alike '
+             '(cosine towards 1), the network smooths its features away. Dotted lines stand where a pyramid halves '
+             'its maps.',
+             'The spectra show at which frequencies: the middle is frequency 0, the edges are half a cycle per '
+             'position. A bright plane keeps fine detail; a lone bright point in the dark is a map that is almost '
+             'constant.'],
+        findings,
+        [_picture(draw_oversmoothing({subject.network.name: found}), 'Frequencies and similarity of tokens by block'),
+         _picture(draw_spectra(found), 'Fourier spectrum of the feature maps of each block')], [table])
+
+
+def _receptive_field(subject: Subject) -> Section:
+    size = subject.images[0].shape
+    images = [image for image in subject.images if image.shape == size]
+    found = receptive_fields(subject.network.model, images)
+    findings = []
+    for name in (next(iter(found)), next(reversed(found))):
+        field = found[name]
+        half, most = (field.squares[share].side for share in SHARES)
+        findings.append(f'{short_name(name).capitalize()}: half of the gradient lies in a square of '
+                        f'{_count(half, "pixel")}, {SHARES[1]:.0%} in one of {most}, of an input of '
+                        f'{_size(field.mass.shape)}.')
+    note = '' if len(images) == len(subject.images) else (f' Pictures of other sizes than the first were left out: '
+                                                          f'{_count(len(images), "picture")} counted.')
+    table = Table('Side of the smallest square, pixels of the input',
+                  ['layer', 'map', *(f'{share:.0%} of the gradient' for share in SHARES), 'reach'],
+                  [[name, _size(field.grid), *(str(square.side) for square in field.squares.values()),
+                    _size(field.reach)] for name, field in found.items()])
+    return Section(
+        '', ['The pixels that the middle of each map rests on, by the magnitude of its gradient, in logarithmic '
+             'colours. The solid frame is the smallest square that holds half of it, the dashed one 95%. "Reach" is '
+             'the rectangle outside which the gradient is exactly 0: a global context or attention reaches the whole '
+             f'picture, however little it takes from there.{note}'],
+        findings, [_picture(draw_fields(found), 'Effective receptive field of each stage')], [table])
+
+
+def _cam(subject: Subject) -> Section:
+    network = subject.network
+    # Maps of a pyramid's last stage are coarse: the stage before it too.
+    layers = stage_layers(list(collect_features(network.model, subject.images[0])))
+    coarse = len({name.rpartition('.')[0] for name in layers}) > 1
+    maps = [[class_activation_map(network.model, image, layer=layer) for layer in ((layers[-2], ) if coarse else ())
+             + (None, )] for image in subject.images]
+    rows = []
+    for i, each in enumerate(maps):
+        numbers = [describe_class_map(found, network.class_names) for found in each]
+        rows += [[subject.name(i), found['prediction_name'], f'{found["prediction_score"]:.1%}', found['layer'],
+                  f'{found["area_above_half"]:.0%}'] for found in numbers]
+    table = Table('Class activation maps', ['picture', 'predicted', 'score', 'layer', 'area above half'], rows)
+    figure = draw_class_maps([each.picture for each in subject.prepared[:DRAWN]], maps[:DRAWN], network.class_names)
+    return Section(
+        '', ['Where the evidence for the predicted class lies, each map in parts of its own largest value. Evidence '
+             'beside the object means that the network goes by its surroundings. A map is as coarse as the layer that '
+             'it was taken from.'],
+        figures=[_picture(figure, 'Class activation maps for the class predicted for each picture')], tables=[table])
+
+
+#: Title, source of the method, and what makes each section.
+SECTIONS: Tuple[Tuple[str, Optional[str], Callable[[Subject], Section]], ...] = (
+    ('The network', None, _model),
+    ('Predictions', None, _predictions),
+    ('Similarity maps', 'Ma et al., arXiv 2212.12552, section 3.3 and figure 3.', _similarity),
+    ('Attention maps', 'Ma et al., arXiv 2212.12552, figure 1.', _attention),
+    ('Query-irrelevance and sparsity', 'Ma et al., arXiv 2212.12552, section 3.1.', _statistics),
+    ('Oversmoothing', 'Wang et al., ICLR 2022, OpenReview O476oWmiNNp, section 2; spectra: Park and Kim, arXiv '
+                      '2202.06709.',
+     _oversmoothing),
+    ('Effective receptive field', 'Luo et al., arXiv 1701.04128.', _receptive_field),
+    ('Class activation maps', 'Selvaraju et al., Grad-CAM, arXiv 1610.02391, by the library pytorch-grad-cam.', _cam),
+)

@@ -1,0 +1,225 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from small_networks import build, fcvit, scaled_vit
+
+from fcvit_mm.analysis.cam import (
+    METHODS,
+    class_activation_map,
+    describe_class_map,
+    draw_class_maps,
+    find_class,
+    load_method,
+)
+from fcvit_mm.analysis.plots import figure_png, plain
+from fcvit_mm.analysis.probe import AnalysisError, collect_features
+
+NAMES = ('daisy', 'dandelion', 'rose')
+
+
+class Toy(nn.Module):
+    """A convolution, the mean over the positions, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Conv2d(3, 4, 3, padding=1)])
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.blocks[0](x).mean((2, 3)))
+
+
+@pytest.fixture
+def library():
+    return pytest.importorskip('pytorch_grad_cam')
+
+
+@pytest.fixture
+def image():
+    return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def classifier(backbone):
+    """mmpretrain's classifier around a backbone."""
+    models = pytest.importorskip('mmpretrain.models')
+    heads = {4: (models.GlobalAveragePooling(), 32), 2: (None, 32)}
+    neck, channels = heads[backbone(torch.rand(1, 3, 32, 32))[-1].ndim]
+    return models.ImageClassifier(backbone, neck, models.LinearClsHead(3, channels)).eval()
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_equals_the_library(library, image, method):
+    torch.manual_seed(0)
+    network = Toy()
+    found = class_activation_map(network, image, 1, method=method)
+    kind = getattr(library, METHODS[method])
+    with kind(network, [network.blocks[0]]) as cam:
+        expected = cam(image, [lambda scores: scores[1]])[0]
+    np.testing.assert_allclose(found.values, expected, atol=1e-6)
+    scores = network(image)[0].softmax(0)
+    assert found.layer == 'blocks.0' and found.target == 1 and found.prediction == scores.argmax()
+    assert found.score == pytest.approx(scores[1].item())
+    assert found.prediction_score == pytest.approx(scores.max().item())
+
+
+def test_equals_the_definition(library, image):
+    torch.manual_seed(0)
+    network = Toy()
+    maps = network.blocks[0](image)[0].detach()
+    # The gradient of the mean of a channel is the head's weight over the number of positions, at each of them.
+    expected = (network.head.weight[2].detach()[:, None, None] * maps).sum(0).relu()
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    np.testing.assert_allclose(class_activation_map(network, image, 2).values, expected, atol=1e-5)
+
+
+def test_points_at_what_decides(library):
+    network = Toy()
+    with torch.no_grad():
+        network.blocks[0].weight.zero_()
+        network.blocks[0].bias.zero_()
+        network.blocks[0].weight[0, 0, 1, 1] = 1  # channel 0 is the red of the pixel
+        network.head.weight.zero_()
+        network.head.bias.zero_()
+        network.head.weight[2, 0] = 1  # class 2 is red
+    picture = torch.zeros(1, 3, 20, 30)
+    picture[:, 0, 4:8, 20:24] = 1
+    picture[:, 1, 12:16, 2:6] = 1
+    found = class_activation_map(network, picture, 'rose', class_names=NAMES)
+    assert found.prediction == 2
+    np.testing.assert_allclose(found.values, picture[0, 0], atol=1e-6)
+    numbers = plain(describe_class_map(found, NAMES))
+    assert numbers['target_name'] == 'rose' and numbers['area_above_half'] == pytest.approx(16 / 600)
+    assert numbers['peak'] == pytest.approx([4.5 / 20, 20.5 / 30])
+    # Nothing speaks for a class that the head weighs negatively: an empty map.
+    with torch.no_grad():
+        network.head.weight[1, 0] = -1
+    empty = class_activation_map(network, picture, 1)
+    assert not empty.values.any() and describe_class_map(empty)['peak'] is None
+    figure = draw_class_maps([np.zeros((20, 30, 3), np.uint8)] * 2, [[found, empty], [found, empty]], NAMES)
+    assert figure_png(figure).startswith(b'\x89PNG')
+
+
+def test_classifiers_of_ours(library, image):
+    network = classifier(build(fcvit, out_indices=3))
+    large = F.interpolate(image, (64, 96))
+    found = class_activation_map(network, large)
+    assert found.layer == 'stages.3.blocks.0' and found.values.shape == (64, 96) and found.values.max() > 0.9
+    named = class_activation_map(network, large, layer='backbone.stages.2.blocks.1')
+    assert named.layer == 'stages.2.blocks.1' and not np.allclose(named.values, found.values)
+    with pytest.raises(AnalysisError, match=r'stages.3.blocks.0 .* single position for an image of \(32, 32\) pixels'):
+        class_activation_map(network, image)
+    # Only the class token is read after the last block, so its first norm is where the patches still count.
+    tokens = class_activation_map(classifier(build(scaled_vit, out_type='cls_token')), image)
+    assert tokens.layer == 'stages.0.blocks.2.norm1' and tokens.values.max() > 0.9
+    with pytest.raises(AnalysisError, match='does not depend on the map at stages.0.blocks.2 .* earlier layer'):
+        class_activation_map(classifier(build(scaled_vit, out_type='cls_token')), image, layer='stages.0.blocks.2')
+
+
+def test_timm_and_maps_with_channels_last(library, image):
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(0)
+    swin = timm.create_model('swin_tiny_patch4_window7_224', img_size=32, depths=(1, 1), embed_dim=16,
+                             num_heads=(2, 2), window_size=4, num_classes=3)
+    found = class_activation_map(swin, image)
+    assert found.layer == 'layers.1.blocks.0' and found.values.shape == (32, 32)
+    # A norm in such a block gives (B, H, W, C) too.
+    maps = collect_features(swin, image, ['layers.0.blocks.0', 'layers.0.blocks.0.norm2'])
+    assert [tuple(values.shape) for values in maps.values()] == [(1, 16, 8, 8)] * 2
+    mean_pooled = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=1, num_classes=3, global_pool='avg')
+    assert class_activation_map(mean_pooled, image).layer == 'blocks.0'
+
+
+def test_model_stays_as_it_was(library, image):
+    network = Toy().train()
+    network.head.requires_grad_(False)
+    class_activation_map(network, image)
+    assert network.training and network.blocks[0].weight.requires_grad and not network.head.weight.requires_grad
+    assert network.blocks[0].weight.grad is None and not network.blocks[0]._forward_hooks
+
+
+@pytest.mark.parametrize('target, expected', [(1, 1), ('1', 1), ('rose', 2), ('Rose', 2)])
+def test_classes_by_index_and_name(target, expected):
+    assert find_class(target, 3, NAMES) == expected
+
+
+@pytest.mark.parametrize('target, names, message', [
+    ('tulip', NAMES, "no class is called 'tulip', expected an index, 0 to 2, or one of daisy, dandelion, rose"),
+    ('tulip', None, 'does not tell the names of its 3 classes, expected an index, 0 to 2'),
+    (3, NAMES, 'target 3: the classifier has 3 classes, expected 0 to 2'),
+    ('-1', NAMES, 'target -1: the classifier has 3 classes')])
+def test_classes_that_are_not_there(target, names, message):
+    with pytest.raises(AnalysisError, match=message):
+        find_class(target, 3, names)
+
+
+def test_long_lists_of_classes_are_cut():
+    names = [f'class{i}' for i in range(1000)]
+    with pytest.raises(AnalysisError, match=r'one of class999, .*, \.\.\.') as error:
+        find_class('classs999', 1000, names)
+    assert len(str(error.value)) < 500
+
+
+def test_what_has_no_class_activation_map(library, image):
+    with pytest.raises(AnalysisError, match=r"no layer 'blocks.7'.*Its blocks: blocks.0"):
+        class_activation_map(Toy(), image, layer='blocks.7')
+    with pytest.raises(AnalysisError, match="no method is called 'magic', expected one of gradcam"):
+        class_activation_map(Toy(), image, method='magic')
+    with pytest.raises(AnalysisError, match='FCViT gives tuple, expected a classifier'):
+        class_activation_map(build(fcvit), image)
+    with pytest.raises(AnalysisError, match='2 images were given'):
+        class_activation_map(Toy(), image.expand(2, -1, -1, -1))
+
+    class Aside(Toy):
+        def __init__(self):
+            super().__init__()
+            self.aside = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            self.aside(x)
+            return super().forward(x)
+
+    with pytest.raises(AnalysisError, match='does not depend on the map at aside'):
+        class_activation_map(Aside(), image, layer='aside')
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = fcvit()
+
+    with pytest.raises(AnalysisError, match='Detector with backbone FCViT is no classifier'):
+        class_activation_map(Detector(), image)
+
+
+def test_library_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
+    with pytest.raises(AnalysisError, match=r"pip install 'fcvit_mm\[analysis\]'"):
+        load_method('gradcam')
+
+
+def test_command(library, image, command, tmp_path, monkeypatch, capsys):
+    """The tool's own part: targets by name, one PNG and one JSON."""
+    import json
+
+    import cv2
+
+    from fcvit_mm.engine.network import Network, Prepared
+    cam = command('cam')
+    rng = np.random.default_rng(0)
+    for name in ('a.png', 'b.png'):
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 255, (32, 32, 3), np.uint8))
+
+    def prepare(picture, size=None):
+        return Prepared(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255, picture)
+
+    monkeypatch.setattr(cam, 'load_network', lambda config, checkpoint, device: Network(
+        'toy', Toy(), 'classification', checkpoint, prepare, NAMES))
+    cam.main(['toy.py', 'toy.pth', str(tmp_path), '--target', 'rose', '0', '--out', str(tmp_path / 'out')])
+    found = json.loads((tmp_path / 'out' / 'cam.json').read_text())
+    targets = [[each['target_name'] for each in picture['maps']] for picture in found['pictures']]
+    assert targets == [['rose', 'daisy']] * 2
+    assert capsys.readouterr().out.split() == [str(tmp_path / 'out' / name) for name in ('cam.png', 'cam.json')]
+    assert cv2.imread(str(tmp_path / 'out' / 'cam.png')) is not None

@@ -1,0 +1,191 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from PIL import Image
+from small_networks import TRANSFORMERS, build
+
+import fcvit_mm
+from fcvit_mm.analysis.frequency import (
+    describe_frequencies,
+    draw_oversmoothing,
+    draw_spectra,
+    energies,
+    high_share,
+    log_ratio,
+    log_spectrum,
+    oversmoothing,
+    ring_profile,
+    token_cosine,
+)
+from fcvit_mm.analysis.plots import figure_png, plain
+from fcvit_mm.analysis.probe import AnalysisError
+
+MICRO_FCVIT = dict(depths=(1, 2, 1, 1), channels=(16, 16, 32, 32), mlp_ratios=(2, 2, 2, 2))
+MICRO_VIT = dict(depths=(4, ), channels=(32, ), num_heads=(2, ))
+
+
+def checkerboard(height, width):
+    return ((torch.arange(height)[:, None] + torch.arange(width)) % 2 * 2 - 1).float()[None, None]
+
+
+def vit(remedies=(), **lambs):
+    pytest.importorskip('timm')
+    torch.manual_seed(0)
+    network = fcvit_mm.ScaledViT(MICRO_VIT, remedies, img_size=64, out_indices=2).eval()
+    for name, parameter in network.named_parameters():
+        with torch.no_grad():
+            if name.rpartition('.')[2] in lambs:
+                parameter.fill_(lambs[name.rpartition('.')[2]])
+            elif name.endswith('qkv.weight'):
+                parameter.mul_(20)  # so that attention matters beside the residual branch
+    return network
+
+
+def test_constant_map_has_no_high_frequency():
+    maps = torch.full((2, 3, 5, 4), 0.1)
+    assert high_share(maps).tolist() == [0, 0]
+    assert log_ratio(maps).tolist() == pytest.approx([-36.04, -36.04], abs=0.01)
+    assert token_cosine(maps).tolist() == pytest.approx([1, 1])
+    assert ring_profile(log_spectrum(maps))[1:].max() < -30
+
+
+def test_checkerboard_is_all_high_frequency():
+    maps = checkerboard(6, 8)
+    assert high_share(maps).tolist() == [1]
+    assert log_ratio(maps).tolist() == pytest.approx([36.04], abs=0.01)
+    spectrum = log_spectrum(maps + 1e-3)
+    assert spectrum.shape == (6, 8) and spectrum[3, 4] == 0
+    assert divmod(int(spectrum.argmax()), 8) == (0, 0)  # the corner, pi in both directions
+    profile = ring_profile(spectrum)
+    assert len(profile) == 4 and profile[1:].argmax() == 2
+
+
+def test_zero_map_stays_finite():
+    maps = torch.zeros(1, 2, 3, 3)
+    assert log_ratio(maps).item() == 0 and high_share(maps).item() == 0
+    assert log_spectrum(maps).isfinite().all()
+
+
+def test_ratio_of_known_tokens_and_by_the_definition():
+    # Tokens 3 and 1: mean 2 at both, and 1 beside it.
+    assert log_ratio(torch.tensor([[[[3., 1.]]]])).item() == pytest.approx(math.log(1 / 2))
+    assert high_share(torch.tensor([[[[3., 1.]]]])).item() == pytest.approx(0.2)
+    torch.manual_seed(0)
+    maps = torch.randn(2, 7, 4, 5) + 0.3
+    transformed = torch.fft.fft(maps.double().flatten(2), dim=2)
+    keep = torch.zeros(20, dtype=torch.float64)
+    keep[0] = 1
+    low = torch.fft.ifft(transformed * keep, dim=2).real
+    high = maps.double().flatten(2) - low
+    expected = (high.norm(dim=(1, 2)) / low.norm(dim=(1, 2))).log()
+    torch.testing.assert_close(log_ratio(maps), expected)
+    torch.testing.assert_close(sum(energies(maps)), maps.double().square().sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize('tokens, expected', [
+    ([[1., 0.], [2., 0.]], 1.), ([[1., 0.], [0., 3.]], 0.), ([[1., 1.], [-2., -2.]], -1.),
+    ([[1., 0.], [1., 0.], [0., 1.]], 1 / 3)])
+def test_cosine_of_known_tokens(tokens, expected):
+    maps = torch.tensor(tokens).T[None, :, None]
+    assert token_cosine(maps).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('height, width', [(8, 8), (7, 7), (6, 10), (1, 1), (2, 9)])
+def test_rings_hold_every_frequency_once(height, width):
+    torch.manual_seed(0)
+    profile = ring_profile(torch.ones(height, width))
+    assert len(profile) == min(height, width) // 2 + 1 and torch.equal(profile, torch.ones_like(profile))
+    if height == width:
+        for k in range(1, len(profile)):
+            # A wave across, k times over the width.
+            spectrum = torch.zeros(height, width)
+            spectrum[height // 2, width // 2 - k] = 1
+            assert ring_profile(spectrum).nonzero().tolist() == [[k]]
+
+
+def test_network_layer_by_layer():
+    network = fcvit_mm.FCViT(MICRO_FCVIT).eval()
+    torch.manual_seed(0)
+    images = [torch.randn(3, 64, 64), torch.randn(1, 3, 64, 64)]
+    found = oversmoothing(network, images)
+    assert list(found) == [f'stages.{i}.blocks.{j}' for i, depth in enumerate(MICRO_FCVIT['depths'])
+                           for j in range(depth)]
+    assert [layer.grid for layer in found.values()] == [(16, 16), (8, 8), (8, 8), (4, 4), (2, 2)]
+    # The block's output itself: what the stage of a single block gives.
+    stages = list(network.forward_stages(images[1]))
+    one = oversmoothing(network, images[1:])['stages.0.blocks.0']
+    assert one.log_ratio == pytest.approx(log_ratio(stages[0]).item(), abs=1e-4)
+    assert one.cosine == pytest.approx(token_cosine(stages[0]).item(), abs=1e-4)
+    other = oversmoothing(network, images[:1])['stages.0.blocks.0']
+    assert found['stages.0.blocks.0'].log_ratio == pytest.approx((one.log_ratio + other.log_ratio) / 2)
+    # A picture of another size counts too, its spectrum on the first's axes.
+    mixed = oversmoothing(network, [images[0], torch.randn(3, 32, 48)], ['stages.0.blocks.0'])
+    assert mixed['stages.0.blocks.0'].spectrum.shape == (16, 16)
+    rows = plain(describe_frequencies(found))
+    assert rows[0]['layer'] == 'stages.0.blocks.0' and rows[0]['grid'] == [16, 16]
+    assert len(rows[0]['relative_log_amplitude']) == 9 and rows[0]['relative_log_amplitude'][0] == pytest.approx(0)
+    assert figure_png(draw_oversmoothing({'a': found, 'b': found})).startswith(b'\x89PNG')
+    assert figure_png(draw_spectra(found, 'spectra')).startswith(b'\x89PNG')
+
+
+def test_remedies_keep_high_frequencies():
+    torch.manual_seed(1)
+    images = [torch.randn(1, 3, 64, 64)]
+
+    def last(network):
+        return list(oversmoothing(network, images).values())[-1]
+
+    plain_vit = last(vit())
+    # New factors start as the identity.
+    assert last(vit(('attn_scale', ))).log_ratio == pytest.approx(plain_vit.log_ratio, abs=1e-5)
+    assert last(vit(('feat_scale', ))).log_ratio == pytest.approx(plain_vit.log_ratio, abs=1e-5)
+    assert last(vit(('attn_scale', ), lamb=3.)).log_ratio > plain_vit.log_ratio + 0.05
+    assert last(vit(('feat_scale', ), lamb2=3.)).log_ratio > plain_vit.log_ratio + 0.1
+    assert last(vit(('feat_scale', ), lamb1=3.)).log_ratio < plain_vit.log_ratio - 0.1
+
+
+def test_class_token_is_left_out_of_a_timm_vit():
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(0)
+    network = timm.create_model('vit_tiny_patch16_224', img_size=64, depth=2).eval()
+    image = torch.randn(1, 3, 64, 64)
+    found = oversmoothing(network, [image])
+    tokens = network.forward_intermediates(image, indices=[0], norm=False, intermediates_only=True)[0]
+    assert list(found) == ['blocks.0', 'blocks.1'] and tokens.shape[2:] == (4, 4)
+    assert found['blocks.0'].log_ratio == pytest.approx(log_ratio(tokens).item(), abs=1e-5)
+
+
+def test_what_cannot_be_measured():
+    network = fcvit_mm.FCViT(MICRO_FCVIT)
+    with pytest.raises(AnalysisError, match='no images, expected at least one'):
+        oversmoothing(network, [])
+    with pytest.raises(AnalysisError, match=r"no layer 'stages.9'.*stages.0.blocks.0"):
+        oversmoothing(network, [torch.rand(3, 32, 32)], ['stages.9'])
+    with pytest.raises(AnalysisError, match='name the layers'):
+        oversmoothing(nn.Sequential(nn.Conv2d(3, 4, 3)), [torch.rand(3, 32, 32)])
+
+
+@pytest.mark.parametrize('kind', TRANSFORMERS)
+def test_transformers(kind):
+    network = build(TRANSFORMERS[kind])
+    found = oversmoothing(network, [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))])
+    assert len(found) >= 2 and all(math.isfinite(layer.log_ratio) and 0 <= layer.high_share < 1
+                                   for layer in found.values())
+
+
+def test_command(tmp_path, command):
+    pytest.importorskip('timm')
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / 'a.png')
+    command('oversmoothing').main(['timm:deit_tiny_patch16_224', 'timm:vit_tiny_patch16_224', '--pictures',
+                                   str(tmp_path / 'a.png'), '--size', '48', '--out', str(tmp_path / 'out')])
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        'oversmoothing.json', 'oversmoothing.png', 'spectra_deit_tiny_patch16_224.png',
+        'spectra_vit_tiny_patch16_224.png']
+    found = json.loads((tmp_path / 'out' / 'oversmoothing.json').read_text())['networks']
+    assert [len(each['layers']) for each in found.values()] == [12, 12]
+    assert found['deit_tiny_patch16_224']['checkpoint'] is None
+    assert found['deit_tiny_patch16_224']['layers'][0]['grid'] == [3, 3]

@@ -1,0 +1,160 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from harness import ROOT
+from PIL import Image
+from small_networks import TRANSFORMERS, build
+
+import fcvit_mm
+from fcvit_mm.analysis.plots import figure_png, plain
+from fcvit_mm.analysis.probe import AnalysisError
+from fcvit_mm.analysis.receptive_field import describe_fields, draw_fields, receptive_fields, square_shares
+
+MICRO_FCVIT = dict(depths=(1, 2, 1, 1), channels=(16, 16, 32, 32), mlp_ratios=(2, 2, 2, 2))
+
+
+def conv(size=3, stride=1, channels=(3, 3)):
+    layer = nn.Conv2d(*channels, size, stride, padding=size // 2, bias=False)
+    nn.init.ones_(layer.weight)
+    return layer
+
+
+@pytest.fixture
+def image():
+    return torch.randn(1, 3, 31, 31, generator=torch.Generator().manual_seed(0))
+
+
+def test_convolutions_rest_on_exactly_their_windows(image):
+    found = receptive_fields(nn.Sequential(conv(), conv(), conv(5)), [image], ['0', '1', '2'])
+    assert [field.reach for field in found.values()] == [(3, 3), (5, 5), (9, 9)]
+    first = found['0']
+    assert first.position == (15, 15) and first.grid == (31, 31)
+    expected = np.zeros((31, 31))
+    expected[14:17, 14:17] = 1 / 9
+    np.testing.assert_allclose(first.mass, expected)
+    # 4 of 9 pixels are not half.
+    assert first.squares[0.5] == first.squares[0.95] == (14, 14, 3)
+    # Two of ones: 1, 2, 3, 2, 1 in each direction, 81 in all; the middle 3x3 has 49, and 4x4 has 64.
+    assert found['1'].squares[0.5].side == 3 and found['1'].squares[0.95].side == 5
+    np.testing.assert_allclose(found['1'].shares[:5], np.array([9, 25, 49, 64, 81]) / 81)
+
+
+def test_stride_stem_and_signs(image):
+    strided = nn.Sequential(conv(7, 4), conv(3, 2))
+    found = receptive_fields(strided, [image], ['0', '1'])
+    assert [field.reach for field in found.values()] == [(7, 7), (15, 15)]
+    # Of a kernel with both signs the magnitude counts.
+    layer = conv(channels=(3, 1))
+    with torch.no_grad():
+        layer.weight[:, :, 0] = -1
+    field = receptive_fields(nn.Sequential(layer), [image], ['0'])['0']
+    assert field.mass.min() == 0 and np.isclose(field.mass.max(), 1 / 9)
+
+
+def test_squares_by_brute_force():
+    mass = np.random.default_rng(0).random((5, 7))
+    shares, corners = square_shares(mass)
+    for side in range(1, 8):
+        sums = [mass[top:top + side, left:left + side].sum() for top in range(7 - side + 1)
+                for left in range(7 - side + 1)]
+        assert shares[side - 1] == pytest.approx(max(sums) / mass.sum())
+        top, left = corners[side - 1]
+        assert mass[top:top + side, left:left + side].sum() == pytest.approx(max(sums))
+    assert shares[-1] == pytest.approx(1) and (np.diff(shares) >= -1e-12).all()
+
+
+def test_average_over_pictures(image):
+    class Gate(nn.Module):
+        """A 3x3 window in dark pictures, a single pixel in bright ones."""
+
+        def __init__(self):
+            super().__init__()
+            self.wide, self.narrow = conv(), conv(1)
+
+        def forward(self, x):
+            return self.wide(x) if x.mean() < 0 else self.narrow(x)
+
+    network = nn.Sequential(Gate())
+    dark, bright = image - 10, image + 10
+    mass = receptive_fields(network, [dark, bright], ['0'])['0'].mass
+    # Gradients are added before they are divided by their sum: 9 pixels and 1 pixel of the same height.
+    assert mass[15, 15] == pytest.approx(2 / 10) and mass[14, 14] == pytest.approx(1 / 10)
+
+
+def test_stages_of_networks():
+    network = fcvit_mm.FCViT(MICRO_FCVIT)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if 'layer_scale' in name:
+                parameter.fill_(0.5)
+    network.train()
+    found = receptive_fields(network, [torch.randn(3, 96, 64)])
+    assert list(found) == ['stages.0.blocks.0', 'stages.1.blocks.1', 'stages.2.blocks.0', 'stages.3.blocks.0']
+    # The global context reaches everything but what the stem's stride and padding leave out; little of it counts.
+    assert found['stages.0.blocks.0'].reach == (96, 64) and found['stages.0.blocks.0'].squares[0.5].side < 64
+    assert all(field.mass.sum() == pytest.approx(1) for field in found.values())
+    # The network is as it was.
+    assert network.training and all(parameter.grad is None for parameter in network.parameters())
+    assert not any(module._forward_hooks for module in network.modules())
+    rows = plain(describe_fields(found))
+    assert rows[0]['side_of_share'].keys() == {'0.5', '0.95'} and rows[0]['input'] == [96, 64]
+    assert len(rows[0]['share_by_side']) == 96
+    assert figure_png(draw_fields(found, 'fields')).startswith(b'\x89PNG')
+
+
+def test_plain_transformer_is_looked_at_in_four_places():
+    timm = pytest.importorskip('timm')
+    network = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=6).eval()
+    found = receptive_fields(network, [torch.randn(3, 32, 32)])
+    assert list(found) == ['blocks.0', 'blocks.2', 'blocks.3', 'blocks.5']
+    assert found['blocks.0'].grid == (2, 2) and found['blocks.0'].reach == (32, 32)
+
+
+def test_what_has_no_receptive_field(image):
+    network = nn.Sequential(conv(), nn.Flatten(2))
+    with pytest.raises(AnalysisError, match="no layer '7'"):
+        receptive_fields(network, [image], ['7'])
+    with pytest.raises(AnalysisError, match=r'\(31, 31\) and \(31, 20\) pixels.*give a size'):
+        receptive_fields(network, [image, image[..., :20]], ['0'])
+    with pytest.raises(AnalysisError, match='no images'):
+        receptive_fields(network, [], ['0'])
+    silent = nn.Sequential(conv())
+    nn.init.zeros_(silent[0].weight)
+    with pytest.raises(AnalysisError, match='gradients of 0 of Sequential add up to 0'):
+        receptive_fields(silent, [image], ['0'])
+
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.ones(1, 2, 4, 4)
+
+    with pytest.raises(AnalysisError, match='does not depend on the image'):
+        receptive_fields(nn.Sequential(Constant()), [image], ['0'])
+    with pytest.raises(AnalysisError, match='gives no map .*: name other layers'):
+        receptive_fields(network, [image], ['1'])
+
+
+@pytest.mark.parametrize('kind', TRANSFORMERS)
+def test_transformers(kind):
+    found = receptive_fields(build(TRANSFORMERS[kind]), [torch.randn(3, 32, 32)])
+    # CaiT's class attention gives no map and is none of the stages.
+    assert len(found) in (2, 3, 4) and not any(name.startswith(('stages.1', 'blocks_token')) and 'cait' in kind
+                                               for name in found)
+    assert all(field.squares[0.5].side <= field.squares[0.95].side <= 32 for field in found.values())
+
+
+def test_command(tmp_path, command):
+    pytest.importorskip('mmpretrain')
+    for i in range(2):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / f'{i}.png')
+    config = ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'
+    command('receptive_field').main([str(config), '--pictures', str(tmp_path), '--size', '32x48', '--out',
+                                     str(tmp_path / 'out')])
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
+        'receptive_field.json', 'receptive_field_fcvit_tiny_in1k.png']
+    found = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
+    layers = found['networks']['fcvit_tiny_in1k']['layers']
+    assert [layer['layer'] for layer in layers] == [f'stages.{i}.blocks.{j}' for i, j in enumerate((2, 2, 4, 1))]
+    assert layers[0]['input'] == [32, 48] and layers[0]['grid'] == [8, 12]

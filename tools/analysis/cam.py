@@ -1,0 +1,51 @@
+"""Draw class activation maps: which parts of pictures speak for a class. They need the extra analysis."""
+import argparse
+
+from arguments import add_arguments, check_arguments, find_pictures
+
+from fcvit_mm.analysis.cam import METHODS, class_activation_map, describe_class_map, draw_class_maps
+from fcvit_mm.analysis.plots import save_figure, write_json
+from fcvit_mm.engine.errors import run_tool
+from fcvit_mm.engine.network import load_network, read_picture
+
+#: Pictures side by side in a figure.
+COLUMNS = 8
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help="config file of a classifier, or timm:NAME for one of timm's models")
+    parser.add_argument('checkpoint', help='checkpoint file that was trained with it')
+    parser.add_argument('pictures', nargs='+', metavar='PICTURE', help='pictures or folders of them')
+    parser.add_argument('--target', nargs='+', metavar='CLASS',
+                        help='classes by name or index (default: the one predicted for each picture)')
+    parser.add_argument('--layer', metavar='NAME', help='module of the backbone (default: its last block)')
+    parser.add_argument('--method', choices=list(METHODS), default='gradcam')
+    add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    check_arguments(args)
+    paths = find_pictures(args.pictures)
+    pictures = [read_picture(path) for path in paths]
+    network = load_network(args.config, args.checkpoint, args.device)
+    prepared = [network.prepare(picture, args.size) for picture in pictures]
+    maps = [[class_activation_map(network.model, each.image, target, args.layer, args.method, network.class_names)
+             for target in args.target or (None, )] for each in prepared]
+
+    title = f'Class activation maps of {network.name}'
+    for start in range(0, len(paths), COLUMNS):
+        chosen = slice(start, start + COLUMNS)
+        figure = draw_class_maps([each.picture for each in prepared[chosen]], maps[chosen], network.class_names, title)
+        number = f'_{start // COLUMNS + 1}' if len(paths) > COLUMNS else ''
+        print(save_figure(figure, args.out / f'cam{number}.png'))
+    print(write_json(args.out / 'cam.json', dict(
+        network=network.name, config=args.config, checkpoint=args.checkpoint, method=args.method,
+        pictures=[dict(picture=path, maps=[describe_class_map(found, network.class_names) for found in each])
+                  for path, each in zip(paths, maps)])))
+
+
+if __name__ == '__main__':
+    run_tool(main)
