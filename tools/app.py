@@ -93,8 +93,8 @@ def main(argv=None):
     server = build_server(page, max_bytes)
     listening = open_port(args.host, args.port)
     host, port = listening.getsockname()[:2]
-    print(f'{len(predictor.models)} models. Open http://{f"[{host}]" if ":" in host else host}:{port} in a browser; '
-          'Ctrl+C ends it.', flush=True)
+    address = f'http://{f"[{host}]" if ":" in host else host}:{port}'
+    print(f'{", ".join(predictor.models)}\nOpen {address} in a browser; Ctrl+C ends it.', flush=True)
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
 

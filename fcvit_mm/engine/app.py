@@ -397,4 +397,14 @@ def build_server(page, max_bytes: int = MAX_BYTES):
     gradio.mount_gradio_app(app, page, path='/', max_file_size=max_bytes, show_error=False, theme=theme, css=CSS,
                             footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, pwa=False,
                             mcp_server=False)
-    return uvicorn.Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=3))
+    # Without these, which its launch sets, Gradio opens any file of this machine that a request names as an upload.
+    page.has_launched = page.is_running = True
+    mounted = app.routes[-1].app
+
+    class Server(uvicorn.Server):
+
+        async def shutdown(self, sockets=None):
+            mounted.stop_event.set()  # every open page holds a connection, which would be waited for
+            await super().shutdown(sockets)
+
+    return Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=3))

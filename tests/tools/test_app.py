@@ -6,6 +6,7 @@ import struct
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 import zlib
 
@@ -270,3 +271,19 @@ def test_other_hosts_are_ruled_out(served):
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(served, timeout=20) as answer:
         assert "default-src 'self'" in answer.headers['Content-Security-Policy']
         assert b'api.gradio.app' not in answer.read()
+
+
+def test_only_uploads_are_opened(served, tmp_path):
+    """A request that no page makes: a file of the machine in the place of an upload."""
+    cv2.imwrite(str(tmp_path / 'private.png'), np.zeros((9, 9, 3), np.uint8))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    upload = dict(path=str(tmp_path / 'private.png'), meta={'_type': 'gradio.FileData'})
+    body = dict(data=['fcvit_tiny_shapes', upload], fn_index=0, session_hash='a')
+    opener.open(urllib.request.Request(f'{served}gradio_api/queue/join', json.dumps(body).encode(),
+                                       {'Content-Type': 'application/json'}), timeout=20).close()
+    with opener.open(f'{served}gradio_api/queue/data?session_hash=a', timeout=60) as answers:
+        answer = next(line for line in answers if b'process_completed' in line)
+    assert json.loads(answer[len('data: '):])['success'] is False
+    shown = urllib.request.Request(f'{served}gradio_api/file={tmp_path}/private.png')
+    with pytest.raises(urllib.error.HTTPError, match='403'):
+        opener.open(shown, timeout=20)
