@@ -59,7 +59,7 @@ def export_model(config: str, checkpoint: str, out: str, kind: str, part: str = 
 
     Raises:
         UserError: Arguments that cannot work, a model or an operator that cannot be exported, a file that does not do
-            what the model does. No file is left then.
+            what the model does. No file is left then, but for a picture of ``labelled`` that does not decode.
         CheckpointError: The checkpoint belongs to another model.
     """
     check_format(out, kind)
@@ -76,6 +76,7 @@ def export_model(config: str, checkpoint: str, out: str, kind: str, part: str = 
     network = load_network(config, checkpoint, 'cpu', options)
     module = take_part(network.model, network.task, part).eval().requires_grad_(False)
     channels = getattr(network.model.backbone, 'in_channels', 3)
+    tested = pictures if labelled is None else _check_labelled(labelled, module, network, channels)
     differences = write_export(module, out, kind, optimize, describe(cfg, network, part, optimize, size),
                                channels=channels)
     report = dict(
@@ -88,7 +89,7 @@ def export_model(config: str, checkpoint: str, out: str, kind: str, part: str = 
     forms = {'PyTorch': _in_pytorch(in_pytorch), FORMATS[kind].runtime: load_exported(out, kind)}
     if pictures is not None:
         small = osp.splitext(out)[0] + '_int8.onnx'
-        report['int8'] = _write_int8(out, small, module, network, pictures, labelled)
+        report['int8'] = _write_int8(out, small, module, network, pictures, tested)
         forms['ONNX Runtime, INT8'] = load_exported(small, kind)
     if rounds:
         images = random_images((1, channels, *size))
@@ -154,29 +155,30 @@ def _in_pytorch(module: nn.Module) -> Callable[[Tensor], Tuple[Tensor, ...]]:
     return run
 
 
+def _check_labelled(folder: str, module: nn.Module, network: Network, channels: int) -> List[Labelled]:
+    """The pictures to measure accuracy on."""
+    if module.output != 'scores':
+        raise UserError(f'--labelled measures the accuracy of a classifier, the graph gives {module.output}: leave it '
+                        'out')
+    scores, = _in_pytorch(module)(random_images((1, channels, 64, 64)))
+    return labelled_pictures(folder, network.class_names, scores.shape[1])
+
+
 def _write_int8(path: str, small: str, module: nn.Module, network: Network, pictures: List[Labelled],
-                labelled: Optional[str]) -> dict:
+                tested: List[Labelled]) -> dict:
     """Write the 8-bit form of an ONNX file and measure its drift."""
 
     def prepare(picture: str) -> Tensor:
         return network.prepare(read_picture(picture)).image
 
-    in_pytorch = _in_pytorch(module)
-    tested = pictures
-    if labelled is not None:
-        if module.output != 'scores':
-            raise UserError('--labelled measures the accuracy of a classifier, the graph gives '
-                            f'{module.output}: leave it out')
-        num_classes = in_pytorch(prepare(pictures[0].path))[0].shape[1]
-        tested = labelled_pictures(labelled, network.class_names, num_classes)
     quantize(path, small, (prepare(picture.path) for picture in pictures))
     # Of a backbone's maps the last, which all the others led to.
-    forms = {'PyTorch': in_pytorch, 'ONNX Runtime': load_exported(path, 'onnx'),
+    forms = {'PyTorch': _in_pytorch(module), 'ONNX Runtime': load_exported(path, 'onnx'),
              'ONNX Runtime, INT8': load_exported(small, 'onnx')}
     forms = {name: lambda images, run=run: run(images)[-1] for name, run in forms.items()}
     drift = measure_drift(forms, tested, prepare, module.output != 'features')
     return dict(file=small, file_bytes=osp.getsize(small), calibrated_on=len(pictures),
-                measured_on='labelled pictures' if labelled else 'the pictures of the calibration', **drift)
+                measured_on='the pictures of the calibration' if tested is pictures else 'labelled pictures', **drift)
 
 
 def format_report(report: dict) -> str:

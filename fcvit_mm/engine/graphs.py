@@ -162,38 +162,39 @@ def naming_operators(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Broad, because there is no class that all of their errors have in common.
-        operator, place = operator_of(error), place_of(error)
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        operator, told = operator_of(error)
+        place = place_of(error)
+        line = next((line.strip() for line in str(told).splitlines() if line.strip()), '')
         raise ExportError(
             f'{what}: ' + (f'the operator {operator} stops it' if operator else 'no operator is named')
-            + (f', called in {place}' if place else '') + f' ({type(error).__name__}: {line[:300]}). Replace that '
+            + (f', called in {place}' if place else '') + f' ({type(told).__name__}: {line[:300]}). Replace that '
             'layer by one of standard operations, export the part before it (--part backbone), or try another '
             '--format') from error
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that led to it, the last first."""
-    seen = []
+    """An error and those that led to it, the first of them first."""
+    seen: List[BaseException] = []
     while error is not None and error not in seen:
-        seen.append(error)
+        seen.insert(0, error)
         error = error.__cause__ or error.__context__
     return iter(seen)
 
 
-def operator_of(error: BaseException) -> Optional[str]:
-    """The operator that an error speaks of."""
+def operator_of(error: BaseException) -> Tuple[Optional[str], BaseException]:
+    """The operator that an error or a cause of it speaks of, if any does, and which of them."""
     for pattern in OPERATORS:
         for cause in causes(error):
             found = re.search(pattern, str(cause))
             if found:
-                return found[1]
-    return None
+                return found[1], cause
+    return None, error
 
 
 def place_of(error: BaseException) -> Optional[str]:
     """The innermost line of a model's own code that an error came through: not PyTorch's, not this file's."""
     inside = osp.dirname(torch.__file__)
-    for cause in reversed(list(causes(error))):
+    for cause in causes(error):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
             if not frame.filename.startswith(inside) and frame.filename != __file__ and frame.name == 'forward':
                 return f'{"/".join(frame.filename.split(os.sep)[-3:])}, line {frame.lineno}'
@@ -234,7 +235,10 @@ def forget_origins(message) -> None:
 
 def _record_torch_export(part: nn.Module, example: Tensor, names: List[str], path: str,
                          metadata: Dict[str, str]) -> None:
-    torch.export.save(_program(part, example), path, extra_files={'metadata.json': json.dumps(metadata)})
+    program = _program(part, example)
+    for node in program.graph.nodes:
+        node.meta.pop('stack_trace', None)  # as forget_origins
+    torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
 
 
 def _record_torchscript(part: nn.Module, example: Tensor, names: List[str], path: str,
@@ -259,7 +263,8 @@ def load_exported(path: str, kind: str) -> Callable[[Tensor], Tuple[Tensor, ...]
         session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
         return lambda images: tuple(map(torch.from_numpy, session.run(None, {'images': images.numpy()})))
     if kind == 'torch_export':
-        module = torch.export.load(path).module()
+        # Its guards are what the exporter took from the example's layout, some of them no single image passes.
+        module = torch.export.load(path).module(check_guards=False)
     else:
         module = torch.jit.load(path)
 

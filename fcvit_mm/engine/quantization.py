@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .graphs import staged
-from .pictures import PICTURE_SUFFIXES
+from .pictures import PICTURE_SUFFIXES, picture_problem
 from .preflight import list_pictures, shorten
 
 #: What is computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: they cost little time and
@@ -25,7 +25,7 @@ def calibration_pictures(folder: str, number: int) -> List[Labelled]:
     """So many pictures below a folder, evenly spread over their sorted paths; all if there are fewer.
 
     Raises:
-        UserError: The folder is missing or has none.
+        UserError: The folder is missing or has none, or one does not decode.
     """
     if not osp.isdir(folder):
         raise UserError(f'--int8 {folder} is no folder: give one of pictures as the model will see them, a hundred or '
@@ -36,7 +36,11 @@ def calibration_pictures(folder: str, number: int) -> List[Labelled]:
     if not paths:
         raise UserError(f'no pictures ({", ".join(PICTURE_SUFFIXES)}) below {folder}')
     number = min(number, len(paths))
-    return [Labelled(paths[i * len(paths) // number]) for i in range(number)]
+    paths = [paths[i * len(paths) // number] for i in range(number)]
+    problems = list(filter(None, map(picture_problem, paths)))
+    if problems:
+        raise UserError('; '.join(problems))
+    return [Labelled(path) for path in paths]
 
 
 def labelled_pictures(folder: str, class_names: Optional[Sequence[str]], num_classes: int) -> List[Labelled]:

@@ -176,7 +176,9 @@ class SwinBlock(SwinTransformerBlock):
 
         In exported graphs tensors, for any size.
         """
-        if records_any_size() and any(self.shift_size):
+        if not any(self.shift_size):
+            return []
+        if records_any_size():
             # The last index instead of the side itself, which in some exporters is no tensor.
             lasts = [torch.arange(side, device=like.device)[-1] for side in sides]
             return [(last >= part) * step for last, part, step in zip(lasts, self.window_size, self.shift_size)]

@@ -10,7 +10,6 @@ import torch.nn as nn
 from harness import run_tool
 from mmengine.registry import DefaultScope
 
-import fcvit_mm
 from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.engine import graphs
 from fcvit_mm.engine.errors import UserError
@@ -21,9 +20,10 @@ from fcvit_mm.engine.network import load_network
 from fcvit_mm.engine.quantization import labelled_pictures
 from fcvit_mm.engine.storage import WriteError
 
+# One block a stage, and few of them: recording takes seconds for each.
 BACKBONE = """dict(
     type='FCViT', arch=dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 40), mlp_ratios=(2, 2, 2, 2)),
-    layer_scale_init_value=0.5, out_indices={stages})"""
+    kernel_sizes=(5, ), layer_scale_init_value=0.5, out_indices={stages})"""
 CONFIGS = {
     'classification': """
 default_scope = 'mmpretrain'
@@ -31,7 +31,7 @@ custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
 data_preprocessor = dict(num_classes=3, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 model = dict(
     type='ImageClassifier', backbone={backbone}, neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=3, in_channels=40))
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=16))
 test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[
     dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=48, edge='short'),
     dict(type='CenterCrop', crop_size=40), dict(type='PackInputs')]))
@@ -41,11 +41,11 @@ default_scope = 'mmdet'
 custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
 model = dict(
     type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32), backbone={backbone},
-    neck=dict(type='FPN', in_channels=[16, 24, 32, 40], out_channels=8, num_outs=5),
+    neck=dict(type='FPN', in_channels=[16, 24], out_channels=8, num_outs=3),
     bbox_head=dict(
         type='RetinaHead', num_classes=2, in_channels=8, stacked_convs=1, feat_channels=8,
         anchor_generator=dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
-                              strides=[4, 8, 16, 32, 64]),
+                              strides=[4, 8, 16]),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder')))
 """,
     'segmentation': """
@@ -54,14 +54,13 @@ custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
 model = dict(
     type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)), backbone={backbone},
     decode_head=dict(
-        type='UPerHead', in_channels=[16, 24, 32, 40], in_index=[0, 1, 2, 3], pool_scales=(1, 2, 3, 6), channels=8,
+        type='UPerHead', in_channels=[16], in_index=[0], pool_scales=(1, 6), channels=8,
         num_classes=4, norm_cfg=dict(type='BN'), align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False)),
     train_cfg=dict(), test_cfg=dict(mode='whole'))
 """,
 }
 LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
-recent = pytest.mark.skipif(torch.__version__ < '2.9', reason='the exporter of ONNX started from TorchScript before')
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +78,7 @@ def saved(tmp_path_factory):
         pytest.importorskip(LIBRARIES[task])
         if task not in made:
             folder = tmp_path_factory.mktemp(task)
-            backbone = BACKBONE.format(stages='(3, )' if task == 'classification' else '(0, 1, 2, 3)')
+            backbone = BACKBONE.format(stages='(0, 1)' if task == 'detection' else '(0, )')
             (folder / 'small.py').write_text(CONFIGS[task].format(backbone=backbone))
             torch.manual_seed(0)
             model = load_network(str(folder / 'small.py')).model
@@ -114,22 +113,34 @@ def needs(kind):
             pytest.importorskip(package)
 
 
+@pytest.fixture(scope='module')
+def exported(saved, pictures, tmp_path_factory):
+    """Kind of file -> the classifier's file and the report on it; ONNX in 8 bits, too."""
+    made = {}
+
+    def get(kind):
+        needs(kind)
+        if kind not in made:
+            out = str(tmp_path_factory.mktemp(kind) / 'new' / f'small{graphs.FORMATS[kind].suffix}')
+            int8 = dict(int8=str(pictures), labelled=str(pictures), calibration=4) if kind == 'onnx' else {}
+            made[kind] = out, export_model(*saved('classification'), out, kind, rounds=2, **int8)
+        return made[kind]
+
+    return get
+
+
 @pytest.mark.parametrize('kind', graphs.FORMATS)
-def test_a_classifier_gives_the_scores_of_its_library(kind, saved, tmp_path):
-    needs(kind)
-    config, checkpoint = saved('classification')
-    out = str(tmp_path / 'new' / f'small{graphs.FORMATS[kind].suffix}')
-    report = export_model(config, checkpoint, out, kind, rounds=2)
+def test_a_classifier_gives_the_scores_of_its_library(kind, saved, exported):
+    out, report = exported(kind)
     images = random_images((3, 3, 45, 71))
     with torch.no_grad():
-        expected = load_network(config, checkpoint).model.predict(images)
+        expected = load_network(*saved('classification')).model.predict(images)
     found, = load_exported(out, kind)(images)
     torch.testing.assert_close(found, torch.stack([sample.pred_score for sample in expected]), rtol=1e-4, atol=1e-6)
-    assert os.listdir(tmp_path / 'new') == [os.path.basename(out)]
     # Sizes and batches that it was compared on: odd, and another batch than the one recorded.
     assert {found['shape'] for found in report['differences']} == set(graphs.CHECKED)
-    assert report['file_bytes'] == os.path.getsize(out) > report['pytorch_bytes'] > 100_000
-    assert report['speed']['size'] == [40, 40] and len(report['speed']['ms_per_image']) == 2
+    assert report['file_bytes'] == os.path.getsize(out) > report['pytorch_bytes'] > 10_000
+    assert report['speed']['size'] == [40, 40] and graphs.FORMATS[kind].runtime in report['speed']['ms_per_image']
     text = format_report(json.loads(json.dumps(report)))
     assert graphs.FORMATS[kind].runtime in text and 'PyTorch' in text and '3x63x190' in text
 
@@ -156,30 +167,24 @@ def test_a_detectors_neck(saved, tmp_path):
     with torch.no_grad():
         expected = load_network(config, checkpoint).model.extract_feat(images)
     found = load_exported(out, 'onnx')(images)
-    assert len(found) == len(expected) == 5
+    assert len(found) == len(expected) == 3
     for one, other in zip(found, expected):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert 'NMS are left to mmdeploy' in format_report(report)
 
 
-def test_an_optimized_backbone(saved, tmp_path):
-    needs('onnx')
-    config, checkpoint = saved('detection')
-    sizes = {}
-    for optimize in (False, True):
-        out = str(tmp_path / f'{optimize}.onnx')
-        # Compared with the model as it is, whatever was exported.
-        export_model(config, checkpoint, out, 'onnx', part='backbone', optimize=optimize, rounds=0)
-        sizes[optimize] = os.path.getsize(out)
-    assert sizes[True] < sizes[False]  # norms and scales are in the convolutions
-
-
-def test_what_an_onnx_file_tells(saved, tmp_path):
-    needs('onnx')
-    import onnx
-    config, checkpoint = saved('classification')
+def test_an_optimized_classifier(saved, exported, tmp_path):
     out = str(tmp_path / 'small.onnx')
-    export_model(config, checkpoint, out, 'onnx', rounds=0)
+    _, report = exported('onnx')
+    # Compared with the model as it is, whatever was exported.
+    optimized = export_model(*saved('classification'), out, 'onnx', optimize=True, rounds=0)
+    assert optimized['optimized'] and 'optimised for inference' in format_report(optimized)
+    assert optimized['file_bytes'] < report['file_bytes']  # norms and scales are in the convolutions
+
+
+def test_what_an_onnx_file_tells(exported):
+    out, _ = exported('onnx')
+    import onnx
     model = onnx.load(out)
     told = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(told['mean']) == [123.675, 116.28, 103.53] and json.loads(told['classes']) == ['a', 'b', 'c']
@@ -190,37 +195,31 @@ def test_what_an_onnx_file_tells(saved, tmp_path):
     assert sides == [['batch', 3, 'height', 'width'], ['batch', 3]]
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ['images', 'scores']
     # The exporter's notes would tell everyone where the code stood on this machine.
-    assert b'.py' not in model.SerializeToString().replace(told['config'].encode(), b'')
+    assert b'.py' not in model.SerializeToString()
 
 
-def test_what_the_other_files_tell(saved, tmp_path):
-    config, checkpoint = saved('classification')
+def test_what_the_other_files_tell(exported):
     extra = {'metadata.json': ''}
-    export_model(config, checkpoint, str(tmp_path / 'a.pt'), 'torchscript', rounds=0)
-    torch.jit.load(str(tmp_path / 'a.pt'), _extra_files=extra)
+    torch.jit.load(exported('torchscript')[0], _extra_files=extra)
     assert json.loads(extra['metadata.json'])['channel_order'] == 'RGB'
-    needs('torch_export')
+    out, _ = exported('torch_export')
     extra = {'metadata.json': ''}
-    export_model(config, checkpoint, str(tmp_path / 'a.pt2'), 'torch_export', rounds=0)
-    torch.export.load(str(tmp_path / 'a.pt2'), extra_files=extra)
+    torch.export.load(out, extra_files=extra)
     assert json.loads(extra['metadata.json'])['part'] == 'model'
 
 
-def test_int8(saved, pictures, tmp_path):
-    needs('onnx')
-    config, checkpoint = saved('classification')
-    report = export_model(config, checkpoint, str(tmp_path / 'a.onnx'), 'onnx', rounds=1, int8=str(pictures),
-                          labelled=str(pictures), calibration=4)
+def test_int8(exported):
+    out, report = exported('onnx')
     found = report['int8']
-    assert sorted(os.listdir(tmp_path)) == ['a.onnx', 'a_int8.onnx']
+    assert sorted(os.listdir(os.path.dirname(out))) == ['small.onnx', 'small_int8.onnx']  # and nothing else
     assert found['calibrated_on'] == 4 and found['pictures'] == 6
-    assert found['file_bytes'] < report['file_bytes']
+    assert found['file_bytes'] == os.path.getsize(found['file'])
     forms = found['forms']
     assert forms['PyTorch'] == dict(mean_abs_difference=0., max_abs_difference=0., agreement=1.,
                                     accuracy=forms['PyTorch']['accuracy'])
     assert forms['ONNX Runtime']['mean_abs_difference'] < 1e-5 < forms['ONNX Runtime, INT8']['mean_abs_difference'] < .1
     assert len(report['speed']['ms_per_image']) == 3
-    assert 'agreement' in format_report(report) and 'a_int8.onnx' in format_report(report)
+    assert 'agreement' in format_report(report) and 'small_int8.onnx' in format_report(report)
 
 
 def test_accuracy_is_that_of_the_labels(pictures):
@@ -272,13 +271,13 @@ class _Double(torch.autograd.Function):
 
 
 @pytest.mark.parametrize('kind, function, message', [
-    ('onnx', torch.special.bessel_j0, 'the operator aten.special_bessel_j0 stops it'),
+    ('onnx', torch.special.bessel_j0, r'the operator \w+\.(special_)?bessel_j0 stops it'),
     ('torchscript', lambda x: _Double.apply(x), 'the operator _Double stops it'),
     ('torch_export', lambda x: torch.from_numpy(x.numpy() * 2), r'no operator is named, called in .*test_export.py'),
     ('torchscript', lambda x: x * int(x.shape[2]), r'differs from PyTorch by .* on 1 images of 97x131'),
     ('torchscript', lambda x: x[:, :, :int(x.shape[2]) // 2], 'a size was recorded as a constant'),
     ('torchscript', lambda x: x * float('nan'), 'differs from PyTorch by nan'),
-    ('torchscript', lambda x: x.view(2, 3, int(x.shape[2]), -1).flatten(2), 'does not run on 1 images of 97x131'),
+    ('torchscript', lambda x: x.reshape(int(x.shape[0]), 3, int(x.shape[2]), -1), 'does not run on 1 images of 97x131'),
 ])
 def test_what_cannot_be_exported_is_named_and_leaves_no_file(kind, function, message, tmp_path):
     needs(kind)
@@ -327,14 +326,13 @@ def test_arguments_that_cannot_work(arguments, message, saved, tmp_path, monkeyp
     (dict(int8='empty'), 'no pictures .* below empty'),
     (dict(int8='{pictures}', calibration=0), '--calibration-pictures 0, expected at least 1'),
     (dict(int8='{pictures}', labelled='nowhere'), '--labelled nowhere is no folder'),
+    (dict(int8='{pictures}', labelled='{pictures}/a'), 'in folders of .*/a, expected one folder for each class'),
+    (dict(int8='{pictures}', labelled='{pictures}', part='backbone'), 'a classifier, the graph gives features'),
     (dict(int8='broken'), 'broken.png does not decode'),
 ])
 def test_folders_that_cannot_work(arguments, message, saved, pictures, tmp_path, monkeypatch):
     needs('onnx')
     monkeypatch.chdir(tmp_path)
-    # What is checked before anything is exported needs no export; a broken picture is found when it is read.
-    monkeypatch.setattr('fcvit_mm.engine.export.write_export', lambda *args, **kwargs: (tmp_path / 'a.onnx').touch())
-    monkeypatch.setattr('fcvit_mm.engine.export.load_exported', lambda *args: None)
     for name in ('empty', 'broken'):
         (tmp_path / name).mkdir()
     (tmp_path / 'broken' / 'broken.png').write_bytes(b'\x89PNG')
@@ -342,6 +340,7 @@ def test_folders_that_cannot_work(arguments, message, saved, pictures, tmp_path,
                  for key, value in arguments.items()}
     with pytest.raises(UserError, match=message):
         export_model(*saved('classification'), 'a.onnx', 'onnx', rounds=0, **arguments)
+    assert not (tmp_path / 'a.onnx').exists()
 
 
 def test_labels_of_other_classes(pictures, tmp_path):
@@ -403,4 +402,6 @@ def test_the_command(saved, tmp_path):
     with torch.no_grad():
         found, = load_exported(str(tmp_path / 'a.pt'), 'torchscript')(random_images((1, 3, 33, 34)))
     backbone = load_network(config, checkpoint).model.backbone
-    assert isinstance(backbone, fcvit_mm.FCViT) and found.shape == (1, 40, 2, 2)
+    with torch.no_grad():
+        expected, = backbone(random_images((1, 3, 33, 34)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,10 @@
-"""What is recorded at one size does the same at any other, in every format: each network, as a backbone."""
+"""What is recorded at one size does the same at any other, in every format: each network, as a backbone.
+
+The suite traces them. torch.export follows sizes as symbols, seconds for each block: ``LONG_EXPORTS=1 python -m pytest
+tests/models/test_exported_sizes.py`` does it and ONNX for every network's first stage, minutes.
+"""
+import os
+
 import pytest
 import torch
 from test_family import NETWORKS, assert_same, build, disturbed, images
@@ -6,19 +12,23 @@ from test_family import NETWORKS, assert_same, build, disturbed, images
 from fcvit_mm.engine.exportable import Features
 from fcvit_mm.engine.graphs import FORMATS, write_export
 
-#: Batch, height and width. 224: positions are those learned; 27: one window of Swin's is higher than the map, so that
-#: it is not shifted, as it was in the example; 27 and 61: nothing is a multiple of anything.
+#: Batch, height and width. 224: positions are those learned; 27: one window of Swin's is as high as the map, so that it
+#: is not shifted, as it was in the example; 27 and 61: nothing is a multiple of anything.
 SHAPES = ((1, 27, 40), (3, 61, 50), (2, 224, 224))
+LONG = bool(os.environ.get('LONG_EXPORTS'))
+#: What makes a network short.
+FIRST_STAGE = dict.fromkeys(NETWORKS, dict(out_indices=(0, ))) | dict(
+    vit=dict(arch=dict(depths=(1, ), channels=(24, ), num_heads=(3, ))),
+    cait=dict(arch=dict(depths=(1, 1), channels=(24, 24), num_heads=(3, 3))))
 
 
 @pytest.mark.parametrize('kind', FORMATS)
 @pytest.mark.parametrize('name', NETWORKS)
 def test_any_size(name, kind, tmp_path):
-    if kind != 'torchscript' and torch.__version__ < '2.9':
-        pytest.skip('the exporter of ONNX started from TorchScript before')
-    for package in FORMATS[kind].packages:
-        pytest.importorskip(package)
-    model = disturbed(build(NETWORKS[name]))
+    traced = kind == 'torchscript'
+    if not traced and not LONG:
+        pytest.skip('takes minutes: LONG_EXPORTS=1 does it')
+    model = disturbed(build(NETWORKS[name], **({} if traced else FIRST_STAGE[name])))
     differences = write_export(Features(model), str(tmp_path / f'a{FORMATS[kind].suffix}'), kind, shapes=SHAPES)
     assert [found.shape for found in differences] == list(SHAPES)
     assert all(found.of > 0.1 for found in differences)  # or nothing was compared
