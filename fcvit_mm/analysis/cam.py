@@ -242,6 +242,7 @@ def draw_class_maps(pictures: Sequence[np.ndarray], maps: Sequence[Sequence[Clas
         cells.append([overlay(picture, found.values, (0., 1.)) for picture, found in zip(pictures, row)])
         predicted = all(found.target == found.prediction for found in row)
         what = 'the class above' if predicted else name_of(row[0].target, class_names)
-        row_titles.append(f'for {what}\n{short_name(row[0].layer)}')
+        layer, part = short_name(row[0].layer), row[0].layer.rpartition('.')[2]
+        row_titles.append(f'for {what}\n{layer}' if part.isdigit() else f'for {what}\n{layer}, {part}')
     column_titles = [f'{name_of(found[0].prediction, class_names)} {found[0].prediction_score:.0%}' for found in maps]
     return draw_grid(cells, row_titles, column_titles, title, 'class activation, of the largest', (0., 1.), side=1.6)

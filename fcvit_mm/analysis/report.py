@@ -87,7 +87,7 @@ def write_report(network: Network, config: str, paths: Sequence[str],
     sections = [_section(title, source, make, subject) for title, source, make in SECTIONS]
     lead = (f'What the network looks at, what depth does to its features and what its decisions rest on, measured on '
             f'{_count(len(paths), "picture")} by fcvit_mm {__version__}.')
-    return render(f'Analysis of {network.name}', lead, sections)
+    return render(f'Analysis of {network.label}', lead, sections)
 
 
 def _section(title: str, source: Optional[str], make: Callable[[Subject], Section], subject: Subject) -> Section:
