@@ -73,8 +73,7 @@ def load_method(method: str) -> type:
         import pytorch_grad_cam
     except ImportError as error:
         raise AnalysisError(f"class activation maps need pytorch-grad-cam ({error}): pip install 'fcvit_mm[analysis]', "
-                            'or in an environment that is to stay as it is, pip install --no-deps grad-cam ttach and '
-                            'what they then miss') from error
+                            'or pip install grad-cam') from error
     return getattr(pytorch_grad_cam, METHODS[method])
 
 
@@ -164,10 +163,10 @@ def class_activation_map(model: nn.Module, image: Tensor, target: Union[None, in
         AnalysisError: No classifier, or no such class, layer or method; a layer that the class does not depend on; the
             library is not installed.
     """
-    library = load_method(method)
     image = as_single(model, image)
     with _in_evaluation(model):
-        scores = class_scores(model, image)
+        scores = class_scores(model, image)  # before the library, which is of no use to a detector
+        library = load_method(method)
         prediction = int(scores.argmax())
         target = prediction if target is None else find_class(target, len(scores), class_names)
         block, maps = list(collect_features(model, image, None if layer is None else [layer]).items())[-1]
