@@ -73,8 +73,7 @@ def load_method(method: str) -> type:
         import pytorch_grad_cam
     except ImportError as error:
         raise AnalysisError(f"class activation maps need pytorch-grad-cam ({error}): pip install 'fcvit_mm[analysis]', "
-                            'or in an environment that is to stay as it is, pip install --no-deps grad-cam ttach and '
-                            'what they then miss') from error
+                            'or pip install grad-cam') from error
     return getattr(pytorch_grad_cam, METHODS[method])
 
 
@@ -164,10 +163,10 @@ def class_activation_map(model: nn.Module, image: Tensor, target: Union[None, in
         AnalysisError: No classifier, or no such class, layer or method; a layer that the class does not depend on; the
             library is not installed.
     """
-    library = load_method(method)
     image = as_single(model, image)
     with _in_evaluation(model):
-        scores = class_scores(model, image)
+        scores = class_scores(model, image)  # before the library, which is of no use to a detector
+        library = load_method(method)
         prediction = int(scores.argmax())
         target = prediction if target is None else find_class(target, len(scores), class_names)
         block, maps = list(collect_features(model, image, None if layer is None else [layer]).items())[-1]
@@ -242,6 +241,7 @@ def draw_class_maps(pictures: Sequence[np.ndarray], maps: Sequence[Sequence[Clas
         cells.append([overlay(picture, found.values, (0., 1.)) for picture, found in zip(pictures, row)])
         predicted = all(found.target == found.prediction for found in row)
         what = 'the class above' if predicted else name_of(row[0].target, class_names)
-        row_titles.append(f'for {what}\n{short_name(row[0].layer)}')
+        layer, part = short_name(row[0].layer), row[0].layer.rpartition('.')[2]
+        row_titles.append(f'for {what}\n{layer}' if part.isdigit() else f'for {what}\n{layer}, {part}')
     column_titles = [f'{name_of(found[0].prediction, class_names)} {found[0].prediction_score:.0%}' for found in maps]
     return draw_grid(cells, row_titles, column_titles, title, 'class activation, of the largest', (0., 1.), side=1.6)

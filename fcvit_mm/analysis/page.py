@@ -36,7 +36,8 @@ table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabu
 caption { text-align: left; color: #55606d; padding-bottom: 4px; }
 th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid #e6e9ed; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-.facts th, .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
+.facts th, .facts td { text-align: left; vertical-align: top; }
+.facts td { white-space: normal; overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid #b9c1cb; }
 tbody th { font-weight: normal; }
 details { margin: 10px 0; }

@@ -87,7 +87,7 @@ def write_report(network: Network, config: str, paths: Sequence[str],
     sections = [_section(title, source, make, subject) for title, source, make in SECTIONS]
     lead = (f'What the network looks at, what depth does to its features and what its decisions rest on, measured on '
             f'{_count(len(paths), "picture")} by fcvit_mm {__version__}.')
-    return render(f'Analysis of {network.name}', lead, sections)
+    return render(f'Analysis of {network.label}', lead, sections)
 
 
 def _section(title: str, source: Optional[str], make: Callable[[Subject], Section], subject: Subject) -> Section:
@@ -125,7 +125,7 @@ def _model(subject: Subject) -> Section:
             ('parameters', f'{count_parameters(network.model):,}, of which the backbone {count_parameters(backbone):,}'
              if backbone is not network.model else f'{count_parameters(backbone):,}'),
             ('pictures', ', '.join(f'{i}: {path}' for i, path in enumerate(subject.paths, 1))),
-            ('size of the input, height x width', ', '.join(sizes)),
+            ('input', f'{", ".join(sizes)} pixels (height x width)'),
             ('software', f'fcvit_mm {__version__}, torch {torch.__version__}'),
             ('date', f'{datetime.datetime.now():%Y-%m-%d %H:%M}')]
     return Section('', tables=[Table('', (), rows)])
@@ -222,7 +222,7 @@ def _statistics(subject: Subject) -> Section:
         '', [f'How far the {what} maps depend on the query, how the heads differ, and how few tokens have most of the '
              'weight. Cosines near 1 and divergences near 0: maps are alike. Entropy near 1: weight is spread '
              'evenly; near 0: it lies on a single token.'],
-        findings, [_picture(draw_statistics({subject.network.name: found}), f'Measures of the {what} by layer')],
+        findings, [_picture(draw_statistics({subject.network.label: found}), f'Measures of the {what} by layer')],
         [table])
 
 
@@ -247,7 +247,7 @@ def _oversmoothing(subject: Subject) -> Section:
              'position. A bright plane keeps fine detail; a lone bright point in the dark is a map that is almost '
              'constant.'],
         findings,
-        [_picture(draw_oversmoothing({subject.network.name: found}), 'Frequencies and similarity of tokens by block'),
+        [_picture(draw_oversmoothing({subject.network.label: found}), 'Frequencies and similarity of tokens by block'),
          _picture(draw_spectra(found), 'Fourier spectrum of the feature maps of each block')], [table])
 
 

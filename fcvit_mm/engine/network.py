@@ -74,7 +74,7 @@ def load_network(network: str, checkpoint: Optional[str] = None, device: Union[s
     Args:
         network (str): A config file of mmpretrain, mmdet or mmseg, this project's or another; or ``timm:NAME``, one
             of timm's models or this project's under timm's names (``timm:deit_small_patch16_224``).
-        checkpoint (str, optional): A file that was trained with it; ``None`` leaves random weights.
+        checkpoint (str, optional): A file that was trained with it; ``None`` leaves random weights, the same each time.
         device (str | torch.device): Where it works.
         options (dict, optional): Changes to the config, or arguments of timm's model.
 
@@ -84,8 +84,14 @@ def load_network(network: str, checkpoint: Optional[str] = None, device: Union[s
         CheckpointError: The checkpoint cannot be read or belongs to another network.
         ImportError: The network's library is not installed.
     """
-    if network.startswith(TIMM):
-        return _load_timm(network[len(TIMM):], checkpoint, device, options or {})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if network.startswith(TIMM):
+            return _load_timm(network[len(TIMM):], checkpoint, device, options or {})
+        return _load_config(network, checkpoint, device, options)
+
+
+def _load_config(network: str, checkpoint: Optional[str], device, options: Optional[dict]) -> Network:
     cfg = load_config(network, options)
     if not cfg.get('model'):
         raise NetworkError(f'{network} has no model: give the config of a classifier, detector or segmentor')

@@ -7,6 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from small_networks import build, fcvit, scaled_vit
 
+from fcvit_mm import DWNet
 from fcvit_mm.analysis.cam import (
     METHODS,
     class_activation_map,
@@ -47,7 +48,7 @@ def classifier(backbone):
     """mmpretrain's classifier around a backbone."""
     models = pytest.importorskip('mmpretrain.models')
     heads = {4: (models.GlobalAveragePooling(), 32), 2: (None, 32)}
-    neck, channels = heads[backbone(torch.rand(1, 3, 32, 32))[-1].ndim]
+    neck, channels = heads[backbone.eval()(torch.rand(1, 3, 32, 32))[-1].ndim]
     return models.ImageClassifier(backbone, neck, models.LinearClsHead(3, channels)).eval()
 
 
@@ -112,6 +113,8 @@ def test_classifiers_of_ours(library, image):
     assert named.layer == 'stages.2.blocks.1' and not np.allclose(named.values, found.values)
     with pytest.raises(AnalysisError, match=r'stages.3.blocks.0 .* single position for an image of \(32, 32\) pixels'):
         class_activation_map(network, image)
+    dwnet = classifier(DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 32)), out_indices=3))
+    assert class_activation_map(dwnet, large).layer == 'stages.3.blocks.0'
     # Only the class token is read after the last block, so its first norm is where the patches still count.
     tokens = class_activation_map(classifier(build(scaled_vit, out_type='cls_token')), image)
     assert tokens.layer == 'stages.0.blocks.2.norm1' and tokens.values.max() > 0.9

@@ -177,6 +177,12 @@ def test_transformers(kind):
                                    for layer in found.values())
 
 
+def test_dwnet():
+    found = oversmoothing(fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16)), dynamic='homogeneous'),
+                          [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))])
+    assert [layer.grid for layer in found.values()] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+
+
 def test_command(tmp_path, command):
     pytest.importorskip('timm')
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / 'a.png')

@@ -105,6 +105,13 @@ def test_stages_of_networks():
     assert figure_png(draw_fields(found, 'fields')).startswith(b'\x89PNG')
 
 
+def test_dwnet_has_windows_and_no_more():
+    # Of 4x4 patches, 7x7 of them.
+    network = fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16)))
+    found = receptive_fields(network, [torch.randn(3, 112, 112)])
+    assert len(found) == 4 and found['stages.0.blocks.0'].reach == (28, 28)
+
+
 def test_plain_transformer_is_looked_at_in_four_places():
     timm = pytest.importorskip('timm')
     network = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=6).eval()

@@ -7,6 +7,7 @@ import zlib
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
 from fcvit_mm.analysis import report
 from fcvit_mm.analysis.page import Picture, Section, Table, render
@@ -172,3 +173,12 @@ def test_what_gives_no_page(trained, command, tmp_path):
         command('report').main([result.config, result.checkpoint, str(tmp_path / 'broken.png'), '--out',
                                 str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()
+
+
+def test_random_weights_are_the_same_each_time():
+    pytest.importorskip('timm')
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first, second = (load_network('timm:vit_tiny_patch16_224', options=dict(img_size=32, depth=1)) for _ in range(2))
+    assert all(map(torch.equal, first.model.parameters(), second.model.parameters()))
+    assert torch.equal(torch.random.get_rng_state(), before)

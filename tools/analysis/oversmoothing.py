@@ -29,9 +29,8 @@ def main(argv=None):
 
     found = {}
     for network in networks:
-        label = network.name if network.checkpoint else f'{network.name} (random weights)'
         images = (network.prepare(picture, args.size).image for picture in pictures)
-        found[label] = oversmoothing(network.model, images, args.layers)
+        found[network.label] = oversmoothing(network.model, images, args.layers)
     print(save_figure(draw_oversmoothing(found), args.out / 'oversmoothing.png'))
     for network, (label, layers) in zip(networks, found.items()):
         print(save_figure(draw_spectra(layers, f'Spectra of {label}'),

@@ -34,8 +34,7 @@ def main(argv=None):
         images = (network.prepare(picture, args.size).image for picture in pictures)
         found[network.name] = receptive_fields(network.model, images, args.layers)
     for network in networks:
-        label = network.name if network.checkpoint else f'{network.name} (random weights)'
-        figure = draw_fields(found[network.name], f'Effective receptive fields of {label}')
+        figure = draw_fields(found[network.name], f'Effective receptive fields of {network.label}')
         print(save_figure(figure, args.out / f'receptive_field_{file_name(network.name)}.png'))
     print(write_json(args.out / 'receptive_field.json', dict(
         pictures=paths, unit='pixels of the input',
