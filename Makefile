@@ -27,7 +27,7 @@ demo-seg: setup
 
 # One thread per worker: PyTorch's own threads would fight over the cores.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(TEST_WORKERS) --dist loadscope
+	OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder
 
 lint: setup
 	$(VENV)/bin/ruff check .

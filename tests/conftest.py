@@ -6,6 +6,16 @@ from filelock import FileLock
 from harness import KINDS, LAST, LIBRARIES, Trained, run_tool, write_config
 
 
+# Modules that take longest. Two processes share the modules out: begun last, one of these would keep one of them alone.
+LONG = ('test_configs.py', 'test_demo.py', 'test_export.py', 'test_dist.py', 'test_train.py', 'test_triton_kernels.py',
+        'test_family.py', 'test_timm.py', 'test_sizes.py', 'test_exported_sizes.py', 'test_visualize.py', 'test_report.py')
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
 def once(tmp_path_factory, name, make):
     """Let one of pytest-xdist's workers make a folder that all of them use."""
     base = tmp_path_factory.getbasetemp()
