@@ -5,10 +5,10 @@ import pytest
 from filelock import FileLock
 from harness import KINDS, LAST, LIBRARIES, Trained, run_tool, write_config
 
-
 # Modules that take longest. Two processes share the modules out: begun last, one of these would keep one of them alone.
 LONG = ('test_configs.py', 'test_demo.py', 'test_export.py', 'test_dist.py', 'test_train.py', 'test_triton_kernels.py',
-        'test_family.py', 'test_timm.py', 'test_sizes.py', 'test_exported_sizes.py', 'test_visualize.py', 'test_report.py')
+        'test_family.py', 'test_timm.py', 'test_sizes.py', 'test_exported_sizes.py', 'test_visualize.py',
+        'test_report.py')
 
 
 def pytest_collection_modifyitems(items):
