@@ -1,16 +1,19 @@
 """One training step, one evaluation batch and one checkpoint, to see before a long run what it would see later."""
 import copy
+import logging
 import math
 import resource
 import shutil
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from .preflight import disk_problems, shorten
@@ -74,7 +77,7 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
     add_hooks(cfg, 'BrokenPictureHook')
     wanted = dict(cfg.default_hooks.checkpoint or {})
     problems: List[str] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         cfg.work_dir = folder
         cfg.resume, cfg.load_from = False, None if cfg.get('resume') else cfg.get('load_from')
         runner = Runner.from_cfg(cfg)
@@ -113,6 +116,20 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
                  val_seconds=val_seconds, metrics=metrics, free=shutil.disk_usage(here).free,
                  val_batches=len(runner._val_loop.dataloader) if runner._val_loop is not None else 0,
                  parameters=sum(p.numel() for p in runner.model.parameters() if p.requires_grad), **step)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder that is removed, and whose log files the loggers forget: those live as long as the process."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield folder
+        finally:
+            for logger in MMLogger._instance_dict.values():
+                for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
+                    if Path(folder) in Path(handler.baseFilename).parents:
+                        logger.removeHandler(handler)
+                        handler.close()
 
 
 def train_steps(runner: Runner, problems: List[str]) -> dict:

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.registry import DefaultScope
 from small_networks import build, fcvit, scaled_vit
 
 from fcvit_mm import DWNet
@@ -49,7 +50,8 @@ def classifier(backbone):
     models = pytest.importorskip('mmpretrain.models')
     heads = {4: (models.GlobalAveragePooling(), 32), 2: (None, 32)}
     neck, channels = heads[backbone.eval()(torch.rand(1, 3, 32, 32))[-1].ndim]
-    return models.ImageClassifier(backbone, neck, models.LinearClsHead(3, channels)).eval()
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return models.ImageClassifier(backbone, neck, models.LinearClsHead(3, channels)).eval()
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -1,7 +1,10 @@
+import logging
 import re
+from pathlib import Path
 
 import pytest
 from harness import write_config
+from mmengine.logging import MMLogger
 
 from fcvit_mm.engine.config import adapt_to_machine, load_config
 from fcvit_mm.engine.trial import checkpoints_to_come, duration, format_trial, run_trial
@@ -37,6 +40,10 @@ def test_report(trial, tmp_path):
                   'checkpoints +3 files of'):
         assert re.search(words, text), text
     assert not (tmp_path / 'w').exists()
+    # Nor does a logger go on writing to the folder that the trial ran in.
+    files = [handler.baseFilename for logger in MMLogger._instance_dict.values() for handler in logger.handlers
+             if isinstance(handler, logging.FileHandler)]
+    assert all(Path(file).parent.is_dir() for file in files), files
 
 
 def test_what_would_end_the_run_later(trial):
