@@ -68,7 +68,7 @@ def native_kernels():
                 print(f'fcvit_mm: installed without compiled CPU kernels ({type(error).__name__}: {error})',
                       file=sys.stderr)
 
-    # The name says for which torch: see library_name in the package.
+    # The name says for which torch: see name_of_library in the package.
     version = re.sub(r'\W', '_', torch.__version__.split('+')[0])
     # OpenMP for at::parallel_for, but for the compiler only: the threads are to be those of torch's own OpenMP library.
     kernels = CppExtension(f'{NATIVE.replace("/", ".")}.kernels_for_torch_{version}',

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import library
 
 from fcvit_mm import ops
 from fcvit_mm.ops import native, use_ops
@@ -180,13 +181,13 @@ def test_dispatch():
 
 
 @built
-@pytest.mark.skipif(not hasattr(torch.library, 'opcheck'), reason='torch.library.opcheck came with torch 2.4')
+@pytest.mark.skipif(not hasattr(library, 'opcheck'), reason='opcheck came with torch 2.4')
 def test_operators_are_well_registered():
     x, weight, bias = channels_last(2, 8, 6, 6), torch.randn(8, 1, 3, 3), torch.randn(8)
     utilities = ('test_schema', 'test_faketensor')
     for name, args in (('depthwise_conv2d', (x, weight, bias)), ('depthwise_conv2d', (x.contiguous(), weight, None)),
                        ('dwconv_gelu', (x, weight, bias)), ('gelu_', (x, ))):
-        torch.library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
+        library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
 
 
 def block(x, weight, bias):
@@ -265,13 +266,13 @@ def test_without_kernels(folder):
 
 def test_kernels_for_another_torch(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
-    (folder / f'{native.library_name("1.0.0+cu1")}.so').touch()
+    (folder / f'{native.name_of_library("1.0.0+cu1")}.so').touch()
     falls_back(f'were built with torch 1.0.0, but this is {torch.__version__}')
 
 
 def test_kernels_that_do_not_load(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
-    (folder / f'{native.library_name(torch.__version__)}.so').write_bytes(b'\x7fELF')
+    (folder / f'{native.name_of_library(torch.__version__)}.so').write_bytes(b'\x7fELF')
     falls_back('do not load')
 
 
@@ -287,8 +288,8 @@ def test_a_processor_that_lacks_the_instructions(monkeypatch):
 def test_setup_names_the_library_as_the_package_does():
     """setup.py cannot import the package, which needs what is not installed yet."""
     source = (native.FOLDER.parents[2] / 'setup.py').read_text()
-    assert native.library_name('2.12.0a0+git1') == 'kernels_for_torch_2_12_0a0'
-    assert f".{native.library_name('')}{{version}}'" in source
+    assert native.name_of_library('2.12.0a0+git1') == 'kernels_for_torch_2_12_0a0'
+    assert f".{native.name_of_library('')}{{version}}'" in source
 
 
 @built

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import library
 
 import fcvit_mm.ops.triton as triton_ops
 
@@ -40,7 +41,7 @@ def test_unsupported_tensors_are_left_to_the_definitions():
 
 
 def test_a_torch_without_custom_operators_has_no_kernels(monkeypatch):
-    monkeypatch.delattr(torch.library, 'custom_op', raising=False)
+    monkeypatch.delattr(library, 'custom_op', raising=False)
     triton_ops.support.available.cache_clear()
     try:
         assert not triton_ops.available()

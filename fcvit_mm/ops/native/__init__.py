@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent
 _PREFIX = 'kernels_for_torch_'
 
 
-def library_name(torch_version: str) -> str:
+def name_of_library(torch_version: str) -> str:
     """File name, without its ending, of the library for a version of torch. setup.py names it so, too."""
     return _PREFIX + re.sub(r'\W', '_', torch_version.split('+')[0])
 
@@ -41,7 +41,7 @@ available._dynamo_marked_constant = True
 def _load() -> bool:
     if torch.backends.cpu.get_cpu_capability() not in ('AVX2', 'AVX512'):
         return False
-    library = FOLDER / f'{library_name(torch.__version__)}.so'
+    library = FOLDER / f'{name_of_library(torch.__version__)}.so'
     if library.is_file():
         try:
             torch.ops.load_library(library)
