@@ -16,6 +16,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
+@pytest.fixture(autouse=True, scope='module')
+def no_scope_of_another_module():
+    """MMEngine's default scope lives until the next one: a module must not find another's."""
+    from mmengine.registry import DefaultScope
+    DefaultScope._instance_dict.clear()
+
+
 def once(tmp_path_factory, name, make):
     """Let one of pytest-xdist's workers make a folder that all of them use."""
     base = tmp_path_factory.getbasetemp()
