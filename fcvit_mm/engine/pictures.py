@@ -129,7 +129,7 @@ class GuardedPipeline:
     def _with_stand_ins(self, data: dict) -> dict:
         """The sample with an empty picture, or a map in which all is ignored, where its own is broken."""
         data = dict(data)
-        paths = {key: data[key] for key in PATHS if data.get(key)}
+        paths = {key: data[key] for key in PATHS if data.get(key) and '://' not in str(data[key])}
         broken = [key for key, path in paths.items() if picture_problem(path)]
         width, height = next((picture_size(paths[key]) for key in paths if key not in broken),
                              (data.get('width') or 224, data.get('height') or 224))
