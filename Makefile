@@ -1,4 +1,4 @@
-# make demo       set up, then pretrain, detect and draw on generated pictures (about 8 minutes after set-up)
+# make demo       set up, then pretrain, detect and draw on generated images (about 8 minutes after set-up)
 # make demo-seg   the same for segmentation
 # make test       set up, then run the test suite
 # make lint       style of the code and the shell scripts, configs against their tables and metafiles
@@ -17,7 +17,7 @@ TEST_WORKERS ?= 2
 .PHONY: setup demo demo-seg test lint clean
 
 setup:
-	@tools/setup_env.sh $(VENV) $(STACK)
+	@dev/setup_env.sh $(VENV) $(STACK)
 
 demo: setup
 	@$(PYTHON_IN_VENV) tools/demo.py detect
@@ -31,8 +31,8 @@ test: setup
 
 lint: setup
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/shellcheck tools/*.sh tools/benchmark/*.sh .ci/run
-	$(PYTHON_IN_VENV) tools/check_configs.py
+	$(VENV)/bin/shellcheck tools/*.sh dev/benchmark/*.sh .ci/run
+	$(PYTHON_IN_VENV) dev/check_configs.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

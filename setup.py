@@ -3,6 +3,7 @@
 Configs, tools and model-index.yml, where `mim` looks for them; and the compiled CPU kernels, where this environment
 has torch (pip's --no-build-isolation) and a compiler. FCVIT_MM_NATIVE=0 in the environment leaves the kernels out.
 """
+
 import os
 import platform
 import re
@@ -41,8 +42,9 @@ class BuildWithMim(build_py):
         for name in SHIPPED:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, target / name, dirs_exist_ok=True,
-                                ignore=shutil.ignore_patterns('__pycache__', '*.pyc'))
+                shutil.copytree(
+                    source, target / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns('__pycache__', '*.pyc')
+                )
             else:
                 target.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target / name)
@@ -60,21 +62,25 @@ def native_kernels():
         return {}
 
     class BuildKernels(BuildExtension):
-
         def build_extensions(self):
             try:
                 super().build_extensions()
             except Exception as error:  # no compiler, no headers, ...: the package works without
-                print(f'fcvit_mm: installed without compiled CPU kernels ({type(error).__name__}: {error})',
-                      file=sys.stderr)
+                print(
+                    f'fcvit_mm: installed without compiled CPU kernels ({type(error).__name__}: {error})',
+                    file=sys.stderr,
+                )
 
     # The name says for which torch: see name_of_library in the package.
     version = re.sub(r'\W', '_', torch.__version__.split('+')[0])
     # OpenMP for at::parallel_for, but for the compiler only: the threads are to be those of torch's own OpenMP library.
-    kernels = CppExtension(f'{NATIVE.replace("/", ".")}.kernels_for_torch_{version}',
-                           [f'{NATIVE}/operators.cpp', f'{NATIVE}/kernels_avx2.cpp'], depends=[f'{NATIVE}/kernels.h'],
-                           extra_compile_args=['-O3', '-g0', '-fno-predictive-commoning', '-fopenmp',
-                                               '-fvisibility=hidden'], optional=True)
+    kernels = CppExtension(
+        f'{NATIVE.replace("/", ".")}.kernels_for_torch_{version}',
+        [f'{NATIVE}/operators.cpp', f'{NATIVE}/kernels_avx2.cpp'],
+        depends=[f'{NATIVE}/kernels.h'],
+        extra_compile_args=['-O3', '-g0', '-fno-predictive-commoning', '-fopenmp', '-fvisibility=hidden'],
+        optional=True,
+    )
     # Without ninja, two files are compiled one after the other, and a failure is an exception of distutils.
     build_ext = BuildKernels.with_options(use_ninja=False, no_python_abi_suffix=True)
     return dict(ext_modules=[kernels], cmdclass=dict(build_ext=build_ext))

@@ -1,12 +1,38 @@
 """FCViT for OpenMMLab: a convolution-only backbone for classification, detection and segmentation."""
-from .requirements import check_core
+
+from .dependencies import check_core
 
 check_core()
+
+from . import deprecation  # noqa: E402
+
+deprecation.install()
 
 # Importing registers: checkpoints makes init_cfg=dict(type='Pretrained') read published files, engine brings the
 # optimizer-wrapper constructor and hooks.
 from . import checkpoints, engine  # noqa: E402, F401
-from .models import DWNet, FCViT, ScaledCaiT, ScaledSwin, ScaledViT, optimize_for_inference  # noqa: E402
+from .models import (  # noqa: E402
+    CaiT,
+    DWNet,
+    FCViT,
+    ScaledCaiT,
+    ScaledSwin,
+    ScaledViT,
+    Swin,
+    ViT,
+    optimize_for_inference,
+)
 from .version import __version__  # noqa: E402
 
-__all__ = ['DWNet', 'FCViT', 'ScaledCaiT', 'ScaledSwin', 'ScaledViT', '__version__', 'optimize_for_inference']
+__all__ = [
+    'CaiT',
+    'DWNet',
+    'FCViT',
+    'ScaledCaiT',
+    'ScaledSwin',
+    'ScaledViT',
+    'Swin',
+    'ViT',
+    '__version__',
+    'optimize_for_inference',
+]

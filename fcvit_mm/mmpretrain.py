@@ -4,11 +4,12 @@ After the import, ``mmpretrain.list_models('fcvit*')`` lists those of FCViT, ``'
 ``mmpretrain.get_model('fcvit_b12_in1k')`` and mmpretrain's inferencers take their names. There are no weights behind
 the names: pass ``pretrained=PATH``.
 """
+
 from pathlib import Path
 
 from mmengine.fileio import load
 
-from fcvit_mm.requirements import require
+from fcvit_mm.dependencies import require
 
 __all__ = ['index_root', 'register']
 
@@ -28,8 +29,10 @@ def index_root() -> Path:
     for place in places:
         if (place / 'model-index.yml').is_file():
             return place
-    raise FileNotFoundError(f'no model-index.yml in {places[0]} or {places[1]}: install fcvit_mm from a wheel, or with '
-                            'pip install -e . in a checkout')
+    raise FileNotFoundError(
+        f'no model-index.yml in {places[0]} or {places[1]}: install fcvit_mm from a wheel, or with '
+        'pip install -e . in a checkout'
+    )
 
 
 def register() -> None:
@@ -43,6 +46,7 @@ def register() -> None:
     """
     require('mmpretrain')
     from mmpretrain.apis.model import ModelHub
+
     root = index_root()
     for metafile in load(root / 'model-index.yml')['Import']:
         if Path(metafile).parent.name != 'classification':

@@ -4,6 +4,7 @@ Each is a row of :data:`VARIANTS`. Parameters have the names of this project's c
 ``head.fc.*``), so a classifier that ``tools/train.py`` or ``tools/convert_checkpoint.py`` wrote loads as it is, and a
 published file through :func:`checkpoint_filter_fn`, with ``timm.create_model(name, checkpoint_path=FILE)``.
 """
+
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Type, Union
 
 import torch
@@ -11,8 +12,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from .checkpoints.recognize import recognize
-from .models import Backbone, DWNet, FCViT, ScaledCaiT, ScaledSwin, ScaledViT
-from .requirements import require
+from .dependencies import require
+from .models import Backbone, CaiT, DWNet, FCViT, Swin, ViT
 
 require('timm')
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
@@ -57,8 +58,10 @@ class Classifier(nn.Module):
 
     def describe_features(self) -> List[dict]:
         """Channels, stride and module of each intermediate, as timm names them."""
-        return [dict(num_chs=channels, reduction=stride, module=f'backbone.stages.{i}')
-                for i, (channels, stride) in enumerate(zip(self.backbone.stage_channels, self.backbone.stage_strides))]
+        return [
+            dict(num_chs=channels, reduction=stride, module=f'backbone.stages.{i}')
+            for i, (channels, stride) in enumerate(zip(self.backbone.stage_channels, self.backbone.stage_strides))
+        ]
 
     def build_head(self, num_classes: int, global_pool: str) -> nn.Module:
         """Pooling, dropout and the linear layer ``fc``."""
@@ -83,11 +86,14 @@ class Classifier(nn.Module):
         """Patterns of parameter groups: by stage if ``coarse``, else by block, for layer-wise decay."""
         return dict(
             stem=r'^backbone\.stem',
-            blocks=r'^backbone\.stages\.(\d+)' if coarse else [
+            blocks=r'^backbone\.stages\.(\d+)'
+            if coarse
+            else [
                 (r'^backbone\.stages\.(\d+)\.(?:downsample|cls_token)', (0,)),
                 (r'^backbone\.stages\.(\d+)\.blocks\.(\d+)', None),
                 (r'^backbone\.norm', (99999,)),
-            ])
+            ],
+        )
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -117,13 +123,13 @@ class Classifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
-            self,
-            x: Tensor,
-            indices: Optional[Union[int, List[int]]] = None,
-            norm: bool = False,
-            stop_early: bool = False,
-            output_fmt: str = 'NCHW',
-            intermediates_only: bool = False,
+        self,
+        x: Tensor,
+        indices: Optional[Union[int, List[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
     ) -> Union[List[Tensor], Tuple[Tensor, List[Tensor]]]:
         """Outputs of the stages (of the blocks, for transformers without stages) and the final features.
 
@@ -170,8 +176,9 @@ class Classifier(nn.Module):
         """The ``i``-th of :meth:`outputs`, the last computed, as :meth:`forward_features` gives the last."""
         return self.to_map(output, i, norm=True).contiguous(memory_format=layout)
 
-    def prune_intermediate_layers(self, indices: Union[int, List[int]] = 1, prune_norm: bool = False,
-                                  prune_head: bool = True) -> List[int]:
+    def prune_intermediate_layers(
+        self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> List[int]:
         """Drop the stages after the last of ``indices``, and what stands on them.
 
         Returns:
@@ -180,7 +187,7 @@ class Classifier(nn.Module):
         take, last = feature_take_indices(len(self.backbone.stages), indices)
         if prune_norm or not self.is_last(last):
             setattr(self.backbone, f'norm{len(self.feature_info) - 1}', nn.Identity())
-        self.backbone.stages = self.backbone.stages[:last + 1]
+        self.backbone.stages = self.backbone.stages[: last + 1]
         self.num_features = self.feature_info[last]['num_chs']
         if prune_head or not self.is_last(last):
             self.reset_classifier(0, '')
@@ -231,16 +238,18 @@ class TokenClassifier(Classifier):
     """A ViT or CaiT and its head, as timm has its own: features are tokens, intermediates the patches of each block.
 
     With ``features_only=True`` the maps of chosen blocks come at one stride, those of the last three blocks by default.
-    For a pyramid take the backbone itself, ``fcvit_mm.ScaledViT(out_type='pyramid')``.
+    For a pyramid take the backbone itself, ``fcvit_mm.ViT(out_type='pyramid')``.
     """
 
     feature_indices = 3
     default_pool = 'token'
 
     def describe_features(self) -> List[dict]:
-        (channels, ), (stride, ) = self.backbone.stage_channels, self.backbone.stage_strides
-        return [dict(num_chs=channels, reduction=stride, module=f'backbone.stages.0.blocks.{i}')
-                for i in range(self.num_intermediates())]
+        (channels,), (stride,) = self.backbone.stage_channels, self.backbone.stage_strides
+        return [
+            dict(num_chs=channels, reduction=stride, module=f'backbone.stages.0.blocks.{i}')
+            for i in range(self.num_intermediates())
+        ]
 
     def build_head(self, num_classes: int, global_pool: str) -> nn.Module:
         return TokenHead(self.num_features, num_classes, global_pool, self.drop_rate)
@@ -275,8 +284,9 @@ class TokenClassifier(Classifier):
     def to_features(self, output: Any, i: int, layout: torch.memory_format) -> Tensor:
         return self.final_tokens(output[0])
 
-    def prune_intermediate_layers(self, indices: Union[int, List[int]] = 1, prune_norm: bool = False,
-                                  prune_head: bool = True) -> List[int]:
+    def prune_intermediate_layers(
+        self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> List[int]:
         """Drop the blocks after the last of ``indices``; with the head go CaiT's class-attention blocks.
 
         Returns:
@@ -284,7 +294,7 @@ class TokenClassifier(Classifier):
         """
         take, last = feature_take_indices(self.num_intermediates(), indices)
         stage = self.backbone.stages[0]
-        stage.blocks = stage.blocks[:last + 1]
+        stage.blocks = stage.blocks[: last + 1]
         if prune_norm:
             self.backbone.norm = nn.Identity()
         if prune_head:
@@ -300,10 +310,11 @@ class Variant(NamedTuple):
         network (type): The backbone's class.
         options (dict): Its arguments beside ``in_channels`` and ``drop_path_rate``; with them it has one output, the
             last.
-        crop (float): The evaluation crop's share of the resized picture's side.
+        crop (float): The evaluation crop's share of the resized image's side.
         paper (str): Identifier of the paper, with the site.
         model (type): What stands around the backbone.
     """
+
     network: Type[Backbone]
     options: dict
     crop: float
@@ -312,29 +323,34 @@ class Variant(NamedTuple):
 
 
 def _fcvit(arch: str, crop: float) -> Variant:
-    return Variant(FCViT, dict(arch=arch, out_indices=(3, ), layer_scale_init_value=1e-5), crop, 'arXiv:2212.12552')
+    return Variant(FCViT, dict(arch=arch, out_indices=(3,), layer_scale_init_value=1e-5), crop, 'arXiv:2212.12552')
 
 
 def _dwnet(arch: str, dynamic: Union[bool, str]) -> Variant:
-    options = dict(arch=arch, dynamic=dynamic, out_indices=(3, ), norm_cfg=dict(type='LN'))
+    options = dict(arch=arch, dynamic=dynamic, out_indices=(3,), norm_cfg=dict(type='LN'))
     return Variant(DWNet, options, 224 / 256, 'arXiv:2106.04263')
 
 
-def _transformer(network: Type[Backbone], arch: str, remedy: str) -> Variant:
-    stages = network is ScaledSwin
-    form = dict(out_indices=(3, )) if stages else dict(out_type='cls_token')
-    return Variant(network, dict(arch=arch, remedies=(remedy, ), **form), 224 / 256, 'OpenReview:O476oWmiNNp',
-                   Classifier if stages else TokenClassifier)
+def _transformer(network: Type[Backbone], arch: str, method: str) -> Variant:
+    stages = network is Swin
+    form = dict(out_indices=(3,)) if stages else dict(out_type='cls_token')
+    return Variant(
+        network,
+        dict(arch=arch, methods=(method,), **form),
+        224 / 256,
+        'OpenReview:O476oWmiNNp',
+        Classifier if stages else TokenClassifier,
+    )
 
 
 _TRANSFORMERS = {
-    'vit_small_12': (ScaledViT, 'small_12'),
-    'vit_small_24': (ScaledViT, 'small_24'),
-    'vit_base_12': (ScaledViT, 'base_12'),
-    'vit_base_24': (ScaledViT, 'base_24'),
-    'cait_xxs24': (ScaledCaiT, 'xxs24'),
-    'cait_s24': (ScaledCaiT, 's24'),
-    'swin_small': (ScaledSwin, 'small'),
+    'vit_small_12': (ViT, 'small_12'),
+    'vit_small_24': (ViT, 'small_24'),
+    'vit_base_12': (ViT, 'base_12'),
+    'vit_base_24': (ViT, 'base_24'),
+    'cait_xxs24': (CaiT, 'xxs24'),
+    'cait_s24': (CaiT, 's24'),
+    'swin_small': (Swin, 'small'),
 }
 
 #: Every model, by its name under timm.
@@ -349,8 +365,11 @@ VARIANTS: Dict[str, Variant] = {
     'dynamic_dwnet_base': _dwnet('base', dynamic='homogeneous'),
     'inhomogeneous_dwnet_tiny': _dwnet('tiny', dynamic='inhomogeneous'),
     'inhomogeneous_dwnet_base': _dwnet('base', dynamic='inhomogeneous'),
-    **{f'{prefix}_{name}': _transformer(network, arch, remedy) for name, (network, arch) in _TRANSFORMERS.items()
-       for prefix, remedy in (('attnscale', 'attn_scale'), ('featscale', 'feat_scale'))},
+    **{
+        f'{prefix}_{name}': _transformer(network, arch, method)
+        for name, (network, arch) in _TRANSFORMERS.items()
+        for prefix, method in (('attnscale', 'attn_scale'), ('featscale', 'feat_scale'))
+    },
 }
 
 
@@ -382,17 +401,31 @@ def _rename_published(model: Classifier, state_dict: dict, prefix: str, *_) -> N
 
 def _default_cfg(variant: Variant) -> dict:
     return dict(
-        num_classes=1000, input_size=(3, 224, 224), crop_pct=variant.crop, interpolation='bicubic',
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        crop_pct=variant.crop,
+        interpolation='bicubic',
         pool_size=None if variant.model is TokenClassifier else (7, 7),
-        mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, first_conv='backbone.stem.proj', classifier='head.fc',
-        paper_ids=variant.paper)
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        first_conv='backbone.stem.proj',
+        classifier='head.fc',
+        paper_ids=variant.paper,
+    )
 
 
 default_cfgs = generate_default_cfgs({name: _default_cfg(variant) for name, variant in VARIANTS.items()})
 
 
-def _build(variant: Variant, num_classes: int = 1000, in_chans: int = 3, global_pool: Optional[str] = None,
-           drop_rate: float = 0., drop_path_rate: float = 0., **options) -> Classifier:
+def _build(
+    variant: Variant,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    global_pool: Optional[str] = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    **options,
+) -> Classifier:
     """The model of a row; ``options`` are further ones of its backbone."""
     backbone = variant.network(**{**variant.options, **options}, in_channels=in_chans, drop_path_rate=drop_path_rate)
     global_pool = variant.model.default_pool if global_pool is None else global_pool
@@ -408,14 +441,20 @@ def _entrypoint(name: str, variant: Variant) -> Callable[..., nn.Module]:
             raise RuntimeError(
                 f'{name} has no weights to download. Load a file: timm.create_model({name!r}, checkpoint_path=FILE), '
                 'published or of this project; or, to change num_classes or in_chans, pretrained=True with '
-                'pretrained_cfg_overlay=dict(file=FILE)')
+                'pretrained_cfg_overlay=dict(file=FILE)'
+            )
 
         def model_class(**options) -> Classifier:
             return _build(variant, **options)
 
         return build_model_with_cfg(
-            model_class, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg=dict(out_indices=variant.model.feature_indices, feature_cls='getter'), **kwargs)
+            model_class,
+            name,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg=dict(out_indices=variant.model.feature_indices, feature_cls='getter'),
+            **kwargs,
+        )
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = __name__
@@ -428,8 +467,11 @@ def _sources(cfg) -> dict:
     places = ('file', 'url', 'hf_hub_id', 'state_dict')
     if cfg is None or isinstance(cfg, str):
         return {}
-    return {place: value for place in places
-            if (value := cfg.get(place) if isinstance(cfg, dict) else getattr(cfg, place, None))}
+    return {
+        place: value
+        for place in places
+        if (value := cfg.get(place) if isinstance(cfg, dict) else getattr(cfg, place, None))
+    }
 
 
 __all__: Sequence[str] = ['VARIANTS', 'Classifier', 'TokenClassifier', 'Variant', 'checkpoint_filter_fn']

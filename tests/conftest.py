@@ -1,4 +1,5 @@
 """Small data sets, and models that tools/train.py trained on them."""
+
 import os
 
 import pytest
@@ -6,9 +7,20 @@ from filelock import FileLock
 from harness import KINDS, LAST, LIBRARIES, Trained, run_tool, write_config
 
 # Modules that take longest. Two processes share the modules out: begun last, one of these would keep one of them alone.
-LONG = ('test_configs.py', 'test_demo.py', 'test_export.py', 'test_dist.py', 'test_train.py', 'test_triton_kernels.py',
-        'test_family.py', 'test_timm.py', 'test_sizes.py', 'test_exported_sizes.py', 'test_visualize.py',
-        'test_report.py')
+LONG = (
+    'test_configs.py',
+    'test_demo.py',
+    'test_export.py',
+    'test_dist.py',
+    'test_train.py',
+    'test_triton_kernels.py',
+    'test_family.py',
+    'test_timm.py',
+    'test_sizes.py',
+    'test_exported_sizes.py',
+    'test_visualize.py',
+    'test_report.py',
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -20,6 +32,7 @@ def pytest_collection_modifyitems(items):
 def no_scope_of_another_module():
     """MMEngine's default scope lives until the next one: a module must not find another's."""
     from mmengine.registry import DefaultScope
+
     DefaultScope._instance_dict.clear()
 
 
@@ -37,12 +50,12 @@ def once(tmp_path_factory, name, make):
 
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory):
-    """Task -> folder of its data set of shapes, with 8 pictures to train on and 4 held out, 64x64 pixels."""
+    """Task -> folder of its data set of shapes, with 8 images to train on and 4 held out, 64x64 pixels."""
 
     def get(task):
         from fcvit_mm.datasets import generate
-        folder = once(tmp_path_factory, f'data_{task}',
-                      lambda folder: generate(KINDS[task], folder / 'data', 8, 5, 64))
+
+        folder = once(tmp_path_factory, f'data_{task}', lambda folder: generate(KINDS[task], folder / 'data', 8, 5, 64))
         return folder / 'data'
 
     return get
@@ -62,7 +75,12 @@ def trained(tmp_path_factory, shapes):
             (folder / 'output.txt').write_text(done.stdout)
 
         folder = once(tmp_path_factory, f'trained_{task}', make)
-        return Trained(str(folder / f'{task}.py'), str(folder / 'work' / LAST[task]), data, folder / 'work',
-                       (folder / 'output.txt').read_text())
+        return Trained(
+            str(folder / f'{task}.py'),
+            str(folder / 'work' / LAST[task]),
+            data,
+            folder / 'work',
+            (folder / 'output.txt').read_text(),
+        )
 
     return get

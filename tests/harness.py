@@ -1,4 +1,5 @@
 """Running the project's tools on small generated data, with configs of one's own that inherit the project's."""
+
 import importlib.util
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
 
-# What a user writes to train a config of the project on data of their own; small pictures and few proposals for speed.
+# What a user writes to train a config of the project on data of their own; small images and few proposals for speed.
 CONFIGS = {
     'classification': """
 _base_ = '{root}/configs/classification/fcvit_tiny_in1k.py'
@@ -96,6 +97,7 @@ LAST = {'classification': 'epoch_1.pth', 'detection': 'epoch_1.pth', 'segmentati
 
 class Trained(NamedTuple):
     """What tools/train.py left behind, and what it printed."""
+
     config: str
     checkpoint: str
     data: Path
@@ -105,8 +107,14 @@ class Trained(NamedTuple):
 
 # Imported once, by a server that is forked for each run: they take longer than what most tests do with them.
 _server = multiprocessing.get_context('forkserver')
-_server.set_forkserver_preload(['torch', 'fcvit_mm', 'mmengine.runner', *(
-    f'{package}.apis' for package in LIBRARIES.values() if importlib.util.find_spec(package))])
+_server.set_forkserver_preload(
+    [
+        'torch',
+        'fcvit_mm',
+        'mmengine.runner',
+        *(f'{package}.apis' for package in LIBRARIES.values() if importlib.util.find_spec(package)),
+    ]
+)
 
 
 def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300):
@@ -119,8 +127,9 @@ def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300):
     env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
     command = [str(ROOT / 'tools' / tool), *map(str, arguments)]
     if not tool.endswith('.py'):
-        done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              timeout=timeout)
+        done = subprocess.run(
+            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+        )
     else:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / 'output'

@@ -6,6 +6,7 @@ model), and the outputs for two images. ``fcvit_micro_grads.npz`` holds gradient
 ``dwnet_micro_<kind>.npz`` has the same keys (no options), the inhomogeneous one the classifier alone.
 ``attnscale_micro_<host>.npz`` and ``featscale_micro_<host>.npz`` have a classifier's ``names`` and ``logits``.
 """
+
 import json
 import zlib
 from pathlib import Path
@@ -14,8 +15,18 @@ import numpy as np
 import torch
 
 DATA = Path(__file__).parent / 'data'
-OPTIONS = ('default', 'channel_att', 'fc_factor1', 'mix5x7', 'no_compete', 'no_dw', 'no_gc', 'one_mix', 'spatial_att',
-           'unweighted_gc')
+OPTIONS = (
+    'default',
+    'channel_att',
+    'fc_factor1',
+    'mix5x7',
+    'no_compete',
+    'no_dw',
+    'no_gc',
+    'one_mix',
+    'spatial_att',
+    'unweighted_gc',
+)
 DWNETS = {'static': False, 'dynamic': 'homogeneous', 'inhomogeneous': 'inhomogeneous'}
 NUM_CLASSES = 10
 
@@ -95,8 +106,12 @@ def arguments(option: str = 'default') -> dict:
 def dwnet_arguments(kind: str) -> dict:
     """Arguments of ``fcvit_mm.DWNet`` for one small network."""
     arch = json.loads(str(fixture(kind, 'dwnet')['arch']))
-    return dict(arch=dict(depths=arch['depths'], channels=[arch['embed_dim'] * 2**i for i in range(4)],
-                          group_channels=(3, 6, 12, 24)), dynamic=DWNETS[kind])
+    return dict(
+        arch=dict(
+            depths=arch['depths'], channels=[arch['embed_dim'] * 2**i for i in range(4)], group_channels=(3, 6, 12, 24)
+        ),
+        dynamic=DWNETS[kind],
+    )
 
 
 def paddle(state_dict: dict) -> dict:

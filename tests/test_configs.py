@@ -1,4 +1,5 @@
 """Every leaf config loads, builds, trains one step and predicts; the published recipes' arithmetic holds."""
+
 import copy
 import functools
 import math
@@ -20,8 +21,9 @@ from fcvit_mm import DWNet, FCViT
 from fcvit_mm.models.layers import count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
-LEAVES = sorted(path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
-                for path in (ROOT / 'configs').glob('*/*.py'))
+LEAVES = sorted(
+    path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in (ROOT / 'configs').glob('*/*.py')
+)
 PUBLISHED = [leaf for leaf in LEAVES if leaf.endswith(('_in1k', '_coco', '_ade20k'))]
 FCVIT = [leaf for leaf in PUBLISHED if 'fcvit' in leaf]
 VARIANTS = ('tiny', 'b12', 'b24', 'b48')
@@ -104,10 +106,12 @@ def batch_of(cfg, shape=(64, 96), size=2):
     for i in range(size):
         if cfg.default_scope == 'mmpretrain':
             from mmpretrain.structures import DataSample
+
             samples.append(DataSample(metainfo=dict(img_shape=shape)).set_gt_label(i % classes))
         elif cfg.default_scope == 'mmseg':
             from mmengine.structures import PixelData
             from mmseg.structures import SegDataSample
+
             sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
             sample.gt_sem_seg = PixelData(data=torch.from_numpy(rng.randint(0, classes, (1, *shape))))
             samples.append(sample)
@@ -115,13 +119,15 @@ def batch_of(cfg, shape=(64, 96), size=2):
             from mmdet.structures import DetDataSample
             from mmdet.structures.mask import BitmapMasks
             from mmengine.structures import InstanceData
+
             masks = np.zeros((2, *shape), dtype=np.uint8)
             masks[0, 8:40, 8:40] = masks[1, 20:60, 40:90] = 1
-            sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, img_id=i, scale_factor=(1., 1.)))
+            sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, img_id=i, scale_factor=(1.0, 1.0)))
             sample.gt_instances = InstanceData(
-                bboxes=torch.tensor([[8., 8., 40., 40.], [40., 20., 90., 60.]]),
+                bboxes=torch.tensor([[8.0, 8.0, 40.0, 40.0], [40.0, 20.0, 90.0, 60.0]]),
                 labels=torch.tensor([0, classes - 1]),
-                masks=BitmapMasks(masks, *shape))
+                masks=BitmapMasks(masks, *shape),
+            )
             samples.append(sample)
     return dict(inputs=images, data_samples=samples)
 
@@ -129,7 +135,7 @@ def batch_of(cfg, shape=(64, 96), size=2):
 def check_prediction(cfg, sample, shape):
     classes = num_classes(cfg)
     if cfg.default_scope == 'mmpretrain':
-        assert sample.pred_score.shape == (classes, )
+        assert sample.pred_score.shape == (classes,)
         assert sample.pred_score.sum().item() == pytest.approx(1, abs=1e-4)
     elif cfg.default_scope == 'mmseg':
         predicted = sample.pred_sem_seg.data
@@ -164,8 +170,9 @@ def test_config_trains_a_step_and_predicts(leaf):
         loss, logs = model.parse_losses(model(**data, mode='loss'))
         assert torch.isfinite(loss), logs
         optim_wrapper.backward(optim_wrapper.scale_loss(loss))
-        without = [name for name, parameter in model.named_parameters()
-                   if parameter.requires_grad and parameter.grad is None]
+        without = [
+            name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+        ]
         assert not without, f'no gradient, DistributedDataParallel would stop: {without}'
         before = model.backbone.stem.proj.weight.detach().clone() if cfg.model.backbone.type == 'FCViT' else None
         optim_wrapper.step()
@@ -180,31 +187,41 @@ def test_config_trains_a_step_and_predicts(leaf):
 
 
 @pytest.fixture(scope='module')
-def picture(tmp_path_factory):
-    """A picture of 150x100 pixels and a label map of two values."""
-    folder = tmp_path_factory.mktemp('picture')
+def image(tmp_path_factory):
+    """An image of 150x100 pixels and a label map of two values."""
+    folder = tmp_path_factory.mktemp('image')
     rng = np.random.RandomState(0)
     Image.fromarray(rng.randint(0, 255, (100, 150, 3), dtype=np.uint8)).save(folder / 'image.png')
     Image.fromarray(rng.randint(0, 2, (100, 150), dtype=np.uint8)).save(folder / 'labels.png')
     return folder
 
 
-def pipeline_input(cfg, pipeline, picture):
-    """What a data set hands to its pipeline for one picture."""
-    info = dict(img_path=str(picture / 'image.png'))
+def pipeline_input(cfg, pipeline, image):
+    """What a data set hands to its pipeline for one image."""
+    info = dict(img_path=str(image / 'image.png'))
     if cfg.default_scope == 'mmpretrain':
         return dict(info, gt_label=0)
     if cfg.default_scope == 'mmseg':
-        return dict(info, seg_map_path=str(picture / 'labels.png'), seg_fields=[], label_map=None,
-                    reduce_zero_label="'reduce_zero_label': True" in str(pipeline))
-    polygon = [20., 20., 120., 20., 120., 80., 20., 80.]
-    return dict(info, img_id=0, height=100, width=150,
-                instances=[dict(bbox=[20., 20., 120., 80.], bbox_label=0, mask=[polygon], ignore_flag=0)])
+        return dict(
+            info,
+            seg_map_path=str(image / 'labels.png'),
+            seg_fields=[],
+            label_map=None,
+            reduce_zero_label="'reduce_zero_label': True" in str(pipeline),
+        )
+    polygon = [20.0, 20.0, 120.0, 20.0, 120.0, 80.0, 20.0, 80.0]
+    return dict(
+        info,
+        img_id=0,
+        height=100,
+        width=150,
+        instances=[dict(bbox=[20.0, 20.0, 120.0, 80.0], bbox_label=0, mask=[polygon], ignore_flag=0)],
+    )
 
 
-def run_pipeline(cfg, pipeline, picture):
+def run_pipeline(cfg, pipeline, image):
     with in_scope(cfg):
-        return Compose(pipeline)(pipeline_input(cfg, pipeline, picture))
+        return Compose(pipeline)(pipeline_input(cfg, pipeline, image))
 
 
 def pipeline_of(dataloader):
@@ -218,19 +235,19 @@ RUN = set()
 
 
 @pytest.mark.parametrize('leaf', LEAVES)
-def test_pipelines_take_a_picture(leaf, picture):
+def test_pipelines_take_a_image(leaf, image):
     cfg = load(leaf)
     pipelines = [pipeline_of(cfg[f'{part}_dataloader']) for part in ('train', 'val', 'test')]
     key = str([*pipelines, cfg.get('tta_pipeline')])
     if key in RUN:
-        return  # most leaves share theirs, and full-size pictures take their time
+        return  # most leaves share theirs, and full-size images take their time
     RUN.add(key)
     for pipeline in pipelines:
-        packed = run_pipeline(cfg, pipeline, picture)
+        packed = run_pipeline(cfg, pipeline, image)
         assert packed['inputs'].ndim == 3 and packed['inputs'].shape[0] == 3
         assert packed['data_samples'] is not None
     if 'tta_pipeline' in cfg:
-        views = run_pipeline(cfg, cfg.tta_pipeline, picture)['inputs']
+        views = run_pipeline(cfg, cfg.tta_pipeline, image)['inputs']
         assert len(views) >= 2
         by_size = [view for view in views if view.shape == views[0].shape]
         assert any(torch.equal(view, views[0].flip(-1)) for view in by_size), 'no view is the mirror image'
@@ -243,9 +260,11 @@ def test_time_augmentation_is_there_where_it_can_be(leaf):
     assert ('tta_model' in cfg) == ('tta_pipeline' in cfg) == can_merge
 
 
-@pytest.mark.parametrize('leaf', ['classification/fcvit_tiny_in1k', 'detection/retinanet_fcvit_b12_coco',
-                                  'segmentation/sem_fpn_fcvit_tiny_ade20k'])
-def test_time_augmentation_merges_to_one_prediction(leaf, picture):
+@pytest.mark.parametrize(
+    'leaf',
+    ['classification/fcvit_tiny_in1k', 'detection/retinanet_fcvit_b12_coco', 'segmentation/sem_fpn_fcvit_tiny_ade20k'],
+)
+def test_time_augmentation_merges_to_one_prediction(leaf, image):
     cfg = shrink(load(leaf))
     if cfg.default_scope == 'mmdet':
         cfg.tta_pipeline[1].transforms[0][0].scale = (96, 64)
@@ -257,7 +276,7 @@ def test_time_augmentation_merges_to_one_prediction(leaf, picture):
     torch.manual_seed(0)
     with in_scope(cfg):
         merged = revert_sync_batchnorm(MODELS.build(ConfigDict(cfg.tta_model, module=model))).eval()
-        views = Compose(cfg.tta_pipeline)(pipeline_input(cfg, cfg.test_dataloader.dataset.pipeline, picture))
+        views = Compose(cfg.tta_pipeline)(pipeline_input(cfg, cfg.test_dataloader.dataset.pipeline, image))
         with torch.no_grad():
             results = merged.test_step(pseudo_collate([views]))
     assert len(results) == 1
@@ -273,8 +292,11 @@ def test_learning_rate_can_be_scaled(leaf):
 def test_base_batch_is_eight_gpus(leaf):
     cfg = load(leaf)
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=GPUS * cfg.train_dataloader.batch_size)
-    expected = {'classification': 1024, 'detection': 16 if 'dwnet' in leaf else 32,
-                'segmentation': 16 if 'upernet' in leaf else 32}
+    expected = {
+        'classification': 1024,
+        'detection': 16 if 'dwnet' in leaf else 32,
+        'segmentation': 16 if 'upernet' in leaf else 32,
+    }
     assert cfg.auto_scale_lr.base_batch_size == expected[leaf.split('/')[0]]
 
 
@@ -285,7 +307,7 @@ def test_pretrained_is_one_local_path_of_the_same_network(leaf):
     assert cfg.pretrained == f'checkpoints/{name}_in1k.pth'
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=cfg.pretrained)
     classifier = load(f'classification/{name}_in1k').model.backbone
-    for option in ('type', 'arch', 'remedies', 'dynamic'):
+    for option in ('type', 'arch', 'methods', 'dynamic'):
         assert cfg.model.backbone.get(option) == classifier.get(option)
 
 
@@ -360,20 +382,22 @@ class TestClassification:
         model = build(cfg)
         with in_scope(cfg):
             decay = weight_decays(model, cfg)
-        assert all(decay[name] == (0. if parameter.ndim == 1 else 0.05) for name, parameter in model.named_parameters())
+        assert all(
+            decay[name] == (0.0 if parameter.ndim == 1 else 0.05) for name, parameter in model.named_parameters()
+        )
         names = [name for name, parameter in model.named_parameters() if parameter.ndim == 1]
         assert any('layer_scale1' in name for name in names)
         assert any('rescale_weight' in name for name in names)
 
     @pytest.mark.parametrize('variant, ratio', [('tiny', 0.9), ('b12', 0.9), ('b24', 0.95), ('b48', 0.95)])
-    def test_evaluation_crop(self, variant, ratio, picture):
+    def test_evaluation_crop(self, variant, ratio, image):
         cfg = load(f'classification/fcvit_{variant}_in1k')
         for pipeline in (cfg.val_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline, cfg.tta_pipeline):
             resize, crop = pipeline[1], pipeline[2]
             assert resize.scale == math.floor(224 / ratio)
             assert (resize.edge, resize.backend, resize.interpolation) == ('short', 'pillow', 'bicubic')
             assert crop == dict(type='CenterCrop', crop_size=224)
-        assert run_pipeline(cfg, cfg.test_dataloader.dataset.pipeline, picture)['inputs'].shape == (3, 224, 224)
+        assert run_pipeline(cfg, cfg.test_dataloader.dataset.pipeline, image)['inputs'].shape == (3, 224, 224)
 
     @pytest.mark.parametrize('variant, rate', [('tiny', 0.1), ('b12', 0.1), ('b24', 0.1), ('b48', 0.2)])
     def test_drop_path(self, variant, rate):
@@ -382,11 +406,11 @@ class TestClassification:
     def test_training_interpolation_is_drawn_from_both(self):
         choice = load(self.leaves[0]).train_dataloader.dataset.pipeline[1]
         assert [crop[0].interpolation for crop in choice.transforms] == ['bilinear', 'bicubic']
-        assert all(crop[0].crop_ratio_range == (0.08, 1.) for crop in choice.transforms)
+        assert all(crop[0].crop_ratio_range == (0.08, 1.0) for crop in choice.transforms)
 
     def test_mixing_is_as_published(self):
         cfg = load(self.leaves[0])
-        assert cfg.model.train_cfg.augments == [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.)]
+        assert cfg.model.train_cfg.augments == [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
         assert build(cfg).data_preprocessor.batch_augments.probs is None  # equal chances: switching at 0.5
 
 
@@ -418,7 +442,8 @@ class TestDetection:
         fpn_outputs = 4 * (9 * 256 * 256 + 256)
         rpn_and_roi_heads = 593_935 + 16_949_985
         assert parameters_of(f'detection/mask_rcnn_fcvit_{variant}_coco') == (
-            PARAMETERS[variant] - classifier_head + more_norms + lateral + fpn_outputs + rpn_and_roi_heads)
+            PARAMETERS[variant] - classifier_head + more_norms + lateral + fpn_outputs + rpn_and_roi_heads
+        )
 
     def test_three_x_trains_at_many_scales(self):
         for leaf in self.leaves:
@@ -433,7 +458,6 @@ class TestDetection:
 
 
 class TestSegmentation:
-
     @pytest.mark.parametrize('variant', VARIANTS)
     def test_upernet(self, variant):
         cfg = load(f'segmentation/upernet_fcvit_{variant}_ade20k')
@@ -447,7 +471,7 @@ class TestSegmentation:
 
     def test_upernet_schedule_and_decay(self):
         cfg = shrink(load('segmentation/upernet_fcvit_tiny_ade20k'))
-        found, = rates(cfg, 1, epoch_length=2501)
+        (found,) = rates(cfg, 1, epoch_length=2501)
         assert found[0] == pytest.approx(6e-11)
         assert found[1500] == pytest.approx(6e-5, rel=1e-4)
         assert found[2500] == pytest.approx(6e-5 * (1 - 1000 / 158_500), rel=1e-4)
@@ -456,9 +480,13 @@ class TestSegmentation:
         with in_scope(cfg):
             decay = weight_decays(model, cfg)
         norms = (torch.nn.GroupNorm, torch.nn.modules.batchnorm._BatchNorm)
-        of_norms = {f'{name}.{part}' for name, module in model.named_modules() if isinstance(module, norms)
-                    for part in ('weight', 'bias')}
-        assert decay == {name: 0. if name in of_norms else 0.01 for name, _ in model.named_parameters()}
+        of_norms = {
+            f'{name}.{part}'
+            for name, module in model.named_modules()
+            if isinstance(module, norms)
+            for part in ('weight', 'bias')
+        }
+        assert decay == {name: 0.0 if name in of_norms else 0.01 for name, _ in model.named_parameters()}
 
     @pytest.mark.parametrize('variant', VARIANTS)
     def test_semantic_fpn(self, variant):
@@ -469,19 +497,19 @@ class TestSegmentation:
 
     def test_semantic_fpn_schedule(self):
         cfg = load('segmentation/sem_fpn_fcvit_tiny_ade20k')
-        found, = rates(cfg, 1, epoch_length=4001)
+        (found,) = rates(cfg, 1, epoch_length=4001)
         assert found[0] == pytest.approx(2e-4)
         assert found[4000] == pytest.approx(2e-4 * 0.9**0.9, rel=1e-4)
         assert (cfg.param_scheduler[0].end, cfg.param_scheduler[0].eta_min) == (40_000, 0)
 
-    def test_semantic_fpn_tests_at_multiples_of_32(self, picture):
+    def test_semantic_fpn_tests_at_multiples_of_32(self, image):
         cfg = load('segmentation/sem_fpn_fcvit_tiny_ade20k')
         pipelines = [cfg.val_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline]
         for pipeline in pipelines:
-            assert all(side % 32 == 0 for side in run_pipeline(cfg, pipeline, picture)['inputs'].shape[1:])
-        # 100x150 becomes 512x768 by itself, so a narrower picture shows the difference.
+            assert all(side % 32 == 0 for side in run_pipeline(cfg, pipeline, image)['inputs'].shape[1:])
+        # 100x150 becomes 512x768 by itself, so a narrower image shows the difference.
         cfg.tta_pipeline[1].transforms[0][0].scale = (2000, 130)
-        for view in run_pipeline(cfg, cfg.tta_pipeline, picture)['inputs']:
+        for view in run_pipeline(cfg, cfg.tta_pipeline, image)['inputs']:
             assert all(side % 32 == 0 for side in view.shape[1:])
 
 
@@ -499,7 +527,7 @@ class TestDWNet:
 
     def test_classification_recipe(self):
         cfg = load('classification/dwnet_tiny_in1k')
-        assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.)
+        assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.0)
         found = rates(cfg, 300, epoch_length=4)
         assert found[0][0] == pytest.approx(1e-6)
         assert max(map(max, found)) == found[20][0] == pytest.approx(1e-3)
@@ -520,9 +548,9 @@ class TestDWNet:
         for head in heads:
             assert (head.type, head.num_shared_convs, head.num_shared_fcs) == ('ConvFCBBoxHead', 4, 1)
             assert head.norm_cfg.type == 'SyncBN' and not head.reg_class_agnostic and head.reg_decoded_bbox
-            assert head.loss_bbox == dict(type='GIoULoss', loss_weight=10.)
+            assert head.loss_bbox == dict(type='GIoULoss', loss_weight=10.0)
         assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
-        assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.)
+        assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0)
         assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones) == (36, [27, 33])
         resize = cfg.train_dataloader.dataset.pipeline[2]
         assert resize.scales == [(1333, short) for short in range(480, 801, 32)]
@@ -543,8 +571,8 @@ class TestAttnScaleAndFeatScale:
 
     @pytest.mark.parametrize('host', hosts)
     def test_classifiers(self, host):
-        models = [load(f'classification/{remedy}_{host}_in1k').model for remedy in ('attnscale', 'featscale')]
-        assert [model.backbone.pop('remedies') for model in models] == [('attn_scale', ), ('feat_scale', )]
+        models = [load(f'classification/{method}_{host}_in1k').model for method in ('attnscale', 'featscale')]
+        assert [model.backbone.pop('methods') for model in models] == [('attn_scale',), ('feat_scale',)]
         assert models[0] == models[1]
         rate = 0.3 if 'swin' in host else 0.2 if host.startswith('vit') and host.endswith('24') else 0.1
         assert models[0].backbone.drop_path_rate == rate
@@ -560,7 +588,7 @@ class TestAttnScaleAndFeatScale:
         assert expected == (5e-4 if 'cait' in leaf else 0.05)
         assert any('lamb' in name for name in decay)
         for name, parameter in model.named_parameters():
-            assert decay[name] == (0. if parameter.ndim == 1 or name.endswith(free) else expected), name
+            assert decay[name] == (0.0 if parameter.ndim == 1 or name.endswith(free) else expected), name
 
     def test_schedules(self):
         found = rates(load('classification/attnscale_vit_small_12_in1k'), 300, epoch_length=4)
@@ -579,13 +607,17 @@ class TestModelIndex:
     @staticmethod
     def entries():
         index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
-        return {entry['Name']: entry for path in index['Import']
-                for entry in yaml.safe_load((ROOT / path).read_text())['Models']}
+        return {
+            entry['Name']: entry
+            for path in index['Import']
+            for entry in yaml.safe_load((ROOT / path).read_text())['Models']
+        }
 
     def test_names_every_published_config_and_no_other(self):
         entries = self.entries()
         assert sorted(entry['Config'] for entry in entries.values()) == sorted(
-            f'configs/{leaf}.py' for leaf in PUBLISHED)
+            f'configs/{leaf}.py' for leaf in PUBLISHED
+        )
         assert all(Path(entry['Config']).stem == name for name, entry in entries.items())
 
     @pytest.mark.parametrize('leaf', PUBLISHED)
@@ -608,12 +640,13 @@ class TestModelIndex:
     @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
     def test_readme_tables_agree_with_the_metafile(self, task):
         """Names, parameters and published figures of each row are the metafile's."""
-        rows = [line for line in (ROOT / 'configs' / task / 'README.md').read_text().splitlines()
-                if line.startswith('| [')]
+        rows = [
+            line for line in (ROOT / 'configs' / task / 'README.md').read_text().splitlines() if line.startswith('| [')
+        ]
         entries = [entry for entry in self.entries().values() if entry['Config'].startswith(f'configs/{task}/')]
         assert len(rows) == len(entries)
         for entry in entries:
-            row, = (row for row in rows if row.startswith(f'| [{entry["Name"]}]({entry["Name"]}.py)'))
+            (row,) = (row for row in rows if row.startswith(f'| [{entry["Name"]}]({entry["Name"]}.py)'))
             assert f'{entry["Metadata"]["Parameters"]:,}' in row
             assert f'{entry["Metadata"]["FLOPs"] / 1e9:.{2 if task == "classification" else 1}f} G' in row
             published = [str(value) for result in entry.get('Results', []) for value in result['Metrics'].values()]

@@ -1,4 +1,5 @@
 """The libraries' own ways to predict, with a config on the project's and what tools/train.py wrote."""
+
 import cv2
 import numpy as np
 import pytest
@@ -7,15 +8,16 @@ from harness import LIBRARIES
 SHAPES = ('circle', 'cross', 'square', 'star', 'triangle')
 
 
-def pictures(data):
+def images(data):
     return sorted(str(path) for path in data.rglob('*.jpg') if 'val' in str(path.relative_to(data)))
 
 
 def test_image_classification_inferencer(trained):
     result = trained('classification')
     from mmpretrain import ImageClassificationInferencer
+
     inferencer = ImageClassificationInferencer(result.config, pretrained=result.checkpoint, device='cpu')
-    predicted = inferencer(pictures(result.data), batch_size=2)
+    predicted = inferencer(images(result.data), batch_size=2)
     assert len(predicted) == 5
     for one in predicted:
         assert one['pred_class'] == SHAPES[one['pred_label']]
@@ -25,12 +27,13 @@ def test_image_classification_inferencer(trained):
 def test_det_inferencer(trained, tmp_path):
     result = trained('detection')
     from mmdet.apis import DetInferencer
+
     inferencer = DetInferencer(result.config, weights=result.checkpoint, device='cpu', show_progress=False)
     # mmdet falls back on COCO's names where a checkpoint brings none.
     assert tuple(inferencer.model.dataset_meta['classes']) == SHAPES
     assert tuple(inferencer.visualizer.dataset_meta['classes']) == SHAPES
-    picture = pictures(result.data)[0]
-    predicted, = inferencer(picture, out_dir=str(tmp_path), no_save_pred=True)['predictions']
+    image = images(result.data)[0]
+    (predicted,) = inferencer(image, out_dir=str(tmp_path), no_save_pred=True)['predictions']
     assert len(predicted['labels']) == len(predicted['bboxes']) == len(predicted['masks']) > 0
     assert max(predicted['labels']) < 5
     assert len(list((tmp_path / 'vis').iterdir())) == 1
@@ -39,9 +42,10 @@ def test_det_inferencer(trained, tmp_path):
 def test_init_and_inference_detector(trained):
     result = trained('detection')
     from mmdet.apis import inference_detector, init_detector
+
     model = init_detector(result.config, result.checkpoint, device='cpu')
     assert tuple(model.dataset_meta['classes']) == SHAPES
-    predicted = inference_detector(model, [cv2.imread(path) for path in pictures(result.data)])
+    predicted = inference_detector(model, [cv2.imread(path) for path in images(result.data)])
     assert len(predicted) == 5
     instances = predicted[0].pred_instances
     assert instances.masks.shape == (len(instances), 64, 64) and len(instances) > 0
@@ -50,9 +54,10 @@ def test_init_and_inference_detector(trained):
 def test_mmseg_inferencer(trained, tmp_path):
     result = trained('segmentation')
     from mmseg.apis import MMSegInferencer
+
     inferencer = MMSegInferencer(result.config, weights=result.checkpoint, device='cpu')
     assert tuple(inferencer.model.dataset_meta['classes']) == ('background', *SHAPES)
-    predicted = inferencer(pictures(result.data), out_dir=str(tmp_path))
+    predicted = inferencer(images(result.data), out_dir=str(tmp_path))
     assert [one.shape for one in predicted['predictions']] == [(64, 64)] * 5
     assert len(list((tmp_path / 'vis').iterdir())) == 5
 
@@ -62,15 +67,17 @@ def test_init_and_inference_segmentor_on_a_cpu(trained):
     result = trained('segmentation')
     import torch
     from mmseg.apis import inference_model, init_model
+
     model = init_model(result.config, result.checkpoint, device='cpu')
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
     assert tuple(model.dataset_meta['classes']) == ('background', *SHAPES)
-    predicted = inference_model(model, pictures(result.data))
+    predicted = inference_model(model, images(result.data))
     maps = np.stack([one.pred_sem_seg.data[0].numpy() for one in predicted])
     assert maps.shape == (5, 64, 64) and maps.max() < 6
     # The same as with plain BatchNorm, so the statistics of the checkpoint are used.
     from mmengine.model import revert_sync_batchnorm
-    plain = inference_model(revert_sync_batchnorm(model), pictures(result.data))
+
+    plain = inference_model(revert_sync_batchnorm(model), images(result.data))
     assert all((one.pred_sem_seg.data == other.pred_sem_seg.data).all() for one, other in zip(predicted, plain))
 
 
@@ -82,6 +89,7 @@ def test_checkpoint_fits_strictly(trained, task):
     from mmengine.registry import DefaultScope
 
     from fcvit_mm.checkpoints import read_checkpoint
+
     registry = __import__(f'{LIBRARIES[task]}.registry', fromlist=['MODELS']).MODELS
     cfg = Config.fromfile(result.config)
     with DefaultScope.overwrite_default_scope(LIBRARIES[task]):

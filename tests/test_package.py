@@ -1,4 +1,5 @@
 """What a user sees of the package as a whole: a light import, clear words where something is missing, a whole wheel."""
+
 import configparser
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fcvit_mm
-from fcvit_mm import requirements
+from fcvit_mm import dependencies
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,33 +22,39 @@ def run_python(code, **options):
 
 
 def test_import_is_light():
-    code = ('import sys, fcvit_mm; '
-            'print([name for name in ("mmdet", "mmseg", "mmpretrain", "mmcv", "timm") if name in sys.modules])')
+    code = (
+        'import sys, fcvit_mm; '
+        'print([name for name in ("mmdet", "mmseg", "mmpretrain", "mmcv", "timm") if name in sys.modules])'
+    )
     result = run_python(code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == '[]'
 
 
 def test_backbone_works_without_the_optional_packages():
-    code = ('import sys; sys.modules.update(dict.fromkeys(["mmdet", "mmseg", "mmpretrain", "mmcv", "timm"])); '
-            'import torch, fcvit_mm; '
-            'print(len(fcvit_mm.FCViT("tiny", out_indices=(0, 1))(torch.rand(1, 3, 32, 32))))')
+    code = (
+        'import sys; sys.modules.update(dict.fromkeys(["mmdet", "mmseg", "mmpretrain", "mmcv", "timm"])); '
+        'import torch, fcvit_mm; '
+        'print(len(fcvit_mm.FCViT("tiny", out_indices=(0, 1))(torch.rand(1, 3, 32, 32))))'
+    )
     result = run_python(code)
     assert result.stdout.strip() == '2', result.stderr
 
 
 @pytest.mark.parametrize('package, extra', [('mmdet', 'det'), ('mmseg', 'seg'), ('mmpretrain', 'cls')])
 def test_a_missing_package_names_the_extra(monkeypatch, package, extra):
-    monkeypatch.setattr(requirements.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(dependencies.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ImportError) as caught:
-        requirements.require(package)
+        dependencies.require(package)
     for word in (f'{package} is not installed', f"'fcvit_mm[{extra}]'", f'mim install {package}'):
         assert word in str(caught.value)
 
 
 def test_without_mmengine_the_import_says_what_to_install():
-    code = ('import importlib.util as u; find = u.find_spec; '
-            'u.find_spec = lambda name, *rest: None if name == "mmengine" else find(name, *rest); import fcvit_mm')
+    code = (
+        'import importlib.util as u; find = u.find_spec; '
+        'u.find_spec = lambda name, *rest: None if name == "mmengine" else find(name, *rest); import fcvit_mm'
+    )
     result = run_python(code)
     assert 'ImportError: mmengine is not installed' in result.stderr
     assert 'fcvit_mm[cls]' in result.stderr
@@ -55,15 +62,16 @@ def test_without_mmengine_the_import_says_what_to_install():
 
 def test_an_old_torch_is_named(monkeypatch):
     import torch
+
     monkeypatch.setattr(torch, '__version__', '1.13.1+cu117')
     with pytest.raises(ImportError, match=r'torch 2\.0 or newer, found 1\.13\.1\+cu117'):
-        requirements.check_core()
+        dependencies.check_core()
 
 
 def test_every_extra_that_an_error_names_exists():
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
-    assert set(requirements.EXTRAS.values()) <= set(setup['options.extras_require'])
+    assert set(dependencies.EXTRAS.values()) <= set(setup['options.extras_require'])
 
 
 def test_installing_into_an_existing_environment_changes_nothing_there():
@@ -82,16 +90,35 @@ def test_wheel_holds_what_mim_looks_for(tmp_path):
         if not name.startswith(('tests/', 'docs/')) and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    built = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w',
-                            str(tmp_path), str(source)], capture_output=True, text=True,
-                           env=dict(os.environ, FCVIT_MM_NATIVE='0'))  # compiling takes half a minute
+    built = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'wheel',
+            '-q',
+            '--no-deps',
+            '--no-build-isolation',
+            '-w',
+            str(tmp_path),
+            str(source),
+        ],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, FCVIT_MM_NATIVE='0'),
+    )  # compiling takes half a minute
     assert built.returncode == 0, built.stderr
-    wheel, = tmp_path.glob('*.whl')
+    (wheel,) = tmp_path.glob('*.whl')
     assert fcvit_mm.__version__ in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ('model-index.yml', 'configs/detection/mask_rcnn_fcvit_b12_coco.py',
-                 'configs/detection/_base_/default_runtime.py', 'configs/classification/metafile.yml',
-                 'tools/train.py', 'tools/dist_train.sh'):
+    for name in (
+        'model-index.yml',
+        'configs/detection/mask_rcnn_fcvit_b12_coco.py',
+        'configs/detection/_base_/default_runtime.py',
+        'configs/classification/metafile.yml',
+        'tools/train.py',
+        'tools/dist_train.sh',
+    ):
         assert f'fcvit_mm/.mim/{name}' in names
     assert 'fcvit_mm/models/fcvit.py' in names
     assert not any(name.startswith('tests/') or '__pycache__' in name for name in names)
@@ -103,9 +130,11 @@ def test_wheel_holds_what_mim_looks_for(tmp_path):
 def test_import_brings_nothing_that_torch_and_mmengine_do_not():
     """By name and strictly: what else is imported is this package and a few of Python's own modules."""
     parts = 'torch, mmengine, mmengine.runner, mmengine.model, mmengine.hooks, mmengine.optim, mmengine.fileio'
-    code = (f'import sys, {parts}; before = set(sys.modules); import fcvit_mm; '
-            'new = {name.split(".")[0] for name in set(sys.modules) - before}; '
-            'print(sorted(new - set(sys.stdlib_module_names) - {"torch", "mmengine"}))')
+    code = (
+        f'import sys, {parts}; before = set(sys.modules); import fcvit_mm; '
+        'new = {name.split(".")[0] for name in set(sys.modules) - before}; '
+        'print(sorted(new - set(sys.stdlib_module_names) - {"torch", "mmengine"}))'
+    )
     result = run_python(code)
     assert result.stdout.strip() == "['fcvit_mm']", result.stdout + result.stderr
 
@@ -115,8 +144,10 @@ def test_import_is_fast():
 
     MMEngine's own models and runner, which it imports when they are asked for, take a second of theirs.
     """
-    code = ('import time, torch, mmengine.model, mmengine.runner; start = time.process_time(); import fcvit_mm; '
-            'print(time.process_time() - start)')
+    code = (
+        'import time, torch, mmengine.model, mmengine.runner; start = time.process_time(); import fcvit_mm; '
+        'print(time.process_time() - start)'
+    )
     times = []
     for _ in range(5):
         times.append(float(run_python(code).stdout))
@@ -142,8 +173,9 @@ def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     extras = setup['options.extras_require']
-    stack = ('openmmlab', ) if 'openmmlab' in name else (
-        'cls', 'det', 'seg', 'analysis', 'export', 'app', 'test-browser')
+    stack = (
+        ('openmmlab',) if 'openmmlab' in name else ('cls', 'det', 'seg', 'analysis', 'export', 'app', 'test-browser')
+    )
     for extra in (*stack, 'test', 'lint'):
         for line in extras[extra].split('\n'):
             if line.strip():
@@ -156,9 +188,20 @@ def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
 def test_what_is_installed_for_an_extra_is_pinned():
     """All that pip would follow from the extras, as far as it is installed: nothing floats."""
     markers = pytest.importorskip('packaging.requirements')
-    stacks = {'constraints.txt': ['onedl-mmpretrain', 'onedl-mmdetection', 'onedl-mmsegmentation', 'grad-cam', 'onnx',
-                                  'onnxruntime', 'onnxscript', 'gradio', 'selenium'],
-              'constraints-openmmlab.txt': ['mmpretrain', 'mmdet', 'mmsegmentation', 'mmcv']}
+    stacks = {
+        'constraints.txt': [
+            'onedl-mmpretrain',
+            'onedl-mmdetection',
+            'onedl-mmsegmentation',
+            'grad-cam',
+            'onnx',
+            'onnxruntime',
+            'onnxscript',
+            'gradio',
+            'selenium',
+        ],
+        'constraints-openmmlab.txt': ['mmpretrain', 'mmdet', 'mmsegmentation', 'mmcv'],
+    }
     name, packages = next((item for item in stacks.items() if has(item[1][0])), (None, None))
     if name is None:
         pytest.skip('neither stack is installed')

@@ -1,4 +1,5 @@
 """timm's questions to its own models, asked of ours."""
+
 import subprocess
 import sys
 
@@ -19,9 +20,10 @@ SMALL = {
     'fcvit_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(2, 2, 2, 2))),
     'dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32))),
     'dynamic_dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32))),
-    'inhomogeneous_dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32),
-                                               group_channels=(2, 4, 6, 8))),
-    'attnscale_vit_small_12': dict(arch=dict(depths=(3, ), channels=(24, ), num_heads=(3, ))),
+    'inhomogeneous_dwnet_tiny': dict(
+        arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32), group_channels=(2, 4, 6, 8))
+    ),
+    'attnscale_vit_small_12': dict(arch=dict(depths=(3,), channels=(24,), num_heads=(3,))),
     'featscale_cait_xxs24': dict(arch=dict(depths=(3, 1), channels=(24, 24), num_heads=(3, 3))),
     'attnscale_swin_small': dict(arch=dict(depths=(1, 1, 2, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4))),
 }
@@ -87,9 +89,17 @@ def test_default_config(name):
     assert features.shape[2:] == cfg['pool_size'] if has_stages(model) else features.shape[1] == 1 + 14**2
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('attnscale_vit_small_12', 22_050_736), ('featscale_vit_small_12', 22_059_880), ('fcvit_b12', 14_701_832),
-    ('attnscale_swin_small', 49_606_540), ('featscale_cait_s24', 46_934_632), ('dwnet_tiny', 24_172_744)])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('attnscale_vit_small_12', 22_050_736),
+        ('featscale_vit_small_12', 22_059_880),
+        ('fcvit_b12', 14_701_832),
+        ('attnscale_swin_small', 49_606_540),
+        ('featscale_cait_s24', 46_934_632),
+        ('dwnet_tiny', 24_172_744),
+    ],
+)
 def test_parameters_are_those_of_the_classifier(name, expected):
     with torch.device('meta'):
         model = timm.create_model(name)
@@ -145,10 +155,11 @@ def test_intermediates(name):
     final, every = model.forward_intermediates(images())
     torch.testing.assert_close(final, model.forward_features(images()))
     assert [x.shape[1] for x in every] == [info['num_chs'] for info in model.feature_info]
-    (last, ) = model.forward_intermediates(images(), indices=1, norm=True, intermediates_only=True)
+    (last,) = model.forward_intermediates(images(), indices=1, norm=True, intermediates_only=True)
     # Of tokens, the class token is no part of a map.
-    torch.testing.assert_close(last if has_stages(model) else last.flatten(2).transpose(1, 2),
-                               final if has_stages(model) else final[:, 1:])
+    torch.testing.assert_close(
+        last if has_stages(model) else last.flatten(2).transpose(1, 2), final if has_stages(model) else final[:, 1:]
+    )
     early = model.forward_intermediates(images(), indices=[1], stop_early=True, intermediates_only=True)
     torch.testing.assert_close(early[0], every[1])
     with pytest.raises(ValueError, match="output_fmt='NLC', expected NCHW"):
@@ -168,7 +179,7 @@ def test_pruned_to_a_stage_it_still_runs(name):
     final, _ = model.forward_intermediates(images(), [1])
     assert final.isfinite().all()
     assert model.num_features == model.feature_info[1]['num_chs']
-    (only, ) = model.forward_intermediates(images(), [1], intermediates_only=True)
+    (only,) = model.forward_intermediates(images(), [1], intermediates_only=True)
     assert only.shape[1] == model.num_features
 
 
@@ -204,9 +215,10 @@ def test_parameter_groups(name, coarse):
 
 def test_layer_decay_of_timms_optimizers():
     from timm.optim import create_optimizer_v2
+
     model = timm.create_model('dwnet_tiny', **SMALL['dwnet_tiny'], position_size=4)
     assert model.no_weight_decay() == {'backbone.stem.pos_embed'}
-    optimizer = create_optimizer_v2(model, opt='adamw', lr=1., weight_decay=0.1, layer_decay=0.5)
+    optimizer = create_optimizer_v2(model, opt='adamw', lr=1.0, weight_decay=0.1, layer_decay=0.5)
     of = {id(p): group for group in optimizer.param_groups for p in group['params']}
     assert of[id(model.head.fc.weight)]['lr_scale'] == 1
     assert of[id(model.backbone.stem.proj.weight)]['lr_scale'] < 0.1
@@ -234,19 +246,22 @@ def test_a_file_of_this_project_loads(name, tmp_path):
 def test_a_file_is_adapted_to_other_classes_and_channels(name, tmp_path):
     model = create(name)
     torch.save({'model': publish(model)}, tmp_path / 'a.pth')
-    twin = create(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'a.pth')), num_classes=4,
-                  in_chans=1)
+    twin = create(
+        name, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'a.pth')), num_classes=4, in_chans=1
+    )
     assert twin(images(channels=1)).shape == (2, 4)
     assert torch.equal(last_norm(twin).weight, last_norm(model).weight)
-    torch.testing.assert_close(twin.backbone.stem.proj.weight.detach(),
-                               model.backbone.stem.proj.weight.detach().sum(1, keepdim=True))
+    torch.testing.assert_close(
+        twin.backbone.stem.proj.weight.detach(), model.backbone.stem.proj.weight.detach().sum(1, keepdim=True)
+    )
 
 
 def test_features_start_from_a_file(name, tmp_path):
     model = create(name).eval()
     torch.save({'model': publish(model)}, tmp_path / 'a.pth')
-    features = create(name, features_only=True, pretrained=True,
-                      pretrained_cfg_overlay=dict(file=str(tmp_path / 'a.pth'))).eval()
+    features = create(
+        name, features_only=True, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'a.pth'))
+    ).eval()
     with torch.no_grad():
         for a, b in zip(features(images()), model.forward_intermediates(images())[1]):
             torch.testing.assert_close(a, b)
@@ -274,7 +289,7 @@ def test_tokens_are_pooled():
 
 
 def test_there_is_nothing_to_download():
-    with pytest.raises(RuntimeError, match=r"dwnet_tiny has no weights to download.*checkpoint_path=FILE.*overlay"):
+    with pytest.raises(RuntimeError, match=r'dwnet_tiny has no weights to download.*checkpoint_path=FILE.*overlay'):
         timm.create_model('dwnet_tiny', pretrained=True)
 
 
@@ -295,7 +310,7 @@ def test_traces(name):
 
 
 def test_options_of_the_network_pass_through():
-    model = create('fcvit_tiny', kernel_sizes=(5, ))
+    model = create('fcvit_tiny', kernel_sizes=(5,))
     assert model.backbone.stages[0].blocks[0].token_mixer.mixes[0].dwconv.kernel_size == (5, 5)
     with pytest.raises(TypeError, match='kernel_size'):
         create('fcvit_tiny', kernel_size=5)

@@ -1,4 +1,4 @@
-"""Try trained models in the browser: drop a picture, see the prediction, FCViT's similarity maps, and the time.
+"""Try trained models in the browser: drop an image, see the prediction, FCViT's similarity maps, and the time.
 
 For example:
 
@@ -7,6 +7,7 @@ For example:
 
 Everything stays on this machine: the page listens on 127.0.0.1 and loads nothing from elsewhere.
 """
+
 import argparse
 from contextlib import suppress
 from typing import Callable, List, Optional, Tuple
@@ -18,7 +19,8 @@ from mmengine.logging import MMLogger
 from fcvit_mm.analysis.plots import overlay
 from fcvit_mm.analysis.probe import similarity_layers
 from fcvit_mm.analysis.similarity import shared_limits, short_name, similarity_maps
-from fcvit_mm.engine.app import (
+from fcvit_mm.apis.load import load_network
+from fcvit_mm.app.page import (
     MAX_BYTES,
     MAX_PIXELS,
     Model,
@@ -30,23 +32,35 @@ from fcvit_mm.engine.app import (
     import_gradio,
     open_port,
 )
-from fcvit_mm.engine.errors import UserError, run_tool
-from fcvit_mm.engine.network import load_network
+from fcvit_mm.errors import UserError, run_command
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('models', nargs='*', metavar='CONFIG CHECKPOINT', help='pairs of a config and a checkpoint')
     parser.add_argument('--runs', help='folder of runs of tools/train.py (work_dirs), each with its best checkpoint')
-    parser.add_argument('--host', default='127.0.0.1',
-                        help='address to listen on (default: %(default)s, this machine alone; there is no password)')
+    parser.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen on (default: %(default)s, this machine alone; there is no password)',
+    )
     parser.add_argument('--port', type=int, help='port to listen on (default: 7860, or the next that is free)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='detection: least score of what is drawn')
-    parser.add_argument('--max-megabytes', type=float, default=MAX_BYTES / 2**20, metavar='MIB',
-                        help='of a picture (default: %(default)g)')
-    parser.add_argument('--max-megapixels', type=float, default=MAX_PIXELS / 1e6, metavar='N',
-                        help='millions of pixels of a picture (default: %(default)g)')
+    parser.add_argument(
+        '--max-megabytes',
+        type=float,
+        default=MAX_BYTES / 2**20,
+        metavar='MIB',
+        help='of an image (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--max-megapixels',
+        type=float,
+        default=MAX_PIXELS / 1e6,
+        metavar='N',
+        help='millions of pixels of an image (default: %(default)g)',
+    )
     args = parser.parse_args(argv)
     for name in ('max_megabytes', 'max_megapixels'):
         if not getattr(args, name) > 0:
@@ -55,27 +69,29 @@ def parse_args(argv=None):
 
 
 def similarity_of(model: Model, device: Optional[str] = None) -> Optional[Callable[[np.ndarray], View]]:
-    """What looks into an FCViT: from a picture to its similarity maps; ``None`` for another network."""
+    """What looks into an FCViT: from an image to its similarity maps; ``None`` for another network."""
     network = load_network(model.config, model.checkpoint, device or get_device())
     try:
         similarity_layers(network.model)
     except UserError:  # there are none
         return None
 
-    def look(picture: np.ndarray) -> View:
-        seen = network.prepare(picture)
+    def look(pixels: np.ndarray) -> View:
+        seen = network.prepare(pixels)
         maps = similarity_maps(network.model, seen.image)
-        return View(seen.picture, {short_name(name): values.cpu() for name, values in maps.items()})
+        return View(seen.pixels, {short_name(name): values.cpu() for name, values in maps.items()})
 
     return look
 
 
 def draw_similarity(view: View, title: str) -> List[Tuple[np.ndarray, str]]:
-    """The maps of one token mix over the picture: all heads in one scale of colours, and before them their mean."""
+    """The maps of one token mix over the image: all heads in one scale of colours, and before them their mean."""
     heads = view.maps[title]
     limits = shared_limits([heads])
-    return [(overlay(view.picture, heads.mean(0)), 'mean of the heads'),
-            *((overlay(view.picture, head, limits), f'head {i + 1}') for i, head in enumerate(heads))]
+    return [
+        (overlay(view.pixels, heads.mean(0)), 'mean of the heads'),
+        *((overlay(view.pixels, head, limits), f'head {i + 1}') for i, head in enumerate(heads)),
+    ]
 
 
 def main(argv=None):
@@ -83,9 +99,14 @@ def main(argv=None):
     import_gradio()
     MMLogger.get_instance('mmengine', log_level='ERROR')
     import matplotlib
-    matplotlib.use('Agg')  # pictures are drawn in a thread of the server
-    predictor = Predictor(find_models(args.models, args.runs), lambda model: similarity_of(model, args.device),
-                          args.device, args.score_thr)
+
+    matplotlib.use('Agg')  # images are drawn in a thread of the server
+    predictor = Predictor(
+        find_models(args.models, args.runs),
+        lambda model: similarity_of(model, args.device),
+        args.device,
+        args.score_thr,
+    )
     # The first one now, so that what is wrong is said here.
     predictor.load(next(iter(predictor.models)))
     max_bytes = int(args.max_megabytes * 2**20)
@@ -100,4 +121,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -2,6 +2,7 @@
 
 Writes nothing. Ends with a short report, or with all that would go wrong and the way out of each.
 """
+
 import argparse
 import traceback
 
@@ -9,10 +10,10 @@ from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 from fcvit_mm.engine.config import adapt_to_machine, enable_amp, load_config
-from fcvit_mm.engine.errors import run_tool
-from fcvit_mm.engine.preflight import PreflightError, check_training
-from fcvit_mm.engine.resume import find_resume_point
-from fcvit_mm.engine.trial import format_trial, run_trial, trial_problem
+from fcvit_mm.engine.hooks.resume import find_resume_point
+from fcvit_mm.errors import run_command
+from fcvit_mm.preflight.checks import PreflightError, check_training
+from fcvit_mm.preflight.trial import format_trial, run_trial, trial_problem
 
 
 def parse_args():
@@ -22,7 +23,7 @@ def parse_args():
     parser.add_argument('--resume', action='store_true', help='for a run that goes on from its last checkpoint')
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--quick', action='store_true', help='only what tools/train.py looks at by itself')
-    parser.add_argument('--verbose', action='store_true', help='the libraries\' own log, and where an error came from')
+    parser.add_argument('--verbose', action='store_true', help="the libraries' own log, and where an error came from")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
     return parser.parse_args()
 
@@ -55,4 +56,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -6,6 +6,7 @@ told apart by their keys, without running anything in them. Writes tensors only.
 
     python tools/convert_checkpoint.py fcvit_b12.pth.tar checkpoints/fcvit_b12_in1k.pth
 """
+
 import argparse
 import sys
 

@@ -1,7 +1,8 @@
-"""Try everything on generated pictures: pretrain FCViT-tiny, then detect or segment with it, evaluate, draw.
+"""Try everything on generated images: pretrain FCViT-tiny, then detect or segment with it, evaluate, draw.
 
 Prints the commands that it runs; they can be run by hand. What is complete is skipped when it runs again.
 """
+
 import argparse
 import hashlib
 import json
@@ -17,18 +18,28 @@ from mmengine.config import Config
 from fcvit_mm import __version__
 from fcvit_mm.datasets import generate
 from fcvit_mm.datasets.shapes import read_manifest
-from fcvit_mm.engine.errors import UserError, run_tool
-from fcvit_mm.requirements import require
+from fcvit_mm.dependencies import require
+from fcvit_mm.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN = dict(config='classification/fcvit_tiny_shapes.py', kind='imagenet', metrics={'accuracy/top1': 'top-1 (%)'})
 JOBS = {
     'detect': dict(
-        package='mmdet', config='detection/mask_rcnn_fcvit_tiny_shapes.py', kind='coco',
-        metrics={'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP_50': 'mask AP50'}, least=0.5, options=[]),
+        package='mmdet',
+        config='detection/mask_rcnn_fcvit_tiny_shapes.py',
+        kind='coco',
+        metrics={'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP_50': 'mask AP50'},
+        least=0.5,
+        options=[],
+    ),
     'segment': dict(
-        package='mmseg', config='segmentation/upernet_fcvit_tiny_shapes.py', kind='ade20k',
-        metrics={'mIoU': 'mIoU (%)'}, least=40, options=['default_hooks.visualization.interval=1']),
+        package='mmseg',
+        config='segmentation/upernet_fcvit_tiny_shapes.py',
+        kind='ade20k',
+        metrics={'mIoU': 'mIoU (%)'},
+        least=40,
+        options=['default_hooks.visualization.interval=1'],
+    ),
 }
 # Lines of a log that tell how far it is.
 PROGRESS = ('Epoch(', 'Iter(', 'ERROR', 'Error')
@@ -85,15 +96,19 @@ def run_step(title, folder, inputs, action, force):
     return done
 
 
-def run_command(log, tool, *arguments):
+def run_tool(log, tool, *arguments):
     """Run a tool as a user does: print the command and the lines that tell how far it is; all of it goes to ``log``."""
     command = [f'tools/{tool}', *map(str, arguments)]
     say(f'   $ python {" ".join(command)}')
     command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]))
     lines = []
-    with open(log, 'a') as file, subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace') as process:
+    with (
+        open(log, 'a') as file,
+        subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace'
+        ) as process,
+    ):
         try:
             for line in process.stdout:
                 file.write(line)
@@ -135,7 +150,7 @@ def train(title, job, folder, inputs, options, force):
             arguments.append('--resume')
         if options:
             arguments += ['--cfg-options', *options]
-        run_command(folder / 'train.log', 'train.py', *arguments)
+        run_tool(folder / 'train.log', 'train.py', *arguments)
         checkpoint = (folder / 'last_checkpoint').read_text().strip()
         return dict(files=[checkpoint], checkpoint=checkpoint, metrics=find_metrics(folder, job['metrics']))
 
@@ -143,38 +158,45 @@ def train(title, job, folder, inputs, options, force):
 
 
 def test(title, job, folder, trained, force):
-    """Evaluate with tools/test.py on the held-out pictures, and draw them beside the ground truth."""
+    """Evaluate with tools/test.py on the held-out images, and draw them beside the ground truth."""
     config = ROOT / 'configs' / job['config']
 
     def action(resume):
-        arguments = [os.path.relpath(config), trained['checkpoint'], '--work-dir', folder, '--show-dir',
-                     folder / 'pictures']
+        arguments = [
+            os.path.relpath(config),
+            trained['checkpoint'],
+            '--work-dir',
+            folder,
+            '--show-dir',
+            folder / 'images',
+        ]
         if job['options']:
             arguments += ['--cfg-options', *job['options']]
-        run_command(folder / 'test.log', 'test.py', *arguments)
+        run_tool(folder / 'test.log', 'test.py', *arguments)
         sheet = folder / 'predictions.png'
-        draw_sheet(folder / 'pictures', sheet)
+        draw_sheet(folder / 'images', sheet)
         return dict(files=[str(sheet)], metrics=find_metrics(folder, job['metrics']))
 
     return run_step(title, folder, dict(trained=trained['fingerprint']), action, force)
 
 
 def draw_sheet(folder, target):
-    """The first drawn pictures (ground truth left, prediction right) on one sheet, two in a row, under titles."""
+    """The first drawn images (ground truth left, prediction right) on one sheet, two in a row, under titles."""
     import cv2
     import numpy as np
-    paths = sorted(path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg'))[:2 * SHEET_ROWS]
-    pictures = [cv2.imread(str(path)) for path in paths]
-    if not pictures:
-        raise UserError(f'no drawn pictures in {folder}')
-    height, width = pictures[0].shape[:2]
+
+    paths = sorted(path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg'))[: 2 * SHEET_ROWS]
+    images = [cv2.imread(str(path)) for path in paths]
+    if not images:
+        raise UserError(f'no drawn images in {folder}')
+    height, width = images[0].shape[:2]
     title = np.full((22, width, 3), 255, np.uint8)
     for text, left in (('ground truth', 6), ('prediction', width // 2 + 6)):
         cv2.putText(title, text, (left, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    if len(pictures) % 2:
-        pictures.append(np.full_like(pictures[0], 255))
+    if len(images) % 2:
+        images.append(np.full_like(images[0], 255))
     gap = np.full((height, 8, 3), 255, np.uint8)
-    rows = [np.hstack([pictures[i], gap, pictures[i + 1]]) for i in range(0, len(pictures), 2)]
+    rows = [np.hstack([images[i], gap, images[i + 1]]) for i in range(0, len(images), 2)]
     sheet = np.vstack([np.hstack([title, gap[:22], title]), *rows])
     partial = target.with_name('.' + target.name)
     cv2.imwrite(str(partial), sheet)
@@ -186,8 +208,9 @@ def main():
     parser.add_argument('job', choices=list(JOBS))
     parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'), help='where results go')
     parser.add_argument('--force', action='store_true', help='do everything anew')
-    parser.add_argument('--quick', action='store_true',
-                        help='a few pictures and iterations: shows that it runs, and checks no result')
+    parser.add_argument(
+        '--quick', action='store_true', help='a few images and iterations: shows that it runs, and checks no result'
+    )
     args = parser.parse_args()
     job = JOBS[args.job]
     for package in ('mmpretrain', job['package']):
@@ -195,26 +218,38 @@ def main():
 
     start = time.time()
     few = dict(num_train=16, num_val=6, size=64) if args.quick else {}
-    # The folder that the configs name; a few pictures must not take the place of all.
+    # The folder that the configs name; a few images must not take the place of all.
     parent = Path('data') / ('shapes-quick' if args.quick else 'shapes')
     data = {kind: parent / kind for kind in ('imagenet', job['kind'])}
     for kind, folder in data.items():
-        say(f'== Pictures for {kind}: {"written" if generate(kind, folder, **few) else "already there"} ({folder})')
+        say(f'== Images for {kind}: {"written" if generate(kind, folder, **few) else "already there"} ({folder})')
 
-    short = {'imagenet': ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'],
-             'coco': ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'],
-             'ade20k': ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']}
+    short = {
+        'imagenet': ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'],
+        'coco': ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'],
+        'ade20k': ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2'],
+    }
     where = {kind: data_options(kind, folder) if args.quick else [] for kind, folder in data.items()}
     job = dict(job, options=job['options'] + where[job['kind']])
     options = {kind: where[kind] + (short[kind] if args.quick else []) for kind in data}
 
-    pretrained = train('Pretrain FCViT-tiny as a classifier (mmpretrain)', PRETRAIN, args.out / 'pretrain',
-                       dict(data=read_manifest(data['imagenet'])), options['imagenet'], args.force)
-    trained = train(f'Train with that backbone ({job["package"]})', job, args.out / f'{args.job}_train',
-                    dict(data=read_manifest(data[job['kind']]), pretrained=pretrained['fingerprint']),
-                    [f'pretrained={pretrained["checkpoint"]}', *options[job['kind']]], args.force)
-    tested = test('Evaluate on held-out pictures and draw them', job, args.out / f'{args.job}_test', trained,
-                  args.force)
+    pretrained = train(
+        'Pretrain FCViT-tiny as a classifier (mmpretrain)',
+        PRETRAIN,
+        args.out / 'pretrain',
+        dict(data=read_manifest(data['imagenet'])),
+        options['imagenet'],
+        args.force,
+    )
+    trained = train(
+        f'Train with that backbone ({job["package"]})',
+        job,
+        args.out / f'{args.job}_train',
+        dict(data=read_manifest(data[job['kind']]), pretrained=pretrained['fingerprint']),
+        [f'pretrained={pretrained["checkpoint"]}', *options[job['kind']]],
+        args.force,
+    )
+    tested = test('Evaluate on held-out images and draw them', job, args.out / f'{args.job}_test', trained, args.force)
 
     say(f'\n{"held out":<14}{"result":>8}{"at least":>10}')
     for key, name in PRETRAIN['metrics'].items():
@@ -222,7 +257,7 @@ def main():
     for key, name in job['metrics'].items():
         say(f'{name:<14}{tested["metrics"][key]:>8.3g}{job["least"]:>10.3g}')
     say(f'checkpoints   {pretrained["checkpoint"]}\n              {trained["checkpoint"]}')
-    say(f'pictures      {tested["files"][0]}\n              {args.out / f"{args.job}_test" / "pictures"}')
+    say(f'images      {tested["files"][0]}\n              {args.out / f"{args.job}_test" / "images"}')
     say(f'logs          {args.out}/*/*.log\ntime          {time.time() - start:.0f} s')
     low = [name for key, name in job['metrics'].items() if tested['metrics'][key] < job['least']]
     if low and not args.quick:
@@ -240,4 +275,4 @@ def data_options(kind, folder):
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -3,16 +3,17 @@
 The file is run on odd sizes and other batches and compared with PyTorch before it gets its name; then size and speed of
 both are printed. Of a detector, the RPN, RoI heads and NMS are left to mmdeploy.
 """
+
 import argparse
 import json
 
 from mmengine.config import DictAction
 
-from fcvit_mm.engine.errors import run_tool
-from fcvit_mm.engine.export import export_model, format_report
-from fcvit_mm.engine.exportable import PARTS
-from fcvit_mm.engine.graphs import FORMATS
-from fcvit_mm.engine.storage import write_whole
+from fcvit_mm.errors import run_command
+from fcvit_mm.export.exporter import export_model, format_report
+from fcvit_mm.export.formats import FORMATS
+from fcvit_mm.export.parts import PARTS
+from fcvit_mm.files import write_atomic
 
 
 def parse_args(argv=None):
@@ -20,21 +21,45 @@ def parse_args(argv=None):
     parser.add_argument('config', help='config file of a classifier, detector or segmentor')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--format', required=True, choices=FORMATS, help='what to write')
-    parser.add_argument('--out', required=True, metavar='FILE', help='the file: .onnx, .pt2 (torch_export) or .pt '
-                        '(torchscript)')
-    parser.add_argument('--part', default='model', choices=PARTS, help="model: a classifier's scores, a segmentor's "
-                        "logits; backbone: its stages' features; neck: the features behind the neck (default: model)")
+    parser.add_argument(
+        '--out', required=True, metavar='FILE', help='the file: .onnx, .pt2 (torch_export) or .pt (torchscript)'
+    )
+    parser.add_argument(
+        '--part',
+        default='model',
+        choices=PARTS,
+        help="model: a classifier's scores, a segmentor's "
+        "logits; backbone: its stages' features; neck: the features behind the neck (default: model)",
+    )
     parser.add_argument('--optimize', action='store_true', help='export the model as optimize_for_inference makes it')
-    parser.add_argument('--size', type=int, nargs='+', default=[], metavar='PIXELS',
-                        help='height and width at which speed is measured, or one number; the file takes any')
-    parser.add_argument('--rounds', type=int, default=10, help='how often each is timed, 0 for not at all (default: '
-                        '10)')
-    parser.add_argument('--int8', metavar='FOLDER', help='also write FILE_int8.onnx in 8 bits, calibrated on the '
-                        "folder's pictures, and measure how far it drifts")
-    parser.add_argument('--labelled', metavar='FOLDER', help='measure that on these pictures, one folder per class, '
-                        'and the accuracy too (default: on those of --int8)')
-    parser.add_argument('--calibration-pictures', type=int, default=100, metavar='NUMBER',
-                        help='how many pictures of --int8 to use (default: 100)')
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs='+',
+        default=[],
+        metavar='PIXELS',
+        help='height and width at which speed is measured, or one number; the file takes any',
+    )
+    parser.add_argument(
+        '--rounds', type=int, default=10, help='how often each is timed, 0 for not at all (default: 10)'
+    )
+    parser.add_argument(
+        '--int8',
+        metavar='FOLDER',
+        help="also write FILE_int8.onnx in 8 bits, calibrated on the folder's images, and measure how far it drifts",
+    )
+    parser.add_argument(
+        '--labelled',
+        metavar='FOLDER',
+        help='measure that on these images, one folder per class, and the accuracy too (default: on those of --int8)',
+    )
+    parser.add_argument(
+        '--calibration-images',
+        type=int,
+        default=100,
+        metavar='NUMBER',
+        help='how many images of --int8 to use (default: 100)',
+    )
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
     return parser.parse_args(argv)
@@ -42,12 +67,24 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    report = export_model(args.config, args.checkpoint, args.out, args.format, args.part, args.optimize, args.size,
-                          args.rounds, args.int8, args.labelled, args.calibration_pictures, args.cfg_options)
+    report = export_model(
+        args.config,
+        args.checkpoint,
+        args.out,
+        args.format,
+        args.part,
+        args.optimize,
+        args.size,
+        args.rounds,
+        args.int8,
+        args.labelled,
+        args.calibration_images,
+        args.cfg_options,
+    )
     print(format_report(report))
     if args.json:
-        write_whole(args.json, (json.dumps(report, indent=2) + '\n').encode())
+        write_atomic(args.json, (json.dumps(report, indent=2) + '\n').encode())
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

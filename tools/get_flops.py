@@ -1,29 +1,44 @@
 """Count a model's parameters and multiply-adds, part by part, for a classifier, detector or segmentor."""
+
 import argparse
 
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from fcvit_mm.engine.complexity import CONVENTION, Complexity, Part, measure
+from fcvit_mm.apis.count import CONVENTION, Complexity, Part, measure
 from fcvit_mm.engine.config import load_config
-from fcvit_mm.engine.errors import run_tool
+from fcvit_mm.errors import run_command
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor')
-    parser.add_argument('--shape', '--size', type=int, nargs='+', metavar='PIXELS',
-                        help='height and width of the input, or one number for both; by default 224 for classifiers, '
-                        '800 1280 for detectors, 512 for segmentors')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config, say model.backbone.arch=b24')
+    parser.add_argument(
+        '--shape',
+        '--size',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='height and width of the input, or one number for both; by default 224 for classifiers, '
+        '800 1280 for detectors, 512 for segmentors',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, say model.backbone.arch=b24',
+    )
     return parser.parse_args(argv)
 
 
 def format_table(found: Complexity) -> str:
     """The table that the command prints: one line for each part, and the total."""
-    rest = Part('other', found.params - sum(part.params for part in found.parts),
-                found.flops - sum(part.flops for part in found.parts))
+    rest = Part(
+        'other',
+        found.params - sum(part.params for part in found.parts),
+        found.flops - sum(part.flops for part in found.parts),
+    )
     parts = [*found.parts, *([rest] if rest.params or rest.flops else [])]
     width = max(len('output norms'), *(len(part.name) for part in parts))
     lines = [f'{"":{width}}  {"parameters":>12}  {"multiply-adds":>14}']
@@ -45,4 +60,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

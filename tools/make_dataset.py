@@ -1,4 +1,5 @@
-"""Make a data set of generated pictures of shapes, laid out like ImageNet, COCO or ADE20K."""
+"""Make a data set of generated images of shapes, laid out like ImageNet, COCO or ADE20K."""
+
 import argparse
 
 from fcvit_mm.datasets import KINDS, generate
@@ -8,9 +9,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('kind', choices=list(KINDS), help='whose layout')
     parser.add_argument('root', nargs='?', help='folder to make (default: data/shapes/KIND)')
-    parser.add_argument('--num-train', type=int, help='pictures to train on')
-    parser.add_argument('--num-val', type=int, help='pictures held out')
-    parser.add_argument('--size', type=int, help='side of the pictures in pixels')
+    parser.add_argument('--num-train', type=int, help='images to train on')
+    parser.add_argument('--num-val', type=int, help='images held out')
+    parser.add_argument('--size', type=int, help='side of the images in pixels')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     root = args.root or f'data/shapes/{args.kind}'

@@ -1,10 +1,11 @@
 """Draw how a metric grew in one or more runs of tools/train.py, from the logs that MMEngine wrote."""
+
 import argparse
 import json
 import os
 from pathlib import Path
 
-from fcvit_mm.engine.errors import UserError, run_tool
+from fcvit_mm.errors import UserError, run_command
 
 #: Okabe and Ito's colours, which colour-blind people can tell apart.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -37,8 +38,10 @@ def main():
     if len(args.runs) > len(COLORS):
         raise UserError(f'{len(args.runs)} runs, at most {len(COLORS)} can be told apart')
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout='constrained')
     for run, color in zip(args.runs, COLORS):
         steps, values = read_metric(run, args.key)
@@ -53,4 +56,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -5,18 +5,19 @@ For example, into published/fcvit_b12-1a2b3c4d.pth and beside it .md and .yml:
     python tools/publish_model.py work_dirs/fcvit_b12_in1k/epoch_310.pth published/fcvit_b12.pth \\
         --config configs/classification/fcvit_b12_in1k.py
 """
+
 import argparse
 import os.path as osp
 
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from fcvit_mm.checkpoints.publish import pack, split_destination, strip_checkpoint, write_files
-from fcvit_mm.engine.complexity import build_model, measure
+from fcvit_mm.apis.count import build_model, measure
+from fcvit_mm.checkpoints import check_fits
 from fcvit_mm.engine.config import load_config
-from fcvit_mm.engine.errors import UserError, run_tool
-from fcvit_mm.engine.model_card import describe, results, write_card, write_entry
-from fcvit_mm.engine.run import check_fits
+from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.publishing.model_card import describe, results, write_card, write_entry
+from fcvit_mm.publishing.weights import pack, split_destination, strip_checkpoint, write_files
 
 
 def parse_args(argv=None):
@@ -25,11 +26,19 @@ def parse_args(argv=None):
     parser.add_argument('out', help='file to write, without the hash; .pth is added if it is missing')
     parser.add_argument('--config', help='what it was trained with: the card and the entry for metafile.yml need it')
     parser.add_argument('--work-dir', help="of the run, with its logs (default: the checkpoint's folder)")
-    parser.add_argument('--no-ema', action='store_true',
-                        help='of a run with EMAHook take the weights in training, not the averaged ones')
+    parser.add_argument(
+        '--no-ema',
+        action='store_true',
+        help='of a run with EMAHook take the weights in training, not the averaged ones',
+    )
     parser.add_argument('--safetensors', action='store_true', help='the same as .safetensors, too')
-    parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
-                        help='height and width to count multiply-adds at (default as tools/get_flops.py)')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='height and width to count multiply-adds at (default as tools/get_flops.py)',
+    )
     parser.add_argument('--force', action='store_true', help='overwrite what is there')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
     args = parser.parse_args(argv)
@@ -57,8 +66,10 @@ def main(argv=None):
     # The weights last: where they are, all is.
     written = write_files(folder, {**{key: text.encode() for key, text in texts.items()}, **weights}, args.force)
 
-    print(f'{args.checkpoint}: {len(stripped.state_dict)} tensors, weights {stripped.weights}; left out: '
-          f'{", ".join(stripped.left_out) or "nothing"}')
+    print(
+        f'{args.checkpoint}: {len(stripped.state_dict)} tensors, weights {stripped.weights}; left out: '
+        f'{", ".join(stripped.left_out) or "nothing"}'
+    )
     if not results(model):
         print('No metric: the log of a validation with these weights was not found (--work-dir)')
     if cfg is None:
@@ -67,4 +78,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -1,13 +1,15 @@
 """Test a classifier, detector or segmentor."""
+
 import argparse
 import os
 
 from mmengine.config import DictAction
 
-from fcvit_mm.engine.config import dump_predictions, enable_tta, enable_visualization, load_config
+from fcvit_mm.engine.config import adapt_to_machine, dump_predictions, enable_tta, enable_visualization, load_config
 from fcvit_mm.engine.distributed import LAUNCHERS
-from fcvit_mm.engine.errors import run_tool
-from fcvit_mm.engine.run import test
+from fcvit_mm.engine.run import is_first_here, test
+from fcvit_mm.errors import run_command
+from fcvit_mm.preflight.checks import check_testing
 
 
 def parse_args():
@@ -18,7 +20,8 @@ def parse_args():
     parser.add_argument('--out', help='write the predictions: a .pkl file, for segmentation a folder of PNG files')
     parser.add_argument('--show', action='store_true', help='show drawn predictions in a window')
     parser.add_argument(
-        '--show-dir', help='folder for drawn predictions (of several processes the first one draws its share)')
+        '--show-dir', help='folder for drawn predictions (of several processes the first one draws its share)'
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows each')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, as the config describes it')
     parser.add_argument(
@@ -26,7 +29,8 @@ def parse_args():
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='change the config: test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list')
+        help='change the config: test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list',
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
     args = parser.parse_args()
@@ -40,8 +44,11 @@ def main():
     if args.show or args.show_dir:
         enable_visualization(cfg, args.show_dir, args.show, args.wait_time)
     dump = dump_predictions(cfg, args.out) if args.out else None
+    adapt_to_machine(cfg)
+    if is_first_here():
+        check_testing(cfg, args.checkpoint)
     test(cfg, args.checkpoint, wrap=enable_tta if args.tta else None, extra_metric=dump)
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -1,13 +1,15 @@
 """Train a classifier, detector or segmentor."""
+
 import argparse
 import os
 
 from mmengine.config import DictAction
 
-from fcvit_mm.engine.config import enable_amp, enable_auto_scale_lr, load_config
+from fcvit_mm.engine.config import adapt_to_machine, enable_amp, enable_auto_scale_lr, load_config
 from fcvit_mm.engine.distributed import LAUNCHERS
-from fcvit_mm.engine.errors import run_tool
-from fcvit_mm.engine.run import train
+from fcvit_mm.engine.run import is_first_here, select_resume_point, train
+from fcvit_mm.errors import run_command
+from fcvit_mm.preflight.checks import check_training
 
 
 def parse_args():
@@ -19,19 +21,22 @@ def parse_args():
         nargs='?',
         const='auto',
         metavar='auto|PATH',
-        help='go on from this checkpoint, or without a path from the last one in the work directory, if any')
+        help='go on from this checkpoint, or without a path from the last one in the work directory, if any',
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='multiply the learning rate by the batch size of all processes over the base batch size of the config')
+        help='multiply the learning rate by the batch size of all processes over the base batch size of the config',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
         help='change the config: model.head.num_classes=5, key="[a,b]" or key=a,b for a list. pretrained=PATH is the '
-        'checkpoint that the backbone starts from, pretrained=None starts from scratch')
+        'checkpoint that the backbone starts from, pretrained=None starts from scratch',
+    )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
     args = parser.parse_args()
@@ -49,8 +54,12 @@ def main():
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    adapt_to_machine(cfg)
+    resume_from = select_resume_point(cfg)
+    if is_first_here():
+        check_training(cfg, resume_from)
     train(cfg)
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -1,22 +1,24 @@
-"""Draw what a classifier, detector or segmentor predicts on a picture, a folder of pictures or a video."""
+"""Draw what a classifier, detector or segmentor predicts on an image, a folder of images or a video."""
+
 import argparse
 
 from mmengine.config import DictAction
 
+from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
 from fcvit_mm.engine.config import adapt_to_machine, load_config
-from fcvit_mm.engine.drawing import InputError, build_artist, draw_pictures, draw_video, find_inputs
-from fcvit_mm.engine.errors import run_tool
-from fcvit_mm.engine.preflight import PreflightError, checkpoint_problems
+from fcvit_mm.errors import run_command
+from fcvit_mm.images import ImageError, find_inputs
+from fcvit_mm.preflight.checks import PreflightError, checkpoint_problems
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('input', help='picture, folder of pictures, or video')
-    parser.add_argument('--out-dir', required=True, help='folder for the drawn pictures (PNG) or the video (MP4)')
+    parser.add_argument('input', help='image, folder of images, or video')
+    parser.add_argument('--out-dir', required=True, help='folder for the drawn images (PNG) or the video (MP4)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='detection: least score of what is drawn')
-    parser.add_argument('--opacity', type=float, default=0.5, help='segmentation: of the colours over the picture')
+    parser.add_argument('--opacity', type=float, default=0.5, help='segmentation: of the colours over the image')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
     return parser.parse_args()
@@ -24,21 +26,21 @@ def parse_args():
 
 def main():
     args = parse_args()
-    pictures, video = find_inputs(args.input)
+    images, video = find_inputs(args.input)
     cfg = load_config(args.config, args.cfg_options)
     adapt_to_machine(cfg)
     problems = checkpoint_problems(args.checkpoint, 'the checkpoint')
     if problems:
         raise PreflightError(problems)
-    draw = build_artist(cfg, args.checkpoint, args.device, args.score_thr, args.opacity)
+    draw = build_drawer(cfg, args.checkpoint, args.device, args.score_thr, args.opacity)
     if video:
         print(draw_video(draw, video, args.out_dir))
         return
-    written, problems = draw_pictures(draw, pictures, args.out_dir)
+    written, problems = draw_images(draw, images, args.out_dir)
     print('\n'.join(written))
     if problems:
-        raise InputError('\n  - '.join([f'{len(problems)} of {len(pictures)} pictures left out:', *problems]))
+        raise ImageError('\n  - '.join([f'{len(problems)} of {len(images)} images left out:', *problems]))
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -1,6 +1,6 @@
 # Fine-tuning of a plain CaiT: 8 GPUs x 128 images = 1024, lr 5e-5; 60 epochs. Evaluation crop 0.875: 256 -> 224.
 _base_ = [
-    '_base_/models/scaled_cait.py',
+    '_base_/models/cait.py',
     '_base_/datasets/imagenet_bs128_deit_224.py',
     '_base_/schedules/adamw_finetune_60e.py',
     '_base_/default_runtime.py',

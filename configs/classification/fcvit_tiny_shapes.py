@@ -1,4 +1,4 @@
-# Generated pictures (tools/make_dataset.py imagenet), for 2 CPU cores: 64x64 pixels, 2 epochs of 1600 / 16 = 100
+# Generated images (tools/make_dataset.py imagenet), for 2 CPU cores: 64x64 pixels, 2 epochs of 1600 / 16 = 100
 # iterations. No Mixup, RandAugment or drop path: the schedule is too short for them. Layer scale starts at 0.1, for
 # Adam would need hundreds of iterations to raise 1e-5.
 _base_ = 'fcvit_tiny_in1k.py'
@@ -6,9 +6,8 @@ data_root = 'data/shapes/imagenet'
 metainfo = dict(classes=('circle', 'cross', 'square', 'star', 'triangle'))
 
 model = dict(
-    backbone=dict(drop_path_rate=0., layer_scale_init_value=0.1),
-    head=dict(num_classes=5, topk=(1, )),
-    train_cfg=None)
+    backbone=dict(drop_path_rate=0.0, layer_scale_init_value=0.1), head=dict(num_classes=5, topk=(1,)), train_cfg=None
+)
 data_preprocessor = dict(num_classes=5)
 
 train_pipeline = [
@@ -23,11 +22,13 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(
-    batch_size=16, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline))
+    batch_size=16, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline)
+)
 val_dataloader = dict(
-    batch_size=50, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
+    batch_size=50, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline)
+)
 test_dataloader = val_dataloader
-val_evaluator = dict(topk=(1, ))
+val_evaluator = dict(topk=(1,))
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3))

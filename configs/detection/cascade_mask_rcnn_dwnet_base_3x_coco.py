@@ -5,4 +5,5 @@ pretrained = 'checkpoints/dwnet_base_in1k.pth'
 
 model = dict(
     backbone=dict(arch='base', drop_path_rate=0.3, init_cfg=dict(checkpoint=pretrained)),
-    neck=dict(in_channels=[128, 256, 512, 1024]))
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

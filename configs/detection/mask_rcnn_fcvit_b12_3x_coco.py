@@ -10,4 +10,5 @@ pretrained = 'checkpoints/fcvit_b12_in1k.pth'
 
 model = dict(
     backbone=dict(arch='b12', init_cfg=dict(type='Pretrained', checkpoint=pretrained)),
-    neck=dict(in_channels=[64, 128, 320, 512]))
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)

@@ -4,5 +4,5 @@ _base_ = './mask_rcnn_fcvit_tiny_coco.py'
 pretrained = 'checkpoints/fcvit_b12_in1k.pth'
 
 model = dict(
-    backbone=dict(arch='b12', init_cfg=dict(checkpoint=pretrained)),
-    neck=dict(in_channels=[64, 128, 320, 512]))
+    backbone=dict(arch='b12', init_cfg=dict(checkpoint=pretrained)), neck=dict(in_channels=[64, 128, 320, 512])
+)

@@ -1,4 +1,4 @@
-# Generated pictures (tools/make_dataset.py coco), for 2 CPU cores: 128x128 pixels, narrow heads, few proposals;
+# Generated images (tools/make_dataset.py coco), for 2 CPU cores: 128x128 pixels, narrow heads, few proposals;
 # 3 epochs of 400 / 4 = 100 iterations. The backbone is the whole FCViT-tiny.
 _base_ = 'mask_rcnn_fcvit_tiny_coco.py'
 data_root = 'data/shapes/coco/'
@@ -6,7 +6,7 @@ metainfo = dict(classes=('circle', 'cross', 'square', 'star', 'triangle'))
 pretrained = 'work_dirs/fcvit_tiny_shapes/epoch_2.pth'
 
 model = dict(
-    backbone=dict(drop_path_rate=0., init_cfg=dict(checkpoint=pretrained)),
+    backbone=dict(drop_path_rate=0.0, init_cfg=dict(checkpoint=pretrained)),
     neck=dict(out_channels=64),
     # Squares of 4 x (4, 8, ..., 64) pixels.
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
@@ -14,12 +14,13 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=64),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=5),
         mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=5)),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=5),
+    ),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=300, max_per_img=100),
-        rcnn=dict(sampler=dict(num=64))),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=50), rcnn=dict(max_per_img=20)))
+        rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=300, max_per_img=100), rcnn=dict(sampler=dict(num=64))
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=50), rcnn=dict(max_per_img=20)),
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -35,9 +36,9 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
-    batch_size=4, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline))
-val_dataloader = dict(
-    num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
+    batch_size=4, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline)
+)
+val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator

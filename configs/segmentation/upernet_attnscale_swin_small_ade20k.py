@@ -12,10 +12,12 @@ model = dict(
     # _delete_: FCViT's arguments must not leak into the backbone.
     backbone=dict(
         _delete_=True,
-        type='ScaledSwin',
+        type='Swin',
         arch='small',
-        remedies=('attn_scale', ),
+        methods=('attn_scale',),
         drop_path_rate=0.3,
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained)),
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained),
+    ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
-    auxiliary_head=dict(in_channels=384))
+    auxiliary_head=dict(in_channels=384),
+)

@@ -6,4 +6,5 @@ pretrained = 'checkpoints/fcvit_b12_in1k.pth'
 model = dict(
     backbone=dict(arch='b12', init_cfg=dict(checkpoint=pretrained)),
     decode_head=dict(in_channels=[64, 128, 320, 512]),
-    auxiliary_head=dict(in_channels=320))
+    auxiliary_head=dict(in_channels=320),
+)

@@ -3,6 +3,7 @@
 Nothing of the package imports this; ``from fcvit_mm import analysis`` does. Each name is looked up in its module
 when it is first used.
 """
+
 from importlib import import_module
 
 #: Public names, and the modules that have them.

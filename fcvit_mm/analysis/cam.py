@@ -1,9 +1,10 @@
-"""Class activation maps: which parts of a picture speak for a class.
+"""Class activation maps: which parts of an image speak for a class.
 
 Computed by the library pytorch-grad-cam (extra ``analysis``); here are what it needs to know of our classifiers, and
 the drawing. Source of the default method: Selvaraju et al., "Grad-CAM", arXiv 1610.02391, section 3: the channels of a
 layer, weighed by the mean over the positions of the class score's gradient, added up; what is negative becomes 0.
 """
+
 import difflib
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
@@ -53,6 +54,7 @@ class ClassMap(NamedTuple):
         prediction (int): The class with the largest one.
         prediction_score (float): That.
     """
+
     values: np.ndarray
     layer: str
     target: int
@@ -72,8 +74,10 @@ def load_method(method: str) -> type:
     try:
         import pytorch_grad_cam
     except ImportError as error:
-        raise AnalysisError(f"class activation maps need pytorch-grad-cam ({error}): pip install 'fcvit_mm[analysis]', "
-                            'or pip install grad-cam') from error
+        raise AnalysisError(
+            f"class activation maps need pytorch-grad-cam ({error}): pip install 'fcvit_mm[analysis]', "
+            'or pip install grad-cam'
+        ) from error
     return getattr(pytorch_grad_cam, METHODS[method])
 
 
@@ -95,11 +99,15 @@ def find_class(target: Union[int, str], count: int, class_names: Optional[Sequen
             return names.index(text.lower())
     if not text.lstrip('-').isdigit():
         if not class_names:
-            raise AnalysisError(f'target {target!r}: the checkpoint does not tell the names of its {count} classes, '
-                                f'expected an index, 0 to {count - 1}')
+            raise AnalysisError(
+                f'target {target!r}: the checkpoint does not tell the names of its {count} classes, '
+                f'expected an index, 0 to {count - 1}'
+            )
         near = difflib.get_close_matches(text, class_names, SHOWN) if count > SHOWN else class_names
-        raise AnalysisError(f'no class is called {target!r}, expected an index, 0 to {count - 1}, or one of '
-                            f'{", ".join(near or class_names[:SHOWN])}{", ..." if count > SHOWN else ""}')
+        raise AnalysisError(
+            f'no class is called {target!r}, expected an index, 0 to {count - 1}, or one of '
+            f'{", ".join(near or class_names[:SHOWN])}{", ..." if count > SHOWN else ""}'
+        )
     if not 0 <= int(text) < count:
         raise AnalysisError(f'target {target}: the classifier has {count} classes, expected 0 to {count - 1}')
     return int(text)
@@ -115,13 +123,16 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
     # Of detectors and segmentors, forward gives raw maps.
     head = getattr(model, 'head', None)
     if backbone_of(model) is not model and not isinstance(head, nn.Module):
-        raise AnalysisError(f'{describe(model)} is no classifier: a class activation map shows what speaks for the '
-                            'class of a whole picture')
+        raise AnalysisError(
+            f'{describe(model)} is no classifier: a class activation map shows what speaks for the '
+            'class of a whole image'
+        )
     try:
         scores = model(image)
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-        raise AnalysisError(f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, '
-                            f'width): {error}') from error
+        raise AnalysisError(
+            f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, width): {error}'
+        ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise AnalysisError(f'{describe(model)} gives {got}, expected a classifier that gives scores (B, classes)')
@@ -145,9 +156,14 @@ def _in_evaluation(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def class_activation_map(model: nn.Module, image: Tensor, target: Union[None, int, str] = None,
-                         layer: Optional[str] = None, method: str = 'gradcam',
-                         class_names: Optional[Sequence[str]] = None) -> ClassMap:
+def class_activation_map(
+    model: nn.Module,
+    image: Tensor,
+    target: Union[None, int, str] = None,
+    layer: Optional[str] = None,
+    method: str = 'gradcam',
+    class_names: Optional[Sequence[str]] = None,
+) -> ClassMap:
     """What in an image speaks for a class.
 
     Args:
@@ -171,21 +187,26 @@ def class_activation_map(model: nn.Module, image: Tensor, target: Union[None, in
         target = prediction if target is None else find_class(target, len(scores), class_names)
         block, maps = list(collect_features(model, image, None if layer is None else [layer]).items())[-1]
         if maps.shape[2:].numel() == 1:
-            raise AnalysisError(f'the map at {block} of {describe(model)} is a single position for an image of '
-                                f'{tuple(image.shape[2:])} pixels: give a larger size, or name an earlier layer')
+            raise AnalysisError(
+                f'the map at {block} of {describe(model)} is a single position for an image of '
+                f'{tuple(image.shape[2:])} pixels: give a larger size, or name an earlier layer'
+            )
         children = dict(find_layers(model, [block])[block].named_children())
         choices = [block, *(f'{block}.{norm}' for norm in FIRST_NORMS if norm in children and layer is None)]
         for name in choices:
             values = _run(library, model, image, target, name)
             if values is not None:
                 return ClassMap(values, name, target, scores[target].item(), prediction, scores[prediction].item())
-    raise AnalysisError(f'the score of class {target} does not depend on the map at {" or ".join(choices)} of '
-                        f'{describe(model)}, as where only a class token is read after it: name an earlier layer')
+    raise AnalysisError(
+        f'the score of class {target} does not depend on the map at {" or ".join(choices)} of '
+        f'{describe(model)}, as where only a class token is read after it: name an earlier layer'
+    )
 
 
 def _run(library: type, model: nn.Module, image: Tensor, target: int, name: str) -> Optional[np.ndarray]:
     """The library's map ``(H, W)`` for one layer; ``None`` if the class does not depend on that layer."""
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
     module = find_layers(model, [name])[name]
     with recording_grid(backbone_of(model)) as grid, torch.enable_grad():
         cam = library(model, [module], reshape_transform=lambda output: as_map(module, output, grid.get('grid')))
@@ -212,11 +233,16 @@ def describe_class_map(found: ClassMap, class_names: Optional[Sequence[str]] = N
     peak = np.unravel_index(found.values.argmax(), found.values.shape)
     empty = not found.values.any()
     return dict(
-        layer=found.layer, target=found.target, target_name=name_of(found.target, class_names), score=found.score,
-        prediction=found.prediction, prediction_name=name_of(found.prediction, class_names),
+        layer=found.layer,
+        target=found.target,
+        target_name=name_of(found.target, class_names),
+        score=found.score,
+        prediction=found.prediction,
+        prediction_name=name_of(found.prediction, class_names),
         prediction_score=found.prediction_score,
         peak=None if empty else [(place + 0.5) / side for place, side in zip(peak, found.values.shape)],
-        area_above_half=float((found.values >= 0.5).mean()))
+        area_above_half=float((found.values >= 0.5).mean()),
+    )
 
 
 def name_of(index: int, class_names: Optional[Sequence[str]]) -> str:
@@ -224,24 +250,28 @@ def name_of(index: int, class_names: Optional[Sequence[str]]) -> str:
     return class_names[index] if class_names and index < len(class_names) else f'class {index}'
 
 
-def draw_class_maps(pictures: Sequence[np.ndarray], maps: Sequence[Sequence[ClassMap]],
-                    class_names: Optional[Sequence[str]] = None, title: Optional[str] = None) -> Figure:
-    """Pictures side by side, and below each its maps.
+def draw_class_maps(
+    images: Sequence[np.ndarray],
+    maps: Sequence[Sequence[ClassMap]],
+    class_names: Optional[Sequence[str]] = None,
+    title: Optional[str] = None,
+) -> Figure:
+    """Images side by side, and below each its maps.
 
     Args:
-        pictures (Sequence[np.ndarray]): ``(H, W, 3)`` uint8 RGB each.
-        maps (Sequence[Sequence[ClassMap]]): The maps of each picture, of the same layers and, but for the class
+        images (Sequence[np.ndarray]): ``(H, W, 3)`` uint8 RGB each.
+        maps (Sequence[Sequence[ClassMap]]): The maps of each image, of the same layers and, but for the class
             predicted for each, the same targets for all.
         class_names (Sequence[str], optional): If known.
         title (str, optional): Of the figure.
     """
-    cells: List[List[np.ndarray]] = [list(pictures)]
-    row_titles = ['picture']
+    cells: List[List[np.ndarray]] = [list(images)]
+    row_titles = ['image']
     for row in zip(*maps):
-        cells.append([overlay(picture, found.values, (0., 1.)) for picture, found in zip(pictures, row)])
+        cells.append([overlay(pixels, found.values, (0.0, 1.0)) for pixels, found in zip(images, row)])
         predicted = all(found.target == found.prediction for found in row)
         what = 'the class above' if predicted else name_of(row[0].target, class_names)
         layer, part = short_name(row[0].layer), row[0].layer.rpartition('.')[2]
         row_titles.append(f'for {what}\n{layer}' if part.isdigit() else f'for {what}\n{layer}, {part}')
     column_titles = [f'{name_of(found[0].prediction, class_names)} {found[0].prediction_score:.0%}' for found in maps]
-    return draw_grid(cells, row_titles, column_titles, title, 'class activation, of the largest', (0., 1.), side=1.6)
+    return draw_grid(cells, row_titles, column_titles, title, 'class activation, of the largest', (0.0, 1.0), side=1.6)

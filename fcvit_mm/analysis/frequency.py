@@ -10,6 +10,7 @@ towards minus infinity where a network smooths too much: its tokens become alike
 The paper counts all tokens. Here class, distillation and register tokens are left out, so that networks with and
 without them compare, and what is left is a map with frequencies in two dimensions.
 """
+
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -30,16 +31,17 @@ COLUMNS = 8
 
 
 class LayerFrequencies(NamedTuple):
-    """What :func:`oversmoothing` finds of one layer: means over the pictures.
+    """What :func:`oversmoothing` finds of one layer: means over the images.
 
     Attributes:
-        grid (tuple[int]): Height and width of its map, for the first picture.
+        grid (tuple[int]): Height and width of its map, for the first image.
         log_ratio (float): ``log(|HC| / |DC|)``.
         high_share (float): Part of the energy that is not the mean's, 0 to 1: ``|HC|^2 / (|HC|^2 + |DC|^2)``.
         cosine (float): Mean cosine similarity of two different tokens.
-        spectrum (Tensor): ``(H, W)``, see :func:`log_spectrum`; of pictures of other sizes resampled to the first's.
+        spectrum (Tensor): ``(H, W)``, see :func:`log_spectrum`; of images of other sizes resampled to the first's.
         profile (Tensor): See :func:`ring_profile`.
     """
+
     grid: Tuple[int, int]
     log_ratio: float
     high_share: float
@@ -137,8 +139,9 @@ def ring_profile(spectrum: Tensor) -> Tensor:
     return sums / index.bincount(minlength=rings)
 
 
-def oversmoothing(model: nn.Module, images: Sequence[Tensor],
-                  layers: Optional[Sequence[str]] = None) -> Dict[str, LayerFrequencies]:
+def oversmoothing(
+    model: nn.Module, images: Sequence[Tensor], layers: Optional[Sequence[str]] = None
+) -> Dict[str, LayerFrequencies]:
     """Frequencies in the feature maps of a network's layers.
 
     Args:
@@ -156,9 +159,16 @@ def oversmoothing(model: nn.Module, images: Sequence[Tensor],
     for image in images:
         for name, maps in collect_features(model, image, layers).items():
             spectrum = log_spectrum(maps)
-            found.setdefault(name, []).append(LayerFrequencies(
-                tuple(maps.shape[2:]), log_ratio(maps).mean().item(), high_share(maps).mean().item(),
-                token_cosine(maps).mean().item(), spectrum, spectrum))
+            found.setdefault(name, []).append(
+                LayerFrequencies(
+                    tuple(maps.shape[2:]),
+                    log_ratio(maps).mean().item(),
+                    high_share(maps).mean().item(),
+                    token_cosine(maps).mean().item(),
+                    spectrum,
+                    spectrum,
+                )
+            )
     if not found:
         raise AnalysisError('there are no images, expected at least one')
     return {name: _mean(values) for name, values in found.items()}
@@ -167,9 +177,12 @@ def oversmoothing(model: nn.Module, images: Sequence[Tensor],
 def _mean(values: List[LayerFrequencies]) -> LayerFrequencies:
     grid = values[0].grid
     # The axes are frequencies, from -pi to pi whatever the size.
-    spectra = [value.spectrum if value.grid == grid else
-               F.interpolate(value.spectrum[None, None], grid, mode='bilinear', align_corners=False)[0, 0]
-               for value in values]
+    spectra = [
+        value.spectrum
+        if value.grid == grid
+        else F.interpolate(value.spectrum[None, None], grid, mode='bilinear', align_corners=False)[0, 0]
+        for value in values
+    ]
     spectrum = torch.stack(spectra).mean(0).cpu()
     numbers = torch.tensor([value[1:4] for value in values], dtype=torch.float64).mean(0).tolist()
     return LayerFrequencies(grid, *numbers, spectrum, ring_profile(spectrum))
@@ -177,8 +190,17 @@ def _mean(values: List[LayerFrequencies]) -> LayerFrequencies:
 
 def describe_frequencies(found: Dict[str, LayerFrequencies]) -> List[Dict[str, Any]]:
     """The numbers of :func:`oversmoothing` for a JSON file, one row a layer."""
-    return [dict(layer=name, grid=layer.grid, log_ratio=layer.log_ratio, high_share=layer.high_share,
-                 token_cosine=layer.cosine, relative_log_amplitude=layer.profile) for name, layer in found.items()]
+    return [
+        dict(
+            layer=name,
+            grid=layer.grid,
+            log_ratio=layer.log_ratio,
+            high_share=layer.high_share,
+            token_cosine=layer.cosine,
+            relative_log_amplitude=layer.profile,
+        )
+        for name, layer in found.items()
+    ]
 
 
 def draw_oversmoothing(networks: Dict[str, Dict[str, LayerFrequencies]]) -> Figure:
@@ -194,13 +216,18 @@ def draw_oversmoothing(networks: Dict[str, Dict[str, LayerFrequencies]]) -> Figu
     )
     figure = new_figure(10.5, 3.5 if len(networks) > 1 else 3.2)
     for axes, (ylabel, title, value) in zip(figure.subplots(1, 3), panels):
-        draw_lines(axes, {label: [value(layer) for layer in found.values()] for label, found in networks.items()},
-                   ylabel, 'block', title, legend=False)
+        draw_lines(
+            axes,
+            {label: [value(layer) for layer in found.values()] for label, found in networks.items()},
+            ylabel,
+            'block',
+            title,
+            legend=False,
+        )
         for place in _stage_ends(next(iter(networks.values()))):
             axes.axvline(place, color='#999999', linewidth=0.8, linestyle=':', zorder=0.5)
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), 4), frameon=False,
-                  fontsize=SMALL)
+    figure.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), 4), frameon=False, fontsize=SMALL)
     return figure
 
 
@@ -220,7 +247,7 @@ def draw_spectra(found: Dict[str, LayerFrequencies], title: Optional[str] = None
     rows, titles = [], []
     for stage, layers in _by_stage(found).items():
         for start in range(0, len(layers), COLUMNS):
-            rows.append([found[name].spectrum for name in layers[start:start + COLUMNS]])
+            rows.append([found[name].spectrum for name in layers[start : start + COLUMNS]])
             height, width = found[layers[start]].grid
             blocks = f'blocks {start + 1} to {start + len(rows[-1])}'
             titles.append(f'{stage}{blocks}\n{height} x {width}')

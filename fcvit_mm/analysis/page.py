@@ -1,4 +1,5 @@
-"""An HTML page that is one file: pictures inside it, nothing from elsewhere, no scripts. All text is escaped."""
+"""An HTML page that is one file: images inside it, nothing from elsewhere, no scripts. All text is escaped."""
+
 import base64
 from typing import List, NamedTuple, Optional, Sequence
 
@@ -98,14 +99,16 @@ shown)</span>{% endif %}</li>
 """
 
 
-class Picture(NamedTuple):
-    """A PNG file's bytes, and what they show, which also stands for the picture where it cannot be seen."""
+class Image(NamedTuple):
+    """A PNG file's bytes, and what they show, which also stands for the image where it cannot be seen."""
+
     png: bytes
     caption: str
 
 
 class Table(NamedTuple):
     """Rows of text; the first cell of each names it. Without a header it is a list of facts."""
+
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -118,15 +121,16 @@ class Section(NamedTuple):
         title (str): Its heading.
         reading (Sequence[str]): Paragraphs: what is shown and how to read it.
         findings (Sequence[str]): Paragraphs: what it says here.
-        figures (Sequence[Picture]): In order.
+        figures (Sequence[Image]): In order.
         tables (Sequence[Table]): Below the figures; long ones folded.
         source (str, optional): Of the method.
         reason (str, optional): Why the section is not shown; it then stands in place of all but the title.
     """
+
     title: str
     reading: Sequence[str] = ()
     findings: Sequence[str] = ()
-    figures: Sequence[Picture] = ()
+    figures: Sequence[Image] = ()
     tables: Sequence[Table] = ()
     source: Optional[str] = None
     reason: Optional[str] = None
@@ -146,6 +150,7 @@ def render(title: str, lead: str, sections: List[Section]) -> str:
         sections (list[Section]): In order; they are numbered.
     """
     from jinja2 import Environment, StrictUndefined
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters['data_uri'] = data_uri
     return environment.from_string(PAGE).render(title=title, lead=lead, sections=sections)

@@ -2,6 +2,7 @@
 
 Matplotlib is used through its objects, so that nothing here depends on, or changes, a program's own figures.
 """
+
 import io
 import json
 import math
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ..engine.storage import write_whole
+from ..files import write_atomic
 
 #: Okabe and Ito's colours, and markers and dashes for where lines cross or the print is grey.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
@@ -62,8 +63,14 @@ def style_axes(axes: Axes, xlabel: str, ylabel: str, title: Optional[str] = None
         axes.set_title(title, fontsize=TITLE)
 
 
-def draw_lines(axes: Axes, lines: Dict[str, Sequence[float]], ylabel: str, xlabel: str = 'layer',
-               title: Optional[str] = None, legend: bool = True) -> None:
+def draw_lines(
+    axes: Axes,
+    lines: Dict[str, Sequence[float]],
+    ylabel: str,
+    xlabel: str = 'layer',
+    title: Optional[str] = None,
+    legend: bool = True,
+) -> None:
     """One line per network over its layers, counted from 1; colours go by the order in ``lines``.
 
     Args:
@@ -74,8 +81,16 @@ def draw_lines(axes: Axes, lines: Dict[str, Sequence[float]], ylabel: str, xlabe
     """
     for i, (label, values) in enumerate(lines.items()):
         values = [math.nan if value is None else float(value) for value in values]
-        axes.plot(range(1, len(values) + 1), values, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
-                  linestyle='-' if i < len(COLORS) else '--', markersize=4, linewidth=1.5, label=label)
+        axes.plot(
+            range(1, len(values) + 1),
+            values,
+            color=COLORS[i % len(COLORS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle='-' if i < len(COLORS) else '--',
+            markersize=4,
+            linewidth=1.5,
+            label=label,
+        )
     style_axes(axes, xlabel, ylabel, title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if legend:
@@ -86,7 +101,7 @@ def limits_of(maps: Sequence[Values]) -> Tuple[float, float]:
     """Least and largest finite value of maps that are to share their colours; never equal."""
     values = np.concatenate([as_array(each).ravel() for each in maps])
     values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0., 1.)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
@@ -96,13 +111,18 @@ def resize_map(values: Values, size: Sequence[int]) -> np.ndarray:
     return F.interpolate(values, tuple(size), mode='bilinear', align_corners=False)[0, 0].numpy()
 
 
-def overlay(picture: np.ndarray, values: Values, limits: Optional[Tuple[float, float]] = None,
-            colormap: str = COLORMAP, opacity: float = 0.6) -> np.ndarray:
-    """A map laid over a picture in colours; the picture itself shows through in grey.
+def overlay(
+    image: np.ndarray,
+    values: Values,
+    limits: Optional[Tuple[float, float]] = None,
+    colormap: str = COLORMAP,
+    opacity: float = 0.6,
+) -> np.ndarray:
+    """A map laid over an image in colours; the image itself shows through in grey.
 
     Args:
-        picture (np.ndarray): ``(H, W, 3)`` uint8 RGB.
-        values (Tensor | np.ndarray): ``(h, w)``, resized to the picture's size bilinearly.
+        image (np.ndarray): ``(H, W, 3)`` uint8 RGB.
+        values (Tensor | np.ndarray): ``(h, w)``, resized to the image's size bilinearly.
         limits (tuple[float], optional): Values of the first and the last colour. Default: the map's least and largest.
         colormap (str): One of Matplotlib's.
         opacity (float): Of the colours.
@@ -110,23 +130,30 @@ def overlay(picture: np.ndarray, values: Values, limits: Optional[Tuple[float, f
     Returns:
         np.ndarray: ``(H, W, 3)`` uint8 RGB.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f'picture is {picture.dtype} {picture.shape}, expected uint8 (H, W, 3) in RGB')
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f'image is {image.dtype} {image.shape}, expected uint8 (H, W, 3) in RGB')
     if len(values.shape) != 2:
         raise ValueError(f'the map has shape {tuple(values.shape)}, expected (h, w): take one head, or their mean')
     low, high = limits or limits_of([values])
-    colors = colormaps[colormap](Normalize(low, high, clip=True)(resize_map(values, picture.shape[:2])))[..., :3]
-    grey = (picture @ np.array([0.299, 0.587, 0.114]) / 255)[..., None]
+    colors = colormaps[colormap](Normalize(low, high, clip=True)(resize_map(values, image.shape[:2])))[..., :3]
+    grey = (image @ np.array([0.299, 0.587, 0.114]) / 255)[..., None]
     return (255 * (opacity * colors + (1 - opacity) * grey)).round().astype(np.uint8)
 
 
-def draw_grid(cells: Sequence[Sequence[Optional[Values]]], row_titles: Sequence[str] = (),
-              column_titles: Sequence[str] = (), title: Optional[str] = None, label: Optional[str] = None,
-              limits: Optional[Tuple[float, float]] = None, colormap: str = COLORMAP, side: float = 1.3) -> Figure:
-    """Pictures and maps in rows and columns, with one colour bar.
+def draw_grid(
+    cells: Sequence[Sequence[Optional[Values]]],
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+    title: Optional[str] = None,
+    label: Optional[str] = None,
+    limits: Optional[Tuple[float, float]] = None,
+    colormap: str = COLORMAP,
+    side: float = 1.3,
+) -> Figure:
+    """Images and maps in rows and columns, with one colour bar.
 
     Args:
-        cells (Sequence[Sequence]): Rows of pictures ``(H, W, 3)`` uint8, maps ``(h, w)``, or ``None`` for nothing.
+        cells (Sequence[Sequence]): Rows of images ``(H, W, 3)`` uint8, maps ``(h, w)``, or ``None`` for nothing.
         row_titles, column_titles (Sequence[str]): Left of the rows and above the columns.
         title (str, optional): Of the figure.
         label (str, optional): What the colours mean, with the unit; no colour bar without.
@@ -170,17 +197,18 @@ def draw_grid(cells: Sequence[Sequence[Optional[Values]]], row_titles: Sequence[
             settings = dict(cmap=colormap, vmin=limits[0], vmax=limits[1]) if cell.ndim == 2 else {}
             axes.imshow(cell, interpolation='nearest', **settings)
     if label:
-        height = min(tall, 4.)
+        height = min(tall, 4.0)
         place = left + columns * (width + GAP) + 0.05, bottom + (tall - height) / 2, 0.13, height
         bar = figure.add_axes([part / total[k % 2] for k, part in enumerate(place)])
         add_colorbar(figure, bar, limits, label, colormap)
     return figure
 
 
-def add_colorbar(figure: Figure, axes: Axes, limits: Optional[Tuple[float, float]], label: str,
-                 colormap: str = COLORMAP) -> None:
+def add_colorbar(
+    figure: Figure, axes: Axes, limits: Optional[Tuple[float, float]], label: str, colormap: str = COLORMAP
+) -> None:
     """A colour bar that fills ``axes``."""
-    bar = figure.colorbar(ScalarMappable(Normalize(*(limits or (0., 1.))), colormap), cax=axes)
+    bar = figure.colorbar(ScalarMappable(Normalize(*(limits or (0.0, 1.0))), colormap), cax=axes)
     bar.set_label(label, fontsize=TEXT)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)
@@ -199,7 +227,7 @@ def save_figure(figure: Figure, path: Union[str, os.PathLike], dpi: int = DPI) -
     Raises:
         WriteError: The file could not be written.
     """
-    write_whole(path, figure_png(figure, dpi))
+    write_atomic(path, figure_png(figure, dpi))
     return os.fspath(path)
 
 
@@ -211,7 +239,7 @@ def write_json(path: Union[str, os.PathLike], content: Dict[str, Any]) -> str:
     Raises:
         WriteError: The file could not be written.
     """
-    write_whole(path, (json_text(plain(content)) + '\n').encode())
+    write_atomic(path, (json_text(plain(content)) + '\n').encode())
     return os.fspath(path)
 
 

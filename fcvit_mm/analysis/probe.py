@@ -1,8 +1,9 @@
-"""What the analyses share: run a network's backbone on a picture and keep what its layers see, compute and give.
+"""What the analyses share: run a network's backbone on an image and keep what its layers see, compute and give.
 
 Everything is read by forward hooks, which leave the network as it is. Attention matrices are computed once more from a
 layer's own input and weights, for the fused attention that networks run never forms them.
 """
+
 import difflib
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
@@ -12,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.errors import UserError
+from ..errors import UserError
 from ..models.fcvit import GlobalContext
 
 #: Names of the convolution that makes patches, in this project's transformers, timm's and mmpretrain's.
@@ -21,11 +22,11 @@ PATCH_CONVOLUTIONS = ('.stem.proj', '.patch_embed.proj', '.patch_embed.projectio
 CHANNELS_LAST_BLOCKS = ('SwinTransformerBlock', 'SwinTransformerV2Block')
 #: What a block's name ends in before its number, in order of preference: this project's, timm's and mmpretrain's
 #: networks; timm's and mmpretrain's ResNets; mmpretrain's transformers.
-BLOCK_LISTS = (('blocks', ), ('layer1', 'layer2', 'layer3', 'layer4'), ('layers', ))
+BLOCK_LISTS = (('blocks',), ('layer1', 'layer2', 'layer3', 'layer4'), ('layers',))
 
 
 class AnalysisError(UserError):
-    """An analysis that does not apply to a network, or a layer or picture that it has not."""
+    """An analysis that does not apply to a network, or a layer or image that it has not."""
 
 
 def describe(model: nn.Module) -> str:
@@ -48,8 +49,10 @@ def as_batch(model: nn.Module, image: Tensor) -> Tensor:
     """
     if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim not in (3, 4):
         got = f'{image.dtype} {tuple(image.shape)}' if isinstance(image, Tensor) else type(image).__name__
-        raise AnalysisError(f'the image is {got}, expected a floating-point tensor (3, H, W) or (B, 3, H, W), resized '
-                            "and normalised: load_network(...).prepare(picture).image gives it")
+        raise AnalysisError(
+            f'the image is {got}, expected a floating-point tensor (3, H, W) or (B, 3, H, W), resized '
+            'and normalised: load_network(...).prepare(image).image gives it'
+        )
     image = image if image.ndim == 4 else image[None]
     like = next(model.parameters(), image)
     return image.to(like.device, like.dtype)
@@ -81,16 +84,18 @@ def run_backbone(model: nn.Module, image: Tensor) -> Any:
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
-        raise AnalysisError(f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, '
-                            f'width): {error}') from error
+        raise AnalysisError(
+            f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, width): {error}'
+        ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
 @contextmanager
-def recording(modules: Dict[str, nn.Module],
-              take: Callable[[str, nn.Module, tuple, dict, Any], Any]) -> Iterator[Dict[str, Any]]:
+def recording(
+    modules: Dict[str, nn.Module], take: Callable[[str, nn.Module, tuple, dict, Any], Any]
+) -> Iterator[Dict[str, Any]]:
     """Within the context, keep a value of each module whenever it runs; the last run counts.
 
     Args:
@@ -107,6 +112,7 @@ def recording(modules: Dict[str, nn.Module],
             value = take(name, module, args, kwargs, output)
             if value is not None:
                 values[name] = value
+
         return hook
 
     handles = [module.register_forward_hook(hook_of(name), with_kwargs=True) for name, module in modules.items()]
@@ -136,8 +142,10 @@ def select(names: Sequence[str], wanted: Optional[Sequence[str]], what: str) -> 
     for each in wanted:
         found = [name for name in names if name == each or name.startswith(f'{each}.')]
         if not found:
-            raise AnalysisError(f'no {what} is called {each!r}, expected one of these, or what several of them begin '
-                                f'with: {", ".join(names)}')
+            raise AnalysisError(
+                f'no {what} is called {each!r}, expected one of these, or what several of them begin '
+                f'with: {", ".join(names)}'
+            )
         chosen.update(found)
     return tuple(name for name in names if name in chosen)
 
@@ -153,12 +161,16 @@ def similarity_layers(model: nn.Module) -> Dict[str, GlobalContext]:
     Raises:
         AnalysisError: The network has none.
     """
-    found = {name.replace('.token_mixer', '').rpartition('.global_context')[0]: module
-             for name, module in backbone_of(model).named_modules()
-             if isinstance(module, GlobalContext) and module.weighted}
+    found = {
+        name.replace('.token_mixer', '').rpartition('.global_context')[0]: module
+        for name, module in backbone_of(model).named_modules()
+        if isinstance(module, GlobalContext) and module.weighted
+    }
     if not found:
-        raise AnalysisError(f'{describe(model)} has no similarity to show, expected an FCViT with global_context=True '
-                            'and weighted=True; a transformer has attention maps')
+        raise AnalysisError(
+            f'{describe(model)} has no similarity to show, expected an FCViT with global_context=True '
+            'and weighted=True; a transformer has attention maps'
+        )
     return found
 
 
@@ -182,8 +194,9 @@ def collect_similarity(model: nn.Module, image: Tensor, blocks: Optional[Sequenc
     """
     layers = similarity_layers(model)
     chosen = select(tuple(layers), blocks, 'token mix')
-    with recording({name: layers[name] for name in chosen},
-                   lambda name, module, args, kwargs, output: module.similarity(args[0])) as values:
+    with recording(
+        {name: layers[name] for name in chosen}, lambda name, module, args, kwargs, output: module.similarity(args[0])
+    ) as values:
         run_backbone(model, image)
     return values
 
@@ -202,6 +215,7 @@ class Attention(NamedTuple):
             class tokens and padding.
         grid (tuple[int]): ``(H, W)`` of that grid.
     """
+
     weights: Tensor
     positions: Tensor
     grid: Tuple[int, int]
@@ -213,7 +227,7 @@ def _project(module: nn.Module, x: Tensor) -> Tuple[Tensor, Tensor]:
     q, k = qkv[0], qkv[1]
     if hasattr(module, 'q_norm'):
         q, k = module.q_norm(q), module.k_norm(k)
-    return q * q.shape[-1]**-0.5, k
+    return q * q.shape[-1] ** -0.5, k
 
 
 def _scale(weights: Tensor, lamb: Optional[Tensor]) -> Tensor:
@@ -251,9 +265,9 @@ ATTENTION = {
     'timm.layers.attention:Attention': softmax_attention,
     'timm.models.cait:TalkingHeadAttn': talking_attention,
     'mmpretrain.models.utils.attention:MultiheadAttention': softmax_attention,
-    'fcvit_mm.models.timm_hosts:ScaledAttention': softmax_attention,
-    'fcvit_mm.models.timm_hosts:TalkingHeads': talking_attention,
-    'fcvit_mm.models.timm_hosts:ScaledWindowAttention': window_attention,
+    'fcvit_mm.models.timm_blocks:ScaledAttention': softmax_attention,
+    'fcvit_mm.models.timm_blocks:TalkingHeads': talking_attention,
+    'fcvit_mm.models.timm_blocks:ScaledWindowAttention': window_attention,
 }
 
 
@@ -270,17 +284,26 @@ def attention_layers(model: nn.Module) -> Dict[str, nn.Module]:
     Raises:
         AnalysisError: The network has none.
     """
-    found = {name.rpartition('.')[0]: module for name, module in backbone_of(model).named_modules()
-             if _attention_function(module)}
+    found = {
+        name.rpartition('.')[0]: module
+        for name, module in backbone_of(model).named_modules()
+        if _attention_function(module)
+    }
     if not found:
-        raise AnalysisError(f'{describe(model)} has no attention that can be shown, expected a ViT or DeiT of timm or '
-                            'mmpretrain, or ScaledViT, ScaledCaiT or ScaledSwin; an FCViT has similarity maps')
+        raise AnalysisError(
+            f'{describe(model)} has no attention that can be shown, expected a ViT or DeiT of timm or '
+            'mmpretrain, or ViT, CaiT or Swin; an FCViT has similarity maps'
+        )
     return found
 
 
 @torch.no_grad()
-def collect_attention(model: nn.Module, image: Tensor, layers: Optional[Sequence[str]] = None,
-                      reduce: Callable[[Attention], Any] = lambda attention: attention) -> Dict[str, Any]:
+def collect_attention(
+    model: nn.Module,
+    image: Tensor,
+    layers: Optional[Sequence[str]] = None,
+    reduce: Callable[[Attention], Any] = lambda attention: attention,
+) -> Dict[str, Any]:
     """Attention of each layer, computed from what the layer is given when the network runs.
 
     Args:
@@ -320,8 +343,11 @@ def collect_attention(model: nn.Module, image: Tensor, layers: Optional[Sequence
             positions = positions.clamp(min=-1)
         return reduce(Attention(weights.float(), positions, grid))
 
-    handles = [block.register_forward_pre_hook(lambda block, args, name=name: note_size(name, block, args))
-               for name, block in blocks.items() if _attention_function(found[name]) is window_attention]
+    handles = [
+        block.register_forward_pre_hook(lambda block, args, name=name: note_size(name, block, args))
+        for name, block in blocks.items()
+        if _attention_function(found[name]) is window_attention
+    ]
     try:
         with recording_grid(backbone) as grid_values, recording({name: found[name] for name in chosen}, take) as values:
             run_backbone(model, image)
@@ -332,7 +358,7 @@ def collect_attention(model: nn.Module, image: Tensor, layers: Optional[Sequence
 
 
 def window_positions(block: nn.Module, size: Tuple[int, int]) -> Tensor:
-    """Where the tokens of a :class:`~fcvit_mm.models.timm_hosts.SwinBlock`'s windows stand in its map.
+    """Where the tokens of a :class:`~fcvit_mm.models.timm_blocks.SwinBlock`'s windows stand in its map.
 
     Args:
         block (nn.Module): Its window and its shift count.
@@ -354,8 +380,9 @@ def window_positions(block: nn.Module, size: Tuple[int, int]) -> Tensor:
 def recording_grid(backbone: nn.Module) -> Iterator[Dict[str, Tuple[int, int]]]:
     """Within the context, keep under ``'grid'`` the height and width in patches of what a transformer runs on."""
     found = [module for name, module in backbone.named_modules() if f'.{name}'.endswith(PATCH_CONVOLUTIONS)]
-    with recording({'grid': found[0]} if found else {},
-                   lambda name, module, args, kwargs, output: tuple(output.shape[2:])) as values:
+    with recording(
+        {'grid': found[0]} if found else {}, lambda name, module, args, kwargs, output: tuple(output.shape[2:])
+    ) as values:
         yield values
 
 
@@ -367,9 +394,11 @@ def class_tokens(model: nn.Module, tokens: int, grid: Optional[Tuple[int, int]])
     """
     if grid is None or tokens < grid[0] * grid[1]:
         there = f'of {grid[0]}x{grid[1]} patches' if grid else 'that was not found'
-        raise AnalysisError(f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {there}: expected '
-                            f'one called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, and a token for each '
-                            'of its patches')
+        raise AnalysisError(
+            f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {there}: expected '
+            f'one called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, and a token for each '
+            'of its patches'
+        )
     return tokens - grid[0] * grid[1]
 
 
@@ -408,16 +437,18 @@ def find_layers(model: nn.Module, layers: Optional[Sequence[str]]) -> Dict[str, 
     layers = [layers] if isinstance(layers, str) else layers
     found = {}
     for layer in layers:
-        name = layer[len('backbone.'):] if backbone is not model and layer.startswith('backbone.') else layer
+        name = layer[len('backbone.') :] if backbone is not model and layer.startswith('backbone.') else layer
         if not name or name not in modules:
             near = difflib.get_close_matches(name, modules, 4)
             try:
                 choices = feature_layers(model)
             except AnalysisError:
                 choices = tuple(name for name, _ in backbone.named_children())
-            raise AnalysisError(f'{describe(model)} has no layer {layer!r}'
-                                + (f', but {", ".join(near)}' if near else '')
-                                + f'. Its blocks: {", ".join(choices)}')
+            raise AnalysisError(
+                f'{describe(model)} has no layer {layer!r}'
+                + (f', but {", ".join(near)}' if near else '')
+                + f'. Its blocks: {", ".join(choices)}'
+            )
         found[name] = modules[name]
     return found
 
@@ -435,11 +466,13 @@ def as_map(module: nn.Module, output: Any, grid: Optional[Tuple[int, int]]) -> O
     if output.ndim == 4:
         # In such a block, linear layers and norms give as many channels as they are wide.
         width = module.normalized_shape[-1] if isinstance(module, nn.LayerNorm) else getattr(module, 'out_features', 0)
-        last = (any(cls.__name__ in CHANNELS_LAST_BLOCKS for cls in type(module).__mro__)
-                or output.shape[3] == width != output.shape[1])
+        last = (
+            any(cls.__name__ in CHANNELS_LAST_BLOCKS for cls in type(module).__mro__)
+            or output.shape[3] == width != output.shape[1]
+        )
         return output.permute(0, 3, 1, 2) if last else output
     if output.ndim == 3 and grid is not None and output.shape[1] >= grid[0] * grid[1]:
-        return output[:, -grid[0] * grid[1]:].transpose(1, 2).unflatten(2, grid)
+        return output[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
     return None
 
 
@@ -452,6 +485,7 @@ def recording_features(model: nn.Module, layers: Optional[Sequence[str]] = None)
     """
     modules = find_layers(model, layers)
     with recording_grid(backbone_of(model)) as grid:
+
         def take(name, module, args, kwargs, output):
             found = as_map(module, output, grid.get('grid'))
             return None if found is None else found.clone()  # what follows may overwrite its input
@@ -481,6 +515,8 @@ def collect_features(model: nn.Module, image: Tensor, layers: Optional[Sequence[
         run_backbone(model, image)
     missing = [name for name in find_layers(model, layers) if name not in values]
     if missing and (layers is not None or not values):
-        raise AnalysisError(f'{describe(model)} gives no map (B, C, H, W), nor tokens of patches, at '
-                            f'{", ".join(missing)}: name others, such as {", ".join(feature_layers(model)[:4])}')
+        raise AnalysisError(
+            f'{describe(model)} gives no map (B, C, H, W), nor tokens of patches, at '
+            f'{", ".join(missing)}: name others, such as {", ".join(feature_layers(model)[:4])}'
+        )
     return values

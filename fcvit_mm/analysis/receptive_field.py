@@ -2,9 +2,10 @@
 
 Source: Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016,
 arXiv 1701.04128, section 2: the gradient of the centre position of a layer's output, with 1 at each of its channels and
-0 elsewhere, with respect to the input. Its magnitude, summed over the colours and averaged over pictures, is the map
+0 elsewhere, with respect to the input. Its magnitude, summed over the colours and averaged over images, is the map
 here; divided by its sum, the mass that each pixel holds.
 """
+
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -28,7 +29,8 @@ FLOOR = 1e-4
 
 
 class Square(NamedTuple):
-    """A square in a picture: pixels above and left of it, and of its side."""
+    """A square in an image: pixels above and left of it, and of its side."""
+
     top: int
     left: int
     side: int
@@ -45,6 +47,7 @@ class ReceptiveField(NamedTuple):
         squares (dict[float, Square]): The smallest square that holds each part of ``SHARES``.
         reach (tuple[int]): Height and width of the least rectangle outside which the gradient is 0.
     """
+
     mass: np.ndarray
     grid: Tuple[int, int]
     position: Tuple[int, int]
@@ -70,11 +73,11 @@ def square_shares(mass: np.ndarray) -> Tuple[np.ndarray, List[Tuple[int, int]]]:
 
     Returns:
         tuple[np.ndarray, list[tuple[int, int]]]: For the sides 1 to ``max(H, W)`` the part of the mass, and the row and
-        column of the square's first pixel. Where a square is larger than the picture, what it has of that counts.
+        column of the square's first pixel. Where a square is larger than the image, what it has of that counts.
     """
     side = max(mass.shape)
     padded = np.zeros((side + 1, side + 1))
-    padded[1:mass.shape[0] + 1, 1:mass.shape[1] + 1] = mass / mass.sum()
+    padded[1 : mass.shape[0] + 1, 1 : mass.shape[1] + 1] = mass / mass.sum()
     table = padded.cumsum(0).cumsum(1)  # the sum of any rectangle from its four corners
     shares, corners = np.empty(side), []
     for s in range(1, side + 1):
@@ -85,8 +88,9 @@ def square_shares(mass: np.ndarray) -> Tuple[np.ndarray, List[Tuple[int, int]]]:
     return shares, corners
 
 
-def receptive_fields(model: nn.Module, images: Sequence[Tensor],
-                     layers: Optional[Sequence[str]] = None) -> Dict[str, ReceptiveField]:
+def receptive_fields(
+    model: nn.Module, images: Sequence[Tensor], layers: Optional[Sequence[str]] = None
+) -> Dict[str, ReceptiveField]:
     """Effective receptive fields of the centre of layers' maps.
 
     Args:
@@ -110,8 +114,10 @@ def receptive_fields(model: nn.Module, images: Sequence[Tensor],
         image = as_single(model, image).detach().clone().requires_grad_()
         size = size or image.shape
         if image.shape != size:
-            raise AnalysisError(f'images of {tuple(size[2:])} and {tuple(image.shape[2:])} pixels (height, width), '
-                                'expected one size, for their maps are averaged: give a size')
+            raise AnalysisError(
+                f'images of {tuple(size[2:])} and {tuple(image.shape[2:])} pixels (height, width), '
+                'expected one size, for their maps are averaged: give a size'
+            )
         if layers is None:
             layers = stage_layers(list(collect_features(model, image)))
         for name, gradient in _gradients(model, image, layers, grids).items():
@@ -127,14 +133,19 @@ def _gradients(model: nn.Module, image: Tensor, layers: Sequence[str], grids: di
         run_backbone(model, image)
     missing = [name for name in find_layers(model, layers) if name not in features]
     if missing:
-        raise AnalysisError(f'{describe(model)} gives no map (B, C, H, W), nor tokens of patches, at '
-                            f'{", ".join(missing)}: name other layers')
+        raise AnalysisError(
+            f'{describe(model)} gives no map (B, C, H, W), nor tokens of patches, at '
+            f'{", ".join(missing)}: name other layers'
+        )
     found = {}
     for name, maps in features.items():
         grids[name] = tuple(maps.shape[2:])
         centre = maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
-        gradient, = torch.autograd.grad(centre, image, retain_graph=True, allow_unused=True) \
-            if centre.requires_grad else (None, )
+        (gradient,) = (
+            torch.autograd.grad(centre, image, retain_graph=True, allow_unused=True)
+            if centre.requires_grad
+            else (None,)
+        )
         if gradient is None:
             raise AnalysisError(f'{name} of {describe(model)} does not depend on the image: name another layer')
         found[name] = gradient[0].double().abs().sum(0)
@@ -157,9 +168,18 @@ def _measure(model: nn.Module, name: str, mass: np.ndarray, grid: Tuple[int, int
 
 def describe_fields(found: Dict[str, ReceptiveField]) -> List[Dict[str, Any]]:
     """The numbers of :func:`receptive_fields` for a JSON file, one row a layer; sides in pixels of the input."""
-    return [dict(layer=name, grid=field.grid, position=field.position, input=field.mass.shape,
-                 side_of_share={f'{share:g}': square.side for share, square in field.squares.items()},
-                 reach=field.reach, share_by_side=field.shares.round(6)) for name, field in found.items()]
+    return [
+        dict(
+            layer=name,
+            grid=field.grid,
+            position=field.position,
+            input=field.mass.shape,
+            side_of_share={f'{share:g}': square.side for share, square in field.squares.items()},
+            reach=field.reach,
+            share_by_side=field.shares.round(6),
+        )
+        for name, field in found.items()
+    ]
 
 
 def draw_fields(found: Dict[str, ReceptiveField], title: Optional[str] = None) -> Figure:
@@ -177,25 +197,45 @@ def draw_fields(found: Dict[str, ReceptiveField], title: Optional[str] = None) -
     for i, (name, field) in enumerate(found.items()):
         axes = figure.add_subplot(places[0, i])
         maps.append(axes)
-        picture = axes.imshow(np.maximum(field.mass / field.mass.max(), FLOOR), cmap=COLORMAP,
-                              norm=LogNorm(FLOOR, 1), interpolation='nearest')
+        pixels = axes.imshow(
+            np.maximum(field.mass / field.mass.max(), FLOOR),
+            cmap=COLORMAP,
+            norm=LogNorm(FLOOR, 1),
+            interpolation='nearest',
+        )
         for square, style in zip(field.squares.values(), ('-', '--')):
-            axes.add_patch(Rectangle((square.left - 0.5, square.top - 0.5), square.side, square.side, fill=False,
-                                     edgecolor='white', linewidth=1.4, linestyle=style))
+            axes.add_patch(
+                Rectangle(
+                    (square.left - 0.5, square.top - 0.5),
+                    square.side,
+                    square.side,
+                    fill=False,
+                    edgecolor='white',
+                    linewidth=1.4,
+                    linestyle=style,
+                )
+            )
         axes.set(xticks=[], yticks=[], xlim=(-0.5, field.mass.shape[1] - 0.5), ylim=(field.mass.shape[0] - 0.5, -0.5))
         axes.set_title(f'{short_name(name)}\nmap {field.grid[0]} x {field.grid[1]}', fontsize=TEXT)
         sides = ', '.join(f'{share:.0%} in {square.side}' for share, square in field.squares.items())
         axes.set_xlabel(f'{sides} pixels', fontsize=SMALL)
-    bar = figure.colorbar(picture, ax=maps, shrink=0.85, aspect=18, pad=0.01, extend='min')
+    bar = figure.colorbar(pixels, ax=maps, shrink=0.85, aspect=18, pad=0.01, extend='min')
     bar.set_label('gradient, of the largest', fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)
     axes = figure.add_subplot(places[1, :])
     for i, (name, field) in enumerate(found.items()):
         sides = np.arange(1, len(field.shares) + 1)
-        axes.plot(sides, 100 * field.shares, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
-                  markevery=(i, max(len(sides) // 12, 1)), markersize=4, linewidth=1.5,
-                  label=short_name(name))
+        axes.plot(
+            sides,
+            100 * field.shares,
+            color=COLORS[i % len(COLORS)],
+            marker=MARKERS[i % len(MARKERS)],
+            markevery=(i, max(len(sides) // 12, 1)),
+            markersize=4,
+            linewidth=1.5,
+            label=short_name(name),
+        )
     for share, style in zip(SHARES, ('-', '--')):
         axes.axhline(100 * share, color='#666666', linewidth=0.9, linestyle=style)
     style_axes(axes, 'side of the square, pixels', 'gradient inside, %')

@@ -1,4 +1,5 @@
 """All analyses of one network as one HTML page; what does not apply to it says why."""
+
 import datetime
 import tempfile
 from pathlib import Path
@@ -7,15 +8,16 @@ from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
+from ..apis.draw import build_drawer
+from ..apis.load import Network, Prepared
 from ..checkpoints import read_checkpoint
 from ..engine.config import load_config
-from ..engine.drawing import build_artist
-from ..engine.network import Network, Prepared, read_picture
+from ..images import read_image
 from ..models.layers import count_parameters
 from ..version import __version__
 from .cam import class_activation_map, class_scores, describe_class_map, draw_class_maps, name_of
 from .frequency import draw_oversmoothing, draw_spectra, oversmoothing
-from .page import Picture, Section, Table, render
+from .page import Image, Section, Table, render
 from .plots import draw_grid, figure_png
 from .probe import AnalysisError, backbone_of, collect_features
 from .receptive_field import SHARES, draw_fields, receptive_fields, stage_layers
@@ -24,7 +26,7 @@ from .statistics import MEASURES, attention_statistics, draw_statistics, mean_st
 
 #: Where queries of attention maps stand, from the top and from the left.
 QUERIES = ((0.5, 0.5), (0.15, 0.15), (0.85, 0.6))
-#: Pictures that are drawn; the numbers are means over all.
+#: Images that are drawn; the numbers are means over all.
 DRAWN = 4
 #: Classes with the highest scores that are listed.
 TOP_CLASSES = 3
@@ -36,12 +38,13 @@ class Subject(NamedTuple):
     """What a report is about.
 
     Attributes:
-        network (Network): From :func:`fcvit_mm.engine.network.load_network`.
+        network (Network): From :func:`fcvit_mm.apis.load.load_network`.
         config (str): What it was loaded from.
-        paths (Sequence[str]): Pictures, ...
+        paths (Sequence[str]): Images, ...
         originals (Sequence[np.ndarray]): ... as they are, ...
         prepared (Sequence[Prepared]): ... and as the network sees them.
     """
+
     network: Network
     config: str
     paths: Sequence[str]
@@ -54,39 +57,40 @@ class Subject(NamedTuple):
 
     @property
     def labels(self) -> List[str]:
-        """Of the pictures that are drawn, for their names may be long."""
-        return [f'picture {i + 1}' for i in range(len(self.paths[:DRAWN]))]
+        """Of the images that are drawn, for their names may be long."""
+        return [f'image {i + 1}' for i in range(len(self.paths[:DRAWN]))]
 
     def name(self, index: int) -> str:
-        """Of a picture in tables."""
+        """Of an image in tables."""
         return f'{index + 1}: {Path(self.paths[index]).name}'
 
 
-def write_report(network: Network, config: str, paths: Sequence[str],
-                 size: Optional[Sequence[int]] = None) -> str:
-    """The page about a network and some pictures.
+def write_report(network: Network, config: str, paths: Sequence[str], size: Optional[Sequence[int]] = None) -> str:
+    """The page about a network and some images.
 
     Args:
-        network (Network): From :func:`fcvit_mm.engine.network.load_network`: a classifier, detector or segmentor.
+        network (Network): From :func:`fcvit_mm.apis.load.load_network`: a classifier, detector or segmentor.
         config (str): What it was loaded from.
-        paths (Sequence[str]): Pictures. Numbers are means over all, the first few are drawn.
-        size (Sequence[int], optional): Height and width that pictures are brought to. Default: as the network is
+        paths (Sequence[str]): Images. Numbers are means over all, the first few are drawn.
+        size (Sequence[int], optional): Height and width that images are brought to. Default: as the network is
             tested.
 
     Returns:
         str: HTML, complete in itself.
 
     Raises:
-        AnalysisError: No pictures.
-        InputError: A picture does not decode.
+        AnalysisError: No images.
+        ImageError: An image does not decode.
     """
     if not paths:
-        raise AnalysisError('there are no pictures, expected at least one')
-    originals = [read_picture(path) for path in paths]
+        raise AnalysisError('there are no images, expected at least one')
+    originals = [read_image(path) for path in paths]
     subject = Subject(network, config, paths, originals, [network.prepare(each, size) for each in originals])
     sections = [_section(title, source, make, subject) for title, source, make in SECTIONS]
-    lead = (f'What the network looks at, what depth does to its features and what its decisions rest on, measured on '
-            f'{_count(len(paths), "picture")} by fcvit_mm {__version__}.')
+    lead = (
+        f'What the network looks at, what depth does to its features and what its decisions rest on, measured on '
+        f'{_count(len(paths), "image")} by fcvit_mm {__version__}.'
+    )
     return render(f'Analysis of {network.label}', lead, sections)
 
 
@@ -97,8 +101,8 @@ def _section(title: str, source: Optional[str], make: Callable[[Subject], Sectio
         return Section(title, reason=f'{str(error).rstrip(".")}.')
 
 
-def _picture(figure, caption: str) -> Picture:
-    return Picture(figure_png(figure, DPI), caption)
+def _image(figure, caption: str) -> Image:
+    return Image(figure_png(figure, DPI), caption)
 
 
 def _count(number: int, noun: str) -> str:
@@ -120,87 +124,138 @@ def _model(subject: Subject) -> Section:
     if network.checkpoint:
         written = datetime.datetime.fromtimestamp(Path(network.checkpoint).stat().st_mtime)
         weights += f', written {written:%Y-%m-%d %H:%M}'
-    rows = [('configuration', subject.config), ('weights', weights), ('task', network.task),
-            ('model', type(network.model).__name__), ('backbone', type(backbone).__name__),
-            ('parameters', f'{count_parameters(network.model):,}, of which the backbone {count_parameters(backbone):,}'
-             if backbone is not network.model else f'{count_parameters(backbone):,}'),
-            ('pictures', ', '.join(f'{i}: {path}' for i, path in enumerate(subject.paths, 1))),
-            ('input', f'{", ".join(sizes)} pixels (height x width)'),
-            ('software', f'fcvit_mm {__version__}, torch {torch.__version__}'),
-            ('date', f'{datetime.datetime.now():%Y-%m-%d %H:%M}')]
+    rows = [
+        ('configuration', subject.config),
+        ('weights', weights),
+        ('task', network.task),
+        ('model', type(network.model).__name__),
+        ('backbone', type(backbone).__name__),
+        (
+            'parameters',
+            f'{count_parameters(network.model):,}, of which the backbone {count_parameters(backbone):,}'
+            if backbone is not network.model
+            else f'{count_parameters(backbone):,}',
+        ),
+        ('images', ', '.join(f'{i}: {path}' for i, path in enumerate(subject.paths, 1))),
+        ('input', f'{", ".join(sizes)} pixels (height x width)'),
+        ('software', f'fcvit_mm {__version__}, torch {torch.__version__}'),
+        ('date', f'{datetime.datetime.now():%Y-%m-%d %H:%M}'),
+    ]
     return Section('', tables=[Table('', (), rows)])
 
 
 def _predictions(subject: Subject) -> Section:
     network = subject.network
     if network.task != 'classification':
-        figure = draw_grid([_drawn_predictions(subject)], column_titles=subject.labels,
-                           side=3.2 if len(subject.paths) < 3 else 2.4)
-        what = ('Boxes and masks with a score of at least 0.3.' if network.task == 'detection' else
-                'The class of each pixel, in colours over the picture.')
-        return Section('', [what], figures=[_picture(figure, f'What the {network.task} model predicts')])
+        figure = draw_grid(
+            [_drawn_predictions(subject)], column_titles=subject.labels, side=3.2 if len(subject.paths) < 3 else 2.4
+        )
+        what = (
+            'Boxes and masks with a score of at least 0.3.'
+            if network.task == 'detection'
+            else 'The class of each pixel, in colours over the image.'
+        )
+        return Section('', [what], figures=[_image(figure, f'What the {network.task} model predicts')])
     rows = []
     for i, image in enumerate(subject.images):
         scores = class_scores(network.model, image)
         best = scores.topk(min(TOP_CLASSES, len(scores)))
-        rows.append([subject.name(i), *(f'{name_of(index, network.class_names)} {score:.1%}' for score, index in
-                                        zip(best.values.tolist(), best.indices.tolist()))])
-    header = ['picture', *('first', 'second', 'third')[:len(rows[0]) - 1]]
-    figure = draw_grid([[each.picture for each in subject.prepared[:DRAWN]]],
-                       column_titles=[f'{label}\n{row[1]}' for label, row in zip(subject.labels, rows)], side=1.7)
-    return Section('', ['The pictures as the network sees them, resized and cropped as it is tested, and the classes '
-                        'with the highest scores (softmax).'],
-                   figures=[_picture(figure, 'Pictures and the class predicted for each')],
-                   tables=[Table('Scores', header, rows)])
+        rows.append(
+            [
+                subject.name(i),
+                *(
+                    f'{name_of(index, network.class_names)} {score:.1%}'
+                    for score, index in zip(best.values.tolist(), best.indices.tolist())
+                ),
+            ]
+        )
+    header = ['image', *('first', 'second', 'third')[: len(rows[0]) - 1]]
+    figure = draw_grid(
+        [[each.pixels for each in subject.prepared[:DRAWN]]],
+        column_titles=[f'{label}\n{row[1]}' for label, row in zip(subject.labels, rows)],
+        side=1.7,
+    )
+    return Section(
+        '',
+        [
+            'The images as the network sees them, resized and cropped as it is tested, and the classes '
+            'with the highest scores (softmax).'
+        ],
+        figures=[_image(figure, 'Images and the class predicted for each')],
+        tables=[Table('Scores', header, rows)],
+    )
 
 
 def _drawn_predictions(subject: Subject) -> List[np.ndarray]:
-    """Boxes, masks or labels on the first pictures, by the inferencers of the libraries."""
+    """Boxes, masks or labels on the first images, by the inferencers of the libraries."""
     network = subject.network
     if network.checkpoint is None:
         raise AnalysisError(f'{network.name} has random weights, which predict nothing: give a checkpoint')
     meta = read_checkpoint(network.checkpoint).get('meta')
-    content = dict(state_dict=network.model.state_dict(),
-                   meta=dict(dataset_meta=meta.get('dataset_meta', {}) if isinstance(meta, dict) else {}))
+    content = dict(
+        state_dict=network.model.state_dict(),
+        meta=dict(dataset_meta=meta.get('dataset_meta', {}) if isinstance(meta, dict) else {}),
+    )
     with tempfile.TemporaryDirectory() as folder:
         # Weights and names alone: an inferencer would unpickle whatever else a checkpoint holds.
         path = str(Path(folder, 'weights.pth'))
         torch.save(content, path)
-        draw = build_artist(load_config(subject.config), path, str(subject.images[0].device))
-        return [np.ascontiguousarray(draw(np.ascontiguousarray(each[..., ::-1]))[..., ::-1])
-                for each in subject.originals[:DRAWN]]
+        draw = build_drawer(load_config(subject.config), path, str(subject.images[0].device))
+        return [
+            np.ascontiguousarray(draw(np.ascontiguousarray(each[..., ::-1]))[..., ::-1])
+            for each in subject.originals[:DRAWN]
+        ]
 
 
 def _similarity(subject: Subject) -> Section:
     figures = []
     for label, prepared in zip(subject.labels, subject.prepared):
         maps = similarity_maps(subject.network.model, prepared.image)
-        figures.append(_picture(draw_similarity(maps, prepared.picture), f'Similarity over {label}, mean over the '
-                                'heads, by stage and token mix'))
+        figures.append(
+            _image(
+                draw_similarity(maps, prepared.pixels),
+                f'Similarity over {label}, mean over the heads, by stage and token mix',
+            )
+        )
     last = next(reversed(maps)).partition('.blocks')[0]
     chosen = {name: values for name, values in maps.items() if name.startswith(f'{last}.')}
-    figures.append(_picture(draw_similarity(chosen, prepared.picture, heads=True),
-                            f'Similarity over {label}, the last stage by head'))
+    figures.append(
+        _image(draw_similarity(chosen, prepared.pixels, heads=True), f'Similarity over {label}, the last stage by head')
+    )
     return Section(
-        '', ['FCViT adds one context vector per image, weighed at every position by how similar that position is to '
-             'the mean of the image. The maps show these weights: orange positions are like the image as a whole and '
-             'receive the context, purple ones are unlike it and have it taken away.',
-             'Early stages tend to follow colours and edges; a map of a late stage that sets the object apart from its '
-             'ground says that the network knows which positions belong together. Heads that look alike do the same '
-             'work twice.'], figures=figures)
+        '',
+        [
+            'FCViT adds one context vector per image, weighed at every position by how similar that position is to '
+            'the mean of the image. The maps show these weights: orange positions are like the image as a whole and '
+            'receive the context, purple ones are unlike it and have it taken away.',
+            'Early stages tend to follow colours and edges; a map of a late stage that sets the object apart from its '
+            'ground says that the network knows which positions belong together. Heads that look alike do the same '
+            'work twice.',
+        ],
+        figures=figures,
+    )
 
 
 def _attention(subject: Subject) -> Section:
     figures = []
     for label, prepared in zip(subject.labels, subject.prepared):
         maps = attention_maps(subject.network.model, prepared.image, QUERIES)
-        figures.append(_picture(draw_attention(maps, prepared.picture, QUERIES), f'What the ringed patch of {label} '
-                                'attends to, mean over the heads'))
+        figures.append(
+            _image(
+                draw_attention(maps, prepared.pixels, QUERIES),
+                f'What the ringed patch of {label} attends to, mean over the heads',
+            )
+        )
     return Section(
-        '', ['Each row is one query, the patch under the ring; each column a layer. Colours show how much that patch '
-             'takes from every other, in parts of the largest.',
-             'Rows that look alike in a layer mean that the query hardly matters there: all patches look at the same '
-             'places. That observation is what FCViT was made from.'], figures=figures)
+        '',
+        [
+            'Each row is one query, the patch under the ring; each column a layer. Colours show how much that patch '
+            'takes from every other, in parts of the largest.',
+            'Rows that look alike in a layer mean that the query hardly matters there: all patches look at the same '
+            'places. That observation is what FCViT was made from.',
+        ],
+        figures=figures,
+    )
 
 
 def _statistics(subject: Subject) -> Section:
@@ -209,46 +264,77 @@ def _statistics(subject: Subject) -> Section:
     first, last = layers[0], layers[-1]
     findings = []
     if found.kind == 'attention':
-        findings.append(f'Cosine similarity of the maps of two queries: {_number(first["query_cosine"], 2)} in the '
-                        f'first layer, {_number(last["query_cosine"], 2)} in the last.')
-    findings.append(f'The top tenth of the tokens has {first["top_share"]:.0%} of the weight in the first layer and '
-                    f'{last["top_share"]:.0%} in the last (10% where weight is uniform).')
+        findings.append(
+            f'Cosine similarity of the maps of two queries: {_number(first["query_cosine"], 2)} in the '
+            f'first layer, {_number(last["query_cosine"], 2)} in the last.'
+        )
+    findings.append(
+        f'The top tenth of the tokens has {first["top_share"]:.0%} of the weight in the first layer and '
+        f'{last["top_share"]:.0%} in the last (10% where weight is uniform).'
+    )
     what = 'attention' if found.kind == 'attention' else 'similarity'
     measures = [measure for measure in MEASURES if measure not in found.by_construction]
-    table = Table(f'{what.capitalize()} by layer', ['layer', *(measure.replace('_', ' ') for measure in measures)],
-                  [[name, *(_number(values[measure]) for measure in measures)]
-                   for name, values in found.layers.items()])
+    table = Table(
+        f'{what.capitalize()} by layer',
+        ['layer', *(measure.replace('_', ' ') for measure in measures)],
+        [[name, *(_number(values[measure]) for measure in measures)] for name, values in found.layers.items()],
+    )
     return Section(
-        '', [f'How far the {what} maps depend on the query, how the heads differ, and how few tokens have most of the '
-             'weight. Cosines near 1 and divergences near 0: maps are alike. Entropy near 1: weight is spread '
-             'evenly; near 0: it lies on a single token.'],
-        findings, [_picture(draw_statistics({subject.network.label: found}), f'Measures of the {what} by layer')],
-        [table])
+        '',
+        [
+            f'How far the {what} maps depend on the query, how the heads differ, and how few tokens have most of the '
+            'weight. Cosines near 1 and divergences near 0: maps are alike. Entropy near 1: weight is spread '
+            'evenly; near 0: it lies on a single token.'
+        ],
+        findings,
+        [_image(draw_statistics({subject.network.label: found}), f'Measures of the {what} by layer')],
+        [table],
+    )
 
 
 def _oversmoothing(subject: Subject) -> Section:
     found = oversmoothing(subject.network.model, subject.images)
     names, layers = list(found), list(found.values())
     lowest = min(range(len(layers)), key=lambda i: layers[i].log_ratio)
-    findings = [f'log(|HC| / |DC|) goes from {layers[0].log_ratio:.2f} in the first block to '
-                f'{layers[-1].log_ratio:.2f} in the last; it is lowest, {layers[lowest].log_ratio:.2f}, at '
-                f'{short_name(names[lowest])}. The cosine similarity of two tokens goes from '
-                f'{_number(layers[0].cosine, 2)} to {_number(layers[-1].cosine, 2)}.']
-    table = Table('Frequencies by block',
-                  ['block', 'map', 'log(|HC| / |DC|)', 'energy beside the mean', 'token cosine', 'log amplitude at pi'],
-                  [[name, _size(layer.grid), _number(layer.log_ratio), f'{layer.high_share:.1%}', _number(layer.cosine),
-                    _number(layer.profile[-1].item(), 2)] for name, layer in found.items()])
+    findings = [
+        f'log(|HC| / |DC|) goes from {layers[0].log_ratio:.2f} in the first block to '
+        f'{layers[-1].log_ratio:.2f} in the last; it is lowest, {layers[lowest].log_ratio:.2f}, at '
+        f'{short_name(names[lowest])}. The cosine similarity of two tokens goes from '
+        f'{_number(layers[0].cosine, 2)} to {_number(layers[-1].cosine, 2)}.'
+    ]
+    table = Table(
+        'Frequencies by block',
+        ['block', 'map', 'log(|HC| / |DC|)', 'energy beside the mean', 'token cosine', 'log amplitude at pi'],
+        [
+            [
+                name,
+                _size(layer.grid),
+                _number(layer.log_ratio),
+                f'{layer.high_share:.1%}',
+                _number(layer.cosine),
+                _number(layer.profile[-1].item(), 2),
+            ]
+            for name, layer in found.items()
+        ],
+    )
     return Section(
-        '', ['The features of a layer are their mean over the positions (DC) and what differs from it (HC). The '
-             'ratio says how much of the second is left; where it falls with depth while the tokens become alike '
-             '(cosine towards 1), the network smooths its features away. Dotted lines stand where a pyramid halves '
-             'its maps.',
-             'The spectra show at which frequencies: the middle is frequency 0, the edges are half a cycle per '
-             'position. A bright plane keeps fine detail; a lone bright point in the dark is a map that is almost '
-             'constant.'],
+        '',
+        [
+            'The features of a layer are their mean over the positions (DC) and what differs from it (HC). The '
+            'ratio says how much of the second is left; where it falls with depth while the tokens become alike '
+            '(cosine towards 1), the network smooths its features away. Dotted lines stand where a pyramid halves '
+            'its maps.',
+            'The spectra show at which frequencies: the middle is frequency 0, the edges are half a cycle per '
+            'position. A bright plane keeps fine detail; a lone bright point in the dark is a map that is almost '
+            'constant.',
+        ],
         findings,
-        [_picture(draw_oversmoothing({subject.network.label: found}), 'Frequencies and similarity of tokens by block'),
-         _picture(draw_spectra(found), 'Fourier spectrum of the feature maps of each block')], [table])
+        [
+            _image(draw_oversmoothing({subject.network.label: found}), 'Frequencies and similarity of tokens by block'),
+            _image(draw_spectra(found), 'Fourier spectrum of the feature maps of each block'),
+        ],
+        [table],
+    )
 
 
 def _receptive_field(subject: Subject) -> Section:
@@ -259,21 +345,36 @@ def _receptive_field(subject: Subject) -> Section:
     for name in (next(iter(found)), next(reversed(found))):
         field = found[name]
         half, most = (field.squares[share].side for share in SHARES)
-        findings.append(f'{short_name(name).capitalize()}: half of the gradient lies in a square of '
-                        f'{_count(half, "pixel")}, {SHARES[1]:.0%} in one of {most}, of an input of '
-                        f'{_size(field.mass.shape)}.')
-    note = '' if len(images) == len(subject.images) else (f' Pictures of other sizes than the first were left out: '
-                                                          f'{_count(len(images), "picture")} counted.')
-    table = Table('Side of the smallest square, pixels of the input',
-                  ['layer', 'map', *(f'{share:.0%} of the gradient' for share in SHARES), 'reach'],
-                  [[name, _size(field.grid), *(str(square.side) for square in field.squares.values()),
-                    _size(field.reach)] for name, field in found.items()])
+        findings.append(
+            f'{short_name(name).capitalize()}: half of the gradient lies in a square of '
+            f'{_count(half, "pixel")}, {SHARES[1]:.0%} in one of {most}, of an input of '
+            f'{_size(field.mass.shape)}.'
+        )
+    note = (
+        ''
+        if len(images) == len(subject.images)
+        else (f' Images of other sizes than the first were left out: {_count(len(images), "image")} counted.')
+    )
+    table = Table(
+        'Side of the smallest square, pixels of the input',
+        ['layer', 'map', *(f'{share:.0%} of the gradient' for share in SHARES), 'reach'],
+        [
+            [name, _size(field.grid), *(str(square.side) for square in field.squares.values()), _size(field.reach)]
+            for name, field in found.items()
+        ],
+    )
     return Section(
-        '', ['The pixels that the middle of each map rests on, by the magnitude of its gradient, in logarithmic '
-             'colours. The solid frame is the smallest square that holds half of it, the dashed one 95%. "Reach" is '
-             'the rectangle outside which the gradient is exactly 0: a global context or attention reaches the whole '
-             f'picture, however little it takes from there.{note}'],
-        findings, [_picture(draw_fields(found), 'Effective receptive field of each stage')], [table])
+        '',
+        [
+            'The pixels that the middle of each map rests on, by the magnitude of its gradient, in logarithmic '
+            'colours. The solid frame is the smallest square that holds half of it, the dashed one 95%. "Reach" is '
+            'the rectangle outside which the gradient is exactly 0: a global context or attention reaches the whole '
+            f'image, however little it takes from there.{note}'
+        ],
+        findings,
+        [_image(draw_fields(found), 'Effective receptive field of each stage')],
+        [table],
+    )
 
 
 def _cam(subject: Subject) -> Section:
@@ -281,20 +382,38 @@ def _cam(subject: Subject) -> Section:
     # Maps of a pyramid's last stage are coarse: the stage before it too.
     layers = stage_layers(list(collect_features(network.model, subject.images[0])))
     coarse = len({name.rpartition('.')[0] for name in layers}) > 1
-    maps = [[class_activation_map(network.model, image, layer=layer) for layer in ((layers[-2], ) if coarse else ())
-             + (None, )] for image in subject.images]
+    maps = [
+        [
+            class_activation_map(network.model, image, layer=layer)
+            for layer in ((layers[-2],) if coarse else ()) + (None,)
+        ]
+        for image in subject.images
+    ]
     rows = []
     for i, each in enumerate(maps):
         numbers = [describe_class_map(found, network.class_names) for found in each]
-        rows += [[subject.name(i), found['prediction_name'], f'{found["prediction_score"]:.1%}', found['layer'],
-                  f'{found["area_above_half"]:.0%}'] for found in numbers]
-    table = Table('Class activation maps', ['picture', 'predicted', 'score', 'layer', 'area above half'], rows)
-    figure = draw_class_maps([each.picture for each in subject.prepared[:DRAWN]], maps[:DRAWN], network.class_names)
+        rows += [
+            [
+                subject.name(i),
+                found['prediction_name'],
+                f'{found["prediction_score"]:.1%}',
+                found['layer'],
+                f'{found["area_above_half"]:.0%}',
+            ]
+            for found in numbers
+        ]
+    table = Table('Class activation maps', ['image', 'predicted', 'score', 'layer', 'area above half'], rows)
+    figure = draw_class_maps([each.pixels for each in subject.prepared[:DRAWN]], maps[:DRAWN], network.class_names)
     return Section(
-        '', ['Where the evidence for the predicted class lies, each map in parts of its own largest value. Evidence '
-             'beside the object means that the network goes by its surroundings. A map is as coarse as the layer that '
-             'it was taken from.'],
-        figures=[_picture(figure, 'Class activation maps for the class predicted for each picture')], tables=[table])
+        '',
+        [
+            'Where the evidence for the predicted class lies, each map in parts of its own largest value. Evidence '
+            'beside the object means that the network goes by its surroundings. A map is as coarse as the layer that '
+            'it was taken from.'
+        ],
+        figures=[_image(figure, 'Class activation maps for the class predicted for each image')],
+        tables=[table],
+    )
 
 
 #: Title, source of the method, and what makes each section.
@@ -304,9 +423,11 @@ SECTIONS: Tuple[Tuple[str, Optional[str], Callable[[Subject], Section]], ...] = 
     ('Similarity maps', 'Ma et al., arXiv 2212.12552, section 3.3 and figure 3.', _similarity),
     ('Attention maps', 'Ma et al., arXiv 2212.12552, figure 1.', _attention),
     ('Query-irrelevance and sparsity', 'Ma et al., arXiv 2212.12552, section 3.1.', _statistics),
-    ('Oversmoothing', 'Wang et al., ICLR 2022, OpenReview O476oWmiNNp, section 2; spectra: Park and Kim, arXiv '
-                      '2202.06709.',
-     _oversmoothing),
+    (
+        'Oversmoothing',
+        'Wang et al., ICLR 2022, OpenReview O476oWmiNNp, section 2; spectra: Park and Kim, arXiv 2202.06709.',
+        _oversmoothing,
+    ),
     ('Effective receptive field', 'Luo et al., arXiv 1701.04128.', _receptive_field),
     ('Class activation maps', 'Selvaraju et al., Grad-CAM, arXiv 1610.02391, by the library pytorch-grad-cam.', _cam),
 )

@@ -2,6 +2,7 @@
 
 Source: arXiv 2212.12552, figures 3 (similarity) and 1 (attention, which hardly depends on the query).
 """
+
 import re
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -23,7 +24,7 @@ DRAWN_LAYERS = 6
 CLIPPED = 0.02
 #: Similarity has a sign: orange adds the context vector, purple takes it away. Colour-blind people see both.
 SIGNED = 'PuOr_r'
-#: Of the colours over a picture.
+#: Of the colours over an image.
 OPACITY = 0.7
 
 
@@ -47,8 +48,9 @@ def similarity_maps(model: nn.Module, image: Tensor, blocks: Optional[Sequence[s
     return {name: values[0] for name, values in found.items()}
 
 
-def attention_maps(model: nn.Module, image: Tensor, queries: Sequence[Tuple[float, float]],
-                   layers: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
+def attention_maps(
+    model: nn.Module, image: Tensor, queries: Sequence[Tuple[float, float]], layers: Optional[Sequence[str]] = None
+) -> Dict[str, Tensor]:
     """What the patches at chosen points of one image attend to.
 
     Args:
@@ -79,8 +81,10 @@ def check_queries(queries: Sequence[Tuple[float, float]]) -> List[Tuple[float, f
     queries = [tuple(query) for query in queries]
     wrong = [query for query in queries if len(query) != 2 or not all(0 <= value <= 1 for value in query)]
     if wrong or not queries:
-        raise AnalysisError(f'queries={queries}, expected points (y, x) from 0 to 1, parts of the height and width'
-                            + (f', unlike {wrong[0]}' if wrong else ''))
+        raise AnalysisError(
+            f'queries={queries}, expected points (y, x) from 0 to 1, parts of the height and width'
+            + (f', unlike {wrong[0]}' if wrong else '')
+        )
     return queries
 
 
@@ -119,17 +123,18 @@ def shared_limits(maps: Sequence[Tensor]) -> Tuple[float, float]:
     """Values of the first and last colour for maps that share them: as far below 0 as above, less the few largest."""
     values = torch.cat([each.abs().float().flatten() for each in maps])
     # Sorted by hand, for torch's quantile takes 16 million values at most.
-    largest = float(values.sort().values[int((1 - CLIPPED) * (len(values) - 1))]) or 1.
+    largest = float(values.sort().values[int((1 - CLIPPED) * (len(values) - 1))]) or 1.0
     return -largest, largest
 
 
-def draw_similarity(maps: Dict[str, Tensor], picture: np.ndarray, title: Optional[str] = None,
-                    heads: bool = False) -> Figure:
-    """Similarity maps over the picture, all in one scale of colours.
+def draw_similarity(
+    maps: Dict[str, Tensor], pixels: np.ndarray, title: Optional[str] = None, heads: bool = False
+) -> Figure:
+    """Similarity maps over the image, all in one scale of colours.
 
     Args:
         maps (dict[str, Tensor]): As of :func:`similarity_maps`.
-        picture (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
+        image (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
         title (str, optional): Of the figure.
         heads (bool): A row for each token mix, with all its heads; if not, the mean over the heads alone, a row for
             each stage.
@@ -142,17 +147,16 @@ def draw_similarity(maps: Dict[str, Tensor], picture: np.ndarray, title: Optiona
     label = 'similarity to the image mean (normalised)'
     shown = maps if heads else {name: values.mean(0, keepdim=True) for name, values in maps.items()}
     limits = shared_limits(list(shown.values()))
-    laid = {name: [overlay(picture, each, limits, SIGNED, OPACITY) for each in values]
-            for name, values in shown.items()}
+    laid = {name: [overlay(pixels, each, limits, SIGNED, OPACITY) for each in values] for name, values in shown.items()}
     if heads:
-        cells = [[picture, *row] for row in laid.values()]
-        columns = ['picture', *(f'head {i + 1}' for i in range(max(map(len, laid.values()))))]
+        cells = [[pixels, *row] for row in laid.values()]
+        columns = ['image', *(f'head {i + 1}' for i in range(max(map(len, laid.values()))))]
         return draw_grid(cells, [short_name(name) for name in laid], columns, title, label, limits, SIGNED)
     cells, titles, columns = [], [], []
     for stage in dict.fromkeys(map(stage_of, laid)):
         names = [name for name in laid if stage_of(name) == stage]
         for start in range(0, len(names), MAX_COLUMNS):
-            part = names[start:start + MAX_COLUMNS]
+            part = names[start : start + MAX_COLUMNS]
             cells.append([None, *(laid[name][0] for name in part)])
             parts = [short_name(name).split(', ') for name in part]  # stage, block, mix
             if len(names) > MAX_COLUMNS:
@@ -162,8 +166,8 @@ def draw_similarity(maps: Dict[str, Tensor], picture: np.ndarray, title: Optiona
                 titles.append(parts[0][0])
             if len(part) > len(columns):
                 columns = ['\n'.join(each[1:]) for each in parts]
-    cells[0][0] = picture
-    return draw_grid(cells, titles, ['picture', *columns], title, f'{label}, mean over heads', limits, SIGNED)
+    cells[0][0] = pixels
+    return draw_grid(cells, titles, ['image', *columns], title, f'{label}, mean over heads', limits, SIGNED)
 
 
 def stage_of(name: str) -> str:
@@ -171,16 +175,21 @@ def stage_of(name: str) -> str:
     return name.partition('.blocks')[0]
 
 
-def draw_attention(maps: Dict[str, Tensor], picture: np.ndarray, queries: Sequence[Tuple[float, float]],
-                   title: Optional[str] = None, layers: Optional[Sequence[str]] = None) -> Figure:
-    """Attention maps over the picture, mean over heads: a row for each query, which a ring marks, a column a layer.
+def draw_attention(
+    maps: Dict[str, Tensor],
+    pixels: np.ndarray,
+    queries: Sequence[Tuple[float, float]],
+    title: Optional[str] = None,
+    layers: Optional[Sequence[str]] = None,
+) -> Figure:
+    """Attention maps over the image, mean over heads: a row for each query, which a ring marks, a column a layer.
 
     Every map has its own scale, from 0 to its largest weight, for single tokens draw most of the weight in some layers.
 
     Args:
         maps (dict[str, Tensor]): As of :func:`attention_maps`, or as of :func:`similarity_maps`, which have no query:
             then there is one row, and each map's scale goes from its least value to its largest.
-        picture (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
+        image (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
         queries (Sequence[tuple[float]]): As of :func:`attention_maps`.
         title (str, optional): Of the figure.
         layers (Sequence[str], optional): Which of ``maps``. Default: up to six, evenly spread over the depth.
@@ -190,69 +199,81 @@ def draw_attention(maps: Dict[str, Tensor], picture: np.ndarray, queries: Sequen
     """
     unknown = [layer for layer in layers or () if layer not in maps]
     if unknown or not maps:
-        raise AnalysisError(f'there is no map of {", ".join(unknown) or "any layer"}, expected some of '
-                            f'{", ".join(maps) or "them"}')
+        raise AnalysisError(
+            f'there is no map of {", ".join(unknown) or "any layer"}, expected some of {", ".join(maps) or "them"}'
+        )
     layers = list(layers or spread(list(maps), min(DRAWN_LAYERS, len(maps))))
-    rows = attention_rows(maps, picture, queries, layers)
-    columns = ['picture', *(short_name(layer).replace(', ', '\n') for layer in layers)]
+    rows = attention_rows(maps, pixels, queries, layers)
+    columns = ['image', *(short_name(layer).replace(', ', '\n') for layer in layers)]
     return draw_rows(rows, columns, title)
 
 
-def draw_beside(networks: Dict[str, Tuple[Dict[str, Tensor], np.ndarray]], queries: Sequence[Tuple[float, float]],
-                title: Optional[str] = None) -> Figure:
+def draw_beside(
+    networks: Dict[str, Tuple[Dict[str, Tensor], np.ndarray]],
+    queries: Sequence[Tuple[float, float]],
+    title: Optional[str] = None,
+) -> Figure:
     """As :func:`draw_attention`, for several networks, one above the other, at the same parts of their depth.
 
     Args:
-        networks (dict[str, tuple]): Maps and picture of each, by name.
+        networks (dict[str, tuple]): Maps and image of each, by name.
         queries (Sequence[tuple[float]]): As of :func:`attention_maps`.
         title (str, optional): Of the figure.
     """
     rows = []
-    for name, (maps, picture) in networks.items():
-        chosen = attention_rows(maps, picture, queries, spread(list(maps), DRAWN_LAYERS))
+    for name, (maps, pixels) in networks.items():
+        chosen = attention_rows(maps, pixels, queries, spread(list(maps), DRAWN_LAYERS))
         rows += [(f'{name}\n{label}', cells, query) for label, cells, query in chosen]
     parts = [round(100 * i / (DRAWN_LAYERS - 1)) for i in range(DRAWN_LAYERS)]
-    columns = ['picture', 'first layer', *(f'{part} % of depth' for part in parts[1:-1]), 'last layer']
+    columns = ['image', 'first layer', *(f'{part} % of depth' for part in parts[1:-1]), 'last layer']
     return draw_rows(rows, columns, title)
 
 
-#: A row of a figure: its title, its pictures, and the query to mark, if any.
+#: A row of a figure: its title, its images, and the query to mark, if any.
 Row = Tuple[str, List[np.ndarray], Optional[Tuple[float, float]]]
 
 
-def attention_rows(maps: Dict[str, Tensor], picture: np.ndarray, queries: Sequence[Tuple[float, float]],
-                   layers: Sequence[str]) -> List[Row]:
+def attention_rows(
+    maps: Dict[str, Tensor], pixels: np.ndarray, queries: Sequence[Tuple[float, float]], layers: Sequence[str]
+) -> List[Row]:
     """A row for each query, or a single one for maps ``(heads, H, W)``, which have none."""
     queries = check_queries(queries)
     means = [maps[layer].mean(-3) for layer in layers]
     if means[0].ndim == 2:
-        return [('no query', [picture, *(overlay(picture, mean, opacity=OPACITY) for mean in means)], None)]
+        return [('no query', [pixels, *(overlay(pixels, mean, opacity=OPACITY) for mean in means)], None)]
     rows = []
     for i, query in enumerate(queries):
-        limits = [(0., max(float(mean[i].max()), 1e-12)) for mean in means]
-        cells = [overlay(picture, mean[i], limit, opacity=OPACITY) for mean, limit in zip(means, limits)]
-        rows.append((f'query {i + 1}', [picture, *cells], query))
+        limits = [(0.0, max(float(mean[i].max()), 1e-12)) for mean in means]
+        cells = [overlay(pixels, mean[i], limit, opacity=OPACITY) for mean, limit in zip(means, limits)]
+        rows.append((f'query {i + 1}', [pixels, *cells], query))
     return rows
 
 
 def draw_rows(rows: Sequence[Row], columns: Sequence[str], title: Optional[str]) -> Figure:
     scales = ['weight / its largest' if query else 'similarity, least to largest' for _, _, query in rows]
-    figure = draw_grid([cells for _, cells, _ in rows], [label for label, _, _ in rows], columns, title,
-                       '; '.join(dict.fromkeys(scales)), (0., 1.))
+    figure = draw_grid(
+        [cells for _, cells, _ in rows],
+        [label for label, _, _ in rows],
+        columns,
+        title,
+        '; '.join(dict.fromkeys(scales)),
+        (0.0, 1.0),
+    )
     for i, (_, cells, query) in enumerate(rows):
         if query is None:
             continue
-        for axes, cell in zip(figure.axes[i * len(columns):], cells):
+        for axes, cell in zip(figure.axes[i * len(columns) :], cells):
             mark_query(axes, query, cell.shape[:2])
     return figure
 
 
 def mark_query(axes: Axes, query: Tuple[float, float], size: Tuple[int, int]) -> None:
-    """A ring at a query's point of a picture of ``size`` (height, width)."""
+    """A ring at a query's point of an image of ``size`` (height, width)."""
     y, x = (min(part * side, side - 1) for part, side in zip(query, size))
-    for color, diameter in (('black', 7.), ('white', 5.5)):  # one of them shows on any ground
-        axes.plot(x, y, marker='o', markersize=diameter, markerfacecolor='none', markeredgecolor=color,
-                  markeredgewidth=1.3)
+    for color, diameter in (('black', 7.0), ('white', 5.5)):  # one of them shows on any ground
+        axes.plot(
+            x, y, marker='o', markersize=diameter, markerfacecolor='none', markeredgecolor=color, markeredgewidth=1.3
+        )
 
 
 def spread(names: List[str], count: int) -> List[str]:

@@ -31,6 +31,7 @@ take away. Cosines are of the weights as they are.
 FCViT's similarity is one map per head for the whole image: there is no query. Its ``query_cosine`` is 1 and its
 ``query_divergence`` 0 by construction, not by measurement, and are marked so.
 """
+
 import math
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -64,7 +65,7 @@ MEASURES = {
     'other_share': ('weight on tokens that are no patches', ''),
 }
 #: What holds for FCViT whatever its weights.
-BY_CONSTRUCTION = {'query_cosine': 1., 'query_divergence': 0., 'other_share': 0.}
+BY_CONSTRUCTION = {'query_cosine': 1.0, 'query_divergence': 0.0, 'other_share': 0.0}
 
 
 class Statistics(NamedTuple):
@@ -77,6 +78,7 @@ class Statistics(NamedTuple):
         by_construction (tuple[str]): Measures that were not measured but follow from how the network is made.
         images (int): Over how many the means are.
     """
+
     kind: str
     layers: Dict[str, Dict[str, float]]
     by_construction: Tuple[str, ...]
@@ -97,12 +99,18 @@ def attention_statistics(model: nn.Module, image: Tensor, layers: Optional[Seque
     image = as_batch(model, image)
     if has(similarity_layers, model):
         maps = collect_similarity(model, image, layers)
-        return Statistics('similarity', {name: of_similarity(values) for name, values in maps.items()},
-                          tuple(BY_CONSTRUCTION), len(image))
+        return Statistics(
+            'similarity',
+            {name: of_similarity(values) for name, values in maps.items()},
+            tuple(BY_CONSTRUCTION),
+            len(image),
+        )
     if has(attention_layers, model):
         return Statistics('attention', collect_attention(model, image, layers, of_attention), (), len(image))
-    raise AnalysisError(f'{describe(model)} has neither attention nor similarity to measure, expected a ViT or DeiT of '
-                        'timm or mmpretrain, ScaledViT, ScaledCaiT, ScaledSwin, or an FCViT that weighs by similarity')
+    raise AnalysisError(
+        f'{describe(model)} has neither attention nor similarity to measure, expected a ViT or DeiT of '
+        'timm or mmpretrain, ViT, CaiT, Swin, or an FCViT that weighs by similarity'
+    )
 
 
 def has(layers, model: nn.Module) -> bool:
@@ -118,8 +126,12 @@ def of_similarity(similarity: Tensor) -> Dict[str, float]:
     """Measures of one layer's similarity, ``(B, heads, H, W)``."""
     maps = similarity.flatten(2)
     parts = magnitude_parts(maps)
-    measured = dict(head_cosine=pairwise_cosine(maps), head_divergence=divergence(parts), entropy=entropy(parts),
-                    top_share=top_share(parts))
+    measured = dict(
+        head_cosine=pairwise_cosine(maps),
+        head_divergence=divergence(parts),
+        entropy=entropy(parts),
+        top_share=top_share(parts),
+    )
     return in_order({**BY_CONSTRUCTION, **{name: values.mean().item() for name, values in measured.items()}})
 
 
@@ -141,11 +153,13 @@ def of_attention(attention: Attention) -> Dict[str, float]:
             head_divergence=divergence(parts.transpose(1, 2)),
             entropy=entropy(parts),
             top_share=top_share(parts),
-            other_share=1 - weights.abs().sum(-1) / rows.abs().sum(-1).clamp(min=1e-30))
+            other_share=1 - weights.abs().sum(-1) / rows.abs().sum(-1).clamp(min=1e-30),
+        )
         found.append((len(rows), {name: values.mean().item() for name, values in measured.items()}))
     total = sum(count for count, _ in found)
-    return in_order({name: sum(count * values[name] for count, values in found) / total if total else math.nan
-                     for name in MEASURES})
+    return in_order(
+        {name: sum(count * values[name] for count, values in found) / total if total else math.nan for name in MEASURES}
+    )
 
 
 def in_order(measured: Dict[str, float]) -> Dict[str, float]:
@@ -153,7 +167,7 @@ def in_order(measured: Dict[str, float]) -> Dict[str, float]:
 
 
 def mean_statistics(each: Sequence[Statistics]) -> Statistics:
-    """The mean over statistics of the same network for several pictures, which may differ in size.
+    """The mean over statistics of the same network for several images, which may differ in size.
 
     Raises:
         AnalysisError: They are of different networks or layers, or there are none.
@@ -161,8 +175,13 @@ def mean_statistics(each: Sequence[Statistics]) -> Statistics:
     if not each or len({(one.kind, tuple(one.layers)) for one in each}) != 1:
         raise AnalysisError(f'{len(each)} statistics, expected one or more of the same layers of a network')
     images = sum(one.images for one in each)
-    layers = {name: {measure: sum(one.images * one.layers[name][measure] for one in each) / images
-                     for measure in each[0].layers[name]} for name in each[0].layers}
+    layers = {
+        name: {
+            measure: sum(one.images * one.layers[name][measure] for one in each) / images
+            for measure in each[0].layers[name]
+        }
+        for name in each[0].layers
+    }
     return each[0]._replace(layers=layers, images=images)
 
 
@@ -239,19 +258,39 @@ def draw_statistics(statistics: Dict[str, Statistics], title: Optional[str] = No
     axes = figure.subplots(2, 3)
     for panel, measure in zip(axes.flat, measures):
         label, meaning = MEASURES[measure]
-        draw_lines(panel, {name: [values[measure] for values in each.layers.values()]
-                           for name, each in statistics.items()}, label, xlabel, meaning, legend=False)
+        draw_lines(
+            panel,
+            {name: [values[measure] for values in each.layers.values()] for name, each in statistics.items()},
+            label,
+            xlabel,
+            meaning,
+            legend=False,
+        )
         for line, each in zip(panel.get_lines(), statistics.values()):
             if measure in each.by_construction:
                 line.set(linestyle=':', marker='')
-        least = min(0., *(low for low in panel.get_ylim())) if measure == 'head_cosine' else 0.
+        least = min(0.0, *(low for low in panel.get_ylim())) if measure == 'head_cosine' else 0.0
         panel.set_ylim(least - 0.03, 1.03)
     handles = axes.flat[1].get_lines()
-    figure.legend(handles, [line.get_label() for line in handles], loc='outside lower center', frameon=False,
-                  ncols=min(len(handles), 3), fontsize=SMALL + 1)
+    figure.legend(
+        handles,
+        [line.get_label() for line in handles],
+        loc='outside lower center',
+        frameon=False,
+        ncols=min(len(handles), 3),
+        fontsize=SMALL + 1,
+    )
     dotted = [name for name, each in statistics.items() if each.by_construction]
     if dotted:
         for panel in (axes.flat[0], axes.flat[3]):
-            panel.text(0.5, 0.5, 'dotted: by construction,\nthere is no query', transform=panel.transAxes,
-                       ha='center', va='center', fontsize=SMALL, color='#555555')
+            panel.text(
+                0.5,
+                0.5,
+                'dotted: by construction,\nthere is no query',
+                transform=panel.transAxes,
+                ha='center',
+                va='center',
+                fontsize=SMALL,
+                color='#555555',
+            )
     return figure

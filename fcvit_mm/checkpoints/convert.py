@@ -1,4 +1,5 @@
 """Write a checkpoint of any published format as one of this package: tensors only, our names."""
+
 import os
 from collections import OrderedDict
 from typing import List, Optional
@@ -39,8 +40,10 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
     folder = os.path.dirname(os.path.abspath(destination))
     if not os.path.isdir(folder) or os.path.isdir(destination):
         wrong = destination if os.path.isdir(destination) else folder
-        raise CheckpointError(f'{destination} cannot be written: {wrong} is {"a" if wrong == destination else "not a"} '
-                              'directory; give the name of a file in one that exists')
+        raise CheckpointError(
+            f'{destination} cannot be written: {wrong} is {"a" if wrong == destination else "not a"} '
+            'directory; give the name of a file in one that exists'
+        )
     checkpoint = read_checkpoint(source)
     found = recognize(checkpoint, source, ema)
     _check_whole(found, source)
@@ -50,8 +53,14 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
     # Copies, because torch would write the whole storage behind a view.
     state_dict = OrderedDict((name, value.detach().clone().contiguous()) for name, value in state_dict.items())
 
-    summary = {'network': found.table.network.__name__, 'arch': found.arch, 'task': found.task,
-               'source': found.source, 'weights': found.weights, 'tensors': str(len(state_dict))}
+    summary = {
+        'network': found.table.network.__name__,
+        'arch': found.arch,
+        'task': found.task,
+        'source': found.source,
+        'weights': found.weights,
+        'tensors': str(len(state_dict)),
+    }
     epoch = _epoch(checkpoint)
     if epoch is not None:
         summary['epoch'] = str(epoch)
@@ -70,11 +79,15 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
 def _check_whole(found: Recognized, source: str) -> None:
     """Refuse what would not load strictly."""
     if found.unknown:
-        raise CheckpointError(f'{source} has {len(found.unknown)} tensors that are neither of '
-                              f'{found.table.network.__name__} nor of a known head or neck: {some(found.unknown)}')
+        raise CheckpointError(
+            f'{source} has {len(found.unknown)} tensors that are neither of '
+            f'{found.table.network.__name__} nor of a known head or neck: {some(found.unknown)}'
+        )
     if found.source == 'Paddle' and found.task not in ('classifier', 'backbone'):
-        raise CheckpointError(f'{source} is a Paddle {found.task}, expected a classifier or a backbone: how Paddle '
-                              'stores the other heads is not known here')
+        raise CheckpointError(
+            f'{source} is a Paddle {found.task}, expected a classifier or a backbone: how Paddle '
+            'stores the other heads is not known here'
+        )
     if found.task == 'backbone' and found.others:
         raise CheckpointError(f'{source} has a neck but no head that would tell its task: {some(found.others)}')
     missing = _missing(found)

@@ -4,6 +4,7 @@ A table is a tuple of :class:`Row`: a published pattern, our pattern and, where 
 what tells them apart. ``*`` stands for exactly one part between dots; the parts that the stars of one side met are
 put in for the stars of the other, in order. A new network is a new table in :data:`TABLES`.
 """
+
 import re
 from collections import OrderedDict
 from functools import lru_cache
@@ -11,11 +12,12 @@ from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 from torch import Tensor
 
-from ..models import DWNet, FCViT, ScaledCaiT, ScaledSwin, ScaledViT
+from ..models import CaiT, DWNet, FCViT, Swin, ViT
 
 
 class Row(NamedTuple):
     """One line of a table: the published name, our name, and which form of the network has it so (any if empty)."""
+
     published: str
     ours: str
     form: str = ''
@@ -41,6 +43,7 @@ class Table(NamedTuple):
             they start.
         derived (tuple[str]): Published names of buffers that follow from sizes: they are not read.
     """
+
     network: type
     rows: Tuple[Row, ...]
     linear: Tuple[str, ...]
@@ -78,21 +81,27 @@ def _fcvit_rows():
             yield Row(f'{theirs}.token_mixer.dw{n}.*', f'{mix}.dwconv.*')
             yield Row(f'{theirs}.token_mixer.fc{n}.*', f'{mix}.fc1.*', 'one fc')
         for index, name in ((0, 'dwconv'), (1, 'fc1'), (3, 'fc2')):
-            yield Row(f'{theirs}.token_mixer.spatial_att.spatial_att.{index}.*',
-                      f'{ours}.token_mixer.spatial_attention.{name}.*')
+            yield Row(
+                f'{theirs}.token_mixer.spatial_att.spatial_att.{index}.*',
+                f'{ours}.token_mixer.spatial_attention.{name}.*',
+            )
         for name in ('fc1', 'dwconv', 'fc2'):
             yield Row(f'{theirs}.channel_mixer.{name}.*', f'{ours}.channel_mixer.{name}.*')
         for n in (1, 2):
-            yield Row(f'{theirs}.channel_mixer.channel_att.channelConv{n}.*',
-                      f'{ours}.channel_mixer.channel_attention.conv{n}.*')
+            yield Row(
+                f'{theirs}.channel_mixer.channel_att.channelConv{n}.*',
+                f'{ours}.channel_mixer.channel_attention.conv{n}.*',
+            )
         yield Row(f'norm{2 * i}.*', f'norm{i}.*', 'dense')
     yield Row('norm.*', 'norm3.*', 'classification')
 
 
 def _fcvit_forms(state_dict: Dict[str, Tensor]) -> set:
     first = 'stages.0.blocks.0.token_mixer.mixes.0.'
-    forms = {'dense' if any(re.match(r'norm[012]\.', key) for key in state_dict) else 'classification',
-             'two fc' if f'{first}fc2.weight' in state_dict else 'one fc'}
+    forms = {
+        'dense' if any(re.match(r'norm[012]\.', key) for key in state_dict) else 'classification',
+        'two fc' if f'{first}fc2.weight' in state_dict else 'one fc',
+    }
     fc1, fc2 = (state_dict.get(f'{first}global_context.fc{n}.weight') for n in (1, 2))
     if fc1 is not None and fc2 is not None:
         forms.add('compete' if fc1.shape[0] == 2 * fc2.shape[1] else 'no compete')
@@ -108,11 +117,19 @@ def _dwnet_rows():
         yield Row(f'layers.{i}.downsample.norm.*', f'stages.{i + 1}.downsample.norm.*')
         yield Row(f'layers.{i}.downsample.reduction.*', f'stages.{i + 1}.downsample.reduction.*')
     theirs, ours = 'layers.*.blocks.*', 'stages.*.blocks.*'
-    for name, number in (('conv0', 'fc1'), ('bn0', 'norm1'), ('conv', 'dwconv'), ('bn', 'norm2'), ('conv2', 'fc2'),
-                         ('bn2', 'norm3')):
+    for name, number in (
+        ('conv0', 'fc1'),
+        ('bn0', 'norm1'),
+        ('conv', 'dwconv'),
+        ('bn', 'norm2'),
+        ('conv2', 'fc2'),
+        ('bn2', 'norm3'),
+    ):
         yield Row(f'{theirs}.attn2conv.{name}.*', f'{ours}.mixer.{number}.*')
-    for kind, names in (('homogeneous', ('conv1', 'bn', 'conv2')),
-                        ('inhomogeneous', ('conv1.0', 'conv1.1', 'conv2.0'))):
+    for kind, names in (
+        ('homogeneous', ('conv1', 'bn', 'conv2')),
+        ('inhomogeneous', ('conv1.0', 'conv1.1', 'conv2.0')),
+    ):
         for name, part in zip(names, ('fc1', 'norm', 'fc2')):
             yield Row(f'{theirs}.attn2conv.conv.{name}.*', f'{ours}.mixer.dwconv.{part}.*', kind)
     yield Row(f'{theirs}.bn.*', f'{ours}.norm.*')
@@ -137,7 +154,7 @@ def _dwnet_forms(state_dict: Dict[str, Tensor]) -> set:
 
 
 def _transformer_rows(theirs: str, ours: str, *parts: str):
-    """A block of DeiT's, CaiT's or Swin's, which have the names of their host, and the remedies."""
+    """A block of DeiT's, CaiT's or Swin's, which have the names of their host, and the methods."""
     for part in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2'):
         yield Row(f'{theirs}.{part}.*', f'{ours}.{part}.*')
     for part in parts:
@@ -157,7 +174,7 @@ def _plain_rows():
 
 
 def _vit_rows():
-    """Source: the published code of the remedies, which has DeiT's names."""
+    """Source: the published code of the methods, which has DeiT's names."""
     yield from _plain_rows()
     yield Row('cls_token', 'stem.cls_token')
     yield from _transformer_rows('blocks.*', 'stages.0.blocks.*', 'attn.lamb')
@@ -168,10 +185,21 @@ def _cait_rows():
     yield from _plain_rows()
     yield Row('cls_token', 'stages.1.cls_token')
     yield Row('blocks.*.attn.lamb', 'stages.0.blocks.*.attn.proj_w.lamb')
-    yield from _transformer_rows('blocks.*', 'stages.0.blocks.*', 'gamma_1', 'gamma_2', 'attn.proj_l.*',
-                                 'attn.proj_w.*')
-    for part in ('norm1.*', 'attn.q.*', 'attn.k.*', 'attn.v.*', 'attn.proj.*', 'gamma_1', 'norm2.*', 'mlp.fc1.*',
-                 'mlp.fc2.*', 'gamma_2'):
+    yield from _transformer_rows(
+        'blocks.*', 'stages.0.blocks.*', 'gamma_1', 'gamma_2', 'attn.proj_l.*', 'attn.proj_w.*'
+    )
+    for part in (
+        'norm1.*',
+        'attn.q.*',
+        'attn.k.*',
+        'attn.v.*',
+        'attn.proj.*',
+        'gamma_1',
+        'norm2.*',
+        'mlp.fc1.*',
+        'mlp.fc2.*',
+        'gamma_2',
+    ):
         yield Row(f'blocks_token_only.*.{part}', f'stages.1.blocks.*.{part}')
 
 
@@ -182,8 +210,9 @@ def _swin_rows():
     for i in range(3):
         yield Row(f'layers.{i}.downsample.norm.*', f'stages.{i + 1}.downsample.norm.*')
         yield Row(f'layers.{i}.downsample.reduction.*', f'stages.{i + 1}.downsample.reduction.*')
-    yield from _transformer_rows('layers.*.blocks.*', 'stages.*.blocks.*', 'attn.lamb',
-                                 'attn.relative_position_bias_table')
+    yield from _transformer_rows(
+        'layers.*.blocks.*', 'stages.*.blocks.*', 'attn.lamb', 'attn.relative_position_bias_table'
+    )
     for i in range(4):
         yield Row(f'norm{i}.*', f'norm{i}.*', 'dense')
     yield Row('norm.*', 'norm3.*', 'classification')
@@ -199,65 +228,82 @@ def _names(layer: str, *parts: str) -> Tuple[str, ...]:
 
 _AFFINE = ('weight', 'bias')
 _BATCH_NORM = (*_AFFINE, 'running_mean', 'running_var')
-_TRANSFORMER_LINEAR = tuple(f'stages.*.blocks.*.{name}.weight' for name in (
-    'attn.qkv', 'attn.q', 'attn.k', 'attn.v', 'attn.proj', 'mlp.fc1', 'mlp.fc2'))
+_TRANSFORMER_LINEAR = tuple(
+    f'stages.*.blocks.*.{name}.weight'
+    for name in ('attn.qkv', 'attn.q', 'attn.k', 'attn.v', 'attn.proj', 'mlp.fc1', 'mlp.fc2')
+)
 _FEAT_SCALE = ('stages.*.blocks.*.feat_scale.lamb1', 'stages.*.blocks.*.feat_scale.lamb2')
 
 #: The head of a classifier: beside the backbone in published files, ``head.fc`` in mmpretrain's.
 HEAD = (Row('head.weight', 'head.fc.weight'), Row('head.bias', 'head.fc.bias'))
 
 TABLES = (
-    Table(network=FCViT,
-          rows=tuple(_fcvit_rows()),
-          linear=('stages.*.blocks.*.token_mixer.mixes.*.global_context.fc1.weight',
-                  'stages.*.blocks.*.token_mixer.mixes.*.global_context.fc2.weight'),
-          markers=('stages.*.blocks.*.channel_mixer.fc1.weight', 'stages.*.blocks.*.token_mixer.mixes.*.dwconv.weight'),
-          forms=_fcvit_forms,
-          width='norm1.weight',
-          stem=(*_names('proj', *_AFFINE), *_names('norm', *_BATCH_NORM)),
-          downsample=(*_names('proj', *_AFFINE), *_names('norm', *_BATCH_NORM))),
-    Table(network=DWNet,
-          rows=tuple(_dwnet_rows()),
-          linear=('stages.*.blocks.*.mlp.fc1.weight', 'stages.*.blocks.*.mlp.fc2.weight',
-                  'stages.*.downsample.reduction.weight'),
-          markers=('stages.*.blocks.*.mixer.norm3.weight', 'stages.*.blocks.*.mixer.dwconv.bias'),
-          forms=_dwnet_forms,
-          width='norm.weight',
-          stem=(*_names('proj', *_AFFINE), *_names('norm', *_AFFINE)),
-          downsample=('reduction.weight', *_names('norm', *_AFFINE)),
-          kind=_dwnet_kind),
-    Table(network=ScaledSwin,
-          rows=tuple(_swin_rows()),
-          linear=(*_TRANSFORMER_LINEAR, 'stages.*.downsample.reduction.weight'),
-          markers=('stages.*.blocks.*.attn.relative_position_bias_table', ),
-          forms=_swin_forms,
-          width='norm1.weight',
-          stem=(*_names('proj', *_AFFINE), *_names('norm', *_AFFINE)),
-          downsample=('reduction.weight', *_names('norm', *_AFFINE)),
-          added=('stages.*.blocks.*.attn.lamb', *_FEAT_SCALE),
-          derived=('layers.*.blocks.*.attn_mask', 'layers.*.blocks.*.attn.relative_position_index')),
-    Table(network=ScaledCaiT,
-          rows=tuple(_cait_rows()),
-          linear=_TRANSFORMER_LINEAR,
-          markers=('stages.0.blocks.*.attn.proj_l.weight', 'stages.1.blocks.*.attn.q.weight'),
-          forms=lambda state_dict: set(),
-          width='norm1.weight',
-          stem=(*_names('proj', *_AFFINE), 'pos_embed'),
-          downsample=(),
-          norm='norm',
-          mixed=True,
-          added=('stages.*.blocks.*.attn.proj_w.lamb', *_FEAT_SCALE)),
+    Table(
+        network=FCViT,
+        rows=tuple(_fcvit_rows()),
+        linear=(
+            'stages.*.blocks.*.token_mixer.mixes.*.global_context.fc1.weight',
+            'stages.*.blocks.*.token_mixer.mixes.*.global_context.fc2.weight',
+        ),
+        markers=('stages.*.blocks.*.channel_mixer.fc1.weight', 'stages.*.blocks.*.token_mixer.mixes.*.dwconv.weight'),
+        forms=_fcvit_forms,
+        width='norm1.weight',
+        stem=(*_names('proj', *_AFFINE), *_names('norm', *_BATCH_NORM)),
+        downsample=(*_names('proj', *_AFFINE), *_names('norm', *_BATCH_NORM)),
+    ),
+    Table(
+        network=DWNet,
+        rows=tuple(_dwnet_rows()),
+        linear=(
+            'stages.*.blocks.*.mlp.fc1.weight',
+            'stages.*.blocks.*.mlp.fc2.weight',
+            'stages.*.downsample.reduction.weight',
+        ),
+        markers=('stages.*.blocks.*.mixer.norm3.weight', 'stages.*.blocks.*.mixer.dwconv.bias'),
+        forms=_dwnet_forms,
+        width='norm.weight',
+        stem=(*_names('proj', *_AFFINE), *_names('norm', *_AFFINE)),
+        downsample=('reduction.weight', *_names('norm', *_AFFINE)),
+        kind=_dwnet_kind,
+    ),
+    Table(
+        network=Swin,
+        rows=tuple(_swin_rows()),
+        linear=(*_TRANSFORMER_LINEAR, 'stages.*.downsample.reduction.weight'),
+        markers=('stages.*.blocks.*.attn.relative_position_bias_table',),
+        forms=_swin_forms,
+        width='norm1.weight',
+        stem=(*_names('proj', *_AFFINE), *_names('norm', *_AFFINE)),
+        downsample=('reduction.weight', *_names('norm', *_AFFINE)),
+        added=('stages.*.blocks.*.attn.lamb', *_FEAT_SCALE),
+        derived=('layers.*.blocks.*.attn_mask', 'layers.*.blocks.*.attn.relative_position_index'),
+    ),
+    Table(
+        network=CaiT,
+        rows=tuple(_cait_rows()),
+        linear=_TRANSFORMER_LINEAR,
+        markers=('stages.0.blocks.*.attn.proj_l.weight', 'stages.1.blocks.*.attn.q.weight'),
+        forms=lambda state_dict: set(),
+        width='norm1.weight',
+        stem=(*_names('proj', *_AFFINE), 'pos_embed'),
+        downsample=(),
+        norm='norm',
+        mixed=True,
+        added=('stages.*.blocks.*.attn.proj_w.lamb', *_FEAT_SCALE),
+    ),
     # The last, for its names are among those of the two before.
-    Table(network=ScaledViT,
-          rows=tuple(_vit_rows()),
-          linear=_TRANSFORMER_LINEAR,
-          markers=('stages.0.blocks.*.attn.qkv.weight', ),
-          forms=lambda state_dict: set(),
-          width='norm1.weight',
-          stem=(*_names('proj', *_AFFINE), 'pos_embed', 'cls_token'),
-          downsample=(),
-          norm='norm',
-          added=('stages.*.blocks.*.attn.lamb', *_FEAT_SCALE)),
+    Table(
+        network=ViT,
+        rows=tuple(_vit_rows()),
+        linear=_TRANSFORMER_LINEAR,
+        markers=('stages.0.blocks.*.attn.qkv.weight',),
+        forms=lambda state_dict: set(),
+        width='norm1.weight',
+        stem=(*_names('proj', *_AFFINE), 'pos_embed', 'cls_token'),
+        downsample=(),
+        norm='norm',
+        added=('stages.*.blocks.*.attn.lamb', *_FEAT_SCALE),
+    ),
 )
 
 #: Containers of a state dict in a checkpoint: plain and averaged (EMA) weights, in order of preference.
@@ -274,11 +320,13 @@ PADDLE_LEAVES = {'_mean': 'running_mean', '_variance': 'running_var'}
 PADDLE_NAMES_KEY = 'StructuredToParameterName@@'
 
 #: First parts of the names of heads and necks, by which a task is known. They keep their names.
-TASKS = OrderedDict([
-    ('detector', ('rpn_head', 'roi_head', 'bbox_head', 'mask_head')),
-    ('segmentor', ('decode_head', 'auxiliary_head')),
-    ('classifier', ('head',)),
-])
+TASKS = OrderedDict(
+    [
+        ('detector', ('rpn_head', 'roi_head', 'bbox_head', 'mask_head')),
+        ('segmentor', ('decode_head', 'auxiliary_head')),
+        ('classifier', ('head',)),
+    ]
+)
 NECKS = ('neck',)
 
 

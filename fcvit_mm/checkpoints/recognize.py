@@ -1,4 +1,5 @@
 """What a checkpoint holds: which network, of which form, trained for what, and its weights under our names."""
+
 from collections import OrderedDict
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -36,6 +37,7 @@ class Recognized(NamedTuple):
         unknown (tuple[str]): Names of the file that belong to neither.
         prefix (str): What preceded the backbone's names; ``unknown`` has it still.
     """
+
     table: Table
     source: str
     task: str
@@ -66,8 +68,10 @@ def find_state_dict(checkpoint: dict, path: str, ema: bool = False) -> Tuple[dic
     plain = next((key for key in PLAIN_KEYS if isinstance(checkpoint.get(key), dict)), None)
     averaged = next((key for key in EMA_KEYS if isinstance(checkpoint.get(key), dict)), None)
     if ema and averaged is None:
-        raise CheckpointError(f'{path} has no averaged (EMA) weights, expected one of {list(EMA_KEYS)} among its keys '
-                              f'{some(checkpoint)}: take the plain ones (leave ema out)')
+        raise CheckpointError(
+            f'{path} has no averaged (EMA) weights, expected one of {list(EMA_KEYS)} among its keys '
+            f'{some(checkpoint)}: take the plain ones (leave ema out)'
+        )
     if averaged is not None and (ema or plain is None):
         return checkpoint[averaged], f'averaged (EMA) weights, {averaged}'
     if plain is not None:
@@ -93,7 +97,7 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
     if not tensors:
         raise CheckpointError(f'{path} has no tensors in it, only {some(state_dict)}: expected a state_dict')
     prefix = _find_prefix(tensors, path, prefix)
-    backbone = OrderedDict((key[len(prefix):], value) for key, value in tensors.items() if key.startswith(prefix))
+    backbone = OrderedDict((key[len(prefix) :], value) for key, value in tensors.items() if key.startswith(prefix))
     rest = OrderedDict((key, value) for key, value in tensors.items() if not key.startswith(prefix))
     paddle = any(key.rsplit('.', 1)[-1] in PADDLE_LEAVES for key in backbone)
     if paddle:
@@ -128,12 +132,17 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
             weights_of[name] = weights_of[name].t().contiguous()
     if paddle:  # which keeps no count of batches; torch's BatchNorm has one
         for name in [name for name in named if name.endswith('.running_var')]:
-            named.setdefault(f'{name[:-len("running_var")]}num_batches_tracked', torch.tensor(0))
-    wrong = [name for name, value in named.items()
-             if not value.is_floating_point() and not name.endswith('.num_batches_tracked')]
+            named.setdefault(f'{name[: -len("running_var")]}num_batches_tracked', torch.tensor(0))
+    wrong = [
+        name
+        for name, value in named.items()
+        if not value.is_floating_point() and not name.endswith('.num_batches_tracked')
+    ]
     if wrong:
-        raise CheckpointError(f'{path} holds {named[wrong[0]].dtype} values where weights stand ({some(wrong)}): '
-                              'expected floating point, as quantised or complex weights are not understood')
+        raise CheckpointError(
+            f'{path} holds {named[wrong[0]].dtype} values where weights stand ({some(wrong)}): '
+            'expected floating point, as quantised or complex weights are not understood'
+        )
     check_finite({**named, **others}, path)
     parts = {name.split('.')[0] for name in others}
     task = next((task for task, heads in TASKS.items() if parts.intersection(heads)), 'backbone')
@@ -147,11 +156,16 @@ def check_finite(state_dict: dict, path: str) -> None:
     Raises:
         CheckpointError: Names the first such tensors.
     """
-    wrong = [key for key, value in state_dict.items()
-             if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all()]
+    wrong = [
+        key
+        for key, value in state_dict.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all()
+    ]
     if wrong:
-        raise CheckpointError(f'{path} holds NaN or infinite values in {len(wrong)} of {len(state_dict)} tensors '
-                              f'({some(wrong)}): the training that wrote it had diverged, take an earlier checkpoint')
+        raise CheckpointError(
+            f'{path} holds NaN or infinite values in {len(wrong)} of {len(state_dict)} tensors '
+            f'({some(wrong)}): the training that wrote it had diverged, take an earlier checkpoint'
+        )
 
 
 def arch_of(backbone: Dict[str, Tensor], table: Table) -> dict:
@@ -202,8 +216,10 @@ def _find_prefix(tensors: Dict[str, Tensor], path: str, prefix: Optional[str]) -
     elif prefix and not prefix.endswith('.'):
         prefix += '.'
     if not any(key.startswith(prefix) for key in tensors):
-        raise CheckpointError(f'{path} has no tensor whose name begins with {prefix!r}, they begin with '
-                              f'{sorted({key.split(".")[0] for key in tensors})}: give one of these as prefix, or none')
+        raise CheckpointError(
+            f'{path} has no tensor whose name begins with {prefix!r}, they begin with '
+            f'{sorted({key.split(".")[0] for key in tensors})}: give one of these as prefix, or none'
+        )
     return prefix
 
 
@@ -217,8 +233,9 @@ def _find_table(backbone: Dict[str, Tensor], path: str) -> Tuple[Table, bool]:
             if name is not None and is_like(name, table.markers):
                 return table, True
     networks = ', '.join(table.network.__name__ for table in TABLES)
-    raise CheckpointError(f'{path} has nothing in common with {networks}: its {len(backbone)} tensors are called '
-                          f'{some(backbone)}')
+    raise CheckpointError(
+        f'{path} has nothing in common with {networks}: its {len(backbone)} tensors are called {some(backbone)}'
+    )
 
 
 def _torch_leaf(key: str) -> str:
@@ -239,13 +256,15 @@ def _are_transposed(linear: List[Tuple[dict, str]], path: str, default: bool) ->
     votes = {}
     for where, name in linear:
         rows, columns = where[name].shape
-        bias = where.get(name[:-len('weight')] + 'bias')
+        bias = where.get(name[: -len('weight')] + 'bias')
         if bias is not None and rows != columns and bias.numel() in (rows, columns):
             votes[name] = bias.numel() == columns
     if len(set(votes.values())) > 1:
         ordinary, transposed = ([name for name in votes if votes[name] is kind] for kind in (False, True))
-        raise CheckpointError(f'{path} has linear weights stored (out, in), such as {ordinary[0]}, and others stored '
-                              f'(in, out), such as {transposed[0]}: expected all of one kind')
+        raise CheckpointError(
+            f'{path} has linear weights stored (out, in), such as {ordinary[0]}, and others stored '
+            f'(in, out), such as {transposed[0]}: expected all of one kind'
+        )
     return next(iter(votes.values()), default)
 
 

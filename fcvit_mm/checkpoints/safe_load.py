@@ -6,6 +6,7 @@ the reading. Only those rebuilders are called, and nothing has its attributes se
 here as well (a zip archive of a pickle and raw storages, or several pickles followed by raw storages), so that there
 is no second reader to be talked into something.
 """
+
 import json
 import math
 import os
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(UserError):
     """A file that cannot be read or does not fit. The message names the file, what is wrong and the way out."""
 
 
@@ -57,15 +60,23 @@ class StorageType(Opaque):
 
 #: Where a safetensors file's header has `meta` as JSON text, see publish.py.
 META_KEY = 'fcvit_mm_meta'
-_MAGIC = 0x1950a86a20f9469cfc6c  # of torch's format before 1.6
+_MAGIC = 0x1950A86A20F9469CFC6C  # of torch's format before 1.6
 _PROTOCOL = 1001
 _NATIVE = '<' if sys.byteorder == 'little' else '>'
 _NUMERIC = re.compile(r'b1|\?|[iu][1248]|f[248]|c8|c16')
 _STORAGES = {
-    'DoubleStorage': torch.float64, 'FloatStorage': torch.float32, 'HalfStorage': torch.float16,
-    'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
-    'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8, 'BoolStorage': torch.bool,
-    'ComplexFloatStorage': torch.complex64, 'ComplexDoubleStorage': torch.complex128,
+    'DoubleStorage': torch.float64,
+    'FloatStorage': torch.float32,
+    'HalfStorage': torch.float16,
+    'BFloat16Storage': torch.bfloat16,
+    'LongStorage': torch.int64,
+    'IntStorage': torch.int32,
+    'ShortStorage': torch.int16,
+    'CharStorage': torch.int8,
+    'ByteStorage': torch.uint8,
+    'BoolStorage': torch.bool,
+    'ComplexFloatStorage': torch.complex64,
+    'ComplexDoubleStorage': torch.complex128,
 }
 
 
@@ -178,12 +189,21 @@ def _allowed() -> dict:
         table['builtins', kind.__name__] = Rebuild(kind)
     table['builtins', 'slice'] = _opaque('slice')
     table['builtins', 'dict'] = Rebuild(lambda items=(): dict(items))
-    for module, name in (('mmengine.config.config', 'ConfigDict'), ('mmcv.utils.config', 'ConfigDict'),
-                         ('addict.addict', 'Dict')):
+    for module, name in (
+        ('mmengine.config.config', 'ConfigDict'),
+        ('mmcv.utils.config', 'ConfigDict'),
+        ('addict.addict', 'Dict'),
+    ):
         table[module, name] = Rebuild(lambda items=(): dict(items))
-    for module, name in (('argparse', 'Namespace'), ('mmengine.logging.history_buffer', 'HistoryBuffer'),
-                         ('pathlib', 'PosixPath'), ('pathlib', 'WindowsPath'), ('pathlib', 'PurePosixPath'),
-                         ('pathlib._local', 'PosixPath'), ('pathlib._local', 'WindowsPath')):
+    for module, name in (
+        ('argparse', 'Namespace'),
+        ('mmengine.logging.history_buffer', 'HistoryBuffer'),
+        ('pathlib', 'PosixPath'),
+        ('pathlib', 'WindowsPath'),
+        ('pathlib', 'PurePosixPath'),
+        ('pathlib._local', 'PosixPath'),
+        ('pathlib._local', 'WindowsPath'),
+    ):
         table[module, name] = _opaque(f'{module}.{name}')
     for name, dtype in _STORAGES.items():
         table['torch', name] = StorageType(name, dtype)
@@ -237,7 +257,8 @@ class RestrictedUnpickler(pickle._Unpickler):
             raise CheckpointError(
                 f'{self.path} asks for {module}.{name}, which is not among the plain data that weights are made of. '
                 'Refused, because loading it could run code. If you trust whoever made the file, load it on your own '
-                "and save its weights alone: torch.save({'state_dict': model.state_dict()}, PATH)")
+                "and save its weights alone: torch.save({'state_dict': model.state_dict()}, PATH)"
+            )
         return ALLOWED[module, name]
 
     def get_extension(self, code):
@@ -360,19 +381,24 @@ def read_checkpoint(path: Union[str, os.PathLike]) -> dict:
         raise
     except Exception as error:
         # Broad, because damaged and hostile bytes make readers fail in any way there is.
-        raise CheckpointError(f'{path} ({os.path.getsize(path)} bytes) is damaged or cut off '
-                              f'({type(error).__name__}: {error}): download or copy it again') from error
+        raise CheckpointError(
+            f'{path} ({os.path.getsize(path)} bytes) is damaged or cut off '
+            f'({type(error).__name__}: {error}): download or copy it again'
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f'{path} holds a {type(content).__name__}, expected a dict of tensors or one with a '
-                              'state_dict in it')
+        raise CheckpointError(
+            f'{path} holds a {type(content).__name__}, expected a dict of tensors or one with a state_dict in it'
+        )
     return content
 
 
 def _look_at(path: str) -> bytes:
     """The first bytes of a file that may be a checkpoint; the errors for those that cannot."""
     if not os.path.exists(path):
-        raise CheckpointNotFoundError(f'checkpoint {path} does not exist: give the path of one, or train from scratch '
-                                      'with pretrained=None (init_cfg=None in the backbone)')
+        raise CheckpointNotFoundError(
+            f'checkpoint {path} does not exist: give the path of one, or train from scratch '
+            'with pretrained=None (init_cfg=None in the backbone)'
+        )
     if os.path.isdir(path):
         raise CheckpointError(f'{path} is a directory: give the path of a checkpoint file in it')
     try:
@@ -385,8 +411,10 @@ def _look_at(path: str) -> bytes:
     if head.startswith(b'version https://git-lfs'):
         raise CheckpointError(f'{path} is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`')
     if head.startswith(b'\x1f\x8b') or head[257:262] == b'ustar':
-        raise CheckpointError(f'{path} is a compressed or tar archive (checkpoints called .pth.tar are none): unpack '
-                              'it and give the checkpoint in it')
+        raise CheckpointError(
+            f'{path} is a compressed or tar archive (checkpoints called .pth.tar are none): unpack '
+            'it and give the checkpoint in it'
+        )
     if head.startswith((b'PK\x03\x04', b'\x80')):
         return head
     if _safetensors_header_size(head) <= os.path.getsize(path) and head[8:9] == b'{':
@@ -404,17 +432,23 @@ def _read_torch_zip(file, path: str):
         names = set(archive.namelist())
         pickles = [name for name in names if name.count('/') == 1 and name.endswith('/data.pkl')]
         if any(name.endswith('/constants.pkl') or '/code/' in name for name in names):
-            raise CheckpointError(f'{path} is a TorchScript archive, which holds code: refused. Save the weights '
-                                  'alone: torch.save(module.state_dict(), PATH)')
+            raise CheckpointError(
+                f'{path} is a TorchScript archive, which holds code: refused. Save the weights '
+                'alone: torch.save(module.state_dict(), PATH)'
+            )
         if len(pickles) != 1:
-            raise CheckpointError(f'{path} is a zip archive but not a torch checkpoint (it has {len(pickles)} '
-                                  'data.pkl): unpack it if the checkpoint is inside')
+            raise CheckpointError(
+                f'{path} is a zip archive but not a torch checkpoint (it has {len(pickles)} '
+                'data.pkl): unpack it if the checkpoint is inside'
+            )
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise CheckpointError(f'{path} is a compressed zip archive, which torch.save does not write: unpack it if '
-                                  'the checkpoint is inside')
+            raise CheckpointError(
+                f'{path} is a compressed zip archive, which torch.save does not write: unpack it if '
+                'the checkpoint is inside'
+            )
         if sum(info.file_size for info in archive.infolist()) > os.fstat(file.fileno()).st_size:
             raise ValueError('its records announce more than the file holds')
-        root = pickles[0][:-len('data.pkl')]
+        root = pickles[0][: -len('data.pkl')]
         if f'{root}byteorder' in names and archive.read(f'{root}byteorder') != sys.byteorder.encode():
             raise CheckpointError(f'{path} was written on a machine of another byte order: save it again on this one')
         storages = {}
@@ -436,8 +470,10 @@ def _read_pickles(file, path: str):
         return first
     protocol, system = (RestrictedUnpickler(file, path).load() for _ in range(2))
     if protocol != _PROTOCOL or system.get('little_endian') is not (_NATIVE == '<'):
-        raise CheckpointError(f'{path} is of an unknown torch format (protocol {protocol}, {system}): load it with the '
-                              'torch that wrote it and save it again')
+        raise CheckpointError(
+            f'{path} is of an unknown torch format (protocol {protocol}, {system}): load it with the '
+            'torch that wrote it and save it again'
+        )
     size = left = os.fstat(file.fileno()).st_size
     storages = {}
 

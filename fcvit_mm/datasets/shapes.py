@@ -1,8 +1,9 @@
-"""Pictures of shapes on cluttered backgrounds, written as ImageNet, COCO and ADE20K lay theirs out.
+"""Images of shapes on cluttered backgrounds, written as ImageNet, COCO and ADE20K lay theirs out.
 
-They let the whole of this package be tried where there is no data set: training, evaluation, drawing. Every picture
+They let the whole of this package be tried where there is no data set: training, evaluation, drawing. Every image
 depends on the seed, its split and its number alone, so the first hundred of a thousand are those of a hundred.
 """
+
 import colorsys
 import json
 import math
@@ -25,15 +26,15 @@ KINDS = {
 #: Stands in a finished data set: the arguments it was made with.
 MANIFEST = 'shapes.json'
 
-# Raised when the same arguments make other pictures than before.
+# Raised when the same arguments make other images than before.
 VERSION = 1
-# Pictures are drawn this much larger, then reduced: smooth edges, and outlines finer than a pixel.
+# Images are drawn this much larger, then reduced: smooth edges, and outlines finer than a pixel.
 SUPERSAMPLE = 2
 MIN_SIZE = 64
 
 
 class Scene(NamedTuple):
-    """A drawn picture.
+    """A drawn image.
 
     Attributes:
         image (np.ndarray): ``(size, size, 3)`` uint8, BGR.
@@ -41,17 +42,20 @@ class Scene(NamedTuple):
             where nothing covers it.
         labels (list[int]): Index into ``CLASSES`` of each shape.
     """
+
     image: np.ndarray
     instances: np.ndarray
     labels: List[int]
 
 
-def generate(kind: str,
-             root,
-             num_train: Optional[int] = None,
-             num_val: Optional[int] = None,
-             size: Optional[int] = None,
-             seed: int = 0) -> bool:
+def generate(
+    kind: str,
+    root,
+    num_train: Optional[int] = None,
+    num_val: Optional[int] = None,
+    size: Optional[int] = None,
+    seed: int = 0,
+) -> bool:
     """Write a data set of shapes, unless the very same stands there already.
 
     It is written beside ``root`` under a temporary name and takes its place when it is complete. A data set of shapes
@@ -63,10 +67,10 @@ def generate(kind: str,
             ``images/{training,validation}/*.jpg`` and ``annotations/{training,validation}/*.png``, where 0 is what
             nothing is learned from (outlines), 1 the background and ``2 + i`` the class ``CLASSES[i]``.
         root (str | Path): The data set's folder.
-        num_train (int, optional): Pictures to train on. Default: see ``KINDS``, as for the next two.
-        num_val (int, optional): Pictures held out.
-        size (int, optional): Side of the square pictures, in pixels.
-        seed (int): Other seeds give other pictures.
+        num_train (int, optional): Images to train on. Default: see ``KINDS``, as for the next two.
+        num_val (int, optional): Images held out.
+        size (int, optional): Side of the square images, in pixels.
+        seed (int): Other seeds give other images.
 
     Returns:
         bool: Whether anything was written; ``False`` if it stood there already.
@@ -90,8 +94,9 @@ def generate(kind: str,
     if read_manifest(root) == wanted:
         return False
     if root.exists() and read_manifest(root) is None and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f'{root} exists and is no generated data set (it has no {MANIFEST}): '
-                              'name another folder, or move it away')
+        raise FileExistsError(
+            f'{root} exists and is no generated data set (it has no {MANIFEST}): name another folder, or move it away'
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f'.{root.name}.', suffix='.partial', dir=root.parent))
     try:
@@ -127,25 +132,27 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def write_imagenet(root: Path, split: str, number: int, size: int, seed: int) -> None:
-    """One shape per picture, the classes in turn."""
+    """One shape per image, the classes in turn."""
     import cv2
+
     for name in CLASSES:
         (root / split / name).mkdir(parents=True)
     for index in range(number):
         label = index % len(CLASSES)
-        scene = draw_scene(picture_rng(seed, split, index), size, [label], radius=(0.22, 0.42))
+        scene = draw_scene(image_rng(seed, split, index), size, [label], radius=(0.22, 0.42))
         cv2.imwrite(str(root / split / CLASSES[label] / f'{index:06d}.jpg'), scene.image)
 
 
 def write_coco(root: Path, split: str, number: int, size: int, seed: int) -> None:
-    """Two to five shapes per picture, with boxes and polygons of what is visible of each."""
+    """Two to five shapes per image, with boxes and polygons of what is visible of each."""
     import cv2
+
     folder = root / f'{split}2017'
     folder.mkdir(parents=True)
     (root / 'annotations').mkdir(exist_ok=True)
     images, annotations = [], []
     for index in range(number):
-        scene = draw_many(picture_rng(seed, split, index), size)
+        scene = draw_many(image_rng(seed, split, index), size)
         name = f'{index:012d}.jpg'
         cv2.imwrite(str(folder / name), scene.image)
         images.append(dict(id=index + 1, file_name=name, height=size, width=size))
@@ -161,21 +168,29 @@ def write_coco(root: Path, split: str, number: int, size: int, seed: int) -> Non
                     segmentation=[np.round(polygon / SUPERSAMPLE, 2).ravel().tolist() for polygon in polygons],
                     bbox=np.round([*low, *(high - low)], 2).tolist(),
                     area=round(sum(polygon_area(polygon) for polygon in polygons) / SUPERSAMPLE**2, 2),
-                    iscrowd=0))
+                    iscrowd=0,
+                )
+            )
     categories = [dict(id=i + 1, name=name, supercategory='shape') for i, name in enumerate(CLASSES)]
-    content = dict(info=dict(description='Generated pictures of shapes'), licenses=[], images=images,
-                   annotations=annotations, categories=categories)
+    content = dict(
+        info=dict(description='Generated images of shapes'),
+        licenses=[],
+        images=images,
+        annotations=annotations,
+        categories=categories,
+    )
     (root / 'annotations' / f'instances_{split}2017.json').write_text(json.dumps(content))
 
 
 def write_ade20k(root: Path, split: str, number: int, size: int, seed: int) -> None:
-    """Two to five shapes per picture, with a map of classes."""
+    """Two to five shapes per image, with a map of classes."""
     import cv2
+
     split_folder = dict(train='training', val='validation')[split]
     for part in ('images', 'annotations'):
         (root / part / split_folder).mkdir(parents=True)
     for index in range(number):
-        scene = draw_many(picture_rng(seed, split, index), size)
+        scene = draw_many(image_rng(seed, split, index), size)
         cv2.imwrite(str(root / 'images' / split_folder / f'{index:08d}.jpg'), scene.image)
         cv2.imwrite(str(root / 'annotations' / split_folder / f'{index:08d}.png'), class_map(scene))
 
@@ -190,7 +205,7 @@ def class_map(scene: Scene) -> np.ndarray:
     return np.where(mixed, 0, fine[::SUPERSAMPLE, ::SUPERSAMPLE]).astype(np.uint8)
 
 
-def picture_rng(seed: int, split: str, index: int) -> np.random.Generator:
+def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, ('train', 'val').index(split), index])
 
 
@@ -206,7 +221,7 @@ def draw_scene(rng: np.random.Generator, size: int, labels: List[int], radius: T
 
     Args:
         rng (np.random.Generator): Where all chance comes from.
-        size (int): Side of the picture.
+        size (int): Side of the image.
         labels (list[int]): Classes to draw, at least one.
         radius (tuple[float, float]): Least and greatest radius of a shape, as a part of ``size``.
 
@@ -214,6 +229,7 @@ def draw_scene(rng: np.random.Generator, size: int, labels: List[int], radius: T
         Scene: With the shapes that found a place, one at least.
     """
     import cv2
+
     side = SUPERSAMPLE * size
     canvas = draw_background(rng, side)
     instances = np.zeros((side, side), np.int32)
@@ -224,7 +240,7 @@ def draw_scene(rng: np.random.Generator, size: int, labels: List[int], radius: T
             inside = np.zeros((side, side), np.uint8)
             cv2.fillPoly(inside, [polygon], 1)
             left, top, width, height = cv2.boundingRect(inside)
-            window = np.s_[top:top + height, left:left + width]
+            window = np.s_[top : top + height, left : left + width]
             inside = inside[window].astype(bool)
             covered = [int(i) for i in np.unique(instances[window][inside]) if i]
             after = instances.copy()
@@ -254,12 +270,13 @@ def outline(mask: np.ndarray) -> List[np.ndarray]:
         or one too small.
     """
     import cv2
+
     contours, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[-2:]
     if hierarchy is None or (hierarchy[0, :, 3] >= 0).any():
         return []
     # Contours run through the centres of the outermost pixels: half a pixel inwards, which SUPERSAMPLE makes small.
     polygons = [cv2.approxPolyDP(contour, 0.7, True)[:, 0] + 0.5 for contour in contours]
-    least = (4 * SUPERSAMPLE)**2
+    least = (4 * SUPERSAMPLE) ** 2
     return polygons if all(polygon_area(polygon) >= least for polygon in polygons) else []
 
 
@@ -274,8 +291,9 @@ def unit_polygon(label: int) -> np.ndarray:
     name = CLASSES[label]
     if name == 'cross':
         a = 0.33
-        return np.array([(a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a), (-a, -1), (a, -1), (a, -a),
-                         (1, -a), (1, a)])
+        return np.array(
+            [(a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a), (-a, -1), (a, -1), (a, -a), (1, -a), (1, a)]
+        )
     corners, inner = dict(circle=(64, 1), square=(4, 1), star=(10, 0.45), triangle=(3, 1))[name]
     angles = 2 * math.pi * np.arange(corners) / corners
     radii = np.where(np.arange(corners) % 2, inner, 1)
@@ -307,6 +325,7 @@ def shape_color(rng: np.random.Generator, label: int) -> np.ndarray:
 def draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
     """Soft colours, then strokes, rings and dots in front: ``(side, side, 3)`` uint8."""
     import cv2
+
     first, last = random_color(rng), random_color(rng)
     coarse = first + np.linspace(0, 1, 6)[:, None, None] * (last - first)
     coarse = np.clip(coarse + rng.normal(0, 12, size=(6, 6, 3)), 0, 255).astype(np.uint8)
@@ -320,17 +339,28 @@ def draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
             cv2.line(canvas, (x, y), (x + dx, y + dy), color, thick, cv2.LINE_AA)
         elif what == 1:
             start = int(rng.integers(360))
-            cv2.ellipse(canvas, (x, y), (abs(dx) // 2 + 3, abs(dy) // 2 + 3), int(rng.integers(180)), start,
-                        start + int(rng.integers(40, 200)), color, thick, cv2.LINE_AA)
+            cv2.ellipse(
+                canvas,
+                (x, y),
+                (abs(dx) // 2 + 3, abs(dy) // 2 + 3),
+                int(rng.integers(180)),
+                start,
+                start + int(rng.integers(40, 200)),
+                color,
+                thick,
+                cv2.LINE_AA,
+            )
         else:
             cv2.circle(canvas, (x, y), 2 * thick, color, -1, cv2.LINE_AA)
     return canvas
 
 
-def paint_shape(rng: np.random.Generator, canvas: np.ndarray, label: int, window: tuple, inside: np.ndarray,
-                polygon: np.ndarray) -> None:
+def paint_shape(
+    rng: np.random.Generator, canvas: np.ndarray, label: int, window: tuple, inside: np.ndarray, polygon: np.ndarray
+) -> None:
     """Fill ``canvas[window][inside]`` with a colour that stands out and a pattern of a second one."""
     import cv2
+
     target = canvas[window]
     behind = target[inside].mean(0)
     color = shape_color(rng, label)

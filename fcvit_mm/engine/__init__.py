@@ -1,10 +1,21 @@
-"""What plugs into the training loop: layer-wise decay, distributed set-up, safety, checks before the start."""
-from .checkpoint import WholeCheckpointHook
-from .layer_decay import BackboneLayerDecayConstructor
-from .numbers import NonFiniteHook
-from .pictures import BrokenPictureHook
-from .resume import ResumableBatchSampler, ResumableHook
-from .storage import WholeFileBackend
+"""What plugs into the training loop, and nothing else: the run, its config, its processes, hooks, optimizers."""
 
-__all__ = ['BackboneLayerDecayConstructor', 'BrokenPictureHook', 'NonFiniteHook', 'ResumableBatchSampler',
-           'ResumableHook', 'WholeCheckpointHook', 'WholeFileBackend']
+from ..files import AtomicFileBackend
+from .hooks import (
+    AtomicCheckpointHook,
+    NonFiniteHook,
+    ResumableBatchSampler,
+    ResumableHook,
+    SkipCorruptSamplesHook,
+)
+from .optim import BackboneLayerDecayConstructor
+
+__all__ = [
+    'AtomicCheckpointHook',
+    'AtomicFileBackend',
+    'BackboneLayerDecayConstructor',
+    'NonFiniteHook',
+    'ResumableBatchSampler',
+    'ResumableHook',
+    'SkipCorruptSamplesHook',
+]

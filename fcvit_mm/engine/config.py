@@ -1,4 +1,5 @@
 """From a config file and a command line to the config that a runner is built from."""
+
 import os.path as osp
 from typing import Callable, Optional
 
@@ -6,8 +7,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from ..requirements import EXTRAS, require
-from .errors import UserError
+from ..dependencies import EXTRAS, require
+from ..errors import UserError
 
 #: Task of each library, by the default scope of its configs.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
@@ -18,8 +19,9 @@ class ConfigError(UserError):
     """A config or command line that cannot work."""
 
 
-def load_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None,
-                launcher: str = 'none') -> Config:
+def load_config(
+    path: str, options: Optional[dict] = None, work_dir: Optional[str] = None, launcher: str = 'none'
+) -> Config:
     """Read a config of any of the three tasks and merge the command line into it.
 
     Args:
@@ -37,8 +39,10 @@ def load_config(path: str, options: Optional[dict] = None, work_dir: Optional[st
     """
     options = dict(options or {})
     if not osp.isfile(path):
-        raise ConfigError(f'config {path} does not exist: configs stand in configs/classification, configs/detection '
-                          'and configs/segmentation of the project')
+        raise ConfigError(
+            f'config {path} does not exist: configs stand in configs/classification, configs/detection '
+            'and configs/segmentation of the project'
+        )
     try:
         cfg = Config.fromfile(path)
     except ImportError as error:
@@ -98,8 +102,9 @@ def adapt_to_machine(cfg: Config) -> None:
             wrapper['type'] = 'OptimWrapper'
             for key in ('loss_scale', 'dtype', 'use_fsdp'):
                 wrapper.pop(key, None)
-            print_log('No accelerator: AmpOptimWrapper becomes OptimWrapper, training runs in float32.',
-                      logger='current')
+            print_log(
+                'No accelerator: AmpOptimWrapper becomes OptimWrapper, training runs in float32.', logger='current'
+            )
     for name in LOADERS:
         loader = cfg.get(name)
         if not loader:
@@ -147,9 +152,11 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
     """``--show-dir`` and ``--show``: draw predictions with the hook and visualizer of the task's library."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
-        raise ConfigError("--show and --show-dir need default_hooks=dict(visualization=dict(type='...Hook')) in the "
-                          'config, with the hook of its library')
-    # mmdet puts a relative folder below that of the first picture, then of the second, ...
+        raise ConfigError(
+            "--show and --show-dir need default_hooks=dict(visualization=dict(type='...Hook')) in the "
+            'config, with the hook of its library'
+        )
+    # mmdet puts a relative folder below that of the first image, then of the second, ...
     show_dir = osp.abspath(show_dir) if show_dir else None
     task = task_of(cfg)
     if task == 'classification':
@@ -159,7 +166,7 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
     if task == 'detection':
         hook['test_out_dir'] = show_dir
         return
-    # mmseg 1.2 draws every 50th picture unless told otherwise; later versions heed this in validation only.
+    # mmseg 1.2 draws every 50th image unless told otherwise; later versions heed this in validation only.
     hook['interval'] = 1
     if show_dir:
         cfg.visualizer['save_dir'] = show_dir
@@ -168,11 +175,15 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
 def enable_tta(cfg: Config) -> None:
     """``--tta``: test-time augmentation as the config describes it."""
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise ConfigError('--tta needs tta_model and tta_pipeline in the config, which lacks them (mmdet merges boxes '
-                          'but no masks, so configs with masks have none)')
+        raise ConfigError(
+            '--tta needs tta_model and tta_pipeline in the config, which lacks them (mmdet merges boxes '
+            'but no masks, so configs with masks have none)'
+        )
     if task_of(cfg) == 'classification' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
-        raise ConfigError('--tta with --show-dir or --show: mmpretrain draws on what the model was given, and with '
-                          '--tta that is several pictures for each one. Leave one of them out')
+        raise ConfigError(
+            '--tta with --show-dir or --show: mmpretrain draws on what the model was given, and with '
+            '--tta that is several images for each one. Leave one of them out'
+        )
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset['dataset']
@@ -193,7 +204,7 @@ def dump_predictions(cfg: Config, out: str) -> Optional[Callable]:
     task = task_of(cfg)
     if task == 'segmentation':
         if osp.splitext(out)[1]:
-            raise ConfigError(f'--out {out}: for segmentation it is a folder, which gets one PNG file per picture')
+            raise ConfigError(f'--out {out}: for segmentation it is a folder, which gets one PNG file per image')
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         evaluators[0]['output_dir'] = out
         return None

@@ -1,4 +1,5 @@
 """Train and test, for all three tasks: checks, then MMEngine's runner."""
+
 import os
 from typing import Callable, Optional
 
@@ -8,34 +9,40 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..checkpoints import CheckpointError, read_checkpoint
-from . import preflight
-from .checkpoint import WholeCheckpointHook
+from ..checkpoints import check_fits, read_checkpoint
 from .config import adapt_to_machine
 from .distributed import LostProcessError, init_cpu_distributed, lost_process
-from .resume import find_resume_point, make_resumable
+from .hooks.checkpoint import AtomicCheckpointHook
+from .hooks.resume import find_resume_point, make_resumable
+
+
+def select_resume_point(cfg: Config) -> Optional[str]:
+    """Find the checkpoint that ``--resume`` continues from, and let the config continue from it.
+
+    With ``cfg.resume`` and no ``cfg.load_from`` that is the last complete checkpoint of the work directory, if there is
+    one. When a run continues, the pretrained file of the backbone is not needed.
+
+    Returns:
+        str | None: The checkpoint; ``None`` if the run starts anew.
+    """
+    if not cfg.get('resume'):
+        return None
+    resume_from = cfg.get('load_from') or find_resume_point(cfg.work_dir)
+    if resume_from:
+        skip_pretrained(cfg)
+        cfg.load_from = resume_from
+    else:
+        print_log(f'Nothing to resume from in {cfg.work_dir}: starting anew.', logger='current')
+    return resume_from
 
 
 def train(cfg: Config) -> Runner:
     """Train what a config describes, from :func:`fcvit_mm.engine.config.load_config`.
 
-    With ``cfg.resume`` and no ``cfg.load_from`` it goes on from the last complete checkpoint of the work directory, if
-    there is one. When it goes on from a checkpoint, the pretrained file of the backbone is not needed.
-
-    Raises:
-        PreflightError: Data, checkpoints or numbers of classes cannot work; all problems at once.
+    ``tools/train.py`` calls :func:`fcvit_mm.preflight.check_training` before it.
     """
     adapt_to_machine(cfg)
-    resume_from = None
-    if cfg.get('resume'):
-        resume_from = cfg.get('load_from') or find_resume_point(cfg.work_dir)
-        if resume_from:
-            skip_pretrained(cfg)
-            cfg.load_from = resume_from
-        else:
-            print_log(f'Nothing to resume from in {cfg.work_dir}: starting anew.', logger='current')
-    if is_first_here():
-        preflight.check_training(cfg, resume_from)
+    resume_from = select_resume_point(cfg)
     if resume_from:
         keep_seed(cfg, resume_from)
     protect(cfg)
@@ -44,7 +51,7 @@ def train(cfg: Config) -> Runner:
 
 def go_on_training(runner: Runner):
     """Train; also where the data loader's workers were told to end together with this process."""
-    hooks = [hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook)]
+    hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
     try:
         return runner.train()
     except RuntimeError as error:
@@ -61,7 +68,7 @@ def protect(cfg: Config) -> None:
     """What every training run gets, unless its config has it with settings of its own: see the hooks."""
     checkpoint = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if checkpoint and checkpoint.get('type') == 'CheckpointHook':
-        checkpoint['type'] = 'WholeCheckpointHook'
+        checkpoint['type'] = 'AtomicCheckpointHook'
     make_resumable(cfg)
     add_hooks(cfg, 'ResumableHook', 'NonFiniteHook')
 
@@ -82,8 +89,9 @@ def keep_seed(cfg: Config, checkpoint: str) -> None:
             cfg.randomness = dict(randomness, seed=int(seed))
 
 
-def test(cfg: Config, checkpoint: str, wrap: Optional[Callable] = None,
-         extra_metric: Optional[Callable] = None) -> dict:
+def test(
+    cfg: Config, checkpoint: str, wrap: Optional[Callable] = None, extra_metric: Optional[Callable] = None
+) -> dict:
     """Evaluate a checkpoint.
 
     Args:
@@ -96,12 +104,9 @@ def test(cfg: Config, checkpoint: str, wrap: Optional[Callable] = None,
         dict: Metrics by name.
 
     Raises:
-        PreflightError: As for :func:`train`.
         CheckpointError: The checkpoint belongs to another model.
     """
     adapt_to_machine(cfg)
-    if is_first_here():
-        preflight.check_testing(cfg, checkpoint)
     cfg.load_from = checkpoint
     cfg.resume = False
     if wrap is not None:
@@ -119,7 +124,7 @@ def test(cfg: Config, checkpoint: str, wrap: Optional[Callable] = None,
 
 def run(cfg: Config, go: Callable):
     """Join the processes, build the runner, and ``go(runner)``."""
-    add_hooks(cfg, 'BrokenPictureHook')
+    add_hooks(cfg, 'SkipCorruptSamplesHook')
     joined = init_cpu_distributed(cfg, cfg.get('launcher', 'none'))
     try:
         return go(Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg))
@@ -144,26 +149,3 @@ def is_first_here() -> bool:
         if name in os.environ:
             return os.environ[name] == '0'
     return True
-
-
-def check_fits(model, checkpoint: str) -> None:
-    """Refuse to evaluate weights of another model: MMEngine only warns, and random layers give random predictions.
-
-    Raises:
-        CheckpointError: Parameters are missing in the checkpoint or have other shapes; names the first of each.
-    """
-    content = read_checkpoint(checkpoint)
-    weights = content.get('state_dict', content)
-    weights = {key[len('module.'):] if key.startswith('module.') else key: value for key, value in weights.items()}
-    wanted = model.state_dict()
-    missing = [key for key in wanted if key not in weights]
-    other = [f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}' for key, value in wanted.items()
-             if key in weights and tuple(weights[key].shape) != tuple(value.shape)]
-    if missing or other:
-        parts = []
-        if missing:
-            parts.append(f'{len(missing)} of {len(wanted)} values are missing ({", ".join(missing[:3])}, ...)')
-        if other:
-            parts.append(f'{len(other)} have another shape ({"; ".join(other[:3])})')
-        raise CheckpointError(f'{checkpoint} does not fit the config: {"; ".join(parts)}. Give the config that it was '
-                              'trained with; a published file is first converted by tools/convert_checkpoint.py')

@@ -1,4 +1,5 @@
 """What every backbone of this package promises to a detector, segmentor or classifier."""
+
 from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import torch.nn as nn
@@ -36,8 +37,9 @@ def normalize_indices(indices: Union[int, Sequence[int]], length: int, name: str
     return ascending
 
 
-def resolve_arch(arch: Union[str, dict], settings: Dict[str, dict], per_stage: Sequence[str], defaults: dict,
-                 num_stages: int) -> dict:
+def resolve_arch(
+    arch: Union[str, dict], settings: Dict[str, dict], per_stage: Sequence[str], defaults: dict, num_stages: int
+) -> dict:
     """Look a variant up in its table, or check one given as a dict.
 
     Args:
@@ -55,16 +57,19 @@ def resolve_arch(arch: Union[str, dict], settings: Dict[str, dict], per_stage: S
     """
     if isinstance(arch, str):
         if arch.lower() not in settings:
-            raise ValueError(f'unknown arch {arch!r}, expected one of {sorted(settings)} or a dict of '
-                             f'{list(per_stage)}')
+            raise ValueError(
+                f'unknown arch {arch!r}, expected one of {sorted(settings)} or a dict of {list(per_stage)}'
+            )
         arch = settings[arch.lower()]
     if not isinstance(arch, dict):
         raise ValueError(f'arch must be one of {sorted(settings)} or a dict, got {arch!r}')
     missing = [key for key in per_stage if key not in arch]
     unknown = [key for key in arch if key not in (*per_stage, *defaults)]
     if missing or unknown:
-        raise ValueError(f'arch lacks {missing} and has unknown {unknown}: it takes {list(per_stage)} '
-                         f'and, if wanted, {list(defaults)}')
+        raise ValueError(
+            f'arch lacks {missing} and has unknown {unknown}: it takes {list(per_stage)} '
+            f'and, if wanted, {list(defaults)}'
+        )
     for key in per_stage:
         if len(arch[key]) != num_stages or not all(value > 0 for value in arch[key]):
             raise ValueError(f'arch has {key}={arch[key]!r}, expected {num_stages} positive values, one per stage')
@@ -105,25 +110,29 @@ class Backbone(BaseModule):
     stem: nn.Module
     stages: nn.ModuleList
 
-    def __init__(self,
-                 channels: Sequence[int],
-                 strides: Sequence[int],
-                 out_indices: Union[int, Sequence[int]],
-                 frozen_stages: int = -1,
-                 norm_eval: bool = False,
-                 with_cp: bool = False,
-                 init_cfg=None) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        out_indices: Union[int, Sequence[int]],
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg=None,
+    ) -> None:
         super().__init__(init_cfg)
         self.out_indices = normalize_indices(out_indices, len(channels))
         self.num_stages = self.out_indices[-1] + 1
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= self.num_stages:
-            raise ValueError(f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to '
-                             f'{self.num_stages} (the stem and all stages that out_indices={self.out_indices} needs)')
+            raise ValueError(
+                f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to '
+                f'{self.num_stages} (the stem and all stages that out_indices={self.out_indices} needs)'
+            )
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        self.stage_channels = tuple(channels[:self.num_stages])
-        self.stage_strides = tuple(strides[:self.num_stages])
+        self.stage_channels = tuple(channels[: self.num_stages])
+        self.stage_strides = tuple(strides[: self.num_stages])
         self.out_channels = tuple(channels[index] for index in self.out_indices)
         self.out_strides = tuple(strides[index] for index in self.out_indices)
 
@@ -170,7 +179,7 @@ class Backbone(BaseModule):
         """Freeze what ``frozen_stages`` names: no gradients, evaluation mode."""
         if self.frozen_stages < 0:
             return
-        for part in (self.stem, *self.stages[:self.frozen_stages]):
+        for part in (self.stem, *self.stages[: self.frozen_stages]):
             part.eval()
             part.requires_grad_(False)
 
@@ -202,7 +211,7 @@ class Backbone(BaseModule):
         num_layers = sum(depths) + 2
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
-        parts = param_name[len(prefix):].split('.')
+        parts = param_name[len(prefix) :].split('.')
         if parts[0] == 'stem':
             return 0, num_layers
         if parts[0] != 'stages':

@@ -9,6 +9,7 @@ for each position (inhomogeneous). Any input size works.
 
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width.
 """
+
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -29,8 +30,8 @@ from .layers import (
     batch_norm_affine,
     check_image_batch,
     drop_path_rates,
-    fold_batch_norm_,
-    fold_input_,
+    fuse_batch_norm_,
+    fuse_input_,
     gelu_of,
     is_plain,
     pad_to_multiple,
@@ -58,8 +59,11 @@ class PatchStem(nn.Module):
         super().__init__()
         self.proj = Conv2d(in_channels, channels, 4, stride=4)
         self.norm = LayerNorm2d(channels)
-        positions = None if position_size is None else nn.Parameter(
-            nn.init.trunc_normal_(torch.empty(1, channels, position_size, position_size), std=0.02))
+        positions = (
+            None
+            if position_size is None
+            else nn.Parameter(nn.init.trunc_normal_(torch.empty(1, channels, position_size, position_size), std=0.02))
+        )
         self.register_parameter('pos_embed', positions)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,16 +112,18 @@ class DynamicDepthwiseConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if type(self.norm) is nn.BatchNorm2d and self.norm.training and x.shape[0] == 1:
-            raise ValueError('dynamic DWNet computes its kernels through a BatchNorm over the images of a batch, which '
-                             'needs at least 2 of them in training, got 1: take a larger batch, norm_eval=True or '
-                             'SyncBN')
+            raise ValueError(
+                'dynamic DWNet computes its kernels through a BatchNorm over the images of a batch, which '
+                'needs at least 2 of them in training, got 1: take a larger batch, norm_eval=True or '
+                'SyncBN'
+            )
         kernels = self.fc2(self.act(self.norm(self.fc1(x.mean((2, 3), keepdim=True)))))
         kernels = kernels.reshape(x.shape[0], x.shape[1], self.kernel_size, self.kernel_size)
         return dynamic_depthwise_conv2d(x, kernels.to(x.dtype), self.bias.to(x.dtype))
 
     def fuse_(self) -> None:
         """For inference, in place: the BatchNorm becomes part of the convolution before it."""
-        fold_batch_norm_(self.fc1, self.norm)
+        fuse_batch_norm_(self.fc1, self.norm)
         self.norm = nn.Identity()
 
 
@@ -144,7 +150,7 @@ class InhomogeneousDepthwiseConv(nn.Module):
 
     def fuse_(self) -> None:
         """For inference, in place: the BatchNorm becomes part of the convolution before it."""
-        fold_batch_norm_(self.fc1, self.norm)
+        fuse_batch_norm_(self.fc1, self.norm)
         self.norm = nn.Identity()
 
 
@@ -182,11 +188,11 @@ class DWMixer(nn.Module):
 
     def fuse_(self) -> None:
         """For inference, in place: BatchNorms become part of the convolutions before them."""
-        fold_batch_norm_(self.fc1, self.norm1)
-        fold_batch_norm_(self.fc2, self.norm3)
+        fuse_batch_norm_(self.fc1, self.norm1)
+        fuse_batch_norm_(self.fc2, self.norm3)
         self.norm1 = self.norm3 = nn.Identity()
         if isinstance(self.dwconv, nn.Conv2d):
-            fold_batch_norm_(self.dwconv, self.norm2)
+            fuse_batch_norm_(self.dwconv, self.norm2)
             self.norm2 = nn.Identity()
 
 
@@ -223,7 +229,7 @@ class DWNetBlock(nn.Module):
 
     def fuse_(self) -> None:
         """For inference, in place: the BatchNorm becomes part of the MLP's first layer."""
-        fold_input_(self.mlp.fc1, *batch_norm_affine(self.norm))
+        fuse_input_(self.mlp.fc1, *batch_norm_affine(self.norm))
         self.norm = nn.Identity()
 
 
@@ -271,21 +277,28 @@ class DWNet(Backbone):
     }
     strides = (4, 8, 16, 32)
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'tiny',
-                 dynamic: Union[bool, str] = False,
-                 in_channels: int = 3,
-                 out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-                 norm_cfg: Optional[dict] = None,
-                 drop_path_rate: float = 0.,
-                 drop_rate: float = 0.,
-                 position_size: Optional[int] = None,
-                 frozen_stages: int = -1,
-                 norm_eval: bool = False,
-                 with_cp: bool = False,
-                 init_cfg=None) -> None:
-        settings = resolve_arch(arch, self.arch_settings, per_stage=('depths', 'channels'),
-                                defaults=dict(group_channels=None, mlp_ratio=4), num_stages=len(self.strides))
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'tiny',
+        dynamic: Union[bool, str] = False,
+        in_channels: int = 3,
+        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+        norm_cfg: Optional[dict] = None,
+        drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        position_size: Optional[int] = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg=None,
+    ) -> None:
+        settings = resolve_arch(
+            arch,
+            self.arch_settings,
+            per_stage=('depths', 'channels'),
+            defaults=dict(group_channels=None, mlp_ratio=4),
+            num_stages=len(self.strides),
+        )
         depths, channels = settings['depths'], settings['channels']
         super().__init__(channels, self.strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         check_options(dynamic, channels, settings['group_channels'], drop_path_rate, position_size)
@@ -337,6 +350,7 @@ class DWNet(Backbone):
         A classifier's LayerNorm and a dense model's BatchNorm stand under the same name; the scale of one is of no use
         to the other. Swin's classifiers store position embeddings as (1, H * W, C).
         """
+
         def is_other_kind(name: str) -> bool:
             norm = getattr(self, name.split('.')[0], None) if name.startswith('norm') else None
             has_statistics = f'{name.split(".")[0]}.running_mean' in state_dict
@@ -345,7 +359,7 @@ class DWNet(Backbone):
         result = {name: value for name, value in state_dict.items() if not is_other_kind(name)}
         own, given = self.stem.pos_embed, result.get('stem.pos_embed')
         if own is not None and given is not None:
-            side = round(given.shape[1]**0.5)
+            side = round(given.shape[1] ** 0.5)
             if given.ndim == 3 and side**2 == given.shape[1]:
                 given = given.transpose(1, 2).unflatten(2, (side, side))
             if given.ndim == 4 and given.shape[:2] == own.shape[:2]:
@@ -383,19 +397,29 @@ def init_linear_(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def check_options(dynamic: Union[bool, str], channels: Sequence[int], group_channels: Optional[Sequence[int]],
-                  drop_path_rate: float, position_size: Optional[int]) -> None:
+def check_options(
+    dynamic: Union[bool, str],
+    channels: Sequence[int],
+    group_channels: Optional[Sequence[int]],
+    drop_path_rate: float,
+    position_size: Optional[int],
+) -> None:
     """Refuse options that make no network, naming the value and what was expected."""
     if dynamic not in KINDS or (dynamic == 0 and dynamic is not False):
         raise ValueError(f'dynamic={dynamic!r}, expected one of {", ".join(map(repr, KINDS))}')
     if dynamic and min(channels) < 4:
         raise ValueError(f'channels={tuple(channels)}: kernels are computed through a quarter of them, at least 4')
     if dynamic == 'inhomogeneous':
-        fits = group_channels is not None and len(group_channels) == len(channels) and all(
-            count > 0 and width % count == 0 for count, width in zip(group_channels, channels))
+        fits = (
+            group_channels is not None
+            and len(group_channels) == len(channels)
+            and all(count > 0 and width % count == 0 for count, width in zip(group_channels, channels))
+        )
         if not fits:
-            raise ValueError(f'arch has group_channels={group_channels!r} for channels={tuple(channels)}: '
-                             "dynamic='inhomogeneous' takes one divisor of the channels for each stage")
+            raise ValueError(
+                f'arch has group_channels={group_channels!r} for channels={tuple(channels)}: '
+                "dynamic='inhomogeneous' takes one divisor of the channels for each stage"
+            )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
     if position_size is not None and position_size < 1:

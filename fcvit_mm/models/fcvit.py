@@ -8,6 +8,7 @@ the image's mean, and lets large depth-wise convolutions mix locally. Any input 
 
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width, ``h`` heads of ``d = C / h``.
 """
+
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
@@ -26,8 +27,8 @@ from .layers import (
     check_image_batch,
     drop_path_rates,
     fast_layout,
-    fold_input_,
-    fold_output_,
+    fuse_input_,
+    fuse_output_,
     gelu_of,
     init_weights_,
     is_bare,
@@ -53,11 +54,12 @@ class GlobalContext(nn.Module):
 
     eps = 1e-5
 
-    def __init__(self, channels: int, num_heads: int, reduction: int = 8, compete: bool = True,
-                 weighted: bool = True) -> None:
+    def __init__(
+        self, channels: int, num_heads: int, reduction: int = 8, compete: bool = True, weighted: bool = True
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (channels // num_heads)**-0.5
+        self.scale = (channels // num_heads) ** -0.5
         self.compete = compete
         self.weighted = weighted
         hidden = channels // reduction
@@ -110,8 +112,9 @@ class TokenMix(nn.Module):
         ``(B, C, H, W)`` to the same.
     """
 
-    def __init__(self, channels: int, kernel_size: int, hidden: Optional[int],
-                 global_context: Optional[nn.Module]) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, hidden: Optional[int], global_context: Optional[nn.Module]
+    ) -> None:
         super().__init__()
         self.global_context = global_context
         self.dwconv = Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
@@ -196,8 +199,15 @@ class ChannelMixer(nn.Module):
         ``(B, C, H, W)`` to the same.
     """
 
-    def __init__(self, channels: int, hidden: int, dwconv: bool = True, channel_attention: bool = False,
-                 drop_rate: float = 0., recompute: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        dwconv: bool = True,
+        channel_attention: bool = False,
+        drop_rate: float = 0.0,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
         self.recompute = recompute
         self.fc1 = Conv2d(channels, hidden, 1)
@@ -215,8 +225,9 @@ class ChannelMixer(nn.Module):
     def fused(self, x: Tensor) -> Tensor:
         """All but the channel attention, in one operation."""
         mixer = recomputed_channel_mixer if self.recompute and torch.is_grad_enabled() else channel_mixer
-        return mixer(x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight,
-                     self.fc2.bias)
+        return mixer(
+            x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight, self.fc2.bias
+        )
 
 
 class FCViTBlock(nn.Module):
@@ -226,8 +237,14 @@ class FCViTBlock(nn.Module):
         ``(B, C, H, W)`` to the same.
     """
 
-    def __init__(self, channels: int, token_mixer: nn.Module, channel_mixer: nn.Module,
-                 layer_scale_init_value: Optional[float], drop_path_rate: float) -> None:
+    def __init__(
+        self,
+        channels: int,
+        token_mixer: nn.Module,
+        channel_mixer: nn.Module,
+        layer_scale_init_value: Optional[float],
+        drop_path_rate: float,
+    ) -> None:
         super().__init__()
         self.norm1 = GroupNorm1(channels)
         self.token_mixer = token_mixer
@@ -235,8 +252,11 @@ class FCViTBlock(nn.Module):
         self.channel_mixer = channel_mixer
         self.drop_path = DropPath(drop_path_rate)
         for name in ('layer_scale1', 'layer_scale2'):
-            scale = None if layer_scale_init_value is None else nn.Parameter(
-                torch.full((channels,), float(layer_scale_init_value)))
+            scale = (
+                None
+                if layer_scale_init_value is None
+                else nn.Parameter(torch.full((channels,), float(layer_scale_init_value)))
+            )
             self.register_parameter(name, scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -249,10 +269,10 @@ class FCViTBlock(nn.Module):
         Not so ``norm1``, which the similarity reads, nor ``layer_scale1``, which stands behind a GELU.
         """
         mixer = self.channel_mixer
-        fold_input_(mixer.fc1, self.norm2.weight, self.norm2.bias)
+        fuse_input_(mixer.fc1, self.norm2.weight, self.norm2.bias)
         self.norm2 = GroupNorm1(self.norm2.num_channels, affine=False)
         if self.layer_scale2 is not None and isinstance(mixer.channel_attention, nn.Identity):
-            fold_output_(mixer.fc2, self.layer_scale2, torch.zeros_like(self.layer_scale2))
+            fuse_output_(mixer.fc2, self.layer_scale2, torch.zeros_like(self.layer_scale2))
             self.layer_scale2 = None
 
 
@@ -315,30 +335,37 @@ class FCViT(Backbone):
     }
     strides = (4, 8, 16, 32)
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'tiny',
-                 in_channels: int = 3,
-                 out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.,
-                 drop_rate: float = 0.,
-                 layer_scale_init_value: Optional[float] = 1e-6,
-                 kernel_sizes: Sequence[int] = (11, 11),
-                 token_mix_reduction: int = 8,
-                 token_mix_min_channels: int = 16,
-                 global_context: bool = True,
-                 context_reduction: int = 8,
-                 compete: bool = True,
-                 weighted: bool = True,
-                 channel_mixer_dwconv: bool = True,
-                 spatial_attention: bool = False,
-                 channel_attention: bool = False,
-                 mixer_recompute: bool = False,
-                 frozen_stages: int = -1,
-                 norm_eval: bool = False,
-                 with_cp: bool = False,
-                 init_cfg=None) -> None:
-        settings = resolve_arch(arch, self.arch_settings, per_stage=('depths', 'channels', 'mlp_ratios'),
-                                defaults=dict(num_heads=8), num_stages=len(self.strides))
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'tiny',
+        in_channels: int = 3,
+        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        layer_scale_init_value: Optional[float] = 1e-6,
+        kernel_sizes: Sequence[int] = (11, 11),
+        token_mix_reduction: int = 8,
+        token_mix_min_channels: int = 16,
+        global_context: bool = True,
+        context_reduction: int = 8,
+        compete: bool = True,
+        weighted: bool = True,
+        channel_mixer_dwconv: bool = True,
+        spatial_attention: bool = False,
+        channel_attention: bool = False,
+        mixer_recompute: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg=None,
+    ) -> None:
+        settings = resolve_arch(
+            arch,
+            self.arch_settings,
+            per_stage=('depths', 'channels', 'mlp_ratios'),
+            defaults=dict(num_heads=8),
+            num_stages=len(self.strides),
+        )
         depths, channels = settings['depths'], settings['channels']
         mlp_ratios, num_heads = settings['mlp_ratios'], settings['num_heads']
         super().__init__(channels, self.strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
@@ -355,10 +382,12 @@ class FCViT(Backbone):
             return FCViTBlock(
                 width,
                 token_mixer=TokenMixer(mixes, SpatialAttention(width) if spatial_attention else None),
-                channel_mixer=ChannelMixer(width, int(mlp_ratio * width), channel_mixer_dwconv, channel_attention,
-                                           drop_rate, mixer_recompute),
+                channel_mixer=ChannelMixer(
+                    width, int(mlp_ratio * width), channel_mixer_dwconv, channel_attention, drop_rate, mixer_recompute
+                ),
                 layer_scale_init_value=layer_scale_init_value,
-                drop_path_rate=rate)
+                drop_path_rate=rate,
+            )
 
         self.stem = PatchEmbed(in_channels, channels[0], kernel_size=7, stride=4)
         self.stages = nn.ModuleList()
@@ -387,19 +416,28 @@ class FCViT(Backbone):
         return tuple(outputs)
 
 
-def check_options(channels: Sequence[int], num_heads: int, kernel_sizes: Sequence[int], token_mix_reduction: int,
-                  context_reduction: int, drop_path_rate: float) -> None:
+def check_options(
+    channels: Sequence[int],
+    num_heads: int,
+    kernel_sizes: Sequence[int],
+    token_mix_reduction: int,
+    context_reduction: int,
+    drop_path_rate: float,
+) -> None:
     """Refuse options that make no network, naming the value and what was expected."""
     for width in channels:
         if width % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide the {width} channels of a stage '
-                             f'(channels={tuple(channels)}): change either in arch')
+            raise ValueError(
+                f'num_heads={num_heads} does not divide the {width} channels of a stage '
+                f'(channels={tuple(channels)}): change either in arch'
+            )
         if width < context_reduction:
             raise ValueError(f'context_reduction={context_reduction} leaves nothing of the {width} channels of a stage')
     if not 1 <= len(kernel_sizes) <= 2 or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
         raise ValueError(f'kernel_sizes={kernel_sizes!r}, expected one or two odd numbers, one for each token mix')
     if token_mix_reduction < 1 or context_reduction < 1:
-        raise ValueError(f'token_mix_reduction={token_mix_reduction} and context_reduction={context_reduction} '
-                         'must be at least 1')
+        raise ValueError(
+            f'token_mix_reduction={token_mix_reduction} and context_reduction={context_reduction} must be at least 1'
+        )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')

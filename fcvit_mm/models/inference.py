@@ -1,4 +1,5 @@
 """A trained model made ready for inference."""
+
 import copy
 from functools import partial
 from typing import Any, Iterator, Optional
@@ -39,8 +40,10 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
     backbones = [module for module in optimized.modules() if isinstance(module, Backbone)]
     if not backbones:
-        raise ValueError(f'{type(model).__name__} holds no backbone of fcvit_mm, expected one of '
-                         f'{", ".join(sorted(cls.__name__ for cls in Backbone.__subclasses__()))} in it')
+        raise ValueError(
+            f'{type(model).__name__} holds no backbone of fcvit_mm, expected one of '
+            f'{", ".join(sorted(cls.__name__ for cls in Backbone.__subclasses__()))} in it'
+        )
     for backbone in backbones:
         for module in list(backbone.modules()):
             if hasattr(module, 'fuse_'):
@@ -74,12 +77,14 @@ def _compare(model: nn.Module, optimized: nn.Module, example: Tensor) -> None:
         model.train(training)
     for expected, got in pairs:
         limit = TOLERANCE_HALF if expected.dtype in HALF else TOLERANCE
-        difference = (got.float() - expected.float()).abs().max().item() if expected.numel() else 0.
-        largest = expected.float().abs().max().clamp(min=1).item() if expected.numel() else 1.
+        difference = (got.float() - expected.float()).abs().max().item() if expected.numel() else 0.0
+        largest = expected.float().abs().max().clamp(min=1).item() if expected.numel() else 1.0
         if not difference <= limit * largest:
-            raise RuntimeError(f'the optimized {type(model).__name__} differs from the model by {difference:.3g} on '
-                               f'outputs of up to {largest:.3g}, more than {limit:g} of them: please report this with '
-                               'the config; until then, use the model as it is')
+            raise RuntimeError(
+                f'the optimized {type(model).__name__} differs from the model by {difference:.3g} on '
+                f'outputs of up to {largest:.3g}, more than {limit:g} of them: please report this with '
+                'the config; until then, use the model as it is'
+            )
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -1,4 +1,5 @@
 """What the networks share: patch embedding, stochastic depth, initial weights."""
+
 import math
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -31,8 +32,14 @@ def is_bare(*modules: nn.Module) -> bool:
     Not with hooks (pruning and feature extraction live there), nor where another class took their place
     (parametrisation, quantisation).
     """
-    return all(type(module) in (Conv2d, PointwiseLinear) and not module._forward_hooks and not module._forward_pre_hooks
-               and not module._backward_hooks and not module._backward_pre_hooks for module in modules)
+    return all(
+        type(module) in (Conv2d, PointwiseLinear)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+        for module in modules
+    )
 
 
 def gelu_of(layer: nn.Module, x: Tensor) -> Tensor:
@@ -56,7 +63,7 @@ def batch_norm_affine(norm: nn.BatchNorm2d) -> Tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def fold_output_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+def fuse_output_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
     """Make a convolution or linear layer multiply its output channels by ``scale`` and add ``shift``."""
     bias = shift if layer.bias is None else layer.bias.double() * scale + shift
     layer.weight.copy_((layer.weight.double().flatten(1) * scale.double()[:, None]).view_as(layer.weight))
@@ -64,7 +71,7 @@ def fold_output_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
 
 
 @torch.no_grad()
-def fold_input_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+def fuse_input_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
     """Make a 1x1 convolution or linear layer multiply its input channels by ``scale`` and add ``shift`` first."""
     weight = layer.weight.double().flatten(1)
     bias = weight @ shift.double() + (0 if layer.bias is None else layer.bias.double())
@@ -72,9 +79,9 @@ def fold_input_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
     layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
 
 
-def fold_batch_norm_(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
+def fuse_batch_norm_(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
     """Make a convolution compute what the BatchNorm in evaluation mode behind it would."""
-    fold_output_(layer, *batch_norm_affine(norm))
+    fuse_output_(layer, *batch_norm_affine(norm))
 
 
 class PatchEmbed(nn.Module):
@@ -102,7 +109,7 @@ class PatchEmbed(nn.Module):
 
     def fuse_(self) -> None:
         """For inference, in place: the BatchNorm becomes part of the convolution."""
-        fold_batch_norm_(self.proj, self.norm)
+        fuse_batch_norm_(self.proj, self.norm)
         self.norm = nn.Identity()
 
 
@@ -192,11 +199,14 @@ def _first_and_second_pass(block: nn.Module):
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Leave running statistics of BatchNorms in training as they are."""
-    norms = [module for module in block.modules()
-             if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
+    norms = [
+        module
+        for module in block.modules()
+        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+    ]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.
+        norm.momentum = 0.0
     try:
         yield
     finally:
@@ -307,14 +317,22 @@ def check_image_batch(x: Tensor, channels: int, min_size: int, name: str) -> Non
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f'{name} takes a floating-point tensor, got {got}: convert the images first, '
-                        'as the data_preprocessor of a config does')
+        raise TypeError(
+            f'{name} takes a floating-point tensor, got {got}: convert the images first, '
+            'as the data_preprocessor of a config does'
+        )
     if x.ndim != 4:
-        raise ValueError(f'{name} takes a batch of images (B, {channels}, H, W), got {x.ndim} dimensions '
-                         f'{tuple(x.shape)}: add the batch dimension of a single image with image[None]')
+        raise ValueError(
+            f'{name} takes a batch of images (B, {channels}, H, W), got {x.ndim} dimensions '
+            f'{tuple(x.shape)}: add the batch dimension of a single image with image[None]'
+        )
     if x.shape[1] != channels:
-        raise ValueError(f'{name} was built for {channels} input channels, got {x.shape[1]} in {tuple(x.shape)}: '
-                         'pass (B, C, H, W), or build it with in_channels')
+        raise ValueError(
+            f'{name} was built for {channels} input channels, got {x.shape[1]} in {tuple(x.shape)}: '
+            'pass (B, C, H, W), or build it with in_channels'
+        )
     if any(side < min_size for side in x.shape[2:]):
-        raise ValueError(f'{name} needs images of at least {min_size}x{min_size} pixels, got '
-                         f'{x.shape[2]}x{x.shape[3]}: resize or pad them')
+        raise ValueError(
+            f'{name} needs images of at least {min_size}x{min_size} pixels, got '
+            f'{x.shape[2]}x{x.shape[3]}: resize or pad them'
+        )

@@ -2,8 +2,9 @@
 
 Source: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis", ICLR 2022,
 OpenReview O476oWmiNNp. Self-attention is a low-pass filter: with depth only the tokens' mean (DC) survives. Both
-remedies scale what is not the mean, and start as the identity: every new parameter is 0 at first.
+methods scale what is not the mean, and start as the identity: every new parameter is 0 at first.
 """
+
 from typing import Optional, Sequence, Tuple
 
 import torch
@@ -13,25 +14,29 @@ from torch import Tensor
 
 from ..ops.dispatch import records_any_size
 
-#: The remedies, by the names that the networks take.
-REMEDIES = ('attn_scale', 'feat_scale')
+#: The methods, by the names that the networks take.
+METHODS = ('attn_scale', 'feat_scale')
 
 
-def check_remedies(remedies: Sequence[str]) -> Tuple[str, ...]:
-    """The remedies as a tuple; none leaves the plain transformer.
+def check_methods(methods: Sequence[str]) -> Tuple[str, ...]:
+    """The methods as a tuple; none leaves the plain transformer.
 
     Raises:
         TypeError: Not a sequence of names, a bare name say.
-        ValueError: A name that is none of ``REMEDIES``, or one given twice.
+        ValueError: A name that is none of ``METHODS``, or one given twice.
     """
-    if isinstance(remedies, str) or not isinstance(remedies, Sequence):
-        raise TypeError(f'remedies={remedies!r}, expected a sequence of names out of {REMEDIES}, '
-                        f'such as {REMEDIES[:1]}; an empty one leaves the plain transformer')
-    unknown = [remedy for remedy in remedies if remedy not in REMEDIES]
-    if unknown or len(set(remedies)) != len(remedies):
-        raise ValueError(f'remedies={remedies!r}, expected each of {REMEDIES} once at most'
-                         + (f': there is no {unknown[0]!r}' if unknown else ''))
-    return tuple(remedies)
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        raise TypeError(
+            f'methods={methods!r}, expected a sequence of names out of {METHODS}, '
+            f'such as {METHODS[:1]}; an empty one leaves the plain transformer'
+        )
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or len(set(methods)) != len(methods):
+        raise ValueError(
+            f'methods={methods!r}, expected each of {METHODS} once at most'
+            + (f': there is no {unknown[0]!r}' if unknown else '')
+        )
+    return tuple(methods)
 
 
 def attn_scale(attended: Tensor, values: Tensor, lamb: Optional[Tensor]) -> Tensor:
@@ -142,9 +147,11 @@ def fit_table(table: Tensor, like: Tensor, extra: int, new_size: Tuple[int, int]
     if table.shape == like.shape or table.ndim != like.ndim or table.shape[-1] != like.shape[-1]:
         return table  # what does not fit for another reason is the loader's to report
     length = table.shape[-2] - extra
-    side = round(max(length, 0)**0.5)
+    side = round(max(length, 0) ** 0.5)
     if length < 1 or side**2 != length:
-        raise ValueError(f'{name} of the checkpoint has {length} positions, expected {like.shape[-2] - extra} or those '
-                         f'of a square, which would be resized to {new_size[0]}x{new_size[1]}: build the network for '
-                         'the size that the checkpoint was trained at')
+        raise ValueError(
+            f'{name} of the checkpoint has {length} positions, expected {like.shape[-2] - extra} or those '
+            f'of a square, which would be resized to {new_size[0]}x{new_size[1]}: build the network for '
+            'the size that the checkpoint was trained at'
+        )
     return resample_table(table, (side, side), new_size)

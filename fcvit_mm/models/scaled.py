@@ -1,9 +1,10 @@
 """ViT, CaiT and Swin with AttnScale, FeatScale or both.
 
-The remedies (``oversmoothing.py``) are one idea; the transformers are timm's, whose blocks ``timm_hosts.py`` opens for
+The methods (``oversmoothing.py``) are one idea; the transformers are timm's, whose blocks ``timm_blocks.py`` opens for
 them. timm rather than mmpretrain, because it is the lighter of the two and the same in every stack. It is imported when
 one of these networks is built: ``import fcvit_mm`` needs none.
 """
+
 from collections import OrderedDict
 from typing import Dict, Iterator, Sequence, Tuple, Union
 
@@ -12,24 +13,26 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..dependencies import require
+from ..deprecation import deprecated_class
 from ..registry import MODELS
-from ..requirements import require
 from .backbone import Backbone, resolve_arch
 from .layers import LayerNorm2d, Stage, check_image_batch, drop_path_rates, is_plain, pad_to_multiple
-from .oversmoothing import check_remedies, fit_table, resample_table
+from .oversmoothing import check_methods, fit_table, resample_table
 
 OUT_TYPES = ('pyramid', 'cls_token')
 
 
-def timm_hosts():
+def timm_blocks():
     """The module of the blocks.
 
     Raises:
         ImportError: timm is not installed; with the command that installs it.
     """
     require('timm')
-    from . import timm_hosts
-    return timm_hosts
+    from . import timm_blocks
+
+    return timm_blocks
 
 
 def init_transformer_weights_(module: nn.Module) -> None:
@@ -44,8 +47,10 @@ def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_pa
     """Refuse heads that do not divide their channels, and rates that are none."""
     for width, heads in zip(channels, num_heads):
         if width % heads:
-            raise ValueError(f'arch has num_heads={tuple(num_heads)} for channels={tuple(channels)}, expected heads '
-                             f'that divide them: {heads} does not divide {width}')
+            raise ValueError(
+                f'arch has num_heads={tuple(num_heads)} for channels={tuple(channels)}, expected heads '
+                f'that divide them: {heads} does not divide {width}'
+            )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
 
@@ -70,8 +75,9 @@ class TokenEmbed(nn.Module):
         ``(B, in_channels, H, W)`` to ``(B, N, C)`` and the grid; images are padded to whole patches.
     """
 
-    def __init__(self, in_channels: int, channels: int, patch_size: int, grid: Tuple[int, int],
-                 class_token: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, patch_size: int, grid: Tuple[int, int], class_token: bool
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.patch_size = patch_size
@@ -128,8 +134,9 @@ class Transformer(Backbone):
         result = OrderedDict(state_dict)
         for name, extra, grid in self.tables():
             if f'{prefix}{name}' in result:
-                result[f'{prefix}{name}'] = fit_table(result[f'{prefix}{name}'], self.get_parameter(name), extra, grid,
-                                                      name)
+                result[f'{prefix}{name}'] = fit_table(
+                    result[f'{prefix}{name}'], self.get_parameter(name), extra, grid, name
+                )
         return result
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -148,26 +155,40 @@ class PlainTransformer(Transformer):
     A subclass builds ``stem`` and ``stages`` and says what the class token and the patches are.
     """
 
-    def __init__(self, channels: int, depth: int, patch_size: int, in_channels: int, out_type: str,
-                 out_indices: Union[None, int, Sequence[int]], frozen_stages: int, norm_eval: bool, with_cp: bool,
-                 init_cfg) -> None:
+    def __init__(
+        self,
+        channels: int,
+        depth: int,
+        patch_size: int,
+        in_channels: int,
+        out_type: str,
+        out_indices: Union[None, int, Sequence[int]],
+        frozen_stages: int,
+        norm_eval: bool,
+        with_cp: bool,
+        init_cfg,
+    ) -> None:
         if out_type not in OUT_TYPES:
             raise ValueError(f'out_type={out_type!r}, expected one of {OUT_TYPES}')
         if patch_size < 4 or patch_size % 4 or channels % 4:
             raise ValueError(f'patch_size={patch_size} and channels={channels}, expected multiples of 4')
         if out_type == 'cls_token':
             if out_indices is not None:
-                raise ValueError(f"out_indices={out_indices!r} with out_type='cls_token': the class token has no "
-                                 "levels; leave out_indices out, or take out_type='pyramid'")
-            widths, strides, out_indices = (channels, ), (patch_size, ), 0
+                raise ValueError(
+                    f"out_indices={out_indices!r} with out_type='cls_token': the class token has no "
+                    "levels; leave out_indices out, or take out_type='pyramid'"
+                )
+            widths, strides, out_indices = (channels,), (patch_size,), 0
         else:
             widths = (channels // 4, channels // 2, channels, channels)
             strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
             out_indices = (0, 1, 2, 3) if out_indices is None else out_indices
         super().__init__(widths, strides, out_indices, -1, norm_eval, with_cp, init_cfg)
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= depth:
-            raise ValueError(f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to {depth} '
-                             '(the stem and all blocks)')
+            raise ValueError(
+                f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to {depth} '
+                '(the stem and all blocks)'
+            )
         self.frozen_stages = frozen_stages
         self.in_channels = in_channels
         self.out_type = out_type
@@ -177,11 +198,15 @@ class PlainTransformer(Transformer):
             self.norm = nn.LayerNorm(channels, eps=1e-6)
             return
         levels = (
-            lambda: (nn.ConvTranspose2d(channels, channels // 2, 2, 2), LayerNorm2d(channels // 2), nn.GELU(),
-                     nn.ConvTranspose2d(channels // 2, channels // 4, 2, 2)),
-            lambda: (nn.ConvTranspose2d(channels, channels // 2, 2, 2), ),
+            lambda: (
+                nn.ConvTranspose2d(channels, channels // 2, 2, 2),
+                LayerNorm2d(channels // 2),
+                nn.GELU(),
+                nn.ConvTranspose2d(channels // 2, channels // 4, 2, 2),
+            ),
+            lambda: (nn.ConvTranspose2d(channels, channels // 2, 2, 2),),
             lambda: (),
-            lambda: (nn.MaxPool2d(2, 2, ceil_mode=True), ),
+            lambda: (nn.MaxPool2d(2, 2, ceil_mode=True),),
         )
         self.pyramid = nn.ModuleDict({f'level{i}': nn.Sequential(*levels[i]()) for i in self.out_indices})
         for i, width in zip(self.out_indices, self.out_channels):
@@ -191,7 +216,7 @@ class PlainTransformer(Transformer):
         """Freeze what ``frozen_stages`` names, the stem and so many blocks: no gradients, evaluation mode."""
         if self.frozen_stages < 0:
             return
-        for part in (self.stem, *self.stages[0].blocks[:self.frozen_stages]):
+        for part in (self.stem, *self.stages[0].blocks[: self.frozen_stages]):
             part.eval()
             part.requires_grad_(False)
 
@@ -228,7 +253,7 @@ class PlainTransformer(Transformer):
         layout, size = layout_of(x), x.shape[2:]
         x, grid = self.forward_tokens(x)
         if self.out_type == 'cls_token':
-            return (self.norm(self.class_token(x)), )
+            return (self.norm(self.class_token(x)),)
         x = self.patches(x).transpose(1, 2).unflatten(2, grid).contiguous(memory_format=layout)
         outputs = []
         for i, stride in zip(self.out_indices, self.out_strides):
@@ -240,15 +265,15 @@ class PlainTransformer(Transformer):
 
 
 @MODELS.register_module()
-class ScaledViT(PlainTransformer):
+class ViT(PlainTransformer):
     """ViT of DeiT's form (class token, pre-norm) with AttnScale, FeatScale or both.
 
-    Source: OpenReview O476oWmiNNp (the remedies); arXiv 2012.12877 (DeiT).
+    Source: OpenReview O476oWmiNNp (the methods); arXiv 2012.12877 (DeiT).
 
     Args:
-        arch (str | dict): A variant of ``ScaledViT.arch_settings``, or a dict of ``depths``, ``channels`` and
+        arch (str | dict): A variant of ``ViT.arch_settings``, or a dict of ``depths``, ``channels`` and
             ``num_heads`` (tuples of one value: there is one stage).
-        remedies (Sequence[str]): ``'attn_scale'``, ``'feat_scale'``, both, or none for the plain ViT.
+        methods (Sequence[str]): ``'attn_scale'``, ``'feat_scale'``, both, or none for the plain ViT.
         img_size (int | Sequence[int]): Image size that the position embeddings are made for. Any other works: they
             are resized, and images are padded to whole patches.
         patch_size (int): Side of a patch, a multiple of 4.
@@ -269,47 +294,51 @@ class ScaledViT(PlainTransformer):
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: An unknown ``arch``, remedy or ``out_type``, heads that do not divide the channels, ...
+        ValueError: An unknown ``arch``, method or ``out_type``, heads that do not divide the channels, ...
 
     Example:
         >>> import torch, fcvit_mm
-        >>> backbone = fcvit_mm.ScaledViT('small_12', remedies=('attn_scale', 'feat_scale'))
+        >>> backbone = fcvit_mm.ViT('small_12', methods=('attn_scale', 'feat_scale'))
         >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 384, 2, 3)]
     """
 
     #: Variants, one row each: width and depth.
     arch_settings = {
-        'small_12': dict(depths=(12, ), channels=(384, ), num_heads=(6, )),
-        'small_24': dict(depths=(24, ), channels=(384, ), num_heads=(6, )),
-        'base_12': dict(depths=(12, ), channels=(768, ), num_heads=(12, )),
-        'base_24': dict(depths=(24, ), channels=(768, ), num_heads=(12, )),
+        'small_12': dict(depths=(12,), channels=(384,), num_heads=(6,)),
+        'small_24': dict(depths=(24,), channels=(384,), num_heads=(6,)),
+        'base_12': dict(depths=(12,), channels=(768,), num_heads=(12,)),
+        'base_24': dict(depths=(24,), channels=(768,), num_heads=(12,)),
     }
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'small_12',
-                 remedies: Sequence[str] = ('attn_scale', ),
-                 img_size: Union[int, Sequence[int]] = 224,
-                 patch_size: int = 16,
-                 in_channels: int = 3,
-                 out_type: str = 'pyramid',
-                 out_indices: Union[None, int, Sequence[int]] = None,
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 norm_eval: bool = False,
-                 with_cp: bool = False,
-                 init_cfg=None) -> None:
-        settings = resolve_arch(arch, self.arch_settings, per_stage=('depths', 'channels', 'num_heads'), defaults={},
-                                num_stages=1)
-        (depth, ), (channels, ), (num_heads, ) = settings['depths'], settings['channels'], settings['num_heads']
-        check_transformer((channels, ), (num_heads, ), drop_path_rate)
-        remedies = check_remedies(remedies)
-        super().__init__(channels, depth, patch_size, in_channels, out_type, out_indices, frozen_stages, norm_eval,
-                         with_cp, init_cfg)
-        hosts = timm_hosts()
-        rates, = drop_path_rates(drop_path_rate, (depth, ))
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'small_12',
+        methods: Sequence[str] = ('attn_scale',),
+        img_size: Union[int, Sequence[int]] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        out_type: str = 'pyramid',
+        out_indices: Union[None, int, Sequence[int]] = None,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg=None,
+    ) -> None:
+        settings = resolve_arch(
+            arch, self.arch_settings, per_stage=('depths', 'channels', 'num_heads'), defaults={}, num_stages=1
+        )
+        (depth,), (channels,), (num_heads,) = settings['depths'], settings['channels'], settings['num_heads']
+        check_transformer((channels,), (num_heads,), drop_path_rate)
+        methods = check_methods(methods)
+        super().__init__(
+            channels, depth, patch_size, in_channels, out_type, out_indices, frozen_stages, norm_eval, with_cp, init_cfg
+        )
+        hosts = timm_blocks()
+        (rates,) = drop_path_rates(drop_path_rate, (depth,))
         self.stem = TokenEmbed(in_channels, channels, patch_size, grid_of(img_size, patch_size), class_token=True)
-        blocks = [hosts.ViTBlock(channels, num_heads, rate, remedies) for rate in rates]
+        blocks = [hosts.ViTBlock(channels, num_heads, rate, methods) for rate in rates]
         self.stages = nn.ModuleList([Stage(nn.Identity(), blocks, with_cp)])
         self._build_outputs(channels)
         self.apply(init_transformer_weights_)
@@ -323,26 +352,26 @@ class ScaledViT(PlainTransformer):
 
 
 @MODELS.register_module()
-class ScaledCaiT(PlainTransformer):
+class CaiT(PlainTransformer):
     """CaiT (talking heads, layer scale, class attention) with AttnScale, FeatScale or both in its patch blocks.
 
-    Source: OpenReview O476oWmiNNp (the remedies); arXiv 2103.17239 (CaiT). The class-attention blocks have neither
-    remedy; the pyramid does without them.
+    Source: OpenReview O476oWmiNNp (the methods); arXiv 2103.17239 (CaiT). The class-attention blocks have neither
+    method; the pyramid does without them.
 
     Args:
-        arch (str | dict): A variant of ``ScaledCaiT.arch_settings``, or a dict of ``depths``, ``channels`` and
+        arch (str | dict): A variant of ``CaiT.arch_settings``, or a dict of ``depths``, ``channels`` and
             ``num_heads``: two values each, of the patch blocks and the class-attention blocks, with the same channels.
         layer_scale_init_value (float): Initial layer scale.
         drop_path_rate (float): Stochastic depth of every patch block.
-        remedies, img_size, patch_size, in_channels, out_type, out_indices: See :class:`ScaledViT`.
-        frozen_stages, norm_eval, with_cp, init_cfg: See :class:`ScaledViT`; the blocks are the patch blocks.
+        methods, img_size, patch_size, in_channels, out_type, out_indices: See :class:`ViT`.
+        frozen_stages, norm_eval, with_cp, init_cfg: See :class:`ViT`; the blocks are the patch blocks.
 
     Shape:
-        As :class:`ScaledViT`.
+        As :class:`ViT`.
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: As :class:`ScaledViT`; channels that differ between the two kinds of blocks.
+        ValueError: As :class:`ViT`; channels that differ between the two kinds of blocks.
     """
 
     #: Variants, one row each: patch blocks, then class-attention blocks.
@@ -351,38 +380,56 @@ class ScaledCaiT(PlainTransformer):
         's24': dict(depths=(24, 2), channels=(384, 384), num_heads=(8, 8)),
     }
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'xxs24',
-                 remedies: Sequence[str] = ('attn_scale', ),
-                 img_size: Union[int, Sequence[int]] = 224,
-                 patch_size: int = 16,
-                 in_channels: int = 3,
-                 out_type: str = 'pyramid',
-                 out_indices: Union[None, int, Sequence[int]] = None,
-                 layer_scale_init_value: float = 1e-5,
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 norm_eval: bool = False,
-                 with_cp: bool = False,
-                 init_cfg=None) -> None:
-        settings = resolve_arch(arch, self.arch_settings, per_stage=('depths', 'channels', 'num_heads'), defaults={},
-                                num_stages=2)
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'xxs24',
+        methods: Sequence[str] = ('attn_scale',),
+        img_size: Union[int, Sequence[int]] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        out_type: str = 'pyramid',
+        out_indices: Union[None, int, Sequence[int]] = None,
+        layer_scale_init_value: float = 1e-5,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg=None,
+    ) -> None:
+        settings = resolve_arch(
+            arch, self.arch_settings, per_stage=('depths', 'channels', 'num_heads'), defaults={}, num_stages=2
+        )
         depths, num_heads, channels = settings['depths'], settings['num_heads'], settings['channels'][0]
         if settings['channels'][1] != channels:
-            raise ValueError(f'arch has channels={tuple(settings["channels"])}, expected the same for patch blocks and '
-                             'class-attention blocks')
+            raise ValueError(
+                f'arch has channels={tuple(settings["channels"])}, expected the same for patch blocks and '
+                'class-attention blocks'
+            )
         check_transformer(settings['channels'], num_heads, drop_path_rate)
-        remedies = check_remedies(remedies)
-        super().__init__(channels, depths[0], patch_size, in_channels, out_type, out_indices, frozen_stages, norm_eval,
-                         with_cp, init_cfg)
-        hosts = timm_hosts()
+        methods = check_methods(methods)
+        super().__init__(
+            channels,
+            depths[0],
+            patch_size,
+            in_channels,
+            out_type,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            init_cfg,
+        )
+        hosts = timm_blocks()
         self.stem = TokenEmbed(in_channels, channels, patch_size, grid_of(img_size, patch_size), class_token=False)
-        blocks = [hosts.CaiTBlock(channels, num_heads[0], drop_path_rate, layer_scale_init_value, remedies)
-                  for _ in range(depths[0])]
+        blocks = [
+            hosts.CaiTBlock(channels, num_heads[0], drop_path_rate, layer_scale_init_value, methods)
+            for _ in range(depths[0])
+        ]
         self.stages = nn.ModuleList([Stage(nn.Identity(), blocks, with_cp)])
         if out_type == 'cls_token':
-            blocks = [hosts.ClassAttentionBlock(channels, num_heads[1], layer_scale_init_value)
-                      for _ in range(depths[1])]
+            blocks = [
+                hosts.ClassAttentionBlock(channels, num_heads[1], layer_scale_init_value) for _ in range(depths[1])
+            ]
             self.stages.append(ClassAttentionStage(channels, blocks, with_cp))
         self._build_outputs(channels)
         self.apply(init_transformer_weights_)
@@ -408,15 +455,15 @@ class WindowStem(nn.Module):
 
 
 @MODELS.register_module()
-class ScaledSwin(Transformer):
+class Swin(Transformer):
     """Swin with AttnScale in every window, FeatScale over the whole map, or both.
 
-    Source: OpenReview O476oWmiNNp (the remedies); arXiv 2103.14030 (Swin).
+    Source: OpenReview O476oWmiNNp (the methods); arXiv 2103.14030 (Swin).
 
     Args:
-        arch (str | dict): A variant of ``ScaledSwin.arch_settings``, or a dict of ``depths``, ``channels`` and
+        arch (str | dict): A variant of ``Swin.arch_settings``, or a dict of ``depths``, ``channels`` and
             ``num_heads`` (one value per stage).
-        remedies (Sequence[str]): ``'attn_scale'``, ``'feat_scale'``, both, or none for the plain Swin.
+        methods (Sequence[str]): ``'attn_scale'``, ``'feat_scale'``, both, or none for the plain Swin.
         window_size (int): Side of a window. Relative-position biases of a checkpoint with another are resized.
         in_channels (int): Channels of the images.
         out_indices (int | Sequence[int]): Stages to return, negative ones counted from the end. Dense prediction
@@ -431,7 +478,7 @@ class ScaledSwin(Transformer):
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: An unknown ``arch`` or remedy, heads that do not divide the channels, ...
+        ValueError: An unknown ``arch`` or method, heads that do not divide the channels, ...
     """
 
     #: Variants, one row each.
@@ -440,35 +487,44 @@ class ScaledSwin(Transformer):
     }
     strides = (4, 8, 16, 32)
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'small',
-                 remedies: Sequence[str] = ('attn_scale', ),
-                 window_size: int = 7,
-                 in_channels: int = 3,
-                 out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.,
-                 frozen_stages: int = -1,
-                 norm_eval: bool = False,
-                 with_cp: bool = False,
-                 init_cfg=None) -> None:
-        settings = resolve_arch(arch, self.arch_settings, per_stage=('depths', 'channels', 'num_heads'), defaults={},
-                                num_stages=len(self.strides))
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'small',
+        methods: Sequence[str] = ('attn_scale',),
+        window_size: int = 7,
+        in_channels: int = 3,
+        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg=None,
+    ) -> None:
+        settings = resolve_arch(
+            arch,
+            self.arch_settings,
+            per_stage=('depths', 'channels', 'num_heads'),
+            defaults={},
+            num_stages=len(self.strides),
+        )
         depths, channels, num_heads = settings['depths'], settings['channels'], settings['num_heads']
         check_transformer(channels, num_heads, drop_path_rate)
         if not isinstance(window_size, int) or window_size < 2:
             raise ValueError(f'window_size={window_size!r}, expected an integer of at least 2')
-        remedies = check_remedies(remedies)
+        methods = check_methods(methods)
         super().__init__(channels, self.strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
         self.in_channels = in_channels
         self.window_size = window_size
-        hosts = timm_hosts()
+        hosts = timm_blocks()
         self.stem = WindowStem(in_channels, channels[0])
         self.stages = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, depths)
         for i in range(self.num_stages):
             downsample = nn.Identity() if i == 0 else hosts.PatchMerging(channels[i - 1], channels[i])
-            blocks = [hosts.SwinBlock(channels[i], num_heads[i], window_size, j % 2 == 1, rate, remedies)
-                      for j, rate in enumerate(rates[i])]
+            blocks = [
+                hosts.SwinBlock(channels[i], num_heads[i], window_size, j % 2 == 1, rate, methods)
+                for j, rate in enumerate(rates[i])
+            ]
             self.stages.append(Stage(downsample, blocks, with_cp))
         for i in self.out_indices:
             self.add_module(f'norm{i}', LayerNorm2d(channels[i]))
@@ -483,14 +539,14 @@ class ScaledSwin(Transformer):
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """See :meth:`Backbone.forward_stages`."""
-        check_image_batch(x, self.in_channels, min_size=1, name='ScaledSwin')
+        check_image_batch(x, self.in_channels, min_size=1, name='Swin')
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
             yield x.permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        check_image_batch(x, self.in_channels, min_size=1, name='ScaledSwin')
+        check_image_batch(x, self.in_channels, min_size=1, name='Swin')
         layout = layout_of(x)
         x = self.stem(x)
         outputs = []
@@ -512,3 +568,10 @@ def grid_of(img_size: Union[int, Sequence[int]], patch_size: int) -> Tuple[int, 
     if len(sides) != 2 or any(not isinstance(side, int) or side < 1 or side % patch_size for side in sides):
         raise ValueError(f'img_size={img_size!r}, expected one or two multiples of patch_size={patch_size}')
     return sides[0] // patch_size, sides[1] // patch_size
+
+
+ScaledViT = deprecated_class('ScaledViT', ViT, __name__, dict(remedies='methods'))
+ScaledCaiT = deprecated_class('ScaledCaiT', CaiT, __name__, dict(remedies='methods'))
+ScaledSwin = deprecated_class('ScaledSwin', Swin, __name__, dict(remedies='methods'))
+for _old in (ScaledViT, ScaledCaiT, ScaledSwin):
+    MODELS.register_module(module=_old)

@@ -1,4 +1,5 @@
 """The fast arithmetic: one file per operation, each with a plain definition in PyTorch and its faster forms."""
+
 from .channel_mixer import channel_mixer, recomputed_channel_mixer
 from .conv import conv2d
 from .depthwise_conv import depthwise_conv2d
@@ -8,6 +9,14 @@ from .gelu import gelu_
 from .global_context import add_global_context, normalised_similarity, position_means
 
 __all__ = [
-    'add_global_context', 'channel_mixer', 'conv2d', 'depthwise_conv2d', 'dwconv_gelu', 'gelu_',
-    'normalised_similarity', 'position_means', 'recomputed_channel_mixer', 'use_ops'
+    'add_global_context',
+    'channel_mixer',
+    'conv2d',
+    'depthwise_conv2d',
+    'dwconv_gelu',
+    'gelu_',
+    'normalised_similarity',
+    'position_means',
+    'recomputed_channel_mixer',
+    'use_ops',
 ]

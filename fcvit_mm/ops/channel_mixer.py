@@ -1,4 +1,5 @@
 """The channel mixer: expand, depth-wise convolution, GELU, reduce."""
+
 from typing import Iterator, NamedTuple, Optional
 
 import torch
@@ -21,20 +22,40 @@ WIDE = 128
 NARROW = 64
 
 
-def _check(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor, fc2_weight: Tensor,
-           fc2_bias: Tensor) -> None:
+def _check(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> None:
     channels = x.shape[1] if isinstance(x, Tensor) and x.ndim == 4 else 0
     hidden = fc1_weight.shape[0]
     size = dw_weight.shape[-1]
-    check_arguments('channel_mixer', x, fc1_weight=(fc1_weight, (hidden, channels, 1, 1)),
-                    fc1_bias=(fc1_bias, (hidden,)), dw_weight=(dw_weight, (hidden, 1, size, size)),
-                    dw_bias=(dw_bias, (hidden,)), fc2_weight=(fc2_weight, (channels, hidden, 1, 1)),
-                    fc2_bias=(fc2_bias, (channels,)))
+    check_arguments(
+        'channel_mixer',
+        x,
+        fc1_weight=(fc1_weight, (hidden, channels, 1, 1)),
+        fc1_bias=(fc1_bias, (hidden,)),
+        dw_weight=(dw_weight, (hidden, 1, size, size)),
+        dw_bias=(dw_bias, (hidden,)),
+        fc2_weight=(fc2_weight, (channels, hidden, 1, 1)),
+        fc2_bias=(fc2_bias, (channels,)),
+    )
 
 
 @operation(_check)
-def channel_mixer(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor,
-                  fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:
+def channel_mixer(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
     """1x1 convolution to more channels, depth-wise convolution, GELU, 1x1 convolution back.
 
     Source: arXiv 2212.12552, section 3.3.
@@ -61,6 +82,7 @@ add_float32_form(channel_mixer)
 
 class Slices(NamedTuple):
     """Images and expanded channels that are computed at a time."""
+
     images: int
     channels: int
 
@@ -77,13 +99,23 @@ def plan_slices(x: Tensor, hidden: int) -> Slices:
 
 def _pays(x: Tensor, fc1_weight: Tensor, *others: Tensor) -> bool:
     hidden = fc1_weight.shape[0]
-    return (x.device.type == 'cpu' and plan_slices(x, hidden) != (x.shape[0], hidden)
-            and not needs_grad(x, fc1_weight, *others))
+    return (
+        x.device.type == 'cpu'
+        and plan_slices(x, hidden) != (x.shape[0], hidden)
+        and not needs_grad(x, fc1_weight, *others)
+    )
 
 
 @channel_mixer.fast('sliced', when=_pays)
-def _sliced(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor, fc2_weight: Tensor,
-            fc2_bias: Tensor) -> Tensor:
+def _sliced(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
     hidden = fc1_weight.shape[0]
     slices = plan_slices(x, hidden)
     outputs = []
@@ -104,13 +136,27 @@ def _parts(hidden: int, width: int) -> Iterator[slice]:
 
 
 @channel_mixer.fast('composed', when=lambda *_: True, traceable=True)
-def _composed(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor,
-              fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:
+def _composed(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
     return conv2d(dwconv_gelu(conv2d(x, fc1_weight, fc1_bias), dw_weight, dw_bias), fc2_weight, fc2_bias)
 
 
-def recomputed_channel_mixer(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor,
-                             fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:
+def recomputed_channel_mixer(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
     """:func:`channel_mixer` for training in little memory.
 
     The expanded channels are computed in slices, forgotten, and computed again in the backward pass: instead of three
@@ -123,7 +169,16 @@ def recomputed_channel_mixer(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw
     hidden = fc1_weight.shape[0]
     for part in _parts(hidden, max(hidden // 8, NARROW)):
         bias = fc2_bias if total is None else torch.zeros_like(fc2_bias)
-        y = checkpoint(channel_mixer, x, fc1_weight[part], fc1_bias[part], dw_weight[part], dw_bias[part],
-                       fc2_weight[:, part], bias, use_reentrant=False)
+        y = checkpoint(
+            channel_mixer,
+            x,
+            fc1_weight[part],
+            fc1_bias[part],
+            dw_weight[part],
+            dw_bias[part],
+            fc2_weight[:, part],
+            bias,
+            use_reentrant=False,
+        )
         total = y if total is None else total + y
     return total

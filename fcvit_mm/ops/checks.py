@@ -1,4 +1,5 @@
 """Arguments that do not fit together: errors that name both sides."""
+
 from typing import Optional, Tuple
 
 import torch
@@ -12,8 +13,7 @@ def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
-def check_arguments(name: str, x: Tensor, any_dtype: bool = False,
-                    **others: Tuple[Optional[Tensor], tuple]) -> None:
+def check_arguments(name: str, x: Tensor, any_dtype: bool = False, **others: Tuple[Optional[Tensor], tuple]) -> None:
     """Refuse a map, or tensors beside it, that do not fit together.
 
     Args:
@@ -35,11 +35,16 @@ def check_arguments(name: str, x: Tensor, any_dtype: bool = False,
         if tensor is None:
             continue
         if tuple(tensor.shape) != tuple(shape):
-            raise ValueError(f'{name}: {label} has the shape {tuple(tensor.shape)}, but x of shape {tuple(x.shape)} '
-                             f'takes {tuple(shape)}')
+            raise ValueError(
+                f'{name}: {label} has the shape {tuple(tensor.shape)}, but x of shape {tuple(x.shape)} '
+                f'takes {tuple(shape)}'
+            )
         if tensor.device != x.device:
-            raise ValueError(f'{name}: {label} is on {tensor.device}, but x is on {x.device}: move one of them with '
-                             '.to(device)')
+            raise ValueError(
+                f'{name}: {label} is on {tensor.device}, but x is on {x.device}: move one of them with .to(device)'
+            )
         if tensor.dtype != x.dtype and not any_dtype and autocast_dtype(x) is None:
-            raise TypeError(f'{name}: {label} is {tensor.dtype}, but x is {x.dtype}: convert one of them with '
-                            '.to(dtype), or run under torch.autocast')
+            raise TypeError(
+                f'{name}: {label} is {tensor.dtype}, but x is {x.dtype}: convert one of them with '
+                '.to(dtype), or run under torch.autocast'
+            )

@@ -1,4 +1,5 @@
 """What the rules of several operations ask about tensors and processors."""
+
 from functools import lru_cache
 from typing import Any, Optional
 

@@ -1,4 +1,5 @@
 """Convolution."""
+
 from typing import Optional, Tuple, Union
 
 import torch.nn.functional as F
@@ -11,13 +12,23 @@ from .dispatch import operation
 
 def _check(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride=1, padding=0, groups: int = 1) -> None:
     channels = (x.shape[1] if isinstance(x, Tensor) and x.ndim == 4 else 0) // groups
-    check_arguments('conv2d', x, weight=(weight, (weight.shape[0], channels) + tuple(weight.shape[2:])),
-                    bias=(bias, weight.shape[:1]))
+    check_arguments(
+        'conv2d',
+        x,
+        weight=(weight, (weight.shape[0], channels) + tuple(weight.shape[2:])),
+        bias=(bias, weight.shape[:1]),
+    )
 
 
 @operation(_check)
-def conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Union[int, Tuple[int, int]] = 1,
-           padding: Union[int, Tuple[int, int]] = 0, groups: int = 1) -> Tensor:
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    stride: Union[int, Tuple[int, int]] = 1,
+    padding: Union[int, Tuple[int, int]] = 0,
+    groups: int = 1,
+) -> Tensor:
     """Convolution with zero padding.
 
     Args:

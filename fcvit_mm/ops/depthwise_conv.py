@@ -1,4 +1,5 @@
 """Depth-wise convolution that keeps the map's size."""
+
 from typing import Optional
 
 import torch.nn.functional as F
@@ -16,8 +17,9 @@ def check_depthwise(name: str, x: Tensor, weight: Tensor, bias: Optional[Tensor]
     size = int(weight.shape[-1])
     check_arguments(name, x, weight=(weight, (channels, 1, size, size)), bias=(bias, (channels,)))
     if size % 2 == 0:
-        raise ValueError(f'{name}: weight has a kernel of {size}x{size}, expected an odd size, which can keep the '
-                         'size of the map')
+        raise ValueError(
+            f'{name}: weight has a kernel of {size}x{size}, expected an odd size, which can keep the size of the map'
+        )
 
 
 @operation(lambda *args: check_depthwise('depthwise_conv2d', *args))

@@ -5,6 +5,7 @@ form, in the order of their definition, that applies to its arguments, and else 
 
 ``FCVIT_MM_OPS=plain`` in the environment, or ``with fcvit_mm.ops.use_ops('plain'):``, leaves out all fast forms.
 """
+
 import os
 from contextlib import contextmanager
 from functools import update_wrapper
@@ -18,8 +19,10 @@ _VARIABLE = 'FCVIT_MM_OPS'
 
 def _check_mode(mode: str, origin: str) -> str:
     if mode not in MODES:
-        raise ValueError(f'{origin} is {mode!r}, expected one of {", ".join(MODES)}: "auto" takes the fastest form '
-                         'of each operation, "plain" its definition')
+        raise ValueError(
+            f'{origin} is {mode!r}, expected one of {", ".join(MODES)}: "auto" takes the fastest form '
+            'of each operation, "plain" its definition'
+        )
     return mode
 
 
@@ -80,6 +83,7 @@ class Form(NamedTuple):
         when (Callable): Takes them too; whether the form is right, and faster, for them.
         traceable (bool): Whether ``torch.compile`` and exporters may record it.
     """
+
     name: str
     function: Callable[..., Any]
     when: Callable[..., bool]

@@ -1,4 +1,5 @@
 """Depth-wise convolution followed by GELU."""
+
 from typing import Optional
 
 import torch.nn.functional as F
@@ -27,8 +28,9 @@ def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
 
 
 dwconv_gelu.fast('triton', when=lambda x, *_: triton.applies(x), traceable=True)(triton.dwconv_gelu)
-dwconv_gelu.fast('native', when=lambda *args: native.applies(*args) and not needs_grad(*args),
-                 traceable=True)(native.dwconv_gelu)
+dwconv_gelu.fast('native', when=lambda *args: native.applies(*args) and not needs_grad(*args), traceable=True)(
+    native.dwconv_gelu
+)
 add_float32_form(dwconv_gelu)
 
 

@@ -3,6 +3,7 @@
 Source: Han et al., "On the Connection between Local Attention and Dynamic Depth-wise Convolution", arXiv 2106.04263,
 section 3 (dynamic depth-wise convolution, homogeneous and inhomogeneous).
 """
+
 import math
 from typing import Optional, Tuple
 
@@ -18,26 +19,36 @@ def _check_dynamic(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> 
     _check_map('dynamic_depthwise_conv2d', x)
     square = weight.ndim == 4 and weight.shape[2] == weight.shape[3] and weight.shape[2] % 2 == 1
     if not square or weight.shape[:2] != x.shape[:2]:
-        raise ValueError(f'dynamic_depthwise_conv2d got x {tuple(x.shape)} and weight {tuple(weight.shape)}, expected '
-                         '(B, C, H, W) and (B, C, k, k) with odd k: one kernel for each image and channel')
+        raise ValueError(
+            f'dynamic_depthwise_conv2d got x {tuple(x.shape)} and weight {tuple(weight.shape)}, expected '
+            '(B, C, H, W) and (B, C, k, k) with odd k: one kernel for each image and channel'
+        )
     if bias is not None and bias.shape != x.shape[1:2]:
-        raise ValueError(f'dynamic_depthwise_conv2d got x {tuple(x.shape)} and bias {tuple(bias.shape)}, expected '
-                         f'one value for each of the {x.shape[1]} channels')
+        raise ValueError(
+            f'dynamic_depthwise_conv2d got x {tuple(x.shape)} and bias {tuple(bias.shape)}, expected '
+            f'one value for each of the {x.shape[1]} channels'
+        )
 
 
 def _check_inhomogeneous(x: Tensor, weight: Tensor) -> None:
     _check_map('inhomogeneous_depthwise_conv2d', x)
     fits = weight.ndim == 5 and weight.shape[0] == x.shape[0] and weight.shape[3:] == x.shape[2:]
     if not fits or weight.shape[1] == 0 or x.shape[1] % weight.shape[1]:
-        raise ValueError(f'inhomogeneous_depthwise_conv2d got x {tuple(x.shape)} and weight {tuple(weight.shape)}, '
-                         'expected (B, C, H, W) and (B, G, k*k, H, W), with C a multiple of G: one kernel for each '
-                         'image, channel group and position')
-    if _side(weight)**2 != weight.shape[2] or weight.shape[2] % 2 == 0:
-        raise ValueError(f'inhomogeneous_depthwise_conv2d got kernels of {weight.shape[2]} values in weight '
-                         f'{tuple(weight.shape)}, expected the square of an odd number')
+        raise ValueError(
+            f'inhomogeneous_depthwise_conv2d got x {tuple(x.shape)} and weight {tuple(weight.shape)}, '
+            'expected (B, C, H, W) and (B, G, k*k, H, W), with C a multiple of G: one kernel for each '
+            'image, channel group and position'
+        )
+    if _side(weight) ** 2 != weight.shape[2] or weight.shape[2] % 2 == 0:
+        raise ValueError(
+            f'inhomogeneous_depthwise_conv2d got kernels of {weight.shape[2]} values in weight '
+            f'{tuple(weight.shape)}, expected the square of an odd number'
+        )
     if weight.dtype != x.dtype or weight.device != x.device:
-        raise TypeError(f'inhomogeneous_depthwise_conv2d got x of {x.dtype} on {x.device} and weight of '
-                        f'{weight.dtype} on {weight.device}, expected the same of both')
+        raise TypeError(
+            f'inhomogeneous_depthwise_conv2d got x of {x.dtype} on {x.device} and weight of '
+            f'{weight.dtype} on {weight.device}, expected the same of both'
+        )
 
 
 def _check_map(name: str, x: Tensor) -> None:
@@ -70,22 +81,34 @@ def dynamic_depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] =
         out = x * weight[:, :, :1, :1]
         return out if bias is None else out + bias[:, None, None]
     # Every channel of every image is a group of one convolution. (int: shapes are tensors in traces.)
-    out = F.conv2d(x.reshape(1, images * channels, height, width), weight.flatten(0, 1).unsqueeze(1),
-                   None if bias is None else bias.repeat(images), padding=int(weight.shape[2]) // 2,
-                   groups=int(images * channels))
+    out = F.conv2d(
+        x.reshape(1, images * channels, height, width),
+        weight.flatten(0, 1).unsqueeze(1),
+        None if bias is None else bias.repeat(images),
+        padding=int(weight.shape[2]) // 2,
+        groups=int(images * channels),
+    )
     return out.view(images, channels, height, width)
 
 
 def _is_channels_last_batch(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> bool:
-    return (x.device.type == 'cpu' and x.shape[0] > 1 and not x.is_contiguous()
-            and x.is_contiguous(memory_format=torch.channels_last))
+    return (
+        x.device.type == 'cpu'
+        and x.shape[0] > 1
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 @dynamic_depthwise_conv2d.fast('image by image', when=_is_channels_last_batch)
 def _image_by_image(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """Keeps the layout, which one convolution over all images cannot: half the time on CPU, backward included."""
-    return torch.cat([F.conv2d(image, kernels.unsqueeze(1), bias, padding=weight.shape[2] // 2, groups=x.shape[1])
-                      for image, kernels in zip(x.split(1), weight)])
+    return torch.cat(
+        [
+            F.conv2d(image, kernels.unsqueeze(1), bias, padding=weight.shape[2] // 2, groups=x.shape[1])
+            for image, kernels in zip(x.split(1), weight)
+        ]
+    )
 
 
 def _any_batch(x: Tensor, *others: Optional[Tensor]) -> bool:
@@ -156,7 +179,7 @@ class _TapByTap(torch.autograd.Function):
                 grad_view.addcmul_(grad, weight[:, :, tap].to(grad.dtype).unsqueeze(2))
         if needs_x:
             edge = (padded.shape[2] - height) // 2
-            grad_padded = grad_padded[:, :, edge:edge + height, edge:edge + width].to(x.dtype)
+            grad_padded = grad_padded[:, :, edge : edge + height, edge : edge + width].to(x.dtype)
         return grad_padded, grad_weight
 
 
@@ -170,7 +193,7 @@ def _pad(x: Tensor, weight: Tensor) -> Tensor:
     edge = _side(weight) // 2
     images, channels, height, width = x.shape
     padded = _zeros(x, (images, channels, height + 2 * edge, width + 2 * edge))
-    padded[:, :, edge:edge + height, edge:edge + width] = x
+    padded[:, :, edge : edge + height, edge : edge + width] = x
     return padded
 
 
@@ -186,7 +209,7 @@ def _views(padded: Tensor, x: Tensor, weight: Tensor):
     padded = padded.view(*_grouped(x, weight), *padded.shape[2:])
     for row in range(side):
         for column in range(side):
-            yield padded[..., row:row + height, column:column + width]
+            yield padded[..., row : row + height, column : column + width]
 
 
 @inhomogeneous_depthwise_conv2d.fast('tap by tap', when=lambda x, weight: True)
@@ -201,7 +224,7 @@ def _row_by_row(x: Tensor, weight: Tensor) -> Tensor:
     side = _side(weight)
     height, width = x.shape[2:]
     padded = F.pad(x, [side // 2] * 4).unflatten(1, _grouped(x, weight)[1:])
-    rows = torch.stack([padded[:, :, :, row:row + height] for row in range(side)], 3)
+    rows = torch.stack([padded[:, :, :, row : row + height] for row in range(side)], 3)
     weight = weight.unflatten(2, (side, side)).unsqueeze(2)
-    columns = [(rows[..., column:column + width] * weight[:, :, :, :, column]).sum(3) for column in range(side)]
+    columns = [(rows[..., column : column + width] * weight[:, :, :, :, column]).sum(3) for column in range(side)]
     return sum(columns[1:], columns[0]).flatten(1, 2)

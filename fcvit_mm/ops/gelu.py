@@ -1,4 +1,5 @@
 """GELU of a map that nothing else reads."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,4 +1,5 @@
 """The global context, weighed by similarity and added to the map."""
+
 import math
 
 import torch
@@ -10,19 +11,30 @@ from .conditions import HALF, is_nhwc
 from .dispatch import operation
 
 
-def _check(x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor,
-           eps: float) -> None:
+def _check(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> None:
     vectors = tuple(x.shape[:2]) if isinstance(x, Tensor) else ()
-    check_arguments('add_global_context', x, any_dtype=True, means=(means, vectors), context=(context, vectors),
-                    rescale_weight=(rescale_weight, (num_heads,)), rescale_bias=(rescale_bias, (num_heads,)))
+    check_arguments(
+        'add_global_context',
+        x,
+        any_dtype=True,
+        means=(means, vectors),
+        context=(context, vectors),
+        rescale_weight=(rescale_weight, (num_heads,)),
+        rescale_bias=(rescale_bias, (num_heads,)),
+    )
     if x.shape[1] % num_heads:
-        raise ValueError(f'add_global_context: num_heads={num_heads} does not divide the {x.shape[1]} channels of x, '
-                         f'of shape {tuple(x.shape)}')
+        raise ValueError(
+            f'add_global_context: num_heads={num_heads} does not divide the {x.shape[1]} channels of x, '
+            f'of shape {tuple(x.shape)}'
+        )
 
 
 @operation(_check)
-def add_global_context(x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor,
-                       rescale_bias: Tensor, eps: float) -> Tensor:
+def add_global_context(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> Tensor:
     """Add the context vector, weighed at each position by that position's similarity to the image's mean.
 
     Source: arXiv 2212.12552, section 3.3. In float32 whatever ``x`` is: the sums over a whole image do not fit half
@@ -63,7 +75,7 @@ def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
     if x.dtype in HALF:
         x, means = x.float(), means.float()
     heads = x.unflatten(1, (num_heads, -1))
-    similarity = (heads * means.unflatten(1, (num_heads, -1))[..., None, None]).sum(2) * heads.shape[2]**-0.5
+    similarity = (heads * means.unflatten(1, (num_heads, -1))[..., None, None]).sum(2) * heads.shape[2] ** -0.5
     # The deviation is the unbiased one; a lone value (one head, one position) has none and counts as 0.
     correction = 0 if num_heads == 1 and math.prod(similarity.shape[2:]) == 1 else 1
     std = similarity.std((1, 2, 3), correction=correction, keepdim=True)
@@ -75,24 +87,24 @@ add_global_context.fast('triton', when=lambda x, *_: triton.applies(x), traceabl
 
 def _matmul_pays(x: Tensor, *_) -> bool:
     # Autocast would take the matrix products to half precision.
-    return (x.device.type == 'cpu' and x.dtype not in HALF and is_nhwc(x) and x.numel() > 0
-            and autocast_dtype(x) is None)
+    return x.device.type == 'cpu' and x.dtype not in HALF and is_nhwc(x) and x.numel() > 0 and autocast_dtype(x) is None
 
 
 @add_global_context.fast('matmul', when=_matmul_pays)
-def _matmul(x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor,
-            eps: float) -> Tensor:
+def _matmul(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> Tensor:
     batch, channels, height, width = x.shape
     positions = height * width
     nhwc = x.permute(0, 2, 3, 1).reshape(batch, positions, channels)
     # One row per head, zero outside the head's channels: a plain matrix product then serves all heads at once.
     of_head = torch.eye(num_heads, dtype=x.dtype).repeat_interleave(channels // num_heads, 1)
-    scaled = means.unsqueeze(1) * of_head * (channels // num_heads)**-0.5
+    scaled = means.unsqueeze(1) * of_head * (channels // num_heads) ** -0.5
     similarity = torch.bmm(scaled, nhwc.transpose(1, 2))
     # Its mean over positions is that of the definition with the image's mean in place of x: no pass over the map.
     mean = (scaled * means.unsqueeze(1)).sum((1, 2), keepdim=True) / num_heads
     similarity = similarity - mean
-    std = torch.linalg.vector_norm(similarity, dim=(1, 2), keepdim=True) * max(num_heads * positions - 1, 1)**-0.5
+    std = torch.linalg.vector_norm(similarity, dim=(1, 2), keepdim=True) * max(num_heads * positions - 1, 1) ** -0.5
     similarity = similarity * (rescale_weight.unsqueeze(1) / (std + eps)) + rescale_bias.unsqueeze(1)
     result = torch.baddbmm(nhwc, similarity.transpose(1, 2), context.unsqueeze(1) * of_head)
     return result.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -1,11 +1,12 @@
 """Networks of the project's configs, and modules of tools/analysis imported as its commands do."""
+
 import importlib.util
 from functools import lru_cache
 
 import pytest
 from harness import ROOT
 
-from fcvit_mm.engine.network import load_network
+from fcvit_mm.apis.load import load_network
 
 #: One config of each library.
 CONFIGS = {
@@ -34,7 +35,7 @@ def project_network():
 
 @pytest.fixture
 def command(monkeypatch):
-    """Name -> the command's module. By path, for tools/benchmark has modules of the same names."""
+    """Name -> the command's module. By path, for dev/benchmark has modules of the same names."""
     folder = ROOT / 'tools' / 'analysis'
     monkeypatch.syspath_prepend(str(folder))
 

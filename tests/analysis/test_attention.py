@@ -1,4 +1,5 @@
 """Query-irrelevance and sparsity: values known beforehand, networks of every kind, the command."""
+
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from harness import ROOT
 from PIL import Image
-from small_networks import TRANSFORMERS, Plain, build, fcvit, scaled_vit
+from small_networks import TRANSFORMERS, Plain, build, fcvit, vit
 
 from fcvit_mm.analysis import attention_statistics, draw_statistics
 from fcvit_mm.analysis.probe import AnalysisError, Attention
@@ -23,32 +24,32 @@ from fcvit_mm.analysis.statistics import (
     pairwise_cosine,
     top_share,
 )
-from fcvit_mm.engine.errors import UserError
-from fcvit_mm.engine.network import Network
+from fcvit_mm.apis.load import Network
+from fcvit_mm.errors import UserError
 
 
 def test_measures_of_known_maps():
-    same = torch.tensor([0.5, 0.25, 0.25, 0.]).repeat(5, 1)
+    same = torch.tensor([0.5, 0.25, 0.25, 0.0]).repeat(5, 1)
     different = torch.eye(4)
     uniform = torch.full((3, 8), 1 / 8)
     assert pairwise_cosine(same).item() == pytest.approx(1) and divergence(same).item() == pytest.approx(0, abs=1e-6)
     assert pairwise_cosine(different).item() == pytest.approx(0) and divergence(different).item() == pytest.approx(1)
-    assert pairwise_cosine(torch.tensor([[1., 0.], [-1., 0.]])).item() == pytest.approx(-1)
+    assert pairwise_cosine(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).item() == pytest.approx(-1)
     assert entropy(different).tolist() == [0] * 4 and entropy(uniform).tolist() == pytest.approx([1] * 3)
     assert entropy(same)[0].item() == pytest.approx(1.5 * math.log(2) / math.log(4))
     assert top_share(different).tolist() == [1] * 4
-    assert top_share(torch.full((20, ), 0.05)).item() == pytest.approx(0.1)
-    assert top_share(torch.full((11, ), 1 / 11)).item() == pytest.approx(2 / 11)
+    assert top_share(torch.full((20,), 0.05)).item() == pytest.approx(0.1)
+    assert top_share(torch.full((11,), 1 / 11)).item() == pytest.approx(2 / 11)
     # Three queries, two places: two see the first, one the second. H(2/3, 1/3) - 0, bound log 2.
-    three = torch.tensor([[1., 0.], [1., 0.], [0., 1.]])
+    three = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     expected = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)) / math.log(2)
     assert divergence(three).item() == pytest.approx(expected)
     assert pairwise_cosine(three).item() == pytest.approx(1 / 3)  # one pair of three agrees
-    assert magnitude_parts(torch.tensor([[-3., 1.], [0., 0.]])).tolist() == [[0.75, 0.25], [0.5, 0.5]]
+    assert magnitude_parts(torch.tensor([[-3.0, 1.0], [0.0, 0.0]])).tolist() == [[0.75, 0.25], [0.5, 0.5]]
 
 
 def test_measures_without_anything_to_compare():
-    one = torch.tensor([[1., 2., 3.]])
+    one = torch.tensor([[1.0, 2.0, 3.0]])
     assert pairwise_cosine(one).isnan() and divergence(one / 6).isnan() and entropy(torch.ones(1, 1)).isnan()
 
 
@@ -72,15 +73,34 @@ def test_statistics_of_known_attention():
     first[:, 0] = 1
     found = of_attention(made_up(torch.stack((first, second))))
     assert list(found) == list(MEASURES)
-    assert found == pytest.approx(dict(query_cosine=0.5, query_divergence=0.5, head_cosine=0.25, head_divergence=0.75,
-                                       entropy=0, top_share=1, other_share=0))
+    assert found == pytest.approx(
+        dict(
+            query_cosine=0.5,
+            query_divergence=0.5,
+            head_cosine=0.25,
+            head_divergence=0.75,
+            entropy=0,
+            top_share=1,
+            other_share=0,
+        )
+    )
     # A class token takes half of everything: left out of the maps, and told.
     weights = torch.full((1, 5, 5), 0.125)
     weights[..., 0] = 0.5
     found = of_attention(made_up(weights, [-1, 0, 1, 2, 3]))
-    assert found == pytest.approx(dict(query_cosine=1, query_divergence=0, head_cosine=math.nan,
-                                       head_divergence=math.nan, entropy=1, top_share=0.25, other_share=0.5),
-                                  nan_ok=True, abs=1e-6)
+    assert found == pytest.approx(
+        dict(
+            query_cosine=1,
+            query_divergence=0,
+            head_cosine=math.nan,
+            head_divergence=math.nan,
+            entropy=1,
+            top_share=0.25,
+            other_share=0.5,
+        ),
+        nan_ok=True,
+        abs=1e-6,
+    )
 
 
 def test_statistics_of_windows_weigh_each_alike():
@@ -96,7 +116,7 @@ def test_statistics_of_windows_weigh_each_alike():
 
 
 def test_statistics_of_known_similarity():
-    maps = torch.tensor([[1., -1., 1., -1.], [1., -1., 1., -1.], [4., 0., 0., 0.]]).view(1, 3, 2, 2)
+    maps = torch.tensor([[1.0, -1.0, 1.0, -1.0], [1.0, -1.0, 1.0, -1.0], [4.0, 0.0, 0.0, 0.0]]).view(1, 3, 2, 2)
     found = of_similarity(maps)
     cosine = (2 * 1 + 4 * 0.5) / 6  # the first two agree, each meets the third at 60 degrees
     assert found['head_cosine'] == pytest.approx(cosine)
@@ -116,11 +136,11 @@ def test_networks(kind):
         for name, value in measured.items():
             assert math.isnan(value) or (-1 if 'cosine' in name else 0) <= value <= 1 + 1e-6, name
     measured = list(found.layers.values())[0]
-    assert (measured['other_share'] > 0) == (kind in ('scaled_vit', 'timm_vit', 'mmpretrain_vit', 'mmpretrain_deit'))
+    assert (measured['other_share'] > 0) == (kind in ('vit', 'timm_vit', 'mmpretrain_vit', 'mmpretrain_deit'))
 
 
-def test_images_and_pictures_are_averaged():
-    model = build(scaled_vit)
+def test_images_and_images_are_averaged():
+    model = build(vit)
     first, second = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32)
     each = [attention_statistics(model, image, ['stages.0.blocks.1']) for image in (first, second)]
     together = attention_statistics(model, torch.cat((first, second)), ['stages.0.blocks.1'])
@@ -142,7 +162,7 @@ def test_what_does_not_apply():
 
 def test_figure():
     image = torch.randn(1, 3, 32, 32)
-    found = {'FCViT': attention_statistics(build(fcvit), image), 'ViT': attention_statistics(build(scaled_vit), image)}
+    found = {'FCViT': attention_statistics(build(fcvit), image), 'ViT': attention_statistics(build(vit), image)}
     figure = draw_statistics(found, 'Title')
     assert len(figure.axes) == 6 and all(axes.get_ylabel() and axes.get_xlabel() for axes in figure.axes)
     measured, by_construction = figure.axes[0].get_lines()[::-1]
@@ -158,22 +178,39 @@ def test_command(tmp_path, command):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / f'{i}.png')
     fcvit_tiny = str(ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py')
     tool = command('attention')
-    arguments = [fcvit_tiny, 'timm:deit_tiny_patch16_224', '--pictures', str(tmp_path), '--size', '48', '--queries',
-                 '0.5,0.5', '0.1,0.9', '--out', str(tmp_path / 'out')]
+    arguments = [
+        fcvit_tiny,
+        'timm:deit_tiny_patch16_224',
+        '--images',
+        str(tmp_path),
+        '--size',
+        '48',
+        '--queries',
+        '0.5,0.5',
+        '0.1,0.9',
+        '--out',
+        str(tmp_path / 'out'),
+    ]
     tool.main(arguments)
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-        'attention.json', 'attention_deit_tiny_patch16_224.png', 'attention_fcvit_tiny_in1k.png', 'comparison.png',
-        'statistics.png']
+        'attention.json',
+        'attention_deit_tiny_patch16_224.png',
+        'attention_fcvit_tiny_in1k.png',
+        'comparison.png',
+        'statistics.png',
+    ]
     found = json.loads((tmp_path / 'out' / 'attention.json').read_text())
-    assert found['queries'] == [[0.5, 0.5], [0.1, 0.9]] and len(found['pictures']) == 2
-    assert {name: (len(each['layers']), each['images'], each['checkpoint'])
-            for name, each in found['networks'].items()} == {
-                'fcvit_tiny_in1k': (26, 2, None), 'deit_tiny_patch16_224': (12, 2, None)}
-    for wrong, message in ((('--size', '48x'), '--size 48x: expected a height'),
-                           (('--queries', '2,0.5'), '--queries 2,0.5: expected Y,X from 0 to 1'),
-                           (('--queries', 'middle'), '--queries middle: expected'),
-                           (('--device', 'cuda:99'), '--device cuda:99 cannot be used'),
-                           (('--pictures', str(tmp_path / 'none.png')), 'none.png does not exist')):
+    assert found['queries'] == [[0.5, 0.5], [0.1, 0.9]] and len(found['images']) == 2
+    assert {
+        name: (len(each['layers']), each['images'], each['checkpoint']) for name, each in found['networks'].items()
+    } == {'fcvit_tiny_in1k': (26, 2, None), 'deit_tiny_patch16_224': (12, 2, None)}
+    for wrong, message in (
+        (('--size', '48x'), '--size 48x: expected a height'),
+        (('--queries', '2,0.5'), '--queries 2,0.5: expected Y,X from 0 to 1'),
+        (('--queries', 'middle'), '--queries middle: expected'),
+        (('--device', 'cuda:99'), '--device cuda:99 cannot be used'),
+        (('--images', str(tmp_path / 'none.png')), 'none.png does not exist'),
+    ):
         with pytest.raises(UserError, match=message):
             tool.main([*arguments, *wrong])
 
@@ -182,10 +219,12 @@ def test_names_on_the_command_line(command, monkeypatch, tmp_path):
     arguments = command('arguments')
     monkeypatch.chdir(tmp_path)
     Path('me@home').write_text('')
-    monkeypatch.setattr(arguments, 'load_network', lambda config, checkpoint, device: Network(
-        Path(config).stem, None, 'classification', checkpoint, None))
-    networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py', 'me@home'],
-                                       'cpu')
+    monkeypatch.setattr(
+        arguments,
+        'load_network',
+        lambda config, checkpoint, device: Network(Path(config).stem, None, 'classification', checkpoint, None),
+    )
+    networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py', 'me@home'], 'cpu')
     assert [network.name for network in networks] == ['b', 'b (2)', 'timm:vit', 'b (3)', 'me@home']
     assert [network.checkpoint for network in networks] == ['c/d.pth', None, 'e.pth', None, None]
     assert arguments.parse_size('48x64') == (48, 64) and arguments.parse_size('48') == (48, 48)

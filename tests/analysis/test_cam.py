@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
-from small_networks import build, fcvit, scaled_vit
+from small_networks import build, fcvit, vit
 
 from fcvit_mm import DWNet
 from fcvit_mm.analysis.cam import (
@@ -88,19 +88,19 @@ def test_points_at_what_decides(library):
         network.head.weight.zero_()
         network.head.bias.zero_()
         network.head.weight[2, 0] = 1  # class 2 is red
-    picture = torch.zeros(1, 3, 20, 30)
-    picture[:, 0, 4:8, 20:24] = 1
-    picture[:, 1, 12:16, 2:6] = 1
-    found = class_activation_map(network, picture, 'rose', class_names=NAMES)
+    pixels = torch.zeros(1, 3, 20, 30)
+    pixels[:, 0, 4:8, 20:24] = 1
+    pixels[:, 1, 12:16, 2:6] = 1
+    found = class_activation_map(network, pixels, 'rose', class_names=NAMES)
     assert found.prediction == 2
-    np.testing.assert_allclose(found.values, picture[0, 0], atol=1e-6)
+    np.testing.assert_allclose(found.values, pixels[0, 0], atol=1e-6)
     numbers = plain(describe_class_map(found, NAMES))
     assert numbers['target_name'] == 'rose' and numbers['area_above_half'] == pytest.approx(16 / 600)
     assert numbers['peak'] == pytest.approx([4.5 / 20, 20.5 / 30])
     # Nothing speaks for a class that the head weighs negatively: an empty map.
     with torch.no_grad():
         network.head.weight[1, 0] = -1
-    empty = class_activation_map(network, picture, 1)
+    empty = class_activation_map(network, pixels, 1)
     assert not empty.values.any() and describe_class_map(empty)['peak'] is None
     figure = draw_class_maps([np.zeros((20, 30, 3), np.uint8)] * 2, [[found, empty], [found, empty]], NAMES)
     assert figure_png(figure).startswith(b'\x89PNG')
@@ -118,17 +118,24 @@ def test_classifiers_of_ours(library, image):
     dwnet = classifier(DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 32)), out_indices=3))
     assert class_activation_map(dwnet, large).layer == 'stages.3.blocks.0'
     # Only the class token is read after the last block, so its first norm is where the patches still count.
-    tokens = class_activation_map(classifier(build(scaled_vit, out_type='cls_token')), image)
+    tokens = class_activation_map(classifier(build(vit, out_type='cls_token')), image)
     assert tokens.layer == 'stages.0.blocks.2.norm1' and tokens.values.max() > 0.9
     with pytest.raises(AnalysisError, match='does not depend on the map at stages.0.blocks.2 .* earlier layer'):
-        class_activation_map(classifier(build(scaled_vit, out_type='cls_token')), image, layer='stages.0.blocks.2')
+        class_activation_map(classifier(build(vit, out_type='cls_token')), image, layer='stages.0.blocks.2')
 
 
 def test_timm_and_maps_with_channels_last(library, image):
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
-    swin = timm.create_model('swin_tiny_patch4_window7_224', img_size=32, depths=(1, 1), embed_dim=16,
-                             num_heads=(2, 2), window_size=4, num_classes=3)
+    swin = timm.create_model(
+        'swin_tiny_patch4_window7_224',
+        img_size=32,
+        depths=(1, 1),
+        embed_dim=16,
+        num_heads=(2, 2),
+        window_size=4,
+        num_classes=3,
+    )
     found = class_activation_map(swin, image)
     assert found.layer == 'layers.1.blocks.0' and found.values.shape == (32, 32)
     # A norm in such a block gives (B, H, W, C) too.
@@ -151,11 +158,15 @@ def test_classes_by_index_and_name(target, expected):
     assert find_class(target, 3, NAMES) == expected
 
 
-@pytest.mark.parametrize('target, names, message', [
-    ('tulip', NAMES, "no class is called 'tulip', expected an index, 0 to 2, or one of daisy, dandelion, rose"),
-    ('tulip', None, 'does not tell the names of its 3 classes, expected an index, 0 to 2'),
-    (3, NAMES, 'target 3: the classifier has 3 classes, expected 0 to 2'),
-    ('-1', NAMES, 'target -1: the classifier has 3 classes')])
+@pytest.mark.parametrize(
+    'target, names, message',
+    [
+        ('tulip', NAMES, "no class is called 'tulip', expected an index, 0 to 2, or one of daisy, dandelion, rose"),
+        ('tulip', None, 'does not tell the names of its 3 classes, expected an index, 0 to 2'),
+        (3, NAMES, 'target 3: the classifier has 3 classes, expected 0 to 2'),
+        ('-1', NAMES, 'target -1: the classifier has 3 classes'),
+    ],
+)
 def test_classes_that_are_not_there(target, names, message):
     with pytest.raises(AnalysisError, match=message):
         find_class(target, 3, names)
@@ -211,20 +222,24 @@ def test_command(library, image, command, tmp_path, monkeypatch, capsys):
 
     import cv2
 
-    from fcvit_mm.engine.network import Network, Prepared
+    from fcvit_mm.apis.load import Network, Prepared
+
     cam = command('cam')
     rng = np.random.default_rng(0)
     for name in ('a.png', 'b.png'):
         cv2.imwrite(str(tmp_path / name), rng.integers(0, 255, (32, 32, 3), np.uint8))
 
-    def prepare(picture, size=None):
-        return Prepared(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255, picture)
+    def prepare(pixels, size=None):
+        return Prepared(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, pixels)
 
-    monkeypatch.setattr(cam, 'load_network', lambda config, checkpoint, device: Network(
-        'toy', Toy(), 'classification', checkpoint, prepare, NAMES))
+    monkeypatch.setattr(
+        cam,
+        'load_network',
+        lambda config, checkpoint, device: Network('toy', Toy(), 'classification', checkpoint, prepare, NAMES),
+    )
     cam.main(['toy.py', 'toy.pth', str(tmp_path), '--target', 'rose', '0', '--out', str(tmp_path / 'out')])
     found = json.loads((tmp_path / 'out' / 'cam.json').read_text())
-    targets = [[each['target_name'] for each in picture['maps']] for picture in found['pictures']]
+    targets = [[each['target_name'] for each in pixels['maps']] for pixels in found['images']]
     assert targets == [['rose', 'daisy']] * 2
     assert capsys.readouterr().out.split() == [str(tmp_path / 'out' / name) for name in ('cam.png', 'cam.json')]
     assert cv2.imread(str(tmp_path / 'out' / 'cam.png')) is not None

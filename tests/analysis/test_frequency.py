@@ -25,17 +25,17 @@ from fcvit_mm.analysis.plots import figure_png, plain
 from fcvit_mm.analysis.probe import AnalysisError
 
 MICRO_FCVIT = dict(depths=(1, 2, 1, 1), channels=(16, 16, 32, 32), mlp_ratios=(2, 2, 2, 2))
-MICRO_VIT = dict(depths=(4, ), channels=(32, ), num_heads=(2, ))
+MICRO_VIT = dict(depths=(4,), channels=(32,), num_heads=(2,))
 
 
 def checkerboard(height, width):
     return ((torch.arange(height)[:, None] + torch.arange(width)) % 2 * 2 - 1).float()[None, None]
 
 
-def vit(remedies=(), **lambs):
+def vit(methods=(), **lambs):
     pytest.importorskip('timm')
     torch.manual_seed(0)
-    network = fcvit_mm.ScaledViT(MICRO_VIT, remedies, img_size=64, out_indices=2).eval()
+    network = fcvit_mm.ViT(MICRO_VIT, methods, img_size=64, out_indices=2).eval()
     for name, parameter in network.named_parameters():
         with torch.no_grad():
             if name.rpartition('.')[2] in lambs:
@@ -72,8 +72,8 @@ def test_zero_map_stays_finite():
 
 def test_ratio_of_known_tokens_and_by_the_definition():
     # Tokens 3 and 1: mean 2 at both, and 1 beside it.
-    assert log_ratio(torch.tensor([[[[3., 1.]]]])).item() == pytest.approx(math.log(1 / 2))
-    assert high_share(torch.tensor([[[[3., 1.]]]])).item() == pytest.approx(0.2)
+    assert log_ratio(torch.tensor([[[[3.0, 1.0]]]])).item() == pytest.approx(math.log(1 / 2))
+    assert high_share(torch.tensor([[[[3.0, 1.0]]]])).item() == pytest.approx(0.2)
     torch.manual_seed(0)
     maps = torch.randn(2, 7, 4, 5) + 0.3
     transformed = torch.fft.fft(maps.double().flatten(2), dim=2)
@@ -86,9 +86,15 @@ def test_ratio_of_known_tokens_and_by_the_definition():
     torch.testing.assert_close(sum(energies(maps)), maps.double().square().sum((1, 2, 3)))
 
 
-@pytest.mark.parametrize('tokens, expected', [
-    ([[1., 0.], [2., 0.]], 1.), ([[1., 0.], [0., 3.]], 0.), ([[1., 1.], [-2., -2.]], -1.),
-    ([[1., 0.], [1., 0.], [0., 1.]], 1 / 3)])
+@pytest.mark.parametrize(
+    'tokens, expected',
+    [
+        ([[1.0, 0.0], [2.0, 0.0]], 1.0),
+        ([[1.0, 0.0], [0.0, 3.0]], 0.0),
+        ([[1.0, 1.0], [-2.0, -2.0]], -1.0),
+        ([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], 1 / 3),
+    ],
+)
 def test_cosine_of_known_tokens(tokens, expected):
     maps = torch.tensor(tokens).T[None, :, None]
     assert token_cosine(maps).item() == pytest.approx(expected)
@@ -112,8 +118,9 @@ def test_network_layer_by_layer():
     torch.manual_seed(0)
     images = [torch.randn(3, 64, 64), torch.randn(1, 3, 64, 64)]
     found = oversmoothing(network, images)
-    assert list(found) == [f'stages.{i}.blocks.{j}' for i, depth in enumerate(MICRO_FCVIT['depths'])
-                           for j in range(depth)]
+    assert list(found) == [
+        f'stages.{i}.blocks.{j}' for i, depth in enumerate(MICRO_FCVIT['depths']) for j in range(depth)
+    ]
     assert [layer.grid for layer in found.values()] == [(16, 16), (8, 8), (8, 8), (4, 4), (2, 2)]
     # The block's output itself: what the stage of a single block gives.
     stages = list(network.forward_stages(images[1]))
@@ -122,7 +129,7 @@ def test_network_layer_by_layer():
     assert one.cosine == pytest.approx(token_cosine(stages[0]).item(), abs=1e-4)
     other = oversmoothing(network, images[:1])['stages.0.blocks.0']
     assert found['stages.0.blocks.0'].log_ratio == pytest.approx((one.log_ratio + other.log_ratio) / 2)
-    # A picture of another size counts too, its spectrum on the first's axes.
+    # An image of another size counts too, its spectrum on the first's axes.
     mixed = oversmoothing(network, [images[0], torch.randn(3, 32, 48)], ['stages.0.blocks.0'])
     assert mixed['stages.0.blocks.0'].spectrum.shape == (16, 16)
     rows = plain(describe_frequencies(found))
@@ -141,11 +148,11 @@ def test_remedies_keep_high_frequencies():
 
     plain_vit = last(vit())
     # New factors start as the identity.
-    assert last(vit(('attn_scale', ))).log_ratio == pytest.approx(plain_vit.log_ratio, abs=1e-5)
-    assert last(vit(('feat_scale', ))).log_ratio == pytest.approx(plain_vit.log_ratio, abs=1e-5)
-    assert last(vit(('attn_scale', ), lamb=3.)).log_ratio > plain_vit.log_ratio + 0.05
-    assert last(vit(('feat_scale', ), lamb2=3.)).log_ratio > plain_vit.log_ratio + 0.1
-    assert last(vit(('feat_scale', ), lamb1=3.)).log_ratio < plain_vit.log_ratio - 0.1
+    assert last(vit(('attn_scale',))).log_ratio == pytest.approx(plain_vit.log_ratio, abs=1e-5)
+    assert last(vit(('feat_scale',))).log_ratio == pytest.approx(plain_vit.log_ratio, abs=1e-5)
+    assert last(vit(('attn_scale',), lamb=3.0)).log_ratio > plain_vit.log_ratio + 0.05
+    assert last(vit(('feat_scale',), lamb2=3.0)).log_ratio > plain_vit.log_ratio + 0.1
+    assert last(vit(('feat_scale',), lamb1=3.0)).log_ratio < plain_vit.log_ratio - 0.1
 
 
 def test_class_token_is_left_out_of_a_timm_vit():
@@ -173,24 +180,40 @@ def test_what_cannot_be_measured():
 def test_transformers(kind):
     network = build(TRANSFORMERS[kind])
     found = oversmoothing(network, [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))])
-    assert len(found) >= 2 and all(math.isfinite(layer.log_ratio) and 0 <= layer.high_share < 1
-                                   for layer in found.values())
+    assert len(found) >= 2 and all(
+        math.isfinite(layer.log_ratio) and 0 <= layer.high_share < 1 for layer in found.values()
+    )
 
 
 def test_dwnet():
-    found = oversmoothing(fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16)), dynamic='homogeneous'),
-                          [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))])
+    found = oversmoothing(
+        fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16)), dynamic='homogeneous'),
+        [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))],
+    )
     assert [layer.grid for layer in found.values()] == [(16, 16), (8, 8), (4, 4), (2, 2)]
 
 
 def test_command(tmp_path, command):
     pytest.importorskip('timm')
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / 'a.png')
-    command('oversmoothing').main(['timm:deit_tiny_patch16_224', 'timm:vit_tiny_patch16_224', '--pictures',
-                                   str(tmp_path / 'a.png'), '--size', '48', '--out', str(tmp_path / 'out')])
+    command('oversmoothing').main(
+        [
+            'timm:deit_tiny_patch16_224',
+            'timm:vit_tiny_patch16_224',
+            '--images',
+            str(tmp_path / 'a.png'),
+            '--size',
+            '48',
+            '--out',
+            str(tmp_path / 'out'),
+        ]
+    )
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-        'oversmoothing.json', 'oversmoothing.png', 'spectra_deit_tiny_patch16_224.png',
-        'spectra_vit_tiny_patch16_224.png']
+        'oversmoothing.json',
+        'oversmoothing.png',
+        'spectra_deit_tiny_patch16_224.png',
+        'spectra_vit_tiny_patch16_224.png',
+    ]
     found = json.loads((tmp_path / 'out' / 'oversmoothing.json').read_text())['networks']
     assert [len(each['layers']) for each in found.values()] == [12, 12]
     assert found['deit_tiny_patch16_224']['checkpoint'] is None

@@ -1,4 +1,5 @@
-"""Figures: what is laid over pictures, what is written, what axes say."""
+"""Figures: what is laid over images, what is written, what axes say."""
+
 import json
 import math
 import sys
@@ -11,49 +12,51 @@ from PIL import Image
 
 from fcvit_mm.analysis import overlay, save_figure, write_json
 from fcvit_mm.analysis.plots import COLORS, draw_grid, draw_lines, limits_of, new_figure, resize_map
-from fcvit_mm.engine.storage import WriteError
+from fcvit_mm.files import WriteError
 
-PICTURE = np.zeros((20, 30, 3), np.uint8)
-PICTURE[:, 15:] = 255
+IMAGE = np.zeros((20, 30, 3), np.uint8)
+IMAGE[:, 15:] = 255
 
 
-def test_overlay_shows_the_map_and_the_picture():
-    values = torch.tensor([[0., 1.], [0., 1.]])
-    laid = overlay(PICTURE, values, opacity=1.)
+def test_overlay_shows_the_map_and_the_image():
+    values = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    laid = overlay(IMAGE, values, opacity=1.0)
     assert laid.shape == (20, 30, 3) and laid.dtype == np.uint8
     assert laid[0, 0].tolist() == [68, 1, 84] and laid[0, -1].tolist() == [253, 231, 37]  # the ends of viridis
-    assert np.array_equal(overlay(PICTURE, values, opacity=0.)[..., 0], PICTURE[..., 0])
-    half = overlay(PICTURE, torch.zeros(2, 2), limits=(0., 1.), opacity=0.5)
+    assert np.array_equal(overlay(IMAGE, values, opacity=0.0)[..., 0], IMAGE[..., 0])
+    half = overlay(IMAGE, torch.zeros(2, 2), limits=(0.0, 1.0), opacity=0.5)
     np.testing.assert_allclose(half[0, [0, -1]], [[34, 0.5, 42], [161.5, 128, 169.5]], atol=0.6)
     # What lies past the limits has their colours; arrays do as well as tensors.
-    assert np.array_equal(overlay(PICTURE, np.array([[-9., 9.]]), (0., 1.), opacity=1.)[0, [0, -1]],
-                          laid[0, [0, -1]])
-    assert overlay(PICTURE, torch.full((3, 3), 7.)).std() > 0  # a constant map leaves the picture
+    assert np.array_equal(
+        overlay(IMAGE, np.array([[-9.0, 9.0]]), (0.0, 1.0), opacity=1.0)[0, [0, -1]], laid[0, [0, -1]]
+    )
+    assert overlay(IMAGE, torch.full((3, 3), 7.0)).std() > 0  # a constant map leaves the image
 
 
-def test_overlay_refuses_what_is_no_picture_or_map():
-    with pytest.raises(ValueError, match=r'picture is float64 \(20, 30, 3\), expected uint8'):
-        overlay(PICTURE / 255, torch.zeros(2, 2))
+def test_overlay_refuses_what_is_no_image_or_map():
+    with pytest.raises(ValueError, match=r'image is float64 \(20, 30, 3\), expected uint8'):
+        overlay(IMAGE / 255, torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r'shape \(8, 2, 2\), expected \(h, w\): take one head, or their mean'):
-        overlay(PICTURE, torch.zeros(8, 2, 2))
+        overlay(IMAGE, torch.zeros(8, 2, 2))
 
 
 def test_limits_and_resizing():
-    assert limits_of([torch.tensor([1., math.nan]), np.array([-2., 5.])]) == (-2, 5)
-    assert limits_of([torch.ones(3)]) == (0.5, 1.5) and limits_of([torch.full((2, ), math.nan)]) == (0, 1)
-    resized = resize_map(torch.tensor([[0., 1.]]), (4, 8))
+    assert limits_of([torch.tensor([1.0, math.nan]), np.array([-2.0, 5.0])]) == (-2, 5)
+    assert limits_of([torch.ones(3)]) == (0.5, 1.5) and limits_of([torch.full((2,), math.nan)]) == (0, 1)
+    resized = resize_map(torch.tensor([[0.0, 1.0]]), (4, 8))
     assert resized.shape == (4, 8) and (np.diff(resized[0]) >= 0).all() and resized[0, 0] == 0 and resized[0, -1] == 1
 
 
 def test_grid_has_titles_and_one_colour_bar():
-    figure = draw_grid([[PICTURE, np.zeros((2, 3))], [None, np.ones((2, 3))]], ['a', 'b'], ['c', 'd'], 'Title',
-                       'similarity (unit)')
+    figure = draw_grid(
+        [[IMAGE, np.zeros((2, 3))], [None, np.ones((2, 3))]], ['a', 'b'], ['c', 'd'], 'Title', 'similarity (unit)'
+    )
     *cells, bar = figure.axes
     assert [axes.get_ylabel() for axes in cells] == ['a', '', 'b', ''] and bar.get_ylabel() == 'similarity (unit)'
     assert [axes.get_title() for axes in cells] == ['c', 'd', '', ''] and figure.get_suptitle() == 'Title'
     assert [len(axes.images) for axes in cells] == [1, 1, 0, 1]
     assert cells[1].images[0].get_clim() == cells[3].images[0].get_clim() == (0, 1)
-    assert len(draw_grid([[PICTURE]]).axes) == 1
+    assert len(draw_grid([[IMAGE]]).axes) == 1
 
 
 def test_lines_are_named_and_have_gaps():
@@ -67,15 +70,25 @@ def test_lines_are_named_and_have_gaps():
 
 
 def test_files_are_whole_or_not_there(tmp_path):
-    figure = draw_grid([[PICTURE]])
+    figure = draw_grid([[IMAGE]])
     path = save_figure(figure, tmp_path / 'new' / 'figure.png', dpi=40)
     with Image.open(path) as image:
         assert image.format == 'PNG' and min(image.size) > 40
-    content = {'a': torch.tensor([1.5, math.nan]), 'b': np.float32(2), 'c': [(1, 'x'), None, math.inf], 4: True,
-               'd': np.arange(6).reshape(2, 3)}
+    content = {
+        'a': torch.tensor([1.5, math.nan]),
+        'b': np.float32(2),
+        'c': [(1, 'x'), None, math.inf],
+        4: True,
+        'd': np.arange(6).reshape(2, 3),
+    }
     text = Path(write_json(tmp_path / 'new' / 'numbers.json', content)).read_text()
-    assert json.loads(text) == {'a': [1.5, None], 'b': 2., 'c': [[1, 'x'], None, None], '4': True,
-                                'd': [[0, 1, 2], [3, 4, 5]]}
+    assert json.loads(text) == {
+        'a': [1.5, None],
+        'b': 2.0,
+        'c': [[1, 'x'], None, None],
+        '4': True,
+        'd': [[0, 1, 2], [3, 4, 5]],
+    }
     assert '[0, 1, 2]' in text  # a row of numbers stays a line
     assert sorted(each.name for each in (tmp_path / 'new').iterdir()) == ['figure.png', 'numbers.json']
     (tmp_path / 'file').write_text('')

@@ -58,17 +58,20 @@ def test_squares_by_brute_force():
     mass = np.random.default_rng(0).random((5, 7))
     shares, corners = square_shares(mass)
     for side in range(1, 8):
-        sums = [mass[top:top + side, left:left + side].sum() for top in range(7 - side + 1)
-                for left in range(7 - side + 1)]
+        sums = [
+            mass[top : top + side, left : left + side].sum()
+            for top in range(7 - side + 1)
+            for left in range(7 - side + 1)
+        ]
         assert shares[side - 1] == pytest.approx(max(sums) / mass.sum())
         top, left = corners[side - 1]
-        assert mass[top:top + side, left:left + side].sum() == pytest.approx(max(sums))
+        assert mass[top : top + side, left : left + side].sum() == pytest.approx(max(sums))
     assert shares[-1] == pytest.approx(1) and (np.diff(shares) >= -1e-12).all()
 
 
-def test_average_over_pictures(image):
+def test_average_over_images(image):
     class Gate(nn.Module):
-        """A 3x3 window in dark pictures, a single pixel in bright ones."""
+        """A 3x3 window in dark images, a single pixel in bright ones."""
 
         def __init__(self):
             super().__init__()
@@ -147,8 +150,9 @@ def test_what_has_no_receptive_field(image):
 def test_transformers(kind):
     found = receptive_fields(build(TRANSFORMERS[kind]), [torch.randn(3, 32, 32)])
     # CaiT's class attention gives no map and is none of the stages.
-    assert len(found) in (2, 3, 4) and not any(name.startswith(('stages.1', 'blocks_token')) and 'cait' in kind
-                                               for name in found)
+    assert len(found) in (2, 3, 4) and not any(
+        name.startswith(('stages.1', 'blocks_token')) and 'cait' in kind for name in found
+    )
     assert all(field.squares[0.5].side <= field.squares[0.95].side <= 32 for field in found.values())
 
 
@@ -157,10 +161,13 @@ def test_command(tmp_path, command):
     for i in range(2):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / f'{i}.png')
     config = ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'
-    command('receptive_field').main([str(config), '--pictures', str(tmp_path), '--size', '32x48', '--out',
-                                     str(tmp_path / 'out')])
+    command('receptive_field').main(
+        [str(config), '--images', str(tmp_path), '--size', '32x48', '--out', str(tmp_path / 'out')]
+    )
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-        'receptive_field.json', 'receptive_field_fcvit_tiny_in1k.png']
+        'receptive_field.json',
+        'receptive_field_fcvit_tiny_in1k.png',
+    ]
     found = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
     layers = found['networks']['fcvit_tiny_in1k']['layers']
     assert [layer['layer'] for layer in layers] == [f'stages.{i}.blocks.{j}' for i, j in enumerate((2, 2, 4, 1))]

@@ -1,4 +1,5 @@
 """The page: what it holds, and that a browser shows all of it and fetches nothing."""
+
 import json
 import re
 import shutil
@@ -10,14 +11,14 @@ import pytest
 import torch
 
 from fcvit_mm.analysis import report
-from fcvit_mm.analysis.page import Picture, Section, Table, render
+from fcvit_mm.analysis.page import Image, Section, Table, render
 from fcvit_mm.analysis.probe import AnalysisError
 from fcvit_mm.analysis.report import SECTIONS, write_report
-from fcvit_mm.engine.errors import UserError
-from fcvit_mm.engine.network import load_network
+from fcvit_mm.apis.load import load_network
+from fcvit_mm.errors import UserError
 
 TITLES = [title for title, _, _ in SECTIONS]
-PICTURES = {'classification': 'val/*/*', 'detection': 'val2017/*', 'segmentation': 'images/validation/*'}
+IMAGES = {'classification': 'val/*/*', 'detection': 'val2017/*', 'segmentation': 'images/validation/*'}
 
 
 class Reader(HTMLParser):
@@ -49,12 +50,16 @@ def tiny_png():
     def chunk(kind, data):
         return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 1, 1, 8, 2, 0, 0, 0))
-            + chunk(b'IDAT', zlib.compress(b'\0\0\0\xff')) + chunk(b'IEND', b''))
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', 1, 1, 8, 2, 0, 0, 0))
+        + chunk(b'IDAT', zlib.compress(b'\0\0\0\xff'))
+        + chunk(b'IEND', b'')
+    )
 
 
-def pictures_of(result, task, count=2):
-    return sorted(map(str, result.data.glob(PICTURES[task])))[:count]
+def images_of(result, task, count=2):
+    return sorted(map(str, result.data.glob(IMAGES[task])))[:count]
 
 
 @pytest.fixture
@@ -65,8 +70,9 @@ def page_file(trained, command, tmp_path_factory, monkeypatch):
         result = trained('classification')
         monkeypatch.setattr(report, 'DRAWN', 1)
         monkeypatch.setattr(report, 'DPI', 40)
-        command('report').main([result.config, result.checkpoint, *pictures_of(result, 'classification'), '--out',
-                                str(path.parent)])
+        command('report').main(
+            [result.config, result.checkpoint, *images_of(result, 'classification'), '--out', str(path.parent)]
+        )
     return path
 
 
@@ -80,9 +86,18 @@ def browser(tmp_path_factory):
         pytest.skip('no Chromium with chromedriver')
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for argument in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-                     '--disable-background-networking', '--disable-component-update', '--disable-sync',
-                     '--window-size=1200,900', f'--user-data-dir={tmp_path_factory.mktemp("chromium")}'):
+    for argument in (
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-quic',
+        '--no-first-run',
+        '--disable-background-networking',
+        '--disable-component-update',
+        '--disable-sync',
+        '--window-size=1200,900',
+        f'--user-data-dir={tmp_path_factory.mktemp("chromium")}',
+    ):
         options.add_argument(argument)
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
     chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -93,8 +108,11 @@ def browser(tmp_path_factory):
 def test_everything_is_escaped():
     nasty = '<script>alert("x")</script> & \'quotes\''
     table = Table(nasty, [nasty], [[nasty, nasty]] * 9)
-    page = render(nasty, nasty, [Section(nasty, [nasty], [nasty], [Picture(tiny_png(), nasty)], [table], nasty),
-                                 Section(nasty, reason=nasty)])
+    page = render(
+        nasty,
+        nasty,
+        [Section(nasty, [nasty], [nasty], [Image(tiny_png(), nasty)], [table], nasty), Section(nasty, reason=nasty)],
+    )
     reader = Reader(page)  # refuses scripts
     assert '<script' not in page and reader.alts == [nasty]
     assert [address[:10] for address in reader.addresses] == ['data:,', '#section-1', '#section-2', 'data:image']
@@ -115,7 +133,7 @@ def test_whole_page(page_file, trained):
     assert page.count('Not shown:') == 1 and 'has no attention that can be shown, expected a ViT' in page
     assert '<title>Analysis of classification</title>' in page and trained('classification').checkpoint in page
     assert len(set(reader.alts)) == len(reader.alts) >= 7
-    # Numbers of the checkpoint's own classes, a row for each picture.
+    # Numbers of the checkpoint's own classes, a row for each image.
     assert all(f'<th scope="row">{i}: ' in page for i in (1, 2))
     assert re.search(r'(circle|cross|square|star|triangle) \d+\.\d%', page)
 
@@ -125,11 +143,11 @@ def test_other_tasks(trained, monkeypatch, task):
     result = trained(task)
     only(monkeypatch, 'The network', 'Predictions', 'Class activation maps')
     network = load_network(result.config, result.checkpoint)
-    page = write_report(network, result.config, pictures_of(result, task, 1))
+    page = write_report(network, result.config, images_of(result, task, 1))
     reader = Reader(page)
     assert reader.headings == ['The network', 'Predictions', 'Class activation maps'] and len(reader.alts) == 1
     assert page.count('Not shown:') == 1 and 'is no classifier' in page
-    untrained = write_report(network._replace(checkpoint=None), result.config, pictures_of(result, task, 1))
+    untrained = write_report(network._replace(checkpoint=None), result.config, images_of(result, task, 1))
     assert 'random weights, which predict nothing: give a checkpoint' in untrained
 
 
@@ -137,8 +155,9 @@ def test_transformer(trained, monkeypatch):
     pytest.importorskip('timm')
     only(monkeypatch, 'The network', 'Similarity maps', 'Attention maps', 'Query-irrelevance and sparsity')
     network = load_network('timm:vit_tiny_patch16_224', options=dict(img_size=48, depth=2))
-    page = write_report(network, 'timm:vit_tiny_patch16_224',
-                        pictures_of(trained('classification'), 'classification', 1), (48, 48))
+    page = write_report(
+        network, 'timm:vit_tiny_patch16_224', images_of(trained('classification'), 'classification', 1), (48, 48)
+    )
     assert 'random: no checkpoint was given' in page and page.count('Not shown:') == 1
     assert 'has no similarity to show' in page and 'Cosine similarity of the maps of two queries' in page
 
@@ -158,20 +177,24 @@ def test_browser_shows_it_all(page_file, browser):
     assert browser.get_log('browser') == []
     events = [json.loads(entry['message'])['message'] for entry in browser.get_log('performance')]
     # Of this page: Chromium's own first page may still be loading.
-    fetched = [event['params']['request']['url'] for event in events if event['method'] == 'Network.requestWillBeSent'
-               and event['params']['documentURL'] == page_file.as_uri()]
+    fetched = [
+        event['params']['request']['url']
+        for event in events
+        if event['method'] == 'Network.requestWillBeSent' and event['params']['documentURL'] == page_file.as_uri()
+    ]
     assert [url for url in fetched if not url.startswith('data:')] == [page_file.as_uri()]
 
 
 def test_what_gives_no_page(trained, command, tmp_path):
     result = trained('classification')
     network = load_network(result.config, result.checkpoint)
-    with pytest.raises(AnalysisError, match='no pictures, expected at least one'):
+    with pytest.raises(AnalysisError, match='no images, expected at least one'):
         write_report(network, result.config, [])
     (tmp_path / 'broken.png').write_bytes(tiny_png()[:40])
     with pytest.raises(UserError, match='broken.png does not decode'):
-        command('report').main([result.config, result.checkpoint, str(tmp_path / 'broken.png'), '--out',
-                                str(tmp_path / 'out')])
+        command('report').main(
+            [result.config, result.checkpoint, str(tmp_path / 'broken.png'), '--out', str(tmp_path / 'out')]
+        )
     assert not (tmp_path / 'out').exists()
 
 

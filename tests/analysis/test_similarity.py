@@ -1,4 +1,5 @@
 """Maps of similarity and attention: their values against the networks' own, and the figures."""
+
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from harness import run_tool
 from PIL import Image
-from small_networks import TRANSFORMERS, build, fcvit, scaled_swin, scaled_vit, timm_vit
+from small_networks import TRANSFORMERS, build, fcvit, swin, timm_vit, vit
 
 from fcvit_mm.analysis import attention_maps, draw_attention, draw_similarity, similarity_maps
 from fcvit_mm.analysis.plots import save_figure
@@ -14,9 +15,12 @@ from fcvit_mm.analysis.probe import AnalysisError, collect_attention, recording,
 from fcvit_mm.analysis.similarity import draw_beside, position_of, shared_limits, short_name, spread
 from fcvit_mm.models.fcvit import GlobalContext
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
-MIXES = [f'stages.{stage}.blocks.{block}.mixes.{mix}'
-         for stage, block in ((0, 0), (1, 0), (2, 0), (2, 1), (3, 0)) for mix in (0, 1)]
+IMAGE = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
+MIXES = [
+    f'stages.{stage}.blocks.{block}.mixes.{mix}'
+    for stage, block in ((0, 0), (1, 0), (2, 0), (2, 1), (3, 0))
+    for mix in (0, 1)
+]
 
 
 def mixes_of(model):
@@ -49,10 +53,12 @@ def test_similarity_is_what_the_network_weighs_by():
 @pytest.mark.parametrize('library', ['mmpretrain', 'mmdet', 'mmseg'])
 def test_similarity_of_whole_models(library, project_network):
     _, network = project_network(library)
-    image = network.prepare(PICTURE, (64, 64)).image
+    image = network.prepare(IMAGE, (64, 64)).image
     maps = similarity_maps(network.model, image, ['stages.3', 'stages.0.blocks.1.mixes.1'])
-    assert list(maps) == ['stages.0.blocks.1.mixes.1',
-                          *(f'stages.3.blocks.{block}.mixes.{mix}' for block in (0, 1) for mix in (0, 1))]
+    assert list(maps) == [
+        'stages.0.blocks.1.mixes.1',
+        *(f'stages.3.blocks.{block}.mixes.{mix}' for block in (0, 1) for mix in (0, 1)),
+    ]
     assert maps['stages.3.blocks.0.mixes.0'].shape == (8, 2, 2)
     expected = similarity_maps(network.model.backbone, image)
     for name, values in maps.items():
@@ -63,17 +69,17 @@ def test_similarity_of_whole_models(library, project_network):
 @torch.no_grad()
 def test_attention_of_queries():
     model, image = build(timm_vit), torch.randn(3, 32, 32)
-    maps = attention_maps(model, image, [(0., 0.), (0.99, 0.3)], ['blocks.1', 'blocks.2'])
+    maps = attention_maps(model, image, [(0.0, 0.0), (0.99, 0.3)], ['blocks.1', 'blocks.2'])
     assert list(maps) == ['blocks.1', 'blocks.2'] and maps['blocks.1'].shape == (2, 4, 4, 4)
     weights = collect_attention(model, image)['blocks.2'].weights[0, 0]  # a class token and two registers come first
     torch.testing.assert_close(maps['blocks.2'][0].flatten(1), weights[:, 3, 3:])
     torch.testing.assert_close(maps['blocks.2'][1].flatten(1), weights[:, 3 + 3 * 4 + 1, 3:])
     assert (maps['blocks.2'].sum((-2, -1)) < 1).all()
-    assert position_of((1., 1.), (4, 6)) == (3, 5) and position_of((0.5, 0.49), (4, 6)) == (2, 2)
+    assert position_of((1.0, 1.0), (4, 6)) == (3, 5) and position_of((0.5, 0.49), (4, 6)) == (2, 2)
 
 
 def test_attention_of_a_query_stays_in_its_window():
-    maps = attention_maps(build(scaled_swin), torch.randn(3, 64, 64), [(0.1, 0.9), (0.3, 0.7)], ['stages.0'])
+    maps = attention_maps(build(swin), torch.randn(3, 64, 64), [(0.1, 0.9), (0.3, 0.7)], ['stages.0'])
     plain, shifted = maps['stages.0.blocks.0'][0, 0], maps['stages.0.blocks.1'][1, 0]
     assert plain.shape == (16, 16) and (plain[:4, 12:] != 0).all()
     plain[:4, 12:] = 0
@@ -89,8 +95,8 @@ def test_every_transformer_has_maps(kind):
 
 def test_what_does_not_apply():
     image = torch.randn(3, 32, 32)
-    with pytest.raises(AnalysisError, match='ScaledViT has no similarity to show, expected an FCViT .* attention maps'):
-        similarity_maps(build(scaled_vit), image)
+    with pytest.raises(AnalysisError, match='ViT has no similarity to show, expected an FCViT .* attention maps'):
+        similarity_maps(build(vit), image)
     with pytest.raises(AnalysisError, match='FCViT has no attention that can be shown.* similarity maps'):
         attention_maps(build(fcvit), image, [(0.5, 0.5)])
     for options in (dict(weighted=False), dict(global_context=False)):
@@ -98,47 +104,48 @@ def test_what_does_not_apply():
             similarity_maps(build(fcvit, **options), image)
     with pytest.raises(AnalysisError, match="no token mix is called 'stages.7', expected one of .*stages.0.blocks.0"):
         similarity_maps(build(fcvit), image, ['stages.7'])
-    for queries in ([(0.5, 1.5)], [(0.5, )], []):
+    for queries in ([(0.5, 1.5)], [(0.5,)], []):
         with pytest.raises(AnalysisError, match='expected points'):
-            attention_maps(build(scaled_vit), image, queries)
+            attention_maps(build(vit), image, queries)
 
 
 def test_figures(tmp_path):
     similarity = similarity_maps(build(fcvit), torch.randn(3, 32, 48))
-    attention = attention_maps(build(scaled_vit), torch.randn(3, 32, 48), [(0.2, 0.3), (0.5, 0.5)])
-    overview = draw_similarity(similarity, PICTURE, 'Title')
+    attention = attention_maps(build(vit), torch.randn(3, 32, 48), [(0.2, 0.3), (0.5, 0.5)])
+    overview = draw_similarity(similarity, IMAGE, 'Title')
     titles = [axes.get_title() for axes in overview.axes]
-    assert titles[:6] == ['picture', *(f'block {i}\nmix {j}' for i in (1, 2) for j in (1, 2)), '']
+    assert titles[:6] == ['image', *(f'block {i}\nmix {j}' for i in (1, 2) for j in (1, 2)), '']
     assert overview.get_suptitle() == 'Title'
     assert [axes.get_ylabel() for axes in overview.axes[::5]][:4] == [f'stage {i}' for i in (1, 2, 3, 4)]
     # Seven blocks do not fit in a row of twelve maps.
-    many = draw_similarity({f'stages.0.blocks.{i}.mixes.{j}': torch.randn(2, 2, 2) for i in range(7) for j in (0, 1)},
-                           PICTURE)
+    many = draw_similarity(
+        {f'stages.0.blocks.{i}.mixes.{j}': torch.randn(2, 2, 2) for i in range(7) for j in (0, 1)}, IMAGE
+    )
     assert [many.axes[i].get_ylabel() for i in (0, 13)] == ['stage 1,\nfrom block 1', 'stage 1,\nfrom block 7']
     assert [axes.get_title() for axes in many.axes[1:13]] == ['mix 1', 'mix 2'] * 6
     assert [len(axes.images) for axes in many.axes[13:26]] == [0, 1, 1, *[0] * 10]
-    by_head = draw_similarity({name: similarity[name] for name in MIXES[:2]}, PICTURE, heads=True)
-    assert [axes.get_title() for axes in by_head.axes][:5] == ['picture', *(f'head {i}' for i in (1, 2, 3, 4))]
+    by_head = draw_similarity({name: similarity[name] for name in MIXES[:2]}, IMAGE, heads=True)
+    assert [axes.get_title() for axes in by_head.axes][:5] == ['image', *(f'head {i}' for i in (1, 2, 3, 4))]
     assert [by_head.axes[i].get_ylabel() for i in (0, 5)] == [f'stage 1, block 1, mix {i}' for i in (1, 2)]
-    single = draw_attention(attention, PICTURE, [(0.2, 0.3), (0.5, 0.5)])
+    single = draw_attention(attention, IMAGE, [(0.2, 0.3), (0.5, 0.5)])
     assert [axes.get_ylabel() for axes in single.axes[::4]][:2] == ['query 1', 'query 2']
-    assert single.axes[4].get_lines()[0].get_xydata().tolist() == [[24., 16.]]
-    both = draw_beside({'A': (attention, PICTURE), 'B': (similarity, PICTURE)}, [(0.2, 0.3), (0.5, 0.5)])
+    assert single.axes[4].get_lines()[0].get_xydata().tolist() == [[24.0, 16.0]]
+    both = draw_beside({'A': (attention, IMAGE), 'B': (similarity, IMAGE)}, [(0.2, 0.3), (0.5, 0.5)])
     assert [axes.get_ylabel() for axes in both.axes[::7]][:3] == ['A\nquery 1', 'A\nquery 2', 'B\nno query']
     assert not both.axes[14].get_lines()
     for figure in (overview, by_head, single, both):
         assert figure.axes[-1].get_ylabel(), 'the colour bar says nothing'
     save_figure(overview, tmp_path / 'a.png', dpi=50)
     with pytest.raises(AnalysisError, match='no map of stages.9, expected some of stages.0.blocks.0'):
-        draw_attention(attention, PICTURE, [(0.5, 0.5)], layers=['stages.9'])
+        draw_attention(attention, IMAGE, [(0.5, 0.5)], layers=['stages.9'])
     with pytest.raises(AnalysisError, match='no similarity maps'):
-        draw_similarity({}, PICTURE)
+        draw_similarity({}, IMAGE)
 
 
 def test_names_limits_and_the_choice_of_layers():
     assert short_name('stages.0.blocks.1.mixes.1') == 'stage 1, block 2, mix 2'
     assert short_name('blocks.3') == short_name('layers.3') == 'block 4' and short_name('other') == 'other'
-    values = torch.arange(1001.)
+    values = torch.arange(1001.0)
     values[-1] = 1e6  # a single peak does not take the colours of the others
     assert shared_limits([values]) == (-980, 980)
     assert shared_limits([torch.zeros(4)]) == (-1, 1)
@@ -148,17 +155,32 @@ def test_names_limits_and_the_choice_of_layers():
 def test_command(tmp_path, command, project_network):
     config, network = project_network('mmpretrain')
     torch.save(dict(state_dict=network.model.state_dict()), tmp_path / 'it.pth')
-    Image.fromarray(PICTURE).save(tmp_path / 'p.png')
-    command('similarity').main([config, str(tmp_path / 'it.pth'), str(tmp_path / 'p.png'), '--out',
-                                str(tmp_path / 'out'), '--size', '64', '--blocks', 'stages.3'])
+    Image.fromarray(IMAGE).save(tmp_path / 'p.png')
+    command('similarity').main(
+        [
+            config,
+            str(tmp_path / 'it.pth'),
+            str(tmp_path / 'p.png'),
+            '--out',
+            str(tmp_path / 'out'),
+            '--size',
+            '64',
+            '--blocks',
+            'stages.3',
+        ]
+    )
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-        'similarity.json', 'similarity.png', 'similarity_stage4_heads.png']
+        'similarity.json',
+        'similarity.png',
+        'similarity_stage4_heads.png',
+    ]
     found = json.loads((tmp_path / 'out' / 'similarity.json').read_text())
     assert found['image_size'] == [64, 64] and np.shape(found['maps']['stages.3.blocks.1.mixes.1']) == (8, 2, 2)
 
 
 def test_command_answers_without_a_traceback(tmp_path):
-    done = run_tool('analysis/similarity.py', 'config.py', 'it.pth', tmp_path / 'none.png', '--out', tmp_path / 'out',
-                    check=False)
+    done = run_tool(
+        'analysis/similarity.py', 'config.py', 'it.pth', tmp_path / 'none.png', '--out', tmp_path / 'out', check=False
+    )
     assert done.returncode == 1 and 'none.png does not exist' in done.stdout and 'Traceback' not in done.stdout
     assert not (tmp_path / 'out').exists()

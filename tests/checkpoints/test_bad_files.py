@@ -1,4 +1,5 @@
 """Every way in which a checkpoint comes into this package, every kind of file that is none: each has its message."""
+
 import os
 import re
 
@@ -7,15 +8,14 @@ import torch
 from torch import nn
 
 import fcvit_mm
-from fcvit_mm.checkpoints import CheckpointError, convert_checkpoint
-from fcvit_mm.engine.preflight import PreflightError, checkpoint_problems, resume_problems
-from fcvit_mm.engine.run import check_fits, keep_seed
+from fcvit_mm.checkpoints import CheckpointError, check_fits, convert_checkpoint
+from fcvit_mm.engine.run import keep_seed
+from fcvit_mm.preflight.checks import PreflightError, checkpoint_problems, resume_problems
 
 ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16), mlp_ratios=(1, 1, 1, 1))
 
 
 class Bomb:
-
     def __init__(self, path):
         self.path = path
 
@@ -40,24 +40,37 @@ def with_nan():
 
 #: Makes the file; what every reader says of it.
 UNREADABLE = {
-    'pickle that runs code': (lambda path: torch.save({'state_dict': {'a': Bomb(path.parent / 'boom')}}, path),
-                              'mkdir, which is not among the plain data .* Refused'),
+    'pickle that runs code': (
+        lambda path: torch.save({'state_dict': {'a': Bomb(path.parent / 'boom')}}, path),
+        'mkdir, which is not among the plain data .* Refused',
+    ),
     'truncated': (cut, r'\(20000 bytes\) is damaged or cut off'),
     'empty': (lambda path: path.write_bytes(b''), r'is empty \(0 bytes\)'),
     'text': (lambda path: path.write_text('state_dict of FCViT'), "is text that begins with b'state_dict of FCViT'"),
-    'NaN': (lambda path: torch.save({'state_dict': with_nan()}, path),
-            r'holds NaN or infinite values in 1 of \d+ tensors \(stages.2.blocks.0.norm1.weight\)'),
+    'NaN': (
+        lambda path: torch.save({'state_dict': with_nan()}, path),
+        r'holds NaN or infinite values in 1 of \d+ tensors \(stages.2.blocks.0.norm1.weight\)',
+    ),
 }
 #: What only those say who know which network it is to be.
 UNSUITABLE = {
-    'another network': (lambda path: torch.save({'state_dict': nn.Linear(2, 2).state_dict()}, path),
-                        'has nothing in common with'),
-    'another variant': (lambda path: torch.save(state_dict(depths=(1, 2, 1, 1)), path),
-                        r'is FCViT with depths \(1, 2, 1, 1\) .* the backbone is FCViT with depths \(1, 1, 1, 1\)'),
-    'other shapes': (lambda path: torch.save(state_dict(mlp_ratios=(2, 1, 1, 1)), path), r'4? ?shapes differ: '
-                     r'stages.0.blocks.0.channel_mixer.fc1.weight is \(16, 8, 1, 1\) there and \(8, 8, 1, 1\) here'),
-    'quantised': (lambda path: torch.save({key: value.to(torch.int8) for key, value in state_dict().items()}, path),
-                  'holds torch.int8 values where weights stand'),
+    'another network': (
+        lambda path: torch.save({'state_dict': nn.Linear(2, 2).state_dict()}, path),
+        'has nothing in common with',
+    ),
+    'another variant': (
+        lambda path: torch.save(state_dict(depths=(1, 2, 1, 1)), path),
+        r'is FCViT with depths \(1, 2, 1, 1\) .* the backbone is FCViT with depths \(1, 1, 1, 1\)',
+    ),
+    'other shapes': (
+        lambda path: torch.save(state_dict(mlp_ratios=(2, 1, 1, 1)), path),
+        r'4? ?shapes differ: '
+        r'stages.0.blocks.0.channel_mixer.fc1.weight is \(16, 8, 1, 1\) there and \(8, 8, 1, 1\) here',
+    ),
+    'quantised': (
+        lambda path: torch.save({key: value.to(torch.int8) for key, value in state_dict().items()}, path),
+        'holds torch.int8 values where weights stand',
+    ),
 }
 
 
@@ -115,6 +128,7 @@ def test_weights_of_another_model_are_not_evaluated(tmp_path):
 def test_seed_is_read_as_safely(tmp_path):
     UNREADABLE['pickle that runs code'][0](tmp_path / 'a.pth')
     from mmengine.config import Config
+
     with pytest.raises(CheckpointError, match='Refused'):
         keep_seed(Config(), str(tmp_path / 'a.pth'))
     assert not (tmp_path / 'boom').exists()

@@ -2,6 +2,7 @@
 
 ``FUZZ_CASES=2500 python -m pytest tests/checkpoints/test_fuzz.py`` runs the long version: so many for each test.
 """
+
 import functools
 import os
 from collections import OrderedDict
@@ -24,8 +25,13 @@ from fcvit_mm.checkpoints import (  # noqa: E402
 from fcvit_mm.checkpoints.key_tables import TABLES, to_ours, to_published  # noqa: E402
 
 CASES = int(os.environ.get('FUZZ_CASES', 60))
-fuzz = settings(max_examples=CASES, deadline=None, derandomize='FUZZ_CASES' not in os.environ, database=None,
-                suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+fuzz = settings(
+    max_examples=CASES,
+    deadline=None,
+    derandomize='FUZZ_CASES' not in os.environ,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16), mlp_ratios=(1, 1, 1, 1))
 #: A network of each table, small.
 NETWORKS = {'FCViT': dict(network=fcvit_mm.FCViT, arguments=dict(arch=ARCH))}
@@ -53,23 +59,33 @@ def weights(network, dense, published):
         return state if dense else OrderedDict(state, **{f'head.{key}': value for key, value in head.items()})
     if dense:
         return state
-    return OrderedDict([*((f'backbone.{key}', value) for key, value in state.items()),
-                        *((f'head.fc.{key}', value) for key, value in head.items())])
+    return OrderedDict(
+        [
+            *((f'backbone.{key}', value) for key, value in state.items()),
+            *((f'head.fc.{key}', value) for key, value in head.items()),
+        ]
+    )
 
 
 WRAP = {
-    'bare': lambda state: state, 'state_dict': lambda state: {'state_dict': state},
-    'model': lambda state: {'model': state}, 'averaged': lambda state: {'state_dict_ema': state, 'epoch': 3},
+    'bare': lambda state: state,
+    'state_dict': lambda state: {'state_dict': state},
+    'model': lambda state: {'model': state},
+    'averaged': lambda state: {'state_dict_ema': state, 'epoch': 3},
     'deep': lambda state: {'state_dict': {'model': state}},
     'with more': lambda state: {'state_dict': state, 'optimizer': {'state': {0: torch.ones(2)}}, 'meta': {'epoch': 7}},
-    'list': lambda state: [state], 'tensor': lambda state: next(iter(state.values()), torch.ones(1)),
+    'list': lambda state: [state],
+    'tensor': lambda state: next(iter(state.values()), torch.ones(1)),
 }
 PREFIXES = ('', 'module.', '_orig_mod.', 'module._orig_mod.', 'backbone.', 'encoder.', 'module.backbone.', '.', 'head.')
 DTYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64)
 SHAPES = {
     'transposed': lambda value: value.transpose(0, -1) if value.ndim else value,
-    'flat': lambda value: value.flatten(), 'scalar': lambda value: value.sum(), 'empty': lambda value: value[:0],
-    'one more': lambda value: value[None], 'cut': lambda value: value[:max(len(value) // 2, 1)],
+    'flat': lambda value: value.flatten(),
+    'scalar': lambda value: value.sum(),
+    'empty': lambda value: value[:0],
+    'one more': lambda value: value[None],
+    'cut': lambda value: value[: max(len(value) // 2, 1)],
     'view': lambda value: value.expand(2, *value.shape)[1],
 }
 CHANGES = ('drop', 'keep few', 'rename', 'dtype', 'shape', 'add', 'object', 'nan')
@@ -180,8 +196,8 @@ def test_damaged_bytes(tmp_path, data, network):
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         where = data.draw(st.integers(0, len(content) - 1))
-        content[where:where + data.draw(st.integers(1, 8))] = data.draw(st.binary(max_size=8))
-    path.write_bytes(content[:data.draw(st.integers(0, len(content)))])
+        content[where : where + data.draw(st.integers(1, 8))] = data.draw(st.binary(max_size=8))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
         recognize(read_checkpoint(path), str(path))
     except CheckpointError as error:

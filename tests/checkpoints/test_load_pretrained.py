@@ -1,4 +1,5 @@
 """``init_cfg=dict(type='Pretrained', checkpoint=...)`` with files of every origin."""
+
 import argparse
 import functools
 import http.server
@@ -34,8 +35,9 @@ def log(caplog):
 def init(path, out_indices=(0, 1, 2, 3), option='default', **options) -> fcvit_mm.FCViT:
     """A backbone initialised from a file."""
     torch.manual_seed(0)
-    backbone = fcvit_mm.FCViT(out_indices=out_indices, **arguments(option),
-                              init_cfg=dict(type='Pretrained', checkpoint=str(path), **options))
+    backbone = fcvit_mm.FCViT(
+        out_indices=out_indices, **arguments(option), init_cfg=dict(type='Pretrained', checkpoint=str(path), **options)
+    )
     backbone.init_weights()
     return backbone.eval()
 
@@ -57,8 +59,11 @@ def prefixed(prefix, state_dict) -> dict:
     return {prefix + key: value for key, value in state_dict.items()}
 
 
-HEADS = {'rpn_head.rpn_cls.weight': torch.ones(3, 4), 'roi_head.bbox_head.fc_cls.weight': torch.ones(5, 4),
-         'neck.lateral_convs.0.conv.weight': torch.ones(2)}
+HEADS = {
+    'rpn_head.rpn_cls.weight': torch.ones(3, 4),
+    'roi_head.bbox_head.fc_cls.weight': torch.ones(5, 4),
+    'neck.lateral_convs.0.conv.weight': torch.ones(2),
+}
 
 
 def sources() -> dict:
@@ -91,7 +96,7 @@ def test_published_dense_file(kind, tmp_path, log):
 
 def test_published_classifier(tmp_path, log):
     torch.save({'state_dict': published()}, tmp_path / 'a.pth')
-    backbone = init(tmp_path / 'a.pth', out_indices=(3, ))
+    backbone = init(tmp_path / 'a.pth', out_indices=(3,))
     weight, bias = published()['head.weight'], published()['head.bias']
     with torch.no_grad():
         logits = nn.functional.linear(backbone(images()['x'])[0].mean((2, 3)), weight, bias)
@@ -144,7 +149,7 @@ def test_paddle(protocol, names, tmp_path, log):
         content = {key: value if '@@' in key else (key, value) for key, value in content.items()}
     with open(tmp_path / 'a.pdparams', 'wb') as file:
         pickle.dump(content, file, protocol=protocol)
-    backbone = init(tmp_path / 'a.pdparams', out_indices=(3, ))
+    backbone = init(tmp_path / 'a.pdparams', out_indices=(3,))
     table = TABLES[0]
     for key, value in published().items():
         if not key.startswith('head.'):
@@ -168,8 +173,9 @@ def test_linear_weights_of_two_kinds(tmp_path):
         init(tmp_path / 'a.pth')
 
 
-@pytest.mark.parametrize('prefix, given', [('student.', 'student'), ('student.', 'student.'),
-                                           ('backbone.', 'backbone.')])
+@pytest.mark.parametrize(
+    'prefix, given', [('student.', 'student'), ('student.', 'student.'), ('backbone.', 'backbone.')]
+)
 def test_prefix(prefix, given, tmp_path):
     torch.save({**prefixed(prefix, published(dense=True)), 'teacher.weight': torch.ones(1)}, tmp_path / 'a.pth')
     assert_features(init(tmp_path / 'a.pth', prefix=given))
@@ -194,7 +200,7 @@ class Toy(BaseModel):
         return {'loss': logits.square().mean()} if mode == 'loss' else logits
 
 
-class Pictures(torch.utils.data.Dataset):
+class Images(torch.utils.data.Dataset):
     metainfo = {'classes': ('circle', 'square'), 'palette': [(1, 2, 3), (4, 5, 6)]}
 
     def __len__(self):
@@ -209,13 +215,23 @@ def test_checkpoint_that_mmengine_wrote(hooks, tmp_path, log):
     """As CheckpointHook writes it: log buffers, optimizer, schedulers and all."""
     model = Toy({'type': 'FCViT', **arguments()})
     runner = Runner(
-        model, str(tmp_path), experiment_name=tmp_path.name,
-        train_dataloader={'dataset': Pictures(), 'batch_size': 2, 'sampler': {'type': 'DefaultSampler'},
-                          'collate_fn': {'type': 'pseudo_collate'}},
-        train_cfg={'by_epoch': True, 'max_epochs': 1}, optim_wrapper={'optimizer': {'type': 'AdamW', 'lr': 1e-2}},
-        param_scheduler=[{'type': 'MultiStepLR', 'milestones': [1]},
-                         {'type': 'LinearLR', 'start_factor': 0.1, 'end': 2}],
-        custom_hooks=hooks)
+        model,
+        str(tmp_path),
+        experiment_name=tmp_path.name,
+        train_dataloader={
+            'dataset': Images(),
+            'batch_size': 2,
+            'sampler': {'type': 'DefaultSampler'},
+            'collate_fn': {'type': 'pseudo_collate'},
+        },
+        train_cfg={'by_epoch': True, 'max_epochs': 1},
+        optim_wrapper={'optimizer': {'type': 'AdamW', 'lr': 1e-2}},
+        param_scheduler=[
+            {'type': 'MultiStepLR', 'milestones': [1]},
+            {'type': 'LinearLR', 'start_factor': 0.1, 'end': 2},
+        ],
+        custom_hooks=hooks,
+    )
     runner.train()
     runner.logger.addHandler(log.handler)  # MMEngine's current logger from here on
     path = tmp_path / 'epoch_1.pth'
@@ -234,13 +250,22 @@ def test_checkpoint_that_mmengine_wrote(hooks, tmp_path, log):
 
 
 MODELS_OF = {
-    'mmpretrain': {'type': 'ImageClassifier', 'neck': {'type': 'GlobalAveragePooling'},
-                   'head': {'type': 'LinearClsHead', 'num_classes': NUM_CLASSES, 'in_channels': 40}},
-    'mmdet': {'type': 'RPN', 'train_cfg': None, 'test_cfg': {'rpn': None},
-              'rpn_head': {'type': 'RPNHead', 'in_channels': 8, 'feat_channels': 8},
-              'neck': {'type': 'FPN', 'in_channels': [16, 24, 32, 40], 'out_channels': 8, 'num_outs': 5}},
-    'mmseg': {'type': 'EncoderDecoder', 'decode_head': {'type': 'FCNHead', 'in_channels': 40, 'in_index': 3,
-                                                        'channels': 8, 'num_classes': 2}},
+    'mmpretrain': {
+        'type': 'ImageClassifier',
+        'neck': {'type': 'GlobalAveragePooling'},
+        'head': {'type': 'LinearClsHead', 'num_classes': NUM_CLASSES, 'in_channels': 40},
+    },
+    'mmdet': {
+        'type': 'RPN',
+        'train_cfg': None,
+        'test_cfg': {'rpn': None},
+        'rpn_head': {'type': 'RPNHead', 'in_channels': 8, 'feat_channels': 8},
+        'neck': {'type': 'FPN', 'in_channels': [16, 24, 32, 40], 'out_channels': 8, 'num_outs': 5},
+    },
+    'mmseg': {
+        'type': 'EncoderDecoder',
+        'decode_head': {'type': 'FCNHead', 'in_channels': 40, 'in_index': 3, 'channels': 8, 'num_classes': 2},
+    },
 }
 
 
@@ -293,15 +318,21 @@ def test_another_option_is_reported(tmp_path, log):
     assert 'and 12 more' in log.text
 
 
-@pytest.mark.parametrize('content, message', [
-    ({'conv1.weight': torch.ones(1), 'fc.weight': torch.ones(1)}, r'nothing in common with FCViT.*conv1.weight, fc'),
-    ({'state_dict': {'backbone.layer1.0.conv1.weight': torch.ones(1)}}, 'has nothing in common with FCViT'),
-    ({'patch_embed.proj.weight': torch.ones(1), 'network.0.0.mlp.fc1.weight': torch.ones(1)}, 'nothing in common'),
-    ({'epoch': 3, 'args': argparse.Namespace()}, 'has no tensors in it, only epoch, args'),
-    ({'state_dict': {}}, 'has no tensors in it, only nothing'),
-    ({}, 'has no tensors in it'),
-    ({'state_dict': 'weights'}, 'has no tensors in it, only state_dict'),
-])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (
+            {'conv1.weight': torch.ones(1), 'fc.weight': torch.ones(1)},
+            r'nothing in common with FCViT.*conv1.weight, fc',
+        ),
+        ({'state_dict': {'backbone.layer1.0.conv1.weight': torch.ones(1)}}, 'has nothing in common with FCViT'),
+        ({'patch_embed.proj.weight': torch.ones(1), 'network.0.0.mlp.fc1.weight': torch.ones(1)}, 'nothing in common'),
+        ({'epoch': 3, 'args': argparse.Namespace()}, 'has no tensors in it, only epoch, args'),
+        ({'state_dict': {}}, 'has no tensors in it, only nothing'),
+        ({}, 'has no tensors in it'),
+        ({'state_dict': 'weights'}, 'has no tensors in it, only state_dict'),
+    ],
+)
 def test_nothing_in_common_is_an_error(content, message, tmp_path):
     torch.save(content, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=message):
@@ -320,8 +351,11 @@ def test_another_variant_is_an_error(there, here, tmp_path):
 
 def test_other_shapes_are_an_error(tmp_path):
     torch.save(published('mix5x7', dense=True), tmp_path / 'a.pth')
-    with pytest.raises(CheckpointError, match=r'shapes differ: stages.*dwconv.weight is \(16, 1, 5, 5\) there and '
-                                              r'\(16, 1, 11, 11\) here'):
+    with pytest.raises(
+        CheckpointError,
+        match=r'shapes differ: stages.*dwconv.weight is \(16, 1, 5, 5\) there and '
+        r'\(16, 1, 11, 11\) here',
+    ):
         init(tmp_path / 'a.pth')
 
 
@@ -348,8 +382,9 @@ def test_no_file(tmp_path):
 
 def test_frozen_backbone_loads(tmp_path):
     torch.save(published(dense=True), tmp_path / 'a.pth')
-    backbone = fcvit_mm.FCViT(frozen_stages=4, **arguments(), init_cfg={'type': 'Pretrained',
-                                                                       'checkpoint': str(tmp_path / 'a.pth')})
+    backbone = fcvit_mm.FCViT(
+        frozen_stages=4, **arguments(), init_cfg={'type': 'Pretrained', 'checkpoint': str(tmp_path / 'a.pth')}
+    )
     backbone.init_weights()
     assert not backbone.stem.proj.weight.requires_grad
     assert_features(backbone.eval())
@@ -366,13 +401,13 @@ def test_weights_stay_the_models_own(tmp_path):
 
 # Addresses
 
+
 @pytest.fixture
 def server(tmp_path):
     """A web server on this machine; gives its address and the paths that were asked of it."""
     asked = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-
         def do_GET(self):
             asked.append(self.path)
             super().do_GET()
@@ -405,9 +440,8 @@ def test_downloaded_files_are_read_as_safely(server, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
 
     class Attack:
-
         def __reduce__(self):
-            return os.mkdir, (str(tmp_path / 'ran'), )
+            return os.mkdir, (str(tmp_path / 'ran'),)
 
     torch.save({'state_dict': Attack()}, tmp_path / 'served' / 'a.pth')
     with pytest.raises(CheckpointError, match='asks for .*mkdir'):

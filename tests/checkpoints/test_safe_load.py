@@ -1,4 +1,5 @@
 """Reading checkpoint files: what genuine ones hold comes out, what hostile ones ask for does not happen."""
+
 import argparse
 import contextlib
 import io
@@ -24,9 +25,11 @@ WRITERS = {
     'torch before 1.6': lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
 }
 for protocol in (2, 3, 4, 5):
+
     def write(content, path, protocol=protocol):
         with open(path, 'wb') as file:
             pickle.dump(content, file, protocol=protocol)
+
     WRITERS[f'pickle {protocol}'] = write
 torch_only = pytest.mark.parametrize('writer', ['torch', 'torch before 1.6'])
 all_writers = pytest.mark.parametrize('writer', WRITERS)
@@ -35,13 +38,32 @@ all_writers = pytest.mark.parametrize('writer', WRITERS)
 @torch_only
 def test_tensors_of_every_kind(writer, tmp_path):
     base = torch.arange(24, dtype=torch.float32)
-    tensors = {str(dtype): torch.ones(2, 3).to(dtype) for dtype in (
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-        torch.uint8, torch.bool, torch.complex64)}
-    tensors.update(scalar=torch.tensor(3), empty=torch.empty(0, 4), view=base[4:16].view(3, 4),
-                   transposed=base.view(4, 6).t(),
-                   channels_last=torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
-                   parameter=nn.Parameter(torch.rand(3)), same=base, again=base)
+    tensors = {
+        str(dtype): torch.ones(2, 3).to(dtype)
+        for dtype in (
+            torch.float64,
+            torch.float32,
+            torch.float16,
+            torch.bfloat16,
+            torch.int64,
+            torch.int32,
+            torch.int16,
+            torch.int8,
+            torch.uint8,
+            torch.bool,
+            torch.complex64,
+        )
+    }
+    tensors.update(
+        scalar=torch.tensor(3),
+        empty=torch.empty(0, 4),
+        view=base[4:16].view(3, 4),
+        transposed=base.view(4, 6).t(),
+        channels_last=torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+        parameter=nn.Parameter(torch.rand(3)),
+        same=base,
+        again=base,
+    )
     WRITERS[writer](tensors, tmp_path / 'a.pth')
     read = read_checkpoint(tmp_path / 'a.pth')
     assert list(read) == list(tensors)
@@ -62,10 +84,15 @@ def test_tensor_of_a_type_without_a_storage_of_its_own(tmp_path):
 def test_arrays_and_plain_objects(writer, tmp_path):
     content = {
         'array': np.arange(12, dtype=np.float32).reshape(3, 4),
-        'fortran': np.asfortranarray(np.arange(6.).reshape(2, 3)),
-        'bool': np.array([True, False]), 'scalar': np.float64(1.5), 'empty': np.zeros((0, 3), np.int64),
-        'text': np.array(['ab', 'c']), 'nested': [(1, 2.5, None, True), {'a', 'b'}, frozenset([1]), b'bytes', 2**70],
-        'counter': Counter([3, 3, 8]), 'default': defaultdict(list, a=[1]), 'ordered': OrderedDict(a=1),
+        'fortran': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        'bool': np.array([True, False]),
+        'scalar': np.float64(1.5),
+        'empty': np.zeros((0, 3), np.int64),
+        'text': np.array(['ab', 'c']),
+        'nested': [(1, 2.5, None, True), {'a', 'b'}, frozenset([1]), b'bytes', 2**70],
+        'counter': Counter([3, 3, 8]),
+        'default': defaultdict(list, a=[1]),
+        'ordered': OrderedDict(a=1),
     }
     WRITERS[writer](content, tmp_path / 'a.pth')
     read = read_checkpoint(tmp_path / 'a.pth')
@@ -94,8 +121,13 @@ def test_whole_training_state(writer, tmp_path):
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.rand(4, 3)).sum().backward()
     optimizer.step()
-    state = {'state_dict': model.state_dict(), 'optimizer': optimizer.state_dict(), 'shape': torch.Size([1, 2]),
-             'dtype': torch.float16, 'device': torch.device('cpu')}
+    state = {
+        'state_dict': model.state_dict(),
+        'optimizer': optimizer.state_dict(),
+        'shape': torch.Size([1, 2]),
+        'dtype': torch.float16,
+        'device': torch.device('cpu'),
+    }
     WRITERS[writer](state, tmp_path / 'a.pth')
     read = read_checkpoint(tmp_path / 'a.pth')
     assert all(torch.equal(read['state_dict'][name], value) for name, value in model.state_dict().items())
@@ -105,7 +137,7 @@ def test_whole_training_state(writer, tmp_path):
 
 def test_safetensors(tmp_path, monkeypatch):
     save_file = pytest.importorskip('safetensors.torch').save_file
-    save_file({'a': torch.arange(3.)}, tmp_path / 'a.safetensors')
+    save_file({'a': torch.arange(3.0)}, tmp_path / 'a.safetensors')
     assert read_checkpoint(tmp_path / 'a.safetensors')['a'].tolist() == [0, 1, 2]
     monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
     with pytest.raises(CheckpointError, match='pip install safetensors'):
@@ -119,6 +151,7 @@ def test_home_folder(tmp_path, monkeypatch):
 
 
 # What follows is hostile. Each would leave a file behind if it ran.
+
 
 class Call:
     """Pickles as a call of ``function``."""
@@ -139,6 +172,7 @@ class Global:
 
 class NamingPickler(pickle._Pickler):
     """Writes :class:`Global` as the opcode that imports a name, whatever it is."""
+
     dispatch = dict(pickle._Pickler.dispatch)
 
     def save_global_by_name(self, obj):
@@ -205,53 +239,127 @@ def text(value) -> bytes:
     return b'X' + struct.pack('<I', len(value)) + value.encode()
 
 
-@pytest.mark.parametrize('codes, message', [
-    # attributes set on what the allow-list gives out: (None, {'function': ...}) would go through setattr
-    ([name_op('torch._utils', '_rebuild_tensor_v2'), b'N', b'}', text('function'), b'K\x01', b's', b'\x86', b'b'],
-     'attributes for a Rebuild'),
-    ([name_op('torch', 'float32'), b'}', b'b'], 'attributes for a dtype'),
-    # a call of what is data
-    ([name_op('numpy', 'ndarray'), b')', b'R'], 'a call of <numpy.ndarray'),
-    ([name_op('torch', 'float32'), b')', b'R'], 'a call of torch.float32'),
-    ([text('os.system'), text('touch ran'), b'\x85', b'R'], "a call of 'os.system'"),
-    ([name_op('argparse', 'Namespace'), b')', b'R', text('x'), b'\x85', b'R'], 'a call of <argparse.Namespace'),
-    ([name_op('torch._tensor', '_rebuild_from_type_v2'), b'(', text('os.system'), b'N', text('touch ran'), b'\x85',
-      b'N', b't', b'R'], "a call of 'os.system'"),
-    ([name_op('copy_reg', '_reconstructor'), name_op('torch', 'Tensor'), b'N', b'N', b'\x87', b'R'],
-     'a call of <torch.Tensor'),
-    ([name_op('torch', 'float32'), b'}', b'\x92'], 'damaged'),
-    ([b'(', name_op('torch', 'float32'), b'o'], 'a call of torch.float32'),
-    ([b'(', b'itorch\nfloat32\n'], 'a call of torch.float32'),
-    # names that reach further through dots, and the modules' other names
-    ([name_op('torch', 'os.system')], 'asks for torch.os.system'),
-    ([name_op('torch._utils', '_rebuild_tensor_v2.__globals__')], 'asks for'),
-    ([name_op('numpy._core.multiarray', 'fromfile')], 'asks for numpy.core.multiarray.fromfile'),
-    ([name_op('__builtin__', 'eval')], 'asks for builtins.eval'),
-    ([name_op('torch', 'load')], 'asks for torch.load'),
-    ([name_op('numpy', 'load')], 'asks for numpy.load'),
-    ([name_op('torch.storage', '_load_from_bytes')], 'asks for torch.storage._load_from_bytes'),
-    ([name_op('mmengine.logging.history_buffer', 'np')], 'asks for mmengine.logging.history_buffer.np'),
-    ([name_op('functools', 'partial')], 'asks for functools.partial'),
-    # containers that are none
-    ([name_op('torch', 'float32'), b'K\x01', b'a'], 'items for a dtype'),
-    ([name_op('torch', 'float32'), b'(', b'K\x01', b'\x90'], 'items for a dtype'),
-    ([name_op('torch', 'float32'), b'K\x01', b'K\x01', b's'], 'keys for a dtype'),
-    # the registry of extensions, references outside the file, out-of-band buffers
-    ([b'\x82\x01'], 'asks for the pickle extension 1'),
-    ([text('storage'), b'Q'], 'an unknown reference'),
-    ([b'\x97'], 'damaged'),
-    # numpy: types with fields or objects, sizes that do not fit
-    ([name_op('numpy', 'dtype'), text('O8'), b'\x85', b'R'], "type 'O8', expected numbers"),
-    ([name_op('numpy', 'dtype'), text('f4,O'), b'\x85', b'R'], 'expected numbers'),
-    ([name_op('numpy', 'dtype'), text('f4'), b'\x85', b'R', b'(', b'K\x03', text('>'), b'N', b'N', b'N', b't', b'b'],
-     'this byte order'),
-    ([name_op('numpy.core.multiarray', '_reconstruct'), b')', b'R', b'(', b'K\x01', b'K\x08', b'\x85',
-      name_op('numpy', 'dtype'), text('f8'), b'\x85', b'R', b'\x89', name_op('_codecs', 'encode'), text('abc'),
-      text('latin1'), b'\x86', b'R', b't', b'b'], r'shape \(8,\) and type float64 with 3 bytes'),
-    ([name_op('numpy.core.multiarray', 'scalar'), name_op('numpy', 'dtype'), text('f8'), b'\x85', b'R', b'\x85', b'R'],
-     'a NumPy scalar of type float64 with 0 bytes'),
-    ([name_op('_codecs', 'encode'), text('abc'), text('rot13'), b'\x86', b'R'], "text encoding 'rot13'"),
-])
+@pytest.mark.parametrize(
+    'codes, message',
+    [
+        # attributes set on what the allow-list gives out: (None, {'function': ...}) would go through setattr
+        (
+            [
+                name_op('torch._utils', '_rebuild_tensor_v2'),
+                b'N',
+                b'}',
+                text('function'),
+                b'K\x01',
+                b's',
+                b'\x86',
+                b'b',
+            ],
+            'attributes for a Rebuild',
+        ),
+        ([name_op('torch', 'float32'), b'}', b'b'], 'attributes for a dtype'),
+        # a call of what is data
+        ([name_op('numpy', 'ndarray'), b')', b'R'], 'a call of <numpy.ndarray'),
+        ([name_op('torch', 'float32'), b')', b'R'], 'a call of torch.float32'),
+        ([text('os.system'), text('touch ran'), b'\x85', b'R'], "a call of 'os.system'"),
+        ([name_op('argparse', 'Namespace'), b')', b'R', text('x'), b'\x85', b'R'], 'a call of <argparse.Namespace'),
+        (
+            [
+                name_op('torch._tensor', '_rebuild_from_type_v2'),
+                b'(',
+                text('os.system'),
+                b'N',
+                text('touch ran'),
+                b'\x85',
+                b'N',
+                b't',
+                b'R',
+            ],
+            "a call of 'os.system'",
+        ),
+        (
+            [name_op('copy_reg', '_reconstructor'), name_op('torch', 'Tensor'), b'N', b'N', b'\x87', b'R'],
+            'a call of <torch.Tensor',
+        ),
+        ([name_op('torch', 'float32'), b'}', b'\x92'], 'damaged'),
+        ([b'(', name_op('torch', 'float32'), b'o'], 'a call of torch.float32'),
+        ([b'(', b'itorch\nfloat32\n'], 'a call of torch.float32'),
+        # names that reach further through dots, and the modules' other names
+        ([name_op('torch', 'os.system')], 'asks for torch.os.system'),
+        ([name_op('torch._utils', '_rebuild_tensor_v2.__globals__')], 'asks for'),
+        ([name_op('numpy._core.multiarray', 'fromfile')], 'asks for numpy.core.multiarray.fromfile'),
+        ([name_op('__builtin__', 'eval')], 'asks for builtins.eval'),
+        ([name_op('torch', 'load')], 'asks for torch.load'),
+        ([name_op('numpy', 'load')], 'asks for numpy.load'),
+        ([name_op('torch.storage', '_load_from_bytes')], 'asks for torch.storage._load_from_bytes'),
+        ([name_op('mmengine.logging.history_buffer', 'np')], 'asks for mmengine.logging.history_buffer.np'),
+        ([name_op('functools', 'partial')], 'asks for functools.partial'),
+        # containers that are none
+        ([name_op('torch', 'float32'), b'K\x01', b'a'], 'items for a dtype'),
+        ([name_op('torch', 'float32'), b'(', b'K\x01', b'\x90'], 'items for a dtype'),
+        ([name_op('torch', 'float32'), b'K\x01', b'K\x01', b's'], 'keys for a dtype'),
+        # the registry of extensions, references outside the file, out-of-band buffers
+        ([b'\x82\x01'], 'asks for the pickle extension 1'),
+        ([text('storage'), b'Q'], 'an unknown reference'),
+        ([b'\x97'], 'damaged'),
+        # numpy: types with fields or objects, sizes that do not fit
+        ([name_op('numpy', 'dtype'), text('O8'), b'\x85', b'R'], "type 'O8', expected numbers"),
+        ([name_op('numpy', 'dtype'), text('f4,O'), b'\x85', b'R'], 'expected numbers'),
+        (
+            [
+                name_op('numpy', 'dtype'),
+                text('f4'),
+                b'\x85',
+                b'R',
+                b'(',
+                b'K\x03',
+                text('>'),
+                b'N',
+                b'N',
+                b'N',
+                b't',
+                b'b',
+            ],
+            'this byte order',
+        ),
+        (
+            [
+                name_op('numpy.core.multiarray', '_reconstruct'),
+                b')',
+                b'R',
+                b'(',
+                b'K\x01',
+                b'K\x08',
+                b'\x85',
+                name_op('numpy', 'dtype'),
+                text('f8'),
+                b'\x85',
+                b'R',
+                b'\x89',
+                name_op('_codecs', 'encode'),
+                text('abc'),
+                text('latin1'),
+                b'\x86',
+                b'R',
+                b't',
+                b'b',
+            ],
+            r'shape \(8,\) and type float64 with 3 bytes',
+        ),
+        (
+            [
+                name_op('numpy.core.multiarray', 'scalar'),
+                name_op('numpy', 'dtype'),
+                text('f8'),
+                b'\x85',
+                b'R',
+                b'\x85',
+                b'R',
+            ],
+            'a NumPy scalar of type float64 with 0 bytes',
+        ),
+        ([name_op('_codecs', 'encode'), text('abc'), text('rot13'), b'\x86', b'R'], "text encoding 'rot13'"),
+    ],
+)
 def test_opcode_by_opcode(codes, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'a.pdparams').write_bytes(op(*codes))
@@ -262,8 +370,9 @@ def test_opcode_by_opcode(codes, message, tmp_path, monkeypatch):
 
 def test_getattr_looks_nothing_up(tmp_path):
     """MMEngine's log buffers name it, so it is let through, as an empty shell."""
-    (tmp_path / 'a.pth').write_bytes(op(b'}', text('a'), name_op('__builtin__', 'getattr'), text('x'), text('upper'),
-                                        b'\x86', b'R', b's'))
+    (tmp_path / 'a.pth').write_bytes(
+        op(b'}', text('a'), name_op('__builtin__', 'getattr'), text('x'), text('upper'), b'\x86', b'R', b's')
+    )
     assert isinstance(read_checkpoint(tmp_path / 'a.pth')['a'], Opaque)
 
 
@@ -287,23 +396,30 @@ class StoragePickler(NamingPickler):
         return None
 
 
-@pytest.mark.parametrize('args, message', [
-    ((0, (4, ), (1, )), 'over 3 stored values'),
-    ((2, (2, ), (1, )), 'over 3 stored values'),
-    ((0, (2, ), (3, )), 'over 3 stored values'),
-    ((0, (10**12, ), (0, )), 'over 3 stored values'),
-    ((-1, (2, ), (1, )), 'impossible tensor'),
-    ((2, (2, ), (-1, )), 'impossible tensor'),
-    ((0, (2, 1), (1, )), 'impossible tensor'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        ((0, (4,), (1,)), 'over 3 stored values'),
+        ((2, (2,), (1,)), 'over 3 stored values'),
+        ((0, (2,), (3,)), 'over 3 stored values'),
+        ((0, (10**12,), (0,)), 'over 3 stored values'),
+        ((-1, (2,), (1,)), 'impossible tensor'),
+        ((2, (2,), (-1,)), 'impossible tensor'),
+        ((0, (2, 1), (1,)), 'impossible tensor'),
+    ],
+)
 def test_tensor_outside_its_storage(args, message, tmp_path):
     class Tensor:
         pass
 
     pickled = io.BytesIO()
     pickler = StoragePickler(pickled, protocol=2)
-    pickler.dispatch = {**pickler.dispatch, Tensor: lambda self, obj: self.save_reduce(
-        Global('torch._utils', '_rebuild_tensor'), (Storage(), *args), obj=obj)}
+    pickler.dispatch = {
+        **pickler.dispatch,
+        Tensor: lambda self, obj: self.save_reduce(
+            Global('torch._utils', '_rebuild_tensor'), (Storage(), *args), obj=obj
+        ),
+    }
     # save_reduce asks that the function be callable
     Global.__call__ = None
     try:
@@ -331,33 +447,37 @@ def test_files_that_announce_more_than_they_hold(tmp_path):
     pickled = io.BytesIO()
     StoragePickler(pickled, protocol=2).dump({'a': Storage()})
     write_zip(tmp_path / 'b.pth', pickled.getvalue(), **{'data/0': bytes(10**5), 'data/1': bytes(1)})
-    assert read_checkpoint(tmp_path / 'b.pth')['a'].shape == (25000, )
+    assert read_checkpoint(tmp_path / 'b.pth')['a'].shape == (25000,)
     whole = (tmp_path / 'b.pth').read_bytes()
     size = struct.pack('<II', 1, 1)  # data/1's, in the central directory: say that it is the long one
     at = whole.rindex(size)
-    (tmp_path / 'b.pth').write_bytes(whole[:at] + struct.pack('<II', 10**5, 10**5) + whole[at + len(size):])
+    (tmp_path / 'b.pth').write_bytes(whole[:at] + struct.pack('<II', 10**5, 10**5) + whole[at + len(size) :])
     with pytest.raises(CheckpointError, match='records announce more than the file holds'):
         read_checkpoint(tmp_path / 'b.pth')
 
 
 # Files that are no checkpoint.
 
-@pytest.mark.parametrize('content, message', [
-    (b'', r'is empty \(0 bytes\)'),
-    (b'<!DOCTYPE html>\n<html>', 'is a web page'),
-    (b'\n <html><body>404', 'is a web page'),
-    (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'Git LFS pointer.*git lfs pull'),
-    (b'Not Found', "is text that begins with b'Not Found'"),
-    (b'\x1f\x8b\x08\x00', 'compressed or tar archive'),
-    (b'\x89PNG\r\n\x1a\n\x00\x00', 'neither a torch, a Paddle nor a safetensors'),
-    (b'\x00' * 100, 'neither a torch'),
-    (b'PK\x03\x04rest', 'damaged or cut off'),
-    (b'\x80\x02}', 'damaged or cut off'),
-    (b'\x80', 'damaged or cut off'),
-    (b'\x80\x09.', 'damaged or cut off'),
-    (pickle.dumps([1, 2]), 'holds a list, expected a dict'),
-    (pickle.dumps(3), 'holds a int, expected a dict'),
-])
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'', r'is empty \(0 bytes\)'),
+        (b'<!DOCTYPE html>\n<html>', 'is a web page'),
+        (b'\n <html><body>404', 'is a web page'),
+        (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'Git LFS pointer.*git lfs pull'),
+        (b'Not Found', "is text that begins with b'Not Found'"),
+        (b'\x1f\x8b\x08\x00', 'compressed or tar archive'),
+        (b'\x89PNG\r\n\x1a\n\x00\x00', 'neither a torch, a Paddle nor a safetensors'),
+        (b'\x00' * 100, 'neither a torch'),
+        (b'PK\x03\x04rest', 'damaged or cut off'),
+        (b'\x80\x02}', 'damaged or cut off'),
+        (b'\x80', 'damaged or cut off'),
+        (b'\x80\x09.', 'damaged or cut off'),
+        (pickle.dumps([1, 2]), 'holds a list, expected a dict'),
+        (pickle.dumps(3), 'holds a int, expected a dict'),
+    ],
+)
 def test_not_a_checkpoint(content, message, tmp_path):
     path = tmp_path / 'a.pth'
     path.write_bytes(content)
@@ -406,9 +526,9 @@ def test_unknown_torch_format(tmp_path):
     """torch's old format says its version and byte order."""
     torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
     whole = (tmp_path / 'a.pth').read_bytes()
-    magic, version = pickle.dumps(0x1950a86a20f9469cfc6c, 2), pickle.dumps(1001, 2)
+    magic, version = pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2)
     assert whole.startswith(magic + version)
-    (tmp_path / 'a.pth').write_bytes(magic + pickle.dumps(1002, 2) + whole[len(magic + version):])
+    (tmp_path / 'a.pth').write_bytes(magic + pickle.dumps(1002, 2) + whole[len(magic + version) :])
     with pytest.raises(CheckpointError, match='unknown torch format .protocol 1002'):
         read_checkpoint(tmp_path / 'a.pth')
     turned = pickle.dumps({'little_endian': sys.byteorder != 'little'}, 2)
@@ -420,8 +540,11 @@ def test_unknown_torch_format(tmp_path):
 @pytest.mark.parametrize('writer', ['torch', 'torch before 1.6', 'pickle 4'])
 def test_interrupted_download(writer, tmp_path):
     """Cut anywhere, a file is damaged; never half a state dict, never another exception."""
-    content = {'a': np.arange(200.), 'b': np.ones((3, 4))} if writer == 'pickle 4' else \
-        {'a': torch.arange(200.), 'b': torch.ones(3, 4)}
+    content = (
+        {'a': np.arange(200.0), 'b': np.ones((3, 4))}
+        if writer == 'pickle 4'
+        else {'a': torch.arange(200.0), 'b': torch.ones(3, 4)}
+    )
     WRITERS[writer](content, tmp_path / 'a.pth')
     whole = (tmp_path / 'a.pth').read_bytes()
     for size in {4, 10, *range(20, len(whole), len(whole) // 40), len(whole) - 1}:
@@ -431,8 +554,11 @@ def test_interrupted_download(writer, tmp_path):
 
 
 def test_flipped_bytes_never_give_another_exception(tmp_path):
-    torch.save({'a': torch.arange(20.), 'args': argparse.Namespace(lr=1)}, tmp_path / 'a.pth',
-               _use_new_zipfile_serialization=False)
+    torch.save(
+        {'a': torch.arange(20.0), 'args': argparse.Namespace(lr=1)},
+        tmp_path / 'a.pth',
+        _use_new_zipfile_serialization=False,
+    )
     whole = (tmp_path / 'a.pth').read_bytes()
     random = np.random.RandomState(0)
     for _ in range(300):

@@ -21,7 +21,7 @@ def test_same_arguments_give_the_same_bytes_and_another_seed_others(kind, tmp_pa
     assert a.keys() == c.keys() and all(a[name] != c[name] for name in a if name.endswith('.jpg'))
 
 
-def test_pictures_do_not_depend_on_how_many_there_are(tmp_path):
+def test_images_do_not_depend_on_how_many_there_are(tmp_path):
     generate('coco', tmp_path / 'few', 2, 1, 64)
     generate('coco', tmp_path / 'many', 4, 1, 64)
     few, many = contents(tmp_path / 'few'), contents(tmp_path / 'many')
@@ -37,20 +37,23 @@ def test_boxes_areas_and_polygons_agree_with_what_is_visible(tmp_path):
         by_image.setdefault(annotation['image_id'], []).append(annotation)
     assert len(by_image) == 20
     for index in range(20):
-        scene = shapes.draw_many(shapes.picture_rng(0, 'train', index), 128)
+        scene = shapes.draw_many(shapes.image_rng(0, 'train', index), 128)
         assert [CLASSES[label] for label in scene.labels] == [
-            content['categories'][annotation['category_id'] - 1]['name'] for annotation in by_image[index + 1]]
+            content['categories'][annotation['category_id'] - 1]['name'] for annotation in by_image[index + 1]
+        ]
         for i, annotation in enumerate(by_image[index + 1]):
             visible = scene.instances == i + 1
-            rle = mask_api.merge(mask_api.frPyObjects([(2 * np.array(p)).tolist() for p in annotation['segmentation']],
-                                                      *visible.shape))
+            rle = mask_api.merge(
+                mask_api.frPyObjects([(2 * np.array(p)).tolist() for p in annotation['segmentation']], *visible.shape)
+            )
             drawn = mask_api.decode(rle).astype(bool)
             assert (drawn & visible).sum() / (drawn | visible).sum() > 0.85
             assert annotation['area'] == pytest.approx(visible.sum() / 4, rel=0.12)
             y, x = np.nonzero(visible)
             left, top, width, height = annotation['bbox']
             assert [left, top, left + width, top + height] == pytest.approx(
-                [x.min() / 2, y.min() / 2, x.max() / 2 + 0.5, y.max() / 2 + 0.5], abs=1)
+                [x.min() / 2, y.min() / 2, x.max() / 2 + 0.5, y.max() / 2 + 0.5], abs=1
+            )
 
 
 def test_a_second_run_writes_nothing_and_other_arguments_replace(tmp_path):
@@ -84,13 +87,16 @@ def test_what_was_not_generated_is_left_alone(tmp_path):
     assert contents(tmp_path) == {'mine.txt': b'mine'}
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(kind='voc'), "unknown kind 'voc', expected one of"),
-    (dict(num_train=0), 'num_train=0, expected 1 or more'),
-    (dict(num_val=0), 'num_val=0, expected 1 or more'),
-    (dict(size=32), 'size=32, expected 64 or more'),
-    (dict(seed=-1), 'seed=-1, expected 0 or more'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(kind='voc'), "unknown kind 'voc', expected one of"),
+        (dict(num_train=0), 'num_train=0, expected 1 or more'),
+        (dict(num_val=0), 'num_val=0, expected 1 or more'),
+        (dict(size=32), 'size=32, expected 64 or more'),
+        (dict(seed=-1), 'seed=-1, expected 0 or more'),
+    ],
+)
 def test_arguments_that_cannot_work(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         generate(**dict(dict(kind='coco', root=tmp_path / 'data'), **arguments))
@@ -109,11 +115,15 @@ def test_mmdet_opens_it(tmp_path):
     datasets = pytest.importorskip('mmdet.datasets')
     generate('coco', tmp_path / 'data', 6, 2, 64)
     dataset = datasets.CocoDataset(
-        data_root=str(tmp_path / 'data'), ann_file='annotations/instances_train2017.json',
-        data_prefix=dict(img='train2017/'), metainfo=dict(classes=CLASSES), pipeline=[])
+        data_root=str(tmp_path / 'data'),
+        ann_file='annotations/instances_train2017.json',
+        data_prefix=dict(img='train2017/'),
+        metainfo=dict(classes=CLASSES),
+        pipeline=[],
+    )
     assert len(dataset) == 6
     for index in range(6):
-        scene = shapes.draw_many(shapes.picture_rng(0, 'train', index), 64)
+        scene = shapes.draw_many(shapes.image_rng(0, 'train', index), 64)
         assert [instance['bbox_label'] for instance in dataset[index]['instances']] == scene.labels
 
 
@@ -121,11 +131,15 @@ def test_mmseg_opens_it_and_labels_stand_where_the_shapes_are(tmp_path):
     datasets = pytest.importorskip('mmseg.datasets')
     generate('ade20k', tmp_path / 'data', 3, 2, 64)
     dataset = datasets.BaseSegDataset(
-        data_root=str(tmp_path / 'data'), reduce_zero_label=True, metainfo=dict(classes=('background', *CLASSES)),
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'), pipeline=[])
+        data_root=str(tmp_path / 'data'),
+        reduce_zero_label=True,
+        metainfo=dict(classes=('background', *CLASSES)),
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=[],
+    )
     assert len(dataset) == 3
     labels = datasets.transforms.LoadAnnotations(reduce_zero_label=True)(dict(dataset[1]))['gt_seg_map']
-    scene = shapes.draw_many(shapes.picture_rng(0, 'train', 1), 64)
+    scene = shapes.draw_many(shapes.image_rng(0, 'train', 1), 64)
     expected = np.array([0, *(label + 1 for label in scene.labels)])[scene.instances[::2, ::2]]
     sure = labels != 255
     assert 0.6 < sure.mean() < 1

@@ -111,8 +111,14 @@ def test_options_that_the_config_cannot_follow(write):
 
 
 def test_mmpretrain_cannot_draw_with_tta():
-    cfg = Config({'default_scope': 'mmpretrain', 'tta_model': {}, 'tta_pipeline': [],
-                  'default_hooks': {'visualization': {'type': 'VisualizationHook'}}})
+    cfg = Config(
+        {
+            'default_scope': 'mmpretrain',
+            'tta_model': {},
+            'tta_pipeline': [],
+            'default_hooks': {'visualization': {'type': 'VisualizationHook'}},
+        }
+    )
     enable_visualization(cfg, 'shown')
     with pytest.raises(ConfigError, match='Leave one of them out'):
         enable_tta(cfg)

@@ -4,19 +4,35 @@ from fcvit_mm.engine import distributed
 from fcvit_mm.engine.distributed import LauncherError, rendezvous_env
 
 SLURM = {'SLURM_PROCID': '3', 'SLURM_NTASKS': '4', 'SLURM_LOCALID': '1'}
-MPI = {'OMPI_COMM_WORLD_RANK': '1', 'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_LOCAL_RANK': '1',
-       'OMPI_COMM_WORLD_LOCAL_SIZE': '2'}
+MPI = {
+    'OMPI_COMM_WORLD_RANK': '1',
+    'OMPI_COMM_WORLD_SIZE': '2',
+    'OMPI_COMM_WORLD_LOCAL_RANK': '1',
+    'OMPI_COMM_WORLD_LOCAL_SIZE': '2',
+}
 
 
-@pytest.mark.parametrize('launcher, env, expected', [
-    ('pytorch', {'RANK': '3', 'WORLD_SIZE': '4', 'LOCAL_RANK': '1', 'MASTER_ADDR': 'a', 'MASTER_PORT': '5'},
-     {'RANK': '3', 'WORLD_SIZE': '4', 'LOCAL_RANK': '1', 'MASTER_ADDR': 'a', 'MASTER_PORT': '5'}),
-    # LOCAL_RANK stands there because tools/train.py sets it for everybody.
-    ('slurm', {**SLURM, 'MASTER_ADDR': 'a', 'LOCAL_RANK': '0'},
-     {'RANK': '3', 'WORLD_SIZE': '4', 'LOCAL_RANK': '1', 'MASTER_ADDR': 'a', 'MASTER_PORT': '29500'}),
-    ('mpi', MPI, {'RANK': '1', 'WORLD_SIZE': '2', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1',
-                  'MASTER_PORT': '29500'}),
-])
+@pytest.mark.parametrize(
+    'launcher, env, expected',
+    [
+        (
+            'pytorch',
+            {'RANK': '3', 'WORLD_SIZE': '4', 'LOCAL_RANK': '1', 'MASTER_ADDR': 'a', 'MASTER_PORT': '5'},
+            {'RANK': '3', 'WORLD_SIZE': '4', 'LOCAL_RANK': '1', 'MASTER_ADDR': 'a', 'MASTER_PORT': '5'},
+        ),
+        # LOCAL_RANK stands there because tools/train.py sets it for everybody.
+        (
+            'slurm',
+            {**SLURM, 'MASTER_ADDR': 'a', 'LOCAL_RANK': '0'},
+            {'RANK': '3', 'WORLD_SIZE': '4', 'LOCAL_RANK': '1', 'MASTER_ADDR': 'a', 'MASTER_PORT': '29500'},
+        ),
+        (
+            'mpi',
+            MPI,
+            {'RANK': '1', 'WORLD_SIZE': '2', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '29500'},
+        ),
+    ],
+)
 def test_rendezvous(launcher, env, expected):
     assert rendezvous_env(launcher, env) == expected
 
@@ -29,11 +45,14 @@ def test_slurm_asks_for_the_first_node(tmp_path, monkeypatch):
     assert rendezvous_env('slurm', {**SLURM, 'SLURM_NODELIST': 'n[1-2]'})['MASTER_ADDR'] == 'first'
 
 
-@pytest.mark.parametrize('launcher, env, message', [
-    ('pytorch', {}, 'RANK, WORLD_SIZE, LOCAL_RANK in the environment.*torchrun'),
-    ('slurm', {'SLURM_PROCID': '0'}, 'SLURM_NTASKS, SLURM_LOCALID.*srun'),
-    ('mpi', {**MPI, 'OMPI_COMM_WORLD_SIZE': '4'}, 'needs MASTER_ADDR'),
-])
+@pytest.mark.parametrize(
+    'launcher, env, message',
+    [
+        ('pytorch', {}, 'RANK, WORLD_SIZE, LOCAL_RANK in the environment.*torchrun'),
+        ('slurm', {'SLURM_PROCID': '0'}, 'SLURM_NTASKS, SLURM_LOCALID.*srun'),
+        ('mpi', {**MPI, 'OMPI_COMM_WORLD_SIZE': '4'}, 'needs MASTER_ADDR'),
+    ],
+)
 def test_missing_environment(launcher, env, message):
     with pytest.raises(LauncherError, match=message):
         rendezvous_env(launcher, env)

@@ -1,4 +1,5 @@
 """What is DWNet's own: numbers of the published implementation, kinds of kernels, padding, options."""
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from fcvit_mm.models.layers import count_parameters
 from fcvit_mm.ops import use_ops
 
 TABLE = next(table for table in TABLES if table.network is fcvit_mm.DWNet)
-CLASSIFIER = dict(out_indices=(3, ), norm_cfg=dict(type='LN'))
+CLASSIFIER = dict(out_indices=(3,), norm_cfg=dict(type='LN'))
 MICRO = dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32), group_channels=(2, 4, 6, 8))
 
 
@@ -25,8 +26,11 @@ def micro(**options) -> fcvit_mm.DWNet:
 
 def from_published(kind: str, dense: bool) -> fcvit_mm.DWNet:
     model = fcvit_mm.DWNet(**dwnet_arguments(kind), **({} if dense else CLASSIFIER)).eval()
-    state_dict = {to_ours(key, TABLE.rows): value for key, value in published(kind, dense, 'dwnet').items()
-                  if not key.startswith('head.')}
+    state_dict = {
+        to_ours(key, TABLE.rows): value
+        for key, value in published(kind, dense, 'dwnet').items()
+        if not key.startswith('head.')
+    }
     model.load_state_dict(state_dict)
     return model
 
@@ -37,7 +41,7 @@ def from_published(kind: str, dense: bool) -> fcvit_mm.DWNet:
 def test_logits_are_the_published_ones(kind, ops):
     head = {key: value for key, value in published(kind, network='dwnet').items() if key.startswith('head.')}
     with use_ops(ops):
-        features, = from_published(kind, dense=False)(image((1, 3, 224, 224), 5))
+        (features,) = from_published(kind, dense=False)(image((1, 3, 224, 224), 5))
     logits = F.linear(features.mean((2, 3)), head['head.weight'], head['head.bias'])
     assert logits.shape == (1, NUM_CLASSES)
     np.testing.assert_allclose(logits, fixture(kind, 'dwnet')['x224_logits'], rtol=0, atol=1e-5)
@@ -52,10 +56,17 @@ def test_features_are_the_published_ones(kind):
         np.testing.assert_allclose(output, expected[f'xd_f{i}'], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('arch, dynamic, parameters', [
-    ('tiny', False, 24_172_744), ('base', False, 74_347_112),
-    ('tiny', 'homogeneous', 51_131_752), ('base', 'homogeneous', 161_597_928),
-    ('tiny', 'inhomogeneous', 26_244_280), ('base', 'inhomogeneous', 80_253_608)])
+@pytest.mark.parametrize(
+    'arch, dynamic, parameters',
+    [
+        ('tiny', False, 24_172_744),
+        ('base', False, 74_347_112),
+        ('tiny', 'homogeneous', 51_131_752),
+        ('base', 'homogeneous', 161_597_928),
+        ('tiny', 'inhomogeneous', 26_244_280),
+        ('base', 'inhomogeneous', 80_253_608),
+    ],
+)
 def test_variant_has_the_published_size(arch, dynamic, parameters):
     """The last is the only one that is not published: counted by the same rules."""
     with torch.device('meta'):
@@ -95,7 +106,7 @@ def test_inhomogeneous_kernels_are_made_at_each_position():
     out, padded = conv(x), F.pad(x, (3, 3, 3, 3))
     kernels = conv.fc2(F.relu(conv.norm(conv.fc1(x)))).view(2, 7, 7, 9, 11)
     for c, i, j in [(0, 0, 0), (3, 8, 10), (4, 4, 5), (7, 2, 9)]:
-        expected = (padded[0, c, i:i + 7, j:j + 7] * kernels[c // 4, :, :, i, j]).sum()
+        expected = (padded[0, c, i : i + 7, j : j + 7] * kernels[c // 4, :, :, i, j]).sum()
         torch.testing.assert_close(out[0, c, i, j], expected)
 
 
@@ -124,7 +135,7 @@ def test_patch_merging_goes_down_the_columns():
     merging = PatchMerging(1, 4)
     merging.norm = nn.Identity()
     merging.reduction.weight.copy_(torch.eye(4))
-    x = torch.tensor([[0., 1.], [2., 3.]])
+    x = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     assert merging(x.view(1, 1, 2, 2)).flatten().tolist() == [0, 2, 1, 3]
     assert merging(torch.ones(1, 1, 3, 5)).shape == (1, 4, 2, 3)
 
@@ -145,7 +156,7 @@ def test_position_embedding():
     with torch.no_grad():
         without = model.stem.norm(model.stem.proj(x))
         torch.testing.assert_close(model.stem(x), without + model.stem.pos_embed)
-        nn.init.constant_(model.stem.pos_embed, 2.)
+        nn.init.constant_(model.stem.pos_embed, 2.0)
         x = torch.randn(1, 3, 45, 20)
         shifted = micro().eval()
         shifted.load_state_dict({key: value for key, value in model.state_dict().items() if 'pos_embed' not in key})
@@ -158,11 +169,11 @@ def test_position_embedding():
 @pytest.mark.parametrize('shape', [(1, 64, 8), (1, 8, 8, 8)], ids=['classifier', 'dense'])
 def test_position_embedding_of_another_size_is_resized(shape, tmp_path):
     names = to_published(micro(position_size=8).state_dict(), TABLE)
-    names['absolute_pos_embed'] = torch.full(shape, 3.)
+    names['absolute_pos_embed'] = torch.full(shape, 3.0)
     torch.save({'model': names}, tmp_path / 'a.pth')
     model = micro(position_size=4)
     load_pretrained(model, str(tmp_path / 'a.pth'))
-    torch.testing.assert_close(model.stem.pos_embed.detach(), torch.full((1, 8, 4, 4), 3.))
+    torch.testing.assert_close(model.stem.pos_embed.detach(), torch.full((1, 8, 4, 4), 3.0))
 
 
 def test_a_classifiers_norm_is_not_taken_for_that_of_a_dense_model(tmp_path):
@@ -170,8 +181,9 @@ def test_a_classifiers_norm_is_not_taken_for_that_of_a_dense_model(tmp_path):
     model = fcvit_mm.DWNet(**dwnet_arguments('static'))
     load_pretrained(model, str(tmp_path / 'a.pth'))
     assert model.norm3.weight.eq(1).all()
-    torch.testing.assert_close(model.stem.norm.weight.detach(), published(
-        'static', network='dwnet')['patch_embed.norm.weight'])
+    torch.testing.assert_close(
+        model.stem.norm.weight.detach(), published('static', network='dwnet')['patch_embed.norm.weight']
+    )
     classifier = fcvit_mm.DWNet(**dwnet_arguments('static'), **CLASSIFIER)
     load_pretrained(classifier, str(tmp_path / 'a.pth'))
     assert not classifier.norm3.weight.eq(1).any()
@@ -189,24 +201,36 @@ def test_initial_weights():
     assert not block.mlp.fc1.bias.any() and not block.mixer.dwconv.bias.any()
 
 
-@pytest.mark.parametrize('options, error, words', [
-    (dict(arch='small'), ValueError, ["unknown arch 'small'", 'base', 'tiny']),
-    (dict(arch=dict(depths=(1, 1, 1, 1))), ValueError, ['lacks', 'channels']),
-    (dict(arch=dict(MICRO, num_heads=2)), ValueError, ['unknown', 'num_heads']),
-    (dict(dynamic='both'), ValueError, ["dynamic='both'", "'homogeneous', 'inhomogeneous'"]),
-    (dict(dynamic=True), ValueError, ['dynamic=True', 'expected one of False']),
-    (dict(dynamic='inhomogeneous', arch=dict(depths=(1, ) * 4, channels=(8, ) * 4)), ValueError,
-     ['group_channels=None', 'one divisor']),
-    (dict(dynamic='inhomogeneous', arch=dict(MICRO, group_channels=(3, 4, 6, 8))), ValueError,
-     ['group_channels=(3, 4, 6, 8)', '(8, 16, 24, 32)']),
-    (dict(dynamic='homogeneous', arch=dict(MICRO, channels=(2, 4, 8, 16))), ValueError,
-     ['(2, 4, 8, 16)', 'at least 4']),
-    (dict(norm_cfg=dict(type='GN')), ValueError, ["'GN'", "['LN', 'BN', 'SyncBN']"]),
-    (dict(norm_cfg=dict(eps=1.)), ValueError, ['type is one of']),
-    (dict(drop_path_rate=1.), ValueError, ['drop_path_rate=1.0', 'less than 1']),
-    (dict(position_size=0), ValueError, ['position_size=0', 'at least 1']),
-    (dict(depth=50), TypeError, ['depth']),
-])
+@pytest.mark.parametrize(
+    'options, error, words',
+    [
+        (dict(arch='small'), ValueError, ["unknown arch 'small'", 'base', 'tiny']),
+        (dict(arch=dict(depths=(1, 1, 1, 1))), ValueError, ['lacks', 'channels']),
+        (dict(arch=dict(MICRO, num_heads=2)), ValueError, ['unknown', 'num_heads']),
+        (dict(dynamic='both'), ValueError, ["dynamic='both'", "'homogeneous', 'inhomogeneous'"]),
+        (dict(dynamic=True), ValueError, ['dynamic=True', 'expected one of False']),
+        (
+            dict(dynamic='inhomogeneous', arch=dict(depths=(1,) * 4, channels=(8,) * 4)),
+            ValueError,
+            ['group_channels=None', 'one divisor'],
+        ),
+        (
+            dict(dynamic='inhomogeneous', arch=dict(MICRO, group_channels=(3, 4, 6, 8))),
+            ValueError,
+            ['group_channels=(3, 4, 6, 8)', '(8, 16, 24, 32)'],
+        ),
+        (
+            dict(dynamic='homogeneous', arch=dict(MICRO, channels=(2, 4, 8, 16))),
+            ValueError,
+            ['(2, 4, 8, 16)', 'at least 4'],
+        ),
+        (dict(norm_cfg=dict(type='GN')), ValueError, ["'GN'", "['LN', 'BN', 'SyncBN']"]),
+        (dict(norm_cfg=dict(eps=1.0)), ValueError, ['type is one of']),
+        (dict(drop_path_rate=1.0), ValueError, ['drop_path_rate=1.0', 'less than 1']),
+        (dict(position_size=0), ValueError, ['position_size=0', 'at least 1']),
+        (dict(depth=50), TypeError, ['depth']),
+    ],
+)
 def test_bad_options(options, error, words):
     with pytest.raises(error) as caught:
         micro(**options)

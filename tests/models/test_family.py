@@ -1,4 +1,5 @@
 """The same questions to every network of the project: one row of ``NETWORKS`` each, small enough to be quick."""
+
 import copy
 import pickle
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from fcvit_mm.ops import use_ops
 class Network(NamedTuple):
     """A backbone's class, the arguments that make a small one, those that make its classifier's form, and whether
     ``frozen_stages`` counts the blocks of one stage."""
+
     type: type
     arguments: dict
     classifier: dict = {}
@@ -32,19 +34,32 @@ _BOTH = ('attn_scale', 'feat_scale')
 _CLASS_TOKEN = dict(out_type='cls_token', out_indices=None)
 
 NETWORKS = {
-    'fcvit': Network(fcvit_mm.FCViT, dict(
-        arch=dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(8, 8, 4, 4)),
-        layer_scale_init_value=1.)),
+    'fcvit': Network(
+        fcvit_mm.FCViT,
+        dict(
+            arch=dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(8, 8, 4, 4)),
+            layer_scale_init_value=1.0,
+        ),
+    ),
     'dwnet': Network(fcvit_mm.DWNet, _DWNET, _LAYER_NORM),
     'dynamic_dwnet': Network(fcvit_mm.DWNet, dict(_DWNET, dynamic='homogeneous'), _LAYER_NORM),
     'inhomogeneous_dwnet': Network(fcvit_mm.DWNet, dict(_DWNET, dynamic='inhomogeneous'), _LAYER_NORM),
-    'vit': Network(fcvit_mm.ScaledViT, dict(
-        arch=dict(depths=(4, ), channels=(24, ), num_heads=(3, )), remedies=_BOTH), _CLASS_TOKEN, blocks=True),
-    'cait': Network(fcvit_mm.ScaledCaiT, dict(
-        arch=dict(depths=(4, 1), channels=(24, 24), num_heads=(3, 3)), remedies=_BOTH, layer_scale_init_value=1.),
-        _CLASS_TOKEN, blocks=True),
-    'swin': Network(fcvit_mm.ScaledSwin, dict(
-        arch=dict(depths=(2, 1, 1, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4)), remedies=_BOTH)),
+    'vit': Network(
+        fcvit_mm.ViT,
+        dict(arch=dict(depths=(4,), channels=(24,), num_heads=(3,)), methods=_BOTH),
+        _CLASS_TOKEN,
+        blocks=True,
+    ),
+    'cait': Network(
+        fcvit_mm.CaiT,
+        dict(arch=dict(depths=(4, 1), channels=(24, 24), num_heads=(3, 3)), methods=_BOTH, layer_scale_init_value=1.0),
+        _CLASS_TOKEN,
+        blocks=True,
+    ),
+    'swin': Network(
+        fcvit_mm.Swin,
+        dict(arch=dict(depths=(2, 1, 1, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4)), methods=_BOTH),
+    ),
 }
 SIZES = [(64, 64), (75, 61), (33, 128)]
 HALF = [torch.float16, torch.bfloat16]
@@ -131,7 +146,7 @@ def test_outputs_stay_when_optimized_for_inference(network):
 
 def test_classifier_has_one_output(network):
     model = build(network, **{'out_indices': -1, **network.classifier}).train()
-    output, = model(images(64, 64))
+    (output,) = model(images(64, 64))
     (output * torch.randn_like(output)).sum().backward()
     assert output.shape == (2, model.out_channels[0], *(() if 'out_type' in network.classifier else (2, 2)))
     assert_all_grads(model)
@@ -178,8 +193,10 @@ def test_another_networks_file_is_an_error(network, tmp_path):
         load_pretrained(build(network), str(tmp_path / 'a.pth'))
 
 
-@pytest.mark.parametrize('out_indices, expected', [
-    ((0, 1, 2, 3), (0, 1, 2, 3)), ([3], (3, )), (3, (3, )), ((-1, ), (3, )), ((-4, 2), (0, 2)), ((1, 0), (0, 1))])
+@pytest.mark.parametrize(
+    'out_indices, expected',
+    [((0, 1, 2, 3), (0, 1, 2, 3)), ([3], (3,)), (3, (3,)), ((-1,), (3,)), ((-4, 2), (0, 2)), ((1, 0), (0, 1))],
+)
 def test_out_indices(network, out_indices, expected):
     given, channels = copy.copy(out_indices), build(network).out_channels
     model = build(network, out_indices=out_indices).eval()
@@ -302,8 +319,11 @@ def test_norm_eval_keeps_the_running_statistics(network):
         model = build(network, norm_eval=norm_eval).train()
         before = {name: value.clone() for name, value in model.named_buffers()}
         model(images(64, 64))
-        assert all(torch.equal(value, before[name]) == norm_eval for name, value in model.named_buffers()
-                   if name.endswith('running_mean'))
+        assert all(
+            torch.equal(value, before[name]) == norm_eval
+            for name, value in model.named_buffers()
+            if name.endswith('running_mean')
+        )
 
 
 @torch.no_grad()
@@ -331,7 +351,7 @@ def test_exponential_moving_average(network):
 def test_layers_for_learning_rate_decay_ascend(network):
     model = build(network)
     depths = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.') for name, _ in model.named_parameters()}
-    (layers, ), found = {count for _, count in depths.values()}, [depth for depth, _ in depths.values()]
+    (layers,), found = {count for _, count in depths.values()}, [depth for depth, _ in depths.values()]
     assert sorted(set(found)) == list(range(layers))
     assert found == sorted(found), 'parameters in the order of the forward pass'
     assert model.get_layer_depth('head.fc.weight', 'backbone.') == (layers - 1, layers)
@@ -346,17 +366,20 @@ def test_found_by_name_from_every_scope(network, scope, prefix):
     assert isinstance(MODELS.build(cfg), network.type)
 
 
-@pytest.mark.parametrize('options, error, words', [
-    (dict(out_indices=(0, 4)), ValueError, ['out_indices has 4', '-4 to 3']),
-    (dict(out_indices=-5), ValueError, ['out_indices has -5', '-4 to 3']),
-    (dict(out_indices=(3, -1)), ValueError, ['twice']),
-    (dict(out_indices=()), ValueError, ['empty']),
-    (dict(out_indices=(1.5, )), TypeError, ['integers', '1.5']),
-    (dict(frozen_stages=-2), ValueError, ['frozen_stages=-2', '-1 (none)']),
-    (dict(frozen_stages=5), ValueError, ['frozen_stages=5', 'up to 4']),
-    (dict(frozen_stages=3, out_indices=(0, 1)), ValueError, ['frozen_stages=3', 'up to 2']),
-    (dict(depth=50), TypeError, ['depth']),
-])
+@pytest.mark.parametrize(
+    'options, error, words',
+    [
+        (dict(out_indices=(0, 4)), ValueError, ['out_indices has 4', '-4 to 3']),
+        (dict(out_indices=-5), ValueError, ['out_indices has -5', '-4 to 3']),
+        (dict(out_indices=(3, -1)), ValueError, ['twice']),
+        (dict(out_indices=()), ValueError, ['empty']),
+        (dict(out_indices=(1.5,)), TypeError, ['integers', '1.5']),
+        (dict(frozen_stages=-2), ValueError, ['frozen_stages=-2', '-1 (none)']),
+        (dict(frozen_stages=5), ValueError, ['frozen_stages=5', 'up to 4']),
+        (dict(frozen_stages=3, out_indices=(0, 1)), ValueError, ['frozen_stages=3', 'up to 2']),
+        (dict(depth=50), TypeError, ['depth']),
+    ],
+)
 def test_bad_options(network, options, error, words):
     if network.blocks and set(options) == {'frozen_stages', 'out_indices'}:
         pytest.skip('every level needs all blocks')
@@ -366,13 +389,16 @@ def test_bad_options(network, options, error, words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize('x, error, words', [
-    (torch.randn(3, 64, 64), ValueError, ['(B, 3, H, W)', '3 dimensions', 'image[None]']),
-    (torch.randn(1, 4, 64, 64), ValueError, ['3 input channels', 'got 4', 'in_channels']),
-    (torch.randn(1, 3, 0, 64), ValueError, ['at least 1x1', '0x64']),
-    (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, ['floating-point', 'torch.uint8']),
-    ([1, 2], TypeError, ['floating-point', 'list']),
-])
+@pytest.mark.parametrize(
+    'x, error, words',
+    [
+        (torch.randn(3, 64, 64), ValueError, ['(B, 3, H, W)', '3 dimensions', 'image[None]']),
+        (torch.randn(1, 4, 64, 64), ValueError, ['3 input channels', 'got 4', 'in_channels']),
+        (torch.randn(1, 3, 0, 64), ValueError, ['at least 1x1', '0x64']),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, ['floating-point', 'torch.uint8']),
+        ([1, 2], TypeError, ['floating-point', 'list']),
+    ],
+)
 def test_bad_input(network, x, error, words):
     with pytest.raises(error) as caught:
         build(network)(x)

@@ -1,4 +1,5 @@
 """What is FCViT's own: variants, options, the global context. test_family.py asks what every network is asked."""
+
 import copy
 import pickle
 
@@ -14,7 +15,7 @@ MICRO = dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(8, 8, 4
 
 OPTIONS = {
     'default': {},
-    'one_mix': dict(kernel_sizes=(11, )),
+    'one_mix': dict(kernel_sizes=(11,)),
     'mix5x7': dict(kernel_sizes=[5, 7]),
     'single_fc': dict(token_mix_reduction=1),
     'narrow_fc': dict(token_mix_reduction=4, token_mix_min_channels=4),
@@ -43,10 +44,12 @@ def assert_all_grads(model: nn.Module) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize('arch, parameters, gigamacs', [
-    ('tiny', 4_784_752, 0.90), ('b12', 14_701_832, 2.65), ('b24', 26_960_232, 5.06), ('b48', 51_477_032, 9.88)])
+@pytest.mark.parametrize(
+    'arch, parameters, gigamacs',
+    [('tiny', 4_784_752, 0.90), ('b12', 14_701_832, 2.65), ('b24', 26_960_232, 5.06), ('b48', 51_477_032, 9.88)],
+)
 def test_variant_has_the_published_size(arch, parameters, gigamacs):
-    backbone = fcvit_mm.FCViT(arch, out_indices=(-1, ))
+    backbone = fcvit_mm.FCViT(arch, out_indices=(-1,))
     width = backbone.out_channels[-1]
     assert count_parameters(backbone) + 1000 * width + 1000 == parameters
     macs = 0
@@ -98,7 +101,7 @@ def test_options_change_what_they_name():
         return {name for name, _ in micro(**options).named_parameters()}
 
     default = names()
-    assert not any('mixes.1.' in name for name in names(kernel_sizes=(11, )))
+    assert not any('mixes.1.' in name for name in names(kernel_sizes=(11,)))
     assert not any('global_context' in name for name in names(global_context=False))
     assert not any('rescale' in name for name in names(weighted=False))
     assert not any('channel_mixer.dwconv' in name for name in names(channel_mixer_dwconv=False))
@@ -113,10 +116,12 @@ def test_options_change_what_they_name():
 def test_roi_align_takes_the_right_values():
     ops = pytest.importorskip('mmcv.ops')
     features = micro(out_indices=0)(torch.randn(1, 3, 64, 64))[0].detach()
-    boxes = torch.tensor([[0., 4., 4., 40., 32.]])
+    boxes = torch.tensor([[0.0, 4.0, 4.0, 40.0, 32.0]])
     cropped = ops.roi_align(features, boxes, (2, 2), 0.25, 2, 'avg', True)
-    torch.testing.assert_close(cropped, ops.roi_align(features.clone(memory_format=torch.contiguous_format), boxes,
-                                                      (2, 2), 0.25, 2, 'avg', True))
+    torch.testing.assert_close(
+        cropped,
+        ops.roi_align(features.clone(memory_format=torch.contiguous_format), boxes, (2, 2), 0.25, 2, 'avg', True),
+    )
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
@@ -148,10 +153,18 @@ def test_global_context_is_the_formula_of_the_paper():
     expected = torch.empty_like(x)
     for image, out in zip(x, expected):
         mean = image.mean((1, 2))
-        sim = torch.stack([
-            torch.stack([image[4 * h:4 * h + 4, i, j] @ mean[4 * h:4 * h + 4] for i in range(3) for j in range(5)])
-            for h in range(4)]) / 2
-        sim = (sim - sim.mean()) / (((sim - sim.mean())**2).sum() / (sim.numel() - 1)).sqrt().add(1e-5)
+        sim = (
+            torch.stack(
+                [
+                    torch.stack(
+                        [image[4 * h : 4 * h + 4, i, j] @ mean[4 * h : 4 * h + 4] for i in range(3) for j in range(5)]
+                    )
+                    for h in range(4)
+                ]
+            )
+            / 2
+        )
+        sim = (sim - sim.mean()) / (((sim - sim.mean()) ** 2).sum() / (sim.numel() - 1)).sqrt().add(1e-5)
         candidates = context.fc1(mean).view(2, 2)
         vector = context.fc2(torch.maximum(candidates[0], candidates[1]))
         for c in range(16):
@@ -168,7 +181,7 @@ def test_a_constant_image_has_finite_gradients():
 
 def test_drop_path():
     assert drop_path_rates(0.3, (1, 1, 2)) == [[0], [pytest.approx(0.1)], [pytest.approx(0.2), pytest.approx(0.3)]]
-    assert drop_path_rates(0.3, (1, )) == [[0]]
+    assert drop_path_rates(0.3, (1,)) == [[0]]
     torch.manual_seed(0)
     drop = DropPath(0.25).train()
     y = drop(torch.ones(4000, 2, 1, 1))
@@ -182,9 +195,9 @@ def test_initial_weights():
     model = micro(layer_scale_init_value=1e-5)
     block = model.stages[0].blocks[0]
     mix = block.token_mixer.mixes[0]
-    assert torch.equal(block.layer_scale1, torch.full((16, ), 1e-5))
-    assert mix.dwconv.weight.std().item() == pytest.approx((2 / 121)**0.5, rel=0.1)
-    assert block.channel_mixer.fc1.weight.std().item() == pytest.approx((2 / 128)**0.5, rel=0.1)
+    assert torch.equal(block.layer_scale1, torch.full((16,), 1e-5))
+    assert mix.dwconv.weight.std().item() == pytest.approx((2 / 121) ** 0.5, rel=0.1)
+    assert block.channel_mixer.fc1.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.1)
     assert mix.global_context.fc1.weight.std().item() == pytest.approx(0.02, rel=0.3)
     assert torch.equal(mix.global_context.rescale_weight, torch.ones(8))
     assert all(not bias.any() for name, bias in model.named_parameters() if name.endswith('.bias'))
@@ -213,20 +226,23 @@ def test_layer_depth():
         assert model.get_layer_depth(name, 'backbone.') == (depth, blocks + 2), name
 
 
-@pytest.mark.parametrize('options, error, words', [
-    (dict(arch='b13'), ValueError, ["unknown arch 'b13'", 'b12', 'b24', 'b48', 'tiny']),
-    (dict(arch=3), ValueError, ['arch must be one of', '3']),
-    (dict(arch=dict(depths=(1, 1, 1, 1))), ValueError, ['lacks', 'channels', 'mlp_ratios']),
-    (dict(arch=dict(MICRO, width=3)), ValueError, ['unknown', 'width']),
-    (dict(arch=dict(MICRO, depths=(1, 1))), ValueError, ['depths=(1, 1)', 'expected 4']),
-    (dict(arch=dict(MICRO, num_heads=5)), ValueError, ['num_heads=5', 'does not divide', '16']),
-    (dict(context_reduction=32), ValueError, ['context_reduction=32', '16 channels']),
-    (dict(context_reduction=0), ValueError, ['context_reduction=0', 'at least 1']),
-    (dict(token_mix_reduction=0), ValueError, ['token_mix_reduction=0', 'at least 1']),
-    (dict(kernel_sizes=(11, 4)), ValueError, ['kernel_sizes=(11, 4)', 'odd']),
-    (dict(kernel_sizes=()), ValueError, ['kernel_sizes=()', 'one or two']),
-    (dict(drop_path_rate=1.), ValueError, ['drop_path_rate=1.0', 'less than 1']),
-])
+@pytest.mark.parametrize(
+    'options, error, words',
+    [
+        (dict(arch='b13'), ValueError, ["unknown arch 'b13'", 'b12', 'b24', 'b48', 'tiny']),
+        (dict(arch=3), ValueError, ['arch must be one of', '3']),
+        (dict(arch=dict(depths=(1, 1, 1, 1))), ValueError, ['lacks', 'channels', 'mlp_ratios']),
+        (dict(arch=dict(MICRO, width=3)), ValueError, ['unknown', 'width']),
+        (dict(arch=dict(MICRO, depths=(1, 1))), ValueError, ['depths=(1, 1)', 'expected 4']),
+        (dict(arch=dict(MICRO, num_heads=5)), ValueError, ['num_heads=5', 'does not divide', '16']),
+        (dict(context_reduction=32), ValueError, ['context_reduction=32', '16 channels']),
+        (dict(context_reduction=0), ValueError, ['context_reduction=0', 'at least 1']),
+        (dict(token_mix_reduction=0), ValueError, ['token_mix_reduction=0', 'at least 1']),
+        (dict(kernel_sizes=(11, 4)), ValueError, ['kernel_sizes=(11, 4)', 'odd']),
+        (dict(kernel_sizes=()), ValueError, ['kernel_sizes=()', 'one or two']),
+        (dict(drop_path_rate=1.0), ValueError, ['drop_path_rate=1.0', 'less than 1']),
+    ],
+)
 def test_bad_options(options, error, words):
     with pytest.raises(error) as caught:
         micro(**options)

@@ -1,4 +1,5 @@
 """FCViT against numbers of the published implementation, through the published names."""
+
 import json
 
 import numpy as np
@@ -20,7 +21,7 @@ class Classifier(nn.Module):
 
     def __init__(self, option: str) -> None:
         super().__init__()
-        self.backbone = fcvit_mm.FCViT(out_indices=(3, ), **arguments(option))
+        self.backbone = fcvit_mm.FCViT(out_indices=(3,), **arguments(option))
         self.head = nn.ModuleDict({'fc': nn.Linear(self.backbone.out_channels[-1], NUM_CLASSES)})
 
     def forward(self, x):
@@ -76,8 +77,8 @@ def test_gradients():
 
     parameters = dict(model.named_parameters())
     keys = [key for key in expected if key.startswith('grad/')]
-    assert {our_name(key[len('grad/'):]) for key in keys} == set(parameters)
+    assert {our_name(key[len('grad/') :]) for key in keys} == set(parameters)
     for key in keys:
-        grad = parameters[our_name(key[len('grad/'):])].grad.double()
+        grad = parameters[our_name(key[len('grad/') :])].grad.double()
         norm, first = grad.norm().item(), grad.flatten()[0].item()
         np.testing.assert_allclose([norm, first], expected[key], rtol=0, atol=ATOL, err_msg=key)

@@ -1,4 +1,5 @@
 """What must hold for every network: finite in half precision, the same each time, the same whoever stands beside."""
+
 from functools import partial
 
 import pytest
@@ -10,15 +11,30 @@ import fcvit_mm
 
 #: One row for each network: how a small one of it is built, and its least side.
 NETWORKS = {
-    'FCViT': dict(build=lambda **options: fcvit_mm.FCViT(
-        dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)), layer_scale_init_value=0.5,
-        **options)),
-    'FCViT without context': dict(build=lambda **options: fcvit_mm.FCViT(
-        dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)), layer_scale_init_value=0.5,
-        global_context=False, **options)),
-    'FCViT with attention': dict(build=lambda **options: fcvit_mm.FCViT(
-        dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)), layer_scale_init_value=0.5,
-        spatial_attention=True, channel_attention=True, **options)),
+    'FCViT': dict(
+        build=lambda **options: fcvit_mm.FCViT(
+            dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)),
+            layer_scale_init_value=0.5,
+            **options,
+        )
+    ),
+    'FCViT without context': dict(
+        build=lambda **options: fcvit_mm.FCViT(
+            dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)),
+            layer_scale_init_value=0.5,
+            global_context=False,
+            **options,
+        )
+    ),
+    'FCViT with attention': dict(
+        build=lambda **options: fcvit_mm.FCViT(
+            dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)),
+            layer_scale_init_value=0.5,
+            spatial_attention=True,
+            channel_attention=True,
+            **options,
+        )
+    ),
     **{name: dict(build=partial(build_family, row)) for name, row in FAMILY.items() if name != 'fcvit'},
 }
 every_network = pytest.mark.parametrize('network', NETWORKS)
@@ -29,7 +45,7 @@ def build(network, seed=0, **options):
     return NETWORKS[network]['build'](**options)
 
 
-def pictures(number=4, size=64, seed=1):
+def images(number=4, size=64, seed=1):
     return torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -51,7 +67,7 @@ def test_ten_times_the_usual_activations_stay_finite(network, dtype, autocast):
     model = build(network).eval()
     if dtype == torch.float16 and tuple(map(int, torch.__version__.split('.')[:2])) < (2, 4):
         pytest.skip('float16 on CPUs came with torch 2.4')
-    x = 10 * pictures(2)
+    x = 10 * images(2)
     with torch.no_grad():
         if autocast:
             with torch.autocast('cpu', dtype):
@@ -66,7 +82,7 @@ def train(network):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     torch.manual_seed(2)
     for step in range(2):
-        loss = sum(output.square().mean() for output in model(pictures(seed=step)))
+        loss = sum(output.square().mean() for output in model(images(seed=step)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -88,8 +104,9 @@ def test_training_and_evaluation_agree(network):
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # running statistics are those of all batches so far: of this one
             module.register_forward_pre_hook(
-                lambda norm, args: sizes.update({norm: args[0].numel() // args[0].shape[1]}))
-    x = pictures(8)
+                lambda norm, args: sizes.update({norm: args[0].numel() // args[0].shape[1]})
+            )
+    x = images(8)
     with torch.no_grad():
         trained = model.train()(x)
         for norm, n in sizes.items():
@@ -104,17 +121,17 @@ def test_training_and_evaluation_agree(network):
 
 @every_network
 def test_order_of_the_batch(network):
-    model, x = build(network).eval(), pictures()
+    model, x = build(network).eval(), images()
     order = torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
         assert_close(model(x[order]), [output[order] for output in model(x)], rtol=1e-6)
 
 
 @every_network
-def test_a_picture_does_not_depend_on_its_neighbours(network):
+def test_a_image_does_not_depend_on_its_neighbours(network):
     """Nor on how many they are. Convolutions take other paths for other sizes of a batch: hence the tolerance."""
-    model, x = build(network).eval(), pictures()
+    model, x = build(network).eval(), images()
     with torch.no_grad():
         expected = [output[:1] for output in model(x)]
-        for others in (x[:1], torch.cat([x[:1], 1000 * pictures(2, seed=5)]), x[:1].repeat(7, 1, 1, 1)):
+        for others in (x[:1], torch.cat([x[:1], 1000 * images(2, seed=5)]), x[:1].repeat(7, 1, 1, 1)):
             assert_close([output[:1] for output in model(others)], expected, rtol=1e-5)

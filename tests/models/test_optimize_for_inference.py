@@ -1,4 +1,5 @@
 """A model optimised for inference: the same outputs, in every use."""
+
 import copy
 import pickle
 
@@ -83,7 +84,7 @@ def test_exports():
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
     x = images()
     with torch.no_grad():
-        exported = torch.export.export(optimized, (x, )).module()
+        exported = torch.export.export(optimized, (x,)).module()
         for want, have in zip(optimized(x), exported(x)):
             torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
 
@@ -102,7 +103,6 @@ def test_half_precision_where_the_cpu_has_none(monkeypatch):
 
 def test_a_model_around_a_backbone():
     class Classifier(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.backbone = micro(out_indices=-1)
@@ -123,6 +123,6 @@ def test_a_model_without_a_backbone_of_ours():
 
 
 def test_outputs_that_differ_are_refused(monkeypatch):
-    monkeypatch.setattr(inference, 'TOLERANCE', 0.)
+    monkeypatch.setattr(inference, 'TOLERANCE', 0.0)
     with pytest.raises(RuntimeError, match='the optimized FCViT differs from the model by .*please report this'):
         fcvit_mm.optimize_for_inference(trained(micro()), images())

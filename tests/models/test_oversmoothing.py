@@ -1,4 +1,5 @@
 """AttnScale and FeatScale: the formulas, the published numbers on three hosts, plain weights, positions, options."""
+
 import logging
 
 import numpy as np
@@ -10,27 +11,34 @@ from mmengine.logging import MMLogger
 from reference import NUM_CLASSES, fixture, image, published
 
 import fcvit_mm
-from fcvit_mm import requirements
+from fcvit_mm import dependencies
 from fcvit_mm.checkpoints import CheckpointError, convert_checkpoint, load_pretrained, read_checkpoint
 from fcvit_mm.checkpoints.key_tables import TABLES, to_ours, to_published
 from fcvit_mm.models.layers import count_parameters
-from fcvit_mm.models.oversmoothing import REMEDIES, FeatScale, ScaledHeadMixing, attn_scale, resample_table
+from fcvit_mm.models.oversmoothing import METHODS, FeatScale, ScaledHeadMixing, attn_scale, resample_table
 
 pytest.importorskip('timm')
 
 CLASS_TOKEN = dict(patch_size=8, img_size=32, out_type='cls_token')
 #: Class, arguments of the published small model, how many stages its outputs come from, input.
 HOSTS = {
-    'vit': (fcvit_mm.ScaledViT, dict(CLASS_TOKEN, arch=dict(depths=(2, ), channels=(24, ), num_heads=(3, ))),
-            (2, 3, 32, 32), 7),
-    'cait': (fcvit_mm.ScaledCaiT, dict(CLASS_TOKEN, arch=dict(depths=(2, 2), channels=(24, 24), num_heads=(3, 3))),
-             (2, 3, 32, 32), 7),
+    'vit': (fcvit_mm.ViT, dict(CLASS_TOKEN, arch=dict(depths=(2,), channels=(24,), num_heads=(3,))), (2, 3, 32, 32), 7),
+    'cait': (
+        fcvit_mm.CaiT,
+        dict(CLASS_TOKEN, arch=dict(depths=(2, 2), channels=(24, 24), num_heads=(3, 3))),
+        (2, 3, 32, 32),
+        7,
+    ),
     # Published with two stages: the others are not built.
-    'swin': (fcvit_mm.ScaledSwin, dict(out_indices=1, arch=dict(
-        depths=(2, 2, 1, 1), channels=(12, 24, 24, 24), num_heads=(2, 4, 4, 4))), (1, 3, 112, 112), 8),
+    'swin': (
+        fcvit_mm.Swin,
+        dict(out_indices=1, arch=dict(depths=(2, 2, 1, 1), channels=(12, 24, 24, 24), num_heads=(2, 4, 4, 4))),
+        (1, 3, 112, 112),
+        8,
+    ),
 }
 DENSE = {
-    'vit': dict(arch=dict(depths=(2, ), channels=(24, ), num_heads=(3, )), img_size=64),
+    'vit': dict(arch=dict(depths=(2,), channels=(24,), num_heads=(3,)), img_size=64),
     'cait': dict(arch=dict(depths=(2, 1), channels=(24, 24), num_heads=(3, 3)), img_size=64),
     'swin': dict(arch=dict(depths=(2, 2, 1, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4))),
 }
@@ -41,15 +49,15 @@ def host(request) -> str:
     return request.param
 
 
-def micro(host, remedies=REMEDIES, **options):
+def micro(host, methods=METHODS, **options):
     torch.manual_seed(0)
-    return HOSTS[host][0](**{**DENSE[host], 'remedies': remedies, **options})
+    return HOSTS[host][0](**{**DENSE[host], 'methods': methods, **options})
 
 
-def classifier(host, remedies=REMEDIES, **options):
+def classifier(host, methods=METHODS, **options):
     torch.manual_seed(0)
     network, arguments, *_ = HOSTS[host]
-    return network(**{**arguments, 'remedies': remedies, **options})
+    return network(**{**arguments, 'methods': methods, **options})
 
 
 def stir(model):
@@ -68,9 +76,9 @@ def lambs(model):
     return {name for name, _ in model.named_parameters() if 'lamb' in name}
 
 
-def matrix_of(q, k, lamb, add=0.):
+def matrix_of(q, k, lamb, add=0.0):
     """The attention matrix of AttnScale as the paper defines it: what differs from the mean, scaled."""
-    attention = (q @ k.transpose(-2, -1) / q.shape[-1]**0.5 + add).softmax(-1)
+    attention = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5 + add).softmax(-1)
     share = 1 / k.shape[-2]
     return share + (attention - share) * (1 + lamb[:, None, None])
 
@@ -83,15 +91,17 @@ def test_attn_scale_is_the_definition_on_the_matrix():
     expected = matrix_of(q, k, lamb) @ v
     actual = attn_scale(F.scaled_dot_product_attention(q, k, v), v, lamb)
     torch.testing.assert_close(actual, expected)
-    for a, b in zip(torch.autograd.grad((actual * weight).sum(), (q, k, v, lamb)),
-                    torch.autograd.grad((expected * weight).sum(), (q, k, v, lamb))):
+    for a, b in zip(
+        torch.autograd.grad((actual * weight).sum(), (q, k, v, lamb)),
+        torch.autograd.grad((expected * weight).sum(), (q, k, v, lamb)),
+    ):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_keeps_a_small_lamb(dtype):
     attended, values = torch.randn(2, 1, 2, 5, 4).to(dtype)
-    lamb = torch.full((2, ), 1e-3)
+    lamb = torch.full((2,), 1e-3)
     difference = attn_scale(attended, values, lamb) - attended
     assert difference.dtype == dtype and difference.any()
 
@@ -120,9 +130,10 @@ def test_feat_scale_is_the_definition(shape, factor):
 
 @pytest.mark.parametrize('masked', [False, True])
 def test_window_attention_is_the_definition_on_the_matrix(masked):
-    from fcvit_mm.models.timm_hosts import ScaledWindowAttention, shift_mask
+    from fcvit_mm.models.timm_blocks import ScaledWindowAttention, shift_mask
+
     torch.manual_seed(0)
-    layer = stir(ScaledWindowAttention(8, 2, 3, ('attn_scale', ))).double()
+    layer = stir(ScaledWindowAttention(8, 2, 3, ('attn_scale',))).double()
     x = torch.randn(8, 9, 8, dtype=torch.double)
     mask = shift_mask((6, 6), (3, 3), (1, 1), x) if masked else None
     q, k, v = layer.qkv(x).view(8, 9, 3, 2, 4).permute(2, 0, 3, 1, 4)
@@ -134,22 +145,26 @@ def test_window_attention_is_the_definition_on_the_matrix(masked):
 
 
 def test_shift_mask_parts_what_came_around():
-    from fcvit_mm.models.timm_hosts import shift_mask
+    from fcvit_mm.models.timm_blocks import shift_mask
+
     size, window, shift = (6, 9), (3, 3), (1, 0)
     mask = shift_mask(size, window, shift, torch.zeros(1))
     rows = torch.arange(6).roll(-1)[:, None].expand(6, 9)  # where each row of the rolled map was
     windows = rows.reshape(2, 3, 3, 3).transpose(1, 2).reshape(6, 9)
     far = (windows[:, :, None] - windows[:, None]).abs() > 2
-    assert torch.equal(mask, torch.zeros(6, 9, 9).masked_fill(far, -100.))
+    assert torch.equal(mask, torch.zeros(6, 9, 9).masked_fill(far, -100.0))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('remedy', ['attnscale', 'featscale'])
-def test_logits_are_the_published_ones(host, remedy):
-    expected = fixture(host, remedy)
-    weights = {key: value for key, value in published(host, network=remedy).items()
-               if not key.endswith(('attn_mask', 'relative_position_index'))}
-    model = classifier(host, (f'{remedy[:4]}_scale', )).eval()
+@pytest.mark.parametrize('method', ['attnscale', 'featscale'])
+def test_logits_are_the_published_ones(host, method):
+    expected = fixture(host, method)
+    weights = {
+        key: value
+        for key, value in published(host, network=method).items()
+        if not key.endswith(('attn_mask', 'relative_position_index'))
+    }
+    model = classifier(host, (f'{method[:4]}_scale',)).eval()
     names = {key: to_ours(key, table_of(host).rows) for key in weights if not key.startswith('head.')}
     if host == 'swin':  # its last stage is the second here
         names = {key: name.replace('norm3', 'norm1') for key, name in names.items()}
@@ -161,28 +176,28 @@ def test_logits_are_the_published_ones(host, remedy):
     np.testing.assert_allclose(logits, expected['logits'], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('remedy, expected', [('attn_scale', 22_050_736), ('feat_scale', 22_059_880)])
-def test_parameters_are_the_published_ones(remedy, expected):
+@pytest.mark.parametrize('method, expected', [('attn_scale', 22_050_736), ('feat_scale', 22_059_880)])
+def test_parameters_are_the_published_ones(method, expected):
     with torch.device('meta'):
-        backbone = fcvit_mm.ScaledViT('small_12', (remedy, ), out_type='cls_token')
+        backbone = fcvit_mm.ViT('small_12', (method,), out_type='cls_token')
         assert count_parameters(backbone) + count_parameters(nn.Linear(384, 1000)) == expected
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('remedies', [REMEDIES[:1], REMEDIES[1:], REMEDIES[::-1]], ids=str)
-def test_starts_as_the_plain_network(host, remedies):
-    """Each remedy does nothing at zero, and something elsewhere."""
-    options = dict(layer_scale_init_value=1.) if host == 'cait' else {}
-    plain, model = stir(micro(host, (), **options)).eval(), micro(host, remedies, **options).eval()
+@pytest.mark.parametrize('methods', [METHODS[:1], METHODS[1:], METHODS[::-1]], ids=str)
+def test_starts_as_the_plain_network(host, methods):
+    """Each method does nothing at zero, and something elsewhere."""
+    options = dict(layer_scale_init_value=1.0) if host == 'cait' else {}
+    plain, model = stir(micro(host, (), **options)).eval(), micro(host, methods, **options).eval()
     assert not lambs(plain)
     missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
     assert set(missing) == lambs(model) and not unexpected
     x = torch.randn(2, 3, 64, 64)
     for a, b in zip(model(x), plain(x)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    for remedy, word in zip(REMEDIES, ('.attn.', '.feat_scale.')):
-        if remedy in remedies:
-            changed = micro(host, remedies, **options).eval()
+    for method, word in zip(METHODS, ('.attn.', '.feat_scale.')):
+        if method in methods:
+            changed = micro(host, methods, **options).eval()
             changed.load_state_dict(model.state_dict())
             for name in lambs(model):
                 if word in name:
@@ -194,9 +209,11 @@ def test_starts_as_the_plain_network(host, remedies):
 def test_the_plain_network_is_timms():
     """The host with its own attention and its own names gives the same."""
     import timm
+
     model = classifier('vit', ()).eval()
-    theirs = timm.create_model('vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3,
-                               num_classes=0).eval()
+    theirs = timm.create_model(
+        'vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=0
+    ).eval()
     theirs.load_state_dict(to_published(model.state_dict(), table_of('vit')))
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(x)[0], theirs(x), rtol=1e-4, atol=1e-5)
@@ -206,12 +223,16 @@ def test_the_plain_network_is_timms():
 def test_the_plain_swin_is_timms():
     """Its last map is one window, which is not shifted."""
     import timm
+
     arch = dict(depths=(2, 2, 2, 2), channels=(8, 16, 32, 64), num_heads=(2, 2, 4, 4))
-    model = stir(fcvit_mm.ScaledSwin(arch, (), out_indices=3)).eval()
-    theirs = timm.create_model('swin_tiny_patch4_window7_224', embed_dim=8, depths=arch['depths'], num_classes=0,
-                               num_heads=arch['num_heads']).eval()
-    own = {name.replace('stages.', 'layers.').replace('stem.', 'patch_embed.').replace('norm3.', 'norm.'): value
-           for name, value in model.state_dict().items()}
+    model = stir(fcvit_mm.Swin(arch, (), out_indices=3)).eval()
+    theirs = timm.create_model(
+        'swin_tiny_patch4_window7_224', embed_dim=8, depths=arch['depths'], num_classes=0, num_heads=arch['num_heads']
+    ).eval()
+    own = {
+        name.replace('stages.', 'layers.').replace('stem.', 'patch_embed.').replace('norm3.', 'norm.'): value
+        for name, value in model.state_dict().items()
+    }
     theirs.load_state_dict(own)
     x = torch.randn(1, 3, 224, 224)
     torch.testing.assert_close(model(x)[0].mean((2, 3)), theirs(x), rtol=1e-4, atol=1e-5)
@@ -249,7 +270,7 @@ def test_plain_weights_are_a_start(host, dense, tmp_path, caplog):
     if dense and host != 'swin':
         kind.pop('out_type')
     torch.manual_seed(3)
-    model = HOSTS[host][0](remedies=REMEDIES, init_cfg=dict(type='Pretrained', checkpoint=str(path)), **kind)
+    model = HOSTS[host][0](methods=METHODS, init_cfg=dict(type='Pretrained', checkpoint=str(path)), **kind)
     messages = log_of(caplog, model.init_weights)
     report = next(text for _, text in messages if 'start at zero' in text)
     assert report.startswith(f'{len(lambs(model))} keys missing in the file')
@@ -270,16 +291,17 @@ def test_plain_weights_convert(host, tmp_path):
     assert (summary['network'], summary['task']) == (HOSTS[host][0].__name__, 'classifier')
     weights = read_checkpoint(tmp_path / 'ours.pth')['state_dict']
     model = classifier(host, (), **({} if host != 'swin' else dict(out_indices=3)))
-    model.load_state_dict({key[len('backbone.'):]: value for key, value in weights.items()
-                           if key.startswith('backbone.')})
+    model.load_state_dict(
+        {key[len('backbone.') :]: value for key, value in weights.items() if key.startswith('backbone.')}
+    )
 
 
 @pytest.mark.parametrize('name', ['small_12', 'base_24'])
 def test_a_file_of_another_width_or_depth_is_an_error(name, tmp_path):
     save_plain('vit', tmp_path / 'plain.pth')
     with torch.device('meta'):
-        model = fcvit_mm.ScaledViT(name)
-    with pytest.raises(CheckpointError, match=f'is ScaledViT with depths .* the backbone is ScaledViT {name}'):
+        model = fcvit_mm.ViT(name)
+    with pytest.raises(CheckpointError, match=f'is ViT with depths .* the backbone is ViT {name}'):
         load_pretrained(model, str(tmp_path / 'plain.pth'))
 
 
@@ -349,7 +371,7 @@ def test_frozen_blocks():
 @pytest.mark.parametrize('host', ['vit', 'cait'])
 def test_class_token_trains_everything(host):
     model = stir(classifier(host, drop_path_rate=0.1, with_cp=True)).train()
-    token, = model(torch.randn(2, 3, 30, 41))
+    (token,) = model(torch.randn(2, 3, 30, 41))
     assert token.shape == (2, 24)
     token.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -359,28 +381,31 @@ def test_class_token_trains_everything(host):
 
 
 def test_without_timm_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(requirements.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(dependencies.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r"timm is not installed.*'fcvit_mm\[timm\]'"):
-        fcvit_mm.ScaledViT('small_12')
+        fcvit_mm.ViT('small_12')
 
 
-@pytest.mark.parametrize('host, options, error, words', [
-    ('vit', dict(remedies='attn_scale'), TypeError, ["'attn_scale'", 'sequence', "('attn_scale',)"]),
-    ('swin', dict(remedies=('attnscale', )), ValueError, ["'attnscale'", "'attn_scale'", "'feat_scale'"]),
-    ('cait', dict(remedies=('attn_scale', 'attn_scale')), ValueError, ['once']),
-    ('vit', dict(arch='small'), ValueError, ["unknown arch 'small'", 'small_12', 'base_24']),
-    ('cait', dict(arch='xs24'), ValueError, ["unknown arch 'xs24'", 's24']),
-    ('swin', dict(arch='tiny'), ValueError, ["unknown arch 'tiny'", 'small']),
-    ('vit', dict(arch=dict(depths=(1, ), channels=(24, ), num_heads=(5, ))), ValueError, ['(5,)', 'does not divide']),
-    ('cait', dict(arch=dict(depths=(1, 1), channels=(24, 12), num_heads=(3, 3))), ValueError, ['(24, 12)', 'same']),
-    ('vit', dict(out_type='featmap'), ValueError, ["'featmap'", 'pyramid', 'cls_token']),
-    ('cait', dict(out_type='cls_token', out_indices=(3, )), ValueError, ['(3,)', 'no levels']),
-    ('vit', dict(img_size=100), ValueError, ['img_size=100', 'patch_size=16']),
-    ('vit', dict(patch_size=6, img_size=48), ValueError, ['patch_size=6', 'multiples of 4']),
-    ('cait', dict(frozen_stages=3), ValueError, ['frozen_stages=3', 'up to 2']),
-    ('swin', dict(window_size=1), ValueError, ['window_size=1', 'at least 2']),
-    ('swin', dict(drop_path_rate=1.), ValueError, ['drop_path_rate=1.0', 'less than 1']),
-])
+@pytest.mark.parametrize(
+    'host, options, error, words',
+    [
+        ('vit', dict(methods='attn_scale'), TypeError, ["'attn_scale'", 'sequence', "('attn_scale',)"]),
+        ('swin', dict(methods=('attnscale',)), ValueError, ["'attnscale'", "'attn_scale'", "'feat_scale'"]),
+        ('cait', dict(methods=('attn_scale', 'attn_scale')), ValueError, ['once']),
+        ('vit', dict(arch='small'), ValueError, ["unknown arch 'small'", 'small_12', 'base_24']),
+        ('cait', dict(arch='xs24'), ValueError, ["unknown arch 'xs24'", 's24']),
+        ('swin', dict(arch='tiny'), ValueError, ["unknown arch 'tiny'", 'small']),
+        ('vit', dict(arch=dict(depths=(1,), channels=(24,), num_heads=(5,))), ValueError, ['(5,)', 'does not divide']),
+        ('cait', dict(arch=dict(depths=(1, 1), channels=(24, 12), num_heads=(3, 3))), ValueError, ['(24, 12)', 'same']),
+        ('vit', dict(out_type='featmap'), ValueError, ["'featmap'", 'pyramid', 'cls_token']),
+        ('cait', dict(out_type='cls_token', out_indices=(3,)), ValueError, ['(3,)', 'no levels']),
+        ('vit', dict(img_size=100), ValueError, ['img_size=100', 'patch_size=16']),
+        ('vit', dict(patch_size=6, img_size=48), ValueError, ['patch_size=6', 'multiples of 4']),
+        ('cait', dict(frozen_stages=3), ValueError, ['frozen_stages=3', 'up to 2']),
+        ('swin', dict(window_size=1), ValueError, ['window_size=1', 'at least 2']),
+        ('swin', dict(drop_path_rate=1.0), ValueError, ['drop_path_rate=1.0', 'less than 1']),
+    ],
+)
 def test_bad_options(host, options, error, words):
     with pytest.raises(error) as caught:
         micro(host, **options)

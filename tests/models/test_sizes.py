@@ -4,6 +4,7 @@ The suite does small ones, and 2048x2048 where that takes a few seconds. ``LONG_
 tests/models/test_sizes.py`` does 2048x2048 and 64x4096 for every network, both layouts, optimised or not: minutes, most
 of them for the attention of ViT and CaiT, whose time grows with the square of the number of pixels.
 """
+
 import importlib
 import os
 import platform
@@ -48,8 +49,7 @@ def assert_maps(model, outputs, x):
     for output, channels, stride in zip(outputs, model.out_channels, model.out_strides):
         assert output.shape == (len(x), channels, -(-x.shape[2] // stride), -(-x.shape[3] // stride))
         assert output.isfinite().all()
-        assert output.is_contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else
-                                    torch.channels_last)
+        assert output.is_contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
 
 
 def assert_close(found, expected):
@@ -114,12 +114,13 @@ def test_one_row_of_many_pixels(models, name):
 def peak_of(model, x):
     """Bytes at the peak of a forward pass."""
     from measure import peak_growth
+
     with torch.no_grad():
         model(x)
         return peak_growth(lambda: model(x), torch.device('cpu'))
 
 
-FCVIT = dict(arch=dict(depths=(1, 1, 1, 1), channels=(64, ) * 4, mlp_ratios=(8, ) * 4), out_indices=0)
+FCVIT = dict(arch=dict(depths=(1, 1, 1, 1), channels=(64,) * 4, mlp_ratios=(8,) * 4), out_indices=0)
 CAIT = dict(arch=dict(depths=(1, 1), channels=(24, 24), num_heads=(3, 3)), out_type='cls_token')
 #: Network, arguments, size of the image, what computes in slices, bytes that the peak is counted in, bound.
 BOUNDS = [
@@ -127,7 +128,7 @@ BOUNDS = [
     # slices of 64 channels are as large: 6. With whole expanded maps, of 8 times the size, it would be 18 and more.
     ('FCViT', FCVIT, (1024, 1024), 'fcvit_mm.ops.channel_mixer', 256 * 256 * 64 * 4, 8),
     # In slices: some forms of one live at a time, and the tokens.
-    ('ScaledCaiT', CAIT, (512, 1024), 'fcvit_mm.models.timm_hosts', 8 * MIB, 8),
+    ('CaiT', CAIT, (512, 1024), 'fcvit_mm.models.timm_blocks', 8 * MIB, 8),
 ]
 
 
@@ -157,10 +158,11 @@ def test_memory_is_bounded(monkeypatch):
 
 def test_attention_in_slices_gives_the_same(models, monkeypatch):
     """CaiT's, which is computed whole where gradients are wanted."""
-    from fcvit_mm.models import timm_hosts
+    from fcvit_mm.models import timm_blocks
+
     model, x = models('cait')[0], images(40, 72)
     expected = [output.detach() for output in model(x)]
     for limit in (1, 1000):
-        monkeypatch.setattr(timm_hosts, 'SLICE_BYTES', limit)
+        monkeypatch.setattr(timm_blocks, 'SLICE_BYTES', limit)
         with torch.no_grad():
             assert_close(model(x), expected)

@@ -2,6 +2,7 @@
 
 ``test_triton_kernels.py`` runs them with ``TRITON_INTERPRET=1``. On a GPU: ``python -m pytest`` of this file, without.
 """
+
 import warnings
 
 import pytest
@@ -34,7 +35,7 @@ def plain_dwconv_gelu(x, weight, bias):
 def plain_global_context(x, context, weight, bias):
     """The spec's steps 2 to 6, in the dtype of x."""
     heads = x.unflatten(1, (HEADS, -1))
-    similarity = (heads * heads.mean((3, 4), keepdim=True)).sum(2) * heads.shape[2]**-0.5
+    similarity = (heads * heads.mean((3, 4), keepdim=True)).sum(2) * heads.shape[2] ** -0.5
     std = similarity.std((1, 2, 3), correction=int(similarity.shape[1:].numel() > 1), keepdim=True)
     similarity = (similarity - similarity.mean((1, 2, 3), keepdim=True)) / (std + EPS)
     similarity = similarity * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
@@ -47,14 +48,21 @@ def global_context(x, context, weight, bias):
 
 def convolution_inputs(shape, kernel_size, dtype=torch.float32, layout=LAST, weight_dtype=None):
     weight_dtype = weight_dtype or dtype
-    return (random(*shape, dtype=dtype, layout=layout), random(shape[1], 1, kernel_size, kernel_size,
-                                                              dtype=weight_dtype), random(shape[1], dtype=weight_dtype))
+    return (
+        random(*shape, dtype=dtype, layout=layout),
+        random(shape[1], 1, kernel_size, kernel_size, dtype=weight_dtype),
+        random(shape[1], dtype=weight_dtype),
+    )
 
 
 def context_inputs(shape, dtype=torch.float32, layout=LAST, weight_dtype=None):
     weight_dtype = weight_dtype or dtype
-    return (random(*shape, dtype=dtype, layout=layout), random(*shape[:2], dtype=weight_dtype, seed=1),
-            random(HEADS, dtype=weight_dtype, seed=2), random(HEADS, dtype=weight_dtype, seed=3))
+    return (
+        random(*shape, dtype=dtype, layout=layout),
+        random(*shape[:2], dtype=weight_dtype, seed=1),
+        random(HEADS, dtype=weight_dtype, seed=2),
+        random(HEADS, dtype=weight_dtype, seed=3),
+    )
 
 
 def assert_close(name, ours, expected, dtype):
@@ -80,16 +88,35 @@ def check(fast, plain, inputs):
 
 
 # More than one block of channels, widths that are no multiple of a program's columns, maps smaller than the kernel.
-@pytest.mark.parametrize('shape, kernel_size, layout', [
-    ((2, 5, 6, 9), 3, CONTIGUOUS), ((2, 5, 6, 9), 3, LAST), ((1, 9, 3, 2), 3, CONTIGUOUS), ((1, 70, 3, 2), 5, LAST),
-    ((2, 3, 1, 1), 3, CONTIGUOUS), ((2, 3, 1, 1), 3, LAST), ((0, 4, 5, 5), 3, CONTIGUOUS), ((0, 4, 5, 5), 3, LAST),
-    ((1, 3, 4, 3), 7, LAST)])
+@pytest.mark.parametrize(
+    'shape, kernel_size, layout',
+    [
+        ((2, 5, 6, 9), 3, CONTIGUOUS),
+        ((2, 5, 6, 9), 3, LAST),
+        ((1, 9, 3, 2), 3, CONTIGUOUS),
+        ((1, 70, 3, 2), 5, LAST),
+        ((2, 3, 1, 1), 3, CONTIGUOUS),
+        ((2, 3, 1, 1), 3, LAST),
+        ((0, 4, 5, 5), 3, CONTIGUOUS),
+        ((0, 4, 5, 5), 3, LAST),
+        ((1, 3, 4, 3), 7, LAST),
+    ],
+)
 def test_depthwise(shape, kernel_size, layout):
     check(depthwise_conv2d, plain_depthwise, convolution_inputs(shape, kernel_size, layout=layout))
 
 
-@pytest.mark.parametrize('shape, layout', [((2, 5, 6, 9), CONTIGUOUS), ((2, 5, 6, 9), LAST), ((1, 9, 3, 4), CONTIGUOUS),
-                                           ((1, 70, 3, 4), LAST), ((2, 3, 1, 1), LAST), ((0, 4, 5, 5), LAST)])
+@pytest.mark.parametrize(
+    'shape, layout',
+    [
+        ((2, 5, 6, 9), CONTIGUOUS),
+        ((2, 5, 6, 9), LAST),
+        ((1, 9, 3, 4), CONTIGUOUS),
+        ((1, 70, 3, 4), LAST),
+        ((2, 3, 1, 1), LAST),
+        ((0, 4, 5, 5), LAST),
+    ],
+)
 def test_dwconv_gelu(shape, layout):
     check(dwconv_gelu, plain_dwconv_gelu, convolution_inputs(shape, 3, layout=layout))
 
@@ -112,8 +139,11 @@ def test_half_precision(dtype, weight_dtype):
 def test_depthwise_and_dwconv_gelu_without_bias():
     x, weight, _ = convolution_inputs((1, 4, 3, 5), 3)
     for fast, plain in ((depthwise_conv2d, plain_depthwise), (dwconv_gelu, plain_dwconv_gelu)):
-        check(lambda x, weight, fast=fast: fast(x, weight, None), lambda x, weight, plain=plain: plain(x, weight, None),
-              (x, weight))
+        check(
+            lambda x, weight, fast=fast: fast(x, weight, None),
+            lambda x, weight, plain=plain: plain(x, weight, None),
+            (x, weight),
+        )
 
 
 def test_depthwise_of_a_strided_map_and_an_expanded_gradient():
@@ -147,12 +177,19 @@ def test_gelu_of_dwconv_gelu_in_the_tails():
 def test_operations_take_strided_vectors():
     x, weight, _ = convolution_inputs((1, 4, 2, 3), 3)
     check(dwconv_gelu, plain_dwconv_gelu, (x, weight, random(8)[::2].detach().requires_grad_()))
-    check(global_context, plain_global_context, (x, random(4, 1).t().detach().expand(1, 4).requires_grad_(),
-                                                 random(1).detach().expand(2).requires_grad_(),
-                                                 random(6)[::3].detach().requires_grad_()))
+    check(
+        global_context,
+        plain_global_context,
+        (
+            x,
+            random(4, 1).t().detach().expand(1, 4).requires_grad_(),
+            random(1).detach().expand(2).requires_grad_(),
+            random(6)[::3].detach().requires_grad_(),
+        ),
+    )
 
 
-@pytest.mark.parametrize('offset', [0., 30.])
+@pytest.mark.parametrize('offset', [0.0, 30.0])
 def test_global_context_does_not_cancel(offset):
     """A map far from 0 has a similarity whose mean is 1000s of times its deviation."""
     x, context, weight, bias = context_inputs((1, 16, 9, 9))
@@ -169,14 +206,17 @@ def test_global_context_takes_any_means():
 
     def plain(x, means, context, weight, bias):
         heads = x.unflatten(1, (HEADS, -1))
-        similarity = (heads * means.unflatten(1, (HEADS, -1))[..., None, None]).sum(2) * heads.shape[2]**-0.5
+        similarity = (heads * means.unflatten(1, (HEADS, -1))[..., None, None]).sum(2) * heads.shape[2] ** -0.5
         similarity = similarity - similarity.mean((1, 2, 3), keepdim=True)
         similarity = similarity / (similarity.std((1, 2, 3), keepdim=True) + EPS)
         similarity = similarity * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
         return x + (similarity.unsqueeze(2) * context.unflatten(1, (HEADS, -1))[..., None, None]).flatten(1, 2)
 
-    check(lambda x, means, context, weight, bias: global_context_add(x, means, context, HEADS, weight, bias, EPS),
-          plain, (x, means, context, weight, bias))
+    check(
+        lambda x, means, context, weight, bias: global_context_add(x, means, context, HEADS, weight, bias, EPS),
+        plain,
+        (x, means, context, weight, bias),
+    )
 
 
 def test_global_context_of_a_lone_value():
@@ -200,15 +240,32 @@ def test_autocast_as_a_convolution():
     assert x.grad.dtype == weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize('name, inputs', [
-    ('depthwise_conv2d', convolution_inputs((1, 4, 2, 3), 3)),
-    ('dwconv_gelu', convolution_inputs((1, 4, 2, 3), 3)),
-    ('global_context_add', (lambda x, context, *rescale: (x, channel_means(x).detach().requires_grad_(), context,
-                                                          HEADS, *rescale, EPS))(*context_inputs((1, 4, 2, 3)))),
-])
+@pytest.mark.parametrize(
+    'name, inputs',
+    [
+        ('depthwise_conv2d', convolution_inputs((1, 4, 2, 3), 3)),
+        ('dwconv_gelu', convolution_inputs((1, 4, 2, 3), 3)),
+        (
+            'global_context_add',
+            (
+                lambda x, context, *rescale: (
+                    x,
+                    channel_means(x).detach().requires_grad_(),
+                    context,
+                    HEADS,
+                    *rescale,
+                    EPS,
+                )
+            )(*context_inputs((1, 4, 2, 3))),
+        ),
+    ],
+)
 def test_operators_are_well_registered(name, inputs):
-    library.opcheck(getattr(torch.ops.fcvit_mm, name).default, inputs,
-                    test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'))
+    library.opcheck(
+        getattr(torch.ops.fcvit_mm, name).default,
+        inputs,
+        test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'),
+    )
 
 
 class Module(torch.nn.Module):

@@ -1,4 +1,5 @@
 """Convolutions whose kernels are computed from the input: fast forms against definitions, definitions against loops."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,12 +54,18 @@ def test_fast_forms_are_the_definition(operation, shape, dtype, layout, device):
     exact = [argument.detach().double().requires_grad_() for argument in arguments]
     expected = values_and_gradients(operation, exact, 'plain')
     for mode in ('auto', 'plain'):
-        for actual, value, name in zip(values_and_gradients(operation, arguments, mode), expected,
-                                       ('output', 'x', 'weight', 'bias')):
+        for actual, value, name in zip(
+            values_and_gradients(operation, arguments, mode), expected, ('output', 'x', 'weight', 'bias')
+        ):
             assert actual.shape == value.shape and actual.dtype == dtype
             scale = value.abs().max().item() if value.numel() else 0
-            torch.testing.assert_close(actual.double(), value, rtol=0, atol=DTYPES[dtype] * max(scale, 1),
-                                       msg=lambda text, mode=mode, name=name: f'{mode}, {name}: {text}')
+            torch.testing.assert_close(
+                actual.double(),
+                value,
+                rtol=0,
+                atol=DTYPES[dtype] * max(scale, 1),
+                msg=lambda text, mode=mode, name=name: f'{mode}, {name}: {text}',
+            )
 
 
 def test_each_image_has_kernels_of_its_own():
@@ -76,23 +83,26 @@ def test_each_position_has_a_kernel_of_its_own(mode):
     padded = F.pad(x, (3, 3, 3, 3))
     for b, c, i, j in [(0, 0, 0, 0), (1, 5, 3, 4), (0, 3, 2, 1)]:
         kernel = weight[b, c // 2, :, i, j].view(7, 7)
-        torch.testing.assert_close((padded[b, c, i:i + 7, j:j + 7] * kernel).sum(), out[b, c, i, j])
+        torch.testing.assert_close((padded[b, c, i : i + 7, j : j + 7] * kernel).sum(), out[b, c, i, j])
 
 
 def test_equal_kernels_everywhere_make_an_ordinary_convolution():
     x = maps((2, 6, 10, 7), torch.float32, 'contiguous', 'cpu')
     kernels = torch.randn(6, 1, 7, 7)
     expected = F.conv2d(x, kernels, padding=3, groups=6)
-    torch.testing.assert_close(dynamic_depthwise_conv2d(x, kernels.view(1, 6, 7, 7).expand(2, -1, -1, -1)), expected,
-                               rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        dynamic_depthwise_conv2d(x, kernels.view(1, 6, 7, 7).expand(2, -1, -1, -1)), expected, rtol=1e-4, atol=1e-4
+    )
     by_position = kernels.view(1, 6, 49, 1, 1).expand(2, -1, -1, 10, 7)
     torch.testing.assert_close(inhomogeneous_depthwise_conv2d(x, by_position), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('needs', [(True, False), (False, True)])
 def test_only_the_gradients_that_are_asked_for(needs):
-    arguments = [argument.detach().requires_grad_(needed) for argument, needed in
-                 zip(inhomogeneous_arguments((2, 6, 8, 8), torch.float32, 'contiguous', 'cpu'), needs)]
+    arguments = [
+        argument.detach().requires_grad_(needed)
+        for argument, needed in zip(inhomogeneous_arguments((2, 6, 8, 8), torch.float32, 'contiguous', 'cpu'), needs)
+    ]
     inhomogeneous_depthwise_conv2d(*arguments).sum().backward()
     assert [argument.grad is not None for argument in arguments] == list(needs)
 
@@ -113,8 +123,9 @@ def test_channels_last_stays_on_cpu():
 
 @pytest.mark.parametrize('operation', OPERATIONS, ids=lambda operation: operation.__name__)
 def test_traces_to_standard_operations(operation):
-    arguments = [argument.detach() for argument in OPERATIONS[operation]((2, 6, 9, 8), torch.float32, 'channels_last',
-                                                                         'cpu')]
+    arguments = [
+        argument.detach() for argument in OPERATIONS[operation]((2, 6, 9, 8), torch.float32, 'channels_last', 'cpu')
+    ]
     traced = torch.jit.trace(lambda *given: operation(*given), arguments)
     assert 'PythonOp' not in str(traced.graph)
     # Other numbers of images and sizes, too.
@@ -123,27 +134,33 @@ def test_traces_to_standard_operations(operation):
         torch.testing.assert_close(traced(*arguments), operation(*arguments), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('shapes, words', [
-    (((2, 4, 8, 8), (2, 4, 7, 5)), ['(2, 4, 8, 8)', '(2, 4, 7, 5)', '(B, C, k, k)']),
-    (((2, 4, 8, 8), (2, 4, 6, 6)), ['(2, 4, 6, 6)', 'odd k']),
-    (((2, 4, 8, 8), (1, 4, 7, 7)), ['(2, 4, 8, 8)', '(1, 4, 7, 7)']),
-    (((2, 4, 8, 8), (2, 4, 7, 7), (5, )), ['(2, 4, 8, 8)', 'bias (5,)', '4 channels']),
-    (((4, 8, 8), (4, 8, 7, 7)), ['x (4, 8, 8)', '(B, C, H, W)']),
-])
+@pytest.mark.parametrize(
+    'shapes, words',
+    [
+        (((2, 4, 8, 8), (2, 4, 7, 5)), ['(2, 4, 8, 8)', '(2, 4, 7, 5)', '(B, C, k, k)']),
+        (((2, 4, 8, 8), (2, 4, 6, 6)), ['(2, 4, 6, 6)', 'odd k']),
+        (((2, 4, 8, 8), (1, 4, 7, 7)), ['(2, 4, 8, 8)', '(1, 4, 7, 7)']),
+        (((2, 4, 8, 8), (2, 4, 7, 7), (5,)), ['(2, 4, 8, 8)', 'bias (5,)', '4 channels']),
+        (((4, 8, 8), (4, 8, 7, 7)), ['x (4, 8, 8)', '(B, C, H, W)']),
+    ],
+)
 def test_dynamic_refuses(shapes, words):
     with pytest.raises(ValueError) as caught:
         dynamic_depthwise_conv2d(*map(torch.zeros, shapes))
     assert all(word in str(caught.value) for word in words)
 
 
-@pytest.mark.parametrize('shapes, words', [
-    (((2, 4, 8, 8), (2, 3, 49, 8, 8)), ['(2, 4, 8, 8)', '(2, 3, 49, 8, 8)', 'C a multiple of G']),
-    (((2, 4, 8, 8), (2, 2, 49, 8, 7)), ['(2, 4, 8, 8)', '(2, 2, 49, 8, 7)']),
-    (((2, 4, 8, 8), (2, 98, 8, 8)), ['(2, 98, 8, 8)', '(B, G, k*k, H, W)']),
-    (((2, 4, 8, 8), (2, 2, 48, 8, 8)), ['kernels of 48 values', 'square of an odd number']),
-    (((2, 4, 8, 8), (2, 2, 36, 8, 8)), ['kernels of 36 values', 'square of an odd number']),
-    (((4, 8, 8), (1, 2, 49, 8, 8)), ['x (4, 8, 8)', '(B, C, H, W)']),
-])
+@pytest.mark.parametrize(
+    'shapes, words',
+    [
+        (((2, 4, 8, 8), (2, 3, 49, 8, 8)), ['(2, 4, 8, 8)', '(2, 3, 49, 8, 8)', 'C a multiple of G']),
+        (((2, 4, 8, 8), (2, 2, 49, 8, 7)), ['(2, 4, 8, 8)', '(2, 2, 49, 8, 7)']),
+        (((2, 4, 8, 8), (2, 98, 8, 8)), ['(2, 98, 8, 8)', '(B, G, k*k, H, W)']),
+        (((2, 4, 8, 8), (2, 2, 48, 8, 8)), ['kernels of 48 values', 'square of an odd number']),
+        (((2, 4, 8, 8), (2, 2, 36, 8, 8)), ['kernels of 36 values', 'square of an odd number']),
+        (((4, 8, 8), (1, 2, 49, 8, 8)), ['x (4, 8, 8)', '(B, C, H, W)']),
+    ],
+)
 def test_inhomogeneous_refuses(shapes, words):
     with pytest.raises(ValueError) as caught:
         inhomogeneous_depthwise_conv2d(*map(torch.zeros, shapes))

@@ -1,4 +1,5 @@
 """The compiled CPU kernels against the plain definitions, and what a user meets where they are not there."""
+
 import itertools
 import warnings
 
@@ -10,18 +11,25 @@ from torch import library
 from fcvit_mm import ops
 from fcvit_mm.ops import native, use_ops
 
-built = pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels for this torch and processor here: '
-                           'python setup.py build_ext --inplace builds them')
+built = pytest.mark.skipif(
+    not native.available(),
+    reason='no compiled CPU kernels for this torch and processor here: python setup.py build_ext --inplace builds them',
+)
 
 
-def channels_last(*shape: int, scale: float = 1.) -> torch.Tensor:
+def channels_last(*shape: int, scale: float = 1.0) -> torch.Tensor:
     return (torch.randn(*shape) * scale).contiguous(memory_format=torch.channels_last)
 
 
 def convolved(x: torch.Tensor, weight: torch.Tensor, bias=None) -> torch.Tensor:
     """In float64."""
-    return F.conv2d(x.double(), weight.double(), None if bias is None else bias.double(),
-                    padding=weight.shape[-1] // 2, groups=x.shape[1])
+    return F.conv2d(
+        x.double(),
+        weight.double(),
+        None if bias is None else bias.double(),
+        padding=weight.shape[-1] // 2,
+        groups=x.shape[1],
+    )
 
 
 def check(x: torch.Tensor, weight: torch.Tensor, bias=None) -> None:
@@ -49,8 +57,9 @@ def test_convolution_at_any_size(kernel):
 def test_convolution_with_any_number_of_channels(kernel):
     torch.manual_seed(0)
     for channels in (*range(1, 34), 257, 300):
-        check(channels_last(2, channels, 4, 5), torch.randn(channels, 1, kernel, kernel) / kernel,
-              torch.randn(channels))
+        check(
+            channels_last(2, channels, 4, 5), torch.randn(channels, 1, kernel, kernel) / kernel, torch.randn(channels)
+        )
 
 
 @built
@@ -98,7 +107,9 @@ def test_the_result_does_not_depend_on_threads():
 @built
 def test_gelu_is_the_exact_one():
     magnitudes = torch.logspace(-40, 38, 1001)
-    x = torch.cat([torch.linspace(-12, 12, 200003), magnitudes, -magnitudes, torch.tensor([0., -0.])]).view(1, 1, 1, -1)
+    x = torch.cat([torch.linspace(-12, 12, 200003), magnitudes, -magnitudes, torch.tensor([0.0, -0.0])]).view(
+        1, 1, 1, -1
+    )
     identity = torch.zeros(1, 1, 3, 3)
     identity[..., 1, 1] = 1
     expected = F.gelu(x.double())
@@ -126,7 +137,7 @@ def test_gelu_in_place():
 @pytest.mark.parametrize('with_bias', [False, True])
 def test_gradients(kernel, with_bias):
     torch.manual_seed(0)
-    args = [channels_last(2, 9, 6, 5), torch.randn(9, 1, kernel, kernel) / kernel, torch.randn(9)][:2 + with_bias]
+    args = [channels_last(2, 9, 6, 5), torch.randn(9, 1, kernel, kernel) / kernel, torch.randn(9)][: 2 + with_bias]
 
     def gradients(function, dtype):
         leaves = [arg.to(dtype).requires_grad_() for arg in args]
@@ -151,6 +162,7 @@ def test_only_the_gradients_that_are_wanted():
 
 
 # Which calls they take.
+
 
 def chosen(op, *args):
     return op.choose(*args)
@@ -185,8 +197,12 @@ def test_dispatch():
 def test_operators_are_well_registered():
     x, weight, bias = channels_last(2, 8, 6, 6), torch.randn(8, 1, 3, 3), torch.randn(8)
     utilities = ('test_schema', 'test_faketensor')
-    for name, args in (('depthwise_conv2d', (x, weight, bias)), ('depthwise_conv2d', (x.contiguous(), weight, None)),
-                       ('dwconv_gelu', (x, weight, bias)), ('gelu_', (x, ))):
+    for name, args in (
+        ('depthwise_conv2d', (x, weight, bias)),
+        ('depthwise_conv2d', (x.contiguous(), weight, None)),
+        ('dwconv_gelu', (x, weight, bias)),
+        ('gelu_', (x,)),
+    ):
         library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
 
 
@@ -206,8 +222,8 @@ def test_traced_and_exported_files_do_not_need_them():
     assert 'fcvit_mm_cpu' not in str(traced.inlined_graph)
     torch.testing.assert_close(traced(*args), block(*args), rtol=1e-5, atol=1e-5)
     if torch.__version__ >= '2.5':
-        class Module(torch.nn.Module):
 
+        class Module(torch.nn.Module):
             def forward(self, *args):
                 return block(*args)
 
@@ -216,8 +232,9 @@ def test_traced_and_exported_files_do_not_need_them():
 
 
 @built
-@pytest.mark.skipif(not hasattr(torch.compiler, 'is_dynamo_compiling'), reason='this torch cannot tell a compiler from '
-                    'an exporter')
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, 'is_dynamo_compiling'), reason='this torch cannot tell a compiler from an exporter'
+)
 @pytest.mark.parametrize('grad', [False, True])
 def test_a_compiler_records_them(grad):
     args = [arg.requires_grad_(grad) for arg in args_of_block()]
@@ -235,6 +252,7 @@ def test_a_compiler_records_them(grad):
 
 
 # Where they are not there.
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -293,15 +311,18 @@ def test_setup_names_the_library_as_the_package_does():
 
 
 @built
-@pytest.mark.parametrize('change, message', [
-    (dict(x=torch.ones(2, 8, 4)), r'x is \[2, 8, 4\].*expected \(B, C, H, W\)'),
-    (dict(x=torch.ones(2, 8, 4, 4).double()), 'x is .* of Double on cpu'),
-    (dict(weight=torch.ones(8, 1, 4, 4)), r'weight is \[8, 1, 4, 4\].*k odd'),
-    (dict(weight=torch.ones(9, 1, 3, 3)), r'expected \(8, 1, k, k\)'),
-    (dict(weight=torch.ones(8, 1, 3, 5)), r'expected \(8, 1, k, k\)'),
-    (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \(8\)'),
-    (dict(bias=torch.ones(8).bfloat16()), 'bias is .* of BFloat16'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(x=torch.ones(2, 8, 4)), r'x is \[2, 8, 4\].*expected \(B, C, H, W\)'),
+        (dict(x=torch.ones(2, 8, 4, 4).double()), 'x is .* of Double on cpu'),
+        (dict(weight=torch.ones(8, 1, 4, 4)), r'weight is \[8, 1, 4, 4\].*k odd'),
+        (dict(weight=torch.ones(9, 1, 3, 3)), r'expected \(8, 1, k, k\)'),
+        (dict(weight=torch.ones(8, 1, 3, 5)), r'expected \(8, 1, k, k\)'),
+        (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \(8\)'),
+        (dict(bias=torch.ones(8).bfloat16()), 'bias is .* of BFloat16'),
+    ],
+)
 def test_operators_refuse_what_does_not_fit(change, message):
     args = dict(x=torch.ones(2, 8, 4, 4), weight=torch.ones(8, 1, 3, 3), bias=torch.ones(8))
     args.update(change)

@@ -1,4 +1,5 @@
 """Every fast form of every operation against its plain definition, and what a user meets around them."""
+
 import importlib
 import os
 import subprocess
@@ -15,12 +16,18 @@ from fcvit_mm.ops.dispatch import operation, use_ops
 # The package exports the operation under the module's name.
 channel_mixer_module = importlib.import_module('fcvit_mm.ops.channel_mixer')
 
-SIZES = {'square': (2, 8, 8), 'odd': (3, 7, 5), 'one_image': (1, 6, 9), 'smaller_than_the_kernel': (2, 2, 3),
-         'one_position': (2, 1, 1), 'empty': (0, 4, 4)}
+SIZES = {
+    'square': (2, 8, 8),
+    'odd': (3, 7, 5),
+    'one_image': (1, 6, 9),
+    'smaller_than_the_kernel': (2, 2, 3),
+    'one_position': (2, 1, 1),
+    'empty': (0, 4, 4),
+}
 CHANNELS = 16
 
 
-def random(*shape, scale=1.):
+def random(*shape, scale=1.0):
     return torch.randn(*shape, dtype=torch.double) * scale
 
 
@@ -30,25 +37,41 @@ def arguments(name: str, batch: int, height: int, width: int) -> list:
     if name == 'gelu_':
         return [x * 3]
     if name == 'conv2d':
-        return [x, random(24, CHANNELS, 1, 1, scale=.25), random(24)]
+        return [x, random(24, CHANNELS, 1, 1, scale=0.25), random(24)]
     if name == 'depthwise_conv2d':
-        return [x, random(CHANNELS, 1, 11, 11, scale=.1), random(CHANNELS)]
+        return [x, random(CHANNELS, 1, 11, 11, scale=0.1), random(CHANNELS)]
     if name == 'dwconv_gelu':
-        return [x, random(CHANNELS, 1, 3, 3, scale=.3), random(CHANNELS)]
+        return [x, random(CHANNELS, 1, 3, 3, scale=0.3), random(CHANNELS)]
     if name == 'channel_mixer':
-        return [x, random(64, CHANNELS, 1, 1, scale=.25), random(64), random(64, 1, 3, 3, scale=.3), random(64),
-                random(CHANNELS, 64, 1, 1, scale=.1), random(CHANNELS)]
-    return [x + .5, None, random(batch, CHANNELS), 4, random(4), random(4), 1e-5]
+        return [
+            x,
+            random(64, CHANNELS, 1, 1, scale=0.25),
+            random(64),
+            random(64, 1, 3, 3, scale=0.3),
+            random(64),
+            random(CHANNELS, 64, 1, 1, scale=0.1),
+            random(CHANNELS),
+        ]
+    return [x + 0.5, None, random(batch, CHANNELS), 4, random(4), random(4), 1e-5]
 
 
-OPERATIONS = {name: getattr(ops, name) for name in
-              ('gelu_', 'conv2d', 'depthwise_conv2d', 'dwconv_gelu', 'channel_mixer', 'add_global_context')}
+OPERATIONS = {
+    name: getattr(ops, name)
+    for name in ('gelu_', 'conv2d', 'depthwise_conv2d', 'dwconv_gelu', 'channel_mixer', 'add_global_context')
+}
 #: Fast forms on CPU, and whether they are for maps in channels_last only. Compiled ones: test_native.py and
 #: test_triton_kernels.py.
-FORMS = [('gelu_', 'nhwc', True), ('conv2d', 'float32', False), ('depthwise_conv2d', 'float32', False),
-         ('dwconv_gelu', 'float32', False), ('dwconv_gelu', 'cpu', False), ('channel_mixer', 'float32', False),
-         ('channel_mixer', 'sliced', False), ('channel_mixer', 'composed', False),
-         ('add_global_context', 'matmul', True)]
+FORMS = [
+    ('gelu_', 'nhwc', True),
+    ('conv2d', 'float32', False),
+    ('depthwise_conv2d', 'float32', False),
+    ('dwconv_gelu', 'float32', False),
+    ('dwconv_gelu', 'cpu', False),
+    ('channel_mixer', 'float32', False),
+    ('channel_mixer', 'sliced', False),
+    ('channel_mixer', 'composed', False),
+    ('add_global_context', 'matmul', True),
+]
 
 
 def form_of(name: str, form: str):
@@ -85,8 +108,12 @@ def run(function, args: list, grad: bool):
 
 
 def test_forms_are_all_tested():
-    present = {(name, form.name) for name, op in OPERATIONS.items() for form in op.forms
-               if form.name not in ('native', 'triton')}
+    present = {
+        (name, form.name)
+        for name, op in OPERATIONS.items()
+        for form in op.forms
+        if form.name not in ('native', 'triton')
+    }
     assert present == {(name, form) for name, form, _ in FORMS}
 
 
@@ -101,8 +128,10 @@ def test_a_form_agrees_with_the_definition(small_machine, name, form, nhwc_only,
         for layout in (torch.contiguous_format, torch.channels_last):
             for grad in (False, True):
                 args = cast(exact, dtype, layout)
-                probe = [arg.requires_grad_(grad) if isinstance(arg, torch.Tensor) else arg
-                         for arg in cast(exact, dtype, layout)]
+                probe = [
+                    arg.requires_grad_(grad) if isinstance(arg, torch.Tensor) else arg
+                    for arg in cast(exact, dtype, layout)
+                ]
                 with torch.set_grad_enabled(grad):
                     applies = form.when(*probe)
                 if not applies or dtype not in conditions.HALF and form.name == 'float32':
@@ -118,7 +147,7 @@ def test_a_form_agrees_with_the_definition(small_machine, name, form, nhwc_only,
                 tolerance = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
                 for want, have in zip(expected, got):
                     assert have.dtype == dtype and have.shape == want.shape
-                    scale = want.abs().max().clamp(min=1).item() if want.numel() else 1.
+                    scale = want.abs().max().clamp(min=1).item() if want.numel() else 1.0
                     torch.testing.assert_close(have.double(), want, rtol=0, atol=tolerance * scale)
     if size not in ('empty', 'one_position', 'smaller_than_the_kernel') or form.name not in ('sliced', 'matmul'):
         assert tried
@@ -128,16 +157,31 @@ def test_slices_cover_channels_and_images_that_they_do_not_divide(small_machine)
     torch.manual_seed(0)
     x = torch.randn(5, 6, 8, 8)
     hidden = 50
-    args = [torch.randn(hidden, 6, 1, 1), torch.randn(hidden), torch.randn(hidden, 1, 3, 3), torch.randn(hidden),
-            torch.randn(6, hidden, 1, 1), torch.randn(6)]
+    args = [
+        torch.randn(hidden, 6, 1, 1),
+        torch.randn(hidden),
+        torch.randn(hidden, 1, 3, 3),
+        torch.randn(hidden),
+        torch.randn(6, hidden, 1, 1),
+        torch.randn(6),
+    ]
     slices = channel_mixer_module.plan_slices(x, hidden)
     assert hidden % slices.channels and slices.images < 5
-    torch.testing.assert_close(form_of('channel_mixer', 'sliced').function(x, *args),
-                               ops.channel_mixer.plain(x, *args), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        form_of('channel_mixer', 'sliced').function(x, *args), ops.channel_mixer.plain(x, *args), rtol=1e-4, atol=1e-3
+    )
 
 
-@pytest.mark.parametrize('shape, hidden', [((8, 64, 56, 56), 512), ((8, 128, 28, 28), 1024), ((7, 64, 56, 56), 512),
-                                           ((1, 128, 100, 152), 1024), ((64, 320, 14, 14), 1280)])
+@pytest.mark.parametrize(
+    'shape, hidden',
+    [
+        ((8, 64, 56, 56), 512),
+        ((8, 128, 28, 28), 1024),
+        ((7, 64, 56, 56), 512),
+        ((1, 128, 100, 152), 1024),
+        ((64, 320, 14, 14), 1280),
+    ],
+)
 def test_slices_stay_in_their_bound(shape, hidden):
     slices = channel_mixer_module.plan_slices(torch.empty(shape, device='meta'), hidden)
     size = slices.images * slices.channels * shape[2] * shape[3] * 4
@@ -192,6 +236,7 @@ def test_gelu_leaves_alone_what_autograd_needs():
 def test_a_hook_sees_what_the_convolution_gave():
     """A feature extractor's tensor must not be overwritten by the GELU behind it."""
     from fcvit_mm.models.layers import gelu_of
+
     conv = Conv2d(4, 4, 1)
     x = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
     seen = []
@@ -206,6 +251,7 @@ def test_a_hook_sees_what_the_convolution_gave():
 
 def test_hooks_in_a_channel_mixer_are_called():
     from fcvit_mm.models.fcvit import ChannelMixer
+
     mixer = ChannelMixer(8, 16).eval()
     x = torch.randn(1, 8, 4, 4)
     without = mixer(x)
@@ -230,6 +276,7 @@ def test_autocast_on_cpu():
 
 
 # The switch.
+
 
 @operation()
 def _twice(x):
@@ -277,8 +324,13 @@ def test_unknown_mode():
 @pytest.mark.parametrize('value, status', [('plain', 0), ('auto', 0), ('quick', 1)])
 def test_environment_variable(value, status):
     code = 'from fcvit_mm.ops.dispatch import _mode; print(_mode)'
-    done = subprocess.run([sys.executable, '-c', code], env=dict(os.environ, FCVIT_MM_OPS=value), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=dict(os.environ, FCVIT_MM_OPS=value),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert done.returncode == status
     if status:
         assert "the environment variable FCVIT_MM_OPS is 'quick', expected one of auto, plain" in done.stderr
@@ -291,28 +343,67 @@ def test_environment_variable(value, status):
 X = torch.ones(2, 16, 4, 4)
 
 
-@pytest.mark.parametrize('call, error, message', [
-    (lambda: ops.gelu_([1.]), TypeError, 'gelu_: x is list, expected a floating-point tensor'),
-    (lambda: ops.gelu_(X.int()), TypeError, 'gelu_: x is torch.int32'),
-    (lambda: ops.gelu_(X[0]), ValueError, r'gelu_: x has the shape \(16, 4, 4\), expected four dimensions'),
-    (lambda: ops.conv2d(X, torch.ones(8, 12, 1, 1)), ValueError,
-     r'conv2d: weight has the shape \(8, 12, 1, 1\), but x of shape \(2, 16, 4, 4\) takes \(8, 16, 1, 1\)'),
-    (lambda: ops.conv2d(X, torch.ones(8, 16, 1, 1), torch.ones(9)), ValueError, r'bias has the shape \(9,\).*\(8,\)'),
-    (lambda: ops.depthwise_conv2d(X, torch.ones(8, 1, 3, 3)), ValueError,
-     r'depthwise_conv2d: weight has the shape \(8, 1, 3, 3\), but x of shape \(2, 16, 4, 4\) takes \(16, 1, 3, 3\)'),
-    (lambda: ops.depthwise_conv2d(X, torch.ones(16, 1, 4, 4)), ValueError, 'kernel of 4x4, expected an odd size'),
-    (lambda: ops.dwconv_gelu(X, torch.ones(16, 1, 3, 3).double()), TypeError,
-     r'dwconv_gelu: weight is torch.float64, but x is torch.float32: .*\.to\(dtype\)'),
-    (lambda: ops.dwconv_gelu(X, torch.ones(16, 1, 3, 3, device='meta')), ValueError,
-     'weight is on meta, but x is on cpu'),
-    (lambda: ops.channel_mixer(X, torch.ones(64, 16, 1, 1), torch.ones(64), torch.ones(64, 1, 3, 3), torch.ones(64),
-                               torch.ones(16, 32, 1, 1), torch.ones(16)), ValueError,
-     r'channel_mixer: fc2_weight has the shape \(16, 32, 1, 1\), but x .* takes \(16, 64, 1, 1\)'),
-    (lambda: ops.add_global_context(X, torch.ones(2, 8), torch.ones(2, 16), 4, torch.ones(4), torch.ones(4), 1e-5),
-     ValueError, r'means has the shape \(2, 8\), but x of shape \(2, 16, 4, 4\) takes \(2, 16\)'),
-    (lambda: ops.add_global_context(X, torch.ones(2, 16), torch.ones(2, 16), 5, torch.ones(5), torch.ones(5), 1e-5),
-     ValueError, 'num_heads=5 does not divide the 16 channels'),
-])
+@pytest.mark.parametrize(
+    'call, error, message',
+    [
+        (lambda: ops.gelu_([1.0]), TypeError, 'gelu_: x is list, expected a floating-point tensor'),
+        (lambda: ops.gelu_(X.int()), TypeError, 'gelu_: x is torch.int32'),
+        (lambda: ops.gelu_(X[0]), ValueError, r'gelu_: x has the shape \(16, 4, 4\), expected four dimensions'),
+        (
+            lambda: ops.conv2d(X, torch.ones(8, 12, 1, 1)),
+            ValueError,
+            r'conv2d: weight has the shape \(8, 12, 1, 1\), but x of shape \(2, 16, 4, 4\) takes \(8, 16, 1, 1\)',
+        ),
+        (
+            lambda: ops.conv2d(X, torch.ones(8, 16, 1, 1), torch.ones(9)),
+            ValueError,
+            r'bias has the shape \(9,\).*\(8,\)',
+        ),
+        (
+            lambda: ops.depthwise_conv2d(X, torch.ones(8, 1, 3, 3)),
+            ValueError,
+            r'depthwise_conv2d: weight has the shape \(8, 1, 3, 3\), but x of shape .* takes \(16, 1, 3, 3\)',
+        ),
+        (lambda: ops.depthwise_conv2d(X, torch.ones(16, 1, 4, 4)), ValueError, 'kernel of 4x4, expected an odd size'),
+        (
+            lambda: ops.dwconv_gelu(X, torch.ones(16, 1, 3, 3).double()),
+            TypeError,
+            r'dwconv_gelu: weight is torch.float64, but x is torch.float32: .*\.to\(dtype\)',
+        ),
+        (
+            lambda: ops.dwconv_gelu(X, torch.ones(16, 1, 3, 3, device='meta')),
+            ValueError,
+            'weight is on meta, but x is on cpu',
+        ),
+        (
+            lambda: ops.channel_mixer(
+                X,
+                torch.ones(64, 16, 1, 1),
+                torch.ones(64),
+                torch.ones(64, 1, 3, 3),
+                torch.ones(64),
+                torch.ones(16, 32, 1, 1),
+                torch.ones(16),
+            ),
+            ValueError,
+            r'channel_mixer: fc2_weight has the shape \(16, 32, 1, 1\), but x .* takes \(16, 64, 1, 1\)',
+        ),
+        (
+            lambda: ops.add_global_context(
+                X, torch.ones(2, 8), torch.ones(2, 16), 4, torch.ones(4), torch.ones(4), 1e-5
+            ),
+            ValueError,
+            r'means has the shape \(2, 8\), but x of shape \(2, 16, 4, 4\) takes \(2, 16\)',
+        ),
+        (
+            lambda: ops.add_global_context(
+                X, torch.ones(2, 16), torch.ones(2, 16), 5, torch.ones(5), torch.ones(5), 1e-5
+            ),
+            ValueError,
+            'num_heads=5 does not divide the 16 channels',
+        ),
+    ],
+)
 def test_arguments_that_do_not_fit(call, error, message):
     with pytest.raises(error, match=message):
         call()

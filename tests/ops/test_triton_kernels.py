@@ -3,6 +3,7 @@
 The interpreter must be chosen before Triton is first imported, and another test may have done that: so the questions
 stand in ``interpreted_triton_kernels.py``, which runs in a process of its own.
 """
+
 import os
 import subprocess
 import sys
@@ -24,8 +25,9 @@ def run_python(*arguments, **environment):
 
 @pytest.mark.skipif(not triton_ops.available(), reason='needs Triton 3.3 and torch 2.4')
 def test_kernels_agree_with_the_definitions():
-    done = run_python('-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', str(QUESTIONS),
-                      TRITON_INTERPRET='1')
+    done = run_python(
+        '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', str(QUESTIONS), TRITON_INTERPRET='1'
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
@@ -54,8 +56,19 @@ def test_a_torch_without_custom_operators_has_no_kernels(monkeypatch):
 @pytest.mark.skipif(not triton_ops.available(), reason='needs Triton 3.3 and torch 2.4')
 def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path):
     script = Path(__file__).parents[2] / 'tools' / 'benchmark' / 'compile_kernels.py'
-    done = run_python(str(script), '--channels', '320', '--kernel-sizes', '3', '--dtypes', 'bfloat16',
-                      '--capabilities', '80', TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path))
+    done = run_python(
+        str(script),
+        '--channels',
+        '320',
+        '--kernel-sizes',
+        '3',
+        '--dtypes',
+        'bfloat16',
+        '--capabilities',
+        '80',
+        TRITON_INTERPRET='0',
+        TRITON_CACHE_DIR=str(tmp_path),
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for kernel in ('depthwise', 'depthwise_grad_weight', 'similarity', 'apply', 'grad_similarity', 'grad_map'):
         assert f'{kernel}_kernel' in done.stdout

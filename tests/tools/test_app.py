@@ -1,4 +1,5 @@
 """tools/app.py: what it takes and refuses, and one look at the page in a real browser."""
+
 import json
 import runpy
 import shutil
@@ -16,8 +17,7 @@ import pytest
 import torch
 from harness import ROOT, write_config
 
-from fcvit_mm.checkpoints import CheckpointError
-from fcvit_mm.engine.app import (
+from fcvit_mm.app.page import (
     Model,
     Predictor,
     UploadError,
@@ -30,8 +30,9 @@ from fcvit_mm.engine.app import (
     shrink,
     tell,
 )
-from fcvit_mm.engine.errors import UserError
-from fcvit_mm.engine.preflight import PreflightError
+from fcvit_mm.checkpoints import CheckpointError
+from fcvit_mm.errors import UserError
+from fcvit_mm.preflight.checks import PreflightError
 
 
 @pytest.fixture(scope='module')
@@ -41,11 +42,14 @@ def tool():
 
 def write_bomb(path, width, height):
     """A PNG of a few bytes that says it is enormous."""
+
     def chunk(kind, data):
         return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(bytes(100)))
-                     + chunk(b'IEND', b''))
+    path.write_bytes(
+        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b'')
+    )
 
 
 def cut(path):
@@ -53,15 +57,24 @@ def cut(path):
     path.write_bytes(path.with_suffix('.jpg').read_bytes()[:2000])
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda path: path.write_bytes(b''), 'holiday.png is empty'),
-    (lambda path: path.write_text('not a picture'), 'does not open as a picture: it is broken, cut off, or of another'),
-    (cut, 'does not open as a picture'),
-    (lambda path: path.write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n'), 'of another kind than'),
-    (lambda path: path.write_bytes(bytes(2**20 + 1)), r'has 1.0 MiB, more than the 1 MiB that are taken'),
-    (lambda path: write_bomb(path, 9000, 8000), 'has 9000x8000 pixels, more than the 50 million'),
-    (lambda path: write_bomb(path, 2**30, 2**30), 'unfolds to far more than the 50 million pixels'),
-])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (lambda path: path.write_bytes(b''), 'holiday.png is empty'),
+        (
+            lambda path: path.write_text('not an image'),
+            'does not open as an image: it is broken, cut off, or of another',
+        ),
+        (cut, 'does not open as an image'),
+        (
+            lambda path: path.write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n'),
+            'of another kind than',
+        ),
+        (lambda path: path.write_bytes(bytes(2**20 + 1)), r'has 1.0 MiB, more than the 1 MiB that are taken'),
+        (lambda path: write_bomb(path, 9000, 8000), 'has 9000x8000 pixels, more than the 50 million'),
+        (lambda path: write_bomb(path, 2**30, 2**30), 'unfolds to far more than the 50 million pixels'),
+    ],
+)
 def test_uploads_that_are_refused(make, message, tmp_path):
     make(tmp_path / 'upload')
     with pytest.raises(UploadError, match=message) as error:
@@ -69,27 +82,32 @@ def test_uploads_that_are_refused(make, message, tmp_path):
     assert str(tmp_path) not in str(error.value)
 
 
-def test_pictures_come_in_as_they_are(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / 'a.png'), picture[..., ::-1])
+def test_images_come_in_as_they_are(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
     shutil.move(tmp_path / 'a.png', tmp_path / 'called.jpg')
-    np.testing.assert_array_equal(read_upload(str(tmp_path / 'called.jpg'), 'called.jpg'), picture)
-    assert shrink(picture) is picture
-    assert shrink(picture, 20).shape == (15, 20, 3)
+    np.testing.assert_array_equal(read_upload(str(tmp_path / 'called.jpg'), 'called.jpg'), image)
+    assert shrink(image) is image
+    assert shrink(image, 20).shape == (15, 20, 3)
     assert shrink(np.zeros((1, 4000, 3), np.uint8), 100).shape == (1, 100, 3)
 
 
 def write_model(folder, name):
     """A classifier with random weights, as a run of tools/train.py leaves it."""
-    from fcvit_mm.engine.complexity import build_model
+    from fcvit_mm.apis.count import build_model
     from fcvit_mm.engine.config import load_config
+
     folder.mkdir()
     config = write_config('classification', folder, folder)
     config = config.rename(folder / f'{name}.py')
     torch.manual_seed(0)
-    torch.save(dict(state_dict=build_model(load_config(str(config))).state_dict(),
-                    meta=dict(dataset_meta=dict(classes=('circle', 'cross', 'square', 'star', 'triangle')))),
-               folder / 'epoch_1.pth')
+    torch.save(
+        dict(
+            state_dict=build_model(load_config(str(config))).state_dict(),
+            meta=dict(dataset_meta=dict(classes=('circle', 'cross', 'square', 'star', 'triangle'))),
+        ),
+        folder / 'epoch_1.pth',
+    )
     return Model(str(config), str(folder / 'epoch_1.pth'))
 
 
@@ -105,12 +123,13 @@ def test_models_to_choose_from(tmp_path):
     pair = [str(tmp_path / 'first/first.py'), str(tmp_path / 'first/epoch_1.pth')]
     assert list(find_models([*pair, *pair])) == ['first', 'first, epoch_1.pth']
     for pairs, runs, message in [
-            ([], None, 'no model: give a config and a checkpoint, or --runs'),
-            (pair[:1], None, 'first.py stands alone: give pairs'),
-            (['nowhere.py', pair[1]], None, 'config nowhere.py does not exist'),
-            ([pair[0], 'nowhere.pth'], None, 'checkpoint nowhere.pth does not exist'),
-            ([], 'nowhere', '--runs nowhere is not a folder'),
-            ([], str(tmp_path / 'no_checkpoint'), 'no run in .*no_checkpoint: expected folders of tools/train.py')]:
+        ([], None, 'no model: give a config and a checkpoint, or --runs'),
+        (pair[:1], None, 'first.py stands alone: give pairs'),
+        (['nowhere.py', pair[1]], None, 'config nowhere.py does not exist'),
+        ([pair[0], 'nowhere.pth'], None, 'checkpoint nowhere.pth does not exist'),
+        ([], 'nowhere', '--runs nowhere is not a folder'),
+        ([], str(tmp_path / 'no_checkpoint'), 'no run in .*no_checkpoint: expected folders of tools/train.py'),
+    ]:
         with pytest.raises(UserError, match=message):
             find_models(pairs, runs)
 
@@ -165,8 +184,11 @@ def served(tool, tmp_path):
     pytest.importorskip('mmpretrain')
     good = write_model(tmp_path / 'run', 'fcvit_tiny_shapes')
     (tmp_path / 'broken.pth').write_text('no checkpoint at all')
-    predictor = Predictor({'fcvit_tiny_shapes': good, 'broken': Model(good.config, str(tmp_path / 'broken.pth'))},
-                          tool['similarity_of'], 'cpu')
+    predictor = Predictor(
+        {'fcvit_tiny_shapes': good, 'broken': Model(good.config, str(tmp_path / 'broken.pth'))},
+        tool['similarity_of'],
+        'cpu',
+    )
     page = build_page(predictor, tool['draw_similarity'], max_bytes=2**20, max_pixels=10**6)
     server, listening = build_server(page, 2**20), open_port('127.0.0.1', 0)
     thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listening]), daemon=True)
@@ -187,11 +209,22 @@ def browser(tmp_path):
         pytest.skip('needs chromium and chromedriver')
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
+
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which('chromium')
-    for flag in ('headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-sync',
-                 'disable-background-networking', 'disable-component-update', 'disable-dev-shm-usage',
-                 'window-size=1280,1150', f'user-data-dir={tmp_path / "profile"}'):
+    for flag in (
+        'headless',
+        'no-sandbox',
+        'disable-gpu',
+        'disable-quic',
+        'no-first-run',
+        'disable-sync',
+        'disable-background-networking',
+        'disable-component-update',
+        'disable-dev-shm-usage',
+        'window-size=1280,1150',
+        f'user-data-dir={tmp_path / "profile"}',
+    ):
         options.add_argument(f'--{flag}')
     options.set_capability('goog:loggingPrefs', {'performance': 'ALL', 'browser': 'ALL'})
     driver = webdriver.Chrome(options, Service(shutil.which('chromedriver')))
@@ -203,6 +236,7 @@ def browser(tmp_path):
 def wait(driver, condition, seconds=60):
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
+
     # What is found may be replaced before it is read.
     return WebDriverWait(driver, seconds, 0.2, [StaleElementReferenceException]).until(condition)
 
@@ -217,36 +251,37 @@ def test_in_a_browser(served, browser, tmp_path):
         return wait(browser, lambda _: [each.text for each in find('#told .told') if text in each.text])[0]
 
     def drop(path):
-        clear = find('#picture button[aria-label="Clear"], #picture button[aria-label="Remove Image"]')
+        clear = find('#image button[aria-label="Clear"], #image button[aria-label="Remove Image"]')
         if clear:
             clear[0].click()
-        wait(browser, lambda _: find('#picture input[type=file]'))[0].send_keys(str(path))
+        wait(browser, lambda _: find('#image input[type=file]'))[0].send_keys(str(path))
 
-    picture = np.full((120, 160, 3), 230, np.uint8)
-    cv2.circle(picture, (80, 60), 40, (40, 40, 200), -1)
-    cv2.imwrite(str(tmp_path / 'circle.png'), picture)
-    (tmp_path / 'broken.png').write_text('not a picture')
+    image = np.full((120, 160, 3), 230, np.uint8)
+    cv2.circle(image, (80, 60), 40, (40, 40, 200), -1)
+    cv2.imwrite(str(tmp_path / 'circle.png'), image)
+    (tmp_path / 'broken.png').write_text('not an image')
     write_bomb(tmp_path / 'bomb.png', 2000, 2000)
     np.save(tmp_path / 'large.npy', np.random.default_rng(0).integers(0, 255, 2**21, np.uint8))
     shutil.move(tmp_path / 'large.npy', tmp_path / 'large.png')
 
     browser.get(served)
     drop(tmp_path / 'circle.png')
-    assert 'a picture of 160x120 pixels' in told('similarity maps')
+    assert 'an image of 160x120 pixels' in told('similarity maps')
     shown = wait(browser, lambda _: find('#prediction img'))[0]
     wait(browser, lambda _: shown.get_property('naturalWidth'))
     maps = wait(browser, lambda _: find('#maps .grid-wrap img, #maps button img'))
     assert len(maps) == 1 + 8  # the mean, and the heads
     first = maps[0].get_attribute('src')
     find('#layer input')[0].click()
-    wait(browser, lambda _: [each for each in find('ul[role=listbox] li') if 'stage 1, block 1, mix 1' in each.text]
-         )[0].click()
+    wait(browser, lambda _: [each for each in find('ul[role=listbox] li') if 'stage 1, block 1, mix 1' in each.text])[
+        0
+    ].click()
     wait(browser, lambda _: find('#maps img')[0].get_attribute('src') != first)
     browser.save_screenshot(str(tmp_path / 'app.png'))
     assert cv2.imread(str(tmp_path / 'app.png')).std() > 10
 
     drop(tmp_path / 'broken.png')
-    assert 'broken.png does not open as a picture' in told('does not open')
+    assert 'broken.png does not open as an image' in told('does not open')
     assert not find('#prediction img')
     drop(tmp_path / 'bomb.png')
     assert 'bomb.png has 2000x2000 pixels' in told('bomb.png')
@@ -261,8 +296,11 @@ def test_in_a_browser(served, browser, tmp_path):
 
     # Of this page: the one that a browser starts with asks for this and that.
     events = [json.loads(entry['message'])['message'] for entry in browser.get_log('performance')]
-    urls = {each['params']['request']['url'] for each in events if each['method'] == 'Network.requestWillBeSent'
-            and each['params']['documentURL'].startswith(served)}
+    urls = {
+        each['params']['request']['url']
+        for each in events
+        if each['method'] == 'Network.requestWillBeSent' and each['params']['documentURL'].startswith(served)
+    }
     elsewhere = {url for url in urls if not url.startswith((served, 'data:', 'blob:'))}
     assert len(urls) > 10 and not elsewhere
 
@@ -279,11 +317,15 @@ def test_only_uploads_are_opened(served, tmp_path):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     upload = dict(path=str(tmp_path / 'private.png'), meta={'_type': 'gradio.FileData'})
     body = dict(data=['fcvit_tiny_shapes', upload], fn_index=0, session_hash='a')
-    opener.open(urllib.request.Request(f'{served}gradio_api/queue/join', json.dumps(body).encode(),
-                                       {'Content-Type': 'application/json'}), timeout=20).close()
+    opener.open(
+        urllib.request.Request(
+            f'{served}gradio_api/queue/join', json.dumps(body).encode(), {'Content-Type': 'application/json'}
+        ),
+        timeout=20,
+    ).close()
     with opener.open(f'{served}gradio_api/queue/data?session_hash=a', timeout=60) as answers:
         answer = next(line for line in answers if b'process_completed' in line)
-    assert json.loads(answer[len('data: '):])['success'] is False
+    assert json.loads(answer[len('data: ') :])['success'] is False
     shown = urllib.request.Request(f'{served}gradio_api/file={tmp_path}/private.png')
     with pytest.raises(urllib.error.HTTPError, match='403'):
         opener.open(shown, timeout=20)

@@ -51,12 +51,24 @@ def test_half_the_batch_on_each_of_two_processes_and_of_two_nodes(config, tmp_pa
     assert_same(weights(tmp_path / 'two'), expected)
 
     port = str(20000 + os.getpid() % 20000)
-    env = {**os.environ, 'PYTHON': sys.executable, 'NNODES': '2', 'MASTER_ADDR': '127.0.0.1', 'PORT': port,
-           'BATCH': '2', 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    env = {
+        **os.environ,
+        'PYTHON': sys.executable,
+        'NNODES': '2',
+        'MASTER_ADDR': '127.0.0.1',
+        'PORT': port,
+        'BATCH': '2',
+        'PYTHONPATH': str(ROOT),
+        'OMP_NUM_THREADS': '1',
+    }
     nodes = [
-        subprocess.Popen([str(ROOT / 'tools/dist_train.sh'), str(config), '1', '--work-dir', str(tmp_path / 'nodes')],
-                         env={**env, 'NODE_RANK': str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         text=True)
+        subprocess.Popen(
+            [str(ROOT / 'tools/dist_train.sh'), str(config), '1', '--work-dir', str(tmp_path / 'nodes')],
+            env={**env, 'NODE_RANK': str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for rank in range(2)
     ]
     outputs = [node.communicate(timeout=300)[0] for node in nodes]
@@ -66,16 +78,33 @@ def test_half_the_batch_on_each_of_two_processes_and_of_two_nodes(config, tmp_pa
 
 def test_two_processes_test_as_one(trained, tmp_path):
     result = trained('classification')
-    done = run_tool('dist_test.sh', result.config, result.checkpoint, 2, '--work-dir', tmp_path / 'w', '--show-dir',
-                    'shown', cwd=tmp_path)
-    # The libraries draw in the first process alone: every second picture.
+    done = run_tool(
+        'dist_test.sh',
+        result.config,
+        result.checkpoint,
+        2,
+        '--work-dir',
+        tmp_path / 'w',
+        '--show-dir',
+        'shown',
+        cwd=tmp_path,
+    )
+    # The libraries draw in the first process alone: every second image.
     assert len(list((tmp_path / 'shown').iterdir())) == 3
     assert '2 CPU processes joined over gloo' in done.stdout and 'accuracy/top1' in done.stdout
 
 
 def test_problems_are_told_once_and_end_all_processes(config, tmp_path):
-    done = run_tool('dist_train.sh', config, 2, '--work-dir', tmp_path / 'w', '--cfg-options',
-                    'train_dataloader.dataset.data_root=lost', check=False)
+    done = run_tool(
+        'dist_train.sh',
+        config,
+        2,
+        '--work-dir',
+        tmp_path / 'w',
+        '--cfg-options',
+        'train_dataloader.dataset.data_root=lost',
+        check=False,
+    )
     assert done.returncode != 0 and done.stdout.count('/lost does not exist') == 1
 
 
@@ -93,18 +122,31 @@ def test_slurm(config, tmp_path):
     for name, text in {'srun': FAKE_SRUN, 'scontrol': '#!/bin/sh\necho 127.0.0.1\n'}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'GPUS': '2', 'GPUS_PER_NODE': '0', 'BATCH': '2',
-           'SRUN_ARGS': '--exclusive --time=5', 'MASTER_PORT': str(20001 + os.getpid() % 20000)}
+    env = {
+        'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+        'GPUS': '2',
+        'GPUS_PER_NODE': '0',
+        'BATCH': '2',
+        'SRUN_ARGS': '--exclusive --time=5',
+        'MASTER_PORT': str(20001 + os.getpid() % 20000),
+    }
     done = run_tool('slurm_train.sh', 'part', 'job', config, tmp_path / 'work', env=env)
-    assert ('-p part --job-name=job --ntasks=2 --cpus-per-task=5 --kill-on-bad-exit=1 --exclusive --time=5'
-            in done.stdout)
+    assert (
+        '-p part --job-name=job --ntasks=2 --cpus-per-task=5 --kill-on-bad-exit=1 --exclusive --time=5' in done.stdout
+    )
     assert '2 CPU processes joined over gloo' in done.stdout
     assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
 
 
-@pytest.mark.parametrize('script, usage', [
-    ('dist_train.sh', 'CONFIG GPUS'), ('dist_test.sh', 'CONFIG CHECKPOINT GPUS'),
-    ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG'), ('slurm_test.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT')])
+@pytest.mark.parametrize(
+    'script, usage',
+    [
+        ('dist_train.sh', 'CONFIG GPUS'),
+        ('dist_test.sh', 'CONFIG CHECKPOINT GPUS'),
+        ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG'),
+        ('slurm_test.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT'),
+    ],
+)
 def test_scripts_say_how_they_are_used(script, usage):
     done = run_tool(script, check=False)
     assert done.returncode == 2 and usage in done.stdout

@@ -1,4 +1,5 @@
 """Two processes, of which one is killed, and then one is told to end."""
+
 import time
 
 import pytest
@@ -27,7 +28,7 @@ model.update(backbone=dict(arch=dict(
 model['head'].update(in_channels=32)
 train_dataloader['batch_size'] = 1
 train_cfg = dict(max_epochs=3)
-default_hooks['checkpoint'] = dict(type='WholeCheckpointHook', listen_interval=1)
+default_hooks['checkpoint'] = dict(type='AtomicCheckpointHook', listen_interval=1)
 val_cfg = val_dataloader = val_evaluator = None
 """
 

@@ -23,8 +23,16 @@ def test_resumes_without_the_pretrained_file(trained, tmp_path):
     result = trained('classification')
     shutil.copytree(result.work_dir, tmp_path / 'work_dirs' / 'classification')
     write_config('classification', tmp_path, result.data)
-    done = run_tool('train.py', 'classification.py', '--resume', '--auto-scale-lr', '--cfg-options',
-                    'train_cfg.max_epochs=2', 'pretrained=gone.pth', cwd=tmp_path)
+    done = run_tool(
+        'train.py',
+        'classification.py',
+        '--resume',
+        '--auto-scale-lr',
+        '--cfg-options',
+        'train_cfg.max_epochs=2',
+        'pretrained=gone.pth',
+        cwd=tmp_path,
+    )
     assert 'resumed epoch: 1, iter: 2' in done.stdout
     # 4 images of a base batch of 1024
     assert 'LR has been set based on' in done.stdout or 'LR is set based on batch size of 1024' in done.stdout
@@ -33,8 +41,17 @@ def test_resumes_without_the_pretrained_file(trained, tmp_path):
 
 def test_nothing_to_resume_from_needs_the_pretrained_file(trained, tmp_path):
     result = trained('classification')
-    done = run_tool('train.py', result.config, '--resume', '--work-dir', tmp_path, '--cfg-options',
-                    'pretrained=gone.pth', 'train_dataloader.dataset.data_root=lost', check=False)
+    done = run_tool(
+        'train.py',
+        result.config,
+        '--resume',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'pretrained=gone.pth',
+        'train_dataloader.dataset.data_root=lost',
+        check=False,
+    )
     assert done.returncode == 1
     assert 'starting anew' in done.stdout
     # Every problem in one message, without a traceback.
@@ -43,7 +60,6 @@ def test_nothing_to_resume_from_needs_the_pretrained_file(trained, tmp_path):
 
 
 class Bomb:
-
     def __init__(self, path):
         self.path = path
 
@@ -64,21 +80,21 @@ def test_hostile_checkpoint_is_refused_before_it_is_unpickled(trained, tmp_path,
     assert (tmp_path / 'boom').exists()
 
 
-def test_corrupt_picture_is_found_before_training(trained, tmp_path):
+def test_corrupt_image_is_found_before_training(trained, tmp_path):
     result = trained('classification')
     shutil.copytree(result.data, tmp_path / 'data')
-    picture = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
-    picture.write_bytes(picture.read_bytes()[:300])
+    image = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
+    image.write_bytes(image.read_bytes()[:300])
     config = write_config('classification', tmp_path, tmp_path / 'data')
     done = run_tool('train.py', config, '--work-dir', tmp_path / 'w', check=False)
-    assert done.returncode == 1 and f'{picture} does not decode' in done.stdout and 'Traceback' not in done.stdout
+    assert done.returncode == 1 and f'{image} does not decode' in done.stdout and 'Traceback' not in done.stdout
 
 
-def test_corrupt_picture_that_is_met_in_training_is_left_out_and_named(trained, tmp_path, monkeypatch):
+def test_corrupt_image_that_is_met_in_training_is_left_out_and_named(trained, tmp_path, monkeypatch):
     """One that goes bad after the checks: here a hook of the config's own spoils it when training starts."""
     result = trained('classification')
     shutil.copytree(result.data, tmp_path / 'data')
-    picture = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
+    image = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
     held_out = next((tmp_path / 'data' / 'val').rglob('*.jpg'))
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     (tmp_path / 'spoil.py').write_text(f"""
@@ -89,15 +105,20 @@ from mmengine.registry import HOOKS
 @HOOKS.register_module()
 class Spoil(Hook):
     def before_train(self, runner):
-        for path in {[str(picture), str(held_out)]!r}:
-            Path(path).write_bytes(b'no picture')
+        for path in {[str(image), str(held_out)]!r}:
+            Path(path).write_bytes(b'no image')
 """)
-    config = write_config('classification', tmp_path, tmp_path / 'data', """
+    config = write_config(
+        'classification',
+        tmp_path,
+        tmp_path / 'data',
+        """
 custom_imports = dict(imports=['fcvit_mm', 'spoil'], allow_failed_imports=False)
 custom_hooks = [dict(type='Spoil')]
-""")
+""",
+    )
     done = run_tool('train.py', config, '--work-dir', tmp_path / 'w')
-    assert f'data pipeline failed at {picture}: {picture} does not decode' in done.stdout
+    assert f'data pipeline failed at {image}: {image} does not decode' in done.stdout
     assert 'Left out, another sample in its place (1 of 8 so far)' in done.stdout
     assert '1 of 8 samples were left out so far: broken files, named above' in done.stdout
     assert f'data pipeline failed at {held_out}: ' in done.stdout and 'accuracy/top1' in done.stdout

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from harness import run_tool
 
+from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
 from fcvit_mm.engine.config import load_config
-from fcvit_mm.engine.drawing import InputError, build_artist, draw_pictures, draw_video, find_inputs
+from fcvit_mm.images import ImageError, find_inputs
 
 FOLDERS = {'classification': 'val/star', 'detection': 'val2017', 'segmentation': 'images/validation'}
 
@@ -36,25 +37,38 @@ def test_draws_a_folder(trained, tmp_path, task):
     shutil.copytree(result.data / FOLDERS[task], inputs)
     first = sorted(inputs.iterdir())[0]
     # Blue all over, so that swapped channels show whatever is drawn.
-    cv2.imwrite(str(first), (cv2.imread(str(first)) * (0.2, 1., 0.2) + (200., 0., 0.)).astype(np.uint8))
+    cv2.imwrite(str(first), (cv2.imread(str(first)) * (0.2, 1.0, 0.2) + (200.0, 0.0, 0.0)).astype(np.uint8))
     (inputs / 'broken.jpg').write_bytes(first.read_bytes()[:200])
-    done = run_tool('visualize.py', result.config, result.checkpoint, inputs, '--out-dir', tmp_path / 'out',
-                    '--score-thr', 0.01, '--opacity', 0.3, '--device', 'cpu', check=False)
+    done = run_tool(
+        'visualize.py',
+        result.config,
+        result.checkpoint,
+        inputs,
+        '--out-dir',
+        tmp_path / 'out',
+        '--score-thr',
+        0.01,
+        '--opacity',
+        0.3,
+        '--device',
+        'cpu',
+        check=False,
+    )
     # One that does not decode costs only itself, and is told.
     assert done.returncode == 1 and '1 of' in done.stdout and 'broken.jpg does not decode' in done.stdout
     assert 'Traceback' not in done.stdout
     drawn = cv2.imread(str(tmp_path / 'out' / f'{first.stem}.png'))
-    picture = cv2.imread(str(first))
+    source = cv2.imread(str(first))
     assert len(list((tmp_path / 'out').iterdir())) == len(list(inputs.iterdir())) - 1
     if task == 'classification':  # enlarged for the letters
-        drawn = cv2.resize(drawn, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
-    difference = np.abs(drawn.astype(int) - picture).mean(2)
+        drawn = cv2.resize(drawn, source.shape[1::-1], interpolation=cv2.INTER_AREA)
+    difference = np.abs(drawn.astype(int) - source).mean(2)
     assert (difference > 20).any(), 'nothing is drawn'
-    # The picture is still there, its colours in the same order. Boxes and labels may cover all of a small one.
+    # The image is still there, its colours in the same order. Boxes and labels may cover all of a small one.
     if task == 'detection':
-        drawn = build_artist(load_config(result.config), result.checkpoint, 'cpu', score_thr=1.)(picture)
-        difference = np.abs(drawn.astype(int) - picture).mean(2)
-    assert difference.mean() < np.abs(drawn[..., ::-1].astype(int) - picture).mean()
+        drawn = build_drawer(load_config(result.config), result.checkpoint, 'cpu', score_thr=1.0)(source)
+        difference = np.abs(drawn.astype(int) - source).mean(2)
+    assert difference.mean() < np.abs(drawn[..., ::-1].astype(int) - source).mean()
 
 
 def test_draws_a_video(tmp_path):
@@ -67,7 +81,7 @@ def test_draws_a_video(tmp_path):
 
 
 def test_names_do_not_collide(folder, tmp_path):
-    written, problems = draw_pictures(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))
+    written, problems = draw_images(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))
     assert [path.rsplit('/', 1)[1] for path in written] == ['a.jpg.png', 'a.png.png', 'b.png'] and not problems
     np.testing.assert_array_equal(cv2.imread(written[2]), cv2.imread(str(folder / 'b.jpg')))
 
@@ -75,19 +89,22 @@ def test_names_do_not_collide(folder, tmp_path):
 def test_inputs_that_cannot_be_drawn_on(folder, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'notes.txt').write_text('hello')
-    for path, message in [('nowhere.jpg', 'nowhere.jpg does not exist'), (tmp_path / 'empty', 'no pictures .* in '),
-                          (tmp_path / 'notes.txt', 'is neither a picture')]:
-        with pytest.raises(InputError, match=message):
+    for path, message in [
+        ('nowhere.jpg', 'nowhere.jpg does not exist'),
+        (tmp_path / 'empty', 'no images .* in '),
+        (tmp_path / 'notes.txt', 'is neither an image'),
+    ]:
+        with pytest.raises(ImageError, match=message):
             find_inputs(str(path))
-    with pytest.raises(InputError, match='is the folder of the pictures'):
-        draw_pictures(lambda image: image, [str(folder / 'a.jpg')], str(folder))
+    with pytest.raises(ImageError, match='is the folder of the images'):
+        draw_images(lambda image: image, [str(folder / 'a.jpg')], str(folder))
 
 
 def test_videos_that_cannot_be_drawn_on(tmp_path):
     video = write_video(tmp_path / 'v.mp4')
-    with pytest.raises(InputError, match='would be overwritten'):
+    with pytest.raises(ImageError, match='would be overwritten'):
         draw_video(lambda image: image, str(video), str(tmp_path))
     video.write_bytes(video.read_bytes()[:100])
-    with pytest.raises(InputError, match=r'v.mp4 \(100 bytes\) has no frame that decodes'):
+    with pytest.raises(ImageError, match=r'v.mp4 \(100 bytes\) has no frame that decodes'):
         draw_video(lambda image: image, str(video), str(tmp_path / 'out'))
     assert not list((tmp_path / 'out').iterdir())

@@ -1,4 +1,5 @@
-"""What the analysis commands share: networks, pictures and sizes on the command line."""
+"""What the analysis commands share: networks, images and sizes on the command line."""
+
 import argparse
 import os
 from pathlib import Path
@@ -6,20 +7,29 @@ from typing import List, Optional, Sequence, Tuple
 
 import torch
 
-from fcvit_mm.engine.drawing import InputError, find_inputs
-from fcvit_mm.engine.errors import UserError
-from fcvit_mm.engine.network import Network, load_network
+from fcvit_mm.apis.load import Network, load_network
+from fcvit_mm.errors import UserError
+from fcvit_mm.images import ImageError, find_inputs
 
-NETWORK_HELP = ("config file of a classifier, detector or segmentor, or timm:NAME for one of timm's models, then @ and "
-                'the checkpoint: CONFIG@CHECKPOINT; without @, random weights')
+NETWORK_HELP = (
+    "config file of a classifier, detector or segmentor, or timm:NAME for one of timm's models, then @ and "
+    'the checkpoint: CONFIG@CHECKPOINT; without @, random weights'
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of every analysis command."""
-    parser.add_argument('--out', type=Path, required=True,
-                        help='folder for the plots (PNG) and numbers (JSON); files of the same names are overwritten')
-    parser.add_argument('--size', help='height and width that pictures are resized to cover and cropped to, as 224 or '
-                        '480x640 (default: as the network is tested)')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        required=True,
+        help='folder for the plots (PNG) and numbers (JSON); files of the same names are overwritten',
+    )
+    parser.add_argument(
+        '--size',
+        help='height and width that images are resized to cover and cropped to, as 224 or '
+        '480x640 (default: as the network is tested)',
+    )
     parser.add_argument('--device', default='cpu', help='such as cpu (default) or cuda:0')
 
 
@@ -51,7 +61,7 @@ def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
 
 
 def parse_queries(texts: Sequence[str]) -> List[Tuple[float, float]]:
-    """``0.5,0.25``: where a query stands, from the top and from the left, as parts of the picture's height and width.
+    """``0.5,0.25``: where a query stands, from the top and from the left, as parts of the image's height and width.
 
     Raises:
         UserError: Not two numbers from 0 to 1.
@@ -61,10 +71,11 @@ def parse_queries(texts: Sequence[str]) -> List[Tuple[float, float]]:
         try:
             y, x = (float(part) for part in text.split(','))
         except ValueError:
-            y = x = -1.
+            y = x = -1.0
         if not (0 <= y <= 1 and 0 <= x <= 1):
-            raise UserError(f'--queries {text}: expected Y,X from 0 to 1, parts of the height and width: 0.5,0.5 is '
-                            'the middle')
+            raise UserError(
+                f'--queries {text}: expected Y,X from 0 to 1, parts of the height and width: 0.5,0.5 is the middle'
+            )
         queries.append((y, x))
     return queries
 
@@ -81,21 +92,21 @@ def load_networks(specs: Sequence[str], device: str) -> List[Network]:
     return networks
 
 
-def find_pictures(paths: Sequence[str]) -> List[str]:
-    """Pictures, and all pictures of folders.
+def find_images(paths: Sequence[str]) -> List[str]:
+    """Images, and all images of folders.
 
     Raises:
-        InputError: One does not exist, is a video, or a folder without pictures.
+        ImageError: One does not exist, is a video, or a folder without images.
     """
     found = []
     for path in paths:
-        pictures, video = find_inputs(path)
+        images, video = find_inputs(path)
         if video:
-            raise InputError(f'{video} is a video: take pictures out of it first')
-        found += pictures
+            raise ImageError(f'{video} is a video: take images out of it first')
+        found += images
     return found
 
 
 def file_name(text: str) -> str:
-    """A network's or picture's name as part of a file's name."""
+    """A network's or image's name as part of a file's name."""
     return ''.join(letter if letter.isalnum() or letter in '-_.' else '_' for letter in text)

@@ -1,14 +1,16 @@
-"""Draw class activation maps: which parts of pictures speak for a class. They need the extra analysis."""
+"""Draw class activation maps: which parts of images speak for a class. They need the extra analysis."""
+
 import argparse
 
-from arguments import add_arguments, check_arguments, find_pictures
+from arguments import add_arguments, check_arguments, find_images
 
 from fcvit_mm.analysis.cam import METHODS, class_activation_map, describe_class_map, draw_class_maps
 from fcvit_mm.analysis.plots import save_figure, write_json
-from fcvit_mm.engine.errors import run_tool
-from fcvit_mm.engine.network import load_network, read_picture
+from fcvit_mm.apis.load import load_network
+from fcvit_mm.errors import run_command
+from fcvit_mm.images import read_image
 
-#: Pictures side by side in a figure.
+#: Images side by side in a figure.
 COLUMNS = 8
 
 
@@ -16,9 +18,13 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help="config file of a classifier, or timm:NAME for one of timm's models")
     parser.add_argument('checkpoint', help='checkpoint file that was trained with it')
-    parser.add_argument('pictures', nargs='+', metavar='PICTURE', help='pictures or folders of them')
-    parser.add_argument('--target', nargs='+', metavar='CLASS',
-                        help='classes by name or index (default: the one predicted for each picture)')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='images or folders of them')
+    parser.add_argument(
+        '--target',
+        nargs='+',
+        metavar='CLASS',
+        help='classes by name or index (default: the one predicted for each image)',
+    )
     parser.add_argument('--layer', metavar='NAME', help='module of the backbone (default: its last block)')
     parser.add_argument('--method', choices=list(METHODS), default='gradcam')
     add_arguments(parser)
@@ -28,24 +34,40 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     check_arguments(args)
-    paths = find_pictures(args.pictures)
-    pictures = [read_picture(path) for path in paths]
+    paths = find_images(args.images)
+    images = [read_image(path) for path in paths]
     network = load_network(args.config, args.checkpoint, args.device)
-    prepared = [network.prepare(picture, args.size) for picture in pictures]
-    maps = [[class_activation_map(network.model, each.image, target, args.layer, args.method, network.class_names)
-             for target in args.target or (None, )] for each in prepared]
+    prepared = [network.prepare(pixels, args.size) for pixels in images]
+    maps = [
+        [
+            class_activation_map(network.model, each.image, target, args.layer, args.method, network.class_names)
+            for target in args.target or (None,)
+        ]
+        for each in prepared
+    ]
 
     title = f'Class activation maps of {network.name}'
     for start in range(0, len(paths), COLUMNS):
         chosen = slice(start, start + COLUMNS)
-        figure = draw_class_maps([each.picture for each in prepared[chosen]], maps[chosen], network.class_names, title)
+        figure = draw_class_maps([each.pixels for each in prepared[chosen]], maps[chosen], network.class_names, title)
         number = f'_{start // COLUMNS + 1}' if len(paths) > COLUMNS else ''
         print(save_figure(figure, args.out / f'cam{number}.png'))
-    print(write_json(args.out / 'cam.json', dict(
-        network=network.name, config=args.config, checkpoint=args.checkpoint, method=args.method,
-        pictures=[dict(picture=path, maps=[describe_class_map(found, network.class_names) for found in each])
-                  for path, each in zip(paths, maps)])))
+    print(
+        write_json(
+            args.out / 'cam.json',
+            dict(
+                network=network.name,
+                config=args.config,
+                checkpoint=args.checkpoint,
+                method=args.method,
+                images=[
+                    dict(image=path, maps=[describe_class_map(found, network.class_names) for found in each])
+                    for path, each in zip(paths, maps)
+                ],
+            ),
+        )
+    )
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

@@ -1,4 +1,5 @@
-"""Draw what an FCViT weighs its global context by: similarity maps of each block and head, over a picture."""
+"""Draw what an FCViT weighs its global context by: similarity maps of each block and head, over an image."""
+
 import argparse
 
 import numpy as np
@@ -6,18 +7,23 @@ from arguments import add_arguments, check_arguments
 
 from fcvit_mm.analysis.plots import save_figure, write_json
 from fcvit_mm.analysis.similarity import draw_similarity, short_name, similarity_maps, stage_of
-from fcvit_mm.engine.errors import run_tool
-from fcvit_mm.engine.network import load_network, read_picture
+from fcvit_mm.apis.load import load_network
+from fcvit_mm.errors import run_command
+from fcvit_mm.images import read_image
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor with an FCViT')
     parser.add_argument('checkpoint', help='checkpoint file that was trained with it')
-    parser.add_argument('picture')
-    parser.add_argument('--blocks', nargs='+', metavar='NAME',
-                        help='token mixes to draw, such as stages.3.blocks.1.mixes.0, or what their names begin with, '
-                        'such as stages.3 (default: all)')
+    parser.add_argument('image')
+    parser.add_argument(
+        '--blocks',
+        nargs='+',
+        metavar='NAME',
+        help='token mixes to draw, such as stages.3.blocks.1.mixes.0, or what their names begin with, '
+        'such as stages.3 (default: all)',
+    )
     add_arguments(parser)
     return parser.parse_args(argv)
 
@@ -25,24 +31,33 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     check_arguments(args)
-    picture = read_picture(args.picture)
+    pixels = read_image(args.image)
     network = load_network(args.config, args.checkpoint, args.device)
-    prepared = network.prepare(picture, args.size)
+    prepared = network.prepare(pixels, args.size)
     maps = similarity_maps(network.model, prepared.image, args.blocks)
 
     title = f'Similarity maps of {network.label}'
-    print(save_figure(draw_similarity(maps, prepared.picture, title), args.out / 'similarity.png'))
+    print(save_figure(draw_similarity(maps, prepared.pixels, title), args.out / 'similarity.png'))
     for stage in dict.fromkeys(map(stage_of, maps)):
         chosen = {name: values for name, values in maps.items() if stage_of(name) == stage}
-        figure = draw_similarity(chosen, prepared.picture, f'{title}, {short_name(stage)}', heads=True)
+        figure = draw_similarity(chosen, prepared.pixels, f'{title}, {short_name(stage)}', heads=True)
         print(save_figure(figure, args.out / f'similarity_{short_name(stage).replace(" ", "")}_heads.png'))
-    print(write_json(args.out / 'similarity.json', dict(
-        network=network.name, config=args.config, checkpoint=args.checkpoint, picture=args.picture,
-        image_size=list(prepared.image.shape[2:]),
-        unit='normalised over heads and positions to mean 0 and deviation 1, then rescaled per head as trained',
-        axes=['head', 'row', 'column'],
-        maps={name: np.round(values.cpu().double().numpy(), 4) for name, values in maps.items()})))
+    print(
+        write_json(
+            args.out / 'similarity.json',
+            dict(
+                network=network.name,
+                config=args.config,
+                checkpoint=args.checkpoint,
+                image=args.image,
+                image_size=list(prepared.image.shape[2:]),
+                unit='normalised over heads and positions to mean 0 and deviation 1, then rescaled per head as trained',
+                axes=['head', 'row', 'column'],
+                maps={name: np.round(values.cpu().double().numpy(), 4) for name, values in maps.items()},
+            ),
+        )
+    )
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_command(main)

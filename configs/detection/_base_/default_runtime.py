@@ -4,4 +4,5 @@ _base_ = 'mmdet::_base_/default_runtime.py'
 custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
 
 default_hooks = dict(
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'))
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater')
+)

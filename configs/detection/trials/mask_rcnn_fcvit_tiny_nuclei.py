@@ -2,12 +2,12 @@
 # in COCO format under data/nuclei. Crops of 192 pixels; 300 / 2 = 150 iterations an epoch, 2 epochs = 300 iterations.
 _base_ = '../mask_rcnn_fcvit_tiny_coco.py'
 data_root = 'data/nuclei/'
-metainfo = dict(classes=('nucleus', ), palette=[(220, 20, 60)])
+metainfo = dict(classes=('nucleus',), palette=[(220, 20, 60)])
 # The classifier of configs/classification/trials/fcvit_tiny_flowers5.py.
 pretrained = 'work_dirs/fcvit_tiny_flowers5/epoch_12.pth'
 
 model = dict(
-    backbone=dict(drop_path_rate=0., layer_scale_init_value=0.1, init_cfg=dict(checkpoint=pretrained)),
+    backbone=dict(drop_path_rate=0.0, layer_scale_init_value=0.1, init_cfg=dict(checkpoint=pretrained)),
     neck=dict(out_channels=96),
     # Nuclei are 10 to 60 pixels wide: squares of 4 x (4, 8, ..., 64) pixels.
     rpn_head=dict(in_channels=96, feat_channels=96, anchor_generator=dict(scales=[4])),
@@ -15,10 +15,12 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=96, finest_scale=28),
         bbox_head=dict(in_channels=96, fc_out_channels=256, num_classes=1),
         mask_roi_extractor=dict(out_channels=96, finest_scale=28),
-        mask_head=dict(num_convs=2, in_channels=96, conv_out_channels=64, num_classes=1)),
+        mask_head=dict(num_convs=2, in_channels=96, conv_out_channels=64, num_classes=1),
+    ),
     train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=300), rcnn=dict(sampler=dict(num=128))),
-    # Up to 131 nuclei in a picture: the usual limit of 100 detections would cut them off.
-    test_cfg=dict(rpn=dict(max_per_img=500), rcnn=dict(max_per_img=200)))
+    # Up to 131 nuclei in an image: the usual limit of 100 detections would cut them off.
+    test_cfg=dict(rpn=dict(max_per_img=500), rcnn=dict(max_per_img=200)),
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -42,7 +44,9 @@ train_dataloader = dict(
         metainfo=metainfo,
         ann_file='annotations/instances_train.json',
         data_prefix=dict(img='train/'),
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     num_workers=1,
     dataset=dict(
@@ -50,13 +54,14 @@ val_dataloader = dict(
         metainfo=metainfo,
         ann_file='annotations/instances_val.json',
         data_prefix=dict(img='val/'),
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(
-    optimizer=dict(lr=5e-4, weight_decay=0.05), clip_grad=dict(max_norm=10., norm_type=2))
+optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=0.05), clip_grad=dict(max_norm=10.0, norm_type=2))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', T_max=2, eta_min=1e-5, by_epoch=True, begin=0, end=2, convert_to_iter_based=True),

@@ -3,10 +3,33 @@
 _base_ = '../upernet_fcvit_tiny_ade20k.py'
 data_root = 'data/camvid'
 metainfo = dict(
-    classes=('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'signsymbol', 'fence', 'car', 'pedestrian',
-             'bicyclist'),
-    palette=[[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0],
-             [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]])
+    classes=(
+        'sky',
+        'building',
+        'pole',
+        'road',
+        'pavement',
+        'tree',
+        'signsymbol',
+        'fence',
+        'car',
+        'pedestrian',
+        'bicyclist',
+    ),
+    palette=[
+        [128, 128, 128],
+        [128, 0, 0],
+        [192, 192, 128],
+        [128, 64, 128],
+        [60, 40, 222],
+        [128, 128, 0],
+        [192, 128, 128],
+        [64, 64, 128],
+        [64, 0, 128],
+        [64, 64, 0],
+        [0, 128, 192],
+    ],
+)
 # The classifier of configs/classification/trials/fcvit_tiny_flowers5.py.
 pretrained = 'work_dirs/fcvit_tiny_flowers5/epoch_12.pth'
 
@@ -14,9 +37,10 @@ crop_size = (160, 160)
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=crop_size),
-    backbone=dict(drop_path_rate=0., layer_scale_init_value=0.1, init_cfg=dict(checkpoint=pretrained)),
+    backbone=dict(drop_path_rate=0.0, layer_scale_init_value=0.1, init_cfg=dict(checkpoint=pretrained)),
     decode_head=dict(channels=96, num_classes=11, norm_cfg=norm_cfg),
-    auxiliary_head=dict(channels=64, num_classes=11, norm_cfg=norm_cfg))
+    auxiliary_head=dict(channels=64, num_classes=11, norm_cfg=norm_cfg),
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -37,14 +61,14 @@ val_dataloader = dict(num_workers=1, dataset=dict(**dataset, pipeline=test_pipel
 test_dataloader = dict(
     num_workers=1,
     dataset=dict(
-        **dataset,
-        data_prefix=dict(img_path='images/test', seg_map_path='annotations/test'),
-        pipeline=test_pipeline))
+        **dataset, data_prefix=dict(img_path='images/test', seg_map_path='annotations/test'), pipeline=test_pipeline
+    ),
+)
 
 optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=0.05))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=25),
-    dict(type='PolyLR', power=1.0, eta_min=0., by_epoch=False, begin=25, end=250),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=25, end=250),
 ]
 train_cfg = dict(max_iters=250, val_interval=125)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=125, max_keep_ckpts=1))

@@ -3,6 +3,7 @@
 setup.py builds them if torch and a compiler are there. They need an x86-64 processor with AVX2, Linux, and the torch
 that they were built with: the library's name holds its version. Elsewhere :func:`applies` is false, and nothing fails.
 """
+
 import re
 import warnings
 from functools import lru_cache
@@ -49,16 +50,20 @@ def _load() -> bool:
         except (OSError, RuntimeError, AttributeError) as error:
             _warn(f'do not load ({error})')
             return False
-    others = sorted(path.stem[len(_PREFIX):].replace('_', '.') for path in FOLDER.glob(f'{_PREFIX}*.so'))
+    others = sorted(path.stem[len(_PREFIX) :].replace('_', '.') for path in FOLDER.glob(f'{_PREFIX}*.so'))
     if others:
         _warn(f'were built with torch {", ".join(others)}, but this is {torch.__version__}')
     return False
 
 
 def _warn(what: str) -> None:
-    warnings.warn(f'fcvit_mm: the compiled CPU kernels {what}. PyTorch\'s own run instead: same results, slower. To '
-                  'build them again, install the package again with `pip install --no-build-isolation`, or leave them '
-                  'out with FCVIT_MM_NATIVE=0 in the environment', RuntimeWarning, stacklevel=5)
+    warnings.warn(
+        f"fcvit_mm: the compiled CPU kernels {what}. PyTorch's own run instead: same results, slower. To "
+        'build them again, install the package again with `pip install --no-build-isolation`, or leave them '
+        'out with FCVIT_MM_NATIVE=0 in the environment',
+        RuntimeWarning,
+        stacklevel=5,
+    )
 
 
 # What torch.compile records, and neither torch.jit.trace nor an exporter, whose files must not need this library.
@@ -67,9 +72,14 @@ _is_dynamo = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
 
 def applies(x: Tensor, *others: Optional[Tensor]) -> bool:
     """Whether the kernels can take a map and what comes with it: in float32 and channels_last, on a CPU."""
-    return (x.device.type == 'cpu' and is_nhwc(x) and autocast_dtype(x) is None
-            and all(y is None or y.dtype == torch.float32 for y in (x, *others))
-            and (not is_traced() or (_is_dynamo() and not torch.jit.is_tracing())) and available())
+    return (
+        x.device.type == 'cpu'
+        and is_nhwc(x)
+        and autocast_dtype(x) is None
+        and all(y is None or y.dtype == torch.float32 for y in (x, *others))
+        and (not is_traced() or (_is_dynamo() and not torch.jit.is_tracing()))
+        and available()
+    )
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -89,7 +99,6 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
-
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
         return torch.ops.fcvit_mm_cpu.depthwise_conv2d(x, weight, bias)
@@ -111,8 +120,18 @@ class _DepthwiseConv2d(torch.autograd.Function):
             channels, padding = weight.shape[0], weight.shape[-1] // 2
             grad = grad.contiguous(memory_format=torch.channels_last)
             _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                grad, x, weight, [channels] if ctx.has_bias else None, [1, 1], [padding, padding], [1, 1], False,
-                [0, 0], channels, [False, *needs_others])
+                grad,
+                x,
+                weight,
+                [channels] if ctx.has_bias else None,
+                [1, 1],
+                [padding, padding],
+                [1, 1],
+                False,
+                [0, 0],
+                channels,
+                [False, *needs_others],
+            )
         return grad_x, grad_weight, grad_bias
 
 

@@ -2,6 +2,7 @@
 
 Speed has not been measured on a GPU yet; what to expect stands in the modules' docstrings.
 """
+
 from .depthwise import depthwise_conv2d
 from .dwconv_gelu import dwconv_gelu
 from .global_context import channel_means, global_context_add

@@ -7,6 +7,7 @@ in float32 on the ordinary (not the matrix) units. An H100 at 33 T multiply-adds
 The gradient of the weight reads x and the gradient once for each group of tap rows, mostly from the second-level
 cache, and sums in two steps without atomics: the same input gives the same bits on the same GPU.
 """
+
 from typing import Optional, Tuple
 
 import torch
@@ -55,14 +56,21 @@ def tile_grad_weight(kernel_size: int, channels: int, channels_last: bool) -> di
     return dict(TAP_ROWS=3, COLS=7 if kernel_size > 5 else 4, POSITIONS=256 // block_c, BLOCK_C=block_c)
 
 
-def run_depthwise(x: Tensor, weight: Tensor, bias: Optional[Tensor], flip: bool = False, epilogue: str = 'none',
-                  grad: Optional[Tensor] = None) -> Tensor:
+def run_depthwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    flip: bool = False,
+    epilogue: str = 'none',
+    grad: Optional[Tensor] = None,
+) -> Tensor:
     """Launch the kernel; see it for the arguments."""
     x = support.dense(x)
     out = torch.empty_like(x)
     if x.numel() == 0:
         return out
     from .depthwise_kernels import depthwise_kernel
+
     (batch, channels, height, width), kernel_size = x.shape, weight.shape[-1]
     channels_last = support.memory_format(x) == torch.channels_last
     sizes = tile(kernel_size, channels, channels_last)
@@ -72,9 +80,25 @@ def run_depthwise(x: Tensor, weight: Tensor, bias: Optional[Tensor], flip: bool 
     taps, bias = taps_of(weight), None if bias is None else bias.contiguous()
     with support.on_device(x):
         depthwise_kernel[grid](
-            x, taps, taps if bias is None else bias, x if grad is None else support.dense(grad, like=x), out,
-            num_places, height, width, channels, places_high, places_wide, KERNEL=kernel_size, FLIP=flip,
-            HAS_BIAS=bias is not None, EPILOGUE=epilogue, CHANNELS_LAST=channels_last, num_warps=NUM_WARPS, **sizes)
+            x,
+            taps,
+            taps if bias is None else bias,
+            x if grad is None else support.dense(grad, like=x),
+            out,
+            num_places,
+            height,
+            width,
+            channels,
+            places_high,
+            places_wide,
+            KERNEL=kernel_size,
+            FLIP=flip,
+            HAS_BIAS=bias is not None,
+            EPILOGUE=epilogue,
+            CHANNELS_LAST=channels_last,
+            num_warps=NUM_WARPS,
+            **sizes,
+        )
     return out
 
 
@@ -118,8 +142,10 @@ def depthwise_conv2d_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
 
 def _fake_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, Tensor]:
     channels = x.shape[1]
-    return (x.new_empty((channels, 1, kernel_size, kernel_size), dtype=torch.float32),
-            x.new_empty((channels,), dtype=torch.float32))
+    return (
+        x.new_empty((channels, 1, kernel_size, kernel_size), dtype=torch.float32),
+        x.new_empty((channels,), dtype=torch.float32),
+    )
 
 
 def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, Tensor]:
@@ -128,8 +154,10 @@ def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, 
     taps = kernel_size * kernel_size
     if x.numel() == 0:
         return x.new_zeros((channels, 1, kernel_size, kernel_size), dtype=torch.float32), x.new_zeros(
-            (channels,), dtype=torch.float32)
+            (channels,), dtype=torch.float32
+        )
     from .depthwise_kernels import depthwise_grad_weight_kernel
+
     x = support.dense(x)
     channels_last = support.memory_format(x) == torch.channels_last
     sizes = tile_grad_weight(kernel_size, channels, channels_last)
@@ -144,8 +172,21 @@ def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, 
     partial = x.new_empty((splits, taps + 1, channels), dtype=torch.float32)
     with support.on_device(x):
         depthwise_grad_weight_kernel[(blocks, groups, splits)](
-            support.dense(grad, like=x), x, partial, num_places, height, width, channels, height, places_wide,
-            per_split, KERNEL=kernel_size, CHANNELS_LAST=channels_last, num_warps=NUM_WARPS, **sizes)
+            support.dense(grad, like=x),
+            x,
+            partial,
+            num_places,
+            height,
+            width,
+            channels,
+            height,
+            places_wide,
+            per_split,
+            KERNEL=kernel_size,
+            CHANNELS_LAST=channels_last,
+            num_warps=NUM_WARPS,
+            **sizes,
+        )
     sums = partial.sum(0)
     grad_weight = x.new_empty((channels, 1, kernel_size, kernel_size), dtype=torch.float32)
     grad_weight.view(channels, taps).copy_(sums[:taps].t())

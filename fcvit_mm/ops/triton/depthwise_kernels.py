@@ -5,6 +5,7 @@ many accumulators: a loaded value serves every output whose window holds it, and
 ``COLS`` columns apart, so lanes go over the channels: the loads are whole lines where the channels are the fastest
 dimension (channels_last), and right but slower where they are not.
 """
+
 import triton
 import triton.language as tl
 
@@ -13,7 +14,7 @@ SIZES = ['num_places', 'height', 'width', 'places_high', 'places_wide']
 
 @triton.jit
 def _replaced(items, index: tl.constexpr, value):
-    return items[:index] + (value,) + items[index + 1:]
+    return items[:index] + (value,) + items[index + 1 :]
 
 
 @triton.jit
@@ -67,10 +68,28 @@ def _gelu_slope(v):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def depthwise_kernel(x_ptr, taps_ptr, bias_ptr, grad_ptr, out_ptr, num_places, height, width, channels, places_high,
-                     places_wide, KERNEL: tl.constexpr, FLIP: tl.constexpr, HAS_BIAS: tl.constexpr,
-                     EPILOGUE: tl.constexpr, CHANNELS_LAST: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
-                     POSITIONS: tl.constexpr, BLOCK_C: tl.constexpr):
+def depthwise_kernel(
+    x_ptr,
+    taps_ptr,
+    bias_ptr,
+    grad_ptr,
+    out_ptr,
+    num_places,
+    height,
+    width,
+    channels,
+    places_high,
+    places_wide,
+    KERNEL: tl.constexpr,
+    FLIP: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     """Depth-wise convolution of x with taps (KERNEL * KERNEL, channels), flipped or not, then the epilogue.
 
     The epilogues: ``none``; ``gelu``; ``gelu_grad``, the product of grad and GELU's slope at the convolution's output.
@@ -92,7 +111,7 @@ def depthwise_kernel(x_ptr, taps_ptr, bias_ptr, grad_ptr, out_ptr, num_places, h
         line = x_ptr + corner + (dy - half) * stride_h - half * stride_w
         for dx in tl.static_range(KERNEL + COLS - 1):
             inside = is_row & (col + dx >= half) & (col + dx < width + half)
-            value = tl.load(line + dx * stride_w, mask=inside[:, None] & is_channel[None, :], other=0.).to(tl.float32)
+            value = tl.load(line + dx * stride_w, mask=inside[:, None] & is_channel[None, :], other=0.0).to(tl.float32)
             for r in tl.static_range(ROWS):
                 is_tap = is_channel & (dy >= r) & (dy - r < KERNEL)
                 for c in tl.static_range(COLS):
@@ -100,13 +119,13 @@ def depthwise_kernel(x_ptr, taps_ptr, bias_ptr, grad_ptr, out_ptr, num_places, h
                         tap = (dy - r) * KERNEL + dx - c
                         if FLIP:
                             tap = KERNEL * KERNEL - 1 - tap
-                        weight = tl.load(taps_ptr + tap * channels + channel, mask=is_tap, other=0.)
+                        weight = tl.load(taps_ptr + tap * channels + channel, mask=is_tap, other=0.0)
                         sums = _replaced(sums, r * COLS + c, sums[r * COLS + c] + value * weight[None, :])
 
     if HAS_BIAS:
-        bias = tl.load(bias_ptr + channel, mask=is_channel, other=0.).to(tl.float32)[None, :]
+        bias = tl.load(bias_ptr + channel, mask=is_channel, other=0.0).to(tl.float32)[None, :]
     else:
-        bias = 0.
+        bias = 0.0
     for r in tl.static_range(ROWS):
         for c in tl.static_range(COLS):
             offsets = corner + r * stride_h + c * stride_w
@@ -116,15 +135,29 @@ def depthwise_kernel(x_ptr, taps_ptr, bias_ptr, grad_ptr, out_ptr, num_places, h
             if EPILOGUE == 'gelu':
                 result = _gelu(result)
             if EPILOGUE == 'gelu_grad':
-                result = _gelu_slope(result) * tl.load(grad_ptr + offsets, mask=mask, other=0.).to(tl.float32)
+                result = _gelu_slope(result) * tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
             tl.store(out_ptr + offsets, result.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES + ['places_per_split'])
-def depthwise_grad_weight_kernel(grad_ptr, x_ptr, partial_ptr, num_places, height, width, channels, places_high,
-                                 places_wide, places_per_split, KERNEL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-                                 TAP_ROWS: tl.constexpr, COLS: tl.constexpr, POSITIONS: tl.constexpr,
-                                 BLOCK_C: tl.constexpr):
+def depthwise_grad_weight_kernel(
+    grad_ptr,
+    x_ptr,
+    partial_ptr,
+    num_places,
+    height,
+    width,
+    channels,
+    places_high,
+    places_wide,
+    places_per_split,
+    KERNEL: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    TAP_ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     """Sums of grad * x for TAP_ROWS rows of taps, and of grad, over one split of the places.
 
     Into partial (splits, KERNEL * KERNEL + 1, channels); the last row of a split is the bias's.
@@ -147,7 +180,7 @@ def depthwise_grad_weight_kernel(grad_ptr, x_ptr, partial_ptr, num_places, heigh
         grads = ()
         for c in tl.static_range(COLS):
             inside = is_place & (col + c < width)
-            grad = tl.load(grad_ptr + corner + c * stride_w, mask=inside[:, None] & is_channel[None, :], other=0.)
+            grad = tl.load(grad_ptr + corner + c * stride_w, mask=inside[:, None] & is_channel[None, :], other=0.0)
             grads = grads + (grad.to(tl.float32),)
             total += grads[c]
         for r in tl.static_range(TAP_ROWS):
@@ -156,7 +189,7 @@ def depthwise_grad_weight_kernel(grad_ptr, x_ptr, partial_ptr, num_places, heigh
             line = x_ptr + corner + dy * stride_h - half * stride_w
             for dx in tl.static_range(KERNEL + COLS - 1):
                 inside = is_row & (col + dx >= half) & (col + dx < width + half)
-                value = tl.load(line + dx * stride_w, mask=inside[:, None] & is_channel[None, :], other=0.)
+                value = tl.load(line + dx * stride_w, mask=inside[:, None] & is_channel[None, :], other=0.0)
                 value = value.to(tl.float32)
                 for c in tl.static_range(COLS):
                     if dx >= c and dx - c < KERNEL:
@@ -166,6 +199,9 @@ def depthwise_grad_weight_kernel(grad_ptr, x_ptr, partial_ptr, num_places, heigh
     for r in tl.static_range(TAP_ROWS):
         for tap in tl.static_range(KERNEL):
             index = (first_tap_row + r) * KERNEL + tap
-            tl.store(partial_ptr + index * channels, tl.sum(sums[r * KERNEL + tap], 0),
-                     mask=is_channel & (first_tap_row + r < KERNEL))
+            tl.store(
+                partial_ptr + index * channels,
+                tl.sum(sums[r * KERNEL + tap], 0),
+                mask=is_channel & (first_tap_row + r < KERNEL),
+            )
     tl.store(partial_ptr + KERNEL * KERNEL * channels, tl.sum(total, 0), mask=is_channel & (first_tap_row == 0))

@@ -5,6 +5,7 @@ is 0.41 GB to read and as much to write, 0.25 ms of an H100's memory; 9 multipli
 about as much arithmetic time. The plain form moves the map four times, and saves the pre-activation for the backward
 pass; here that recomputes it, and keeps x alone.
 """
+
 from typing import Optional
 
 import torch

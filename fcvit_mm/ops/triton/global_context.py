@@ -6,6 +6,7 @@ the passes cannot be fewer unless an image stays in the cache between them, as m
 stage are 51 MB in bfloat16, an H100's second-level cache holds 50. The backward pass reads the output's gradient
 twice, x once, and writes once; the similarity (h values a position) is kept from the forward pass.
 """
+
 from typing import Tuple
 
 import torch
@@ -25,8 +26,9 @@ def channel_means(x: Tensor) -> Tensor:
     return x.mean((2, 3), dtype=torch.float32)
 
 
-def global_context_add(x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor,
-                       rescale_bias: Tensor, eps: float) -> Tensor:
+def global_context_add(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> Tensor:
     """``x + similarity * context``, the similarity of each position to the means normalised over heads and positions.
 
     Source: arXiv 2212.12552, section 3.3. In float32 whatever the dtype of ``x``.
@@ -50,8 +52,13 @@ def global_context_add(x: Tensor, means: Tensor, context: Tensor, num_heads: int
 def tile(channels: int, num_heads: int) -> dict:
     """Sizes of a program's tile."""
     block_heads, block_dim = support.next_power_of_2(num_heads), support.next_power_of_2(channels // num_heads)
-    return dict(NUM_HEADS=num_heads, HEAD_DIM=channels // num_heads, BLOCK_HEADS=block_heads, BLOCK_DIM=block_dim,
-                POSITIONS=max(1, TILE // (block_heads * block_dim)))
+    return dict(
+        NUM_HEADS=num_heads,
+        HEAD_DIM=channels // num_heads,
+        BLOCK_HEADS=block_heads,
+        BLOCK_DIM=block_dim,
+        POSITIONS=max(1, TILE // (block_heads * block_dim)),
+    )
 
 
 def _split(x: Tensor, positions: int) -> Tuple[int, int]:
@@ -65,8 +72,11 @@ def _split(x: Tensor, positions: int) -> Tuple[int, int]:
 
 def _fake_forward(x, means, context, num_heads, rescale_weight, rescale_bias, eps):
     batch, _, height, width = x.shape
-    return (torch.empty_like(x), x.new_empty((batch, height * width, num_heads), dtype=torch.float32),
-            x.new_empty((batch, 2), dtype=torch.float32))
+    return (
+        torch.empty_like(x),
+        x.new_empty((batch, height * width, num_heads), dtype=torch.float32),
+        x.new_empty((batch, 2), dtype=torch.float32),
+    )
 
 
 def _save(ctx, inputs, output) -> None:
@@ -79,15 +89,33 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad, *_):
     x, means, context, rescale_weight, rescale_bias, similarity, stats = ctx.saved_tensors
-    grads = global_context_add_grad(support.dense(grad, like=x), x, means, context, rescale_weight, rescale_bias,
-                                    similarity, stats, ctx.num_heads, ctx.eps)
+    grads = global_context_add_grad(
+        support.dense(grad, like=x),
+        x,
+        means,
+        context,
+        rescale_weight,
+        rescale_bias,
+        similarity,
+        stats,
+        ctx.num_heads,
+        ctx.eps,
+    )
     grad_x, grad_means, grad_context, grad_weight, grad_bias = grads
-    return (grad_x, grad_means.to(means.dtype), grad_context.to(context.dtype), None,
-            grad_weight.to(rescale_weight.dtype), grad_bias.to(rescale_bias.dtype), None)
+    return (
+        grad_x,
+        grad_means.to(means.dtype),
+        grad_context.to(context.dtype),
+        None,
+        grad_weight.to(rescale_weight.dtype),
+        grad_bias.to(rescale_bias.dtype),
+        None,
+    )
 
 
-def run_forward(x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor,
-                rescale_bias: Tensor, eps: float) -> Tuple[Tensor, Tensor, Tensor]:
+def run_forward(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> Tuple[Tensor, Tensor, Tensor]:
     """The sum; the similarity ``(B, N, h)`` before it is normalised; its mean and deviation ``(B, 2)``."""
     x = support.dense(x)
     batch, channels, height, width = x.shape
@@ -98,18 +126,35 @@ def run_forward(x: Tensor, means: Tensor, context: Tensor, num_heads: int, resca
     if x.numel() == 0:
         return out, similarity, stats
     from .global_context_kernels import apply_kernel, similarity_kernel
+
     channels_last = support.memory_format(x) == torch.channels_last
     sizes = tile(channels, num_heads)
     splits, per_split = _split(x, sizes['POSITIONS'])
     partial = x.new_empty((batch, splits, 2), dtype=torch.float32)
     means, context, rescale_weight, rescale_bias = (
-        value.contiguous() for value in (means, context, rescale_weight, rescale_bias))
+        value.contiguous() for value in (means, context, rescale_weight, rescale_bias)
+    )
     with support.on_device(x):
-        similarity_kernel[(batch * splits,)](x, means, similarity, partial, num_positions, splits, per_split,
-                                             CHANNELS_LAST=channels_last, **sizes)
+        similarity_kernel[(batch * splits,)](
+            x, means, similarity, partial, num_positions, splits, per_split, CHANNELS_LAST=channels_last, **sizes
+        )
         apply_kernel[(batch * -(-num_positions // sizes['POSITIONS']),)](
-            x, means, context, similarity, partial, rescale_weight, rescale_bias, out, stats,
-            num_positions, splits, eps, CHANNELS_LAST=channels_last, BLOCK_SPLITS=MAX_SPLITS, **sizes)
+            x,
+            means,
+            context,
+            similarity,
+            partial,
+            rescale_weight,
+            rescale_bias,
+            out,
+            stats,
+            num_positions,
+            splits,
+            eps,
+            CHANNELS_LAST=channels_last,
+            BLOCK_SPLITS=MAX_SPLITS,
+            **sizes,
+        )
     return out, similarity, stats
 
 
@@ -121,9 +166,18 @@ def _fake_grad(grad, x, means, context, rescale_weight, rescale_bias, similarity
     return torch.empty_like(x), vector, torch.empty_like(vector), head, torch.empty_like(head)
 
 
-def run_backward(grad: Tensor, x: Tensor, means: Tensor, context: Tensor, rescale_weight: Tensor,
-                 rescale_bias: Tensor, similarity: Tensor, stats: Tensor, num_heads: int,
-                 eps: float) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def run_backward(
+    grad: Tensor,
+    x: Tensor,
+    means: Tensor,
+    context: Tensor,
+    rescale_weight: Tensor,
+    rescale_bias: Tensor,
+    similarity: Tensor,
+    stats: Tensor,
+    num_heads: int,
+    eps: float,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x (in its dtype), means, context ``(B, C)``, rescale weight and bias ``(h,)`` (in float32)."""
     x = support.dense(x)
     batch, channels, height, width = x.shape
@@ -133,9 +187,11 @@ def run_backward(grad: Tensor, x: Tensor, means: Tensor, context: Tensor, rescal
         vector, head = (x.new_zeros(shape, dtype=torch.float32) for shape in ((batch, channels), (num_heads,)))
         return grad_x, vector, vector.clone(), head, head.clone()
     from .global_context_kernels import grad_map_kernel, grad_similarity_kernel
+
     grad = support.dense(grad, like=x)
     means, context, rescale_weight, rescale_bias = (
-        value.contiguous() for value in (means, context, rescale_weight, rescale_bias))
+        value.contiguous() for value in (means, context, rescale_weight, rescale_bias)
+    )
     channels_last = support.memory_format(x) == torch.channels_last
     sizes = tile(channels, num_heads)
     splits, per_split = _split(x, sizes['POSITIONS'])
@@ -145,12 +201,41 @@ def run_backward(grad: Tensor, x: Tensor, means: Tensor, context: Tensor, rescal
     grad_means = torch.empty_like(grad_context)
     with support.on_device(x):
         grad_similarity_kernel[(batch * splits,)](
-            grad, context, similarity, stats, rescale_weight, rescale_bias, grad_similarity, head_sums,
-            grad_context, num_positions, splits, per_split, eps, CHANNELS_LAST=channels_last, **sizes)
+            grad,
+            context,
+            similarity,
+            stats,
+            rescale_weight,
+            rescale_bias,
+            grad_similarity,
+            head_sums,
+            grad_context,
+            num_positions,
+            splits,
+            per_split,
+            eps,
+            CHANNELS_LAST=channels_last,
+            **sizes,
+        )
         head_sums = head_sums.sum(1)
         grad_map_kernel[(batch * splits,)](
-            grad, x, means, similarity, grad_similarity, stats, head_sums, rescale_weight, grad_x,
-            grad_means, num_positions, splits, per_split, eps, CHANNELS_LAST=channels_last, **sizes)
+            grad,
+            x,
+            means,
+            similarity,
+            grad_similarity,
+            stats,
+            head_sums,
+            rescale_weight,
+            grad_x,
+            grad_means,
+            num_positions,
+            splits,
+            per_split,
+            eps,
+            CHANNELS_LAST=channels_last,
+            **sizes,
+        )
     grad_bias, grad_weight = head_sums.sum(0)
     return grad_x, grad_means.sum(1), grad_context.sum(1), grad_weight.clone(), grad_bias.clone()
 

@@ -3,13 +3,24 @@
 Tiles are ``(positions, heads, channels of a head)``, heads and channels padded to powers of two and masked. Whatever
 the map's dtype, everything else is float32.
 """
+
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def _tile(first, end, image, num_positions, CHANNELS_LAST: tl.constexpr, NUM_HEADS: tl.constexpr,
-          HEAD_DIM: tl.constexpr, POSITIONS: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr):
+def _tile(
+    first,
+    end,
+    image,
+    num_positions,
+    CHANNELS_LAST: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     """Offsets and masks: into the map, (P, h, d), and into the similarity, (P, h), stored with heads the fastest."""
     position = first + tl.arange(0, POSITIONS)
     head = tl.arange(0, BLOCK_HEADS)
@@ -29,18 +40,28 @@ def _tile(first, end, image, num_positions, CHANNELS_LAST: tl.constexpr, NUM_HEA
 
 
 @triton.jit
-def _vector(pointer, image, NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HEADS: tl.constexpr,
-            BLOCK_DIM: tl.constexpr):
+def _vector(
+    pointer, image, NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr
+):
     """An image's row of (B, C), as (h, d)."""
     head = tl.arange(0, BLOCK_HEADS)[:, None]
     dim = tl.arange(0, BLOCK_DIM)[None, :]
     mask = (head < NUM_HEADS) & (dim < HEAD_DIM)
-    return tl.load(pointer + image * (NUM_HEADS * HEAD_DIM) + head * HEAD_DIM + dim, mask=mask, other=0.).to(tl.float32)
+    return tl.load(pointer + image * (NUM_HEADS * HEAD_DIM) + head * HEAD_DIM + dim, mask=mask, other=0.0).to(
+        tl.float32
+    )
 
 
 @triton.jit
-def _store_vector(pointer, row, value, NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_HEADS: tl.constexpr,
-                  BLOCK_DIM: tl.constexpr):
+def _store_vector(
+    pointer,
+    row,
+    value,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     head = tl.arange(0, BLOCK_HEADS)[:, None]
     dim = tl.arange(0, BLOCK_DIM)[None, :]
     mask = (head < NUM_HEADS) & (dim < HEAD_DIM)
@@ -50,32 +71,45 @@ def _store_vector(pointer, row, value, NUM_HEADS: tl.constexpr, HEAD_DIM: tl.con
 @triton.jit
 def _heads(pointer, NUM_HEADS: tl.constexpr, BLOCK_HEADS: tl.constexpr):
     head = tl.arange(0, BLOCK_HEADS)
-    return tl.load(pointer + head, mask=head < NUM_HEADS, other=0.).to(tl.float32)
+    return tl.load(pointer + head, mask=head < NUM_HEADS, other=0.0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=['num_positions', 'num_splits', 'per_split'])
-def similarity_kernel(x_ptr, means_ptr, similarity_ptr, partial_ptr, num_positions, num_splits, per_split,
-                      CHANNELS_LAST: tl.constexpr, NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
-                      POSITIONS: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr):
+def similarity_kernel(
+    x_ptr,
+    means_ptr,
+    similarity_ptr,
+    partial_ptr,
+    num_positions,
+    num_splits,
+    per_split,
+    CHANNELS_LAST: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     """Similarity (B, N, h) to the mean, and each split's sums of (s - m) and (s - m)^2 into partial (B, splits, 2).
 
     m = |mean|^2 scale / h is the similarity's mean over heads and positions if means are the map's own. Deviations
     from it do not cancel as a sum of squares would; the sum of (s - m) corrects for any other means, and for rounding.
     """
     image, split = tl.program_id(0) // num_splits, tl.program_id(0) % num_splits
-    scale: tl.constexpr = HEAD_DIM ** -0.5
+    scale: tl.constexpr = HEAD_DIM**-0.5
     mean = _vector(means_ptr, image, NUM_HEADS, HEAD_DIM, BLOCK_HEADS, BLOCK_DIM)
     expected = tl.sum(tl.sum(mean * mean, 1), 0) * (scale / NUM_HEADS)
     end = tl.minimum((split + 1) * per_split, num_positions)
     sums = tl.zeros((POSITIONS, BLOCK_HEADS), tl.float32)
     squares = tl.zeros((POSITIONS, BLOCK_HEADS), tl.float32)
     for first in range(split * per_split, end, POSITIONS):
-        offsets, mask, rows, row_mask = _tile(first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM,
-                                              POSITIONS, BLOCK_HEADS, BLOCK_DIM)
-        x = tl.load(x_ptr + offsets, mask=mask, other=0.).to(tl.float32)
+        offsets, mask, rows, row_mask = _tile(
+            first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
+        )
+        x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         similarity = tl.sum(x * mean[None, :, :], 2) * scale
         tl.store(similarity_ptr + rows, similarity, mask=row_mask)
-        deviation = tl.where(row_mask, similarity - expected, 0.)
+        deviation = tl.where(row_mask, similarity - expected, 0.0)
         sums += deviation
         squares += deviation * deviation
     partial_ptr += (image * num_splits + split) * 2
@@ -84,46 +118,90 @@ def similarity_kernel(x_ptr, means_ptr, similarity_ptr, partial_ptr, num_positio
 
 
 @triton.jit(do_not_specialize=['num_positions', 'num_splits'])
-def apply_kernel(x_ptr, means_ptr, context_ptr, similarity_ptr, partial_ptr, rescale_weight_ptr, rescale_bias_ptr,
-                 out_ptr, stats_ptr, num_positions, num_splits, eps, CHANNELS_LAST: tl.constexpr,
-                 NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, POSITIONS: tl.constexpr, BLOCK_HEADS: tl.constexpr,
-                 BLOCK_DIM: tl.constexpr, BLOCK_SPLITS: tl.constexpr):
+def apply_kernel(
+    x_ptr,
+    means_ptr,
+    context_ptr,
+    similarity_ptr,
+    partial_ptr,
+    rescale_weight_ptr,
+    rescale_bias_ptr,
+    out_ptr,
+    stats_ptr,
+    num_positions,
+    num_splits,
+    eps,
+    CHANNELS_LAST: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+):
     """x + normalised, rescaled similarity * context; and the similarity's mean and deviation into stats (B, 2)."""
     num_steps = tl.cdiv(num_positions, POSITIONS)
     image, step = tl.program_id(0) // num_steps, tl.program_id(0) % num_steps
-    scale: tl.constexpr = HEAD_DIM ** -0.5
+    scale: tl.constexpr = HEAD_DIM**-0.5
     mean = _vector(means_ptr, image, NUM_HEADS, HEAD_DIM, BLOCK_HEADS, BLOCK_DIM)
     expected = tl.sum(tl.sum(mean * mean, 1), 0) * (scale / NUM_HEADS)
     split = tl.arange(0, BLOCK_SPLITS)
     partial_ptr += (image * num_splits + split) * 2
-    total = tl.sum(tl.load(partial_ptr, mask=split < num_splits, other=0.), 0)
-    squares = tl.sum(tl.load(partial_ptr + 1, mask=split < num_splits, other=0.), 0)
+    total = tl.sum(tl.load(partial_ptr, mask=split < num_splits, other=0.0), 0)
+    squares = tl.sum(tl.load(partial_ptr + 1, mask=split < num_splits, other=0.0), 0)
     count = num_positions * NUM_HEADS
     center = expected + total / count
     # A lone value has no unbiased deviation: it deviates by 0.
-    variance = tl.maximum(squares - total * (total / count), 0.) / tl.maximum(count - 1, 1)
+    variance = tl.maximum(squares - total * (total / count), 0.0) / tl.maximum(count - 1, 1)
     deviation = tl.sqrt(variance)
     if step == 0:
         tl.store(stats_ptr + image * 2, center)
         tl.store(stats_ptr + image * 2 + 1, deviation)
 
-    offsets, mask, rows, row_mask = _tile(step * POSITIONS, num_positions, image, num_positions, CHANNELS_LAST,
-                                          NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM)
-    similarity = tl.load(similarity_ptr + rows, mask=row_mask, other=0.)
+    offsets, mask, rows, row_mask = _tile(
+        step * POSITIONS,
+        num_positions,
+        image,
+        num_positions,
+        CHANNELS_LAST,
+        NUM_HEADS,
+        HEAD_DIM,
+        POSITIONS,
+        BLOCK_HEADS,
+        BLOCK_DIM,
+    )
+    similarity = tl.load(similarity_ptr + rows, mask=row_mask, other=0.0)
     weight = _heads(rescale_weight_ptr, NUM_HEADS, BLOCK_HEADS)
     bias = _heads(rescale_bias_ptr, NUM_HEADS, BLOCK_HEADS)
     similarity = (similarity - center) / (deviation + eps) * weight[None, :] + bias[None, :]
     context = _vector(context_ptr, image, NUM_HEADS, HEAD_DIM, BLOCK_HEADS, BLOCK_DIM)
-    x = tl.load(x_ptr + offsets, mask=mask, other=0.).to(tl.float32)
+    x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     out = x + similarity[:, :, None] * context[None, :, :]
     tl.store(out_ptr + offsets, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=['num_positions', 'num_splits', 'per_split'])
-def grad_similarity_kernel(grad_ptr, context_ptr, similarity_ptr, stats_ptr, rescale_weight_ptr, rescale_bias_ptr,
-                           grad_similarity_ptr, head_sums_ptr, grad_context_ptr, num_positions, num_splits, per_split,
-                           eps, CHANNELS_LAST: tl.constexpr, NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
-                           POSITIONS: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr):
+def grad_similarity_kernel(
+    grad_ptr,
+    context_ptr,
+    similarity_ptr,
+    stats_ptr,
+    rescale_weight_ptr,
+    rescale_bias_ptr,
+    grad_similarity_ptr,
+    head_sums_ptr,
+    grad_context_ptr,
+    num_positions,
+    num_splits,
+    per_split,
+    eps,
+    CHANNELS_LAST: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     """First half of the backward pass: what needs the output's gradient alone.
 
     The gradient of the rescaled similarity (B, N, h), and sums over each split: of it and of its product with the
@@ -140,10 +218,11 @@ def grad_similarity_kernel(grad_ptr, context_ptr, similarity_ptr, stats_ptr, res
     products = tl.zeros((POSITIONS, BLOCK_HEADS), tl.float32)
     grad_context = tl.zeros((POSITIONS, BLOCK_HEADS, BLOCK_DIM), tl.float32)
     for first in range(split * per_split, end, POSITIONS):
-        offsets, mask, rows, row_mask = _tile(first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM,
-                                              POSITIONS, BLOCK_HEADS, BLOCK_DIM)
-        grad = tl.load(grad_ptr + offsets, mask=mask, other=0.).to(tl.float32)
-        normalised = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.) - center) * factor
+        offsets, mask, rows, row_mask = _tile(
+            first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
+        )
+        grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        normalised = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.0) - center) * factor
         grad_similarity = tl.sum(grad * context[None, :, :], 2)
         tl.store(grad_similarity_ptr + rows, grad_similarity, mask=row_mask)
         sums += grad_similarity  # 0 where masked, as grad is
@@ -159,10 +238,28 @@ def grad_similarity_kernel(grad_ptr, context_ptr, similarity_ptr, stats_ptr, res
 
 
 @triton.jit(do_not_specialize=['num_positions', 'num_splits', 'per_split'])
-def grad_map_kernel(grad_ptr, x_ptr, means_ptr, similarity_ptr, grad_similarity_ptr, stats_ptr, head_sums_ptr,
-                    rescale_weight_ptr, grad_x_ptr, grad_means_ptr, num_positions, num_splits, per_split,
-                    eps, CHANNELS_LAST: tl.constexpr, NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
-                    POSITIONS: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr):
+def grad_map_kernel(
+    grad_ptr,
+    x_ptr,
+    means_ptr,
+    similarity_ptr,
+    grad_similarity_ptr,
+    stats_ptr,
+    head_sums_ptr,
+    rescale_weight_ptr,
+    grad_x_ptr,
+    grad_means_ptr,
+    num_positions,
+    num_splits,
+    per_split,
+    eps,
+    CHANNELS_LAST: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
     """Second half: through the normalisation to x, and to the means, sums over each split into (B, splits, C).
 
     With z the normalised similarity, v its gradient and s = deviation: the similarity's gradient is
@@ -170,7 +267,7 @@ def grad_map_kernel(grad_ptr, x_ptr, means_ptr, similarity_ptr, grad_similarity_
     head_sums is (B, 2, h) here.
     """
     image, split = tl.program_id(0) // num_splits, tl.program_id(0) % num_splits
-    scale: tl.constexpr = HEAD_DIM ** -0.5
+    scale: tl.constexpr = HEAD_DIM**-0.5
     mean = _vector(means_ptr, image, NUM_HEADS, HEAD_DIM, BLOCK_HEADS, BLOCK_DIM)
     weight = _heads(rescale_weight_ptr, NUM_HEADS, BLOCK_HEADS)
     center = tl.load(stats_ptr + image * 2)
@@ -181,19 +278,23 @@ def grad_map_kernel(grad_ptr, x_ptr, means_ptr, similarity_ptr, grad_similarity_
     average = tl.sum(_heads(head_sums_ptr, NUM_HEADS, BLOCK_HEADS) * weight, 0) / count
     product = tl.sum(_heads(head_sums_ptr + NUM_HEADS, NUM_HEADS, BLOCK_HEADS) * weight, 0)
     divisor = deviation * tl.maximum(count - 1, 1)
-    pull = tl.where(divisor > 0, product / tl.where(divisor > 0, divisor, 1.), 0.)
+    pull = tl.where(divisor > 0, product / tl.where(divisor > 0, divisor, 1.0), 0.0)
     end = tl.minimum((split + 1) * per_split, num_positions)
     grad_means = tl.zeros((POSITIONS, BLOCK_HEADS, BLOCK_DIM), tl.float32)
     for first in range(split * per_split, end, POSITIONS):
-        offsets, mask, rows, row_mask = _tile(first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM,
-                                              POSITIONS, BLOCK_HEADS, BLOCK_DIM)
-        grad = tl.load(grad_ptr + offsets, mask=mask, other=0.).to(tl.float32)
-        x = tl.load(x_ptr + offsets, mask=mask, other=0.).to(tl.float32)
-        normalised = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.) - center) * factor
-        inner = tl.load(grad_similarity_ptr + rows, mask=row_mask, other=0.) * weight[None, :]
+        offsets, mask, rows, row_mask = _tile(
+            first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
+        )
+        grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        normalised = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.0) - center) * factor
+        inner = tl.load(grad_similarity_ptr + rows, mask=row_mask, other=0.0) * weight[None, :]
         inner = ((inner - average) * factor - normalised * pull) * scale
-        tl.store(grad_x_ptr + offsets, (grad + inner[:, :, None] * mean[None, :, :]).to(grad_x_ptr.dtype.element_ty),
-                 mask=mask)
+        tl.store(
+            grad_x_ptr + offsets,
+            (grad + inner[:, :, None] * mean[None, :, :]).to(grad_x_ptr.dtype.element_ty),
+            mask=mask,
+        )
         grad_means += x * inner[:, :, None]  # 0 where masked, as x is
     row = image * num_splits + split
     _store_vector(grad_means_ptr, row, tl.sum(grad_means, 0), NUM_HEADS, HEAD_DIM, BLOCK_HEADS, BLOCK_DIM)

@@ -4,6 +4,7 @@ Needs a CUDA device of compute capability 8.0, Triton 3.3 (tuples in kernels) an
 2.4). Elsewhere :func:`applies` is false, and nothing here fails. With ``TRITON_INTERPRET=1`` in the environment the
 kernels run on the CPU, slowly: that is how they are tested.
 """
+
 import os
 import threading
 import warnings
@@ -25,8 +26,9 @@ _usable: Dict[str, bool] = {}
 _lock = threading.Lock()
 
 
-def custom_op(name: str, fake: Callable, backward: Optional[Callable] = None,
-              setup_context: Optional[Callable] = None) -> Callable[[Callable], Callable]:
+def custom_op(
+    name: str, fake: Callable, backward: Optional[Callable] = None, setup_context: Optional[Callable] = None
+) -> Callable[[Callable], Callable]:
     """Register the decorated function as ``fcvit_mm::name``, so that compilers and exporters record it as one node.
 
     A torch without custom operators (before 2.4) leaves the function as it is; nobody calls it there.
@@ -102,15 +104,19 @@ def _builds(device: str) -> bool:
     thread.join()
     for error in failures:
         name = torch.cuda.get_device_name(device) if device.startswith('cuda') else device
-        warnings.warn(f'fcvit_mm: the Triton kernels do not build on {device} ({name}): {type(error).__name__}: '
-                      f'{error}. The plain PyTorch forms run there instead: same results, slower',
-                      RuntimeWarning, stacklevel=4)
+        warnings.warn(
+            f'fcvit_mm: the Triton kernels do not build on {device} ({name}): {type(error).__name__}: '
+            f'{error}. The plain PyTorch forms run there instead: same results, slower',
+            RuntimeWarning,
+            stacklevel=4,
+        )
     return not failures
 
 
 def _smoke(device: str) -> None:
     """Run each kernel once, forward and backward, on a tiny map."""
     from . import channel_means, depthwise_conv2d, dwconv_gelu, global_context_add
+
     x = torch.rand(1, 16, 2, 2, device=device).to(memory_format=torch.channels_last).requires_grad_()
     weight = torch.rand(16, 1, 3, 3, device=device, requires_grad=True)
     bias = torch.rand(16, device=device, requires_grad=True)

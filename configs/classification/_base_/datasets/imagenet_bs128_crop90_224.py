@@ -10,15 +10,20 @@ train_pipeline = [
     # The published interpolation is drawn at random for each image.
     dict(
         type='RandomChoice',
-        transforms=[[
-            dict(
-                type='RandomResizedCrop',
-                scale=224,
-                crop_ratio_range=(0.08, 1.0),
-                aspect_ratio_range=(3 / 4, 4 / 3),
-                backend='pillow',
-                interpolation=interpolation)
-        ] for interpolation in ('bilinear', 'bicubic')]),
+        transforms=[
+            [
+                dict(
+                    type='RandomResizedCrop',
+                    scale=224,
+                    crop_ratio_range=(0.08, 1.0),
+                    aspect_ratio_range=(3 / 4, 4 / 3),
+                    backend='pillow',
+                    interpolation=interpolation,
+                )
+            ]
+            for interpolation in ('bilinear', 'bicubic')
+        ],
+    ),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     # timm draws the interpolation of these too; mmpretrain takes one for all.
     dict(
@@ -28,7 +33,8 @@ train_pipeline = [
         total_level=10,
         magnitude_level=9,
         magnitude_std=0.5,
-        hparams=dict(pad_val=[round(x) for x in bgr_mean], interpolation='bicubic')),
+        hparams=dict(pad_val=[round(x) for x in bgr_mean], interpolation='bicubic'),
+    ),
     dict(
         type='RandomErasing',
         erase_prob=0.25,
@@ -36,7 +42,8 @@ train_pipeline = [
         min_area_ratio=0.02,
         max_area_ratio=1 / 3,
         fill_color=bgr_mean,
-        fill_std=bgr_std),
+        fill_std=bgr_std,
+    ),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
@@ -46,15 +53,16 @@ test_pipeline = [
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),
 ]
-# For `tools/test.py --tta`: the mean score of the picture and its mirror image.
+# For `tools/test.py --tta`: the mean score of the image and its mirror image.
 tta_model = dict(type='AverageClsScoreTTA')
 tta_pipeline = test_pipeline[:-1] + [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='PackInputs')],
-        ])
+        ],
+    )
 ]
 
 train_dataloader = dict(batch_size=128, dataset=dict(pipeline=train_pipeline))

@@ -1,4 +1,4 @@
-# DeiT's augmentation: as its base, every picture three times an epoch in different versions (a third of the pictures
+# DeiT's augmentation: as its base, every image three times an epoch in different versions (a third of the images
 # each), evaluation crop ratio 0.875.
 _base_ = './imagenet_bs128_crop90_224.py'
 

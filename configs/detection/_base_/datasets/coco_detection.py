@@ -2,7 +2,7 @@ _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
 train_dataloader = dict(batch_size=4, num_workers=4)
 
-# For `tools/test.py --tta`: boxes of the picture and its mirror image, merged. mmdet cannot merge masks, so the
+# For `tools/test.py --tta`: boxes of the image and its mirror image, merged. mmdet cannot merge masks, so the
 # configs with masks have none.
 tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 tta_pipeline = [
@@ -11,13 +11,22 @@ tta_pipeline = [
         type='TestTimeAug',
         transforms=[
             [dict(type='Resize', scale=(1333, 800), keep_ratio=True)],
-            [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='LoadAnnotations', with_bbox=True)],
             [
                 dict(
                     type='PackDetInputs',
-                    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
-                               'flip_direction'))
+                    meta_keys=(
+                        'img_id',
+                        'img_path',
+                        'ori_shape',
+                        'img_shape',
+                        'scale_factor',
+                        'flip',
+                        'flip_direction',
+                    ),
+                )
             ],
-        ])
+        ],
+    ),
 ]

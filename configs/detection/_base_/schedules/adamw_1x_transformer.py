@@ -1,15 +1,17 @@
 # Swin's for detection (lr 1e-4 for 16 images) at twice the batch: 8 GPUs x 4 images = 32, lr 2e-4, weight decay 0.05
-# but none on what has one dimension (norms, biases, the remedies) or is looked up by position.
+# but none on what has one dimension (norms, biases, the methods) or is looked up by position.
 _base_ = './adamw_1x.py'
 
 optim_wrapper = dict(
     optimizer=dict(weight_decay=0.05),
     paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        bias_decay_mult=0.,
-        flat_decay_mult=0.,
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        flat_decay_mult=0.0,
         custom_keys={
-            'cls_token': dict(decay_mult=0.),
-            'pos_embed': dict(decay_mult=0.),
-            'relative_position_bias_table': dict(decay_mult=0.),
-        }))
+            'cls_token': dict(decay_mult=0.0),
+            'pos_embed': dict(decay_mult=0.0),
+            'relative_position_bias_table': dict(decay_mult=0.0),
+        },
+    ),
+)

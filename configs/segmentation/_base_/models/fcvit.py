@@ -8,8 +8,10 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(512, 512)),
+        size=(512, 512),
+    ),
     # Layer scale 1e-6 (the class's default) as published for segmentation.
     backbone=dict(type='FCViT', arch='tiny'),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)

@@ -1,13 +1,15 @@
-# As its base, but no weight decay on what has one dimension (norms, biases, the remedies) or is looked up by position.
+# As its base, but no weight decay on what has one dimension (norms, biases, the methods) or is looked up by position.
 _base_ = './adamw_160k.py'
 
 optim_wrapper = dict(
     paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        bias_decay_mult=0.,
-        flat_decay_mult=0.,
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        flat_decay_mult=0.0,
         custom_keys={
-            'cls_token': dict(decay_mult=0.),
-            'pos_embed': dict(decay_mult=0.),
-            'relative_position_bias_table': dict(decay_mult=0.),
-        }))
+            'cls_token': dict(decay_mult=0.0),
+            'pos_embed': dict(decay_mult=0.0),
+            'relative_position_bias_table': dict(decay_mult=0.0),
+        },
+    )
+)

@@ -1,0 +1,148 @@
+"""Compile the Triton kernels for GPUs that need not be there, and report registers, spills and shared memory.
+
+The kernels are those that FCViT's maps would launch, with the sizes that the code chooses for them. Ends with status 1
+if one does not compile, or spills registers to memory where the map is channels_last (the layout that is tuned for).
+
+Example:
+    python dev/benchmark/compile_kernels.py --capabilities 80 90 --dtypes bfloat16 float32
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fcvit_mm.ops.triton import depthwise, depthwise_kernels, global_context, global_context_kernels, support
+
+POINTERS = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16'}
+LAYOUTS = {'channels_last': torch.channels_last, 'contiguous': torch.contiguous_format}
+HEADS, MLP_RATIOS = 8, {64: 8, 128: 8, 320: 4, 512: 4}
+
+
+class Recorder:
+    """Stands for a kernel, and notes with what it would be launched."""
+
+    def __init__(self, kernel, launches):
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid):
+        return lambda *args, num_warps=4, **constants: self.launches.append((self.kernel, args, constants, num_warps))
+
+
+def record(channels, kernel_sizes, dtype, layout):
+    """What a block of so many channels launches, forward and backward, on meta tensors."""
+    launches = []
+    originals = [
+        (module, name, value)
+        for module in (depthwise_kernels, global_context_kernels)
+        for name, value in vars(module).items()
+        if name.endswith('_kernel')
+    ]
+
+    def tensor(*shape, dtype=torch.float32):
+        return torch.empty(shape, dtype=dtype, device='meta')
+
+    for module, name, value in originals:
+        setattr(module, name, Recorder(value, launches))
+    try:
+        for size in kernel_sizes:
+            width = channels * MLP_RATIOS.get(channels, 4) if size == 3 else channels
+            x = tensor(128, width, 14, 14, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
+            weight, bias = tensor(width, 1, size, size), tensor(width)
+            depthwise.run_depthwise(x, weight, bias, epilogue='gelu' if size == 3 else 'none')
+            if size == 3:
+                depthwise.run_depthwise(x, weight, bias, epilogue='gelu_grad', grad=x)
+            depthwise.run_depthwise(x, weight, None, flip=True)
+            depthwise.run_grad_weight(x, x, size)
+        x = tensor(128, channels, 14, 14, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
+        vector, head = tensor(128, channels), tensor(HEADS)
+        _, similarity, stats = global_context.run_forward(x, vector, vector, HEADS, head, head, 1e-5)
+        global_context.run_backward(x, x, vector, vector, head, head, similarity, stats, HEADS, 1e-5)
+    finally:
+        for module, name, value in originals:
+            setattr(module, name, value)
+    return launches
+
+
+def source_of(kernel, args, constants):
+    """The kernel as Triton specialises it for these arguments."""
+    signature, attributes = {}, {}
+    for i, (param, value) in enumerate(zip(kernel.params, args)):
+        if isinstance(value, torch.Tensor):
+            signature[param.name] = POINTERS[value.dtype]
+        else:
+            signature[param.name] = 'fp32' if isinstance(value, float) else 'i32'
+        if isinstance(value, torch.Tensor) or (not param.do_not_specialize and value % 16 == 0):
+            attributes[(i,)] = [['tt.divisibility', 16]]
+    signature.update(dict.fromkeys(constants, 'constexpr'))
+    values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    return ASTSource(kernel, signature, constexprs=values, attrs=attributes)
+
+
+def resources(cubin):
+    """Registers, and bytes of local memory (spills), of a thread."""
+    tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run(
+            [tool, '--dump-resource-usage', file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = dict(re.findall(r'\b(REG|STACK|LOCAL):(\d+)', text))
+    return int(found['REG']), int(found['STACK']) + int(found['LOCAL'])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--capabilities', type=int, nargs='+', default=[80, 90], help='80 is an A100, 90 an H100')
+    parser.add_argument(
+        '--dtypes', nargs='+', default=['bfloat16', 'float16', 'float32'], choices=['bfloat16', 'float16', 'float32']
+    )
+    parser.add_argument('--layouts', nargs='+', default=['channels_last'], choices=list(LAYOUTS))
+    parser.add_argument('--channels', type=int, nargs='+', default=[64, 128, 320, 512])
+    parser.add_argument('--kernel-sizes', type=int, nargs='+', default=[3, 11])
+    args = parser.parse_args()
+
+    support.num_processors = lambda device: 132
+    seen, spilled = set(), []
+    for capability in args.capabilities:
+        for dtype in args.dtypes:
+            for layout in args.layouts:
+                for channels in args.channels:
+                    for kernel, values, constants, num_warps in record(
+                        channels, args.kernel_sizes, getattr(torch, dtype), layout
+                    ):
+                        source = source_of(kernel, values, constants)
+                        key = (capability, kernel.__name__, str(source.signature), str(constants), str(source.attrs))
+                        if key in seen:
+                            continue
+                        seen.add(key)
+                        start = time.perf_counter()
+                        compiled = triton.compile(
+                            source, target=GPUTarget('cuda', capability, 32), options=dict(num_warps=num_warps)
+                        )
+                        seconds = time.perf_counter() - start
+                        registers, spills = resources(compiled.asm['cubin'])
+                        line = (
+                            f'sm_{capability} {dtype} {layout} {kernel.__name__} '
+                            f'{" ".join(f"{name}={value}" for name, value in constants.items())}: '
+                            f'{registers} registers, {spills} bytes spilled, {compiled.metadata.shared} shared, '
+                            f'{seconds:.1f} s'
+                        )
+                        print(line, flush=True)
+                        if spills and layout == 'channels_last':
+                            spilled.append(line)
+    print(f'{len(seen)} kernels compiled, {len(spilled)} of them spill')
+    return 1 if spilled else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

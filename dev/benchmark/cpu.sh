@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Measure the CPU rows of docs/performance.md, one run after the other (an hour or so on 2 cores).
+#
+#   dev/benchmark/cpu.sh [OUT [RUN...]]
+#
+# OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 dense train family mask_rcnn upernet.
+# PYTHON names the interpreter. Leave the machine to it.
+set -euo pipefail
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+configs=$tools/../../configs
+python=${PYTHON:-python}
+out=${1:-work_dirs/benchmark/cpu}
+shift || true
+[ $# -gt 0 ] || set -- batch8 batch1 dense train family mask_rcnn upernet
+
+speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@"; }
+step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 2 --warmup 1; }
+
+for run; do
+    case $run in
+    batch8)
+        speed --profile --rounds 7 --warmup 1 --networks fcvit_b12_plain fcvit_b12_plain_channels_last fcvit_b12 fcvit_b12@bfloat16 \
+            fcvit_b24_plain fcvit_b24 fcvit_b24@bfloat16 poolformer_s24 convnext_tiny swin_tiny_patch4_window7_224 \
+            resnet50 --baseline fcvit_b12_plain fcvit_b24_plain poolformer_s24 convnext_tiny ;;
+    batch1) speed --batch 1 --repeat 3 --rounds 10 --warmup 2 --networks fcvit_b12_plain fcvit_b12 poolformer_s24 convnext_tiny ;;
+    dense)
+        speed --batch 1 --size 800x1216 --features --rounds 5 --warmup 1 --networks fcvit_b12_plain \
+            fcvit_b12_plain_channels_last fcvit_b12 ;;
+    train)
+        speed --mode train --rounds 5 --warmup 1 --networks fcvit_b12_plain fcvit_b12_plain_channels_last fcvit_b12 ;;
+    family)
+        speed --rounds 7 --warmup 1 --networks dwnet_tiny_plain dwnet_tiny dynamic_dwnet_tiny inhomogeneous_dwnet_tiny \
+            convnext_tiny swin_tiny_patch4_window7_224 --baseline dwnet_tiny_plain convnext_tiny \
+            swin_tiny_patch4_window7_224 ;;
+    mask_rcnn) step "$configs/detection/mask_rcnn_fcvit_b12_coco.py" --batch 1 ;;
+    upernet) step "$configs/segmentation/upernet_fcvit_b12_ade20k.py" --batch 2 ;;
+    *) echo "cpu.sh: no run $run, expected batch8, batch1, dense, train, family, mask_rcnn or upernet" >&2; exit 1 ;;
+    esac
+done

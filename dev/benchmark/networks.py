@@ -1,0 +1,306 @@
+"""The networks that can be timed, and the ways in which ours are run."""
+
+from contextlib import nullcontext
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from measure import interleave, peak_growth, spread
+from torch import Tensor
+
+import fcvit_mm
+from fcvit_mm.errors import UserError
+from fcvit_mm.models.layers import count_parameters
+from fcvit_mm.ops import use_ops
+
+NUM_CLASSES = 1000
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+LAYOUTS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
+
+#: Our backbones, each with a table of variants ``arch_settings``, and their arguments. A new one is a row here.
+BACKBONES = {
+    'fcvit': (fcvit_mm.FCViT, {}),
+    'dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'))),
+    'dynamic_dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'), dynamic='homogeneous')),
+    'inhomogeneous_dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'), dynamic='inhomogeneous')),
+}
+
+#: What ours are compared with, by timm's names. ``sized``: built for one input size, as windowed attention is.
+PEERS = {
+    'convnext_tiny': dict(sized=False),
+    'swin_tiny_patch4_window7_224': dict(sized=True),
+    'poolformer_s24': dict(sized=False),
+    'resnet50': dict(sized=False),
+}
+
+
+class Way(NamedTuple):
+    """How a network is run.
+
+    Attributes:
+        about (str): What a reader must know.
+        ops (str): ``auto`` or ``plain``, for :func:`fcvit_mm.ops.use_ops`.
+        layout (str, optional): A key of ``LAYOUTS``; ``None`` for the faster, measured when the run starts.
+        optimized (bool): Whether inference goes through :func:`fcvit_mm.optimize_for_inference`.
+        published (bool): Whether stem, stages and norms run without what our ``forward`` adds to them.
+    """
+
+    about: str
+    ops: str = 'auto'
+    layout: Optional[str] = 'channels_last'
+    optimized: bool = False
+    published: bool = False
+
+
+#: Ways of our networks, by what follows the network's name.
+WAYS = {
+    '': Way('as a user gets it: for inference through fcvit_mm.optimize_for_inference', optimized=True),
+    'as_built': Way('the module as built'),
+    'plain': Way('plain definitions, NCHW: as the published code runs', 'plain', 'NCHW', published=True),
+    'plain_channels_last': Way('plain definitions, channels_last', 'plain', published=True),
+    'plain_best': Way('plain definitions, the faster layout of the two', 'plain', None, published=True),
+}
+PEER_WAY = Way('timm, the faster layout of the two', 'plain', None)
+#: After any of these names: through ``torch.compile``, for inference with frozen weights.
+COMPILED = 'compiled'
+
+
+class Task(NamedTuple):
+    """What every network of a run has to do.
+
+    Attributes:
+        mode (str): ``inference`` or ``train``.
+        device (str): Such as ``cpu``, ``cuda`` or ``cuda:1``.
+        batch (int): Images at a time.
+        size (tuple[int, int]): Their height and width.
+        features (bool): All stages' maps, as dense prediction takes them, in place of class scores.
+        threads (int): PyTorch's threads on the CPU.
+    """
+
+    mode: str
+    device: str
+    batch: int
+    size: Tuple[int, int]
+    features: bool
+    threads: int
+
+
+class Entry(NamedTuple):
+    """A network in a way, in a dtype: one row of the table."""
+
+    label: str
+    network: str
+    way: Way
+    compiled: bool
+    dtype: str
+
+
+def ours() -> Dict[str, Callable[..., nn.Module]]:
+    """Our networks by name, ``<backbone>_<variant>``; each builds a backbone from ``out_indices``."""
+
+    def builder(backbone: type, arch: str, options: dict) -> Callable[..., nn.Module]:
+        return lambda out_indices: backbone(arch, out_indices=out_indices, **options)
+
+    return {
+        f'{name}_{arch}': builder(backbone, arch, options)
+        for name, (backbone, options) in BACKBONES.items()
+        for arch in backbone.arch_settings
+    }
+
+
+def choices() -> Dict[str, Tuple[str, Way, bool]]:
+    """All names that ``--networks`` takes, without a dtype: network, way, whether compiled."""
+    found = {}
+    for network in ours():
+        for suffix, way in WAYS.items():
+            found['_'.join(filter(None, (network, suffix)))] = (network, way, False)
+    for network in PEERS:
+        found[network] = (network, PEER_WAY, False)
+    found.update({f'{name}_{COMPILED}': (network, way, True) for name, (network, way, _) in found.items()})
+    return found
+
+
+def parse_entry(label: str, dtype: str) -> Entry:
+    """A name of ``--networks``, with its own dtype after an ``@`` or the run's.
+
+    Raises:
+        UserError: No such network, or no such dtype.
+    """
+    name, _, own = label.partition('@')
+    known = choices()
+    if name not in known:
+        raise UserError(
+            f'unknown network {name!r}, expected one of ours ({", ".join(ours())}), with one of '
+            f'{", ".join(f"_{way}" for way in WAYS if way)} behind it or none, or a peer '
+            f'({", ".join(PEERS)}); behind either may stand _{COMPILED}, and a dtype, as in '
+            'fcvit_b12@bfloat16'
+        )
+    if (own or dtype) not in DTYPES:
+        raise UserError(f'{label}: unknown dtype {own!r}, expected one of {", ".join(DTYPES)}')
+    return Entry(label, *known[name], own or dtype)
+
+
+class Published(nn.Module):
+    """A backbone's stem, stages and output norms one after the other, as the published code calls them.
+
+    Our ``forward`` changes the memory format on a CPU; here it stays what the input's is.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        x = self.backbone.stem(x)
+        outputs = []
+        for i, stage in enumerate(self.backbone.stages):
+            x = stage(x)
+            if i in self.backbone.out_indices:
+                outputs.append(getattr(self.backbone, f'norm{i}')(x))
+        return tuple(outputs)
+
+
+class Classifier(nn.Module):
+    """A backbone, the mean over its last map, a linear layer."""
+
+    def __init__(self, backbone: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(channels, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x)[-1].mean((2, 3)))
+
+
+def build(network: str, way: Way, task: Task) -> nn.Module:
+    """A network with random weights, the same each time, float32 on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if network in PEERS:
+            return _build_peer(network, task)
+        backbone = ours()[network]((0, 1, 2, 3) if task.features else (-1,))
+        body = Published(backbone) if way.published else backbone
+        return body if task.features else Classifier(body, backbone.out_channels[-1])
+
+
+def _build_peer(network: str, task: Task) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f'{network} comes from timm, which is not installed: pip install timm, or leave it out of --networks'
+        ) from error
+    options: Dict[str, Any] = dict(img_size=task.size) if PEERS[network]['sized'] else {}
+    return timm.create_model(network, features_only=task.features, **options)
+
+
+def counted(network: str, task: Task, device: str, batch: int) -> Tuple[nn.Module, Tensor]:
+    """The plain definition of a network and a batch of images, to count operations on."""
+    with torch.device(device):
+        way = PEER_WAY if network in PEERS else WAYS['plain']
+        return build(network, way, task).eval(), torch.empty(batch, 3, *task.size)
+
+
+class Prepared(NamedTuple):
+    """A network on its device, and what is timed.
+
+    Attributes:
+        call (Callable): One forward pass, or one training step.
+        params (int): Parameter values of the network as built.
+    """
+
+    call: Callable[[], None]
+    params: int
+
+
+def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
+    """Bring a network to where it is timed.
+
+    The rules are the same for all: inference casts weights and images to the dtype; training keeps float32 weights
+    and runs under autocast, with AdamW. Images are random and already on the device, in the layout.
+
+    Raises:
+        UserError: The way needs something that is not there.
+    """
+    device, dtype, memory_format = torch.device(task.device), DTYPES[entry.dtype], LAYOUTS[layout]
+    model = build(entry.network, entry.way, task)
+    params = count_parameters(model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(task.batch, 3, *task.size, generator=generator)
+    images = images.to(device=device, memory_format=memory_format)
+    if entry.compiled:
+        _let_compile_all()
+    if task.mode == 'train':
+        return Prepared(_training_step(model.to(device=device, memory_format=memory_format), images, entry), params)
+
+    model = model.eval().to(device=device, dtype=dtype, memory_format=memory_format)
+    images = images.to(dtype=dtype)
+    if entry.way.optimized:
+        model = _optimized(model, images, entry)
+    if entry.compiled:
+        model = torch.compile(model, options=dict(freezing=True))
+
+    def call() -> None:
+        with torch.no_grad(), use_ops(entry.way.ops):
+            model(images)
+
+    return Prepared(call, params)
+
+
+def faster_layout(entry: Entry, task: Task) -> Tuple[str, Dict[str, float]]:
+    """The layout in which a network takes less time, eager, and the seconds in each."""
+    eager, device = entry._replace(compiled=False), torch.device(task.device)
+    # In turn, or a machine whose speed varies would decide.
+    times = interleave({layout: prepare(eager, task, layout).call for layout in LAYOUTS}, 7, 1, device)
+    seconds = {layout: spread(values).median for layout, values in times.items()}
+    return min(seconds, key=seconds.get), seconds
+
+
+def memory_of(entry: Entry, task: Task, layout: str) -> int:
+    """The peak of a network's second call, for a process of its own: see :func:`measure.in_child`."""
+    torch.set_num_threads(task.threads)
+    call = prepare(entry, task, layout).call
+    call()
+    return peak_growth(call, torch.device(task.device))
+
+
+def _optimized(model: nn.Module, images: Tensor, entry: Entry) -> nn.Module:
+    optimize = getattr(fcvit_mm, 'optimize_for_inference', None)
+    if optimize is None:
+        raise UserError(
+            f'{entry.label}: this fcvit_mm has no optimize_for_inference: name {entry.network}_as_built '
+            'for the network without it'
+        )
+    return optimize(model, images)
+
+
+def _let_compile_all() -> None:
+    """Networks of one class share a forward, of which torch.compile keeps no more than 8 forms unless told."""
+    config = torch._dynamo.config
+    setattr(config, 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit', 256)
+
+
+def _training_step(model: nn.Module, images: Tensor, entry: Entry) -> Callable[[], None]:
+    model.train()
+    # A learning rate at which thousands of steps leave the weights what they are: the time does not depend on it.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-8)
+    labels = torch.arange(len(images), device=images.device) % NUM_CLASSES
+    dtype = DTYPES[entry.dtype]
+    # No weight is kept from one step to the next in the autocast dtype, so one context serves all of them.
+    autocast = nullcontext() if dtype == torch.float32 else torch.autocast(images.device.type, dtype)
+    forward = torch.compile(model) if entry.compiled else model
+
+    def call() -> None:
+        with use_ops(entry.way.ops):
+            with autocast:
+                outputs = forward(images)
+            if isinstance(outputs, Tensor):
+                loss = F.cross_entropy(outputs.float(), labels)
+            else:
+                loss = sum(output.float().mean() for output in outputs)
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return call

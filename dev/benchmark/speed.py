@@ -1,0 +1,198 @@
+"""Time networks side by side in one run: ours, their plain definitions, and peers.
+
+Each is timed in turn, round after round. Names: fcvit_b12 (as a user gets it), fcvit_b12_as_built, fcvit_b12_plain
+(plain definitions in NCHW, as the published code runs), fcvit_b12_plain_channels_last, fcvit_b12_plain_best, timm's
+convnext_tiny and others; `_compiled` behind any of them, and a dtype of its own as in fcvit_b12@bfloat16.
+"""
+
+import argparse
+import gc
+from typing import Any, Dict, List, Tuple
+
+import torch
+from ceilings import measure_ceilings
+from command import add_arguments, check_arguments, describe_run, parse_size
+from measure import in_child, interleave, peak_growth
+from networks import DTYPES, PEERS, Entry, Prepared, Task, counted, faster_layout, memory_of, parse_entry, prepare
+from report import summarize, write_file, write_report
+
+from fcvit_mm.apis.count import count_multiply_adds, count_traffic
+from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.ops import use_ops
+
+#: A training step's multiply-adds: the gradients of input and weights take as many as the forward pass each.
+STEP_FACTOR = 3
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--networks', nargs='+', required=True, metavar='NAME', help='what to time: see above')
+    parser.add_argument(
+        '--baseline',
+        nargs='+',
+        metavar='NAME',
+        help='of --networks: what the others are held against (default: the first)',
+    )
+    parser.add_argument('--mode', default='inference', choices=['inference', 'train'])
+    parser.add_argument('--batch', type=int, default=8, help='images at a time (default 8)')
+    parser.add_argument('--size', default='224', metavar='HxW', help='of the images, in pixels (default 224)')
+    parser.add_argument(
+        '--features',
+        action='store_true',
+        help="all stages' maps, as dense prediction takes them, in place of 1000 class scores",
+    )
+    parser.add_argument('--repeat', type=int, help='calls for one time (default: 1 on a CPU, 10 on a GPU)')
+    parser.add_argument('--no-ceilings', action='store_true', help="leave the machine's ceilings out")
+    parser.add_argument(
+        '--profile',
+        action='store_true',
+        help='write profile.txt too: the operations that take most time in each network',
+    )
+    add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def prepare_all(entries: List[Entry], task: Task) -> Tuple[Dict[str, Prepared], List[Dict[str, Any]]]:
+    """Bring all networks onto the device and run each once; begins the rows of the report."""
+    prepared, rows = {}, []
+    for entry in entries:
+        try:
+            layout, tried = (entry.way.layout, None) if entry.way.layout else faster_layout(entry, task)
+            prepared[entry.label] = prepare(entry, task, layout)
+            prepared[entry.label].call()
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(
+                f'{entry.label}: the memory of {task.device} does not suffice for --batch {task.batch} '
+                'beside the networks before it: lower it, or name fewer networks'
+            ) from error
+        except (RuntimeError, NotImplementedError) as error:
+            if 'not implemented for' not in str(error):
+                raise
+            raise UserError(
+                f'{entry.label}: PyTorch {torch.__version__} cannot run it in {entry.dtype} on '
+                f'{task.device} ({error}): take another dtype or device'
+            ) from error
+        kind = 'peer' if entry.network in PEERS else 'plain' if entry.way.ops == 'plain' else 'ours'
+        rows.append(
+            dict(
+                label=entry.label,
+                kind=kind,
+                network=entry.network,
+                way=entry.way.about,
+                compiled=entry.compiled,
+                dtype=entry.dtype,
+                layout=layout,
+                layouts_tried=tried,
+                params=prepared[entry.label].params,
+            )
+        )
+        print(f'{entry.label}: {entry.dtype}, {layout}', flush=True)
+    return prepared, rows
+
+
+def count_work(rows: List[Dict[str, Any]], task: Task) -> None:
+    """Add what each network's plain definition does for an image, one of a batch."""
+    found = {}
+    for row in rows:
+        network = row['network']
+        if network not in found:
+            with use_ops('plain'):
+                found[network] = (
+                    count_multiply_adds(*counted(network, task, 'cpu', 1))[''],
+                    count_traffic(*counted(network, task, 'meta', task.batch)) // task.batch,
+                )
+        forward, traffic = found[network]
+        row['multiply_adds'] = forward * (STEP_FACTOR if task.mode == 'train' else 1)
+        if task.mode == 'inference':
+            row['traffic'] = traffic * DTYPES[row['dtype']].itemsize // torch.float32.itemsize
+
+
+def profile(prepared: Dict[str, Prepared], device: torch.device) -> str:
+    """Tables of the operations that take most time, for each network: of each kind, and of each kind and shape."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == 'cuda')
+    tables = []
+    for label, (call, _) in prepared.items():
+        with record(activities=activities, record_shapes=True) as recorded:
+            call()
+            if device.type == 'cuda':
+                torch.cuda.synchronize()
+        for by_shape in (False, True):
+            averages = recorded.key_averages(group_by_input_shape=by_shape)
+            key = f'self_{device.type}_time_total'
+            if not hasattr(averages[0], key):
+                key = 'self_device_time_total'
+            tables += [
+                f'{label}, by operation{" and shape" if by_shape else ""}',
+                averages.table(
+                    sort_by=key, row_limit=30 if by_shape else 20, max_name_column_width=50, max_shapes_column_width=90
+                ),
+            ]
+    return '\n'.join(tables)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    device = check_arguments(args)
+    repeat = (10 if device.type == 'cuda' else 1) if args.repeat is None else args.repeat
+    if repeat < 1:
+        raise UserError(f'--repeat {repeat}: expected at least 1')
+    task = Task(args.mode, args.device, args.batch, parse_size(args.size), args.features, args.threads)
+    entries = [parse_entry(label, args.dtype) for label in args.networks]
+    labels = [entry.label for entry in entries]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UserError(f'--networks names {", ".join(twice)} more than once')
+    baselines = args.baseline or labels[:1]
+    for label in baselines:
+        if label not in labels:
+            raise UserError(f'--baseline {label} is none of --networks ({", ".join(labels)})')
+
+    found = describe_run(device)
+    prepared, rows = prepare_all(entries, task)
+    ceilings = (
+        None if args.no_ceilings else measure_ceilings(device, {row['dtype']: DTYPES[row['dtype']] for row in rows})
+    )
+    count_work(rows, task)
+    gc.collect()
+
+    print(f'{args.warmup} and {args.rounds} rounds', flush=True)
+    times = interleave({label: each.call for label, each in prepared.items()}, args.rounds, args.warmup, device, repeat)
+    for row, entry in zip(rows, entries):
+        row['times'] = times[row['label']]
+        if ceilings:
+            row['matrix_ceiling'] = ceilings.multiply_adds[row['dtype']]
+            row['bandwidth_ceiling'] = ceilings.bandwidth
+        if not args.no_memory:
+            row['peak_growth'] = (
+                peak_growth(prepared[row['label']].call, device)
+                if device.type == 'cuda'
+                else in_child(memory_of, entry, task, row['layout'])
+            )
+    summarize(rows, args.batch, baselines)
+
+    what = 'training step' if args.mode == 'train' else 'inference'
+    shape = 'x'.join(map(str, task.size))
+    found.update(
+        title=f'{what.capitalize()}, batch {args.batch}, {shape}{", all stages" if args.features else ""}',
+        task=task._asdict(),
+        rounds=args.rounds,
+        warmup=args.warmup,
+        repeat=repeat,
+        baselines=baselines,
+        ceilings=ceilings and ceilings._asdict(),
+        rows=rows,
+    )
+    if args.mode == 'train':
+        found['multiply_adds_factor'] = STEP_FACTOR
+        found['notes'] = ['A step: forward pass, loss, backward pass, AdamW. Lower precision by autocast.']
+    print('\n' + write_report(found, args.out))
+    if args.profile:
+        write_file(args.out / 'profile.txt', profile(prepared, device).encode())
+    print(f'written to {args.out}')
+
+
+if __name__ == '__main__':
+    run_command(main)

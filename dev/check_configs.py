@@ -1,0 +1,70 @@
+"""Keep the configs honest: each one parses, registers this package, and stands in its folder's table and metafile."""
+
+import re
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.fileio import load
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Configs of data sets that the project makes itself: no figures to publish, so no table.
+GENERATED = '_shapes'
+
+
+def leaves(root: Path):
+    """Paths of the configs that people train with: not ``_base_``, but with the trials."""
+    return sorted(path for path in (root / 'configs').rglob('*.py') if '_base_' not in path.parts)
+
+
+def problems_of_config(path: Path):
+    """What is wrong with one config, in words."""
+    if not re.fullmatch(r'[a-z0-9]+(_[a-z0-9]+)+\.py', path.name):
+        yield 'is not named method_backbone_dataset.py'
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        # Broad, because a config is a program and may fail in any way.
+        yield f'does not load: {type(error).__name__}: {error}'
+        return
+    if cfg.get('custom_imports', {}).get('imports') != ['fcvit_mm']:
+        yield "lacks custom_imports=dict(imports=['fcvit_mm'])"
+    elif 'custom_imports' in path.read_text():
+        yield 'sets custom_imports itself: it stands in _base_/default_runtime.py alone'
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        yield 'lacks auto_scale_lr=dict(base_batch_size=...)'
+    for key in ('load_from', 'resume'):
+        if cfg.get(key):
+            yield f'sets {key}={cfg[key]!r}, which is for the command line'
+
+
+def problems_of_folder(folder: Path, root: Path):
+    """Where the table, the metafile and the configs of a folder disagree."""
+    configs = {path.stem for path in folder.glob('*.py') if not path.stem.endswith(GENERATED)}
+    linked = set(re.findall(r'\]\(([a-z0-9_]+)\.py\)', (folder / 'README.md').read_text()))
+    models = load(folder / 'metafile.yml')['Models']
+    indexed = {Path(model['Config']).stem for model in models}
+    for name, where in ((linked, 'README.md'), (indexed, 'metafile.yml')):
+        for missing in sorted(configs - name):
+            yield f'{where} lacks {missing}.py'
+        for left in sorted(name - configs):
+            yield f'{where} names {left}.py, which is not there'
+    for model in models:
+        if model['Config'] != f'{folder.relative_to(root)}/{model["Name"]}.py':
+            yield f'metafile.yml: {model["Name"]} has Config {model["Config"]}'
+
+
+def main(root: Path = ROOT) -> int:
+    """Print what is wrong and return the number of problems."""
+    found = [f'{path.relative_to(root)} {problem}' for path in leaves(root) for problem in problems_of_config(path)]
+    folders = [root / imported for imported in load(root / 'model-index.yml')['Import']]
+    for metafile in folders:
+        found += [
+            f'{metafile.parent.relative_to(root)}: {problem}' for problem in problems_of_folder(metafile.parent, root)
+        ]
+    print('\n'.join(found) if found else f'{len(leaves(root))} configs are in order')
+    return len(found)
+
+
+if __name__ == '__main__':
+    sys.exit(1 if main() else 0)

@@ -1,0 +1,1 @@
+"""A trained model in hand: load it, predict, draw, count."""

@@ -1,0 +1,202 @@
+"""What a model must do for its inputs: multiply-adds, and bytes read and written."""
+
+import math
+import warnings
+from functools import partial
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+from mmengine.analysis import FlopAnalyzer
+from mmengine.analysis.jit_handles import elementwise_flop_counter, get_shape
+from mmengine.config import Config, ConfigDict
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from ..engine.config import task_of
+from ..errors import UserError
+from ..models.layers import count_parameters
+from ..ops import use_ops
+
+#: MMEngine counts these too; here a number is a number of multiply-adds, as papers give it.
+NOT_COUNTED = (
+    'batch_norm',
+    'group_norm',
+    'layer_norm',
+    'instance_norm',
+    'adaptive_avg_pool2d',
+    'grid_sampler',
+    'upsample_nearest2d',
+    'upsample_bilinear2d',
+)
+CONVENTION = (
+    'One multiply-add counts as one: convolutions, linear layers, matrix products, sums of products (the '
+    'similarity of FCViT).\nNot counted: norms, activations, pooling, resampling, elementwise products.'
+)
+#: Height and width that each library's models are compared at.
+DEFAULT_SHAPES = {'mmpretrain': (224, 224), 'mmdet': (800, 1280), 'mmseg': (512, 512)}
+
+
+class Part(NamedTuple):
+    """A part of a model: its name, parameter values and multiply-adds."""
+
+    name: str
+    params: int
+    flops: int
+
+
+class Complexity(NamedTuple):
+    """What :func:`measure` found: the input's height and width, the parts, and the totals."""
+
+    shape: Tuple[int, int]
+    parts: List[Part]
+    params: int
+    flops: int
+
+
+def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
+    """Multiply-adds of one forward pass, by :data:`CONVENTION`.
+
+    Args:
+        model (nn.Module): In the mode to count, as a rule ``eval()``.
+        image (Tensor): What its ``forward`` takes.
+
+    Returns:
+        dict[str, float]: By the name of each module; ``''`` is the whole model.
+    """
+    analyzer = FlopAnalyzer(model, image)
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    # A handle of None leaves MMEngine's own in place, so these get one that counts 0 for each element.
+    analyzer.set_op_handle(**{f'aten::{name}': elementwise_flop_counter(0, 0) for name in NOT_COUNTED})
+    analyzer.set_op_handle('aten::sum', elementwise_flop_counter(input_scale=1))
+    analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_products)
+    # The definitions: what exporters record instead, for any size, has other operations.
+    with torch.no_grad(), use_ops('plain'), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the tracer's, about checks of shapes
+        return analyzer.by_module()
+
+
+def _attention_products(inputs, outputs) -> int:
+    """Queries by keys, and weights by values: ``(..., L, E), (..., S, E), (..., S, V)``."""
+    query, key, value = (get_shape(x) for x in inputs[:3])
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the sizes of what each operation reads and writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        # A view, and memory that is only reserved, moves nothing.
+        if not function.is_view and 'empty' not in function._schema.name:
+            tensors = tree_flatten((args, kwargs, result))[0]
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors if isinstance(x, Tensor))
+        return result
+
+
+def count_traffic(model: nn.Module, image: Tensor) -> int:
+    """Bytes that one forward pass moves if each operation reads its inputs and writes its output once.
+
+    They must move where nothing is fused and nothing stays in a cache. Weights count as read once.
+
+    Args:
+        model (nn.Module): May stand on the ``meta`` device, where counting costs nothing.
+        image (Tensor): What its ``forward`` takes, on the same device.
+    """
+    with torch.no_grad(), _Traffic() as traffic:
+        model(image)
+    return traffic.bytes
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """A config's model with random weights, in evaluation mode and without SyncBN.
+
+    Raises:
+        UserError: A config of another library.
+    """
+    task_of(cfg)
+    init_default_scope(cfg.default_scope)
+    return revert_sync_batchnorm(MODELS.build(ConfigDict(cfg.model))).eval()
+
+
+def input_shape(given: Sequence[int], scope: str) -> Tuple[int, int]:
+    """Height and width from ``--shape``, or what models of this library are compared at."""
+    if not given:
+        return DEFAULT_SHAPES[scope]
+    if len(given) > 2 or min(given) < 1:
+        raise UserError(f'--shape {" ".join(map(str, given))}: expected a height and a width in pixels, or one number')
+    return given[0], given[-1]
+
+
+def padded(model: nn.Module, height: int, width: int) -> Tuple[int, int]:
+    """Height and width after the padding that a detector's data preprocessor adds."""
+    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def group_parts(model: nn.Module) -> Dict[str, List[str]]:
+    """Rows of the table and the modules that each takes in: the backbone's stem, stages and norms, neck, heads."""
+    groups: Dict[str, List[str]] = {}
+    for name, child in model.named_children():
+        if name == 'data_preprocessor':
+            continue
+        if name != 'backbone':
+            groups[name] = [name]
+            continue
+        for part, module in child.named_children():
+            if part == 'stages' and isinstance(module, nn.ModuleList):
+                groups.update({f'stage {i + 1}': [f'backbone.stages.{i}'] for i in range(len(module))})
+            elif part.startswith('norm'):
+                groups.setdefault('output norms', []).append(f'backbone.{part}')
+            else:
+                groups[part if part == 'stem' else f'backbone.{part}'] = [f'backbone.{part}']
+    return groups
+
+
+def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
+    """Build a config's model with random weights and count it on one random image, in evaluation mode.
+
+    Args:
+        cfg (Config): Of a classifier, detector or segmentor.
+        shape (Sequence[int]): Height and width in pixels, or one for both; empty for the library's usual one.
+
+    Returns:
+        Complexity: Parts and totals. A detector's image is padded as its data preprocessor pads, and its heads see
+        the proposals that random weights give, as with mmdet's own tool.
+
+    Raises:
+        UserError: A config of another library, or a shape that is none.
+    """
+    task_of(cfg)
+    height, width = input_shape(shape, cfg.default_scope)
+    # The same random weights, and so the same proposals, each time.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        image = torch.rand(1, 3, *padded(model, height, width))
+    height, width = image.shape[2:]
+
+    if cfg.default_scope == 'mmdet':
+        from mmdet.structures import DetDataSample
+
+        sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
+        sample = DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0)))
+        model.forward = partial(model.forward, data_samples=[sample])
+
+    flops = count_multiply_adds(model, image)
+    parts = [
+        Part(
+            name,
+            sum(count_parameters(model.get_submodule(module)) for module in modules),
+            int(sum(flops[module] for module in modules)),
+        )
+        for name, modules in group_parts(model).items()
+    ]
+    return Complexity((height, width), parts, count_parameters(model), int(flops['']))

@@ -1,0 +1,227 @@
+"""A trained network to look into, with the preparation of images that belongs to it."""
+
+import os
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+import torch.nn as nn
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
+from ..dependencies import require
+from ..engine.config import load_config, set_pretrained, task_of
+from ..errors import UserError
+
+#: What stands before the name of one of timm's models, in place of a config file.
+TIMM = 'timm:'
+#: Value of what is added where an image is padded: about the mean colour, which normalisation makes 0.
+PADDING = 114
+
+
+class NetworkError(UserError):
+    """No network can be built from what was given, or it cannot take the image."""
+
+
+class Prepared(NamedTuple):
+    """An image as a network sees it.
+
+    Attributes:
+        image (Tensor): ``(1, 3, H, W)``, resized, normalised and padded, on the network's device.
+        image (np.ndarray): ``(H, W, 3)`` uint8 RGB, the same before normalisation, to draw on.
+    """
+
+    image: Tensor
+    pixels: np.ndarray
+
+
+class Network(NamedTuple):
+    """A network in evaluation mode.
+
+    Attributes:
+        name (str): For titles: the config's or model's name.
+        model (nn.Module): A classifier, detector or segmentor of OpenMMLab, or a model of timm.
+        task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
+        checkpoint (str, optional): The file that its weights are from; ``None``: random ones.
+        prepare (callable): ``prepare(image, size=None)`` turns an image, ``(H, W, 3)`` uint8 RGB, into
+            :class:`Prepared`. ``size`` is the height and width wanted, which the image is resized to cover and
+            cropped to; ``None`` resizes and crops as the network is tested.
+        class_names (tuple[str], optional): If the checkpoint tells them.
+    """
+
+    name: str
+    model: nn.Module
+    task: str
+    checkpoint: Optional[str]
+    prepare: Callable[..., Prepared]
+    class_names: Optional[Tuple[str, ...]] = None
+
+    @property
+    def label(self) -> str:
+        """The name, and a warning where the weights are random."""
+        return self.name if self.checkpoint else f'{self.name} (random weights)'
+
+
+def load_network(
+    network: str,
+    checkpoint: Optional[str] = None,
+    device: Union[str, torch.device] = 'cpu',
+    options: Optional[dict] = None,
+) -> Network:
+    """Build a network and load its weights; nothing in the checkpoint is run.
+
+    Args:
+        network (str): A config file of mmpretrain, mmdet or mmseg, this project's or another; or ``timm:NAME``, one
+            of timm's models or this project's under timm's names (``timm:deit_small_patch16_224``).
+        checkpoint (str, optional): A file that was trained with it; ``None`` leaves random weights, the same each time.
+        device (str | torch.device): Where it works.
+        options (dict, optional): Changes to the config, or arguments of timm's model.
+
+    Raises:
+        NetworkError: No such model of timm, or a config without a model.
+        ConfigError: The config is missing or is none of the three libraries.
+        CheckpointError: The checkpoint cannot be read or belongs to another network.
+        ImportError: The network's library is not installed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if network.startswith(TIMM):
+            return _load_timm(network[len(TIMM) :], checkpoint, device, options or {})
+        return _load_config(network, checkpoint, device, options)
+
+
+def _load_config(network: str, checkpoint: Optional[str], device, options: Optional[dict]) -> Network:
+    cfg = load_config(network, options)
+    if not cfg.get('model'):
+        raise NetworkError(f'{network} has no model: give the config of a classifier, detector or segmentor')
+    # A checkpoint has the backbone's weights too; without one nothing is to be downloaded.
+    if cfg.model.get('backbone', {}).get('init_cfg'):
+        set_pretrained(cfg, None)
+    if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = revert_sync_batchnorm(MODELS.build(ConfigDict(cfg.model)))
+        pipeline = _geometry(cfg)
+    class_names = None
+    if checkpoint is not None:
+        class_names = _load_weights(model, checkpoint)
+    model = model.to(device).eval()
+    name = os.path.splitext(os.path.basename(network))[0]
+
+    def prepare(pixels: np.ndarray, size: Optional[Sequence[int]] = None) -> Prepared:
+        if size is not None:
+            pixels = fit_image(pixels, size)
+        elif pipeline is None:
+            raise NetworkError(f'{network} has no test_dataloader that says how images are resized: give a size')
+        else:
+            pixels = _run_pipeline(pipeline, pixels)
+        inputs = torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1].transpose(2, 0, 1)))
+        data = model.data_preprocessor(dict(inputs=[inputs], data_samples=[BaseDataElement()]), False)
+        image = data['inputs']
+        return Prepared(image, pad_image(pixels, image.shape[2:]))
+
+    return Network(name, model, task_of(cfg), checkpoint, prepare, class_names)
+
+
+def _load_weights(model: nn.Module, checkpoint: str) -> Optional[Tuple[str, ...]]:
+    """Load a checkpoint of MMEngine into its model; the class names that it tells."""
+    check_fits(model, checkpoint)
+    content = read_checkpoint(checkpoint)
+    weights = weights_of(content)
+    check_finite(weights, checkpoint)
+    model.load_state_dict(weights, strict=False)
+    meta = content.get('meta')
+    dataset = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    names = (dataset or {}).get('classes') if isinstance(dataset, dict) else None
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
+
+
+def _load_timm(name: str, checkpoint: Optional[str], device, options: dict) -> Network:
+    require('timm')
+    import timm
+    from timm.data import resolve_model_data_config
+
+    from .. import timm as _  # noqa: F401 (registers this project's networks)
+
+    if not timm.is_model(name):
+        near = timm.list_models(f'*{name.split(".")[0].split("_")[0]}*')[:8]
+        raise NetworkError(
+            f'timm has no model {name!r}'
+            + (f', but {", ".join(near)}, ...' if near else '')
+            + '; timm.list_models() lists them'
+        )
+    try:
+        model = timm.create_model(name, pretrained=False, **{'dynamic_img_size': True, **options})
+    except TypeError as error:  # only plain transformers have the argument; the others take any size or their own
+        if 'dynamic_img_size' not in str(error):
+            raise NetworkError(f'{TIMM}{name} with {options}: {error}') from error
+        model = timm.create_model(name, pretrained=False, **options)
+    if checkpoint is not None:
+        weights = weights_of(read_checkpoint(checkpoint))
+        check_finite(weights, checkpoint)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f'{checkpoint} does not fit {TIMM}{name}: {error}') from error
+    model = model.to(device).eval()
+    data = resolve_model_data_config(model)
+    mean, std = (torch.tensor(data[key], device=device).view(3, 1, 1) for key in ('mean', 'std'))
+
+    def prepare(pixels: np.ndarray, size: Optional[Sequence[int]] = None) -> Prepared:
+        crop_ratio = data['crop_pct'] if size is None else 1.0
+        pixels = fit_image(pixels, size or data['input_size'][1:], crop_ratio)
+        image = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1) / 255
+        return Prepared(((image - mean) / std).unsqueeze(0), pixels)
+
+    return Network(name, model, 'classification', checkpoint, prepare)
+
+
+def _geometry(cfg: Config) -> Optional[Compose]:
+    """What a config's test pipeline does between loading an image and packing it."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    while dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    if not dataset or 'pipeline' not in dataset:
+        return None
+    steps = [step for step in dataset['pipeline'] if not step['type'].rpartition('.')[2].startswith(('Load', 'Pack'))]
+    return Compose(steps)
+
+
+def _run_pipeline(pipeline: Compose, pixels: np.ndarray) -> np.ndarray:
+    shape = pixels.shape[:2]
+    # OpenCV's order, as the pipelines load images.
+    results = pipeline(dict(img=np.ascontiguousarray(pixels[..., ::-1]), img_shape=shape, ori_shape=shape))
+    return np.ascontiguousarray(results['img'][..., ::-1])
+
+
+def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) -> np.ndarray:
+    """Resize an image to cover ``size`` (height, width) and crop the middle, without a change of its proportions.
+
+    Args:
+        image (np.ndarray): ``(H, W, 3)`` uint8.
+        size (Sequence[int]): Height and width wanted.
+        crop_ratio (float): Part of the covering square that the crop keeps, as in evaluation on ImageNet.
+    """
+    from PIL import Image, ImageOps
+
+    height, width = size
+    if height < 1 or width < 1:
+        raise NetworkError(f'size {height}x{width}: expected a height and width of at least 1 pixel')
+    fitted = ImageOps.fit(Image.fromarray(pixels), (width, height), Image.BICUBIC, bleed=(1 - crop_ratio) / 2)
+    return np.array(fitted)
+
+
+def pad_image(pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Add what padding an image to ``size`` added, on the right and below."""
+    rows, columns = size[0] - pixels.shape[0], size[1] - pixels.shape[1]
+    if rows < 0 or columns < 0:
+        raise NetworkError(
+            f'the data preprocessor made {tuple(size)} of an image of {pixels.shape[:2]} pixels '
+            '(height, width), expected no less: give a size that it does not change'
+        )
+    return np.pad(pixels, ((0, rows), (0, columns), (0, 0)), constant_values=PADDING)

@@ -1,0 +1,38 @@
+"""What must be installed, and what to type when it is not."""
+
+import importlib.util
+
+#: Packages of each task: import name and the extra of this package that brings it.
+EXTRAS = {'mmpretrain': 'cls', 'mmdet': 'det', 'mmseg': 'seg', 'timm': 'timm'}
+MIN_TORCH = (2, 0)
+
+
+def require(package: str) -> None:
+    """Stop with the command that installs ``package`` if it is not there.
+
+    Args:
+        package (str): An import name of ``EXTRAS``, or ``'mmengine'``.
+
+    Raises:
+        ImportError: ``package`` is not installed.
+    """
+    if importlib.util.find_spec(package) is None:
+        extra = EXTRAS.get(package, 'cls')
+        raise ImportError(
+            f"{package} is not installed. In a new environment: pip install --no-build-isolation 'fcvit_mm[{extra}]' "
+            f'(after torch). In one with the original OpenMMLab packages: mim install {package}'
+        )
+
+
+def check_core() -> None:
+    """Check what every part of this package needs: MMEngine and a recent torch.
+
+    Raises:
+        ImportError: MMEngine is missing or torch is too old.
+    """
+    require('mmengine')
+    import torch
+
+    version = tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:2])
+    if version < MIN_TORCH:
+        raise ImportError(f'fcvit_mm needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}')

@@ -1,0 +1,105 @@
+"""Old public names that still work, with a ``DeprecationWarning`` that names the new one.
+
+The policy (CONTRIBUTING.md): a public name that changes keeps its old one for one minor version. What is listed here
+was renamed in 0.1 and goes in 0.2. The old networks, hooks and file backend stand beside the new ones, made by
+:func:`deprecated_class`; modules that moved are found under their old names by :class:`MovedModules`.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from types import ModuleType
+from typing import Any, Dict, Optional, Sequence
+
+#: Version in which the old names go.
+REMOVED_IN = '0.2'
+#: Modules that moved, old name to new.
+MOVED_MODULES = {
+    'fcvit_mm.requirements': 'fcvit_mm.dependencies',
+    'fcvit_mm.checkpoints.publish': 'fcvit_mm.publishing.weights',
+    'fcvit_mm.engine.annotations': 'fcvit_mm.preflight.annotations',
+    'fcvit_mm.engine.app': 'fcvit_mm.app.page',
+    'fcvit_mm.engine.checkpoint': 'fcvit_mm.engine.hooks.checkpoint',
+    'fcvit_mm.engine.complexity': 'fcvit_mm.apis.count',
+    'fcvit_mm.engine.drawing': 'fcvit_mm.apis.draw',
+    'fcvit_mm.engine.errors': 'fcvit_mm.errors',
+    'fcvit_mm.engine.export': 'fcvit_mm.export.exporter',
+    'fcvit_mm.engine.exportable': 'fcvit_mm.export.parts',
+    'fcvit_mm.engine.graphs': 'fcvit_mm.export.formats',
+    'fcvit_mm.engine.layer_decay': 'fcvit_mm.engine.optim.layer_decay',
+    'fcvit_mm.engine.model_card': 'fcvit_mm.publishing.model_card',
+    'fcvit_mm.engine.network': 'fcvit_mm.apis.load',
+    'fcvit_mm.engine.numbers': 'fcvit_mm.engine.hooks.non_finite',
+    'fcvit_mm.engine.images': 'fcvit_mm.engine.hooks.corrupt_samples',
+    'fcvit_mm.engine.preflight': 'fcvit_mm.preflight.checks',
+    'fcvit_mm.engine.quantization': 'fcvit_mm.export.quantization',
+    'fcvit_mm.engine.resume': 'fcvit_mm.engine.hooks.resume',
+    'fcvit_mm.engine.storage': 'fcvit_mm.files',
+    'fcvit_mm.engine.trial': 'fcvit_mm.preflight.trial',
+    'fcvit_mm.models.timm_hosts': 'fcvit_mm.models.timm_blocks',
+}
+
+
+def warn_deprecated(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn that ``old`` is a deprecated name of ``new``."""
+    warnings.warn(
+        f'{old} is deprecated and goes in fcvit_mm {REMOVED_IN}: use {new}', DeprecationWarning, stacklevel=stacklevel
+    )
+
+
+def deprecated_class(old: str, target: type, module: str, arguments: Optional[Dict[str, str]] = None) -> type:
+    """Make a class that is called ``old`` and builds ``target``.
+
+    Args:
+        old (str): The deprecated name.
+        target (type): What it is called now.
+        module (str): ``__name__`` of the module that it is assigned in.
+        arguments (dict[str, str], optional): Arguments of the old name that ``target`` has under another.
+
+    Returns:
+        type: A subclass, whose calls warn and return an instance of ``target`` itself.
+    """
+
+    def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+        warn_deprecated(old, target.__name__)
+        for before, after in (arguments or {}).items():
+            if before in kwargs:
+                warn_deprecated(f'{before}= of {old}', f'{after}=')
+                kwargs[after] = kwargs.pop(before)
+        return target(*args, **kwargs)
+
+    return type(
+        old,
+        (target,),
+        dict(
+            __new__=new, __module__=module, __qualname__=old, __doc__=f'Deprecated name of :class:`{target.__name__}`.'
+        ),
+    )
+
+
+class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of :data:`MOVED_MODULES` under their old names, which then stand for the same module."""
+
+    def find_spec(
+        self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[importlib.machinery.ModuleSpec]:
+        if fullname not in MOVED_MODULES:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        warn_deprecated(f'the module {spec.name}', MOVED_MODULES[spec.name], stacklevel=6)
+        old = ModuleType(spec.name)
+        old.__dict__['__getattr__'] = lambda name: getattr(importlib.import_module(MOVED_MODULES[spec.name]), name)
+        return old
+
+    def exec_module(self, module: ModuleType) -> None:
+        """The module forwards every look-up; there is nothing to run."""
+
+
+def install() -> None:
+    """Let the old names of modules be found, once."""
+    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(MovedModules())

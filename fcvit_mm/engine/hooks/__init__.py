@@ -1,0 +1,15 @@
+"""Hooks of the training loop: atomic checkpoints, resuming, corrupt samples, values that are not finite."""
+
+from ...deprecation import deprecated_class
+from ...registry import HOOKS
+from .checkpoint import AtomicCheckpointHook
+from .corrupt_samples import SkipCorruptSamplesHook
+from .non_finite import NonFiniteHook
+from .resume import ResumableBatchSampler, ResumableHook
+
+WholeCheckpointHook = deprecated_class('WholeCheckpointHook', AtomicCheckpointHook, __name__)
+BrokenImageHook = deprecated_class('BrokenPictureHook', SkipCorruptSamplesHook, __name__)
+for _old in (WholeCheckpointHook, BrokenImageHook):
+    HOOKS.register_module(module=_old)
+
+__all__ = ['AtomicCheckpointHook', 'NonFiniteHook', 'ResumableBatchSampler', 'ResumableHook', 'SkipCorruptSamplesHook']

@@ -1,0 +1,142 @@
+"""Losses and gradients that are not finite: found before they reach the weights."""
+
+import math
+from typing import List, Optional
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from torch import Tensor, nn
+
+from ...errors import UserError
+from ...registry import HOOKS
+
+ACTIONS = ('stop', 'skip')
+#: Gradients and images that are named.
+SHOWN = 5
+
+
+class NonFiniteError(UserError):
+    """The loss or a gradient is NaN or infinite."""
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Stop, or leave out the step, when the loss or a gradient is NaN or infinite. ``tools/train.py`` adds it.
+
+    Gradients are looked at right before the optimizer's step (torch's ``register_step_pre_hook``), so neither weights
+    nor the optimizer's state ever take a value that is not finite. With DDP all processes see the same gradients and
+    decide alike. A step that MMEngine's ``AmpOptimWrapper`` leaves out itself, because its scale was too large for
+    float16, is not counted: only the loss is looked at then.
+
+    Args:
+        action (str): ``'stop'`` ends training with a message; ``'skip'`` leaves the step out, takes back what the
+            batch did to the running statistics of norms, and warns.
+        max_skips (int): With ``'skip'``: training ends when so many iterations in a row were left out.
+    """
+
+    priority = 'VERY_HIGH'  # before anything logs, averages or saves what the iteration left behind
+
+    def __init__(self, action: str = 'stop', max_skips: int = 10) -> None:
+        if action not in ACTIONS:
+            raise ValueError(f'action={action!r}, expected one of {list(ACTIONS)}')
+        if max_skips < 1:
+            raise ValueError(f'max_skips={max_skips}, expected 1 or more')
+        self.action = action
+        self.max_skips = max_skips
+        self.total = self.in_a_row = 0
+        self._found: Optional[str] = None
+        self._buffers: List[Tensor] = []
+        self._handles = []
+
+    def before_train(self, runner) -> None:
+        wrapper = runner.optim_wrapper
+        wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        for each in wrappers:
+            if isinstance(each, OptimWrapper):
+                self._handles.append(
+                    each.optimizer.register_step_pre_hook(
+                        lambda optimizer, args, kwargs: self._look_at(optimizer, runner.model)
+                    )
+                )
+
+    def after_train(self, runner) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        self._found = None
+        if self.action == 'skip':
+            self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
+
+    def _look_at(self, optimizer, model: nn.Module) -> None:
+        """Describe gradients that are not finite, and take them from the optimizer."""
+        grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        largest = [torch.linalg.vector_norm(grad, float('inf')) for grad in grads]  # NaN where one is
+        if not grads or torch.isfinite(torch.stack([value.float().to(grads[0].device) for value in largest])).all():
+            return
+        self._found = describe_gradients(model)
+        for group in optimizer.param_groups:
+            for parameter in group['params']:
+                parameter.grad = None  # which every optimizer of torch passes over
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        losses = {
+            name: value.item() if isinstance(value, Tensor) else value
+            for name, value in (outputs or {}).items()
+            if isinstance(value, (int, float)) or isinstance(value, Tensor) and value.numel() == 1
+        }
+        wrong = {name: value for name, value in losses.items() if not math.isfinite(value)}
+        if self._found is None and not wrong:
+            self.in_a_row = 0
+            return
+        what = ', '.join(f'{name} = {value}' for name, value in (wrong or losses).items())
+        gradients = self._found or 'Gradients were not seen: this iteration made no step'
+        wrong_part = 'not finite' if wrong else 'gradients that are not finite'
+        message = (
+            f'iteration {runner.iter + 1}: {wrong_part}: {what}. {gradients}. '
+            f'Images of the batch: {names_of(data_batch)}'
+        )
+        if self.action == 'skip':
+            self.total += 1
+            self.in_a_row += 1
+            with torch.no_grad():
+                for buffer, before in zip(runner.model.buffers(), self._buffers):
+                    buffer.copy_(before)
+            runner.logger.warning(f'{message}. The step is left out ({self.total} so far, {self.in_a_row} in a row)')
+            if self.in_a_row < self.max_skips:
+                return
+            message += f'. {self.in_a_row} iterations in a row were left out'
+        last = runner.message_hub.runtime_info.get('last_ckpt', 'not written yet')
+        raise NonFiniteError(
+            f'{message}. The weights are those of before this step; the last checkpoint is {last}. '
+            'Lower the learning rate, set optim_wrapper.clip_grad, or train without float16 (dtype="bfloat16"); to '
+            "leave such steps out: custom_hooks=[dict(type='NonFiniteHook', action='skip')]"
+        )
+
+
+def describe_gradients(model: nn.Module) -> str:
+    """Which gradients are not finite, and the largest of the others by norm."""
+    norms, wrong = {}, []
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            continue
+        if torch.isfinite(parameter.grad).all():
+            norms[name] = parameter.grad.double().norm().item()
+        else:
+            wrong.append(name)
+    largest = sorted(norms, key=norms.get, reverse=True)[:SHOWN]
+    more = ', ...' if len(wrong) > SHOWN else ''
+    named = ', '.join(f'{name} {norms[name]:.3g}' for name in largest) or 'none'
+    return (
+        f'{len(wrong)} of {len(wrong) + len(norms)} gradients are not finite ({", ".join(wrong[:SHOWN])}{more}); '
+        f'largest finite ones: {named}'
+    )
+
+
+def names_of(data_batch) -> str:
+    """Paths of a batch's images, as far as its samples say."""
+    samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
+    paths = [str(getattr(sample, 'img_path', None) or '?') for sample in samples or []]
+    return ', '.join(paths[:SHOWN] + (['...'] if len(paths) > SHOWN else [])) or 'not known'

@@ -1,0 +1,5 @@
+"""Optimizer-wrapper constructors."""
+
+from .layer_decay import BackboneLayerDecayConstructor
+
+__all__ = ['BackboneLayerDecayConstructor']

@@ -1,0 +1,69 @@
+"""Layer-wise learning-rate decay for classifiers, detectors and segmentors alike."""
+
+from numbers import Real
+from typing import List, Optional
+
+import torch.nn as nn
+from mmengine.optim import DefaultOptimWrapperConstructor
+
+from ...registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+def layer_scale(layer: int, num_layers: int, rate: float) -> float:
+    """What the learning rate of a layer is multiplied by: 1 for the last layer, ``rate`` less for each one before."""
+    return rate ** (num_layers - 1 - layer)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """MMEngine's default constructor, with learning rates that decay from the output of the backbone to its stem.
+
+    Source of the scheme: Clark et al., "ELECTRA", arXiv 2003.10555; Bao et al., "BEiT", arXiv 2106.08254.
+
+    The libraries' own constructors accept only backbones that they know by name (mmdet, mmseg) or models that have
+    ``get_layer_depth`` themselves (mmpretrain). This one asks ``model.backbone.get_layer_depth``; what follows the
+    backbone learns at full rate. All other options of ``paramwise_cfg`` go on working; a learning rate that they set
+    (say ``custom_keys`` with ``lr_mult``) is multiplied by the layer's.
+
+    Args:
+        optim_wrapper_cfg (dict): As for MMEngine's.
+        paramwise_cfg (dict): As for MMEngine's, with ``layer_decay_rate`` (float in ``(0, 1]``).
+
+    Raises:
+        ValueError: ``layer_decay_rate`` is missing or out of range, or the optimizer has no ``lr``.
+        TypeError: The model has no backbone that knows the depth of its layers.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+        ...     constructor='BackboneLayerDecayConstructor',
+        ...     paramwise_cfg=dict(layer_decay_rate=0.9, norm_decay_mult=0.))
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
+        paramwise_cfg = dict(paramwise_cfg or {})
+        # It stays in paramwise_cfg too: an empty one would switch the options for single parameters off.
+        rate = paramwise_cfg.get('layer_decay_rate')
+        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1:
+            raise ValueError(f'paramwise_cfg has layer_decay_rate={rate!r}, expected a number above 0 and at most 1')
+        self.layer_decay_rate = rate
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        if self.base_lr is None:
+            raise ValueError('layer-wise decay multiplies a learning rate: give the optimizer an lr')
+
+    def add_params(self, params: List[dict], module: nn.Module, prefix: str = '', is_dcn_module=None) -> None:
+        """Add the groups of all parameters of ``module``; at the top, scale their learning rates by depth."""
+        super().add_params(params, module, prefix, is_dcn_module)
+        if prefix:
+            return
+        backbone = getattr(module, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise TypeError(
+                f'{type(self).__name__} asks model.backbone for get_layer_depth(name, prefix), which '
+                f'{type(backbone).__name__} (backbone of {type(module).__name__}) lacks: use a backbone of '
+                'fcvit_mm, or leave constructor and layer_decay_rate out of optim_wrapper'
+            )
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        for group in params:
+            layer, num_layers = backbone.get_layer_depth(names[id(group['params'][0])], 'backbone.')
+            group['lr'] = group.get('lr', self.base_lr) * layer_scale(layer, num_layers, self.layer_decay_rate)

@@ -1,0 +1,259 @@
+"""From a config and a checkpoint to a file for other runtimes, and what there is to say about it."""
+
+import json
+import os.path as osp
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from torch import Tensor
+
+from ..apis.load import Network, load_network
+from ..engine.config import load_config, task_of, walk
+from ..errors import UserError
+from ..images import read_image
+from ..models import optimize_for_inference
+from ..models.layers import count_parameters
+from ..preflight.checks import PreflightError, checkpoint_problems
+from ..version import __version__
+from .formats import (
+    FORMATS,
+    OPSET,
+    as_tuple,
+    check_format,
+    load_exported,
+    random_images,
+    time_in_turn,
+    write_export,
+)
+from .parts import LEFT_TO_MMDEPLOY, PARTS, take_part
+from .quantization import Labelled, calibration_images, labelled_images, measure_drift, quantize
+
+#: Height and width at which speed is measured if the config's test pipeline crops to none.
+SIZES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
+#: What the graph takes. OpenMMLab's own exports do so too: normalisation stays with what reads and resizes images.
+INPUT = 'float32 (batch, 3, height, width), channels in channel_order, (pixel of 0 to 255 - mean) / std'
+
+
+def export_model(
+    config: str,
+    checkpoint: str,
+    out: str,
+    kind: str,
+    part: str = 'model',
+    optimize: bool = False,
+    size: Sequence[int] = (),
+    rounds: int = 10,
+    int8: Optional[str] = None,
+    labelled: Optional[str] = None,
+    calibration: int = 100,
+    options: Optional[dict] = None,
+) -> dict:
+    """Export a trained model, check the file against PyTorch, and measure both.
+
+    Args:
+        config (str): Config file of a classifier, detector or segmentor.
+        checkpoint (str): One that was trained with it.
+        out (str): The file to write.
+        kind (str): A key of :data:`~fcvit_mm.export.formats.FORMATS`.
+        part (str): One of :data:`~fcvit_mm.export.parts.PARTS`.
+        optimize (bool): Export what :func:`fcvit_mm.optimize_for_inference` makes of it.
+        size (Sequence[int]): Height and width at which speed is measured, or one number for both; empty for the
+            config's.
+        rounds (int): How many times each is timed; 0 for not at all.
+        int8 (str, optional): Folder of images; an 8-bit file is then written beside ``out``, calibrated on them.
+        labelled (str, optional): Folder of a folder of images per class, on which the 8-bit file is measured.
+        calibration (int): How many images of ``int8`` are used.
+        options (dict, optional): Changes to the config.
+
+    Returns:
+        dict: What :func:`format_report` prints; plain data, for JSON.
+
+    Raises:
+        UserError: Arguments that cannot work, a model or an operator that cannot be exported, a file that does not do
+            what the model does. No file is left then, but for an image of ``labelled`` that does not decode.
+        CheckpointError: The checkpoint belongs to another model.
+    """
+    check_format(out, kind)
+    if part not in PARTS:
+        raise UserError(f'part {part!r}, expected one of {", ".join(PARTS)}')
+    if rounds < 0:
+        raise UserError(f'--rounds {rounds}, expected 0 or more')
+    samples = _check_int8(kind, int8, labelled, calibration)
+    cfg = load_config(config, options)
+    size = speed_size(cfg, size)
+    problems = checkpoint_problems(checkpoint, 'the checkpoint')
+    if problems:
+        raise PreflightError(problems)
+    network = load_network(config, checkpoint, 'cpu', options)
+    module = take_part(network.model, network.task, part).eval().requires_grad_(False)
+    channels = getattr(network.model.backbone, 'in_channels', 3)
+    tested = samples if labelled is None else _check_labelled(labelled, module, network, channels)
+    differences = write_export(
+        module, out, kind, optimize, describe(cfg, network, part, optimize, size), channels=channels
+    )
+    report = dict(
+        config=config,
+        checkpoint=checkpoint,
+        task=network.task,
+        part=part,
+        format=kind,
+        optimized=optimize,
+        torch=torch.__version__,
+        file=out,
+        file_bytes=osp.getsize(out),
+        # Of the part, as a checkpoint of it alone would have them.
+        pytorch_bytes=4 * count_parameters(module) + 4 * sum(buffer.numel() for buffer in module.buffers()),
+        differences=[difference._asdict() for difference in differences],
+    )
+    in_pytorch = optimize_for_inference(module) if optimize else module
+    forms = {'PyTorch': _in_pytorch(in_pytorch), FORMATS[kind].runtime: load_exported(out, kind)}
+    if samples is not None:
+        small = osp.splitext(out)[0] + '_int8.onnx'
+        report['int8'] = _write_int8(out, small, module, network, samples, tested)
+        forms['ONNX Runtime, INT8'] = load_exported(small, kind)
+    if rounds:
+        images = random_images((1, channels, *size))
+        times = time_in_turn({name: lambda run=run: run(images) for name, run in forms.items()}, rounds)
+        report['speed'] = dict(size=list(size), rounds=rounds, threads=torch.get_num_threads(), ms_per_image=times)
+    return report
+
+
+def _check_int8(kind: str, folder: Optional[str], labelled: Optional[str], number: int) -> Optional[List[Labelled]]:
+    """The images to calibrate on; ``None`` if no 8-bit file is wanted."""
+    if folder is None:
+        if labelled is not None:
+            raise UserError('--labelled is what an 8-bit file is measured on: give --int8 FOLDER too')
+        return None
+    if kind != 'onnx':
+        raise UserError(f"--int8 is ONNX Runtime's, --format {kind} has none: take --format onnx")
+    if labelled is not None and not osp.isdir(labelled):
+        raise UserError(f'--labelled {labelled} is no folder: give one with a folder of images for each class')
+    return calibration_images(folder, number)
+
+
+def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
+    """Height and width: those given, those that the test pipeline crops to, or those usual for the task."""
+    if given:
+        if len(given) > 2 or min(given) < 1:
+            raise UserError(
+                f'--size {" ".join(map(str, given))}: expected a height and a width in pixels, or one number'
+            )
+        return given[0], given[-1]
+    for step in walk(cfg.get('test_dataloader') or {}):
+        if str(step.get('type')).endswith('CenterCrop') and 'crop_size' in step:
+            crop = step['crop_size']
+            return (crop, crop) if isinstance(crop, int) else tuple(crop)
+    return SIZES[task_of(cfg)]
+
+
+def describe(cfg: Config, network: Network, part: str, optimize: bool, size: Tuple[int, int]) -> Dict[str, str]:
+    """What stands in the file beside the graph: above all what must be done to an image before it."""
+    preparation = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    return dict(
+        producer=f'fcvit_mm {__version__}',
+        config=network.name,
+        task=network.task,
+        part=part,
+        optimized=json.dumps(optimize),
+        input=INPUT,
+        mean=json.dumps(list(preparation.get('mean') or [0.0, 0.0, 0.0])),
+        std=json.dumps(list(preparation.get('std') or [1.0, 1.0, 1.0])),
+        channel_order='RGB' if preparation.get('to_rgb') or preparation.get('bgr_to_rgb') else 'BGR',
+        pad_size_divisor=json.dumps(preparation.get('pad_size_divisor', 1)),
+        size=json.dumps(size),
+        test_pipeline=json.dumps(dataset.get('pipeline') or [], default=str),
+        classes=json.dumps(network.class_names or []),
+    )
+
+
+def _in_pytorch(module: nn.Module) -> Callable[[Tensor], Tuple[Tensor, ...]]:
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tuple[Tensor, ...]:
+        return as_tuple(module(images))
+
+    return run
+
+
+def _check_labelled(folder: str, module: nn.Module, network: Network, channels: int) -> List[Labelled]:
+    """The images to measure accuracy on."""
+    if module.output != 'scores':
+        raise UserError(
+            f'--labelled measures the accuracy of a classifier, the graph gives {module.output}: leave it out'
+        )
+    (scores,) = _in_pytorch(module)(random_images((1, channels, 64, 64)))
+    return labelled_images(folder, network.class_names, scores.shape[1])
+
+
+def _write_int8(
+    path: str, small: str, module: nn.Module, network: Network, samples: List[Labelled], tested: List[Labelled]
+) -> dict:
+    """Write the 8-bit form of an ONNX file and measure its drift."""
+
+    def prepare(sample: str) -> Tensor:
+        return network.prepare(read_image(sample)).image
+
+    quantize(path, small, (prepare(sample.path) for sample in samples))
+    # Of a backbone's maps the last, which all the others led to.
+    forms = {
+        'PyTorch': _in_pytorch(module),
+        'ONNX Runtime': load_exported(path, 'onnx'),
+        'ONNX Runtime, INT8': load_exported(small, 'onnx'),
+    }
+    forms = {name: lambda images, run=run: run(images)[-1] for name, run in forms.items()}
+    drift = measure_drift(forms, tested, prepare, module.output != 'features')
+    return dict(
+        file=small,
+        file_bytes=osp.getsize(small),
+        calibrated_on=len(samples),
+        measured_on='the images of the calibration' if tested is samples else 'labelled images',
+        **drift,
+    )
+
+
+def format_report(report: dict) -> str:
+    """What :func:`export_model` found, for people."""
+    opset = f', opset {OPSET}' if report['format'] == 'onnx' else ''
+    what = f'{report["task"]}, {report["part"]}' + (', optimised for inference' if report['optimized'] else '')
+    lines = [
+        f'{report["file"]} ({report["format"]}{opset}; {what})',
+        '',
+        f'input    images: {INPUT}',
+        f'size     {_mebibytes(report["file_bytes"])} MiB; the weights in PyTorch '
+        f'{_mebibytes(report["pytorch_bytes"])} MiB',
+    ]
+    int8 = report.get('int8')
+    if int8:
+        lines.append(f'         {_mebibytes(int8["file_bytes"])} MiB as INT8: {int8["file"]}')
+    worst = max(report['differences'], key=lambda found: found['largest'] / max(found['of'], 1e-30))
+    shapes = ', '.join('{}x{}x{}'.format(*found['shape']) for found in report['differences'])
+    lines.append(
+        f'checked  against PyTorch on random images of {shapes} (batch, height, width): largest difference '
+        f'{worst["largest"]:.2g} in outputs of up to {worst["of"]:.3g}'
+    )
+    speed = report.get('speed')
+    if speed:
+        times = ', '.join(f'{name} {value:.1f} ms' for name, value in speed['ms_per_image'].items())
+        lines.append(
+            f'speed    {times} (an image of {speed["size"][0]}x{speed["size"][1]}; medians of '
+            f'{speed["rounds"]} rounds in turn, {speed["threads"]} threads)'
+        )
+    if int8:
+        lines += [
+            '',
+            f'INT8, calibrated on {int8["calibrated_on"]} images, measured on {int8["images"]} '
+            f'({int8["measured_on"]}):',
+        ]
+        for name, found in int8['forms'].items():
+            values = [f'{key.replace("_", " ")} {value:.4g}' for key, value in found.items()]
+            lines.append(f'  {name}: ' + ', '.join(values))
+    if report['task'] == 'detection':
+        lines += ['', f'{LEFT_TO_MMDEPLOY}.']
+    return '\n'.join(lines)
+
+
+def _mebibytes(number: int) -> str:
+    return f'{number / 2**20:.1f}'

@@ -1,0 +1,353 @@
+"""A part of a model as one graph in a file, which gets its name only after it was run and compared with PyTorch."""
+
+import copy
+import importlib.util
+import json
+import os
+import os.path as osp
+import re
+import shutil
+import tempfile
+import time
+import traceback
+import warnings
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import WriteError
+from ..models import optimize_for_inference
+from .parts import free_of_sizes_
+
+
+class ExportError(UserError):
+    """A model, or an operator in it, that a format cannot take."""
+
+
+class Format(NamedTuple):
+    """A kind of file: its suffix, what runs it, and the packages that it needs beside torch."""
+
+    suffix: str
+    runtime: str
+    packages: Tuple[str, ...] = ()
+
+
+FORMATS = {
+    'onnx': Format('.onnx', 'ONNX Runtime', ('onnx', 'onnxscript', 'onnxruntime')),
+    'torch_export': Format('.pt2', 'torch.export'),
+    'torchscript': Format('.pt', 'TorchScript'),
+}
+#: What PyTorch's exporter writes without converting, and ONNX Runtime reads since 1.14 (February 2023).
+OPSET = 18
+#: First torch whose ONNX exporter is by default the one that starts from torch.export.
+MIN_TORCH = (2, 9)
+#: Largest difference from PyTorch, in parts of the largest output.
+TOLERANCE = 1e-4
+#: Images of the example that is recorded: batch, height and width. Every side inside the networks is larger than 1.
+EXAMPLE = (2, 128, 192)
+#: Images that the file is then run on: odd sizes, other batches, fewer pixels than the largest stride.
+CHECKED = ((1, 97, 131), (3, 63, 190), (2, 224, 160), (1, 27, 40))
+#: Where messages of exporters and runtimes name an operator.
+OPERATORS = (
+    r"op='([\w.:]+)'",
+    r"Python function call '(\w+)'",
+    r'running (\w+) node',
+    r'\b((?:aten|prims|torchvision|mmcv|fcvit_mm)(?:::|\.)\w+)',
+)
+
+
+class Difference(NamedTuple):
+    """Where file and PyTorch differed most on some images: batch, height and width, by how much, of how much."""
+
+    shape: Tuple[int, int, int]
+    largest: float
+    of: float
+
+
+def check_format(path: str, kind: str) -> None:
+    """Check, before anything is loaded, that a file of this name and kind can be written here.
+
+    Raises:
+        UserError: An unknown kind, another suffix, a missing package, too old a torch.
+    """
+    if kind not in FORMATS:
+        raise UserError(f'format {kind!r}, expected one of {", ".join(FORMATS)}')
+    suffix, _, packages = FORMATS[kind]
+    if not path.endswith(suffix):
+        raise UserError(f'--out {path}: a file for --format {kind} ends in {suffix}')
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{package} is not installed: pip install 'fcvit_mm[export]' (--format torchscript needs "
+                'nothing beside torch)'
+            )
+    version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
+    if kind != 'torchscript' and version < MIN_TORCH:
+        raise UserError(
+            f'--format {kind} needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found '
+            f'{torch.__version__}: take --format torchscript'
+        )
+
+
+def write_export(
+    part: nn.Module,
+    path: str,
+    kind: str,
+    optimize: bool = False,
+    metadata: Optional[Dict[str, str]] = None,
+    shapes: Sequence[Tuple[int, int, int]] = CHECKED,
+    channels: int = 3,
+) -> List[Difference]:
+    """Record a part of a model and write it, if it then does what the part does.
+
+    Args:
+        part (nn.Module): From :func:`~fcvit_mm.export.parts.take_part`, on the CPU. It stays as it is.
+        path (str): The file; what stands there is replaced at the end.
+        kind (str): A key of :data:`FORMATS`.
+        optimize (bool): Record it as :func:`fcvit_mm.optimize_for_inference` makes it.
+        metadata (dict[str, str], optional): Goes into the file.
+        shapes (Sequence[tuple]): Batch, height and width of random images to compare on.
+        channels (int): Of the images.
+
+    Returns:
+        list[Difference]: One for each of ``shapes``.
+
+    Raises:
+        ExportError: It cannot be recorded, or the file's outputs are others than the part's. No file is left.
+        WriteError: The disk is full, ...
+    """
+    check_format(path, kind)
+    part = part.eval()
+    recorded = free_of_sizes_(copy.deepcopy(part)).requires_grad_(False)
+    if optimize:
+        try:
+            recorded = optimize_for_inference(recorded)
+        except ValueError as error:
+            raise ExportError(f'--optimize: {error}') from error
+    example = random_images((EXAMPLE[0], channels, *EXAMPLE[1:]))
+    with torch.no_grad():
+        names = output_names(part, len(as_tuple(recorded(example))))
+    with staged(path) as unchecked:
+        with naming_operators(f'{kind} cannot record the model'):
+            RECORDERS[kind](recorded, example, names, unchecked, metadata or {})
+        run = load_exported(unchecked, kind)
+        return [compare(part, run, kind, (batch, channels, height, width)) for batch, height, width in shapes]
+
+
+def output_names(part: nn.Module, number: int) -> List[str]:
+    return [part.output] if part.output != 'features' else [f'features{i}' for i in range(number)]
+
+
+def random_images(shape: Tuple[int, ...]) -> Tensor:
+    """Images as they are after normalisation, the same at each call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def as_tuple(outputs: Any) -> Tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+@contextmanager
+def staged(path: str) -> Iterator[str]:
+    """Give a path to write to, whose file takes the name ``path`` when all goes well, and is removed if not."""
+    folder = osp.dirname(path) or '.'
+    temporary = None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=f'.{osp.basename(path)}.', dir=folder)
+        unchecked = osp.join(temporary, osp.basename(path))
+        yield unchecked
+        os.replace(unchecked, path)
+    except OSError as error:
+        raise WriteError(f'{path} could not be written: {error.strerror or error}') from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def naming_operators(what: str) -> Iterator[None]:
+    """Turn what exporters and runtimes raise into one message: the operator, where it is called, the way out."""
+    try:
+        yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        # Broad, because there is no class that all of their errors have in common.
+        operator, told = operator_of(error)
+        place = place_of(error)
+        line = next((line.strip() for line in str(told).splitlines() if line.strip()), '')
+        raise ExportError(
+            f'{what}: '
+            + (f'the operator {operator} stops it' if operator else 'no operator is named')
+            + (f', called in {place}' if place else '')
+            + f' ({type(told).__name__}: {line[:300]}). Replace that '
+            'layer by one of standard operations, export the part before it (--part backbone), or try another '
+            '--format'
+        ) from error
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it, the first of them first."""
+    seen: List[BaseException] = []
+    while error is not None and error not in seen:
+        seen.insert(0, error)
+        error = error.__cause__ or error.__context__
+    return iter(seen)
+
+
+def operator_of(error: BaseException) -> Tuple[Optional[str], BaseException]:
+    """The operator that an error or a cause of it speaks of, if any does, and which of them."""
+    for pattern in OPERATORS:
+        for cause in causes(error):
+            found = re.search(pattern, str(cause))
+            if found:
+                return found[1], cause
+    return None, error
+
+
+def place_of(error: BaseException) -> Optional[str]:
+    """The innermost line of a model's own code that an error came through: not PyTorch's, not this file's."""
+    inside = osp.dirname(torch.__file__)
+    for cause in causes(error):
+        for frame in reversed(traceback.extract_tb(cause.__traceback__)):
+            if not frame.filename.startswith(inside) and frame.filename != __file__ and frame.name == 'forward':
+                return f'{"/".join(frame.filename.split(os.sep)[-3:])}, line {frame.lineno}'
+    return None
+
+
+def _program(part: nn.Module, example: Tensor) -> 'torch.export.ExportedProgram':
+    from torch.fx.experimental import _config
+
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    # The plain layout, and no assumption that what is not 1 in the example never is: torch.onnx.export sets the same.
+    with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+        return torch.export.export(
+            part.to(memory_format=torch.contiguous_format), (example,), dynamic_shapes=(sizes,), strict=False
+        )
+
+
+def _record_onnx(part: nn.Module, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
+    import onnx
+
+    program = torch.onnx.export(
+        _program(part, example),
+        dynamo=True,
+        input_names=['images'],
+        output_names=names,
+        opset_version=OPSET,
+        dynamic_shapes=({0: 'batch', 2: 'height', 3: 'width'},),
+        verbose=False,
+    )
+    model = program.model_proto
+    forget_origins(model)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def forget_origins(message) -> None:
+    """Remove the exporter's notes for debugging, which have the paths of this machine's files, from an ONNX message."""
+    for name in ('metadata_props', 'doc_string'):
+        if name in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(name)
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in value if isinstance(value, Sequence) or hasattr(value, 'add') else [value]:
+                forget_origins(child)
+
+
+def _record_torch_export(
+    part: nn.Module, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]
+) -> None:
+    program = _program(part, example)
+    for node in program.graph.nodes:
+        node.meta.pop('stack_trace', None)  # as forget_origins
+    torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
+
+
+def _record_torchscript(
+    part: nn.Module, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]
+) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        # About each check of a shape, that it may be another for other images: that is what `compare` looks at.
+        warnings.simplefilter('ignore')
+        traced = torch.jit.trace(part, example, check_trace=False)
+        torch.jit.save(traced, path, _extra_files={'metadata.json': json.dumps(metadata)})
+
+
+RECORDERS = {'onnx': _record_onnx, 'torch_export': _record_torch_export, 'torchscript': _record_torchscript}
+
+
+def load_exported(path: str, kind: str) -> Callable[[Tensor], Tuple[Tensor, ...]]:
+    """What runs a file on the CPU, with as many threads as PyTorch has: images to a tuple of outputs."""
+    if kind == 'onnx':
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+        return lambda images: tuple(map(torch.from_numpy, session.run(None, {'images': images.numpy()})))
+    if kind == 'torch_export':
+        # Its guards are what the exporter took from the example's layout, some of them no single image passes.
+        module = torch.export.load(path).module(check_guards=False)
+    else:
+        module = torch.jit.load(path)
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tuple[Tensor, ...]:
+        return as_tuple(module(images))
+
+    return run
+
+
+def compare(part: nn.Module, run: Callable, kind: str, shape: Tuple[int, int, int, int]) -> Difference:
+    """Run a file and the part that it is of on random images.
+
+    Raises:
+        ExportError: The file does not run on them, or an output differs by more than :data:`TOLERANCE` of its largest.
+    """
+    batch, _, height, width = shape
+    images = random_images(shape)
+    with torch.no_grad():
+        expected = as_tuple(part(images))
+    with naming_operators(f'the {kind} file does not run on {batch} images of {height}x{width}'):
+        found = run(images)
+    worst = Difference((batch, height, width), 0.0, 1.0)
+    for name, want, have in zip(output_names(part, len(expected)), expected, found):
+        if want.shape != have.shape:
+            raise ExportError(
+                f'the {kind} file makes {name} {tuple(have.shape)} of {batch} images of '
+                f'{height}x{width}, PyTorch {tuple(want.shape)}: a size was recorded as a constant. '
+                'Please report this with the config'
+            )
+        largest, difference = want.abs().max().item(), (have - want).abs().max().item()
+        # NaN is no agreement.
+        if not difference <= TOLERANCE * largest:
+            raise ExportError(
+                f'the {kind} file differs from PyTorch by {difference:.3g} in {name} of up to '
+                f'{largest:.3g} on {batch} images of {height}x{width}, more than {TOLERANCE:g} of it. '
+                'Please report this with the config; another --format may do'
+            )
+        if difference / max(largest, 1e-30) >= worst.largest / worst.of:
+            worst = Difference((batch, height, width), difference, largest)
+    return worst
+
+
+def time_in_turn(calls: Dict[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> Dict[str, float]:
+    """Medians of the milliseconds that calls take, timed A B C A B C ..., so that what else the machine does falls on
+    all of them."""
+    times: Dict[str, List[float]] = {name: [] for name in calls}
+    for done in range(-warmup, rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if done >= 0:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: float(np.median(values)) for name, values in times.items()}

@@ -1,0 +1,164 @@
+"""An ONNX file with 8-bit integers for CPUs, by ONNX Runtime's quantizer, and how far its outputs drift."""
+
+import os.path as osp
+import tempfile
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
+
+from torch import Tensor
+
+from ..errors import UserError
+from ..images import IMAGE_SUFFIXES, image_problem
+from ..preflight.checks import list_images, shorten
+from .formats import staged
+
+#: What is computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: they cost little time and
+#: much accuracy.
+QUANTIZED = ('Conv', 'MatMul', 'Gemm')
+
+
+class Labelled(NamedTuple):
+    """An image and its class, if that is known."""
+
+    path: str
+    label: Optional[int] = None
+
+
+def calibration_images(folder: str, number: int) -> List[Labelled]:
+    """So many images below a folder, evenly spread over their sorted paths; all if there are fewer.
+
+    Raises:
+        UserError: The folder is missing or has none, or one does not decode.
+    """
+    if not osp.isdir(folder):
+        raise UserError(
+            f'--int8 {folder} is no folder: give one of images as the model will see them, a hundred or '
+            'so; labels are not needed'
+        )
+    if number < 1:
+        raise UserError(f'--calibration-images {number}, expected at least 1')
+    paths = list_images(folder, IMAGE_SUFFIXES)
+    if not paths:
+        raise UserError(f'no images ({", ".join(IMAGE_SUFFIXES)}) below {folder}')
+    number = min(number, len(paths))
+    paths = [paths[i * len(paths) // number] for i in range(number)]
+    problems = list(filter(None, map(image_problem, paths)))
+    if problems:
+        raise UserError('; '.join(problems))
+    return [Labelled(path) for path in paths]
+
+
+def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_classes: int) -> List[Labelled]:
+    """All images of a folder with one folder per class.
+
+    Args:
+        folder (str): The folder.
+        class_names (Sequence[str], optional): The model's, in its order, if the checkpoint tells them.
+        num_classes (int): How many it has.
+
+    Raises:
+        UserError: No folder of folders, other classes than the model's, no images.
+    """
+    if not osp.isdir(folder):
+        raise UserError(f'--labelled {folder} is no folder: give one with a folder of images for each class')
+    names = sorted(
+        {
+            osp.relpath(path, folder).split('/')[0]
+            for path in list_images(folder, IMAGE_SUFFIXES)
+            if osp.dirname(path) != folder.rstrip('/')
+        }
+    )
+    if not names:
+        raise UserError(
+            f'no images ({", ".join(IMAGE_SUFFIXES)}) in folders of {folder}, expected one folder for each class'
+        )
+    order = list(class_names) if class_names and set(names) <= set(class_names) else names
+    if order is names and len(names) != num_classes:
+        raise UserError(
+            f'{folder} has {len(names)} folders ({shorten(names)}), expected one for each of the '
+            f'{num_classes} classes' + (f' ({shorten(class_names)})' if class_names else '')
+        )
+    return [
+        Labelled(path, order.index(name))
+        for name in names
+        for path in list_images(osp.join(folder, name), IMAGE_SUFFIXES)
+    ]
+
+
+def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
+    """Write the 8-bit form of an ONNX file: weights and inputs of what :data:`QUANTIZED` names, in QDQ format.
+
+    Weights have 7 bits and a scale per output channel: with 8, the sums of pairs of products saturate 16 bits on CPUs
+    without VNNI instructions.
+
+    Args:
+        path (str): The float32 file.
+        out (str): The file to write.
+        images (Iterable[Tensor]): Batches as the model takes them; the ranges of all values inside are theirs.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.images = iter(images)
+
+        def get_next(self) -> Optional[dict]:
+            image = next(self.images, None)
+            return None if image is None else {'images': image.numpy()}
+
+    with tempfile.TemporaryDirectory() as folder, staged(out) as unchecked:
+        prepared = osp.join(folder, 'prepared.onnx')
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            unchecked,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(QUANTIZED),
+        )
+
+
+def measure_drift(
+    forms: Dict[str, Callable[[Tensor], Tensor]],
+    samples: Sequence[Labelled],
+    prepare: Callable[[str], Tensor],
+    has_classes: bool,
+) -> dict:
+    """How the outputs of several forms of a model differ from the first one's.
+
+    Args:
+        forms (dict[str, callable]): Images ``(1, C, H, W)`` to one output; the first is compared with.
+        images (Sequence[Labelled]): With labels, the accuracy is measured too.
+        prepare (callable): A path to images.
+        has_classes (bool): Whether the output's second axis is that of classes (scores, logits).
+
+    Returns:
+        dict: ``images``, and for each form ``mean_abs_difference`` and ``max_abs_difference`` of the outputs,
+        ``agreement`` of the best class (of images, or of pixels) and ``accuracy``; what cannot be said is left out.
+    """
+    reference = next(iter(forms))
+    sums = {name: dict(mean=0.0, max=0.0, same=0.0, right=0) for name in forms}
+    for sample in samples:
+        images = prepare(sample.path)
+        outputs = {name: run(images) for name, run in forms.items()}
+        for name, output in outputs.items():
+            difference = (output - outputs[reference]).abs()
+            sums[name]['mean'] += difference.mean().item()
+            sums[name]['max'] = max(sums[name]['max'], difference.max().item())
+            if has_classes:
+                best = output.argmax(1)
+                sums[name]['same'] += (best == outputs[reference].argmax(1)).double().mean().item()
+                sums[name]['right'] += sample.label is not None and best.item() == sample.label
+    result: dict = dict(images=len(samples), forms={})
+    for name, total in sums.items():
+        found = dict(mean_abs_difference=total['mean'] / len(samples), max_abs_difference=total['max'])
+        if has_classes:
+            found['agreement'] = total['same'] / len(samples)
+        if samples[0].label is not None:
+            found['accuracy'] = total['right'] / len(samples)
+        result['forms'][name] = found
+    return result

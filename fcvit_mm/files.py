@@ -1,0 +1,145 @@
+"""Atomic writes: a file is there completely or not at all, whatever happens while it is written.
+
+Everything that this package writes is written here. The data goes to a temporary name in the same folder, is brought
+onto the disk (fsync), and takes the final name in one step (rename); then the folder is brought onto the disk, too.
+"""
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Optional, Union
+
+from mmengine.fileio import LocalBackend, register_backend
+
+from .errors import UserError
+
+PathLike = Union[str, 'os.PathLike[str]']
+
+
+class WriteError(UserError):
+    """A file could not be written; what stood there before still does."""
+
+
+def write_atomic(path: PathLike, data: bytes) -> None:
+    """Write a file so that at any moment its name stands for all of the old content or all of the new.
+
+    Args:
+        path (str | os.PathLike): The file; its folder is made if it is missing.
+        data (bytes): All of it.
+
+    Raises:
+        WriteError: The disk is full, a quota is used up, permission is missing, ...
+    """
+    with atomic_path(path, size=len(data)) as temporary, open(temporary, 'wb') as file:
+        file.write(data)
+
+
+def write_all_atomic(files: Dict[str, bytes]) -> List[str]:
+    """Write several files, each as :func:`write_atomic` does, that get their names only when all of them are complete.
+
+    Args:
+        files (dict[str, bytes]): Contents by path.
+
+    Returns:
+        list[str]: The paths.
+
+    Raises:
+        WriteError: As of :func:`write_atomic`; then none of the files has changed.
+    """
+    if not files:
+        return []
+    (path, data), *others = files.items()
+    with atomic_path(path, size=len(data)) as temporary:
+        with open(temporary, 'wb') as file:
+            file.write(data)
+        write_all_atomic(dict(others))
+    return list(files)
+
+
+@contextmanager
+def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') -> Iterator[str]:
+    """Give a temporary path for libraries that write files by name; at the end what stands there takes the final name.
+
+    Args:
+        path (str | os.PathLike): The final name; its folder is made if it is missing.
+        size (int, optional): Bytes to come, for the message.
+        suffix (str): How the temporary name must end, for libraries that tell the format by it.
+
+    Yields:
+        str: A path in the same folder. If the block raises, it is removed and ``path`` stays.
+
+    Raises:
+        WriteError: The disk is full, a quota is used up, permission is missing, ...
+    """
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    folder = folder or '.'
+    temporary = None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f'.{name}.', suffix=f'.tmp{suffix}', dir=folder)
+        os.close(handle)
+        yield temporary
+        _sync(temporary)
+        # mkstemp lets nobody else read; a result is as readable as any other file of the run.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+        _sync(folder)
+    except WriteError:
+        raise
+    except OSError as error:
+        what = path if size is None else f'{path} ({_mebibytes(size)})'
+        raise WriteError(f'{what} could not be written: {error.strerror or error}; {_free(folder)}') from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file's name is one that :func:`atomic_path` gives: left behind by a killed process."""
+    return name.startswith('.') and '.tmp' in name
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: str) -> None:
+    """Let a file, or the names in a folder, outlive a power cut, where the system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # folders cannot be opened on Windows
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not os.path.isdir(path):  # some network file systems sync no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def _mebibytes(number: int) -> str:
+    return f'{number / 2**20:.1f} MiB'
+
+
+def _free(folder: str) -> str:
+    try:
+        return f'{_mebibytes(shutil.disk_usage(folder).free)} are free there'
+    except OSError:
+        return 'the folder cannot be looked at'
+
+
+@register_backend(['atomic_file', 'whole_file'])  # the second is the deprecated name
+class AtomicFileBackend(LocalBackend):
+    """MMEngine's local files, written by :func:`write_atomic`. For ``backend_args=dict(backend='atomic_file')``."""
+
+    def put(self, obj: bytes, filepath: PathLike) -> None:
+        write_atomic(filepath, obj)
+
+    def put_text(self, obj: str, filepath: PathLike, encoding: str = 'utf-8') -> None:
+        write_atomic(filepath, obj.encode(encoding))

@@ -1,0 +1,246 @@
+"""timm's ViT, CaiT and Swin blocks with the methods in their places.
+
+The only file of ``models`` that needs timm. It is imported when one of these networks is built, not before.
+"""
+
+from functools import partial
+from typing import Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import Attention
+from timm.models.cait import LayerScaleBlock, LayerScaleBlockClassAttn, TalkingHeadAttn
+from timm.models.swin_transformer import (
+    PatchMerging,
+    SwinTransformerBlock,
+    WindowAttention,
+    window_partition,
+    window_reverse,
+)
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+from ..ops.dispatch import is_traced, records_any_size
+from .layers import up_to_multiple
+from .oversmoothing import FeatScale, ScaledHeadMixing, attn_scale
+
+__all__ = ['CaiTBlock', 'ClassAttentionBlock', 'PatchMerging', 'SwinBlock', 'ViTBlock']
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+#: Bytes of an attention matrix above which, without gradients, it is computed in slices of queries.
+SLICE_BYTES = 8 * 2**20
+
+
+def _lamb(num_heads: int, methods: Sequence[str]):
+    return nn.Parameter(torch.zeros(num_heads)) if 'attn_scale' in methods else None
+
+
+def _feat_scale(channels: int, factor: float, methods: Sequence[str]) -> nn.Module:
+    return FeatScale(channels, factor) if 'feat_scale' in methods else nn.Identity()
+
+
+class ScaledAttention(Attention):
+    """Self-attention, fused, with AttnScale. ``(B, N, C)`` to the same."""
+
+    def __init__(self, channels: int, num_heads: int, methods: Sequence[str]) -> None:
+        super().__init__(channels, num_heads, qkv_bias=True)
+        self.lamb = _lamb(num_heads, methods)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        x = attn_scale(F.scaled_dot_product_attention(q, k, v), v, self.lamb)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, channels))
+
+
+class ViTBlock(Block):
+    """Pre-norm block. The factor of FeatScale is 2. ``(B, N, C)`` to the same."""
+
+    def __init__(self, channels: int, num_heads: int, drop_path_rate: float, methods: Sequence[str]) -> None:
+        super().__init__(channels, num_heads, qkv_bias=True, drop_path=drop_path_rate, norm_layer=LayerNorm)
+        self.attn = ScaledAttention(channels, num_heads, methods)
+        self.feat_scale = _feat_scale(channels, 2, methods)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.feat_scale(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class TalkingHeads(TalkingHeadAttn):
+    """Self-attention whose heads are mixed before and after the softmax (arXiv 2003.02436). ``(B, N, C)`` to the same.
+
+    The mixing needs the matrix ``(B, H, N, N)``, gigabytes for a large image. Without gradients only some of its rows
+    are there at a time: a query's row depends on no other.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q = q * self.scale
+        if torch.is_grad_enabled() or is_traced():
+            x = self.attend(q, k, v)
+        else:
+            bytes_of_row = batch * self.num_heads * tokens * x.element_size()
+            rows = max(SLICE_BYTES // max(bytes_of_row, 1), 1)
+            x = torch.cat([self.attend(part, k, v) for part in q.split(rows, 2)], 2)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Scaled queries ``(B, H, n, d)`` on keys and values ``(B, H, N, d)``: ``(B, H, n, d)``."""
+        attention = self.proj_l((q @ k.transpose(-2, -1)).permute(0, 2, 3, 1))
+        attention = self.proj_w(attention.softmax(2)).permute(0, 3, 1, 2)
+        return self.attn_drop(attention) @ v
+
+
+class CaiTBlock(LayerScaleBlock):
+    """Talking heads and layer scale. The factor of FeatScale is 1. ``(B, N, C)`` to the same."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        drop_path_rate: float,
+        layer_scale_init_value: float,
+        methods: Sequence[str],
+    ) -> None:
+        super().__init__(
+            channels,
+            num_heads,
+            qkv_bias=True,
+            drop_path=drop_path_rate,
+            norm_layer=LayerNorm,
+            attn_block=TalkingHeads,
+            init_values=layer_scale_init_value,
+        )
+        if 'attn_scale' in methods:
+            self.attn.proj_w = ScaledHeadMixing(num_heads)
+        self.feat_scale = _feat_scale(channels, 1, methods)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.gamma_1 * self.feat_scale(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
+
+
+class ClassAttentionBlock(LayerScaleBlockClassAttn):
+    """CaiT's class attention, as it is: ``(B, N, C)`` and the class token ``(B, 1, C)`` to a class token."""
+
+    def __init__(self, channels: int, num_heads: int, layer_scale_init_value: float) -> None:
+        super().__init__(channels, num_heads, qkv_bias=True, norm_layer=LayerNorm, init_values=layer_scale_init_value)
+
+
+class ScaledWindowAttention(WindowAttention):
+    """Attention within windows, fused, with AttnScale of each window. ``(B * windows, N, C)`` to the same."""
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, methods: Sequence[str]) -> None:
+        super().__init__(channels, num_heads, window_size=window_size)
+        self.lamb = _lamb(num_heads, methods)
+
+    def forward(self, x: Tensor, mask: Tensor = None) -> Tensor:
+        windows, tokens, channels = x.shape
+        qkv = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, channels // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self._get_rel_pos_bias()
+        if mask is not None:
+            bias = (bias + mask[:, None]).repeat(windows // mask.shape[0], 1, 1, 1)
+        x = attn_scale(F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)), v, self.lamb)
+        return self.proj(x.transpose(1, 2).reshape(windows, tokens, channels))
+
+
+class SwinBlock(SwinTransformerBlock):
+    """Windows, shifted or not, on maps of any size. The factor of FeatScale is 1. ``(B, H, W, C)`` to the same.
+
+    timm's shifts a map before it pads it and masks as if it had not, which is the published order only where nothing is
+    to be padded. Here the map is padded first. A side that one window covers is not shifted, as published.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int,
+        shifted: bool,
+        drop_path_rate: float,
+        methods: Sequence[str],
+    ) -> None:
+        super().__init__(
+            channels,
+            (window_size, window_size),
+            num_heads,
+            window_size=window_size,
+            shift_size=window_size // 2 if shifted else 0,
+            always_partition=True,
+            dynamic_mask=True,
+            drop_path=drop_path_rate,
+        )
+        self.attn = ScaledWindowAttention(channels, num_heads, window_size, methods)
+        self.feat_scale = _feat_scale(channels, 1, methods)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path1(self.feat_scale(self._attn(self.norm1(x))))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+    def _attn(self, x: Tensor) -> Tensor:
+        _, height, width, channels = x.shape
+        window, sides = self.window_size, (height, width)
+        padded = [up_to_multiple(side, part) for side, part in zip(sides, window)]
+        x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
+        shift = self._shift(sides, x)
+        mask = None
+        if shift:
+            x = rolled(x, [-step for step in shift])
+            mask = shift_mask(padded, window, shift, x)
+        x = self.attn(window_partition(x, window).flatten(1, 2), mask)
+        x = window_reverse(x.unflatten(1, window), window, *padded)
+        if shift:
+            x = rolled(x, shift)
+        return x[:, :height, :width]
+
+    def _shift(self, sides: Sequence[int], like: Tensor) -> Sequence[Union[int, Tensor]]:
+        """How far a map of this height and width is rolled up and left; empty for not at all.
+
+        In exported graphs tensors, for any size.
+        """
+        if not any(self.shift_size):
+            return []
+        if records_any_size():
+            # The last index instead of the side itself, which in some exporters is no tensor.
+            lasts = [torch.arange(side, device=like.device)[-1] for side in sides]
+            return [(last >= part) * step for last, part, step in zip(lasts, self.window_size, self.shift_size)]
+        shift = [0 if side <= part else step for side, part, step in zip(sides, self.window_size, self.shift_size)]
+        return shift if any(shift) else []
+
+
+def rolled(x: Tensor, shift: Sequence[Union[int, Tensor]]) -> Tensor:
+    """A map ``(B, H, W, C)`` rolled down and right; ``shift`` in pixels, or tensors of them."""
+    if not isinstance(shift[0], Tensor):
+        return x.roll(tuple(shift), (1, 2))
+    for dim, step in zip((1, 2), shift):
+        positions = torch.arange(x.shape[dim], device=x.device)
+        x = x.index_select(dim, (positions - step) % (positions[-1] + 1))
+    return x
+
+
+def shift_mask(
+    size: Sequence[int], window: Tuple[int, int], shift: Sequence[Union[int, Tensor]], like: Tensor
+) -> Tensor:
+    """What a shifted map's windows add to the attention: -100 between tokens that are no neighbours.
+
+    Args:
+        size (Sequence[int]): Height and width, multiples of the window's.
+        window (tuple[int]): Height and width of a window.
+        shift (Sequence[int | Tensor]): How far the map was rolled up and left.
+        like (Tensor): Of the dtype and on the device wanted.
+
+    Returns:
+        Tensor: ``(windows, N, N)``.
+    """
+    rows = torch.arange(size[0], device=like.device) >= size[0] - shift[0]
+    columns = torch.arange(size[1], device=like.device) >= size[1] - shift[1]
+    came_around = (2 * rows[:, None] + columns).view(1, *size, 1)
+    regions = window_partition(came_around, window).flatten(1)
+    apart = regions[:, None] != regions[:, :, None]
+    return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, -100.0)

@@ -1,0 +1,478 @@
+"""Checks before training and testing: one error that lists every problem, in seconds instead of hours."""
+
+import json
+import os
+import os.path as osp
+import random
+import shutil
+import time
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, DefaultScope
+
+from ..checkpoints import CheckpointError, check_finite, read_checkpoint
+from ..engine.config import walk
+from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
+from ..errors import UserError
+from ..images import image_problem, truncation_problem
+from .annotations import coco_faults
+
+#: Images of each data set that are decoded before the start.
+SAMPLE_SIZE = 64
+#: Seconds for looking, at each data set, whether the other files are there and whole; what this does not reach is
+#: looked at when training reads it.
+LOOK_SECONDS = 10
+#: Examples of one kind of problem in the message.
+SHOWN = 5
+HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
+
+
+class PreflightError(UserError):
+    """What stands in the way of a run.
+
+    Attributes:
+        problems (list[str]): One line each.
+    """
+
+    def __init__(self, problems: List[str]) -> None:
+        self.problems = list(problems)
+        number = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
+        super().__init__('\n  - '.join([f'{number} found before the start:', *problems]))
+
+
+def check_training(cfg: Config, resume_from: Optional[str] = None) -> None:
+    """Check what training needs: data to train and validate on, checkpoints, numbers of classes.
+
+    Args:
+        cfg (Config): The config, command line merged.
+        resume_from (str, optional): Checkpoint to go on from.
+
+    Raises:
+        PreflightError: Lists all that was found.
+    """
+    problems = []
+    if resume_from:
+        problems += resume_problems(resume_from)
+    else:
+        problems += pretrained_problems(cfg)
+        if cfg.get('load_from'):
+            problems += checkpoint_problems(cfg.load_from, 'load_from')
+    validates = cfg.get('val_cfg') is not None
+    problems += folder_of_work_problems(cfg)
+    problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])])
+    if problems:
+        raise PreflightError(problems)
+
+
+def check_testing(cfg: Config, checkpoint: str) -> None:
+    """Check what testing needs: its data, the checkpoint, numbers of classes.
+
+    Raises:
+        PreflightError: Lists all that was found.
+    """
+    problems = checkpoint_problems(checkpoint, 'the checkpoint') + data_problems(cfg, ['test_dataloader'])
+    if problems:
+        raise PreflightError(problems)
+
+
+def is_url(path: str) -> bool:
+    return '://' in path
+
+
+def checkpoint_problems(path: str, what: str) -> List[str]:
+    """Read a checkpoint as :func:`fcvit_mm.checkpoints.read_checkpoint` does, which never runs what is in it."""
+    if is_url(path):
+        return [f'{what} {path} is an address: download it and give the path, so that it can be checked first']
+    try:
+        content = read_checkpoint(path)
+        check_finite(content.get('state_dict', content), path)
+    except CheckpointError as error:
+        return [f'{what}: {error}']
+    return []
+
+
+def resume_problems(path: str) -> List[str]:
+    """Problems of a checkpoint that training is to go on from."""
+    problems = checkpoint_problems(path, '--resume')
+    if problems:
+        return problems
+    content = read_checkpoint(path)
+    meta = content.get('meta')
+    if 'optimizer' not in content or not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
+        return [
+            f'--resume: {path} holds weights but no state of the training. To start anew from these weights: '
+            f'--cfg-options load_from={path}'
+        ]
+    if 'config' in meta:
+        return [
+            f'--resume: {path} brings a config, which MMEngine would run as a program: refused. Checkpoints of '
+            'tools/train.py have none'
+        ]
+    return []
+
+
+def pretrained_problems(cfg: Config) -> List[str]:
+    """Problems of the files that parts of the model start from."""
+    problems = []
+    for node in walk(cfg.get('model', {})):
+        path = node.get('checkpoint')
+        if node.get('type') == 'Pretrained' and isinstance(path, str) and not is_url(path):
+            try:
+                content = read_checkpoint(path)
+                check_finite(content.get('state_dict', content), path)
+            except CheckpointError as error:
+                problems.append(
+                    f'pretrained: {error}. Another file: --cfg-options pretrained=PATH; from scratch: '
+                    '--cfg-options pretrained=None'
+                )
+    return problems
+
+
+def folder_of_work_problems(cfg: Config) -> List[str]:
+    """Whether the work directory can be written, and has room for one more checkpoint like the largest one there."""
+    folder = osp.abspath(cfg.work_dir)
+    while not osp.isdir(folder):
+        folder = osp.dirname(folder)
+    if not os.access(folder, os.W_OK):
+        return [
+            f'work_dir {cfg.work_dir} cannot be written ({folder} belongs to someone else): --work-dir names another'
+        ]
+    sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
+    return disk_problems(folder, max(sizes, default=0))
+
+
+def disk_problems(folder: str, needed: int) -> List[str]:
+    """Too little room on the disk of a folder for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed < free:
+        return []
+    return [
+        f'{folder} has {free / 2**20:.0f} MiB free, the checkpoints to come need {needed / 2**20:.0f} MiB: make '
+        'room, name another --work-dir, or lower default_hooks.checkpoint.max_keep_ckpts'
+    ]
+
+
+def allowed_part(cfg: Config, loader: str) -> float:
+    """What part of the files behind a data loader may be broken."""
+    if loader != 'train_dataloader':
+        return 0.0
+    for hook in cfg.get('custom_hooks') or []:
+        if isinstance(hook, dict) and hook.get('type') == 'SkipCorruptSamplesHook':
+            return hook.get('limit', SkipCorruptSamplesHook().limit) if hook.get('skip', True) else 0.0
+    return SkipCorruptSamplesHook().limit
+
+
+def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
+    """Problems of the data sets behind some data loaders, and of the heads that are to learn from them."""
+    problems, seen = [], {}
+    heads = dict(head_classes(cfg))
+    for name in loaders:
+        if not cfg.get(name):
+            problems.append(f'the config has no {name}')
+            continue
+        for dataset_cfg in leaf_datasets(cfg[name]['dataset']):
+            found, classes = dataset_problems(
+                cfg.default_scope, dataset_cfg, max(heads.values(), default=None), allowed_part(cfg, name)
+            )
+            problems += [f'{name}: {problem}' for problem in found]
+            if classes is not None:
+                seen[name] = classes
+    for name, classes in seen.items():
+        for head, number in heads.items():
+            if number != len(classes):
+                problems.append(
+                    f'{name}: {head}.num_classes is {number}, but the data set has {len(classes)} classes '
+                    f'({shorten(classes)}): --cfg-options {head}.num_classes={len(classes)}, or correct '
+                    'metainfo.classes of the data set'
+                )
+    return unique(problems)
+
+
+def unique(items: list) -> list:
+    return list(dict.fromkeys(items))
+
+
+def shorten(items) -> str:
+    items = [str(item) for item in items]
+    return ', '.join(items if len(items) <= SHOWN else [*items[:SHOWN], '...'])
+
+
+def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
+    """Dotted name and ``num_classes`` of each head that has one, and of what mixes labels before them."""
+
+    def visit(node, name):
+        if isinstance(node, dict):
+            if isinstance(node.get('num_classes'), int):
+                yield name, node['num_classes']
+            for key, child in node.items():
+                yield from visit(child, f'{name}.{key}')
+        elif isinstance(node, (list, tuple)):
+            for index, child in enumerate(node):
+                yield from visit(child, f'{name}.{index}')
+
+    # mmpretrain's preprocessor makes the vectors of labels that Mixup and CutMix mix.
+    yield from visit({'num_classes': (cfg.get('data_preprocessor') or {}).get('num_classes')}, 'data_preprocessor')
+    model = cfg.get('model') or {}
+    for key in HEADS:
+        if key in model:
+            yield from visit(model[key], f'model.{key}')
+
+
+def leaf_datasets(node: dict) -> Iterator[dict]:
+    """Configs of the data sets inside wrappers that repeat, balance or concatenate."""
+    inner = [node['dataset']] if 'dataset' in node else node.get('datasets')
+    if inner is None:
+        yield node
+    else:
+        for child in inner:
+            yield from leaf_datasets(child)
+
+
+def dataset_problems(
+    scope: str, dataset_cfg: dict, num_classes: Optional[int], allowed: float = 0.0
+) -> Tuple[List[str], Optional[tuple]]:
+    """Problems of one data set.
+
+    Args:
+        scope (str): Library that the config is for.
+        dataset_cfg (dict): Config of the data set.
+        num_classes (int, optional): Classes that the model can learn, to compare labels with.
+        allowed (float): Part of the images that may be broken; so many are a warning and no problem.
+
+    Returns:
+        tuple[list[str], tuple | None]: The problems, and the names of the classes as far as they are known.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope(scope):
+            # Lazily: its library resolves names and paths, and reads nothing yet.
+            dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True, pipeline=[]))
+    except Exception as error:
+        # Broad, because each data set has checks of its own.
+        return [f'{dataset_cfg.get("type")} cannot be built: {error}'], None
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    root, ann_file = getattr(dataset, 'data_root', None), getattr(dataset, 'ann_file', None)
+    prefixes = {key: path for key, path in getattr(dataset, 'data_prefix', {}).items() if path}
+    if any(is_url(path) for path in [root or '', ann_file or '', *prefixes.values()]):
+        return [], classes
+    if root and not osp.isdir(root):
+        return [
+            f'data_root {osp.abspath(root)} does not exist: put the data there, or name its folder in data_root'
+        ], classes
+    problems = []
+    if ann_file and not osp.isfile(ann_file):
+        problems.append(f'annotation file {ann_file} does not exist: correct ann_file or complete the data set')
+    for key, path in prefixes.items():
+        if not osp.isdir(path):
+            problems.append(
+                f'folder {path} does not exist (data_prefix {key}): correct data_prefix or complete the data set'
+            )
+    if problems:
+        return problems, classes
+    if hasattr(dataset, 'COCOAPI'):
+        with_masks = any(node.get('with_mask') for node in walk(dataset_cfg.get('pipeline', [])))
+        paths, found = coco_problems(dataset, ann_file, prefixes.get('img', root or ''), with_masks)
+    elif hasattr(dataset, 'with_label'):
+        paths, found, classes = folder_problems(dataset, ann_file, prefixes.get('img_path', root), classes)
+    elif hasattr(dataset, 'seg_map_suffix'):
+        paths, found = segmentation_problems(dataset, ann_file, prefixes, num_classes)
+    else:
+        paths, found = [], []
+    problems += found
+    problems += image_problems(paths, allowed)
+    return problems, classes
+
+
+def image_problems(paths: List[str], allowed: float) -> List[str]:
+    """Broken images: some are decoded, of the others their ends are looked at, as many as there is time for."""
+    broken = {path: problem for path, problem in zip(sample(paths), map(image_problem, sample(paths))) if problem}
+    order = list(range(len(paths)))
+    random.Random(0).shuffle(order)
+    end, looked_at = time.monotonic() + LOOK_SECONDS, 0
+    for index in order:
+        problem = truncation_problem(paths[index])
+        looked_at += 1
+        if problem:
+            broken.setdefault(paths[index], problem)
+        if time.monotonic() > end:
+            break
+    if not broken:
+        return []
+    shown = list(broken.values())[:SHOWN]
+    more = f'... and {len(broken) - SHOWN} more broken images among the {looked_at} looked at'
+    if len(broken) <= allowed * looked_at:
+        print_log(
+            f'{len(broken)} of {looked_at} images looked at are broken and will be left out: '
+            f'{"; ".join(shown)}{"; ..." if len(broken) > SHOWN else ""}',
+            logger='current',
+            level=30,
+        )
+        return []
+    return [*shown, *([more] if len(broken) > SHOWN else [])]
+
+
+def sample(items: list) -> list:
+    """At most ``SAMPLE_SIZE`` items, spread evenly."""
+    if len(items) <= SAMPLE_SIZE:
+        return items
+    return [items[int(index)] for index in np.linspace(0, len(items) - 1, SAMPLE_SIZE)]
+
+
+def list_images(folder: str, suffixes) -> List[str]:
+    """Paths of the images below a folder, in order."""
+    return sorted(
+        osp.join(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(tuple(suffixes))
+    )
+
+
+def coco_problems(dataset, ann_file: str, folder: str, with_masks: bool = False) -> Tuple[List[str], List[str]]:
+    """Images and problems of a data set in COCO's format."""
+    try:
+        with open(ann_file, encoding='utf-8') as file:
+            content = json.load(file)
+        categories = [category['name'] for category in content['categories']]
+        images = [osp.join(folder, image['file_name']) for image in content['images']]
+        fatal, passed_over = coco_faults(content, with_masks)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return [], [
+            f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, damaged or cut off '
+            f'({type(error).__name__}: {error}): copy it again'
+        ]
+    if not images:
+        return [], [f'{ann_file} lists no images']
+    for line in passed_over:
+        print_log(f'{ann_file}: {line}: mmdet passes over them', logger='current', level=30)
+    problems = [f'{ann_file}: {line}: correct or remove them' for line in fatal]
+    wrong = [
+        f'{osp.join(folder, image["file_name"])} is {found[0]}x{found[1]}, not {image["width"]}x{image["height"]}'
+        for image in sample(content['images'])
+        for found in [size_of(osp.join(folder, image['file_name']))]
+        if found not in (None, (image['width'], image['height']))
+    ]
+    if wrong:
+        problems.append(
+            f'{ann_file}: {len(wrong)} of {len(sample(images))} images looked at have another size than '
+            f'annotated ({shorten(wrong)}): the annotations belong to other images'
+        )
+    classes = list(dataset.metainfo.get('classes') or ())
+    unknown = [name for name in classes if name not in categories]
+    if unknown:
+        # mmdet would leave them out and number the rest anew.
+        return images, [
+            *problems,
+            f'metainfo.classes names {shorten(unknown)}, which are not among the {len(categories)} '
+            f'categories of {ann_file} ({shorten(categories)}): set metainfo=dict(classes=...) of the '
+            'data set, in the order of the file',
+        ]
+    in_order = [name for name in categories if name in classes]
+    if in_order != classes:
+        # mmdet numbers classes in the order of the file, whatever the order in metainfo.
+        return images, [
+            *problems,
+            f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {ann_file} '
+            f'({shorten(in_order)}), so names would go to the wrong classes: use the order of the file',
+        ]
+    return images, problems
+
+
+def size_of(path: str) -> Optional[Tuple[int, int]]:
+    """Width and height of an image as OpenCV turns it (EXIF); ``None`` if it has none that can be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(274, 1) >= 5 else (width, height)
+    except Exception:
+        # Broad, because damaged bytes fail in any way there is; image_problem reports them.
+        return None
+
+
+def folder_problems(
+    dataset, ann_file: Optional[str], folder: str, classes
+) -> Tuple[List[str], List[str], Optional[tuple]]:
+    """Images, problems and classes of a data set for classification with one folder per class."""
+    paths = list_images(folder, dataset.extensions)
+    if not paths:
+        return [], [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}'], classes
+    if ann_file or not dataset.with_label:
+        return paths, [], classes
+    folders = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    if classes is not None and len(classes) != len(folders):
+        return (
+            paths,
+            [
+                f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but '
+                f'{type(dataset).__name__} has {len(classes)} classes: set metainfo=dict(classes=[...]) of '
+                'the data set, or type CustomDataset, which takes the names of the folders'
+            ],
+            None,
+        )
+    return paths, [], classes or folders
+
+
+def segmentation_problems(
+    dataset, ann_file: Optional[str], prefixes: Dict[str, str], num_classes: Optional[int]
+) -> Tuple[List[str], List[str]]:
+    """Images and problems of a data set for segmentation, and the labels in a sample of its maps."""
+    folder, maps = prefixes.get('img_path'), prefixes.get('seg_map_path')
+    if folder is None:
+        return [], []
+    if ann_file:
+        with open(ann_file, encoding='utf-8') as file:
+            names = [line.strip() + dataset.img_suffix for line in file if line.strip()]
+        paths = [osp.join(folder, name) for name in names]
+    else:
+        paths = list_images(folder, [dataset.img_suffix])
+    if not paths:
+        return [], [f'no images (*{dataset.img_suffix}) in {ann_file or folder}']
+    if maps is None:
+        return paths, []
+    missing, broken, labels = [], [], set()
+    for image in sample(paths):
+        name = osp.relpath(image, folder)[: -len(dataset.img_suffix)] + dataset.seg_map_suffix
+        path = osp.join(maps, name)
+        if not osp.isfile(path):
+            missing.append(path)
+        elif image_problem(path):
+            broken.append(image_problem(path))
+        else:
+            labels |= set(read_labels(path))
+            if size_of(image) not in (None, size_of(path)):
+                broken.append(
+                    f'{path} is {size_of(path)} and its image {size_of(image)} (width, height): they do '
+                    'not belong together'
+                )
+    problems = broken[:SHOWN]
+    if missing:
+        problems.append(
+            f'{len(missing)} of {len(sample(paths))} images looked at have no map of labels '
+            f'({shorten(missing[:1])}): complete the data set, or correct seg_map_path and seg_map_suffix'
+        )
+    if num_classes is not None and not dataset.label_map:
+        shift = 1 if dataset.reduce_zero_label else 0
+        wrong = sorted(
+            label
+            for label in labels
+            if label != dataset.ignore_index and not (shift and label == 0) and label - shift >= num_classes
+        )
+        if wrong:
+            problems.append(
+                f'maps in {maps} hold the labels {shorten(wrong)}, but the model has {num_classes} classes '
+                f'(labels {shift} to {num_classes - 1 + shift}, {dataset.ignore_index} is ignored; '
+                f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
+            )
+    return paths, problems
+
+
+def read_labels(path: str) -> List[int]:
+    """The different values in a map of labels."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.unique(np.asarray(image)).tolist() if image.mode != 'RGB' else []

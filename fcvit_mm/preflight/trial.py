@@ -1,0 +1,284 @@
+"""One training step, one evaluation batch and one checkpoint, to see before a long run what it would see later."""
+
+import copy
+import logging
+import math
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from ..engine.run import add_hooks, protect
+from .checks import disk_problems, shorten
+
+#: Training steps: the first one allocates, the others are timed.
+STEPS = 3
+
+
+class Trial(NamedTuple):
+    """What a trial found.
+
+    Attributes:
+        problems (list[str]): What would go wrong.
+        parameters (int): Of the model, trainable ones.
+        batch (int): Images per process and step.
+        losses (dict[str, float]): Of the last step.
+        step_seconds (float): For one training step, without loading.
+        load_seconds (float): For one batch of data, in one process.
+        memory (int): Peak, in bytes: of the GPU where there is one, else of this process.
+        device (str): Which of the two.
+        iterations (int): Of the whole run.
+        validations (int): Of the whole run.
+        val_seconds (float): For one batch of validation and its share of the metric; 0 without validation.
+        val_batches (int): In one validation.
+        metrics (list[str]): Names of the metrics.
+        checkpoint (int): Bytes of one checkpoint.
+        checkpoints (int): How many there will be at the same time, one in writing among them.
+        free (int): Bytes free on the disk of the work directory.
+    """
+
+    problems: List[str]
+    parameters: int
+    batch: int
+    losses: dict
+    step_seconds: float
+    load_seconds: float
+    memory: int
+    device: str
+    iterations: int
+    validations: int
+    val_seconds: float
+    val_batches: int
+    metrics: List[str]
+    checkpoint: int
+    checkpoints: int
+    free: int
+
+
+def run_trial(cfg: Config, work_dir: str) -> Trial:
+    """Do what training does, once, with MMEngine's runner and in a directory that is removed again.
+
+    Args:
+        cfg (Config): From :func:`fcvit_mm.engine.config.load_config`, adapted to the machine and checked.
+        work_dir (str): Where the run is to put its checkpoints.
+
+    Returns:
+        Trial: What was found. Errors of the model, of the data and of the metric are raised as they are.
+    """
+    cfg = copy.deepcopy(cfg)
+    protect(cfg)
+    add_hooks(cfg, 'SkipCorruptSamplesHook')
+    wanted = dict(cfg.default_hooks.checkpoint or {})
+    problems: List[str] = []
+    with scratch_folder() as folder:
+        cfg.work_dir = folder
+        cfg.resume, cfg.load_from = False, None if cfg.get('resume') else cfg.get('load_from')
+        runner = Runner.from_cfg(cfg)
+        loop = runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+        if runner.param_schedulers is not None:
+            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        if runner._val_loop is not None:
+            runner._val_loop = runner.build_val_loop(runner._val_loop)
+        runner.call_hook('before_run')
+        runner._init_model_weights()
+        runner.load_or_resume()
+        runner.optim_wrapper.initialize_count_status(runner.model, 0, loop.max_iters)
+        step = train_steps(runner, problems)
+        saved = Path(folder) / 'trial.pth'
+        runner.save_checkpoint(folder, saved.name, meta=dict(epoch=0, iter=0))
+        size = saved.stat().st_size
+        val_seconds, metrics = validate_once(runner, wanted, problems)
+        memory, device = peak_memory()
+
+    by_iter = isinstance(loop, IterBasedTrainLoop)
+    kept = checkpoints_to_come(wanted, loop, by_iter)
+    length, interval = (loop.max_iters if by_iter else loop.max_epochs), loop.val_interval
+    accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    if by_iter and wanted.get('interval', -1) > 0 and wanted['interval'] % accumulated:
+        problems.append(
+            f'default_hooks.checkpoint.interval={wanted["interval"]} is no multiple of '
+            f'accumulative_counts={accumulated}: a run that is resumed would lose the gradients gathered '
+            'so far'
+        )
+    here = Path(work_dir).absolute()
+    while not here.is_dir():
+        here = here.parent
+    problems += disk_problems(str(here), kept * size)
+    return Trial(
+        problems,
+        memory=memory,
+        device=device,
+        iterations=loop.max_iters,
+        checkpoint=size,
+        checkpoints=kept,
+        validations=math.ceil(length / interval) if runner._val_loop is not None else 0,
+        val_seconds=val_seconds,
+        metrics=metrics,
+        free=shutil.disk_usage(here).free,
+        val_batches=len(runner._val_loop.dataloader) if runner._val_loop is not None else 0,
+        parameters=sum(p.numel() for p in runner.model.parameters() if p.requires_grad),
+        **step,
+    )
+
+
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder that is removed, and whose log files the loggers forget: those live as long as the process."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield folder
+        finally:
+            for logger in MMLogger._instance_dict.values():
+                for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
+                    if Path(folder) in Path(handler.baseFilename).parents:
+                        logger.removeHandler(handler)
+                        handler.close()
+
+
+def train_steps(runner: Runner, problems: List[str]) -> dict:
+    """A few steps: their losses and times, and parameters that no gradient reaches."""
+    loader, wrapper = runner.train_loop.dataloader, runner.optim_wrapper
+    without: List[str] = []
+
+    def look(optimizer, args, kwargs):
+        without[:] = [
+            name
+            for name, parameter in runner.model.named_parameters()
+            if parameter.requires_grad and parameter.grad is None
+        ]
+
+    handle = wrapper.optimizer.register_step_pre_hook(look) if hasattr(wrapper, 'optimizer') else None
+    runner.model.train()
+    start = time.perf_counter()
+    batches = iter(loader)
+    batch = next(batches)
+    load_seconds = time.perf_counter() - start
+    times = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        outputs = runner.model.train_step(batch, optim_wrapper=wrapper)
+        losses = {name: torch.as_tensor(value).item() for name, value in outputs.items()}
+        times.append(time.perf_counter() - start)
+    if handle is not None:
+        handle.remove()
+    wrong = [f'{name} = {value}' for name, value in losses.items() if not math.isfinite(value)]
+    if wrong:
+        problems.append(f'after {STEPS} steps {", ".join(wrong)}: lower the learning rate, or look at the data')
+    if without and not runner.cfg.get('find_unused_parameters', False):
+        problems.append(
+            f'{len(without)} parameters get no gradient ({shorten(without)}): several processes would '
+            'stop there. Freeze or remove them, or set find_unused_parameters=True'
+        )
+    return dict(batch=len(batch['data_samples']), losses=losses, step_seconds=min(times[1:]), load_seconds=load_seconds)
+
+
+def validate_once(runner: Runner, checkpoint: dict, problems: List[str]):
+    """One batch of validation through the metric: seconds and names of the metrics."""
+    loop = runner._val_loop
+    if loop is None:
+        return 0.0, []
+    runner.model.eval()
+    batch = next(iter(loop.dataloader))
+    start = time.perf_counter()
+    with torch.no_grad():
+        outputs = runner.model.val_step(batch)
+    loop.evaluator.process(data_samples=outputs, data_batch=batch)
+    metrics = list(loop.evaluator.evaluate(len(outputs)))
+    seconds = time.perf_counter() - start
+    best = checkpoint.get('save_best')
+    for name in [best] if isinstance(best, str) else best or []:
+        if name != 'auto' and name not in metrics:
+            problems.append(
+                f'default_hooks.checkpoint.save_best={name!r} is none of the metrics ({shorten(metrics)}): '
+                'the first validation would end the run'
+            )
+    return seconds, metrics
+
+
+def checkpoints_to_come(checkpoint: dict, loop, by_iter: bool) -> int:
+    """How many files there will be at most at the same time: kept ones, best ones, and one in writing."""
+    length = loop.max_iters if by_iter and not checkpoint.get('by_epoch', True) else loop.max_epochs
+    interval = checkpoint.get('interval', -1)
+    number = math.ceil(length / interval) if interval > 0 else 1
+    keep = checkpoint.get('max_keep_ckpts', -1)
+    best = checkpoint.get('save_best')
+    bests = 0 if best is None else len(best) if isinstance(best, (list, tuple)) else 1
+    return (min(number, keep) if keep > 0 else number) + bests + 1
+
+
+def peak_memory():
+    """Peak memory so far, in bytes, and whose it is."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated(), 'GPU'
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, 'process, without workers'
+
+
+def format_trial(found: Trial, num_workers: int) -> str:
+    """The report, a line for each thing."""
+    # Workers load while the model works; a process without any does one after the other.
+    load = found.load_seconds / num_workers if num_workers else found.load_seconds
+    step = max(found.step_seconds, load) if num_workers else found.step_seconds + load
+    training = found.iterations * step
+    validating = found.validations * found.val_batches * found.val_seconds
+    losses = ', '.join(f'{name} {value:.4g}' for name, value in found.losses.items())
+    rows = [
+        ('trainable', f'{found.parameters:,} parameters'),
+        (
+            'one step',
+            f'{found.step_seconds:.2f} s for {found.batch} images, {found.load_seconds:.2f} s to load them; {losses}',
+        ),
+        (
+            'memory',
+            f'{found.memory / 2**30:.2f} GiB at the peak of these steps ({found.device}), an estimate: '
+            'other images may be larger',
+        ),
+        ('training', f'{found.iterations} iterations, about {duration(training)}, estimated from that step'),
+    ]
+    if found.validations:
+        rows.append(
+            (
+                'validation',
+                f'{found.validations} times {found.val_batches} batches, about '
+                f'{duration(validating)} in all, estimated from one; metrics: '
+                f'{", ".join(found.metrics)}',
+            )
+        )
+    rows.append(
+        (
+            'checkpoints',
+            f'{found.checkpoints} files of {found.checkpoint / 2**20:.1f} MiB at most at the same '
+            f'time, {found.free / 2**30:.1f} GiB free',
+        )
+    )
+    return '\n'.join(f'{name:<12} {text}' for name, text in rows)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of a suitable unit."""
+    for unit, size in (('days', 86400), ('hours', 3600), ('minutes', 60)):
+        if seconds >= 2 * size:
+            return f'{seconds / size:.1f} {unit}'
+    return f'{seconds:.0f} seconds'
+
+
+def trial_problem(error: Exception) -> Optional[str]:
+    """An error of a trial in one line."""
+    text = str(error).strip()
+    if isinstance(error, torch.cuda.OutOfMemoryError if hasattr(torch.cuda, 'OutOfMemoryError') else ()):
+        return (
+            "the GPU's memory does not hold one step: lower train_dataloader.batch_size, set "
+            f'model.backbone.with_cp=True, or use --amp ({text.splitlines()[0]})'
+        )
+    return f'{type(error).__name__}: {text}'

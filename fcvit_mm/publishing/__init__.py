@@ -1,0 +1,1 @@
+"""Weights stripped and named by their hash, model cards, metafile entries."""

@@ -1,0 +1,415 @@
+"""What is known about a published model: from its config, its run's logs and the code; a card and a metafile entry.
+
+Nothing is guessed. What no file says stands in the card as not known, and in the metafile's entry not at all.
+"""
+
+import json
+import os.path as osp
+import re
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from mmengine.config import Config
+
+from ..apis.count import Complexity
+from ..checkpoints import CheckpointError, recognize
+from ..engine.config import TASKS
+from ..version import __version__
+from .weights import Stripped, digest
+
+NOT_KNOWN = 'not known'
+#: Metrics of the three libraries -> task and name in metafiles, and what makes their values percent.
+METRICS = {
+    'accuracy/top1': ('Image Classification', 'Top 1 Accuracy', 1),
+    'accuracy/top5': ('Image Classification', 'Top 5 Accuracy', 1),
+    'coco/bbox_mAP': ('Object Detection', 'box AP', 100),
+    'coco/bbox_mAP_50': ('Object Detection', 'box AP50', 100),
+    'coco/bbox_mAP_75': ('Object Detection', 'box AP75', 100),
+    'coco/segm_mAP': ('Instance Segmentation', 'mask AP', 100),
+    'coco/segm_mAP_50': ('Instance Segmentation', 'mask AP50', 100),
+    'coco/segm_mAP_75': ('Instance Segmentation', 'mask AP75', 100),
+    'mIoU': ('Semantic Segmentation', 'mIoU', 1),
+    'mAcc': ('Semantic Segmentation', 'mAcc', 1),
+    'aAcc': ('Semantic Segmentation', 'aAcc', 1),
+}
+#: Names of data sets by the folder that the libraries' configs expect them in; any other folder's own name is taken.
+DATASETS = {'imagenet': 'ImageNet-1k', 'coco': 'COCO', 'ADEChallengeData2016': 'ADE20K'}
+#: Collections of configs/*/metafile.yml by network; those of detection and segmentation have the task added.
+COLLECTIONS = {
+    'FCViT': 'FCViT',
+    'DWNet': 'DWNet',
+    'ViT': 'AttnScale and FeatScale',
+    'CaiT': 'AttnScale and FeatScale',
+    'Swin': 'AttnScale and FeatScale',
+}
+#: How each task's library predicts with a config and a checkpoint.
+USAGE = {
+    'classification': (
+        'from mmpretrain import ImageClassificationInferencer',
+        "ImageClassificationInferencer('{config}', pretrained='{checkpoint}')('image.jpg')",
+    ),
+    'detection': (
+        'from mmdet.apis import DetInferencer',
+        "DetInferencer('{config}', '{checkpoint}')('image.jpg', out_dir='drawn')",
+    ),
+    'segmentation': (
+        'from mmseg.apis import MMSegInferencer',
+        "MMSegInferencer('{config}', '{checkpoint}')('image.jpg', out_dir='drawn')",
+    ),
+}
+
+
+class Run(NamedTuple):
+    """What the logs of the run that wrote a checkpoint say.
+
+    Attributes:
+        metrics (dict[str, float]): Of the validation at the checkpoint's epoch or iteration, as logged; empty if there
+            was none.
+        source (str, optional): The log they are from.
+        by_epoch (bool, optional): Whether the run counted epochs, or iterations only.
+        processes (int, optional): How many trained.
+    """
+
+    metrics: Dict[str, float]
+    source: Optional[str]
+    by_epoch: Optional[bool]
+    processes: Optional[int]
+
+
+class Model(NamedTuple):
+    """What is published, with all that is known about it; ``None`` where it is not.
+
+    Attributes:
+        stripped (Stripped): The weights and their meta.
+        network (str): Network and variant in words, by the names of the weights.
+        family (str): The network's class.
+        task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
+        config (str): Path of the config, from ``configs/`` on if it stands there.
+        training_data (str), validation_data (str): Data set and split, in words.
+        dataset (str): The name of the validation's data set for metafiles.
+        batch_size (int): Images per step, of all processes.
+        complexity (Complexity): Parameters and multiply-adds.
+        trained_at (str), published_at (str): Commits of this project.
+        run (Run): What the logs say.
+    """
+
+    stripped: Stripped
+    network: Optional[str]
+    family: Optional[str]
+    task: Optional[str]
+    config: Optional[str]
+    training_data: Optional[str]
+    validation_data: Optional[str]
+    dataset: Optional[str]
+    batch_size: Optional[int]
+    complexity: Optional[Complexity]
+    trained_at: Optional[str]
+    published_at: Optional[str]
+    run: Run
+
+
+def describe(
+    stripped: Stripped,
+    source: str,
+    work_dir: Optional[str] = None,
+    cfg: Optional[Config] = None,
+    complexity: Optional[Complexity] = None,
+) -> Model:
+    """Gather what the files say.
+
+    Args:
+        stripped (Stripped): From ``source``.
+        source (str): The checkpoint.
+        work_dir (str, optional): The run's, with its logs. Default: the folder of ``source``.
+        cfg (Config, optional): What it was trained with, with ``filename``.
+        complexity (Complexity, optional): Of ``cfg``'s model.
+    """
+    run = read_run(work_dir or osp.dirname(source) or '.', stripped.meta)
+    if not stripped.validated:
+        run = run._replace(metrics={}, source=None)
+    network = family = None
+    try:
+        found = recognize({'state_dict': stripped.state_dict}, source)
+        family, network = found.table.network.__name__, f'{found.table.network.__name__} {found.arch}'
+    except CheckpointError:  # a network of the libraries
+        if cfg is not None:
+            network = cfg.model.get('backbone', cfg.model).get('type')
+    train, validation = (_dataset(cfg, name) for name in ('train_dataloader', 'val_dataloader'))
+    return Model(
+        stripped,
+        network,
+        family,
+        None if cfg is None else TASKS[cfg.default_scope],
+        None if cfg is None else _config_path(cfg.filename),
+        _in_words(train),
+        _in_words(validation),
+        _name(validation),
+        _batch_size(cfg, run),
+        complexity,
+        _trained_at(stripped.meta),
+        _published_at(),
+        run,
+    )
+
+
+def read_run(folder: str, meta: dict) -> Run:
+    """Read the logs that MMEngine wrote in a work directory, of the very run that wrote a checkpoint.
+
+    Args:
+        folder (str): The work directory.
+        meta (dict): The checkpoint's: ``experiment_name`` ends in the name of the run's own folder, ``epoch`` and
+            ``iter`` say when it was written.
+    """
+    unknown = Run({}, None, None, None)
+    stamp = re.search(r'\d{8}_\d{6}$', str(meta.get('experiment_name', '')))
+    if stamp is None:
+        return unknown
+    logs = Path(folder) / stamp.group()
+    scalars = logs / 'vis_data' / 'scalars.json'
+    if not scalars.is_file():
+        return unknown
+    rows = []
+    for line in scalars.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a run that was killed may leave half a line
+        if isinstance(row, dict):
+            rows.append(row)
+    training = [row for row in rows if 'iter' in row]
+    by_epoch = any('epoch' in row for row in training) if training else None
+    metrics: Dict[str, float] = {}
+    for row in rows:
+        if 'iter' not in row and by_epoch is not None and row.get('step') == meta.get('epoch' if by_epoch else 'iter'):
+            metrics = {
+                key: value
+                for key, value in row.items()
+                if key not in ('step', 'time', 'data_time') and isinstance(value, (int, float))
+            }
+    return Run(
+        metrics,
+        f'{logs.name}/vis_data/scalars.json' if metrics else None,
+        by_epoch,
+        _processes(logs / f'{logs.name}.log'),
+    )
+
+
+def _processes(log: Path) -> Optional[int]:
+    """How many processes a run had, which MMEngine's log calls GPUs, also without any."""
+    text = log.read_text(encoding='utf-8', errors='replace') if log.is_file() else ''
+    count = re.search(r'GPU number: (\d+)', text)
+    return int(count.group(1)) if count else None
+
+
+def _dataset(cfg: Optional[Config], loader: str) -> Optional[dict]:
+    """The innermost data set of a loader; ``None`` for none, or several joined."""
+    dataset = ((cfg or {}).get(loader) or {}).get('dataset')
+    while isinstance(dataset, dict) and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset if isinstance(dataset, dict) and dataset.get('data_root') else None
+
+
+def _name(dataset: Optional[dict]) -> Optional[str]:
+    if dataset is None:
+        return None
+    folder = osp.basename(osp.normpath(dataset['data_root']))
+    return DATASETS.get(folder, folder)
+
+
+def _in_words(dataset: Optional[dict]) -> Optional[str]:
+    if dataset is None:
+        return None
+    prefix = dataset.get('data_prefix') or dataset.get('split') or ''
+    prefix = ', '.join(prefix.values()) if isinstance(prefix, dict) else prefix
+    # Names inside the data set; where it lies on this machine is nobody's business.
+    parts = [
+        dataset.get('type'),
+        *(
+            osp.relpath(part, dataset['data_root']) if osp.isabs(part) else part
+            for part in (dataset.get('ann_file'), prefix)
+            if part
+        ),
+    ]
+    return f'{_name(dataset)} ({"; ".join(map(str, parts))})'
+
+
+def _config_path(path: str) -> str:
+    parts = Path(path).resolve().parts
+    return '/'.join(parts[len(parts) - 1 - parts[::-1].index('configs') :]) if 'configs' in parts else parts[-1]
+
+
+def _batch_size(cfg: Optional[Config], run: Run) -> Optional[int]:
+    if cfg is None or run.processes is None or not cfg.get('train_dataloader'):
+        return None
+    each = cfg.train_dataloader.get('batch_size')
+    return each and each * run.processes * cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
+
+
+def _git(*arguments: str) -> Optional[str]:
+    """Answer of git about the checkout that this package is in; ``None`` if it is in none."""
+    package = Path(__file__).parents[1]
+    try:
+        # An installed package may lie below somebody else's repository, untracked.
+        for command in (['ls-files', '--error-unmatch', 'version.py'], arguments):
+            done = subprocess.run(['git', '-C', str(package), *command], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(meta: dict) -> Optional[str]:
+    """MMEngine's version, without the commit that it adds."""
+    return re.sub(r'([0-9a-f]{40}|unknown)$', '', str(meta.get('mmengine_version', ''))) or None
+
+
+def _trained_at(meta: dict) -> Optional[str]:
+    """MMEngine adds the commit of the directory that it is run in to its version; counts if it is one of ours."""
+    found = re.search(r'[0-9a-f]{40}$', str(meta.get('mmengine_version', '')))
+    return found.group() if found and _git('cat-file', '-e', f'{found.group()}^{{commit}}') is not None else None
+
+
+def _published_at() -> Optional[str]:
+    commit = _git('rev-parse', 'HEAD')
+    return commit and commit + (' with changes' if _git('status', '--porcelain', '--untracked-files=no') else '')
+
+
+def results(model: Model) -> List[dict]:
+    """Metrics in percent, as metafiles have them: a dict for each task."""
+    tasks: Dict[str, Dict[str, float]] = {}
+    for key, (task, name, factor) in METRICS.items():
+        value = model.run.metrics.get(key, -1)
+        if value >= 0:
+            tasks.setdefault(task, {})[name] = round(value * factor, 2)
+    return [
+        {'Task': task, 'Dataset': model.dataset or NOT_KNOWN, 'Metrics': metrics} for task, metrics in tasks.items()
+    ]
+
+
+def write_entry(model: Model) -> str:
+    """The model's entry for the ``metafile.yml`` of its config's folder, without a link to a download.
+
+    Needs ``model.config``.
+    """
+    import yaml
+
+    class Indented(yaml.SafeDumper):
+        def increase_indent(self, flow=False, indentless=False):
+            return super().increase_indent(flow, False)
+
+    entry: Dict[str, Any] = {'Name': osp.splitext(osp.basename(model.config))[0]}
+    if model.family in COLLECTIONS:
+        suffix = '' if model.task == 'classification' else f' ({model.task})'
+        entry['In Collection'] = COLLECTIONS[model.family] + suffix
+    entry['Config'] = model.config
+    length = _length(model)
+    metadata = {
+        'Epochs': length.get('epoch'),
+        'Iterations': None if 'epoch' in length else length.get('iteration'),
+        'Batch Size': model.batch_size,
+        'Parameters': model.complexity and model.complexity.params,
+        'FLOPs': model.complexity and model.complexity.flops,
+    }
+    entry['Metadata'] = {key: value for key, value in metadata.items() if value is not None}
+    if results(model):
+        entry['Results'] = results(model)
+    text = yaml.dump([entry], Dumper=Indented, sort_keys=False, allow_unicode=True)
+    return textwrap.indent(text, '  ')
+
+
+def _length(model: Model) -> Dict[str, int]:
+    """How long it was trained, as far as its run counted that."""
+    meta, by_epoch = model.stripped.meta, model.run.by_epoch
+    names = {'epoch': 'epoch', 'iter': 'iteration'} if by_epoch else {'iter': 'iteration'} if by_epoch is False else {}
+    return {name: meta[key] for key, name in names.items() if isinstance(meta.get(key), int)}
+
+
+def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
+    """The model card, in Markdown.
+
+    Args:
+        model (Model): What is known.
+        name (str): Title.
+        files (dict[str, bytes]): What is published, by name.
+    """
+    meta, found = model.stripped.meta, model.complexity
+    numbers = (
+        f'{sum(value.numel() for value in model.stripped.state_dict.values()):,} numbers in the file, '
+        'counts and statistics of norms among them'
+    )
+    counted = found and f'{found.flops / 1e9:.3f} G for an input of 3x{found.shape[0]}x{found.shape[1]}'
+    length = ', '.join(f'{key} {value}' for key, value in _length(model).items())
+    dataset = meta.get('dataset_meta')
+    classes = dataset.get('classes') if isinstance(dataset, dict) else meta.get('CLASSES')
+    rows = [
+        ('network', model.network),
+        ('task', model.task),
+        ('config', model.config and f'`{model.config}`'),
+        ('trained on', model.training_data),
+        ('trained until', length or None),
+        ('images per step', model.batch_size),
+        ('weights', model.stripped.weights),
+        ('parameters', f'{found.params:,}' if found else f'{NOT_KNOWN} without the config; {numbers}'),
+        ('multiply-adds', counted),
+        ('commit that trained it', model.trained_at),
+        ('commit that published it', model.published_at),
+        ('MMEngine', _version(meta)),
+        ('published with', f'fcvit_mm {__version__}'),
+        ('licence of the weights', None),
+    ]
+    lines = [
+        f'# {_cell(name)}',
+        '',
+        *_table(('', ''), [(key, NOT_KNOWN if value is None else value) for key, value in rows]),
+        '',
+        '## Results',
+        '',
+    ]
+    known = {key for key in model.run.metrics if key in METRICS}
+    shown = [
+        (result['Task'], metric, f'{value:.2f} %')
+        for result in results(model)
+        for metric, value in result['Metrics'].items()
+    ]
+    # COCO's -1: there are no such objects.
+    shown += [('', key, f'{value:.4g}') for key, value in model.run.metrics.items() if key not in known and value != -1]
+    if shown:
+        lines += [
+            f'Measured by the run itself on its validation data, {_cell(model.validation_data or NOT_KNOWN)}, '
+            f'with these weights ({length}; {_cell(model.run.source)}).',
+            '',
+            *_table(('task', 'metric', 'value'), shown),
+        ]
+    else:
+        lines += ["Not known: the run's log of a validation with these weights was not found."]
+    lines += ['', '## Classes', '']
+    if isinstance(classes, (list, tuple)) and classes:
+        lines += [f'{len(classes)}: ' + ', '.join(map(_cell, classes)) + '.']
+    else:
+        lines += ['Not known.']
+    lines += [
+        '',
+        '## Files',
+        '',
+        *_table(
+            ('file', 'bytes', 'SHA-256'),
+            [(f'`{file}`', f'{len(data):,}', f'`{digest(data)}`') for file, data in files.items()],
+        ),
+    ]
+    lines += ['', 'Weights and plain data only: `torch.load(weights_only=True)` reads the `.pth` file.']
+    if model.config:
+        imported, call = USAGE[model.task]
+        call = call.format(config=model.config, checkpoint=next(iter(files)))
+        lines += ['', '## Use', '', '```python', imported, '', call, '```']
+    return '\n'.join(lines) + '\n'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> List[str]:
+    return [f'| {" | ".join(map(_cell, row))} |' for row in (head, ['---'] * len(head), *rows)]
+
+
+def _cell(value) -> str:
+    """Text from a checkpoint or config in one line of Markdown, without taking it for markup."""
+    text = re.sub(r'\s+', ' ', str(value))
+    return re.sub(r'([|<>\[\]\\*])', r'\\\1', text)[:300]

@@ -1,0 +1,211 @@
+"""Publish a trained model: its weights and what inference needs, in files whose names have their hashes.
+
+What MMEngine's runner writes to go on with training (optimizer, schedulers, logs, the second set of weights of its
+``EMAHook``, the whole config with the paths in it) stays behind.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections import OrderedDict
+from typing import Dict, List, NamedTuple, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoints.convert import KEPT_META
+from ..checkpoints.recognize import check_finite, some, tensors_of
+from ..checkpoints.safe_load import META_KEY, CheckpointError, read_checkpoint
+from ..version import __version__
+
+#: What else of ``meta`` is kept if it is plain data: when and with what the weights were made.
+KEPT_TRAINING = ('epoch', 'iter', 'seed', 'time', 'experiment_name', 'mmengine_version', 'fcvit_mm_version')
+#: Digits of the SHA-256 in a file's name, as OpenMMLab and torch.hub have it: ``fcvit_b12-1a2b3c4d.pth``.
+HASH_DIGITS = 8
+AVERAGED = 'averaged (EMA)'
+PLAIN = 'as trained'
+
+
+class Stripped(NamedTuple):
+    """What is published of a checkpoint.
+
+    Attributes:
+        state_dict (dict[str, Tensor]): The weights, each with a storage of its own.
+        meta (dict): Plain data: strings, numbers, lists, tuples and dicts of them.
+        weights (str): Which weights of the file they are: :data:`AVERAGED` or :data:`PLAIN`.
+        validated (bool): Whether the run was validated with them; not with those in training beside an average.
+        left_out (tuple[str]): Keys of the file that are not published.
+    """
+
+    state_dict: Dict[str, Tensor]
+    meta: dict
+    weights: str
+    validated: bool
+    left_out: Tuple[str, ...]
+
+
+def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
+    """Read a checkpoint without running anything in it, and keep what is to be published.
+
+    Of a run with MMEngine's ``EMAHook`` these are the averaged weights, which the run was validated with: when it
+    saves, the hook puts them under ``state_dict`` and those in training under ``ema_state_dict``, whatever the names
+    say.
+
+    Args:
+        source (str): A checkpoint of ``tools/train.py``, or of any MMEngine runner, or of
+            ``tools/convert_checkpoint.py``.
+        ema (bool): False: of a run with ``EMAHook`` the weights in training.
+
+    Raises:
+        CheckpointError: It cannot be read, is none of these, has NaN or infinity among its weights, or ``ema`` is
+            False and there is but one set of weights.
+    """
+    content = read_checkpoint(source)
+    found, second = content.get('state_dict'), content.get('ema_state_dict')
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f'{source} has no state_dict among its keys {some(content)}: expected a checkpoint of '
+            'tools/train.py. A published file, or bare weights, is first converted by '
+            'tools/convert_checkpoint.py'
+        )
+    weights = AVERAGED if isinstance(second, dict) and ema else PLAIN
+    if isinstance(second, dict) and not ema:
+        found = _in_training(found, second, source)
+    elif not ema:
+        raise CheckpointError(
+            f'{source} has one set of weights, as a run without EMAHook writes it: leave --no-ema out'
+        )
+    tensors = tensors_of(found)
+    if not tensors:
+        raise CheckpointError(f'{source} has no tensors in its state_dict, only {some(found)}')
+    check_finite(tensors, source)
+    # Copies, because torch would write the whole storage behind a view, and safetensors refuses a shared one.
+    state_dict = OrderedDict((name, value.detach().clone().contiguous()) for name, value in tensors.items())
+    left_out = tuple(str(key) for key in content if key not in ('state_dict', 'meta'))
+    return Stripped(
+        state_dict,
+        dict(_kept_meta(content.get('meta')), weights=weights, published_with=f'fcvit_mm {__version__}'),
+        weights,
+        validated=ema,
+        left_out=left_out,
+    )
+
+
+def _in_training(averaged: dict, second: dict, source: str) -> dict:
+    """The weights that ``EMAHook`` swapped out, completed by what it does not average (counts of BatchNorm)."""
+    plain = {key[len('module.') :]: value for key, value in second.items() if str(key).startswith('module.')}
+    unknown = [key for key in plain if key not in averaged]
+    if not plain or unknown:
+        raise CheckpointError(
+            f'{source} has an ema_state_dict that does not belong to its state_dict '
+            f"({some(unknown or second)}): it was not written by MMEngine's EMAHook"
+        )
+    return {**averaged, **plain}
+
+
+def _kept_meta(meta) -> dict:
+    if not isinstance(meta, dict):
+        return {}
+    kept = {key: _plain(meta[key]) for key in (*KEPT_META, *KEPT_TRAINING) if key in meta}
+    return {key: value for key, value in kept.items() if value not in (None, {})}
+
+
+def _plain(value):
+    """Plain data as it is, NumPy's as Python's; ``None`` for anything else. Of a dict, what is plain in it."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biufUS'):
+        value = value.tolist()
+    if isinstance(value, dict):
+        items = {key: _plain(item) for key, item in value.items() if isinstance(key, str)}
+        items = {key: item for key, item in items.items() if item is not None}
+        return items if items or not value else None
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item) for item in value]
+        if any(item is None for item in items):
+            return None
+        return tuple(items) if isinstance(value, tuple) else items
+    return value if isinstance(value, (str, int, float)) else None
+
+
+def pack(stripped: Stripped, name: str, safetensors: bool = False) -> Dict[str, bytes]:
+    """The files to publish: the same weights and meta give the same bytes, and so the same names.
+
+    Args:
+        stripped (Stripped): What is in them.
+        name (str): Of the files, without suffix.
+        safetensors (bool): The same as ``.safetensors`` beside the ``.pth``; meta is JSON text in its header.
+
+    Returns:
+        dict[str, bytes]: By name. Both kinds are read by ``init_cfg``, the libraries' inferencers and the tools, and
+        the first with ``torch.load(weights_only=True)``.
+
+    Raises:
+        CheckpointError: safetensors is not installed.
+    """
+    buffer = io.BytesIO()
+    torch.save({'state_dict': stripped.state_dict, 'meta': stripped.meta}, buffer)
+    contents = [('.pth', buffer.getvalue())]
+    if safetensors:
+        try:
+            from safetensors.torch import save
+        except ImportError as error:
+            raise CheckpointError('--safetensors needs the package safetensors: `pip install safetensors`') from error
+        # One entry: the order of several is not always the same.
+        contents.append(('.safetensors', save(stripped.state_dict, {META_KEY: json.dumps(stripped.meta)})))
+    return {f'{name}-{digest(data)[:HASH_DIGITS]}{suffix}': data for suffix, data in contents}
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def split_destination(path: str) -> Tuple[str, str]:
+    """Folder and bare name for ``OUT``, which is given with or without ``.pth``.
+
+    Raises:
+        CheckpointError: The folder is missing, or the name is none.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    name = name[: -len('.pth')] if name.endswith('.pth') else name
+    if os.path.isdir(path) or not re.fullmatch(r'[\w.+-]+', name) or name.endswith('.safetensors'):
+        raise CheckpointError(
+            f'{path}: expected the name of a file, such as published/fcvit_b12_in1k.pth, of letters, '
+            'digits and _.+-; its hash is put in (--safetensors adds a file of that kind)'
+        )
+    if not os.path.isdir(folder):
+        raise CheckpointError(f'{path} cannot be written: {folder} is not a directory; make it first')
+    return folder, name
+
+
+def write_files(folder: str, files: Dict[str, bytes], force: bool = False) -> List[str]:
+    """Write files so that each is there whole or not at all, and the last one only when all others are.
+
+    Returns:
+        list[str]: Their paths.
+
+    Raises:
+        CheckpointError: One is there already and ``force`` is not given, or the disk refuses; then none is written.
+    """
+    paths = [os.path.join(folder, name) for name in files]
+    there = [path for path in paths if os.path.exists(path)]
+    if there and not force:
+        raise CheckpointError(f'{some(there)} is there already: give another name, or --force to overwrite it')
+    temporary = [os.path.join(folder, f'.{name}.{os.getpid()}.tmp') for name in files]
+    try:
+        for path, data in zip(temporary, files.values()):
+            with open(path, 'wb') as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, final in zip(temporary, paths):
+            os.replace(path, final)
+    except OSError as error:
+        raise CheckpointError(f'{folder} cannot be written ({error.strerror}): make room, or name another') from error
+    finally:
+        for path in temporary:
+            if os.path.exists(path):
+                os.remove(path)
+    return paths

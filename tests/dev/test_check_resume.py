@@ -1,0 +1,32 @@
+"""Runs that are killed and go on: a handful, of one task. dev/check_resume.py does more."""
+
+import json
+import subprocess
+
+import pytest
+from harness import LIBRARIES, run_tool
+
+
+@pytest.fixture(scope='module')
+def check(tmp_path_factory):
+
+    def run(*arguments, check=True):
+        out = tmp_path_factory.mktemp('check') / 'out.json'
+        done = run_tool('check_resume.py', *arguments, '--out', out, check=check)
+        return json.loads(out.read_text())['tasks'], done
+
+    return run
+
+
+def test_killed_runs_end_as_if_nothing_had_happened(check):
+    pytest.importorskip(LIBRARIES['classification'])
+    found, done = check('classification', '--kills', 3, '--per-run', 3)
+    counts = found.pop('classification')
+    assert counts['kills'] == 3 and counts['failures'] == [] and not found
+    assert '| task | SIGKILLs |' in done.stdout
+
+
+def test_unknown_task():
+    done = run_tool('check_resume.py', 'tracking', check=False)
+    assert isinstance(done, subprocess.CompletedProcess) and done.returncode == 1
+    assert "unknown task 'tracking', expected some of ['classification', 'detection', 'segmentation']" in done.stdout

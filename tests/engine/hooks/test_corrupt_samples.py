@@ -1,0 +1,218 @@
+import pickle
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import BaseDataset
+from PIL import Image
+
+from fcvit_mm.engine.hooks.corrupt_samples import (
+    GuardedPipeline,
+    SkipCorruptSamplesHook,
+    image_problem,
+    map_problem,
+    truncation_problem,
+)
+
+
+@pytest.fixture
+def jpeg(tmp_path):
+    path = tmp_path / 'a.jpg'
+    Image.effect_noise((64, 64), 50).save(path)
+    return path
+
+
+def test_good_image(jpeg):
+    assert image_problem(jpeg) is None
+
+
+def test_truncated_image(jpeg):
+    jpeg.write_bytes(jpeg.read_bytes()[:-200])
+    assert f'{jpeg} does not decode' in image_problem(jpeg) and 'truncated' in image_problem(jpeg)
+
+
+def test_empty_and_missing_image(jpeg):
+    jpeg.write_bytes(b'')
+    assert f'{jpeg} is empty (0 bytes)' in image_problem(jpeg)
+    jpeg.unlink()
+    assert f'{jpeg} does not exist' in image_problem(jpeg)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'BMP'])
+def test_truncation_is_seen_at_the_end_of_the_file(kind, tmp_path):
+    path = tmp_path / 'misnamed.jpg'  # what a file is, its content says
+    Image.effect_noise((64, 64), 50).save(path, kind)
+    whole = path.read_bytes()
+    assert truncation_problem(str(path)) is None
+    if kind != 'BMP':  # which is left to the decoder
+        for cut in (200, len(whole) - 20):
+            path.write_bytes(whole[:-cut])
+            assert f'{path} does not decode' in truncation_problem(str(path))
+    path.write_bytes(whole + b'more, as some cameras append')
+    assert truncation_problem(str(path)) is None
+    path.write_bytes(b'')
+    assert 'is empty' in truncation_problem(str(path))
+
+
+def test_opencv_would_fill_the_rest_with_grey(jpeg):
+    """Why this is looked for: else the check above could go."""
+    whole = cv2.imread(str(jpeg))
+    jpeg.write_bytes(jpeg.read_bytes()[:-1000])
+    cut = cv2.imread(str(jpeg))
+    assert cut is not None and cut.shape == whole.shape and not np.array_equal(cut, whole)
+
+
+def read(data):
+    with open(data['img_path'], 'rb') as file:
+        assert file.read(2) == b'\xff\xd8', 'an error without the name'
+    return dict(data, worth=1)
+
+
+class Images(BaseDataset):
+    def load_data_list(self):
+        return [dict(img_path=path) for path in self.metainfo['paths']]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+
+    def make(number=300, **options):
+        paths = []
+        for index in range(number):
+            paths.append(str(tmp_path / f'{index}.jpg'))
+            Image.new('L', (4, 4), index % 256).save(paths[-1])
+        return Images(metainfo=dict(paths=paths), pipeline=[read], **options)
+
+    return make
+
+
+def hook_up(dataset, loop='train', wrap=lambda dataset: dataset, **options):
+    loops = {f'_{loop}_loop': SimpleNamespace(dataloader=SimpleNamespace(dataset=wrap(dataset)))}
+    SkipCorruptSamplesHook(**options).before_run(SimpleNamespace(**loops, _other_loop={'type': 'ValLoop'}))
+    return dataset
+
+
+def spoil(dataset, *indices):
+    for index in indices:
+        path = dataset.get_data_info(index)['img_path']
+        with open(path, 'r+b') as file:
+            file.truncate(100)
+    return path
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [lambda data: data, lambda data: SimpleNamespace(dataset=data), lambda data: SimpleNamespace(datasets=[data])],
+)
+def test_broken_files_are_left_out_and_counted(dataset, caplog, wrap):
+    data = hook_up(dataset(), wrap=wrap)
+    path = spoil(data, 3, 7)
+    for _ in range(2):
+        samples = [data[index] for index in range(300)]
+    assert len(samples) == 300 and all(sample['worth'] for sample in samples)
+    assert {3, 7}.isdisjoint(sample['sample_idx'] for sample in samples)
+    assert data.pipeline.marks.nonzero().flatten().tolist() == [3, 7]
+    assert path.endswith('7.jpg')
+
+
+def test_too_many_broken_files_end_training(dataset):
+    data = hook_up(dataset())
+    spoil(data, *range(10, 20))
+    with pytest.raises(RuntimeError, match=r'4 of 300 samples have broken files, more than the 1\.0% that'):
+        for index in range(300):
+            data[index]
+
+
+def test_the_limit_can_be_raised(dataset):
+    data = hook_up(dataset(20), limit=0.5)
+    spoil(data, *range(8))
+    assert all(data[index] for index in range(20))
+
+
+@pytest.mark.parametrize('options', [dict(loop='val'), dict(loop='test'), dict(skip=False)])
+def test_where_nothing_may_be_left_out_the_error_names_the_file(dataset, options):
+    data = hook_up(dataset(), **options)
+    path = spoil(data, 5)
+    with pytest.raises(RuntimeError, match=f'data pipeline failed at {path}: {path} does not decode'):
+        data[5]
+
+
+def test_a_test_set_is_complete(dataset):
+    data = hook_up(dataset(test_mode=True))
+    path = spoil(data, 5)
+    with pytest.raises(RuntimeError, match=path):
+        data[5]
+
+
+class Maps(Images):
+    def load_data_list(self):
+        return [dict(data, seg_map_path=data['img_path'][:-4] + '.png') for data in super().load_data_list()]
+
+
+def sizes(data):
+    with Image.open(data['img_path']) as image, Image.open(data['seg_map_path']) as labels:
+        return dict(data, size=image.size, labels=labels.size, ignored=labels.getextrema() == (255, 255))
+
+
+def test_an_empty_image_stands_in_during_validation(tmp_path, caplog):
+    """A training run goes on; the sample keeps its place and its annotations."""
+    paths = [str(tmp_path / f'{index}.jpg') for index in range(200)]
+    for index, path in enumerate(paths):
+        Image.new('RGB', (4 + index, 6)).save(path)
+        Image.new('L', (4 + index, 6)).save(path[:-4] + '.png')
+    train, val = (Maps(metainfo=dict(paths=paths), pipeline=[sizes], test_mode=mode) for mode in (False, True))
+    loops = {
+        f'_{name}_loop': SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
+        for name, data in (('train', train), ('val', val))
+    }
+    hook = SkipCorruptSamplesHook()
+    hook.before_run(SimpleNamespace(**loops))
+    (tmp_path / '3.jpg').write_bytes(b'')
+    (tmp_path / '5.png').unlink()
+    for index, size in ((3, (7, 6)), (5, (9, 6)), (7, (11, 6))):
+        assert val[index]['sample_idx'] == index and val[index]['size'] == val[index]['labels'] == size
+        assert val[index]['ignored'] == (index == 5)
+    assert val.pipeline.marks.nonzero().flatten().tolist() == [3, 5]
+    (tmp_path / '1.jpg').unlink()
+    with pytest.raises(RuntimeError, match=r'3 of 200 samples have broken files, more than the 1\.0%'):
+        val[1]
+
+
+def test_errors_that_no_file_explains_stay_errors(dataset):
+    data = dataset()
+
+    def fail(data):
+        raise KeyError('gt_bboxes')
+
+    data.pipeline = fail
+    hook_up(data)
+    with pytest.raises(RuntimeError, match="data pipeline failed at .*5.jpg: 'gt_bboxes'"):
+        data[5]
+
+
+def test_workers_share_the_count(dataset):
+    data = hook_up(dataset(40), limit=0.5)
+    spoil(data, 1, 30)
+    loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=2, collate_fn=list)
+    assert sum(len(batch) for batch in loader) == 40
+    assert data.pipeline.marks.nonzero().flatten().tolist() == [1, 30]
+
+
+def test_workers_get_a_copy(jpeg):
+    copy = pickle.loads(pickle.dumps(GuardedPipeline(read)))
+    assert copy({'img_path': str(jpeg)}) == {'img_path': str(jpeg), 'worth': 1}
+
+
+def test_map_of_another_size():
+    sample = SimpleNamespace(gt_sem_seg=SimpleNamespace(data=torch.zeros(1, 4, 6)), seg_map_path='m.png')
+    assert map_problem(dict(inputs=torch.zeros(3, 4, 6), data_samples=sample)) is None
+    assert r'm.png is (4, 6) and its image (4, 5)' in map_problem(
+        dict(inputs=torch.zeros(3, 4, 5), data_samples=sample)
+    )
+
+
+def test_impossible_limit():
+    with pytest.raises(ValueError, match='limit=2, expected a part of the data set'):
+        SkipCorruptSamplesHook(limit=2)

@@ -1,0 +1,138 @@
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from fcvit_mm.engine.hooks.non_finite import NonFiniteError, NonFiniteHook
+
+BAD = 3  # the iteration, counted from 0
+
+
+class Net(BaseModel):
+    """Its fourth batch spoils the loss, or one gradient alone."""
+
+    def __init__(self, trouble):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+        self.bn = nn.BatchNorm1d(2)
+        self.trouble = trouble
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        bad = bool(inputs[0, 0] == BAD)
+        if bad and self.trouble == 'input':
+            inputs = inputs * math.nan
+        out = self.bn(self.fc(inputs)).square().mean()
+        if bad and self.trouble == 'gradient':
+            out = out + (self.fc.bias - self.fc.bias.detach()).clamp(min=0).sqrt().sum()  # 0, with slope infinity
+        if bad and self.trouble == 'loss':
+            out = out + math.inf
+        return dict(loss=out)
+
+
+class Batches(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        inputs = torch.rand(4, 4)
+        inputs[0, 0] = index
+        return dict(inputs=inputs, data_samples=[SimpleNamespace(img_path=f'{index}.jpg')])
+
+
+def train(tmp_path, trouble, iterations=8, **options):
+    torch.manual_seed(0)
+    model = Net(trouble)
+    runner = Runner(
+        model,
+        str(tmp_path),
+        train_cfg=dict(by_epoch=False, max_iters=iterations),
+        train_dataloader=torch.utils.data.DataLoader(Batches(), collate_fn=lambda samples: samples[0]),
+        optim_wrapper=OptimWrapper(torch.optim.AdamW(model.parameters(), lr=0.1)),
+        custom_hooks=[NonFiniteHook(**options), dict(type='EMAHook')],
+        experiment_name=tmp_path.name + trouble,
+        default_hooks=dict(logger=None, checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=2)),
+    )
+    error = None
+    try:
+        runner.train()
+    except NonFiniteError as caught:
+        error = str(caught)
+    return runner, error
+
+
+def values(model):
+    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+
+
+@pytest.mark.parametrize(
+    'trouble, words',
+    [
+        (
+            'input',
+            r'iteration 4: not finite: loss = nan. 4 of 4 gradients are not finite \(fc.weight, .*'
+            r'largest finite ones: none. Images of the batch: 3.jpg',
+        ),
+        (
+            'gradient',
+            r'iteration 4: gradients that are not finite: loss = [\d.]+. 1 of 4 gradients are not finite '
+            r'\(fc.bias\); largest finite ones: .*(fc|bn).weight [\d.e-]+',
+        ),
+        ('loss', r'iteration 4: not finite: loss = inf'),
+    ],
+)
+def test_training_stops_before_the_step(trouble, words, tmp_path):
+    runner, error = train(tmp_path, trouble)
+    assert re.search(words, error), error
+    assert 'the last checkpoint is' in error and 'iter_2.pth' in error and "action='skip'" in error
+    assert runner.iter == BAD and torch.isfinite(runner.model.fc.weight).all()
+
+
+@pytest.mark.parametrize('trouble', ['input', 'gradient'])
+def test_a_step_can_be_left_out(trouble, tmp_path):
+    runner, error = train(tmp_path, trouble, action='skip')
+    assert error is None and runner.iter == 8
+    assert torch.isfinite(values(runner.model)).all()
+    # Averaged weights and the running statistics of norms have not seen it either.
+    ema = next(hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook').ema_model
+    assert torch.isfinite(values(ema)).all()
+    skipper = next(hook for hook in runner.hooks if isinstance(hook, NonFiniteHook))
+    assert skipper.total == 1 and skipper.in_a_row == 0
+
+
+def test_leaving_out_a_step_leaves_everything_as_it_was(tmp_path):
+    before, _ = train(tmp_path / 'a', 'none', iterations=BAD)
+    after, _ = train(tmp_path / 'b', 'input', iterations=BAD + 1, action='skip')
+    assert torch.equal(values(before.model), values(after.model))
+
+
+def test_without_the_hook_the_weights_are_lost(tmp_path, monkeypatch):
+    """Else the tests above could not fail."""
+    monkeypatch.setattr(NonFiniteHook, '_look_at', lambda *args: None)
+    monkeypatch.setattr(NonFiniteHook, 'after_train_iter', lambda *args, **kwargs: None)
+    runner, _ = train(tmp_path, 'input')
+    assert torch.isnan(runner.model.fc.weight).all()
+
+
+def test_too_many_in_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(Net, 'forward', lambda self, **batch: dict(loss=self.fc.weight.sum() * math.nan))
+    runner, error = train(tmp_path, 'none', action='skip', max_skips=3)
+    assert '3 iterations in a row were left out' in error and runner.iter == 2
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(action='ignore'), r"action='ignore', expected one of \['stop', 'skip'\]"),
+        (dict(max_skips=0), 'max_skips=0, expected 1 or more'),
+    ],
+)
+def test_impossible_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        NonFiniteHook(**options)

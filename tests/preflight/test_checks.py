@@ -1,0 +1,287 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from harness import LIBRARIES, write_config
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
+
+from fcvit_mm.engine.config import load_config
+from fcvit_mm.engine.hooks.corrupt_samples import guard
+from fcvit_mm.preflight import checks
+from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training, image_problems
+
+
+@pytest.fixture
+def own(tmp_path, shapes):
+    """Task -> a config on a copy of its data set, and that copy."""
+
+    def get(task, options=None, more=''):
+        pytest.importorskip(LIBRARIES[task])
+        data = tmp_path / 'data'
+        if not data.exists():
+            shutil.copytree(shapes(task), data)
+        return load_config(write_config(task, tmp_path, data, more), options), data
+
+    return get
+
+
+def problems(cfg, **options):
+    with pytest.raises(PreflightError) as caught:
+        check_training(cfg, **options)
+    return caught.value.problems
+
+
+def only_problem(cfg, **options):
+    (problem,) = problems(cfg, **options)
+    return problem
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_good_data(own, task):
+    check_training(own(task)[0])
+
+
+def test_all_problems_at_once(own):
+    cfg, data = own('detection', {'pretrained': 'gone.pth', 'model.roi_head.bbox_head.num_classes': 4})
+    (data / 'annotations' / 'instances_val2017.json').unlink()
+    shutil.rmtree(data / 'train2017')
+    found = problems(cfg)
+    with pytest.raises(PreflightError, match=f'{len(found)} problems found before the start:\n  - '):
+        check_training(cfg)
+    text = '\n'.join(found)
+    assert 'gone.pth does not exist' in text and '--cfg-options pretrained=None' in text
+    assert re.search('val_dataloader: annotation file .*instances_val2017.json does not exist', text)
+    assert re.search('train_dataloader: folder .*train2017/? does not exist', text)
+    assert 'model.roi_head.bbox_head.num_classes is 4, but the data set has 5 classes' in text
+
+
+def test_missing_root(own):
+    cfg, _ = own('segmentation', {'train_dataloader.dataset.data_root': 'lost'})
+    assert re.search('data_root .*/lost does not exist', only_problem(cfg))
+
+
+def test_annotations_cut_off(own):
+    cfg, data = own('detection')
+    path = data / 'annotations' / 'instances_train2017.json'
+    path.write_text(path.read_text()[:-100])
+    assert f'{path} ({path.stat().st_size} bytes) is no COCO annotation file, damaged or cut off' in only_problem(cfg)
+
+
+def test_classes_of_the_metainfo_and_of_the_annotations(own):
+    cfg, _ = own('detection', {'train_dataloader.dataset.metainfo.classes': ['circle', 'cross', 'dog', 'star', 'x']})
+    assert 'metainfo.classes names dog, x, which are not among the 5 categories' in only_problem(cfg)
+    cfg.train_dataloader.dataset.metainfo.classes = ('cross', 'circle', 'square', 'star', 'triangle')
+    assert 'is in another order than the categories' in only_problem(cfg)
+
+
+def test_annotations_without_images(own):
+    cfg, data = own('detection')
+    path = data / 'annotations' / 'instances_val2017.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'images': []}))
+    assert f'{path} lists no images' in only_problem(cfg)
+
+
+def test_classes_of_a_classifier(own):
+    cfg, data = own('classification', {'model.head.num_classes': 3})
+    found = problems(cfg)
+    assert any('model.head.num_classes is 3, but the data set has 5 classes (circle, cross' in line for line in found)
+    cfg.model.head.num_classes = 5
+    cfg.data_preprocessor.num_classes = 1000
+    assert 'data_preprocessor.num_classes is 1000' in problems(cfg)[0]
+    cfg.data_preprocessor.num_classes = 5
+    cfg.train_dataloader.dataset.type = 'ImageNet'
+    assert 'has 5 folders (circle' in '\n'.join(problems(cfg)) and 'has 1000 classes' in '\n'.join(problems(cfg))
+
+
+def test_no_images(own):
+    cfg, data = own('classification')
+    for path in (data / 'val').rglob('*.jpg'):
+        path.unlink()
+    assert re.search(f'val_dataloader: no images .* below {data}/val', only_problem(cfg))
+
+
+def test_labels_that_the_model_does_not_know(own):
+    cfg, data = own('segmentation')
+    path = sorted((data / 'annotations' / 'training').iterdir())[0]
+    Image.new('L', (64, 64), 77).save(path)
+    assert re.search('maps in .* hold the labels 77, but the model has 6 classes .labels 1 to 6', only_problem(cfg))
+
+
+def test_missing_and_broken_maps(own):
+    cfg, data = own('segmentation')
+    first, second, *_ = sorted((data / 'annotations' / 'training').iterdir())
+    first.unlink()
+    second.write_bytes(b'')
+    found = problems(cfg)
+    assert f'{second} is empty' in found[0] and '1 of 8 images looked at have no map of labels' in found[1]
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_broken_images(own, task):
+    cfg, data = own(task)
+    path = next(path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data)))
+    path.write_bytes(path.read_bytes()[:-50])
+    assert f'train_dataloader: {path} does not decode' in only_problem(cfg)
+
+
+def test_many_broken_images_are_counted(own):
+    cfg, data = own('classification')
+    for path in (data / 'train').rglob('*.jpg'):
+        path.write_bytes(b'')
+    found = problems(cfg)
+    assert len(found) == 6 and '... and 3 more broken images' in found[-1]
+
+
+def test_checkpoint_to_test(own, tmp_path):
+    cfg, _ = own('classification')
+    path = tmp_path / 'cut.pth'
+    torch.save({'state_dict': {'a': torch.zeros(1000)}}, path)
+    check_testing(cfg, str(path))
+    path.write_bytes(path.read_bytes()[:1500])
+    for checkpoint, message in [
+        (str(path), 'cut.pth .* is damaged or cut off'),
+        ('no.pth', 'no.pth does not exist'),
+        ('https://host/x.pth', 'is an address: download it'),
+    ]:
+        with pytest.raises(PreflightError, match=message):
+            check_testing(cfg, checkpoint)
+
+
+def test_checkpoint_to_resume_from(own, tmp_path):
+    cfg, _ = own('classification', {'pretrained': 'not_needed.pth'})
+    path = str(tmp_path / 'a.pth')
+    torch.save({'state_dict': {}}, path)
+    assert 'holds weights but no state of the training' in only_problem(cfg, resume_from=path)
+    # MMEngine would run this text.
+    torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1, 'config': 'import os'}}, path)
+    assert 'brings a config, which MMEngine would run' in only_problem(cfg, resume_from=path)
+
+
+def test_loader_that_is_missing(own):
+    cfg, _ = own('classification', more='\ntrain_dataloader = None\n')
+    assert only_problem(cfg) == 'the config has no train_dataloader'
+
+
+def test_wrapped_data_sets_are_looked_into(own):
+    cfg, _ = own('classification')
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = {
+        'type': 'RepeatDataset',
+        'times': 2,
+        'dataset': {'type': 'ConcatDataset', 'datasets': [inner, {**inner, 'data_root': 'lost'}]},
+    }
+    assert '/lost does not exist' in only_problem(cfg)
+
+
+def test_unknown_data_set(own):
+    cfg, _ = own('classification', {'train_dataloader.dataset.type': 'NoSuch'})
+    assert 'NoSuch cannot be built' in only_problem(cfg)
+
+
+def change_annotations(data, change):
+    path = data / 'annotations' / 'instances_train2017.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_annotations_that_would_end_training(own):
+    cfg, data = own('detection')
+    change_annotations(data, lambda content: content['annotations'][2].pop('area'))
+    assert re.search(
+        'instances_train2017.json: 1 of [0-9]+ annotations lack one of .* correct or remove', only_problem(cfg)
+    )
+
+
+def test_annotations_that_are_passed_over_are_a_warning(own, monkeypatch):
+    cfg, data = own('detection')
+    change_annotations(data, lambda content: [each.update(category_id=77) for each in content['annotations'][:2]])
+    said = []
+    monkeypatch.setattr(checks, 'print_log', lambda message, **options: said.append(message))
+    check_training(cfg)
+    (line,) = said
+    assert re.search('2 of [0-9]+ annotations have a category_id that the file does not define .* mmdet passes', line)
+
+
+def test_annotations_of_other_images(own):
+    cfg, data = own('detection')
+    change_annotations(data, lambda content: content['images'][0].update(width=640))
+    assert '1 of 8 images looked at have another size than annotated' in only_problem(cfg)
+
+
+def test_map_of_another_image(own):
+    cfg, data = own('segmentation')
+    path = sorted((data / 'annotations' / 'training').iterdir())[0]
+    Image.new('L', (32, 64), 1).save(path)
+    assert f'{path} is (32, 64) and its image (64, 64)' in only_problem(cfg)
+
+
+def test_few_broken_images_among_many_are_left_to_training(tmp_path):
+    paths = []
+    for index in range(300):
+        paths.append(str(tmp_path / f'{index}.jpg'))
+        Image.new('L', (4, 4), index % 256).save(paths[-1])
+    for index in (70, 1, 7):
+        with open(paths[index], 'r+b') as file:
+            file.truncate(100)
+    assert image_problems(paths, allowed=0.01) == []
+    # In validation every image counts.
+    assert len(image_problems(paths, allowed=0.0)) == 3
+    open(paths[9], 'wb').close()
+    assert len(image_problems(paths, allowed=0.01)) == 4
+
+
+def test_no_room_and_no_right(own, tmp_path, monkeypatch):
+    cfg, _ = own('classification')
+    cfg.work_dir = str(tmp_path / 'w' / 'deeper')
+    (tmp_path / 'w').mkdir()
+    (tmp_path / 'epoch_1.pth').write_bytes(b'')
+    monkeypatch.setattr(checks.shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(9, 9, 0))
+    assert 'has 0 MiB free, the checkpoints to come need' in only_problem(cfg)
+    monkeypatch.undo()
+    monkeypatch.setattr(checks.os, 'access', lambda *args: False)
+    assert f'work_dir {cfg.work_dir} cannot be written' in only_problem(cfg)
+
+
+KINDS_OF_IMAGES = {
+    'one pixel': lambda size: Image.new('RGB', (1, 1)),
+    'one channel': lambda size: Image.new('L', size, 100),
+    '16 bits': lambda size: Image.fromarray(np.full(size[::-1], 40000, np.uint16)),
+    'alpha': lambda size: Image.new('RGBA', size, (1, 2, 3, 4)),
+    'palette': lambda size: Image.new('P', size, 3),
+}
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_unusual_images_are_ordinary_ones(own, task):
+    """PNG files called .jpg, too: what counts is the content. None ends training, none is left out."""
+    cfg, data = own(task)
+    images = [path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data))]
+    for path, make in zip(images, KINDS_OF_IMAGES.values()):
+        with Image.open(path) as image:
+            size = image.size
+        make(size).save(path, 'PNG')
+    __import__(f'{LIBRARIES[task]}.utils', fromlist=['x']).register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    guard(dataset, limit=0.0, skip=True)
+    shapes = [tuple(dataset[index]['inputs'].shape[:1]) for index in range(len(dataset))]
+    assert set(shapes) == {(3,)}
+    # But for an image of one pixel whose map has 64x64.
+    assert int(dataset.pipeline.marks.sum()) == (1 if task == 'segmentation' else 0)
+
+
+def test_labels_out_of_range_are_met_in_training(own):
+    cfg, data = own('segmentation')
+    maps = sorted((data / 'annotations' / 'training').iterdir())
+    Image.new('L', (64, 64), 77).save(maps[3])
+    __import__('mmseg.utils', fromlist=['x']).register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    guard(dataset, limit=0.0, skip=True)
+    assert all(dataset[index]['data_samples'].gt_sem_seg.data.max() in range(256) for index in range(8))
+    assert dataset.pipeline.marks.nonzero().flatten().tolist() == [3]

@@ -1,0 +1,80 @@
+"""`import fcvit_mm.mmpretrain` makes the classifiers known to mmpretrain."""
+
+import importlib
+import importlib.util
+
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+
+pytest.importorskip('mmpretrain')
+import mmpretrain
+from mmpretrain.apis.model import ModelHub
+
+import fcvit_mm.mmpretrain as hub
+
+NAMES = ['fcvit_b12_in1k', 'fcvit_b24_in1k', 'fcvit_b48_in1k', 'fcvit_tiny_in1k']
+
+
+@pytest.fixture(autouse=True)
+def no_scope_left_behind():
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+def test_models_are_listed():
+    assert mmpretrain.list_models('fcvit*') == NAMES
+    assert mmpretrain.list_models('fcvit', task='Image Classification') == NAMES
+    assert mmpretrain.list_models('*dwnet*') == sorted(
+        f'{kind}dwnet_{size}_in1k' for kind in ('', 'dynamic_', 'inhomogeneous_') for size in ('base', 'tiny')
+    )
+
+
+def test_the_libraries_own_models_stay():
+    assert mmpretrain.list_models('resnet50_8xb32_in1k')
+
+
+def test_detectors_and_segmentors_are_not_listed():
+    assert not mmpretrain.list_models('*_coco')
+    assert not mmpretrain.list_models('*fcvit*ade20k')
+
+
+def test_model_is_built_by_its_name():
+    model = mmpretrain.get_model('fcvit_tiny_in1k', head=dict(num_classes=10))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 4_784_752 - 321 * 990
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 10)
+    assert ModelHub.get('fcvit_tiny_in1k').results[0].metrics == {'Top 1 Accuracy': 74.9}
+
+
+def test_checkpoint_is_loaded_by_path(tmp_path):
+    torch.manual_seed(0)
+    model = mmpretrain.get_model('fcvit_tiny_in1k')
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'tiny.pth')
+    again = mmpretrain.get_model('fcvit_tiny_in1k', pretrained=str(tmp_path / 'tiny.pth'))
+    assert torch.equal(again.head.fc.weight, model.head.fc.weight)
+    assert torch.equal(again.backbone.stem.proj.weight, model.backbone.stem.proj.weight)
+
+
+def test_registering_twice_changes_nothing():
+    before = dict(ModelHub._models_dict)
+    hub.register()
+    importlib.reload(hub)
+    assert ModelHub._models_dict == before
+
+
+def test_index_stands_in_mim_or_beside_the_package(tmp_path, monkeypatch):
+    package = tmp_path / 'fcvit_mm'
+    (package / '.mim').mkdir(parents=True)
+    monkeypatch.setattr(hub, '__file__', str(package / 'mmpretrain.py'))
+    with pytest.raises(FileNotFoundError, match='no model-index.yml in .*install fcvit_mm from a wheel'):
+        hub.index_root()
+    (tmp_path / 'model-index.yml').touch()
+    assert hub.index_root() == tmp_path
+    (package / '.mim' / 'model-index.yml').touch()
+    assert hub.index_root() == package / '.mim'
+
+
+def test_missing_mmpretrain_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'mmpretrain is not installed.*fcvit_mm\[cls\]'):
+        hub.register()

@@ -1,0 +1,131 @@
+"""The demo, with a few images and iterations: all of its stages, and what it does when it runs again."""
+
+import importlib.util
+import json
+
+import pytest
+from harness import ROOT, run_tool
+
+spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
+demo = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(demo)
+
+
+def test_detect_goes_through_all_stages_and_then_skips_them(tmp_path):
+    for package in ('mmpretrain', 'mmdet'):
+        pytest.importorskip(package)
+    first = run_tool('demo.py', 'detect', '--quick', cwd=tmp_path)
+    for words in (
+        'top-1',
+        'box AP50',
+        'mask AP50',
+        '$ python tools/train.py',
+        'mask_rcnn_fcvit_tiny_shapes.py',
+        '$ python tools/test.py',
+        'Epoch(train)',
+        'predictions.png',
+    ):
+        assert words in first.stdout, first.stdout
+    out = tmp_path / 'work_dirs' / 'demo'
+    sheet = out / 'detect_test' / 'predictions.png'
+    assert sheet.read_bytes().startswith(b'\x89PNG')
+    assert len(list((out / 'detect_test' / 'images').rglob('*.*'))) == 6
+    assert not (tmp_path / 'data' / 'shapes').exists()
+
+    written = sheet.stat().st_mtime_ns
+    second = run_tool('demo.py', 'detect', '--quick', cwd=tmp_path)
+    assert second.stdout.count('already there') == 5 and 'tools/train.py' not in second.stdout
+    assert sheet.stat().st_mtime_ns == written
+    table = [line for line in first.stdout.splitlines() if 'AP50  ' in line]
+    assert table and all(line in second.stdout for line in table)
+
+
+class Steps:
+    """Records what :func:`demo.run_step` asked for."""
+
+    def __init__(self, folder, fail=False):
+        self.folder, self.fail, self.resumed = folder, fail, []
+
+    def __call__(self, resume):
+        self.resumed.append(resume)
+        if self.fail:
+            raise KeyboardInterrupt
+        result = self.folder / 'result'
+        result.write_text('x')
+        return dict(files=[str(result)])
+
+
+def step(folder, inputs, action, force=False):
+    return demo.run_step('A step', folder, inputs, action, force)
+
+
+def test_a_step_is_done_once(tmp_path):
+    folder = tmp_path / 'step'
+    action = Steps(folder)
+    assert step(folder, dict(a=1), action)['fingerprint'] == step(folder, dict(a=1), action)['fingerprint']
+    assert action.resumed == [False]
+
+
+def test_a_step_is_done_anew_when_its_inputs_change_or_its_files_are_gone_or_it_is_forced(tmp_path):
+    folder = tmp_path / 'step'
+    action = Steps(folder)
+    step(folder, dict(a=1), action)
+    step(folder, dict(a=2), action)
+    (folder / 'result').unlink()
+    step(folder, dict(a=2), action)
+    step(folder, dict(a=2), action, force=True)
+    assert action.resumed == [False] * 4
+
+
+def test_an_interrupted_step_goes_on_and_is_not_taken_for_done(tmp_path):
+    folder = tmp_path / 'step'
+    with pytest.raises(KeyboardInterrupt):
+        step(folder, dict(a=1), Steps(folder, fail=True))
+    assert not (folder / 'done.json').exists()
+    action = Steps(folder)
+    step(folder, dict(a=1), action)
+    assert action.resumed == [True]
+    with pytest.raises(KeyboardInterrupt):
+        step(folder, dict(a=2), Steps(folder, fail=True))
+    step(folder, dict(a=3), action)
+    assert action.resumed == [True, False]
+
+
+def test_a_folder_that_the_demo_did_not_write_is_left_alone(tmp_path):
+    (tmp_path / 'mine').write_text('x')
+    with pytest.raises(demo.UserError, match='did not write'):
+        step(tmp_path, dict(a=1), Steps(tmp_path))
+    assert (tmp_path / 'mine').read_text() == 'x'
+
+
+def test_a_failed_command_shows_the_end_of_its_log(tmp_path):
+    with pytest.raises(demo.UserError, match='train.py failed with status 1(.|\n)*nothing.py does not exist'):
+        demo.run_command(tmp_path / 'log', 'train.py', 'nothing.py')
+    assert 'does not exist' in (tmp_path / 'log').read_text()
+
+
+def test_metrics_that_are_not_in_the_logs_are_named(tmp_path):
+    (tmp_path / 'scalars.json').write_text(json.dumps({'mIoU': 3}) + '\nnot json\n' + json.dumps({'mIoU': 4}))
+    assert demo.find_metrics(tmp_path, ['mIoU']) == {'mIoU': 4}
+    with pytest.raises(demo.UserError, match='top1'):
+        demo.find_metrics(tmp_path, ['top1'])
+
+
+def test_a_bad_result_is_an_error(monkeypatch, tmp_path, capsys):
+    """Whatever the training gave, a figure below the threshold ends the demo with a message."""
+    done = dict(
+        files=[str(tmp_path)],
+        checkpoint='c',
+        fingerprint='f',
+        metrics={'accuracy/top1': 90.0, 'coco/bbox_mAP_50': 0.6, 'coco/segm_mAP_50': 0.49},
+    )
+    for name in ('require', 'generate', 'read_manifest'):
+        monkeypatch.setattr(demo, name, lambda *args, **kwargs: None)
+    for name in ('train', 'test'):
+        monkeypatch.setattr(demo, name, lambda *args, **kwargs: done)
+    monkeypatch.setattr('sys.argv', ['demo.py', 'detect', '--out', str(tmp_path)])
+    with pytest.raises(demo.UserError, match=r'^mask AP50 below 0\.5'):
+        demo.main()
+    assert '0.49' in capsys.readouterr().out
+    done['metrics']['coco/segm_mAP_50'] = 0.5
+    demo.main()
