@@ -1,11 +1,12 @@
 """Errors that a user can put right, and the one way in which commands report them."""
 
+import argparse
 import os
 import sys
 import traceback
 from contextlib import contextmanager
 from types import FrameType
-from typing import Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 #: Set to anything but 0 in the environment, it makes commands show the traceback of every error; so does ``--debug``.
 DEBUG_VARIABLE = 'FCVIT_MM_DEBUG'
@@ -77,6 +78,27 @@ def _message(error: BaseException) -> str:
 def wants_traceback() -> bool:
     """Return whether the user asked for tracebacks: ``--debug``, or :data:`DEBUG_VARIABLE` in the environment."""
     return os.environ.get(DEBUG_VARIABLE, '0') not in ('', '0')
+
+
+class _Debug(argparse.Action):
+    """Switches tracebacks on, here and in the processes that the command starts."""
+
+    def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        os.environ[DEBUG_VARIABLE] = '1'
+
+
+def command_parser(description: Optional[str]) -> argparse.ArgumentParser:
+    """Build the argument parser of a command, with the option that all commands have: ``--debug``.
+
+    Args:
+        description (str): What the command does; its lines stay as they are. Commands give their docstring.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--debug', action=_Debug, help=f'show the traceback of an error (so does {DEBUG_VARIABLE}=1)')
+    return parser
 
 
 def run_command(main: Callable[[], object]) -> None:
