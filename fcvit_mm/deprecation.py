@@ -38,6 +38,7 @@ MOVED_MODULES = {
     'fcvit_mm.engine.resume': 'fcvit_mm.engine.hooks.resume',
     'fcvit_mm.engine.storage': 'fcvit_mm.files',
     'fcvit_mm.engine.trial': 'fcvit_mm.preflight.trial',
+    'fcvit_mm.models.scaled': 'fcvit_mm.models',
     'fcvit_mm.models.timm_hosts': 'fcvit_mm.models.timm_blocks',
 }
 

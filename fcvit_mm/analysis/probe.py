@@ -265,9 +265,9 @@ ATTENTION = {
     'timm.layers.attention:Attention': softmax_attention,
     'timm.models.cait:TalkingHeadAttn': talking_attention,
     'mmpretrain.models.utils.attention:MultiheadAttention': softmax_attention,
-    'fcvit_mm.models.timm_blocks:ScaledAttention': softmax_attention,
+    'fcvit_mm.models.timm_blocks:AttnScaleSelfAttention': softmax_attention,
     'fcvit_mm.models.timm_blocks:TalkingHeads': talking_attention,
-    'fcvit_mm.models.timm_blocks:ScaledWindowAttention': window_attention,
+    'fcvit_mm.models.timm_blocks:AttnScaleWindowAttention': window_attention,
 }
 
 

@@ -1,10 +1,12 @@
 """The networks: PyTorch modules that need nothing of mmdet, mmseg or mmpretrain, and timm only for ViT, CaiT, Swin."""
 
 from .backbone import Backbone
+from .cait import CaiT, ScaledCaiT
 from .dwnet import DWNet
 from .fcvit import FCViT
 from .inference import optimize_for_inference
-from .scaled import CaiT, ScaledCaiT, ScaledSwin, ScaledViT, Swin, ViT
+from .swin import ScaledSwin, Swin
+from .vit import ScaledViT, ViT
 
 __all__ = [
     'Backbone',

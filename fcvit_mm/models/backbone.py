@@ -9,6 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .layers import check_image_batch, fast_layout
 
+#: MMEngine's ``init_cfg``: one, several or none.
+InitCfg = Union[None, dict, Sequence[dict]]
+
 
 def normalize_indices(indices: Union[int, Sequence[int]], length: int, name: str = 'out_indices') -> Tuple[int, ...]:
     """Turn stage indices, negative ones counted from the end, into ascending ones; the argument stays as it is.
@@ -118,7 +121,7 @@ class Backbone(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
-        init_cfg=None,
+        init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(init_cfg)
         self.out_indices = normalize_indices(out_indices, len(channels))

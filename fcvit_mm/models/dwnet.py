@@ -20,7 +20,7 @@ from torch import Tensor
 from ..ops.dispatch import is_exporting, records_any_size
 from ..ops.dynamic_depthwise import dynamic_depthwise_conv2d, inhomogeneous_depthwise_conv2d
 from ..registry import MODELS
-from .backbone import Backbone, resolve_arch
+from .backbone import Backbone, InitCfg, resolve_arch
 from .layers import (
     Conv2d,
     DropPath,
@@ -290,7 +290,7 @@ class DWNet(Backbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
-        init_cfg=None,
+        init_cfg: InitCfg = None,
     ) -> None:
         settings = resolve_arch(
             arch,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..ops import add_global_context, channel_mixer, normalised_similarity, position_means, recomputed_channel_mixer
 from ..registry import MODELS
-from .backbone import Backbone, resolve_arch
+from .backbone import Backbone, InitCfg, resolve_arch
 from .layers import (
     Conv2d,
     DropPath,
@@ -357,7 +357,7 @@ class FCViT(Backbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
-        init_cfg=None,
+        init_cfg: InitCfg = None,
     ) -> None:
         settings = resolve_arch(
             arch,

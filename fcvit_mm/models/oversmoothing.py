@@ -59,7 +59,7 @@ def attn_scale(attended: Tensor, values: Tensor, lamb: Optional[Tensor]) -> Tens
     return torch.lerp(attended, mean.to(attended.dtype), -lamb[:, None, None].to(attended.dtype))
 
 
-class ScaledHeadMixing(nn.Linear):
+class AttnScaleHeadMixing(nn.Linear):
     """Talking heads' mixing after the softmax (arXiv 2003.02436) and AttnScale of its result.
 
     Here the matrix is at hand, for heads cannot be mixed without it, and ``A' = (1 + lamb) A - lamb / N`` is part of

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..ops.dispatch import is_traced, records_any_size
 from .layers import up_to_multiple
-from .oversmoothing import FeatScale, ScaledHeadMixing, attn_scale
+from .oversmoothing import AttnScaleHeadMixing, FeatScale, attn_scale
 
 __all__ = ['CaiTBlock', 'ClassAttentionBlock', 'PatchMerging', 'SwinBlock', 'ViTBlock']
 
@@ -41,7 +41,7 @@ def _feat_scale(channels: int, factor: float, methods: Sequence[str]) -> nn.Modu
     return FeatScale(channels, factor) if 'feat_scale' in methods else nn.Identity()
 
 
-class ScaledAttention(Attention):
+class AttnScaleSelfAttention(Attention):
     """Self-attention, fused, with AttnScale. ``(B, N, C)`` to the same."""
 
     def __init__(self, channels: int, num_heads: int, methods: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ class ViTBlock(Block):
 
     def __init__(self, channels: int, num_heads: int, drop_path_rate: float, methods: Sequence[str]) -> None:
         super().__init__(channels, num_heads, qkv_bias=True, drop_path=drop_path_rate, norm_layer=LayerNorm)
-        self.attn = ScaledAttention(channels, num_heads, methods)
+        self.attn = AttnScaleSelfAttention(channels, num_heads, methods)
         self.feat_scale = _feat_scale(channels, 2, methods)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class CaiTBlock(LayerScaleBlock):
             init_values=layer_scale_init_value,
         )
         if 'attn_scale' in methods:
-            self.attn.proj_w = ScaledHeadMixing(num_heads)
+            self.attn.proj_w = AttnScaleHeadMixing(num_heads)
         self.feat_scale = _feat_scale(channels, 1, methods)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class ClassAttentionBlock(LayerScaleBlockClassAttn):
         super().__init__(channels, num_heads, qkv_bias=True, norm_layer=LayerNorm, init_values=layer_scale_init_value)
 
 
-class ScaledWindowAttention(WindowAttention):
+class AttnScaleWindowAttention(WindowAttention):
     """Attention within windows, fused, with AttnScale of each window. ``(B * windows, N, C)`` to the same."""
 
     def __init__(self, channels: int, num_heads: int, window_size: int, methods: Sequence[str]) -> None:
@@ -176,7 +176,7 @@ class SwinBlock(SwinTransformerBlock):
             dynamic_mask=True,
             drop_path=drop_path_rate,
         )
-        self.attn = ScaledWindowAttention(channels, num_heads, window_size, methods)
+        self.attn = AttnScaleWindowAttention(channels, num_heads, window_size, methods)
         self.feat_scale = _feat_scale(channels, 1, methods)
 
     def forward(self, x: Tensor) -> Tensor:

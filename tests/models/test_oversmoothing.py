@@ -15,7 +15,7 @@ from fcvit_mm import dependencies
 from fcvit_mm.checkpoints import CheckpointError, convert_checkpoint, load_pretrained, read_checkpoint
 from fcvit_mm.checkpoints.key_tables import TABLES, to_ours, to_published
 from fcvit_mm.models.layers import count_parameters
-from fcvit_mm.models.oversmoothing import METHODS, FeatScale, ScaledHeadMixing, attn_scale, resample_table
+from fcvit_mm.models.oversmoothing import METHODS, AttnScaleHeadMixing, FeatScale, attn_scale, resample_table
 
 pytest.importorskip('timm')
 
@@ -108,11 +108,11 @@ def test_half_precision_keeps_a_small_lamb(dtype):
 
 def test_head_mixing_is_the_definition_on_the_matrix():
     torch.manual_seed(0)
-    mixing = stir(ScaledHeadMixing(3)).double()
+    mixing = stir(AttnScaleHeadMixing(3)).double()
     attention = torch.randn(2, 5, 5, 3, dtype=torch.double).softmax(2)
     mixed = F.linear(attention, mixing.weight, mixing.bias)
     torch.testing.assert_close(mixing(attention), 1 / 5 + (mixed - 1 / 5) * (1 + mixing.lamb))
-    assert ScaledHeadMixing(3).lamb.eq(0).all()
+    assert AttnScaleHeadMixing(3).lamb.eq(0).all()
 
 
 @pytest.mark.parametrize('shape', [(2, 6, 4), (2, 2, 3, 4)], ids=str)
@@ -130,10 +130,10 @@ def test_feat_scale_is_the_definition(shape, factor):
 
 @pytest.mark.parametrize('masked', [False, True])
 def test_window_attention_is_the_definition_on_the_matrix(masked):
-    from fcvit_mm.models.timm_blocks import ScaledWindowAttention, shift_mask
+    from fcvit_mm.models.timm_blocks import AttnScaleWindowAttention, shift_mask
 
     torch.manual_seed(0)
-    layer = stir(ScaledWindowAttention(8, 2, 3, ('attn_scale',))).double()
+    layer = stir(AttnScaleWindowAttention(8, 2, 3, ('attn_scale',))).double()
     x = torch.randn(8, 9, 8, dtype=torch.double)
     mask = shift_mask((6, 6), (3, 3), (1, 1), x) if masked else None
     q, k, v = layer.qkv(x).view(8, 9, 3, 2, 4).permute(2, 0, 3, 1, 4)

@@ -1,0 +1,254 @@
+"""What ViT, CaiT and Swin share: learned tables of positions, tokens, and the outputs made of them.
+
+AttnScale and FeatScale (``oversmoothing.py``) are one idea for all transformers; the blocks are timm's, which
+``timm_blocks.py`` opens for them. timm rather than mmpretrain, because it is the lighter of the two and the same in
+every stack. It is imported when one of these networks is built: ``import fcvit_mm`` needs none.
+"""
+
+from collections import OrderedDict
+from types import ModuleType
+from typing import Dict, Iterator, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..dependencies import require
+from .backbone import Backbone, InitCfg
+from .layers import LayerNorm2d, check_image_batch, is_plain, pad_to_multiple
+from .oversmoothing import fit_table, resample_table
+
+OUT_TYPES = ('pyramid', 'cls_token')
+
+
+def import_timm_blocks() -> ModuleType:
+    """Import the module of timm's blocks.
+
+    Raises:
+        ImportError: timm is not installed; with the command that installs it.
+    """
+    require('timm')
+    from . import timm_blocks
+
+    return timm_blocks
+
+
+def init_transformer_weights_(module: nn.Module) -> None:
+    """As DeiT, CaiT and Swin start: linear weights truncated normal 0.02, biases 0; for ``Module.apply``."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_path_rate: float) -> None:
+    """Refuse heads that do not divide their channels, and rates that are none."""
+    for width, heads in zip(channels, num_heads):
+        if width % heads:
+            raise ValueError(
+                f'arch has num_heads={tuple(num_heads)} for channels={tuple(channels)}, expected heads '
+                f'that divide them: {heads} does not divide {width}'
+            )
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """The layout for outputs: the images' own, for mmcv's RoIAlign on CPU reads any memory as if it were contiguous."""
+    return torch.contiguous_format if is_plain(x) else torch.channels_last
+
+
+class TokenEmbed(nn.Module):
+    """Patches, a class token if wanted, and position embeddings.
+
+    Args:
+        in_channels (int): Channels of the images.
+        channels (int): ``C``.
+        patch_size (int): Side of a patch, and its stride.
+        grid (tuple[int]): Patches in height and width that the position embeddings are made for; they are resized for
+            other images, and when a checkpoint has them for another grid.
+        class_token (bool): Whether a class token comes first.
+
+    Shape:
+        ``(B, in_channels, H, W)`` to ``(B, N, C)`` and the grid; images are padded to whole patches.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, patch_size: int, grid: Tuple[int, int], class_token: bool
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.patch_size = patch_size
+        self.num_extra = int(class_token)
+        self.proj = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, channels)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_extra + grid[0] * grid[1], channels))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if class_token:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        x = self.proj(pad_to_multiple(x, self.patch_size))
+        grid = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        if self.cls_token is not None:
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x), 1)
+        return x + resample_table(self.pos_embed, self.grid, grid), grid
+
+
+class Transformer(Backbone):
+    """A backbone with learned tables of positions, which loading resizes, by whatever way weights come in."""
+
+    def tables(self) -> Iterator[Tuple[str, int, Tuple[int, int]]]:
+        """Each table's name, the number of rows before those of its grid, and the grid."""
+        raise NotImplementedError
+
+    def fit_state_dict(self, state_dict: Dict[str, Tensor], prefix: str = '') -> Dict[str, Tensor]:
+        """Weights with tables resized to this network's.
+
+        Raises:
+            ValueError: A table of other size whose grid is not square.
+        """
+        result = OrderedDict(state_dict)
+        for name, extra, grid in self.tables():
+            if f'{prefix}{name}' in result:
+                result[f'{prefix}{name}'] = fit_table(
+                    result[f'{prefix}{name}'], self.get_parameter(name), extra, grid, name
+                )
+        return result
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # Called before the children's, which read what stands in state_dict then. It is the caller's copy.
+        state_dict.update(self.fit_state_dict(state_dict, prefix))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class TokenTransformer(Transformer):
+    """A transformer of tokens at one resolution, as ViT and CaiT are, and the outputs made of its last map.
+
+    Source of the pyramid: Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", arXiv
+    2203.16527, section 3: transposed convolutions and a pooling from the last map alone. The lateral convolutions are
+    left to the neck: mmdet's FPN, or its ChannelMapper for a pyramid without a top-down path. Attention stays global.
+
+    A subclass builds ``stem`` and ``stages`` and says what the class token and the patches are.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        depth: int,
+        patch_size: int,
+        in_channels: int,
+        out_type: str,
+        out_indices: Union[None, int, Sequence[int]],
+        frozen_stages: int,
+        norm_eval: bool,
+        with_cp: bool,
+        init_cfg: InitCfg,
+    ) -> None:
+        if out_type not in OUT_TYPES:
+            raise ValueError(f'out_type={out_type!r}, expected one of {OUT_TYPES}')
+        if patch_size < 4 or patch_size % 4 or channels % 4:
+            raise ValueError(f'patch_size={patch_size} and channels={channels}, expected multiples of 4')
+        if out_type == 'cls_token':
+            if out_indices is not None:
+                raise ValueError(
+                    f"out_indices={out_indices!r} with out_type='cls_token': the class token has no "
+                    "levels; leave out_indices out, or take out_type='pyramid'"
+                )
+            widths, strides, out_indices = (channels,), (patch_size,), 0
+        else:
+            widths = (channels // 4, channels // 2, channels, channels)
+            strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
+            out_indices = (0, 1, 2, 3) if out_indices is None else out_indices
+        super().__init__(widths, strides, out_indices, -1, norm_eval, with_cp, init_cfg)
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= depth:
+            raise ValueError(
+                f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to {depth} '
+                '(the stem and all blocks)'
+            )
+        self.frozen_stages = frozen_stages
+        self.in_channels = in_channels
+        self.out_type = out_type
+
+    def _build_outputs(self, channels: int) -> None:
+        if self.out_type == 'cls_token':
+            self.norm = nn.LayerNorm(channels, eps=1e-6)
+            return
+        levels = (
+            lambda: (
+                nn.ConvTranspose2d(channels, channels // 2, 2, 2),
+                LayerNorm2d(channels // 2),
+                nn.GELU(),
+                nn.ConvTranspose2d(channels // 2, channels // 4, 2, 2),
+            ),
+            lambda: (nn.ConvTranspose2d(channels, channels // 2, 2, 2),),
+            lambda: (),
+            lambda: (nn.MaxPool2d(2, 2, ceil_mode=True),),
+        )
+        self.pyramid = nn.ModuleDict({f'level{i}': nn.Sequential(*levels[i]()) for i in self.out_indices})
+        for i, width in zip(self.out_indices, self.out_channels):
+            self.add_module(f'norm{i}', LayerNorm2d(width))
+
+    def freeze_stages(self) -> None:
+        """Freeze what ``frozen_stages`` names, the stem and so many blocks: no gradients, evaluation mode."""
+        if self.frozen_stages < 0:
+            return
+        for part in (self.stem, *self.stages[0].blocks[: self.frozen_stages]):
+            part.eval()
+            part.requires_grad_(False)
+
+    def tables(self) -> Iterator[Tuple[str, int, Tuple[int, int]]]:
+        yield 'stem.pos_embed', self.stem.num_extra, self.stem.grid
+
+    def class_token(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` after the blocks to the class token ``(B, C)``, before the norm."""
+        raise NotImplementedError
+
+    def patches(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` after the blocks to that of the patches."""
+        raise NotImplementedError
+
+    def forward_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        """``(B, in_channels, H, W)`` to what the blocks give, ``(B, N, C)``, and the grid of the patches."""
+        x, grid = self.stem(x)
+        return self.stages[0](x), grid
+
+    def forward_blocks(self, x: Tensor) -> Iterator[Tuple[Tensor, Tuple[int, int]]]:
+        """As :meth:`forward_tokens`, but yield after every block, computed when it is asked for; for timm's features.
+
+        Yields:
+            tuple[Tensor, tuple[int, int]]: ``(B, N, C)`` and the grid.
+        """
+        check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
+        x, grid = self.stem(x)
+        for block in self.stages[0].blocks:
+            x = self.stages[0].run(block, x)
+            yield x, grid
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
+        layout, size = layout_of(x), x.shape[2:]
+        x, grid = self.forward_tokens(x)
+        if self.out_type == 'cls_token':
+            return (self.norm(self.class_token(x)),)
+        x = self.patches(x).transpose(1, 2).unflatten(2, grid).contiguous(memory_format=layout)
+        outputs = []
+        for i, stride in zip(self.out_indices, self.out_strides):
+            # Without what the padding added. (Not -(-side // stride): see up_to_multiple.)
+            height, width = (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
+            output = getattr(self, f'norm{i}')(self.pyramid[f'level{i}'](x)[:, :, :height, :width])
+            outputs.append(output.contiguous(memory_format=layout))
+        return tuple(outputs)
+
+
+def grid_of(img_size: Union[int, Sequence[int]], patch_size: int) -> Tuple[int, int]:
+    """Patches in height and width of an image.
+
+    Raises:
+        ValueError: The size is not one or two multiples of the patch size.
+    """
+    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 or side % patch_size for side in sides):
+        raise ValueError(f'img_size={img_size!r}, expected one or two multiples of patch_size={patch_size}')
+    return sides[0] // patch_size, sides[1] // patch_size
