@@ -10,9 +10,11 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Typ
 
 from ..errors import UserError
 from .backbone import Backbone
+from .cait import CaiT
 from .dwnet import DWNet
 from .fcvit import FCViT
-from .scaled import CaiT, Swin, ViT
+from .swin import Swin
+from .vit import ViT
 
 
 class Variant(NamedTuple):
