@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from harness import ROOT
+from networks import TRANSFORMERS, Convs, fcvit, vit
+from networks import build_random as build
 from PIL import Image
-from small_networks import TRANSFORMERS, Plain, build, fcvit, vit
 
 from fcvit_mm.analysis import attention_statistics, draw_statistics
 from fcvit_mm.analysis.probe import AnalysisError, Attention
@@ -152,8 +153,8 @@ def test_images_and_images_are_averaged():
 
 
 def test_what_does_not_apply():
-    with pytest.raises(AnalysisError, match='Plain has neither attention nor similarity to measure, expected a ViT'):
-        attention_statistics(build(Plain), torch.randn(3, 8, 8))
+    with pytest.raises(AnalysisError, match='Convs has neither attention nor similarity to measure, expected a ViT'):
+        attention_statistics(build(Convs), torch.randn(3, 8, 8))
     with pytest.raises(AnalysisError, match="no token mix is called 'blocks.1', expected one of"):
         attention_statistics(build(fcvit), torch.randn(3, 32, 32), ['blocks.1'])
     with pytest.raises(AnalysisError, match='0 networks, expected 1 to 7'):

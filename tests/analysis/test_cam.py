@@ -6,7 +6,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
-from small_networks import build, fcvit, vit
+from networks import build_random as build
+from networks import fcvit, vit
 
 from fcvit_mm import DWNet
 from fcvit_mm.analysis.cam import (

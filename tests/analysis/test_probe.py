@@ -10,7 +10,8 @@ import torch
 from harness import ROOT
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
-from small_networks import TRANSFORMERS, Plain, build, fcvit, swin, timm_vit, vit
+from networks import TRANSFORMERS, Convs, fcvit, swin, timm_vit, vit
+from networks import build_random as build
 
 from fcvit_mm import analysis
 from fcvit_mm.analysis import probe
@@ -151,7 +152,7 @@ def test_features_are_those_that_the_network_goes_on_with():
 
 
 def test_features_keep_gradients_and_what_is_overwritten_later():
-    model = build(Plain)
+    model = build(Convs)
     image = torch.randn(1, 3, 8, 8, requires_grad=True)
     with probe.recording_features(model, ['blocks.0']) as values:
         run_backbone(model, image)
@@ -161,8 +162,8 @@ def test_features_keep_gradients_and_what_is_overwritten_later():
 
 
 def test_what_gives_no_map_is_told():
-    with pytest.raises(AnalysisError, match=r'Plain gives no map \(B, C, H, W\), nor tokens of patches, at blocks.2'):
-        collect_features(build(Plain), torch.randn(1, 3, 8, 8), ['blocks.2'])
+    with pytest.raises(AnalysisError, match=r'Convs gives no map \(B, C, H, W\), nor tokens of patches, at blocks.2'):
+        collect_features(build(Convs), torch.randn(1, 3, 8, 8), ['blocks.2'])
 
 
 # -- networks and images -------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn as nn
 from harness import ROOT
+from networks import TRANSFORMERS
+from networks import build_random as build
 from PIL import Image
-from small_networks import TRANSFORMERS, build
 
 import fcvit_mm
 from fcvit_mm.analysis.plots import figure_png, plain

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from harness import run_tool
+from networks import TRANSFORMERS, fcvit, swin, timm_vit, vit
+from networks import build_random as build
 from PIL import Image
-from small_networks import TRANSFORMERS, build, fcvit, swin, timm_vit, vit
 
 from fcvit_mm.analysis import attention_maps, draw_attention, draw_similarity, similarity_maps
 from fcvit_mm.analysis.plots import save_figure

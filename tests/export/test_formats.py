@@ -8,7 +8,7 @@ import os
 
 import pytest
 import torch
-from test_family import NETWORKS, assert_same, build, disturbed, images
+from networks import NETWORKS, assert_same, build, disturbed, images
 
 from fcvit_mm.export.formats import FORMATS, write_export
 from fcvit_mm.export.parts import Features

@@ -1,8 +1,7 @@
-"""The same questions to every network of the project: one row of ``NETWORKS`` each, small enough to be quick."""
+"""The same questions to every network, one small instance each: the rows of ``NETWORKS`` in ``tests/networks.py``."""
 
 import copy
 import pickle
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch.nn as nn
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.registry import MODELS
 from mmengine.utils import digit_version
+from networks import NETWORKS, Network, assert_all_grads, assert_same, build, disturbed, images
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import fcvit_mm
@@ -17,50 +17,6 @@ from fcvit_mm.checkpoints import convert_checkpoint, load_pretrained
 from fcvit_mm.checkpoints.key_tables import TABLES, to_published
 from fcvit_mm.ops import use_ops
 
-
-class Network(NamedTuple):
-    """A backbone's class, the arguments that make a small one, those that make its classifier's form, and whether
-    ``frozen_stages`` counts the blocks of one stage."""
-
-    type: type
-    arguments: dict
-    classifier: dict = {}
-    blocks: bool = False
-
-
-_DWNET = dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32), group_channels=(2, 4, 6, 8)))
-_LAYER_NORM = dict(norm_cfg=dict(type='LN'))
-_BOTH = ('attn_scale', 'feat_scale')
-_CLASS_TOKEN = dict(out_type='cls_token', out_indices=None)
-
-NETWORKS = {
-    'fcvit': Network(
-        fcvit_mm.FCViT,
-        dict(
-            arch=dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(8, 8, 4, 4)),
-            layer_scale_init_value=1.0,
-        ),
-    ),
-    'dwnet': Network(fcvit_mm.DWNet, _DWNET, _LAYER_NORM),
-    'dynamic_dwnet': Network(fcvit_mm.DWNet, dict(_DWNET, dynamic='homogeneous'), _LAYER_NORM),
-    'inhomogeneous_dwnet': Network(fcvit_mm.DWNet, dict(_DWNET, dynamic='inhomogeneous'), _LAYER_NORM),
-    'vit': Network(
-        fcvit_mm.ViT,
-        dict(arch=dict(depths=(4,), channels=(24,), num_heads=(3,)), methods=_BOTH),
-        _CLASS_TOKEN,
-        blocks=True,
-    ),
-    'cait': Network(
-        fcvit_mm.CaiT,
-        dict(arch=dict(depths=(4, 1), channels=(24, 24), num_heads=(3, 3)), methods=_BOTH, layer_scale_init_value=1.0),
-        _CLASS_TOKEN,
-        blocks=True,
-    ),
-    'swin': Network(
-        fcvit_mm.Swin,
-        dict(arch=dict(depths=(2, 1, 1, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4)), methods=_BOTH),
-    ),
-}
 SIZES = [(64, 64), (75, 61), (33, 128)]
 HALF = [torch.float16, torch.bfloat16]
 
@@ -70,33 +26,12 @@ def network(request) -> Network:
     return request.param
 
 
-def build(network: Network, **options) -> fcvit_mm.models.Backbone:
-    torch.manual_seed(0)
-    return network.type(**{**network.arguments, **options})
-
-
 def table_of(network: Network):
     return next(table for table in TABLES if table.network is network.type)
 
 
-def images(*size, batch=2) -> torch.Tensor:
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
-
-
 def loss_of(outputs) -> torch.Tensor:
     return sum(output.float().square().mean() for output in outputs)
-
-
-def assert_all_grads(model: nn.Module) -> None:
-    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not without
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-
-
-def assert_same(actual, expected, atol=1e-5) -> None:
-    assert len(actual) == len(expected)
-    for a, b in zip(actual, expected):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize('size', SIZES, ids=str)
@@ -120,19 +55,6 @@ def test_definitions_of_the_operations_give_the_same(network):
         assert_same(model(images(50, 70)), expected)
 
 
-def disturbed(model: nn.Module) -> nn.Module:
-    """With norms and scales that are not as they started."""
-    torch.manual_seed(2)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            nn.init.uniform_(parameter, 0.5, 1.5)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
-    return model.eval()
-
-
 @torch.no_grad()
 def test_outputs_stay_when_optimized_for_inference(network):
     model = disturbed(build(network))
@@ -145,7 +67,7 @@ def test_outputs_stay_when_optimized_for_inference(network):
 
 
 def test_classifier_has_one_output(network):
-    model = build(network, **{'out_indices': -1, **network.classifier}).train()
+    model = build(network, **network.classifier).train()
     (output,) = model(images(64, 64))
     (output * torch.randn_like(output)).sum().backward()
     assert output.shape == (2, model.out_channels[0], *(() if 'out_type' in network.classifier else (2, 2)))
@@ -168,7 +90,7 @@ def test_weights_survive_a_round_trip(network):
 @pytest.mark.parametrize('form', ['dense', 'classifier'])
 def test_published_names_load(network, form, tmp_path):
     """Directly, and converted by tools/convert_checkpoint.py's function."""
-    options = {} if form == 'dense' else {'out_indices': -1, **network.classifier}
+    options = {} if form == 'dense' else network.classifier
     model = build(network, **options)
     for value in [*model.parameters(), *model.buffers()]:
         if value.is_floating_point():
@@ -229,7 +151,7 @@ def test_an_empty_batch(network):
 def test_images_of_a_batch_do_not_mix(network):
     model = build(network).eval()
     x = images(50, 70, batch=3)
-    assert_same(model(x[1:2]), [whole[1:2] for whole in model(x)])
+    assert_same(model(x[1:2]), [output[1:2] for output in model(x)])
 
 
 @torch.no_grad()
@@ -299,7 +221,7 @@ def test_frozen_stages_stay_frozen(network, frozen_stages):
     model = build(network, frozen_stages=frozen_stages)
     model.train()
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    parts = 'stages.0.blocks.' if network.blocks else 'stages.'
+    parts = 'stages.0.blocks.' if network.freezes_blocks else 'stages.'
     prefixes = (['stem.'] if frozen_stages >= 0 else []) + [f'{parts}{i}.' for i in range(frozen_stages)]
     assert frozen == {name for name, _ in model.named_parameters() if name.startswith(tuple(prefixes))}
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -381,7 +303,7 @@ def test_found_by_name_from_every_scope(network, scope, prefix):
     ],
 )
 def test_bad_options(network, options, error, words):
-    if network.blocks and set(options) == {'frozen_stages', 'out_indices'}:
+    if network.freezes_blocks and set(options) == {'frozen_stages', 'out_indices'}:
         pytest.skip('every level needs all blocks')
     with pytest.raises(error) as caught:
         build(network, **options)

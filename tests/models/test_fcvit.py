@@ -6,42 +6,15 @@ import pickle
 import pytest
 import torch
 import torch.nn as nn
+from networks import FCVIT_OPTIONS as OPTIONS
+from networks import NETWORKS, assert_all_grads
+from networks import build_fcvit as micro
 
 import fcvit_mm
 from fcvit_mm.models.fcvit import GlobalContext
 from fcvit_mm.models.layers import DropPath, count_parameters, drop_path_rates
 
-MICRO = dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(8, 8, 4, 4))
-
-OPTIONS = {
-    'default': {},
-    'one_mix': dict(kernel_sizes=(11,)),
-    'mix5x7': dict(kernel_sizes=[5, 7]),
-    'single_fc': dict(token_mix_reduction=1),
-    'narrow_fc': dict(token_mix_reduction=4, token_mix_min_channels=4),
-    'no_global_context': dict(global_context=False),
-    'no_compete': dict(compete=False),
-    'unweighted': dict(weighted=False),
-    'context_reduction': dict(context_reduction=4),
-    'no_dwconv': dict(channel_mixer_dwconv=False),
-    'spatial_attention': dict(spatial_attention=True),
-    'channel_attention': dict(channel_attention=True),
-    'no_layer_scale': dict(layer_scale_init_value=None),
-    'gray': dict(in_channels=1),
-    'dropout': dict(drop_rate=0.1, drop_path_rate=0.1),
-    'one_head': dict(arch=dict(MICRO, num_heads=1)),
-}
-
-
-def micro(**options) -> fcvit_mm.FCViT:
-    torch.manual_seed(0)
-    return fcvit_mm.FCViT(**{'arch': MICRO, 'layer_scale_init_value': 0.1, **options})
-
-
-def assert_all_grads(model: nn.Module) -> None:
-    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not without
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+MICRO = NETWORKS['fcvit'].arguments['arch']
 
 
 @pytest.mark.parametrize(

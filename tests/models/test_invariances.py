@@ -4,45 +4,24 @@ from functools import partial
 
 import pytest
 import torch
-from test_family import NETWORKS as FAMILY
-from test_family import build as build_family
+from networks import NETWORKS as FAMILY
+from networks import build as build_row
+from networks import build_fcvit
 
-import fcvit_mm
-
-#: One row for each network: how a small one of it is built, and its least side.
+#: How a small network of each kind is built, FCViTs with layer scales that let every part count.
 NETWORKS = {
-    'FCViT': dict(
-        build=lambda **options: fcvit_mm.FCViT(
-            dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)),
-            layer_scale_init_value=0.5,
-            **options,
-        )
+    'fcvit': partial(build_fcvit, layer_scale_init_value=0.5),
+    'fcvit without context': partial(build_fcvit, layer_scale_init_value=0.5, global_context=False),
+    'fcvit with attention': partial(
+        build_fcvit, layer_scale_init_value=0.5, spatial_attention=True, channel_attention=True
     ),
-    'FCViT without context': dict(
-        build=lambda **options: fcvit_mm.FCViT(
-            dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)),
-            layer_scale_init_value=0.5,
-            global_context=False,
-            **options,
-        )
-    ),
-    'FCViT with attention': dict(
-        build=lambda **options: fcvit_mm.FCViT(
-            dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 48), mlp_ratios=(4, 4, 2, 2)),
-            layer_scale_init_value=0.5,
-            spatial_attention=True,
-            channel_attention=True,
-            **options,
-        )
-    ),
-    **{name: dict(build=partial(build_family, row)) for name, row in FAMILY.items() if name != 'fcvit'},
+    **{name: partial(build_row, row) for name, row in FAMILY.items() if name != 'fcvit'},
 }
 every_network = pytest.mark.parametrize('network', NETWORKS)
 
 
-def build(network, seed=0, **options):
-    torch.manual_seed(seed)
-    return NETWORKS[network]['build'](**options)
+def build(network, **options):
+    return NETWORKS[network](**options)
 
 
 def images(number=4, size=64, seed=1):
@@ -63,7 +42,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('autocast', [False, True])
 def test_ten_times_the_usual_activations_stay_finite(network, dtype, autocast):
-    """In the whole network's own dtype, and under autocast."""
+    """In the network's own dtype, and under autocast."""
     model = build(network).eval()
     if dtype == torch.float16 and tuple(map(int, torch.__version__.split('.')[:2])) < (2, 4):
         pytest.skip('float16 on CPUs came with torch 2.4')
@@ -128,7 +107,7 @@ def test_order_of_the_batch(network):
 
 
 @every_network
-def test_a_image_does_not_depend_on_its_neighbours(network):
+def test_an_image_does_not_depend_on_its_neighbours(network):
     """Nor on how many they are. Convolutions take other paths for other sizes of a batch: hence the tolerance."""
     model, x = build(network).eval(), images()
     with torch.no_grad():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_family import NETWORKS, build, disturbed, images
+from networks import NETWORKS, build, disturbed, images
 
 import fcvit_mm
 

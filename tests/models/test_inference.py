@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 import torch.nn as nn
-from test_fcvit import OPTIONS, micro
+from networks import FCVIT_OPTIONS as OPTIONS
+from networks import build_fcvit as micro
 
 import fcvit_mm
 from fcvit_mm.models import inference
