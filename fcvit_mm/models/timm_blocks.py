@@ -4,7 +4,7 @@ The only file of ``models`` that needs timm. It is imported when one of these ne
 """
 
 from functools import partial
-from typing import Sequence, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -37,6 +37,17 @@ def _lamb(num_heads: int, methods: Sequence[str]):
     return nn.Parameter(torch.zeros(num_heads)) if 'attn_scale' in methods else None
 
 
+def _scores(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the scaled products of queries and keys: ``(B, N, C)`` to ``(B, H, N, N)``."""
+    q, k, _ = module.qkv(x).unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return module.scale * q @ k.transpose(-2, -1)
+
+
+def _attn_scale_matrix(attention: Tensor, lamb: Optional[Tensor]) -> Tensor:
+    """Return the matrix ``A'`` that :func:`attn_scale` applies without forming it, ``(..., H, N, N)``."""
+    return attention if lamb is None else attention + lamb[:, None, None] * (attention - 1 / attention.shape[-1])
+
+
 def _feat_scale(channels: int, factor: float, methods: Sequence[str]) -> nn.Module:
     return FeatScale(channels, factor) if 'feat_scale' in methods else nn.Identity()
 
@@ -54,6 +65,10 @@ class AttnScaleSelfAttention(Attention):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         x = attn_scale(F.scaled_dot_product_attention(q, k, v), v, self.lamb)
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, channels))
+
+    def attention_matrix(self, x: Tensor) -> Tensor:
+        """Return the attention of :meth:`forward`'s input: ``(B, N, C)`` to ``(B, H, N, N)``. For analyses."""
+        return _attn_scale_matrix(_scores(self, x).softmax(-1), self.lamb)
 
 
 class ViTBlock(Block):
@@ -91,9 +106,16 @@ class TalkingHeads(TalkingHeadAttn):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Scaled queries ``(B, H, n, d)`` on keys and values ``(B, H, N, d)``: ``(B, H, n, d)``."""
-        attention = self.proj_l((q @ k.transpose(-2, -1)).permute(0, 2, 3, 1))
-        attention = self.proj_w(attention.softmax(2)).permute(0, 3, 1, 2)
-        return self.attn_drop(attention) @ v
+        return self.attn_drop(self._mix(q @ k.transpose(-2, -1))) @ v
+
+    def _mix(self, scores: Tensor) -> Tensor:
+        """Mix heads, apply softmax, mix heads again: ``(B, H, n, N)`` to the same."""
+        attention = self.proj_l(scores.permute(0, 2, 3, 1))
+        return self.proj_w(attention.softmax(2)).permute(0, 3, 1, 2)
+
+    def attention_matrix(self, x: Tensor) -> Tensor:
+        """Return the attention of :meth:`forward`'s input: ``(B, N, C)`` to ``(B, H, N, N)``. For analyses."""
+        return self._mix(_scores(self, x))
 
 
 class CaiTBlock(LayerScaleBlock):
@@ -139,15 +161,22 @@ class AttnScaleWindowAttention(WindowAttention):
         super().__init__(channels, num_heads, window_size=window_size)
         self.lamb = _lamb(num_heads, methods)
 
-    def forward(self, x: Tensor, mask: Tensor = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         windows, tokens, channels = x.shape
         qkv = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, channels // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        bias = self._get_rel_pos_bias()
-        if mask is not None:
-            bias = (bias + mask[:, None]).repeat(windows // mask.shape[0], 1, 1, 1)
-        x = attn_scale(F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)), v, self.lamb)
+        bias = self._bias(windows, mask).to(q.dtype)
+        x = attn_scale(F.scaled_dot_product_attention(q, k, v, attn_mask=bias), v, self.lamb)
         return self.proj(x.transpose(1, 2).reshape(windows, tokens, channels))
+
+    def _bias(self, windows: int, mask: Optional[Tensor]) -> Tensor:
+        """Return what is added to the scores: relative-position bias and mask, ``(1 or B * windows, H, N, N)``."""
+        bias = self._get_rel_pos_bias()
+        return bias if mask is None else (bias + mask[:, None]).repeat(windows // mask.shape[0], 1, 1, 1)
+
+    def attention_matrix(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        """Return the attention of :meth:`forward`'s input: to ``(B * windows, H, N, N)``. For analyses."""
+        return _attn_scale_matrix((_scores(self, x) + self._bias(len(x), mask)).softmax(-1), self.lamb)
 
 
 class SwinBlock(SwinTransformerBlock):
@@ -212,6 +241,25 @@ class SwinBlock(SwinTransformerBlock):
             return [(last >= part) * step for last, part, step in zip(lasts, self.window_size, self.shift_size)]
         shift = [0 if side <= part else step for side, part, step in zip(sides, self.window_size, self.shift_size)]
         return shift if any(shift) else []
+
+    def window_positions(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        """Return where the tokens of the windows stand in the block's map. For analyses.
+
+        Args:
+            x (Tensor): The block's input, ``(B, H, W, C)``.
+
+        Returns:
+            tuple[Tensor, tuple[int, int]]: ``(windows, N)``, ``row * W + column`` before the shift, -1 for padding; and
+            ``(H, W)``.
+        """
+        height, width = x.shape[1:3]
+        bottom, right = (up_to_multiple(side, part) - side for side, part in zip((height, width), self.window_size))
+        index = torch.arange(height * width, device=x.device).view(height, width)
+        index = F.pad(index, (0, right, 0, bottom), value=-1)
+        shift = self._shift((height, width), x)
+        if shift:
+            index = index.roll([-step for step in shift], (0, 1))
+        return window_partition(index[None, :, :, None], self.window_size).flatten(1), (height, width)
 
 
 def rolled(x: Tensor, shift: Sequence[Union[int, Tensor]]) -> Tensor:
