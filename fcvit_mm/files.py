@@ -134,7 +134,8 @@ def _free(folder: str) -> str:
         return 'the folder cannot be looked at'
 
 
-@register_backend(['atomic_file', 'whole_file'])  # the second is the deprecated name
+@register_backend('whole_file')  # the deprecated name
+@register_backend('atomic_file')
 class AtomicFileBackend(LocalBackend):
     """MMEngine's local files, written by :func:`write_atomic`. For ``backend_args=dict(backend='atomic_file')``."""
 
