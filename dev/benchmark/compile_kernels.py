@@ -20,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fcvit_mm.ops.triton import depthwise, depthwise_kernels, global_context, global_context_kernels, support
+from fcvit_mm.ops.triton import depthwise_conv, depthwise_conv_kernels, global_context, global_context_kernels, support
 
 POINTERS = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16'}
 LAYOUTS = {'channels_last': torch.channels_last, 'contiguous': torch.contiguous_format}
@@ -42,7 +42,7 @@ def record(channels, kernel_sizes, dtype, layout):
     launches = []
     originals = [
         (module, name, value)
-        for module in (depthwise_kernels, global_context_kernels)
+        for module in (depthwise_conv_kernels, global_context_kernels)
         for name, value in vars(module).items()
         if name.endswith('_kernel')
     ]
@@ -57,11 +57,11 @@ def record(channels, kernel_sizes, dtype, layout):
             width = channels * MLP_RATIOS.get(channels, 4) if size == 3 else channels
             x = tensor(128, width, 14, 14, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
             weight, bias = tensor(width, 1, size, size), tensor(width)
-            depthwise.run_depthwise(x, weight, bias, epilogue='gelu' if size == 3 else 'none')
+            depthwise_conv.run_depthwise(x, weight, bias, epilogue='gelu' if size == 3 else 'none')
             if size == 3:
-                depthwise.run_depthwise(x, weight, bias, epilogue='gelu_grad', grad=x)
-            depthwise.run_depthwise(x, weight, None, flip=True)
-            depthwise.run_grad_weight(x, x, size)
+                depthwise_conv.run_depthwise(x, weight, bias, epilogue='gelu_grad', grad=x)
+            depthwise_conv.run_depthwise(x, weight, None, flip=True)
+            depthwise_conv.run_grad_weight(x, x, size)
         x = tensor(128, channels, 14, 14, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
         vector, head = tensor(128, channels), tensor(HEADS)
         _, similarity, stats = global_context.run_forward(x, vector, vector, HEADS, head, head, 1e-5)

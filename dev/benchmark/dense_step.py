@@ -36,8 +36,8 @@ class Way(NamedTuple):
 
 
 WAYS = {
-    'plain': Way('plain definitions, the backbone in NCHW as the published code runs it', 'plain', True),
-    'plain_channels_last': Way('plain definitions', 'plain', False),
+    'plain': Way('reference implementations, the backbone in NCHW as the published code runs it', 'reference', True),
+    'plain_channels_last': Way('reference implementations', 'reference', False),
     'ours': Way('as tools/train.py runs it', 'auto', False),
 }
 

@@ -40,7 +40,7 @@ class Way(NamedTuple):
 
     Attributes:
         about (str): What a reader must know.
-        ops (str): ``auto`` or ``plain``, for :func:`fcvit_mm.ops.use_ops`.
+        ops (str): ``auto`` or ``reference``, for :func:`fcvit_mm.ops.use_ops`.
         layout (str, optional): A key of ``LAYOUTS``; ``None`` for the faster, measured when the run starts.
         optimized (bool): Whether inference goes through :func:`fcvit_mm.optimize_for_inference`.
         published (bool): Whether stem, stages and norms run without what our ``forward`` adds to them.
@@ -57,11 +57,11 @@ class Way(NamedTuple):
 WAYS = {
     '': Way('as a user gets it: for inference through fcvit_mm.optimize_for_inference', optimized=True),
     'as_built': Way('the module as built'),
-    'plain': Way('plain definitions, NCHW: as the published code runs', 'plain', 'NCHW', published=True),
-    'plain_channels_last': Way('plain definitions, channels_last', 'plain', published=True),
-    'plain_best': Way('plain definitions, the faster layout of the two', 'plain', None, published=True),
+    'plain': Way('reference implementations, NCHW: as the published code runs', 'reference', 'NCHW', published=True),
+    'plain_channels_last': Way('reference implementations, channels_last', 'reference', published=True),
+    'plain_best': Way('reference implementations, the faster layout of the two', 'reference', None, published=True),
 }
-PEER_WAY = Way('timm, the faster layout of the two', 'plain', None)
+PEER_WAY = Way('timm, the faster layout of the two', 'reference', None)
 #: After any of these names: through ``torch.compile``, for inference with frozen weights.
 COMPILED = 'compiled'
 

@@ -72,7 +72,7 @@ def prepare_all(entries: List[Entry], task: Task) -> Tuple[Dict[str, Prepared], 
                 f'{entry.label}: PyTorch {torch.__version__} cannot run it in {entry.dtype} on '
                 f'{task.device} ({error}): take another dtype or device'
             ) from error
-        kind = 'peer' if entry.network in PEERS else 'plain' if entry.way.ops == 'plain' else 'ours'
+        kind = 'peer' if entry.network in PEERS else 'plain' if entry.way.ops == 'reference' else 'ours'
         rows.append(
             dict(
                 label=entry.label,
@@ -96,7 +96,7 @@ def count_work(rows: List[Dict[str, Any]], task: Task) -> None:
     for row in rows:
         network = row['network']
         if network not in found:
-            with use_ops('plain'):
+            with use_ops('reference'):
                 found[network] = (
                     count_multiply_adds(*counted(network, task, 'cpu', 1))[''],
                     count_traffic(*counted(network, task, 'meta', task.batch)) // task.batch,

@@ -74,7 +74,7 @@ def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
     analyzer.set_op_handle('aten::sum', elementwise_flop_counter(input_scale=1))
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_products)
     # The definitions: what exporters record instead, for any size, has other operations.
-    with torch.no_grad(), use_ops('plain'), warnings.catch_warnings():
+    with torch.no_grad(), use_ops('reference'), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the tracer's, about checks of shapes
         return analyzer.by_module()
 

@@ -9,30 +9,28 @@ the image's mean, and lets large depth-wise convolutions mix locally. Any input 
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width, ``h`` heads of ``d = C / h``.
 """
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..ops import add_global_context, channel_mixer, normalised_similarity, position_means, recomputed_channel_mixer
+from ..ops import add_global_context, channel_mixer, normalised_similarity, channel_means, recomputed_channel_mixer
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, resolve_arch
+from .fcvit_names import PUBLISHED_NAMES
 from .layers import (
     Conv2d,
     DropPath,
     GroupNorm1,
     PatchEmbed,
     Stage,
-    check_image_batch,
     drop_path_rates,
-    fast_layout,
     fuse_input_,
     fuse_output_,
     gelu_of,
     init_weights_,
-    is_bare,
-    is_plain,
+    may_bypass,
 )
 
 
@@ -79,7 +77,7 @@ class GlobalContext(nn.Module):
         Returns:
             Tensor: ``(B, h, H, W)``, float32 (float64 if ``x`` is).
         """
-        similarity = normalised_similarity(x, position_means(x), self.num_heads, self.eps)
+        similarity = normalised_similarity(x, channel_means(x), self.num_heads, self.eps)
         return similarity * self.rescale_weight.view(-1, 1, 1) + self.rescale_bias.view(-1, 1, 1)
 
     def context(self, means: Tensor) -> Tensor:
@@ -90,7 +88,7 @@ class GlobalContext(nn.Module):
         return self.fc2(self.act(context))
 
     def forward(self, x: Tensor) -> Tensor:
-        means = position_means(x)
+        means = channel_means(x)
         context = self.context(means.to(x.dtype))
         if not self.weighted:
             return x + context[:, :, None, None]
@@ -218,7 +216,7 @@ class ChannelMixer(nn.Module):
         self.channel_attention = ChannelAttention() if channel_attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        fused = is_bare(self.fc1, self.dwconv, self.fc2) and not (self.training and self.drop.p)
+        fused = may_bypass(self.fc1, self.dwconv, self.fc2) and not (self.training and self.drop.p)
         x = self.fused(x) if fused else self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
         return self.channel_attention(x)
 
@@ -333,6 +331,7 @@ class FCViT(Backbone):
         'b24': dict(depths=(4, 4, 12, 4), channels=(64, 128, 320, 512), mlp_ratios=(8, 8, 4, 4)),
         'b48': dict(depths=(8, 8, 24, 8), channels=(64, 128, 320, 512), mlp_ratios=(8, 8, 4, 4)),
     }
+    published_names = PUBLISHED_NAMES
     strides = (4, 8, 16, 32)
 
     def __init__(
@@ -368,9 +367,17 @@ class FCViT(Backbone):
         )
         depths, channels = settings['depths'], settings['channels']
         mlp_ratios, num_heads = settings['mlp_ratios'], settings['num_heads']
-        super().__init__(channels, self.strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        super().__init__(
+            channels,
+            self.strides,
+            out_indices,
+            in_channels=in_channels,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
         check_options(channels, num_heads, kernel_sizes, token_mix_reduction, context_reduction, drop_path_rate)
-        self.in_channels = in_channels
 
         def token_mix(width: int, kernel_size: int) -> TokenMix:
             hidden = max(width // token_mix_reduction, token_mix_min_channels) if token_mix_reduction > 1 else None
@@ -401,19 +408,6 @@ class FCViT(Backbone):
 
         self.apply(init_weights_)
         self.freeze_stages()
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        check_image_batch(x, self.in_channels, min_size=1, name='FCViT')
-        plain_layout = is_plain(x)
-        x = self.stem(fast_layout(x))
-        outputs = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                output = getattr(self, f'norm{i}')(x)
-                # mmcv's RoIAlign on CPU reads memory as if it were contiguous, whatever the layout.
-                outputs.append(output.contiguous() if plain_layout else output)
-        return tuple(outputs)
 
 
 def check_options(

@@ -1,22 +1,54 @@
-"""The fast arithmetic: one file per operation, each with a plain definition in PyTorch and its faster forms."""
+"""The fast arithmetic: one file per operation, with its reference in plain PyTorch and a table of implementations.
 
+``python -m fcvit_mm.ops`` prints the tables, and what would run here.
+"""
+
+from typing import Any, Tuple
+
+from ..deprecation import warn_deprecated
 from .channel_mixer import channel_mixer, recomputed_channel_mixer
 from .conv import conv2d
 from .depthwise_conv import depthwise_conv2d
-from .dispatch import use_ops
+from .dispatch import Operation, use_ops
 from .dwconv_gelu import dwconv_gelu
+from .dynamic_depthwise import dynamic_depthwise_conv2d, inhomogeneous_depthwise_conv2d
 from .gelu import gelu_
-from .global_context import add_global_context, normalised_similarity, position_means
+from .global_context import add_global_context, channel_means, normalised_similarity
+
+#: Every operation. The tests and ``python -m fcvit_mm.ops`` read this.
+OPERATIONS: Tuple[Operation, ...] = (
+    conv2d,
+    depthwise_conv2d,
+    dwconv_gelu,
+    gelu_,
+    channel_mixer,
+    add_global_context,
+    dynamic_depthwise_conv2d,
+    inhomogeneous_depthwise_conv2d,
+)
 
 __all__ = [
+    'OPERATIONS',
     'add_global_context',
+    'channel_means',
     'channel_mixer',
     'conv2d',
     'depthwise_conv2d',
     'dwconv_gelu',
+    'dynamic_depthwise_conv2d',
     'gelu_',
+    'inhomogeneous_depthwise_conv2d',
     'normalised_similarity',
-    'position_means',
     'recomputed_channel_mixer',
     'use_ops',
 ]
+
+_DEPRECATED_NAMES = {'position_means': channel_means}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DEPRECATED_NAMES:
+        new = _DEPRECATED_NAMES[name]
+        warn_deprecated(f'fcvit_mm.ops.{name}', f'fcvit_mm.ops.{new.__name__}')
+        return new
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

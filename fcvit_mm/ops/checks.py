@@ -1,26 +1,28 @@
-"""Arguments that do not fit together: errors that name both sides."""
+"""Checks of arguments: errors that name both sides of what does not fit together."""
 
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 
 def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
-    """The dtype that autocast gives to convolutions on the device of ``x``; None where it is off."""
+    """Return the dtype that autocast gives to convolutions on the device of ``x``; None where it is off."""
     if x.device.type == 'cpu':
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
-def check_arguments(name: str, x: Tensor, any_dtype: bool = False, **others: Tuple[Optional[Tensor], tuple]) -> None:
-    """Refuse a map, or tensors beside it, that do not fit together.
+def check_arguments(
+    name: str, x: Tensor, any_dtype: bool = False, **others: Tuple[Optional[Tensor], Tuple[Any, ...]]
+) -> None:
+    """Check that a map, and the tensors that come with it, fit together.
 
     Args:
         name (str): The operation, for the message.
         x (Tensor): The map ``(B, C, H, W)``.
         any_dtype (bool): Whether the others may differ from ``x`` in dtype.
-        **others: For each argument of that name, ``(tensor, expected shape)``; None in place of a tensor is left out.
+        **others: For each argument of that name, ``(tensor, expected shape)``; None in place of a tensor is skipped.
 
     Raises:
         TypeError: ``x`` is no floating-point tensor, or another has another dtype and no autocast casts them.
@@ -35,9 +37,9 @@ def check_arguments(name: str, x: Tensor, any_dtype: bool = False, **others: Tup
         if tensor is None:
             continue
         if tuple(tensor.shape) != tuple(shape):
+            expected = str(tuple(shape)).replace("'", '')
             raise ValueError(
-                f'{name}: {label} has the shape {tuple(tensor.shape)}, but x of shape {tuple(x.shape)} '
-                f'takes {tuple(shape)}'
+                f'{name}: {label} has the shape {tuple(tensor.shape)}, but x of shape {tuple(x.shape)} takes {expected}'
             )
         if tensor.device != x.device:
             raise ValueError(

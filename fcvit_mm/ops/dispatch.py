@@ -1,138 +1,150 @@
-"""The one rule that says which form of an operation runs, and the user's switch.
+"""Dispatch: the one rule that says which implementation of an operation runs, and the user's switch.
 
-An operation is a plain definition in PyTorch (the specification) with faster forms beside it. A call takes the first
-form, in the order of their definition, that applies to its arguments, and else the plain definition.
+An operation is a reference (its definition in plain PyTorch) and a table of faster implementations, in order of
+preference. A call runs the first one whose condition its arguments meet, and else the reference.
 
-``FCVIT_MM_OPS=plain`` in the environment, or ``with fcvit_mm.ops.use_ops('plain'):``, leaves out all fast forms.
+``FCVIT_MM_OPS=reference`` in the environment, or ``with fcvit_mm.ops.use_ops('reference'):``, turns the tables off.
+``python -m fcvit_mm.ops`` prints them, and what would run here.
 """
 
 import os
 from contextlib import contextmanager
 from functools import update_wrapper
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
 import torch
+from torch import Tensor
 
-MODES = ('auto', 'plain')
+from ..deprecation import warn_deprecated
+from ..errors import UserError
+from .tracing import is_traced
+
+MODES = ('auto', 'reference')
+_DEPRECATED_MODES = {'plain': 'reference'}
 _VARIABLE = 'FCVIT_MM_OPS'
 
 
-def _check_mode(mode: str, origin: str) -> str:
+def _check_mode(mode: str, origin: str, stacklevel: int = 3) -> str:
+    if mode in _DEPRECATED_MODES:
+        new = _DEPRECATED_MODES[mode]
+        warn_deprecated(f'{mode!r} as {origin}', repr(new), stacklevel=stacklevel + 1)
+        return new
     if mode not in MODES:
-        raise ValueError(
-            f'{origin} is {mode!r}, expected one of {", ".join(MODES)}: "auto" takes the fastest form '
-            'of each operation, "plain" its definition'
+        raise UserError(
+            f'{origin} is {mode!r}, expected one of {", ".join(MODES)}: "auto" runs the fastest implementation '
+            'of each operation, "reference" its definition'
         )
     return mode
 
 
-# A plain global, read at import: torch.compile can follow and guard it, as it cannot a context variable.
+# A module's variable, read at import: torch.compile can follow and guard it, as it cannot a context variable.
 _mode = _check_mode(os.environ.get(_VARIABLE, 'auto'), f'the environment variable {_VARIABLE}')
+
+
+def current_mode() -> str:
+    """Return which implementations run at present: ``auto`` or ``reference``."""
+    return _mode
 
 
 @contextmanager
 def use_ops(mode: str) -> Iterator[None]:
-    """Choose the forms of all operations called inside, in the whole process.
+    """Choose the implementations of all operations called inside, in the whole process.
 
     Args:
-        mode (str): ``auto`` for the fastest form that applies, ``plain`` for the definitions.
+        mode (str): ``auto`` for the first implementation of the table that applies, ``reference`` for the definitions.
 
     Raises:
         ValueError: Another mode.
 
     Example:
-        >>> with fcvit_mm.ops.use_ops('plain'):
+        >>> with fcvit_mm.ops.use_ops('reference'):
         ...     expected = model(images)
     """
     global _mode
-    before, _mode = _mode, _check_mode(mode, 'mode')
+    before, _mode = _mode, _check_mode(mode, 'mode', stacklevel=4)
     try:
         yield
     finally:
         _mode = before
 
 
-def is_traced() -> bool:
-    """Whether a compiler or an exporter is recording the operations: what it records must be standard or registered."""
-    return torch.jit.is_tracing() or _is_compiling()
-
-
-# torch.compiler has it since 2.3.
-_is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
-
-
-def records_any_size() -> bool:
-    """Whether what is recorded will be used on images of other sizes, with nothing to notice that they are others.
-
-    A step that depends on the size must then be arithmetic of the sizes: of a branch in Python only the way that the
-    example takes would be recorded. (``torch.compile`` notices, and compiles anew.)
-    """
-    return torch.jit.is_tracing() or is_exporting()
-
-
-# torch.compiler has it since 2.7. Whether it is torch.export that records.
-is_exporting = getattr(torch.compiler, 'is_exporting', None) or (lambda: False)
-
-
-class Form(NamedTuple):
-    """A fast form of an operation.
+class Implementation(NamedTuple):
+    """One way to compute an operation: a row of its table.
 
     Attributes:
-        name (str): As it stands in messages and benchmarks.
+        name (str): As messages and benchmarks call it.
         function (Callable): Takes the operation's arguments.
-        when (Callable): Takes them too; whether the form is right, and faster, for them.
+        when (Callable): Takes them too; returns whether the implementation is correct, and faster, for them.
+        condition (str): The same as text.
+        why (str): What it gains over the rows below.
         traceable (bool): Whether ``torch.compile`` and exporters may record it.
     """
 
     name: str
     function: Callable[..., Any]
     when: Callable[..., bool]
-    traceable: bool
+    condition: str
+    why: str
+    traceable: bool = False
 
 
 class Operation:
-    """An operation: a plain definition, and fast forms of it.
+    """An operation: its reference, and a table of faster implementations.
 
     Args:
-        plain (Callable): The definition. It also gives the operation its name and docstring.
+        reference (Callable): The definition. It also gives the operation its name and docstring.
         check (Callable, optional): Takes the arguments, and raises if they do not fit together.
+        example (Callable, optional): Takes a floating-point tensor ``(B, C, H, W)`` of any size and returns the
+            arguments of a call with it, random ones for the others; default: the tensor alone. The tests and
+            ``python -m fcvit_mm.ops`` call it.
+
+    Attributes:
+        implementations (tuple[Implementation]): The table, the preferred ones first.
     """
 
-    def __init__(self, plain: Callable[..., Any], check: Optional[Callable[..., None]] = None) -> None:
-        update_wrapper(self, plain)
-        self.plain = plain
+    __name__: str
+
+    def __init__(
+        self,
+        reference: Callable[..., Any],
+        check: Optional[Callable[..., None]] = None,
+        example: Optional[Callable[[Tensor], Tuple[Any, ...]]] = None,
+    ) -> None:
+        update_wrapper(self, reference)
+        self.reference = reference
         self.check = check
-        self.forms: List[Form] = []
+        self.example = example or (lambda x: (x,))
+        self.implementations: Tuple[Implementation, ...] = ()
+        self._reference_row = Implementation(
+            'reference', reference, lambda *_: True, 'otherwise', 'the definition', traceable=True
+        )
 
-    def fast(self, name: str, when: Callable[..., bool], traceable: bool = False) -> Callable:
-        """Decorate a fast form; earlier ones are preferred."""
+    @property
+    def table(self) -> Tuple[Implementation, ...]:
+        """The rows of :attr:`implementations`, and the reference as the last one."""
+        return (*self.implementations, self._reference_row)
 
-        def register(function: Callable) -> Callable:
-            self.forms.append(Form(name, function, when, traceable))
-            return function
+    def choose(self, *args: Any) -> Implementation:
+        """Return the implementation that a call with these arguments runs."""
+        if _mode != 'reference':
+            traced = is_traced()
+            for implementation in self.implementations:
+                if (implementation.traceable or not traced) and implementation.when(*args):
+                    return implementation
+        return self._reference_row
 
-        return register
-
-    def choose(self, *args) -> Callable[..., Any]:
-        """The function that a call with these arguments runs."""
-        if _mode == 'plain':
-            return self.plain
-        traced = is_traced()
-        for form in self.forms:
-            if (form.traceable or not traced) and form.when(*args):
-                return form.function
-        return self.plain
-
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         # A tracer would take the comparisons of sizes for part of the network.
         if self.check is not None and not torch.jit.is_tracing():
             self.check(*args)
-        return self.choose(*args)(*args)
+        return self.choose(*args).function(*args)
 
     def __repr__(self) -> str:
-        return f'{self.__name__} ({", ".join(["plain"] + [form.name for form in self.forms])})'
+        return f'{self.__name__} ({", ".join(row.name for row in self.table)})'
 
 
-def operation(check: Optional[Callable[..., None]] = None) -> Callable[[Callable], Operation]:
-    """Make the decorated plain definition an :class:`Operation`."""
-    return lambda plain: Operation(plain, check)
+def operation(
+    check: Optional[Callable[..., None]] = None, example: Optional[Callable[[Tensor], Tuple[Any, ...]]] = None
+) -> Callable[[Callable[..., Any]], Operation]:
+    """Make the decorated reference an :class:`Operation`, with these arguments of it."""
+    return lambda reference: Operation(reference, check, example)

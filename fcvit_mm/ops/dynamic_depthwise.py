@@ -5,65 +5,61 @@ section 3 (dynamic depth-wise convolution, homogeneous and inhomogeneous).
 """
 
 import math
-from typing import Optional, Tuple
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dispatch import operation, records_any_size
+from . import tracing
+from .checks import check_arguments
+from .conditions import is_channels_last
+from .depthwise_conv import check_odd
+from .dispatch import Implementation, operation
 
 
 def _check_dynamic(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> None:
-    _check_map('dynamic_depthwise_conv2d', x)
-    square = weight.ndim == 4 and weight.shape[2] == weight.shape[3] and weight.shape[2] % 2 == 1
-    if not square or weight.shape[:2] != x.shape[:2]:
-        raise ValueError(
-            f'dynamic_depthwise_conv2d got x {tuple(x.shape)} and weight {tuple(weight.shape)}, expected '
-            '(B, C, H, W) and (B, C, k, k) with odd k: one kernel for each image and channel'
-        )
-    if bias is not None and bias.shape != x.shape[1:2]:
-        raise ValueError(
-            f'dynamic_depthwise_conv2d got x {tuple(x.shape)} and bias {tuple(bias.shape)}, expected '
-            f'one value for each of the {x.shape[1]} channels'
-        )
+    name = 'dynamic_depthwise_conv2d'
+    images, channels = tuple(x.shape[:2]) if isinstance(x, Tensor) and x.ndim == 4 else (0, 0)
+    size = int(weight.shape[-1])
+    check_arguments(name, x, weight=(weight, (images, channels, size, size)), bias=(bias, (channels,)))
+    check_odd(name, size)
 
 
 def _check_inhomogeneous(x: Tensor, weight: Tensor) -> None:
-    _check_map('inhomogeneous_depthwise_conv2d', x)
-    fits = weight.ndim == 5 and weight.shape[0] == x.shape[0] and weight.shape[3:] == x.shape[2:]
-    if not fits or weight.shape[1] == 0 or x.shape[1] % weight.shape[1]:
+    name = 'inhomogeneous_depthwise_conv2d'
+    groups, taps = weight.shape[1:3] if weight.ndim == 5 else ('G', 'k*k')
+    map_shape = tuple(x.shape) if isinstance(x, Tensor) and x.ndim == 4 else (0,) * 4
+    check_arguments(name, x, weight=(weight, (map_shape[0], groups, taps, *map_shape[2:])))
+    if groups == 0 or map_shape[1] % groups:
         raise ValueError(
-            f'inhomogeneous_depthwise_conv2d got x {tuple(x.shape)} and weight {tuple(weight.shape)}, '
-            'expected (B, C, H, W) and (B, G, k*k, H, W), with C a multiple of G: one kernel for each '
-            'image, channel group and position'
+            f'{name}: weight has {groups} groups in its shape {tuple(weight.shape)}, (B, G, k*k, H, W), which do not '
+            f'divide the {map_shape[1]} channels of x, of shape {map_shape}'
         )
-    if _side(weight) ** 2 != weight.shape[2] or weight.shape[2] % 2 == 0:
+    if _side(weight) ** 2 != taps or taps % 2 == 0:
         raise ValueError(
-            f'inhomogeneous_depthwise_conv2d got kernels of {weight.shape[2]} values in weight '
-            f'{tuple(weight.shape)}, expected the square of an odd number'
+            f'{name}: weight has kernels of {taps} values in its shape {tuple(weight.shape)}, expected the square of '
+            'an odd number'
         )
-    if weight.dtype != x.dtype or weight.device != x.device:
-        raise TypeError(
-            f'inhomogeneous_depthwise_conv2d got x of {x.dtype} on {x.device} and weight of '
-            f'{weight.dtype} on {weight.device}, expected the same of both'
-        )
-
-
-def _check_map(name: str, x: Tensor) -> None:
-    if x.ndim != 4:
-        raise ValueError(f'{name} got x {tuple(x.shape)}, expected (B, C, H, W)')
 
 
 def _side(weight: Tensor) -> int:
-    """Side of the kernels of ``weight (B, G, k*k, H, W)``; a number in traces, too, where shapes are tensors."""
+    """Return the side of the kernels of ``weight (B, G, k*k, H, W)``.
+
+    An int in traces, too, where shapes are tensors.
+    """
     return math.isqrt(int(weight.shape[2]))
 
 
-@operation(check=_check_dynamic)
+def _dynamic_example(x: Tensor) -> Tuple[Any, ...]:
+    images, channels = x.shape[:2]
+    return x, x.new_empty(images, channels, 7, 7).normal_(std=0.15), x.new_empty(channels).normal_()
+
+
+@operation(_check_dynamic, _dynamic_example)
 def dynamic_depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """Convolve each image depth-wise with kernels of its own; zeros stand outside.
+    """Convolve each image depth-wise with kernels of its own; zero padding keeps the map's size.
 
     Args:
         x (Tensor): ``(B, C, H, W)``.
@@ -75,6 +71,7 @@ def dynamic_depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] =
 
     Raises:
         ValueError: The shapes do not fit together.
+        TypeError: ``x`` and ``weight`` differ in dtype.
     """
     images, channels, height, width = x.shape
     if images == 0:  # a convolution without groups is none
@@ -91,18 +88,11 @@ def dynamic_depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] =
     return out.view(images, channels, height, width)
 
 
-def _is_channels_last_batch(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> bool:
-    return (
-        x.device.type == 'cpu'
-        and x.shape[0] > 1
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
+def _is_channels_last_batch(x: Tensor, *_: Any) -> bool:
+    return x.device.type == 'cpu' and x.shape[0] > 1 and not x.is_contiguous() and is_channels_last(x)
 
 
-@dynamic_depthwise_conv2d.fast('image by image', when=_is_channels_last_batch)
 def _image_by_image(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """Keeps the layout, which one convolution over all images cannot: half the time on CPU, backward included."""
     return torch.cat(
         [
             F.conv2d(image, kernels.unsqueeze(1), bias, padding=weight.shape[2] // 2, groups=x.shape[1])
@@ -111,18 +101,36 @@ def _image_by_image(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) ->
     )
 
 
-def _any_batch(x: Tensor, *others: Optional[Tensor]) -> bool:
-    return records_any_size() and not isinstance(x.shape[0], int)
-
-
-@dynamic_depthwise_conv2d.fast('row by row', when=_any_batch, traceable=True)
 def _dynamic_row_by_row(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """For graphs that take any number of images: that of a convolution's groups is a constant in every format."""
     out = _row_by_row(x, weight.flatten(2)[..., None, None])
     return out if bias is None else out + bias[:, None, None]
 
 
-@operation(check=_check_inhomogeneous)
+dynamic_depthwise_conv2d.implementations = (
+    Implementation(
+        'image_by_image',
+        _image_by_image,
+        when=_is_channels_last_batch,
+        condition='more than one image, channels_last and not contiguous, on a CPU',
+        why='keeps the layout, which one convolution over all images cannot: half the time, backward pass included',
+    ),
+    Implementation(
+        'row_by_row',
+        _dynamic_row_by_row,
+        when=lambda x, *_: tracing.records_variable(x.shape[0]),
+        condition='recorded for any number of images',
+        why='correct for them: the number of groups of a convolution is a constant in every file format',
+        traceable=True,
+    ),
+)
+
+
+def _inhomogeneous_example(x: Tensor) -> Tuple[Any, ...]:
+    images, channels, height, width = x.shape
+    return x, x.new_empty(images, math.gcd(channels, 4), 49, height, width).normal_(std=0.15)
+
+
+@operation(_check_inhomogeneous, _inhomogeneous_example)
 def inhomogeneous_depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve with a kernel of its own at each position, shared by the channels of a group; zeros stand outside.
 
@@ -136,12 +144,12 @@ def inhomogeneous_depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
         Tensor: ``(B, C, H, W)``.
 
     Raises:
-        ValueError: The shapes do not fit together.
-        TypeError: ``x`` and ``weight`` differ in type or device.
+        ValueError: The shapes do not fit together, or the devices differ.
+        TypeError: ``x`` and ``weight`` differ in dtype.
     """
     images, channels, height, width = x.shape
     groups, taps = weight.shape[1:3]
-    # k*k copies of the map: that is why there is a form without them.
+    # k*k copies of the map, which the other implementations do without.
     side = _side(weight)
     patches = F.unfold(x, side, padding=side // 2).view(images, groups, channels // groups, taps, height, width)
     return torch.einsum('bgcthw,bgthw->bgchw', patches, weight).reshape(x.shape)
@@ -151,8 +159,8 @@ class _TapByTap(torch.autograd.Function):
     """Sum over the taps of the kernel, each a shifted view of the map; nothing of ``k*k`` times the map is stored."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
-        # Plain layout: in the other, the inner loop would run over the few channels of a group.
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        # Contiguous: in channels_last, the inner loop would run over the few channels of a group.
         x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         padded = _pad(x, weight)
@@ -163,33 +171,33 @@ class _TapByTap(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad
         height, width = x.shape[2:]
         padded = _pad(x, weight)
         grad = grad.to(padded.dtype).reshape(*_grouped(x, weight), height, width)
-        grad_padded = torch.zeros_like(padded) if needs_x else None
-        grad_weight = torch.empty_like(weight) if needs_weight else None
-        grad_views = _views(grad_padded, x, weight) if needs_x else [None] * weight.shape[2]
-        for tap, (view, grad_view) in enumerate(zip(_views(padded, x, weight), grad_views)):
-            if needs_weight:
+        grad_x = grad_weight = None
+        if needs_weight:
+            grad_weight = torch.empty_like(weight)
+            for tap, view in enumerate(_views(padded, x, weight)):
                 grad_weight[:, :, tap] = (grad * view).sum(2)
-            if needs_x:
-                grad_view.addcmul_(grad, weight[:, :, tap].to(grad.dtype).unsqueeze(2))
         if needs_x:
+            grad_padded = torch.zeros_like(padded)
+            for tap, view in enumerate(_views(grad_padded, x, weight)):
+                view.addcmul_(grad, weight[:, :, tap].to(grad.dtype).unsqueeze(2))
             edge = (padded.shape[2] - height) // 2
-            grad_padded = grad_padded[:, :, edge : edge + height, edge : edge + width].to(x.dtype)
-        return grad_padded, grad_weight
+            grad_x = grad_padded[:, :, edge : edge + height, edge : edge + width].to(x.dtype)
+        return grad_x, grad_weight
 
 
-def _zeros(x: Tensor, shape) -> Tensor:
-    """Zeros to add up in: dozens of terms do not fit half precision."""
+def _zeros(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return zeros to add up in: dozens of terms do not fit half precision."""
     return x.new_zeros(shape, dtype=x.dtype if x.dtype == torch.float64 else torch.float32)
 
 
 def _pad(x: Tensor, weight: Tensor) -> Tensor:
-    """The map with zeros around it."""
+    """Return the map with zeros around it."""
     edge = _side(weight) // 2
     images, channels, height, width = x.shape
     padded = _zeros(x, (images, channels, height + 2 * edge, width + 2 * edge))
@@ -198,12 +206,12 @@ def _pad(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _grouped(x: Tensor, weight: Tensor) -> Tuple[int, int, int]:
-    """``(B, G, C / G)``."""
+    """Return ``(B, G, C / G)``."""
     return x.shape[0], weight.shape[1], x.shape[1] // weight.shape[1]
 
 
-def _views(padded: Tensor, x: Tensor, weight: Tensor):
-    """What each tap of the kernels sees of the padded map: views ``(B, G, C / G, H, W)``."""
+def _views(padded: Tensor, x: Tensor, weight: Tensor) -> Iterator[Tensor]:
+    """Yield for each tap of the kernels the part of the padded map that it meets, a view ``(B, G, C / G, H, W)``."""
     side = _side(weight)
     height, width = x.shape[2:]
     padded = padded.view(*_grouped(x, weight), *padded.shape[2:])
@@ -212,15 +220,16 @@ def _views(padded: Tensor, x: Tensor, weight: Tensor):
             yield padded[..., row : row + height, column : column + width]
 
 
-@inhomogeneous_depthwise_conv2d.fast('tap by tap', when=lambda x, weight: True)
 def _tap_by_tap(x: Tensor, weight: Tensor) -> Tensor:
     return _TapByTap.apply(x, weight)
 
 
-@inhomogeneous_depthwise_conv2d.fast('row by row', when=lambda x, weight: records_any_size(), traceable=True)
 def _row_by_row(x: Tensor, weight: Tensor) -> Tensor:
-    """What :class:`_TapByTap` computes, in few standard operations: ``k`` copies of the map, one shifted for each row
-    of the kernel. The kernels may be the same at all positions: ``(B, G, k*k, 1, 1)``."""
+    """Compute what :class:`_TapByTap` does in few standard operations.
+
+    ``k`` copies of the map, one shifted for each row of the kernel. The kernels may be the same at all positions:
+    ``(B, G, k*k, 1, 1)``.
+    """
     side = _side(weight)
     height, width = x.shape[2:]
     padded = F.pad(x, [side // 2] * 4).unflatten(1, _grouped(x, weight)[1:])
@@ -228,3 +237,22 @@ def _row_by_row(x: Tensor, weight: Tensor) -> Tensor:
     weight = weight.unflatten(2, (side, side)).unsqueeze(2)
     columns = [(rows[..., column : column + width] * weight[:, :, :, :, column]).sum(3) for column in range(side)]
     return sum(columns[1:], columns[0]).flatten(1, 2)
+
+
+inhomogeneous_depthwise_conv2d.implementations = (
+    Implementation(
+        'tap_by_tap',
+        _tap_by_tap,
+        when=lambda *_: True,
+        condition='always',
+        why='stores the map once, where the reference stores k*k copies of it',
+    ),
+    Implementation(
+        'row_by_row',
+        _row_by_row,
+        when=lambda *_: tracing.records_any_size(),
+        condition='recorded for any image size',
+        why='standard operations that every format has, k copies of the map in place of k*k',
+        traceable=True,
+    ),
+)

@@ -1,13 +1,15 @@
 """GELU of a map that nothing else reads."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import native
 from .checks import check_arguments
-from .conditions import is_nhwc, needs_grad
-from .dispatch import operation
+from .conditions import is_channels_last, needs_grad
+from .dispatch import Implementation, operation
 
 
 @operation(lambda x: check_arguments('gelu_', x))
@@ -23,25 +25,38 @@ def gelu_(x: Tensor) -> Tensor:
     return F.gelu(x)
 
 
-gelu_.fast('native', when=lambda x: native.applies(x) and not needs_grad(x))(native.gelu_)
-
-
-@gelu_.fast('nhwc', when=lambda x: x.device.type == 'cpu' and is_nhwc(x))
-def _nhwc(x: Tensor) -> Tensor:
-    # Only contiguous tensors reach oneDNN's GELU, which takes half the time of PyTorch's own.
+def _permuted(x: Tensor) -> Tensor:
     view = x.permute(0, 2, 3, 1)
-    view = _Contiguous.apply(view) if needs_grad(x) else torch.ops.aten.gelu_(view)
+    view = _ContiguousGELU.apply(view) if needs_grad(x) else torch.ops.aten.gelu_(view)
     return view.permute(0, 3, 1, 2)
 
 
-class _Contiguous(torch.autograd.Function):
+class _ContiguousGELU(torch.autograd.Function):
     """GELU of a contiguous tensor. Its gradient is made contiguous, too: PyTorch 2.1 returns garbage for any other."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return F.gelu(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return torch.ops.aten.gelu_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+gelu_.implementations = (
+    Implementation(
+        'native',
+        native.gelu_,
+        when=lambda x: native.applies(x) and not needs_grad(x),
+        condition=f'{native.APPLIES}; no gradients needed',
+        why='in place, with a polynomial in place of the error function',
+    ),
+    Implementation(
+        'permuted',
+        _permuted,
+        when=lambda x: x.device.type == 'cpu' and is_channels_last(x),
+        condition='channels_last on a CPU',
+        why="only contiguous tensors reach oneDNN's GELU, which takes half the time of PyTorch's own",
+    ),
+)

@@ -35,7 +35,7 @@ def from_published(kind: str, dense: bool) -> fcvit_mm.DWNet:
     return model
 
 
-@pytest.mark.parametrize('ops', ['auto', 'plain'])
+@pytest.mark.parametrize('ops', ['auto', 'reference'])
 @pytest.mark.parametrize('kind', DWNETS)
 @torch.no_grad()
 def test_logits_are_the_published_ones(kind, ops):

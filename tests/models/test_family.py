@@ -51,7 +51,7 @@ def test_gives_a_pyramid_and_gradients(network, size):
 def test_definitions_of_the_operations_give_the_same(network):
     model = build(network).eval()
     expected = model(images(50, 70))
-    with use_ops('plain'):
+    with use_ops('reference'):
         assert_same(model(images(50, 70)), expected)
 
 

@@ -37,7 +37,7 @@ def test_outputs_stay(options):
     model = trained(micro(**options))
     x = images(model.in_channels)
     optimized = fcvit_mm.optimize_for_inference(model)
-    with use_ops('plain'), torch.no_grad():
+    with use_ops('reference'), torch.no_grad():
         expected = model(x)
     with torch.no_grad():
         for layout in (torch.contiguous_format, torch.channels_last):

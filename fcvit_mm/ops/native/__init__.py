@@ -8,34 +8,33 @@ import re
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from ..checks import autocast_dtype
-from ..conditions import is_nhwc, needs_grad
-from ..dispatch import is_traced
+from ..conditions import is_channels_last, needs_grad
+from ..tracing import assume_constant, records_file
 
 FOLDER = Path(__file__).parent
 _PREFIX = 'kernels_for_torch_'
+#: The condition of :func:`applies` as text.
+APPLIES = 'float32, channels_last on a CPU with AVX2; compiled kernels installed; no autocast; not in exported files'
 
 
 def name_of_library(torch_version: str) -> str:
-    """File name, without its ending, of the library for a version of torch. setup.py names it so, too."""
+    """Return the file name, without its ending, of the library for a version of torch. setup.py names it so, too."""
     return _PREFIX + re.sub(r'\W', '_', torch_version.split('+')[0])
 
 
+@assume_constant
 def available() -> bool:
-    """Whether the kernels are there and this torch and processor can run them; a warning if they are for another torch.
+    """Return whether the kernels are installed for this torch and processor; warn if they are for another torch.
 
     Loads the library, once.
     """
     return _load()
-
-
-# What torch.compiler.assume_constant_result sets; that would import Dynamo here. A compiler takes the answer as it is.
-available._dynamo_marked_constant = True
 
 
 @lru_cache(maxsize=None)
@@ -59,31 +58,27 @@ def _load() -> bool:
 def _warn(what: str) -> None:
     warnings.warn(
         f"fcvit_mm: the compiled CPU kernels {what}. PyTorch's own run instead: same results, slower. To "
-        'build them again, install the package again with `pip install --no-build-isolation`, or leave them '
-        'out with FCVIT_MM_NATIVE=0 in the environment',
+        'build them again, install the package again with `pip install --no-build-isolation`, or install it '
+        'without them with FCVIT_MM_NATIVE=0 in the environment',
         RuntimeWarning,
         stacklevel=5,
     )
 
 
-# What torch.compile records, and neither torch.jit.trace nor an exporter, whose files must not need this library.
-_is_dynamo = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
-
-
 def applies(x: Tensor, *others: Optional[Tensor]) -> bool:
-    """Whether the kernels can take a map and what comes with it: in float32 and channels_last, on a CPU."""
+    """Return whether the kernels can take a map and the tensors that come with it; see :data:`APPLIES`."""
     return (
         x.device.type == 'cpu'
-        and is_nhwc(x)
+        and is_channels_last(x)
         and autocast_dtype(x) is None
         and all(y is None or y.dtype == torch.float32 for y in (x, *others))
-        and (not is_traced() or (_is_dynamo() and not torch.jit.is_tracing()))
+        and not records_file()
         and available()
     )
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """Depth-wise convolution, stride 1, same padding.
+    """Compute the depth-wise convolution, stride 1, same padding.
 
     Args:
         x (Tensor): ``(B, C, H, W)``, float32.
@@ -99,18 +94,20 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
+    """The gradients of :func:`depthwise_conv2d`."""
+
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
         return torch.ops.fcvit_mm_cpu.depthwise_conv2d(x, weight, bias)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
         x, weight, bias = inputs
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight = ctx.saved_tensors
         needs_x, *needs_others = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
@@ -136,7 +133,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
 
 
 def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """Depth-wise convolution and exact GELU in one pass, without derivatives.
+    """Compute the depth-wise convolution and the exact GELU in one pass, without derivatives.
 
     Args, Returns: As of :func:`depthwise_conv2d`.
     """
@@ -144,5 +141,5 @@ def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """Exact GELU in place, of any dense tensor of float32, without derivatives."""
+    """Compute the exact GELU in place, of any dense tensor of float32, without derivatives."""
     return torch.ops.fcvit_mm_cpu.gelu_(x)

@@ -3,9 +3,9 @@
 Speed has not been measured on a GPU yet; what to expect stands in the modules' docstrings.
 """
 
-from .depthwise import depthwise_conv2d
+from .depthwise_conv import depthwise_conv2d
 from .dwconv_gelu import dwconv_gelu
-from .global_context import channel_means, global_context_add
-from .support import applies, available
+from .global_context import add_global_context
+from .support import APPLIES, applies, available
 
-__all__ = ['applies', 'available', 'channel_means', 'depthwise_conv2d', 'dwconv_gelu', 'global_context_add']
+__all__ = ['APPLIES', 'add_global_context', 'applies', 'available', 'depthwise_conv2d', 'dwconv_gelu']

@@ -2,21 +2,23 @@
 
 What bounds it on a GPU, by count, not yet measured: the 128 x 512 x 56 x 56 map of FCViT-B12's first stage in bfloat16
 is 0.41 GB to read and as much to write, 0.25 ms of an H100's memory; 9 multiplications and the error function are
-about as much arithmetic time. The plain form moves the map four times, and saves the pre-activation for the backward
+about as much arithmetic time. The reference moves the map four times, and saves the pre-activation for the backward
 pass; here that recomputes it, and keeps x alone.
 """
 
-from typing import Optional
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from . import support
-from .depthwise import backward_of_convolution, run_depthwise
+from .depthwise_conv import backward_of_convolution, run_depthwise
 
 
 def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """``gelu(depthwise(x) + bias)``, stride 1, same padding. Sums in float32; under autocast in the autocast dtype.
+    """Compute the GELU of the depth-wise convolution, stride 1, same padding, with sums in float32.
+
+    Under autocast the result is in the autocast dtype.
 
     Args:
         x (Tensor): ``(B, C, H, W)``, float32, float16 or bfloat16.
@@ -29,13 +31,13 @@ def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
     return _dwconv_gelu(support.dense(support.autocast(x)), weight, bias)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias = inputs
     ctx.save_for_backward(x, weight, bias)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
     x, weight, bias = ctx.saved_tensors
     grad = dwconv_gelu_grad_preactivation(support.dense(grad, like=x), x, weight, bias)
     return backward_of_convolution(ctx, grad, x, weight)
@@ -48,5 +50,5 @@ def _dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
 
 @support.custom_op('dwconv_gelu_grad_preactivation', lambda grad, x, weight, bias: torch.empty_like(x))
 def dwconv_gelu_grad_preactivation(grad: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """Gradient of what GELU takes, which is computed again from x."""
+    """Compute the gradient of GELU's input, which is computed again from x."""
     return run_depthwise(x, weight, bias, epilogue='gelu_grad', grad=grad)

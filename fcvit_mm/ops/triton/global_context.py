@@ -1,13 +1,13 @@
 """The global context: similarity to the image's mean, normalised, times the context vector, added to the map.
 
 What bounds it on a GPU, by count, not yet measured: memory. The map is read for its means, for the similarity, and for
-the sum, and written once: 4 passes where the plain form makes about 14, several in float32. Through the normalisation
+the sum, and written once: 4 passes where the reference makes about 14, several in float32. Through the normalisation
 the passes cannot be fewer unless an image stays in the cache between them, as most do: 128 images of FCViT-B12's first
 stage are 51 MB in bfloat16, an H100's second-level cache holds 50. The backward pass reads the output's gradient
 twice, x once, and writes once; the similarity (h values a position) is kept from the forward pass.
 """
 
-from typing import Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -18,24 +18,17 @@ from . import support
 TILE, MAX_SPLITS = 4096, 128
 
 
-def channel_means(x: Tensor) -> Tensor:
-    """Mean of each channel over the positions, in float32: ``(B, C, H, W)`` to ``(B, C)``.
-
-    PyTorch's own reduction, one pass over x; here so that the caller computes the context vector from the same means.
-    """
-    return x.mean((2, 3), dtype=torch.float32)
-
-
-def global_context_add(
+def add_global_context(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tensor:
-    """``x + similarity * context``, the similarity of each position to the means normalised over heads and positions.
+    """Compute ``x + similarity * context``, with each position's similarity to the means normalised.
 
-    Source: arXiv 2212.12552, section 3.3. In float32 whatever the dtype of ``x``.
+    Normalised over heads and positions together; in float32 whatever the dtype of ``x``. Source: arXiv 2212.12552,
+    section 3.3.
 
     Args:
         x (Tensor): ``(B, C, H, W)``, float32, float16 or bfloat16.
-        means (Tensor): ``(B, C)``, :func:`channel_means` of ``x``.
+        means (Tensor): ``(B, C)``, means of ``x`` over the positions.
         context (Tensor): The context vector, ``(B, C)``.
         num_heads (int): ``h``; divides ``C``.
         rescale_weight (Tensor): ``(h,)``.
@@ -46,11 +39,11 @@ def global_context_add(
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives with respect to all
         tensors, ``means`` among them.
     """
-    return _global_context_add(support.dense(x), means, context, num_heads, rescale_weight, rescale_bias, eps)[0]
+    return _add_global_context(support.dense(x), means, context, num_heads, rescale_weight, rescale_bias, eps)[0]
 
 
-def tile(channels: int, num_heads: int) -> dict:
-    """Sizes of a program's tile."""
+def tile(channels: int, num_heads: int) -> Dict[str, int]:
+    """Return the sizes of a program's tile."""
     block_heads, block_dim = support.next_power_of_2(num_heads), support.next_power_of_2(channels // num_heads)
     return dict(
         NUM_HEADS=num_heads,
@@ -62,7 +55,7 @@ def tile(channels: int, num_heads: int) -> dict:
 
 
 def _split(x: Tensor, positions: int) -> Tuple[int, int]:
-    """Splits of an image's positions for about four programs for each processor; and positions in one."""
+    """Return the splits of an image's positions for about four programs a processor, and the positions in one."""
     batch, num_positions = len(x), x.shape[2] * x.shape[3]
     splits = min(MAX_SPLITS, max(1, 4 * support.num_processors(x.device) // batch))
     per_split = -(-num_positions // splits)
@@ -70,7 +63,9 @@ def _split(x: Tensor, positions: int) -> Tuple[int, int]:
     return -(-num_positions // per_split), per_split
 
 
-def _fake_forward(x, means, context, num_heads, rescale_weight, rescale_bias, eps):
+def _fake_forward(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> Tuple[Tensor, Tensor, Tensor]:
     batch, _, height, width = x.shape
     return (
         torch.empty_like(x),
@@ -79,7 +74,7 @@ def _fake_forward(x, means, context, num_heads, rescale_weight, rescale_bias, ep
     )
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...]) -> None:
     x, means, context, ctx.num_heads, rescale_weight, rescale_bias, ctx.eps = inputs
     _, similarity, stats = output
     ctx.mark_non_differentiable(similarity, stats)
@@ -87,9 +82,9 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(x, means, context, rescale_weight, rescale_bias, similarity, stats)
 
 
-def _backward(ctx, grad, *_):
+def _backward(ctx: Any, grad: Tensor, *_: None) -> Tuple[Optional[Tensor], ...]:
     x, means, context, rescale_weight, rescale_bias, similarity, stats = ctx.saved_tensors
-    grads = global_context_add_grad(
+    grads = add_global_context_grad(
         support.dense(grad, like=x),
         x,
         means,
@@ -116,7 +111,7 @@ def _backward(ctx, grad, *_):
 def run_forward(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """The sum; the similarity ``(B, N, h)`` before it is normalised; its mean and deviation ``(B, 2)``."""
+    """Return the sum; the similarity ``(B, N, h)`` before it is normalised; its mean and deviation ``(B, 2)``."""
     x = support.dense(x)
     batch, channels, height, width = x.shape
     num_positions = height * width
@@ -158,10 +153,21 @@ def run_forward(
     return out, similarity, stats
 
 
-_global_context_add = support.custom_op('global_context_add', _fake_forward, _backward, _save)(run_forward)
+_add_global_context = support.custom_op('add_global_context', _fake_forward, _backward, _save)(run_forward)
 
 
-def _fake_grad(grad, x, means, context, rescale_weight, rescale_bias, similarity, stats, num_heads, eps):
+def _fake_grad(
+    grad: Tensor,
+    x: Tensor,
+    means: Tensor,
+    context: Tensor,
+    rescale_weight: Tensor,
+    rescale_bias: Tensor,
+    similarity: Tensor,
+    stats: Tensor,
+    num_heads: int,
+    eps: float,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     vector, head = (x.new_empty(shape, dtype=torch.float32) for shape in (x.shape[:2], (num_heads,)))
     return torch.empty_like(x), vector, torch.empty_like(vector), head, torch.empty_like(head)
 
@@ -178,7 +184,10 @@ def run_backward(
     num_heads: int,
     eps: float,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x (in its dtype), means, context ``(B, C)``, rescale weight and bias ``(h,)`` (in float32)."""
+    """Compute the gradients of x (in its dtype), means, context ``(B, C)``, rescale weight and bias ``(h,)``.
+
+    All but the first in float32.
+    """
     x = support.dense(x)
     batch, channels, height, width = x.shape
     num_positions = height * width
@@ -240,4 +249,4 @@ def run_backward(
     return grad_x, grad_means.sum(1), grad_context.sum(1), grad_weight.clone(), grad_bias.clone()
 
 
-global_context_add_grad = support.custom_op('global_context_add_grad', _fake_grad)(run_backward)
+add_global_context_grad = support.custom_op('add_global_context_grad', _fake_grad)(run_backward)

@@ -11,14 +11,21 @@ import warnings
 from contextlib import nullcontext
 from functools import lru_cache
 from importlib import metadata
-from typing import Callable, ContextManager, Dict, Optional
+from typing import Any, Callable, ContextManager, Dict, List, Optional
 
 import torch
 from torch import Tensor, library
 
+from ..tracing import assume_constant
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MIN_CAPABILITY = (8, 0)
 MIN_TRITON = (3, 3)
+#: The condition of :func:`applies` as text.
+APPLIES = (
+    'float32, float16 or bfloat16 on a GPU of compute capability 8.0 or more; torch 2.4 and Triton 3.3 or later, '
+    'on which the kernels build'
+)
 #: Triton reads the variable when a kernel is defined: later changes have no effect there either.
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 
@@ -27,11 +34,14 @@ _lock = threading.Lock()
 
 
 def custom_op(
-    name: str, fake: Callable, backward: Optional[Callable] = None, setup_context: Optional[Callable] = None
-) -> Callable[[Callable], Callable]:
+    name: str,
+    fake: Callable[..., Any],
+    backward: Optional[Callable[..., Any]] = None,
+    setup_context: Optional[Callable[..., None]] = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as ``fcvit_mm::name``, so that compilers and exporters record it as one node.
 
-    A torch without custom operators (before 2.4) leaves the function as it is; nobody calls it there.
+    Under a torch without custom operators (before 2.4) the function stays unregistered; nobody calls it there.
 
     Args:
         name (str): The operator's name.
@@ -40,7 +50,7 @@ def custom_op(
         setup_context (Callable, optional): Saves what ``backward`` needs.
     """
 
-    def register(function: Callable) -> Callable:
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
         if not hasattr(library, 'custom_op'):
             return function
         registered = library.custom_op(f'fcvit_mm::{name}', function, mutates_args=())
@@ -54,7 +64,7 @@ def custom_op(
 
 @lru_cache(maxsize=None)
 def available() -> bool:
-    """Whether this torch and Triton have what the kernels need, on whatever device."""
+    """Return whether this torch and Triton have what the kernels need, on whatever device."""
     if not hasattr(library, 'custom_op') or torch.version.hip is not None:
         return False
     try:
@@ -64,13 +74,14 @@ def available() -> bool:
         return False
 
 
-def applies(x: Tensor) -> bool:
-    """Whether the kernels can take ``x``: its device and dtype, and a device on which they build."""
+def applies(x: Tensor, *_: Any) -> bool:
+    """Return whether the kernels can take a map; see :data:`APPLIES`."""
     return x.dtype in DTYPES and (x.is_cuda or INTERPRETED) and usable(str(x.device))
 
 
+@assume_constant
 def usable(device: str) -> bool:
-    """Whether the kernels build and run on a device; tried once, with a warning if they do not.
+    """Return whether the kernels build and run on a device; tried once, with a warning if they do not.
 
     Args:
         device (str): As ``str(tensor.device)`` gives it.
@@ -81,21 +92,17 @@ def usable(device: str) -> bool:
     return _usable[device]
 
 
-# What torch.compiler.assume_constant_result sets; that would import Dynamo here. A compiler takes the answer as it is.
-usable._dynamo_marked_constant = True
-
-
 def _capable(device: str) -> bool:
     return INTERPRETED or torch.cuda.get_device_capability(device) >= MIN_CAPABILITY
 
 
 def _builds(device: str) -> bool:
-    failures = []
+    failures: List[Exception] = []
 
     def attempt() -> None:
         try:
             _smoke(device)
-        except Exception as error:  # whatever it is, the plain definitions still work
+        except Exception as error:  # whatever it is, the references still work
             failures.append(error)
 
     # In a thread of its own, where no autocast, no_grad, fake tensors or tracing of the caller reach.
@@ -106,7 +113,7 @@ def _builds(device: str) -> bool:
         name = torch.cuda.get_device_name(device) if device.startswith('cuda') else device
         warnings.warn(
             f'fcvit_mm: the Triton kernels do not build on {device} ({name}): {type(error).__name__}: '
-            f'{error}. The plain PyTorch forms run there instead: same results, slower',
+            f'{error}. The reference implementations in PyTorch run there instead: same results, slower',
             RuntimeWarning,
             stacklevel=4,
         )
@@ -115,13 +122,13 @@ def _builds(device: str) -> bool:
 
 def _smoke(device: str) -> None:
     """Run each kernel once, forward and backward, on a tiny map."""
-    from . import channel_means, depthwise_conv2d, dwconv_gelu, global_context_add
+    from . import add_global_context, depthwise_conv2d, dwconv_gelu
 
     x = torch.rand(1, 16, 2, 2, device=device).to(memory_format=torch.channels_last).requires_grad_()
     weight = torch.rand(16, 1, 3, 3, device=device, requires_grad=True)
     bias = torch.rand(16, device=device, requires_grad=True)
     rescale = torch.rand(2, device=device, requires_grad=True)
-    y = global_context_add(x, channel_means(x), bias.expand(1, -1), 2, rescale, rescale, 1e-5)
+    y = add_global_context(x, x.mean((2, 3)), bias.expand(1, -1), 2, rescale, rescale, 1e-5)
     y = dwconv_gelu(depthwise_conv2d(y, weight, bias), weight, bias)
     y.sum().backward()
     if not bool(torch.isfinite(x.grad).all()):
@@ -129,32 +136,33 @@ def _smoke(device: str) -> None:
 
 
 def autocast(x: Tensor) -> Tensor:
-    """Cast as autocast casts the input of a convolution; as it is where autocast is off."""
+    """Cast as autocast casts the input of a convolution; unchanged where autocast is off."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The layout in which the kernels read ``x``: channels_last if it is stored so, else contiguous."""
+    """Return the layout in which the kernels read ``x``: channels_last if it is stored so, else contiguous."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
 def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
-    """``x`` in one of the two layouts: its own if it is in one (else contiguous), or that of ``like``."""
+    """Return ``x`` in one of the two layouts: its own if it is in one (else contiguous), or that of ``like``."""
     return x.contiguous(memory_format=memory_format(x if like is None else like))
 
 
 def on_device(x: Tensor) -> ContextManager:
-    """Kernels are launched on the current device: make it that of ``x``."""
+    """Make the device of ``x`` the current one, on which kernels are launched."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @lru_cache(maxsize=None)
 def num_processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a device; a few in the interpreter, which runs programs one after the other."""
+    """Return the streaming multiprocessors of a device; 2 in the interpreter, which runs programs in turn."""
     return 2 if device.type == 'cpu' else torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def next_power_of_2(n: int) -> int:
+    """Return the smallest power of 2 that is at least ``n``."""
     return 1 << (n - 1).bit_length()

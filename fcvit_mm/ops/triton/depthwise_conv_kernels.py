@@ -2,10 +2,12 @@
 
 A program computes ``ROWS x COLS`` neighbouring outputs for each of ``POSITIONS`` places and ``BLOCK_C`` channels, in as
 many accumulators: a loaded value serves every output whose window holds it, and a weight ``COLS`` outputs. Places lie
-``COLS`` columns apart, so lanes go over the channels: the loads are whole lines where the channels are the fastest
-dimension (channels_last), and right but slower where they are not.
+``COLS`` columns apart, so lanes go over the channels: the loads are full lines where the channels are the fastest
+dimension (channels_last), and correct but slower where they are not.
 """
 
+# mypy: disallow_untyped_defs=False, disallow_incomplete_defs=False
+# Triton gives annotations a meaning of its own.
 import triton
 import triton.language as tl
 
@@ -104,7 +106,7 @@ def depthwise_kernel(
     corner = (start + row * stride_h + col * stride_w)[:, None] + (channel * stride_c)[None, :]
 
     sums = _zeros(ROWS * COLS, POSITIONS, BLOCK_C)
-    # A loop over rows of the input and unrolled columns: unrolled wholly, 11 x 11 taps compile too long.
+    # A loop over rows of the input and unrolled columns: unrolled completely, 11 x 11 taps compile too long.
     for dy in range(KERNEL + ROWS - 1):
         y = row + dy - half
         is_row = is_place & (y >= 0) & (y < height)

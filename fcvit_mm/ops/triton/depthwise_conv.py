@@ -1,4 +1,4 @@
-"""Depth-wise convolution with a large kernel: forward, gradient of the input, gradient of the weight.
+"""Depth-wise convolution: forward, gradient of the input, gradient of the weight.
 
 What bounds it on a GPU, by count, not yet measured: 11x11 in bfloat16 moves 4 bytes per value and multiplies 121 times
 in float32 on the ordinary (not the matrix) units. An H100 at 33 T multiply-adds/s takes 0.09 ms for the 128 x 64 x 56 x
@@ -8,7 +8,7 @@ The gradient of the weight reads x and the gradient once for each group of tap r
 cache, and sums in two steps without atomics: the same input gives the same bits on the same GPU.
 """
 
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ NUM_WARPS = 4
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """Depth-wise convolution, stride 1, same padding. Sums in float32; under autocast in the autocast dtype.
+    """Compute the depth-wise convolution, stride 1, same padding, with sums in float32.
+
+    Under autocast the result is in the autocast dtype.
 
     Args:
         x (Tensor): ``(B, C, H, W)``, float32, float16 or bfloat16.
@@ -33,13 +35,18 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 
 def taps_of(weight: Tensor) -> Tensor:
-    """``(C, 1, k, k)`` to ``(k * k, C)`` in float32: neighbouring lanes read neighbouring channels."""
+    """Return the weight ``(C, 1, k, k)`` as ``(k * k, C)`` in float32.
+
+    Neighbouring lanes then read neighbouring channels.
+    """
     taps = weight.new_empty((weight[0].numel(), len(weight)), dtype=torch.float32)
     return taps.copy_(weight.detach().flatten(1).t())
 
 
-def tile(kernel_size: int, channels: int, channels_last: bool) -> dict:
-    """Sizes of what one program computes: enough outputs to use a load often, few enough to stay in registers.
+def tile(kernel_size: int, channels: int, channels_last: bool) -> Dict[str, int]:
+    """Return the sizes of what one program computes.
+
+    Enough outputs to use a load often, few enough to stay in registers.
 
     7 columns divide the widths of a 224-pixel image's maps; other widths waste 3 columns on average. A 3x3 kernel is
     bound by memory and takes fewer, for more programs at once.
@@ -50,8 +57,8 @@ def tile(kernel_size: int, channels: int, channels_last: bool) -> dict:
     return dict(ROWS=2, COLS=7 if kernel_size > 5 else 4, POSITIONS=positions, BLOCK_C=block_c)
 
 
-def tile_grad_weight(kernel_size: int, channels: int, channels_last: bool) -> dict:
-    """The same for the gradient of the weight, which holds ``TAP_ROWS * kernel_size`` sums for each channel."""
+def tile_grad_weight(kernel_size: int, channels: int, channels_last: bool) -> Dict[str, int]:
+    """Return the same for the gradient of the weight, which holds ``TAP_ROWS * kernel_size`` sums for each channel."""
     block_c = min(64, support.next_power_of_2(channels)) if channels_last else 8
     return dict(TAP_ROWS=3, COLS=7 if kernel_size > 5 else 4, POSITIONS=256 // block_c, BLOCK_C=block_c)
 
@@ -64,12 +71,12 @@ def run_depthwise(
     epilogue: str = 'none',
     grad: Optional[Tensor] = None,
 ) -> Tensor:
-    """Launch the kernel; see it for the arguments."""
+    """Launch the kernel; see ``depthwise_kernel`` for the arguments."""
     x = support.dense(x)
     out = torch.empty_like(x)
     if x.numel() == 0:
         return out
-    from .depthwise_kernels import depthwise_kernel
+    from .depthwise_conv_kernels import depthwise_kernel
 
     (batch, channels, height, width), kernel_size = x.shape, weight.shape[-1]
     channels_last = support.memory_format(x) == torch.channels_last
@@ -106,19 +113,19 @@ def _fake_forward(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     return torch.empty_like(x)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias = inputs
     ctx.save_for_backward(x, weight)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
     x, weight = ctx.saved_tensors
     return backward_of_convolution(ctx, support.dense(grad, like=x), x, weight)
 
 
-def backward_of_convolution(ctx, grad: Tensor, x: Tensor, weight: Tensor):
-    """Gradients to x, weight and bias, those that are needed."""
+def backward_of_convolution(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> Tuple[Optional[Tensor], ...]:
+    """Return the gradients of x, weight and bias; None for those that are not needed."""
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad
     grad_x = depthwise_conv2d_grad_input(grad, weight) if needs_x else None
     grad_weight = grad_bias = None
@@ -136,7 +143,7 @@ def _depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tens
 
 @support.custom_op('depthwise_conv2d_grad_input', lambda grad, weight: torch.empty_like(grad))
 def depthwise_conv2d_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of the input: the convolution of the output's gradient with the flipped weight."""
+    """Compute the gradient of the input: the convolution of the output's gradient with the flipped weight."""
     return run_depthwise(grad, weight, None, flip=True)
 
 
@@ -149,14 +156,14 @@ def _fake_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor
 
 
 def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, Tensor]:
-    """Gradients of the weight ``(C, 1, k, k)`` and the bias ``(C,)``, in float32."""
+    """Compute the gradients of the weight ``(C, 1, k, k)`` and the bias ``(C,)``, in float32."""
     batch, channels, height, width = x.shape
     taps = kernel_size * kernel_size
     if x.numel() == 0:
         return x.new_zeros((channels, 1, kernel_size, kernel_size), dtype=torch.float32), x.new_zeros(
             (channels,), dtype=torch.float32
         )
-    from .depthwise_kernels import depthwise_grad_weight_kernel
+    from .depthwise_conv_kernels import depthwise_grad_weight_kernel
 
     x = support.dense(x)
     channels_last = support.memory_format(x) == torch.channels_last

@@ -1,0 +1,51 @@
+"""What records the operations that run, if anything: torch.jit.trace, an exporter or torch.compile."""
+
+from typing import Any, Callable, TypeVar
+
+import torch
+
+F = TypeVar('F', bound=Callable[..., Any])
+
+# torch.compiler has it since 2.3.
+_is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
+# Not in torch.jit.trace, nor in the exporters that do not use Dynamo.
+_is_dynamo: Callable[[], bool] = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
+#: Return whether torch.export is recording. (torch.compiler has it since 2.7; before, it is never so.)
+is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', None) or (lambda: False)
+
+
+def is_traced() -> bool:
+    """Return whether a compiler or an exporter is recording: it can record standard and registered operations only."""
+    return torch.jit.is_tracing() or _is_compiling()
+
+
+def records_any_size() -> bool:
+    """Return whether the recorded graph must work for any image size.
+
+    A step that depends on the size must then be arithmetic of the sizes: of a branch in Python only the way that the
+    example takes would be recorded. (``torch.compile`` notices other sizes, and compiles anew.)
+    """
+    return torch.jit.is_tracing() or is_exporting()
+
+
+def records_variable(size: Any) -> bool:
+    """Return whether a size, such as the number of images, is a variable of the recorded graph.
+
+    Args:
+        size (int | torch.SymInt | Tensor): As a tensor's shape has it.
+    """
+    return records_any_size() and not isinstance(size, int)
+
+
+def records_file() -> bool:
+    """Return whether the recorded graph is for a file, which must not need this package's compiled operators."""
+    return is_traced() and not (_is_dynamo() and not torch.jit.is_tracing())
+
+
+def assume_constant(function: F) -> F:
+    """Let a compiler call the decorated function while it records, and take the result as a constant.
+
+    As ``torch.compiler.assume_constant_result`` does, which would import Dynamo here.
+    """
+    function.__dict__['_dynamo_marked_constant'] = True
+    return function
