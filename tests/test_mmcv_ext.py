@@ -1,0 +1,206 @@
+"""Operators from torchvision in the place of mmcv's compiled ones: the same values and gradients."""
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import ROOT
+from mmcv_cases import CASES
+
+from fcvit_mm import mmcv_ext
+from fcvit_mm.mmcv_ext import MMCVOperatorError
+
+mmcv = pytest.importorskip('mmcv')
+pytest.importorskip('torchvision')
+
+
+@pytest.fixture(autouse=True)
+def ours(monkeypatch):
+    """Let mmcv's operators call ours, whatever build of mmcv is installed."""
+    importlib.import_module('mmcv.ops')
+    for name, module in list(sys.modules.items()):
+        if name.startswith('mmcv.ops.') and hasattr(module, 'ext_module'):
+            monkeypatch.setattr(module, 'ext_module', mmcv_ext)
+
+
+@pytest.fixture(scope='module')
+def recorded():
+    with np.load(ROOT / 'tests' / 'data' / 'mmcv_ops.npz') as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_gives_what_the_compiled_build_gives(name, recorded):
+    found = CASES[name]()
+    expected = [recorded[f'{name}/{index}'] for index in range(len(found))]
+    assert f'{name}/{len(found)}' not in recorded
+    for got, want in zip(found, expected):
+        torch.testing.assert_close(got.detach(), torch.from_numpy(want), rtol=1e-4, atol=1e-5)
+
+
+def focal(logits, classes, gamma=2.0, alpha=0.25):
+    """Sigmoid focal loss as its paper (arXiv 1708.02002, equation 5) has it."""
+    hit = F.one_hot(classes, logits.shape[1] + 1)[:, :-1].bool()
+    chance = torch.where(hit, logits.sigmoid(), 1 - logits.sigmoid())
+    return -torch.where(hit, alpha, 1 - alpha) * (1 - chance) ** gamma * chance.log()
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_sigmoid_focal_loss(weighted):
+    from mmcv.ops import sigmoid_focal_loss
+
+    logits = torch.randn(7, 4, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    classes = torch.tensor([0, 3, 2, 1, 0, 2, 1] if weighted else [0, 4, 4, 1, 3, 2, 4])  # 4: background
+    weight = torch.tensor([1.0, 2.0, 3.0, 0.5]) if weighted else None
+    expected = focal(logits, classes) * (weight[classes][:, None] if weighted else 1)
+    found = sigmoid_focal_loss(logits, classes, 2.0, 0.25, weight, 'sum')
+    torch.testing.assert_close(found, expected.sum())
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (found, expected.sum())))
+
+
+def test_softmax_focal_loss():
+    from mmcv.ops import softmax_focal_loss
+
+    logits = torch.randn(6, 5, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    classes = torch.tensor([0, 4, 2, 1, 3, 3])
+    chance = logits.softmax(1).gather(1, classes[:, None])
+    expected = (-0.25 * (1 - chance) ** 2 * chance.log()).sum()
+    found = softmax_focal_loss(logits, classes, 2.0, 0.25, None, 'sum')
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (found, expected)))
+
+
+def test_roi_pool_takes_the_maximum_of_each_bin():
+    from mmcv.ops import roi_pool
+
+    x = torch.randn(2, 3, 8, 9, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    # The second covers 4x4 values from (2, 1) of the second image, the last none.
+    regions = torch.tensor([[0.0, 0, 0, 8, 7], [1, 2, 1, 5, 4], [0, 5, 5, 3, 3]])
+    found = roi_pool(x, regions, (2, 2), 1.0)
+    inside = x[1, :, 1:5, 2:6]
+    expected = torch.stack([inside[:, :2, :2], inside[:, :2, 2:], inside[:, 2:, :2], inside[:, 2:, 2:]], 1)
+    torch.testing.assert_close(found[1].flatten(1), expected.amax((2, 3)))
+    torch.testing.assert_close(found[0], F.adaptive_max_pool2d(x[0], 2))
+    assert not found[2].any()
+    (gradient,) = torch.autograd.grad(found[1].sum(), x)
+    assert gradient.sum() == 12 and gradient[1, :, 1:5, 2:6].sum() == 12
+
+
+def test_masked_convolution_is_a_convolution_where_the_mask_is_set():
+    from mmcv.ops import MaskedConv2d
+
+    torch.manual_seed(0)
+    convolution = MaskedConv2d(3, 5, 3, padding=1)
+    x, mask = torch.randn(1, 3, 6, 7), torch.rand(1, 6, 7) > 0.5
+    torch.testing.assert_close(
+        convolution(x, mask), F.conv2d(x, convolution.weight, convolution.bias, padding=1) * mask
+    )
+
+
+@pytest.mark.parametrize('naive', [False, True])
+def test_carafe_is_a_weighted_sum_over_windows(naive, monkeypatch):
+    from mmcv.ops import carafe
+
+    x = torch.randn(2, 4, 3, 5, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    masks = torch.rand(2, 2 * 9, 6, 10, requires_grad=True, generator=torch.Generator().manual_seed(1))
+    if naive:
+        inputs = [x.detach(), masks.detach()]
+        found = x.new_empty(2, 4, 6, 10)
+        mmcv_ext.carafe_naive_forward(*inputs, found, 3, 2, 2)
+    else:
+        found = carafe(x, masks, 3, 2, 2)
+    padded = F.pad(x, (1, 1, 1, 1))
+    for image, channel, row, column in ((0, 0, 0, 0), (1, 3, 5, 9), (1, 2, 3, 4)):
+        window = padded[image, channel, row // 2 : row // 2 + 3, column // 2 : column // 2 + 3].flatten()
+        weights = masks[image, channel // 2 * 9 : channel // 2 * 9 + 9, row, column]
+        torch.testing.assert_close(found[image, channel, row, column], window @ weights)
+    if not naive:
+        found.sum().backward()
+        assert x.grad.abs().sum() > 0 and masks.grad.abs().sum() > 0
+
+
+def test_deformable_attention_has_the_gradients_of_its_definition():
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = torch.tensor([[4, 3], [2, 2]])
+    starts = torch.tensor([0, 12])
+    value = torch.randn(2, 16, 2, 4, requires_grad=True, generator=generator)
+    places = torch.rand(2, 5, 2, 2, 3, 2, requires_grad=True, generator=generator)
+    weights = torch.rand(2, 5, 2, 2, 3, requires_grad=True, generator=generator)
+    found = MultiScaleDeformableAttnFunction.apply(value, shapes, starts, places, weights, 64)
+    expected = multi_scale_deformable_attn_pytorch(value, shapes, places, weights)
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(x.square().sum(), (value, places, weights)) for x in (found, expected)]
+    for got, want in zip(*grads):
+        torch.testing.assert_close(got, want)
+
+
+def test_channels_last_maps_are_read_as_they_are():
+    """torchvision's kernel takes any memory for contiguous."""
+    from mmcv.ops import roi_align
+
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    regions = torch.tensor([[0.0, 1, 1, 6, 6]])
+    torch.testing.assert_close(roi_align(x.to(memory_format=torch.channels_last), regions, 2), roi_align(x, regions, 2))
+
+
+def test_nothing_to_suppress():
+    from mmcv.ops import nms, soft_nms
+
+    empty = torch.zeros(0, 4), torch.zeros(0)
+    assert [len(x) for x in (*nms(*empty, 0.5), *soft_nms(*empty))] == [0, 0, 0, 0]
+
+
+def test_an_operator_that_torchvision_has_not_says_how_to_get_it():
+    from mmcv.ops import box_iou_rotated, roi_align
+
+    message = r'the operator {} of mmcv is not available.*MCV=compiled make setup.*pip install --no-build-isolation'
+    with pytest.raises(MMCVOperatorError, match=message.format('box_iou_rotated')):
+        box_iou_rotated(torch.ones(1, 5), torch.ones(1, 5))
+    with pytest.raises(MMCVOperatorError, match=message.format("roi_align with pool_mode='max'")):
+        roi_align(torch.ones(1, 1, 4, 4), torch.zeros(1, 5), 2, 1.0, 0, 'max')
+
+
+def test_reports_of_the_environment_name_the_operators():
+    from mmcv.ops import get_compiler_version, get_compiling_cuda_version
+
+    assert 'torchvision' in get_compiler_version() and get_compiling_cuda_version() == 'not compiled'
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(mmcv_ext, 'mmcv_folder', lambda: tmp_path)
+    return tmp_path
+
+
+def test_install_writes_one_module(folder):
+    assert mmcv_ext.install().endswith('_ext.py: operators from torchvision')
+    assert [path.name for path in folder.iterdir()] == ['_ext.py']
+    assert not mmcv_ext.is_compiled()
+
+
+def test_a_compiled_mmcv_is_not_touched(folder):
+    library = folder / f'_ext{importlib.machinery.EXTENSION_SUFFIXES[0]}'
+    library.write_bytes(b'')
+    assert mmcv_ext.install().endswith('has its compiled operators: left as it is')
+    assert list(folder.iterdir()) == [library]
+
+
+def test_without_mmcv(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(mmcv_ext.UserError, match='mmcv is not installed: pip install onedl-mmcv'):
+        mmcv_ext.mmcv_folder()
+
+
+@pytest.mark.parametrize('first', ['from mmcv.ops import nms', 'from mmdet.apis import init_detector; import mmcv.ops'])
+def test_found_whatever_is_imported_first(first):
+    if mmcv_ext.is_compiled():
+        pytest.skip('this mmcv has its compiled operators')
+    code = f'{first}; import sys; print(sys.modules["mmcv._ext"].__name__)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith('fcvit_mm.mmcv_ext'), done.stderr
