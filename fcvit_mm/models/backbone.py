@@ -1,20 +1,26 @@
-"""What every backbone of this package promises to a detector, segmentor or classifier."""
+"""The contract of every backbone: what a subclass builds, and what it gets for it.
 
-from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple, Union
+The forward loop, the memory layout that networks compute in and that of their outputs stand here, once.
+"""
 
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layers import check_image_batch, fast_layout
+from ..ops.tracing import is_exporting, records_any_size
+from .layers import check_image_batch
+from .published_names import PublishedNames
 
 #: MMEngine's ``init_cfg``: one, several or none.
 InitCfg = Union[None, dict, Sequence[dict]]
 
 
 def normalize_indices(indices: Union[int, Sequence[int]], length: int, name: str = 'out_indices') -> Tuple[int, ...]:
-    """Turn stage indices, negative ones counted from the end, into ascending ones; the argument stays as it is.
+    """Return stage indices, negative ones counted from the end, in ascending order; the argument stays as it is.
 
     Args:
         indices (int | Sequence[int]): Indices in ``[-length, length - 1]``.
@@ -49,7 +55,7 @@ def resolve_arch(
         arch (str | dict): A name in ``settings``, or a row of one's own.
         settings (dict[str, dict]): The table of variants.
         per_stage (Sequence[str]): Keys that must be there, with one value per stage.
-        defaults (dict): Keys that may be left out, and their values.
+        defaults (dict): Optional keys, and their values.
         num_stages (int): Number of stages.
 
     Returns:
@@ -79,19 +85,61 @@ def resolve_arch(
     return {**defaults, **arch}
 
 
+def check_frozen_stages(frozen_stages: int, count: int, parts: str) -> None:
+    """Refuse a ``frozen_stages`` that counts more than the ``count`` parts after the stem.
+
+    Raises:
+        ValueError: Names the range.
+    """
+    if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= count:
+        raise ValueError(
+            f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to {count} '
+            f'(the stem and all {parts})'
+        )
+
+
+def output_layout(images: Tensor) -> torch.memory_format:
+    """Return the memory layout for maps made of these images: theirs; in recorded graphs always the contiguous one.
+
+    The images' own, because mmcv's RoIAlign on CPU reads any memory as if it were contiguous.
+    """
+    if records_any_size() or images.is_contiguous():
+        return torch.contiguous_format
+    is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_channels_last else torch.contiguous_format
+
+
 class Backbone(BaseModule):
-    """Base of the backbones: a ``stem``, then ``stages``, whose outputs pass a norm of their own (``norm0``, ...).
+    """Base of all backbones, of this package and of others: a ``stem``, then ``stages``, then a norm for each output.
 
-    A subclass builds ``self.stem``, ``self.stages`` (an ``nn.ModuleList`` of modules with ``blocks``) and one
-    ``norm{i}`` for each requested stage, then calls :meth:`freeze_stages`.
+    A subclass, in its constructor,
 
-    Stages past the last requested one are not built: a parameter that no output depends on would get no gradient,
+    - calls this one,
+    - builds ``self.stem``, a module that takes images ``(B, in_channels, H, W)``, ``self.stages``, an
+      ``nn.ModuleList`` of the first ``self.num_stages`` stages (:class:`~fcvit_mm.models.layers.Stage`, or any module
+      with an ``nn.ModuleList`` called ``blocks`` and an attribute ``with_cp``), and a norm ``self.norm{i}`` for each
+      ``i`` of ``self.out_indices``,
+    - and calls :meth:`freeze_stages` last.
+
+    Stages past the last requested one are not to be built: a parameter that no output depends on would get no gradient,
     and ``DistributedDataParallel`` stops at those.
+
+    For that it gets the forward pass (:meth:`forward`; :meth:`forward_stages` for timm's features), ``out_channels``
+    and ``out_strides`` for necks and heads, frozen stages, ``norm_eval``, activation checkpointing, layer-wise
+    learning-rate decay (:meth:`get_layer_depth`) and ``init_cfg``. What differs from the usual overrides a hook:
+
+    - :meth:`to_map`, if stages do not pass maps ``(B, C, H, W)`` on,
+    - :meth:`prefers_channels_last`, if another memory layout is faster,
+    - :meth:`fit_state_dict`, if checkpoints of it may need adapting,
+    - :meth:`freezable_parts`, if ``frozen_stages`` counts something else,
+    - ``fuse_()`` of a module inside, called by :func:`~fcvit_mm.optimize_for_inference`, if it can be made faster in
+      place, by making a norm part of the convolution before it say.
 
     Args:
         channels (Sequence[int]): Channels of each stage's output.
         strides (Sequence[int]): Stride of each stage's output with respect to the input, in pixels.
         out_indices (int | Sequence[int]): Stages whose output is returned; negative ones count from the end.
+        in_channels (int): Channels of the images.
         frozen_stages (int): -1 freezes nothing, 0 the stem, ``n`` the stem and the first ``n`` stages. Frozen
             parameters get no gradient and frozen layers stay in evaluation mode, after ``train()`` too.
         norm_eval (bool): Keep every BatchNorm in evaluation mode, so that its running statistics stay.
@@ -103,13 +151,18 @@ class Backbone(BaseModule):
         out_channels (tuple[int]): Channels of each returned map.
         out_strides (tuple[int]): Stride of each returned map, in input pixels.
         stage_channels, stage_strides (tuple[int]): The same of all stages that are built.
+
+    Shape:
+        ``(B, in_channels, H, W)`` to a tuple, one map ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` for each of
+        ``out_indices`` in ascending order, ``C_i`` in ``out_channels`` and ``s_i`` in ``out_strides``.
     """
 
     #: Reads the checkpoint of ``dict(type='Pretrained')`` into a backbone: ``loader(backbone, **init_cfg)``. Set by
     #: ``fcvit_mm.checkpoints``, which knows the published files' key names; the networks do not import it.
     pretrained_loader: Optional[Callable] = None
+    #: Names of the parameters in published files of the network. ``None``: those files have the names here.
+    published_names: Optional[PublishedNames] = None
 
-    in_channels: int
     stem: nn.Module
     stages: nn.ModuleList
 
@@ -118,19 +171,18 @@ class Backbone(BaseModule):
         channels: Sequence[int],
         strides: Sequence[int],
         out_indices: Union[int, Sequence[int]],
+        *,
+        in_channels: int = 3,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.in_channels = in_channels
         self.out_indices = normalize_indices(out_indices, len(channels))
         self.num_stages = self.out_indices[-1] + 1
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= self.num_stages:
-            raise ValueError(
-                f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to '
-                f'{self.num_stages} (the stem and all stages that out_indices={self.out_indices} needs)'
-            )
+        check_frozen_stages(frozen_stages, self.num_stages, f'stages that out_indices={self.out_indices} needs')
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -139,55 +191,99 @@ class Backbone(BaseModule):
         self.out_channels = tuple(channels[index] for index in self.out_indices)
         self.out_strides = tuple(strides[index] for index in self.out_indices)
 
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        outputs = []
+        for output in self.forward_outputs(x):
+            is_map = output.ndim == 4  # and no class token
+            outputs.append(output.contiguous(memory_format=output_layout(x)) if is_map else output)
+        return tuple(outputs)
+
+    def forward_outputs(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield what :meth:`forward` returns, before it is given the layout of the images."""
+        for i, output in enumerate(self.forward_stages(x)):
+            if i in self.out_indices:
+                yield getattr(self, f'norm{i}')(output)
+
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield each stage's output before any norm, computed when it is asked for; for timm's features.
+        """Yield each stage's output before any norm, computed when it is asked for.
 
         Args:
             x (Tensor): ``(B, in_channels, H, W)``.
 
         Yields:
-            Tensor: ``(B, C_i, H / s_i, W / s_i)``, in the layout that the next stage takes.
+            Tensor: ``(B, C_i, ceil(H / s_i), ceil(W / s_i))``, in the layout that it was computed in.
         """
-        check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
-        x = self.stem(fast_layout(x))
+        x = self.forward_stem(x)
         for stage in self.stages:
             x = stage(x)
-            yield x
+            yield self.to_map(x)
+
+    def forward_stem(self, x: Tensor) -> Any:
+        """Check the images, take them to the layout that the network computes in, and embed them.
+
+        ``torch.export`` would take from channels_last that no side of any map is 1, and refuse a single image: for it
+        the images' own layout is recorded.
+
+        Raises:
+            TypeError, ValueError: ``x`` is no batch of images: see :func:`check_image_batch`.
+        """
+        check_image_batch(x, self.in_channels, name=type(self).__name__)
+        if self.prefers_channels_last(x.device) and not is_exporting():
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.stem(x)
+
+    def prefers_channels_last(self, device: torch.device) -> bool:
+        """Return whether the network is faster in channels_last than in the images' layout; on CPUs by about a half."""
+        return device.type == 'cpu'
+
+    def to_map(self, x: Any) -> Tensor:
+        """Return what a stage gave to the next as a map ``(B, C, H, W)``. Default: unchanged."""
+        return x
 
     def init_weights(self) -> None:
-        """Apply ``init_cfg``. The constructor has already drawn the initial weights."""
+        """Apply ``init_cfg``. The constructor has drawn the initial weights already."""
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
         pretrained = [cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', 'PretrainedInit')]
         if pretrained and self.pretrained_loader is None:
             raise RuntimeError('no reader for pretrained files is set: import fcvit_mm (not a part of it by path)')
-        whole = self.init_cfg
+        given = self.init_cfg
         self.init_cfg = [cfg for cfg in init_cfgs if cfg not in pretrained] or None
         try:
             super().init_weights()
         finally:
-            self.init_cfg = whole
+            self.init_cfg = given
         for cfg in pretrained:
             options = {key: value for key, value in cfg.items() if key != 'type'}
             type(self).pretrained_loader(self, **options)
 
     def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """What of a file's weights (names of this package) to load, resized where that is possible; all as it is here.
+        """Adapt a checkpoint's weights to this backbone. Default: unchanged.
 
-        A network whose parameters depend on the size of the input, or whose output norms come in several kinds,
+        A network whose parameters depend on the size of the images, or whose output norms come in several kinds,
         overrides this.
+
+        Args:
+            state_dict (dict[str, Tensor]): Weights under the backbone's own names; not changed.
+
+        Returns:
+            dict[str, Tensor]: Those to load.
         """
         return state_dict
+
+    def freezable_parts(self) -> List[nn.Module]:
+        """Return the parts after the stem that ``frozen_stages`` counts. Default: the stages."""
+        return list(self.stages)
 
     def freeze_stages(self) -> None:
         """Freeze what ``frozen_stages`` names: no gradients, evaluation mode."""
         if self.frozen_stages < 0:
             return
-        for part in (self.stem, *self.stages[: self.frozen_stages]):
+        for part in (self.stem, *self.freezable_parts()[: self.frozen_stages]):
             part.eval()
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'Backbone':
-        """As ``nn.Module.train``, but what is frozen stays in evaluation mode."""
+        """Switch to training, except for what is frozen, or back; as ``nn.Module.train``."""
         super().train(mode)
         if mode:
             self.freeze_stages()
@@ -198,13 +294,13 @@ class Backbone(BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
-        """Where a parameter stands, for layer-wise learning-rate decay (the contract of mmpretrain's backbones).
+        """Return a parameter's layer, for layer-wise learning-rate decay (the contract of mmpretrain's backbones).
 
         The stem is layer 0, each block one layer (a patch embedding between stages counts to the block after it),
         output norms and whatever follows the backbone the last.
 
         Args:
-            param_name (str): Name of a parameter in the whole model.
+            param_name (str): Name of a parameter in the complete model.
             prefix (str): What precedes the backbone's own names there, say ``'backbone.'``.
 
         Returns:

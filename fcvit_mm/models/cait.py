@@ -24,6 +24,7 @@ from .transformer import (
     import_timm_blocks,
     init_transformer_weights_,
 )
+from .transformer_names import CAIT
 
 
 class ClassAttentionStage(nn.Module):
@@ -74,6 +75,7 @@ class CaiT(TokenTransformer):
         'xxs24': dict(depths=(24, 2), channels=(192, 192), num_heads=(4, 4)),
         's24': dict(depths=(24, 2), channels=(384, 384), num_heads=(8, 8)),
     }
+    published_names = CAIT
 
     def __init__(
         self,

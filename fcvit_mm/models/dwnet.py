@@ -10,17 +10,18 @@ for each position (inhomogeneous). Any input size works.
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width.
 """
 
-from typing import Dict, Optional, Sequence, Tuple, Union
+from typing import Dict, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.dispatch import is_exporting, records_any_size
 from ..ops.dynamic_depthwise import dynamic_depthwise_conv2d, inhomogeneous_depthwise_conv2d
+from ..ops.tracing import records_any_size
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, resolve_arch
+from .dwnet_names import PUBLISHED_NAMES
 from .layers import (
     Conv2d,
     DropPath,
@@ -28,12 +29,10 @@ from .layers import (
     PointwiseLinear,
     Stage,
     batch_norm_affine,
-    check_image_batch,
     drop_path_rates,
     fuse_batch_norm_,
     fuse_input_,
     gelu_of,
-    is_plain,
     pad_to_multiple,
 )
 
@@ -275,6 +274,7 @@ class DWNet(Backbone):
         'tiny': dict(depths=(2, 2, 6, 2), channels=(96, 192, 384, 768), group_channels=(3, 6, 12, 24)),
         'base': dict(depths=(2, 2, 18, 2), channels=(128, 256, 512, 1024), group_channels=(4, 8, 16, 32)),
     }
+    published_names = PUBLISHED_NAMES
     strides = (4, 8, 16, 32)
 
     def __init__(
@@ -300,9 +300,17 @@ class DWNet(Backbone):
             num_stages=len(self.strides),
         )
         depths, channels = settings['depths'], settings['channels']
-        super().__init__(channels, self.strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
+        super().__init__(
+            channels,
+            self.strides,
+            out_indices,
+            in_channels=in_channels,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
         check_options(dynamic, channels, settings['group_channels'], drop_path_rate, position_size)
-        self.in_channels = in_channels
         self.dynamic = dynamic
 
         def depthwise(i: int) -> nn.Module:
@@ -328,21 +336,9 @@ class DWNet(Backbone):
         self.apply(init_linear_)
         self.freeze_stages()
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        check_image_batch(x, self.in_channels, min_size=1, name='DWNet')
-        plain_layout = is_plain(x)
-        if not is_exporting():  # see fast_layout
-            # The layout in which norms and linear layers over the channels need no copy.
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
-        outputs = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                output = getattr(self, f'norm{i}')(x)
-                # mmcv's RoIAlign on CPU reads memory as if it were contiguous, whatever the layout.
-                outputs.append(output.contiguous() if plain_layout else output)
-        return tuple(outputs)
+    def prefers_channels_last(self, device: torch.device) -> bool:
+        """Return ``True``: in it, norms and linear layers over the channels need no copy, on any device."""
+        return True
 
     def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Drop output norms of the other kind, and resize the position embedding.

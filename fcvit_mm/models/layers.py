@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import conv2d, depthwise_conv2d, gelu_
-from ..ops.dispatch import is_exporting, records_any_size
+from ..ops.tracing import records_any_size
 
 
 class Conv2d(nn.Conv2d):
@@ -26,8 +26,8 @@ class Conv2d(nn.Conv2d):
         return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups)
 
 
-def is_bare(*modules: nn.Module) -> bool:
-    """Whether these are plain convolutions or linear layers that may be computed without calling the modules.
+def may_bypass(*modules: nn.Module) -> bool:
+    """Check whether these convolutions or linear layers may be computed from their weights, without calling them.
 
     Not with hooks (pruning and feature extraction live there), nor where another class took their place
     (parametrisation, quantisation).
@@ -43,9 +43,9 @@ def is_bare(*modules: nn.Module) -> bool:
 
 
 def gelu_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """GELU of a layer's output, which is overwritten if nothing else can see it."""
+    """Return the GELU of a layer's output, which is overwritten if nothing else can see it."""
     x = layer(x)
-    return gelu_(x) if is_bare(layer) else F.gelu(x)
+    return gelu_(x) if may_bypass(layer) else F.gelu(x)
 
 
 class PointwiseLinear(nn.Linear):
@@ -292,28 +292,12 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     return F.pad(x, (0, right, 0, down)) if records_any_size() or down or right else x
 
 
-def fast_layout(x: Tensor) -> Tensor:
-    """Images in the layout that the networks are fastest in: on CPU channels_last, about half the time.
-
-    ``torch.export`` would take from it that no side of any map is 1, and refuse a single image: it records the plain
-    layout.
-    """
-    if is_exporting() or x.device.type != 'cpu':
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def is_plain(x: Tensor) -> bool:
-    """Whether outputs should have the plain layout, because the images have it; in exported graphs they do."""
-    return records_any_size() or x.is_contiguous()
-
-
-def check_image_batch(x: Tensor, channels: int, min_size: int, name: str) -> None:
+def check_image_batch(x: Tensor, channels: int, name: str) -> None:
     """Refuse what a network cannot take as a batch of images.
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` is not ``(B, channels, H, W)`` with both sides at least ``min_size``.
+        ValueError: ``x`` is not ``(B, channels, H, W)`` with both sides at least 1.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -331,8 +315,5 @@ def check_image_batch(x: Tensor, channels: int, min_size: int, name: str) -> Non
             f'{name} was built for {channels} input channels, got {x.shape[1]} in {tuple(x.shape)}: '
             'pass (B, C, H, W), or build it with in_channels'
         )
-    if any(side < min_size for side in x.shape[2:]):
-        raise ValueError(
-            f'{name} needs images of at least {min_size}x{min_size} pixels, got '
-            f'{x.shape[2]}x{x.shape[3]}: resize or pad them'
-        )
+    if any(side < 1 for side in x.shape[2:]):
+        raise ValueError(f'{name} needs images of at least 1x1 pixels, got {x.shape[2]}x{x.shape[3]}: check their size')

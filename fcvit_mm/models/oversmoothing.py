@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.dispatch import records_any_size
+from ..ops.tracing import records_any_size
 
 #: The methods, by the names that the networks take.
 METHODS = ('attn_scale', 'feat_scale')

@@ -12,9 +12,10 @@ from torch import Tensor
 from ..deprecation import deprecated_class
 from ..registry import MODELS
 from .backbone import InitCfg, resolve_arch
-from .layers import LayerNorm2d, Stage, check_image_batch, drop_path_rates, pad_to_multiple
+from .layers import LayerNorm2d, Stage, drop_path_rates, pad_to_multiple
 from .oversmoothing import check_methods
-from .transformer import Transformer, check_transformer, import_timm_blocks, init_transformer_weights_, layout_of
+from .transformer import Transformer, check_transformer, import_timm_blocks, init_transformer_weights_
+from .transformer_names import SWIN
 
 
 class WindowStem(nn.Module):
@@ -60,6 +61,7 @@ class Swin(Transformer):
     arch_settings = {
         'small': dict(depths=(2, 2, 18, 2), channels=(96, 192, 384, 768), num_heads=(3, 6, 12, 24)),
     }
+    published_names = SWIN
     strides = (4, 8, 16, 32)
 
     def __init__(
@@ -87,8 +89,16 @@ class Swin(Transformer):
         if not isinstance(window_size, int) or window_size < 2:
             raise ValueError(f'window_size={window_size!r}, expected an integer of at least 2')
         methods = check_methods(methods)
-        super().__init__(channels, self.strides, out_indices, frozen_stages, norm_eval, with_cp, init_cfg)
-        self.in_channels = in_channels
+        super().__init__(
+            channels,
+            self.strides,
+            out_indices,
+            in_channels=in_channels,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
         self.window_size = window_size
         blocks_of_timm = import_timm_blocks()
         self.stem = WindowStem(in_channels, channels[0])
@@ -112,25 +122,9 @@ class Swin(Transformer):
             for j in range(len(stage.blocks)):
                 yield f'stages.{i}.blocks.{j}.attn.relative_position_bias_table', 0, (side, side)
 
-    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
-        """See :meth:`Backbone.forward_stages`."""
-        check_image_batch(x, self.in_channels, min_size=1, name='Swin')
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-            yield x.permute(0, 3, 1, 2)
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        check_image_batch(x, self.in_channels, min_size=1, name='Swin')
-        layout = layout_of(x)
-        x = self.stem(x)
-        outputs = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                output = getattr(self, f'norm{i}')(x.permute(0, 3, 1, 2))
-                outputs.append(output.contiguous(memory_format=layout))
-        return tuple(outputs)
+    def to_map(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)``, as stages pass it on, to ``(B, C, H, W)``."""
+        return x.permute(0, 3, 1, 2)
 
 
 ScaledSwin = deprecated_class('ScaledSwin', Swin, __name__, dict(remedies='methods'))

@@ -21,7 +21,7 @@ from timm.models.swin_transformer import (
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from ..ops.dispatch import is_traced, records_any_size
+from ..ops.tracing import is_traced, records_any_size
 from .layers import up_to_multiple
 from .oversmoothing import AttnScaleHeadMixing, FeatScale, attn_scale
 

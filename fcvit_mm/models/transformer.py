@@ -7,15 +7,15 @@ every stack. It is imported when one of these networks is built: ``import fcvit_
 
 from collections import OrderedDict
 from types import ModuleType
-from typing import Dict, Iterator, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from ..dependencies import require
-from .backbone import Backbone, InitCfg
-from .layers import LayerNorm2d, check_image_batch, is_plain, pad_to_multiple
+from .backbone import Backbone, InitCfg, check_frozen_stages, output_layout
+from .layers import LayerNorm2d, pad_to_multiple
 from .oversmoothing import fit_table, resample_table
 
 OUT_TYPES = ('pyramid', 'cls_token')
@@ -51,11 +51,6 @@ def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_pa
             )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
-
-
-def layout_of(x: Tensor) -> torch.memory_format:
-    """The layout for outputs: the images' own, for mmcv's RoIAlign on CPU reads any memory as if it were contiguous."""
-    return torch.contiguous_format if is_plain(x) else torch.channels_last
 
 
 class TokenEmbed(nn.Module):
@@ -161,14 +156,17 @@ class TokenTransformer(Transformer):
             widths = (channels // 4, channels // 2, channels, channels)
             strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
             out_indices = (0, 1, 2, 3) if out_indices is None else out_indices
-        super().__init__(widths, strides, out_indices, -1, norm_eval, with_cp, init_cfg)
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= depth:
-            raise ValueError(
-                f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to {depth} '
-                '(the stem and all blocks)'
-            )
+        super().__init__(
+            widths,
+            strides,
+            out_indices,
+            in_channels=in_channels,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        check_frozen_stages(frozen_stages, depth, 'blocks')
         self.frozen_stages = frozen_stages
-        self.in_channels = in_channels
         self.out_type = out_type
 
     def _build_outputs(self, channels: int) -> None:
@@ -190,13 +188,9 @@ class TokenTransformer(Transformer):
         for i, width in zip(self.out_indices, self.out_channels):
             self.add_module(f'norm{i}', LayerNorm2d(width))
 
-    def freeze_stages(self) -> None:
-        """Freeze what ``frozen_stages`` names, the stem and so many blocks: no gradients, evaluation mode."""
-        if self.frozen_stages < 0:
-            return
-        for part in (self.stem, *self.stages[0].blocks[: self.frozen_stages]):
-            part.eval()
-            part.requires_grad_(False)
+    def freezable_parts(self) -> List[nn.Module]:
+        """Return the blocks."""
+        return list(self.stages[0].blocks)
 
     def tables(self) -> Iterator[Tuple[str, int, Tuple[int, int]]]:
         yield 'stem.pos_embed', self.stem.num_extra, self.stem.grid
@@ -210,36 +204,37 @@ class TokenTransformer(Transformer):
         raise NotImplementedError
 
     def forward_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
-        """``(B, in_channels, H, W)`` to what the blocks give, ``(B, N, C)``, and the grid of the patches."""
-        x, grid = self.stem(x)
+        """Return what the blocks make of images ``(B, in_channels, H, W)``: ``(B, N, C)``, and the grid of patches."""
+        x, grid = self.forward_stem(x)
         return self.stages[0](x), grid
 
     def forward_blocks(self, x: Tensor) -> Iterator[Tuple[Tensor, Tuple[int, int]]]:
-        """As :meth:`forward_tokens`, but yield after every block, computed when it is asked for; for timm's features.
-
-        Yields:
-            tuple[Tensor, tuple[int, int]]: ``(B, N, C)`` and the grid.
-        """
-        check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
-        x, grid = self.stem(x)
+        """Yield what :meth:`forward_tokens` returns after every block, computed when it is asked for."""
+        x, grid = self.forward_stem(x)
         for block in self.stages[0].blocks:
             x = self.stages[0].run(block, x)
             yield x, grid
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        check_image_batch(x, self.in_channels, min_size=1, name=type(self).__name__)
-        layout, size = layout_of(x), x.shape[2:]
-        x, grid = self.forward_tokens(x)
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the one map of patches after the blocks, ``(B, C, ceil(H / patch_size), ceil(W / patch_size))``."""
+        yield self.to_map(self.forward_tokens(x))
+
+    def to_map(self, x: Tuple[Tensor, Tuple[int, int]]) -> Tensor:
+        """Tokens ``(B, N, C)`` and the grid of patches to ``(B, C, *grid)``."""
+        tokens, grid = x
+        return self.patches(tokens).transpose(1, 2).unflatten(2, grid)
+
+    def forward_outputs(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the class token ``(B, C)``, or the levels of the pyramid."""
+        tokens, grid = self.forward_tokens(x)
         if self.out_type == 'cls_token':
-            return (self.norm(self.class_token(x)),)
-        x = self.patches(x).transpose(1, 2).unflatten(2, grid).contiguous(memory_format=layout)
-        outputs = []
+            yield self.norm(self.class_token(tokens))
+            return
+        patches = self.to_map((tokens, grid)).contiguous(memory_format=output_layout(x))
         for i, stride in zip(self.out_indices, self.out_strides):
             # Without what the padding added. (Not -(-side // stride): see up_to_multiple.)
-            height, width = (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
-            output = getattr(self, f'norm{i}')(self.pyramid[f'level{i}'](x)[:, :, :height, :width])
-            outputs.append(output.contiguous(memory_format=layout))
-        return tuple(outputs)
+            height, width = ((side + stride - 1) // stride for side in x.shape[2:])
+            yield getattr(self, f'norm{i}')(self.pyramid[f'level{i}'](patches)[:, :, :height, :width])
 
 
 def grid_of(img_size: Union[int, Sequence[int]], patch_size: int) -> Tuple[int, int]:

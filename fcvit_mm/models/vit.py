@@ -23,6 +23,7 @@ from .transformer import (
     import_timm_blocks,
     init_transformer_weights_,
 )
+from .transformer_names import VIT
 
 
 @MODELS.register_module()
@@ -71,6 +72,7 @@ class ViT(TokenTransformer):
         'base_12': dict(depths=(12,), channels=(768,), num_heads=(12,)),
         'base_24': dict(depths=(24,), channels=(768,), num_heads=(12,)),
     }
+    published_names = VIT
 
     def __init__(
         self,
