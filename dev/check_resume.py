@@ -9,7 +9,6 @@ anything differs.
     python dev/check_resume.py --kills 50 --out reliability.json
 """
 
-import argparse
 import errno
 import fcntl
 import hashlib
@@ -39,13 +38,16 @@ from mmengine.hooks import Hook
 from mmengine.runner import runner
 from mmengine.utils.dl_utils import collect_env
 
+from fcvit_mm import files
 from fcvit_mm.checkpoints import CheckpointError, read_checkpoint
 from fcvit_mm.datasets import generate
 from fcvit_mm.dependencies import require
-from fcvit_mm.engine import checkpoint, files, run
-from fcvit_mm.engine.config import load_config
+from fcvit_mm.engine import run
+from fcvit_mm.engine.config import adapt_to_machine, load_config
+from fcvit_mm.engine.hooks import checkpoint
 from fcvit_mm.engine.hooks.checkpoint import INTERRUPTED, TERMINATED, Interrupted
-from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.engine.hooks.resume import select_resume_point
+from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.registry import HOOKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +121,7 @@ default_hooks = dict(checkpoint=dict(interval=3, max_keep_ckpts=2))
 """,
     ),
 }
-#: What a process says it is doing, for the parent that kills it.
+#: What a process may be doing, for the parent that kills it.
 PHASES = ('starting', 'training', 'validating', 'saving')
 #: Where the writing of a file is cut off.
 CUTS = ('while writing', 'before the rename', 'after the rename')
@@ -127,7 +129,7 @@ SIGTERM, FULL = 'SIGTERM', 'full disk'
 
 
 class State:
-    """What this process is doing, in memory shared with the parent, and where it is to kill itself."""
+    """State of this process, in memory shared with the parent, and where it is to kill itself."""
 
     phase = mmap.mmap(-1, 1)
     record = None
@@ -140,7 +142,7 @@ def die():
 
 @HOOKS.register_module()
 class Witness(Hook):
-    """Writes down each iteration's images and values; keeps the parent informed."""
+    """Records each iteration's images and values, and tells the parent what the process is doing."""
 
     priority = 'VERY_HIGH'
 
@@ -162,7 +164,7 @@ class Witness(Hook):
 
 
 class CutOff:
-    """In the place of ``os`` and ``open`` where files are written: kills the process at its given write."""
+    """Stand-in for ``os`` and ``open`` where files are written, which kills the process at a given write."""
 
     def __init__(self, write, cut, size):
         self.writes_left, self.cut, self.size = write, cut, size
@@ -171,19 +173,19 @@ class CutOff:
         return getattr(os, name)
 
     def open_file(self, *args):
-        whole = open(*args)  # noqa: SIM115
+        file = open(*args)  # noqa: SIM115
         if self.writes_left == 0 and self.cut == 'while writing':
 
             def write(data):
-                whole.write(data[: self.size])
-                whole.flush()
+                file.write(data[: self.size])
+                file.flush()
                 die()
 
             return nullcontext(SimpleNamespace(write=write))
         if self.writes_left == 0 and self.cut == FULL:
-            whole.close()
+            file.close()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return whole
+        return file
 
     def replace(self, source, target):
         if self.writes_left == 0 and self.cut == 'before the rename':
@@ -231,7 +233,7 @@ def child(config, work_dir, plan):
 
 
 def attempt(config, work_dir, plan):
-    """One process: its exit status, or -9, and what it was doing at its end."""
+    """Run one process; return its exit status, or -9, and what it was doing at its end."""
     pid = os.fork()
     if pid == 0:
         child(config, work_dir, plan)
@@ -247,7 +249,7 @@ def attempt(config, work_dir, plan):
 
 
 def problems_of_checkpoints(work_dir):
-    """What must never be seen, whenever a run was killed."""
+    """Yield what must never be seen, whenever a run was killed."""
     pointer = work_dir / 'last_checkpoint'
     files = sorted(work_dir.glob('*.pth'))
     regular = [path.name for path in files if not path.name.startswith('best_')]
@@ -255,7 +257,7 @@ def problems_of_checkpoints(work_dir):
     if len(regular) > 1 and not pointer.exists():
         yield f'no last_checkpoint beside {regular}'
     if pointer.exists() and not Path(pointer.read_text()).is_file():
-        yield f'last_checkpoint names {pointer.read_text()!r}, which is not there'
+        yield f'last_checkpoint names {pointer.read_text()!r}, which does not exist'
     for path in files:
         try:
             content = read_checkpoint(path)
@@ -278,7 +280,7 @@ def flatten(node, name=''):
 
 
 def differences(work_dir, reference):
-    """In what a finished run is not the uninterrupted one: checkpoints by name, their tensors, iterations, images."""
+    """Yield how a finished run differs from the uninterrupted one: checkpoints, their tensors, iterations, images."""
     ours, theirs = ({path.name for path in folder.glob('*.pth')} for folder in (work_dir, reference))
     if ours != theirs:
         yield f'checkpoints {sorted(ours)} instead of {sorted(theirs)}'
@@ -313,7 +315,7 @@ WARNINGS = {SIGTERM: 1, FULL: 1}
 
 
 def plan_end(rng, duration, writes, validations):
-    """How the next process ends: one of ``KILLS`` or ``WARNINGS``, and the plan for :func:`attempt`."""
+    """Draw how the next process ends: one of ``KILLS`` or ``WARNINGS``, and the plan for :func:`attempt`."""
     kinds = {**KILLS, **WARNINGS}
     (kind,) = rng.choices(list(kinds), kinds.values())
     if kind in ('random moment', SIGTERM):
@@ -325,7 +327,7 @@ def plan_end(rng, duration, writes, validations):
 
 
 def outcome(kind, status, output):
-    """``None`` if a process ended as it must, else what is wrong."""
+    """Return what is wrong with the end of a process; ``None`` if it ended as it must."""
     if kind in KILLS:
         return None if status == -signal.SIGKILL else f'status {status}: {output[-1500:]}'
     if kind == SIGTERM:
@@ -337,7 +339,7 @@ def outcome(kind, status, output):
 
 
 def check(task, kills, per_run, seed, folder, turn):
-    """Kill the training of one task until it was killed ``kills`` times; the counts."""
+    """Kill the training of one task until it was killed ``kills`` times; return the counts."""
     rng = random.Random(seed)
     job = TASKS[task]
     data = folder / f'data_{task}'
@@ -415,7 +417,7 @@ class Turn:
 
 
 def table(results):
-    """The results in Markdown."""
+    """Return the results in Markdown."""
     kinds = [*KILLS, *WARNINGS]
     rows = [['task', 'SIGKILLs', *kinds, 'trainings completed', 'differences']]
     rows.append(['---'] * len(rows[0]))
@@ -433,7 +435,7 @@ def table(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument('tasks', nargs='*', metavar='TASK', help=f'of {", ".join(TASKS)} (default: all)')
     parser.add_argument('--kills', type=int, default=50, help='for each task')
     parser.add_argument('--per-run', type=int, default=5, help='kills before a run is let through')
@@ -446,7 +448,7 @@ def main():
     args = parser.parse_args()
     turn = Turn(args.lock)
     if args.stock:
-        run.protect = lambda cfg: None
+        run.TRAINING_STEPS = (adapt_to_machine, select_resume_point)
         KILLS['while saving'] = 0  # which cuts into this package's own writing, like the next two
         WARNINGS.update({SIGTERM: 0, FULL: 0})
     unknown = set(args.tasks) - set(TASKS)

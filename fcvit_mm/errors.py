@@ -1,16 +1,45 @@
 """Errors that a user can put right, and the one way in which commands report them."""
 
 import argparse
+import dis
 import os
+import re
 import sys
 import traceback
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 #: Set to anything but 0 in the environment, it makes commands show the traceback of every error; so does ``--debug``.
 DEBUG_VARIABLE = 'FCVIT_MM_DEBUG'
 PACKAGE = __name__.split('.')[0]
+FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+#: What to try where the error tells it: a pattern for ``TYPE: MESSAGE``, and the advice.
+ADVICE = (
+    (
+        r"out of memory|can't allocate memory|^(OutOf)?MemoryError",
+        'The memory does not hold it: lower the batch size (train_dataloader.batch_size), set '
+        'model.backbone.with_cp=True, or use --amp',
+    ),
+    (
+        r'shared memory|Bus error|DataLoader worker .* (killed|exited)',
+        "The data loader's workers ran out of memory: lower num_workers of the data loader, or give the machine more "
+        'shared memory (docker run --shm-size)',
+    ),
+    (
+        r'is not in the .*registry',
+        "Correct the type's name in the config, or let the config import the module that registers it: "
+        "custom_imports=dict(imports=['MODULE'])",
+    ),
+    (
+        r'unexpected keyword argument|missing \d+ required|multiple values for',
+        'Correct the arguments that the config gives to that type',
+    ),
+    (
+        r'^(ImportError|ModuleNotFoundError)|Failed to import',
+        'Install the package, or name the folder of the module in the environment variable PYTHONPATH',
+    ),
+    (r'No space left on device|Disk quota exceeded', 'Make room, or write to another disk'),
+)
 
 
 class UserError(ValueError):
@@ -18,65 +47,112 @@ class UserError(ValueError):
 
 
 class LibraryError(UserError):
-    """An error that a library raised from the user's data or config.
+    """An error that a library raised from the user's data or config; made by :func:`library_error`."""
 
-    Args:
-        doing (str): What was being done, for example ``'training with CONFIG'``.
-        error (BaseException): What the library raised.
-        advice (str): What to try.
+
+class Origin(NamedTuple):
+    """Where an error comes from, also through the process of a data loader's worker.
+
+    Attributes:
+        kind (str): Name of the error's type.
+        message (str): What it says.
+        package (str): Top-level package or module that raised it; ``'?'`` if that is not known.
     """
 
-    def __init__(self, doing: str, error: BaseException, advice: str) -> None:
-        frame = innermost_frame(error)
-        module = frame.f_globals.get('__name__', '?').split('.')[0] if frame is not None else '?'
-        name = type(error).__name__
-        super().__init__(
-            f'{doing} stopped: {name}: {_message(error)} (raised in {module}). {advice}. '
-            f'The traceback: --debug, or {DEBUG_VARIABLE}=1 in the environment'
-        )
+    kind: str
+    message: str
+    package: str
+
+
+def origin(error: BaseException) -> Origin:
+    """Find out where an error comes from."""
+    found = _origin_in_worker(str(error))
+    if found is not None:
+        return found
+    message = str(error)
+    if isinstance(error, KeyError) and len(error.args) == 1 and ' ' in str(error.args[0]):
+        message = str(error.args[0])  # a sentence, which KeyError would put into quotation marks
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    package = '?'
+    if frames:
+        package = frames[-1].f_globals.get('__name__') or os.path.basename(frames[-1].f_code.co_filename) or '?'
+    return Origin(type(error).__name__, message.strip(), package.split('.')[0])
+
+
+def _origin_in_worker(text: str) -> Optional[Origin]:
+    """Read the origin of an error from the traceback that torch puts into its message; ``None`` without one."""
+    if not (text.startswith('Caught ') and 'Original Traceback' in text):
+        return None
+    lines = text.rstrip().splitlines()
+    last_frame = max((number for number, line in enumerate(lines) if line.startswith('  File "')), default=0)
+    rest = lines[last_frame + 1 :]
+    while len(rest) > 1 and rest[0].startswith(' '):  # the line of code, and the marks below it
+        del rest[0]
+    kind, _, message = '\n'.join(rest).partition(': ')
+    path = lines[last_frame].partition('"')[2].partition('"')[0]
+    parts = path.replace(os.sep, '/').rpartition('-packages/')[2] if '-packages/' in path else os.path.basename(path)
+    package = PACKAGE if path.startswith(FOLDER) else parts.split('/')[0].partition('.')[0]
+    return Origin(kind.rpartition('.')[2], message.strip(), package or '?')
+
+
+def is_defect(error: BaseException) -> bool:
+    """Check whether an error is a defect of this package, whose traceback must be seen.
+
+    It is one if it was raised in this package, unless a ``raise`` of ours refuses a value: networks and operations do
+    so with ``ValueError`` and ``TypeError``.
+    """
+    if isinstance(error, UserError) or origin(error).package != PACKAGE:
+        return False
+    end = error.__traceback__
+    while end is not None and end.tb_next is not None:
+        end = end.tb_next
+    if end is None or not end.tb_frame.f_code.co_filename.startswith(FOLDER):  # it comes from a worker
+        return True
+    refused = end.tb_frame.f_code.co_code[end.tb_lasti] == dis.opmap['RAISE_VARARGS']
+    return not (refused and isinstance(error, (ValueError, TypeError)))
+
+
+def library_error(error: BaseException, doing: str, advice: str) -> LibraryError:
+    """Say of an error what was being done and what to try.
+
+    Args:
+        error (BaseException): What was raised.
+        doing (str): What was being done, with which file: ``'training with CONFIG'``.
+        advice (str): What to try where :data:`ADVICE` has nothing for this error.
+    """
+    kind, message, package = origin(error)
+    found = f'{kind}: {message}' if message else kind
+    advice = next((text for pattern, text in ADVICE if re.search(pattern, found)), advice)
+    return LibraryError(
+        f'{doing} failed: {found} (raised in {package}). {advice}. '
+        f'The traceback: --debug, or {DEBUG_VARIABLE}=1 in the environment'
+    )
 
 
 @contextmanager
 def library_errors(doing: str, advice: str) -> Iterator[None]:
     """Turn what a library raises inside into a :class:`LibraryError`.
 
-    Errors that are raised in this package are left alone: a :class:`UserError` says what to do by itself, and any other
-    is a defect, whose traceback must be seen.
-
     Args:
-        doing (str): What is being done, for the message.
-        advice (str): What the user can try.
+        doing (str): As for :func:`library_error`, as the next one.
+        advice (str): What to try.
 
     Raises:
-        LibraryError: The raised error comes from another package.
+        LibraryError: For any error but a :class:`UserError`, which says what to do by itself, and a defect of this
+            package (:func:`is_defect`).
     """
     try:
         yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:
-        frame = innermost_frame(error)
-        if frame is not None and frame.f_globals.get('__name__', '').split('.')[0] == PACKAGE:
+        if is_defect(error):
             raise
-        raise LibraryError(doing, error, advice) from error
-
-
-def innermost_frame(error: BaseException) -> Optional[FrameType]:
-    """Return the frame that raised ``error``; ``None`` if it was never raised."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return frames[-1] if frames else None
-
-
-def _message(error: BaseException) -> str:
-    """Return what an error says, without the traceback that a data loader's worker process puts into it."""
-    text = str(error).strip()
-    if text.startswith('Caught ') and 'Original Traceback' in text:
-        text = text.splitlines()[-1]
-    return text
+        raise library_error(error, doing, advice) from error
 
 
 def wants_traceback() -> bool:
-    """Return whether the user asked for tracebacks: ``--debug``, or :data:`DEBUG_VARIABLE` in the environment."""
+    """Check whether the user asked for tracebacks: ``--debug``, or :data:`DEBUG_VARIABLE` in the environment."""
     return os.environ.get(DEBUG_VARIABLE, '0') not in ('', '0')
 
 
@@ -104,12 +180,9 @@ def command_parser(description: Optional[str]) -> argparse.ArgumentParser:
 def run_command(main: Callable[[], object]) -> None:
     """Run a command; an error that the user can put right ends it with one message and exit status 1.
 
-    ``--debug`` on the command line, or :data:`DEBUG_VARIABLE` in the environment, shows the traceback as well. Errors
-    of any other kind are defects: they end the command with their traceback, as usual.
+    ``--debug`` (:func:`command_parser`), or :data:`DEBUG_VARIABLE` in the environment, shows the traceback as well.
+    Errors of any other kind are defects: they end the command with their traceback, as usual.
     """
-    if '--debug' in sys.argv:
-        sys.argv.remove('--debug')
-        os.environ[DEBUG_VARIABLE] = '1'
     try:
         main()
     except (UserError, ImportError) as error:
@@ -118,4 +191,4 @@ def run_command(main: Callable[[], object]) -> None:
         if wants_traceback():
             traceback.print_exc()
         sys.stdout.flush()
-        sys.exit(f'{os.path.basename(sys.argv[0])}: {error}')
+        sys.exit(f'{os.path.basename(sys.argv[0])}: {origin(error).message}')

@@ -3,24 +3,26 @@
 import argparse
 
 from fcvit_mm.datasets import KINDS, generate
+from fcvit_mm.errors import command_parser, run_command
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args() -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('kind', choices=list(KINDS), help='whose layout')
     parser.add_argument('root', nargs='?', help='folder to make (default: data/shapes/KIND)')
     parser.add_argument('--num-train', type=int, help='images to train on')
     parser.add_argument('--num-val', type=int, help='images held out')
     parser.add_argument('--size', type=int, help='side of the images in pixels')
     parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     root = args.root or f'data/shapes/{args.kind}'
-    try:
-        written = generate(args.kind, root, args.num_train, args.num_val, args.size, args.seed)
-    except (ValueError, FileExistsError) as error:
-        parser.error(str(error))
+    written = generate(args.kind, root, args.num_train, args.num_val, args.size, args.seed)
     print(f'{root}: {"written" if written else "already there"}')
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -3,17 +3,21 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-
-from fcvit_mm.engine.config import adapt_to_machine, dump_predictions, enable_tta, enable_visualization, load_config
+from fcvit_mm.engine.config import (
+    add_config_options,
+    dump_predictions,
+    enable_tta,
+    enable_visualization,
+    load_config,
+)
 from fcvit_mm.engine.distributed import LAUNCHERS
 from fcvit_mm.engine.run import is_first_here, test
-from fcvit_mm.errors import run_command
+from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.preflight.checks import check_testing
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args() -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='where the metrics go (default: ./work_dirs/<config name>)')
@@ -24,13 +28,7 @@ def parse_args():
     )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows each')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, as the config describes it')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change the config: test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list',
-    )
+    add_config_options(parser, 'test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
     args = parser.parse_args()
@@ -38,16 +36,18 @@ def parse_args():
     return args
 
 
-def main():
+def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     if args.show or args.show_dir:
         enable_visualization(cfg, args.show_dir, args.show, args.wait_time)
-    dump = dump_predictions(cfg, args.out) if args.out else None
-    adapt_to_machine(cfg)
+    if args.out:
+        dump_predictions(cfg, args.out)
     if is_first_here():
         check_testing(cfg, args.checkpoint)
-    test(cfg, args.checkpoint, wrap=enable_tta if args.tta else None, extra_metric=dump)
+    if args.tta:
+        enable_tta(cfg)
+    test(cfg, args.checkpoint)
 
 
 if __name__ == '__main__':

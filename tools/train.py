@@ -3,17 +3,16 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-
-from fcvit_mm.engine.config import adapt_to_machine, enable_amp, enable_auto_scale_lr, load_config
+from fcvit_mm.engine.config import add_config_options, enable_amp, enable_auto_scale_lr, load_config
 from fcvit_mm.engine.distributed import LAUNCHERS
-from fcvit_mm.engine.run import is_first_here, select_resume_point, train
-from fcvit_mm.errors import run_command
+from fcvit_mm.engine.hooks.resume import select_resume_point
+from fcvit_mm.engine.run import is_first_here, train
+from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.preflight.checks import check_training
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args() -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: ./work_dirs/<config name>)')
     parser.add_argument(
@@ -21,7 +20,7 @@ def parse_args():
         nargs='?',
         const='auto',
         metavar='auto|PATH',
-        help='go on from this checkpoint, or without a path from the last one in the work directory, if any',
+        help='resume from this checkpoint, or without a path from the last one in the work directory, if any',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument(
@@ -29,13 +28,10 @@ def parse_args():
         action='store_true',
         help='multiply the learning rate by the batch size of all processes over the base batch size of the config',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change the config: model.head.num_classes=5, key="[a,b]" or key=a,b for a list. pretrained=PATH is the '
-        'checkpoint that the backbone starts from, pretrained=None starts from scratch',
+    add_config_options(
+        parser,
+        'model.head.num_classes=5, key="[a,b]" or key=a,b for a list. pretrained=PATH is the checkpoint that the '
+        'backbone starts from, pretrained=None starts from scratch',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
@@ -44,7 +40,7 @@ def parse_args():
     return args
 
 
-def main():
+def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     if args.amp:
@@ -54,10 +50,9 @@ def main():
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    adapt_to_machine(cfg)
-    resume_from = select_resume_point(cfg)
+    select_resume_point(cfg)
     if is_first_here():
-        check_training(cfg, resume_from)
+        check_training(cfg)
     train(cfg)
 
 

@@ -1,6 +1,6 @@
 """Images of shapes on cluttered backgrounds, written as ImageNet, COCO and ADE20K lay theirs out.
 
-They let the whole of this package be tried where there is no data set: training, evaluation, drawing. Every image
+They let this package be tried where there is no data set: training, evaluation, drawing. Every image
 depends on the seed, its split and its number alone, so the first hundred of a thousand are those of a hundred.
 """
 
@@ -11,19 +11,22 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
+
+from ..errors import UserError
+from ..files import WriteError, write_atomic
 
 #: In the alphabetical order in which mmpretrain numbers the folders of a data set.
 CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
 #: Layouts, and what is generated where nothing else is asked for.
-KINDS = {
+KINDS: Dict[str, Dict[str, int]] = {
     'imagenet': dict(num_train=1600, num_val=200, size=64),
     'coco': dict(num_train=400, num_val=80, size=192),
     'ade20k': dict(num_train=400, num_val=80, size=192),
 }
-#: Stands in a finished data set: the arguments it was made with.
+#: File of a complete data set: the arguments it was made with.
 MANIFEST = 'shapes.json'
 
 # Raised when the same arguments make other images than before.
@@ -33,8 +36,12 @@ SUPERSAMPLE = 2
 MIN_SIZE = 64
 
 
+class FolderInUseError(UserError, FileExistsError):
+    """A folder holds something that was not generated here."""
+
+
 class Scene(NamedTuple):
-    """A drawn image.
+    """Drawn image with its shapes.
 
     Attributes:
         image (np.ndarray): ``(size, size, 3)`` uint8, BGR.
@@ -50,16 +57,16 @@ class Scene(NamedTuple):
 
 def generate(
     kind: str,
-    root,
+    root: Union[str, Path],
     num_train: Optional[int] = None,
     num_val: Optional[int] = None,
     size: Optional[int] = None,
     seed: int = 0,
 ) -> bool:
-    """Write a data set of shapes, unless the very same stands there already.
+    """Write a data set of shapes, unless the very same is there already.
 
     It is written beside ``root`` under a temporary name and takes its place when it is complete. A data set of shapes
-    that was made with other arguments is replaced; any other folder is left alone.
+    that was made with other arguments is replaced; any other folder stays as it is.
 
     Args:
         kind (str): ``'imagenet'``: ``{train,val}/CLASS/*.jpg``. ``'coco'``: ``{train,val}2017/*.jpg`` and
@@ -73,46 +80,56 @@ def generate(
         seed (int): Other seeds give other images.
 
     Returns:
-        bool: Whether anything was written; ``False`` if it stood there already.
+        bool: Whether anything was written; ``False`` if it was there already.
 
     Raises:
-        ValueError: An unknown kind, or a number too small.
-        FileExistsError: ``root`` holds something that was not generated here.
+        UserError: An unknown kind, or a number too small.
+        FolderInUseError: ``root`` holds something that was not generated here.
+        WriteError: The disk is full, permission is missing, ...
     """
     if kind not in KINDS:
-        raise ValueError(f'unknown kind {kind!r}, expected one of {list(KINDS)}')
+        raise UserError(f'unknown kind {kind!r}, expected one of {list(KINDS)}')
     given = dict(num_train=num_train, num_val=num_val, size=size)
-    arguments = {key: default if given[key] is None else int(given[key]) for key, default in KINDS[kind].items()}
+    arguments = {**KINDS[kind], **{key: int(value) for key, value in given.items() if value is not None}}
     for key, least in (('num_train', 1), ('num_val', 1), ('size', MIN_SIZE)):
         if arguments[key] < least:
-            raise ValueError(f'{key}={arguments[key]}, expected {least} or more')
+            raise UserError(f'{key}={arguments[key]}, expected {least} or more')
     if seed < 0:
-        raise ValueError(f'seed={seed}, expected 0 or more')
+        raise UserError(f'seed={seed}, expected 0 or more')
     wanted = dict(kind=kind, **arguments, seed=int(seed), version=VERSION)
 
     root = Path(root)
     if read_manifest(root) == wanted:
         return False
     if root.exists() and read_manifest(root) is None and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(
+        raise FolderInUseError(
             f'{root} exists and is no generated data set (it has no {MANIFEST}): name another folder, or move it away'
         )
+    try:
+        _write(root, wanted)
+    except OSError as error:
+        raise WriteError(
+            f'{root} could not be written: {error.strerror or error}: make room, or name another folder'
+        ) from error
+    return True
+
+
+def _write(root: Path, wanted: Dict[str, Any]) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f'.{root.name}.', suffix='.partial', dir=root.parent))
     try:
         partial.chmod(0o755)
-        write = dict(imagenet=write_imagenet, coco=write_coco, ade20k=write_ade20k)[kind]
-        for split, number in (('train', arguments['num_train']), ('val', arguments['num_val'])):
-            write(partial, split, number, arguments['size'], seed)
-        (partial / MANIFEST).write_text(json.dumps(wanted, indent=2) + '\n')
+        write = dict(imagenet=write_imagenet, coco=write_coco, ade20k=write_ade20k)[wanted['kind']]
+        for split, number in (('train', wanted['num_train']), ('val', wanted['num_val'])):
+            write(partial, split, number, wanted['size'], wanted['seed'])
+        write_atomic(partial / MANIFEST, (json.dumps(wanted, indent=2) + '\n').encode())
         replace_folder(partial, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return True
 
 
-def read_manifest(root) -> Optional[dict]:
-    """Arguments that the data set in ``root`` was made with; ``None`` if none was completed there."""
+def read_manifest(root: Union[str, Path]) -> Optional[dict]:
+    """Return the arguments that the data set in ``root`` was made with; ``None`` if none was completed there."""
     try:
         manifest = json.loads((Path(root) / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -121,7 +138,7 @@ def read_manifest(root) -> Optional[dict]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Put ``source`` in the place of ``target``, which may exist; at no time is there half of either."""
+    """Put ``source`` in place of ``target``, which may exist; at no time is there half of either."""
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=f'.{target.name}.', suffix='.old', dir=target.parent))
         os.replace(target, old / 'it')
@@ -131,30 +148,38 @@ def replace_folder(source: Path, target: Path) -> None:
         os.replace(source, target)
 
 
-def write_imagenet(root: Path, split: str, number: int, size: int, seed: int) -> None:
-    """One shape per image, the classes in turn."""
+def _write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image by OpenCV, which only returns ``False`` if it cannot.
+
+    Not atomically: the folder is, as a whole, and a ``fsync`` for each of thousands of images takes minutes.
+    """
     import cv2
 
+    if not cv2.imwrite(str(path), image):
+        raise WriteError(f'{path} could not be written: make room, or name another folder')
+
+
+def write_imagenet(root: Path, split: str, number: int, size: int, seed: int) -> None:
+    """Write one shape per image, the classes in turn."""
     for name in CLASSES:
         (root / split / name).mkdir(parents=True)
     for index in range(number):
         label = index % len(CLASSES)
         scene = draw_scene(image_rng(seed, split, index), size, [label], radius=(0.22, 0.42))
-        cv2.imwrite(str(root / split / CLASSES[label] / f'{index:06d}.jpg'), scene.image)
+        _write_image(root / split / CLASSES[label] / f'{index:06d}.jpg', scene.image)
 
 
 def write_coco(root: Path, split: str, number: int, size: int, seed: int) -> None:
-    """Two to five shapes per image, with boxes and polygons of what is visible of each."""
-    import cv2
-
+    """Write two to five shapes per image, with boxes and polygons of what is visible of each."""
     folder = root / f'{split}2017'
     folder.mkdir(parents=True)
     (root / 'annotations').mkdir(exist_ok=True)
-    images, annotations = [], []
+    images: List[dict] = []
+    annotations: List[dict] = []
     for index in range(number):
         scene = draw_many(image_rng(seed, split, index), size)
         name = f'{index:012d}.jpg'
-        cv2.imwrite(str(folder / name), scene.image)
+        _write_image(folder / name, scene.image)
         images.append(dict(id=index + 1, file_name=name, height=size, width=size))
         for i, label in enumerate(scene.labels):
             polygons = outline(scene.instances == i + 1)
@@ -179,24 +204,22 @@ def write_coco(root: Path, split: str, number: int, size: int, seed: int) -> Non
         annotations=annotations,
         categories=categories,
     )
-    (root / 'annotations' / f'instances_{split}2017.json').write_text(json.dumps(content))
+    write_atomic(root / 'annotations' / f'instances_{split}2017.json', json.dumps(content).encode())
 
 
 def write_ade20k(root: Path, split: str, number: int, size: int, seed: int) -> None:
-    """Two to five shapes per image, with a map of classes."""
-    import cv2
-
+    """Write two to five shapes per image, with a map of classes."""
     split_folder = dict(train='training', val='validation')[split]
     for part in ('images', 'annotations'):
         (root / part / split_folder).mkdir(parents=True)
     for index in range(number):
         scene = draw_many(image_rng(seed, split, index), size)
-        cv2.imwrite(str(root / 'images' / split_folder / f'{index:08d}.jpg'), scene.image)
-        cv2.imwrite(str(root / 'annotations' / split_folder / f'{index:08d}.png'), class_map(scene))
+        _write_image(root / 'images' / split_folder / f'{index:08d}.jpg', scene.image)
+        _write_image(root / 'annotations' / split_folder / f'{index:08d}.png', class_map(scene))
 
 
 def class_map(scene: Scene) -> np.ndarray:
-    """ADE20K's map of a scene: ``(size, size)`` uint8; 0 on outlines, 1 for background, 2 and on for shapes."""
+    """Return ADE20K's map of a scene: ``(size, size)`` uint8; 0 on outlines, 1 for background, 2 and on for shapes."""
     values = np.array([1, *(label + 2 for label in scene.labels)], np.uint8)
     fine = values[scene.instances]
     size = len(fine) // SUPERSAMPLE
@@ -206,10 +229,12 @@ def class_map(scene: Scene) -> np.ndarray:
 
 
 def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """Build the random numbers of one image."""
     return np.random.default_rng([seed, ('train', 'val').index(split), index])
 
 
 def draw_many(rng: np.random.Generator, size: int) -> Scene:
+    """Draw two to five small shapes."""
     labels = rng.integers(len(CLASSES), size=rng.integers(2, 6)).tolist()
     return draw_scene(rng, size, labels, radius=(0.09, 0.22))
 
@@ -217,7 +242,7 @@ def draw_many(rng: np.random.Generator, size: int) -> Scene:
 def draw_scene(rng: np.random.Generator, size: int, labels: List[int], radius: Tuple[float, float]) -> Scene:
     """Draw shapes, later ones over earlier ones, on a cluttered background.
 
-    A shape that would leave too little of another is moved, and left out if no place is found.
+    A shape that would leave too little of another is moved, and skipped if no place is found.
 
     Args:
         rng (np.random.Generator): Where all chance comes from.
@@ -233,15 +258,16 @@ def draw_scene(rng: np.random.Generator, size: int, labels: List[int], radius: T
     side = SUPERSAMPLE * size
     canvas = draw_background(rng, side)
     instances = np.zeros((side, side), np.int32)
-    sizes, drawn = [], []
+    sizes: List[int] = []
+    drawn: List[int] = []
     for label in labels:
         for _ in range(20):
             polygon = place_polygon(rng, label, side, radius)
-            inside = np.zeros((side, side), np.uint8)
-            cv2.fillPoly(inside, [polygon], 1)
-            left, top, width, height = cv2.boundingRect(inside)
+            filled = np.zeros((side, side), np.uint8)
+            cv2.fillPoly(filled, [polygon], 1)
+            left, top, width, height = cv2.boundingRect(filled)
             window = np.s_[top : top + height, left : left + width]
-            inside = inside[window].astype(bool)
+            inside = filled[window].astype(bool)
             covered = [int(i) for i in np.unique(instances[window][inside]) if i]
             after = instances.copy()
             after[window][inside] = len(drawn) + 1
@@ -260,7 +286,7 @@ def draw_scene(rng: np.random.Generator, size: int, labels: List[int], radius: T
 
 
 def outline(mask: np.ndarray) -> List[np.ndarray]:
-    """Polygons around a mask, in its own pixels, edges (not centres) being whole numbers.
+    """Return polygons around a mask, in its own pixels, edges (not centres) being integers.
 
     Args:
         mask (np.ndarray): ``(H, W)`` bool.
@@ -281,13 +307,13 @@ def outline(mask: np.ndarray) -> List[np.ndarray]:
 
 
 def polygon_area(polygon: np.ndarray) -> float:
-    """Area inside ``(points, 2)``, by the shoelace formula."""
+    """Return the area inside ``(points, 2)``, by the shoelace formula."""
     x, y = polygon.T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def unit_polygon(label: int) -> np.ndarray:
-    """The class's shape within the unit circle: ``(points, 2)``."""
+    """Return the class's shape within the unit circle: ``(points, 2)``."""
     name = CLASSES[label]
     if name == 'cross':
         a = 0.33
@@ -301,7 +327,7 @@ def unit_polygon(label: int) -> np.ndarray:
 
 
 def place_polygon(rng: np.random.Generator, label: int, side: int, radius: Tuple[float, float]) -> np.ndarray:
-    """A class's shape, stretched, turned and put somewhere: ``(points, 2)`` int32. A little may stick out."""
+    """Return a class's shape, stretched, rotated and moved: ``(points, 2)`` int32. A little may stick out."""
     r = rng.uniform(*radius) * side
     angle = rng.uniform(0, 2 * math.pi)
     turn = np.array([(math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))])
@@ -311,25 +337,25 @@ def place_polygon(rng: np.random.Generator, label: int, side: int, radius: Tuple
 
 
 def random_color(rng: np.random.Generator) -> np.ndarray:
-    """A muted colour: shapes are more colourful than what they stand on."""
+    """Return a muted colour: shapes are more colourful than their background."""
     color = rng.uniform(20, 236, size=3)
     return (color + color.mean()) / 2
 
 
 def shape_color(rng: np.random.Generator, label: int) -> np.ndarray:
-    """A strong colour of the class's own range of hues, so that a few minutes of training tell classes apart."""
+    """Return a strong colour of the class's range of hues, so that a few minutes of training tell classes apart."""
     hue = (label + 0.5) / len(CLASSES) + rng.normal(0, 0.03)
     return np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.55, 1), rng.uniform(0.5, 1)))[::-1] * 255
 
 
 def draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Soft colours, then strokes, rings and dots in front: ``(side, side, 3)`` uint8."""
+    """Draw soft colours, then strokes, rings and dots in front: ``(side, side, 3)`` uint8."""
     import cv2
 
     first, last = random_color(rng), random_color(rng)
     coarse = first + np.linspace(0, 1, 6)[:, None, None] * (last - first)
     coarse = np.clip(coarse + rng.normal(0, 12, size=(6, 6, 3)), 0, 255).astype(np.uint8)
-    canvas = cv2.resize(np.rot90(coarse, rng.integers(4)), (side, side), interpolation=cv2.INTER_CUBIC)
+    canvas = cv2.resize(np.rot90(coarse, int(rng.integers(4))), (side, side), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(6, 19)):
         color = random_color(rng).tolist()
         (x, y), (dx, dy) = rng.integers(0, side, size=2).tolist(), rng.integers(-side // 2, side // 2, size=2).tolist()

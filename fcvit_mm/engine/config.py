@@ -1,18 +1,28 @@
 """From a config file and a command line to the config that a runner is built from."""
 
+import argparse
 import os.path as osp
-from typing import Callable, Optional
+from typing import Any, Iterator, Optional
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, DictAction
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..dependencies import EXTRAS, require
-from ..errors import UserError
+from ..errors import UserError, library_errors
 
 #: Task of each library, by the default scope of its configs.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+#: Registered names of types that have others, too: their classes' and deprecated ones.
+REGISTERED_NAMES = {
+    'BrokenPictureHook': 'SkipCorruptSamplesHook',
+    'MMSyncBN': 'SyncBN',
+    'PretrainedInit': 'Pretrained',
+    'SyncBatchNorm': 'SyncBN',
+    'WholeCheckpointHook': 'AtomicCheckpointHook',
+}
 
 
 class ConfigError(UserError):
@@ -40,19 +50,27 @@ def load_config(
     options = dict(options or {})
     if not osp.isfile(path):
         raise ConfigError(
-            f'config {path} does not exist: configs stand in configs/classification, configs/detection '
+            f'config {path} does not exist: the configs are in configs/classification, configs/detection '
             'and configs/segmentation of the project'
         )
-    try:
-        cfg = Config.fromfile(path)
-    except ImportError as error:
-        for package in EXTRAS:
-            if package in str(error):
-                require(package)
-        raise
+    with library_errors(f'reading {path}', 'Correct the config'):
+        try:
+            cfg = Config.fromfile(path)
+        except ImportError as error:
+            for package in EXTRAS:
+                if package in str(error):
+                    require(package)
+            # MMEngine's own message lists sys.path; the first error names the module.
+            first: BaseException = error
+            while first.__cause__ or first.__context__:
+                first = first.__cause__ or first.__context__  # type: ignore[assignment]
+            raise first from None
+    if cfg.get('default_scope') is None:
+        cfg.default_scope = library_of(cfg.get('model'))
     task_of(cfg, path)
     require(cfg.default_scope)
-    cfg.merge_from_dict(options)
+    with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
+        cfg.merge_from_dict(options)
     if 'pretrained' in options:
         set_pretrained(cfg, options['pretrained'])
     cfg.launcher = launcher
@@ -63,12 +81,93 @@ def load_config(
     return cfg
 
 
+class _ConfigOptions(DictAction):
+    """MMEngine's action for ``KEY=VALUE``, with an error that names the option that is none."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        for value in values or ():
+            if '=' not in value:
+                raise ConfigError(f'{option_string} {value}: expected KEY=VALUE, such as model.head.num_classes=5')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:
+            raise ConfigError(f'{option_string}: {error}: close every bracket, and quote the option') from error
+
+
+def add_config_options(parser: argparse.ArgumentParser, examples: str = 'model.head.num_classes=5') -> None:
+    """Add ``--cfg-options`` to a command, which changes the config.
+
+    Args:
+        parser (ArgumentParser): The command's.
+        examples (str): For the help.
+    """
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=_ConfigOptions, metavar='KEY=VALUE', help=f'change the config: {examples}'
+    )
+
+
+def library_of(node: Any) -> Optional[str]:
+    """Return the library that the type of a config's node is from; ``None`` unless it is given as a class."""
+    kind = node.get('type') if isinstance(node, dict) else None
+    package = getattr(kind, '__module__', '').partition('.')[0]
+    return package if package in TASKS else None
+
+
 def task_of(cfg: Config, path: str = 'the config') -> str:
-    """The task that a config is for: a value of ``TASKS``."""
+    """Return the task that a config is for: a value of ``TASKS``."""
     scope = cfg.get('default_scope')
     if scope not in TASKS:
         raise ConfigError(f'{path} has default_scope={scope!r}, expected one of {list(TASKS)}')
     return TASKS[scope]
+
+
+def type_name(node: Any) -> str:
+    """Return the registered name of a type, however a config gives it.
+
+    Args:
+        node (dict | str | type | object): A config with ``type``, or the type itself: a registered name with or without
+            its library (``'mmdet.CocoDataset'``), a class or function (pure-Python configs), or an object of it.
+
+    Returns:
+        str: The name without its library, the current one of several (:data:`REGISTERED_NAMES`); empty without a type.
+    """
+    kind = node.get('type') if isinstance(node, dict) else node
+    if isinstance(kind, (LazyObject, LazyAttr)):
+        kind = kind.build()
+    if kind is None:
+        return ''
+    name = kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', type(kind).__name__)
+    return REGISTERED_NAMES.get(name, name)
+
+
+def leaf_datasets(node: Any) -> Iterator[Any]:
+    """Yield the data sets inside wrappers that repeat, balance or concatenate.
+
+    Args:
+        node (dict | Dataset): The config of a data set, or one that is built.
+    """
+
+    def get(key: str) -> Any:
+        return node.get(key) if isinstance(node, dict) else getattr(node, key, None)
+
+    inner = [each for each in [get('dataset'), *(get('datasets') or ())] if each is not None]
+    if not inner:
+        yield node
+    for each in inner:
+        yield from leaf_datasets(each)
+
+
+def walk(node: Any) -> Iterator[dict]:
+    """Yield all dicts in a tree of dicts and lists, from the outside in."""
+    if isinstance(node, dict):
+        yield node
+        children = list(node.values())
+    elif isinstance(node, (list, tuple)):
+        children = list(node)
+    else:
+        return
+    for child in children:
+        yield from walk(child)
 
 
 def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
@@ -85,20 +184,20 @@ def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
 
 
 def adapt_to_machine(cfg: Config) -> None:
-    """Change what the machine cannot do, and say so; fill in what the libraries' own tools fill in.
+    """Replace what the machine cannot do, with a message; fill in what the libraries' own tools fill in.
 
     On a CPU: SyncBN becomes BatchNorm (SyncBN trains on GPUs only; the statistics are then each process's own), and
-    mixed precision is left out (MMEngine's wrapper refuses without an accelerator).
+    mixed precision is switched off (MMEngine's wrapper refuses without an accelerator).
     """
     if get_device() == 'cpu':
-        found = [node for node in walk(cfg.get('model', {})) if node.get('type') in ('SyncBN', 'MMSyncBN')]
+        found = [node for node in walk(cfg.get('model', {})) if type_name(node) == 'SyncBN']
         for node in found:
             node['type'] = 'BN'
         if found or cfg.get('sync_bn'):
             cfg.sync_bn = None
             print_log('No accelerator: SyncBN in the model becomes BN.', logger='current')
         wrapper = cfg.get('optim_wrapper')
-        if wrapper and wrapper.get('type') == 'AmpOptimWrapper':
+        if wrapper and type_name(wrapper) == 'AmpOptimWrapper':
             wrapper['type'] = 'OptimWrapper'
             for key in ('loss_scale', 'dtype', 'use_fsdp'):
                 wrapper.pop(key, None)
@@ -113,28 +212,15 @@ def adapt_to_machine(cfg: Config) -> None:
             # torch refuses these without workers.
             loader.pop('prefetch_factor', None)
             loader['persistent_workers'] = False
-        if cfg.default_scope == 'mmpretrain':
+        if cfg.get('default_scope') == 'mmpretrain':
             # As mmpretrain's own tools do; its configs rely on it.
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', get_device() != 'cpu')
 
 
-def walk(node):
-    """All dicts in a tree of dicts and lists, from the outside in."""
-    if isinstance(node, dict):
-        yield node
-        children = node.values()
-    elif isinstance(node, (list, tuple)):
-        children = node
-    else:
-        return
-    for child in children:
-        yield from walk(child)
-
-
 def enable_amp(cfg: Config) -> None:
     """``--amp``: mixed precision, as the libraries' own tools switch it on."""
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(f'--amp turns an OptimWrapper into an AmpOptimWrapper, the config has {kind}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -184,34 +270,36 @@ def enable_tta(cfg: Config) -> None:
             '--tta with --show-dir or --show: mmpretrain draws on what the model was given, and with '
             '--tta that is several images for each one. Leave one of them out'
         )
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    dataset['pipeline'] = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset['pipeline'] = cfg.tta_pipeline
+    wrapper = cfg.tta_model.copy()  # not **cfg.tta_model, which would put classes where the config dumps names
+    wrapper['module'] = cfg.model
+    cfg.model = wrapper
 
 
-def dump_predictions(cfg: Config, out: str) -> Optional[Callable]:
-    """``--out``: what the task's library can write.
+def dump_predictions(cfg: Config, out: str) -> None:
+    """``--out``: write the predictions, as the task's library can.
 
     Args:
-        cfg (Config): Changed for segmentation, where the metric writes the predicted maps itself.
+        cfg (Config): Its evaluator is changed.
         out (str): A ``.pkl`` file, or for segmentation a folder.
-
-    Returns:
-        callable | None: Builds the metric to add once the runner stands, if any.
     """
     task = task_of(cfg)
     if task == 'segmentation':
         if osp.splitext(out)[1]:
             raise ConfigError(f'--out {out}: for segmentation it is a folder, which gets one PNG file per image')
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-        evaluators[0]['output_dir'] = out
-        return None
-    if not out.endswith(('.pkl', '.pickle')):
+    elif not out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out {out}: for {task} it is a file whose name ends in .pkl or .pickle')
-    if task == 'detection':
-        from mmdet.evaluation import DumpDetResults as Dump
+    evaluator = cfg.test_evaluator
+    # One metric, a list of them, or an evaluator that has them.
+    nested = isinstance(evaluator, dict) and 'metrics' in evaluator
+    metrics = evaluator['metrics'] if nested else evaluator
+    metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+    if task == 'segmentation':
+        metrics[0]['output_dir'] = out
     else:
-        from mmengine.evaluator import DumpResults as Dump
-    return lambda: Dump(out_file_path=out)
+        metrics.append(dict(type='DumpDetResults' if task == 'detection' else 'DumpResults', out_file_path=out))
+    if nested:
+        evaluator['metrics'] = metrics
+    else:
+        cfg.test_evaluator = metrics

@@ -1,20 +1,22 @@
 """Several processes on machines without an accelerator.
 
 MMEngine's ``init_dist`` calls ``torch.cuda.set_device`` and its runner hands DDP a device number; both fail on a CPU.
-Where there is CUDA (or another accelerator) everything is left to MMEngine.
+With CUDA (or another accelerator) everything is left to MMEngine.
 """
 
 import os
 import socket
 import subprocess
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, Dict, Iterator
 
 import torch.distributed as dist
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from ..errors import UserError
+from ..errors import UserError, library_errors
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 DEFAULT_PORT = '29500'  # torch.distributed's own
@@ -35,12 +37,12 @@ class LostProcessError(UserError):
         rank = dist.get_rank() if dist.is_initialized() else os.environ.get('RANK', '?')
         super().__init__(
             f'process {rank} lost another process of this run, which ended, was killed or cannot be '
-            f"reached ({str(error).strip().splitlines()[0]}). The reason stands in that process's own "
+            f"reached ({str(error).strip().splitlines()[0]}). The reason is in that process's own "
             "output, or in the system's log if its memory ran out. Start all of them again with --resume"
         )
 
 
-#: What torch says where the other end of a connection is gone or silent.
+#: What torch says when the other end of a connection is gone or silent.
 LOST = (
     'Connection closed by peer',
     'Connection reset by peer',
@@ -55,12 +57,12 @@ LOST = (
 
 
 def lost_process(error: Exception) -> bool:
-    """Whether an error of torch's means that another process is gone."""
+    """Check whether an error of torch's means that another process is gone."""
     return dist.is_available() and dist.is_initialized() and any(words in str(error) for words in LOST)
 
 
-def rendezvous_env(launcher: str, env: dict) -> dict:
-    """What ``torch.distributed`` reads from the environment, from what a launcher set there.
+def rendezvous_env(launcher: str, env: Dict[str, str]) -> Dict[str, str]:
+    """Return what ``torch.distributed`` reads from the environment, from what a launcher set there.
 
     Args:
         launcher (str): ``'pytorch'`` (torchrun), ``'slurm'`` (srun) or ``'mpi'`` (Open MPI's mpirun).
@@ -102,35 +104,59 @@ def rendezvous_env(launcher: str, env: dict) -> dict:
     return found
 
 
-def init_cpu_distributed(cfg: Config, launcher: str) -> bool:
-    """Join the processes over gloo before the runner is built, and tell it to wrap the model for a CPU.
+def uses_cpus(cfg: Config) -> bool:
+    """Check whether this package joins the processes of a run: several, on a machine without an accelerator."""
+    return cfg.get('launcher', 'none') != 'none' and get_device() == 'cpu'
 
-    Args:
-        cfg (Config): Gets a ``model_wrapper_cfg`` without device numbers.
-        launcher (str): One of ``LAUNCHERS``.
 
-    Returns:
-        bool: Whether it did; ``False`` with one process or with an accelerator, which MMEngine handles itself.
-
-    Raises:
-        LauncherError: See :func:`rendezvous_env`.
-    """
-    if launcher == 'none' or get_device() != 'cpu':
-        return False
-    os.environ.update(rendezvous_env(launcher, dict(os.environ)))
-    interfaces = [name for _, name in socket.if_nameindex()]
-    if os.environ['MASTER_ADDR'] in ('127.0.0.1', 'localhost') and 'lo' in interfaces:
-        # gloo would look the host's own name up, which need not resolve on a lone machine.
-        os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
-    # MMEngine's own setting of how long to wait for a process that is silent but not gone, in seconds.
-    timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-    dist.init_process_group('gloo', **({} if timeout is None else {'timeout': timedelta(seconds=timeout)}))
-    wrapper = dict(
+def wrap_model_for_cpus(cfg: Config) -> None:
+    """Let the runner wrap the model without device numbers, where several processes run on CPUs."""
+    if not uses_cpus(cfg):
+        return
+    wrapper = ConfigDict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
     wrapper.update(cfg.get('model_wrapper_cfg') or {})
-    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    wrapper['device_ids'] = None
+    cfg.model_wrapper_cfg = wrapper
+
+
+@contextmanager
+def joined_processes(cfg: Config) -> Iterator[None]:
+    """Join the processes over gloo while something runs, where several of them run on CPUs; else leave it to MMEngine.
+
+    Args:
+        cfg (Config): Its ``launcher`` started the processes: one of ``LAUNCHERS``.
+
+    Raises:
+        LauncherError: See :func:`rendezvous_env`.
+        LostProcessError: Another process ended first; on accelerators, too.
+    """
+    joins = uses_cpus(cfg)
+    if joins:
+        _join_over_gloo(cfg)
+    try:
+        yield
+    except RuntimeError as error:
+        if lost_process(error):
+            raise LostProcessError(error) from error
+        raise
+    finally:
+        if joins:
+            dist.destroy_process_group()
+
+
+def _join_over_gloo(cfg: Config) -> None:
+    os.environ.update(rendezvous_env(cfg.launcher, dict(os.environ)))
+    interfaces = [name for _, name in socket.if_nameindex()]
+    if os.environ['MASTER_ADDR'] in ('127.0.0.1', 'localhost') and 'lo' in interfaces:
+        # gloo would look up the machine's own name, which need not resolve on a lone machine.
+        os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
+    # MMEngine's own setting of how long to wait for a process that is silent but not gone, in seconds.
+    seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+    options: Dict[str, Any] = {} if seconds is None else {'timeout': timedelta(seconds=seconds)}
+    with library_errors('joining the processes', 'Check MASTER_ADDR, the port and the number of processes'):
+        dist.init_process_group('gloo', **options)
     print_log(f'No accelerator: {dist.get_world_size()} CPU processes joined over gloo.', logger='current')
-    return True

@@ -1,1 +1,1 @@
-"""What is tried before a run: data, checkpoints, classes, disk; then one step, one evaluation batch, one checkpoint."""
+"""Checks before a run: data, checkpoints, classes, disk; then a trial of one step, one evaluation, one checkpoint."""

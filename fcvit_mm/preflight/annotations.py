@@ -1,13 +1,13 @@
-"""Annotations in COCO's format: what mmdet passes over in silence is counted, what would end training is refused."""
+"""Annotations in COCO's format: what mmdet skips in silence is counted, what would end training is refused."""
 
 import math
 from collections import defaultdict
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 #: Examples of one kind of fault in a message.
 SHOWN = 3
 #: mmdet trains on without these instances, or with what of them is inside the image.
-PASSED_OVER = {
+SKIPPED = {
     'category': 'have a category_id that the file does not define',
     'image': 'belong to an image_id that the file does not list',
     'empty': 'have an empty box (a side below 1 pixel, or area 0)',
@@ -26,18 +26,18 @@ FATAL = {
 
 
 def coco_faults(content: dict, with_masks: bool) -> Tuple[List[str], List[str]]:
-    """Look at every instance.
+    """Check every instance.
 
     Args:
         content (dict): A file in COCO's format.
         with_masks (bool): Whether masks will be loaded.
 
     Returns:
-        tuple[list[str], list[str]]: What ends training, and what is passed over; a line for each kind, with the count
-        and the first ids.
+        tuple[list[str], list[str]]: What ends training, and what is skipped; a line for each kind, with the count and
+        the first ids.
 
     Raises:
-        KeyError, TypeError: The file is no such.
+        KeyError, TypeError: It is not in COCO's format.
     """
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
     categories = {category['id'] for category in content['categories']}
@@ -48,7 +48,7 @@ def coco_faults(content: dict, with_masks: bool) -> Tuple[List[str], List[str]]:
         if fault:
             found[fault].append(instance.get('id', f'number {number}'))
     lines = []
-    for kinds in (FATAL, PASSED_OVER):
+    for kinds in (FATAL, SKIPPED):
         lines.append(
             [
                 f'{len(found[kind])} of {len(instances)} annotations {words} (ids '
@@ -68,7 +68,7 @@ def coco_faults(content: dict, with_masks: bool) -> Tuple[List[str], List[str]]:
 
 
 def instance_fault(instance: dict, sizes: dict, categories: set, with_masks: bool) -> str:
-    """The kind of what is wrong with one instance, of ``FATAL`` or ``PASSED_OVER``; empty if nothing is."""
+    """Return the kind of fault of one instance, of ``FATAL`` or ``SKIPPED``; empty without a fault."""
     if not {'image_id', 'category_id', 'bbox', 'area'} <= set(instance):
         return 'keys'
     if instance['image_id'] not in sizes:
@@ -87,8 +87,8 @@ def instance_fault(instance: dict, sizes: dict, categories: set, with_masks: boo
     return mask_fault(instance.get('segmentation'), width, height) if with_masks else ''
 
 
-def mask_fault(mask, width: int, height: int) -> str:
-    """The kind of what is wrong with a mask (polygons or run lengths), as for :func:`instance_fault`."""
+def mask_fault(mask: Any, width: int, height: int) -> str:
+    """Return the kind of fault of a mask (polygons or run lengths), as for :func:`instance_fault`."""
     if not mask:
         return 'mask'
     if isinstance(mask, dict):
@@ -102,5 +102,5 @@ def mask_fault(mask, width: int, height: int) -> str:
     return 'beyond' if min(points) < -1 or max(points) > max(width, height) + 1 else ''
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -6,7 +6,7 @@ import os.path as osp
 import random
 import shutil
 import time
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -14,24 +14,24 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
 from ..checkpoints import CheckpointError, check_finite, read_checkpoint
-from ..engine.config import walk
+from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
-from ..errors import UserError
+from ..errors import UserError, origin
 from ..images import image_problem, truncation_problem
 from .annotations import coco_faults
 
 #: Images of each data set that are decoded before the start.
 SAMPLE_SIZE = 64
-#: Seconds for looking, at each data set, whether the other files are there and whole; what this does not reach is
-#: looked at when training reads it.
-LOOK_SECONDS = 10
+#: Seconds for checking, in each data set, whether the other files are there and complete; what this does not reach is
+#: checked when training reads it.
+CHECK_SECONDS = 10
 #: Examples of one kind of problem in the message.
 SHOWN = 5
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
 
 class PreflightError(UserError):
-    """What stands in the way of a run.
+    """All problems that a run would meet.
 
     Attributes:
         problems (list[str]): One line each.
@@ -43,25 +43,25 @@ class PreflightError(UserError):
         super().__init__('\n  - '.join([f'{number} found before the start:', *problems]))
 
 
-def check_training(cfg: Config, resume_from: Optional[str] = None) -> None:
+def check_training(cfg: Config) -> None:
     """Check what training needs: data to train and validate on, checkpoints, numbers of classes.
 
     Args:
-        cfg (Config): The config, command line merged.
-        resume_from (str, optional): Checkpoint to go on from.
+        cfg (Config): The config, command line merged and resume point chosen
+            (:func:`fcvit_mm.engine.hooks.resume.select_resume_point`).
 
     Raises:
         PreflightError: Lists all that was found.
     """
     problems = []
-    if resume_from:
-        problems += resume_problems(resume_from)
+    if cfg.get('resume') and cfg.get('load_from'):
+        problems += resume_problems(cfg.load_from)
     else:
         problems += pretrained_problems(cfg)
         if cfg.get('load_from'):
             problems += checkpoint_problems(cfg.load_from, 'load_from')
     validates = cfg.get('val_cfg') is not None
-    problems += folder_of_work_problems(cfg)
+    problems += work_dir_problems(cfg)
     problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])])
     if problems:
         raise PreflightError(problems)
@@ -79,11 +79,12 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
 
 
 def is_url(path: str) -> bool:
+    """Check whether a path is an address."""
     return '://' in path
 
 
 def checkpoint_problems(path: str, what: str) -> List[str]:
-    """Read a checkpoint as :func:`fcvit_mm.checkpoints.read_checkpoint` does, which never runs what is in it."""
+    """Check a checkpoint by :func:`fcvit_mm.checkpoints.read_checkpoint`, which never runs what is in it."""
     if is_url(path):
         return [f'{what} {path} is an address: download it and give the path, so that it can be checked first']
     try:
@@ -95,7 +96,7 @@ def checkpoint_problems(path: str, what: str) -> List[str]:
 
 
 def resume_problems(path: str) -> List[str]:
-    """Problems of a checkpoint that training is to go on from."""
+    """Check a checkpoint that training is to resume from."""
     problems = checkpoint_problems(path, '--resume')
     if problems:
         return problems
@@ -103,7 +104,7 @@ def resume_problems(path: str) -> List[str]:
     meta = content.get('meta')
     if 'optimizer' not in content or not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
         return [
-            f'--resume: {path} holds weights but no state of the training. To start anew from these weights: '
+            f'--resume: {path} holds weights but no training state. To start anew from these weights: '
             f'--cfg-options load_from={path}'
         ]
     if 'config' in meta:
@@ -115,11 +116,11 @@ def resume_problems(path: str) -> List[str]:
 
 
 def pretrained_problems(cfg: Config) -> List[str]:
-    """Problems of the files that parts of the model start from."""
+    """Check the files that parts of the model start from."""
     problems = []
     for node in walk(cfg.get('model', {})):
         path = node.get('checkpoint')
-        if node.get('type') == 'Pretrained' and isinstance(path, str) and not is_url(path):
+        if type_name(node) == 'Pretrained' and isinstance(path, str) and not is_url(path):
             try:
                 content = read_checkpoint(path)
                 check_finite(content.get('state_dict', content), path)
@@ -131,8 +132,8 @@ def pretrained_problems(cfg: Config) -> List[str]:
     return problems
 
 
-def folder_of_work_problems(cfg: Config) -> List[str]:
-    """Whether the work directory can be written, and has room for one more checkpoint like the largest one there."""
+def work_dir_problems(cfg: Config) -> List[str]:
+    """Check that the work directory can be written, with room for one more checkpoint like the largest one there."""
     folder = osp.abspath(cfg.work_dir)
     while not osp.isdir(folder):
         folder = osp.dirname(folder)
@@ -145,7 +146,7 @@ def folder_of_work_problems(cfg: Config) -> List[str]:
 
 
 def disk_problems(folder: str, needed: int) -> List[str]:
-    """Too little room on the disk of a folder for so many bytes."""
+    """Check that the disk of a folder has room for so many bytes."""
     free = shutil.disk_usage(folder).free
     if needed < free:
         return []
@@ -156,18 +157,23 @@ def disk_problems(folder: str, needed: int) -> List[str]:
 
 
 def allowed_part(cfg: Config, loader: str) -> float:
-    """What part of the files behind a data loader may be broken."""
+    """Return which part of the files behind a data loader may be corrupt."""
     if loader != 'train_dataloader':
         return 0.0
-    for hook in cfg.get('custom_hooks') or []:
-        if isinstance(hook, dict) and hook.get('type') == 'SkipCorruptSamplesHook':
-            return hook.get('limit', SkipCorruptSamplesHook().limit) if hook.get('skip', True) else 0.0
-    return SkipCorruptSamplesHook().limit
+    hook: Any = SkipCorruptSamplesHook()
+    for configured in cfg.get('custom_hooks') or []:
+        if type_name(configured) == 'SkipCorruptSamplesHook':
+            hook = configured
+            if isinstance(configured, dict):
+                options = {key: configured[key] for key in ('limit', 'skip') if key in configured}
+                hook = SkipCorruptSamplesHook(**options)
+    return hook.limit if hook.skip else 0.0
 
 
 def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
-    """Problems of the data sets behind some data loaders, and of the heads that are to learn from them."""
-    problems, seen = [], {}
+    """Check the data sets behind some data loaders, and the heads that are to learn from them."""
+    problems: List[str] = []
+    seen: Dict[str, Sequence[str]] = {}
     heads = dict(head_classes(cfg))
     for name in loaders:
         if not cfg.get(name):
@@ -180,30 +186,32 @@ def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
             problems += [f'{name}: {problem}' for problem in found]
             if classes is not None:
                 seen[name] = classes
-    for name, classes in seen.items():
+    for name, names in seen.items():
         for head, number in heads.items():
-            if number != len(classes):
+            if number != len(names):
                 problems.append(
-                    f'{name}: {head}.num_classes is {number}, but the data set has {len(classes)} classes '
-                    f'({shorten(classes)}): --cfg-options {head}.num_classes={len(classes)}, or correct '
+                    f'{name}: {head}.num_classes is {number}, but the data set has {len(names)} classes '
+                    f'({shorten(names)}): --cfg-options {head}.num_classes={len(names)}, or correct '
                     'metainfo.classes of the data set'
                 )
     return unique(problems)
 
 
-def unique(items: list) -> list:
+def unique(items: List[str]) -> List[str]:
+    """Return the items without repetitions, in order."""
     return list(dict.fromkeys(items))
 
 
-def shorten(items) -> str:
+def shorten(items: Iterable[Any]) -> str:
+    """Return the first few items as text."""
     items = [str(item) for item in items]
     return ', '.join(items if len(items) <= SHOWN else [*items[:SHOWN], '...'])
 
 
 def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
-    """Dotted name and ``num_classes`` of each head that has one, and of what mixes labels before them."""
+    """Yield dotted name and ``num_classes`` of each head that has one, and of what mixes labels before them."""
 
-    def visit(node, name):
+    def visit(node: Any, name: str) -> Iterator[Tuple[str, int]]:
         if isinstance(node, dict):
             if isinstance(node.get('num_classes'), int):
                 yield name, node['num_classes']
@@ -221,29 +229,19 @@ def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
             yield from visit(model[key], f'model.{key}')
 
 
-def leaf_datasets(node: dict) -> Iterator[dict]:
-    """Configs of the data sets inside wrappers that repeat, balance or concatenate."""
-    inner = [node['dataset']] if 'dataset' in node else node.get('datasets')
-    if inner is None:
-        yield node
-    else:
-        for child in inner:
-            yield from leaf_datasets(child)
-
-
 def dataset_problems(
     scope: str, dataset_cfg: dict, num_classes: Optional[int], allowed: float = 0.0
 ) -> Tuple[List[str], Optional[tuple]]:
-    """Problems of one data set.
+    """Check one data set.
 
     Args:
         scope (str): Library that the config is for.
         dataset_cfg (dict): Config of the data set.
         num_classes (int, optional): Classes that the model can learn, to compare labels with.
-        allowed (float): Part of the images that may be broken; so many are a warning and no problem.
+        allowed (float): Part of the images that may be corrupt; so many are a warning and no problem.
 
     Returns:
-        tuple[list[str], tuple | None]: The problems, and the names of the classes as far as they are known.
+        tuple[list[str], tuple | None]: The problems, and the names of the classes if they are known.
     """
     try:
         with DefaultScope.overwrite_default_scope(scope):
@@ -251,9 +249,10 @@ def dataset_problems(
             dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True, pipeline=[]))
     except Exception as error:
         # Broad, because each data set has checks of its own.
-        return [f'{dataset_cfg.get("type")} cannot be built: {error}'], None
+        return [f'{type_name(dataset_cfg)} cannot be built: {origin(error).message}'], None
     classes = getattr(dataset, 'metainfo', {}).get('classes')
-    root, ann_file = getattr(dataset, 'data_root', None), getattr(dataset, 'ann_file', None)
+    root: Any = getattr(dataset, 'data_root', None)
+    ann_file: Any = getattr(dataset, 'ann_file', None)
     prefixes = {key: path for key, path in getattr(dataset, 'data_prefix', {}).items() if path}
     if any(is_url(path) for path in [root or '', ann_file or '', *prefixes.values()]):
         return [], classes
@@ -286,42 +285,43 @@ def dataset_problems(
 
 
 def image_problems(paths: List[str], allowed: float) -> List[str]:
-    """Broken images: some are decoded, of the others their ends are looked at, as many as there is time for."""
-    broken = {path: problem for path, problem in zip(sample(paths), map(image_problem, sample(paths))) if problem}
+    """Check images: a sample is decoded; of the others the ends of the files are read, while there is time."""
+    decoded = ((path, image_problem(path)) for path in sample(paths))
+    corrupt = {path: problem for path, problem in decoded if problem}
     order = list(range(len(paths)))
     random.Random(0).shuffle(order)
-    end, looked_at = time.monotonic() + LOOK_SECONDS, 0
+    end, checked = time.monotonic() + CHECK_SECONDS, 0
     for index in order:
         problem = truncation_problem(paths[index])
-        looked_at += 1
+        checked += 1
         if problem:
-            broken.setdefault(paths[index], problem)
+            corrupt.setdefault(paths[index], problem)
         if time.monotonic() > end:
             break
-    if not broken:
+    if not corrupt:
         return []
-    shown = list(broken.values())[:SHOWN]
-    more = f'... and {len(broken) - SHOWN} more broken images among the {looked_at} looked at'
-    if len(broken) <= allowed * looked_at:
+    shown = list(corrupt.values())[:SHOWN]
+    more = f'... and {len(corrupt) - SHOWN} more corrupt images among the {checked} checked'
+    if len(corrupt) <= allowed * checked:
         print_log(
-            f'{len(broken)} of {looked_at} images looked at are broken and will be left out: '
-            f'{"; ".join(shown)}{"; ..." if len(broken) > SHOWN else ""}',
+            f'{len(corrupt)} of {checked} checked images are corrupt and will be skipped: '
+            f'{"; ".join(shown)}{"; ..." if len(corrupt) > SHOWN else ""}',
             logger='current',
             level=30,
         )
         return []
-    return [*shown, *([more] if len(broken) > SHOWN else [])]
+    return [*shown, *([more] if len(corrupt) > SHOWN else [])]
 
 
-def sample(items: list) -> list:
-    """At most ``SAMPLE_SIZE`` items, spread evenly."""
+def sample(items: List[Any]) -> List[Any]:
+    """Return at most ``SAMPLE_SIZE`` items, spread evenly."""
     if len(items) <= SAMPLE_SIZE:
         return items
     return [items[int(index)] for index in np.linspace(0, len(items) - 1, SAMPLE_SIZE)]
 
 
-def list_images(folder: str, suffixes) -> List[str]:
-    """Paths of the images below a folder, in order."""
+def list_images(folder: str, suffixes: Iterable[str]) -> List[str]:
+    """Return the paths of the images below a folder, in order."""
     return sorted(
         osp.join(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
@@ -330,23 +330,23 @@ def list_images(folder: str, suffixes) -> List[str]:
     )
 
 
-def coco_problems(dataset, ann_file: str, folder: str, with_masks: bool = False) -> Tuple[List[str], List[str]]:
-    """Images and problems of a data set in COCO's format."""
+def coco_problems(dataset: Any, ann_file: str, folder: str, with_masks: bool = False) -> Tuple[List[str], List[str]]:
+    """Return the images and the problems of a data set in COCO's format."""
     try:
         with open(ann_file, encoding='utf-8') as file:
             content = json.load(file)
         categories = [category['name'] for category in content['categories']]
         images = [osp.join(folder, image['file_name']) for image in content['images']]
-        fatal, passed_over = coco_faults(content, with_masks)
+        fatal, skipped = coco_faults(content, with_masks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [], [
-            f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, damaged or cut off '
+            f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, corrupt or truncated '
             f'({type(error).__name__}: {error}): copy it again'
         ]
     if not images:
         return [], [f'{ann_file} lists no images']
-    for line in passed_over:
-        print_log(f'{ann_file}: {line}: mmdet passes over them', logger='current', level=30)
+    for line in skipped:
+        print_log(f'{ann_file}: {line}: mmdet skips them', logger='current', level=30)
     problems = [f'{ann_file}: {line}: correct or remove them' for line in fatal]
     wrong = [
         f'{osp.join(folder, image["file_name"])} is {found[0]}x{found[1]}, not {image["width"]}x{image["height"]}'
@@ -356,13 +356,13 @@ def coco_problems(dataset, ann_file: str, folder: str, with_masks: bool = False)
     ]
     if wrong:
         problems.append(
-            f'{ann_file}: {len(wrong)} of {len(sample(images))} images looked at have another size than '
+            f'{ann_file}: {len(wrong)} of {len(sample(images))} checked images have another size than '
             f'annotated ({shorten(wrong)}): the annotations belong to other images'
         )
     classes = list(dataset.metainfo.get('classes') or ())
     unknown = [name for name in classes if name not in categories]
     if unknown:
-        # mmdet would leave them out and number the rest anew.
+        # mmdet would skip them and number the others anew.
         return images, [
             *problems,
             f'metainfo.classes names {shorten(unknown)}, which are not among the {len(categories)} '
@@ -381,7 +381,7 @@ def coco_problems(dataset, ann_file: str, folder: str, with_masks: bool = False)
 
 
 def size_of(path: str) -> Optional[Tuple[int, int]]:
-    """Width and height of an image as OpenCV turns it (EXIF); ``None`` if it has none that can be read."""
+    """Return width and height of an image as OpenCV turns it (EXIF); ``None`` if they cannot be read."""
     from PIL import Image
 
     try:
@@ -389,14 +389,14 @@ def size_of(path: str) -> Optional[Tuple[int, int]]:
             width, height = image.size
             return (height, width) if image.getexif().get(274, 1) >= 5 else (width, height)
     except Exception:
-        # Broad, because damaged bytes fail in any way there is; image_problem reports them.
+        # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
         return None
 
 
 def folder_problems(
-    dataset, ann_file: Optional[str], folder: str, classes
+    dataset: Any, ann_file: Optional[str], folder: str, classes: Optional[tuple]
 ) -> Tuple[List[str], List[str], Optional[tuple]]:
-    """Images, problems and classes of a data set for classification with one folder per class."""
+    """Return the images, problems and classes of a data set for classification with one folder per class."""
     paths = list_images(folder, dataset.extensions)
     if not paths:
         return [], [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}'], classes
@@ -417,9 +417,9 @@ def folder_problems(
 
 
 def segmentation_problems(
-    dataset, ann_file: Optional[str], prefixes: Dict[str, str], num_classes: Optional[int]
+    dataset: Any, ann_file: Optional[str], prefixes: Dict[str, str], num_classes: Optional[int]
 ) -> Tuple[List[str], List[str]]:
-    """Images and problems of a data set for segmentation, and the labels in a sample of its maps."""
+    """Return the images and problems of a data set for segmentation; of a sample, the maps of labels are read."""
     folder, maps = prefixes.get('img_path'), prefixes.get('seg_map_path')
     if folder is None:
         return [], []
@@ -433,25 +433,29 @@ def segmentation_problems(
         return [], [f'no images (*{dataset.img_suffix}) in {ann_file or folder}']
     if maps is None:
         return paths, []
-    missing, broken, labels = [], [], set()
+    missing: List[str] = []
+    corrupt: List[str] = []
+    labels: set = set()
     for image in sample(paths):
         name = osp.relpath(image, folder)[: -len(dataset.img_suffix)] + dataset.seg_map_suffix
         path = osp.join(maps, name)
         if not osp.isfile(path):
             missing.append(path)
-        elif image_problem(path):
-            broken.append(image_problem(path))
+            continue
+        problem = image_problem(path)
+        if problem:
+            corrupt.append(problem)
         else:
             labels |= set(read_labels(path))
             if size_of(image) not in (None, size_of(path)):
-                broken.append(
+                corrupt.append(
                     f'{path} is {size_of(path)} and its image {size_of(image)} (width, height): they do '
                     'not belong together'
                 )
-    problems = broken[:SHOWN]
+    problems = corrupt[:SHOWN]
     if missing:
         problems.append(
-            f'{len(missing)} of {len(sample(paths))} images looked at have no map of labels '
+            f'{len(missing)} of {len(sample(paths))} checked images have no map of labels '
             f'({shorten(missing[:1])}): complete the data set, or correct seg_map_path and seg_map_suffix'
         )
     if num_classes is not None and not dataset.label_map:
@@ -471,7 +475,7 @@ def segmentation_problems(
 
 
 def read_labels(path: str) -> List[int]:
-    """The different values in a map of labels."""
+    """Return the different values in a map of labels."""
     from PIL import Image
 
     with Image.open(path) as image:

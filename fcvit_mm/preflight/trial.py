@@ -1,4 +1,4 @@
-"""One training step, one evaluation batch and one checkpoint, to see before a long run what it would see later."""
+"""A trial of a run: one training step, one evaluation batch and one checkpoint, before hours are spent."""
 
 import copy
 import logging
@@ -10,14 +10,15 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ..engine.run import add_hooks, protect
+from ..engine.run import TRAINING_STEPS
+from ..errors import library_errors
 from .checks import disk_problems, shorten
 
 #: Training steps: the first one allocates, the others are timed.
@@ -25,10 +26,10 @@ STEPS = 3
 
 
 class Trial(NamedTuple):
-    """What a trial found.
+    """Findings of a trial.
 
     Attributes:
-        problems (list[str]): What would go wrong.
+        problems (list[str]): What would end the run or make it useless.
         parameters (int): Of the model, trainable ones.
         batch (int): Images per process and step.
         losses (dict[str, float]): Of the last step.
@@ -36,8 +37,8 @@ class Trial(NamedTuple):
         load_seconds (float): For one batch of data, in one process.
         memory (int): Peak, in bytes: of the GPU where there is one, else of this process.
         device (str): Which of the two.
-        iterations (int): Of the whole run.
-        validations (int): Of the whole run.
+        iterations (int): Of the run.
+        validations (int): Of the run.
         val_seconds (float): For one batch of validation and its share of the metric; 0 without validation.
         val_batches (int): In one validation.
         metrics (list[str]): Names of the metrics.
@@ -49,7 +50,7 @@ class Trial(NamedTuple):
     problems: List[str]
     parameters: int
     batch: int
-    losses: dict
+    losses: Dict[str, float]
     step_seconds: float
     load_seconds: float
     memory: int
@@ -68,18 +69,23 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
     """Do what training does, once, with MMEngine's runner and in a directory that is removed again.
 
     Args:
-        cfg (Config): From :func:`fcvit_mm.engine.config.load_config`, adapted to the machine and checked.
+        cfg (Config): From :func:`fcvit_mm.engine.config.load_config`; a copy goes through
+            :data:`fcvit_mm.engine.run.TRAINING_STEPS`.
         work_dir (str): Where the run is to put its checkpoints.
 
     Returns:
-        Trial: What was found. Errors of the model, of the data and of the metric are raised as they are.
+        Trial: What was found.
+
+    Raises:
+        UserError: Model, data or metric failed, such as a :class:`LibraryError`.
     """
     cfg = copy.deepcopy(cfg)
-    protect(cfg)
-    add_hooks(cfg, 'SkipCorruptSamplesHook')
+    for step in TRAINING_STEPS:
+        step(cfg)
     wanted = dict(cfg.default_hooks.checkpoint or {})
     problems: List[str] = []
-    with scratch_folder() as folder:
+    advice = 'Check what the config says of the data, the model and the evaluators'
+    with scratch_folder() as folder, library_errors(f'trying {cfg.filename or "the config"}', advice):
         cfg.work_dir = folder
         cfg.resume, cfg.load_from = False, None if cfg.get('resume') else cfg.get('load_from')
         runner = Runner.from_cfg(cfg)
@@ -94,7 +100,7 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
         runner._init_model_weights()
         runner.load_or_resume()
         runner.optim_wrapper.initialize_count_status(runner.model, 0, loop.max_iters)
-        step = train_steps(runner, problems)
+        steps = train_steps(runner, problems)
         saved = Path(folder) / 'trial.pth'
         runner.save_checkpoint(folder, saved.name, meta=dict(epoch=0, iter=0))
         size = saved.stat().st_size
@@ -108,8 +114,7 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
     if by_iter and wanted.get('interval', -1) > 0 and wanted['interval'] % accumulated:
         problems.append(
             f'default_hooks.checkpoint.interval={wanted["interval"]} is no multiple of '
-            f'accumulative_counts={accumulated}: a run that is resumed would lose the gradients gathered '
-            'so far'
+            f'accumulative_counts={accumulated}: a resumed run would lose the gradients accumulated so far'
         )
     here = Path(work_dir).absolute()
     while not here.is_dir():
@@ -128,13 +133,13 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
         free=shutil.disk_usage(here).free,
         val_batches=len(runner._val_loop.dataloader) if runner._val_loop is not None else 0,
         parameters=sum(p.numel() for p in runner.model.parameters() if p.requires_grad),
-        **step,
+        **steps,
     )
 
 
 @contextmanager
 def scratch_folder() -> Iterator[str]:
-    """A folder that is removed, and whose log files the loggers forget: those live as long as the process."""
+    """Give a folder that is removed again, and let the loggers, which outlive it, forget its log files."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             yield folder
@@ -146,19 +151,19 @@ def scratch_folder() -> Iterator[str]:
                         handler.close()
 
 
-def train_steps(runner: Runner, problems: List[str]) -> dict:
-    """A few steps: their losses and times, and parameters that no gradient reaches."""
+def train_steps(runner: Runner, problems: List[str]) -> Dict[str, Any]:
+    """Take a few training steps: their losses and times, and a problem if no gradient reaches a parameter."""
     loader, wrapper = runner.train_loop.dataloader, runner.optim_wrapper
     without: List[str] = []
 
-    def look(optimizer, args, kwargs):
+    def find_unused(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         without[:] = [
             name
             for name, parameter in runner.model.named_parameters()
             if parameter.requires_grad and parameter.grad is None
         ]
 
-    handle = wrapper.optimizer.register_step_pre_hook(look) if hasattr(wrapper, 'optimizer') else None
+    handle = wrapper.optimizer.register_step_pre_hook(find_unused) if hasattr(wrapper, 'optimizer') else None
     runner.model.train()
     start = time.perf_counter()
     batches = iter(loader)
@@ -174,7 +179,7 @@ def train_steps(runner: Runner, problems: List[str]) -> dict:
         handle.remove()
     wrong = [f'{name} = {value}' for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
-        problems.append(f'after {STEPS} steps {", ".join(wrong)}: lower the learning rate, or look at the data')
+        problems.append(f'after {STEPS} steps {", ".join(wrong)}: lower the learning rate, or check the data')
     if without and not runner.cfg.get('find_unused_parameters', False):
         problems.append(
             f'{len(without)} parameters get no gradient ({shorten(without)}): several processes would '
@@ -183,8 +188,8 @@ def train_steps(runner: Runner, problems: List[str]) -> dict:
     return dict(batch=len(batch['data_samples']), losses=losses, step_seconds=min(times[1:]), load_seconds=load_seconds)
 
 
-def validate_once(runner: Runner, checkpoint: dict, problems: List[str]):
-    """One batch of validation through the metric: seconds and names of the metrics."""
+def validate_once(runner: Runner, checkpoint: dict, problems: List[str]) -> Tuple[float, List[str]]:
+    """Put one batch of validation through the metrics; return the seconds and the metrics' names."""
     loop = runner._val_loop
     if loop is None:
         return 0.0, []
@@ -206,8 +211,8 @@ def validate_once(runner: Runner, checkpoint: dict, problems: List[str]):
     return seconds, metrics
 
 
-def checkpoints_to_come(checkpoint: dict, loop, by_iter: bool) -> int:
-    """How many files there will be at most at the same time: kept ones, best ones, and one in writing."""
+def checkpoints_to_come(checkpoint: dict, loop: Any, by_iter: bool) -> int:
+    """Return how many files there will be at most at the same time: kept ones, best ones, and one in writing."""
     length = loop.max_iters if by_iter and not checkpoint.get('by_epoch', True) else loop.max_epochs
     interval = checkpoint.get('interval', -1)
     number = math.ceil(length / interval) if interval > 0 else 1
@@ -217,8 +222,8 @@ def checkpoints_to_come(checkpoint: dict, loop, by_iter: bool) -> int:
     return (min(number, keep) if keep > 0 else number) + bests + 1
 
 
-def peak_memory():
-    """Peak memory so far, in bytes, and whose it is."""
+def peak_memory() -> Tuple[int, str]:
+    """Return the peak memory so far, in bytes, and whose it is."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), 'GPU'
     unit = 1 if sys.platform == 'darwin' else 1024
@@ -226,7 +231,7 @@ def peak_memory():
 
 
 def format_trial(found: Trial, num_workers: int) -> str:
-    """The report, a line for each thing."""
+    """Return the findings as text, one line each."""
     # Workers load while the model works; a process without any does one after the other.
     load = found.load_seconds / num_workers if num_workers else found.load_seconds
     step = max(found.step_seconds, load) if num_workers else found.step_seconds + load
@@ -266,19 +271,8 @@ def format_trial(found: Trial, num_workers: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words of a suitable unit."""
+    """Return a time as text, in a suitable unit."""
     for unit, size in (('days', 86400), ('hours', 3600), ('minutes', 60)):
         if seconds >= 2 * size:
             return f'{seconds / size:.1f} {unit}'
     return f'{seconds:.0f} seconds'
-
-
-def trial_problem(error: Exception) -> Optional[str]:
-    """An error of a trial in one line."""
-    text = str(error).strip()
-    if isinstance(error, torch.cuda.OutOfMemoryError if hasattr(torch.cuda, 'OutOfMemoryError') else ()):
-        return (
-            "the GPU's memory does not hold one step: lower train_dataloader.batch_size, set "
-            f'model.backbone.with_cp=True, or use --amp ({text.splitlines()[0]})'
-        )
-    return f'{type(error).__name__}: {text}'

@@ -130,5 +130,5 @@ def test_seed_is_read_as_safely(tmp_path):
     from mmengine.config import Config
 
     with pytest.raises(CheckpointError, match='Refused'):
-        keep_seed(Config(), str(tmp_path / 'a.pth'))
+        keep_seed(Config(dict(resume=True, load_from=str(tmp_path / 'a.pth'))))
     assert not (tmp_path / 'boom').exists()

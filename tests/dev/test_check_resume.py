@@ -1,4 +1,4 @@
-"""Runs that are killed and go on: a handful, of one task. dev/check_resume.py does more."""
+"""Runs that are killed and resumed: a handful, of one task. dev/check_resume.py does more."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ def check(tmp_path_factory):
 
     def run(*arguments, check=True):
         out = tmp_path_factory.mktemp('check') / 'out.json'
-        done = run_tool('check_resume.py', *arguments, '--out', out, check=check)
+        done = run_tool('../dev/check_resume.py', *arguments, '--out', out, check=check)
         return json.loads(out.read_text())['tasks'], done
 
     return run
@@ -27,6 +27,6 @@ def test_killed_runs_end_as_if_nothing_had_happened(check):
 
 
 def test_unknown_task():
-    done = run_tool('check_resume.py', 'tracking', check=False)
+    done = run_tool('../dev/check_resume.py', 'tracking', check=False)
     assert isinstance(done, subprocess.CompletedProcess) and done.returncode == 1
     assert "unknown task 'tracking', expected some of ['classification', 'detection', 'segmentation']" in done.stdout

@@ -75,7 +75,7 @@ def test_gpu_keeps_what_the_config_says(monkeypatch):
 
 
 def test_missing_config():
-    with pytest.raises(ConfigError, match='config nowhere.py does not exist: configs stand in'):
+    with pytest.raises(ConfigError, match='config nowhere.py does not exist: the configs are in'):
         load_config('nowhere.py')
 
 

@@ -1,7 +1,14 @@
 import pytest
+import torch.distributed
+from mmengine.config import Config
 
 from fcvit_mm.engine import distributed
-from fcvit_mm.engine.distributed import LauncherError, rendezvous_env
+from fcvit_mm.engine.distributed import (
+    LauncherError,
+    joined_processes,
+    rendezvous_env,
+    wrap_model_for_cpus,
+)
 
 SLURM = {'SLURM_PROCID': '3', 'SLURM_NTASKS': '4', 'SLURM_LOCALID': '1'}
 MPI = {
@@ -59,6 +66,10 @@ def test_missing_environment(launcher, env, message):
 
 
 def test_leaves_accelerators_and_single_processes_to_mmengine(monkeypatch):
-    assert not distributed.init_cpu_distributed({}, 'none')
-    monkeypatch.setattr(distributed, 'get_device', lambda: 'cuda')
-    assert not distributed.init_cpu_distributed({}, 'pytorch')
+    for launcher, device in (('none', 'cpu'), ('pytorch', 'cuda')):
+        monkeypatch.setattr(distributed, 'get_device', lambda device=device: device)
+        cfg = Config(dict(launcher=launcher))
+        wrap_model_for_cpus(cfg)
+        with joined_processes(cfg):
+            assert not torch.distributed.is_initialized()
+        assert 'model_wrapper_cfg' not in cfg

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from fcvit_mm.preflight.annotations import FATAL, PASSED_OVER, coco_faults
+from fcvit_mm.preflight.annotations import FATAL, SKIPPED, coco_faults
 
 GOOD = dict(
     id=1,
@@ -49,9 +49,9 @@ def test_good_annotations():
         ('beyond', dict(segmentation=[[-20, 2, 12, 2, 12, 12]])),
     ],
 )
-def test_what_is_passed_over_is_counted(kind, changes):
-    fatal, passed_over = faults(**changes)
-    assert fatal == [] and passed_over == [f'1 of 2 annotations {PASSED_OVER[kind]} (ids 2)']
+def test_what_mmdet_skips_is_counted(kind, changes):
+    fatal, skipped = faults(**changes)
+    assert fatal == [] and skipped == [f'1 of 2 annotations {SKIPPED[kind]} (ids 2)']
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_what_is_passed_over_is_counted(kind, changes):
     ],
 )
 def test_what_would_end_training_is_refused(kind, changes):
-    fatal, passed_over = faults(**changes)
-    assert passed_over == [] and fatal == [f'1 of 2 annotations {FATAL[kind]} (ids 2)']
+    fatal, skipped = faults(**changes)
+    assert skipped == [] and fatal == [f'1 of 2 annotations {FATAL[kind]} (ids 2)']
 
 
 def test_ids_that_are_not_unique():

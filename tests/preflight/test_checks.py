@@ -29,14 +29,14 @@ def own(tmp_path, shapes):
     return get
 
 
-def problems(cfg, **options):
+def problems(cfg):
     with pytest.raises(PreflightError) as caught:
-        check_training(cfg, **options)
+        check_training(cfg)
     return caught.value.problems
 
 
-def only_problem(cfg, **options):
-    (problem,) = problems(cfg, **options)
+def only_problem(cfg):
+    (problem,) = problems(cfg)
     return problem
 
 
@@ -64,11 +64,11 @@ def test_missing_root(own):
     assert re.search('data_root .*/lost does not exist', only_problem(cfg))
 
 
-def test_annotations_cut_off(own):
+def test_truncated_annotations(own):
     cfg, data = own('detection')
     path = data / 'annotations' / 'instances_train2017.json'
     path.write_text(path.read_text()[:-100])
-    assert f'{path} ({path.stat().st_size} bytes) is no COCO annotation file, damaged or cut off' in only_problem(cfg)
+    assert f'{path} ({path.stat().st_size} bytes) is no COCO annotation file, corrupt or truncated' in only_problem(cfg)
 
 
 def test_classes_of_the_metainfo_and_of_the_annotations(own):
@@ -111,29 +111,29 @@ def test_labels_that_the_model_does_not_know(own):
     assert re.search('maps in .* hold the labels 77, but the model has 6 classes .labels 1 to 6', only_problem(cfg))
 
 
-def test_missing_and_broken_maps(own):
+def test_missing_and_corrupt_maps(own):
     cfg, data = own('segmentation')
     first, second, *_ = sorted((data / 'annotations' / 'training').iterdir())
     first.unlink()
     second.write_bytes(b'')
     found = problems(cfg)
-    assert f'{second} is empty' in found[0] and '1 of 8 images looked at have no map of labels' in found[1]
+    assert f'{second} is empty' in found[0] and '1 of 8 checked images have no map of labels' in found[1]
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
-def test_broken_images(own, task):
+def test_corrupt_images(own, task):
     cfg, data = own(task)
     path = next(path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data)))
     path.write_bytes(path.read_bytes()[:-50])
     assert f'train_dataloader: {path} does not decode' in only_problem(cfg)
 
 
-def test_many_broken_images_are_counted(own):
+def test_many_corrupt_images_are_counted(own):
     cfg, data = own('classification')
     for path in (data / 'train').rglob('*.jpg'):
         path.write_bytes(b'')
     found = problems(cfg)
-    assert len(found) == 6 and '... and 3 more broken images' in found[-1]
+    assert len(found) == 6 and '... and 3 more corrupt images' in found[-1]
 
 
 def test_checkpoint_to_test(own, tmp_path):
@@ -154,11 +154,12 @@ def test_checkpoint_to_test(own, tmp_path):
 def test_checkpoint_to_resume_from(own, tmp_path):
     cfg, _ = own('classification', {'pretrained': 'not_needed.pth'})
     path = str(tmp_path / 'a.pth')
+    cfg.resume, cfg.load_from = True, path
     torch.save({'state_dict': {}}, path)
-    assert 'holds weights but no state of the training' in only_problem(cfg, resume_from=path)
+    assert 'holds weights but no training state' in only_problem(cfg)
     # MMEngine would run this text.
     torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1, 'config': 'import os'}}, path)
-    assert 'brings a config, which MMEngine would run' in only_problem(cfg, resume_from=path)
+    assert 'brings a config, which MMEngine would run' in only_problem(cfg)
 
 
 def test_loader_that_is_missing(own):
@@ -197,20 +198,20 @@ def test_annotations_that_would_end_training(own):
     )
 
 
-def test_annotations_that_are_passed_over_are_a_warning(own, monkeypatch):
+def test_annotations_that_are_skipped_are_a_warning(own, monkeypatch):
     cfg, data = own('detection')
     change_annotations(data, lambda content: [each.update(category_id=77) for each in content['annotations'][:2]])
     said = []
     monkeypatch.setattr(checks, 'print_log', lambda message, **options: said.append(message))
     check_training(cfg)
     (line,) = said
-    assert re.search('2 of [0-9]+ annotations have a category_id that the file does not define .* mmdet passes', line)
+    assert re.search('2 of [0-9]+ annotations have a category_id that the file does not define .* mmdet skips', line)
 
 
 def test_annotations_of_other_images(own):
     cfg, data = own('detection')
     change_annotations(data, lambda content: content['images'][0].update(width=640))
-    assert '1 of 8 images looked at have another size than annotated' in only_problem(cfg)
+    assert '1 of 8 checked images have another size than annotated' in only_problem(cfg)
 
 
 def test_map_of_another_image(own):
@@ -220,7 +221,7 @@ def test_map_of_another_image(own):
     assert f'{path} is (32, 64) and its image (64, 64)' in only_problem(cfg)
 
 
-def test_few_broken_images_among_many_are_left_to_training(tmp_path):
+def test_few_corrupt_images_among_many_are_left_to_training(tmp_path):
     paths = []
     for index in range(300):
         paths.append(str(tmp_path / f'{index}.jpg'))
@@ -258,7 +259,7 @@ KINDS_OF_IMAGES = {
 
 @pytest.mark.parametrize('task', LIBRARIES)
 def test_unusual_images_are_ordinary_ones(own, task):
-    """PNG files called .jpg, too: what counts is the content. None ends training, none is left out."""
+    """PNG files called .jpg, too: what counts is the content. None ends training, none is skipped."""
     cfg, data = own(task)
     images = [path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data))]
     for path, make in zip(images, KINDS_OF_IMAGES.values()):

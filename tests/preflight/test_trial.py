@@ -6,7 +6,7 @@ import pytest
 from harness import write_config
 from mmengine.logging import MMLogger
 
-from fcvit_mm.engine.config import adapt_to_machine, load_config
+from fcvit_mm.engine.config import load_config
 from fcvit_mm.preflight.trial import checkpoints_to_come, duration, format_trial, run_trial
 
 SMALL = """
@@ -22,9 +22,7 @@ def trial(tmp_path, shapes):
     def run(more='', options=None):
         pytest.importorskip('mmpretrain')
         config = write_config('classification', tmp_path, shapes('classification'), SMALL + more)
-        cfg = load_config(config, options, work_dir=str(tmp_path / 'w'))
-        adapt_to_machine(cfg)
-        return run_trial(cfg, str(tmp_path / 'w'))
+        return run_trial(load_config(config, options, work_dir=str(tmp_path / 'w')), str(tmp_path / 'w'))
 
     return run
 

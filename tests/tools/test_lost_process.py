@@ -53,7 +53,7 @@ def test_a_lost_process_and_a_warning(shapes, tmp_path, monkeypatch):
 
     output = train('0 7 SIGTERM', '--resume')
     assert 'resumed epoch: 1, iter: 4' in output
-    assert 'SIGTERM: saving interrupted.pth after iteration 7 and ending. Go on with --resume' in output
+    assert 'SIGTERM: saving interrupted.pth after iteration 7 and ending. Continue with --resume' in output
     assert 'exitcode  : 143' in output or 'exitcode: 143' in output, output
     saved = torch.load(work_dir / 'interrupted.pth', map_location='cpu', weights_only=False)
     assert (saved['meta']['epoch'], saved['meta']['iter']) == (1, 7) and saved['optimizer']['state']

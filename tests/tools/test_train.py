@@ -90,8 +90,8 @@ def test_corrupt_image_is_found_before_training(trained, tmp_path):
     assert done.returncode == 1 and f'{image} does not decode' in done.stdout and 'Traceback' not in done.stdout
 
 
-def test_corrupt_image_that_is_met_in_training_is_left_out_and_named(trained, tmp_path, monkeypatch):
-    """One that goes bad after the checks: here a hook of the config's own spoils it when training starts."""
+def test_corrupt_image_that_is_met_in_training_is_skipped_and_named(trained, tmp_path, monkeypatch):
+    """One that is corrupt after the checks: here a hook of the config spoils it when training starts."""
     result = trained('classification')
     shutil.copytree(result.data, tmp_path / 'data')
     image = tmp_path / 'data' / 'train' / 'star' / '000003.jpg'
@@ -118,11 +118,11 @@ custom_hooks = [dict(type='Spoil')]
 """,
     )
     done = run_tool('train.py', config, '--work-dir', tmp_path / 'w')
-    assert f'data pipeline failed at {image}: {image} does not decode' in done.stdout
-    assert 'Left out, another sample in its place (1 of 8 so far)' in done.stdout
-    assert '1 of 8 samples were left out so far: broken files, named above' in done.stdout
-    assert f'data pipeline failed at {held_out}: ' in done.stdout and 'accuracy/top1' in done.stdout
-    assert 'An empty one in its place, which the metrics count (1 of 5 so far)' in done.stdout
+    assert f'loading {image} failed: {image} does not decode' in done.stdout
+    assert 'Skipped, another sample stands in (1 of 8 so far)' in done.stdout
+    assert '1 of 8 samples were skipped so far: corrupt files, named above' in done.stdout
+    assert f'loading {held_out} failed: ' in done.stdout and 'accuracy/top1' in done.stdout
+    assert 'An empty file stands in, which the metrics count (1 of 5 so far)' in done.stdout
 
 
 def test_dumped_config_is_complete(trained):

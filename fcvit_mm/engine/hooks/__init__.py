@@ -1,4 +1,4 @@
-"""Hooks of the training loop: atomic checkpoints, resuming, corrupt samples, values that are not finite."""
+"""Hooks of the training loop: atomic checkpoints, resuming, corrupt samples, non-finite values."""
 
 from ...deprecation import deprecated_class
 from ...registry import HOOKS
@@ -8,8 +8,8 @@ from .non_finite import NonFiniteHook
 from .resume import ResumableBatchSampler, ResumableHook
 
 WholeCheckpointHook = deprecated_class('WholeCheckpointHook', AtomicCheckpointHook, __name__)
-BrokenImageHook = deprecated_class('BrokenPictureHook', SkipCorruptSamplesHook, __name__)
-for _old in (WholeCheckpointHook, BrokenImageHook):
+BrokenPictureHook = deprecated_class('BrokenPictureHook', SkipCorruptSamplesHook, __name__)
+for _old in (WholeCheckpointHook, BrokenPictureHook):
     HOOKS.register_module(module=_old)
 
 __all__ = ['AtomicCheckpointHook', 'NonFiniteHook', 'ResumableBatchSampler', 'ResumableHook', 'SkipCorruptSamplesHook']

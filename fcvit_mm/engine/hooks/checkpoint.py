@@ -1,48 +1,50 @@
-"""Checkpoints that survive whatever ends a run: kills, full disks, a scheduler's warning."""
+"""Checkpoints that survive whatever ends a run: SIGKILL, a full disk, a scheduler's SIGTERM."""
 
 import os
 import os.path as osp
 import signal
 import threading
-from typing import List, Optional
+from types import FrameType
+from typing import Any, Collection, Dict, List, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.runner import Runner
 
-from ...files import WriteError, write_atomic
+from ...files import WriteError, is_temporary, write_atomic
 from ...registry import HOOKS
 
-#: What the shell says of a process that SIGTERM ended, and what tools/train.py exits with after it.
+#: Exit status after SIGTERM, as shells report it.
 TERMINATED = 128 + signal.SIGTERM
-#: Where the state goes that a run was in when it was told to end.
+#: File for the state of a run that is told to end.
 INTERRUPTED = 'interrupted.pth'
 
 
 class Interrupted(SystemExit):
-    """Training was told to end, and did after saving. Exit status ``TERMINATED``."""
+    """Training ended after SIGTERM, with its state saved. Exit status ``TERMINATED``."""
 
     def __init__(self) -> None:
         super().__init__(TERMINATED)
 
 
 class LateRemovals:
-    """A file backend whose removals wait: MMEngine's hook removes an old checkpoint before the new one stands."""
+    """File backend that defers removals: MMEngine's hook removes an old checkpoint before it writes the new one."""
 
-    def __init__(self, backend) -> None:
+    def __init__(self, backend: Any) -> None:
         self.backend = backend
         self.waiting: List[str] = []
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
-    def remove(self, path) -> None:
+    def remove(self, path: Any) -> None:
         self.waiting.append(str(path))
 
     rmtree = remove
 
-    def flush(self, keep) -> None:
-        """Remove them now, but for those in ``keep``."""
+    def flush(self, keep: Collection[Optional[str]]) -> None:
+        """Remove now what was to be removed, except ``keep``."""
         for path in self.waiting:
             if path in keep:
                 continue
@@ -57,25 +59,27 @@ class LateRemovals:
 class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook``, with the same arguments, made safe against an end at any moment.
 
-    - Local files are written to a temporary name, brought onto the disk and renamed. A write that fails (full disk)
-      ends training with a message; what was saved before stays.
+    - Local files are written atomically (:mod:`fcvit_mm.files`). A write that fails (full disk) ends training with a
+      message; what was saved before stays.
     - In the order: new checkpoint, ``last_checkpoint``, removal of old ones (``max_keep_ckpts``, earlier bests). So
       there is a complete checkpoint at any moment after the first, and ``last_checkpoint`` names one.
     - SIGTERM, by which schedulers announce the end, saves the state to ``interrupted.pth`` after the current
       iteration and exits with status 143. The next regular checkpoint replaces it.
 
-    ``tools/train.py`` uses it in the place of ``CheckpointHook``.
+    ``tools/train.py`` uses it in place of ``CheckpointHook``.
 
     Args:
         listen_interval (int): Several processes agree every so many iterations whether one of them got SIGTERM.
         kwargs: As for ``CheckpointHook``.
     """
 
-    def __init__(self, *args, listen_interval: int = 10, **kwargs) -> None:
+    def __init__(self, *args: Any, listen_interval: int = 10, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.backend_args: Optional[dict]
+        self.file_backend: Any
         self.listen_interval = listen_interval
         self.terminated = False
-        self._previous_handler = None
+        self._previous_handler: Any = None
 
     # Signals
 
@@ -84,23 +88,23 @@ class AtomicCheckpointHook(CheckpointHook):
             self._previous_handler = signal.signal(signal.SIGTERM, self._note)
 
     def stop_listening(self) -> None:
-        """Let SIGTERM do again what it did before training."""
+        """Restore what SIGTERM did before training."""
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
             self._previous_handler = None
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
         self.stop_listening()
         super().after_train(runner)
 
-    def _note(self, number, frame) -> None:
+    def _note(self, number: int, frame: Optional[FrameType]) -> None:
         self.terminated = True
         # Whoever told this process may have told its data loaders' workers, too. torch would raise an error for their
-        # end anywhere, in the middle of a step as well; the iteration that is going on needs them no more.
+        # end anywhere, in the middle of a step as well; the current iteration needs them no more.
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def _agreed(self, runner) -> bool:
-        """Whether any process was told to end; the same answer in all of them, at the same iteration."""
+    def _agreed(self, runner: Runner) -> bool:
+        """Check whether any process was told to end; the same answer in all of them, at the same iteration."""
         if get_world_size() == 1:
             return self.terminated
         if not self.every_n_train_iters(runner, self.listen_interval):
@@ -109,29 +113,31 @@ class AtomicCheckpointHook(CheckpointHook):
         all_reduce(flag, 'max')
         return bool(flag)
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+    ) -> None:
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if self._agreed(runner):
-            # This iteration is complete, its epoch is not: `resume` goes on inside it.
+            # This iteration is complete, its epoch is not: the run resumes inside it.
             self._save_interrupted(runner, runner.iter + 1)
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # No agreement here: processes may have different numbers of batches. Each ends by itself; the first one saves.
         self.save_if_terminated(runner)
 
-    def save_if_terminated(self, runner) -> None:
-        """Between iterations: save and end if SIGTERM came."""
+    def save_if_terminated(self, runner: Runner) -> None:
+        """Save the state and end training if SIGTERM came; to call between iterations."""
         if not self.terminated:
             return
         if not runner.model.training:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # which puts the weights in training back
+                    hook.after_val_epoch(runner)  # which restores the weights that are trained
         self._save_interrupted(runner, runner.iter)
 
-    def _save_interrupted(self, runner, iteration: int) -> None:
+    def _save_interrupted(self, runner: Runner, iteration: int) -> None:
         runner.logger.warning(
-            f'SIGTERM: saving {INTERRUPTED} after iteration {iteration} and ending. Go on with --resume'
+            f'SIGTERM: saving {INTERRUPTED} after iteration {iteration} and ending. Continue with --resume'
         )
         self.stop_listening()
         try:
@@ -149,7 +155,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     # Files
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         local = '://' not in str(self.out_dir or runner.work_dir)
         if local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend='atomic_file')
@@ -167,10 +173,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _sweep(self) -> None:
         """Remove what an earlier run of this work directory was writing when it was killed."""
-        if not osp.isdir(self.out_dir):
-            return
-        for entry in os.scandir(self.out_dir):
-            if entry.name.startswith('.') and '.pth.' in entry.name and entry.name.endswith('.tmp'):
+        for entry in os.scandir(self.out_dir) if osp.isdir(self.out_dir) else ():
+            if is_temporary(entry.name) and entry.is_file():
                 os.remove(entry.path)
 
     def _bests(self) -> List[Optional[str]]:
@@ -180,7 +184,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _flush(self) -> None:
         self.file_backend.flush(keep={self.last_ckpt, *self._bests()})
 
-    def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 self.file_backend.remove(self._path(self.keep_ckpt_ids[0]))
@@ -214,7 +218,7 @@ class AtomicCheckpointHook(CheckpointHook):
     def _path(self, step: int) -> str:
         return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
 
-    def _save_best_checkpoint(self, runner, metrics) -> None:
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
         try:
             super()._save_best_checkpoint(runner, metrics)
         except WriteError as error:
@@ -222,13 +226,13 @@ class AtomicCheckpointHook(CheckpointHook):
                 raise
             raise CheckpointWriteError(error, self.last_ckpt) from error
 
-    def _point_to(self, runner, path: str) -> None:
+    def _point_to(self, runner: Runner, path: str) -> None:
         if is_main_process():
             write_atomic(osp.join(runner.work_dir, 'last_checkpoint'), path.encode())
 
 
 class CheckpointWriteError(WriteError):
-    """A checkpoint could not be written: which, why, and where to go on from.
+    """A checkpoint could not be written: which, why, and where to resume from.
 
     Args:
         error (WriteError): Why.
@@ -237,7 +241,7 @@ class CheckpointWriteError(WriteError):
 
     def __init__(self, error: WriteError, previous: Optional[str]) -> None:
         rest = (
-            f'{previous} is complete: make room and go on from it with --resume'
+            f'{previous} is complete: make room and resume from it with --resume'
             if previous
             else 'make room and start again'
         )

@@ -1,42 +1,53 @@
-"""Broken files of a data set: found before training where that is cheap; met in training, left out and counted."""
+"""Samples with corrupt files: skipped and counted in training, replaced in validation, refused in testing."""
 
 import logging
 import os
 import tempfile
-from typing import Callable, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
+from ...errors import UserError, is_defect, library_error
+from ...files import atomic_path
 from ...images import image_problem, image_size, truncation_problem
 from ...registry import HOOKS
+from ..config import leaf_datasets
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Names under which the libraries' samples carry paths.
 PATHS = ('img_path', 'seg_map_path')
 
 
-class GuardedPipeline:
-    """A data pipeline that answers for broken files.
+class CorruptSampleError(UserError):
+    """A file of a sample is missing, empty, truncated, no image, or does not fit the sample's other file."""
 
-    In training a sample with a broken file becomes ``None``, for which MMEngine's data sets draw another one
+
+class GuardedPipeline:
+    """A data pipeline that handles corrupt files.
+
+    In training a sample with a corrupt file becomes ``None``, for which MMEngine's data sets draw another one
     (``max_refetch``), and is counted. In the validation of a training run, where every sample counts and days of
-    training are at stake, it is read with an empty file in the broken one's place, and counted. In testing it is an
-    error. Errors that no broken file explains stay errors, and name the sample.
+    training are at stake, the sample is read with an empty file in place of the corrupt one, and counted. In testing it
+    is an error. Any other error of the pipeline stays an error, and names the sample.
 
     Args:
         pipeline (callable): Takes and returns a dict.
-        marks (Tensor, optional): One for each sample, shared by all workers: 1 where a file is broken. ``None`` if
-            nothing may be left out.
-        limit (float): Part of the data set that may be broken.
+        marks (Tensor, optional): One for each sample, shared by all workers: 1 where a file is corrupt. ``None`` if
+            nothing may be skipped.
+        limit (float): Part of the data set that may be corrupt.
         classes (int, optional): Least label that is out of range in maps of labels, where that is known.
         stand_ins (str, optional): Folder for the empty files of validation; ``None`` in training.
     """
 
     def __init__(
         self,
-        pipeline: Callable,
+        pipeline: Callable[[dict], Any],
         marks: Optional[torch.Tensor] = None,
         limit: float = 0.0,
         classes: Optional[int] = None,
@@ -48,74 +59,88 @@ class GuardedPipeline:
         self.classes = classes
         self.stand_ins = stand_ins
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         # `pipeline` itself is looked up here only while this is being unpickled.
         if name == 'pipeline':
             raise AttributeError(name)
         return getattr(self.pipeline, name)
 
-    def __call__(self, data: dict):
-        paths = [str(data[key]) for key in PATHS if data.get(key) and '://' not in str(data[key])]
+    def __call__(self, data: dict) -> Any:
+        """Run the pipeline on a sample.
+
+        Raises:
+            CorruptSampleError: A file is corrupt, and the sample may not be skipped.
+            LibraryError: The pipeline failed for another reason.
+        """
+        paths = list(_local_paths(data).values())
         # Only of files that are there: what a storage backend reads is none of these, and pipelines name what is not.
         problems = list(filter(None, map(truncation_problem, filter(os.path.isfile, paths))))
         if problems:
-            return self._leave_out(data, problems, None)
+            return self._replace(data, problems, None)
         try:
             results = self.pipeline(data)
         except Exception as error:
             problems = list(filter(None, map(image_problem, paths)))
-            if not problems:
-                name = data.get('img_path', 'a sample without img_path')
-                raise RuntimeError(f'data pipeline failed at {name}: {error}') from error
-            return self._leave_out(data, problems, error)
+            if problems:
+                return self._replace(data, problems, error)
+            if isinstance(error, UserError) or is_defect(error):
+                raise
+            name = data.get('img_path', 'a sample without img_path')
+            advice = 'Check the sample, its annotations and the steps of the pipeline'
+            raise library_error(error, f'loading {name}', advice) from error
         # Test pipelines leave the map as it is, for the metric, and resize the image.
         problem = None if self.marks is None or self.stand_ins else map_problem(results, self.classes)
-        return self._leave_out(data, [problem], None) if problem else results
+        return self._replace(data, [problem], None) if problem else results
 
-    def _leave_out(self, data: dict, problems: list, error: Optional[Exception]) -> Optional[dict]:
-        message = f'data pipeline failed at {data.get("img_path")}: {"; ".join(problems)}'
+    def _replace(self, data: dict, problems: List[str], error: Optional[Exception]) -> Any:
+        """Count a sample as corrupt; return what stands in for it, ``None`` to let the data set draw another."""
+        message = f'loading {data.get("img_path")} failed: {"; ".join(problems)}'
         index = data.get('sample_idx')
         if self.marks is None or index is None:
-            raise RuntimeError(message) from error
+            raise CorruptSampleError(message) from error
         if not self.marks[index]:
             self.marks[index] = 1
-            broken = int(self.marks.sum())
+            corrupt = int(self.marks.sum())
             done = (
-                'An empty one in its place, which the metrics count'
+                'An empty file stands in, which the metrics count'
                 if self.stand_ins
-                else 'Left out, another sample in its place'
+                else 'Skipped, another sample stands in'
             )
             print_log(
-                f'{message}. {done} ({broken} of {len(self.marks)} so far)', logger='current', level=logging.WARNING
+                f'{message}. {done} ({corrupt} of {len(self.marks)} so far)', logger='current', level=logging.WARNING
             )
-            if broken > max(1, self.limit * len(self.marks)):
-                raise RuntimeError(
-                    f'{message}. {broken} of {len(self.marks)} samples have broken files, more than the '
-                    f'{self.limit:.1%} that may be left out: repair the data set, or raise the limit by '
+            if corrupt > max(1, self.limit * len(self.marks)):
+                raise CorruptSampleError(
+                    f'{message}. {corrupt} of {len(self.marks)} samples have corrupt files, more than the '
+                    f'{self.limit:.1%} that may be skipped: repair the data set, or raise the limit by '
                     "custom_hooks=[dict(type='SkipCorruptSamplesHook', limit=...)]"
                 ) from error
-        return self.pipeline(self._with_stand_ins(data)) if self.stand_ins else None
-
-    def _with_stand_ins(self, data: dict) -> dict:
-        """The sample with an empty image, or a map in which all is ignored, where its own is broken."""
-        data = dict(data)
-        paths = {key: data[key] for key in PATHS if data.get(key) and '://' not in str(data[key])}
-        broken = [key for key, path in paths.items() if image_problem(path)]
-        width, height = next(
-            (image_size(paths[key]) for key in paths if key not in broken),
-            (data.get('width') or 224, data.get('height') or 224),
-        )
-        for key in broken:
-            data[key] = os.path.join(self.stand_ins, f'{key}_{width}x{height}.png')
-            if not os.path.exists(data[key]):
-                partial = f'{data[key]}.{os.getpid()}'  # several workers may be at it
-                empty_image(key, width, height).save(partial, 'PNG')
-                os.replace(partial, data[key])
-        return data
+        return self.pipeline(_with_stand_ins(data, self.stand_ins)) if self.stand_ins else None
 
 
-def empty_image(key: str, width: int, height: int):
-    """What stands in for a file of a sample: ImageNet's mean colour, or labels that are all ignored (255)."""
+def _local_paths(data: dict) -> Dict[str, str]:
+    return {key: str(data[key]) for key in PATHS if data.get(key) and '://' not in str(data[key])}
+
+
+def _with_stand_ins(data: dict, folder: str) -> dict:
+    """Return a sample with an empty image, or a map in which all is ignored, in place of its corrupt files."""
+    data = dict(data)
+    paths = _local_paths(data)
+    corrupt = [key for key, path in paths.items() if image_problem(path)]
+    width, height = next(
+        (image_size(paths[key]) for key in paths if key not in corrupt),
+        (data.get('width') or 224, data.get('height') or 224),
+    )
+    for key in corrupt:
+        data[key] = os.path.join(folder, f'{key}_{width}x{height}.png')
+        if not os.path.exists(data[key]):
+            with atomic_path(data[key]) as temporary:  # several workers may write it
+                empty_image(key, width, height).save(temporary, 'PNG')
+    return data
+
+
+def empty_image(key: str, width: int, height: int) -> 'Image.Image':
+    """Build what stands in for a file of a sample: ImageNet's mean colour, or labels that are all ignored (255)."""
     from PIL import Image
 
     if key == 'seg_map_path':
@@ -123,8 +148,8 @@ def empty_image(key: str, width: int, height: int):
     return Image.new('RGB', (width, height), (124, 116, 104))
 
 
-def map_problem(results, classes: Optional[int] = None, ignored: int = 255) -> Optional[str]:
-    """A map of labels that does not fit its image or the classes: it would end training, without a name."""
+def map_problem(results: Any, classes: Optional[int] = None, ignored: int = 255) -> Optional[str]:
+    """Return why a map of labels does not fit its image or the classes, which would end training without a name."""
     if not isinstance(results, dict):
         return None
     sample, inputs = results.get('data_samples'), results.get('inputs')
@@ -149,61 +174,54 @@ def map_problem(results, classes: Optional[int] = None, ignored: int = 255) -> O
 
 @HOOKS.register_module()
 class SkipCorruptSamplesHook(Hook):
-    """Let training pass over broken files, with a warning for each and a count, and name them in any other case.
+    """Skip samples whose files are corrupt, warn and count. ``tools/train.py`` and ``tools/test.py`` add it.
 
-    Tools add it by themselves. A file is broken if it is missing, empty, cut off or no image. In the validation of a
-    training run an empty image stands in for it; a run that only tests ends.
+    A file is corrupt if it is missing, empty, truncated or no image. In the validation of a training run an empty image
+    stands in for it; a run that only tests ends. Other errors of a data pipeline name their sample.
 
     Args:
-        limit (float): Training ends when more than this part of a data set, and more than one file, is broken. 0:
+        limit (float): Training ends when more than this part of a data set, and more than one file, is corrupt. 0:
             it ends at the second.
-        skip (bool): Whether to pass over any; if not, training ends at the first.
+        skip (bool): Whether to skip any; if not, training ends at the first.
+
+    Raises:
+        UserError: ``limit`` is not within 0 and 1.
     """
 
     priority = 'HIGH'
 
     def __init__(self, limit: float = 0.01, skip: bool = True) -> None:
         if not 0 <= limit <= 1:
-            raise ValueError(f'limit={limit}, expected a part of the data set, 0 to 1')
+            raise UserError(f'limit={limit}, expected a part of the data set, 0 to 1')
         self.limit = limit
         self.skip = skip
         self.stand_ins: Optional[tempfile.TemporaryDirectory] = None
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Runner) -> None:
         # The private attributes: the properties would build loaders that this run does not need.
         datasets = {
             name: getattr(getattr(getattr(runner, f'_{name}_loop', None), 'dataloader', None), 'dataset', None)
             for name in ('train', 'val', 'test')
         }
-        if self.skip and datasets['train'] is not None and datasets['val'] is not None:
+        trains = self.skip and datasets['train'] is not None
+        if trains and datasets['val'] is not None:
             self.stand_ins = tempfile.TemporaryDirectory(prefix='fcvit_mm_')
         for name, dataset in datasets.items():
-            skip = self.skip and datasets['train'] is not None and name != 'test'
-            for each in leaves(dataset):
-                guard(each, self.limit, skip, self.stand_ins.name if skip and name == 'val' else None)
+            stand_ins = self.stand_ins.name if self.stand_ins is not None and name == 'val' else None
+            for leaf in leaf_datasets(dataset):
+                if callable(getattr(leaf, 'pipeline', None)):
+                    guard(leaf, self.limit, trains and name != 'test', stand_ins)
 
-    def after_train_epoch(self, runner) -> None:
-        for each in leaves(runner.train_dataloader.dataset):
-            marks = getattr(getattr(each, 'pipeline', None), 'marks', None)
+    def after_train_epoch(self, runner: Runner) -> None:
+        for leaf in leaf_datasets(runner.train_dataloader.dataset):
+            marks = getattr(getattr(leaf, 'pipeline', None), 'marks', None)
             if marks is not None and marks.any():
                 runner.logger.warning(
-                    f'{int(marks.sum())} of {len(marks)} samples were left out so far: broken files, named above'
+                    f'{int(marks.sum())} of {len(marks)} samples were skipped so far: corrupt files, named above'
                 )
 
 
-def leaves(dataset) -> Iterator:
-    """The data sets inside wrappers that repeat, balance or concatenate."""
-    if dataset is None:
-        return
-    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]
-    inner = [each for each in inner if each is not None]
-    if callable(getattr(dataset, 'pipeline', None)):
-        yield dataset
-    for each in inner:
-        yield from leaves(each)
-
-
-def guard(dataset, limit: float, skip: bool, stand_ins: Optional[str] = None) -> None:
+def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = None) -> None:
     """Put :class:`GuardedPipeline` around a data set's pipeline. One for validation needs ``stand_ins`` to skip."""
     if isinstance(dataset.pipeline, GuardedPipeline):
         return

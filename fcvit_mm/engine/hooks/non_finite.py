@@ -1,11 +1,12 @@
-"""Losses and gradients that are not finite: found before they reach the weights."""
+"""Non-finite losses and gradients, found before they reach the weights."""
 
 import math
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ...errors import UserError
@@ -22,56 +23,59 @@ class NonFiniteError(UserError):
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Stop, or leave out the step, when the loss or a gradient is NaN or infinite. ``tools/train.py`` adds it.
+    """Stop training, or skip the step, when the loss or a gradient is NaN or infinite. ``tools/train.py`` adds it.
 
-    Gradients are looked at right before the optimizer's step (torch's ``register_step_pre_hook``), so neither weights
-    nor the optimizer's state ever take a value that is not finite. With DDP all processes see the same gradients and
-    decide alike. A step that MMEngine's ``AmpOptimWrapper`` leaves out itself, because its scale was too large for
-    float16, is not counted: only the loss is looked at then.
+    Gradients are checked right before the optimizer's step (torch's ``register_step_pre_hook``), so neither weights nor
+    the optimizer's state ever take a non-finite value. With DDP all processes see the same gradients and decide alike.
+    A step that MMEngine's ``AmpOptimWrapper`` skips itself, because its scale was too large for float16, is not
+    counted: only the loss is checked then.
 
     Args:
-        action (str): ``'stop'`` ends training with a message; ``'skip'`` leaves the step out, takes back what the
-            batch did to the running statistics of norms, and warns.
-        max_skips (int): With ``'skip'``: training ends when so many iterations in a row were left out.
+        action (str): ``'stop'`` ends training with a message; ``'skip'`` skips the step, restores the running
+            statistics of norms as they were before the batch, and warns.
+        max_skips (int): With ``'skip'``: training ends when so many steps in a row were skipped.
+
+    Raises:
+        UserError: An unknown action, or ``max_skips`` below 1.
     """
 
     priority = 'VERY_HIGH'  # before anything logs, averages or saves what the iteration left behind
 
     def __init__(self, action: str = 'stop', max_skips: int = 10) -> None:
         if action not in ACTIONS:
-            raise ValueError(f'action={action!r}, expected one of {list(ACTIONS)}')
+            raise UserError(f'action={action!r}, expected one of {list(ACTIONS)}')
         if max_skips < 1:
-            raise ValueError(f'max_skips={max_skips}, expected 1 or more')
+            raise UserError(f'max_skips={max_skips}, expected 1 or more')
         self.action = action
         self.max_skips = max_skips
         self.total = self.in_a_row = 0
         self._found: Optional[str] = None
         self._buffers: List[Tensor] = []
-        self._handles = []
+        self._handles: List[Any] = []
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
         wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         for each in wrappers:
             if isinstance(each, OptimWrapper):
                 self._handles.append(
                     each.optimizer.register_step_pre_hook(
-                        lambda optimizer, args, kwargs: self._look_at(optimizer, runner.model)
+                        lambda optimizer, args, kwargs: self._check_gradients(optimizer, runner.model)
                     )
                 )
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self._found = None
         if self.action == 'skip':
             self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
 
-    def _look_at(self, optimizer, model: nn.Module) -> None:
-        """Describe gradients that are not finite, and take them from the optimizer."""
+    def _check_gradients(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """Describe non-finite gradients, and take them from the optimizer."""
         grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         largest = [torch.linalg.vector_norm(grad, float('inf')) for grad in grads]  # NaN where one is
         if not grads or torch.isfinite(torch.stack([value.float().to(grads[0].device) for value in largest])).all():
@@ -79,9 +83,11 @@ class NonFiniteHook(Hook):
         self._found = describe_gradients(model)
         for group in optimizer.param_groups:
             for parameter in group['params']:
-                parameter.grad = None  # which every optimizer of torch passes over
+                parameter.grad = None  # which every optimizer of torch skips
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+    ) -> None:
         losses = {
             name: value.item() if isinstance(value, Tensor) else value
             for name, value in (outputs or {}).items()
@@ -104,21 +110,22 @@ class NonFiniteHook(Hook):
             with torch.no_grad():
                 for buffer, before in zip(runner.model.buffers(), self._buffers):
                     buffer.copy_(before)
-            runner.logger.warning(f'{message}. The step is left out ({self.total} so far, {self.in_a_row} in a row)')
+            runner.logger.warning(f'{message}. The step is skipped ({self.total} so far, {self.in_a_row} in a row)')
             if self.in_a_row < self.max_skips:
                 return
-            message += f'. {self.in_a_row} iterations in a row were left out'
+            message += f'. {self.in_a_row} steps in a row were skipped'
         last = runner.message_hub.runtime_info.get('last_ckpt', 'not written yet')
         raise NonFiniteError(
             f'{message}. The weights are those of before this step; the last checkpoint is {last}. '
             'Lower the learning rate, set optim_wrapper.clip_grad, or train without float16 (dtype="bfloat16"); to '
-            "leave such steps out: custom_hooks=[dict(type='NonFiniteHook', action='skip')]"
+            "skip such steps: custom_hooks=[dict(type='NonFiniteHook', action='skip')]"
         )
 
 
 def describe_gradients(model: nn.Module) -> str:
-    """Which gradients are not finite, and the largest of the others by norm."""
-    norms, wrong = {}, []
+    """Describe which gradients are not finite, and the largest of the others by norm."""
+    norms: Dict[str, float] = {}
+    wrong = []
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             continue
@@ -126,7 +133,7 @@ def describe_gradients(model: nn.Module) -> str:
             norms[name] = parameter.grad.double().norm().item()
         else:
             wrong.append(name)
-    largest = sorted(norms, key=norms.get, reverse=True)[:SHOWN]
+    largest = sorted(norms, key=lambda name: norms[name], reverse=True)[:SHOWN]
     more = ', ...' if len(wrong) > SHOWN else ''
     named = ', '.join(f'{name} {norms[name]:.3g}' for name in largest) or 'none'
     return (
@@ -135,8 +142,8 @@ def describe_gradients(model: nn.Module) -> str:
     )
 
 
-def names_of(data_batch) -> str:
-    """Paths of a batch's images, as far as its samples say."""
+def names_of(data_batch: Any) -> str:
+    """Return the paths of a batch's images, as far as its samples have them."""
     samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
     paths = [str(getattr(sample, 'img_path', None) or '?') for sample in samples or []]
     return ', '.join(paths[:SHOWN] + (['...'] if len(paths) > SHOWN else [])) or 'not known'

@@ -1,4 +1,4 @@
-"""Runs that go on after an interruption as if there had been none: the same data, the same random numbers.
+"""Resuming after an interruption as if there had been none: the same data, the same random numbers.
 
 MMEngine restores weights, optimizer and schedules. What it leaves open is closed here: which checkpoint of a work
 directory is complete, a seed that nobody set, random numbers that depend on how long the process lives, a place inside
@@ -11,7 +11,7 @@ import os
 import os.path as osp
 import random
 import zipfile
-from typing import Iterator, List, Optional
+from typing import Any, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -21,20 +21,40 @@ from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
-from mmengine.runner import IterBasedTrainLoop, set_random_seed
+from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 from torch.utils.data import BatchSampler
 
+from ...errors import library_errors
 from ...registry import HOOKS
+from ..config import type_name
+
+
+def select_resume_point(cfg: Config) -> None:
+    """Choose the checkpoint that ``resume`` continues from: ``load_from``, or else the work directory's last.
+
+    Afterwards ``cfg.load_from`` names it and the backbone's pretrained file is not needed; without any checkpoint
+    ``cfg.resume`` is ``False``. A config whose resume point was chosen stays as it is.
+    """
+    if not cfg.get('resume'):
+        return
+    cfg.load_from = cfg.get('load_from') or find_resume_point(cfg.work_dir)
+    if not cfg.load_from:
+        cfg.resume = False
+        print_log(f'Nothing to resume from in {cfg.work_dir}: starting anew.', logger='current')
+        return
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if type_name(backbone.get('init_cfg') or {}) == 'Pretrained':
+        backbone['init_cfg'] = None
 
 
 def find_resume_point(work_dir: str) -> Optional[str]:
-    """The latest checkpoint of a work directory that is complete.
+    """Find the latest complete checkpoint of a work directory.
 
-    ``last_checkpoint`` names it. Should that file be damaged, name one that is gone (a work directory that was moved)
-    or one that was cut off (written by something else than this package's hook), the newest complete one is taken.
+    ``last_checkpoint`` names it. If that file is corrupt, or names one that is missing (a work directory that was
+    moved) or truncated (not written by this package's hook), it is the newest complete one.
 
     Returns:
-        str | None: Its path; ``None`` where training never got to the first.
+        str | None: Its path; ``None`` if training never got to the first.
     """
     named = None
     try:
@@ -48,22 +68,17 @@ def find_resume_point(work_dir: str) -> Optional[str]:
         for path in (named, osp.join(work_dir, osp.basename(named))):
             if is_complete(path):
                 return path
-    # Best checkpoints have no optimizer to go on with.
-    found = (
-        [
-            entry.path
-            for entry in os.scandir(work_dir)
-            if entry.name.endswith('.pth') and entry.is_file() and not entry.name.startswith('best_')
-        ]
-        if osp.isdir(work_dir)
-        else []
-    )
-    found = [path for path in sorted(found, key=osp.getmtime) if is_complete(path)]
+    # Best checkpoints have no optimizer to resume with.
+    names = os.listdir(work_dir) if osp.isdir(work_dir) else []
+    paths = [
+        osp.join(work_dir, name) for name in names if name.endswith('.pth') and not name.startswith(('best_', '.'))
+    ]
+    found = [path for path in sorted(paths, key=osp.getmtime) if is_complete(path)]
     if not found:
         return None
     print_log(
-        f'{osp.join(work_dir, "last_checkpoint")} names no complete checkpoint ({named!r}): going on from '
-        f'{found[-1]}, the newest one that is',
+        f'{osp.join(work_dir, "last_checkpoint")} names no complete checkpoint ({named!r}): resuming from '
+        f'{found[-1]}, the newest complete one',
         logger='current',
         level=30,
     )
@@ -71,7 +86,7 @@ def find_resume_point(work_dir: str) -> Optional[str]:
 
 
 def is_complete(path: str) -> bool:
-    """Whether a file is a zip archive to its end, as torch writes checkpoints. Fast: its contents are not read."""
+    """Check whether a file is a complete zip archive, as torch writes checkpoints. Its contents are not read."""
     if osp.isdir(path):  # as DeepSpeed writes them
         return True
     try:
@@ -82,38 +97,41 @@ def is_complete(path: str) -> bool:
 
 
 def make_resumable(cfg: Config) -> None:
-    """Let the training batches carry their random seeds, and let them be skipped without being loaded."""
+    """Put :class:`ResumableBatchSampler` around the batch sampler of training."""
     loader = cfg.get('train_dataloader')
     if not loader or not isinstance(loader.get('sampler'), dict):
         return
     inner = loader.get('batch_sampler') or dict(type='BatchSampler', drop_last=loader.pop('drop_last', False))
-    if isinstance(inner, dict) and inner.get('type') != 'ResumableBatchSampler':
+    if isinstance(inner, dict) and type_name(inner) != 'ResumableBatchSampler':
         loader['batch_sampler'] = dict(type='ResumableBatchSampler', batch_sampler=inner)
 
 
 def mix(*numbers: int) -> int:
-    """A seed of 32 bits from some numbers; unlike a sum, it is another one for each combination."""
+    """Return a seed of 32 bits from some numbers; unlike a sum, it is another one for each combination."""
     digest = hashlib.blake2b(','.join(map(str, numbers)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, 'little')
 
 
 class Index(int):
-    """The index of a sample, with the seed for what is random about loading it."""
+    """Index of a sample, with the seed for what is random about loading it."""
 
-    def __new__(cls, value: int, seed: int):
+    seed: int
+
+    def __new__(cls, value: int, seed: int) -> 'Index':
         self = super().__new__(cls, value)
         self.seed = seed
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> Tuple[type, Tuple[int, int]]:
         return Index, (int(self), self.seed)
 
 
 @DATA_SAMPLERS.register_module()
 class ResumableBatchSampler(BatchSampler):
-    """Another batch sampler's batches, each sample with a seed that depends on its place in the run alone.
+    """Batches of another batch sampler, each sample with a seed that depends on its place in the run alone.
 
-    So augmentation is the same whether a run was interrupted or not, and for any number of workers.
+    So augmentation is the same whether a run was interrupted or not, and for any number of workers. Batches that were
+    trained before can be skipped without being loaded.
 
     Args:
         sampler (Sampler): As for any batch sampler.
@@ -121,9 +139,10 @@ class ResumableBatchSampler(BatchSampler):
         batch_sampler (dict): The other one's config; ``dict(type='BatchSampler')`` is torch's.
     """
 
-    def __init__(self, sampler, batch_size: int, batch_sampler: dict) -> None:
+    def __init__(self, sampler: Any, batch_size: int, batch_sampler: dict) -> None:
+        self.batches: Any
         batch_sampler = dict(batch_sampler)
-        if batch_sampler['type'] == 'BatchSampler':
+        if type_name(batch_sampler) == 'BatchSampler':
             self.batches = BatchSampler(sampler, batch_size, batch_sampler.get('drop_last', False))
         else:
             self.batches = DATA_SAMPLERS.build(batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size))
@@ -134,10 +153,10 @@ class ResumableBatchSampler(BatchSampler):
         self.skipped = 0
 
     def skip(self, number: int) -> None:
-        """Leave out the first batches of the next pass."""
+        """Skip the first batches of the next pass."""
         self.skipped = number
 
-    def __iter__(self) -> Iterator[List[Index]]:
+    def __iter__(self) -> Iterator[List[int]]:
         start, self.skipped = self.skipped, 0
         if isinstance(self.sampler, InfiniteSampler):
             # It has one stream for all that read it; data loaders that are made anew must find its beginning.
@@ -152,42 +171,48 @@ class ResumableBatchSampler(BatchSampler):
         return len(self.batches)
 
 
-def load_samples(dataset, indices: List[int]) -> list:
-    """The samples of a batch, each loaded from the seed that its index brings (what torch calls ``__getitems__``)."""
+def load_samples(dataset: Any, indices: List[int]) -> List[Any]:
+    """Load a batch, each sample from the seed that its index brings (torch calls this ``__getitems__``).
+
+    Raises:
+        LibraryError: A data set of a library or of the user fails; it names the sample.
+    """
     samples = []
     for index in indices:
         if isinstance(index, Index):
             random.seed(index.seed)
             np.random.seed(index.seed)
             torch.default_generator.manual_seed(index.seed)
-        samples.append(dataset[int(index)])
+        doing = f'loading sample {int(index)} of {type(dataset).__name__}'
+        with library_errors(doing, 'Check the sample, its annotations and the pipeline'):
+            samples.append(dataset[int(index)])
     return samples
 
 
-def start_anew(loop: IterBasedTrainLoop):
-    """MMEngine's endless iterator over the loop's data loader, with workers of its own."""
+def start_anew(loop: IterBasedTrainLoop) -> Any:
+    """Build MMEngine's endless iterator over the loop's data loader, with workers of its own."""
     loop.dataloader._iterator = None  # torch keeps persistent workers here
     return type(loop.dataloader_iterator)(loop.dataloader)
 
 
 class ResumedBatches:
-    """The endless batches of a run by iteration, from a given one on; those before are not loaded.
+    """Endless batches of a run by iteration, from a given one on; those before are not loaded.
 
     MMEngine asks to skip them by ``skip_iter`` or, in 0.10.7, by taking them.
     """
 
-    def __init__(self, batches, number: int) -> None:
+    def __init__(self, batches: Any, number: int) -> None:
         self.batches = batches
         self.pending = number
         self.skips = hasattr(batches, 'skip_iter')
 
-    def __iter__(self):
+    def __iter__(self) -> 'ResumedBatches':
         return self
 
     def skip_iter(self, number: int) -> None:
         self.pending = 0
 
-    def __next__(self):
+    def __next__(self) -> Any:
         if self.pending and not self.skips:
             self.pending -= 1
             return None
@@ -196,7 +221,7 @@ class ResumedBatches:
 
 @HOOKS.register_module()
 class ResumableHook(Hook):
-    """Let a run that goes on from a checkpoint be the run that was not interrupted. Tools add it by themselves.
+    """Make a resumed run the same as one that was not interrupted. ``tools/train.py`` adds it.
 
     - Random numbers of an iteration (drop path, dropout, Mixup, sampled proposals) depend on the run's seed, the
       process and the iteration, not on what the process did before.
@@ -206,8 +231,8 @@ class ResumableHook(Hook):
 
     priority = 'LOWEST'  # after the others have set themselves up
 
-    def before_run(self, runner) -> None:
-        loop = getattr(runner, '_train_loop', None)
+    def before_run(self, runner: Runner) -> None:
+        loop: Any = getattr(runner, '_train_loop', None)
         dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
         if dataset is None or not hasattr(dataset, '__getitem__'):
             return
@@ -217,7 +242,7 @@ class ResumableHook(Hook):
             # MMEngine 0.10.7 has started its workers, which do not know what hooks did to the data set since.
             loop.dataloader_iterator = start_anew(loop)
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
         if runner.iter == 0 or runner.val_loop is None:
             return
@@ -230,7 +255,7 @@ class ResumableHook(Hook):
             runner.logger.info('Validating first, as it was due when the checkpoint was written')
             runner.val_loop.run()
 
-    def before_train_epoch(self, runner) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         loop = runner.train_loop
         sampler = getattr(loop.dataloader, 'batch_sampler', None)
         if not isinstance(sampler, ResumableBatchSampler):
@@ -241,11 +266,11 @@ class ResumableHook(Hook):
             return
         done = loop.iter - loop.epoch * len(loop.dataloader)
         if done > 0:
-            runner.logger.info(f'Going on inside epoch {loop.epoch + 1}, after its first {done} iterations')
+            runner.logger.info(f'Resuming inside epoch {loop.epoch + 1}, after its first {done} iterations')
             sampler.skip(done)
 
     @staticmethod
-    def _skip_iterations(loop, sampler: ResumableBatchSampler) -> None:
+    def _skip_iterations(loop: IterBasedTrainLoop, sampler: ResumableBatchSampler) -> None:
         number, passes = loop.iter, 0
         if hasattr(sampler.sampler, 'set_epoch') and hasattr(sampler.sampler, 'epoch'):
             # A sampler that ends: as many passes are over, each after as many batches as a pass has.
@@ -256,5 +281,5 @@ class ResumableHook(Hook):
         batches._epoch = passes
         loop.dataloader_iterator = ResumedBatches(batches, loop.iter)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         set_random_seed(mix(runner.seed, runner.rank, runner.iter))

@@ -1,16 +1,16 @@
 """Layer-wise learning-rate decay for classifiers, detectors and segmentors alike."""
 
-from numbers import Real
-from typing import List, Optional
+from typing import Any, List, Optional
 
 import torch.nn as nn
 from mmengine.optim import DefaultOptimWrapperConstructor
 
+from ...errors import UserError
 from ...registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
 def layer_scale(layer: int, num_layers: int, rate: float) -> float:
-    """What the learning rate of a layer is multiplied by: 1 for the last layer, ``rate`` less for each one before."""
+    """Return the factor of a layer's learning rate: 1 for the last layer, times ``rate`` for each one before."""
     return rate ** (num_layers - 1 - layer)
 
 
@@ -22,7 +22,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     The libraries' own constructors accept only backbones that they know by name (mmdet, mmseg) or models that have
     ``get_layer_depth`` themselves (mmpretrain). This one asks ``model.backbone.get_layer_depth``; what follows the
-    backbone learns at full rate. All other options of ``paramwise_cfg`` go on working; a learning rate that they set
+    backbone learns at full rate. All other options of ``paramwise_cfg`` work as before; a learning rate that they set
     (say ``custom_keys`` with ``lr_mult``) is multiplied by the layer's.
 
     Args:
@@ -30,8 +30,8 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg (dict): As for MMEngine's, with ``layer_decay_rate`` (float in ``(0, 1]``).
 
     Raises:
-        ValueError: ``layer_decay_rate`` is missing or out of range, or the optimizer has no ``lr``.
-        TypeError: The model has no backbone that knows the depth of its layers.
+        UserError: ``layer_decay_rate`` is missing or out of range, the optimizer has no ``lr``, or the model has no
+            backbone that knows the depth of its layers.
 
     Example:
         >>> optim_wrapper = dict(
@@ -44,21 +44,22 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg = dict(paramwise_cfg or {})
         # It stays in paramwise_cfg too: an empty one would switch the options for single parameters off.
         rate = paramwise_cfg.get('layer_decay_rate')
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1:
-            raise ValueError(f'paramwise_cfg has layer_decay_rate={rate!r}, expected a number above 0 and at most 1')
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+            raise UserError(f'paramwise_cfg has layer_decay_rate={rate!r}, expected a number above 0 and at most 1')
         self.layer_decay_rate = rate
+        self.base_lr: Any
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_lr is None:
-            raise ValueError('layer-wise decay multiplies a learning rate: give the optimizer an lr')
+            raise UserError('layer-wise decay multiplies a learning rate: give the optimizer an lr')
 
-    def add_params(self, params: List[dict], module: nn.Module, prefix: str = '', is_dcn_module=None) -> None:
+    def add_params(self, params: List[dict], module: nn.Module, prefix: str = '', is_dcn_module: Any = None) -> None:
         """Add the groups of all parameters of ``module``; at the top, scale their learning rates by depth."""
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:
             return
-        backbone = getattr(module, 'backbone', None)
+        backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
-            raise TypeError(
+            raise UserError(
                 f'{type(self).__name__} asks model.backbone for get_layer_depth(name, prefix), which '
                 f'{type(backbone).__name__} (backbone of {type(module).__name__}) lacks: use a backbone of '
                 'fcvit_mm, or leave constructor and layer_decay_rate out of optim_wrapper'

@@ -9,12 +9,13 @@ from mmengine.dataset import BaseDataset
 from PIL import Image
 
 from fcvit_mm.engine.hooks.corrupt_samples import (
+    CorruptSampleError,
     GuardedPipeline,
     SkipCorruptSamplesHook,
-    image_problem,
     map_problem,
-    truncation_problem,
 )
+from fcvit_mm.errors import LibraryError
+from fcvit_mm.images import image_problem, truncation_problem
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def spoil(dataset, *indices):
     'wrap',
     [lambda data: data, lambda data: SimpleNamespace(dataset=data), lambda data: SimpleNamespace(datasets=[data])],
 )
-def test_broken_files_are_left_out_and_counted(dataset, caplog, wrap):
+def test_corrupt_files_are_skipped_and_counted(dataset, caplog, wrap):
     data = hook_up(dataset(), wrap=wrap)
     path = spoil(data, 3, 7)
     for _ in range(2):
@@ -117,10 +118,10 @@ def test_broken_files_are_left_out_and_counted(dataset, caplog, wrap):
     assert path.endswith('7.jpg')
 
 
-def test_too_many_broken_files_end_training(dataset):
+def test_too_many_corrupt_files_end_training(dataset):
     data = hook_up(dataset())
     spoil(data, *range(10, 20))
-    with pytest.raises(RuntimeError, match=r'4 of 300 samples have broken files, more than the 1\.0% that'):
+    with pytest.raises(CorruptSampleError, match=r'4 of 300 samples have corrupt files, more than the 1\.0% that'):
         for index in range(300):
             data[index]
 
@@ -132,17 +133,17 @@ def test_the_limit_can_be_raised(dataset):
 
 
 @pytest.mark.parametrize('options', [dict(loop='val'), dict(loop='test'), dict(skip=False)])
-def test_where_nothing_may_be_left_out_the_error_names_the_file(dataset, options):
+def test_where_nothing_may_be_skipped_the_error_names_the_file(dataset, options):
     data = hook_up(dataset(), **options)
     path = spoil(data, 5)
-    with pytest.raises(RuntimeError, match=f'data pipeline failed at {path}: {path} does not decode'):
+    with pytest.raises(CorruptSampleError, match=f'loading {path} failed: {path} does not decode'):
         data[5]
 
 
 def test_a_test_set_is_complete(dataset):
     data = hook_up(dataset(test_mode=True))
     path = spoil(data, 5)
-    with pytest.raises(RuntimeError, match=path):
+    with pytest.raises(CorruptSampleError, match=path):
         data[5]
 
 
@@ -176,7 +177,7 @@ def test_an_empty_image_stands_in_during_validation(tmp_path, caplog):
         assert val[index]['ignored'] == (index == 5)
     assert val.pipeline.marks.nonzero().flatten().tolist() == [3, 5]
     (tmp_path / '1.jpg').unlink()
-    with pytest.raises(RuntimeError, match=r'3 of 200 samples have broken files, more than the 1\.0%'):
+    with pytest.raises(CorruptSampleError, match=r'3 of 200 samples have corrupt files, more than the 1\.0%'):
         val[1]
 
 
@@ -188,7 +189,9 @@ def test_errors_that_no_file_explains_stay_errors(dataset):
 
     data.pipeline = fail
     hook_up(data)
-    with pytest.raises(RuntimeError, match="data pipeline failed at .*5.jpg: 'gt_bboxes'"):
+    with pytest.raises(
+        LibraryError, match=r"loading .*5.jpg failed: KeyError: 'gt_bboxes' \(raised in tests\)"
+    ):
         data[5]
 
 

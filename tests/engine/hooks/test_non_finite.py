@@ -95,7 +95,7 @@ def test_training_stops_before_the_step(trouble, words, tmp_path):
 
 
 @pytest.mark.parametrize('trouble', ['input', 'gradient'])
-def test_a_step_can_be_left_out(trouble, tmp_path):
+def test_a_step_can_be_skipped(trouble, tmp_path):
     runner, error = train(tmp_path, trouble, action='skip')
     assert error is None and runner.iter == 8
     assert torch.isfinite(values(runner.model)).all()
@@ -106,7 +106,7 @@ def test_a_step_can_be_left_out(trouble, tmp_path):
     assert skipper.total == 1 and skipper.in_a_row == 0
 
 
-def test_leaving_out_a_step_leaves_everything_as_it_was(tmp_path):
+def test_a_skipped_step_changes_nothing(tmp_path):
     before, _ = train(tmp_path / 'a', 'none', iterations=BAD)
     after, _ = train(tmp_path / 'b', 'input', iterations=BAD + 1, action='skip')
     assert torch.equal(values(before.model), values(after.model))
@@ -114,7 +114,7 @@ def test_leaving_out_a_step_leaves_everything_as_it_was(tmp_path):
 
 def test_without_the_hook_the_weights_are_lost(tmp_path, monkeypatch):
     """Else the tests above could not fail."""
-    monkeypatch.setattr(NonFiniteHook, '_look_at', lambda *args: None)
+    monkeypatch.setattr(NonFiniteHook, '_check_gradients', lambda *args: None)
     monkeypatch.setattr(NonFiniteHook, 'after_train_iter', lambda *args, **kwargs: None)
     runner, _ = train(tmp_path, 'input')
     assert torch.isnan(runner.model.fc.weight).all()
@@ -123,7 +123,7 @@ def test_without_the_hook_the_weights_are_lost(tmp_path, monkeypatch):
 def test_too_many_in_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(Net, 'forward', lambda self, **batch: dict(loss=self.fc.weight.sum() * math.nan))
     runner, error = train(tmp_path, 'none', action='skip', max_skips=3)
-    assert '3 iterations in a row were left out' in error and runner.iter == 2
+    assert '3 steps in a row were skipped' in error and runner.iter == 2
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from fcvit_mm.engine.hooks.resume import (
     make_resumable,
     mix,
 )
-from fcvit_mm.engine.run import go_on_training, keep_seed, protect
+from fcvit_mm.engine.run import TRAINING_STEPS, run_training_loop
 from fcvit_mm.files import WriteError
 from fcvit_mm.registry import DATASETS, MODELS
 
@@ -90,7 +90,6 @@ def train(
             work_dir=str(work_dir),
             resume=resume,
             randomness=dict(seed=seed),
-            load_from=find_resume_point(str(work_dir)) if resume else None,
             experiment_name=f'{work_dir.name}{end}{resume}',
             train_cfg=dict(by_epoch=True, max_epochs=3) if by_epoch else dict(by_epoch=False, max_iters=9),
             train_dataloader=dict(
@@ -109,14 +108,13 @@ def train(
             ),
         )
     )
-    if resume:
-        keep_seed(cfg, cfg.load_from)
-    protect(cfg)
+    for step in TRAINING_STEPS:
+        step(cfg)
     runner = Runner.from_cfg(cfg)
     witness = Witness(end, how)
     runner.register_hook(witness)
     try:
-        go_on_training(runner)
+        run_training_loop(runner)
     except KeyboardInterrupt:
         pass
     except Interrupted as error:
@@ -163,7 +161,7 @@ def test_sigterm_goes_on_inside_an_epoch(by_epoch, tmp_path):
 
 ALONE = """
 import os, signal, sys
-sys.path[:0] = [{root!r}, {tests!r}, {tests!r} + '/engine']
+sys.path[:0] = [{root!r}, {tests!r}, {tests!r} + '/engine/hooks']
 from pathlib import Path
 import test_resume
 
@@ -219,7 +217,7 @@ def test_a_full_disk_ends_training_and_leaves_the_checkpoint(tmp_path, monkeypat
     with pytest.raises(
         WriteError,
         match='epoch_2.pth .* No space left on device.* Training ends here. .*epoch_1.pth '
-        'is complete: make room and go on from it with --resume',
+        'is complete: make room and resume from it with --resume',
     ):
         train(tmp_path, by_epoch=True)
     assert find_resume_point(str(tmp_path)).endswith('epoch_1.pth')
@@ -312,14 +310,3 @@ def test_config_keeps_its_batch_sampler():
     cfg = Config(dict(train_dataloader=dict(sampler=dict(type='A'), batch_sampler=dict(type='ByAspectRatio'))))
     make_resumable(cfg)
     assert cfg.train_dataloader.batch_sampler.batch_sampler.type == 'ByAspectRatio'
-
-
-def test_hooks_of_the_config_have_precedence():
-    cfg = Config(
-        dict(
-            custom_hooks=[dict(type='NonFiniteHook', action='skip')], default_hooks=dict(checkpoint=dict(type='MyHook'))
-        )
-    )
-    protect(cfg)
-    assert [hook.type for hook in cfg.custom_hooks] == ['NonFiniteHook', 'ResumableHook']
-    assert cfg.custom_hooks[0].action == 'skip' and cfg.default_hooks.checkpoint.type == 'MyHook'

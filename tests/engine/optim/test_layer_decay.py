@@ -4,6 +4,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 from fcvit_mm import FCViT
+from fcvit_mm.errors import UserError
 
 ARCH = {'depths': (1, 1, 2, 1), 'channels': (8, 16, 24, 32), 'mlp_ratios': (1, 1, 1, 1)}
 # stem, 1 + 1 + 2 + 1 blocks, then norms and whatever follows the backbone
@@ -75,17 +76,17 @@ def test_wrapped_model_and_frozen_stages():
 
 @pytest.mark.parametrize('rate', [None, 0, 1.5, '0.9', True])
 def test_refuses_rate(rate):
-    with pytest.raises(ValueError, match=rf'layer_decay_rate={rate!r}, expected a number above 0 and at most 1'):
+    with pytest.raises(UserError, match=rf'layer_decay_rate={rate!r}, expected a number above 0 and at most 1'):
         build(Model(), layer_decay_rate=rate)
 
 
 def test_refuses_backbone_without_depth():
-    with pytest.raises(TypeError, match='get_layer_depth.*Identity'):
+    with pytest.raises(UserError, match='get_layer_depth.*Identity'):
         build(Model(nn.Identity()), layer_decay_rate=0.9)
 
 
 def test_refuses_optimizer_without_learning_rate():
-    with pytest.raises(ValueError, match='give the optimizer an lr'):
+    with pytest.raises(UserError, match='give the optimizer an lr'):
         build_optim_wrapper(
             Model(),
             {
