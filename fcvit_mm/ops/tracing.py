@@ -23,7 +23,8 @@ def records_any_size() -> bool:
     """Return whether the recorded graph must work for any image size.
 
     A step that depends on the size must then be arithmetic of the sizes: of a branch in Python only the way that the
-    example takes would be recorded. (``torch.compile`` notices other sizes, and compiles anew.)
+    example takes would be recorded. (``torch.compile`` notices other sizes, and compiles anew; but since torch 2.7
+    Dynamo takes :data:`is_exporting` for true in what it compiles.)
     """
     return torch.jit.is_tracing() or is_exporting()
 

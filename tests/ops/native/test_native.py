@@ -1,4 +1,4 @@
-"""The compiled CPU kernels against the plain definitions, and what a user meets where they are not there."""
+"""The compiled CPU kernels against PyTorch in float64, and what a user meets where they are not installed."""
 
 import itertools
 import warnings
@@ -144,7 +144,7 @@ def test_gradients(kernel, with_bias):
         first = torch.autograd.grad(function(*leaves).pow(3).sum(), leaves, create_graph=True)
         return [*first, *torch.autograd.grad(sum(grad.pow(2).sum() for grad in first), leaves)]
 
-    expected = gradients(ops.depthwise_conv2d.plain, torch.double)
+    expected = gradients(ops.depthwise_conv2d.reference, torch.double)
     for want, have in zip(expected, gradients(native.depthwise_conv2d, torch.float32)):
         torch.testing.assert_close(have.double(), want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
 
@@ -165,7 +165,7 @@ def test_only_the_gradients_that_are_wanted():
 
 
 def chosen(op, *args):
-    return op.choose(*args)
+    return op.choose(*args).function
 
 
 @built
@@ -179,8 +179,8 @@ def test_dispatch():
         assert chosen(op, x.to('meta'), weight.to('meta')) is not function
         with torch.autocast('cpu', torch.bfloat16):
             assert chosen(op, x, weight, bias) is not function
-        with use_ops('plain'):
-            assert chosen(op, x, weight, bias) is op.plain
+        with use_ops('reference'):
+            assert chosen(op, x, weight, bias) is op.reference
     assert chosen(ops.gelu_, x) is native.gelu_
     assert chosen(ops.gelu_, x.contiguous()) is not native.gelu_
     assert chosen(ops.gelu_, x.clone().requires_grad_()) is not native.gelu_
@@ -251,7 +251,7 @@ def test_a_compiler_records_them(grad):
         assert grad or f'fcvit_mm_cpu.{name}' in graphs[0]
 
 
-# Where they are not there.
+# Where they are not installed.
 
 
 @pytest.fixture
@@ -264,14 +264,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def falls_back(*expected_warnings: str) -> None:
-    """Two calls of an operation: the result of the definition, and these warnings in the first."""
+    """Two calls of an operation: the result of the reference, and these warnings in the first."""
     x, weight = channels_last(1, 4, 5, 5), torch.randn(4, 1, 3, 3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         outputs = [ops.depthwise_conv2d(x, weight) for _ in range(2)]
     for output in outputs:
-        torch.testing.assert_close(output, ops.depthwise_conv2d.plain(x, weight))
-    assert ops.depthwise_conv2d.choose(x, weight) is ops.depthwise_conv2d.plain
+        torch.testing.assert_close(output, ops.depthwise_conv2d.reference(x, weight))
+    assert ops.depthwise_conv2d.choose(x, weight).name == 'reference'
     messages = [str(warning.message) for warning in caught if 'fcvit_mm' in str(warning.message)]
     assert len(messages) == len(expected_warnings)
     for message, expected in zip(messages, expected_warnings):

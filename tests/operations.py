@@ -1,0 +1,121 @@
+"""Questions to every implementation of every operation, asked by tests/ops/test_implementations.py.
+
+The rows of the operations' tables, maps to call them with, and values and gradients beside those of the reference in
+double precision. A new row is asked all of this with nothing written here.
+"""
+
+from typing import Any, Callable, Dict, List, Sequence
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.utils import digit_version
+from torch import Tensor
+
+from fcvit_mm import ops
+from fcvit_mm.ops import native, tracing, triton
+from fcvit_mm.ops.dispatch import Implementation, Operation
+
+CHANNELS = 16
+#: Images, height and width.
+SIZES = {
+    'square': (2, 8, 8),
+    'odd': (3, 7, 5),
+    'one_image': (1, 6, 9),
+    'smaller_than_the_kernel': (2, 2, 3),
+    'one_position': (2, 1, 1),
+    'empty': (0, 4, 4),
+}
+#: Largest difference, as a share of the largest value.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
+DEVICES = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+#: Arguments that are computed from the map, whose gradients go through them.
+DERIVED: Dict[str, Dict[int, Callable[[Tensor], Tensor]]] = {'add_global_context': {1: ops.channel_means}}
+
+_unavailable = set()
+if not native.available():
+    _unavailable.add('native')
+if not (triton.available() and (triton.support.INTERPRETED or 'cuda' in DEVICES)):
+    _unavailable.add('triton')
+#: The rows of all tables whose backend is there, the references among them.
+ROWS = [
+    pytest.param(op, row, id=f'{op.__name__}-{row.name}')
+    for op in ops.OPERATIONS
+    for row in op.table
+    if row.name not in _unavailable
+]
+EACH_OPERATION = pytest.mark.parametrize('op', ops.OPERATIONS, ids=lambda op: op.__name__)
+
+
+def random_call(op: Operation, size: Sequence[int], channels: int = CHANNELS) -> List[Any]:
+    """Return the arguments of a call in float64, the same at every call of this."""
+    torch.manual_seed(0)
+    batch, height, width = size
+    return list(op.example(torch.randn(batch, channels, height, width, dtype=torch.double) * 1.5 + 0.25))
+
+
+def cast(args: Sequence[Any], dtype: torch.dtype, layout: str = 'contiguous', device: str = 'cpu') -> List[Any]:
+    """Return the arguments in a dtype, on a device, the map in a layout; floating-point tensors only."""
+    args = [arg.to(device, dtype) if isinstance(arg, Tensor) else arg for arg in args]
+    return [args[0].contiguous(memory_format=LAYOUTS[layout]), *args[1:]]
+
+
+def supported(row: Implementation, dtype: torch.dtype, device: str) -> bool:
+    """Return whether PyTorch has the operations that an implementation is made of; half precision on CPU came late."""
+    late = dtype == torch.float16 and device == 'cpu' and row.name not in ('float32', 'triton')
+    return not (late and digit_version(torch.__version__) < digit_version('2.4'))
+
+
+def applies(row: Implementation, args: Sequence[Any]) -> bool:
+    """Return whether an implementation is for these arguments, in eager mode or in a graph for any image size."""
+    if row.when(*args):
+        return True
+    with mock.patch.multiple(tracing, records_any_size=lambda: True, records_variable=lambda size: True):
+        return row.traceable and row.when(*args)
+
+
+def values_and_gradients(
+    op: Operation, function: Callable[..., Tensor], args: Sequence[Any], grad: bool = True
+) -> List[Tensor]:
+    """Return the output and, if asked, the gradients of all tensors."""
+    leaves = [arg.detach().clone().requires_grad_(grad) if isinstance(arg, Tensor) else arg for arg in args]
+    derived = DERIVED.get(op.__name__, {})
+    with torch.set_grad_enabled(grad):
+        call = [derived[i](leaves[0]) if i in derived else leaf for i, leaf in enumerate(leaves)]
+        output = function(*call)
+    if not grad:
+        return [output]
+    slope = torch.linspace(-1, 1, output.numel(), dtype=torch.double, device=output.device).view_as(output)
+    wanted = [leaf for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and i not in derived]
+    return [output.detach(), *torch.autograd.grad(output, wanted, slope.to(output.dtype))]
+
+
+def assert_agrees(op: Operation, row: Implementation, size: Sequence[int]) -> int:
+    """Check an implementation for maps of a size: every dtype, layout and device that it supports, with gradients.
+
+    In half precision the reference rounds between its steps: both are compared with the reference in double precision,
+    on the same rounded arguments.
+
+    Returns:
+        int: Calls that were compared.
+    """
+    exact = random_call(op, size)
+    compared = 0
+    for dtype, tolerance in TOLERANCES.items():
+        expected = None
+        for device, layout, grad in ((d, at, g) for d in DEVICES for at in LAYOUTS for g in (True, False)):
+            args = cast(exact, dtype, layout, device)
+            with torch.set_grad_enabled(grad):
+                probe = [arg.clone().requires_grad_(grad) if isinstance(arg, Tensor) else arg for arg in args]
+                if not (supported(row, dtype, device) and applies(row, probe)):
+                    continue
+            compared += 1
+            expected = expected or values_and_gradients(op, op.reference, cast(args, torch.double))
+            for i, (have, want) in enumerate(zip(values_and_gradients(op, row.function, args, grad), expected)):
+                case = f'{op.__name__} by {row.name}, {dtype}, {layout}, {device}, {grad=}, result {i}'
+                assert have.dtype == dtype and have.shape == want.shape, case
+                if have.numel():
+                    error = (have.to('cpu', torch.double) - want).abs().max() / want.abs().max().clamp(min=1)
+                    assert error <= tolerance, f'{case}: {error:.1e}'
+    return compared

@@ -1,0 +1,19 @@
+"""A small machine, on which small maps meet the conditions of large ones."""
+
+import importlib
+
+import pytest
+
+from fcvit_mm.ops import conditions
+
+# The package exports the operation under the module's name.
+channel_mixer = importlib.import_module('fcvit_mm.ops.channel_mixer')
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    """Slices for small maps, too, and a CPU without half precision whatever this one is."""
+    monkeypatch.setattr(channel_mixer, 'SLICE_BYTES', 2048)
+    monkeypatch.setattr(channel_mixer, 'WIDE', 16)
+    monkeypatch.setattr(channel_mixer, 'NARROW', 8)
+    monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: dtype not in conditions.HALF)

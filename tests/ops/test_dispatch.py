@@ -1,0 +1,104 @@
+"""The rule that chooses an implementation, and the user's switch."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from fcvit_mm import ops
+from fcvit_mm.errors import UserError
+from fcvit_mm.ops import dispatch
+from fcvit_mm.ops.dispatch import Implementation, current_mode, operation, use_ops
+
+
+@operation()
+def _twice(x):
+    """Two times x."""
+    return 2 * x
+
+
+_twice.implementations = (
+    Implementation('thrice', lambda x: 3 * x, when=lambda x: x.ndim == 1, condition='one dimension', why='more'),
+    Implementation('four_times', lambda x: 4 * x, lambda x: x.ndim == 2, 'two dimensions', 'most', traceable=True),
+)
+
+
+def test_the_first_implementation_that_applies_runs():
+    one, two, three = torch.ones(1), torch.ones(1, 1), torch.ones(1, 1, 1)
+    assert [_twice(x).item() for x in (one, two, three)] == [3, 4, 2]
+    assert [_twice.choose(x).name for x in (one, two, three)] == ['thrice', 'four_times', 'reference']
+    with use_ops('reference'):
+        assert [_twice(x).item() for x in (one, two, three)] == [2, 2, 2]
+        with use_ops('auto'):
+            assert _twice(one).item() == 3
+    assert _twice(one).item() == 3
+
+
+def test_an_operation_shows_its_table():
+    assert repr(_twice) == '_twice (thrice, four_times, reference)'
+    assert [row.name for row in _twice.table] == ['thrice', 'four_times', 'reference']
+    assert _twice.__doc__ == 'Two times x.'
+
+
+def test_the_mode_comes_back_after_an_error():
+    with pytest.raises(RuntimeError), use_ops('reference'):
+        raise RuntimeError
+    assert _twice(torch.ones(1)).item() == 3
+
+
+def test_tracing_records_standard_operations_only():
+    for x, factor in ((torch.ones(1), 2), (torch.ones(1, 1), 4)):
+        traced = torch.jit.trace(lambda x: _twice(x), x, check_trace=False)
+        assert traced(x).sum().item() == factor
+
+
+def test_arguments_are_checked_but_not_in_a_trace():
+    def refuse(x):
+        raise ValueError('refused')
+
+    checked = operation(refuse)(lambda x: x + 1)
+    with pytest.raises(ValueError, match='refused'):
+        checked(torch.ones(1))
+    assert torch.jit.trace(lambda x: checked(x), torch.ones(1), check_trace=False)(torch.ones(1)).item() == 2
+
+
+def test_unknown_mode():
+    with pytest.raises(UserError, match=r"mode is 'fast', expected one of auto, reference"), use_ops('fast'):
+        pass
+
+
+def test_plain_is_a_deprecated_name_of_the_reference_mode():
+    message = "'plain' as mode is deprecated.*use 'reference'"
+    with pytest.warns(DeprecationWarning, match=message) as caught, use_ops('plain'):
+        assert current_mode() == 'reference'
+    assert caught[0].filename == __file__
+    assert current_mode() == 'auto'
+
+
+@pytest.fixture
+def mode_at_import(monkeypatch):
+    """Return the mode of the module imported once more, with a value in the environment."""
+
+    def read(value):
+        monkeypatch.setenv('FCVIT_MM_OPS', value)
+        spec = importlib.util.spec_from_file_location('fcvit_mm.ops.imported_again', dispatch.__file__)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.current_mode()
+
+    return read
+
+
+def test_environment_variable(mode_at_import):
+    assert [mode_at_import(value) for value in ('auto', 'reference')] == ['auto', 'reference']
+    with pytest.warns(DeprecationWarning, match="'plain' as the environment variable FCVIT_MM_OPS is deprecated"):
+        assert mode_at_import('plain') == 'reference'
+    with pytest.raises(UserError, match="variable FCVIT_MM_OPS is 'quick', expected one of auto, reference"):
+        mode_at_import('quick')
+
+
+def test_deprecated_names_of_operations():
+    with pytest.warns(DeprecationWarning, match='fcvit_mm.ops.position_means is deprecated.*use .*channel_means'):
+        assert ops.position_means is ops.channel_means
+    with pytest.raises(AttributeError, match="'fcvit_mm.ops' has no attribute 'position_mean'"):
+        _ = ops.position_mean

@@ -1,0 +1,50 @@
+"""GELU in place; what all operations are asked is in test_implementations.py."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fcvit_mm.models.layers import Conv2d, gelu_of
+from fcvit_mm.ops import gelu_
+
+
+def test_leaves_alone_what_autograd_needs():
+    x = torch.randn(1, 4, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    before = x.detach().clone()
+    gelu_(x).sum().backward()
+    assert torch.equal(x.detach(), before)
+
+
+def test_overwrites_a_map_in_channels_last_on_a_cpu():
+    x = torch.randn(1, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    expected = F.gelu(x)
+    with torch.no_grad():
+        assert gelu_(x).data_ptr() == x.data_ptr()
+    torch.testing.assert_close(x, expected)
+
+
+def test_a_hook_sees_what_the_convolution_gave():
+    """A feature extractor's tensor must not be overwritten by the GELU behind it."""
+    conv = Conv2d(4, 4, 1)
+    x = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+    seen = []
+    with torch.no_grad():
+        expected = conv(x).clone()
+        handle = conv.register_forward_hook(lambda module, args, output: seen.append(output))
+        with_hook = gelu_of(conv, x)
+        handle.remove()
+        torch.testing.assert_close(seen[0], expected)
+        torch.testing.assert_close(gelu_of(conv, x), with_hook)
+
+
+@pytest.mark.parametrize(
+    'x, error, message',
+    [
+        ([1.0], TypeError, 'gelu_: x is list, expected a floating-point tensor'),
+        (torch.ones(2, 16, 4, 4).int(), TypeError, 'gelu_: x is torch.int32'),
+        (torch.ones(16, 4, 4), ValueError, r'gelu_: x has the shape \(16, 4, 4\), expected four dimensions'),
+    ],
+)
+def test_refuses_what_is_no_map(x, error, message):
+    with pytest.raises(error, match=message):
+        gelu_(x)

@@ -1,0 +1,64 @@
+"""The global context; what all operations are asked is in test_implementations.py."""
+
+import pytest
+import torch
+from operations import CHANNELS, cast, random_call
+
+from fcvit_mm.ops import add_global_context, channel_means, depthwise_conv2d, normalised_similarity
+
+X = torch.ones(2, 16, 4, 4)
+
+
+def test_channel_means_are_in_float32_at_least():
+    x = torch.randn(2, 3, 40, 40)
+    for dtype, expected in ((torch.float16, torch.float32), (torch.float32,) * 2, (torch.float64,) * 2):
+        means = channel_means(x.to(dtype))
+        assert means.dtype == expected and means.shape == (2, 3)
+        torch.testing.assert_close(means.double(), x.to(dtype).double().mean((2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_similarity_is_normalised_over_heads_and_positions():
+    x = torch.randn(2, 8, 5, 6).half()
+    similarity = normalised_similarity(x, channel_means(x), 4, 0.0)
+    assert similarity.dtype == torch.float32 and similarity.shape == (2, 4, 5, 6)
+    torch.testing.assert_close(similarity.mean((1, 2, 3)), torch.zeros(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(similarity.std((1, 2, 3)), torch.ones(2))
+
+
+def test_a_lone_value_has_no_deviation():
+    x = torch.randn(2, 8, 1, 1)
+    assert normalised_similarity(x, channel_means(x), 1, 1e-5).abs().max() < 1e-1
+
+
+@pytest.mark.skipif(torch.__version__ < '2.2', reason='needs bfloat16 gradients on CPU')
+def test_autocast_on_cpu():
+    """Under autocast the convolutions take bfloat16, the similarity stays in float32."""
+    args = cast(random_call(add_global_context, (2, 6, 6)), torch.float32, 'channels_last')
+    expected = add_global_context(*args)
+    with torch.autocast('cpu', torch.bfloat16):
+        got = add_global_context(*args)
+        convolved = depthwise_conv2d(args[0], torch.randn(CHANNELS, 1, 3, 3))
+    assert got.dtype == torch.float32 and convolved.dtype == torch.bfloat16
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (
+            (torch.ones(2, 8), torch.ones(2, 16), 4, torch.ones(4), torch.ones(4)),
+            r'means has the shape \(2, 8\), but x of shape \(2, 16, 4, 4\) takes \(2, 16\)',
+        ),
+        (
+            (torch.ones(2, 16), torch.ones(2, 16), 5, torch.ones(5), torch.ones(5)),
+            'num_heads=5 does not divide the 16 channels',
+        ),
+        (
+            (torch.ones(2, 16), torch.ones(2, 16), 4, torch.ones(4), torch.ones(1)),
+            r'add_global_context: rescale_bias has the shape \(1,\), .* takes \(4,\)',
+        ),
+    ],
+)
+def test_refuses_what_does_not_fit(args, message):
+    with pytest.raises(ValueError, match=message):
+        add_global_context(X, *args, 1e-5)
