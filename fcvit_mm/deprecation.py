@@ -18,6 +18,7 @@ REMOVED_IN = '0.2'
 #: Modules that moved, old name to new.
 MOVED_MODULES = {
     'fcvit_mm.requirements': 'fcvit_mm.dependencies',
+    'fcvit_mm.checkpoints.key_tables': 'fcvit_mm.checkpoints.names',
     'fcvit_mm.checkpoints.publish': 'fcvit_mm.publishing.weights',
     'fcvit_mm.engine.annotations': 'fcvit_mm.preflight.annotations',
     'fcvit_mm.engine.app': 'fcvit_mm.app.page',

@@ -5,14 +5,16 @@ Importing this makes ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of the
 
 from ..models import Backbone
 from .convert import convert_checkpoint
-from .load import check_fits, load_pretrained, weights_of
+from .load import check_fits, load_pretrained
+from .names import weights_of
 from .recognize import Recognized, check_finite, recognize
-from .safe_load import CheckpointError, CheckpointNotFoundError, read_checkpoint
+from .safe_load import CheckpointError, CheckpointExistsError, CheckpointNotFoundError, read_checkpoint
 
 Backbone.pretrained_loader = staticmethod(load_pretrained)
 
 __all__ = [
     'CheckpointError',
+    'CheckpointExistsError',
     'CheckpointNotFoundError',
     'Recognized',
     'check_finite',

@@ -1,20 +1,23 @@
-"""Write a checkpoint of any published format as one of this package: tensors only, our names."""
+"""Writing a checkpoint of any published format as one of this package: tensors only, our names."""
 
 import os
 from collections import OrderedDict
-from typing import List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Set
 
 import torch
 
+from ..files import atomic_path
+from ..models.variants import variants_of
 from ..version import __version__
-from .recognize import Recognized, recognize, some
-from .safe_load import CheckpointError, read_checkpoint
+from .names import some
+from .recognize import BLOCK, Recognized, recognize, reference_names
+from .safe_load import CheckpointError, CheckpointExistsError, read_checkpoint
 
 #: What of a source's ``meta`` is kept, if it is plain data: class names and colours, which inference draws with.
 KEPT_META = ('dataset_meta', 'CLASSES', 'PALETTE', 'classes')
 
 
-def convert_checkpoint(source: str, destination: str, ema: bool = False, force: bool = False) -> dict:
+def convert_checkpoint(source: str, destination: str, ema: bool = False, force: bool = False) -> Dict[str, str]:
     """Convert a published checkpoint, or strip one that OpenMMLab's tools wrote to its weights.
 
     The result, ``dict(state_dict=..., meta=...)``, loads with ``torch.load(weights_only=True)`` and strictly into the
@@ -23,38 +26,30 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
 
     Args:
         source (str): The file to read; see :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
-        destination (str): The file to write. It appears whole or not at all.
+        destination (str): The file to write, atomically.
         ema (bool): Take the averaged weights of a file that has both.
         force (bool): Overwrite ``destination``.
 
     Returns:
-        dict: What was recognised, in words: network, arch, task, source, weights, number of tensors and, where the
+        dict[str, str]: What was recognised: network, arch, task, source, weights, number of tensors and, where the
         source says so, epoch.
 
     Raises:
         CheckpointError: The source cannot be read, or not all of it is recognised.
-        FileExistsError: ``destination`` is there and ``force`` is not given.
+        CheckpointExistsError: ``destination`` is there and ``force`` is not given; also a ``FileExistsError``.
+        WriteError: ``destination`` cannot be written.
     """
-    if os.path.exists(destination) and not force:
-        raise FileExistsError(f'{destination} is there already: give another name, or --force to overwrite it')
-    folder = os.path.dirname(os.path.abspath(destination))
-    if not os.path.isdir(folder) or os.path.isdir(destination):
-        wrong = destination if os.path.isdir(destination) else folder
-        raise CheckpointError(
-            f'{destination} cannot be written: {wrong} is {"a" if wrong == destination else "not a"} '
-            'directory; give the name of a file in one that exists'
-        )
+    _check_destination(destination, force)
     checkpoint = read_checkpoint(source)
     found = recognize(checkpoint, source, ema)
-    _check_whole(found, source)
+    _check_complete(found, source)
     prefix = '' if found.task == 'backbone' else 'backbone.'
-    state_dict = OrderedDict((f'{prefix}{name}', value) for name, value in found.backbone.items())
-    state_dict.update(found.others)
-    # Copies, because torch would write the whole storage behind a view.
-    state_dict = OrderedDict((name, value.detach().clone().contiguous()) for name, value in state_dict.items())
+    tensors = {**{f'{prefix}{name}': value for name, value in found.backbone.items()}, **found.others}
+    # Copies, because torch would write the complete storage behind a view.
+    state_dict = OrderedDict((name, value.detach().clone().contiguous()) for name, value in tensors.items())
 
     summary = {
-        'network': found.table.network.__name__,
+        'network': found.network.__name__,
         'arch': found.arch,
         'task': found.task,
         'source': found.source,
@@ -66,22 +61,29 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
         summary['epoch'] = str(epoch)
     meta = {**summary, 'source_file': os.path.basename(source), 'fcvit_mm_version': __version__}
     meta.update(_kept_meta(checkpoint))
-    temporary = f'{destination}.{os.getpid()}.tmp'
-    try:
+    with atomic_path(destination) as temporary:
         torch.save({'state_dict': state_dict, 'meta': meta}, temporary)
-        os.replace(temporary, destination)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
     return summary
 
 
-def _check_whole(found: Recognized, source: str) -> None:
+def _check_destination(destination: str, force: bool) -> None:
+    if os.path.exists(destination) and not force:
+        raise CheckpointExistsError(f'{destination} is there already: give another name, or --force to overwrite it')
+    folder = os.path.dirname(os.path.abspath(destination))
+    if not os.path.isdir(folder) or os.path.isdir(destination):
+        wrong = destination if os.path.isdir(destination) else folder
+        raise CheckpointError(
+            f'{destination} cannot be written: {wrong} is {"a" if wrong == destination else "not a"} '
+            'directory; give the name of a file in one that exists'
+        )
+
+
+def _check_complete(found: Recognized, source: str) -> None:
     """Refuse what would not load strictly."""
     if found.unknown:
         raise CheckpointError(
             f'{source} has {len(found.unknown)} tensors that are neither of '
-            f'{found.table.network.__name__} nor of a known head or neck: {some(found.unknown)}'
+            f'{found.network.__name__} nor of a known head or neck: {some(found.unknown)}'
         )
     if found.source == 'Paddle' and found.task not in ('classifier', 'backbone'):
         raise CheckpointError(
@@ -92,31 +94,46 @@ def _check_whole(found: Recognized, source: str) -> None:
         raise CheckpointError(f'{source} has a neck but no head that would tell its task: {some(found.others)}')
     missing = _missing(found)
     if missing:
-        raise CheckpointError(f'{source} is not a whole {found.task}, it lacks {some(missing)}: download it again')
+        raise CheckpointError(f'{source} is an incomplete {found.task}, it lacks {some(missing)}: download it again')
 
 
 def _missing(found: Recognized) -> List[str]:
-    """Names that the others of the file call for; heads of detectors and segmentors come in too many forms to tell."""
+    """Return names that the others of the file call for.
+
+    Not of the heads of detectors and segmentors, of which there are too many kinds.
+    """
     names = set(found.backbone)
-    stages = range(1 + max(int(name.split('.')[1]) for name in names if name.startswith('stages.')))
-    needed = [f'stem.{part}' for part in found.table.stem]
-    needed += [f'stages.{stage}.downsample.{part}' for stage in stages[1:] for part in found.table.downsample]
-    # Every block has the same parts: one that lacks what another has was damaged.
-    for alike in ([stage] for stage in stages) if found.table.mixed else [stages]:
-        roots = tuple(f'stages.{stage}.blocks.' for stage in alike)
-        split = [name.split('.', 4) for name in names if name.startswith(roots)]
-        parts = {part for *_, part in split}
-        blocks = {'.'.join(block) for *block, _ in split} | {f'{root}0' for root in roots}
-        needed += [f'{block}.{part}' for block in sorted(blocks) for part in sorted(parts)]
-    if found.task == 'classifier':
-        needed += [f'{found.table.norm}.weight', f'{found.table.norm}.bias']
-    missing = [name for name in needed if name not in names]
+    count = 1 + max((int(name.split('.')[1]) for name in names if name.startswith('stages.')), default=-1)
+    stages = [f'stages.{stage}.' for stage in range(count)]
+    # What one of the network's variants has outside of blocks, the others have too.
+    reference = reference_names(found.network)
+    outside = ('stem.', *stages)
+    if found.task == 'classifier' and variants_of(found.network):  # which are classifiers
+        outside += ('norm',)
+    needed = [name for name in reference if name.startswith(outside) and not BLOCK.match(name)]
+    # Every block has the same parts, unless those of the network's stages differ: one that lacks some was damaged.
+    parts = {stage: _parts(reference, stage) for stage in stages}
+    groups = [stages] if reference and len(set(map(frozenset, parts.values()))) == 1 else [[stage] for stage in stages]
+    for group in groups:
+        present = sorted(set().union(*(_parts(names, stage) for stage in group)))
+        blocks = {
+            match.group() for match in map(BLOCK.match, names) if match and match.group().startswith(tuple(group))
+        }
+        blocks |= {f'{stage}blocks.0.' for stage in group}
+        needed += [f'{block}{part}' for block in sorted(blocks) for part in present]
+    missing = [name for name in needed if name not in names and not name.endswith('.num_batches_tracked')]
     if found.task == 'classifier':
         missing += [name for name in ('head.fc.weight', 'head.fc.bias') if name not in found.others]
     return missing
 
 
-def _epoch(checkpoint: dict) -> Optional[int]:
+def _parts(names: Iterable[str], stage: str) -> Set[str]:
+    """Return what follows the block in the names of a stage's blocks."""
+    found = (BLOCK.match(name) for name in names if name.startswith(stage))
+    return {match.string[match.end() :] for match in found if match}
+
+
+def _epoch(checkpoint: Dict[str, Any]) -> Optional[int]:
     meta = checkpoint.get('meta')
     for where in (checkpoint, meta if isinstance(meta, dict) else {}):
         epoch = where.get('epoch')
@@ -125,16 +142,16 @@ def _epoch(checkpoint: dict) -> Optional[int]:
     return None
 
 
-def _kept_meta(checkpoint: dict) -> dict:
+def _kept_meta(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     meta = checkpoint.get('meta')
     if not isinstance(meta, dict):
         return {}
-    return {key: meta[key] for key in KEPT_META if key in meta and _is_plain(meta[key])}
+    return {key: meta[key] for key in KEPT_META if key in meta and _is_plain_data(meta[key])}
 
 
-def _is_plain(value) -> bool:
+def _is_plain_data(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+        return all(isinstance(key, str) and _is_plain_data(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
+        return all(map(_is_plain_data, value))
     return value is None or isinstance(value, (str, int, float))

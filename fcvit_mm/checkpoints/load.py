@@ -1,8 +1,8 @@
-"""Load a checkpoint into a backbone: what stands behind ``init_cfg=dict(type='Pretrained', checkpoint=...)``."""
+"""Loading a checkpoint into a backbone, which is what ``init_cfg=dict(type='Pretrained', checkpoint=...)`` does."""
 
 import logging
 import os
-from typing import Dict, List, Optional
+from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlparse
 
 import torch
@@ -13,9 +13,11 @@ from mmengine.model import update_init_info
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from ..files import WriteError, atomic_path
 from ..models import Backbone
-from .key_tables import is_like
-from .recognize import Recognized, arch_of, name_arch, recognize, some
+from ..models.published_names import is_like
+from .names import find_state_dict, some, weights_of
+from .recognize import Recognized, arch_of, kind_of, name_arch, names_of, recognize
 from .safe_load import CheckpointError, read_checkpoint
 
 
@@ -44,10 +46,10 @@ def load_pretrained(
             'pretrained=None (init_cfg=None in the backbone)'
         )
     path = local_path(os.fspath(checkpoint))
-    found = recognize(read_checkpoint(path), path, ema, prefix)
-    if not isinstance(backbone, found.table.network):
+    found = recognize(read_checkpoint(path), path, ema, prefix, backbone)
+    if not isinstance(backbone, found.network):
         raise CheckpointError(
-            f'{path} is a {found.table.network.__name__}, the backbone is a '
+            f'{path} is a {found.network.__name__}, the backbone is a '
             f'{type(backbone).__name__}: give a checkpoint of that network'
         )
     own = backbone.state_dict()
@@ -61,7 +63,11 @@ def load_pretrained(
 
 
 def local_path(checkpoint: str) -> str:
-    """The file for a path or URL; downloads once, by the first process of each machine."""
+    """Return the file for a path or URL. It is downloaded once, by the first process of each machine.
+
+    Raises:
+        CheckpointError: Another kind of address, or the download fails.
+    """
     scheme = urlparse(checkpoint).scheme
     if '://' not in checkpoint:
         return checkpoint
@@ -75,15 +81,14 @@ def local_path(checkpoint: str) -> str:
         raise CheckpointError(f'checkpoint {checkpoint} does not end in the name of a file')
     path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
     rank = int(os.environ.get('LOCAL_RANK', get_dist_info()[0]))
-    error = None
+    error: Optional[Exception] = None
     if rank == 0 and not os.path.exists(path):
         print_log(f'Downloading {checkpoint} to {path}', logger='current')
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
-            torch.hub.download_url_to_file(checkpoint, path, progress=False)
-        except OSError as failure:  # urllib's errors are OSErrors
+            _download(checkpoint, path)
+        except (_DownloadError, WriteError) as failure:
             error = failure
-    barrier()  # the others must not wait for ever where the first fails
+    barrier()  # reached by the first process too if its download fails, or the others would wait for ever
     if error is not None or not os.path.exists(path):
         raise CheckpointError(
             f'{checkpoint} could not be downloaded ({error or "see the first process"}): check the '
@@ -92,8 +97,20 @@ def local_path(checkpoint: str) -> str:
     return path
 
 
+class _DownloadError(Exception):
+    """The file does not come; not an ``OSError``, which would say that it cannot be written."""
+
+
+def _download(address: str, path: str) -> None:
+    with atomic_path(path) as temporary:
+        try:
+            torch.hub.download_url_to_file(address, temporary, progress=False)
+        except OSError as error:  # urllib's errors are OSErrors
+            raise _DownloadError(str(error)) from error
+
+
 @CheckpointLoader.register_scheme(prefixes=r'.+\.safetensors$', force=True)
-def load_from_safetensors(filename: str, map_location=None) -> dict:
+def load_from_safetensors(filename: str, map_location: Any = None) -> Dict[str, Any]:
     """Let MMEngine read safetensors files wherever it reads a checkpoint, as the libraries' inferencers do.
 
     MMEngine matches its prefixes as regular expressions; addresses (``http://``, ...) come before this one.
@@ -102,41 +119,40 @@ def load_from_safetensors(filename: str, map_location=None) -> dict:
         CheckpointError: As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
     """
     content = read_checkpoint(filename)
-    weights = content.get('state_dict', content)
-    # One device for all of them; torch.load's other forms of map_location are for pickles with several.
+    weights, _ = find_state_dict(content, filename)
+    # One device for all of them: other kinds of map_location that torch.load takes are for pickles with several.
     if isinstance(map_location, (str, torch.device)):
         weights.update({name: value.to(map_location) for name, value in weights.items()})
     return content
 
 
-def _check_fit(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
+def _check_fit(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:
     """Refuse another variant: other depths, other shapes, or nothing for this backbone."""
-    network = found.table.network.__name__
-    table = found.table
-    theirs, ours = arch_of(found.backbone, table), arch_of(own, table)
-    stages = len(ours['depths'])
+    network = found.network
+    theirs, ours = arch_of(found.backbone)['depths'], arch_of(own)['depths']
     wrong = [
         f'{name} is {tuple(value.shape)} there and {tuple(own[name].shape)} here'
         for name, value in found.backbone.items()
         if name in own and own[name].shape != value.shape
     ]
     # More stages there than here are no fault: a backbone is built as far as its out_indices need.
-    if theirs['depths'][:stages] != ours['depths'] or table.kind(found.backbone) != table.kind(own) or wrong:
+    other_depths = theirs[: len(ours)] != ours
+    if other_depths or kind_of(found.backbone, network) != kind_of(own, network) or wrong:
         raise CheckpointError(
-            f'{path} is {network} {found.arch}, the backbone is {network} {name_arch(own, table)}'
+            f'{path} is {network.__name__} {found.arch}, the backbone is {network.__name__} {name_arch(own, network)}'
             + (f'; {len(wrong)} shapes differ: {", ".join(wrong[:3])}' if wrong else '')
             + '. Build the backbone with the arch and options of the file, or give another file'
         )
 
 
-def _report(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
+def _report(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:
     matched = [name for name in found.backbone if name in own]
     missing = [name for name in own if name not in found.backbone and not name.endswith('num_batches_tracked')]
     norms = [name for name in missing if _is_output_norm(name)]
     missing = [name for name in missing if not _is_output_norm(name)]
-    added = [name for name in missing if is_like(name, found.table.added)]
+    added = [name for name in missing if is_like(name, names_of(found.network).added)]
     missing = [name for name in missing if name not in added]
-    stages = len(arch_of(own, found.table)['depths'])
+    stages = len(arch_of(own)['depths'])
     unused = [
         name for name in found.backbone if name not in own and not _is_output_norm(name) and not _is_past(name, stages)
     ]
@@ -145,21 +161,23 @@ def _report(found: Recognized, own: Dict[str, Tensor], path: str) -> None:
     unexpected = [*unused, *(name for name in found.unknown if name.startswith(found.prefix))]
 
     log = [
-        f'Loaded {len(matched)} tensors of {found.table.network.__name__} {found.arch} from {path} '
+        f'Loaded {len(matched)} tensors of {found.network.__name__} {found.arch} from {path} '
         f'({found.source} {found.task}; {found.weights}).'
     ]
     if elsewhere:
-        log.append(f'Not for the backbone, left out: {len(elsewhere)} tensors ({some(elsewhere)}).')
+        log.append(f'Not for the backbone, not loaded: {len(elsewhere)} tensors ({some(elsewhere)}).')
     if norms:
-        log.append(f'Not in the file, as usual for a {found.task}, kept as initialised: {some(norms)}.')
+        log.append(f'Not in the file, as usual for a {found.task}, initial values kept: {some(norms)}.')
     print_log(' '.join(log), logger='current')
-    for names, what in (
+    for names, description in (
         (added, 'missing in the file, new here: they start at zero, which changes nothing'),
-        (missing, 'missing in the file, kept as initialised'),
-        (unexpected, 'unexpected in the file, left out'),
+        (missing, 'missing in the file, initial values kept'),
+        (unexpected, 'unexpected in the file, not loaded'),
     ):
         if names:
-            print_log(f'{len(names)} keys {what}: {some(names, 8)} ({path})', logger='current', level=logging.WARNING)
+            print_log(
+                f'{len(names)} keys {description}: {some(names, 8)} ({path})', logger='current', level=logging.WARNING
+            )
 
 
 def _is_output_norm(name: str) -> bool:
@@ -167,43 +185,35 @@ def _is_output_norm(name: str) -> bool:
 
 
 def _is_past(name: str, stages: int) -> bool:
-    """Whether a parameter belongs to a stage that the backbone does not build."""
-    parts: List[str] = name.split('.')
+    """Return whether a parameter belongs to a stage that the backbone does not build."""
+    parts = name.split('.')
     return parts[0] == 'stages' and int(parts[1]) >= stages
 
 
-def weights_of(content: dict) -> dict:
-    """The state dict of a checkpoint as MMEngine, timm's or DeiT's training wrote it, without ``module.``."""
-    for key in ('state_dict', 'model'):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    return {name[len('module.') :] if name.startswith('module.') else name: value for name, value in content.items()}
-
-
 def check_fits(model: nn.Module, checkpoint: str) -> None:
-    """Refuse to evaluate weights of another model: MMEngine only warns, and random layers give random predictions.
+    """Refuse weights of another model: MMEngine only warns, and random layers give random predictions.
+
+    Args:
+        model (nn.Module): The complete model.
+        checkpoint (str): A file with its weights, under the model's own names.
 
     Raises:
         CheckpointError: Parameters are missing in the checkpoint or have other shapes; names the first of each.
     """
-    content = read_checkpoint(checkpoint)
-    weights = content.get('state_dict', content)
-    weights = {key[len('module.') :] if key.startswith('module.') else key: value for key, value in weights.items()}
-    wanted = model.state_dict()
+    weights, wanted = weights_of(read_checkpoint(checkpoint), checkpoint), model.state_dict()
     missing = [key for key in wanted if key not in weights]
     other = [
         f'{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}'
         for key, value in wanted.items()
-        if key in weights and tuple(weights[key].shape) != tuple(value.shape)
+        if key in weights and weights[key].shape != value.shape
     ]
-    if missing or other:
-        parts = []
-        if missing:
-            parts.append(f'{len(missing)} of {len(wanted)} values are missing ({", ".join(missing[:3])}, ...)')
-        if other:
-            parts.append(f'{len(other)} have another shape ({"; ".join(other[:3])})')
+    problems = []
+    if missing:
+        problems.append(f'{len(missing)} of {len(wanted)} values are missing ({some(missing)})')
+    if other:
+        problems.append(f'{len(other)} have another shape ({"; ".join(other[:3])})')
+    if problems:
         raise CheckpointError(
-            f'{checkpoint} does not fit the config: {"; ".join(parts)}. Give the config that it was '
+            f'{checkpoint} does not fit the config: {"; ".join(problems)}. Give the config that it was '
             'trained with; a published file is first converted by tools/convert_checkpoint.py'
         )

@@ -1,44 +1,43 @@
-"""What a checkpoint holds: which network, of which form, trained for what, and its weights under our names."""
+"""What a checkpoint holds: which network, trained for what, and its weights under the names of this package."""
 
+import re
+import warnings
 from collections import OrderedDict
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from functools import lru_cache
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Type
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .key_tables import (
-    EMA_KEYS,
-    HEAD,
-    NECKS,
-    PADDLE_LEAVES,
-    PADDLE_NAMES_KEY,
-    PLAIN_KEYS,
-    TABLES,
-    TASKS,
-    WRAPPERS,
-    Table,
-    is_like,
-    to_ours,
-)
+from ..models import Backbone
+from ..models.published_names import PublishedNames, renamer
+from ..models.variants import VARIANTS, variants_of
+from .names import HEAD, PADDLE_LEAVES, TASKS, find_state_dict, is_head, some, tensors_of
 from .safe_load import CheckpointError
+
+#: A network is recognised by the names in its blocks, of which at least this part must be its own.
+SHARE_OF_BLOCKS = 0.75
+#: What our names of parameters in blocks begin with.
+BLOCK = re.compile(r'stages\.([^.]+)\.blocks\.([^.]+)\.')
+#: Output norms that a network may have: ``norm0``, ``norm1``, ...
+MAX_OUTPUTS = 8
 
 
 class Recognized(NamedTuple):
     """A checkpoint's weights, under the names of this package.
 
     Attributes:
-        table (Table): The network's names.
+        network (type): The backbone's class.
         source (str): Where the names come from: ``'published'``, ``'Paddle'`` or ``'OpenMMLab'``.
         task (str): ``'classifier'``, ``'detector'``, ``'segmentor'`` or ``'backbone'``.
-        weights (str): Which weights of the file these are, in words.
+        weights (str): Which weights of the file these are, as text.
         backbone (dict[str, Tensor]): The backbone's.
-        others (dict[str, Tensor]): Heads and necks, under the names they have in the whole model.
+        others (dict[str, Tensor]): Heads and necks, under the names they have in the complete model.
         unknown (tuple[str]): Names of the file that belong to neither.
         prefix (str): What preceded the backbone's names; ``unknown`` has it still.
     """
 
-    table: Table
+    network: Type[Backbone]
     source: str
     task: str
     weights: str
@@ -50,68 +49,49 @@ class Recognized(NamedTuple):
     @property
     def arch(self) -> str:
         """The variant's name, or its depths and channels."""
-        return name_arch(self.backbone, self.table)
+        return name_arch(self.backbone, self.network)
 
 
-def find_state_dict(checkpoint: dict, path: str, ema: bool = False) -> Tuple[dict, str]:
-    """The dict of weights in a checkpoint, and which it is in words.
+def recognize(
+    checkpoint: Dict[str, Any],
+    path: str,
+    ema: bool = False,
+    prefix: Optional[str] = None,
+    backbone: Optional[torch.nn.Module] = None,
+) -> Recognized:
+    """Recognise what a checkpoint holds by its keys, and give its weights our names.
 
-    Plain weights are taken unless ``ema`` asks for the averaged ones; where there is but one kind, that one. MMEngine's
-    EMAHook puts the averaged weights under ``state_dict`` and the plain ones under ``ema_state_dict``, whatever these
-    names say; from such a file the averaged ones are taken, as MMEngine does itself.
-
-    Raises:
-        CheckpointError: Averaged weights asked for and not there.
-    """
-    if isinstance(checkpoint.get('ema_state_dict'), dict) and isinstance(checkpoint.get('state_dict'), dict):
-        return checkpoint['state_dict'], 'averaged (EMA) weights, which MMEngine keeps under state_dict'
-    plain = next((key for key in PLAIN_KEYS if isinstance(checkpoint.get(key), dict)), None)
-    averaged = next((key for key in EMA_KEYS if isinstance(checkpoint.get(key), dict)), None)
-    if ema and averaged is None:
-        raise CheckpointError(
-            f'{path} has no averaged (EMA) weights, expected one of {list(EMA_KEYS)} among its keys '
-            f'{some(checkpoint)}: take the plain ones (leave ema out)'
-        )
-    if averaged is not None and (ema or plain is None):
-        return checkpoint[averaged], f'averaged (EMA) weights, {averaged}'
-    if plain is not None:
-        beside = f' (averaged ones are there too, {averaged}: ema=True or --ema takes them)' if averaged else ''
-        return checkpoint[plain], f'plain weights, {plain}{beside}'
-    return checkpoint, 'plain weights'
-
-
-def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[str] = None) -> Recognized:
-    """Tell what a checkpoint holds by its keys, and give its weights our names.
+    The network is the one whose names, published or ours, explain most of the file's; of several, the one with the
+    fewest names. All subclasses of :class:`~fcvit_mm.models.Backbone` are tried, whoever wrote them.
 
     Args:
         checkpoint (dict): As :func:`read_checkpoint` returns it.
         path (str): Its name, for errors.
         ema (bool): Take the averaged weights.
         prefix (str, optional): What precedes the backbone's names, if it is not ``backbone.`` or nothing.
+        backbone (nn.Module, optional): Where the weights are to go. It decides between two networks of the same names.
 
     Raises:
-        CheckpointError: No tensors inside, none of a network that this package has, or NaN among them.
+        CheckpointError: No tensors inside, none of a known network, of two networks alike, or NaN among them.
     """
     state_dict, weights = find_state_dict(checkpoint, path, ema)
     tensors = tensors_of(state_dict)
     if not tensors:
         raise CheckpointError(f'{path} has no tensors in it, only {some(state_dict)}: expected a state_dict')
     prefix = _find_prefix(tensors, path, prefix)
-    backbone = OrderedDict((key[len(prefix) :], value) for key, value in tensors.items() if key.startswith(prefix))
+    inside = OrderedDict((key[len(prefix) :], value) for key, value in tensors.items() if key.startswith(prefix))
     rest = OrderedDict((key, value) for key, value in tensors.items() if not key.startswith(prefix))
-    paddle = any(key.rsplit('.', 1)[-1] in PADDLE_LEAVES for key in backbone)
+    paddle = any(key.rsplit('.', 1)[-1] in PADDLE_LEAVES for key in inside)
     if paddle:
-        backbone = {_torch_leaf(key): value for key, value in backbone.items()}
+        inside = OrderedDict((_torch_leaf(key), value) for key, value in inside.items())
 
-    table, published = _find_table(backbone, path)
-    named, unknown = OrderedDict(), []
-    for key, value in backbone.items():
-        if is_like(key, table.derived):
+    match = _find_network(list(inside), path, backbone)
+    is_ignored = renamer((pattern, pattern) for pattern in names_of(match.network).ignored)
+    named: Dict[str, Tensor] = OrderedDict()
+    for key, value in inside.items():
+        if is_ignored(key) is not None:
             continue
-        if published:
-            name = to_ours(key, table.rows)
-        else:
-            name = key if is_like(key, tuple(row.ours for row in table.rows)) else None
+        name = match.names.get(key)
         if name is None:
             rest[prefix + key] = value
         elif name in named:
@@ -119,17 +99,19 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
         else:
             named[name] = value
 
-    others = OrderedDict()
+    others: Dict[str, Tensor] = OrderedDict()
+    unknown: List[str] = []
+    rename_head = renamer((row.published, row.ours) for row in HEAD)
     for key, value in rest.items():
-        name = to_ours(key, HEAD) or key
-        if name.split('.')[0] in (*NECKS, *(part for parts in TASKS.values() for part in parts)):
+        name = rename_head(key) or key
+        if is_head(name):
             others[name] = value
         else:
             unknown.append(key)
-    linear = _linear_weights(named, others, table)
+    linear = _linear_weights(named, others)
     if _are_transposed(linear, path, default=paddle):
-        for weights_of, name in linear:
-            weights_of[name] = weights_of[name].t().contiguous()
+        for where, name in linear:
+            where[name] = where[name].t().contiguous()
     if paddle:  # which keeps no count of batches; torch's BatchNorm has one
         for name in [name for name in named if name.endswith('.running_var')]:
             named.setdefault(f'{name[: -len("running_var")]}num_batches_tracked', torch.tensor(0))
@@ -146,11 +128,11 @@ def recognize(checkpoint: dict, path: str, ema: bool = False, prefix: Optional[s
     check_finite({**named, **others}, path)
     parts = {name.split('.')[0] for name in others}
     task = next((task for task, heads in TASKS.items() if parts.intersection(heads)), 'backbone')
-    source = 'Paddle' if paddle else 'published' if published else 'OpenMMLab'
-    return Recognized(table, source, task, weights, named, others, tuple(unknown), prefix)
+    source = 'Paddle' if paddle else 'published' if match.published else 'OpenMMLab'
+    return Recognized(match.network, source, task, weights, named, others, tuple(unknown), prefix)
 
 
-def check_finite(state_dict: dict, path: str) -> None:
+def check_finite(state_dict: Mapping[str, Any], path: str) -> None:
     """Refuse weights with NaN or infinity among them: a training that diverged wrote them.
 
     Raises:
@@ -168,49 +150,213 @@ def check_finite(state_dict: dict, path: str) -> None:
         )
 
 
-def arch_of(backbone: Dict[str, Tensor], table: Table) -> dict:
-    """Depths and channels of a backbone's state dict (our names), for the stages that it has."""
-    depths: List[int] = []
-    channels: List[int] = []
-    for stage in range(4):
-        blocks = {key.split('.')[3] for key in backbone if key.startswith(f'stages.{stage}.blocks.')}
-        if not blocks:
-            break
-        depths.append(len(blocks))
-        width = backbone.get(f'stages.{stage}.blocks.0.{table.width}')
-        channels.append(0 if width is None else width.shape[0])
-    return {'depths': tuple(depths), 'channels': tuple(channels)}
+def arch_of(backbone: Mapping[str, Tensor]) -> Dict[str, Tuple[int, ...]]:
+    """Return depths and channels of a backbone's state dict (our names), for the stages that it has.
+
+    The channels are those of the norms that stand in the first block of each stage; 0 where there is none.
+    """
+    blocks: Dict[str, Set[str]] = {}
+    widths: Dict[str, int] = {}
+    for key, value in backbone.items():
+        found = BLOCK.match(key)
+        if found is None:
+            continue
+        stage, block = found.groups()
+        blocks.setdefault(stage, set()).add(block)
+        if block == '0' and re.fullmatch(r'norm\d*\.weight', key[found.end() :]) and value.ndim == 1:
+            widths.setdefault(stage, value.shape[0])
+    stages: List[str] = []
+    while str(len(stages)) in blocks:
+        stages.append(str(len(stages)))
+    return {
+        'depths': tuple(len(blocks[stage]) for stage in stages),
+        'channels': tuple(widths.get(stage, 0) for stage in stages),
+    }
 
 
-def name_arch(backbone: Dict[str, Tensor], table: Table) -> str:
-    """The variant's name (``'b12'``, ``'tiny (static)'``), or its depths and channels in words."""
-    found, kind = arch_of(backbone, table), table.kind(backbone)
+def kind_of(backbone: Mapping[str, Tensor], network: Type[Backbone]) -> str:
+    """Return the kind of network that a state dict (our names) is of, beside depths and channels; mostly empty."""
+    return names_of(network).kind(backbone)
+
+
+def name_arch(backbone: Mapping[str, Tensor], network: Type[Backbone]) -> str:
+    """Return the variant's name (``'b12'``, ``'tiny (static)'``), or its depths and channels as text."""
+    found, kind = arch_of(backbone), kind_of(backbone, network)
     kind = f' ({kind})' if kind else ''
-    for name, row in table.network.arch_settings.items():
-        if all(tuple(row[key]) == value for key, value in found.items()):
+    for name, row in getattr(network, 'arch_settings', {}).items():
+        if all(tuple(row.get(key, ())) == value for key, value in found.items()):
             return f'{name}{kind}'
     return f'with depths {found["depths"]} and channels {found["channels"]}{kind}'
 
 
-def tensors_of(state_dict: dict) -> Dict[str, Tensor]:
-    """The tensors of a state dict, NumPy arrays among them, without the wrappers' prefixes."""
-    result = OrderedDict()
-    for key, value in state_dict.items():
-        # Newer Paddle saves a tensor as (its name, array).
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
-            value = value[1]
-        if isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
-            value = torch.from_numpy(value)
-        if not isinstance(key, str) or not isinstance(value, Tensor) or key == PADDLE_NAMES_KEY:
-            continue
-        while key.startswith(WRAPPERS):
-            key = key.split('.', 1)[1]
-        result[key] = value
-    return result
+def reference_names(network: Type[Backbone]) -> Tuple[str, ...]:
+    """Return the names in a complete state dict of a network: of its first variant, or as built without arguments.
+
+    A network that cannot be built so has none: timm may be missing, or an argument be needed.
+    """
+    return _names_in(network, next((variant.name for variant in variants_of(network)), None))
 
 
-def _find_prefix(tensors: Dict[str, Tensor], path: str, prefix: Optional[str]) -> str:
-    """What precedes the backbone's names: what the caller said, else ``backbone.`` if anything does, else nothing."""
+def _all_names(network: Type[Backbone]) -> Set[str]:
+    """Return the names that any variant of a network has, or the network as built without arguments."""
+    variants: List[Optional[str]] = [None, *(variant.name for variant in variants_of(network))]
+    return {name for variant in variants for name in _names_in(network, variant)}
+
+
+@lru_cache(maxsize=None)
+def _names_in(network: Type[Backbone], variant: Optional[str]) -> Tuple[str, ...]:
+    """Build a network, or a variant of it, without allocating anything, and return the names in its state dict."""
+    build: Callable[[], torch.nn.Module] = network if variant is None else VARIANTS[variant].build
+    try:
+        # The random numbers of whoever loads a checkpoint must not depend on this.
+        with torch.random.fork_rng(devices=[]), torch.device('meta'), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return tuple(build().state_dict())
+    except Exception:  # whatever a constructor in another package raises
+        return ()
+
+
+class _Match(NamedTuple):
+    """How a network's names explain those in a file.
+
+    Attributes:
+        network (type): The network.
+        published (bool): Whether these are its published names.
+        names (dict[str, str]): Names in the file and ours, of those that are explained.
+        unexplained (int): How many names of the file are not, beside those of heads and those that are not read.
+        share_of_blocks (float): The part of the file's names in blocks that is explained.
+        size (int): How many patterns of names the network has.
+    """
+
+    network: Type[Backbone]
+    published: bool
+    names: Dict[str, str]
+    unexplained: int
+    share_of_blocks: float
+    size: int
+
+    @property
+    def rank(self) -> Tuple[int, int]:
+        """Smaller is better."""
+        return -len(self.names), self.size
+
+
+def _find_network(keys: Sequence[str], path: str, backbone: Optional[torch.nn.Module]) -> _Match:
+    """Return the network whose names explain the file best.
+
+    Raises:
+        CheckpointError: None does, or two do alike.
+    """
+    candidates = list_networks()
+    if isinstance(backbone, Backbone) and type(backbone) not in candidates:
+        candidates.append(type(backbone))
+
+    def explain(rows_suffice: bool) -> List[_Match]:
+        matches = []
+        for network in candidates:
+            own = tuple(backbone.state_dict()) if backbone is not None and type(backbone) is network else ()
+            for published in (False, True) if names_of(network).rows else (False,):
+                matches.append(_explain(keys, network, published, own, rows_suffice))
+        return [match for match in matches if match.share_of_blocks >= SHARE_OF_BLOCKS]
+
+    matches = explain(rows_suffice=True)
+    if all(match.unexplained for match in matches):
+        matches = explain(rows_suffice=False)
+    if not matches:
+        names = ', '.join(network.__name__ for network in candidates)
+        raise CheckpointError(
+            f'{path} has nothing in common with {names}: its {len(keys)} tensors are called {some(keys)}'
+        )
+    best = [match for match in matches if match.rank == min(match.rank for match in matches)]
+    for match in best:  # the class that is loaded, or the one that all others are subclasses of
+        if match.network is type(backbone) or all(issubclass(other.network, match.network) for other in best):
+            return match
+    names = ' and '.join(match.network.__name__ for match in best)
+    raise CheckpointError(f'{path} could be of {names}, whose parameters have the same names: load it by init_cfg')
+
+
+def list_networks() -> List[Type[Backbone]]:
+    """Return the networks that a file may be of: those with variants first, then other subclasses of ``Backbone``."""
+
+    def visit(parent: Type[Backbone]) -> Iterator[Type[Backbone]]:
+        for child in parent.__subclasses__():
+            yield child
+            yield from visit(child)
+
+    # A subclass without a constructor of its own has the same parameters: a deprecated name, for example.
+    others = [network for network in visit(Backbone) if '__init__' in vars(network)]
+    found = dict.fromkeys([*(variant.network for variant in VARIANTS.values()), *others])
+    # Those without names only serve as bases.
+    return [network for network in found if names_of(network).rows or reference_names(network)]
+
+
+def names_of(network: Type[Backbone]) -> PublishedNames:
+    """Return a network's published names; empty ones if it has none."""
+    return network.published_names or PublishedNames()
+
+
+def _explain(
+    keys: Sequence[str], network: Type[Backbone], published: bool, own: Sequence[str], rows_suffice: bool
+) -> _Match:
+    """Find our names for those of a file.
+
+    Args:
+        keys (Sequence[str]): The file's.
+        network (type): The network that it may be of.
+        published (bool): Whether by published names.
+        own (Sequence[str]): Names that the network has, as far as the caller knows.
+        rows_suffice (bool): Take the rows of published names for all names of a network that has such rows. If not,
+            names that its published files have as they are here need no row; but the network must be built to know.
+    """
+    rows = names_of(network).rows
+    pairs = {(row.published if published else row.ours, row.ours) for row in rows}
+    known: Set[Tuple[str, str]] = set()
+    if not rows or not rows_suffice:
+        everything = {*own, *_all_names(network)}
+        known = {(pattern, pattern) for name in everything for pattern in _patterns(name)}
+    rename, keep = renamer(pairs), renamer(known)
+    found = ((key, rename(key) or keep(key)) for key in keys)
+    names = {key: name for key, name in found if name is not None}
+    pairs |= known
+    in_block = _block_finder(pairs)
+    blocks = [key for key in keys if in_block(key)]
+    share = sum(key in names for key in blocks) / len(blocks) if blocks else 0.0
+    is_ignored = renamer((pattern, pattern) for pattern in names_of(network).ignored)
+    unexplained = sum(key not in names and not is_head(key) and is_ignored(key) is None for key in keys)
+    return _Match(network, published, names, unexplained, share, len(pairs))
+
+
+def _patterns(name: str) -> Iterator[str]:
+    """Yield patterns for a name and those like it in a network of other depths or outputs."""
+    pattern = '.'.join('*' if part.isdigit() else part for part in name.split('.'))
+    norm = re.match(r'norm\d+\.', pattern)
+    if norm is None:
+        yield pattern
+    else:
+        yield from (f'norm{i}.{pattern[norm.end() :]}' for i in range(MAX_OUTPUTS))
+
+
+def _block_finder(pairs: Set[Tuple[str, str]]) -> Callable[[str], bool]:
+    """Build a function that tells whether a name in the file stands in a block."""
+    roots = set()
+    for pattern, ours in pairs:
+        block, parts = BLOCK.match(ours), pattern.split('.')
+        stars = [i for i, part in enumerate(parts) if part == '*']
+        if block is not None and 0 < block.group().count('*') <= len(stars):
+            roots.add(tuple(parts[: stars[block.group().count('*') - 1] + 1]))
+
+    def in_block(key: str) -> bool:
+        parts = key.split('.')
+        return any(
+            len(parts) > len(root) and all(expected in ('*', part) for expected, part in zip(root, parts))
+            for root in roots
+        )
+
+    return in_block
+
+
+def _find_prefix(tensors: Mapping[str, Tensor], path: str, prefix: Optional[str]) -> str:
+    """Return what precedes the backbone's names: ``prefix``, else ``backbone.`` if anything has that, else nothing."""
     if prefix is None:
         prefix = 'backbone.' if any(key.startswith('backbone.') for key in tensors) else ''
     elif prefix and not prefix.endswith('.'):
@@ -223,37 +369,25 @@ def _find_prefix(tensors: Dict[str, Tensor], path: str, prefix: Optional[str]) -
     return prefix
 
 
-def _find_table(backbone: Dict[str, Tensor], path: str) -> Tuple[Table, bool]:
-    """The network's table, and whether the names are the published ones."""
-    for table in TABLES:
-        for key in backbone:
-            if is_like(key, table.markers):
-                return table, False
-            name = to_ours(key, table.rows)
-            if name is not None and is_like(name, table.markers):
-                return table, True
-    networks = ', '.join(table.network.__name__ for table in TABLES)
-    raise CheckpointError(
-        f'{path} has nothing in common with {networks}: its {len(backbone)} tensors are called {some(backbone)}'
-    )
-
-
 def _torch_leaf(key: str) -> str:
     stem, _, leaf = key.rpartition('.')
     return f'{stem}.{PADDLE_LEAVES[leaf]}' if leaf in PADDLE_LEAVES else key
 
 
-def _linear_weights(backbone: dict, others: dict, table: Table) -> List[Tuple[dict, str]]:
-    """Where the 2-D linear weights stand: the dict and the name."""
-    result = [(backbone, name) for name in backbone if is_like(name, table.linear)]
+def _linear_weights(backbone: Dict[str, Tensor], others: Dict[str, Tensor]) -> List[Tuple[Dict[str, Tensor], str]]:
+    """Return where the linear weights stand, the only ones with two dimensions: the dict and the name."""
+    result = [(backbone, name) for name in backbone if name.endswith('.weight')]
     if 'head.fc.weight' in others:
         result.append((others, 'head.fc.weight'))
     return [(where, name) for where, name in result if where[name].ndim == 2]
 
 
-def _are_transposed(linear: List[Tuple[dict, str]], path: str, default: bool) -> bool:
-    """Whether linear weights are (in, out). Their biases tell, except for square ones; ``default`` where none tells."""
-    votes = {}
+def _are_transposed(linear: Sequence[Tuple[Dict[str, Tensor], str]], path: str, default: bool) -> bool:
+    """Return whether linear weights are (in, out), as Paddle stores them.
+
+    Their biases tell, except for square ones; ``default`` where none tells.
+    """
+    votes: Dict[str, bool] = {}
     for where, name in linear:
         rows, columns = where[name].shape
         bias = where.get(name[: -len('weight')] + 'bias')
@@ -266,10 +400,3 @@ def _are_transposed(linear: List[Tuple[dict, str]], path: str, default: bool) ->
             f'(in, out), such as {transposed[0]}: expected all of one kind'
         )
     return next(iter(votes.values()), default)
-
-
-def some(names, count: int = 3) -> str:
-    """The first few names, and how many more there are."""
-    names = [str(name) for name in names]
-    more = f' and {len(names) - count} more' if len(names) > count else ''
-    return ', '.join(names[:count]) + more if names else 'nothing'

@@ -33,6 +33,10 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no such file."""
 
 
+class CheckpointExistsError(CheckpointError, FileExistsError):
+    """A file to be written is there already."""
+
+
 class Opaque:
     """Stands for an object of a file whose content nobody needs: training arguments, log buffers, paths."""
 

@@ -2,8 +2,7 @@
 
 import re
 from collections import OrderedDict
-from functools import lru_cache
-from typing import AbstractSet, Callable, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple
+from typing import AbstractSet, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 from torch import Tensor
 
@@ -55,7 +54,7 @@ class PublishedNames(NamedTuple):
 
     def to_ours(self, key: str) -> Optional[str]:
         """Return our name for a published one; ``None`` if no row has it."""
-        return translate(key, [(row.published, row.ours) for row in self.rows])
+        return renamer((row.published, row.ours) for row in self.rows)(key)
 
     def to_published(self, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
         """Give a backbone's state dict the published names.
@@ -64,42 +63,43 @@ class PublishedNames(NamedTuple):
             KeyError: A name that no row has.
         """
         conditions = self.conditions(state_dict)
-        rows = [(row.ours, row.published) for row in self.rows if not row.when or row.when in conditions]
+        rename = renamer((row.ours, row.published) for row in self.rows if not row.when or row.when in conditions)
         result: Dict[str, Tensor] = OrderedDict()
         for key, value in state_dict.items():
-            name = translate(key, rows)
+            name = rename(key)
             if name is None:
                 raise KeyError(f'{key} has no published name')
             result[name] = value
         return result
 
 
-def translate(key: str, patterns: Iterable[Tuple[str, str]]) -> Optional[str]:
-    """Rename ``key`` by the pair of patterns whose first is like it; ``None`` if there is none.
+def renamer(pairs: Iterable[Tuple[str, str]]) -> Callable[[str], Optional[str]]:
+    """Build a function that renames a key by the pair of patterns whose first is like it; else it gives ``None``.
 
     Of several such pairs the one with the fewest stars is taken, so that their order does not matter.
     """
-    likely = [pair for pair in patterns if _regex(pair[0]).fullmatch(key)]
-    if not likely:
+    by_length: Dict[int, List[Tuple[List[str], List[str]]]] = {}
+    for pattern, other in sorted(pairs, key=lambda pair: pair[0].count('*')):
+        parts = pattern.split('.')
+        by_length.setdefault(len(parts), []).append((parts, other.split('.')))
+
+    def rename(key: str) -> Optional[str]:
+        parts = key.split('.')
+        for pattern, other in by_length.get(len(parts), ()):
+            if all(expected == part or (expected == '*' and part) for expected, part in zip(pattern, parts)):
+                met = (part for expected, part in zip(pattern, parts) if expected == '*')
+                return '.'.join(next(met) if part == '*' else part for part in other)
         return None
-    pattern, other = min(likely, key=lambda pair: pair[0].count('*'))
-    match = _regex(pattern).fullmatch(key)
-    assert match is not None
-    parts = iter(match.groups())
-    return re.sub(r'\*', lambda _: next(parts), other)
+
+    return rename
 
 
 def is_like(key: str, patterns: Iterable[str]) -> bool:
     """Return whether ``key`` is like one of the patterns, in which ``*`` is one part between dots."""
-    return any(_regex(pattern).fullmatch(key) for pattern in patterns)
+    return renamer((pattern, pattern) for pattern in patterns)(key) is not None
 
 
 def output_norms(state_dict: Mapping[str, Tensor]) -> str:
     """Return whether the output norms are those of ``'dense'`` prediction, one a stage, or of ``'classification'``."""
     dense = any(re.match(r'norm([012]\.|3\.running)', key) for key in state_dict)
     return 'dense' if dense else 'classification'
-
-
-@lru_cache(maxsize=None)
-def _regex(pattern: str) -> 're.Pattern[str]':
-    return re.compile(re.escape(pattern).replace(r'\*', r'([^.]+)'))

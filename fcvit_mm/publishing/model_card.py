@@ -132,7 +132,7 @@ def describe(
     network = family = None
     try:
         found = recognize({'state_dict': stripped.state_dict}, source)
-        family, network = found.table.network.__name__, f'{found.table.network.__name__} {found.arch}'
+        family, network = found.network.__name__, f'{found.network.__name__} {found.arch}'
     except CheckpointError:  # a network of the libraries
         if cfg is not None:
             network = cfg.model.get('backbone', cfg.model).get('type')

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.convert import KEPT_META
-from ..checkpoints.recognize import check_finite, some, tensors_of
+from ..checkpoints.names import some, tensors_of
+from ..checkpoints.recognize import check_finite
 from ..checkpoints.safe_load import META_KEY, CheckpointError, read_checkpoint
 from ..version import __version__
 

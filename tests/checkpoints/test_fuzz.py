@@ -22,7 +22,7 @@ from fcvit_mm.checkpoints import (  # noqa: E402
     read_checkpoint,
     recognize,
 )
-from fcvit_mm.checkpoints.key_tables import TABLES, to_ours, to_published  # noqa: E402
+from fcvit_mm.models.published_names import PublishedNames  # noqa: E402
 
 CASES = int(os.environ.get('FUZZ_CASES', 60))
 fuzz = settings(
@@ -33,7 +33,7 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16), mlp_ratios=(1, 1, 1, 1))
-#: A network of each table, small.
+#: A small network of each class.
 NETWORKS = {'FCViT': dict(network=fcvit_mm.FCViT, arguments=dict(arch=ARCH))}
 NUM_CLASSES = 5
 
@@ -45,8 +45,8 @@ def build(network, dense=False):
     return row['network'](out_indices=(0, 1, 2, 3) if dense else 3, **row['arguments']).eval()
 
 
-def table_of(network):
-    return next(table for table in TABLES if table.network is NETWORKS[network]['network'])
+def names_of(network) -> PublishedNames:
+    return NETWORKS[network]['network'].published_names
 
 
 def weights(network, dense, published):
@@ -55,7 +55,7 @@ def weights(network, dense, published):
     channels = build(network).out_channels[-1]
     head = {'weight': torch.rand(NUM_CLASSES, channels), 'bias': torch.rand(NUM_CLASSES)}
     if published:
-        state = OrderedDict(to_published(state, table_of(network)))
+        state = OrderedDict(names_of(network).to_published(state))
         return state if dense else OrderedDict(state, **{f'head.{key}': value for key, value in head.items()})
     if dense:
         return state
@@ -144,11 +144,10 @@ def test_converted_or_refused(tmp_path, file, ema):
     except CheckpointError as error:
         assert 'a.pth' in str(error) and not target.exists()
         return
-    # What was written is plain, belongs to the network, and is final: converting it again changes nothing.
+    # What was written is plain data, belongs to the network, and is final: converting it again changes nothing.
     written = torch.load(target, weights_only=True)['state_dict']
     assert all(torch.isfinite(value).all() for value in written.values() if value.is_floating_point())
-    rows = tuple(row.ours for row in table_of(network).rows)
-    assert rows and all(isinstance(key, str) for key in written)
+    assert all(isinstance(key, str) for key in written)
     again = tmp_path / 'c.pth'
     convert_checkpoint(str(target), str(again), force=True)
     second = torch.load(again, weights_only=True)['state_dict']
@@ -176,16 +175,15 @@ def test_loaded_or_refused_and_then_untouched(tmp_path, file, dense, prefix):
 @given(data=st.data(), network=st.sampled_from(list(NETWORKS)), dense=st.booleans())
 def test_names_there_and_back(data, network, dense):
     """Any part of a state dict gets published names that no other part has, and its own again."""
-    table = table_of(network)
+    names = names_of(network)
     state = build(network, dense).state_dict()
-    # What tells the forms of a network apart must be there, as in any file.
-    forms = table.forms(state)
+    # What decides the rows' conditions must be there, as in any file.
+    conditions = names.conditions(state)
     keys = data.draw(st.sets(st.sampled_from(sorted(state))))
-    rows = table._replace(forms=lambda _: forms)
-    published = to_published({key: state[key] for key in keys}, rows)
+    published = names._replace(conditions=lambda _: conditions).to_published({key: state[key] for key in keys})
     assert len(published) == len(keys)
-    chosen = tuple(row for row in table.rows if not row.form or row.form in forms)
-    assert {to_ours(name, chosen) for name in published} == keys
+    chosen = tuple(row for row in names.rows if not row.when or row.when in conditions)
+    assert {PublishedNames(chosen).to_ours(name) for name in published} == keys
 
 
 @fuzz

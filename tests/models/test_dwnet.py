@@ -9,12 +9,11 @@ from reference import DWNETS, NUM_CLASSES, dwnet_arguments, fixture, image, publ
 
 import fcvit_mm
 from fcvit_mm.checkpoints import CheckpointError, load_pretrained
-from fcvit_mm.checkpoints.key_tables import TABLES, to_ours, to_published
 from fcvit_mm.models.dwnet import DWMixer, DynamicDepthwiseConv, InhomogeneousDepthwiseConv, PatchMerging
 from fcvit_mm.models.layers import count_parameters
 from fcvit_mm.ops import use_ops
 
-TABLE = next(table for table in TABLES if table.network is fcvit_mm.DWNet)
+NAMES = fcvit_mm.DWNet.published_names
 CLASSIFIER = dict(out_indices=(3,), norm_cfg=dict(type='LN'))
 MICRO = dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32), group_channels=(2, 4, 6, 8))
 
@@ -27,7 +26,7 @@ def micro(**options) -> fcvit_mm.DWNet:
 def from_published(kind: str, dense: bool) -> fcvit_mm.DWNet:
     model = fcvit_mm.DWNet(**dwnet_arguments(kind), **({} if dense else CLASSIFIER)).eval()
     state_dict = {
-        to_ours(key, TABLE.rows): value
+        NAMES.to_ours(key): value
         for key, value in published(kind, dense, 'dwnet').items()
         if not key.startswith('head.')
     }
@@ -80,8 +79,8 @@ def test_published_names_there_and_back(kind, dense):
     if dense and kind == 'inhomogeneous':
         pytest.skip('no dense model of that kind is published')
     theirs = {key: value for key, value in published(kind, dense, 'dwnet').items() if not key.startswith('head.')}
-    ours = {to_ours(key, TABLE.rows): value for key, value in theirs.items()}
-    back = to_published(ours, TABLE)
+    ours = {NAMES.to_ours(key): value for key, value in theirs.items()}
+    back = NAMES.to_published(ours)
     assert list(back) == list(theirs)
     assert all(torch.equal(back[key], theirs[key]) for key in theirs)
 
@@ -168,7 +167,7 @@ def test_position_embedding():
 
 @pytest.mark.parametrize('shape', [(1, 64, 8), (1, 8, 8, 8)], ids=['classifier', 'dense'])
 def test_position_embedding_of_another_size_is_resized(shape, tmp_path):
-    names = to_published(micro(position_size=8).state_dict(), TABLE)
+    names = NAMES.to_published(micro(position_size=8).state_dict())
     names['absolute_pos_embed'] = torch.full(shape, 3.0)
     torch.save({'model': names}, tmp_path / 'a.pth')
     model = micro(position_size=4)

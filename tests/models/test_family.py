@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import fcvit_mm
 from fcvit_mm.checkpoints import convert_checkpoint, load_pretrained
-from fcvit_mm.checkpoints.key_tables import TABLES, to_published
 from fcvit_mm.ops import use_ops
 
 SIZES = [(64, 64), (75, 61), (33, 128)]
@@ -24,10 +23,6 @@ HALF = [torch.float16, torch.bfloat16]
 @pytest.fixture(params=NETWORKS.values(), ids=NETWORKS)
 def network(request) -> Network:
     return request.param
-
-
-def table_of(network: Network):
-    return next(table for table in TABLES if table.network is network.type)
 
 
 def loss_of(outputs) -> torch.Tensor:
@@ -95,7 +90,7 @@ def test_published_names_load(network, form, tmp_path):
     for value in [*model.parameters(), *model.buffers()]:
         if value.is_floating_point():
             nn.init.normal_(value)
-    published = to_published(model.state_dict(), table_of(network))
+    published = network.type.published_names.to_published(model.state_dict())
     if form == 'classifier':
         width = model.out_channels[0]
         published.update({'head.weight': torch.ones(5, width), 'head.bias': torch.zeros(5)})
@@ -110,7 +105,7 @@ def test_published_names_load(network, form, tmp_path):
 
 def test_another_networks_file_is_an_error(network, tmp_path):
     other = next(row for row in NETWORKS.values() if row.type is not network.type)
-    torch.save(to_published(build(other).state_dict(), table_of(other)), tmp_path / 'a.pth')
+    torch.save(other.type.published_names.to_published(build(other).state_dict()), tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=f'is a {other.type.__name__}, the backbone is a {network.type.__name__}'):
         load_pretrained(build(network), str(tmp_path / 'a.pth'))
 

@@ -9,10 +9,11 @@ import torch.nn as nn
 from reference import NUM_CLASSES, OPTIONS, arguments, fixture, image, images, published
 
 import fcvit_mm
-from fcvit_mm.checkpoints.key_tables import HEAD, TABLES, to_ours
+from fcvit_mm.checkpoints.names import HEAD
 from fcvit_mm.models.layers import count_parameters
+from fcvit_mm.models.published_names import PublishedNames
 
-ROWS = next(table.rows for table in TABLES if table.network is fcvit_mm.FCViT)
+NAMES = fcvit_mm.FCViT.published_names
 ATOL = 1e-5
 
 
@@ -30,8 +31,8 @@ class Classifier(nn.Module):
 
 def our_name(key: str) -> str:
     """Name in :class:`Classifier`."""
-    name = to_ours(key, ROWS)
-    return f'backbone.{name}' if name else to_ours(key, HEAD)
+    name = NAMES.to_ours(key)
+    return f'backbone.{name}' if name else PublishedNames(HEAD).to_ours(key)
 
 
 def classifier(option: str) -> Classifier:
@@ -48,7 +49,7 @@ def close(actual: torch.Tensor, expected) -> None:
 def test_outputs(option):
     expected = fixture(option)
     dense = fcvit_mm.FCViT(**arguments(option)).eval()
-    dense.load_state_dict({to_ours(key, ROWS): value for key, value in published(option, dense=True).items()})
+    dense.load_state_dict({NAMES.to_ours(key): value for key, value in published(option, dense=True).items()})
     model = classifier(option).eval()
     with torch.no_grad():
         for name, x in images().items():

@@ -13,7 +13,6 @@ from reference import NUM_CLASSES, fixture, image, published
 import fcvit_mm
 from fcvit_mm import dependencies
 from fcvit_mm.checkpoints import CheckpointError, convert_checkpoint, load_pretrained, read_checkpoint
-from fcvit_mm.checkpoints.key_tables import TABLES, to_ours, to_published
 from fcvit_mm.models.layers import count_parameters
 from fcvit_mm.models.oversmoothing import METHODS, AttnScaleHeadMixing, FeatScale, attn_scale, resample_table
 
@@ -68,8 +67,8 @@ def stir(model):
     return model
 
 
-def table_of(host):
-    return next(table for table in TABLES if table.network is HOSTS[host][0])
+def names_of(host):
+    return HOSTS[host][0].published_names
 
 
 def lambs(model):
@@ -165,7 +164,7 @@ def test_logits_are_the_published_ones(host, method):
         if not key.endswith(('attn_mask', 'relative_position_index'))
     }
     model = classifier(host, (f'{method[:4]}_scale',)).eval()
-    names = {key: to_ours(key, table_of(host).rows) for key in weights if not key.startswith('head.')}
+    names = {key: names_of(host).to_ours(key) for key in weights if not key.startswith('head.')}
     if host == 'swin':  # its last stage is the second here
         names = {key: name.replace('norm3', 'norm1') for key, name in names.items()}
     model.load_state_dict({names[key]: weights[key] for key in names})
@@ -214,7 +213,7 @@ def test_the_plain_network_is_timms():
     theirs = timm.create_model(
         'vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=0
     ).eval()
-    theirs.load_state_dict(to_published(model.state_dict(), table_of('vit')))
+    theirs.load_state_dict(names_of('vit').to_published(model.state_dict()))
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(x)[0], theirs(x), rtol=1e-4, atol=1e-5)
 
@@ -252,7 +251,7 @@ def log_of(caplog, work):
 def save_plain(host, path, **options):
     """A plain network's file, as DeiT, CaiT and Swin release them."""
     model = stir(classifier(host, (), **options))
-    weights = to_published(model.state_dict(), table_of(host))
+    weights = names_of(host).to_published(model.state_dict())
     width = model.out_channels[0]
     weights.update({'head.weight': torch.ones(5, width), 'head.bias': torch.zeros(5)})
     if host == 'swin':

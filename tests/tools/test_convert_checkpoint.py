@@ -18,7 +18,6 @@ from reference import arguments, paddle, published
 
 import fcvit_mm
 from fcvit_mm.checkpoints import convert_checkpoint
-from fcvit_mm.checkpoints.key_tables import TABLES, to_published
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
@@ -54,8 +53,7 @@ def build(config, scope):
 
 def publish(model, classifier=False) -> OrderedDict:
     """A model's state dict as its publishers would have named it."""
-    table = next(table for table in TABLES if table.network is type(model.backbone))
-    backbone = to_published(model.backbone.state_dict(), table)
+    backbone = model.backbone.published_names.to_published(model.backbone.state_dict())
     state_dict = OrderedDict((key if classifier else f'backbone.{key}', value) for key, value in backbone.items())
     for key, value in model.state_dict().items():
         if not key.startswith('backbone.'):

@@ -1,13 +1,12 @@
-"""Published names and ours, there and back."""
+"""FCViT's published names and ours, there and back."""
 
 import pytest
 import torch
 from reference import OPTIONS, arguments, published
 
 import fcvit_mm
-from fcvit_mm.checkpoints.key_tables import HEAD, TABLES, is_like, to_ours, to_published
 
-FCVIT = next(table for table in TABLES if table.network is fcvit_mm.FCViT)
+NAMES = fcvit_mm.FCViT.published_names
 
 
 @pytest.mark.parametrize('dense', [False, True])
@@ -15,10 +14,10 @@ FCVIT = next(table for table in TABLES if table.network is fcvit_mm.FCViT)
 def test_round_trip(option, dense):
     """Every published name has one of ours, which the network has, and which leads back to it."""
     theirs = {key: value for key, value in published(option, dense).items() if not key.startswith('head.')}
-    ours = {to_ours(key, FCVIT.rows): value for key, value in theirs.items()}
+    ours = {NAMES.to_ours(key): value for key, value in theirs.items()}
     out_indices = (0, 1, 2, 3) if dense else (3,)
     assert set(ours) == set(fcvit_mm.FCViT(out_indices=out_indices, **arguments(option)).state_dict())
-    back = to_published(ours, FCVIT)
+    back = NAMES.to_published(ours)
     assert list(back) == list(theirs)
     assert all(torch.equal(back[key], theirs[key]) for key in theirs)
 
@@ -46,7 +45,7 @@ def test_round_trip(option, dense):
     ],
 )
 def test_names(key, ours):
-    assert to_ours(key, FCVIT.rows) == ours
+    assert NAMES.to_ours(key) == ours
 
 
 @pytest.mark.parametrize(
@@ -63,20 +62,4 @@ def test_names(key, ours):
     ],
 )
 def test_unknown_names(key):
-    assert to_ours(key, FCVIT.rows) is None
-
-
-def test_head():
-    assert to_ours('head.weight', HEAD) == 'head.fc.weight'
-    assert to_ours('head.fc.weight', HEAD) is None
-
-
-def test_star_is_one_part():
-    assert is_like('a.b.c', ('a.*.c',))
-    assert not is_like('a.b.b.c', ('a.*.c',))
-    assert not is_like('a..c', ('a.*.c',))
-
-
-def test_no_published_name():
-    with pytest.raises(KeyError, match='elsewhere.weight has no published name in the table of FCViT'):
-        to_published({'elsewhere.weight': torch.ones(1)}, FCVIT)
+    assert NAMES.to_ours(key) is None

@@ -15,12 +15,13 @@ import torch.nn as nn
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import Runner, load_state_dict
+from mmengine.runner import Runner
 from reference import NUM_CLASSES, arguments, fixture, images, paddle, published
 
 import fcvit_mm
-from fcvit_mm.checkpoints import CheckpointError, CheckpointNotFoundError, load_pretrained, recognize
-from fcvit_mm.checkpoints.key_tables import TABLES, to_ours, to_published
+from fcvit_mm.checkpoints import CheckpointError, CheckpointNotFoundError, load_pretrained
+
+NAMES = fcvit_mm.FCViT.published_names
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def sources() -> dict:
         'model': {'model': dense},
         'EMA only': {'state_dict_ema': dense, 'args': namespace},
         'EMA module only': {'model_ema': prefixed('module.', dense)},
-        'plain before EMA': {'state_dict': dense, 'state_dict_ema': noise(dense)},
+        'trained before EMA': {'state_dict': dense, 'state_dict_ema': noise(dense)},
         'detector': {'meta': {}, 'state_dict': {**prefixed('backbone.', dense), **HEADS}},
         'detector, distributed': {'state_dict': prefixed('module.', {**prefixed('backbone.', dense), **HEADS})},
         'segmentor': {'state_dict': {**prefixed('backbone.', dense), 'decode_head.conv_seg.weight': torch.ones(2)}},
@@ -101,7 +102,7 @@ def test_published_classifier(tmp_path, log):
     with torch.no_grad():
         logits = nn.functional.linear(backbone(images()['x'])[0].mean((2, 3)), weight, bias)
     torch.testing.assert_close(logits, torch.from_numpy(fixture('default')['x_logits']), rtol=0, atol=1e-5)
-    assert 'Not for the backbone, left out: 2 tensors (head.fc.weight, head.fc.bias)' in log.text
+    assert 'Not for the backbone, not loaded: 2 tensors (head.fc.weight, head.fc.bias)' in log.text
     assert not [record for record in log.records if record.levelno >= logging.WARNING]
 
 
@@ -112,7 +113,7 @@ def test_classifier_into_a_dense_backbone(tmp_path, log):
     assert backbone.norm0.weight.eq(1).all()
     assert torch.equal(backbone.norm3.weight, published()['norm.weight'])
     assert torch.equal(backbone.stem.proj.weight, published()['patch_embed.proj.weight'])
-    assert 'as usual for a classifier, kept as initialised: norm0.weight, norm0.bias, norm1.weight and 3 m' in log.text
+    assert 'as usual for a classifier, initial values kept: norm0.weight, norm0.bias, norm1.weight and 3 m' in log.text
     assert not [record for record in log.records if record.levelno >= logging.WARNING]
 
 
@@ -132,7 +133,7 @@ def test_averaged_weights_when_asked(where, tmp_path, log):
     log.clear()
     with pytest.raises(AssertionError):
         assert_features(init(tmp_path / 'a.pth'))
-    assert 'plain weights, state_dict (averaged ones are there too' in log.text
+    assert 'trained weights, state_dict (averaged ones are there too' in log.text
 
 
 def test_averaged_weights_that_are_not_there(tmp_path):
@@ -150,10 +151,9 @@ def test_paddle(protocol, names, tmp_path, log):
     with open(tmp_path / 'a.pdparams', 'wb') as file:
         pickle.dump(content, file, protocol=protocol)
     backbone = init(tmp_path / 'a.pdparams', out_indices=(3,))
-    table = TABLES[0]
     for key, value in published().items():
         if not key.startswith('head.'):
-            assert torch.equal(backbone.state_dict()[to_ours(key, table.rows)], value), key
+            assert torch.equal(backbone.state_dict()[NAMES.to_ours(key)], value), key
     assert 'Paddle classifier' in log.text
 
 
@@ -210,7 +210,7 @@ class Images(torch.utils.data.Dataset):
         return {'inputs': torch.rand(3, 32, 32)}
 
 
-@pytest.mark.parametrize('hooks', [[], [{'type': 'EMAHook', 'momentum': 0.5}]], ids=['plain', 'EMA'])
+@pytest.mark.parametrize('hooks', [[], [{'type': 'EMAHook', 'momentum': 0.5}]], ids=['no EMA', 'EMA'])
 def test_checkpoint_that_mmengine_wrote(hooks, tmp_path, log):
     """As CheckpointHook writes it: log buffers, optimizer, schedulers and all."""
     model = Toy({'type': 'FCViT', **arguments()})
@@ -294,8 +294,8 @@ def test_missing_and_unexpected_keys_are_reported(tmp_path, log):
     assert backbone.stages[0].blocks[0].layer_scale1.eq(1e-6).all()
     warnings = [record.getMessage() for record in log.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2
-    assert warnings[0].startswith('1 keys missing in the file, kept as initialised: stages.0.blocks.0.layer_scale1 ')
-    assert warnings[1].startswith('2 keys unexpected in the file, left out: network.0.0.surprise.weight, projector')
+    assert warnings[0].startswith('1 keys missing in the file, initial values kept: stages.0.blocks.0.layer_scale1 ')
+    assert warnings[1].startswith('2 keys unexpected in the file, not loaded: network.0.0.surprise.weight, projector')
     assert 'norm1.weight' in log.text
 
 
@@ -304,11 +304,11 @@ def test_parts_beside_the_backbone_are_no_warning(tmp_path, log):
     state_dict = {**prefixed('backbone.', published(dense=True)), 'query_embedding.weight': torch.ones(1)}
     torch.save(state_dict, tmp_path / 'a.pth')
     init(tmp_path / 'a.pth')
-    assert 'Not for the backbone, left out: 1 tensors (query_embedding.weight)' in log.text
+    assert 'Not for the backbone, not loaded: 1 tensors (query_embedding.weight)' in log.text
     assert 'unexpected' not in log.text
     torch.save({**state_dict, 'backbone.surprise.weight': torch.ones(1)}, tmp_path / 'a.pth')
     init(tmp_path / 'a.pth')
-    assert '1 keys unexpected in the file, left out: backbone.surprise.weight' in log.text
+    assert '1 keys unexpected in the file, not loaded: backbone.surprise.weight' in log.text
 
 
 def test_another_option_is_reported(tmp_path, log):
@@ -341,7 +341,7 @@ def test_nothing_in_common_is_an_error(content, message, tmp_path):
 
 @pytest.mark.parametrize('there, here', [('b24', 'b12'), ('b12', 'b24'), ('tiny', 'b12')])
 def test_another_variant_is_an_error(there, here, tmp_path):
-    torch.save(to_published(fcvit_mm.FCViT(there).state_dict(), TABLES[0]), tmp_path / 'a.pth')
+    torch.save(NAMES.to_published(fcvit_mm.FCViT(there).state_dict()), tmp_path / 'a.pth')
     backbone = fcvit_mm.FCViT(here)
     before = backbone.stem.proj.weight.clone()
     with pytest.raises(CheckpointError, match=f'is FCViT {there}, the backbone is FCViT {here}.*Build the backbone'):
@@ -463,12 +463,3 @@ def test_download_that_fails(server, tmp_path, monkeypatch):
 def test_addresses_of_other_networks(address):
     with pytest.raises(CheckpointError, match='expected a path, http:// or https://'):
         init(address)
-
-
-def test_recognized():
-    found = recognize({'state_dict': {**prefixed('backbone.', published(dense=True)), **HEADS}}, 'a.pth')
-    assert (found.table.network, found.source, found.task) == (fcvit_mm.FCViT, 'published', 'detector')
-    assert set(found.others) == set(HEADS) and not found.unknown
-    assert found.arch == 'with depths (1, 1, 2, 1) and channels (16, 24, 32, 40)'
-    model = fcvit_mm.FCViT(**arguments())
-    load_state_dict(model, found.backbone, strict=True)

@@ -1,0 +1,112 @@
+"""What surrounds a backbone's weights in a file: containers, prefixes of wrappers, heads, Paddle's own names.
+
+The names of the backbone's weights themselves are data beside each network: see ``fcvit_mm.models.published_names``.
+"""
+
+from collections import OrderedDict
+from typing import Any, Dict, Iterable, List, Mapping, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models.published_names import Row
+from .safe_load import CheckpointError
+
+#: Containers of a state dict in a checkpoint, in order of preference: weights as trained, and averaged (EMA) ones.
+#: ``ema_state_dict`` is missing here because MMEngine's EMAHook writes the two the other way round, see
+#: :func:`find_state_dict`.
+TRAINED_KEYS = ('state_dict', 'model')
+EMA_KEYS = ('state_dict_ema', 'model_ema')
+
+#: What wrappers put before every name: DistributedDataParallel and averaged models, torch.compile.
+WRAPPERS = ('module.', '_orig_mod.')
+
+#: Paddle's names of BatchNorm statistics (last part) and the key of its own that is no tensor.
+PADDLE_LEAVES = {'_mean': 'running_mean', '_variance': 'running_var'}
+PADDLE_NAMES_KEY = 'StructuredToParameterName@@'
+
+#: The head of a classifier: ``head`` in published files, ``head.fc`` in mmpretrain's.
+HEAD = (Row('head.weight', 'head.fc.weight'), Row('head.bias', 'head.fc.bias'))
+
+#: First parts of the names of heads and necks, by which a task is known. They keep their names.
+TASKS: Mapping[str, Tuple[str, ...]] = OrderedDict(
+    [
+        ('detector', ('rpn_head', 'roi_head', 'bbox_head', 'mask_head')),
+        ('segmentor', ('decode_head', 'auxiliary_head')),
+        ('classifier', ('head',)),
+    ]
+)
+NECKS = ('neck',)
+
+
+def is_head(name: str) -> bool:
+    """Return whether a name is of a head or a neck."""
+    return name.split('.')[0] in (*NECKS, *(part for parts in TASKS.values() for part in parts))
+
+
+def find_state_dict(
+    checkpoint: Dict[str, Any], path: str = 'the checkpoint', ema: bool = False
+) -> Tuple[Dict[str, Any], str]:
+    """Return the dict of weights in a checkpoint, and which they are as text.
+
+    The weights as trained are taken unless ``ema`` asks for the averaged ones; where there is but one kind, that one.
+    MMEngine's EMAHook puts the averaged weights under ``state_dict`` and those in training under ``ema_state_dict``,
+    whatever these names say; from such a file the averaged ones are taken, as MMEngine does itself.
+
+    Raises:
+        CheckpointError: Averaged weights asked for and not there.
+    """
+    if isinstance(checkpoint.get('ema_state_dict'), dict) and isinstance(checkpoint.get('state_dict'), dict):
+        return checkpoint['state_dict'], 'averaged (EMA) weights, which MMEngine keeps under state_dict'
+    trained = next((key for key in TRAINED_KEYS if isinstance(checkpoint.get(key), dict)), None)
+    averaged = next((key for key in EMA_KEYS if isinstance(checkpoint.get(key), dict)), None)
+    if ema and averaged is None:
+        raise CheckpointError(
+            f'{path} has no averaged (EMA) weights, expected one of {list(EMA_KEYS)} among its keys '
+            f'{some(checkpoint)}: take the weights as trained (without ema=True or --ema)'
+        )
+    if averaged is not None and (ema or trained is None):
+        return checkpoint[averaged], f'averaged (EMA) weights, {averaged}'
+    if trained is not None:
+        beside = f' (averaged ones are there too, {averaged}: ema=True or --ema takes them)' if averaged else ''
+        return checkpoint[trained], f'trained weights, {trained}{beside}'
+    return checkpoint, 'trained weights'
+
+
+def tensors_of(state_dict: Mapping[Any, Any]) -> Dict[str, Tensor]:
+    """Return the tensors of a state dict, NumPy arrays among them, without the prefixes of wrappers."""
+    result: Dict[str, Tensor] = OrderedDict()
+    for key, value in state_dict.items():
+        # Newer Paddle saves a tensor as (its name, array).
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
+            value = value[1]
+        if isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
+            value = torch.from_numpy(value)
+        if not isinstance(key, str) or not isinstance(value, Tensor) or key == PADDLE_NAMES_KEY:
+            continue
+        while key.startswith(WRAPPERS):
+            key = key.split('.', 1)[1]
+        result[key] = value
+    return result
+
+
+def weights_of(checkpoint: Dict[str, Any], path: str = 'the checkpoint', ema: bool = False) -> Dict[str, Tensor]:
+    """Return the weights in a checkpoint, without container and the prefixes of wrappers.
+
+    Args:
+        checkpoint (dict): As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint` returns it: of MMEngine, timm, ...
+        path (str): Its name, for errors.
+        ema (bool): Take the averaged weights of a file that has both.
+
+    Raises:
+        CheckpointError: As of :func:`find_state_dict`.
+    """
+    return tensors_of(find_state_dict(checkpoint, path, ema)[0])
+
+
+def some(names: Iterable[Any], count: int = 3) -> str:
+    """Return the first few names, and how many more there are, as text."""
+    texts: List[str] = [str(name) for name in names]
+    more = f' and {len(texts) - count} more' if len(texts) > count else ''
+    return ', '.join(texts[:count]) + more if texts else 'nothing'
