@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 import torch
-from networks import DTYPES
+from entries import DTYPES
 
 import fcvit_mm
 from fcvit_mm.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every benchmark command."""
+    """Add the arguments of every benchmark command."""
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--dtype', default='float32', choices=list(DTYPES))
     parser.add_argument('--rounds', type=int, default=20, help='how many times each is timed, in turn (default 20)')
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="PyTorch's threads on the CPU (default here: %(default)s)",
     )
     parser.add_argument(
-        '--no-memory', action='store_true', help='leave the peak memory out (on a CPU it takes a process for each)'
+        '--no-memory', action='store_true', help='do not measure the peak memory (on a CPU it takes a process for each)'
     )
     parser.add_argument(
         '--out',
@@ -69,7 +69,7 @@ def check_arguments(args: argparse.Namespace) -> torch.device:
 
 
 def parse_size(text: str) -> Tuple[int, int]:
-    """``224`` or ``800x1216``: height and width.
+    """Parse ``224`` or ``800x1216``: height and width.
 
     Raises:
         UserError: Neither.
@@ -81,7 +81,7 @@ def parse_size(text: str) -> Tuple[int, int]:
 
 
 def describe_run(device: torch.device) -> Dict[str, Any]:
-    """Command, date, code, versions and machine, for the record."""
+    """Return command, date, code, versions and machine, for the record."""
     return dict(
         command=shlex.join(['python', *sys.argv]),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
@@ -123,7 +123,7 @@ def _cpu_name() -> str:
 
 
 def _describe_code() -> Dict[str, Any]:
-    """The commit of the tree that is measured, and the files that differ from it; empty outside a checkout."""
+    """Return the commit of the tree that is measured and the files that differ from it; empty outside a checkout."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -7,39 +7,42 @@ Example:
     python dev/benchmark/compile_kernels.py --capabilities 80 90 --dtypes bfloat16 float32
 """
 
-import argparse
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.ops.triton import depthwise_conv, depthwise_conv_kernels, global_context, global_context_kernels, support
 
 POINTERS = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16'}
 LAYOUTS = {'channels_last': torch.channels_last, 'contiguous': torch.contiguous_format}
+#: Kernel, arguments, constants, warps.
+Launch = Tuple[Any, Tuple[Any, ...], Dict[str, Any], int]
 HEADS, MLP_RATIOS = 8, {64: 8, 128: 8, 320: 4, 512: 4}
 
 
 class Recorder:
-    """Stands for a kernel, and notes with what it would be launched."""
+    """A stand-in for a kernel that notes with what it would be launched."""
 
-    def __init__(self, kernel, launches):
+    def __init__(self, kernel: Any, launches: List[Launch]) -> None:
         self.kernel, self.launches = kernel, launches
 
-    def __getitem__(self, grid):
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
         return lambda *args, num_warps=4, **constants: self.launches.append((self.kernel, args, constants, num_warps))
 
 
-def record(channels, kernel_sizes, dtype, layout):
-    """What a block of so many channels launches, forward and backward, on meta tensors."""
-    launches = []
+def record(channels: int, kernel_sizes: Sequence[int], dtype: torch.dtype, layout: str) -> List[Launch]:
+    """Return what a block of so many channels launches, forward and backward, on meta tensors."""
+    launches: List[Launch] = []
     originals = [
         (module, name, value)
         for module in (depthwise_conv_kernels, global_context_kernels)
@@ -47,7 +50,7 @@ def record(channels, kernel_sizes, dtype, layout):
         if name.endswith('_kernel')
     ]
 
-    def tensor(*shape, dtype=torch.float32):
+    def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device='meta')
 
     for module, name, value in originals:
@@ -72,8 +75,8 @@ def record(channels, kernel_sizes, dtype, layout):
     return launches
 
 
-def source_of(kernel, args, constants):
-    """The kernel as Triton specialises it for these arguments."""
+def source_of(kernel: Any, args: Sequence[Any], constants: Dict[str, Any]) -> ASTSource:
+    """Return the kernel as Triton specialises it for these arguments."""
     signature, attributes = {}, {}
     for i, (param, value) in enumerate(zip(kernel.params, args)):
         if isinstance(value, torch.Tensor):
@@ -87,8 +90,8 @@ def source_of(kernel, args, constants):
     return ASTSource(kernel, signature, constexprs=values, attrs=attributes)
 
 
-def resources(cubin):
-    """Registers, and bytes of local memory (spills), of a thread."""
+def resources(cubin: bytes) -> Tuple[int, int]:
+    """Return registers, and bytes of local memory (spills), of a thread."""
     tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(cubin)
@@ -100,8 +103,8 @@ def resources(cubin):
     return int(found['REG']), int(found['STACK']) + int(found['LOCAL'])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = command_parser(__doc__)
     parser.add_argument('--capabilities', type=int, nargs='+', default=[80, 90], help='80 is an A100, 90 an H100')
     parser.add_argument(
         '--dtypes', nargs='+', default=['bfloat16', 'float16', 'float32'], choices=['bfloat16', 'float16', 'float32']
@@ -141,8 +144,9 @@ def main():
                         if spills and layout == 'channels_last':
                             spilled.append(line)
     print(f'{len(seen)} kernels compiled, {len(spilled)} of them spill')
-    return 1 if spilled else 0
+    if spilled:
+        sys.exit(1)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_command(main)

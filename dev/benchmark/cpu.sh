@@ -19,18 +19,18 @@ step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 2 --wa
 for run; do
     case $run in
     batch8)
-        speed --profile --rounds 7 --warmup 1 --networks fcvit_b12_plain fcvit_b12_plain_channels_last fcvit_b12 fcvit_b12@bfloat16 \
-            fcvit_b24_plain fcvit_b24 fcvit_b24@bfloat16 poolformer_s24 convnext_tiny swin_tiny_patch4_window7_224 \
-            resnet50 --baseline fcvit_b12_plain fcvit_b24_plain poolformer_s24 convnext_tiny ;;
-    batch1) speed --batch 1 --repeat 3 --rounds 10 --warmup 2 --networks fcvit_b12_plain fcvit_b12 poolformer_s24 convnext_tiny ;;
+        speed --profile --rounds 7 --warmup 1 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 fcvit_b12@bfloat16 \
+            fcvit_b24_reference fcvit_b24 fcvit_b24@bfloat16 poolformer_s24 convnext_tiny swin_tiny_patch4_window7_224 \
+            resnet50 --baseline fcvit_b12_reference fcvit_b24_reference poolformer_s24 convnext_tiny ;;
+    batch1) speed --batch 1 --repeat 3 --rounds 10 --warmup 2 --networks fcvit_b12_reference fcvit_b12 poolformer_s24 convnext_tiny ;;
     dense)
-        speed --batch 1 --size 800x1216 --features --rounds 5 --warmup 1 --networks fcvit_b12_plain \
-            fcvit_b12_plain_channels_last fcvit_b12 ;;
+        speed --batch 1 --size 800x1216 --features --rounds 5 --warmup 1 --networks fcvit_b12_reference \
+            fcvit_b12_reference_channels_last fcvit_b12 ;;
     train)
-        speed --mode train --rounds 5 --warmup 1 --networks fcvit_b12_plain fcvit_b12_plain_channels_last fcvit_b12 ;;
+        speed --mode train --rounds 5 --warmup 1 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 ;;
     family)
-        speed --rounds 7 --warmup 1 --networks dwnet_tiny_plain dwnet_tiny dynamic_dwnet_tiny inhomogeneous_dwnet_tiny \
-            convnext_tiny swin_tiny_patch4_window7_224 --baseline dwnet_tiny_plain convnext_tiny \
+        speed --rounds 7 --warmup 1 --networks dwnet_tiny_reference dwnet_tiny dynamic_dwnet_tiny inhomogeneous_dwnet_tiny \
+            convnext_tiny swin_tiny_patch4_window7_224 --baseline dwnet_tiny_reference convnext_tiny \
             swin_tiny_patch4_window7_224 ;;
     mask_rcnn) step "$configs/detection/mask_rcnn_fcvit_b12_coco.py" --batch 1 ;;
     upernet) step "$configs/segmentation/upernet_fcvit_b12_ade20k.py" --batch 2 ;;

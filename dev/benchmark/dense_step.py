@@ -1,43 +1,45 @@
-"""Time training steps of a detector or segmentor, and their peak memory: our operations beside the plain definitions.
+"""Time training steps of a detector or segmentor, and their peak memory: our operations beside the reference.
 
 The model is the config's, with random weights and made-up images and annotations. Timed in turn, round after round:
-ours (as tools/train.py runs it), plain_channels_last (plain definitions) and plain (the same, the backbone in NCHW, as
-the published code runs it).
+ours (as tools/train.py runs it), reference_channels_last (reference implementations) and reference (the same, the
+backbone in NCHW, as the published code runs it).
 """
 
 import argparse
 from contextlib import nullcontext
-from typing import Any, Callable, Dict, NamedTuple, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from command import add_arguments, check_arguments, describe_run, parse_size
+from entries import DTYPES, keep_layout
 from measure import in_child, interleave, peak_growth
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from networks import DTYPES, Published
 from report import summarize, write_report
 
 from fcvit_mm.engine.config import load_config, set_pretrained, task_of
-from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.models.backbone import Backbone
 from fcvit_mm.models.layers import count_parameters
 from fcvit_mm.ops import use_ops
 
 
 class Way(NamedTuple):
-    """How the backbone runs: see ``Way`` of ``networks.py``."""
+    """How the backbone runs: see ``Way`` of ``entries.py``."""
 
     about: str
     ops: str
-    published: bool
+    keeps_layout: bool
 
 
 WAYS = {
-    'plain': Way('reference implementations, the backbone in NCHW as the published code runs it', 'reference', True),
-    'plain_channels_last': Way('reference implementations', 'reference', False),
+    'reference': Way(
+        'reference implementations, the backbone in NCHW as the published code runs it', 'reference', True
+    ),
+    'reference_channels_last': Way('reference implementations', 'reference', False),
     'ours': Way('as tools/train.py runs it', 'auto', False),
 }
 
@@ -62,8 +64,8 @@ class Task(NamedTuple):
     threads: int
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a detector or segmentor')
     parser.add_argument('--ways', nargs='+', default=list(WAYS), choices=list(WAYS))
     parser.add_argument('--batch', type=int, default=2, help='images at a time (default 2)')
@@ -83,7 +85,7 @@ def parse_args(argv=None):
 
 
 def make_batch(cfg: Config, task: Task) -> Dict[str, Any]:
-    """Random images with annotations, as a data loader gives them; the same each time."""
+    """Make random images with annotations, as a data loader gives them; the same each time."""
     rng = np.random.RandomState(0)
     height, width = task.size
     info = dict(img_shape=task.size, ori_shape=task.size, pad_shape=task.size, scale_factor=(1.0, 1.0))
@@ -104,7 +106,7 @@ def make_batch(cfg: Config, task: Task) -> Dict[str, Any]:
 
 
 def _annotated(rng: np.random.RandomState, task: Task, info: Dict[str, Any]) -> Any:
-    """Boxes between an eighth and a half of the image's sides, and masks that fill them."""
+    """Make boxes between an eighth and a half of the image's sides, and masks that fill them."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
@@ -126,7 +128,7 @@ def _annotated(rng: np.random.RandomState, task: Task, info: Dict[str, Any]) -> 
 
 
 def prepare(name: str, task: Task) -> Tuple[Callable[[], None], int]:
-    """What is timed: one training step with AdamW; and the model's number of parameters."""
+    """Return what is timed, one training step with AdamW, and the model's number of parameters."""
     way, dtype = WAYS[name], DTYPES[task.dtype]
     cfg = _load(task)
     init_default_scope(cfg.default_scope)
@@ -138,8 +140,8 @@ def prepare(name: str, task: Task) -> Tuple[Callable[[], None], int]:
     if not isinstance(model.backbone, Backbone):
         raise UserError(f'{task.config} has the backbone {type(model.backbone).__name__}: expected one of this package')
     params = count_parameters(model)
-    if way.published:
-        model.backbone = Published(model.backbone)
+    if way.keeps_layout:
+        keep_layout(model.backbone)
     model.to(task.device).train()
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-8)
     data = model.data_preprocessor(make_batch(cfg, task), training=True)
@@ -169,7 +171,7 @@ def _load(task: Task) -> Config:
 
 
 def memory_of(name: str, task: Task) -> int:
-    """The peak of a way's second step, for a process of its own: see :func:`measure.in_child`."""
+    """Measure the peak of a way's second step, in a process of its own: see :func:`measure.in_child`."""
     torch.set_num_threads(task.threads)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     call, _ = prepare(name, task)
@@ -177,7 +179,7 @@ def memory_of(name: str, task: Task) -> int:
     return peak_growth(call, torch.device(task.device))
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     device = check_arguments(args)
     MMLogger.get_instance('mmengine', log_level='ERROR')
@@ -196,7 +198,7 @@ def main(argv=None):
         rows.append(
             dict(
                 label=name,
-                kind='ours' if WAYS[name].ops == 'auto' else 'plain',
+                kind='ours' if WAYS[name].ops == 'auto' else 'reference',
                 way=WAYS[name].about,
                 dtype=args.dtype,
                 params=params,

@@ -20,18 +20,18 @@ step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" "${common[@]}" 
 for run; do
     case $run in
     eager)
-        speed --profile --batch 128 --networks fcvit_b12_plain_best fcvit_b12 fcvit_b24_plain_best fcvit_b24 \
+        speed --profile --batch 128 --networks fcvit_b12_reference_best fcvit_b12 fcvit_b24_reference_best fcvit_b24 \
             poolformer_s24 convnext_tiny swin_tiny_patch4_window7_224 resnet50 \
-            --baseline fcvit_b12_plain_best fcvit_b24_plain_best convnext_tiny ;;
+            --baseline fcvit_b12_reference_best fcvit_b24_reference_best convnext_tiny ;;
     compiled)
-        speed --batch 128 --networks fcvit_b12_plain_best_compiled fcvit_b12 fcvit_b12_compiled \
-            fcvit_b24_plain_best_compiled fcvit_b24 fcvit_b24_compiled convnext_tiny_compiled \
-            --baseline fcvit_b12_plain_best_compiled fcvit_b24_plain_best_compiled convnext_tiny_compiled ;;
+        speed --batch 128 --networks fcvit_b12_reference_best_compiled fcvit_b12 fcvit_b12_compiled \
+            fcvit_b24_reference_best_compiled fcvit_b24 fcvit_b24_compiled convnext_tiny_compiled \
+            --baseline fcvit_b12_reference_best_compiled fcvit_b24_reference_best_compiled convnext_tiny_compiled ;;
     train)
-        speed --batch 128 --mode train --repeat 3 --networks fcvit_b12_plain_best fcvit_b12 fcvit_b24_plain_best \
-            fcvit_b24 convnext_tiny --baseline fcvit_b12_plain_best fcvit_b24_plain_best convnext_tiny ;;
-    batch1) speed --batch 1 --networks fcvit_b12_plain_best fcvit_b12 fcvit_b24 convnext_tiny ;;
-    dense) speed --batch 1 --size 800x1216 --features --networks fcvit_b12_plain_best fcvit_b12 convnext_tiny ;;
+        speed --batch 128 --mode train --repeat 3 --networks fcvit_b12_reference_best fcvit_b12 fcvit_b24_reference_best \
+            fcvit_b24 convnext_tiny --baseline fcvit_b12_reference_best fcvit_b24_reference_best convnext_tiny ;;
+    batch1) speed --batch 1 --networks fcvit_b12_reference_best fcvit_b12 fcvit_b24 convnext_tiny ;;
+    dense) speed --batch 1 --size 800x1216 --features --networks fcvit_b12_reference_best fcvit_b12 convnext_tiny ;;
     mask_rcnn) step "$configs/detection/mask_rcnn_fcvit_b12_coco.py" --batch 2 ;;
     upernet) step "$configs/segmentation/upernet_fcvit_b12_ade20k.py" --batch 2 ;;
     *) echo "gpu.sh: no run $run, expected eager, compiled, train, batch1, dense, mask_rcnn or upernet" >&2; exit 1 ;;

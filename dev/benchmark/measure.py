@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 def timed(call: Callable[[], Any], device: torch.device, repeat: int = 1) -> float:
-    """Seconds that a call takes: the mean of ``repeat`` ones, with nothing else waiting on the device."""
+    """Return the seconds that a call takes: the mean of ``repeat`` ones, with nothing else waiting on the device."""
     if device.type == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -32,7 +32,7 @@ def timed(call: Callable[[], Any], device: torch.device, repeat: int = 1) -> flo
 
 
 def best(call: Callable[[], Any], device: torch.device, times: int = 5) -> float:
-    """Seconds of the fastest of several calls, after one that does not count."""
+    """Return the seconds of the fastest of several calls, after one that does not count."""
     call()
     return min(timed(call, device) for _ in range(times))
 
@@ -78,6 +78,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
+    """Return the median and the quartiles."""
     low, median, high = np.percentile(values, [25, 50, 75])
     return Spread(float(median), float(low), float(high))
 
@@ -95,14 +96,14 @@ class Ratio(NamedTuple):
 
 
 def ratio(times: Sequence[float], baseline: Sequence[float]) -> Ratio:
-    """The baseline's time over this one's, from the same rounds of one run."""
+    """Return the baseline's time over this one's, from the same rounds of one run."""
     if len(times) != len(baseline):
         raise ValueError(f'{len(times)} times and {len(baseline)} of the baseline: expected the same rounds')
     return Ratio(spread(np.divide(baseline, times)), float(np.median(baseline) / np.median(times)))
 
 
 def peak_growth(call: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that one call needs at its peak beyond what stood before it (weights, inputs, optimizer state).
+    """Return the bytes that one call needs at its peak beyond what stood before it (weights, inputs, optimizer state).
 
     The call must have run before. On CUDA this is what PyTorch's allocator gives out. On a CPU it is the resident
     memory of the process, with what libraries allocate by themselves; see :func:`in_child`.
@@ -129,8 +130,8 @@ def _resident(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def in_child(function: Callable[..., Any], *args) -> Optional[Any]:
-    """What a function returns in a new process, whose resident memory is its own and nobody else's.
+def in_child(function: Callable[..., Any], *args: Any) -> Optional[Any]:
+    """Call a function in a new process, whose resident memory is its own and nobody else's.
 
     ``None`` where memory cannot be measured so (elsewhere than on Linux with glibc), or where it ran out.
     """

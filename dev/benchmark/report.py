@@ -2,15 +2,16 @@
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from measure import MIB, ratio, spread
 
+from fcvit_mm.files import write_all_atomic
+
 #: Okabe and Ito's colours, which colour-blind people can tell apart.
-COLORS = {'ours': '#0072B2', 'plain': '#E69F00', 'peer': '#999999'}
-COLOR_NAMES = {'ours': 'ours', 'plain': 'plain definitions', 'peer': 'peers'}
+COLORS = {'ours': '#0072B2', 'reference': '#E69F00', 'peer': '#999999'}
+COLOR_NAMES = {'ours': 'ours', 'reference': 'reference implementations', 'peer': 'peers'}
 MISSING = '-'
 
 
@@ -46,7 +47,7 @@ def summarize(rows: List[Dict[str, Any]], batch: int, baselines: List[str]) -> N
 
 
 def _columns(baselines: List[str]) -> List[Tuple[str, Callable[[Dict[str, Any]], Optional[str]]]]:
-    """Title of each column, and what it says of a row."""
+    """Return the title of each column, and what it says of a row."""
 
     def number(key: str, text: str, unit: float = 1) -> Callable[[Dict[str, Any]], Optional[str]]:
         return lambda row: None if row.get(key) is None else text.format(row[key] / unit)
@@ -78,7 +79,7 @@ def _columns(baselines: List[str]) -> List[Tuple[str, Callable[[Dict[str, Any]],
 
 
 def format_table(found: Dict[str, Any]) -> str:
-    """The Markdown table, with what it was measured on above it and what its columns mean below."""
+    """Return the Markdown table, with what it was measured on above it and what its columns mean below."""
     machine, versions, code = found['machine'], found['versions'], found['code']
     columns = [(title, [cell(row) for row in found['rows']]) for title, cell in _columns(found['baselines'])]
     columns = [(title, cells) for title, cells in columns if any(cell is not None for cell in cells)]
@@ -121,7 +122,7 @@ def _notes(found: Dict[str, Any], titles: List[str]) -> List[str]:
         )
     if 'traffic, MB/image' in titles:
         notes.append(
-            "Traffic: what the plain definition's operations read and write, each once. More than 100% of "
+            "Traffic: what the reference implementation's operations read and write, each once. More than 100% of "
             'the copy ceiling means that fused operations and caches spared that much.'
         )
     if found.get('multiply_adds_factor', 1) != 1:
@@ -131,7 +132,7 @@ def _notes(found: Dict[str, Any], titles: List[str]) -> List[str]:
 
 
 def draw(found: Dict[str, Any]) -> bytes:
-    """A PNG image: one bar a row, milliseconds per image, with the quartiles."""
+    """Draw a PNG image: one bar a row, milliseconds per image, with the quartiles."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -190,17 +191,8 @@ def draw(found: Dict[str, Any]) -> bytes:
 
 
 def write_report(found: Dict[str, Any], out: Path) -> str:
-    """Write ``results.json``, ``table.md`` and ``plot.png`` into a folder; returns the table."""
+    """Write ``results.json``, ``table.md`` and ``plot.png`` into a folder, all or none; returns the table."""
     table = format_table(found)
-    out.mkdir(parents=True, exist_ok=True)
-    write_file(out / 'results.json', (json.dumps(found, indent=1) + '\n').encode())
-    write_file(out / 'table.md', table.encode())
-    write_file(out / 'plot.png', draw(found))
+    files = {'results.json': (json.dumps(found, indent=1) + '\n').encode(), 'table.md': table.encode()}
+    write_all_atomic({str(out / name): data for name, data in {**files, 'plot.png': draw(found)}.items()})
     return table
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_bytes(data)
-    os.replace(partial, path)

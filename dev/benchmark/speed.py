@@ -1,31 +1,33 @@
-"""Time networks side by side in one run: ours, their plain definitions, and peers.
+"""Time networks side by side in one run: ours, their reference implementations, and peers.
 
-Each is timed in turn, round after round. Names: fcvit_b12 (as a user gets it), fcvit_b12_as_built, fcvit_b12_plain
-(plain definitions in NCHW, as the published code runs), fcvit_b12_plain_channels_last, fcvit_b12_plain_best, timm's
-convnext_tiny and others; `_compiled` behind any of them, and a dtype of its own as in fcvit_b12@bfloat16.
+Each is timed in turn, round after round. Names: fcvit_b12 (as a user gets it), fcvit_b12_as_built,
+fcvit_b12_reference (reference implementations in NCHW, as the published code runs), fcvit_b12_reference_channels_last,
+fcvit_b12_reference_best, timm's convnext_tiny and others; `_compiled` behind any of them, and a dtype of its own as in
+fcvit_b12@bfloat16.
 """
 
 import argparse
 import gc
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from ceilings import measure_ceilings
 from command import add_arguments, check_arguments, describe_run, parse_size
+from entries import DTYPES, PEERS, Entry, Prepared, Task, counted, faster_layout, memory_of, parse_entry, prepare
 from measure import in_child, interleave, peak_growth
-from networks import DTYPES, PEERS, Entry, Prepared, Task, counted, faster_layout, memory_of, parse_entry, prepare
-from report import summarize, write_file, write_report
+from report import summarize, write_report
 
 from fcvit_mm.apis.count import count_multiply_adds, count_traffic
-from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.errors import UserError, command_parser, run_command
+from fcvit_mm.files import write_atomic
 from fcvit_mm.ops import use_ops
 
 #: A training step's multiply-adds: the gradients of input and weights take as many as the forward pass each.
 STEP_FACTOR = 3
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('--networks', nargs='+', required=True, metavar='NAME', help='what to time: see above')
     parser.add_argument(
         '--baseline',
@@ -42,7 +44,7 @@ def parse_args(argv=None):
         help="all stages' maps, as dense prediction takes them, in place of 1000 class scores",
     )
     parser.add_argument('--repeat', type=int, help='calls for one time (default: 1 on a CPU, 10 on a GPU)')
-    parser.add_argument('--no-ceilings', action='store_true', help="leave the machine's ceilings out")
+    parser.add_argument('--no-ceilings', action='store_true', help="do not measure the machine's ceilings")
     parser.add_argument(
         '--profile',
         action='store_true',
@@ -72,7 +74,7 @@ def prepare_all(entries: List[Entry], task: Task) -> Tuple[Dict[str, Prepared], 
                 f'{entry.label}: PyTorch {torch.__version__} cannot run it in {entry.dtype} on '
                 f'{task.device} ({error}): take another dtype or device'
             ) from error
-        kind = 'peer' if entry.network in PEERS else 'plain' if entry.way.ops == 'reference' else 'ours'
+        kind = 'peer' if entry.network in PEERS else 'reference' if entry.way.ops == 'reference' else 'ours'
         rows.append(
             dict(
                 label=entry.label,
@@ -91,7 +93,7 @@ def prepare_all(entries: List[Entry], task: Task) -> Tuple[Dict[str, Prepared], 
 
 
 def count_work(rows: List[Dict[str, Any]], task: Task) -> None:
-    """Add what each network's plain definition does for an image, one of a batch."""
+    """Add what each network's reference implementation does for an image, one of a batch."""
     found = {}
     for row in rows:
         network = row['network']
@@ -108,7 +110,7 @@ def count_work(rows: List[Dict[str, Any]], task: Task) -> None:
 
 
 def profile(prepared: Dict[str, Prepared], device: torch.device) -> str:
-    """Tables of the operations that take most time, for each network: of each kind, and of each kind and shape."""
+    """Return tables of the operations that take most time, for each network: by kind, and by kind and shape."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -133,7 +135,7 @@ def profile(prepared: Dict[str, Prepared], device: torch.device) -> str:
     return '\n'.join(tables)
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     device = check_arguments(args)
     repeat = (10 if device.type == 'cuda' else 1) if args.repeat is None else args.repeat
@@ -190,7 +192,7 @@ def main(argv=None):
         found['notes'] = ['A step: forward pass, loss, backward pass, AdamW. Lower precision by autocast.']
     print('\n' + write_report(found, args.out))
     if args.profile:
-        write_file(args.out / 'profile.txt', profile(prepared, device).encode())
+        write_atomic(args.out / 'profile.txt', profile(prepared, device).encode())
     print(f'written to {args.out}')
 
 

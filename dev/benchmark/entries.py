@@ -11,20 +11,15 @@ from torch import Tensor
 
 import fcvit_mm
 from fcvit_mm.errors import UserError
+from fcvit_mm.models import Backbone
 from fcvit_mm.models.layers import count_parameters
+from fcvit_mm.models.variants import VARIANTS
 from fcvit_mm.ops import use_ops
 
 NUM_CLASSES = 1000
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+#: Memory layouts by the names that the table shows.
 LAYOUTS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
-
-#: Our backbones, each with a table of variants ``arch_settings``, and their arguments. A new one is a row here.
-BACKBONES = {
-    'fcvit': (fcvit_mm.FCViT, {}),
-    'dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'))),
-    'dynamic_dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'), dynamic='homogeneous')),
-    'inhomogeneous_dwnet': (fcvit_mm.DWNet, dict(norm_cfg=dict(type='LN'), dynamic='inhomogeneous')),
-}
 
 #: What ours are compared with, by timm's names. ``sized``: built for one input size, as windowed attention is.
 PEERS = {
@@ -43,23 +38,27 @@ class Way(NamedTuple):
         ops (str): ``auto`` or ``reference``, for :func:`fcvit_mm.ops.use_ops`.
         layout (str, optional): A key of ``LAYOUTS``; ``None`` for the faster, measured when the run starts.
         optimized (bool): Whether inference goes through :func:`fcvit_mm.optimize_for_inference`.
-        published (bool): Whether stem, stages and norms run without what our ``forward`` adds to them.
+        keeps_layout (bool): Whether a backbone of ours computes in its input's layout, whatever it prefers.
     """
 
     about: str
     ops: str = 'auto'
     layout: Optional[str] = 'channels_last'
     optimized: bool = False
-    published: bool = False
+    keeps_layout: bool = False
 
 
 #: Ways of our networks, by what follows the network's name.
 WAYS = {
     '': Way('as a user gets it: for inference through fcvit_mm.optimize_for_inference', optimized=True),
     'as_built': Way('the module as built'),
-    'plain': Way('reference implementations, NCHW: as the published code runs', 'reference', 'NCHW', published=True),
-    'plain_channels_last': Way('reference implementations, channels_last', 'reference', published=True),
-    'plain_best': Way('reference implementations, the faster layout of the two', 'reference', None, published=True),
+    'reference': Way(
+        'reference implementations, NCHW: as the published code runs', 'reference', 'NCHW', keeps_layout=True
+    ),
+    'reference_channels_last': Way('reference implementations, channels_last', 'reference', keeps_layout=True),
+    'reference_best': Way(
+        'reference implementations, the faster layout of the two', 'reference', None, keeps_layout=True
+    ),
 }
 PEER_WAY = Way('timm, the faster layout of the two', 'reference', None)
 #: After any of these names: through ``torch.compile``, for inference with frozen weights.
@@ -96,23 +95,10 @@ class Entry(NamedTuple):
     dtype: str
 
 
-def ours() -> Dict[str, Callable[..., nn.Module]]:
-    """Our networks by name, ``<backbone>_<variant>``; each builds a backbone from ``out_indices``."""
-
-    def builder(backbone: type, arch: str, options: dict) -> Callable[..., nn.Module]:
-        return lambda out_indices: backbone(arch, out_indices=out_indices, **options)
-
-    return {
-        f'{name}_{arch}': builder(backbone, arch, options)
-        for name, (backbone, options) in BACKBONES.items()
-        for arch in backbone.arch_settings
-    }
-
-
 def choices() -> Dict[str, Tuple[str, Way, bool]]:
-    """All names that ``--networks`` takes, without a dtype: network, way, whether compiled."""
+    """Return all names that ``--networks`` takes, without a dtype: network, way, whether compiled."""
     found = {}
-    for network in ours():
+    for network in VARIANTS:
         for suffix, way in WAYS.items():
             found['_'.join(filter(None, (network, suffix)))] = (network, way, False)
     for network in PEERS:
@@ -122,7 +108,7 @@ def choices() -> Dict[str, Tuple[str, Way, bool]]:
 
 
 def parse_entry(label: str, dtype: str) -> Entry:
-    """A name of ``--networks``, with its own dtype after an ``@`` or the run's.
+    """Parse a name of ``--networks``, with its own dtype after an ``@`` or the run's.
 
     Raises:
         UserError: No such network, or no such dtype.
@@ -131,7 +117,7 @@ def parse_entry(label: str, dtype: str) -> Entry:
     known = choices()
     if name not in known:
         raise UserError(
-            f'unknown network {name!r}, expected one of ours ({", ".join(ours())}), with one of '
+            f'unknown network {name!r}, expected one of ours ({", ".join(VARIANTS)}), with one of '
             f'{", ".join(f"_{way}" for way in WAYS if way)} behind it or none, or a peer '
             f'({", ".join(PEERS)}); behind either may stand _{COMPILED}, and a dtype, as in '
             'fcvit_b12@bfloat16'
@@ -141,47 +127,37 @@ def parse_entry(label: str, dtype: str) -> Entry:
     return Entry(label, *known[name], own or dtype)
 
 
-class Published(nn.Module):
-    """A backbone's stem, stages and output norms one after the other, as the published code calls them.
-
-    Our ``forward`` changes the memory format on a CPU; here it stays what the input's is.
-    """
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        x = self.backbone.stem(x)
-        outputs = []
-        for i, stage in enumerate(self.backbone.stages):
-            x = stage(x)
-            if i in self.backbone.out_indices:
-                outputs.append(getattr(self.backbone, f'norm{i}')(x))
-        return tuple(outputs)
+def keep_layout(backbone: Backbone) -> None:
+    """Let a backbone compute in its input's layout, as the published code does, on CPUs too."""
+    backbone.prefers_channels_last = lambda device: False
 
 
 class Classifier(nn.Module):
-    """A backbone, the mean over its last map, a linear layer."""
+    """A backbone, the mean over its last map or its class token, a linear layer."""
 
-    def __init__(self, backbone: nn.Module, channels: int) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(channels, NUM_CLASSES)
+        self.head = nn.Linear(backbone.out_channels[-1], NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone(x)[-1].mean((2, 3)))
+        last = self.backbone(x)[-1]
+        return self.head(last.mean((2, 3)) if last.ndim == 4 else last)
 
 
 def build(network: str, way: Way, task: Task) -> nn.Module:
-    """A network with random weights, the same each time, float32 on the CPU."""
+    """Build a network with random weights, the same each time, in float32 on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if network in PEERS:
             return _build_peer(network, task)
-        backbone = ours()[network]((0, 1, 2, 3) if task.features else (-1,))
-        body = Published(backbone) if way.published else backbone
-        return body if task.features else Classifier(body, backbone.out_channels[-1])
+        variant, options = VARIANTS[network], {}
+        if task.features:
+            options = dict(out_indices=(0, 1, 2, 3), **(dict(out_type='pyramid') if variant.class_token else {}))
+        backbone = variant.build(**options)
+        if way.keeps_layout:
+            keep_layout(backbone)
+        return backbone if task.features else Classifier(backbone)
 
 
 def _build_peer(network: str, task: Task) -> nn.Module:
@@ -189,16 +165,16 @@ def _build_peer(network: str, task: Task) -> nn.Module:
         import timm
     except ImportError as error:
         raise UserError(
-            f'{network} comes from timm, which is not installed: pip install timm, or leave it out of --networks'
+            f'{network} comes from timm, which is not installed: pip install timm, or name other networks'
         ) from error
     options: Dict[str, Any] = dict(img_size=task.size) if PEERS[network]['sized'] else {}
     return timm.create_model(network, features_only=task.features, **options)
 
 
 def counted(network: str, task: Task, device: str, batch: int) -> Tuple[nn.Module, Tensor]:
-    """The plain definition of a network and a batch of images, to count operations on."""
+    """Return the reference implementation of a network and a batch of images, to count operations on."""
     with torch.device(device):
-        way = PEER_WAY if network in PEERS else WAYS['plain']
+        way = PEER_WAY if network in PEERS else WAYS['reference']
         return build(network, way, task).eval(), torch.empty(batch, 3, *task.size)
 
 
@@ -215,7 +191,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
-    """Bring a network to where it is timed.
+    """Prepare a network to be timed.
 
     The rules are the same for all: inference casts weights and images to the dtype; training keeps float32 weights
     and runs under autocast, with AdamW. Images are random and already on the device, in the layout.
@@ -249,7 +225,7 @@ def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
 
 
 def faster_layout(entry: Entry, task: Task) -> Tuple[str, Dict[str, float]]:
-    """The layout in which a network takes less time, eager, and the seconds in each."""
+    """Return the layout in which a network takes less time, eager, and the seconds in each."""
     eager, device = entry._replace(compiled=False), torch.device(task.device)
     # In turn, or a machine whose speed varies would decide.
     times = interleave({layout: prepare(eager, task, layout).call for layout in LAYOUTS}, 7, 1, device)
@@ -258,7 +234,7 @@ def faster_layout(entry: Entry, task: Task) -> Tuple[str, Dict[str, float]]:
 
 
 def memory_of(entry: Entry, task: Task, layout: str) -> int:
-    """The peak of a network's second call, for a process of its own: see :func:`measure.in_child`."""
+    """Measure the peak of a network's second call, in a process of its own: see :func:`measure.in_child`."""
     torch.set_num_threads(task.threads)
     call = prepare(entry, task, layout).call
     call()
@@ -276,7 +252,7 @@ def _optimized(model: nn.Module, images: Tensor, entry: Entry) -> nn.Module:
 
 
 def _let_compile_all() -> None:
-    """Networks of one class share a forward, of which torch.compile keeps no more than 8 forms unless told."""
+    """Networks of one class share a forward, of which torch.compile keeps no more than 8 versions unless told."""
     config = torch._dynamo.config
     setattr(config, 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit', 256)
 
