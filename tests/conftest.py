@@ -1,39 +1,66 @@
-"""Small data sets, and models that tools/train.py trained on them."""
+"""What all tests share: MMEngine's state reset, the fast subset, small data sets, and models trained on them."""
 
 import os
 
+import fast
 import pytest
+import torch
 from filelock import FileLock
 from harness import KINDS, LAST, LIBRARIES, Trained, run_tool, write_config
+from mmengine.logging import MMLogger
+from mmengine.utils import ManagerMixin
 
 # Modules that take longest. Two processes share the modules out: begun last, one of these would keep one of them alone.
 LONG = (
     'test_configs.py',
     'test_demo.py',
-    'test_export.py',
+    'test_exporter.py',
     'test_dist.py',
     'test_train.py',
-    'test_triton_kernels.py',
+    'test_interpreter.py',
     'test_family.py',
     'test_timm.py',
     'test_sizes.py',
-    'test_exported_sizes.py',
+    'test_formats.py',
     'test_visualize.py',
     'test_report.py',
 )
 
 
 def pytest_collection_modifyitems(items):
+    fast.mark(items)
     place = {name: index for index, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
-@pytest.fixture(autouse=True, scope='module')
-def no_scope_of_another_module():
-    """MMEngine's default scope lives until the next one: a module must not find another's."""
-    from mmengine.registry import DefaultScope
+@pytest.fixture(autouse=True)
+def no_state_of_another_test():
+    """Forget what MMEngine keeps in global variables, so that no test depends on those before it.
 
-    DefaultScope._instance_dict.clear()
+    Default scopes, message hubs, visualisers and loggers (whose files are closed) live until something replaces them.
+    Types stay registered: a module that registers them is imported once. Also put back are PyTorch's number of threads
+    and this package's environment variables.
+    """
+    threads = torch.get_num_threads()
+    environment = {name: value for name, value in os.environ.items() if name.startswith('FCVIT_MM_')}
+    yield
+    reset_mmengine()
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    for name in [name for name in os.environ if name.startswith('FCVIT_MM_')]:
+        del os.environ[name]
+    os.environ.update(environment)
+
+
+def reset_mmengine():
+    for logger in MMLogger._instance_dict.values():
+        for handler in logger.handlers:
+            handler.close()
+    waiting = [ManagerMixin]
+    while waiting:
+        manager = waiting.pop()
+        manager._instance_dict.clear()
+        waiting += manager.__subclasses__()
 
 
 def once(tmp_path_factory, name, make):

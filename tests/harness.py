@@ -117,15 +117,20 @@ _server.set_forkserver_preload(
 )
 
 
+def path_of(tool):
+    """Return the path of a command of ``tools`` or ``dev``, whichever has it."""
+    return next(path for path in (ROOT / 'tools' / tool, ROOT / 'dev' / tool) if path.exists())
+
+
 def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300):
-    """Run a tool of the project as a user does; the finished process, its two outputs in one.
+    """Run a command of ``tools`` or ``dev`` as a user does; the finished process, its two outputs in one.
 
     One in Python gets a process of its own in which the libraries are imported already. Those that start others (in
     another language, or the demo) do so anew: see that each tool is started without that help at least once.
     """
     env = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **(env or {})}
     env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
-    command = [str(ROOT / 'tools' / tool), *map(str, arguments)]
+    command = [str(path_of(tool)), *map(str, arguments)]
     if not tool.endswith('.py'):
         done = subprocess.run(
             command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout

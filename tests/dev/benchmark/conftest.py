@@ -1,0 +1,28 @@
+"""Modules of dev/benchmark, imported as its commands do, and what a run wrote."""
+
+import importlib
+import json
+
+import pytest
+from harness import ROOT
+
+FILES = ['plot.png', 'results.json', 'table.md']
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Name -> module of dev/benchmark."""
+    monkeypatch.syspath_prepend(str(ROOT / 'dev' / 'benchmark'))
+    return importlib.import_module
+
+
+@pytest.fixture
+def results():
+    """Folder -> what a run wrote there."""
+
+    def read(folder):
+        assert sorted(path.name for path in folder.iterdir() if path.name != 'profile.txt') == FILES
+        assert (folder / 'plot.png').read_bytes().startswith(b'\x89PNG')
+        return json.loads((folder / 'results.json').read_text())
+
+    return read

@@ -1,0 +1,56 @@
+"""What cannot be measured is refused, before anything is written."""
+
+import subprocess
+
+import pytest
+from harness import ROOT
+
+from fcvit_mm.errors import UserError
+
+pytest.importorskip('timm')
+BENCHMARK = ROOT / 'dev' / 'benchmark'
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--networks', 'fcvit_b13'], "unknown network 'fcvit_b13', expected one of ours .*fcvit_b12.*convnext_tiny"),
+        (['--networks', 'resnet50@int8'], "unknown dtype 'int8', expected one of float32, bfloat16, float16"),
+        (['--networks', 'resnet50', 'resnet50'], 'names resnet50 more than once'),
+        (['--networks', 'resnet50', '--baseline', 'fcvit_b12'], 'fcvit_b12 is none of --networks .resnet50'),
+        (['--networks', 'resnet50', '--size', '32x'], '--size 32x: expected a height and a width in pixels'),
+        (['--networks', 'resnet50', '--batch', '0'], '--batch 0: expected at least 1'),
+        (['--networks', 'resnet50', '--rounds', '0'], '--rounds 0: expected at least 1'),
+        (['--networks', 'resnet50', '--device', 'tpu'], '--device tpu: expected cpu, cuda or cuda:N'),
+        (['--networks', 'resnet50', '--device', 'cuda:99'], 'sees [0-9]+ CUDA devices here'),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(load, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        load('speed').main([*arguments, '--out', str(tmp_path / 'out')])
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('script', ['cpu.sh', 'gpu.sh'])
+def test_recipes_name_what_there_is(load, tmp_path, script):
+    """A stand-in for Python that prints its arguments shows the commands; they must parse."""
+    stand_in = tmp_path / 'python'
+    stand_in.write_text('#!/bin/sh\necho "$@"\n')
+    stand_in.chmod(0o755)
+    done = subprocess.run(
+        [str(BENCHMARK / script), str(tmp_path / 'out')],
+        text=True,
+        check=True,
+        capture_output=True,
+        env={'PATH': '/usr/bin:/bin', 'PYTHON': str(stand_in)},
+    )
+    entries = load('entries')
+    for line in done.stdout.splitlines():
+        path, *arguments = line.split()
+        args = load('speed' if path.endswith('speed.py') else 'dense_step').parse_args(arguments)
+        if path.endswith('speed.py'):
+            for label in args.networks:
+                entries.parse_entry(label, args.dtype)
+            assert set(args.baseline or []) <= set(args.networks)
+        else:
+            assert (ROOT / args.config).is_file()

@@ -1,0 +1,80 @@
+"""The networks that can be timed, and the ways in which they are run."""
+
+import pytest
+import torch
+
+import fcvit_mm
+from fcvit_mm.errors import UserError
+from fcvit_mm.models.variants import VARIANTS
+from fcvit_mm.ops import use_ops
+
+pytest.importorskip('timm')
+
+
+def test_every_variant_has_every_way(load):
+    known = load('entries').choices()
+    for name in VARIANTS:
+        assert known[name][1].optimized and known[f'{name}_reference'][1].layout == 'NCHW'
+        assert known[f'{name}_reference_channels_last_compiled'] == (
+            name,
+            known[f'{name}_reference_channels_last'][1],
+            True,
+        )
+    assert known['convnext_tiny_compiled'][2]
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_every_variant_scores_classes_and_gives_four_maps(load, name):
+    entries = load('entries')
+    task = entries.Task('inference', 'meta', 1, (64, 64), False, 1)
+    model, images = entries.counted(name, task, 'meta', 2)
+    assert model(images).shape == (2, 1000)
+    model, images = entries.counted(name, task._replace(features=True), 'meta', 1)
+    assert [tuple(x.shape[2:]) for x in model(images)] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+
+
+@pytest.mark.parametrize('features', [False, True])
+def test_ways_are_the_same_network(load, features):
+    entries = load('entries')
+    task = entries.Task('inference', 'cpu', 2, (32, 48), features, 1)
+    images = torch.rand(2, 3, 32, 48)
+    outputs = []
+    for way in ('reference', 'as_built'):
+        with torch.no_grad(), use_ops(entries.WAYS[way].ops):
+            outputs.append(entries.build('fcvit_tiny', entries.WAYS[way], task).eval()(images))
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+    if features:
+        assert [x.shape[1] for x in outputs[0]] == [32, 64, 160, 320]
+    else:
+        assert outputs[0].shape == (2, 1000)
+
+
+def test_reference_runs_in_the_layout_it_is_given(load):
+    """The backbone would change it on a CPU."""
+    entries = load('entries')
+    task = entries.Task('inference', 'cpu', 1, (32, 32), True, 1)
+    seen = []
+    model = entries.build('fcvit_tiny', entries.WAYS['reference'], task).eval()
+    model.backbone.stages[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].is_contiguous()))
+    model(torch.rand(1, 3, 32, 32))
+    model.to(memory_format=torch.channels_last)
+    model(torch.rand(1, 3, 32, 32).contiguous(memory_format=torch.channels_last))
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize('name', ['convnext_tiny', 'swin_tiny_patch4_window7_224', 'poolformer_s24', 'resnet50'])
+def test_peers_give_maps_of_any_size(load, name):
+    entries = load('entries')
+    task = entries.Task('inference', 'meta', 1, (64, 96), True, 1)
+    model, images = entries.counted(name, task, 'meta', 1)
+    maps = model(images)
+    channels_last = name.startswith('swin')
+    assert [x.shape[1:3] if channels_last else x.shape[2:] for x in maps[-4:]] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+def test_without_the_inference_path_the_error_names_another_way(load, monkeypatch):
+    entries = load('entries')
+    monkeypatch.delattr(fcvit_mm, 'optimize_for_inference', raising=False)
+    task = entries.Task('inference', 'cpu', 1, (32, 32), False, 1)
+    with pytest.raises(UserError, match='no optimize_for_inference: name fcvit_tiny_as_built'):
+        entries.prepare(entries.parse_entry('fcvit_tiny', 'float32'), task, 'channels_last')

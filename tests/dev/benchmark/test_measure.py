@@ -1,0 +1,58 @@
+"""Times in turn, ratios within rounds, peak memory."""
+
+import sys
+
+import pytest
+import torch
+from harness import ROOT
+
+BENCHMARK = ROOT / 'dev' / 'benchmark'
+
+
+def test_calls_are_timed_in_turn(load):
+    measure = load('measure')
+    order = []
+    times = measure.interleave(
+        {name: lambda name=name: order.append(name) for name in 'abc'},
+        rounds=2,
+        warmup=1,
+        device=torch.device('cpu'),
+        repeat=2,
+    )
+    assert ''.join(order) == 'aabbcc' * 3
+    assert {name: len(values) for name, values in times.items()} == dict(a=2, b=2, c=2)
+
+
+def test_ratios_are_taken_within_rounds(load):
+    measure = load('measure')
+    # The machine was three times slower in the second round, for both.
+    found = measure.ratio([1.0, 3.0, 1.0], baseline=[2.0, 6.0, 4.0])
+    assert found.rounds == (2, 2, 3) and found.medians == 4
+    with pytest.raises(ValueError, match='2 times and 1 of the baseline'):
+        measure.ratio([1.0, 2.0], [1.0])
+
+
+def allocate(measure_path, megabytes):
+
+    sys.path.insert(0, measure_path)
+    from measure import peak_growth
+
+    def call():
+        first = torch.ones(megabytes, 2**18)
+        first = None  # noqa: F841  freed before the second
+        torch.ones(megabytes, 2**18)
+
+    call()
+    return peak_growth(call, torch.device('cpu'))
+
+
+def test_peak_memory_is_what_was_alive_at_once(load):
+    measure = load('measure')
+    found = measure.in_child(allocate, str(BENCHMARK), 50)
+    assert found / measure.MIB == pytest.approx(50, abs=2)
+
+
+def test_peak_memory_of_a_killed_process_is_unknown(load):
+    import signal
+
+    assert load('measure').in_child(signal.raise_signal, signal.SIGKILL) is None
