@@ -12,7 +12,6 @@ import timm
 
 import fcvit_mm.timm as ours
 from fcvit_mm.checkpoints import CheckpointError
-from fcvit_mm.checkpoints.key_tables import TABLES, to_published
 
 NAMES = sorted(ours.VARIANTS)
 #: One small model of each kind, with what makes it smaller still.
@@ -53,9 +52,8 @@ def images(size=64, batch=2, channels=3) -> torch.Tensor:
 
 def publish(model) -> dict:
     """The model's weights as the network's authors name them."""
-    table = next(table for table in TABLES if table.network is type(model.backbone))
     head = {f'head.{key}': value for key, value in model.head.fc.state_dict().items()}
-    return {**to_published(model.backbone.state_dict(), table), **head}
+    return {**model.backbone.published_names.to_published(model.backbone.state_dict()), **head}
 
 
 def assert_same_weights(model, expected) -> None:

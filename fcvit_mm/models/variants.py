@@ -16,6 +16,9 @@ from .fcvit import FCViT
 from .swin import Swin
 from .vit import ViT
 
+#: Keys of :attr:`Variant.published`, and their names in metafiles.
+METRICS = {'top1': 'Top 1 Accuracy'}
+
 
 class Variant(NamedTuple):
     """A variant of a network, as an ImageNet classifier.
@@ -33,6 +36,7 @@ class Variant(NamedTuple):
         published (dict[str, float]): Figures of the authors, from their training and not from this project's, in
             ``paper``: ``'top1'``, the top-1 accuracy on the validation images of ImageNet-1k in percent.
         class_token (bool): Whether the head reads a class token, as of ViT and CaiT, and not the mean of the last map.
+        first_conv (str): Name in ``network`` of its first convolution, which timm adapts to images of other channels.
         config (str, optional): Path of the classifier's config, absolute or from the folder that ``configs`` stands
             in. ``None``: there is none, and so no entry in mmpretrain's hub.
     """
@@ -47,12 +51,18 @@ class Variant(NamedTuple):
     flops: Optional[int] = None
     published: Mapping[str, float] = MappingProxyType({})
     class_token: bool = False
+    first_conv: str = 'stem.proj'
     config: Optional[str] = None
 
     @property
     def hub_name(self) -> str:
         """The name of the classifier's config and in mmpretrain's hub."""
         return f'{self.name}_in1k'
+
+    @property
+    def metrics(self) -> Dict[str, float]:
+        """The published figures under the names that metafiles have for them."""
+        return {METRICS[key]: value for key, value in self.published.items()}
 
     def build(self, **options: Any) -> Backbone:
         """Build the backbone.
@@ -121,23 +131,23 @@ def collection_of(network: type) -> Optional[str]:
 
 
 def _fcvit(arch: str, crop: float, parameters: int, flops: int, **published: float) -> Variant:
-    """Source of the published figures: Ma et al., "A Close Look at Spatial Modeling: From Attention to Convolution"."""
+    """Return a row; published figures of Ma et al., "A Close Look at Spatial Modeling"."""
     options = dict(arch=arch, out_indices=(3,), layer_scale_init_value=1e-5)
     row = Variant(f'fcvit_{arch}', FCViT, options, crop, 'arXiv:2212.12552', 'FCViT', parameters, flops, published)
     return row._replace(config=_config(row))
 
 
 def _dwnet(name: str, arch: str, dynamic: Union[bool, str], parameters: int, flops: int, **published: float) -> Variant:
-    """Source of the published figures: Han et al., "On the Connection between Local Attention and Dynamic Depth-wise
+    """Return a row; published figures of Han et al., "On the Connection between Local Attention and Dynamic Depth-wise
     Convolution". Nothing is published for the inhomogeneous ones on ImageNet."""
     options = dict(arch=arch, dynamic=dynamic, out_indices=(3,), norm_cfg=dict(type='LN'))
     row = Variant(name, DWNet, options, 224 / 256, 'arXiv:2106.04263', 'DWNet', parameters, flops, published)
     return row._replace(config=_config(row))
 
 
-def _transformer(name: str, network: Type[Backbone], arch: str, parameters: int, flops: int) -> Variant:
-    """The figures that Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis",
-    published are not repeated here."""
+def _transformer(name: str, network: Type[Backbone], arch: str, parameters: int, flops: Optional[int]) -> Variant:
+    """Return a row; the figures of Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain
+    Analysis", are not repeated here."""
     method = 'attn_scale' if name.startswith('attnscale') else 'feat_scale'
     class_token = network is not Swin
     output: Dict[str, Any] = dict(out_type='cls_token') if class_token else dict(out_indices=(3,))
@@ -174,14 +184,14 @@ for _variant in (
     _transformer('attnscale_vit_small_24', ViT, 'small_24', 43_344_376, 9_139_577_856),
     _transformer('attnscale_vit_base_12', ViT, 'base_12', 86_567_800, 17_563_828_224),
     _transformer('attnscale_vit_base_24', ViT, 'base_24', 171_622_408, 35_011_282_944),
-    _transformer('attnscale_cait_xxs24', CaiT, 'xxs24', 0, 0)._replace(config=None),
+    _transformer('attnscale_cait_xxs24', CaiT, 'xxs24', 11_956_360, None)._replace(config=None),
     _transformer('attnscale_cait_s24', CaiT, 's24', 46_916_392, 9_327_327_744),
     _transformer('attnscale_swin_small', Swin, 'small', 49_606_540, 8_740_875_264),
     _transformer('featscale_vit_small_12', ViT, 'small_12', 22_059_880, 4_598_882_304),
     _transformer('featscale_vit_small_24', ViT, 'small_24', 43_362_664, 9_139_577_856),
     _transformer('featscale_vit_base_12', ViT, 'base_12', 86_586_088, 17_563_828_224),
     _transformer('featscale_vit_base_24', ViT, 'base_24', 171_658_984, 35_011_282_944),
-    _transformer('featscale_cait_xxs24', CaiT, 'xxs24', 0, 0)._replace(config=None),
+    _transformer('featscale_cait_xxs24', CaiT, 'xxs24', 11_965_480, None)._replace(config=None),
     _transformer('featscale_cait_s24', CaiT, 's24', 46_934_632, 9_327_327_744),
     _transformer('featscale_swin_small', Swin, 'small', 49_624_306, 8_740_875_264),
 ):
