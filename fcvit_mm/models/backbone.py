@@ -1,4 +1,4 @@
-"""The contract of every backbone: what a subclass builds, and what it gets for it.
+"""The contract of backbones: what a subclass builds, and what it gets for it.
 
 The forward loop, the memory layout that networks compute in and that of their outputs stand here, once.
 """
@@ -159,10 +159,11 @@ class Backbone(BaseModule):
 
     #: Reads the checkpoint of ``dict(type='Pretrained')`` into a backbone: ``loader(backbone, **init_cfg)``. Set by
     #: ``fcvit_mm.checkpoints``, which knows the published files' key names; the networks do not import it.
-    pretrained_loader: Optional[Callable] = None
+    pretrained_loader: Optional[Callable[..., None]] = None
     #: Names of the parameters in published files of the network. ``None``: those files have the names here.
     published_names: Optional[PublishedNames] = None
 
+    init_cfg: Any
     stem: nn.Module
     stages: nn.ModuleList
 
@@ -199,7 +200,7 @@ class Backbone(BaseModule):
         return tuple(outputs)
 
     def forward_outputs(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield what :meth:`forward` returns, before it is given the layout of the images."""
+        """Yield the outputs of :meth:`forward`, each still in the layout that it was computed in."""
         for i, output in enumerate(self.forward_stages(x)):
             if i in self.out_indices:
                 yield getattr(self, f'norm{i}')(output)
@@ -233,18 +234,19 @@ class Backbone(BaseModule):
         return self.stem(x)
 
     def prefers_channels_last(self, device: torch.device) -> bool:
-        """Return whether the network is faster in channels_last than in the images' layout; on CPUs by about a half."""
+        """Return whether channels_last is faster than the images' layout. Default: on CPUs, often twice as fast."""
         return device.type == 'cpu'
 
     def to_map(self, x: Any) -> Tensor:
-        """Return what a stage gave to the next as a map ``(B, C, H, W)``. Default: unchanged."""
+        """Return a stage's output as a map ``(B, C, H, W)``. Default: unchanged."""
         return x
 
     def init_weights(self) -> None:
         """Apply ``init_cfg``. The constructor has drawn the initial weights already."""
         init_cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
         pretrained = [cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', 'PretrainedInit')]
-        if pretrained and self.pretrained_loader is None:
+        loader = type(self).pretrained_loader
+        if pretrained and loader is None:
             raise RuntimeError('no reader for pretrained files is set: import fcvit_mm (not a part of it by path)')
         given = self.init_cfg
         self.init_cfg = [cfg for cfg in init_cfgs if cfg not in pretrained] or None
@@ -253,8 +255,8 @@ class Backbone(BaseModule):
         finally:
             self.init_cfg = given
         for cfg in pretrained:
-            options = {key: value for key, value in cfg.items() if key != 'type'}
-            type(self).pretrained_loader(self, **options)
+            if loader is not None:
+                loader(self, **{key: value for key, value in cfg.items() if key != 'type'})
 
     def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Adapt a checkpoint's weights to this backbone. Default: unchanged.
@@ -275,7 +277,7 @@ class Backbone(BaseModule):
         return list(self.stages)
 
     def freeze_stages(self) -> None:
-        """Freeze what ``frozen_stages`` names: no gradients, evaluation mode."""
+        """Freeze the stem and the first ``frozen_stages`` parts: no gradients, evaluation mode."""
         if self.frozen_stages < 0:
             return
         for part in (self.stem, *self.freezable_parts()[: self.frozen_stages]):
@@ -306,7 +308,7 @@ class Backbone(BaseModule):
         Returns:
             tuple[int, int]: Its layer and the number of layers.
         """
-        depths = [len(stage.blocks) for stage in self.stages]
+        depths = [sum(1 for _ in stage.get_submodule('blocks').children()) for stage in self.stages]
         num_layers = sum(depths) + 2
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers

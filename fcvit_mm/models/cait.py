@@ -129,7 +129,7 @@ class CaiT(TokenTransformer):
                 for _ in range(depths[1])
             ]
             self.stages.append(ClassAttentionStage(channels, blocks, with_cp))
-        self._build_outputs(channels)
+        self.build_outputs(channels)
         self.apply(init_transformer_weights_)
         self.freeze_stages()
 

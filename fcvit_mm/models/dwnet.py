@@ -28,10 +28,9 @@ from .layers import (
     LayerNorm2d,
     PointwiseLinear,
     Stage,
-    batch_norm_affine,
     drop_path_rates,
     fuse_batch_norm_,
-    fuse_input_,
+    fuse_batch_norm_before_,
     gelu_of,
     pad_to_multiple,
 )
@@ -53,6 +52,8 @@ class PatchStem(nn.Module):
     Shape:
         ``(B, in_channels, H, W)`` to ``(B, C, ceil(H / 4), ceil(W / 4))``.
     """
+
+    pos_embed: Optional[nn.Parameter]
 
     def __init__(self, in_channels: int, channels: int, position_size: Optional[int]) -> None:
         super().__init__()
@@ -100,6 +101,8 @@ class DynamicDepthwiseConv(nn.Module):
         ``(B, C, H, W)`` to the same.
     """
 
+    norm: nn.Module
+
     def __init__(self, channels: int, kernel_size: int, reduction: int = 4) -> None:
         super().__init__()
         self.kernel_size = kernel_size
@@ -121,9 +124,8 @@ class DynamicDepthwiseConv(nn.Module):
         return dynamic_depthwise_conv2d(x, kernels.to(x.dtype), self.bias.to(x.dtype))
 
     def fuse_(self) -> None:
-        """For inference, in place: the BatchNorm becomes part of the convolution before it."""
-        fuse_batch_norm_(self.fc1, self.norm)
-        self.norm = nn.Identity()
+        """Make the BatchNorm part of the convolution before it, in place, for inference."""
+        self.norm = fuse_batch_norm_(self.fc1, self.norm)
 
 
 class InhomogeneousDepthwiseConv(nn.Module):
@@ -134,6 +136,8 @@ class InhomogeneousDepthwiseConv(nn.Module):
     Shape:
         ``(B, C, H, W)`` to the same.
     """
+
+    norm: nn.Module
 
     def __init__(self, channels: int, kernel_size: int, group_channels: int, reduction: int = 4) -> None:
         super().__init__()
@@ -148,9 +152,8 @@ class InhomogeneousDepthwiseConv(nn.Module):
         return inhomogeneous_depthwise_conv2d(x, kernels.unflatten(1, (self.groups, -1)).to(x.dtype))
 
     def fuse_(self) -> None:
-        """For inference, in place: the BatchNorm becomes part of the convolution before it."""
-        fuse_batch_norm_(self.fc1, self.norm)
-        self.norm = nn.Identity()
+        """Make the BatchNorm part of the convolution before it, in place, for inference."""
+        self.norm = fuse_batch_norm_(self.fc1, self.norm)
 
 
 class DWMixer(nn.Module):
@@ -167,6 +170,10 @@ class DWMixer(nn.Module):
     Shape:
         ``(B, C, H, W)`` to the same.
     """
+
+    norm1: nn.Module
+    norm2: nn.Module
+    norm3: nn.Module
 
     def __init__(self, channels: int, dwconv: nn.Module, window: int) -> None:
         super().__init__()
@@ -186,13 +193,11 @@ class DWMixer(nn.Module):
         return self.norm3(self.fc2(x))[:, :, :height, :width]
 
     def fuse_(self) -> None:
-        """For inference, in place: BatchNorms become part of the convolutions before them."""
-        fuse_batch_norm_(self.fc1, self.norm1)
-        fuse_batch_norm_(self.fc2, self.norm3)
-        self.norm1 = self.norm3 = nn.Identity()
+        """Make BatchNorms part of the convolutions before them, in place, for inference."""
+        self.norm1 = fuse_batch_norm_(self.fc1, self.norm1)
+        self.norm3 = fuse_batch_norm_(self.fc2, self.norm3)
         if isinstance(self.dwconv, nn.Conv2d):
-            fuse_batch_norm_(self.dwconv, self.norm2)
-            self.norm2 = nn.Identity()
+            self.norm2 = fuse_batch_norm_(self.dwconv, self.norm2)
 
 
 class MLP(nn.Module):
@@ -215,7 +220,9 @@ class DWNetBlock(nn.Module):
         ``(B, C, H, W)`` to the same.
     """
 
-    def __init__(self, channels: int, mixer: nn.Module, mlp: nn.Module, drop_path_rate: float) -> None:
+    norm: nn.Module
+
+    def __init__(self, channels: int, mixer: nn.Module, mlp: MLP, drop_path_rate: float) -> None:
         super().__init__()
         self.mixer = mixer
         self.norm = nn.BatchNorm2d(channels)
@@ -227,9 +234,8 @@ class DWNetBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm(x)))
 
     def fuse_(self) -> None:
-        """For inference, in place: the BatchNorm becomes part of the MLP's first layer."""
-        fuse_input_(self.mlp.fc1, *batch_norm_affine(self.norm))
-        self.norm = nn.Identity()
+        """Make the BatchNorm part of the MLP's first layer, in place, for inference."""
+        self.norm = fuse_batch_norm_before_(self.norm, self.mlp.fc1)
 
 
 @MODELS.register_module()
@@ -276,6 +282,7 @@ class DWNet(Backbone):
     }
     published_names = PUBLISHED_NAMES
     strides = (4, 8, 16, 32)
+    stem: PatchStem
 
     def __init__(
         self,
@@ -365,15 +372,15 @@ class DWNet(Backbone):
 
 
 def resize_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
-    """A map of position embeddings ``(1, C, h, w)`` for maps of another size."""
+    """Return a map of position embeddings ``(1, C, h, w)``, resized (bicubic) to ``size``."""
     if not records_any_size() and tuple(positions.shape[2:]) == tuple(size):
         return positions
-    # In float32: half precision has no bicubic form on CPU.
+    # In float32, for CPUs have no bicubic interpolation of float16.
     return F.interpolate(positions.float(), tuple(size), mode='bicubic', align_corners=False)
 
 
 def build_output_norm(norm_cfg: Optional[dict], channels: int) -> nn.Module:
-    """The norm of an output, BatchNorm if nothing is said.
+    """Build the norm of an output: BatchNorm unless ``norm_cfg`` says otherwise.
 
     Raises:
         ValueError: ``norm_cfg`` names no norm of ``OUTPUT_NORMS``.
@@ -386,7 +393,7 @@ def build_output_norm(norm_cfg: Optional[dict], channels: int) -> nn.Module:
 
 
 def init_linear_(module: nn.Module) -> None:
-    """Linear layers start as truncated normal 0.02 and bias 0, as published; the rest as PyTorch has it."""
+    """Initialise a linear layer in place, as published: truncated normal 0.02, bias 0; for ``Module.apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -9,13 +9,13 @@ the image's mean, and lets large depth-wise convolutions mix locally. Any input 
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width, ``h`` heads of ``d = C / h``.
 """
 
-from typing import Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..ops import add_global_context, channel_mixer, normalised_similarity, channel_means, recomputed_channel_mixer
+from ..ops import add_global_context, channel_means, channel_mixer, normalised_similarity, recomputed_channel_mixer
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, resolve_arch
 from .fcvit_names import PUBLISHED_NAMES
@@ -44,7 +44,7 @@ class GlobalContext(nn.Module):
         num_heads (int): ``h``; must divide ``C``.
         reduction (int): The bottleneck of the context vector has ``C // reduction`` channels.
         compete (bool): Take the larger of two candidates for each bottleneck channel; if not, apply GELU.
-        weighted (bool): Weigh by similarity; if not, the same context vector stands at every position.
+        weighted (bool): Weigh by similarity; if not, the same context vector is added at every position.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -69,7 +69,7 @@ class GlobalContext(nn.Module):
             self.rescale_bias = nn.Parameter(torch.zeros(num_heads))
 
     def similarity(self, x: Tensor) -> Tensor:
-        """Each position's similarity to the image's mean, normalised over heads and positions together.
+        """Return each position's similarity to the image's mean, normalised over heads and positions together.
 
         Args:
             x (Tensor): ``(B, C, H, W)``.
@@ -81,7 +81,7 @@ class GlobalContext(nn.Module):
         return similarity * self.rescale_weight.view(-1, 1, 1) + self.rescale_bias.view(-1, 1, 1)
 
     def context(self, means: Tensor) -> Tensor:
-        """Context vectors of images with these means over the positions: ``(B, C)`` to the same."""
+        """Return context vectors of images from their means over the positions: ``(B, C)`` to the same."""
         context = self.fc1(means)
         if self.compete:
             context = context.unflatten(1, (2, -1)).amax(1)
@@ -141,7 +141,7 @@ class TokenMixer(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Gate each value by what stands around it: ``x * sigmoid(1x1(gelu(1x1(dw3x3(x)))))``.
+    """Gate each value by its neighbourhood: ``x * sigmoid(1x1(gelu(1x1(dw3x3(x)))))``.
 
     Source: the published FCViT code (an option that no published variant uses).
 
@@ -188,10 +188,10 @@ class ChannelMixer(nn.Module):
     Args:
         channels (int): ``C``.
         hidden (int): Expanded channels.
-        dwconv (bool): Whether the depth-wise convolution is there.
-        channel_attention (bool): Whether :class:`ChannelAttention` follows.
+        dwconv (bool): Convolve depth-wise between the two 1x1 convolutions.
+        channel_attention (bool): Append :class:`ChannelAttention`.
         drop_rate (float): Dropout after the GELU and at the end.
-        recompute (bool): In training, forget the expanded maps and compute them again in the backward pass.
+        recompute (bool): In training, drop the expanded maps and compute them again in the backward pass.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -221,11 +221,11 @@ class ChannelMixer(nn.Module):
         return self.channel_attention(x)
 
     def fused(self, x: Tensor) -> Tensor:
-        """All but the channel attention, in one operation."""
+        """Return all but the channel attention, computed in one operation."""
         mixer = recomputed_channel_mixer if self.recompute and torch.is_grad_enabled() else channel_mixer
-        return mixer(
-            x, self.fc1.weight, self.fc1.bias, self.dwconv.weight, self.dwconv.bias, self.fc2.weight, self.fc2.bias
-        )
+        layers = (self.fc1, self.dwconv, self.fc2)
+        parameters: List[Any] = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+        return mixer(x, *parameters)
 
 
 class FCViTBlock(nn.Module):
@@ -235,11 +235,14 @@ class FCViTBlock(nn.Module):
         ``(B, C, H, W)`` to the same.
     """
 
+    layer_scale1: Optional[nn.Parameter]
+    layer_scale2: Optional[nn.Parameter]
+
     def __init__(
         self,
         channels: int,
         token_mixer: nn.Module,
-        channel_mixer: nn.Module,
+        channel_mixer: ChannelMixer,
         layer_scale_init_value: Optional[float],
         drop_path_rate: float,
     ) -> None:
@@ -262,19 +265,21 @@ class FCViTBlock(nn.Module):
         return x + self.drop_path(scaled(self.channel_mixer(self.norm2(x)), self.layer_scale2))
 
     def fuse_(self) -> None:
-        """For inference, in place: ``norm2``'s affine part and ``layer_scale2`` become part of the 1x1 convolutions.
+        """Make ``norm2``'s affine part and ``layer_scale2`` part of the 1x1 convolutions, in place, for inference.
 
         Not so ``norm1``, which the similarity reads, nor ``layer_scale1``, which stands behind a GELU.
         """
         mixer = self.channel_mixer
-        fuse_input_(mixer.fc1, self.norm2.weight, self.norm2.bias)
-        self.norm2 = GroupNorm1(self.norm2.num_channels, affine=False)
+        if self.norm2.affine:
+            fuse_input_(mixer.fc1, self.norm2.weight, self.norm2.bias)
+            self.norm2 = GroupNorm1(self.norm2.num_channels, affine=False)
         if self.layer_scale2 is not None and isinstance(mixer.channel_attention, nn.Identity):
             fuse_output_(mixer.fc2, self.layer_scale2, torch.zeros_like(self.layer_scale2))
             self.layer_scale2 = None
 
 
 def scaled(x: Tensor, scale: Optional[Tensor]) -> Tensor:
+    """Multiply the channels of ``(B, C, H, W)`` by ``(C, )``; by nothing if ``None``."""
     return x if scale is None else x * scale[:, None, None]
 
 
@@ -293,20 +298,20 @@ class FCViT(Backbone):
         drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the first.
         drop_rate (float): Dropout in the channel mixers.
         layer_scale_init_value (float, optional): Initial layer scale: 1e-5 for classification, 1e-6 for dense
-            prediction in the published recipes. ``None`` leaves the layer scale out.
+            prediction in the published recipes. ``None`` for no layer scale.
         kernel_sizes (Sequence[int]): Side of the depth-wise kernel of each token mix, one or two odd numbers;
-            ``(11,)`` leaves the second mix out.
+            ``(11,)`` for a single mix.
         token_mix_reduction (int): The two 1x1 convolutions after each depth-wise one meet in
             ``max(C // token_mix_reduction, token_mix_min_channels)`` channels; 1 makes them a single convolution.
         token_mix_min_channels (int): See ``token_mix_reduction``.
-        global_context (bool): Whether token mixes add the global context.
+        global_context (bool): Add the global context in token mixes.
         context_reduction (int): Bottleneck of the global context vector.
         compete (bool): Competition in that bottleneck; if not, GELU.
         weighted (bool): Weigh the global context by similarity.
-        channel_mixer_dwconv (bool): Whether channel mixers hold a depth-wise 3x3 convolution.
+        channel_mixer_dwconv (bool): Convolve depth-wise, 3x3, in channel mixers.
         spatial_attention (bool): Spatial attention after the token mixes.
         channel_attention (bool): Channel attention after the channel mixer.
-        mixer_recompute (bool): In training, compute the expanded maps of the channel mixers in slices, forget them, and
+        mixer_recompute (bool): In training, compute the expanded maps of the channel mixers in slices, drop them, and
             compute them again in the backward pass: less memory than ``with_cp``, for large images.
         frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`.
 

@@ -1,8 +1,8 @@
-"""A trained model made ready for inference."""
+"""Inference with a trained model made faster."""
 
 import copy
 from functools import partial
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -17,16 +17,16 @@ TOLERANCE_HALF = 5e-2
 
 
 def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -> nn.Module:
-    """A copy of a model whose backbone infers faster, with the same outputs.
+    """Return a copy of a model whose backbone infers faster, with the same outputs.
 
-    BatchNorms, the affine part of norms and layer scales become part of the convolutions next to them where algebra
-    allows; weights take the channels_last layout. On a CPU without fast half-precision arithmetic, a half-precision
+    BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
+    allows (a module's ``fuse_()`` does it); weights take the channels_last layout. On a CPU without fast half-precision arithmetic, a half-precision
     backbone computes in float32 between its input and its outputs. Which kernels run is decided at each call, as for
     any model (see :mod:`fcvit_mm.ops`).
 
     Args:
-        model (nn.Module): A backbone of this package, or a classifier, detector or segmentor around one. It stays as
-            it is. Load its checkpoint first: the copy has other parameters.
+        model (nn.Module): A :class:`Backbone`, or a classifier, detector or segmentor around one. It is not changed.
+            Load its checkpoint first: the copy has other parameters.
         example (Tensor, optional): Images ``(B, C, H, W)`` for the model's ``forward``; the outputs of copy and model
             are then compared.
 
@@ -34,15 +34,15 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
         nn.Module: The copy, in evaluation mode, without gradients. It can be pickled, traced and exported.
 
     Raises:
-        ValueError: The model holds no backbone of this package.
+        ValueError: The model holds no :class:`Backbone`.
         RuntimeError: The outputs for ``example`` differ by more than 1e-4 (half precision: 5e-2) of the largest.
     """
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
     backbones = [module for module in optimized.modules() if isinstance(module, Backbone)]
     if not backbones:
         raise ValueError(
-            f'{type(model).__name__} holds no backbone of fcvit_mm, expected one of '
-            f'{", ".join(sorted(cls.__name__ for cls in Backbone.__subclasses__()))} in it'
+            f'{type(model).__name__} holds no backbone of fcvit_mm, expected FCViT, DWNet or another subclass of '
+            'fcvit_mm.models.Backbone in it'
         )
     for backbone in backbones:
         for module in list(backbone.modules()):
@@ -59,11 +59,13 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
     return optimized
 
 
-def _widen(module: nn.Module, args: tuple) -> tuple:
+def _widen(module: nn.Module, args: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
     return tuple(arg.float() for arg in args)
 
 
-def _narrow(module: nn.Module, args: tuple, outputs: tuple, dtype: torch.dtype) -> tuple:
+def _narrow(
+    module: nn.Module, args: Tuple[Tensor, ...], outputs: Tuple[Tensor, ...], dtype: torch.dtype
+) -> Tuple[Tensor, ...]:
     return tuple(output.to(dtype) for output in outputs)
 
 
@@ -83,7 +85,7 @@ def _compare(model: nn.Module, optimized: nn.Module, example: Tensor) -> None:
             raise RuntimeError(
                 f'the optimized {type(model).__name__} differs from the model by {difference:.3g} on '
                 f'outputs of up to {largest:.3g}, more than {limit:g} of them: please report this with '
-                'the config; until then, use the model as it is'
+                'the config; until then, use the model itself'
             )
 
 

@@ -1,9 +1,9 @@
-"""What the networks share: patch embedding, stochastic depth, initial weights."""
+"""Layers and helpers that the networks share: patch embedding, stages, norms, stochastic depth, initial weights."""
 
 import math
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Iterator, Sequence, Tuple
+from typing import ContextManager, Iterator, List, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -17,7 +17,7 @@ from ..ops.tracing import records_any_size
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` with zero padding, in the fastest form for its input."""
+    """``nn.Conv2d`` with zero padding, computed by the fastest implementation for its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         keeps_size = self.stride == (1, 1) and self.padding == tuple(size // 2 for size in self.kernel_size)
@@ -55,15 +55,25 @@ class PointwiseLinear(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+#: Layers that can take over a norm or scale next to them.
+Linear = Union[nn.Conv2d, nn.Linear]
+
+
 @torch.no_grad()
-def batch_norm_affine(norm: nn.BatchNorm2d) -> Tuple[Tensor, Tensor]:
-    """Factor and bias per channel of a BatchNorm in evaluation mode, in float64."""
+def batch_norm_affine(norm: _BatchNorm) -> Tuple[Tensor, Tensor]:
+    """Return factor and bias per channel of a BatchNorm in evaluation mode, in float64.
+
+    Raises:
+        ValueError: It has no running statistics, so that its factors depend on the batch.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError(f'{norm} has no running statistics (track_running_stats=False): it cannot be fused')
     scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
 @torch.no_grad()
-def fuse_output_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+def fuse_output_(layer: Linear, scale: Tensor, shift: Tensor) -> None:
     """Make a convolution or linear layer multiply its output channels by ``scale`` and add ``shift``."""
     bias = shift if layer.bias is None else layer.bias.double() * scale + shift
     layer.weight.copy_((layer.weight.double().flatten(1) * scale.double()[:, None]).view_as(layer.weight))
@@ -71,7 +81,7 @@ def fuse_output_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
 
 
 @torch.no_grad()
-def fuse_input_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
+def fuse_input_(layer: Linear, scale: Tensor, shift: Tensor) -> None:
     """Make a 1x1 convolution or linear layer multiply its input channels by ``scale`` and add ``shift`` first."""
     weight = layer.weight.double().flatten(1)
     bias = weight @ shift.double() + (0 if layer.bias is None else layer.bias.double())
@@ -79,13 +89,32 @@ def fuse_input_(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
     layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
 
 
-def fuse_batch_norm_(layer: nn.Module, norm: nn.BatchNorm2d) -> None:
-    """Make a convolution compute what the BatchNorm in evaluation mode behind it would."""
+def fuse_batch_norm_(layer: Linear, norm: nn.Module) -> nn.Module:
+    """Make a convolution apply the BatchNorm (in evaluation mode) behind it, too; any other norm stays.
+
+    Returns:
+        nn.Module: What takes the norm's place.
+    """
+    if not isinstance(norm, _BatchNorm):
+        return norm
     fuse_output_(layer, *batch_norm_affine(norm))
+    return nn.Identity()
+
+
+def fuse_batch_norm_before_(norm: nn.Module, layer: Linear) -> nn.Module:
+    """Make a 1x1 convolution or linear layer apply the BatchNorm (in evaluation mode) before it; any other norm stays.
+
+    Returns:
+        nn.Module: What takes the norm's place.
+    """
+    if not isinstance(norm, _BatchNorm):
+        return norm
+    fuse_input_(layer, *batch_norm_affine(norm))
+    return nn.Identity()
 
 
 class PatchEmbed(nn.Module):
-    """Strided convolution followed by BatchNorm, the stem and what stands between stages.
+    """Patch embedding, as the stem or between stages: a strided convolution and BatchNorm.
 
     Source: arXiv 2212.12552, section 4 and its published code.
 
@@ -99,6 +128,8 @@ class PatchEmbed(nn.Module):
         ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
 
+    norm: nn.Module
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
         super().__init__()
         self.proj = Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
@@ -108,9 +139,8 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x))
 
     def fuse_(self) -> None:
-        """For inference, in place: the BatchNorm becomes part of the convolution."""
-        fuse_batch_norm_(self.proj, self.norm)
-        self.norm = nn.Identity()
+        """Make the BatchNorm part of the convolution, in place, for inference."""
+        self.norm = fuse_batch_norm_(self.proj, self.norm)
 
 
 class GroupNorm1(nn.GroupNorm):
@@ -120,7 +150,7 @@ class GroupNorm1(nn.GroupNorm):
 
     Args:
         channels (int): ``C``.
-        affine (bool): Whether a learned factor and bias per channel follow.
+        affine (bool): Learn a factor and a bias per channel.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -180,19 +210,19 @@ class Stage(nn.Module):
         return x
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """One block, recomputed in the backward pass if ``with_cp``."""
+        """Run one block, recomputed in the backward pass if ``with_cp``."""
         return recomputed(block, x) if self.with_cp and torch.is_grad_enabled() else block(x)
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, computed once more in the backward pass; BatchNorms count the batch once all the same."""
+    """Return ``block(x)``, computed again in the backward pass; BatchNorms count the batch once all the same."""
     if any(isinstance(module, _BatchNorm) for module in block.modules()):
         contexts = partial(_first_and_second_pass, block)
         return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
     return checkpoint(block, x, use_reentrant=False)
 
 
-def _first_and_second_pass(block: nn.Module):
+def _first_and_second_pass(block: nn.Module) -> Tuple[ContextManager[None], ContextManager[None]]:
     return nullcontext(), _statistics_kept(block)
 
 
@@ -204,19 +234,21 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
         for module in block.modules()
         if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
     ]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    momenta, batches = [norm.momentum for norm in norms], [count.clone() for count in counts]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, batches) in zip(norms, before):
+        for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+        for count, batch in zip(counts, batches):
+            count.copy_(batch)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drop a residual branch for whole images of the batch.
+    """Stochastic depth: in training, drop a residual branch for some images of the batch.
 
     Source: Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382. What survives is divided by the
     probability of surviving, so that the expected value stays.
@@ -240,8 +272,8 @@ class DropPath(nn.Module):
         return f'rate={self.rate:.3g}'
 
 
-def drop_path_rates(rate: float, depths) -> list:
-    """Rates that grow linearly with the block's index over the whole network, grouped by stage.
+def drop_path_rates(rate: float, depths: Sequence[int]) -> List[List[float]]:
+    """Return rates that grow linearly with the block's index over all stages, grouped by stage.
 
     Args:
         rate (float): The last block's rate.
@@ -275,18 +307,21 @@ def init_weights_(module: nn.Module) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameter values in ``module``, frozen ones included (buffers are not parameters)."""
+    """Return the number of parameter values in ``module``, frozen ones included (buffers are not parameters)."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def up_to_multiple(side: int, divisor: int) -> int:
-    """The next multiple, in a form that exporters know for one, and without ``//`` of negative numbers: ONNX's division
-    rounds towards zero."""
+    """Return the next multiple of ``divisor``.
+
+    Exporters recognise it as one in this notation; ``//`` of negative numbers is avoided because ONNX's division rounds
+    towards zero.
+    """
     return (side + divisor - 1) // divisor * divisor
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Zeros right and bottom until both sides of ``(B, C, H, W)`` are multiples of ``divisor``."""
+    """Pad ``(B, C, H, W)`` with zeros, right and bottom, until both sides are multiples of ``divisor``."""
     height, width = x.shape[2:]
     down, right = up_to_multiple(height, divisor) - height, up_to_multiple(width, divisor) - width
     return F.pad(x, (0, right, 0, down)) if records_any_size() or down or right else x

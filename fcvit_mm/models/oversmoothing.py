@@ -1,4 +1,4 @@
-"""AttnScale and FeatScale: what keeps the high frequencies of a deep transformer, whichever transformer it is.
+"""AttnScale and FeatScale, which keep the high frequencies of a deep transformer, of any kind.
 
 Source: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis", ICLR 2022,
 OpenReview O476oWmiNNp. Self-attention is a low-pass filter: with depth only the tokens' mean (DC) survives. Both
@@ -19,7 +19,7 @@ METHODS = ('attn_scale', 'feat_scale')
 
 
 def check_methods(methods: Sequence[str]) -> Tuple[str, ...]:
-    """The methods as a tuple; none leaves the plain transformer.
+    """Return the methods as a tuple; an empty one for the unmodified transformer.
 
     Raises:
         TypeError: Not a sequence of names, a bare name say.
@@ -28,7 +28,7 @@ def check_methods(methods: Sequence[str]) -> Tuple[str, ...]:
     if isinstance(methods, str) or not isinstance(methods, Sequence):
         raise TypeError(
             f'methods={methods!r}, expected a sequence of names out of {METHODS}, '
-            f'such as {METHODS[:1]}; an empty one leaves the plain transformer'
+            f'such as {METHODS[:1]}; an empty one for the unmodified transformer'
         )
     unknown = [method for method in methods if method not in METHODS]
     if unknown or len(set(methods)) != len(methods):
@@ -40,7 +40,7 @@ def check_methods(methods: Sequence[str]) -> Tuple[str, ...]:
 
 
 def attn_scale(attended: Tensor, values: Tensor, lamb: Optional[Tensor]) -> Tensor:
-    """AttnScale without the attention matrix: ``A' v`` for ``A' = 1/N + (A - 1/N) (1 + lamb)``.
+    """Apply AttnScale without the attention matrix: ``A' v`` for ``A' = 1/N + (A - 1/N) (1 + lamb)``.
 
     ``A' v = (1 + lamb) (A v) - lamb mean(v)``, so that any attention that gives ``A v``, a fused one too, will do.
 
@@ -132,7 +132,7 @@ def resample_table(table: Tensor, size: Tuple[int, int], new_size: Tuple[int, in
 
 
 def fit_table(table: Tensor, like: Tensor, extra: int, new_size: Tuple[int, int], name: str) -> Tensor:
-    """A table of a checkpoint, resized to the grid of the parameter that it is for; as it is if that fits.
+    """Return a table of a checkpoint, resized to the grid of the parameter that it is for if it does not fit.
 
     Args:
         table (Tensor): ``(..., L, C)``, of a square grid.
@@ -145,7 +145,7 @@ def fit_table(table: Tensor, like: Tensor, extra: int, new_size: Tuple[int, int]
         ValueError: The table's grid is not square, so that its sides cannot be known.
     """
     if table.shape == like.shape or table.ndim != like.ndim or table.shape[-1] != like.shape[-1]:
-        return table  # what does not fit for another reason is the loader's to report
+        return table  # the loader reports what does not fit for another reason
     length = table.shape[-2] - extra
     side = round(max(length, 0) ** 0.5)
     if length < 1 or side**2 != length:

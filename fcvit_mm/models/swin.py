@@ -32,21 +32,21 @@ class WindowStem(nn.Module):
 
 @MODELS.register_module()
 class Swin(Transformer):
-    """Swin with AttnScale in every window, FeatScale over the whole map, or both.
+    """Swin with AttnScale in every window, FeatScale over the map, or both.
 
     Source: OpenReview O476oWmiNNp (the methods); arXiv 2103.14030 (Swin).
 
     Args:
         arch (str | dict): A variant of ``Swin.arch_settings``, or a dict of ``depths``, ``channels`` and
             ``num_heads`` (one value per stage).
-        methods (Sequence[str]): ``'attn_scale'``, ``'feat_scale'``, both, or none for the plain Swin.
+        methods (Sequence[str]): ``'attn_scale'``, ``'feat_scale'``, both, or none for the unmodified Swin.
         window_size (int): Side of a window. Relative-position biases of a checkpoint with another are resized.
         in_channels (int): Channels of the images.
         out_indices (int | Sequence[int]): Stages to return, negative ones counted from the end. Dense prediction
             takes all four, classification the last. Stages past the last of these are not built.
         drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the first.
-        frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of a plain Swin may be given: what
-            they lack starts as the identity.
+        frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of an unmodified Swin may be given:
+            what they lack starts as the identity.
 
     Shape:
         ``(B, in_channels, H, W)`` to a tuple, one map ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` for each of
@@ -117,13 +117,14 @@ class Swin(Transformer):
         self.freeze_stages()
 
     def tables(self) -> Iterator[Tuple[str, int, Tuple[int, int]]]:
+        """See :meth:`Transformer.tables`."""
         side = 2 * self.window_size - 1
-        for i, stage in enumerate(self.stages):
-            for j in range(len(stage.blocks)):
-                yield f'stages.{i}.blocks.{j}.attn.relative_position_bias_table', 0, (side, side)
+        for name, _ in self.named_parameters():
+            if name.endswith('relative_position_bias_table'):
+                yield name, 0, (side, side)
 
     def to_map(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)``, as stages pass it on, to ``(B, C, H, W)``."""
+        """Return ``(B, H, W, C)``, as stages pass it on, as ``(B, C, H, W)``."""
         return x.permute(0, 3, 1, 2)
 
 

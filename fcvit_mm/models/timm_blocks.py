@@ -4,7 +4,7 @@ The only file of ``models`` that needs timm. It is imported when one of these ne
 """
 
 from functools import partial
-from typing import Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -27,17 +27,17 @@ from .oversmoothing import AttnScaleHeadMixing, FeatScale, attn_scale
 
 __all__ = ['CaiTBlock', 'ClassAttentionBlock', 'PatchMerging', 'SwinBlock', 'ViTBlock']
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm says it wants a class, and calls it
 
 #: Bytes of an attention matrix above which, without gradients, it is computed in slices of queries.
 SLICE_BYTES = 8 * 2**20
 
 
-def _lamb(num_heads: int, methods: Sequence[str]):
+def _lamb(num_heads: int, methods: Sequence[str]) -> Optional[nn.Parameter]:
     return nn.Parameter(torch.zeros(num_heads)) if 'attn_scale' in methods else None
 
 
-def _scores(module: nn.Module, x: Tensor) -> Tensor:
+def _scores(module: Union[Attention, TalkingHeadAttn, WindowAttention], x: Tensor) -> Tensor:
     """Return the scaled products of queries and keys: ``(B, N, C)`` to ``(B, H, N, N)``."""
     q, k, _ = module.qkv(x).unflatten(2, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return module.scale * q @ k.transpose(-2, -1)
@@ -59,7 +59,7 @@ class AttnScaleSelfAttention(Attention):
         super().__init__(channels, num_heads, qkv_bias=True)
         self.lamb = _lamb(num_heads, methods)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         batch, tokens, channels = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, channels // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -79,7 +79,7 @@ class ViTBlock(Block):
         self.attn = AttnScaleSelfAttention(channels, num_heads, methods)
         self.feat_scale = _feat_scale(channels, 2, methods)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         x = x + self.drop_path1(self.feat_scale(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
@@ -258,14 +258,14 @@ class SwinBlock(SwinTransformerBlock):
         index = F.pad(index, (0, right, 0, bottom), value=-1)
         shift = self._shift((height, width), x)
         if shift:
-            index = index.roll([-step for step in shift], (0, 1))
+            index = index.roll([-int(step) for step in shift], (0, 1))
         return window_partition(index[None, :, :, None], self.window_size).flatten(1), (height, width)
 
 
 def rolled(x: Tensor, shift: Sequence[Union[int, Tensor]]) -> Tensor:
     """A map ``(B, H, W, C)`` rolled down and right; ``shift`` in pixels, or tensors of them."""
     if not isinstance(shift[0], Tensor):
-        return x.roll(tuple(shift), (1, 2))
+        return x.roll([int(step) for step in shift], (1, 2))
     for dim, step in zip((1, 2), shift):
         positions = torch.arange(x.shape[dim], device=x.device)
         x = x.index_select(dim, (positions - step) % (positions[-1] + 1))

@@ -7,7 +7,7 @@ every stack. It is imported when one of these networks is built: ``import fcvit_
 
 from collections import OrderedDict
 from types import ModuleType
-from typing import Dict, Iterator, List, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Sequence, Tuple, Union, cast
 
 import torch
 import torch.nn as nn
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..dependencies import require
 from .backbone import Backbone, InitCfg, check_frozen_stages, output_layout
-from .layers import LayerNorm2d, pad_to_multiple
+from .layers import LayerNorm2d, Stage, pad_to_multiple
 from .oversmoothing import fit_table, resample_table
 
 OUT_TYPES = ('pyramid', 'cls_token')
@@ -34,7 +34,7 @@ def import_timm_blocks() -> ModuleType:
 
 
 def init_transformer_weights_(module: nn.Module) -> None:
-    """As DeiT, CaiT and Swin start: linear weights truncated normal 0.02, biases 0; for ``Module.apply``."""
+    """Initialise a linear layer in place, as in DeiT, CaiT and Swin: truncated normal 0.02, bias 0; for ``apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -42,7 +42,7 @@ def init_transformer_weights_(module: nn.Module) -> None:
 
 
 def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_path_rate: float) -> None:
-    """Refuse heads that do not divide their channels, and rates that are none."""
+    """Refuse heads that do not divide their channels, and drop rates outside of ``[0, 1)``."""
     for width, heads in zip(channels, num_heads):
         if width % heads:
             raise ValueError(
@@ -54,7 +54,7 @@ def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_pa
 
 
 class TokenEmbed(nn.Module):
-    """Patches, a class token if wanted, and position embeddings.
+    """Embedding of patches, with a class token if wanted, and position embeddings.
 
     Args:
         in_channels (int): Channels of the images.
@@ -62,10 +62,10 @@ class TokenEmbed(nn.Module):
         patch_size (int): Side of a patch, and its stride.
         grid (tuple[int]): Patches in height and width that the position embeddings are made for; they are resized for
             other images, and when a checkpoint has them for another grid.
-        class_token (bool): Whether a class token comes first.
+        class_token (bool): Put a class token first.
 
     Shape:
-        ``(B, in_channels, H, W)`` to ``(B, N, C)`` and the grid; images are padded to whole patches.
+        ``(B, in_channels, H, W)`` to ``(B, N, C)`` and the grid; images are padded to a multiple of the patch size.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class TokenEmbed(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, channels)) if class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_extra + grid[0] * grid[1], channels))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        if class_token:
+        if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
@@ -95,11 +95,15 @@ class Transformer(Backbone):
     """A backbone with learned tables of positions, which loading resizes, by whatever way weights come in."""
 
     def tables(self) -> Iterator[Tuple[str, int, Tuple[int, int]]]:
-        """Each table's name, the number of rows before those of its grid, and the grid."""
+        """Yield each table's name, the number of rows before those of its grid, and the grid."""
         raise NotImplementedError
 
     def fit_state_dict(self, state_dict: Dict[str, Tensor], prefix: str = '') -> Dict[str, Tensor]:
-        """Weights with tables resized to this network's.
+        """Resize the tables of a checkpoint's weights to this network's.
+
+        Args:
+            state_dict (dict[str, Tensor]): Weights under the backbone's own names; not changed.
+            prefix (str): What precedes these names.
 
         Raises:
             ValueError: A table of other size whose grid is not square.
@@ -112,7 +116,7 @@ class Transformer(Backbone):
                 )
         return result
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
         # Called before the children's, which read what stands in state_dict then. It is the caller's copy.
         state_dict.update(self.fit_state_dict(state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -125,8 +129,11 @@ class TokenTransformer(Transformer):
     2203.16527, section 3: transposed convolutions and a pooling from the last map alone. The lateral convolutions are
     left to the neck: mmdet's FPN, or its ChannelMapper for a pyramid without a top-down path. Attention stays global.
 
-    A subclass builds ``stem`` and ``stages`` and says what the class token and the patches are.
+    A subclass builds ``stem`` (a :class:`TokenEmbed`) and ``stages``, calls :meth:`build_outputs`, and defines
+    :meth:`class_token` and :meth:`patches`.
     """
+
+    stem: TokenEmbed
 
     def __init__(
         self,
@@ -149,16 +156,20 @@ class TokenTransformer(Transformer):
             if out_indices is not None:
                 raise ValueError(
                     f"out_indices={out_indices!r} with out_type='cls_token': the class token has no "
-                    "levels; leave out_indices out, or take out_type='pyramid'"
+                    "levels; give no out_indices, or take out_type='pyramid'"
                 )
-            widths, strides, out_indices = (channels,), (patch_size,), 0
+            out_indices, levels = 0, [(channels, patch_size)]
         else:
-            widths = (channels // 4, channels // 2, channels, channels)
-            strides = (patch_size // 4, patch_size // 2, patch_size, patch_size * 2)
             out_indices = (0, 1, 2, 3) if out_indices is None else out_indices
+            levels = [
+                (channels // 4, patch_size // 4),
+                (channels // 2, patch_size // 2),
+                (channels, patch_size),
+                (channels, patch_size * 2),
+            ]
         super().__init__(
-            widths,
-            strides,
+            [width for width, _ in levels],
+            [stride for _, stride in levels],
             out_indices,
             in_channels=in_channels,
             norm_eval=norm_eval,
@@ -169,7 +180,8 @@ class TokenTransformer(Transformer):
         self.frozen_stages = frozen_stages
         self.out_type = out_type
 
-    def _build_outputs(self, channels: int) -> None:
+    def build_outputs(self, channels: int) -> None:
+        """Build what is made of the blocks' output: a norm for the class token, or the pyramid."""
         if self.out_type == 'cls_token':
             self.norm = nn.LayerNorm(channels, eps=1e-6)
             return
@@ -188,31 +200,41 @@ class TokenTransformer(Transformer):
         for i, width in zip(self.out_indices, self.out_channels):
             self.add_module(f'norm{i}', LayerNorm2d(width))
 
+    def prefers_channels_last(self, device: torch.device) -> bool:
+        """Return ``False``: one convolution of large patches reads the images, and gains nothing."""
+        return False
+
     def freezable_parts(self) -> List[nn.Module]:
         """Return the blocks."""
-        return list(self.stages[0].blocks)
+        return list(self.stage.blocks)
+
+    @property
+    def stage(self) -> Stage:
+        """The one stage of patches."""
+        return cast(Stage, self.stages[0])
 
     def tables(self) -> Iterator[Tuple[str, int, Tuple[int, int]]]:
+        """See :meth:`Transformer.tables`."""
         yield 'stem.pos_embed', self.stem.num_extra, self.stem.grid
 
     def class_token(self, x: Tensor) -> Tensor:
-        """``(B, N, C)`` after the blocks to the class token ``(B, C)``, before the norm."""
+        """Return the class token ``(B, C)`` of the blocks' output ``(B, N, C)``, before the norm."""
         raise NotImplementedError
 
     def patches(self, x: Tensor) -> Tensor:
-        """``(B, N, C)`` after the blocks to that of the patches."""
+        """Return the patches of the blocks' output, ``(B, N, C)`` to ``(B, N - extra, C)``."""
         raise NotImplementedError
 
     def forward_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Return what the blocks make of images ``(B, in_channels, H, W)``: ``(B, N, C)``, and the grid of patches."""
         x, grid = self.forward_stem(x)
-        return self.stages[0](x), grid
+        return self.stage(x), grid
 
     def forward_blocks(self, x: Tensor) -> Iterator[Tuple[Tensor, Tuple[int, int]]]:
         """Yield what :meth:`forward_tokens` returns after every block, computed when it is asked for."""
         x, grid = self.forward_stem(x)
-        for block in self.stages[0].blocks:
-            x = self.stages[0].run(block, x)
+        for block in self.stage.blocks:
+            x = self.stage.run(block, x)
             yield x, grid
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
@@ -220,7 +242,7 @@ class TokenTransformer(Transformer):
         yield self.to_map(self.forward_tokens(x))
 
     def to_map(self, x: Tuple[Tensor, Tuple[int, int]]) -> Tensor:
-        """Tokens ``(B, N, C)`` and the grid of patches to ``(B, C, *grid)``."""
+        """Return tokens ``(B, N, C)`` as the map of their patches, ``(B, C, *grid)``."""
         tokens, grid = x
         return self.patches(tokens).transpose(1, 2).unflatten(2, grid)
 
@@ -238,7 +260,7 @@ class TokenTransformer(Transformer):
 
 
 def grid_of(img_size: Union[int, Sequence[int]], patch_size: int) -> Tuple[int, int]:
-    """Patches in height and width of an image.
+    """Return the number of patches in height and width of an image.
 
     Raises:
         ValueError: The size is not one or two multiples of the patch size.

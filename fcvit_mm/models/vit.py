@@ -28,16 +28,16 @@ from .transformer_names import VIT
 
 @MODELS.register_module()
 class ViT(TokenTransformer):
-    """ViT of DeiT's form (class token, pre-norm) with AttnScale, FeatScale or both.
+    """ViT as in DeiT (class token, pre-norm) with AttnScale, FeatScale or both.
 
     Source: OpenReview O476oWmiNNp (the methods); arXiv 2012.12877 (DeiT).
 
     Args:
         arch (str | dict): A variant of ``ViT.arch_settings``, or a dict of ``depths``, ``channels`` and
             ``num_heads`` (tuples of one value: there is one stage).
-        methods (Sequence[str]): ``'attn_scale'``, ``'feat_scale'``, both, or none for the plain ViT.
+        methods (Sequence[str]): ``'attn_scale'``, ``'feat_scale'``, both, or none for the unmodified ViT.
         img_size (int | Sequence[int]): Image size that the position embeddings are made for. Any other works: they
-            are resized, and images are padded to whole patches.
+            are resized, and images are padded to a multiple of the patch size.
         patch_size (int): Side of a patch, a multiple of 4.
         in_channels (int): Channels of the images.
         out_type (str): ``'cls_token'`` for classification; ``'pyramid'`` for dense prediction, a simple feature
@@ -46,7 +46,7 @@ class ViT(TokenTransformer):
             returned are not built.
         drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the first.
         frozen_stages (int): -1 freezes nothing, 0 the stem, ``n`` the stem and the first ``n`` blocks.
-        norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of a plain DeiT may be given: what they lack
+        norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of an unmodified DeiT may be given: what they lack
             starts as the identity.
 
     Shape:
@@ -103,7 +103,7 @@ class ViT(TokenTransformer):
         self.stem = TokenEmbed(in_channels, channels, patch_size, grid_of(img_size, patch_size), class_token=True)
         blocks = [blocks_of_timm.ViTBlock(channels, num_heads, rate, methods) for rate in rates]
         self.stages = nn.ModuleList([Stage(nn.Identity(), blocks, with_cp)])
-        self._build_outputs(channels)
+        self.build_outputs(channels)
         self.apply(init_transformer_weights_)
         self.freeze_stages()
 

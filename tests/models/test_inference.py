@@ -1,4 +1,4 @@
-"""A model optimised for inference: the same outputs, in every use."""
+"""Optimised for inference, a model gives the same outputs in every use. What every network is asked: test_family.py."""
 
 import copy
 import pickle
@@ -8,23 +8,11 @@ import torch
 import torch.nn as nn
 from networks import FCVIT_OPTIONS as OPTIONS
 from networks import build_fcvit as micro
+from networks import disturbed as trained
 
 import fcvit_mm
 from fcvit_mm.models import inference
 from fcvit_mm.ops import conditions, use_ops
-
-
-def trained(model: nn.Module) -> nn.Module:
-    """With norms and scales that are not as they started."""
-    torch.manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            nn.init.uniform_(parameter, 0.5, 1.5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    return model.eval()
 
 
 def images(channels=3, size=(64, 40)):
@@ -45,7 +33,7 @@ def test_outputs_stay(options):
                 torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_folded():
+def test_what_is_fused():
     model = trained(micro())
     optimized = fcvit_mm.optimize_for_inference(model)
     assert not [name for name, module in optimized.named_modules() if isinstance(module, nn.BatchNorm2d)]
@@ -53,6 +41,12 @@ def test_what_is_folded():
     assert block.layer_scale2 is None and block.norm2.weight is None
     assert not any(parameter.requires_grad for parameter in optimized.parameters())
     assert not optimized.training
+
+
+def test_twice_is_once():
+    once = fcvit_mm.optimize_for_inference(trained(micro()))
+    twice = fcvit_mm.optimize_for_inference(once, images())
+    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values()))
 
 
 def test_the_model_stays_as_it_was():
@@ -119,7 +113,9 @@ def test_a_model_around_a_backbone():
 
 
 def test_a_model_without_a_backbone_of_ours():
-    with pytest.raises(ValueError, match=r'Linear holds no backbone of fcvit_mm, expected one of .*FCViT'):
+    with pytest.raises(
+        ValueError, match='Linear holds no backbone of fcvit_mm, expected FCViT, DWNet or another subclass'
+    ):
         fcvit_mm.optimize_for_inference(nn.Linear(2, 2))
 
 
