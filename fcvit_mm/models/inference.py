@@ -20,9 +20,9 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
     """Return a copy of a model whose backbone infers faster, with the same outputs.
 
     BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
-    allows (a module's ``fuse_()`` does it); weights take the channels_last layout. On a CPU without fast half-precision arithmetic, a half-precision
-    backbone computes in float32 between its input and its outputs. Which kernels run is decided at each call, as for
-    any model (see :mod:`fcvit_mm.ops`).
+    allows (a module's ``fuse_()`` does it); weights take the channels_last layout. On a CPU without fast half-precision
+    arithmetic, a half-precision backbone computes in float32 between its input and its outputs. Which kernels run is
+    decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
 
     Args:
         model (nn.Module): A :class:`Backbone`, or a classifier, detector or segmentor around one. It is not changed.
