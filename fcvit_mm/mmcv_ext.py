@@ -282,6 +282,80 @@ def roi_pool_backward(
     grad_input.view(-1).index_add_(0, places[kept], grad_output[kept])
 
 
+def _deform_roi_pool(
+    input: Tensor, offset: Tensor, rois: Tensor, size: Tuple[int, int], scale: float, ratio: int, gamma: float
+) -> Tensor:
+    """Deformable RoI pooling (arXiv 1703.06211, section 2.2) of ``(B, C, H, W)``: ``(R, C, h, w)``.
+
+    Regions one after the other: the number of samples in a bin depends on the region.
+    """
+    limits = input.new_tensor(input.shape[:1:-1])  # width, height
+    shift = offset.view(-1, 2, *size).movedim(1, -1) if offset.numel() else input.new_zeros(len(rois), *size, 2)
+    outputs = []
+    for region, moved in zip(rois, shift):
+        start, sides = region[1:3] * scale - 0.5, (region[3:] - region[1:3]) * scale
+        bins = sides / sides.new_tensor(size[::-1])
+        columns, rows = [ratio if ratio > 0 else int(side) for side in bins.ceil().clamp(min=0)]
+        if not rows * columns:
+            outputs.append(input.new_zeros(input.shape[1], *size))
+            continue
+        # Samples (h, w, rows, columns) of each bin, x before y.
+        inside = torch.stack(
+            torch.meshgrid(*((torch.arange(n, device=input.device) + 0.5) / n for n in (columns, rows)), indexing='xy'),
+            -1,
+        )
+        corners = torch.stack(
+            torch.meshgrid(*(torch.arange(n, device=input.device) for n in size[::-1]), indexing='xy'), -1
+        )
+        places = (start + gamma * sides * moved)[:, :, None, None] + (corners[:, :, None, None] + inside) * bins
+        seen = ((places >= -1) & (places <= limits)).all(-1)
+        grid = 2 * places.clamp(min=0) / (limits - 1).clamp(min=1) - 1
+        image = input[int(region[0])][None]
+        values = F.grid_sample(image, grid.view(1, -1, 1, 2), padding_mode='border', align_corners=True)
+        outputs.append((values.view(-1, *seen.shape) * seen).mean((3, 4)))
+    return torch.stack(outputs) if outputs else input.new_zeros(0, input.shape[1], *size)
+
+
+def deform_roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> None:
+    """Write deformable RoI pooling into ``output``."""
+    size = (pooled_height, pooled_width)
+    output.copy_(_deform_roi_pool(input, offset, rois, size, spatial_scale, sampling_ratio, gamma))
+
+
+def deform_roi_pool_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> None:
+    """Write the gradients of :func:`deform_roi_pool_forward` for its input and offsets."""
+    size = (pooled_height, pooled_width)
+
+    def pool(x: Tensor, y: Tensor) -> Tensor:
+        return _deform_roi_pool(x, y, rois, size, spatial_scale, sampling_ratio, gamma) + 0 * y.sum()
+
+    found = _recompute(pool, [input, offset], grad_output)
+    grad_input.copy_(found[0])
+    grad_offset.copy_(found[1])
+
+
 # Losses
 
 
