@@ -1,21 +1,21 @@
-"""Makes the project's classifiers known to mmpretrain: ``import fcvit_mm.mmpretrain``.
+"""The project's classifiers in mmpretrain's hub: ``import fcvit_mm.mmpretrain``.
 
 After the import, ``mmpretrain.list_models('fcvit*')`` lists those of FCViT, ``'*dwnet*'`` those of DWNet, and
-``mmpretrain.get_model('fcvit_b12_in1k')`` and mmpretrain's inferencers take their names. There are no weights behind
-the names: pass ``pretrained=PATH``.
+``mmpretrain.get_model('fcvit_b12_in1k')`` and mmpretrain's inferencers take their names. The entries are the rows of
+:data:`fcvit_mm.models.variants.VARIANTS` that have a config; those that another package registers there are added.
+There are no weights behind the names: pass ``pretrained=PATH``.
 """
 
 from pathlib import Path
 
-from mmengine.fileio import load
+from .dependencies import require
+from .models.variants import Variant, for_each_variant
 
-from fcvit_mm.dependencies import require
-
-__all__ = ['index_root', 'register']
+__all__ = ['index_root', 'register', 'register_classifier']
 
 
 def index_root() -> Path:
-    """The folder of ``model-index.yml`` and ``configs``.
+    """Return the folder of ``model-index.yml`` and ``configs``.
 
     Returns:
         Path: ``fcvit_mm/.mim`` of an installation (a wheel's copies, an editable install's links), else the root of
@@ -36,24 +36,37 @@ def index_root() -> Path:
 
 
 def register() -> None:
-    """Enter the classifiers of ``model-index.yml`` into mmpretrain's hub; what is there already stays.
-
-    Detectors and segmentors are left out: mmpretrain could list, but not build them.
+    """Register the classifiers in mmpretrain's hub, and those that are added later; what is there already stays.
 
     Raises:
         ImportError: mmpretrain is not installed.
-        FileNotFoundError: The model index or the classifiers' metafile is missing.
+        FileNotFoundError: The folder of the configs is missing.
     """
     require('mmpretrain')
-    from mmpretrain.apis.model import ModelHub
+    for_each_variant(register_classifier)
 
-    root = index_root()
-    for metafile in load(root / 'model-index.yml')['Import']:
-        if Path(metafile).parent.name != 'classification':
-            continue
-        names = [model['Name'] for model in load(root / metafile)['Models']]
-        if not all(ModelHub.has(name) for name in names):
-            ModelHub.register_model_index(root / metafile, config_prefix=root)
+
+def register_classifier(variant: Variant) -> None:
+    """Register the classifier of a variant in mmpretrain's hub, unless it has no config or is there already.
+
+    Raises:
+        FileNotFoundError: The folder of this package's configs is missing.
+    """
+    from mmpretrain.apis.model import ModelHub
+    from modelindex.models.Model import Model
+
+    if variant.config is None or ModelHub.has(variant.hub_name):
+        return
+    results = [{'Task': 'Image Classification', 'Dataset': 'ImageNet-1k', 'Metrics': variant.metrics}]
+    entry = Model(
+        name=variant.hub_name,
+        metadata={'Parameters': variant.parameters, 'FLOPs': variant.flops},
+        results=results if variant.published else None,
+        config=str(index_root() / variant.config),
+        in_collection=variant.collection,
+    )
+    # The only public way in is a metafile; what it does is this.
+    ModelHub._models_dict[entry.name.lower()] = entry
 
 
 register()
