@@ -24,7 +24,7 @@ GLOBAL_ATTENTION = ('vit', 'cait')
 LARGE = [(name, (2048, 2048)) for name in NETWORKS if LONG or name not in GLOBAL_ATTENTION]
 LARGE += [(name, (64, 4096)) for name in NETWORKS if LONG]
 MIB = 2**20
-BENCHMARK = Path(__file__).parents[2] / 'tools' / 'benchmark'
+BENCHMARK = Path(__file__).parents[2] / 'dev' / 'benchmark'
 
 every_network = pytest.mark.parametrize('name', NETWORKS)
 

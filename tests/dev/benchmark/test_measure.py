@@ -1,12 +1,9 @@
 """Times in turn, ratios within rounds, peak memory."""
 
-import sys
+from pathlib import Path
 
 import pytest
 import torch
-from harness import ROOT
-
-BENCHMARK = ROOT / 'dev' / 'benchmark'
 
 
 def test_calls_are_timed_in_turn(load):
@@ -32,23 +29,10 @@ def test_ratios_are_taken_within_rounds(load):
         measure.ratio([1.0, 2.0], [1.0])
 
 
-def allocate(measure_path, megabytes):
-
-    sys.path.insert(0, measure_path)
-    from measure import peak_growth
-
-    def call():
-        first = torch.ones(megabytes, 2**18)
-        first = None  # noqa: F841  freed before the second
-        torch.ones(megabytes, 2**18)
-
-    call()
-    return peak_growth(call, torch.device('cpu'))
-
-
-def test_peak_memory_is_what_was_alive_at_once(load):
+def test_peak_memory_is_what_was_alive_at_once(load, monkeypatch):
     measure = load('measure')
-    found = measure.in_child(allocate, str(BENCHMARK), 50)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    found = measure.in_child(load('allocation').allocate, 50)
     assert found / measure.MIB == pytest.approx(50, abs=2)
 
 
