@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
 from ..dependencies import require
-from ..engine.config import load_config, set_pretrained, task_of
+from ..engine.config import leaf_datasets, load_config, set_pretrained, task_of, type_name
 from ..errors import UserError
 
 #: What stands before the name of one of timm's models, in place of a config file.
@@ -184,11 +184,10 @@ def _load_timm(name: str, checkpoint: Optional[str], device, options: dict) -> N
 def _geometry(cfg: Config) -> Optional[Compose]:
     """What a config's test pipeline does between loading an image and packing it."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
-    while dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = next(leaf_datasets(dataset)) if dataset else None
     if not dataset or 'pipeline' not in dataset:
         return None
-    steps = [step for step in dataset['pipeline'] if not step['type'].rpartition('.')[2].startswith(('Load', 'Pack'))]
+    steps = [step for step in dataset['pipeline'] if not type_name(step).startswith(('Load', 'Pack'))]
     return Compose(steps)
 
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ..apis.load import Network, load_network
-from ..engine.config import load_config, task_of, walk
+from ..engine.config import load_config, task_of, type_name, walk
 from ..errors import UserError
 from ..images import read_image
 from ..models import optimize_for_inference
@@ -142,7 +142,7 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
             )
         return given[0], given[-1]
     for step in walk(cfg.get('test_dataloader') or {}):
-        if str(step.get('type')).endswith('CenterCrop') and 'crop_size' in step:
+        if type_name(step).endswith('CenterCrop') and 'crop_size' in step:
             crop = step['crop_size']
             return (crop, crop) if isinstance(crop, int) else tuple(crop)
     return SIZES[task_of(cfg)]
