@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from ..apis.count import Complexity
 from ..checkpoints import CheckpointError, recognize
-from ..engine.config import TASKS
+from ..engine.config import TASKS, type_name
 from ..version import __version__
 from .weights import Stripped, digest
 
@@ -135,7 +135,7 @@ def describe(
         family, network = found.network.__name__, f'{found.network.__name__} {found.arch}'
     except CheckpointError:  # a network of the libraries
         if cfg is not None:
-            network = cfg.model.get('backbone', cfg.model).get('type')
+            network = type_name(cfg.model.get('backbone', cfg.model))
     train, validation = (_dataset(cfg, name) for name in ('train_dataloader', 'val_dataloader'))
     return Model(
         stripped,
@@ -225,7 +225,7 @@ def _in_words(dataset: Optional[dict]) -> Optional[str]:
     prefix = ', '.join(prefix.values()) if isinstance(prefix, dict) else prefix
     # Names inside the data set; where it lies on this machine is nobody's business.
     parts = [
-        dataset.get('type'),
+        type_name(dataset),
         *(
             osp.relpath(part, dataset['data_root']) if osp.isabs(part) else part
             for part in (dataset.get('ann_file'), prefix)
