@@ -1,0 +1,189 @@
+"""What the docs say works: examples of docstrings, commands, links, Python blocks. Nothing is trained here."""
+
+import argparse
+import ast
+import configparser
+import doctest
+import importlib
+import re
+import runpy
+import shlex
+import sys
+import textwrap
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from harness import ROOT, path_of
+
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ('*.md', 'docs/**/*.md', 'configs/*/README.md', 'configs/*/*/README.md', '.github/**/*.md')
+    for path in ROOT.glob(pattern)
+)
+#: Modules with examples. One that needs data or takes long carries ``# doctest: +SKIP``.
+WITH_EXAMPLES = sorted(
+    path.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.').replace('.__init__', '')
+    for path in (ROOT / 'fcvit_mm').rglob('*.py')
+    if '>>> ' in path.read_text() and '.mim' not in path.parts
+)
+FOLDERS = ('tools/', 'dev/', 'configs/', 'docs/', 'requirements/', 'tests/', '.ci/', 'fcvit_mm/')
+OPTIONAL = ('mmpretrain', 'mmdet', 'mmseg', 'timm', 'gradio', 'onnx', 'onnxruntime', 'selenium')
+
+
+@pytest.mark.parametrize('module', WITH_EXAMPLES)
+def test_examples_of_docstrings_run(module):
+    pytest.importorskip('timm')
+    with_output = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+    assert not with_output.failed
+
+
+def blocks(page, language):
+    """Return the code blocks of a language."""
+    found = re.findall(rf'^( *)```{language}\n(.*?)^ *```', (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(body) for _, body in found]
+
+
+def commands(page):
+    """Return the commands of a page's shell blocks as lists of words, variables that it sets replaced."""
+    variables, found = {}, []
+    for block in blocks(page, '(?:bash|shell|sh|console)'):
+        for line in block.replace('\\\n', ' ').splitlines():
+            for part in re.split(r'\s(?:&&|;|\|)\s', line):
+                part = re.sub(r'\$\{(\w+)%[^}]*\}', r'$\1', part.lstrip('$ '))
+                part = re.sub(r'\$(\w+)', lambda match: variables.get(match[1], match[0]), part)
+                words = shlex.split(part, comments=True)
+                while words and re.fullmatch(r'[A-Z]\w*=.*', words[0]):
+                    name, _, value = words.pop(0).partition('=')
+                    variables[name] = value
+                if words:
+                    found.append(words)
+    return found
+
+
+class Found(Exception):
+    """Carries a command's parser out of its ``main``."""
+
+
+@lru_cache(maxsize=None)
+def parser_of(tool):
+    """Return the parser that a command builds when it is started."""
+
+    def stop(self, *args, **kwargs):
+        raise Found(self)
+
+    path = path_of(tool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, 'parse_args', stop)
+        patch.setattr(argparse.ArgumentParser, 'parse_known_args', stop)
+        patch.setattr(sys, 'argv', [str(path)])
+        patch.syspath_prepend(str(path.parent))
+        before = set(sys.modules)
+        try:
+            runpy.run_path(str(path), run_name='__main__')
+        except Found as found:
+            return found.args[0]
+        finally:
+            # tools/analysis and dev/benchmark have modules of the same names.
+            for name in set(sys.modules) - before:
+                if Path(getattr(sys.modules[name], '__file__', None) or '').parent == path.parent:
+                    del sys.modules[name]
+    raise AssertionError(f'{tool} parses no arguments')
+
+
+def tool_of(words):
+    """Return the tool in Python that a command starts, without its folder, and its arguments; ``None`` without one."""
+    for index, word in enumerate(words[:2]):
+        match = re.fullmatch(r'(?:tools|dev)/(.*\.py)', word)
+        if match and (index == 0 or 'python' in words[0]):
+            return match[1], words[index + 1 :]
+    return None
+
+
+def check_command(words, complete):
+    """Check that what a command names exists; if it is ``complete``, that its arguments parse as well."""
+    for word in words:
+        for path in word.split('@'):
+            if path.startswith(FOLDERS) and not re.search(r'[*$<{]|[A-Z]{3}', path.split('/')[-1]):
+                exists = (ROOT / path).exists() or '--out' in ' '.join(words) and path.startswith('docs/')
+                assert exists, f'{path} of "{shlex.join(words)}" does not exist'
+    if words[0] == 'make':
+        targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+        for word in words[1:]:
+            assert '=' in word or word in targets, f'make has no target {word}'
+    for extras in re.findall(r'(?:fcvit_mm|\.)\[([\w,-]+)\]', ' '.join(words)):
+        setup = configparser.ConfigParser()
+        setup.read(ROOT / 'setup.cfg')
+        assert set(extras.split(',')) <= set(setup['options.extras_require']), f'no such extra: {extras}'
+    if tool_of(words):
+        tool, arguments = tool_of(words)
+        parser = parser_of(tool)
+        options = [word.partition('=')[0] for word in arguments if word.startswith('--')]
+        known = {name for action in parser._actions for name in action.option_strings}
+        assert set(options) <= known, f'{tool} has no {sorted(set(options) - known)}'
+        if complete:
+            try:
+                parser.parse_args(arguments)
+            except SystemExit as error:
+                raise AssertionError(f'"{shlex.join(words)}" does not parse') from error
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_commands_parse_and_name_what_there_is(page):
+    for words in commands(page):
+        # As ``python tools/x.py ... --option`` abbreviates.
+        check_command(words, complete='...' not in words)
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_commands_within_the_text_name_what_there_is(page):
+    text = re.sub(r'^ *```.*?^ *```', '', (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for code in re.findall(r'`([^`\n]+)`', text):
+        if re.match(r'(python |make |pip install |(tools|dev|configs|docs|requirements|tests)/)', code):
+            try:
+                words = shlex.split(code, comments=True)
+            except ValueError:
+                continue
+            check_command(words, complete=False)
+
+
+def anchors(path):
+    """Return the anchors that GitHub gives a page's headings."""
+    text = re.sub(r'^ *```.*?^ *```', '', path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = set()
+    for heading in re.findall(r'^#+ (.*)$', text, re.MULTILINE):
+        heading = re.sub(r'\]\([^)]*\)|[`*\[]', '', heading).strip().lower()
+        found.add(re.sub(r'[^\w\- ]', '', heading).replace(' ', '-'))
+    return found
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_resolve(page):
+    text = re.sub(r'^ *```.*?^ *```', '', (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r'\]\(([^)\s]+)\)', text):
+        if re.match(r'\w+:', link):
+            continue
+        name, _, anchor = link.partition('#')
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), f'{link} leads nowhere'
+        if anchor and target.suffix == '.md':
+            assert anchor in anchors(target), f'{target.name} has no heading #{anchor}'
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if blocks(page, 'python')])
+def test_python_compiles_and_its_imports_resolve(page):
+    for block in blocks(page, 'python'):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Import):
+                names = [(alias.name, None) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [(node.module, alias.name) for alias in node.names]
+            else:
+                continue
+            for module, name in names:
+                if module.split('.')[0] in OPTIONAL:
+                    pytest.importorskip(module.split('.')[0])
+                if module.split('.')[0].startswith('my'):  # a stranger's
+                    continue
+                imported = importlib.import_module(module)
+                assert name is None or hasattr(imported, name), f'{module} has no {name}'

@@ -1,0 +1,282 @@
+"""The house keeps its rooms: who imports whom, which test belongs to which module, who writes, which words are used."""
+
+import ast
+import re
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import fast
+import pytest
+from harness import ROOT
+
+#: Floors, the lowest first: a module imports from floors below its own, and from its own room.
+FLOORS = [
+    {'errors', 'version', 'registry', 'dependencies', 'files', 'images', 'deprecation'},
+    {'ops'},
+    {'models', 'datasets', 'mmcv_ext'},
+    {'checkpoints'},
+    {'engine', 'apis', 'timm', 'mmpretrain'},
+    {'analysis', 'export', 'publishing', 'preflight'},
+    {'app'},
+]
+#: On the same floor: who imports whom, one way.
+BESIDE = {
+    ('dependencies', 'errors'),
+    ('files', 'errors'),
+    ('images', 'errors'),
+    ('images', 'dependencies'),
+    ('apis', 'engine'),
+    ('apis', 'timm'),
+}
+#: ``import fcvit_mm`` registers what configs name.
+PACKAGE = 'fcvit_mm'
+
+#: Modules whose tests stand elsewhere, and where.
+TESTED_ELSEWHERE = {
+    'fcvit_mm/registry.py': 'tests/engine/optim/test_layer_decay.py',
+    'fcvit_mm/version.py': 'tests/test_package.py',
+    'fcvit_mm/ops/triton/depthwise_conv_kernels.py': 'tests/ops/triton/test_depthwise_conv.py',
+    'fcvit_mm/ops/triton/global_context_kernels.py': 'tests/ops/triton/test_global_context.py',
+}
+#: Modules that write other than by ``fcvit_mm.files``, and why.
+WRITERS = {
+    'fcvit_mm/files.py': 'the writer',
+    'fcvit_mm/datasets/shapes.py': 'swaps complete folders',
+    'dev/check_resume.py': 'puts a writer that fails in the place of the real one',
+    'dev/benchmark/measure.py': 'resets a counter under /proc',
+}
+COMMANDS = [
+    path
+    for folder in ('tools', 'dev')
+    for path in sorted((ROOT / folder).rglob('*.py'))
+    if '__main__' in path.read_text()
+]
+#: Expressions of the column "not", with what to say.
+WORDS = {
+    r'pictures?': 'image',
+    r'remed(y|ies)': 'method',
+    r'plain definitions?': 'reference',
+    r'plain layouts?': 'contiguous',
+    r'plain (ViT|CaiT|Swin|DeiT|transformer)s?': 'unmodified',
+    r'[Ss]caled ?(ViT|CaiT|Swin)': 'ViT, CaiT, Swin',
+    r'go(es|ing)? on': 'resume, continue',
+    r'left out|leaves? (\w+ ){0,3}out|passed over': 'skipped',
+    r'(broken|bad|damaged) (file|image|sample|checkpoint)s?': 'corrupt',
+    r'go(es|ing|ne)? bad': 'corrupt',
+    r'in words': 'as text',
+    r'looks? at': 'check',
+}
+#: Where such an expression is no relapse: files, lines that match, why.
+ALLOWED = [
+    (r'fcvit_mm/deprecation\.py|CHANGELOG\.md', r'.', 'list the old names'),
+    (r'.', r"deprecated_class\(|deprecated name|dict\(remedies=|'remedies'", 'old names that are kept'),
+    (r'.', r'A Close Look at', "the paper's title"),
+    (r'.', r'https?://|\]\([^)]*\)', 'addresses'),
+]
+
+
+def sources(*folders):
+    """Return the Python files of folders, relative to the project's root."""
+    return [path.relative_to(ROOT) for folder in folders for path in sorted((ROOT / folder).rglob('*.py'))]
+
+
+MODULES = sources('fcvit_mm')
+MODULES = [path for path in MODULES if '.mim' not in path.parts]
+
+
+def module_name(path):
+    parts = path.with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+NAMES = {module_name(path) for path in MODULES}
+
+
+@lru_cache(maxsize=None)
+def tree_of(path):
+    return ast.parse((ROOT / path).read_text())
+
+
+def imports_of(path, at_import=False):
+    """Return the modules of this package that a file imports, inside functions too unless ``at_import``."""
+    package = module_name(path).split('.')
+    if path.name != '__init__.py':
+        package = package[:-1]
+    waiting, found = list(tree_of(path).body), set()
+    while waiting:
+        node = waiting.pop()
+        if at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test):
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = '.'.join([*above, *filter(None, [node.module])])
+            inner = {f'{base}.{alias.name}' for alias in node.names}
+            found |= (inner & NAMES) or {base}
+            if not inner <= NAMES:
+                found.add(base)
+    return {name for name in found if name in NAMES}
+
+
+def room_of(name):
+    """Return the first part of a module's name in the package; the package itself is above all."""
+    parts = name.split('.')
+    return parts[1] if len(parts) > 1 else PACKAGE
+
+
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+
+
+def test_every_room_has_a_floor():
+    rooms = {room_of(name) for name in NAMES} - {PACKAGE}
+    assert rooms == set(FLOOR)
+
+
+@pytest.mark.parametrize('path', MODULES, ids=str)
+def test_imports_point_downstairs(path):
+    room = room_of(module_name(path))
+    if room == PACKAGE:
+        return
+    for name in imports_of(path):
+        other = room_of(name)
+        if other in (room, PACKAGE):
+            continue
+        assert FLOOR[other] < FLOOR[room] or (room, other) in BESIDE, f'{room} must not import {name}'
+
+
+def test_floors_are_not_entered_by_way_of_the_package():
+    """``from .. import X`` in a room would import what stands above it."""
+    for path in MODULES:
+        if room_of(module_name(path)) in (PACKAGE, 'timm', 'mmpretrain'):
+            continue
+        assert (
+            PACKAGE not in imports_of(path, at_import=True) or room_of(module_name(path)) in FLOORS[-1] | FLOORS[-2]
+        ), path
+
+
+def test_nothing_is_imported_in_circles():
+    """Modules, as far as they import when they are imported themselves; packages' __init__ collect and are no part."""
+    edges = {module_name(path): imports_of(path, at_import=True) for path in MODULES if path.name != '__init__.py'}
+    done, under_way = set(), []
+
+    def visit(name):
+        assert name not in under_way, ' -> '.join([*under_way[under_way.index(name) :], name])
+        if name in done or name not in edges:
+            return
+        under_way.append(name)
+        for other in sorted(edges[name]):
+            visit(other)
+        under_way.pop()
+        done.add(name)
+
+    for name in sorted(edges):
+        visit(name)
+
+
+def test_the_product_does_not_import_what_only_its_developers_have():
+    for path in [*MODULES, *sources('tools')]:
+        for node in ast.walk(tree_of(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ''] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not any(name.split('.')[0] in ('dev', 'tests') for name in names), path
+
+
+def mirrored(path):
+    """Return where the tests of a module stand."""
+    parts = path.parts[1:] if path.parts[0] == PACKAGE else path.parts
+    name = '_'.join(filter(None, path.stem.split('_')))
+    return Path('tests', *parts[:-1], f'test_{name}.py')
+
+
+@pytest.mark.parametrize(
+    'path', [path for path in [*MODULES, *sources('tools', 'dev')] if path.name != '__init__.py'], ids=str
+)
+def test_every_module_has_its_tests_at_the_mirrored_path(path):
+    expected = TESTED_ELSEWHERE.get(path.as_posix(), mirrored(path))
+    assert (ROOT / expected).is_file(), f'{path} needs {expected}'
+
+
+def test_exceptions_are_still_there():
+    for table in (TESTED_ELSEWHERE, WRITERS):
+        assert all((ROOT / path).is_file() for path in table)
+    for module in fast.EXCEPTIONS:
+        assert (fast.TESTS / module).is_file(), f'tests/fast.py names {module}'
+
+
+def writes(node):
+    """Return whether a call writes a file by itself."""
+    if not isinstance(node, ast.Call):
+        return False
+    called = ast.unparse(node.func)
+    if called in ('os.replace', 'os.rename', 'shutil.move', 'torch.save', 'mmengine.dump', 'np.save', 'np.savez'):
+        return True
+    if called.endswith(('.write_text', '.write_bytes')):
+        return True
+    if called in ('open', 'io.open') or called.endswith('.open'):
+        mode = next((keyword.value for keyword in node.keywords if keyword.arg == 'mode'), None)
+        mode = mode or (node.args[1] if called in ('open', 'io.open') and len(node.args) > 1 else None)
+        return isinstance(mode, ast.Constant) and isinstance(mode.value, str) and bool(set(mode.value) & set('wax+'))
+    return False
+
+
+@pytest.mark.parametrize('path', [*MODULES, *sources('tools', 'dev')], ids=str)
+def test_only_the_writer_writes(path):
+    if path.as_posix() in WRITERS:
+        return
+    found = [f'{path}:{node.lineno}: {ast.unparse(node)[:80]}' for node in ast.walk(tree_of(path)) if writes(node)]
+    # Into memory, or to a path that the writer gave.
+    found = [line for line in found if not re.search(r'torch\.save\(.*(buffer|file|stream|temporary)', line)]
+    assert not found, 'written through fcvit_mm.files: ' + '; '.join(found)
+
+
+@pytest.mark.parametrize('path', COMMANDS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_command_reports_errors_in_the_one_way(path):
+    tree = ast.parse(path.read_text())
+    main = tree.body[-1]
+    assert isinstance(main, ast.If) and '__main__' in ast.unparse(main.test)
+    assert re.search(r'\brun_command\(', ast.unparse(main)), f'{path.name} does not end in run_command(main)'
+    text = path.read_text()
+    assert 'ArgumentParser(' not in text, f'{path.name}: command_parser has --debug'
+    assert not re.search(r'traceback\.print_exc|sys\.stderr\.write|file=sys\.stderr', text)
+
+
+def texts():
+    """Return the files that people read: code, configs and pages."""
+    listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip('not a git checkout')
+    folders = ('fcvit_mm/', 'tools/', 'configs/', 'docs/', 'dev/')
+    pages = ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')
+    return [
+        path
+        for path in filter(None, listed.stdout.split('\0'))
+        if (path.startswith(folders) or path in pages) and path.endswith(('.py', '.md', '.yml', '.sh', '.cpp', '.h'))
+        if (ROOT / path).is_file()
+    ]
+
+
+@pytest.mark.parametrize('word', WORDS)
+def test_words_that_were_replaced_do_not_come_back(word):
+    found = []
+    for path in texts():
+        for number, line in enumerate((ROOT / path).read_text().splitlines(), 1):
+            if not re.search(rf'(?<![A-Za-z])({word})(?![A-Za-z])', line):
+                continue
+            if any(re.search(files, path) and re.search(lines, line) for files, lines, _ in ALLOWED):
+                continue
+            found.append(f'{path}:{number}: {line.strip()[:100]}')
+    assert not found, f'{len(found)} lines, say {WORDS[word]}:\n' + '\n'.join(found)
+
+
+@pytest.mark.parametrize('path', [*MODULES, *sources('tools', 'dev')], ids=str)
+def test_docstrings_begin_with_what_is_done(path):
+    """No "What ..." and no "Whether ..."."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+            first = (ast.get_docstring(node) or '').split('\n')[0]
+            assert not re.match(r'(What|Whether|Where|How|If)\b', first), f'{path}:{node.lineno}: {first}'
