@@ -10,33 +10,18 @@ Everything stays on this machine: the page listens on 127.0.0.1 and loads nothin
 
 import argparse
 from contextlib import suppress
-from typing import Callable, List, Optional, Tuple
+from typing import Optional, Sequence
 
-import numpy as np
-from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
-from fcvit_mm.analysis.plots import overlay
-from fcvit_mm.analysis.probe import similarity_layers
-from fcvit_mm.analysis.similarity import shared_limits, short_name, similarity_maps
-from fcvit_mm.apis.load import load_network
-from fcvit_mm.app.page import (
-    MAX_BYTES,
-    MAX_PIXELS,
-    Model,
-    Predictor,
-    View,
-    build_page,
-    build_server,
-    find_models,
-    import_gradio,
-    open_port,
-)
-from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.app.models import Predictor, find_models
+from fcvit_mm.app.page import MAX_BYTES, MAX_PIXELS, build_page, import_gradio
+from fcvit_mm.app.server import build_server, open_port
+from fcvit_mm.errors import UserError, command_parser, run_command
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('models', nargs='*', metavar='CONFIG CHECKPOINT', help='pairs of a config and a checkpoint')
     parser.add_argument('--runs', help='folder of runs of tools/train.py (work_dirs), each with its best checkpoint')
     parser.add_argument(
@@ -68,49 +53,18 @@ def parse_args(argv=None):
     return args
 
 
-def similarity_of(model: Model, device: Optional[str] = None) -> Optional[Callable[[np.ndarray], View]]:
-    """What looks into an FCViT: from an image to its similarity maps; ``None`` for another network."""
-    network = load_network(model.config, model.checkpoint, device or get_device())
-    try:
-        similarity_layers(network.model)
-    except UserError:  # there are none
-        return None
-
-    def look(pixels: np.ndarray) -> View:
-        seen = network.prepare(pixels)
-        maps = similarity_maps(network.model, seen.image)
-        return View(seen.pixels, {short_name(name): values.cpu() for name, values in maps.items()})
-
-    return look
-
-
-def draw_similarity(view: View, title: str) -> List[Tuple[np.ndarray, str]]:
-    """The maps of one token mix over the image: all heads in one scale of colours, and before them their mean."""
-    heads = view.maps[title]
-    limits = shared_limits([heads])
-    return [
-        (overlay(view.pixels, heads.mean(0)), 'mean of the heads'),
-        *((overlay(view.pixels, head, limits), f'head {i + 1}') for i, head in enumerate(heads)),
-    ]
-
-
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     import_gradio()
     MMLogger.get_instance('mmengine', log_level='ERROR')
     import matplotlib
 
     matplotlib.use('Agg')  # images are drawn in a thread of the server
-    predictor = Predictor(
-        find_models(args.models, args.runs),
-        lambda model: similarity_of(model, args.device),
-        args.device,
-        args.score_thr,
-    )
-    # The first one now, so that what is wrong is said here.
+    predictor = Predictor(find_models(args.models, args.runs), args.device, args.score_thr)
+    # The first one now, so that an error is reported here.
     predictor.load(next(iter(predictor.models)))
     max_bytes = int(args.max_megabytes * 2**20)
-    page = build_page(predictor, draw_similarity, max_bytes, int(args.max_megapixels * 1e6))
+    page = build_page(predictor, max_bytes, int(args.max_megapixels * 1e6))
     server = build_server(page, max_bytes)
     listening = open_port(args.host, args.port)
     host, port = listening.getsockname()[:2]

@@ -1,17 +1,19 @@
-"""Looking inside a trained network: what it attends to, what depth does to its features, what a decision rests on.
+"""Analyses of a trained network: what it attends to, how features change with depth, what a decision rests on.
 
-Nothing of the package imports this; ``from fcvit_mm import analysis`` does. Each name is looked up in its module
-when it is first used.
+Nothing of the package imports this; ``from fcvit_mm import analysis`` does. Each name is imported from its module when
+it is first used.
 """
 
 from importlib import import_module
+from typing import Any, List
 
 #: Public names, and the modules that have them.
 _NAMES = {
     'AnalysisError': 'probe',
-    'collect_attention': 'probe',
+    'Attention': 'attention',
+    'collect_attention': 'attention',
+    'collect_similarity': 'attention',
     'collect_features': 'probe',
-    'collect_similarity': 'probe',
     'attention_maps': 'similarity',
     'draw_attention': 'similarity',
     'draw_beside': 'similarity',
@@ -35,11 +37,11 @@ _NAMES = {
 __all__ = sorted(_NAMES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f'.{_NAMES[name]}', __name__), name)
 
 
-def __dir__():
+def __dir__() -> List[str]:
     return sorted([*globals(), *__all__])

@@ -1,13 +1,13 @@
-"""Class activation maps: which parts of an image speak for a class.
+"""Class activation maps: which parts of an image are evidence for a class.
 
-Computed by the library pytorch-grad-cam (extra ``analysis``); here are what it needs to know of our classifiers, and
-the drawing. Source of the default method: Selvaraju et al., "Grad-CAM", arXiv 1610.02391, section 3: the channels of a
-layer, weighed by the mean over the positions of the class score's gradient, added up; what is negative becomes 0.
+Computed by the library pytorch-grad-cam (extra ``analysis``); this module chooses the layer, turns tokens into maps and
+draws. Source of the default method: Selvaraju et al., "Grad-CAM", arXiv 1610.02391, section 3: the sum of a layer's
+channels, each weighted by the mean over the positions of the class score's gradient; negative values become 0.
 """
 
 import difflib
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from .probe import (
 )
 from .similarity import short_name
 
-#: Methods by the names that we take, and the library's classes.
+#: Names of the methods, and the library's classes.
 METHODS = {
     'gradcam': 'GradCAM',
     'gradcam++': 'GradCAMPlusPlus',
@@ -37,22 +37,22 @@ METHODS = {
     'layercam': 'LayerCAM',
     'eigencam': 'EigenCAM',
 }
-#: Of a transformer's block, the norm before its attention: this project's and timm's name, and mmpretrain's.
+#: Name of the norm before a transformer block's attention: this project's and timm's, and mmpretrain's.
 FIRST_NORMS = ('norm1', 'ln1')
-#: Class names that an error lists.
+#: Number of class names that an error lists.
 SHOWN = 20
 
 
 class ClassMap(NamedTuple):
-    """What :func:`class_activation_map` finds.
+    """Result of :func:`class_activation_map`.
 
     Attributes:
-        values (np.ndarray): ``(H, W)`` of the input, 0 to 1 at the strongest; all 0 if nothing speaks for the class.
-        layer (str): Where the map was taken.
+        values (np.ndarray): ``(H, W)`` of the input, 0 to 1 at the largest; all 0 without evidence for the class.
+        layer (str): Name of the layer whose map it is.
         target (int): The class.
         score (float): Its probability (softmax of the classifier's outputs).
-        prediction (int): The class with the largest one.
-        prediction_score (float): That.
+        prediction (int): The class with the largest probability.
+        prediction_score (float): That probability.
     """
 
     values: np.ndarray
@@ -63,8 +63,8 @@ class ClassMap(NamedTuple):
     prediction_score: float
 
 
-def load_method(method: str) -> type:
-    """The library's class for a name of ``METHODS``.
+def load_method(method: str) -> Callable[..., Any]:
+    """Return the library's class for a name of ``METHODS``.
 
     Raises:
         AnalysisError: No such method, or the library is not installed.
@@ -78,14 +78,15 @@ def load_method(method: str) -> type:
             f"class activation maps need pytorch-grad-cam ({error}): pip install 'fcvit_mm[analysis]', "
             'or pip install grad-cam'
         ) from error
-    return getattr(pytorch_grad_cam, METHODS[method])
+    cam_class: Callable[..., Any] = getattr(pytorch_grad_cam, METHODS[method])
+    return cam_class
 
 
 def find_class(target: Union[int, str], count: int, class_names: Optional[Sequence[str]] = None) -> int:
-    """A class's index from its index or name.
+    """Return the index of a class given by its index or name.
 
     Args:
-        target (int | str): An index, also as text, or a name; capital letters do not matter.
+        target (int | str): An index, also as text, or a name, in capital or small letters.
         count (int): Number of classes.
         class_names (Sequence[str], optional): If known.
 
@@ -100,7 +101,7 @@ def find_class(target: Union[int, str], count: int, class_names: Optional[Sequen
     if not text.lstrip('-').isdigit():
         if not class_names:
             raise AnalysisError(
-                f'target {target!r}: the checkpoint does not tell the names of its {count} classes, '
+                f'target {target!r}: the checkpoint does not have the names of its {count} classes, '
                 f'expected an index, 0 to {count - 1}'
             )
         near = difflib.get_close_matches(text, class_names, SHOWN) if count > SHOWN else class_names
@@ -115,17 +116,17 @@ def find_class(target: Union[int, str], count: int, class_names: Optional[Sequen
 
 @torch.no_grad()
 def class_scores(model: nn.Module, image: Tensor) -> Tensor:
-    """Probabilities ``(classes, )`` that a classifier gives for an image ``(1, 3, H, W)``.
+    """Compute a classifier's probabilities ``(classes, )``, float64, for an image ``(1, 3, H, W)``.
 
     Raises:
-        AnalysisError: The network is no classifier, or does not take the image.
+        AnalysisError: The network is not a classifier, or does not take the image.
     """
     # Of detectors and segmentors, forward gives raw maps.
     head = getattr(model, 'head', None)
     if backbone_of(model) is not model and not isinstance(head, nn.Module):
         raise AnalysisError(
-            f'{describe(model)} is no classifier: a class activation map shows what speaks for the '
-            'class of a whole image'
+            f'{describe(model)} is not a classifier, expected one: a class activation map shows the evidence for the '
+            'class of an image'
         )
     try:
         scores = model(image)
@@ -140,8 +141,8 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
 
 
 @contextmanager
-def _in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients of parameters, undone afterwards."""
+def _frozen_for_evaluation(model: nn.Module) -> Iterator[None]:
+    """Set evaluation mode, without gradients of parameters, within the context."""
     modes = {module: module.training for module in model.modules()}
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
@@ -164,25 +165,25 @@ def class_activation_map(
     method: str = 'gradcam',
     class_names: Optional[Sequence[str]] = None,
 ) -> ClassMap:
-    """What in an image speaks for a class.
+    """Compute where in an image the evidence for a class is.
 
     Args:
         model (nn.Module): A classifier of mmpretrain, with one of this project's backbones or another, or of timm.
         image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, normalised.
         target (int | str, optional): The class, by index or name. Default: the predicted one.
-        layer (str, optional): A module of the backbone by its name. Default: the last block that gives a map; where the
-            class does not depend on it, since only a class token is read after it, that block's first norm.
+        layer (str, optional): A module of the backbone by its name. Default: the last block whose output is a map; if
+            the class does not depend on that map, since only a class token is read after it, the block's first norm.
         method (str): A name of ``METHODS``.
         class_names (Sequence[str], optional): To find ``target`` by name.
 
     Raises:
-        AnalysisError: No classifier, or no such class, layer or method; a layer that the class does not depend on; the
+        AnalysisError: Not a classifier; no such class, layer or method; a layer that the class does not depend on; the
             library is not installed.
     """
     image = as_single(model, image)
-    with _in_evaluation(model):
-        scores = class_scores(model, image)  # before the library, which is of no use to a detector
-        library = load_method(method)
+    with _frozen_for_evaluation(model):
+        scores = class_scores(model, image)  # first, for a detector needs no advice to install the library
+        cam_class = load_method(method)
         prediction = int(scores.argmax())
         target = prediction if target is None else find_class(target, len(scores), class_names)
         block, maps = list(collect_features(model, image, None if layer is None else [layer]).items())[-1]
@@ -194,7 +195,7 @@ def class_activation_map(
         children = dict(find_layers(model, [block])[block].named_children())
         choices = [block, *(f'{block}.{norm}' for norm in FIRST_NORMS if norm in children and layer is None)]
         for name in choices:
-            values = _run(library, model, image, target, name)
+            values = _run(cam_class, model, image, target, name)
             if values is not None:
                 return ClassMap(values, name, target, scores[target].item(), prediction, scores[prediction].item())
     raise AnalysisError(
@@ -203,19 +204,21 @@ def class_activation_map(
     )
 
 
-def _run(library: type, model: nn.Module, image: Tensor, target: int, name: str) -> Optional[np.ndarray]:
-    """The library's map ``(H, W)`` for one layer; ``None`` if the class does not depend on that layer."""
+def _run(
+    cam_class: Callable[..., Any], model: nn.Module, image: Tensor, target: int, name: str
+) -> Optional[np.ndarray]:
+    """Run the library on one layer: its map ``(H, W)``, or ``None`` if the class does not depend on that layer."""
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     module = find_layers(model, [name])[name]
     with recording_grid(backbone_of(model)) as grid, torch.enable_grad():
-        cam = library(model, [module], reshape_transform=lambda output: as_map(module, output, grid.get('grid')))
+        cam = cam_class(model, [module], reshape_transform=lambda output: as_map(module, output, grid.get('grid')))
         try:
-            values = cam(image.detach().clone().requires_grad_(), [ClassifierOutputTarget(target)])[0]
+            values: np.ndarray = cam(image.detach().clone().requires_grad_(), [ClassifierOutputTarget(target)])[0]
         except AttributeError:
             if cam.activations_and_grads.gradients:
                 raise
-            return None  # the library has no case for a layer whose output nothing uses
+            return None  # the library does not expect a layer whose output nothing uses
         finally:
             gradients = list(cam.activations_and_grads.gradients)
             cam.activations_and_grads.release()
@@ -225,10 +228,10 @@ def _run(library: type, model: nn.Module, image: Tensor, target: int, name: str)
 
 
 def describe_class_map(found: ClassMap, class_names: Optional[Sequence[str]] = None) -> Dict[str, Any]:
-    """The numbers of a :class:`ClassMap` for a JSON file.
+    """Return the numbers of a :class:`ClassMap` for a JSON file.
 
-    ``peak``: row and column of the strongest pixel, as parts of the height and width; ``null`` for an empty map.
-    ``area_above_half``: part of the pixels with at least half of its value.
+    ``peak``: row and column of the largest value, as fractions of the height and width; ``null`` for an empty map.
+    ``area_above_half``: fraction of the pixels with at least half of that value.
     """
     peak = np.unravel_index(found.values.argmax(), found.values.shape)
     empty = not found.values.any()
@@ -246,7 +249,7 @@ def describe_class_map(found: ClassMap, class_names: Optional[Sequence[str]] = N
 
 
 def name_of(index: int, class_names: Optional[Sequence[str]]) -> str:
-    """A class's name, or its number where names are not known."""
+    """Return the name of a class, or its number where names are not known."""
     return class_names[index] if class_names and index < len(class_names) else f'class {index}'
 
 
@@ -256,22 +259,22 @@ def draw_class_maps(
     class_names: Optional[Sequence[str]] = None,
     title: Optional[str] = None,
 ) -> Figure:
-    """Images side by side, and below each its maps.
+    """Draw images side by side, and below each its maps.
 
     Args:
         images (Sequence[np.ndarray]): ``(H, W, 3)`` uint8 RGB each.
-        maps (Sequence[Sequence[ClassMap]]): The maps of each image, of the same layers and, but for the class
-            predicted for each, the same targets for all.
+        maps (Sequence[Sequence[ClassMap]]): Maps of each image: of the same layers for all, and of the same targets or
+            the class predicted for each.
         class_names (Sequence[str], optional): If known.
         title (str, optional): Of the figure.
     """
     cells: List[List[np.ndarray]] = [list(images)]
     row_titles = ['image']
     for row in zip(*maps):
-        cells.append([overlay(pixels, found.values, (0.0, 1.0)) for pixels, found in zip(images, row)])
+        cells.append([overlay(image, found.values, (0.0, 1.0)) for image, found in zip(images, row)])
         predicted = all(found.target == found.prediction for found in row)
         what = 'the class above' if predicted else name_of(row[0].target, class_names)
         layer, part = short_name(row[0].layer), row[0].layer.rpartition('.')[2]
         row_titles.append(f'for {what}\n{layer}' if part.isdigit() else f'for {what}\n{layer}, {part}')
     column_titles = [f'{name_of(found[0].prediction, class_names)} {found[0].prediction_score:.0%}' for found in maps]
-    return draw_grid(cells, row_titles, column_titles, title, 'class activation, of the largest', (0.0, 1.0), side=1.6)
+    return draw_grid(cells, row_titles, column_titles, title, 'class activation / its largest', (0.0, 1.0), side=1.6)

@@ -1,4 +1,4 @@
-"""Oversmoothing: how much of a layer's features is more than their mean, and at which frequencies.
+"""Oversmoothing: high-frequency energy of feature maps, and similarity of tokens, by layer.
 
 Source: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis", ICLR 2022,
 OpenReview O476oWmiNNp, section 2. Of ``N`` tokens ``x``, with ``F`` the discrete Fourier transform over the tokens,
@@ -7,11 +7,12 @@ OpenReview O476oWmiNNp, section 2. Of ``N`` tokens ``x``, with ``F`` the discret
 Parseval's theorem that is half the logarithm of the ratio of the energies at these frequencies. With depth it falls
 towards minus infinity where a network smooths too much: its tokens become alike.
 
-The paper counts all tokens. Here class, distillation and register tokens are left out, so that networks with and
-without them compare, and what is left is a map with frequencies in two dimensions.
+The paper counts all tokens. Here class, distillation and register tokens are excluded, so that networks with and
+without them compare, and the rest is a map with frequencies in two dimensions.
 """
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from statistics import fmean
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -23,7 +24,7 @@ from .plots import COLORMAP, SMALL, draw_grid, draw_lines, new_figure
 from .probe import AnalysisError, collect_features
 from .statistics import pairwise_cosine
 
-#: What float64 resolves. Energies and amplitudes below this part of the largest count as this part, so that
+#: Resolution of float64. Energies and amplitudes below this fraction of the largest are raised to it, so that
 #: logarithms stay finite: a log ratio lies within -36.04 and 36.04.
 RESOLUTION = torch.finfo(torch.float64).eps
 #: Layers side by side in a figure of spectra.
@@ -31,14 +32,14 @@ COLUMNS = 8
 
 
 class LayerFrequencies(NamedTuple):
-    """What :func:`oversmoothing` finds of one layer: means over the images.
+    """Result of :func:`oversmoothing` for one layer: means over the images.
 
     Attributes:
         grid (tuple[int]): Height and width of its map, for the first image.
         log_ratio (float): ``log(|HC| / |DC|)``.
-        high_share (float): Part of the energy that is not the mean's, 0 to 1: ``|HC|^2 / (|HC|^2 + |DC|^2)``.
+        high_share (float): High-frequency fraction of the energy, 0 to 1: ``|HC|^2 / (|HC|^2 + |DC|^2)``.
         cosine (float): Mean cosine similarity of two different tokens.
-        spectrum (Tensor): ``(H, W)``, see :func:`log_spectrum`; of images of other sizes resampled to the first's.
+        spectrum (Tensor): ``(H, W)``, see :func:`log_spectrum`; for images of other sizes, resampled to the first's.
         profile (Tensor): See :func:`ring_profile`.
     """
 
@@ -51,7 +52,7 @@ class LayerFrequencies(NamedTuple):
 
 
 def energies(maps: Tensor) -> Tuple[Tensor, Tensor]:
-    """Energy of the mean over the positions and of what is left, ``|DC|^2`` and ``|HC|^2``, of each image.
+    """Compute the energy of the mean over the positions and of the rest, ``|DC|^2`` and ``|HC|^2``, of each image.
 
     Args:
         maps (Tensor): ``(B, C, H, W)``.
@@ -66,7 +67,7 @@ def energies(maps: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def log_ratio(maps: Tensor) -> Tensor:
-    """``log(|HC| / |DC|)`` of each image, natural logarithm (OpenReview O476oWmiNNp, section 2).
+    """Compute ``log(|HC| / |DC|)`` of each image, natural logarithm (OpenReview O476oWmiNNp, section 2).
 
     -36.04 where all positions are equal, 36.04 where their mean is zero; 0 for a map of zeros.
 
@@ -82,17 +83,17 @@ def log_ratio(maps: Tensor) -> Tensor:
 
 
 def high_share(maps: Tensor) -> Tensor:
-    """Part of each image's energy that is not its mean's; 0 for a map of zeros. ``(B, C, H, W)`` to ``(B, )``."""
+    """Compute the high-frequency fraction of each image's energy: ``(B, C, H, W)`` to ``(B, )``; 0 for zeros."""
     low, high = energies(maps)
     return high / (low + high).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def token_cosine(maps: Tensor) -> Tensor:
-    """Mean cosine similarity of two different positions' features, of each image.
+    """Compute the mean cosine similarity of the features at two different positions, of each image.
 
     ``sum over i != j of cos(x_i, x_j) / (N (N - 1))``; a position of zeros has similarity 0 to all. It is the measure
     of Gong et al., "Vision Transformers with Patch Diversification", arXiv 2104.12753, section 3, without the magnitude
-    taken of each cosine. 1: all point the same way. NaN for a single position.
+    taken of each cosine. 1: all have the same direction. NaN for a single position.
 
     Args:
         maps (Tensor): ``(B, C, H, W)``.
@@ -104,7 +105,7 @@ def token_cosine(maps: Tensor) -> Tensor:
 
 
 def log_spectrum(maps: Tensor) -> Tensor:
-    """Logarithm of the amplitude at each frequency, less that at frequency zero; mean over channels and images.
+    """Compute the log amplitude at each frequency, relative to frequency zero; mean over channels and images.
 
     Source: Park and Kim, "How Do Vision Transformers Work?", arXiv 2202.06709, section 3.1 (relative log amplitude).
 
@@ -112,7 +113,7 @@ def log_spectrum(maps: Tensor) -> Tensor:
         maps (Tensor): ``(B, C, H, W)``.
 
     Returns:
-        Tensor: ``(H, W)`` in float64, natural logarithm. Frequency zero, whose value is 0, stands in the middle
+        Tensor: ``(H, W)`` in float64, natural logarithm. Frequency zero, whose value is 0, is in the middle
         (``[H // 2, W // 2]``); the edges are half a cycle per position, that is pi.
     """
     amplitude = torch.fft.fft2(maps.double()).abs()
@@ -122,7 +123,7 @@ def log_spectrum(maps: Tensor) -> Tensor:
 
 
 def ring_profile(spectrum: Tensor) -> Tensor:
-    """Mean of a centred spectrum over the frequencies of like magnitude.
+    """Average a centred spectrum over the frequencies of equal magnitude.
 
     The magnitude is the larger of the two directions', so that rings are squares and each frequency is in one.
 
@@ -140,13 +141,13 @@ def ring_profile(spectrum: Tensor) -> Tensor:
 
 
 def oversmoothing(
-    model: nn.Module, images: Sequence[Tensor], layers: Optional[Sequence[str]] = None
+    model: nn.Module, images: Iterable[Tensor], layers: Optional[Sequence[str]] = None
 ) -> Dict[str, LayerFrequencies]:
-    """Frequencies in the feature maps of a network's layers.
+    """Measure the frequencies in the feature maps of a network's layers.
 
     Args:
         model (nn.Module): A backbone, or a classifier, detector or segmentor with one, or a model of timm.
-        images (Sequence[Tensor]): ``(3, H, W)`` or ``(B, 3, H, W)`` each, normalised; their sizes may differ.
+        images (Iterable[Tensor]): ``(3, H, W)`` or ``(B, 3, H, W)`` each, normalised; their sizes may differ.
         layers (Sequence[str], optional): Names of modules in the backbone. Default: its blocks.
 
     Returns:
@@ -161,7 +162,7 @@ def oversmoothing(
             spectrum = log_spectrum(maps)
             found.setdefault(name, []).append(
                 LayerFrequencies(
-                    tuple(maps.shape[2:]),
+                    (maps.shape[2], maps.shape[3]),
                     log_ratio(maps).mean().item(),
                     high_share(maps).mean().item(),
                     token_cosine(maps).mean().item(),
@@ -175,6 +176,7 @@ def oversmoothing(
 
 
 def _mean(values: List[LayerFrequencies]) -> LayerFrequencies:
+    """Average the results for several images of one layer."""
     grid = values[0].grid
     # The axes are frequencies, from -pi to pi whatever the size.
     spectra = [
@@ -184,12 +186,12 @@ def _mean(values: List[LayerFrequencies]) -> LayerFrequencies:
         for value in values
     ]
     spectrum = torch.stack(spectra).mean(0).cpu()
-    numbers = torch.tensor([value[1:4] for value in values], dtype=torch.float64).mean(0).tolist()
-    return LayerFrequencies(grid, *numbers, spectrum, ring_profile(spectrum))
+    log_ratios, shares, cosines = zip(*((value.log_ratio, value.high_share, value.cosine) for value in values))
+    return LayerFrequencies(grid, fmean(log_ratios), fmean(shares), fmean(cosines), spectrum, ring_profile(spectrum))
 
 
 def describe_frequencies(found: Dict[str, LayerFrequencies]) -> List[Dict[str, Any]]:
-    """The numbers of :func:`oversmoothing` for a JSON file, one row a layer."""
+    """Return the numbers of :func:`oversmoothing` for a JSON file, one row per layer."""
     return [
         dict(
             layer=name,
@@ -204,13 +206,13 @@ def describe_frequencies(found: Dict[str, LayerFrequencies]) -> List[Dict[str, A
 
 
 def draw_oversmoothing(networks: Dict[str, Dict[str, LayerFrequencies]]) -> Figure:
-    """Ratio of frequencies, similarity of tokens and the highest frequencies by layer, one line a network.
+    """Draw high-frequency energy, token similarity and the highest frequencies by layer, one line per network.
 
     Args:
-        networks (dict[str, dict]): What :func:`oversmoothing` gave, by the names for the legend.
+        networks (dict[str, dict]): Results of :func:`oversmoothing`, by the names for the legend.
     """
-    panels = (
-        ('log(|HC| / |DC|)', 'Energy beside the mean', lambda layer: layer.log_ratio),
+    panels: Tuple[Tuple[str, str, Callable[[LayerFrequencies], float]], ...] = (
+        ('log(|HC| / |DC|)', 'High-frequency energy', lambda layer: layer.log_ratio),
         ('cosine similarity', 'Similarity of tokens', lambda layer: layer.cosine),
         ('log amplitude, relative to frequency 0', 'Highest frequencies', lambda layer: layer.profile[-1].item()),
     )
@@ -232,19 +234,20 @@ def draw_oversmoothing(networks: Dict[str, Dict[str, LayerFrequencies]]) -> Figu
 
 
 def _stage_ends(found: Dict[str, LayerFrequencies]) -> List[float]:
-    """Where on the axis of layers, counted from 1, the maps become smaller."""
+    """Return the positions on the axis of layers, counted from 1, at which the map size changes."""
     grids = [layer.grid for layer in found.values()]
     return [i + 0.5 for i in range(1, len(grids)) if grids[i] != grids[i - 1]]
 
 
 def draw_spectra(found: Dict[str, LayerFrequencies], title: Optional[str] = None) -> Figure:
-    """The centred spectra of a network's layers, in rows by stage.
+    """Draw the centred spectra of a network's layers, in rows by stage.
 
     Args:
-        found (dict[str, LayerFrequencies]): What :func:`oversmoothing` gave.
+        found (dict[str, LayerFrequencies]): Result of :func:`oversmoothing`.
         title (str, optional): Of the figure.
     """
-    rows, titles = [], []
+    rows: List[List[Tensor]] = []
+    titles = []
     for stage, layers in _by_stage(found).items():
         for start in range(0, len(layers), COLUMNS):
             rows.append([found[name].spectrum for name in layers[start : start + COLUMNS]])
@@ -255,7 +258,7 @@ def draw_spectra(found: Dict[str, LayerFrequencies], title: Optional[str] = None
 
 
 def _by_stage(found: Dict[str, LayerFrequencies]) -> Dict[str, List[str]]:
-    """Names of layers by the stage that they stand in, as it is written before a block's number; '' if there is one."""
+    """Group the names of layers by stage, with the prefix of its title: 'stage 1, ', or '' if there is only one."""
     lists: Dict[str, List[str]] = {}
     for name in found:
         lists.setdefault(name.rpartition('.')[0], []).append(name)

@@ -1,4 +1,4 @@
-"""An HTML page that is one file: images inside it, nothing from elsewhere, no scripts. All text is escaped."""
+"""A self-contained HTML page: images inside it, no scripts, nothing fetched. All text is escaped."""
 
 import base64
 from typing import List, NamedTuple, Optional, Sequence
@@ -37,8 +37,8 @@ table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabu
 caption { text-align: left; color: #55606d; padding-bottom: 4px; }
 th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid #e6e9ed; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-.facts th, .facts td { text-align: left; vertical-align: top; }
-.facts td { white-space: normal; overflow-wrap: anywhere; }
+.properties th, .properties td { text-align: left; vertical-align: top; }
+.properties td { white-space: normal; overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid #b9c1cb; }
 tbody th { font-weight: normal; }
 details { margin: 10px 0; }
@@ -64,7 +64,7 @@ shown)</span>{% endif %}</li>
 {% if section.reason %}
 <p class="reason">Not shown: {{ section.reason }}</p>
 {% else %}
-{% for text in section.reading %}<p>{{ text }}</p>
+{% for text in section.explanation %}<p>{{ text }}</p>
 {% endfor %}
 {% for text in section.findings %}<p class="finding">{{ text }}</p>
 {% endfor %}
@@ -73,11 +73,11 @@ shown)</span>{% endif %}</li>
 <figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
 {% for table in section.tables %}
-{% set folded = table.header and table.rows | length > 8 %}
-{% if folded %}<details><summary>{{ table.caption }}: {{ table.rows | length }} rows</summary>
+{% set collapsed = table.header and table.rows | length > 8 %}
+{% if collapsed %}<details><summary>{{ table.caption }}: {{ table.rows | length }} rows</summary>
 {% endif %}
-<div class="scroll"><table{% if not table.header %} class="facts"{% endif %}>
-{% if not folded and table.caption %}<caption>{{ table.caption }}</caption>
+<div class="scroll"><table{% if not table.header %} class="properties"{% endif %}>
+{% if not collapsed and table.caption %}<caption>{{ table.caption }}</caption>
 {% endif %}
 {% if table.header %}<thead><tr>{% for cell in table.header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr></thead>
 {% endif %}
@@ -86,7 +86,7 @@ shown)</span>{% endif %}</li>
 <td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
-{% if folded %}</details>
+{% if collapsed %}</details>
 {% endif %}
 {% endfor %}
 {% if section.source %}<p class="source">Source: {{ section.source }}</p>{% endif %}
@@ -100,14 +100,14 @@ shown)</span>{% endif %}</li>
 
 
 class Image(NamedTuple):
-    """A PNG file's bytes, and what they show, which also stands for the image where it cannot be seen."""
+    """A PNG file's bytes, and a caption, which is its alternative text too."""
 
     png: bytes
     caption: str
 
 
 class Table(NamedTuple):
-    """Rows of text; the first cell of each names it. Without a header it is a list of facts."""
+    """Rows of text; the first cell of a row is its header. Without a header row it is a list of properties."""
 
     caption: str
     header: Sequence[str]
@@ -115,20 +115,20 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
-        title (str): Its heading.
-        reading (Sequence[str]): Paragraphs: what is shown and how to read it.
-        findings (Sequence[str]): Paragraphs: what it says here.
+        title (str): Heading.
+        explanation (Sequence[str]): Paragraphs: what is shown and how to read it.
+        findings (Sequence[str]): Paragraphs: the results for this network.
         figures (Sequence[Image]): In order.
-        tables (Sequence[Table]): Below the figures; long ones folded.
+        tables (Sequence[Table]): Below the figures; long ones are collapsed.
         source (str, optional): Of the method.
-        reason (str, optional): Why the section is not shown; it then stands in place of all but the title.
+        reason (str, optional): Why the section is not shown, in place of all but the title.
     """
 
     title: str
-    reading: Sequence[str] = ()
+    explanation: Sequence[str] = ()
     findings: Sequence[str] = ()
     figures: Sequence[Image] = ()
     tables: Sequence[Table] = ()
@@ -137,20 +137,24 @@ class Section(NamedTuple):
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG file's bytes as an address that holds them."""
+    """Return a PNG file's bytes as a data URI."""
     return 'data:image/png;base64,' + base64.b64encode(png).decode('ascii')
 
 
 def render(title: str, lead: str, sections: List[Section]) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         title (str): Of the page and its main heading.
         lead (str): One paragraph below it.
         sections (list[Section]): In order; they are numbered.
+
+    Returns:
+        str: HTML.
     """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters['data_uri'] = data_uri
-    return environment.from_string(PAGE).render(title=title, lead=lead, sections=sections)
+    page: str = environment.from_string(PAGE).render(title=title, lead=lead, sections=sections)
+    return page

@@ -1,6 +1,6 @@
-"""Figures of one style: labelled axes, colours that colour-blind people can tell apart, written whole or not at all.
+"""Figures in one style, with colours that colour-blind people can tell apart, and atomic writing of results.
 
-Matplotlib is used through its objects, so that nothing here depends on, or changes, a program's own figures.
+Matplotlib is used through its objects, so that nothing here depends on, or changes, a caller's pyplot figures.
 """
 
 import io
@@ -24,13 +24,14 @@ from torch import Tensor
 
 from ..files import write_atomic
 
-#: Okabe and Ito's colours, and markers and dashes for where lines cross or the print is grey.
+#: Okabe and Ito's colours, and markers, which tell lines apart in grey print too.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-#: Of equal steps to the eye, and for colour-blind people.
+#: Perceptually uniform, also for colour-blind people.
 COLORMAP = 'viridis'
+#: Font sizes in points.
 TEXT, SMALL, TITLE = 9, 8, 10.5
-#: Inches: between the cells of a grid, of a letter, of a line.
+#: Inches: gap between the cells of a grid, width of a letter, height of a line.
 GAP, LETTER, LINE = 0.05, 0.062, 0.14
 DPI = 150
 
@@ -38,12 +39,12 @@ Values = Union[Tensor, np.ndarray]
 
 
 def as_array(values: Values) -> np.ndarray:
-    """A tensor or array as an array on the CPU."""
+    """Return a tensor or array as an array on the CPU."""
     return values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def new_figure(width: float, height: float, title: Optional[str] = None) -> Figure:
-    """An empty figure of so many inches, with a canvas of its own."""
+    """Build an empty figure with a canvas of its own; width and height in inches."""
     figure = Figure(figsize=(width, height), layout='constrained', facecolor='white')
     FigureCanvasAgg(figure)
     if title:
@@ -52,7 +53,7 @@ def new_figure(width: float, height: float, title: Optional[str] = None) -> Figu
 
 
 def style_axes(axes: Axes, xlabel: str, ylabel: str, title: Optional[str] = None) -> None:
-    """Labels, a light grid and no more frame than needed, as all plots here have them."""
+    """Give axes labels, a light grid and a frame on two sides, as all plots here have them."""
     axes.set_xlabel(xlabel, fontsize=TEXT)
     axes.set_ylabel(ylabel, fontsize=TEXT)
     axes.tick_params(labelsize=SMALL)
@@ -71,13 +72,13 @@ def draw_lines(
     title: Optional[str] = None,
     legend: bool = True,
 ) -> None:
-    """One line per network over its layers, counted from 1; colours go by the order in ``lines``.
+    """Draw one line per network over its layers, counted from 1; colours follow the order of ``lines``.
 
     Args:
-        axes (Axes): Drawn on.
+        axes (Axes): To draw on.
         lines (dict[str, Sequence[float]]): Values by layer, by label; ``None`` and NaN leave gaps.
         ylabel, xlabel, title (str): Of the axes.
-        legend (bool): Whether to name the lines here.
+        legend (bool): Draw a legend in these axes.
     """
     for i, (label, values) in enumerate(lines.items()):
         values = [math.nan if value is None else float(value) for value in values]
@@ -98,7 +99,7 @@ def draw_lines(
 
 
 def limits_of(maps: Sequence[Values]) -> Tuple[float, float]:
-    """Least and largest finite value of maps that are to share their colours; never equal."""
+    """Return the least and largest finite value of maps that share a colour scale; never equal."""
     values = np.concatenate([as_array(each).ravel() for each in maps])
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
@@ -106,9 +107,9 @@ def limits_of(maps: Sequence[Values]) -> Tuple[float, float]:
 
 
 def resize_map(values: Values, size: Sequence[int]) -> np.ndarray:
-    """A map ``(h, w)`` resized to ``size`` (height, width), bilinearly; float32."""
-    values = torch.as_tensor(np.array(as_array(values), dtype=np.float32))[None, None]
-    return F.interpolate(values, tuple(size), mode='bilinear', align_corners=False)[0, 0].numpy()
+    """Resize a map ``(h, w)`` bilinearly to ``size`` (height, width); float32."""
+    resized = torch.as_tensor(np.array(as_array(values), dtype=np.float32))[None, None]
+    return F.interpolate(resized, tuple(size), mode='bilinear', align_corners=False)[0, 0].numpy()
 
 
 def overlay(
@@ -118,11 +119,11 @@ def overlay(
     colormap: str = COLORMAP,
     opacity: float = 0.6,
 ) -> np.ndarray:
-    """A map laid over an image in colours; the image itself shows through in grey.
+    """Draw a map in colours over an image, which shows through in grey.
 
     Args:
         image (np.ndarray): ``(H, W, 3)`` uint8 RGB.
-        values (Tensor | np.ndarray): ``(h, w)``, resized to the image's size bilinearly.
+        values (Tensor | np.ndarray): ``(h, w)``, resized bilinearly to the size of the image.
         limits (tuple[float], optional): Values of the first and the last colour. Default: the map's least and largest.
         colormap (str): One of Matplotlib's.
         opacity (float): Of the colours.
@@ -150,10 +151,10 @@ def draw_grid(
     colormap: str = COLORMAP,
     side: float = 1.3,
 ) -> Figure:
-    """Images and maps in rows and columns, with one colour bar.
+    """Draw images and maps in rows and columns, with one colour bar.
 
     Args:
-        cells (Sequence[Sequence]): Rows of images ``(H, W, 3)`` uint8, maps ``(h, w)``, or ``None`` for nothing.
+        cells (Sequence[Sequence]): Rows of images ``(H, W, 3)`` uint8, maps ``(h, w)``, or ``None`` for an empty cell.
         row_titles, column_titles (Sequence[str]): Left of the rows and above the columns.
         title (str, optional): Of the figure.
         label (str, optional): What the colours mean, with the unit; no colour bar without.
@@ -165,9 +166,8 @@ def draw_grid(
     first = next(cell for row in cells for cell in row if cell is not None)
     width = side * min(max(first.shape[1] / first.shape[0], 0.4), 2.5)
     maps = [cell for row in cells for cell in row if cell is not None and len(cell.shape) == 2]
-    if limits is None and maps:
-        limits = limits_of(maps)
-    # Placed by hand, for all sizes are known; a layout engine takes seconds for a hundred cells.
+    scale = limits or (limits_of(maps) if maps else (0.0, 1.0))
+    # Sizes are known, so cells are placed here: a layout engine takes seconds for a hundred of them.
     left = 0.1 + LETTER * max((len(line) for text in row_titles for line in text.split('\n')), default=0)
     top = 0.08 + LINE * max((text.count('\n') + 1 for text in column_titles), default=0) + (0.35 if title else 0)
     tall = rows * (side + GAP) - GAP
@@ -182,7 +182,7 @@ def draw_grid(
     for i in range(rows):
         for j in range(columns):
             place = left + j * (width + GAP), bottom + (rows - 1 - i) * (side + GAP), width, side
-            axes = figure.add_axes([part / total[k % 2] for k, part in enumerate(place)])
+            axes = figure.add_axes(_relative(place, total))
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             cell = cells[i][j] if j < len(cells[i]) else None
@@ -194,35 +194,38 @@ def draw_grid(
                 axes.patch.set_visible(False)
                 continue
             cell = as_array(cell) if len(cell.shape) == 2 else cell
-            settings = dict(cmap=colormap, vmin=limits[0], vmax=limits[1]) if cell.ndim == 2 else {}
-            axes.imshow(cell, interpolation='nearest', **settings)
+            # Matplotlib ignores the colour map for images in RGB.
+            axes.imshow(cell, interpolation='nearest', cmap=colormap, vmin=scale[0], vmax=scale[1])
     if label:
         height = min(tall, 4.0)
         place = left + columns * (width + GAP) + 0.05, bottom + (tall - height) / 2, 0.13, height
-        bar = figure.add_axes([part / total[k % 2] for k, part in enumerate(place)])
-        add_colorbar(figure, bar, limits, label, colormap)
+        add_colorbar(figure, figure.add_axes(_relative(place, total)), scale, label, colormap)
     return figure
 
 
-def add_colorbar(
-    figure: Figure, axes: Axes, limits: Optional[Tuple[float, float]], label: str, colormap: str = COLORMAP
-) -> None:
-    """A colour bar that fills ``axes``."""
-    bar = figure.colorbar(ScalarMappable(Normalize(*(limits or (0.0, 1.0))), colormap), cax=axes)
+def _relative(place: Tuple[float, float, float, float], size: Tuple[float, float]) -> Tuple[float, float, float, float]:
+    """Convert left, bottom, width and height from inches to fractions of a figure's size."""
+    left, bottom, width, height = place
+    return left / size[0], bottom / size[1], width / size[0], height / size[1]
+
+
+def add_colorbar(figure: Figure, axes: Axes, limits: Tuple[float, float], label: str, colormap: str = COLORMAP) -> None:
+    """Draw a colour bar that fills ``axes``."""
+    bar = figure.colorbar(ScalarMappable(Normalize(*limits), colormap), cax=axes)
     bar.set_label(label, fontsize=TEXT)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)
 
 
 def figure_png(figure: Figure, dpi: int = DPI) -> bytes:
-    """A figure as the bytes of a PNG file."""
+    """Return a figure as the bytes of a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format='png', dpi=dpi)
     return file.getvalue()
 
 
 def save_figure(figure: Figure, path: Union[str, os.PathLike], dpi: int = DPI) -> str:
-    """Write a figure as a PNG file, whole or not at all; its path.
+    """Write a figure as a PNG file, atomically, and return its path.
 
     Raises:
         WriteError: The file could not be written.
@@ -232,19 +235,17 @@ def save_figure(figure: Figure, path: Union[str, os.PathLike], dpi: int = DPI) -
 
 
 def write_json(path: Union[str, os.PathLike], content: Dict[str, Any]) -> str:
-    """Write numbers as JSON, whole or not at all; its path.
-
-    Tensors and arrays become lists, and what is not finite ``null``, for JSON has no NaN.
+    """Write results as JSON, atomically, and return the path; values as of :func:`to_json_data`.
 
     Raises:
         WriteError: The file could not be written.
     """
-    write_atomic(path, (json_text(plain(content)) + '\n').encode())
+    write_atomic(path, (json_text(to_json_data(content)) + '\n').encode())
     return os.fspath(path)
 
 
 def json_text(content: Any, indent: str = '') -> str:
-    """JSON in lines that people can read: a list of plain values, such as a row of a map, stays in one."""
+    """Return readable JSON: nested data is indented, a list of numbers, such as a row of a map, stays on one line."""
     inner = f'{indent}  '
     if isinstance(content, dict) and content:
         lines = [f'{inner}{json.dumps(key)}: {json_text(value, inner)}' for key, value in content.items()]
@@ -256,16 +257,16 @@ def json_text(content: Any, indent: str = '') -> str:
     return f'{start}\n' + ',\n'.join(lines) + f'\n{indent}{end}'
 
 
-def plain(content: Any) -> Any:
-    """Tensors, arrays and tuples as lists, numbers as Python's."""
+def to_json_data(content: Any) -> Any:
+    """Convert tensors, arrays and tuples to lists, keys to text, and NaN and infinity, unknown to JSON, to ``None``."""
     if isinstance(content, dict):
-        return {str(key): plain(value) for key, value in content.items()}
+        return {str(key): to_json_data(value) for key, value in content.items()}
     if isinstance(content, Tensor):
-        return plain(content.detach().cpu().tolist())
+        return to_json_data(content.detach().cpu().tolist())
     if isinstance(content, (np.ndarray, np.generic)):
-        return plain(content.tolist())
+        return to_json_data(content.tolist())
     if isinstance(content, (list, tuple)):
-        return [plain(value) for value in content]
+        return [to_json_data(value) for value in content]
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     return content

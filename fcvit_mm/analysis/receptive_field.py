@@ -1,12 +1,12 @@
-"""Effective receptive field: which pixels a position of a feature map rests on, and how much on each.
+"""Effective receptive field: which pixels a position of a feature map depends on, and how much on each.
 
 Source: Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", NeurIPS 2016,
 arXiv 1701.04128, section 2: the gradient of the centre position of a layer's output, with 1 at each of its channels and
-0 elsewhere, with respect to the input. Its magnitude, summed over the colours and averaged over images, is the map
-here; divided by its sum, the mass that each pixel holds.
+0 elsewhere, with respect to the input. Its magnitude, summed over the input channels and averaged over images, is
+the map here; divided by its sum, the mass of each pixel.
 """
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -20,16 +20,16 @@ from .plots import COLORMAP, COLORS, MARKERS, SMALL, TEXT, TITLE, new_figure, st
 from .probe import AnalysisError, as_single, collect_features, describe, find_layers, recording_features, run_backbone
 from .similarity import short_name
 
-#: Parts of the mass whose squares are reported.
+#: Fractions of the mass whose squares are reported.
 SHARES = (0.5, 0.95)
-#: Stages of a network whose blocks all have one size: so many layers, evenly spread.
-PLAIN_STAGES = 4
-#: The darkest colour of a map stands for this part of its largest value, and less.
+#: Number of layers, evenly spread, for a network of a single stage.
+SINGLE_STAGE_LAYERS = 4
+#: The darkest colour of a map stands for this fraction of its largest value, and less.
 FLOOR = 1e-4
 
 
 class Square(NamedTuple):
-    """A square in an image: pixels above and left of it, and of its side."""
+    """A square in an image: its first row and column, and its side in pixels."""
 
     top: int
     left: int
@@ -37,15 +37,15 @@ class Square(NamedTuple):
 
 
 class ReceptiveField(NamedTuple):
-    """What :func:`receptive_fields` finds of one layer.
+    """Result of :func:`receptive_fields` for one layer.
 
     Attributes:
         mass (np.ndarray): ``(H, W)`` of the input, sums to 1.
         grid (tuple[int]): Height and width of the layer's map.
-        position (tuple[int]): Row and column in that map whose gradient it is.
-        shares (np.ndarray): ``[s - 1]`` is the largest part of the mass in any square of side ``s``.
-        squares (dict[float, Square]): The smallest square that holds each part of ``SHARES``.
-        reach (tuple[int]): Height and width of the least rectangle outside which the gradient is 0.
+        position (tuple[int]): Row and column in that map of the position whose gradient it is.
+        shares (np.ndarray): ``[s - 1]`` is the largest fraction of the mass in any square of side ``s``.
+        squares (dict[float, Square]): The smallest square that holds each fraction of ``SHARES``.
+        reach (tuple[int]): Height and width of the smallest rectangle outside which the gradient is 0.
     """
 
     mass: np.ndarray
@@ -57,29 +57,30 @@ class ReceptiveField(NamedTuple):
 
 
 def stage_layers(names: Sequence[str]) -> Tuple[str, ...]:
-    """Of a network's blocks the last of each stage, or four, evenly spread, where all stand in one list."""
+    """Choose the last block of each stage, or four blocks, evenly spread, of a network of a single stage."""
     last = {name.rpartition('.')[0]: name for name in names}
     if len(last) > 1:
         return tuple(last.values())
-    count = min(PLAIN_STAGES, len(names))
+    count = min(SINGLE_STAGE_LAYERS, len(names))
     return tuple(names[len(names) * (i + 1) // count - 1] for i in range(count))
 
 
 def square_shares(mass: np.ndarray) -> Tuple[np.ndarray, List[Tuple[int, int]]]:
-    """The square of each side that holds most of a map, wherever it stands.
+    """Find, for each side, the position of the square that holds the largest fraction of a map.
 
     Args:
         mass (np.ndarray): ``(H, W)``, not negative.
 
     Returns:
-        tuple[np.ndarray, list[tuple[int, int]]]: For the sides 1 to ``max(H, W)`` the part of the mass, and the row and
-        column of the square's first pixel. Where a square is larger than the image, what it has of that counts.
+        tuple[np.ndarray, list[tuple[int, int]]]: For the sides 1 to ``max(H, W)`` the fraction of the mass, and the row
+        and column of the square's first pixel. Of a square larger than the image, the part inside counts.
     """
     side = max(mass.shape)
     padded = np.zeros((side + 1, side + 1))
     padded[1 : mass.shape[0] + 1, 1 : mass.shape[1] + 1] = mass / mass.sum()
     table = padded.cumsum(0).cumsum(1)  # the sum of any rectangle from its four corners
-    shares, corners = np.empty(side), []
+    shares = np.empty(side)
+    corners: List[Tuple[int, int]] = []
     for s in range(1, side + 1):
         sums = table[s:, s:] - table[:-s, s:] - table[s:, :-s] + table[:-s, :-s]
         corner = np.unravel_index(sums.argmax(), sums.shape)
@@ -89,23 +90,22 @@ def square_shares(mass: np.ndarray) -> Tuple[np.ndarray, List[Tuple[int, int]]]:
 
 
 def receptive_fields(
-    model: nn.Module, images: Sequence[Tensor], layers: Optional[Sequence[str]] = None
+    model: nn.Module, images: Iterable[Tensor], layers: Optional[Sequence[str]] = None
 ) -> Dict[str, ReceptiveField]:
-    """Effective receptive fields of the centre of layers' maps.
+    """Compute the effective receptive fields of the centre of layers' maps.
 
     Args:
         model (nn.Module): A backbone, or a classifier, detector or segmentor with one, or a model of timm.
-        images (Sequence[Tensor]): ``(3, H, W)`` or ``(1, 3, H, W)`` each, normalised, all of one size.
-        layers (Sequence[str], optional): Names of modules in the backbone; best ones whose output no norm over the
-            channels has passed, for that takes out their sum, whose gradient this is. Default: those of
-            :func:`stage_layers`.
+        images (Iterable[Tensor]): ``(3, H, W)`` or ``(1, 3, H, W)`` each, normalised, all of one size.
+        layers (Sequence[str], optional): Names of modules in the backbone, preferably not the output of a norm over
+            the channels, which removes their sum, whose gradient this is. Default: those of :func:`stage_layers`.
 
     Returns:
         dict[str, ReceptiveField]: By layer, in the order in which they run.
 
     Raises:
-        AnalysisError: No such layer, one that gives no map or does not depend on the input, images of several sizes,
-            or none.
+        AnalysisError: No such layer, one whose output is no map or does not depend on the input, images of several
+            sizes, or none.
     """
     sums: Dict[str, Tensor] = {}
     grids: Dict[str, Tuple[int, int]] = {}
@@ -121,14 +121,16 @@ def receptive_fields(
         if layers is None:
             layers = stage_layers(list(collect_features(model, image)))
         for name, gradient in _gradients(model, image, layers, grids).items():
-            sums[name] = sums.get(name, 0) + gradient
+            sums[name] = sums[name] + gradient if name in sums else gradient
     if size is None:
         raise AnalysisError('there are no images, expected at least one')
     return {name: _measure(model, name, total.cpu().numpy(), grids[name]) for name, total in sums.items()}
 
 
-def _gradients(model: nn.Module, image: Tensor, layers: Sequence[str], grids: dict) -> Dict[str, Tensor]:
-    """Magnitude of the gradient, ``(H, W)`` in float64, of each layer; sizes of their maps go into ``grids``."""
+def _gradients(
+    model: nn.Module, image: Tensor, layers: Sequence[str], grids: Dict[str, Tuple[int, int]]
+) -> Dict[str, Tensor]:
+    """Compute the magnitude of the gradient, ``(H, W)`` in float64, of each layer; write map sizes to ``grids``."""
     with torch.enable_grad(), recording_features(model, layers) as features:
         run_backbone(model, image)
     missing = [name for name in find_layers(model, layers) if name not in features]
@@ -139,7 +141,7 @@ def _gradients(model: nn.Module, image: Tensor, layers: Sequence[str], grids: di
         )
     found = {}
     for name, maps in features.items():
-        grids[name] = tuple(maps.shape[2:])
+        grids[name] = (maps.shape[2], maps.shape[3])
         centre = maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
         (gradient,) = (
             torch.autograd.grad(centre, image, retain_graph=True, allow_unused=True)
@@ -153,6 +155,7 @@ def _gradients(model: nn.Module, image: Tensor, layers: Sequence[str], grids: di
 
 
 def _measure(model: nn.Module, name: str, mass: np.ndarray, grid: Tuple[int, int]) -> ReceptiveField:
+    """Measure the extent of a gradient's magnitude ``(H, W)``."""
     if not 0 < mass.sum() < np.inf:
         raise AnalysisError(f'the gradients of {name} of {describe(model)} add up to {mass.sum()}: name another layer')
     mass = mass / mass.sum()
@@ -167,7 +170,7 @@ def _measure(model: nn.Module, name: str, mass: np.ndarray, grid: Tuple[int, int
 
 
 def describe_fields(found: Dict[str, ReceptiveField]) -> List[Dict[str, Any]]:
-    """The numbers of :func:`receptive_fields` for a JSON file, one row a layer; sides in pixels of the input."""
+    """Return the numbers of :func:`receptive_fields` for a JSON file, one row per layer; sides in input pixels."""
     return [
         dict(
             layer=name,
@@ -183,21 +186,21 @@ def describe_fields(found: Dict[str, ReceptiveField]) -> List[Dict[str, Any]]:
 
 
 def draw_fields(found: Dict[str, ReceptiveField], title: Optional[str] = None) -> Figure:
-    """The map of each layer with its squares, and how the mass grows with the side of the square.
+    """Draw the map of each layer with its squares, and the fraction of the mass by the side of the square.
 
     Args:
-        found (dict[str, ReceptiveField]): What :func:`receptive_fields` gave.
+        found (dict[str, ReceptiveField]): Result of :func:`receptive_fields`.
         title (str, optional): Of the figure.
     """
     columns = max(len(found), 2)
     figure = new_figure(2.35 * columns + 0.9, 5.4, title)
-    figure.get_layout_engine().set(hspace=0.06)
+    figure.set_layout_engine('constrained', hspace=0.06)
     places = figure.add_gridspec(2, columns, height_ratios=(1, 0.95))
     maps = []
     for i, (name, field) in enumerate(found.items()):
         axes = figure.add_subplot(places[0, i])
         maps.append(axes)
-        pixels = axes.imshow(
+        colored = axes.imshow(
             np.maximum(field.mass / field.mass.max(), FLOOR),
             cmap=COLORMAP,
             norm=LogNorm(FLOOR, 1),
@@ -217,10 +220,10 @@ def draw_fields(found: Dict[str, ReceptiveField], title: Optional[str] = None) -
             )
         axes.set(xticks=[], yticks=[], xlim=(-0.5, field.mass.shape[1] - 0.5), ylim=(field.mass.shape[0] - 0.5, -0.5))
         axes.set_title(f'{short_name(name)}\nmap {field.grid[0]} x {field.grid[1]}', fontsize=TEXT)
-        sides = ', '.join(f'{share:.0%} in {square.side}' for share, square in field.squares.items())
-        axes.set_xlabel(f'{sides} pixels', fontsize=SMALL)
-    bar = figure.colorbar(pixels, ax=maps, shrink=0.85, aspect=18, pad=0.01, extend='min')
-    bar.set_label('gradient, of the largest', fontsize=SMALL)
+        contained = ', '.join(f'{share:.0%} in {square.side}' for share, square in field.squares.items())
+        axes.set_xlabel(f'{contained} pixels', fontsize=SMALL)
+    bar = figure.colorbar(colored, ax=maps, shrink=0.85, aspect=18, pad=0.01, extend='min')
+    bar.set_label('gradient / its largest', fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
     bar.outline.set_visible(False)
     axes = figure.add_subplot(places[1, :])

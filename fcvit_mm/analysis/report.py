@@ -1,4 +1,4 @@
-"""All analyses of one network as one HTML page; what does not apply to it says why."""
+"""All analyses of one network as one HTML page; an analysis that does not apply says why."""
 
 import datetime
 import tempfile
@@ -7,11 +7,13 @@ from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from ..apis.draw import build_drawer
 from ..apis.load import Network, Prepared
 from ..checkpoints import read_checkpoint
 from ..engine.config import load_config
+from ..files import atomic_path
 from ..images import read_image
 from ..models.layers import count_parameters
 from ..version import __version__
@@ -24,25 +26,25 @@ from .receptive_field import SHARES, draw_fields, receptive_fields, stage_layers
 from .similarity import attention_maps, draw_attention, draw_similarity, short_name, similarity_maps
 from .statistics import MEASURES, attention_statistics, draw_statistics, mean_statistics
 
-#: Where queries of attention maps stand, from the top and from the left.
+#: Query points of attention maps, ``(y, x)`` as fractions of height and width.
 QUERIES = ((0.5, 0.5), (0.15, 0.15), (0.85, 0.6))
-#: Images that are drawn; the numbers are means over all.
+#: Number of images that are drawn; the numbers are means over all.
 DRAWN = 4
-#: Classes with the highest scores that are listed.
+#: Number of classes with the highest scores that are listed.
 TOP_CLASSES = 3
 #: Dots per inch of the figures.
 DPI = 110
 
 
 class Subject(NamedTuple):
-    """What a report is about.
+    """A network and the images that it is analysed on.
 
     Attributes:
         network (Network): From :func:`fcvit_mm.apis.load.load_network`.
         config (str): What it was loaded from.
-        paths (Sequence[str]): Images, ...
-        originals (Sequence[np.ndarray]): ... as they are, ...
-        prepared (Sequence[Prepared]): ... and as the network sees them.
+        paths (Sequence[str]): Image files.
+        originals (Sequence[np.ndarray]): The images as they are, ``(H, W, 3)`` uint8 RGB.
+        prepared (Sequence[Prepared]): The images as the network sees them.
     """
 
     network: Network
@@ -53,34 +55,35 @@ class Subject(NamedTuple):
 
     @property
     def images(self) -> List[torch.Tensor]:
+        """The network's inputs, ``(1, 3, H, W)`` each."""
         return [each.image for each in self.prepared]
 
     @property
     def labels(self) -> List[str]:
-        """Of the images that are drawn, for their names may be long."""
+        """Short names of the images that are drawn."""
         return [f'image {i + 1}' for i in range(len(self.paths[:DRAWN]))]
 
     def name(self, index: int) -> str:
-        """Of an image in tables."""
+        """Return the name of an image in tables."""
         return f'{index + 1}: {Path(self.paths[index]).name}'
 
 
 def write_report(network: Network, config: str, paths: Sequence[str], size: Optional[Sequence[int]] = None) -> str:
-    """The page about a network and some images.
+    """Analyse a network on some images and render the page.
 
     Args:
         network (Network): From :func:`fcvit_mm.apis.load.load_network`: a classifier, detector or segmentor.
         config (str): What it was loaded from.
         paths (Sequence[str]): Images. Numbers are means over all, the first few are drawn.
-        size (Sequence[int], optional): Height and width that images are brought to. Default: as the network is
-            tested.
+        size (Sequence[int], optional): Height and width that images are resized to cover and cropped to. Default: as
+            the network is tested.
 
     Returns:
-        str: HTML, complete in itself.
+        str: HTML of one self-contained file.
 
     Raises:
         AnalysisError: No images.
-        ImageError: An image does not decode.
+        ImageError: An image is missing or corrupt.
     """
     if not paths:
         raise AnalysisError('there are no images, expected at least one')
@@ -88,20 +91,21 @@ def write_report(network: Network, config: str, paths: Sequence[str], size: Opti
     subject = Subject(network, config, paths, originals, [network.prepare(each, size) for each in originals])
     sections = [_section(title, source, make, subject) for title, source, make in SECTIONS]
     lead = (
-        f'What the network looks at, what depth does to its features and what its decisions rest on, measured on '
+        f'What the network attends to, how its features change with depth and what its decisions rest on, measured on '
         f'{_count(len(paths), "image")} by fcvit_mm {__version__}.'
     )
     return render(f'Analysis of {network.label}', lead, sections)
 
 
 def _section(title: str, source: Optional[str], make: Callable[[Subject], Section], subject: Subject) -> Section:
+    """Make a section; of an analysis that does not apply, one with the reason."""
     try:
         return make(subject)._replace(title=title, source=source)
     except AnalysisError as error:
         return Section(title, reason=f'{str(error).rstrip(".")}.')
 
 
-def _image(figure, caption: str) -> Image:
+def _image(figure: Figure, caption: str) -> Image:
     return Image(figure_png(figure, DPI), caption)
 
 
@@ -109,7 +113,7 @@ def _count(number: int, noun: str) -> str:
     return f'{number} {noun}{"" if number == 1 else "s"}'
 
 
-def _number(value: float, digits: int = 3) -> str:
+def _number(value: Optional[float], digits: int = 3) -> str:
     return '–' if value is None or value != value else f'{value:.{digits}f}'
 
 
@@ -117,7 +121,7 @@ def _size(shape: Sequence[int]) -> str:
     return f'{shape[0]} x {shape[1]}'
 
 
-def _model(subject: Subject) -> Section:
+def _network(subject: Subject) -> Section:
     network, backbone = subject.network, backbone_of(subject.network.model)
     sizes = list(dict.fromkeys(_size(image.shape[2:]) for image in subject.images))
     weights = network.checkpoint or 'random: no checkpoint was given'
@@ -125,14 +129,14 @@ def _model(subject: Subject) -> Section:
         written = datetime.datetime.fromtimestamp(Path(network.checkpoint).stat().st_mtime)
         weights += f', written {written:%Y-%m-%d %H:%M}'
     rows = [
-        ('configuration', subject.config),
+        ('config', subject.config),
         ('weights', weights),
         ('task', network.task),
         ('model', type(network.model).__name__),
         ('backbone', type(backbone).__name__),
         (
             'parameters',
-            f'{count_parameters(network.model):,}, of which the backbone {count_parameters(backbone):,}'
+            f'{count_parameters(network.model):,}, of which {count_parameters(backbone):,} in the backbone'
             if backbone is not network.model
             else f'{count_parameters(backbone):,}',
         ),
@@ -153,9 +157,9 @@ def _predictions(subject: Subject) -> Section:
         what = (
             'Boxes and masks with a score of at least 0.3.'
             if network.task == 'detection'
-            else 'The class of each pixel, in colours over the image.'
+            else 'The class of each pixel, as colours over the image.'
         )
-        return Section('', [what], figures=[_image(figure, f'What the {network.task} model predicts')])
+        return Section('', [what], figures=[_image(figure, f'Predictions of the {network.task} model')])
     rows = []
     for i, image in enumerate(subject.images):
         scores = class_scores(network.model, image)
@@ -178,7 +182,7 @@ def _predictions(subject: Subject) -> Section:
     return Section(
         '',
         [
-            'The images as the network sees them, resized and cropped as it is tested, and the classes '
+            'The images as the network sees them, resized and cropped as in its test, and the classes '
             'with the highest scores (softmax).'
         ],
         figures=[_image(figure, 'Images and the class predicted for each')],
@@ -187,19 +191,20 @@ def _predictions(subject: Subject) -> Section:
 
 
 def _drawn_predictions(subject: Subject) -> List[np.ndarray]:
-    """Boxes, masks or labels on the first images, by the inferencers of the libraries."""
+    """Draw boxes, masks or labels on the first images, by the inferencers of the libraries."""
     network = subject.network
     if network.checkpoint is None:
-        raise AnalysisError(f'{network.name} has random weights, which predict nothing: give a checkpoint')
+        raise AnalysisError(f'{network.name} has random weights, whose predictions mean nothing: give a checkpoint')
     meta = read_checkpoint(network.checkpoint).get('meta')
     content = dict(
         state_dict=network.model.state_dict(),
         meta=dict(dataset_meta=meta.get('dataset_meta', {}) if isinstance(meta, dict) else {}),
     )
     with tempfile.TemporaryDirectory() as folder:
-        # Weights and names alone: an inferencer would unpickle whatever else a checkpoint holds.
+        # Weights and class names alone: an inferencer would unpickle whatever else a checkpoint holds.
         path = str(Path(folder, 'weights.pth'))
-        torch.save(content, path)
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
         draw = build_drawer(load_config(subject.config), path, str(subject.images[0].device))
         return [
             np.ascontiguousarray(draw(np.ascontiguousarray(each[..., ::-1]))[..., ::-1])
@@ -225,12 +230,11 @@ def _similarity(subject: Subject) -> Section:
     return Section(
         '',
         [
-            'FCViT adds one context vector per image, weighed at every position by how similar that position is to '
-            'the mean of the image. The maps show these weights: orange positions are like the image as a whole and '
-            'receive the context, purple ones are unlike it and have it taken away.',
-            'Early stages tend to follow colours and edges; a map of a late stage that sets the object apart from its '
-            'ground says that the network knows which positions belong together. Heads that look alike do the same '
-            'work twice.',
+            'FCViT adds one context vector per image, weighted at every position by the similarity of that position to '
+            'the mean of the image. The maps show these weights: at orange positions, which are similar to the mean, '
+            'the context vector is added; at purple ones, which are not, it is subtracted.',
+            'Early stages tend to follow colours and edges. Where a map of a late stage separates the object from the '
+            'background, the network groups positions that belong together. Heads with similar maps are redundant.',
         ],
         figures=figures,
     )
@@ -243,16 +247,16 @@ def _attention(subject: Subject) -> Section:
         figures.append(
             _image(
                 draw_attention(maps, prepared.pixels, QUERIES),
-                f'What the ringed patch of {label} attends to, mean over the heads',
+                f'Attention of the marked patches of {label}, mean over the heads',
             )
         )
     return Section(
         '',
         [
-            'Each row is one query, the patch under the ring; each column a layer. Colours show how much that patch '
-            'takes from every other, in parts of the largest.',
-            'Rows that look alike in a layer mean that the query hardly matters there: all patches look at the same '
-            'places. That observation is what FCViT was made from.',
+            'Each row is one query, the patch marked by a ring; each column a layer. Colours show how much that patch '
+            'attends to every other, relative to the largest weight.',
+            'Where the rows of a layer are alike, the query is irrelevant there: all patches attend to the same '
+            'positions. FCViT is motivated by this observation.',
         ],
         figures=figures,
     )
@@ -270,7 +274,7 @@ def _statistics(subject: Subject) -> Section:
         )
     findings.append(
         f'The top tenth of the tokens has {first["top_share"]:.0%} of the weight in the first layer and '
-        f'{last["top_share"]:.0%} in the last (10% where weight is uniform).'
+        f'{last["top_share"]:.0%} in the last (10% for uniform weights).'
     )
     what = 'attention' if found.kind == 'attention' else 'similarity'
     measures = [measure for measure in MEASURES if measure not in found.by_construction]
@@ -282,9 +286,9 @@ def _statistics(subject: Subject) -> Section:
     return Section(
         '',
         [
-            f'How far the {what} maps depend on the query, how the heads differ, and how few tokens have most of the '
-            'weight. Cosines near 1 and divergences near 0: maps are alike. Entropy near 1: weight is spread '
-            'evenly; near 0: it lies on a single token.'
+            f'How much the {what} maps depend on the query, how much the heads differ, and how sparse the weights are. '
+            'Cosines near 1 and divergences near 0: maps are alike. Entropy near 1: uniform weights; near 0: all '
+            'weight on a single token.'
         ],
         findings,
         [_image(draw_statistics({subject.network.label: found}), f'Measures of the {what} by layer')],
@@ -297,14 +301,14 @@ def _oversmoothing(subject: Subject) -> Section:
     names, layers = list(found), list(found.values())
     lowest = min(range(len(layers)), key=lambda i: layers[i].log_ratio)
     findings = [
-        f'log(|HC| / |DC|) goes from {layers[0].log_ratio:.2f} in the first block to '
+        f'log(|HC| / |DC|) changes from {layers[0].log_ratio:.2f} in the first block to '
         f'{layers[-1].log_ratio:.2f} in the last; it is lowest, {layers[lowest].log_ratio:.2f}, at '
-        f'{short_name(names[lowest])}. The cosine similarity of two tokens goes from '
+        f'{short_name(names[lowest])}. The cosine similarity of two tokens changes from '
         f'{_number(layers[0].cosine, 2)} to {_number(layers[-1].cosine, 2)}.'
     ]
     table = Table(
         'Frequencies by block',
-        ['block', 'map', 'log(|HC| / |DC|)', 'energy beside the mean', 'token cosine', 'log amplitude at pi'],
+        ['block', 'map', 'log(|HC| / |DC|)', 'high-frequency energy', 'token cosine', 'log amplitude at pi'],
         [
             [
                 name,
@@ -320,13 +324,12 @@ def _oversmoothing(subject: Subject) -> Section:
     return Section(
         '',
         [
-            'The features of a layer are their mean over the positions (DC) and what differs from it (HC). The '
-            'ratio says how much of the second is left; where it falls with depth while the tokens become alike '
-            '(cosine towards 1), the network smooths its features away. Dotted lines stand where a pyramid halves '
-            'its maps.',
-            'The spectra show at which frequencies: the middle is frequency 0, the edges are half a cycle per '
-            'position. A bright plane keeps fine detail; a lone bright point in the dark is a map that is almost '
-            'constant.',
+            'The features of a layer are the sum of their mean over the positions (DC) and the rest, the high '
+            'frequencies (HC). Where their ratio falls with depth while the tokens become alike (cosine towards 1), '
+            'the network oversmooths. Dotted lines mark where the size of the maps changes.',
+            'The spectra show which frequencies are present: the middle is frequency 0, the edges are half a cycle per '
+            'position. A uniformly bright spectrum has fine detail; a single bright point on a dark ground is an '
+            'almost constant map.',
         ],
         findings,
         [
@@ -346,17 +349,17 @@ def _receptive_field(subject: Subject) -> Section:
         field = found[name]
         half, most = (field.squares[share].side for share in SHARES)
         findings.append(
-            f'{short_name(name).capitalize()}: half of the gradient lies in a square of '
+            f'{short_name(name).capitalize()}: half of the gradient is in a square of '
             f'{_count(half, "pixel")}, {SHARES[1]:.0%} in one of {most}, of an input of '
             f'{_size(field.mass.shape)}.'
         )
     note = (
         ''
         if len(images) == len(subject.images)
-        else (f' Images of other sizes than the first were left out: {_count(len(images), "image")} counted.')
+        else f' Images of other sizes than the first were skipped: this is of {_count(len(images), "image")}.'
     )
     table = Table(
-        'Side of the smallest square, pixels of the input',
+        'Side of the smallest square, input pixels',
         ['layer', 'map', *(f'{share:.0%} of the gradient' for share in SHARES), 'reach'],
         [
             [name, _size(field.grid), *(str(square.side) for square in field.squares.values()), _size(field.reach)]
@@ -366,10 +369,10 @@ def _receptive_field(subject: Subject) -> Section:
     return Section(
         '',
         [
-            'The pixels that the middle of each map rests on, by the magnitude of its gradient, in logarithmic '
-            'colours. The solid frame is the smallest square that holds half of it, the dashed one 95%. "Reach" is '
-            'the rectangle outside which the gradient is exactly 0: a global context or attention reaches the whole '
-            f'image, however little it takes from there.{note}'
+            'The pixels that the middle of each map depends on, by the magnitude of its gradient, in logarithmic '
+            'colours. The solid frame is the smallest square that contains half of it, the dashed one 95%. "Reach" is '
+            'the rectangle outside which the gradient is exactly 0: with a global context or attention, the entire '
+            f'image, however small the gradient is.{note}'
         ],
         findings,
         [_image(draw_fields(found), 'Effective receptive field of each stage')],
@@ -379,13 +382,13 @@ def _receptive_field(subject: Subject) -> Section:
 
 def _cam(subject: Subject) -> Section:
     network = subject.network
-    # Maps of a pyramid's last stage are coarse: the stage before it too.
+    # Maps of the last of several stages are coarse: draw the stage before it too.
     layers = stage_layers(list(collect_features(network.model, subject.images[0])))
-    coarse = len({name.rpartition('.')[0] for name in layers}) > 1
+    pyramid = len({name.rpartition('.')[0] for name in layers}) > 1
     maps = [
         [
             class_activation_map(network.model, image, layer=layer)
-            for layer in ((layers[-2],) if coarse else ()) + (None,)
+            for layer in ((layers[-2],) if pyramid else ()) + (None,)
         ]
         for image in subject.images
     ]
@@ -407,22 +410,21 @@ def _cam(subject: Subject) -> Section:
     return Section(
         '',
         [
-            'Where the evidence for the predicted class lies, each map in parts of its own largest value. Evidence '
-            'beside the object means that the network goes by its surroundings. A map is as coarse as the layer that '
-            'it was taken from.'
+            'Where the evidence for the predicted class is; each map is scaled to its own largest value. Evidence '
+            'outside the object means that the network uses the background. A map has the resolution of its layer.'
         ],
         figures=[_image(figure, 'Class activation maps for the class predicted for each image')],
         tables=[table],
     )
 
 
-#: Title, source of the method, and what makes each section.
+#: Sections: title, source of the method, and the function that makes it.
 SECTIONS: Tuple[Tuple[str, Optional[str], Callable[[Subject], Section]], ...] = (
-    ('The network', None, _model),
+    ('Network', None, _network),
     ('Predictions', None, _predictions),
     ('Similarity maps', 'Ma et al., arXiv 2212.12552, section 3.3 and figure 3.', _similarity),
     ('Attention maps', 'Ma et al., arXiv 2212.12552, figure 1.', _attention),
-    ('Query-irrelevance and sparsity', 'Ma et al., arXiv 2212.12552, section 3.1.', _statistics),
+    ('Query irrelevance and sparsity', 'Ma et al., arXiv 2212.12552, section 3.1.', _statistics),
     (
         'Oversmoothing',
         'Wang et al., ICLR 2022, OpenReview O476oWmiNNp, section 2; spectra: Park and Kim, arXiv 2202.06709.',

@@ -1,4 +1,4 @@
-"""What a network looks at: FCViT's similarity maps, and a transformer's attention maps for chosen query points.
+"""Similarity maps of FCViT, and attention maps of a transformer for chosen query points.
 
 Source: arXiv 2212.12552, figures 3 (similarity) and 1 (attention, which hardly depends on the query).
 """
@@ -13,36 +13,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .attention import Attention, collect_attention, collect_similarity
 from .plots import draw_grid, overlay
-from .probe import AnalysisError, Attention, as_single, collect_attention, collect_similarity
+from .probe import AnalysisError, as_single
 
-#: Columns of a figure of maps, past which a row is wrapped; a block's mixes stay together.
+#: Columns of a figure of maps, after which a row is wrapped; even, so that a block's two mixes stay together.
 MAX_COLUMNS = 12
-#: Layers of a transformer that are drawn unless they are named, evenly spread.
+#: Number of layers that are drawn unless they are named, evenly spread.
 DRAWN_LAYERS = 6
-#: Part of the values that share the first or the last colour: single peaks would leave the rest pale.
+#: Fraction of the values that are clipped to the first or the last colour, so that single peaks do not set the scale.
 CLIPPED = 0.02
-#: Similarity has a sign: orange adds the context vector, purple takes it away. Colour-blind people see both.
+#: Diverging, for similarity has a sign: orange adds the context vector, purple subtracts it.
 SIGNED = 'PuOr_r'
-#: Of the colours over an image.
+#: Opacity of the colours over an image.
 OPACITY = 0.7
 
 
 def similarity_maps(model: nn.Module, image: Tensor, blocks: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
-    """How similar each position of one image is to the image's mean, as FCViT's token mixes weigh by it.
+    """Compute the similarity of each position of one image to the image's mean, by which FCViT's token mixes weigh.
 
     Args:
         model (nn.Module): An FCViT, or a classifier, detector or segmentor with one.
         image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, resized and normalised.
-        blocks (Sequence[str], optional): ``stages.0.blocks.1.mixes.0`` for one token mix, or what several names begin
-            with: ``stages.0.blocks.1``, ``stages.3``. Default: all.
+        blocks (Sequence[str], optional): ``stages.0.blocks.1.mixes.0`` for one token mix, or the beginning of several
+            names: ``stages.0.blocks.1``, ``stages.3``. Default: all.
 
     Returns:
         dict[str, Tensor]: ``(heads, H_i, W_i)`` by name, float32: normalised over heads and positions to mean 0 and
-        deviation 1, then rescaled per head as trained. Negative where the context vector is taken away.
+        deviation 1, then rescaled per head as trained. Negative where the context vector is subtracted.
 
     Raises:
-        AnalysisError: No FCViT, no such block, or an image that it does not take.
+        AnalysisError: Not an FCViT, no such block, or an image that it does not take.
     """
     found = collect_similarity(model, as_single(model, image), blocks)
     return {name: values[0] for name, values in found.items()}
@@ -51,21 +52,21 @@ def similarity_maps(model: nn.Module, image: Tensor, blocks: Optional[Sequence[s
 def attention_maps(
     model: nn.Module, image: Tensor, queries: Sequence[Tuple[float, float]], layers: Optional[Sequence[str]] = None
 ) -> Dict[str, Tensor]:
-    """What the patches at chosen points of one image attend to.
+    """Compute what the patches at chosen points of one image attend to.
 
     Args:
         model (nn.Module): A transformer, or a classifier, detector or segmentor with one.
         image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, resized and normalised.
-        queries (Sequence[tuple[float]]): Points ``(y, x)``, from the top and from the left, in parts of the image's
-            height and width: ``(0.5, 0.5)`` is the middle.
-        layers (Sequence[str], optional): Names of blocks, or what they begin with. Default: all.
+        queries (Sequence[tuple[float, float]]): Points ``(y, x)`` as fractions of the image's height and width:
+            ``(0, 0)`` is the top left, ``(0.5, 0.5)`` the middle.
+        layers (Sequence[str], optional): Names of blocks, or their beginnings. Default: all.
 
     Returns:
         dict[str, Tensor]: ``(queries, heads, H_i, W_i)`` by block, float32, over the grid of patches. Weights of class
-        tokens are not in it, so that a map's sum may be under 1; outside a query's window it is 0 (Swin).
+        tokens are not included, so that a map's sum may be under 1; outside a query's window it is 0 (Swin).
 
     Raises:
-        AnalysisError: No transformer, no such layer, or a point outside the image.
+        AnalysisError: Not a transformer, no such layer, or a point outside the image.
     """
     queries = check_queries(queries)
     image = as_single(model, image)
@@ -73,28 +74,28 @@ def attention_maps(
 
 
 def check_queries(queries: Sequence[Tuple[float, float]]) -> List[Tuple[float, float]]:
-    """Points as pairs.
+    """Return query points as pairs.
 
     Raises:
         AnalysisError: One lies outside the image, or there is none.
     """
-    queries = [tuple(query) for query in queries]
     wrong = [query for query in queries if len(query) != 2 or not all(0 <= value <= 1 for value in query)]
     if wrong or not queries:
         raise AnalysisError(
-            f'queries={queries}, expected points (y, x) from 0 to 1, parts of the height and width'
-            + (f', unlike {wrong[0]}' if wrong else '')
+            f'queries={[tuple(query) for query in queries]}, expected points (y, x) from 0 to 1, fractions of the '
+            'height and width' + (f', unlike {tuple(wrong[0])}' if wrong else '')
         )
-    return queries
+    return [(y, x) for y, x in queries]
 
 
 def position_of(query: Tuple[float, float], grid: Tuple[int, int]) -> Tuple[int, int]:
-    """Row and column of the patch that a point lies in."""
-    return tuple(min(int(part * side), side - 1) for part, side in zip(query, grid))
+    """Return the row and column of the patch that a point lies in."""
+    row, column = (min(int(part * side), side - 1) for part, side in zip(query, grid))
+    return row, column
 
 
 def maps_of(attention: Attention, queries: Sequence[Tuple[float, float]]) -> Tensor:
-    """Rows of the first image's attention, put where their patches stand: ``(queries, heads, H, W)``."""
+    """Arrange rows of the first image's attention as the patches are: ``(queries, heads, H, W)``."""
     height, width = attention.grid
     maps = []
     for query in queries:
@@ -112,7 +113,7 @@ def maps_of(attention: Attention, queries: Sequence[Tuple[float, float]]) -> Ten
 
 
 def short_name(name: str) -> str:
-    """``stages.0.blocks.1.mixes.0`` as people count: ``stage 1, block 2, mix 1``; ``blocks.3`` is ``block 4``."""
+    """Return a readable name, counted from 1: ``stage 1, block 2, mix 1`` for ``stages.0.blocks.1.mixes.0``."""
     kinds = {'stages': 'stage', 'blocks': 'block', 'layers': 'block', 'mixes': 'mix'}
     found = re.findall(r'(stages|blocks|layers|mixes)\.(\d+)', name)
     parts = [f'{kinds[kind]} {int(index) + 1}' for kind, index in found]
@@ -120,23 +121,23 @@ def short_name(name: str) -> str:
 
 
 def shared_limits(maps: Sequence[Tensor]) -> Tuple[float, float]:
-    """Values of the first and last colour for maps that share them: as far below 0 as above, less the few largest."""
+    """Return the values of the first and last colour for maps that share a scale: symmetric, the largest clipped."""
     values = torch.cat([each.abs().float().flatten() for each in maps])
-    # Sorted by hand, for torch's quantile takes 16 million values at most.
+    # Sorted, because torch.quantile takes 16 million values at most.
     largest = float(values.sort().values[int((1 - CLIPPED) * (len(values) - 1))]) or 1.0
     return -largest, largest
 
 
 def draw_similarity(
-    maps: Dict[str, Tensor], pixels: np.ndarray, title: Optional[str] = None, heads: bool = False
+    maps: Dict[str, Tensor], image: np.ndarray, title: Optional[str] = None, heads: bool = False
 ) -> Figure:
-    """Similarity maps over the image, all in one scale of colours.
+    """Draw similarity maps over the image, all in one colour scale.
 
     Args:
         maps (dict[str, Tensor]): As of :func:`similarity_maps`.
         image (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
         title (str, optional): Of the figure.
-        heads (bool): A row for each token mix, with all its heads; if not, the mean over the heads alone, a row for
+        heads (bool): Draw a row for each token mix, with all its heads. Default: the mean over the heads, a row for
             each stage.
 
     Raises:
@@ -147,17 +148,21 @@ def draw_similarity(
     label = 'similarity to the image mean (normalised)'
     shown = maps if heads else {name: values.mean(0, keepdim=True) for name, values in maps.items()}
     limits = shared_limits(list(shown.values()))
-    laid = {name: [overlay(pixels, each, limits, SIGNED, OPACITY) for each in values] for name, values in shown.items()}
+    overlays = {
+        name: [overlay(image, each, limits, SIGNED, OPACITY) for each in values] for name, values in shown.items()
+    }
     if heads:
-        cells = [[pixels, *row] for row in laid.values()]
-        columns = ['image', *(f'head {i + 1}' for i in range(max(map(len, laid.values()))))]
-        return draw_grid(cells, [short_name(name) for name in laid], columns, title, label, limits, SIGNED)
-    cells, titles, columns = [], [], []
-    for stage in dict.fromkeys(map(stage_of, laid)):
-        names = [name for name in laid if stage_of(name) == stage]
+        by_head = [[image, *row] for row in overlays.values()]
+        columns = ['image', *(f'head {i + 1}' for i in range(max(map(len, overlays.values()))))]
+        return draw_grid(by_head, [short_name(name) for name in overlays], columns, title, label, limits, SIGNED)
+    cells: List[List[Optional[np.ndarray]]] = []
+    titles: List[str] = []
+    columns = []
+    for stage in dict.fromkeys(map(stage_of, overlays)):
+        names = [name for name in overlays if stage_of(name) == stage]
         for start in range(0, len(names), MAX_COLUMNS):
             part = names[start : start + MAX_COLUMNS]
-            cells.append([None, *(laid[name][0] for name in part)])
+            cells.append([None, *(overlays[name][0] for name in part)])
             parts = [short_name(name).split(', ') for name in part]  # stage, block, mix
             if len(names) > MAX_COLUMNS:
                 titles.append(f'{parts[0][0]},\nfrom {parts[0][1]}')
@@ -166,25 +171,25 @@ def draw_similarity(
                 titles.append(parts[0][0])
             if len(part) > len(columns):
                 columns = ['\n'.join(each[1:]) for each in parts]
-    cells[0][0] = pixels
+    cells[0][0] = image
     return draw_grid(cells, titles, ['image', *columns], title, f'{label}, mean over heads', limits, SIGNED)
 
 
 def stage_of(name: str) -> str:
-    """``stages.0`` of ``stages.0.blocks.1.mixes.0``."""
+    """Return the stage of a name: ``stages.0`` of ``stages.0.blocks.1.mixes.0``."""
     return name.partition('.blocks')[0]
 
 
 def draw_attention(
     maps: Dict[str, Tensor],
-    pixels: np.ndarray,
+    image: np.ndarray,
     queries: Sequence[Tuple[float, float]],
     title: Optional[str] = None,
     layers: Optional[Sequence[str]] = None,
 ) -> Figure:
-    """Attention maps over the image, mean over heads: a row for each query, which a ring marks, a column a layer.
+    """Draw attention maps over the image, mean over heads: a row per query, marked by a ring, a column per layer.
 
-    Every map has its own scale, from 0 to its largest weight, for single tokens draw most of the weight in some layers.
+    Every map has its own scale, from 0 to its largest weight: in some layers single tokens have most of the weight.
 
     Args:
         maps (dict[str, Tensor]): As of :func:`attention_maps`, or as of :func:`similarity_maps`, which have no query:
@@ -203,7 +208,7 @@ def draw_attention(
             f'there is no map of {", ".join(unknown) or "any layer"}, expected some of {", ".join(maps) or "them"}'
         )
     layers = list(layers or spread(list(maps), min(DRAWN_LAYERS, len(maps))))
-    rows = attention_rows(maps, pixels, queries, layers)
+    rows = attention_rows(maps, image, queries, layers)
     columns = ['image', *(short_name(layer).replace(', ', '\n') for layer in layers)]
     return draw_rows(rows, columns, title)
 
@@ -213,7 +218,7 @@ def draw_beside(
     queries: Sequence[Tuple[float, float]],
     title: Optional[str] = None,
 ) -> Figure:
-    """As :func:`draw_attention`, for several networks, one above the other, at the same parts of their depth.
+    """Draw what :func:`draw_attention` does for several networks, one above the other, at the same relative depths.
 
     Args:
         networks (dict[str, tuple]): Maps and image of each, by name.
@@ -221,8 +226,8 @@ def draw_beside(
         title (str, optional): Of the figure.
     """
     rows = []
-    for name, (maps, pixels) in networks.items():
-        chosen = attention_rows(maps, pixels, queries, spread(list(maps), DRAWN_LAYERS))
+    for name, (maps, image) in networks.items():
+        chosen = attention_rows(maps, image, queries, spread(list(maps), DRAWN_LAYERS))
         rows += [(f'{name}\n{label}', cells, query) for label, cells, query in chosen]
     parts = [round(100 * i / (DRAWN_LAYERS - 1)) for i in range(DRAWN_LAYERS)]
     columns = ['image', 'first layer', *(f'{part} % of depth' for part in parts[1:-1]), 'last layer']
@@ -234,22 +239,23 @@ Row = Tuple[str, List[np.ndarray], Optional[Tuple[float, float]]]
 
 
 def attention_rows(
-    maps: Dict[str, Tensor], pixels: np.ndarray, queries: Sequence[Tuple[float, float]], layers: Sequence[str]
+    maps: Dict[str, Tensor], image: np.ndarray, queries: Sequence[Tuple[float, float]], layers: Sequence[str]
 ) -> List[Row]:
-    """A row for each query, or a single one for maps ``(heads, H, W)``, which have none."""
+    """Build a row for each query, or a single one for maps ``(heads, H, W)``, which have none."""
     queries = check_queries(queries)
     means = [maps[layer].mean(-3) for layer in layers]
     if means[0].ndim == 2:
-        return [('no query', [pixels, *(overlay(pixels, mean, opacity=OPACITY) for mean in means)], None)]
-    rows = []
+        return [('no query', [image, *(overlay(image, mean, opacity=OPACITY) for mean in means)], None)]
+    rows: List[Row] = []
     for i, query in enumerate(queries):
         limits = [(0.0, max(float(mean[i].max()), 1e-12)) for mean in means]
-        cells = [overlay(pixels, mean[i], limit, opacity=OPACITY) for mean, limit in zip(means, limits)]
-        rows.append((f'query {i + 1}', [pixels, *cells], query))
+        cells = [overlay(image, mean[i], limit, opacity=OPACITY) for mean, limit in zip(means, limits)]
+        rows.append((f'query {i + 1}', [image, *cells], query))
     return rows
 
 
 def draw_rows(rows: Sequence[Row], columns: Sequence[str], title: Optional[str]) -> Figure:
+    """Draw rows of maps and mark their queries."""
     scales = ['weight / its largest' if query else 'similarity, least to largest' for _, _, query in rows]
     figure = draw_grid(
         [cells for _, cells, _ in rows],
@@ -268,14 +274,14 @@ def draw_rows(rows: Sequence[Row], columns: Sequence[str], title: Optional[str])
 
 
 def mark_query(axes: Axes, query: Tuple[float, float], size: Tuple[int, int]) -> None:
-    """A ring at a query's point of an image of ``size`` (height, width)."""
+    """Draw a ring at a query point of an image of ``size`` (height, width)."""
     y, x = (min(part * side, side - 1) for part, side in zip(query, size))
-    for color, diameter in (('black', 7.0), ('white', 5.5)):  # one of them shows on any ground
+    for color, diameter in (('black', 7.0), ('white', 5.5)):  # visible on dark and on bright images
         axes.plot(
             x, y, marker='o', markersize=diameter, markerfacecolor='none', markeredgecolor=color, markeredgewidth=1.3
         )
 
 
 def spread(names: List[str], count: int) -> List[str]:
-    """``count`` of the names, from the first to the last, evenly spread; some twice if there are fewer."""
+    """Choose ``count`` names from the first to the last, evenly spread; some twice if there are fewer."""
     return [names[round(i * (len(names) - 1) / max(count - 1, 1))] for i in range(count)]

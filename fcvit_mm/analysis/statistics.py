@@ -1,82 +1,74 @@
-"""How much attention depends on the query, how heads differ, and how sparse it is, per layer.
+"""Statistics of attention per layer: dependence on the query, difference of heads, sparsity.
 
 The claims behind FCViT (arXiv 2212.12552, section 3.1 and figure 1) in numbers: in deep layers of a Vision Transformer
 the attention map is nearly the same for all queries, and few tokens have most of its weight.
 
-Of every layer's attention the rows and columns of the patches are taken; what class tokens, registers and padding get
-is told apart (``other_share``). The measures:
+Of every layer's attention the rows and columns of the patches count; the weight on class tokens, registers and padding
+is a measure of its own (``other_share``). The measures:
 
 ``query_cosine``
     Cosine similarity of the maps of two queries, mean over all pairs of different queries (within a window, for Swin),
     heads and images. 1: all queries have the same map, the query is irrelevant.
 ``query_divergence``
-    Jensen-Shannon divergence of the maps of all queries (Lin 1991, equal weights): entropy of their mean less the mean
-    of their entropies, in parts of its upper bound, the logarithm of the number of queries or tokens, whichever is
-    less. Mean over heads and images. 0: all maps are the same; 1: no two queries look at the same place.
+    Jensen-Shannon divergence of the maps of all queries (Lin 1991, equal weights): entropy of their mean minus the
+    mean of their entropies, divided by its upper bound, the logarithm of the number of queries or tokens, whichever is
+    less. Mean over heads and images. 0: all maps are the same; 1: no two queries attend to the same token.
 ``head_cosine``, ``head_divergence``
     The same between the heads' maps of one query, mean over queries and images.
 ``entropy``
-    Entropy of a map in parts of its upper bound, the logarithm of the number of tokens. 1: uniform; 0: one token has
+    Entropy of a map divided by its upper bound, the logarithm of the number of tokens. 1: uniform; 0: one token has
     all the weight. Mean over queries, heads and images.
 ``top_share``
-    Part of a map's weight on the tenth of the tokens (rounded up) that has most of it. 0.1 where weight is uniform, 1
-    at most. Mean over queries, heads and images.
+    Fraction of a map's weight on the tenth of the tokens (rounded up) with the largest weights. 0.1 where weight is
+    uniform, 1 at most. Mean over queries, heads and images.
 ``other_share``
-    Part of the patches' attention that goes to tokens that are no patches.
+    Fraction of the patches' attention that goes to tokens other than patches.
 
-Divergence, entropy and shares need parts of a whole: the magnitudes ``|w| / sum |w|``. For a softmax those are the
-weights themselves; AttnScale, talking heads and FCViT's similarity have negative weights, which count by how much they
-take away. Cosines are of the weights as they are.
+Divergence, entropy and shares need distributions: the magnitudes ``|w| / sum |w|``. For a softmax those are the
+weights themselves; AttnScale, talking heads and FCViT's similarity have negative weights, which count by their
+magnitude. Cosines are of the weights as they are.
 
 FCViT's similarity is one map per head for the whole image: there is no query. Its ``query_cosine`` is 1 and its
 ``query_divergence`` 0 by construction, not by measurement, and are marked so.
 """
 
 import math
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .attention import Attention, attention_layers, collect_attention, collect_similarity, similarity_layers
 from .plots import COLORS, SMALL, draw_lines, new_figure
-from .probe import (
-    AnalysisError,
-    Attention,
-    as_batch,
-    attention_layers,
-    collect_attention,
-    collect_similarity,
-    describe,
-    similarity_layers,
-)
+from .probe import AnalysisError, as_batch, describe
 
-#: Part of the tokens that ``top_share`` is of.
+#: Fraction of the tokens that ``top_share`` is of.
 TOP = 0.1
-#: Measures, their axis in plots, and what they say.
+#: Measures, their axis label in plots, and how to read them.
 MEASURES = {
     'query_cosine': ('cosine between queries', '1: the query is irrelevant'),
     'head_cosine': ('cosine between heads', '1: all heads alike'),
-    'entropy': ('entropy / its bound', '1: uniform, 0: one token'),
+    'entropy': ('entropy / its upper bound', '1: uniform, 0: one token'),
     'query_divergence': ('divergence between queries', '0: the query is irrelevant'),
     'head_divergence': ('divergence between heads', '0: all heads alike'),
     'top_share': ('weight on top 10 % of tokens', '0.1: uniform'),
-    'other_share': ('weight on tokens that are no patches', ''),
+    'other_share': ('weight on tokens other than patches', ''),
 }
-#: What holds for FCViT whatever its weights.
+#: Measures of FCViT that do not depend on its weights.
 BY_CONSTRUCTION = {'query_cosine': 1.0, 'query_divergence': 0.0, 'other_share': 0.0}
 
 
 class Statistics(NamedTuple):
-    """A network's measures by layer.
+    """Measures of a network by layer.
 
     Attributes:
         kind (str): ``'attention'`` or ``'similarity'``.
         layers (dict[str, dict[str, float]]): Measures, as the module describes them, by layer. NaN where there is
             nothing to compare: a single head, or a single token.
-        by_construction (tuple[str]): Measures that were not measured but follow from how the network is made.
-        images (int): Over how many the means are.
+        by_construction (tuple[str]): Measures that were not measured but follow from the network's definition.
+        images (int): Number of images that the means are over.
     """
 
     kind: str
@@ -86,18 +78,18 @@ class Statistics(NamedTuple):
 
 
 def attention_statistics(model: nn.Module, image: Tensor, layers: Optional[Sequence[str]] = None) -> Statistics:
-    """Query-irrelevance, difference of heads and sparsity, per layer, of attention or of FCViT's similarity.
+    """Measure query irrelevance, difference of heads and sparsity, per layer, of attention or of FCViT's similarity.
 
     Args:
         model (nn.Module): A transformer or an FCViT, or a classifier, detector or segmentor with one.
         image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalised; of a batch the mean.
-        layers (Sequence[str], optional): Names of layers, or what they begin with. Default: all.
+        layers (Sequence[str], optional): Names of layers, or their beginnings. Default: all.
 
     Raises:
         AnalysisError: The network has neither, no such layer, or an image that it does not take.
     """
     image = as_batch(model, image)
-    if has(similarity_layers, model):
+    if has_layers(similarity_layers, model):
         maps = collect_similarity(model, image, layers)
         return Statistics(
             'similarity',
@@ -105,7 +97,7 @@ def attention_statistics(model: nn.Module, image: Tensor, layers: Optional[Seque
             tuple(BY_CONSTRUCTION),
             len(image),
         )
-    if has(attention_layers, model):
+    if has_layers(attention_layers, model):
         return Statistics('attention', collect_attention(model, image, layers, of_attention), (), len(image))
     raise AnalysisError(
         f'{describe(model)} has neither attention nor similarity to measure, expected a ViT or DeiT of '
@@ -113,30 +105,30 @@ def attention_statistics(model: nn.Module, image: Tensor, layers: Optional[Seque
     )
 
 
-def has(layers, model: nn.Module) -> bool:
-    """Whether a network has layers of a kind."""
+def has_layers(find: Callable[[nn.Module], Dict[str, nn.Module]], model: nn.Module) -> bool:
+    """Check whether a network has layers that ``find`` finds."""
     try:
-        layers(model)
+        find(model)
     except AnalysisError:
         return False
     return True
 
 
 def of_similarity(similarity: Tensor) -> Dict[str, float]:
-    """Measures of one layer's similarity, ``(B, heads, H, W)``."""
+    """Compute the measures of one layer's similarity, ``(B, heads, H, W)``."""
     maps = similarity.flatten(2)
-    parts = magnitude_parts(maps)
+    shares = magnitude_shares(maps)
     measured = dict(
         head_cosine=pairwise_cosine(maps),
-        head_divergence=divergence(parts),
-        entropy=entropy(parts),
-        top_share=top_share(parts),
+        head_divergence=divergence(shares),
+        entropy=entropy(shares),
+        top_share=top_share(shares),
     )
     return in_order({**BY_CONSTRUCTION, **{name: values.mean().item() for name, values in measured.items()}})
 
 
 def of_attention(attention: Attention) -> Dict[str, float]:
-    """Measures of one layer's attention; of windows, the mean over those with two patches or more."""
+    """Compute the measures of one layer's attention; the mean over its windows with two patches or more."""
     patches = attention.positions >= 0
     found: List[Tuple[int, Dict[str, float]]] = []
     for pattern in patches.unique(dim=0):
@@ -145,14 +137,14 @@ def of_attention(attention: Attention) -> Dict[str, float]:
             continue
         rows = attention.weights[:, windows][..., pattern, :].flatten(0, 1).double()  # (G, heads, n, N)
         weights = rows[..., pattern]
-        parts = magnitude_parts(weights)
+        shares = magnitude_shares(weights)
         measured = dict(
             query_cosine=pairwise_cosine(weights),
-            query_divergence=divergence(parts),
+            query_divergence=divergence(shares),
             head_cosine=pairwise_cosine(weights.transpose(1, 2)),
-            head_divergence=divergence(parts.transpose(1, 2)),
-            entropy=entropy(parts),
-            top_share=top_share(parts),
+            head_divergence=divergence(shares.transpose(1, 2)),
+            entropy=entropy(shares),
+            top_share=top_share(shares),
             other_share=1 - weights.abs().sum(-1) / rows.abs().sum(-1).clamp(min=1e-30),
         )
         found.append((len(rows), {name: values.mean().item() for name, values in measured.items()}))
@@ -163,11 +155,12 @@ def of_attention(attention: Attention) -> Dict[str, float]:
 
 
 def in_order(measured: Dict[str, float]) -> Dict[str, float]:
+    """Return measures in the order of ``MEASURES``."""
     return {name: measured[name] for name in MEASURES}
 
 
 def mean_statistics(each: Sequence[Statistics]) -> Statistics:
-    """The mean over statistics of the same network for several images, which may differ in size.
+    """Average statistics of the same network for several images, which may differ in size.
 
     Raises:
         AnalysisError: They are of different networks or layers, or there are none.
@@ -188,70 +181,70 @@ def mean_statistics(each: Sequence[Statistics]) -> Statistics:
 # -- measures --------------------------------------------------------------------------------------------------------
 
 
-def magnitude_parts(weights: Tensor) -> Tensor:
-    """``|w| / sum |w|`` over the last axis; uniform where all are 0."""
+def magnitude_shares(weights: Tensor) -> Tensor:
+    """Compute ``|w| / sum |w|`` over the last axis; uniform where all are 0."""
     size = weights.abs()
     total = size.sum(-1, keepdim=True)
     return torch.where(total > 0, size / total.clamp(min=1e-30), torch.full_like(size, 1 / size.shape[-1]))
 
 
 def pairwise_cosine(vectors: Tensor) -> Tensor:
-    """Mean cosine similarity over all pairs of different vectors.
+    """Compute the mean cosine similarity over all pairs of different vectors.
 
     Args:
         vectors (Tensor): ``(..., K, M)``, K vectors.
 
     Returns:
-        Tensor: ``(...)``, from -1 to 1; NaN for a single vector. A vector of zeros counts as at right angles to all.
+        Tensor: ``(...)``, from -1 to 1; NaN for a single vector. A vector of zeros counts as orthogonal to all.
     """
     count = vectors.shape[-2]
     units = nn.functional.normalize(vectors, dim=-1)
-    # The sum over pairs without the pairs: |sum of units|^2 counts each twice, and every vector with itself.
+    # The sum over pairs without forming them: |sum of units|^2 counts each twice, and every vector with itself.
     pairs = units.sum(-2).square().sum(-1) - units.square().sum((-2, -1))
     return pairs / (count * (count - 1)) if count > 1 else torch.full_like(pairs, math.nan)
 
 
-def shannon(parts: Tensor) -> Tensor:
-    """Entropy over the last axis, in nats: ``(..., M)`` to ``(...)``."""
-    return -torch.special.xlogy(parts, parts).sum(-1)
+def shannon(shares: Tensor) -> Tensor:
+    """Compute the entropy over the last axis, in nats: ``(..., M)`` to ``(...)``."""
+    return -torch.special.xlogy(shares, shares).sum(-1)
 
 
-def entropy(parts: Tensor) -> Tensor:
-    """Entropy in parts of the largest possible, ``log M``: ``(..., M)`` to ``(...)``; NaN for ``M = 1``."""
-    bound = math.log(parts.shape[-1]) or math.nan
-    return shannon(parts) / bound
+def entropy(shares: Tensor) -> Tensor:
+    """Compute the entropy divided by its upper bound ``log M``: ``(..., M)`` to ``(...)``; NaN for ``M = 1``."""
+    bound = math.log(shares.shape[-1]) or math.nan
+    return shannon(shares) / bound
 
 
-def divergence(parts: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of ``K`` distributions in parts of the largest possible, ``log min(K, M)``.
+def divergence(shares: Tensor) -> Tensor:
+    """Compute the Jensen-Shannon divergence of ``K`` distributions divided by its upper bound ``log min(K, M)``.
 
     Args:
-        parts (Tensor): ``(..., K, M)``, each of the K summing to 1.
+        shares (Tensor): ``(..., K, M)``, each of the K summing to 1.
 
     Returns:
         Tensor: ``(...)``, from 0 to 1; NaN for a single distribution or a single value.
     """
-    bound = math.log(min(parts.shape[-2:])) or math.nan
-    return (shannon(parts.mean(-2)) - shannon(parts).mean(-1)).clamp(min=0) / bound
+    bound = math.log(min(shares.shape[-2:])) or math.nan
+    return (shannon(shares.mean(-2)) - shannon(shares).mean(-1)).clamp(min=0) / bound
 
 
-def top_share(parts: Tensor) -> Tensor:
-    """Sum of the largest ``ceil(TOP * M)`` values: ``(..., M)`` to ``(...)``."""
-    return parts.topk(math.ceil(TOP * parts.shape[-1]), dim=-1).values.sum(-1)
+def top_share(shares: Tensor) -> Tensor:
+    """Sum the largest ``ceil(TOP * M)`` values: ``(..., M)`` to ``(...)``."""
+    return shares.topk(math.ceil(TOP * shares.shape[-1]), dim=-1).values.sum(-1)
 
 
 # -- figure ----------------------------------------------------------------------------------------------------------
 
 
 def draw_statistics(statistics: Dict[str, Statistics], title: Optional[str] = None) -> Figure:
-    """Measures by layer, a line for each network; what holds by construction is dotted, without markers.
+    """Draw measures by layer, a line per network; measures that hold by construction are dotted, without markers.
 
     Args:
         statistics (dict[str, Statistics]): By the networks' names.
         title (str, optional): Of the figure.
     """
     if not statistics or len(statistics) > len(COLORS):
-        raise AnalysisError(f'{len(statistics)} networks, expected 1 to {len(COLORS)}, which can be told apart')
+        raise AnalysisError(f'{len(statistics)} networks, expected 1 to {len(COLORS)}, whose lines can be told apart')
     measures = [name for name in MEASURES if name != 'other_share']
     xlabel = 'layer (of FCViT: token mix)' if any(each.by_construction for each in statistics.values()) else 'layer'
     figure = new_figure(9.6, 5.6, title)

@@ -1,7 +1,8 @@
-"""Networks of the project's configs, and modules of tools/analysis imported as its commands do."""
+"""Networks of the project's configs, and what a page holds."""
 
-import importlib.util
+import re
 from functools import lru_cache
+from html.parser import HTMLParser
 
 import pytest
 from harness import ROOT
@@ -16,33 +17,48 @@ CONFIGS = {
 }
 
 
+class Page(HTMLParser):
+    """Addresses, headings and alternative texts of a page; refuses what a page may not have."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.headings, self.open, self.alts = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.addresses += [attributes[key] for key in ('src', 'href', 'srcset', 'action') if key in attributes]
+        if tag == 'img':
+            self.alts.append(attributes['alt'])
+        assert tag not in ('script', 'iframe', 'object', 'embed')
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == 'h2':
+            self.headings.append(re.sub(r'^\d+\. ', '', data))
+
+
+@pytest.fixture(scope='session')
+def parse_page():
+    """A page's HTML -> :class:`Page`."""
+    return Page
+
+
 @lru_cache(maxsize=None)
 def _build(path):
     return load_network(path)
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def project_network():
-    """Library -> path of a config of the project for it, and its network with random weights. Not to be changed."""
+    """Library -> the network of a config of the project for it, with random weights. Not to be changed."""
 
     def get(library):
         pytest.importorskip(library)
-        path = str(ROOT / 'configs' / CONFIGS[library])
-        return path, _build(path)
+        return _build(str(ROOT / 'configs' / CONFIGS[library]))
 
     return get
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """Name -> the command's module. By path, for dev/benchmark has modules of the same names."""
-    folder = ROOT / 'tools' / 'analysis'
-    monkeypatch.syspath_prepend(str(folder))
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(f'tools_analysis_{name}', folder / f'{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load

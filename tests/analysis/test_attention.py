@@ -1,232 +1,174 @@
-"""Query-irrelevance and sparsity: values known beforehand, networks of every kind, the command."""
+"""Attention and similarity: as the layers compute them, of networks of any package."""
 
-import json
-import math
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from harness import ROOT
-from networks import TRANSFORMERS, Convs, fcvit, vit
-from networks import build_random as build
-from PIL import Image
+import torch.nn as nn
+from networks import TRANSFORMERS, build_random, fcvit, swin, timm_vit, vit
 
-from fcvit_mm.analysis import attention_statistics, draw_statistics
-from fcvit_mm.analysis.probe import AnalysisError, Attention
-from fcvit_mm.analysis.statistics import (
-    MEASURES,
-    divergence,
-    entropy,
-    magnitude_parts,
-    mean_statistics,
-    of_attention,
-    of_similarity,
-    pairwise_cosine,
-    top_share,
-)
-from fcvit_mm.apis.load import Network
-from fcvit_mm.errors import UserError
+from fcvit_mm.analysis import attention, probe
+from fcvit_mm.analysis.attention import attention_layers, collect_attention, collect_similarity
+from fcvit_mm.analysis.probe import AnalysisError, run_backbone
 
 
-def test_measures_of_known_maps():
-    same = torch.tensor([0.5, 0.25, 0.25, 0.0]).repeat(5, 1)
-    different = torch.eye(4)
-    uniform = torch.full((3, 8), 1 / 8)
-    assert pairwise_cosine(same).item() == pytest.approx(1) and divergence(same).item() == pytest.approx(0, abs=1e-6)
-    assert pairwise_cosine(different).item() == pytest.approx(0) and divergence(different).item() == pytest.approx(1)
-    assert pairwise_cosine(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).item() == pytest.approx(-1)
-    assert entropy(different).tolist() == [0] * 4 and entropy(uniform).tolist() == pytest.approx([1] * 3)
-    assert entropy(same)[0].item() == pytest.approx(1.5 * math.log(2) / math.log(4))
-    assert top_share(different).tolist() == [1] * 4
-    assert top_share(torch.full((20,), 0.05)).item() == pytest.approx(0.1)
-    assert top_share(torch.full((11,), 1 / 11)).item() == pytest.approx(2 / 11)
-    # Three queries, two places: two see the first, one the second. H(2/3, 1/3) - 0, bound log 2.
-    three = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    expected = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)) / math.log(2)
-    assert divergence(three).item() == pytest.approx(expected)
-    assert pairwise_cosine(three).item() == pytest.approx(1 / 3)  # one pair of three agrees
-    assert magnitude_parts(torch.tensor([[-3.0, 1.0], [0.0, 0.0]])).tolist() == [[0.75, 0.25], [0.5, 0.5]]
+def reapply(module, weights, x):
+    """What a self-attention gives with this matrix ``(B, heads, N, N)``."""
+    values = module.qkv(x).unflatten(2, (3, module.num_heads, -1))[:, :, 2].transpose(1, 2)
+    return module.proj((weights @ values).transpose(1, 2).flatten(2))
 
 
-def test_measures_without_anything_to_compare():
-    one = torch.tensor([[1.0, 2.0, 3.0]])
-    assert pairwise_cosine(one).isnan() and divergence(one / 6).isnan() and entropy(torch.ones(1, 1)).isnan()
+# -- attention -------------------------------------------------------------------------------------------------------
 
 
-def test_pairs_are_those_that_a_loop_would_find():
-    torch.manual_seed(0)
-    vectors = torch.randn(2, 6, 9)
-    pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
-    expected = [np.mean([torch.cosine_similarity(maps[i], maps[j], 0) for i, j in pairs]) for maps in vectors]
-    assert pairwise_cosine(vectors).tolist() == pytest.approx(expected, abs=1e-6)
+@pytest.mark.parametrize('kind', TRANSFORMERS)
+@torch.no_grad()
+def test_attention_is_what_the_layer_computes(kind):
+    model = build_random(TRANSFORMERS[kind])
+    image = torch.randn(2, 3, 32, 32)
+    layers = attention_layers(model)
+    found = collect_attention(model, image)
+    with probe.recording(layers, lambda name, module, args, kwargs, output: (args[0], output)) as seen:
+        run_backbone(model, image)
+    assert list(found) == list(seen) and len(found) >= 2
+    for name, (x, output) in seen.items():
+        layer = found[name]
+        torch.testing.assert_close(reapply(layers[name], layer.weights.flatten(0, 1), x), output, atol=1e-4, rtol=1e-4)
+        assert len(layer.weights) == 2 and layer.weights.shape[1] == len(layer.positions)
+        patches = layer.positions[layer.positions >= 0]
+        assert sorted(patches.tolist()) == list(range(layer.grid[0] * layer.grid[1]))
+    if 'cait' not in kind:  # talking heads are mixed after the softmax
+        torch.testing.assert_close(layer.weights.sum(-1), torch.ones(layer.weights.shape[:-1]))
+    if kind in ('vit', 'swin'):
+        assert (layer.weights < 0).any(), 'AttnScale is not in the matrix'
 
 
-def made_up(weights, positions=None, grid=(2, 2)):
-    weights = torch.as_tensor(weights)[None, None]
-    positions = torch.arange(weights.shape[-1]) if positions is None else torch.tensor(positions)
-    return Attention(weights, positions.view(1, -1), grid)
+@torch.no_grad()
+def test_window_positions():
+    """A shifted window on a map that it does not divide: the attention of each position gives its output."""
+    model = build_random(swin)
+    image = torch.randn(1, 3, 36, 44)
+    name = 'stages.0.blocks.1'
+    block = model.get_submodule(name)
+    block.feat_scale = torch.nn.Identity()
+    layer = collect_attention(model, image, [name])[name]
+    assert layer.grid == (9, 11) and (layer.positions < 0).any()
+    x = torch.randn(1, 9, 11, 16)
+    with probe.recording({name: block.norm1}, lambda name, module, args, kwargs, output: output) as normed:
+        run_backbone(model, image)
+    x = normed[name]
+    tokens = torch.cat((x.flatten(1, 2), torch.zeros(1, 1, 16)), 1)  # the padding comes last, at -1
+    expected = block._attn(x).flatten(1, 2)
+    for window, positions in enumerate(layer.positions):
+        given = reapply(block.attn, layer.weights[:, window], tokens[:, positions])
+        inside = positions >= 0
+        torch.testing.assert_close(given[:, inside], expected[:, positions[inside]], atol=1e-5, rtol=1e-5)
 
 
-def test_statistics_of_known_attention():
-    # Two heads: the first looks at token 0 from everywhere, the second at itself.
-    first, second = torch.zeros(4, 4), torch.eye(4)
-    first[:, 0] = 1
-    found = of_attention(made_up(torch.stack((first, second))))
-    assert list(found) == list(MEASURES)
-    assert found == pytest.approx(
-        dict(
-            query_cosine=0.5,
-            query_divergence=0.5,
-            head_cosine=0.25,
-            head_divergence=0.75,
-            entropy=0,
-            top_share=1,
-            other_share=0,
-        )
-    )
-    # A class token takes half of everything: left out of the maps, and told.
-    weights = torch.full((1, 5, 5), 0.125)
-    weights[..., 0] = 0.5
-    found = of_attention(made_up(weights, [-1, 0, 1, 2, 3]))
-    assert found == pytest.approx(
-        dict(
-            query_cosine=1,
-            query_divergence=0,
-            head_cosine=math.nan,
-            head_divergence=math.nan,
-            entropy=1,
-            top_share=0.25,
-            other_share=0.5,
-        ),
-        nan_ok=True,
-        abs=1e-6,
-    )
+def test_attention_is_reduced_layer_by_layer_and_hooks_go():
+    model = build_random(timm_vit)
+    found = collect_attention(model, torch.randn(1, 3, 32, 32), ['blocks.1'], lambda layer: layer.grid)
+    assert found == {'blocks.1': (4, 4)}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
 
 
-def test_statistics_of_windows_weigh_each_alike():
-    """One window is full and looks at one token, two are half padding and look at themselves."""
-    weights = torch.zeros(1, 3, 1, 4, 4)
-    weights[:, 0, :, :, 0] = 1
-    weights[:, 1:] = torch.eye(4)
-    positions = torch.tensor([[0, 1, 2, 3], [4, 5, -1, -1], [6, 7, -1, -1]])
-    found = of_attention(Attention(weights, positions, (2, 4)))
-    assert found['query_cosine'] == pytest.approx(1 / 3) and found['query_divergence'] == pytest.approx(2 / 3)
-    padding = torch.full((1, 4), -1)
-    assert math.isnan(of_attention(Attention(weights[:, :1], padding, (0, 0)))['entropy'])
+def test_attention_of_an_unknown_forward_is_not_shown():
+    """A subclass with a ``forward`` of its own may compute anything: better no map than a wrong one."""
+    for make, kind in ((timm_vit, 'VisionTransformer'), (vit, 'ViT')):
+        model = build_random(make)
+        for module in attention_layers(model).values():
+            module.__class__ = type('Other', (type(module),), dict(forward=lambda self, x: x))
+        with pytest.raises(AnalysisError, match=f'{kind} has no attention that can be shown, expected a ViT'):
+            collect_attention(model, torch.randn(1, 3, 32, 32))
 
 
-def test_statistics_of_known_similarity():
-    maps = torch.tensor([[1.0, -1.0, 1.0, -1.0], [1.0, -1.0, 1.0, -1.0], [4.0, 0.0, 0.0, 0.0]]).view(1, 3, 2, 2)
-    found = of_similarity(maps)
-    cosine = (2 * 1 + 4 * 0.5) / 6  # the first two agree, each meets the third at 60 degrees
-    assert found['head_cosine'] == pytest.approx(cosine)
-    assert found['entropy'] == pytest.approx(2 / 3) and found['top_share'] == pytest.approx((0.25 * 2 + 1) / 3)
-    assert (found['query_cosine'], found['query_divergence'], found['other_share']) == (1, 0, 0)
-
-
-@pytest.mark.parametrize('kind', [*TRANSFORMERS, 'fcvit'])
-def test_networks(kind):
-    model = build(TRANSFORMERS.get(kind, fcvit))
-    found = attention_statistics(model, torch.randn(2, 3, 32, 32))
-    assert found.kind == ('similarity' if kind == 'fcvit' else 'attention') and found.images == 2
-    assert found.by_construction == (('query_cosine', 'query_divergence', 'other_share') if kind == 'fcvit' else ())
-    assert len(found.layers) >= 2
-    for measured in found.layers.values():
-        assert list(measured) == list(MEASURES)
-        for name, value in measured.items():
-            assert math.isnan(value) or (-1 if 'cosine' in name else 0) <= value <= 1 + 1e-6, name
-    measured = list(found.layers.values())[0]
-    assert (measured['other_share'] > 0) == (kind in ('vit', 'timm_vit', 'mmpretrain_vit', 'mmpretrain_deit'))
-
-
-def test_images_and_images_are_averaged():
-    model = build(vit)
-    first, second = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32)
-    each = [attention_statistics(model, image, ['stages.0.blocks.1']) for image in (first, second)]
-    together = attention_statistics(model, torch.cat((first, second)), ['stages.0.blocks.1'])
-    averaged = mean_statistics(each)
-    assert averaged.images == 2
-    assert averaged.layers['stages.0.blocks.1'] == pytest.approx(together.layers['stages.0.blocks.1'], abs=1e-6)
-    with pytest.raises(AnalysisError, match='2 statistics, expected'):
-        mean_statistics([each[0], attention_statistics(model, first)])
-
-
-def test_what_does_not_apply():
-    with pytest.raises(AnalysisError, match='Convs has neither attention nor similarity to measure, expected a ViT'):
-        attention_statistics(build(Convs), torch.randn(3, 8, 8))
-    with pytest.raises(AnalysisError, match="no token mix is called 'blocks.1', expected one of"):
-        attention_statistics(build(fcvit), torch.randn(3, 32, 32), ['blocks.1'])
-    with pytest.raises(AnalysisError, match='0 networks, expected 1 to 7'):
-        draw_statistics({})
-
-
-def test_figure():
-    image = torch.randn(1, 3, 32, 32)
-    found = {'FCViT': attention_statistics(build(fcvit), image), 'ViT': attention_statistics(build(vit), image)}
-    figure = draw_statistics(found, 'Title')
-    assert len(figure.axes) == 6 and all(axes.get_ylabel() and axes.get_xlabel() for axes in figure.axes)
-    measured, by_construction = figure.axes[0].get_lines()[::-1]
-    assert by_construction.get_linestyle() == ':' and measured.get_linestyle() == '-'
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ['FCViT', 'ViT']
-    assert 'by construction' in figure.axes[0].texts[0].get_text() and not figure.axes[1].texts
-
-
-def test_command(tmp_path, command):
-    pytest.importorskip('timm')
-    pytest.importorskip('mmpretrain')
-    for i in range(2):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / f'{i}.png')
-    fcvit_tiny = str(ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py')
-    tool = command('attention')
-    arguments = [
-        fcvit_tiny,
-        'timm:deit_tiny_patch16_224',
-        '--images',
-        str(tmp_path),
-        '--size',
-        '48',
-        '--queries',
-        '0.5,0.5',
-        '0.1,0.9',
-        '--out',
-        str(tmp_path / 'out'),
-    ]
-    tool.main(arguments)
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-        'attention.json',
-        'attention_deit_tiny_patch16_224.png',
-        'attention_fcvit_tiny_in1k.png',
-        'comparison.png',
-        'statistics.png',
-    ]
-    found = json.loads((tmp_path / 'out' / 'attention.json').read_text())
-    assert found['queries'] == [[0.5, 0.5], [0.1, 0.9]] and len(found['images']) == 2
-    assert {
-        name: (len(each['layers']), each['images'], each['checkpoint']) for name, each in found['networks'].items()
-    } == {'fcvit_tiny_in1k': (26, 2, None), 'deit_tiny_patch16_224': (12, 2, None)}
-    for wrong, message in (
-        (('--size', '48x'), '--size 48x: expected a height'),
-        (('--queries', '2,0.5'), '--queries 2,0.5: expected Y,X from 0 to 1'),
-        (('--queries', 'middle'), '--queries middle: expected'),
-        (('--device', 'cuda:99'), '--device cuda:99 cannot be used'),
-        (('--images', str(tmp_path / 'none.png')), 'none.png does not exist'),
+def test_wrong_names_list_the_choices():
+    with pytest.raises(
+        AnalysisError,
+        match=r"no attention layer is called 'stages.0.blocks.9', expected one of these.*"
+        r'stages.0.blocks.0, stages.0.blocks.1, stages.0.blocks.2$',
     ):
-        with pytest.raises(UserError, match=message):
-            tool.main([*arguments, *wrong])
+        collect_attention(build_random(vit), torch.randn(1, 3, 32, 32), ['stages.0.blocks.9'])
 
 
-def test_names_on_the_command_line(command, monkeypatch, tmp_path):
-    arguments = command('arguments')
-    monkeypatch.chdir(tmp_path)
-    Path('me@home').write_text('')
-    monkeypatch.setattr(
-        arguments,
-        'load_network',
-        lambda config, checkpoint, device: Network(Path(config).stem, None, 'classification', checkpoint, None),
-    )
-    networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py', 'me@home'], 'cpu')
-    assert [network.name for network in networks] == ['b', 'b (2)', 'timm:vit', 'b (3)', 'me@home']
-    assert [network.checkpoint for network in networks] == ['c/d.pth', None, 'e.pth', None, None]
-    assert arguments.parse_size('48x64') == (48, 64) and arguments.parse_size('48') == (48, 48)
-    assert arguments.file_name('a/b (2).x') == 'a_b__2_.x'
+class Uniform(nn.Module):
+    """Attention of somebody else's: every token takes as much from each."""
+
+    def forward(self, x):
+        return x.mean(1, keepdim=True).expand_as(x)
+
+    def attention_matrix(self, x):
+        return x.new_full((len(x), 1, x.shape[1], x.shape[1]), 1 / x.shape[1])
+
+
+class Windows(nn.Module):
+    """A block of somebody else's with the two halves of a map ``(B, 4, 2, C)`` as windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.attn = Uniform()
+
+    def forward(self, x):
+        return self.attn(x.reshape(2 * len(x), 4, -1)).reshape(x.shape)
+
+    def window_positions(self, x):
+        return torch.arange(8).view(2, 4), x.shape[1:3]
+
+
+class Gate(nn.Module):
+    """Adds a context weighted by similarity."""
+
+    def __init__(self, weighted):
+        super().__init__()
+        self.weighted = weighted
+
+    def similarity(self, x):
+        return x[:, :1]
+
+    def forward(self, x):
+        return x
+
+
+class Stranger(nn.Module):
+    """A network of another package, with everything that the analyses ask for."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 4, 2, 2)
+        self.blocks = nn.ModuleList([nn.Sequential(Uniform()), Windows(), Gate(True), Gate(False)])
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = self.blocks[0](torch.cat((tokens[:, :1], tokens), 1))[:, 1:]
+        x = self.blocks[1](tokens.reshape(len(x), 4, 2, 4)).permute(0, 3, 1, 2)
+        return self.blocks[3](self.blocks[2](x))
+
+
+def test_network_of_another_package():
+    model, image = Stranger(), torch.randn(2, 3, 8, 4)
+    tokens, windows = collect_attention(model, image).values()
+    assert tokens.weights.shape == (2, 1, 1, 9, 9) and tokens.grid == (4, 2)
+    assert tokens.positions.tolist() == [[-1, *range(8)]]
+    assert windows.weights.shape == (2, 2, 1, 4, 4) and windows.grid == (4, 2)
+    assert windows.positions.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert {name: tuple(values.shape) for name, values in collect_similarity(model, image).items()} == {
+        'blocks.2': (2, 1, 4, 2)
+    }
+
+
+def test_methods_count_for_the_forward_that_they_stand_with():
+    class Changed(Gate):
+        def forward(self, x):
+            return -x
+
+    class Both(Changed):
+        def similarity(self, x):
+            return -x[:, :1]
+
+    assert attention.method_of_forward(Gate(True), 'similarity')
+    assert attention.method_of_forward(Changed(True), 'similarity') is None
+    assert attention.method_of_forward(Both(True), 'similarity')
+    assert attention.method_of_forward(Gate(True), 'attention_matrix') is None
+    assert list(attention.similarity_layers(build_random(fcvit)))[:2] == [
+        'stages.0.blocks.0.mixes.0',
+        'stages.0.blocks.0.mixes.1',
+    ]

@@ -1,3 +1,5 @@
+"""Class activation maps: against the library and the definition, for classifiers of every kind."""
+
 import sys
 
 import numpy as np
@@ -6,8 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
-from networks import build_random as build
-from networks import fcvit, vit
+from networks import build_random, fcvit, vit
 
 from fcvit_mm import DWNet
 from fcvit_mm.analysis.cam import (
@@ -18,7 +19,7 @@ from fcvit_mm.analysis.cam import (
     find_class,
     load_method,
 )
-from fcvit_mm.analysis.plots import figure_png, plain
+from fcvit_mm.analysis.plots import figure_png, to_json_data
 from fcvit_mm.analysis.probe import AnalysisError, collect_features
 
 NAMES = ('daisy', 'dandelion', 'rose')
@@ -80,7 +81,7 @@ def test_equals_the_definition(library, image):
     np.testing.assert_allclose(class_activation_map(network, image, 2).values, expected, atol=1e-5)
 
 
-def test_points_at_what_decides(library):
+def test_map_shows_the_evidence(library):
     network = Toy()
     with torch.no_grad():
         network.blocks[0].weight.zero_()
@@ -95,10 +96,10 @@ def test_points_at_what_decides(library):
     found = class_activation_map(network, pixels, 'rose', class_names=NAMES)
     assert found.prediction == 2
     np.testing.assert_allclose(found.values, pixels[0, 0], atol=1e-6)
-    numbers = plain(describe_class_map(found, NAMES))
+    numbers = to_json_data(describe_class_map(found, NAMES))
     assert numbers['target_name'] == 'rose' and numbers['area_above_half'] == pytest.approx(16 / 600)
     assert numbers['peak'] == pytest.approx([4.5 / 20, 20.5 / 30])
-    # Nothing speaks for a class that the head weighs negatively: an empty map.
+    # There is no evidence for a class with a negative weight: an empty map.
     with torch.no_grad():
         network.head.weight[1, 0] = -1
     empty = class_activation_map(network, pixels, 1)
@@ -107,8 +108,8 @@ def test_points_at_what_decides(library):
     assert figure_png(figure).startswith(b'\x89PNG')
 
 
-def test_classifiers_of_ours(library, image):
-    network = classifier(build(fcvit, out_indices=3))
+def test_classifiers_with_backbones_of_the_project(library, image):
+    network = classifier(build_random(fcvit, out_indices=3))
     large = F.interpolate(image, (64, 96))
     found = class_activation_map(network, large)
     assert found.layer == 'stages.3.blocks.0' and found.values.shape == (64, 96) and found.values.max() > 0.9
@@ -118,11 +119,11 @@ def test_classifiers_of_ours(library, image):
         class_activation_map(network, image)
     dwnet = classifier(DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 32)), out_indices=3))
     assert class_activation_map(dwnet, large).layer == 'stages.3.blocks.0'
-    # Only the class token is read after the last block, so its first norm is where the patches still count.
-    tokens = class_activation_map(classifier(build(vit, out_type='cls_token')), image)
+    # Only the class token is read after the last block, so the patches count last at its first norm.
+    tokens = class_activation_map(classifier(build_random(vit, out_type='cls_token')), image)
     assert tokens.layer == 'stages.0.blocks.2.norm1' and tokens.values.max() > 0.9
     with pytest.raises(AnalysisError, match='does not depend on the map at stages.0.blocks.2 .* earlier layer'):
-        class_activation_map(classifier(build(vit, out_type='cls_token')), image, layer='stages.0.blocks.2')
+        class_activation_map(classifier(build_random(vit, out_type='cls_token')), image, layer='stages.0.blocks.2')
 
 
 def test_timm_and_maps_with_channels_last(library, image):
@@ -146,7 +147,7 @@ def test_timm_and_maps_with_channels_last(library, image):
     assert class_activation_map(mean_pooled, image).layer == 'blocks.0'
 
 
-def test_model_stays_as_it_was(library, image):
+def test_model_is_left_unchanged(library, image):
     network = Toy().train()
     network.head.requires_grad_(False)
     class_activation_map(network, image)
@@ -163,12 +164,12 @@ def test_classes_by_index_and_name(target, expected):
     'target, names, message',
     [
         ('tulip', NAMES, "no class is called 'tulip', expected an index, 0 to 2, or one of daisy, dandelion, rose"),
-        ('tulip', None, 'does not tell the names of its 3 classes, expected an index, 0 to 2'),
+        ('tulip', None, 'does not have the names of its 3 classes, expected an index, 0 to 2'),
         (3, NAMES, 'target 3: the classifier has 3 classes, expected 0 to 2'),
         ('-1', NAMES, 'target -1: the classifier has 3 classes'),
     ],
 )
-def test_classes_that_are_not_there(target, names, message):
+def test_unknown_classes(target, names, message):
     with pytest.raises(AnalysisError, match=message):
         find_class(target, 3, names)
 
@@ -180,13 +181,13 @@ def test_long_lists_of_classes_are_cut():
     assert len(str(error.value)) < 500
 
 
-def test_what_has_no_class_activation_map(library, image):
+def test_not_applicable_networks_and_layers(library, image):
     with pytest.raises(AnalysisError, match=r"no layer 'blocks.7'.*Its blocks: blocks.0"):
         class_activation_map(Toy(), image, layer='blocks.7')
     with pytest.raises(AnalysisError, match="no method is called 'magic', expected one of gradcam"):
         class_activation_map(Toy(), image, method='magic')
     with pytest.raises(AnalysisError, match='FCViT gives tuple, expected a classifier'):
-        class_activation_map(build(fcvit), image)
+        class_activation_map(build_random(fcvit), image)
     with pytest.raises(AnalysisError, match='2 images were given'):
         class_activation_map(Toy(), image.expand(2, -1, -1, -1))
 
@@ -207,40 +208,11 @@ def test_what_has_no_class_activation_map(library, image):
             super().__init__()
             self.backbone = fcvit()
 
-    with pytest.raises(AnalysisError, match='Detector with backbone FCViT is no classifier'):
+    with pytest.raises(AnalysisError, match='Detector with backbone FCViT is not a classifier, expected one'):
         class_activation_map(Detector(), image)
 
 
-def test_library_that_is_not_installed(monkeypatch):
+def test_missing_library(monkeypatch):
     monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
     with pytest.raises(AnalysisError, match=r"pip install 'fcvit_mm\[analysis\]'"):
         load_method('gradcam')
-
-
-def test_command(library, image, command, tmp_path, monkeypatch, capsys):
-    """The tool's own part: targets by name, one PNG and one JSON."""
-    import json
-
-    import cv2
-
-    from fcvit_mm.apis.load import Network, Prepared
-
-    cam = command('cam')
-    rng = np.random.default_rng(0)
-    for name in ('a.png', 'b.png'):
-        cv2.imwrite(str(tmp_path / name), rng.integers(0, 255, (32, 32, 3), np.uint8))
-
-    def prepare(pixels, size=None):
-        return Prepared(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, pixels)
-
-    monkeypatch.setattr(
-        cam,
-        'load_network',
-        lambda config, checkpoint, device: Network('toy', Toy(), 'classification', checkpoint, prepare, NAMES),
-    )
-    cam.main(['toy.py', 'toy.pth', str(tmp_path), '--target', 'rose', '0', '--out', str(tmp_path / 'out')])
-    found = json.loads((tmp_path / 'out' / 'cam.json').read_text())
-    targets = [[each['target_name'] for each in pixels['maps']] for pixels in found['images']]
-    assert targets == [['rose', 'daisy']] * 2
-    assert capsys.readouterr().out.split() == [str(tmp_path / 'out' / name) for name in ('cam.png', 'cam.json')]
-    assert cv2.imread(str(tmp_path / 'out' / 'cam.png')) is not None

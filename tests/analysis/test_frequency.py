@@ -1,13 +1,11 @@
-import json
+"""Oversmoothing: known maps and tokens, the definition, networks of every kind."""
+
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from networks import TRANSFORMERS
-from networks import build_random as build
-from PIL import Image
+from networks import TRANSFORMERS, build_random
 
 import fcvit_mm
 from fcvit_mm.analysis.frequency import (
@@ -22,7 +20,7 @@ from fcvit_mm.analysis.frequency import (
     ring_profile,
     token_cosine,
 )
-from fcvit_mm.analysis.plots import figure_png, plain
+from fcvit_mm.analysis.plots import figure_png, to_json_data
 from fcvit_mm.analysis.probe import AnalysisError
 
 MICRO_FCVIT = dict(depths=(1, 2, 1, 1), channels=(16, 16, 32, 32), mlp_ratios=(2, 2, 2, 2))
@@ -71,7 +69,7 @@ def test_zero_map_stays_finite():
     assert log_spectrum(maps).isfinite().all()
 
 
-def test_ratio_of_known_tokens_and_by_the_definition():
+def test_ratio_of_known_tokens_and_against_the_definition():
     # Tokens 3 and 1: mean 2 at both, and 1 beside it.
     assert log_ratio(torch.tensor([[[[3.0, 1.0]]]])).item() == pytest.approx(math.log(1 / 2))
     assert high_share(torch.tensor([[[[3.0, 1.0]]]])).item() == pytest.approx(0.2)
@@ -133,30 +131,30 @@ def test_network_layer_by_layer():
     # An image of another size counts too, its spectrum on the first's axes.
     mixed = oversmoothing(network, [images[0], torch.randn(3, 32, 48)], ['stages.0.blocks.0'])
     assert mixed['stages.0.blocks.0'].spectrum.shape == (16, 16)
-    rows = plain(describe_frequencies(found))
+    rows = to_json_data(describe_frequencies(found))
     assert rows[0]['layer'] == 'stages.0.blocks.0' and rows[0]['grid'] == [16, 16]
     assert len(rows[0]['relative_log_amplitude']) == 9 and rows[0]['relative_log_amplitude'][0] == pytest.approx(0)
     assert figure_png(draw_oversmoothing({'a': found, 'b': found})).startswith(b'\x89PNG')
     assert figure_png(draw_spectra(found, 'spectra')).startswith(b'\x89PNG')
 
 
-def test_remedies_keep_high_frequencies():
+def test_attn_scale_and_feat_scale_keep_high_frequencies():
     torch.manual_seed(1)
     images = [torch.randn(1, 3, 64, 64)]
 
     def last(network):
         return list(oversmoothing(network, images).values())[-1]
 
-    plain_vit = last(vit())
+    unmodified = last(vit())
     # New factors start as the identity.
-    assert last(vit(('attn_scale',))).log_ratio == pytest.approx(plain_vit.log_ratio, abs=1e-5)
-    assert last(vit(('feat_scale',))).log_ratio == pytest.approx(plain_vit.log_ratio, abs=1e-5)
-    assert last(vit(('attn_scale',), lamb=3.0)).log_ratio > plain_vit.log_ratio + 0.05
-    assert last(vit(('feat_scale',), lamb2=3.0)).log_ratio > plain_vit.log_ratio + 0.1
-    assert last(vit(('feat_scale',), lamb1=3.0)).log_ratio < plain_vit.log_ratio - 0.1
+    assert last(vit(('attn_scale',))).log_ratio == pytest.approx(unmodified.log_ratio, abs=1e-5)
+    assert last(vit(('feat_scale',))).log_ratio == pytest.approx(unmodified.log_ratio, abs=1e-5)
+    assert last(vit(('attn_scale',), lamb=3.0)).log_ratio > unmodified.log_ratio + 0.05
+    assert last(vit(('feat_scale',), lamb2=3.0)).log_ratio > unmodified.log_ratio + 0.1
+    assert last(vit(('feat_scale',), lamb1=3.0)).log_ratio < unmodified.log_ratio - 0.1
 
 
-def test_class_token_is_left_out_of_a_timm_vit():
+def test_class_token_of_a_timm_vit_is_skipped():
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
     network = timm.create_model('vit_tiny_patch16_224', img_size=64, depth=2).eval()
@@ -167,7 +165,7 @@ def test_class_token_is_left_out_of_a_timm_vit():
     assert found['blocks.0'].log_ratio == pytest.approx(log_ratio(tokens).item(), abs=1e-5)
 
 
-def test_what_cannot_be_measured():
+def test_unknown_layers_and_no_images():
     network = fcvit_mm.FCViT(MICRO_FCVIT)
     with pytest.raises(AnalysisError, match='no images, expected at least one'):
         oversmoothing(network, [])
@@ -179,7 +177,7 @@ def test_what_cannot_be_measured():
 
 @pytest.mark.parametrize('kind', TRANSFORMERS)
 def test_transformers(kind):
-    network = build(TRANSFORMERS[kind])
+    network = build_random(TRANSFORMERS[kind])
     found = oversmoothing(network, [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))])
     assert len(found) >= 2 and all(
         math.isfinite(layer.log_ratio) and 0 <= layer.high_share < 1 for layer in found.values()
@@ -192,30 +190,3 @@ def test_dwnet():
         [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))],
     )
     assert [layer.grid for layer in found.values()] == [(16, 16), (8, 8), (4, 4), (2, 2)]
-
-
-def test_command(tmp_path, command):
-    pytest.importorskip('timm')
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / 'a.png')
-    command('oversmoothing').main(
-        [
-            'timm:deit_tiny_patch16_224',
-            'timm:vit_tiny_patch16_224',
-            '--images',
-            str(tmp_path / 'a.png'),
-            '--size',
-            '48',
-            '--out',
-            str(tmp_path / 'out'),
-        ]
-    )
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-        'oversmoothing.json',
-        'oversmoothing.png',
-        'spectra_deit_tiny_patch16_224.png',
-        'spectra_vit_tiny_patch16_224.png',
-    ]
-    found = json.loads((tmp_path / 'out' / 'oversmoothing.json').read_text())['networks']
-    assert [len(each['layers']) for each in found.values()] == [12, 12]
-    assert found['deit_tiny_patch16_224']['checkpoint'] is None
-    assert found['deit_tiny_patch16_224']['layers'][0]['grid'] == [3, 3]

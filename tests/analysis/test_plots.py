@@ -1,4 +1,4 @@
-"""Figures: what is laid over images, what is written, what axes say."""
+"""Figures: overlays, grids, axes, and the files that they are written to."""
 
 import json
 import math
@@ -26,14 +26,14 @@ def test_overlay_shows_the_map_and_the_image():
     assert np.array_equal(overlay(IMAGE, values, opacity=0.0)[..., 0], IMAGE[..., 0])
     half = overlay(IMAGE, torch.zeros(2, 2), limits=(0.0, 1.0), opacity=0.5)
     np.testing.assert_allclose(half[0, [0, -1]], [[34, 0.5, 42], [161.5, 128, 169.5]], atol=0.6)
-    # What lies past the limits has their colours; arrays do as well as tensors.
+    # Values beyond the limits have their colours; arrays work like tensors.
     assert np.array_equal(
         overlay(IMAGE, np.array([[-9.0, 9.0]]), (0.0, 1.0), opacity=1.0)[0, [0, -1]], laid[0, [0, -1]]
     )
-    assert overlay(IMAGE, torch.full((3, 3), 7.0)).std() > 0  # a constant map leaves the image
+    assert overlay(IMAGE, torch.full((3, 3), 7.0)).std() > 0  # the image shows through a constant map
 
 
-def test_overlay_refuses_what_is_no_image_or_map():
+def test_overlay_refuses_other_shapes_and_types():
     with pytest.raises(ValueError, match=r'image is float64 \(20, 30, 3\), expected uint8'):
         overlay(IMAGE / 255, torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r'shape \(8, 2, 2\), expected \(h, w\): take one head, or their mean'):
@@ -59,7 +59,7 @@ def test_grid_has_titles_and_one_colour_bar():
     assert len(draw_grid([[IMAGE]]).axes) == 1
 
 
-def test_lines_are_named_and_have_gaps():
+def test_lines_have_labels_and_gaps():
     axes = new_figure(4, 3).subplots()
     draw_lines(axes, {'one': [1, None, math.nan, 3], 'two': [2, 2]}, 'ratio (dB)', title='Title')
     first, second = axes.get_lines()
@@ -69,7 +69,7 @@ def test_lines_are_named_and_have_gaps():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ['one', 'two']
 
 
-def test_files_are_whole_or_not_there(tmp_path):
+def test_files_are_written_atomically(tmp_path):
     figure = draw_grid([[IMAGE]])
     path = save_figure(figure, tmp_path / 'new' / 'figure.png', dpi=40)
     with Image.open(path) as image:
@@ -89,7 +89,7 @@ def test_files_are_whole_or_not_there(tmp_path):
         '4': True,
         'd': [[0, 1, 2], [3, 4, 5]],
     }
-    assert '[0, 1, 2]' in text  # a row of numbers stays a line
+    assert '[0, 1, 2]' in text  # a row of numbers stays on one line
     assert sorted(each.name for each in (tmp_path / 'new').iterdir()) == ['figure.png', 'numbers.json']
     (tmp_path / 'file').write_text('')
     with pytest.raises(WriteError, match='numbers.json .* could not be written'):
@@ -99,7 +99,7 @@ def test_files_are_whole_or_not_there(tmp_path):
     assert not (tmp_path / 'object.json').exists()
 
 
-def test_pyplot_is_left_alone():
+def test_pyplot_is_unaffected():
     before = sys.modules.get('matplotlib.pyplot')
     figures = before.get_fignums() if before else []
     draw_grid([[np.zeros((2, 2))]], label='x')

@@ -1,16 +1,13 @@
-import json
+"""Effective receptive fields: known convolutions, squares by brute force, networks of every kind."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from harness import ROOT
-from networks import TRANSFORMERS
-from networks import build_random as build
-from PIL import Image
+from networks import TRANSFORMERS, build_random
 
 import fcvit_mm
-from fcvit_mm.analysis.plots import figure_png, plain
+from fcvit_mm.analysis.plots import figure_png, to_json_data
 from fcvit_mm.analysis.probe import AnalysisError
 from fcvit_mm.analysis.receptive_field import describe_fields, draw_fields, receptive_fields, square_shares
 
@@ -28,7 +25,7 @@ def image():
     return torch.randn(1, 3, 31, 31, generator=torch.Generator().manual_seed(0))
 
 
-def test_convolutions_rest_on_exactly_their_windows(image):
+def test_convolutions_depend_on_exactly_their_windows(image):
     found = receptive_fields(nn.Sequential(conv(), conv(), conv(5)), [image], ['0', '1', '2'])
     assert [field.reach for field in found.values()] == [(3, 3), (5, 5), (9, 9)]
     first = found['0']
@@ -97,26 +94,26 @@ def test_stages_of_networks():
     network.train()
     found = receptive_fields(network, [torch.randn(3, 96, 64)])
     assert list(found) == ['stages.0.blocks.0', 'stages.1.blocks.1', 'stages.2.blocks.0', 'stages.3.blocks.0']
-    # The global context reaches everything but what the stem's stride and padding leave out; little of it counts.
+    # The global context reaches the entire image; little of the gradient is there.
     assert found['stages.0.blocks.0'].reach == (96, 64) and found['stages.0.blocks.0'].squares[0.5].side < 64
     assert all(field.mass.sum() == pytest.approx(1) for field in found.values())
-    # The network is as it was.
+    # The network is unchanged.
     assert network.training and all(parameter.grad is None for parameter in network.parameters())
     assert not any(module._forward_hooks for module in network.modules())
-    rows = plain(describe_fields(found))
+    rows = to_json_data(describe_fields(found))
     assert rows[0]['side_of_share'].keys() == {'0.5', '0.95'} and rows[0]['input'] == [96, 64]
     assert len(rows[0]['share_by_side']) == 96
     assert figure_png(draw_fields(found, 'fields')).startswith(b'\x89PNG')
 
 
-def test_dwnet_has_windows_and_no_more():
+def test_dwnet_depends_on_its_windows_alone():
     # Of 4x4 patches, 7x7 of them.
     network = fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16)))
     found = receptive_fields(network, [torch.randn(3, 112, 112)])
     assert len(found) == 4 and found['stages.0.blocks.0'].reach == (28, 28)
 
 
-def test_plain_transformer_is_looked_at_in_four_places():
+def test_four_layers_of_a_transformer_of_one_stage():
     timm = pytest.importorskip('timm')
     network = timm.create_model('vit_tiny_patch16_224', img_size=32, depth=6).eval()
     found = receptive_fields(network, [torch.randn(3, 32, 32)])
@@ -124,7 +121,7 @@ def test_plain_transformer_is_looked_at_in_four_places():
     assert found['blocks.0'].grid == (2, 2) and found['blocks.0'].reach == (32, 32)
 
 
-def test_what_has_no_receptive_field(image):
+def test_not_applicable_layers_and_images(image):
     network = nn.Sequential(conv(), nn.Flatten(2))
     with pytest.raises(AnalysisError, match="no layer '7'"):
         receptive_fields(network, [image], ['7'])
@@ -149,27 +146,9 @@ def test_what_has_no_receptive_field(image):
 
 @pytest.mark.parametrize('kind', TRANSFORMERS)
 def test_transformers(kind):
-    found = receptive_fields(build(TRANSFORMERS[kind]), [torch.randn(3, 32, 32)])
+    found = receptive_fields(build_random(TRANSFORMERS[kind]), [torch.randn(3, 32, 32)])
     # CaiT's class attention gives no map and is none of the stages.
     assert len(found) in (2, 3, 4) and not any(
         name.startswith(('stages.1', 'blocks_token')) and 'cait' in kind for name in found
     )
     assert all(field.squares[0.5].side <= field.squares[0.95].side <= 32 for field in found.values())
-
-
-def test_command(tmp_path, command):
-    pytest.importorskip('mmpretrain')
-    for i in range(2):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / f'{i}.png')
-    config = ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'
-    command('receptive_field').main(
-        [str(config), '--images', str(tmp_path), '--size', '32x48', '--out', str(tmp_path / 'out')]
-    )
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-        'receptive_field.json',
-        'receptive_field_fcvit_tiny_in1k.png',
-    ]
-    found = json.loads((tmp_path / 'out' / 'receptive_field.json').read_text())
-    layers = found['networks']['fcvit_tiny_in1k']['layers']
-    assert [layer['layer'] for layer in layers] == [f'stages.{i}.blocks.{j}' for i, j in enumerate((2, 2, 4, 1))]
-    assert layers[0]['input'] == [32, 48] and layers[0]['grid'] == [8, 12]

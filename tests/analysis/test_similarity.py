@@ -1,18 +1,14 @@
-"""Maps of similarity and attention: their values against the networks' own, and the figures."""
-
-import json
+"""Similarity and attention maps: their values against the networks' own, and the figures."""
 
 import numpy as np
 import pytest
 import torch
-from harness import run_tool
-from networks import TRANSFORMERS, fcvit, swin, timm_vit, vit
-from networks import build_random as build
-from PIL import Image
+from networks import TRANSFORMERS, build_random, fcvit, swin, timm_vit, vit
 
 from fcvit_mm.analysis import attention_maps, draw_attention, draw_similarity, similarity_maps
+from fcvit_mm.analysis.attention import collect_attention
 from fcvit_mm.analysis.plots import save_figure
-from fcvit_mm.analysis.probe import AnalysisError, collect_attention, recording, run_backbone
+from fcvit_mm.analysis.probe import AnalysisError, recording, run_backbone
 from fcvit_mm.analysis.similarity import draw_beside, position_of, shared_limits, short_name, spread
 from fcvit_mm.models.fcvit import GlobalContext
 
@@ -25,7 +21,7 @@ MIXES = [
 
 
 def mixes_of(model):
-    """What every token mix's own method gives, in order, from its input while the whole network runs."""
+    """The similarity of every token mix by its own method, in order, from its input while the network runs."""
     modules = {name: module for name, module in model.named_modules() if isinstance(module, GlobalContext)}
     with recording(modules, lambda name, module, args, kwargs, output: module.similarity(args[0])[0]) as values:
         run_backbone(model, torch.linspace(-2, 2, 3 * 32 * 48).sin().view(1, 3, 32, 48))
@@ -34,7 +30,7 @@ def mixes_of(model):
 
 @torch.no_grad()
 def test_similarity_is_what_the_network_weighs_by():
-    model = build(fcvit)
+    model = build_random(fcvit)
     image = torch.linspace(-2, 2, 3 * 32 * 48).sin().view(3, 32, 48)
     maps = similarity_maps(model, image)
     assert list(maps) == MIXES
@@ -52,8 +48,8 @@ def test_similarity_is_what_the_network_weighs_by():
 
 
 @pytest.mark.parametrize('library', ['mmpretrain', 'mmdet', 'mmseg'])
-def test_similarity_of_whole_models(library, project_network):
-    _, network = project_network(library)
+def test_similarity_of_classifiers_detectors_and_segmentors(library, project_network):
+    network = project_network(library)
     image = network.prepare(IMAGE, (64, 64)).image
     maps = similarity_maps(network.model, image, ['stages.3', 'stages.0.blocks.1.mixes.1'])
     assert list(maps) == [
@@ -69,7 +65,7 @@ def test_similarity_of_whole_models(library, project_network):
 
 @torch.no_grad()
 def test_attention_of_queries():
-    model, image = build(timm_vit), torch.randn(3, 32, 32)
+    model, image = build_random(timm_vit), torch.randn(3, 32, 32)
     maps = attention_maps(model, image, [(0.0, 0.0), (0.99, 0.3)], ['blocks.1', 'blocks.2'])
     assert list(maps) == ['blocks.1', 'blocks.2'] and maps['blocks.1'].shape == (2, 4, 4, 4)
     weights = collect_attention(model, image)['blocks.2'].weights[0, 0]  # a class token and two registers come first
@@ -80,39 +76,39 @@ def test_attention_of_queries():
 
 
 def test_attention_of_a_query_stays_in_its_window():
-    maps = attention_maps(build(swin), torch.randn(3, 64, 64), [(0.1, 0.9), (0.3, 0.7)], ['stages.0'])
-    plain, shifted = maps['stages.0.blocks.0'][0, 0], maps['stages.0.blocks.1'][1, 0]
-    assert plain.shape == (16, 16) and (plain[:4, 12:] != 0).all()
-    plain[:4, 12:] = 0
-    assert (plain == 0).all()
+    maps = attention_maps(build_random(swin), torch.randn(3, 64, 64), [(0.1, 0.9), (0.3, 0.7)], ['stages.0'])
+    unshifted, shifted = maps['stages.0.blocks.0'][0, 0], maps['stages.0.blocks.1'][1, 0]
+    assert unshifted.shape == (16, 16) and (unshifted[:4, 12:] != 0).all()
+    unshifted[:4, 12:] = 0
+    assert (unshifted == 0).all()
     assert (shifted != 0).sum() == 16 and (shifted[2:6, 10:14] != 0).all()
 
 
 @pytest.mark.parametrize('kind', TRANSFORMERS)
 def test_every_transformer_has_maps(kind):
-    maps = attention_maps(build(TRANSFORMERS[kind]), torch.randn(1, 3, 32, 32), [(0.5, 0.5)])
+    maps = attention_maps(build_random(TRANSFORMERS[kind]), torch.randn(1, 3, 32, 32), [(0.5, 0.5)])
     assert len(maps) >= 2 and all(torch.isfinite(values).all() and values.any() for values in maps.values())
 
 
-def test_what_does_not_apply():
+def test_not_applicable_networks_layers_and_queries():
     image = torch.randn(3, 32, 32)
     with pytest.raises(AnalysisError, match='ViT has no similarity to show, expected an FCViT .* attention maps'):
-        similarity_maps(build(vit), image)
+        similarity_maps(build_random(vit), image)
     with pytest.raises(AnalysisError, match='FCViT has no attention that can be shown.* similarity maps'):
-        attention_maps(build(fcvit), image, [(0.5, 0.5)])
+        attention_maps(build_random(fcvit), image, [(0.5, 0.5)])
     for options in (dict(weighted=False), dict(global_context=False)):
         with pytest.raises(AnalysisError, match='FCViT has no similarity to show'):
-            similarity_maps(build(fcvit, **options), image)
+            similarity_maps(build_random(fcvit, **options), image)
     with pytest.raises(AnalysisError, match="no token mix is called 'stages.7', expected one of .*stages.0.blocks.0"):
-        similarity_maps(build(fcvit), image, ['stages.7'])
+        similarity_maps(build_random(fcvit), image, ['stages.7'])
     for queries in ([(0.5, 1.5)], [(0.5,)], []):
         with pytest.raises(AnalysisError, match='expected points'):
-            attention_maps(build(vit), image, queries)
+            attention_maps(build_random(vit), image, queries)
 
 
 def test_figures(tmp_path):
-    similarity = similarity_maps(build(fcvit), torch.randn(3, 32, 48))
-    attention = attention_maps(build(vit), torch.randn(3, 32, 48), [(0.2, 0.3), (0.5, 0.5)])
+    similarity = similarity_maps(build_random(fcvit), torch.randn(3, 32, 48))
+    attention = attention_maps(build_random(vit), torch.randn(3, 32, 48), [(0.2, 0.3), (0.5, 0.5)])
     overview = draw_similarity(similarity, IMAGE, 'Title')
     titles = [axes.get_title() for axes in overview.axes]
     assert titles[:6] == ['image', *(f'block {i}\nmix {j}' for i in (1, 2) for j in (1, 2)), '']
@@ -135,7 +131,7 @@ def test_figures(tmp_path):
     assert [axes.get_ylabel() for axes in both.axes[::7]][:3] == ['A\nquery 1', 'A\nquery 2', 'B\nno query']
     assert not both.axes[14].get_lines()
     for figure in (overview, by_head, single, both):
-        assert figure.axes[-1].get_ylabel(), 'the colour bar says nothing'
+        assert figure.axes[-1].get_ylabel(), 'the colour bar has no label'
     save_figure(overview, tmp_path / 'a.png', dpi=50)
     with pytest.raises(AnalysisError, match='no map of stages.9, expected some of stages.0.blocks.0'):
         draw_attention(attention, IMAGE, [(0.5, 0.5)], layers=['stages.9'])
@@ -151,37 +147,3 @@ def test_names_limits_and_the_choice_of_layers():
     assert shared_limits([values]) == (-980, 980)
     assert shared_limits([torch.zeros(4)]) == (-1, 1)
     assert spread(list('abcdefghijk'), 6) == list('acegik') and spread(list('ab'), 3) == ['a', 'a', 'b']
-
-
-def test_command(tmp_path, command, project_network):
-    config, network = project_network('mmpretrain')
-    torch.save(dict(state_dict=network.model.state_dict()), tmp_path / 'it.pth')
-    Image.fromarray(IMAGE).save(tmp_path / 'p.png')
-    command('similarity').main(
-        [
-            config,
-            str(tmp_path / 'it.pth'),
-            str(tmp_path / 'p.png'),
-            '--out',
-            str(tmp_path / 'out'),
-            '--size',
-            '64',
-            '--blocks',
-            'stages.3',
-        ]
-    )
-    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [
-        'similarity.json',
-        'similarity.png',
-        'similarity_stage4_heads.png',
-    ]
-    found = json.loads((tmp_path / 'out' / 'similarity.json').read_text())
-    assert found['image_size'] == [64, 64] and np.shape(found['maps']['stages.3.blocks.1.mixes.1']) == (8, 2, 2)
-
-
-def test_command_answers_without_a_traceback(tmp_path):
-    done = run_tool(
-        'analysis/similarity.py', 'config.py', 'it.pth', tmp_path / 'none.png', '--out', tmp_path / 'out', check=False
-    )
-    assert done.returncode == 1 and 'none.png does not exist' in done.stdout and 'Traceback' not in done.stdout
-    assert not (tmp_path / 'out').exists()

@@ -1,24 +1,29 @@
-"""What the analysis commands share: networks, images and sizes on the command line."""
+"""Arguments that the analysis commands share: networks, images, sizes, query points."""
 
 import argparse
 import os
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 
 from fcvit_mm.apis.load import Network, load_network
+from fcvit_mm.deprecation import warn_deprecated
 from fcvit_mm.errors import UserError
-from fcvit_mm.images import ImageError, find_inputs
+from fcvit_mm.images import find_images, read_image
 
 NETWORK_HELP = (
     "config file of a classifier, detector or segmentor, or timm:NAME for one of timm's models, then @ and "
     'the checkpoint: CONFIG@CHECKPOINT; without @, random weights'
 )
+MODEL_HELP = "config file of a classifier, detector or segmentor, or timm:NAME for one of timm's models"
+CHECKPOINT_HELP = 'checkpoint file that was trained with it'
+DEPRECATED_IMAGES = '--pictures'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of every analysis command."""
+    """Add the arguments of every analysis command."""
     parser.add_argument(
         '--out',
         type=Path,
@@ -33,11 +38,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu', help='such as cpu (default) or cuda:0')
 
 
+def add_networks_and_images(parser: argparse.ArgumentParser, images_help: str) -> None:
+    """Add the networks and ``--images`` of a command that compares networks; ``images_help`` says how it uses them."""
+    parser.add_argument('networks', nargs='+', metavar='NETWORK', help=NETWORK_HELP)
+    parser.add_argument(
+        '--images',
+        DEPRECATED_IMAGES,
+        action=_Images,
+        nargs='+',
+        required=True,
+        metavar='IMAGE',
+        help=f'images or folders of them: {images_help} ({DEPRECATED_IMAGES} is the deprecated name)',
+    )
+
+
+class _Images(argparse.Action):
+    """Stores the images, and warns of the deprecated name."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Optional[str] = None
+    ) -> None:
+        if option == DEPRECATED_IMAGES:
+            warn_deprecated(DEPRECATED_IMAGES, '--images')
+        setattr(namespace, self.dest, values)
+
+
 def check_arguments(args: argparse.Namespace) -> None:
-    """Turn ``args.size`` into a tuple or ``None``, and look at the device.
+    """Turn ``args.size`` into a tuple or ``None``, and check the device.
 
     Raises:
-        UserError: A size or device that is none.
+        UserError: A size that is none, or a device that cannot be used.
     """
     args.size = parse_size(args.size)
     try:
@@ -47,10 +77,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
-    """``224`` or ``480x640``: height and width; ``None`` stays.
+    """Return the height and width of ``224`` or ``480x640``; ``None`` stays.
 
     Raises:
-        UserError: Neither.
+        UserError: The text is neither.
     """
     if text is None:
         return None
@@ -61,10 +91,10 @@ def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
 
 
 def parse_queries(texts: Sequence[str]) -> List[Tuple[float, float]]:
-    """``0.5,0.25``: where a query stands, from the top and from the left, as parts of the image's height and width.
+    """Return query points ``(y, x)``, fractions of the image's height and width, of texts such as ``0.5,0.25``.
 
     Raises:
-        UserError: Not two numbers from 0 to 1.
+        UserError: A text is not two numbers from 0 to 1.
     """
     queries = []
     for text in texts:
@@ -74,39 +104,46 @@ def parse_queries(texts: Sequence[str]) -> List[Tuple[float, float]]:
             y = x = -1.0
         if not (0 <= y <= 1 and 0 <= x <= 1):
             raise UserError(
-                f'--queries {text}: expected Y,X from 0 to 1, parts of the height and width: 0.5,0.5 is the middle'
+                f'--queries {text}: expected Y,X from 0 to 1, fractions of the height and width: 0.5,0.5 is the middle'
             )
         queries.append((y, x))
     return queries
 
 
 def load_networks(specs: Sequence[str], device: str) -> List[Network]:
-    """Networks from ``CONFIG@CHECKPOINT`` each, with names that differ."""
-    networks = []
+    """Load networks, each given as ``CONFIG@CHECKPOINT``; a number is added to names that occur twice."""
+    networks: List[Network] = []
     for spec in specs:
-        whole = '@' not in spec or os.path.isfile(spec)  # names of folders may have one
-        config, _, checkpoint = (spec, '', '') if whole else spec.rpartition('@')
+        no_checkpoint = '@' not in spec or os.path.isfile(spec)  # a config's path may have an @
+        config, _, checkpoint = (spec, '', '') if no_checkpoint else spec.rpartition('@')
         network = load_network(config, checkpoint or None, device)
         same = [each.name for each in networks if each.name.partition(' (')[0] == network.name]
         networks.append(network._replace(name=f'{network.name} ({len(same) + 1})') if same else network)
     return networks
 
 
-def find_images(paths: Sequence[str]) -> List[str]:
-    """Images, and all images of folders.
+def find_all_images(paths: Sequence[str]) -> List[str]:
+    """List images, given by themselves or by their folders.
 
     Raises:
-        ImageError: One does not exist, is a video, or a folder without images.
+        ImageError: A path that does not exist, is no image, or is a folder without images.
     """
-    found = []
-    for path in paths:
-        images, video = find_inputs(path)
-        if video:
-            raise ImageError(f'{video} is a video: take images out of it first')
-        found += images
-    return found
+    return [image for path in paths for image in find_images(path)]
+
+
+def read_images(paths: Sequence[str]) -> Tuple[List[str], List[np.ndarray]]:
+    """Find images as :func:`find_all_images` does and read them.
+
+    Returns:
+        tuple[list[str], list[np.ndarray]]: Their paths, and the images, ``(H, W, 3)`` uint8 RGB.
+
+    Raises:
+        ImageError: An image is missing or corrupt.
+    """
+    found = find_all_images(paths)
+    return found, [read_image(path) for path in found]
 
 
 def file_name(text: str) -> str:
-    """A network's or image's name as part of a file's name."""
+    """Return a network's or image's name as part of a file name."""
     return ''.join(letter if letter.isalnum() or letter in '-_.' else '_' for letter in text)

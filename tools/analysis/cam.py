@@ -1,23 +1,23 @@
-"""Draw class activation maps: which parts of images speak for a class. They need the extra analysis."""
+"""Draw class activation maps: which parts of images are evidence for a class. Needs the extra analysis."""
 
 import argparse
+from typing import Optional, Sequence
 
-from arguments import add_arguments, check_arguments, find_images
+from arguments import CHECKPOINT_HELP, add_arguments, check_arguments, read_images
 
 from fcvit_mm.analysis.cam import METHODS, class_activation_map, describe_class_map, draw_class_maps
 from fcvit_mm.analysis.plots import save_figure, write_json
 from fcvit_mm.apis.load import load_network
-from fcvit_mm.errors import run_command
-from fcvit_mm.images import read_image
+from fcvit_mm.errors import command_parser, run_command
 
-#: Images side by side in a figure.
+#: Number of images side by side in a figure.
 COLUMNS = 8
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('config', help="config file of a classifier, or timm:NAME for one of timm's models")
-    parser.add_argument('checkpoint', help='checkpoint file that was trained with it')
+    parser.add_argument('checkpoint', help=CHECKPOINT_HELP)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='images or folders of them')
     parser.add_argument(
         '--target',
@@ -26,18 +26,17 @@ def parse_args(argv=None):
         help='classes by name or index (default: the one predicted for each image)',
     )
     parser.add_argument('--layer', metavar='NAME', help='module of the backbone (default: its last block)')
-    parser.add_argument('--method', choices=list(METHODS), default='gradcam')
+    parser.add_argument('--method', choices=list(METHODS), default='gradcam', help='default: %(default)s')
     add_arguments(parser)
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
-    paths = find_images(args.images)
-    images = [read_image(path) for path in paths]
+    paths, images = read_images(args.images)
     network = load_network(args.config, args.checkpoint, args.device)
-    prepared = [network.prepare(pixels, args.size) for pixels in images]
+    prepared = [network.prepare(image, args.size) for image in images]
     maps = [
         [
             class_activation_map(network.model, each.image, target, args.layer, args.method, network.class_names)
@@ -52,21 +51,17 @@ def main(argv=None):
         figure = draw_class_maps([each.pixels for each in prepared[chosen]], maps[chosen], network.class_names, title)
         number = f'_{start // COLUMNS + 1}' if len(paths) > COLUMNS else ''
         print(save_figure(figure, args.out / f'cam{number}.png'))
-    print(
-        write_json(
-            args.out / 'cam.json',
-            dict(
-                network=network.name,
-                config=args.config,
-                checkpoint=args.checkpoint,
-                method=args.method,
-                images=[
-                    dict(image=path, maps=[describe_class_map(found, network.class_names) for found in each])
-                    for path, each in zip(paths, maps)
-                ],
-            ),
-        )
+    content = dict(
+        network=network.name,
+        config=args.config,
+        checkpoint=args.checkpoint,
+        method=args.method,
+        images=[
+            dict(image=path, maps=[describe_class_map(found, network.class_names) for found in each])
+            for path, each in zip(paths, maps)
+        ],
     )
+    print(write_json(args.out / 'cam.json', content))
 
 
 if __name__ == '__main__':

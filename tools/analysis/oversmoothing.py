@@ -1,25 +1,18 @@
-"""Compare how networks smooth with depth: frequencies in their feature maps, and similarity of their tokens."""
+"""Compare how networks smooth features with depth: frequencies in feature maps, and similarity of tokens."""
 
 import argparse
+from typing import Optional, Sequence
 
-from arguments import NETWORK_HELP, add_arguments, check_arguments, file_name, find_images, load_networks
+from arguments import add_arguments, add_networks_and_images, check_arguments, file_name, load_networks, read_images
 
 from fcvit_mm.analysis.frequency import describe_frequencies, draw_oversmoothing, draw_spectra, oversmoothing
 from fcvit_mm.analysis.plots import save_figure, write_json
-from fcvit_mm.errors import run_command
-from fcvit_mm.images import read_image
+from fcvit_mm.errors import command_parser, run_command
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('networks', nargs='+', metavar='NETWORK', help=NETWORK_HELP)
-    parser.add_argument(
-        '--images',
-        nargs='+',
-        required=True,
-        metavar='IMAGE',
-        help='images or folders of them; all numbers are means over them',
-    )
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add_networks_and_images(parser, 'all numbers are means over them')
     parser.add_argument(
         '--layers',
         nargs='+',
@@ -30,37 +23,29 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
-    paths = find_images(args.images)
-    samples = [read_image(path) for path in paths]
+    paths, images = read_images(args.images)
     networks = load_networks(args.networks, args.device)
 
     found = {}
     for network in networks:
-        images = (network.prepare(pixels, args.size).image for pixels in samples)
-        found[network.label] = oversmoothing(network.model, images, args.layers)
+        inputs = (network.prepare(image, args.size).image for image in images)
+        found[network.label] = oversmoothing(network.model, inputs, args.layers)
     print(save_figure(draw_oversmoothing(found), args.out / 'oversmoothing.png'))
     for network, (label, layers) in zip(networks, found.items()):
-        print(
-            save_figure(
-                draw_spectra(layers, f'Spectra of {label}'), args.out / f'spectra_{file_name(network.name)}.png'
-            )
-        )
-    print(
-        write_json(
-            args.out / 'oversmoothing.json',
-            dict(
-                images=paths,
-                logarithm='natural',
-                networks={
-                    network.name: dict(network=spec, checkpoint=network.checkpoint, layers=describe_frequencies(layers))
-                    for network, spec, layers in zip(networks, args.networks, found.values())
-                },
-            ),
-        )
+        figure = draw_spectra(layers, f'Spectra of {label}')
+        print(save_figure(figure, args.out / f'spectra_{file_name(network.name)}.png'))
+    content = dict(
+        images=paths,
+        logarithm='natural',
+        networks={
+            network.name: dict(network=spec, checkpoint=network.checkpoint, layers=describe_frequencies(layers))
+            for network, spec, layers in zip(networks, args.networks, found.values())
+        },
     )
+    print(write_json(args.out / 'oversmoothing.json', content))
 
 
 if __name__ == '__main__':

@@ -1,25 +1,20 @@
-"""Draw the effective receptive field of each stage: which pixels its centre rests on, by the gradient."""
+"""Draw the effective receptive field of each stage: the pixels that its centre depends on, by the gradient."""
 
 import argparse
+from typing import Optional, Sequence
 
-from arguments import NETWORK_HELP, add_arguments, check_arguments, file_name, find_images, load_networks
+from arguments import add_arguments, add_networks_and_images, check_arguments, file_name, load_networks, read_images
 
 from fcvit_mm.analysis.plots import save_figure, write_json
 from fcvit_mm.analysis.receptive_field import describe_fields, draw_fields, receptive_fields
-from fcvit_mm.errors import run_command
-from fcvit_mm.images import read_image
+from fcvit_mm.errors import command_parser, run_command
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('networks', nargs='+', metavar='NETWORK', help=NETWORK_HELP)
-    parser.add_argument(
-        '--images',
-        nargs='+',
-        required=True,
-        metavar='IMAGE',
-        help='images or folders of them; the gradient is averaged over them. Where a network is '
-        'tested on images of several sizes, --size must say one',
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add_networks_and_images(
+        parser,
+        'the gradient is averaged over them. Where a network is tested on images of several sizes, --size is required',
     )
     parser.add_argument(
         '--layers',
@@ -32,35 +27,28 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
-    paths = find_images(args.images)
-    samples = [read_image(path) for path in paths]
+    paths, images = read_images(args.images)
     networks = load_networks(args.networks, args.device)
 
     found = {}
     for network in networks:
-        images = (network.prepare(pixels, args.size).image for pixels in samples)
-        found[network.name] = receptive_fields(network.model, images, args.layers)
+        inputs = (network.prepare(image, args.size).image for image in images)
+        found[network.name] = receptive_fields(network.model, inputs, args.layers)
     for network in networks:
         figure = draw_fields(found[network.name], f'Effective receptive fields of {network.label}')
         print(save_figure(figure, args.out / f'receptive_field_{file_name(network.name)}.png'))
-    print(
-        write_json(
-            args.out / 'receptive_field.json',
-            dict(
-                images=paths,
-                unit='pixels of the input',
-                networks={
-                    network.name: dict(
-                        network=spec, checkpoint=network.checkpoint, layers=describe_fields(found[network.name])
-                    )
-                    for network, spec in zip(networks, args.networks)
-                },
-            ),
-        )
+    content = dict(
+        images=paths,
+        unit='pixels of the input',
+        networks={
+            network.name: dict(network=spec, checkpoint=network.checkpoint, layers=describe_fields(found[network.name]))
+            for network, spec in zip(networks, args.networks)
+        },
     )
+    print(write_json(args.out / 'receptive_field.json', content))
 
 
 if __name__ == '__main__':

@@ -1,39 +1,40 @@
-"""Draw what an FCViT weighs its global context by: similarity maps of each block and head, over an image."""
+"""Draw the similarity by which an FCViT weighs its global context, over an image: maps of each block and head."""
 
 import argparse
+from typing import Optional, Sequence
 
 import numpy as np
-from arguments import add_arguments, check_arguments
+from arguments import CHECKPOINT_HELP, add_arguments, check_arguments
 
 from fcvit_mm.analysis.plots import save_figure, write_json
 from fcvit_mm.analysis.similarity import draw_similarity, short_name, similarity_maps, stage_of
 from fcvit_mm.apis.load import load_network
-from fcvit_mm.errors import run_command
+from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.images import read_image
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor with an FCViT')
-    parser.add_argument('checkpoint', help='checkpoint file that was trained with it')
-    parser.add_argument('image')
+    parser.add_argument('checkpoint', help=CHECKPOINT_HELP)
+    parser.add_argument('image', help='image file')
     parser.add_argument(
         '--blocks',
         nargs='+',
         metavar='NAME',
-        help='token mixes to draw, such as stages.3.blocks.1.mixes.0, or what their names begin with, '
+        help='token mixes to draw, such as stages.3.blocks.1.mixes.0, or the beginnings of their names, '
         'such as stages.3 (default: all)',
     )
     add_arguments(parser)
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
-    pixels = read_image(args.image)
+    image = read_image(args.image)
     network = load_network(args.config, args.checkpoint, args.device)
-    prepared = network.prepare(pixels, args.size)
+    prepared = network.prepare(image, args.size)
     maps = similarity_maps(network.model, prepared.image, args.blocks)
 
     title = f'Similarity maps of {network.label}'
@@ -42,21 +43,17 @@ def main(argv=None):
         chosen = {name: values for name, values in maps.items() if stage_of(name) == stage}
         figure = draw_similarity(chosen, prepared.pixels, f'{title}, {short_name(stage)}', heads=True)
         print(save_figure(figure, args.out / f'similarity_{short_name(stage).replace(" ", "")}_heads.png'))
-    print(
-        write_json(
-            args.out / 'similarity.json',
-            dict(
-                network=network.name,
-                config=args.config,
-                checkpoint=args.checkpoint,
-                image=args.image,
-                image_size=list(prepared.image.shape[2:]),
-                unit='normalised over heads and positions to mean 0 and deviation 1, then rescaled per head as trained',
-                axes=['head', 'row', 'column'],
-                maps={name: np.round(values.cpu().double().numpy(), 4) for name, values in maps.items()},
-            ),
-        )
+    content = dict(
+        network=network.name,
+        config=args.config,
+        checkpoint=args.checkpoint,
+        image=args.image,
+        image_size=list(prepared.image.shape[2:]),
+        unit='normalised over heads and positions to mean 0 and deviation 1, then rescaled per head as trained',
+        axes=['head', 'row', 'column'],
+        maps={name: np.round(values.cpu().double().numpy(), 4) for name, values in maps.items()},
     )
+    print(write_json(args.out / 'similarity.json', content))
 
 
 if __name__ == '__main__':

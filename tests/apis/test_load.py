@@ -1,0 +1,138 @@
+"""Networks with the preparation of their images, against the test pipelines of the libraries."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from harness import ROOT
+from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
+
+from fcvit_mm.apis.load import NetworkError, fit_image, load_network, pad_image
+from fcvit_mm.checkpoints import CheckpointError
+from fcvit_mm.engine.config import ConfigError, load_config
+from fcvit_mm.images import ImageError, read_image
+
+#: One config of each library.
+CONFIGS = {
+    'mmpretrain': 'classification/fcvit_tiny_in1k.py',
+    'mmdet': 'detection/mask_rcnn_fcvit_tiny_coco.py',
+    'mmseg': 'segmentation/upernet_fcvit_tiny_ade20k.py',
+}
+
+
+@lru_cache(maxsize=None)
+def project_network(library):
+    """A config of the project for a library, and its network with random weights. Not to be changed."""
+    pytest.importorskip(library)
+    path = str(ROOT / 'configs' / CONFIGS[library])
+    return path, load_network(path)
+
+
+@pytest.fixture
+def image_file(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / 'image.png'
+    cv2.imwrite(str(path), cv2.resize(rng.integers(0, 255, (6, 8, 3), np.uint8), (80, 60)))
+    return str(path)
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg'])
+@torch.no_grad()
+def test_images_reach_the_network_as_in_its_test(scope, image_file):
+    path, network = project_network(scope)
+    assert network.checkpoint is None and not network.model.training
+    pixels = read_image(image_file)
+    prepared = network.prepare(pixels)
+
+    steps = load_config(path).test_dataloader.dataset.pipeline
+    steps = [step for step in steps if step['type'] != 'LoadAnnotations']
+    with DefaultScope.overwrite_default_scope(scope):
+        packed = Compose(steps)(dict(img_path=image_file, img_id=0))
+    expected = network.model.data_preprocessor(
+        dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']]), False
+    )['inputs']
+    torch.testing.assert_close(prepared.image, expected)
+    assert prepared.pixels.shape == (*prepared.image.shape[2:], 3) and prepared.pixels.dtype == np.uint8
+    mean, std = network.model.data_preprocessor.mean, network.model.data_preprocessor.std
+    shown = (prepared.image[0] * std + mean).permute(1, 2, 0).numpy()
+    rows, columns = packed['inputs'].shape[1:]
+    np.testing.assert_allclose(shown[:rows, :columns], prepared.pixels[:rows, :columns], atol=0.01)
+    small = network.prepare(pixels, (64, 96))
+    assert small.image.shape == (1, 3, 64, 96)
+    assert len(network.model.backbone(small.image)[-1]) == 1
+
+
+def test_networks_of_timm(tmp_path, image_file):
+    timm = pytest.importorskip('timm')
+    model = timm.create_model('deit_tiny_patch16_224', num_classes=7)
+    torch.save(dict(model=model.state_dict()), tmp_path / 'deit.pth')
+    network = load_network('timm:deit_tiny_patch16_224', str(tmp_path / 'deit.pth'), options=dict(num_classes=7))
+    prepared = network.prepare(read_image(image_file))
+    assert prepared.image.shape == (1, 3, 224, 224) and network.name == 'deit_tiny_patch16_224'
+    with torch.no_grad():
+        torch.testing.assert_close(network.model(prepared.image), model.eval()(prepared.image))
+    from PIL import Image
+
+    config = timm.data.resolve_model_data_config(model)
+    expected = timm.data.create_transform(**config)(Image.open(image_file).convert('RGB'))
+    assert (prepared.image[0] - expected).abs().mean() < 0.05
+    assert network.model(network.prepare(prepared.pixels, (64, 96)).image).shape == (1, 7)
+    with pytest.raises(CheckpointError, match=r'deit.pth does not fit timm:deit_tiny_patch16_224: (?s:.)*head'):
+        load_network('timm:deit_tiny_patch16_224', str(tmp_path / 'deit.pth'))
+    with pytest.raises(NetworkError, match="timm has no model 'deit_huge', but deit.*, .*list_models"):
+        load_network('timm:deit_huge')
+
+
+def test_checkpoints_are_read_and_must_fit(tmp_path):
+    config, random = project_network('mmpretrain')
+    weights = random.model.state_dict()
+    torch.save(dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=('a', 'b')))), tmp_path / 'good.pth')
+    network = load_network(config, str(tmp_path / 'good.pth'))
+    assert network.class_names == ('a', 'b') and network.name == 'fcvit_tiny_in1k'
+    for name, value in network.model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert (network.label, random.label) == ('fcvit_tiny_in1k', 'fcvit_tiny_in1k (random weights)')
+    torch.save(dict(state_dict=dict(list(weights.items())[:5])), tmp_path / 'other.pth')
+    for path, message in (('other.pth', 'does not fit the config'), ('none.pth', 'does not exist')):
+        with pytest.raises(CheckpointError, match=message):
+            load_network(config, str(tmp_path / path))
+    with pytest.raises(ConfigError, match='config none.py does not exist'):
+        load_network('none.py')
+    (tmp_path / 'empty.py').write_text("default_scope = 'mmpretrain'")
+    with pytest.raises(NetworkError, match='empty.py has no model: give the config of a classifier'):
+        load_network(str(tmp_path / 'empty.py'))
+    (tmp_path / 'untested.py').write_text(f"_base_ = '{config}'\ntest_dataloader = None\n")
+    untested = load_network(str(tmp_path / 'untested.py'))
+    with pytest.raises(NetworkError, match='untested.py has no test_dataloader that says how .*: give a size'):
+        untested.prepare(np.zeros((40, 50, 3), np.uint8))
+
+
+def test_images_are_read_fitted_and_padded(tmp_path, image_file):
+    pixels = read_image(image_file)
+    assert pixels.shape == (60, 80, 3) and np.array_equal(pixels, cv2.imread(image_file)[..., ::-1])
+    (tmp_path / 'cut.png').write_bytes(Path(image_file).read_bytes()[:60])
+    for name, message in (('cut.png', 'does not decode'), ('none.png', 'does not exist')):
+        with pytest.raises(ImageError, match=f'{name} {message}'):
+            read_image(str(tmp_path / name))
+    # The centre, with the aspect ratio kept: of 60x80 to 30x30 the central 60x60 at half the size.
+    square = np.zeros((60, 80, 3), np.uint8)
+    square[:, 10:70] = 200
+    assert (fit_image(square, (30, 30))[:, 4:-4] == 200).all()
+    assert (fit_image(square, (30, 40))[:, :4] < 100).all()
+    padded = pad_image(square, (64, 96))
+    assert padded.shape == (64, 96, 3) and (padded[60:] == padded[0, 95]).all() and (padded[:60, :80] == square).all()
+    with pytest.raises(NetworkError, match='0x5: expected'):
+        fit_image(square, (0, 5))
+
+
+def test_random_weights_are_the_same_each_time():
+    pytest.importorskip('timm')
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first, second = (load_network('timm:vit_tiny_patch16_224', options=dict(img_size=32, depth=1)) for _ in range(2))
+    assert all(map(torch.equal, first.model.parameters(), second.model.parameters()))
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,0 +1,55 @@
+"""Commands of tools/analysis, imported as modules, and what to give them."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from harness import ROOT
+from PIL import Image
+
+from fcvit_mm.apis.load import load_network
+
+CLASSIFIER = str(ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py')
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Name -> the command's module. By path, for dev/benchmark has modules of the same names."""
+    folder = ROOT / 'tools' / 'analysis'
+    monkeypatch.syspath_prepend(str(folder))
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f'tools_analysis_{name}', folder / f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder with two small images of noise."""
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for i in range(2):
+        pixels = np.random.default_rng(i).integers(0, 255, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+    return folder
+
+
+@pytest.fixture
+def classifier():
+    """The config of an FCViT classifier."""
+    pytest.importorskip('mmpretrain')
+    return CLASSIFIER
+
+
+@pytest.fixture(scope='session')
+def classifier_checkpoint(tmp_path_factory):
+    """A checkpoint with random weights for that config."""
+    pytest.importorskip('mmpretrain')
+    path = tmp_path_factory.mktemp('classifier') / 'random.pth'
+    torch.save(dict(state_dict=load_network(CLASSIFIER).model.state_dict()), path)
+    return str(path)

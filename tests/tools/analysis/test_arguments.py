@@ -1,0 +1,77 @@
+"""Arguments that the analysis commands share."""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import pytest
+
+from fcvit_mm.apis.load import Network
+from fcvit_mm.errors import UserError
+from fcvit_mm.images import ImageError
+
+
+@pytest.fixture
+def arguments(command):
+    return command('arguments')
+
+
+def test_networks_and_their_names(arguments, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path('me@home').write_text('')
+    monkeypatch.setattr(
+        arguments,
+        'load_network',
+        lambda config, checkpoint, device: Network(Path(config).stem, None, 'classification', checkpoint, None),
+    )
+    networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py', 'me@home'], 'cpu')
+    assert [network.name for network in networks] == ['b', 'b (2)', 'timm:vit', 'b (3)', 'me@home']
+    assert [network.checkpoint for network in networks] == ['c/d.pth', None, 'e.pth', None, None]
+
+
+def test_sizes_queries_and_file_names(arguments):
+    assert arguments.parse_size('48x64') == (48, 64) and arguments.parse_size('48') == (48, 48)
+    assert arguments.parse_size(None) is None
+    assert arguments.parse_queries(['0.5,0.25', '1,0']) == [(0.5, 0.25), (1, 0)]
+    assert arguments.file_name('a/b (2).x') == 'a_b__2_.x'
+
+
+@pytest.mark.parametrize('text', ['48x', 'x48', '0', '-3', '1x2x3', 'large'])
+def test_wrong_sizes(arguments, text):
+    with pytest.raises(UserError, match=f'--size {text}: expected a height'):
+        arguments.parse_size(text)
+
+
+@pytest.mark.parametrize('text', ['2,0.5', '0.5', 'middle', '0,0,0'])
+def test_wrong_queries(arguments, text):
+    with pytest.raises(UserError, match=f'--queries {text}: expected Y,X from 0 to 1'):
+        arguments.parse_queries([text])
+
+
+def test_device_is_checked(arguments):
+    with pytest.raises(UserError, match='--device cuda:99 cannot be used'):
+        arguments.check_arguments(argparse.Namespace(size='32', device='cuda:99'))
+    args = argparse.Namespace(size='32', device='cpu')
+    arguments.check_arguments(args)
+    assert args.size == (32, 32)
+
+
+def test_images_and_folders(arguments, image_folder):
+    paths = [str(image_folder / f'{i}.png') for i in range(2)]
+    found, images = arguments.read_images([paths[1], str(image_folder)])
+    assert found == [paths[1], *paths] and [image.shape for image in images] == [(40, 48, 3)] * 3
+    (image_folder / 'film.mp4').write_bytes(b'x')
+    for name, message in (('none.png', 'none.png does not exist'), ('film.mp4', 'film.mp4 is not an image')):
+        with pytest.raises(ImageError, match=message):
+            arguments.find_all_images([str(image_folder / name)])
+
+
+def test_deprecated_name_of_images(arguments):
+    parser = argparse.ArgumentParser()
+    arguments.add_networks_and_images(parser, 'drawn')
+    with pytest.warns(DeprecationWarning, match='--pictures is deprecated .* use --images'):
+        args = parser.parse_args(['a.py', '--pictures', 'x.png', 'y.png'])
+    assert args.images == ['x.png', 'y.png'] and args.networks == ['a.py']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert parser.parse_args(['a.py', '--images', 'x.png']).images == ['x.png']

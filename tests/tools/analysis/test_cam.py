@@ -1,0 +1,47 @@
+"""The command cam.py: targets by name and index."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from PIL import Image
+
+from fcvit_mm.apis.load import Network, Prepared
+
+NAMES = ('daisy', 'dandelion', 'rose')
+
+
+class Toy(nn.Module):
+    """A convolution, the mean over the positions, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Conv2d(3, 4, 3, padding=1)])
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.blocks[0](x).mean((2, 3)))
+
+
+def prepare(image, size=None):
+    return Prepared(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255, image)
+
+
+def test_files_and_numbers(tmp_path, command, image_folder, monkeypatch, capsys):
+    pytest.importorskip('pytorch_grad_cam')
+    cam = command('cam')
+    monkeypatch.setattr(
+        cam,
+        'load_network',
+        lambda config, checkpoint, device: Network('toy', Toy(), 'classification', checkpoint, prepare, NAMES),
+    )
+    out = tmp_path / 'out'
+    cam.main(['toy.py', 'toy.pth', str(image_folder), '--target', 'rose', '0', '--out', str(out)])
+    found = json.loads((out / 'cam.json').read_text())
+    assert [[each['target_name'] for each in image['maps']] for image in found['images']] == [['rose', 'daisy']] * 2
+    assert [image['image'] for image in found['images']] == [str(image_folder / f'{i}.png') for i in range(2)]
+    assert capsys.readouterr().out.split() == [str(out / name) for name in ('cam.png', 'cam.json')]
+    with Image.open(out / 'cam.png') as figure:
+        assert figure.format == 'PNG'
