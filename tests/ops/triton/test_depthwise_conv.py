@@ -1,0 +1,90 @@
+"""The depth-wise convolution's kernels; what all implementations are asked is in test_implementations.py."""
+
+import pytest
+import torch
+from kernels import (
+    CONTIGUOUS,
+    DEVICE,
+    LAST,
+    assert_close,
+    check,
+    convolution_inputs,
+    launches_kernels,
+)
+from torch import library
+
+from fcvit_mm import ops
+from fcvit_mm.ops.triton import depthwise_conv, depthwise_conv2d
+
+reference = ops.depthwise_conv2d.reference
+
+
+# More than one block of channels, widths that are no multiple of a program's columns, maps smaller than the kernel.
+@launches_kernels
+@pytest.mark.parametrize(
+    'shape, kernel_size, layout',
+    [((2, 5, 6, 9), 3, LAST), ((2, 3, 1, 1), 3, CONTIGUOUS), ((1, 70, 3, 2), 5, LAST), ((1, 3, 4, 3), 7, LAST)],
+)
+def test_values_and_gradients(shape, kernel_size, layout):
+    check(depthwise_conv2d, reference, convolution_inputs(shape, kernel_size, layout=layout))
+
+
+@launches_kernels
+def test_without_bias():
+    x, weight, _ = convolution_inputs((1, 4, 3, 5), 3)
+    check(
+        lambda x, weight: depthwise_conv2d(x, weight, None), lambda x, weight: reference(x, weight, None), (x, weight)
+    )
+
+
+@launches_kernels
+def test_a_strided_map_and_an_expanded_gradient():
+    x, weight, bias = convolution_inputs((2, 4, 6, 10), 3)
+    x = x.detach()[:, :, ::2, 1::2].requires_grad_()
+    out = depthwise_conv2d(x, weight, bias)
+    out.sum().backward()
+    exact = x.detach().double().requires_grad_()
+    expected = reference(exact, weight.double(), bias.double())
+    expected.sum().backward()
+    assert_close('output', out, expected, x.dtype)
+    assert_close('gradient', x.grad, exact.grad, x.dtype)
+
+
+@launches_kernels
+def test_computes_only_the_gradients_that_are_needed():
+    x, weight, bias = convolution_inputs((1, 4, 3, 5), 3)
+    out = depthwise_conv2d(x, weight.detach(), bias.detach())
+    out.sum().backward()
+    assert x.grad is not None and weight.grad is None
+    out = depthwise_conv2d(x.detach(), weight, bias)
+    out.sum().backward()
+    assert weight.grad is not None
+
+
+@launches_kernels
+def test_autocast_as_a_convolution():
+    """In half precision, the weights in float32."""
+    x, weight, bias = convolution_inputs((1, 4, 3, 5), 3)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        expected = reference(x, weight, bias)
+        out = depthwise_conv2d(x, weight, bias)
+        assert out.dtype == expected.dtype == torch.bfloat16
+    assert_close('output', out, expected.double(), out.dtype)
+    out.float().sum().backward()
+    assert x.grad.dtype == weight.grad.dtype == torch.float32
+
+
+@launches_kernels
+def test_operator_is_well_registered():
+    library.opcheck(
+        torch.ops.fcvit_mm.depthwise_conv2d.default,
+        convolution_inputs((1, 4, 2, 3), 3),
+        test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'),
+    )
+
+
+def test_taps_are_the_weight_channels_last():
+    weight = torch.randn(5, 1, 3, 3)
+    taps = depthwise_conv.taps_of(weight.half())
+    assert taps.dtype == torch.float32 and taps.shape == (9, 5)
+    assert torch.equal(taps, weight.half().float().flatten(1).t())

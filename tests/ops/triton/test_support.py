@@ -1,0 +1,125 @@
+"""Where the kernels run, and how compilers record them."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from kernels import DEVICE, EPS, HEADS, LAST, convolution_inputs, launches_kernels, random
+from torch import library
+
+from fcvit_mm.ops import channel_means
+from fcvit_mm.ops.triton import add_global_context, applies, available, depthwise_conv2d, dwconv_gelu, support
+
+in_interpreter = pytest.mark.skipif(support.INTERPRETED, reason='not about kernels: asked outside the interpreter')
+
+
+@in_interpreter
+def test_importing_the_package_imports_no_triton():
+    code = 'import sys, fcvit_mm.ops.triton; print(sorted({"triton", "torch._dynamo"} & {*sys.modules}))'
+    env = {**os.environ, 'TRITON_INTERPRET': '0'}
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert done.stdout == '[]\n', done.stdout + done.stderr
+
+
+@in_interpreter
+def test_takes_no_map_on_a_cpu_nor_in_double_precision():
+    assert not applies(torch.rand(1, 2, 3, 3))
+    assert not applies(torch.rand(1, 2, 3, 3, dtype=torch.float64), torch.rand(1))
+
+
+@in_interpreter
+def test_a_torch_without_custom_operators_has_no_kernels(monkeypatch):
+    monkeypatch.delattr(library, 'custom_op', raising=False)
+    available.cache_clear()
+    try:
+        assert not available()
+        function = support.custom_op('never_registered', None)(abs)
+        assert function is abs
+    finally:
+        available.cache_clear()
+
+
+@in_interpreter
+@pytest.mark.parametrize('version, enough', [('3.2.1', False), ('3.3.0', True), ('4.0', True), ('odd', False)])
+def test_needs_a_version_of_triton(monkeypatch, version, enough):
+    monkeypatch.setattr(library, 'custom_op', None, raising=False)
+    monkeypatch.setattr(support.metadata, 'version', lambda name: version)
+    monkeypatch.setattr(torch.version, 'hip', None)
+    available.cache_clear()
+    try:
+        assert available() is enough
+    finally:
+        available.cache_clear()
+
+
+@in_interpreter
+def test_layouts():
+    x = torch.ones(2, 3, 4, 5)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert support.memory_format(x) == support.memory_format(x[:, :, ::2]) == torch.contiguous_format
+    assert support.memory_format(last) == torch.channels_last
+    assert support.dense(x, like=last).stride() == last.stride() == support.dense(last).stride()
+    assert [support.next_power_of_2(n) for n in (1, 2, 3, 64, 65)] == [1, 2, 4, 64, 128]
+
+
+class Module(torch.nn.Module):
+    """Every kernel once."""
+
+    def __init__(self):
+        super().__init__()
+        _, weight, bias = convolution_inputs((1, 4, 2, 3), 3)
+        self.weight, self.bias = torch.nn.Parameter(weight.detach()), torch.nn.Parameter(bias.detach())
+        self.rescale = torch.nn.Parameter(torch.ones(HEADS, device=DEVICE))
+
+    def forward(self, x):
+        assert applies(x)
+        x = add_global_context(x, channel_means(x), x.mean((2, 3)), HEADS, self.rescale, self.rescale, EPS)
+        return dwconv_gelu(depthwise_conv2d(x, self.weight, self.bias), self.weight, self.bias)
+
+
+@launches_kernels
+def test_compile_records_the_operators(monkeypatch):
+    module, x = Module(), random(2, 4, 2, 3, layout=LAST)
+    compiled = torch.compile(module, fullgraph=True, backend='aot_eager')
+    monkeypatch.setattr(support, '_usable', {})  # the kernels are tried while the compiler traces
+    out, expected = compiled(x), module(x)
+    torch.testing.assert_close(out, expected)
+    parameters = tuple(module.parameters())
+    for ours, grad in zip(torch.autograd.grad(out.sum(), parameters), torch.autograd.grad(expected.sum(), parameters)):
+        torch.testing.assert_close(ours, grad)
+
+
+@launches_kernels
+def test_export_records_the_operators():
+    module, x = Module(), random(2, 4, 2, 3).detach()
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim('batch', min=2, max=8)},))
+    names = {str(node.target) for node in program.graph.nodes}
+    assert {f'fcvit_mm.{name}.default' for name in ('depthwise_conv2d', 'dwconv_gelu', 'add_global_context')} <= names
+    x = random(3, 4, 2, 3).detach()
+    torch.testing.assert_close(program.module()(x), module(x))
+
+
+@launches_kernels
+def test_kernels_that_do_not_build_are_turned_off(monkeypatch):
+    def fail(device):
+        raise RuntimeError('ptxas died')
+
+    x = random(1, 4, 2, 3)
+    monkeypatch.setattr(support, '_usable', {})
+    monkeypatch.setattr(support, '_smoke', fail)
+    with pytest.warns(RuntimeWarning, match=f'do not build on {DEVICE}.*RuntimeError: ptxas died.*reference'):
+        assert not applies(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert not applies(x)  # asked once, said once
+
+
+@launches_kernels
+def test_tries_the_kernels_outside_of_what_the_caller_set_up(monkeypatch):
+    monkeypatch.setattr(support, '_usable', {})
+    with torch.inference_mode(), torch.autocast(DEVICE, torch.bfloat16):
+        assert applies(torch.rand(1, 4, 2, 3, device=DEVICE))
+        assert not applies(torch.rand(1, 4, 2, 3, device=DEVICE, dtype=torch.float64))
