@@ -23,14 +23,12 @@ class Network(NamedTuple):
         type (type): The backbone's class.
         arguments (dict): What makes a small one that returns all its maps.
         classifier (dict): Further arguments that make its classifier's, with one output.
-        freezes_blocks (bool): Whether ``frozen_stages`` counts the blocks of a single stage.
         variant (str, optional): A variant of it in ``fcvit_mm.models.variants``, which the arguments make small.
     """
 
     type: Type[Backbone]
     arguments: Dict[str, Any]
     classifier: Dict[str, Any] = dict(out_indices=-1)
-    freezes_blocks: bool = False
     variant: Optional[str] = None
 
 
@@ -57,18 +55,16 @@ NETWORKS = {
     ),
     'vit': Network(
         fcvit_mm.ViT,
-        dict(arch=dict(depths=(4,), channels=(24,), num_heads=(3,)), methods=METHODS),
+        dict(arch=dict(depths=(3,), channels=(24,), num_heads=(3,)), methods=METHODS),
         _CLASS_TOKEN,
-        freezes_blocks=True,
         variant='attnscale_vit_small_12',
     ),
     'cait': Network(
         fcvit_mm.CaiT,
         dict(
-            arch=dict(depths=(4, 1), channels=(24, 24), num_heads=(3, 3)), methods=METHODS, layer_scale_init_value=1.0
+            arch=dict(depths=(3, 1), channels=(24, 24), num_heads=(3, 3)), methods=METHODS, layer_scale_init_value=1.0
         ),
         _CLASS_TOKEN,
-        freezes_blocks=True,
         variant='featscale_cait_xxs24',
     ),
     'swin': Network(
@@ -108,6 +104,12 @@ def build(network: Network, **options: Any) -> Backbone:
 def build_fcvit(**options: Any) -> fcvit_mm.FCViT:
     """Build the small FCViT with layer scales that leave gradients of all parts well above 0."""
     return build(NETWORKS['fcvit'], **{'layer_scale_init_value': 0.1, **options})
+
+
+def publish(model: Backbone) -> Dict[str, Tensor]:
+    """Return a backbone's weights under the names of published files; its own if there are no others."""
+    names = type(model).published_names
+    return names.to_published(model.state_dict()) if names else dict(model.state_dict())
 
 
 def images(*size: int, batch: int = 2, channels: int = 3) -> Tensor:

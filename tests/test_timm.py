@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn as nn
+from networks import NETWORKS
 
 pytest.importorskip('timm')
 import timm
@@ -14,18 +15,8 @@ import fcvit_mm.timm as ours
 from fcvit_mm.checkpoints import CheckpointError
 
 NAMES = sorted(ours.VARIANTS)
-#: One small model of each kind, with what makes it smaller still.
-SMALL = {
-    'fcvit_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(16, 24, 32, 40), mlp_ratios=(2, 2, 2, 2))),
-    'dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32))),
-    'dynamic_dwnet_tiny': dict(arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32))),
-    'inhomogeneous_dwnet_tiny': dict(
-        arch=dict(depths=(1, 1, 2, 1), channels=(8, 16, 24, 32), group_channels=(2, 4, 6, 8))
-    ),
-    'attnscale_vit_small_12': dict(arch=dict(depths=(3,), channels=(24,), num_heads=(3,))),
-    'featscale_cait_xxs24': dict(arch=dict(depths=(3, 1), channels=(24, 24), num_heads=(3, 3))),
-    'attnscale_swin_small': dict(arch=dict(depths=(1, 1, 2, 1), channels=(12, 24, 24, 48), num_heads=(2, 4, 4, 4))),
-}
+#: One small model of each kind: a variant, and what makes it small.
+SMALL = {row.variant: row.arguments for row in NETWORKS.values() if row.variant}
 
 
 @pytest.fixture(params=SMALL)

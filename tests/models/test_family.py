@@ -9,11 +9,12 @@ import torch.nn as nn
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.registry import MODELS
 from mmengine.utils import digit_version
-from networks import NETWORKS, Network, assert_all_grads, assert_same, build, disturbed, images
+from networks import NETWORKS, Network, assert_all_grads, assert_same, build, disturbed, images, publish
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import fcvit_mm
 from fcvit_mm.checkpoints import convert_checkpoint, load_pretrained
+from fcvit_mm.models.transformer import TokenTransformer
 from fcvit_mm.ops import use_ops
 
 SIZES = [(64, 64), (75, 61), (33, 128)]
@@ -65,7 +66,7 @@ def test_classifier_has_one_output(network):
     model = build(network, **network.classifier).train()
     (output,) = model(images(64, 64))
     (output * torch.randn_like(output)).sum().backward()
-    assert output.shape == (2, model.out_channels[0], *(() if 'out_type' in network.classifier else (2, 2)))
+    assert output.shape[:2] == (2, model.out_channels[0]), 'a map, or a class token'
     assert_all_grads(model)
 
 
@@ -83,14 +84,14 @@ def test_weights_survive_a_round_trip(network):
 
 
 @pytest.mark.parametrize('form', ['dense', 'classifier'])
-def test_published_names_load(network, form, tmp_path):
-    """Directly, and converted by tools/convert_checkpoint.py's function."""
+def test_a_published_file_loads(network, form, tmp_path):
+    """Directly, and converted by tools/convert_checkpoint.py's function; without published names, one of its own."""
     options = {} if form == 'dense' else network.classifier
     model = build(network, **options)
     for value in [*model.parameters(), *model.buffers()]:
         if value.is_floating_point():
             nn.init.normal_(value)
-    published = network.type.published_names.to_published(model.state_dict())
+    published = publish(model)
     if form == 'classifier':
         width = model.out_channels[0]
         published.update({'head.weight': torch.ones(5, width), 'head.bias': torch.zeros(5)})
@@ -105,22 +106,29 @@ def test_published_names_load(network, form, tmp_path):
 
 def test_another_networks_file_is_an_error(network, tmp_path):
     other = next(row for row in NETWORKS.values() if row.type is not network.type)
-    torch.save(other.type.published_names.to_published(build(other).state_dict()), tmp_path / 'a.pth')
+    torch.save(publish(build(other)), tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=f'is a {other.type.__name__}, the backbone is a {network.type.__name__}'):
         load_pretrained(build(network), str(tmp_path / 'a.pth'))
 
 
-@pytest.mark.parametrize(
-    'out_indices, expected',
-    [((0, 1, 2, 3), (0, 1, 2, 3)), ([3], (3,)), (3, (3,)), ((-1,), (3,)), ((-4, 2), (0, 2)), ((1, 0), (0, 1))],
-)
-def test_out_indices(network, out_indices, expected):
-    given, channels = copy.copy(out_indices), build(network).out_channels
+@pytest.mark.parametrize('form', ['all', 'list', 'number', 'negative', 'mixed', 'unordered'])
+def test_out_indices(network, form):
+    every = build(network)
+    n = len(every.out_channels)
+    out_indices, expected = {
+        'all': (tuple(range(n)), tuple(range(n))),
+        'list': ([n - 1], (n - 1,)),
+        'number': (n - 1, (n - 1,)),
+        'negative': ((-1,), (n - 1,)),
+        'mixed': ((-n, n - 2), (0, n - 2)),
+        'unordered': ((1, 0), (0, 1)),
+    }[form]
+    given = copy.copy(out_indices)
     model = build(network, out_indices=out_indices).eval()
     assert out_indices == given
     assert model.out_indices == expected
-    assert model.out_channels == tuple(channels[i] for i in expected)
-    assert model.out_strides == tuple((4, 8, 16, 32)[i] for i in expected)
+    assert model.out_channels == tuple(every.out_channels[i] for i in expected)
+    assert model.out_strides == tuple(every.out_strides[i] for i in expected)
     assert [x.shape[1] for x in model(images(64, 64))] == list(model.out_channels)
 
 
@@ -133,13 +141,13 @@ def test_what_no_output_needs_is_not_built(network):
 @torch.no_grad()
 def test_the_smallest_input(network):
     outputs = build(network).eval()(images(1, 1, batch=1))
-    assert [tuple(x.shape[2:]) for x in outputs] == [(1, 1)] * 4
+    assert {tuple(x.shape[2:]) for x in outputs} == {(1, 1)}
     assert all(x.isfinite().all() for x in outputs)
 
 
 @pytest.mark.filterwarnings('ignore:.*degrees of freedom')
 def test_an_empty_batch(network):
-    assert [x.shape[0] for x in build(network).eval()(images(32, 32, batch=0))] == [0] * 4
+    assert {x.shape[0] for x in build(network).eval()(images(32, 32, batch=0))} == {0}
 
 
 @torch.no_grad()
@@ -211,24 +219,24 @@ def test_compiles_without_a_graph_break(network):
     assert_all_grads(compiled)
 
 
-@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
-def test_frozen_stages_stay_frozen(network, frozen_stages):
+@pytest.mark.parametrize('frozen', ['none', 'stem', 'first', 'all'])
+def test_frozen_stages_stay_frozen(network, frozen):
+    frozen_stages = {'none': -1, 'stem': 0, 'first': 1, 'all': len(build(network).freezable_parts())}[frozen]
     model = build(network, frozen_stages=frozen_stages)
     model.train()
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    parts = 'stages.0.blocks.' if network.freezes_blocks else 'stages.'
-    prefixes = (['stem.'] if frozen_stages >= 0 else []) + [f'{parts}{i}.' for i in range(frozen_stages)]
-    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(tuple(prefixes))}
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modules = [model.stem, *model.freezable_parts()[:frozen_stages]] if frozen_stages >= 0 else []
+    inside = {id(parameter) for module in modules for parameter in module.parameters()}
+    assert all(parameter.requires_grad == (id(parameter) not in inside) for parameter in model.parameters())
+    assert not any(module.training for part in modules for module in part.modules())
+    before = {id(value): value.clone() for value in (*model.parameters(), *model.buffers())}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
     sum((x * torch.randn_like(x)).sum() for x in model(images(64, 64))).backward()
     assert_all_grads(model)
     optimizer.step()
-    for name, value in model.state_dict().items():
-        if name.startswith(tuple(prefixes)):
-            assert torch.equal(value, before[name]), name
-        elif name == 'norm3.weight':
-            assert not torch.equal(value, before[name])
+    for part in modules:
+        assert all(torch.equal(value, before[id(value)]) for value in (*part.parameters(), *part.buffers()))
+    last = getattr(model, f'norm{model.out_indices[-1]}').weight
+    assert not torch.equal(last, before[id(last)])
 
 
 def test_norm_eval_keeps_the_running_statistics(network):
@@ -257,12 +265,13 @@ def test_exponential_moving_average(network):
     model = build(network)
     ema = ExponentialMovingAverage(model, momentum=0.5)
     ema.update_parameters(model)
-    before = model.norm3.weight.detach().clone()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
     ema.update_parameters(model)
-    torch.testing.assert_close(ema.module.norm3.weight, before + 0.5)
+    for averaged, value in zip(ema.module.parameters(), before):
+        torch.testing.assert_close(averaged.detach(), value + 0.5)
 
 
 def test_layers_for_learning_rate_decay_ascend(network):
@@ -283,27 +292,23 @@ def test_found_by_name_from_every_scope(network, scope, prefix):
     assert isinstance(MODELS.build(cfg), network.type)
 
 
-@pytest.mark.parametrize(
-    'options, error, words',
-    [
-        (dict(out_indices=(0, 4)), ValueError, ['out_indices has 4', '-4 to 3']),
-        (dict(out_indices=-5), ValueError, ['out_indices has -5', '-4 to 3']),
-        (dict(out_indices=(3, -1)), ValueError, ['twice']),
+def test_bad_options(network):
+    model = build(network)
+    n, parts = len(model.out_channels), len(model.freezable_parts())
+    for options, error, words in (
+        (dict(out_indices=(0, n)), ValueError, [f'out_indices has {n}', f'{-n} to {n - 1}']),
+        (dict(out_indices=-n - 1), ValueError, [f'out_indices has {-n - 1}', f'{-n} to {n - 1}']),
+        (dict(out_indices=(n - 1, -1)), ValueError, ['twice']),
         (dict(out_indices=()), ValueError, ['empty']),
         (dict(out_indices=(1.5,)), TypeError, ['integers', '1.5']),
         (dict(frozen_stages=-2), ValueError, ['frozen_stages=-2', '-1 (none)']),
-        (dict(frozen_stages=5), ValueError, ['frozen_stages=5', 'up to 4']),
-        (dict(frozen_stages=3, out_indices=(0, 1)), ValueError, ['frozen_stages=3', 'up to 2']),
+        (dict(frozen_stages=parts + 1), ValueError, [f'frozen_stages={parts + 1}', f'up to {parts}']),
         (dict(depth=50), TypeError, ['depth']),
-    ],
-)
-def test_bad_options(network, options, error, words):
-    if network.freezes_blocks and set(options) == {'frozen_stages', 'out_indices'}:
-        pytest.skip('every level needs all blocks')
-    with pytest.raises(error) as caught:
-        build(network, **options)
-    for word in words:
-        assert word in str(caught.value)
+    ):
+        with pytest.raises(error) as caught:
+            build(network, **options)
+        for word in words:
+            assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -321,3 +326,27 @@ def test_bad_input(network, x, error, words):
         build(network)(x)
     for word in words:
         assert word in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_trace_takes_any_size(network):
+    model = build(network).eval()
+    traced = torch.jit.trace(model, images(64, 48), check_trace=False)
+    for x in (images(41, 70), images(96, 33, batch=1)):
+        assert_same(traced(x), model(x), atol=1e-4)
+
+
+def test_timms_features_are_those_of_the_stages(network):
+    """Trained through timm's interface, and in the layout that the images have."""
+    timm = pytest.importorskip('fcvit_mm.timm')
+    backbone = build(network, **network.classifier)
+    kind = timm.TokenClassifier if isinstance(backbone, TokenTransformer) else timm.Classifier
+    model = kind(backbone, 5, 3, kind.default_pool, 0.0).train()
+    x = images(64, 64)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        final, features = model.forward_intermediates(x.contiguous(memory_format=layout))
+        assert [feature.shape[1] for feature in features] == [info['num_chs'] for info in model.feature_info]
+        assert all(64 // feature.shape[2] == info['reduction'] for feature, info in zip(features, model.feature_info))
+        assert all(feature.is_contiguous(memory_format=layout) for feature in features)
+    model.eval()
+    assert torch.equal(model(x), model.forward_head(model.forward_features(x)))
