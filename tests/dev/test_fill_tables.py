@@ -1,0 +1,62 @@
+"""dev/fill_tables.py: what the tables say comes from the rows and the metafiles, and stays so."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fcvit_mm.errors import UserError
+from fcvit_mm.models.variants import VARIANTS
+
+ROOT = Path(__file__).resolve().parents[2]
+tool = runpy.run_path(str(ROOT / 'dev' / 'fill_tables.py'))
+main, fill, Table = tool['main'], tool['fill'], tool['Table']
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the files that tables stand in, and of what they are made from."""
+    for task in ('detection', 'segmentation'):
+        (tmp_path / 'configs' / task).mkdir(parents=True)
+        for name in ('README.md', 'metafile.yml'):
+            shutil.copy(ROOT / 'configs' / task / name, tmp_path / 'configs' / task)
+    # Nothing is changed there, and its many configs are read once.
+    (tmp_path / 'configs' / 'classification').symlink_to(ROOT / 'configs' / 'classification')
+    shutil.copy(ROOT / 'README.md', tmp_path)
+    return tmp_path
+
+
+def test_the_tables_are_up_to_date(capsys):
+    main(['--check'])
+    assert 'tables are up to date' in capsys.readouterr().out
+
+
+def test_a_stale_table_is_named_and_filled_in(checkout, capsys):
+    readme, metafile = checkout / 'README.md', checkout / 'configs' / 'detection' / 'metafile.yml'
+    before = readme.read_text()
+    readme.write_text(before.replace('14,701,832', '14'))
+    metafile.write_text(metafile.read_text().replace('box AP: 42.3', 'box AP: 40.0'))
+    with pytest.raises(UserError, match=r'out of date in configs/detection/README.md, README.md: python dev/fill'):
+        main(['--check'], checkout)
+    assert '| 14 |' in readme.read_text()
+    main([], checkout)
+    assert readme.read_text() == before.replace('42.3 box AP', '40.0 box AP')
+    assert '| 40.0, 64.2, 46.2 |' in (checkout / 'configs' / 'detection' / 'README.md').read_text()
+    assert 'written: configs/detection/README.md, README.md' in capsys.readouterr().out
+
+
+def test_a_missing_marker_is_named():
+    table = Table('README.md', 'networks', lambda root: 'x\n')
+    with pytest.raises(UserError, match="README.md has no '<!-- table networks -->' closed by '<!-- end of table -->'"):
+        fill('# Title\n', table, ROOT)
+    text = '# Title\n\n<!-- table networks -->\n\nold\n\n<!-- end of table -->\nend\n'
+    assert fill(text, table, ROOT) == text.replace('old', 'x')
+
+
+def test_every_classifier_with_a_config_has_an_entry():
+    entries = tool['classifier_entries'](ROOT)
+    for variant in VARIANTS.values():
+        if variant.config is not None and not Path(variant.config).is_absolute():
+            assert f'Config: {variant.config}\n' in entries
+            assert f'Parameters: {variant.parameters}\n' in entries
