@@ -7,14 +7,17 @@ onto the disk (fsync), and takes the final name in one step (rename); then the f
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
-from typing import Dict, Iterator, List, Optional, Union
+from contextlib import ExitStack, contextmanager
+from typing import Iterator, List, Mapping, Optional, Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
 from .errors import UserError
 
 PathLike = Union[str, 'os.PathLike[str]']
+
+#: How PyTorch's writer says that the system refused to write: with a ``RuntimeError``.
+TORCH_FAILURES = ('PytorchStreamWriter failed', 'file write failed', 'unexpected pos')
 
 
 class WriteError(UserError):
@@ -35,31 +38,33 @@ def write_atomic(path: PathLike, data: bytes) -> None:
         file.write(data)
 
 
-def write_all_atomic(files: Dict[str, bytes]) -> List[str]:
-    """Write several files, each as :func:`write_atomic` does, that get their names only when all of them are complete.
+def write_all_atomic(files: Mapping[str, bytes]) -> List[str]:
+    """Write several files, each as :func:`write_atomic` does, that get their names only when all of them are on disk.
+
+    The names are given in order: where the last file is, all of them are.
 
     Args:
-        files (dict[str, bytes]): Contents by path.
+        files (Mapping[str, bytes]): Contents by path.
 
     Returns:
         list[str]: The paths.
 
     Raises:
-        WriteError: As of :func:`write_atomic`; then none of the files has changed.
+        WriteError: As of :func:`write_atomic`; then none of the files has changed, unless the system refuses to rename.
     """
-    if not files:
-        return []
-    (path, data), *others = files.items()
-    with atomic_path(path, size=len(data)) as temporary:
-        with open(temporary, 'wb') as file:
-            file.write(data)
-        write_all_atomic(dict(others))
+    with ExitStack() as stack:
+        # What is entered last is left, and so renamed, first.
+        for path, data in reversed(list(files.items())):
+            temporary = stack.enter_context(atomic_path(path, size=len(data)))
+            with open(temporary, 'wb') as file:
+                file.write(data)
+            _sync(temporary)
     return list(files)
 
 
 @contextmanager
 def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') -> Iterator[str]:
-    """Give a temporary path for libraries that write files by name; at the end what stands there takes the final name.
+    """Give a temporary path to libraries that write files by name; what they wrote gets the final name at the end.
 
     Args:
         path (str | os.PathLike): The final name; its folder is made if it is missing.
@@ -87,18 +92,26 @@ def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') ->
         os.replace(temporary, path)
         temporary = None
         _sync(folder)
-    except WriteError:
-        raise
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if not is_write_failure(error):
+            raise
         what = path if size is None else f'{path} ({_mebibytes(size)})'
-        raise WriteError(f'{what} could not be written: {error.strerror or error}; {_free(folder)}') from error
+        reason = getattr(error, 'strerror', None) or error
+        raise WriteError(f'{what} could not be written: {reason}; {_free(folder)}') from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.remove(temporary)
 
 
+def is_write_failure(error: BaseException) -> bool:
+    """Check whether an error is the system's, or PyTorch's report that the system refused to write."""
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in TORCH_FAILURES)
+    return isinstance(error, OSError)
+
+
 def is_temporary(name: str) -> bool:
-    """Return whether a file's name is one that :func:`atomic_path` gives: left behind by a killed process."""
+    """Check whether a file's name is one that :func:`atomic_path` gives: left behind by a killed process."""
     return name.startswith('.') and '.tmp' in name
 
 
@@ -109,7 +122,7 @@ def _umask() -> int:
 
 
 def _sync(path: str) -> None:
-    """Let a file, or the names in a folder, outlive a power cut, where the system can."""
+    """Bring a file, or the names in a folder, onto the disk, where the system can."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # folders cannot be opened on Windows
@@ -131,7 +144,7 @@ def _free(folder: str) -> str:
     try:
         return f'{_mebibytes(shutil.disk_usage(folder).free)} are free there'
     except OSError:
-        return 'the folder cannot be looked at'
+        return 'the folder cannot be examined'
 
 
 @register_backend('whole_file')  # the deprecated name

@@ -3,7 +3,6 @@
 Prints the commands that it runs; they can be run by hand. What is complete is skipped when it runs again.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -19,7 +18,9 @@ from fcvit_mm import __version__
 from fcvit_mm.datasets import generate
 from fcvit_mm.datasets.shapes import read_manifest
 from fcvit_mm.dependencies import require
-from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.errors import UserError, command_parser, run_command
+from fcvit_mm.files import write_atomic
+from fcvit_mm.images import find_images, read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN = dict(config='classification/fcvit_tiny_shapes.py', kind='imagenet', metrics={'accuracy/top1': 'top-1 (%)'})
@@ -41,7 +42,7 @@ JOBS = {
         options=['default_hooks.visualization.interval=1'],
     ),
 }
-# Lines of a log that tell how far it is.
+#: Beginnings of a log's lines that show its progress.
 PROGRESS = ('Epoch(', 'Iter(', 'ERROR', 'Error')
 SHEET_ROWS = 4
 
@@ -59,20 +60,18 @@ def read_json(path):
 
 
 def write_json(path, content):
-    partial = path.with_suffix('.tmp')
-    partial.write_text(json.dumps(content, indent=2) + '\n')
-    os.replace(partial, path)
+    write_atomic(path, (json.dumps(content, indent=2) + '\n').encode())
 
 
 def run_step(title, folder, inputs, action, force):
-    """Run ``action(resume)`` unless ``folder`` holds what it made of the same inputs.
+    """Run ``action(resume)`` unless ``folder`` holds its result for the same inputs.
 
     Args:
-        title (str): For people.
-        folder (Path): The step's own; emptied unless an interrupted run of the same inputs can be gone on with.
+        title (str): For the reader.
+        folder (Path): The step's own; emptied unless an interrupted run of the same inputs can be resumed.
         inputs (dict): All that the result depends on.
-        action (callable): Does it; returns a dict with ``files``, the paths that must exist for it to count as done.
-        force (bool): Do it anew in any case.
+        action (callable): The step; returns a dict with ``files``, the paths that must exist for it to count as done.
+        force (bool): Run it again in any case.
 
     Returns:
         dict: What ``action`` returned, and the ``fingerprint`` of the inputs.
@@ -97,7 +96,7 @@ def run_step(title, folder, inputs, action, force):
 
 
 def run_tool(log, tool, *arguments):
-    """Run a tool as a user does: print the command and the lines that tell how far it is; all of it goes to ``log``."""
+    """Run a tool as a user does: print the command and its progress; all of its output goes to ``log``."""
     command = [f'tools/{tool}', *map(str, arguments)]
     say(f'   $ python {" ".join(command)}')
     command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
@@ -123,7 +122,7 @@ def run_tool(log, tool, *arguments):
 
 
 def find_metrics(folder, names):
-    """Latest value of each metric in the logs that MMEngine wrote below ``folder``."""
+    """Return the latest value of each metric in the logs that MMEngine wrote below ``folder``."""
     found = {}
     for path in sorted(folder.rglob('*.json'), key=lambda path: path.stat().st_mtime):
         for line in path.read_text().splitlines():
@@ -140,7 +139,7 @@ def find_metrics(folder, names):
 
 
 def train(title, job, folder, inputs, options, force):
-    """Train one config with tools/train.py: its checkpoint and metrics."""
+    """Train one config with tools/train.py; return its checkpoint and metrics."""
     config = ROOT / 'configs' / job['config']
     cfg = Config.fromfile(config)
 
@@ -181,14 +180,11 @@ def test(title, job, folder, trained, force):
 
 
 def draw_sheet(folder, target):
-    """The first drawn images (ground truth left, prediction right) on one sheet, two in a row, under titles."""
+    """Put the first drawn images (ground truth left, prediction right) on one sheet, two in a row, under titles."""
     import cv2
     import numpy as np
 
-    paths = sorted(path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg'))[: 2 * SHEET_ROWS]
-    images = [cv2.imread(str(path)) for path in paths]
-    if not images:
-        raise UserError(f'no drawn images in {folder}')
+    images = [read_image(path)[..., ::-1] for path in find_images(folder, recursive=True)[: 2 * SHEET_ROWS]]
     height, width = images[0].shape[:2]
     title = np.full((22, width, 3), 255, np.uint8)
     for text, left in (('ground truth', 6), ('prediction', width // 2 + 6)):
@@ -198,16 +194,14 @@ def draw_sheet(folder, target):
     gap = np.full((height, 8, 3), 255, np.uint8)
     rows = [np.hstack([images[i], gap, images[i + 1]]) for i in range(0, len(images), 2)]
     sheet = np.vstack([np.hstack([title, gap[:22], title]), *rows])
-    partial = target.with_name('.' + target.name)
-    cv2.imwrite(str(partial), sheet)
-    os.replace(partial, target)
+    write_atomic(target, cv2.imencode('.png', sheet)[1].tobytes())
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     parser.add_argument('job', choices=list(JOBS))
     parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'), help='where results go')
-    parser.add_argument('--force', action='store_true', help='do everything anew')
+    parser.add_argument('--force', action='store_true', help='do everything again')
     parser.add_argument(
         '--quick', action='store_true', help='a few images and iterations: shows that it runs, and checks no result'
     )
@@ -261,11 +255,11 @@ def main():
     say(f'logs          {args.out}/*/*.log\ntime          {time.time() - start:.0f} s')
     low = [name for key, name in job['metrics'].items() if tested['metrics'][key] < job['least']]
     if low and not args.quick:
-        raise UserError(f'{", ".join(low)} below {job["least"]}: training did not work as it should here')
+        raise UserError(f'{", ".join(low)} below {job["least"]}: training does not work here')
 
 
 def data_options(kind, folder):
-    """``--cfg-options`` that put another data set in the place of a config's."""
+    """Return ``--cfg-options`` that replace the data set of a config."""
     slash = '/' if kind == 'coco' else ''
     options = [f'{loader}_dataloader.dataset.data_root={folder}{slash}' for loader in ('train', 'val', 'test')]
     if kind == 'coco':

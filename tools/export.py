@@ -6,18 +6,18 @@ both are printed. Of a detector, the RPN, RoI heads and NMS are left to mmdeploy
 
 import argparse
 import json
+from typing import Optional, Sequence
 
-from mmengine.config import DictAction
-
-from fcvit_mm.errors import run_command
+from fcvit_mm.engine.config import add_config_options
+from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.export.exporter import export_model, format_report
 from fcvit_mm.export.formats import FORMATS
 from fcvit_mm.export.parts import PARTS
 from fcvit_mm.files import write_atomic
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--format', required=True, choices=FORMATS, help='what to write')
@@ -61,11 +61,11 @@ def parse_args(argv=None):
         help='how many images of --int8 to use (default: 100)',
     )
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
+    add_config_options(parser)
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     report = export_model(
         args.config,

@@ -1,17 +1,17 @@
 """Count a model's parameters and multiply-adds, part by part, for a classifier, detector or segmentor."""
 
 import argparse
+from typing import Optional, Sequence
 
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 from fcvit_mm.apis.count import CONVENTION, Complexity, Part, measure
-from fcvit_mm.engine.config import load_config
-from fcvit_mm.errors import run_command
+from fcvit_mm.engine.config import add_config_options, load_config
+from fcvit_mm.errors import command_parser, run_command
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor')
     parser.add_argument(
         '--shape',
@@ -22,18 +22,12 @@ def parse_args(argv=None):
         help='height and width of the input, or one number for both; by default 224 for classifiers, '
         '800 1280 for detectors, 512 for segmentors',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, say model.backbone.arch=b24',
-    )
+    add_config_options(parser, 'model.backbone.arch=b24')
     return parser.parse_args(argv)
 
 
 def format_table(found: Complexity) -> str:
-    """The table that the command prints: one line for each part, and the total."""
+    """Return the table that the command prints: one line for each part, and the total."""
     rest = Part(
         'other',
         found.params - sum(part.params for part in found.parts),
@@ -48,7 +42,7 @@ def format_table(found: Complexity) -> str:
     return '\n'.join(lines)
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     found = measure(load_config(args.config, args.cfg_options), args.shape or ())

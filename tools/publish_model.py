@@ -8,20 +8,21 @@ For example, into published/fcvit_b12-1a2b3c4d.pth and beside it .md and .yml:
 
 import argparse
 import os.path as osp
+from typing import Optional, Sequence
 
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from fcvit_mm.apis.count import build_model, measure
+from fcvit_mm.apis.count import measure
+from fcvit_mm.apis.load import build_model
 from fcvit_mm.checkpoints import check_fits
-from fcvit_mm.engine.config import load_config
-from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.engine.config import add_config_options, load_config
+from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.publishing.model_card import describe, results, write_card, write_entry
 from fcvit_mm.publishing.weights import pack, split_destination, strip_checkpoint, write_files
 
 
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint of a training run')
     parser.add_argument('out', help='file to write, without the hash; .pth is added if it is missing')
     parser.add_argument('--config', help='what it was trained with: the card and the entry for metafile.yml need it')
@@ -31,7 +32,7 @@ def parse_args(argv=None):
         action='store_true',
         help='of a run with EMAHook take the weights in training, not the averaged ones',
     )
-    parser.add_argument('--safetensors', action='store_true', help='the same as .safetensors, too')
+    parser.add_argument('--safetensors', action='store_true', help='also write a .safetensors file')
     parser.add_argument(
         '--shape',
         type=int,
@@ -40,14 +41,14 @@ def parse_args(argv=None):
         help='height and width to count multiply-adds at (default as tools/get_flops.py)',
     )
     parser.add_argument('--force', action='store_true', help='overwrite what is there')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
+    add_config_options(parser)
     args = parser.parse_args(argv)
     if not args.config and (args.cfg_options or args.shape):
         raise UserError('--cfg-options and --shape are for --config, which is missing')
     return args
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     folder, name = split_destination(args.out)
@@ -63,12 +64,12 @@ def main(argv=None):
     texts = {f'{stem}.md': write_card(model, stem, weights)}
     if cfg is not None:
         texts[f'{stem}.yml'] = write_entry(model)
-    # The weights last: where they are, all is.
+    # The weights last: where they are, all of it is.
     written = write_files(folder, {**{key: text.encode() for key, text in texts.items()}, **weights}, args.force)
 
     print(
-        f'{args.checkpoint}: {len(stripped.state_dict)} tensors, weights {stripped.weights}; left out: '
-        f'{", ".join(stripped.left_out) or "nothing"}'
+        f'{args.checkpoint}: {len(stripped.state_dict)} tensors, weights {stripped.weights}; dropped: '
+        f'{", ".join(stripped.dropped) or "nothing"}'
     )
     if not results(model):
         print('No metric: the log of a validation with these weights was not found (--work-dir)')

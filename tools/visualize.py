@@ -1,18 +1,16 @@
 """Draw what a classifier, detector or segmentor predicts on an image, a folder of images or a video."""
 
 import argparse
-
-from mmengine.config import DictAction
+from typing import Optional, Sequence
 
 from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
-from fcvit_mm.engine.config import adapt_to_machine, load_config
-from fcvit_mm.errors import run_command
+from fcvit_mm.engine.config import add_config_options, load_config
+from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.images import ImageError, find_inputs
-from fcvit_mm.preflight.checks import PreflightError, checkpoint_problems
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('input', help='image, folder of images, or video')
@@ -20,18 +18,14 @@ def parse_args():
     parser.add_argument('--score-thr', type=float, default=0.3, help='detection: least score of what is drawn')
     parser.add_argument('--opacity', type=float, default=0.5, help='segmentation: of the colours over the image')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
-    return parser.parse_args()
+    add_config_options(parser)
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
     images, video = find_inputs(args.input)
     cfg = load_config(args.config, args.cfg_options)
-    adapt_to_machine(cfg)
-    problems = checkpoint_problems(args.checkpoint, 'the checkpoint')
-    if problems:
-        raise PreflightError(problems)
     draw = build_drawer(cfg, args.checkpoint, args.device, args.score_thr, args.opacity)
     if video:
         print(draw_video(draw, video, args.out_dir))
@@ -39,7 +33,7 @@ def main():
     written, problems = draw_images(draw, images, args.out_dir)
     print('\n'.join(written))
     if problems:
-        raise ImageError('\n  - '.join([f'{len(problems)} of {len(images)} images left out:', *problems]))
+        raise ImageError('\n  - '.join([f'{len(problems)} of {len(images)} images skipped:', *problems]))
 
 
 if __name__ == '__main__':

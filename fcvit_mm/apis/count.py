@@ -1,17 +1,16 @@
-"""What a model must do for its inputs: multiply-adds, and bytes read and written."""
+"""Counting a model's parameters, multiply-adds, and bytes read and written."""
 
 import math
 import warnings
 from functools import partial
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 from mmengine.analysis import FlopAnalyzer
 from mmengine.analysis.jit_handles import elementwise_flop_counter, get_shape
-from mmengine.config import Config, ConfigDict
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -20,6 +19,7 @@ from ..engine.config import task_of
 from ..errors import UserError
 from ..models.layers import count_parameters
 from ..ops import use_ops
+from .load import build_model
 
 #: MMEngine counts these too; here a number is a number of multiply-adds, as papers give it.
 NOT_COUNTED = (
@@ -58,14 +58,14 @@ class Complexity(NamedTuple):
 
 
 def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
-    """Multiply-adds of one forward pass, by :data:`CONVENTION`.
+    """Count the multiply-adds of one forward pass, by :data:`CONVENTION`.
 
     Args:
         model (nn.Module): In the mode to count, as a rule ``eval()``.
         image (Tensor): What its ``forward`` takes.
 
     Returns:
-        dict[str, float]: By the name of each module; ``''`` is the whole model.
+        dict[str, float]: By the name of each module; ``''`` is the complete model.
     """
     analyzer = FlopAnalyzer(model, image)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -73,26 +73,28 @@ def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
     analyzer.set_op_handle(**{f'aten::{name}': elementwise_flop_counter(0, 0) for name in NOT_COUNTED})
     analyzer.set_op_handle('aten::sum', elementwise_flop_counter(input_scale=1))
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_products)
-    # The definitions: what exporters record instead, for any size, has other operations.
+    # The reference implementations: what exporters record instead, for any size, has other operations.
     with torch.no_grad(), use_ops('reference'), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the tracer's, about checks of shapes
         return analyzer.by_module()
 
 
-def _attention_products(inputs, outputs) -> int:
-    """Queries by keys, and weights by values: ``(..., L, E), (..., S, E), (..., S, V)``."""
+def _attention_products(inputs: List[Any], outputs: List[Any]) -> int:
+    """Count queries by keys, and weights by values: ``(..., L, E), (..., S, E), (..., S, V)``."""
     query, key, value = (get_shape(x) for x in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-class _Traffic(TorchDispatchMode):
-    """Adds up the sizes of what each operation reads and writes."""
+class _Traffic(TorchDispatchMode):  # type: ignore[misc]
+    """Sum of the sizes of what each operation reads and writes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         # A view, and memory that is only reserved, moves nothing.
         if not function.is_view and 'empty' not in function._schema.name:
@@ -102,9 +104,9 @@ class _Traffic(TorchDispatchMode):
 
 
 def count_traffic(model: nn.Module, image: Tensor) -> int:
-    """Bytes that one forward pass moves if each operation reads its inputs and writes its output once.
+    """Count the bytes that one forward pass moves if each operation reads its inputs and writes its output once.
 
-    They must move where nothing is fused and nothing stays in a cache. Weights count as read once.
+    So many move where nothing is fused and nothing stays in a cache. Weights count as read once.
 
     Args:
         model (nn.Module): May stand on the ``meta`` device, where counting costs nothing.
@@ -115,19 +117,8 @@ def count_traffic(model: nn.Module, image: Tensor) -> int:
     return traffic.bytes
 
 
-def build_model(cfg: Config) -> nn.Module:
-    """A config's model with random weights, in evaluation mode and without SyncBN.
-
-    Raises:
-        UserError: A config of another library.
-    """
-    task_of(cfg)
-    init_default_scope(cfg.default_scope)
-    return revert_sync_batchnorm(MODELS.build(ConfigDict(cfg.model))).eval()
-
-
 def input_shape(given: Sequence[int], scope: str) -> Tuple[int, int]:
-    """Height and width from ``--shape``, or what models of this library are compared at."""
+    """Return height and width from ``--shape``, or those that models of this library are compared at."""
     if not given:
         return DEFAULT_SHAPES[scope]
     if len(given) > 2 or min(given) < 1:
@@ -136,13 +127,13 @@ def input_shape(given: Sequence[int], scope: str) -> Tuple[int, int]:
 
 
 def padded(model: nn.Module, height: int, width: int) -> Tuple[int, int]:
-    """Height and width after the padding that a detector's data preprocessor adds."""
+    """Return height and width after the padding that a detector's data preprocessor adds."""
     divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
 def group_parts(model: nn.Module) -> Dict[str, List[str]]:
-    """Rows of the table and the modules that each takes in: the backbone's stem, stages and norms, neck, heads."""
+    """Group a model's modules by the rows of the table: the backbone's stem, stages and norms, neck, heads."""
     groups: Dict[str, List[str]] = {}
     for name, child in model.named_children():
         if name == 'data_preprocessor':
@@ -190,7 +181,8 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         sample = DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0)))
         model.forward = partial(model.forward, data_samples=[sample])
 
-    flops = count_multiply_adds(model, image)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        flops = count_multiply_adds(model, image)
     parts = [
         Part(
             name,

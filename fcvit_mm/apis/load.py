@@ -1,7 +1,7 @@
-"""A trained network to look into, with the preparation of images that belongs to it."""
+"""Loading a trained network, with the preparation of images that belongs to it."""
 
 import os
-from typing import Callable, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         image (Tensor): ``(1, 3, H, W)``, resized, normalised and padded, on the network's device.
-        image (np.ndarray): ``(H, W, 3)`` uint8 RGB, the same before normalisation, to draw on.
+        pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, the same before normalisation, to draw on.
     """
 
     image: Tensor
@@ -67,6 +67,45 @@ class Network(NamedTuple):
         return self.name if self.checkpoint else f'{self.name} (random weights)'
 
 
+def read_trained(checkpoint: str) -> Dict[str, Any]:
+    """Read a checkpoint that is to be used as it is, and check it; nothing in it is run.
+
+    Args:
+        checkpoint (str): A local file.
+
+    Returns:
+        dict: Its content: ``state_dict``, ``meta``, ... or bare weights.
+
+    Raises:
+        CheckpointError: It is an address, cannot be read, or has NaN or infinity among its weights.
+    """
+    if '://' in checkpoint:
+        raise CheckpointError(
+            f'{checkpoint} is an address: download it and give the path, so that it can be checked first'
+        )
+    content = read_checkpoint(checkpoint)
+    check_finite(content.get('state_dict', content), checkpoint)
+    return content
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build a config's model with random weights, in evaluation mode and without SyncBN.
+
+    Args:
+        cfg (Config): Of a classifier, detector or segmentor. It is not changed, and nothing is downloaded: a backbone's
+            ``init_cfg`` is not run here.
+
+    Raises:
+        ConfigError: A config of another library.
+    """
+    task_of(cfg)
+    model = dict(cfg.model)
+    if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return revert_sync_batchnorm(MODELS.build(ConfigDict(model))).eval()
+
+
 def load_network(
     network: str,
     checkpoint: Optional[str] = None,
@@ -95,21 +134,19 @@ def load_network(
         return _load_config(network, checkpoint, device, options)
 
 
-def _load_config(network: str, checkpoint: Optional[str], device, options: Optional[dict]) -> Network:
+def _load_config(
+    network: str, checkpoint: Optional[str], device: Union[str, torch.device], options: Optional[dict]
+) -> Network:
     cfg = load_config(network, options)
     if not cfg.get('model'):
         raise NetworkError(f'{network} has no model: give the config of a classifier, detector or segmentor')
     # A checkpoint has the backbone's weights too; without one nothing is to be downloaded.
     if cfg.model.get('backbone', {}).get('init_cfg'):
         set_pretrained(cfg, None)
-    if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = build_model(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = revert_sync_batchnorm(MODELS.build(ConfigDict(cfg.model)))
         pipeline = _geometry(cfg)
-    class_names = None
-    if checkpoint is not None:
-        class_names = _load_weights(model, checkpoint)
+    class_names = None if checkpoint is None else _load_weights(model, checkpoint)
     model = model.to(device).eval()
     name = os.path.splitext(os.path.basename(network))[0]
 
@@ -129,19 +166,17 @@ def _load_config(network: str, checkpoint: Optional[str], device, options: Optio
 
 
 def _load_weights(model: nn.Module, checkpoint: str) -> Optional[Tuple[str, ...]]:
-    """Load a checkpoint of MMEngine into its model; the class names that it tells."""
+    """Load a checkpoint of MMEngine into its model; return the class names that it tells."""
+    content = read_trained(checkpoint)
     check_fits(model, checkpoint)
-    content = read_checkpoint(checkpoint)
-    weights = weights_of(content)
-    check_finite(weights, checkpoint)
-    model.load_state_dict(weights, strict=False)
+    model.load_state_dict(weights_of(content), strict=False)
     meta = content.get('meta')
     dataset = meta.get('dataset_meta') if isinstance(meta, dict) else None
     names = (dataset or {}).get('classes') if isinstance(dataset, dict) else None
     return tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
 
 
-def _load_timm(name: str, checkpoint: Optional[str], device, options: dict) -> Network:
+def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.device], options: dict) -> Network:
     require('timm')
     import timm
     from timm.data import resolve_model_data_config
@@ -157,15 +192,13 @@ def _load_timm(name: str, checkpoint: Optional[str], device, options: dict) -> N
         )
     try:
         model = timm.create_model(name, pretrained=False, **{'dynamic_img_size': True, **options})
-    except TypeError as error:  # only plain transformers have the argument; the others take any size or their own
+    except TypeError as error:  # only some transformers have the argument; the others take any size or their own
         if 'dynamic_img_size' not in str(error):
             raise NetworkError(f'{TIMM}{name} with {options}: {error}') from error
         model = timm.create_model(name, pretrained=False, **options)
     if checkpoint is not None:
-        weights = weights_of(read_checkpoint(checkpoint))
-        check_finite(weights, checkpoint)
         try:
-            model.load_state_dict(weights)
+            model.load_state_dict(weights_of(read_trained(checkpoint)))
         except RuntimeError as error:
             raise CheckpointError(f'{checkpoint} does not fit {TIMM}{name}: {error}') from error
     model = model.to(device).eval()
@@ -182,7 +215,7 @@ def _load_timm(name: str, checkpoint: Optional[str], device, options: dict) -> N
 
 
 def _geometry(cfg: Config) -> Optional[Compose]:
-    """What a config's test pipeline does between loading an image and packing it."""
+    """Build the part of a config's test pipeline between loading an image and packing it."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     dataset = next(leaf_datasets(dataset)) if dataset else None
     if not dataset or 'pipeline' not in dataset:
@@ -202,7 +235,7 @@ def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) 
     """Resize an image to cover ``size`` (height, width) and crop the middle, without a change of its proportions.
 
     Args:
-        image (np.ndarray): ``(H, W, 3)`` uint8.
+        pixels (np.ndarray): ``(H, W, 3)`` uint8.
         size (Sequence[int]): Height and width wanted.
         crop_ratio (float): Part of the covering square that the crop keeps, as in evaluation on ImageNet.
     """
@@ -216,7 +249,7 @@ def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) 
 
 
 def pad_image(pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Add what padding an image to ``size`` added, on the right and below."""
+    """Pad an image to ``size`` (height, width) on the right and below, as data preprocessors do."""
     rows, columns = size[0] - pixels.shape[0], size[1] - pixels.shape[1]
     if rows < 0 or columns < 0:
         raise NetworkError(

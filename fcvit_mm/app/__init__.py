@@ -1,1 +1,1 @@
-"""A page in the browser on which trained models predict for images that are dropped there."""
+"""A page in the browser on which trained models predict."""

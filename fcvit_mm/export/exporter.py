@@ -1,8 +1,8 @@
-"""From a config and a checkpoint to a file for other runtimes, and what there is to say about it."""
+"""Exporting a trained model to a file for other runtimes, and the report on it."""
 
 import json
 import os.path as osp
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -15,11 +15,11 @@ from ..errors import UserError
 from ..images import read_image
 from ..models import optimize_for_inference
 from ..models.layers import count_parameters
-from ..preflight.checks import PreflightError, checkpoint_problems
 from ..version import __version__
 from .formats import (
     FORMATS,
     OPSET,
+    Runnable,
     as_tuple,
     check_format,
     load_exported,
@@ -27,7 +27,7 @@ from .formats import (
     time_in_turn,
     write_export,
 )
-from .parts import LEFT_TO_MMDEPLOY, PARTS, take_part
+from .parts import LEFT_TO_MMDEPLOY, PARTS, Part, take_part
 from .quantization import Labelled, calibration_images, labelled_images, measure_drift, quantize
 
 #: Height and width at which speed is measured if the config's test pipeline crops to none.
@@ -68,7 +68,7 @@ def export_model(
         options (dict, optional): Changes to the config.
 
     Returns:
-        dict: What :func:`format_report` prints; plain data, for JSON.
+        dict: What :func:`format_report` prints, ready for JSON.
 
     Raises:
         UserError: Arguments that cannot work, a model or an operator that cannot be exported, a file that does not do
@@ -83,9 +83,6 @@ def export_model(
     samples = _check_int8(kind, int8, labelled, calibration)
     cfg = load_config(config, options)
     size = speed_size(cfg, size)
-    problems = checkpoint_problems(checkpoint, 'the checkpoint')
-    if problems:
-        raise PreflightError(problems)
     network = load_network(config, checkpoint, 'cpu', options)
     module = take_part(network.model, network.task, part).eval().requires_grad_(False)
     channels = getattr(network.model.backbone, 'in_channels', 3)
@@ -108,20 +105,20 @@ def export_model(
         differences=[difference._asdict() for difference in differences],
     )
     in_pytorch = optimize_for_inference(module) if optimize else module
-    forms = {'PyTorch': _in_pytorch(in_pytorch), FORMATS[kind].runtime: load_exported(out, kind)}
+    runtimes = {'PyTorch': _in_pytorch(in_pytorch), FORMATS[kind].runtime: load_exported(out, kind)}
     if samples is not None:
         small = osp.splitext(out)[0] + '_int8.onnx'
         report['int8'] = _write_int8(out, small, module, network, samples, tested)
-        forms['ONNX Runtime, INT8'] = load_exported(small, kind)
+        runtimes['ONNX Runtime, INT8'] = load_exported(small, kind)
     if rounds:
         images = random_images((1, channels, *size))
-        times = time_in_turn({name: lambda run=run: run(images) for name, run in forms.items()}, rounds)
+        times = time_in_turn({name: lambda run=run: run(images) for name, run in runtimes.items()}, rounds)
         report['speed'] = dict(size=list(size), rounds=rounds, threads=torch.get_num_threads(), ms_per_image=times)
     return report
 
 
 def _check_int8(kind: str, folder: Optional[str], labelled: Optional[str], number: int) -> Optional[List[Labelled]]:
-    """The images to calibrate on; ``None`` if no 8-bit file is wanted."""
+    """Find the images to calibrate on; ``None`` if no 8-bit file is wanted."""
     if folder is None:
         if labelled is not None:
             raise UserError('--labelled is what an 8-bit file is measured on: give --int8 FOLDER too')
@@ -134,7 +131,7 @@ def _check_int8(kind: str, folder: Optional[str], labelled: Optional[str], numbe
 
 
 def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
-    """Height and width: those given, those that the test pipeline crops to, or those usual for the task."""
+    """Return height and width: those given, those that the test pipeline crops to, or those usual for the task."""
     if given:
         if len(given) > 2 or min(given) < 1:
             raise UserError(
@@ -149,7 +146,7 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
 
 
 def describe(cfg: Config, network: Network, part: str, optimize: bool, size: Tuple[int, int]) -> Dict[str, str]:
-    """What stands in the file beside the graph: above all what must be done to an image before it."""
+    """Describe the graph, for the file's metadata: above all how to prepare an image for it."""
     preparation = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     return dict(
@@ -169,7 +166,7 @@ def describe(cfg: Config, network: Network, part: str, optimize: bool, size: Tup
     )
 
 
-def _in_pytorch(module: nn.Module) -> Callable[[Tensor], Tuple[Tensor, ...]]:
+def _in_pytorch(module: nn.Module) -> Runnable:
 
     @torch.no_grad()
     def run(images: Tensor) -> Tuple[Tensor, ...]:
@@ -178,33 +175,31 @@ def _in_pytorch(module: nn.Module) -> Callable[[Tensor], Tuple[Tensor, ...]]:
     return run
 
 
-def _check_labelled(folder: str, module: nn.Module, network: Network, channels: int) -> List[Labelled]:
-    """The images to measure accuracy on."""
+def _check_labelled(folder: str, module: Part, network: Network, channels: int) -> List[Labelled]:
+    """Find the images to measure accuracy on."""
     if module.output != 'scores':
-        raise UserError(
-            f'--labelled measures the accuracy of a classifier, the graph gives {module.output}: leave it out'
-        )
+        raise UserError(f'--labelled measures the accuracy of a classifier, the graph gives {module.output}: remove it')
     (scores,) = _in_pytorch(module)(random_images((1, channels, 64, 64)))
     return labelled_images(folder, network.class_names, scores.shape[1])
 
 
 def _write_int8(
-    path: str, small: str, module: nn.Module, network: Network, samples: List[Labelled], tested: List[Labelled]
+    path: str, small: str, module: Part, network: Network, samples: List[Labelled], tested: List[Labelled]
 ) -> dict:
-    """Write the 8-bit form of an ONNX file and measure its drift."""
+    """Write the 8-bit version of an ONNX file and measure its drift."""
 
     def prepare(sample: str) -> Tensor:
         return network.prepare(read_image(sample)).image
 
     quantize(path, small, (prepare(sample.path) for sample in samples))
     # Of a backbone's maps the last, which all the others led to.
-    forms = {
+    runtimes = {
         'PyTorch': _in_pytorch(module),
         'ONNX Runtime': load_exported(path, 'onnx'),
         'ONNX Runtime, INT8': load_exported(small, 'onnx'),
     }
-    forms = {name: lambda images, run=run: run(images)[-1] for name, run in forms.items()}
-    drift = measure_drift(forms, tested, prepare, module.output != 'features')
+    outputs = {name: lambda images, run=run: run(images)[-1] for name, run in runtimes.items()}
+    drift = measure_drift(outputs, tested, prepare, module.output != 'features')
     return dict(
         file=small,
         file_bytes=osp.getsize(small),
@@ -215,7 +210,7 @@ def _write_int8(
 
 
 def format_report(report: dict) -> str:
-    """What :func:`export_model` found, for people."""
+    """Return the report of :func:`export_model` as text."""
     opset = f', opset {OPSET}' if report['format'] == 'onnx' else ''
     what = f'{report["task"]}, {report["part"]}' + (', optimised for inference' if report['optimized'] else '')
     lines = [
@@ -247,7 +242,7 @@ def format_report(report: dict) -> str:
             f'INT8, calibrated on {int8["calibrated_on"]} images, measured on {int8["images"]} '
             f'({int8["measured_on"]}):',
         ]
-        for name, found in int8['forms'].items():
+        for name, found in int8['runtimes'].items():
             values = [f'{key.replace("_", " ")} {value:.4g}' for key, value in found.items()]
             lines.append(f'  {name}: ' + ', '.join(values))
     if report['task'] == 'detection':

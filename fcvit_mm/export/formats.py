@@ -1,4 +1,4 @@
-"""A part of a model as one graph in a file, which gets its name only after it was run and compared with PyTorch."""
+"""Recording a part of a model as a graph in a file, which is compared with PyTorch before it gets its name."""
 
 import copy
 import importlib.util
@@ -6,8 +6,6 @@ import json
 import os
 import os.path as osp
 import re
-import shutil
-import tempfile
 import time
 import traceback
 import warnings
@@ -20,9 +18,12 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import WriteError
+from ..files import atomic_path, is_write_failure
 from ..models import optimize_for_inference
-from .parts import free_of_sizes_
+from .parts import Part, free_of_sizes_
+
+#: Runs a graph: from images ``(B, C, H, W)`` to a tuple of outputs.
+Runnable = Callable[[Tensor], Tuple[Tensor, ...]]
 
 
 class ExportError(UserError):
@@ -30,7 +31,7 @@ class ExportError(UserError):
 
 
 class Format(NamedTuple):
-    """A kind of file: its suffix, what runs it, and the packages that it needs beside torch."""
+    """A kind of file: its suffix, its runtime, and the packages that it needs besides torch."""
 
     suffix: str
     runtime: str
@@ -62,7 +63,13 @@ OPERATORS = (
 
 
 class Difference(NamedTuple):
-    """Where file and PyTorch differed most on some images: batch, height and width, by how much, of how much."""
+    """Largest difference between a file and PyTorch on some images.
+
+    Attributes:
+        shape (tuple[int, int, int]): Batch, height and width of the images.
+        largest (float): The difference.
+        of (float): The largest value of that output.
+    """
 
     shape: Tuple[int, int, int]
     largest: float
@@ -84,7 +91,7 @@ def check_format(path: str, kind: str) -> None:
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"{package} is not installed: pip install 'fcvit_mm[export]' (--format torchscript needs "
-                'nothing beside torch)'
+                'nothing besides torch)'
             )
     version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
     if kind != 'torchscript' and version < MIN_TORCH:
@@ -95,7 +102,7 @@ def check_format(path: str, kind: str) -> None:
 
 
 def write_export(
-    part: nn.Module,
+    part: Part,
     path: str,
     kind: str,
     optimize: bool = False,
@@ -132,42 +139,26 @@ def write_export(
     example = random_images((EXAMPLE[0], channels, *EXAMPLE[1:]))
     with torch.no_grad():
         names = output_names(part, len(as_tuple(recorded(example))))
-    with staged(path) as unchecked:
+    with atomic_path(path, suffix=FORMATS[kind].suffix) as unchecked:
         with naming_operators(f'{kind} cannot record the model'):
             RECORDERS[kind](recorded, example, names, unchecked, metadata or {})
         run = load_exported(unchecked, kind)
         return [compare(part, run, kind, (batch, channels, height, width)) for batch, height, width in shapes]
 
 
-def output_names(part: nn.Module, number: int) -> List[str]:
+def output_names(part: Part, number: int) -> List[str]:
+    """Return the names of a part's outputs, of which there are ``number``."""
     return [part.output] if part.output != 'features' else [f'features{i}' for i in range(number)]
 
 
 def random_images(shape: Tuple[int, ...]) -> Tensor:
-    """Images as they are after normalisation, the same at each call."""
+    """Return images as they are after normalisation, the same at each call."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def as_tuple(outputs: Any) -> Tuple[Tensor, ...]:
+    """Return one output, or several, as a tuple."""
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-
-
-@contextmanager
-def staged(path: str) -> Iterator[str]:
-    """Give a path to write to, whose file takes the name ``path`` when all goes well, and is removed if not."""
-    folder = osp.dirname(path) or '.'
-    temporary = None
-    try:
-        os.makedirs(folder, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=f'.{osp.basename(path)}.', dir=folder)
-        unchecked = osp.join(temporary, osp.basename(path))
-        yield unchecked
-        os.replace(unchecked, path)
-    except OSError as error:
-        raise WriteError(f'{path} could not be written: {error.strerror or error}') from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -175,9 +166,11 @@ def naming_operators(what: str) -> Iterator[None]:
     """Turn what exporters and runtimes raise into one message: the operator, where it is called, the way out."""
     try:
         yield
-    except (OSError, UserError):
+    except UserError:
         raise
     except Exception as error:
+        if is_write_failure(error):
+            raise
         # Broad, because there is no class that all of their errors have in common.
         operator, told = operator_of(error)
         place = place_of(error)
@@ -192,17 +185,18 @@ def naming_operators(what: str) -> Iterator[None]:
         ) from error
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that led to it, the first of them first."""
-    seen: List[BaseException] = []
-    while error is not None and error not in seen:
-        seen.insert(0, error)
-        error = error.__cause__ or error.__context__
-    return iter(seen)
+def causes(error: BaseException) -> List[BaseException]:
+    """Return an error and those that led to it, the first of them first."""
+    found: List[BaseException] = []
+    current: Optional[BaseException] = error
+    while current is not None and current not in found:
+        found.insert(0, current)
+        current = current.__cause__ or current.__context__
+    return found
 
 
 def operator_of(error: BaseException) -> Tuple[Optional[str], BaseException]:
-    """The operator that an error or a cause of it speaks of, if any does, and which of them."""
+    """Return the operator that an error or a cause of it names, if any does, and that error."""
     for pattern in OPERATORS:
         for cause in causes(error):
             found = re.search(pattern, str(cause))
@@ -212,7 +206,7 @@ def operator_of(error: BaseException) -> Tuple[Optional[str], BaseException]:
 
 
 def place_of(error: BaseException) -> Optional[str]:
-    """The innermost line of a model's own code that an error came through: not PyTorch's, not this file's."""
+    """Return the innermost line of a model's own code that an error came through: not PyTorch's, not this file's."""
     inside = osp.dirname(torch.__file__)
     for cause in causes(error):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
@@ -225,7 +219,7 @@ def _program(part: nn.Module, example: Tensor) -> 'torch.export.ExportedProgram'
     from torch.fx.experimental import _config
 
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    # The plain layout, and no assumption that what is not 1 in the example never is: torch.onnx.export sets the same.
+    # Contiguous, and no assumption that what is not 1 in the example never is: torch.onnx.export sets the same.
     with torch.no_grad(), _config.patch(backed_size_oblivious=True):
         return torch.export.export(
             part.to(memory_format=torch.contiguous_format), (example,), dynamic_shapes=(sizes,), strict=False
@@ -251,7 +245,7 @@ def _record_onnx(part: nn.Module, example: Tensor, names: List[str], path: str, 
     onnx.save(model, path)
 
 
-def forget_origins(message) -> None:
+def forget_origins(message: Any) -> None:
     """Remove the exporter's notes for debugging, which have the paths of this machine's files, from an ONNX message."""
     for name in ('metadata_props', 'doc_string'):
         if name in message.DESCRIPTOR.fields_by_name:
@@ -275,7 +269,7 @@ def _record_torchscript(
     part: nn.Module, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]
 ) -> None:
     with torch.no_grad(), warnings.catch_warnings():
-        # About each check of a shape, that it may be another for other images: that is what `compare` looks at.
+        # About each check of a shape, that it may be another for other images: `compare` checks that.
         warnings.simplefilter('ignore')
         traced = torch.jit.trace(part, example, check_trace=False)
         torch.jit.save(traced, path, _extra_files={'metadata.json': json.dumps(metadata)})
@@ -284,8 +278,8 @@ def _record_torchscript(
 RECORDERS = {'onnx': _record_onnx, 'torch_export': _record_torch_export, 'torchscript': _record_torchscript}
 
 
-def load_exported(path: str, kind: str) -> Callable[[Tensor], Tuple[Tensor, ...]]:
-    """What runs a file on the CPU, with as many threads as PyTorch has: images to a tuple of outputs."""
+def load_exported(path: str, kind: str) -> Runnable:
+    """Load a file to run on the CPU, with as many threads as PyTorch has: from images to a tuple of outputs."""
     if kind == 'onnx':
         import onnxruntime
 
@@ -307,7 +301,7 @@ def load_exported(path: str, kind: str) -> Callable[[Tensor], Tuple[Tensor, ...]
     return run
 
 
-def compare(part: nn.Module, run: Callable, kind: str, shape: Tuple[int, int, int, int]) -> Difference:
+def compare(part: Part, run: Runnable, kind: str, shape: Tuple[int, int, int, int]) -> Difference:
     """Run a file and the part that it is of on random images.
 
     Raises:
@@ -341,8 +335,7 @@ def compare(part: nn.Module, run: Callable, kind: str, shape: Tuple[int, int, in
 
 
 def time_in_turn(calls: Dict[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> Dict[str, float]:
-    """Medians of the milliseconds that calls take, timed A B C A B C ..., so that what else the machine does falls on
-    all of them."""
+    """Measure the median milliseconds of calls, timed A B C A B C ..., so that other load falls on all of them."""
     times: Dict[str, List[float]] = {name: [] for name in calls}
     for done in range(-warmup, rounds):
         for name, call in calls.items():

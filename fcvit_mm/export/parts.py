@@ -1,4 +1,6 @@
-"""What of a classifier, detector or segmentor can stand in one graph: tensors in, tensors out, at any size."""
+"""The parts of a classifier, detector or segmentor that make one graph: tensors in, tensors out, at any size."""
+
+from typing import Any, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -8,15 +10,25 @@ from torch import Tensor
 from ..errors import UserError
 
 PARTS = ('model', 'neck', 'backbone')
-#: What a detector's graph does not have.
+#: What a detector's graph does not contain.
 LEFT_TO_MMDEPLOY = (
     'RPN or dense head, RoI heads, the decoding of boxes and NMS are left to mmdeploy '
-    '(https://github.com/open-mmlab/mmdeploy), which exports whole detectors: the graph ends in the '
+    '(https://github.com/open-mmlab/mmdeploy), which exports complete detectors: the graph ends in the '
     'feature maps that they take'
 )
 
 
-class Features(nn.Module):
+class Part(nn.Module):
+    """A part of a model that is exported.
+
+    Attributes:
+        output (str): What its graph gives: ``'features'``, ``'scores'`` or ``'logits'``.
+    """
+
+    output: str
+
+
+class Features(Part):
     """Images to feature maps: a backbone and, if it is given, the neck behind it.
 
     Shape:
@@ -26,22 +38,22 @@ class Features(nn.Module):
 
     output = 'features'
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module = None) -> None:
+    def __init__(self, backbone: nn.Module, neck: Optional[nn.Module] = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
 
-    def forward(self, images: Tensor) -> tuple:
+    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         features = self.backbone(images)
         return tuple(features if self.neck is None else self.neck(features))
 
 
-class Scores(nn.Module):
+class Scores(Part):
     """Images to the classes' scores, which add up to 1. ``(B, C, H, W)`` to ``(B, classes)``."""
 
     output = 'scores'
 
-    def __init__(self, features: Features, head: nn.Module) -> None:
+    def __init__(self, features: Features, head: Any) -> None:
         super().__init__()
         self.features = features
         self.head = head
@@ -50,12 +62,12 @@ class Scores(nn.Module):
         return self.head(self.features(images)).softmax(1)
 
 
-class Logits(nn.Module):
+class Logits(Part):
     """Images to each pixel's logits, before softmax. ``(B, C, H, W)`` to ``(B, classes, H, W)``."""
 
     output = 'logits'
 
-    def __init__(self, features: Features, head: nn.Module) -> None:
+    def __init__(self, features: Features, head: Any) -> None:
         super().__init__()
         self.features = features
         self.head = head
@@ -65,8 +77,8 @@ class Logits(nn.Module):
         return F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=self.head.align_corners)
 
 
-def take_part(model: nn.Module, task: str, part: str = 'model') -> nn.Module:
-    """A part of a model that can be exported.
+def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
+    """Take a part of a model that can be exported.
 
     Args:
         model (nn.Module): A classifier, detector or segmentor.
@@ -75,17 +87,17 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> nn.Module:
             classifier's scores, a segmentor's logits at the size of the images.
 
     Returns:
-        nn.Module: :class:`Features`, :class:`Scores` or :class:`Logits` around the model's own modules.
+        Part: :class:`Features`, :class:`Scores` or :class:`Logits` around the model's own modules.
 
     Raises:
-        UserError: An unknown part, one that the model lacks, a whole detector, a head of another kind.
+        UserError: An unknown part, one that the model lacks, a complete detector, a head of another kind.
     """
     name = type(model).__name__
     if part not in PARTS:
         raise UserError(f'part {part!r}, expected one of {", ".join(PARTS)}')
     if part == 'model' and task == 'detection':
         raise UserError(
-            f'{name} is a detector, which is not exported whole: {LEFT_TO_MMDEPLOY}. Take --part neck, or '
+            f'{name} is a detector, which is not exported as one graph: {LEFT_TO_MMDEPLOY}. Take --part neck, or '
             '--part backbone'
         )
     backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
@@ -132,7 +144,7 @@ class AdaptiveAvgPool2d(nn.Module):
         ``(B, C, H, W)`` to ``(B, C, *output_size)``.
     """
 
-    def __init__(self, output_size) -> None:
+    def __init__(self, output_size: Union[int, Tuple[int, int]]) -> None:
         super().__init__()
         self.output_size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
 
@@ -143,7 +155,7 @@ class AdaptiveAvgPool2d(nn.Module):
 
     @staticmethod
     def weights(length: int, bins: int, like: Tensor) -> Tensor:
-        """What each position of an axis gives to each bin, ``(bins, length)``. Bins overlap, as PyTorch's do."""
+        """Return the weight of each position in each bin, ``(bins, length)``; bins overlap as PyTorch's do."""
         position = torch.arange(length, device=like.device)
         index = torch.arange(bins, device=like.device)[:, None]
         start = (index * length).div(bins, rounding_mode='floor')
@@ -153,7 +165,7 @@ class AdaptiveAvgPool2d(nn.Module):
 
 
 def free_of_sizes_(module: nn.Module) -> nn.Module:
-    """Put modules that compute the same at any size in the place of the libraries' that exporters record at one size.
+    """Replace modules that exporters record at one size by modules that compute the same at any size.
 
     Args:
         module (nn.Module): Changed in place.
@@ -176,7 +188,7 @@ def free_of_sizes_(module: nn.Module) -> nn.Module:
     return module
 
 
-def _is_fixed(size) -> bool:
-    """Whether both sides are given (``None`` keeps the input's); a plain mean, which exporters know, is left alone."""
+def _is_fixed(size: Any) -> bool:
+    """Check whether both sides are given (``None`` keeps the input's); a mean, ``(1, 1)``, is known to exporters."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
     return None not in sides and sides != (1, 1)

@@ -1,15 +1,16 @@
-"""An ONNX file with 8-bit integers for CPUs, by ONNX Runtime's quantizer, and how far its outputs drift."""
+"""Quantising an ONNX file to 8-bit integers for CPUs with ONNX Runtime, and measuring how far its outputs drift."""
 
+import os
 import os.path as osp
 import tempfile
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from torch import Tensor
 
+from ..checkpoints.names import some
 from ..errors import UserError
-from ..images import IMAGE_SUFFIXES, image_problem
-from ..preflight.checks import list_images, shorten
-from .formats import staged
+from ..files import atomic_path
+from ..images import IMAGE_SUFFIXES, find_images, image_problem, list_images
 
 #: What is computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: they cost little time and
 #: much accuracy.
@@ -24,7 +25,7 @@ class Labelled(NamedTuple):
 
 
 def calibration_images(folder: str, number: int) -> List[Labelled]:
-    """So many images below a folder, evenly spread over their sorted paths; all if there are fewer.
+    """Choose ``number`` images below a folder, evenly spread over their sorted paths; all if there are fewer.
 
     Raises:
         UserError: The folder is missing or has none, or one does not decode.
@@ -36,9 +37,7 @@ def calibration_images(folder: str, number: int) -> List[Labelled]:
         )
     if number < 1:
         raise UserError(f'--calibration-images {number}, expected at least 1')
-    paths = list_images(folder, IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(f'no images ({", ".join(IMAGE_SUFFIXES)}) below {folder}')
+    paths = find_images(folder, recursive=True)
     number = min(number, len(paths))
     paths = [paths[i * len(paths) // number] for i in range(number)]
     problems = list(filter(None, map(image_problem, paths)))
@@ -48,7 +47,7 @@ def calibration_images(folder: str, number: int) -> List[Labelled]:
 
 
 def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_classes: int) -> List[Labelled]:
-    """All images of a folder with one folder per class.
+    """List the images of a folder that has one folder per class.
 
     Args:
         folder (str): The folder.
@@ -60,13 +59,9 @@ def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_class
     """
     if not osp.isdir(folder):
         raise UserError(f'--labelled {folder} is no folder: give one with a folder of images for each class')
-    names = sorted(
-        {
-            osp.relpath(path, folder).split('/')[0]
-            for path in list_images(folder, IMAGE_SUFFIXES)
-            if osp.dirname(path) != folder.rstrip('/')
-        }
-    )
+    parts_of = {path: osp.relpath(path, folder).split(os.sep) for path in list_images(folder)}
+    labelled = {path: parts[0] for path, parts in parts_of.items() if len(parts) > 1}
+    names = sorted(set(labelled.values()))
     if not names:
         raise UserError(
             f'no images ({", ".join(IMAGE_SUFFIXES)}) in folders of {folder}, expected one folder for each class'
@@ -74,18 +69,14 @@ def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_class
     order = list(class_names) if class_names and set(names) <= set(class_names) else names
     if order is names and len(names) != num_classes:
         raise UserError(
-            f'{folder} has {len(names)} folders ({shorten(names)}), expected one for each of the '
-            f'{num_classes} classes' + (f' ({shorten(class_names)})' if class_names else '')
+            f'{folder} has {len(names)} folders ({some(names, 5)}), expected one for each of the '
+            f'{num_classes} classes' + (f' ({some(class_names, 5)})' if class_names else '')
         )
-    return [
-        Labelled(path, order.index(name))
-        for name in names
-        for path in list_images(osp.join(folder, name), IMAGE_SUFFIXES)
-    ]
+    return [Labelled(path, order.index(name)) for path, name in labelled.items()]
 
 
 def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
-    """Write the 8-bit form of an ONNX file: weights and inputs of what :data:`QUANTIZED` names, in QDQ format.
+    """Write the 8-bit version of an ONNX file: weights and inputs of what :data:`QUANTIZED` names, in QDQ format.
 
     Weights have 7 bits and a scale per output channel: with 8, the sums of pairs of products saturate 16 bits on CPUs
     without VNNI instructions.
@@ -106,7 +97,7 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
             image = next(self.images, None)
             return None if image is None else {'images': image.numpy()}
 
-    with tempfile.TemporaryDirectory() as folder, staged(out) as unchecked:
+    with tempfile.TemporaryDirectory() as folder, atomic_path(out, suffix='.onnx') as unchecked:
         prepared = osp.join(folder, 'prepared.onnx')
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantize_static(
@@ -123,28 +114,28 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
 
 
 def measure_drift(
-    forms: Dict[str, Callable[[Tensor], Tensor]],
+    runtimes: Dict[str, Callable[[Tensor], Tensor]],
     samples: Sequence[Labelled],
     prepare: Callable[[str], Tensor],
     has_classes: bool,
 ) -> dict:
-    """How the outputs of several forms of a model differ from the first one's.
+    """Measure how the outputs of a model in several runtimes differ from the first one's.
 
     Args:
-        forms (dict[str, callable]): Images ``(1, C, H, W)`` to one output; the first is compared with.
-        images (Sequence[Labelled]): With labels, the accuracy is measured too.
+        runtimes (dict[str, callable]): Images ``(1, C, H, W)`` to one output; the first is compared with.
+        samples (Sequence[Labelled]): With labels, the accuracy is measured too.
         prepare (callable): A path to images.
         has_classes (bool): Whether the output's second axis is that of classes (scores, logits).
 
     Returns:
-        dict: ``images``, and for each form ``mean_abs_difference`` and ``max_abs_difference`` of the outputs,
-        ``agreement`` of the best class (of images, or of pixels) and ``accuracy``; what cannot be said is left out.
+        dict: ``images``, and for each runtime ``mean_abs_difference`` and ``max_abs_difference`` of the outputs,
+        ``agreement`` of the best class (of images, or of pixels) and ``accuracy``; what cannot be measured is absent.
     """
-    reference = next(iter(forms))
-    sums = {name: dict(mean=0.0, max=0.0, same=0.0, right=0) for name in forms}
+    reference = next(iter(runtimes))
+    sums = {name: dict(mean=0.0, max=0.0, same=0.0, right=0) for name in runtimes}
     for sample in samples:
         images = prepare(sample.path)
-        outputs = {name: run(images) for name, run in forms.items()}
+        outputs = {name: run(images) for name, run in runtimes.items()}
         for name, output in outputs.items():
             difference = (output - outputs[reference]).abs()
             sums[name]['mean'] += difference.mean().item()
@@ -153,12 +144,12 @@ def measure_drift(
                 best = output.argmax(1)
                 sums[name]['same'] += (best == outputs[reference].argmax(1)).double().mean().item()
                 sums[name]['right'] += sample.label is not None and best.item() == sample.label
-    result: dict = dict(images=len(samples), forms={})
+    result: dict = dict(images=len(samples), runtimes={})
     for name, total in sums.items():
         found = dict(mean_abs_difference=total['mean'] / len(samples), max_abs_difference=total['max'])
         if has_classes:
             found['agreement'] = total['same'] / len(samples)
         if samples[0].label is not None:
             found['accuracy'] = total['right'] / len(samples)
-        result['forms'][name] = found
+        result['runtimes'][name] = found
     return result

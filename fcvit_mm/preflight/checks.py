@@ -13,11 +13,12 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
+from ..apis.load import read_trained
 from ..checkpoints import CheckpointError, check_finite, read_checkpoint
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError, origin
-from ..images import image_problem, truncation_problem
+from ..images import image_problem, image_size, list_images, read_labels, truncation_problem
 from .annotations import coco_faults
 
 #: Images of each data set that are decoded before the start.
@@ -84,12 +85,9 @@ def is_url(path: str) -> bool:
 
 
 def checkpoint_problems(path: str, what: str) -> List[str]:
-    """Check a checkpoint by :func:`fcvit_mm.checkpoints.read_checkpoint`, which never runs what is in it."""
-    if is_url(path):
-        return [f'{what} {path} is an address: download it and give the path, so that it can be checked first']
+    """Check a checkpoint by :func:`fcvit_mm.apis.load.read_trained`, which never runs what is in it."""
     try:
-        content = read_checkpoint(path)
-        check_finite(content.get('state_dict', content), path)
+        read_trained(path)
     except CheckpointError as error:
         return [f'{what}: {error}']
     return []
@@ -97,10 +95,10 @@ def checkpoint_problems(path: str, what: str) -> List[str]:
 
 def resume_problems(path: str) -> List[str]:
     """Check a checkpoint that training is to resume from."""
-    problems = checkpoint_problems(path, '--resume')
-    if problems:
-        return problems
-    content = read_checkpoint(path)
+    try:
+        content = read_trained(path)
+    except CheckpointError as error:
+        return [f'--resume: {error}']
     meta = content.get('meta')
     if 'optimizer' not in content or not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
         return [
@@ -320,16 +318,6 @@ def sample(items: List[Any]) -> List[Any]:
     return [items[int(index)] for index in np.linspace(0, len(items) - 1, SAMPLE_SIZE)]
 
 
-def list_images(folder: str, suffixes: Iterable[str]) -> List[str]:
-    """Return the paths of the images below a folder, in order."""
-    return sorted(
-        osp.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(tuple(suffixes))
-    )
-
-
 def coco_problems(dataset: Any, ann_file: str, folder: str, with_masks: bool = False) -> Tuple[List[str], List[str]]:
     """Return the images and the problems of a data set in COCO's format."""
     try:
@@ -381,13 +369,9 @@ def coco_problems(dataset: Any, ann_file: str, folder: str, with_masks: bool = F
 
 
 def size_of(path: str) -> Optional[Tuple[int, int]]:
-    """Return width and height of an image as OpenCV turns it (EXIF); ``None`` if they cannot be read."""
-    from PIL import Image
-
+    """Return width and height of an image; ``None`` if they cannot be read."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(274, 1) >= 5 else (width, height)
+        return image_size(path)
     except Exception:
         # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
         return None
@@ -472,11 +456,3 @@ def segmentation_problems(
                 f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
             )
     return paths, problems
-
-
-def read_labels(path: str) -> List[int]:
-    """Return the different values in a map of labels."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.unique(np.asarray(image)).tolist() if image.mode != 'RGB' else []

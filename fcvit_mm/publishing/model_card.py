@@ -1,6 +1,6 @@
-"""What is known about a published model: from its config, its run's logs and the code; a card and a metafile entry.
+"""The model card and metafile entry of a published model, from its config, its run's logs and the code.
 
-Nothing is guessed. What no file says stands in the card as not known, and in the metafile's entry not at all.
+Nothing is guessed. What no file says is "not known" in the card and absent from the entry.
 """
 
 import json
@@ -15,7 +15,8 @@ from mmengine.config import Config
 
 from ..apis.count import Complexity
 from ..checkpoints import CheckpointError, recognize
-from ..engine.config import TASKS, type_name
+from ..engine.config import TASKS, leaf_datasets, type_name
+from ..models.variants import collection_of
 from ..version import __version__
 from .weights import Stripped, digest
 
@@ -36,14 +37,6 @@ METRICS = {
 }
 #: Names of data sets by the folder that the libraries' configs expect them in; any other folder's own name is taken.
 DATASETS = {'imagenet': 'ImageNet-1k', 'coco': 'COCO', 'ADEChallengeData2016': 'ADE20K'}
-#: Collections of configs/*/metafile.yml by network; those of detection and segmentation have the task added.
-COLLECTIONS = {
-    'FCViT': 'FCViT',
-    'DWNet': 'DWNet',
-    'ViT': 'AttnScale and FeatScale',
-    'CaiT': 'AttnScale and FeatScale',
-    'Swin': 'AttnScale and FeatScale',
-}
 #: How each task's library predicts with a config and a checkpoint.
 USAGE = {
     'classification': (
@@ -62,7 +55,7 @@ USAGE = {
 
 
 class Run(NamedTuple):
-    """What the logs of the run that wrote a checkpoint say.
+    """The logs of the run that wrote a checkpoint.
 
     Attributes:
         metrics (dict[str, float]): Of the validation at the checkpoint's epoch or iteration, as logged; empty if there
@@ -79,25 +72,25 @@ class Run(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What is published, with all that is known about it; ``None`` where it is not.
+    """A published model and all that is known about it; ``None`` where nothing is.
 
     Attributes:
         stripped (Stripped): The weights and their meta.
-        network (str): Network and variant in words, by the names of the weights.
-        family (str): The network's class.
+        network (str): Network and variant as text, by the names of the weights.
+        collection (str): The collection of its network in metafiles, without the task.
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
         config (str): Path of the config, from ``configs/`` on if it stands there.
-        training_data (str), validation_data (str): Data set and split, in words.
+        training_data (str), validation_data (str): Data set and split as text.
         dataset (str): The name of the validation's data set for metafiles.
         batch_size (int): Images per step, of all processes.
         complexity (Complexity): Parameters and multiply-adds.
         trained_at (str), published_at (str): Commits of this project.
-        run (Run): What the logs say.
+        run (Run): From the logs.
     """
 
     stripped: Stripped
     network: Optional[str]
-    family: Optional[str]
+    collection: Optional[str]
     task: Optional[str]
     config: Optional[str]
     training_data: Optional[str]
@@ -117,7 +110,7 @@ def describe(
     cfg: Optional[Config] = None,
     complexity: Optional[Complexity] = None,
 ) -> Model:
-    """Gather what the files say.
+    """Gather what is known about a model.
 
     Args:
         stripped (Stripped): From ``source``.
@@ -129,10 +122,10 @@ def describe(
     run = read_run(work_dir or osp.dirname(source) or '.', stripped.meta)
     if not stripped.validated:
         run = run._replace(metrics={}, source=None)
-    network = family = None
+    network = collection = None
     try:
         found = recognize({'state_dict': stripped.state_dict}, source)
-        family, network = found.network.__name__, f'{found.network.__name__} {found.arch}'
+        collection, network = collection_of(found.network), f'{found.network.__name__} {found.arch}'
     except CheckpointError:  # a network of the libraries
         if cfg is not None:
             network = type_name(cfg.model.get('backbone', cfg.model))
@@ -140,11 +133,11 @@ def describe(
     return Model(
         stripped,
         network,
-        family,
+        collection,
         None if cfg is None else TASKS[cfg.default_scope],
         None if cfg is None else _config_path(cfg.filename),
-        _in_words(train),
-        _in_words(validation),
+        _as_text(train),
+        _as_text(validation),
         _name(validation),
         _batch_size(cfg, run),
         complexity,
@@ -197,28 +190,29 @@ def read_run(folder: str, meta: dict) -> Run:
 
 
 def _processes(log: Path) -> Optional[int]:
-    """How many processes a run had, which MMEngine's log calls GPUs, also without any."""
+    """Return how many processes a run had, which MMEngine's log calls GPUs, also without any."""
     text = log.read_text(encoding='utf-8', errors='replace') if log.is_file() else ''
     count = re.search(r'GPU number: (\d+)', text)
     return int(count.group(1)) if count else None
 
 
 def _dataset(cfg: Optional[Config], loader: str) -> Optional[dict]:
-    """The innermost data set of a loader; ``None`` for none, or several joined."""
+    """Return the only data set behind a loader; ``None`` for none, or several."""
     dataset = ((cfg or {}).get(loader) or {}).get('dataset')
-    while isinstance(dataset, dict) and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset if isinstance(dataset, dict) and dataset.get('data_root') else None
+    found = list(leaf_datasets(dataset)) if dataset else []
+    return found[0] if len(found) == 1 and found[0].get('data_root') else None
 
 
 def _name(dataset: Optional[dict]) -> Optional[str]:
+    """Return a data set's name for metafiles."""
     if dataset is None:
         return None
     folder = osp.basename(osp.normpath(dataset['data_root']))
     return DATASETS.get(folder, folder)
 
 
-def _in_words(dataset: Optional[dict]) -> Optional[str]:
+def _as_text(dataset: Optional[dict]) -> Optional[str]:
+    """Return a data set's name, type and split as text."""
     if dataset is None:
         return None
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
@@ -248,7 +242,7 @@ def _batch_size(cfg: Optional[Config], run: Run) -> Optional[int]:
 
 
 def _git(*arguments: str) -> Optional[str]:
-    """Answer of git about the checkout that this package is in; ``None`` if it is in none."""
+    """Return git's answer about the checkout that this package is in; ``None`` if it is in none."""
     package = Path(__file__).parents[1]
     try:
         # An installed package may lie below somebody else's repository, untracked.
@@ -260,12 +254,12 @@ def _git(*arguments: str) -> Optional[str]:
 
 
 def _version(meta: dict) -> Optional[str]:
-    """MMEngine's version, without the commit that it adds."""
+    """Return MMEngine's version, without the commit that it adds."""
     return re.sub(r'([0-9a-f]{40}|unknown)$', '', str(meta.get('mmengine_version', ''))) or None
 
 
 def _trained_at(meta: dict) -> Optional[str]:
-    """MMEngine adds the commit of the directory that it is run in to its version; counts if it is one of ours."""
+    """Return the commit that MMEngine adds to its version, of the directory that it ran in, if it is one of ours."""
     found = re.search(r'[0-9a-f]{40}$', str(meta.get('mmengine_version', '')))
     return found.group() if found and _git('cat-file', '-e', f'{found.group()}^{{commit}}') is not None else None
 
@@ -276,7 +270,7 @@ def _published_at() -> Optional[str]:
 
 
 def results(model: Model) -> List[dict]:
-    """Metrics in percent, as metafiles have them: a dict for each task."""
+    """Return the metrics in percent, as metafiles have them: a dict for each task."""
     tasks: Dict[str, Dict[str, float]] = {}
     for key, (task, name, factor) in METRICS.items():
         value = model.run.metrics.get(key, -1)
@@ -288,20 +282,22 @@ def results(model: Model) -> List[dict]:
 
 
 def write_entry(model: Model) -> str:
-    """The model's entry for the ``metafile.yml`` of its config's folder, without a link to a download.
+    """Return the model's entry for the ``metafile.yml`` of its config's folder, without a link to a download.
 
-    Needs ``model.config``.
+    ``model.config`` must be known.
     """
     import yaml
 
-    class Indented(yaml.SafeDumper):
-        def increase_indent(self, flow=False, indentless=False):
+    assert model.config is not None
+
+    class Indented(yaml.SafeDumper):  # type: ignore[misc]
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
             return super().increase_indent(flow, False)
 
     entry: Dict[str, Any] = {'Name': osp.splitext(osp.basename(model.config))[0]}
-    if model.family in COLLECTIONS:
+    if model.collection:
         suffix = '' if model.task == 'classification' else f' ({model.task})'
-        entry['In Collection'] = COLLECTIONS[model.family] + suffix
+        entry['In Collection'] = model.collection + suffix
     entry['Config'] = model.config
     length = _length(model)
     metadata = {
@@ -319,17 +315,17 @@ def write_entry(model: Model) -> str:
 
 
 def _length(model: Model) -> Dict[str, int]:
-    """How long it was trained, as far as its run counted that."""
+    """Return how long it was trained, as far as its run counted that."""
     meta, by_epoch = model.stripped.meta, model.run.by_epoch
     names = {'epoch': 'epoch', 'iter': 'iteration'} if by_epoch else {'iter': 'iteration'} if by_epoch is False else {}
     return {name: meta[key] for key, name in names.items() if isinstance(meta.get(key), int)}
 
 
 def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
-    """The model card, in Markdown.
+    """Return the model card, in Markdown.
 
     Args:
-        model (Model): What is known.
+        model (Model): From :func:`describe`.
         name (str): Title.
         files (dict[str, bytes]): What is published, by name.
     """
@@ -398,7 +394,7 @@ def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
         ),
     ]
     lines += ['', 'Weights and plain data only: `torch.load(weights_only=True)` reads the `.pth` file.']
-    if model.config:
+    if model.config and model.task:
         imported, call = USAGE[model.task]
         call = call.format(config=model.config, checkpoint=next(iter(files)))
         lines += ['', '## Use', '', '```python', imported, '', call, '```']
@@ -409,7 +405,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> List[str]:
     return [f'| {" | ".join(map(_cell, row))} |' for row in (head, ['---'] * len(head), *rows)]
 
 
-def _cell(value) -> str:
-    """Text from a checkpoint or config in one line of Markdown, without taking it for markup."""
+def _cell(value: Any) -> str:
+    """Return text from a checkpoint or config in one line of Markdown, escaped so that it is no markup."""
     text = re.sub(r'\s+', ' ', str(value))
     return re.sub(r'([|<>\[\]\\*])', r'\\\1', text)[:300]

@@ -1,7 +1,7 @@
-"""Publish a trained model: its weights and what inference needs, in files whose names have their hashes.
+"""Publishing a trained model: its weights and what inference needs, in files whose names have their hashes.
 
-What MMEngine's runner writes to go on with training (optimizer, schedulers, logs, the second set of weights of its
-``EMAHook``, the whole config with the paths in it) stays behind.
+What MMEngine's runner writes to resume training (optimizer, schedulers, logs, the second set of weights of its
+``EMAHook``, the config with the paths in it) is dropped.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import OrderedDict
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ..checkpoints.convert import KEPT_META
 from ..checkpoints.names import some, tensors_of
 from ..checkpoints.recognize import check_finite
 from ..checkpoints.safe_load import META_KEY, CheckpointError, read_checkpoint
+from ..files import write_all_atomic
 from ..version import __version__
 
 #: What else of ``meta`` is kept if it is plain data: when and with what the weights were made.
@@ -27,25 +28,25 @@ KEPT_TRAINING = ('epoch', 'iter', 'seed', 'time', 'experiment_name', 'mmengine_v
 #: Digits of the SHA-256 in a file's name, as OpenMMLab and torch.hub have it: ``fcvit_b12-1a2b3c4d.pth``.
 HASH_DIGITS = 8
 AVERAGED = 'averaged (EMA)'
-PLAIN = 'as trained'
+AS_TRAINED = 'as trained'
 
 
 class Stripped(NamedTuple):
-    """What is published of a checkpoint.
+    """The published part of a checkpoint.
 
     Attributes:
         state_dict (dict[str, Tensor]): The weights, each with a storage of its own.
         meta (dict): Plain data: strings, numbers, lists, tuples and dicts of them.
-        weights (str): Which weights of the file they are: :data:`AVERAGED` or :data:`PLAIN`.
+        weights (str): Which weights of the file they are: :data:`AVERAGED` or :data:`AS_TRAINED`.
         validated (bool): Whether the run was validated with them; not with those in training beside an average.
-        left_out (tuple[str]): Keys of the file that are not published.
+        dropped (tuple[str]): Keys of the file that are not published.
     """
 
     state_dict: Dict[str, Tensor]
     meta: dict
     weights: str
     validated: bool
-    left_out: Tuple[str, ...]
+    dropped: Tuple[str, ...]
 
 
 def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
@@ -72,7 +73,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
             'tools/train.py. A published file, or bare weights, is first converted by '
             'tools/convert_checkpoint.py'
         )
-    weights = AVERAGED if isinstance(second, dict) and ema else PLAIN
+    weights = AVERAGED if isinstance(second, dict) and ema else AS_TRAINED
     if isinstance(second, dict) and not ema:
         found = _in_training(found, second, source)
     elif not ema:
@@ -85,37 +86,38 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
     check_finite(tensors, source)
     # Copies, because torch would write the whole storage behind a view, and safetensors refuses a shared one.
     state_dict = OrderedDict((name, value.detach().clone().contiguous()) for name, value in tensors.items())
-    left_out = tuple(str(key) for key in content if key not in ('state_dict', 'meta'))
+    dropped = tuple(str(key) for key in content if key not in ('state_dict', 'meta'))
     return Stripped(
         state_dict,
         dict(_kept_meta(content.get('meta')), weights=weights, published_with=f'fcvit_mm {__version__}'),
         weights,
         validated=ema,
-        left_out=left_out,
+        dropped=dropped,
     )
 
 
 def _in_training(averaged: dict, second: dict, source: str) -> dict:
-    """The weights that ``EMAHook`` swapped out, completed by what it does not average (counts of BatchNorm)."""
-    plain = {key[len('module.') :]: value for key, value in second.items() if str(key).startswith('module.')}
-    unknown = [key for key in plain if key not in averaged]
-    if not plain or unknown:
+    """Return the weights that ``EMAHook`` swapped out, completed by what it does not average (counts of BatchNorm)."""
+    weights = {key[len('module.') :]: value for key, value in second.items() if str(key).startswith('module.')}
+    unknown = [key for key in weights if key not in averaged]
+    if not weights or unknown:
         raise CheckpointError(
             f'{source} has an ema_state_dict that does not belong to its state_dict '
             f"({some(unknown or second)}): it was not written by MMEngine's EMAHook"
         )
-    return {**averaged, **plain}
+    return {**averaged, **weights}
 
 
-def _kept_meta(meta) -> dict:
+def _kept_meta(meta: Any) -> dict:
+    """Return what of ``meta`` is published."""
     if not isinstance(meta, dict):
         return {}
     kept = {key: _plain(meta[key]) for key in (*KEPT_META, *KEPT_TRAINING) if key in meta}
     return {key: value for key, value in kept.items() if value not in (None, {})}
 
 
-def _plain(value):
-    """Plain data as it is, NumPy's as Python's; ``None`` for anything else. Of a dict, what is plain in it."""
+def _plain(value: Any) -> Any:
+    """Return plain data, NumPy's as Python's; of a dict its plain items; ``None`` for anything else."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biufUS'):
         value = value.tolist()
     if isinstance(value, dict):
@@ -131,10 +133,10 @@ def _plain(value):
 
 
 def pack(stripped: Stripped, name: str, safetensors: bool = False) -> Dict[str, bytes]:
-    """The files to publish: the same weights and meta give the same bytes, and so the same names.
+    """Make the files to publish: the same weights and meta give the same bytes, and so the same names.
 
     Args:
-        stripped (Stripped): What is in them.
+        stripped (Stripped): Their content.
         name (str): Of the files, without suffix.
         safetensors (bool): The same as ``.safetensors`` beside the ``.pth``; meta is JSON text in its header.
 
@@ -159,12 +161,12 @@ def pack(stripped: Stripped, name: str, safetensors: bool = False) -> Dict[str, 
 
 
 def digest(data: bytes) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def split_destination(path: str) -> Tuple[str, str]:
-    """Folder and bare name for ``OUT``, which is given with or without ``.pth``.
+    """Split ``OUT``, which is given with or without ``.pth``, into folder and bare name.
 
     Raises:
         CheckpointError: The folder is missing, or the name is none.
@@ -182,31 +184,17 @@ def split_destination(path: str) -> Tuple[str, str]:
 
 
 def write_files(folder: str, files: Dict[str, bytes], force: bool = False) -> List[str]:
-    """Write files so that each is there whole or not at all, and the last one only when all others are.
+    """Write files atomically: the last one is there only when all others are.
 
     Returns:
         list[str]: Their paths.
 
     Raises:
-        CheckpointError: One is there already and ``force`` is not given, or the disk refuses; then none is written.
+        CheckpointError: One is there already and ``force`` is not given.
+        WriteError: The disk is full, ...; then none is written.
     """
-    paths = [os.path.join(folder, name) for name in files]
-    there = [path for path in paths if os.path.exists(path)]
-    if there and not force:
-        raise CheckpointError(f'{some(there)} is there already: give another name, or --force to overwrite it')
-    temporary = [os.path.join(folder, f'.{name}.{os.getpid()}.tmp') for name in files]
-    try:
-        for path, data in zip(temporary, files.values()):
-            with open(path, 'wb') as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, final in zip(temporary, paths):
-            os.replace(path, final)
-    except OSError as error:
-        raise CheckpointError(f'{folder} cannot be written ({error.strerror}): make room, or name another') from error
-    finally:
-        for path in temporary:
-            if os.path.exists(path):
-                os.remove(path)
-    return paths
+    contents = {os.path.join(folder, name): data for name, data in files.items()}
+    existing = [path for path in contents if os.path.exists(path)]
+    if existing and not force:
+        raise CheckpointError(f'{some(existing)} is there already: give another name, or --force to overwrite it')
+    return write_all_atomic(contents)

@@ -1,0 +1,202 @@
+"""The models of the page: choosing them, loading them when they are asked for, and letting them predict."""
+
+import os.path as osp
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from mmengine.device import get_device
+from torch import Tensor
+
+from ..analysis.attention import similarity_layers
+from ..analysis.plots import overlay
+from ..analysis.similarity import shared_limits, short_name, similarity_maps
+from ..apis.draw import Drawer, build_drawer
+from ..apis.load import load_network
+from ..engine.config import load_config
+from ..errors import UserError
+
+#: Larger images are reduced to this side before the prediction: what detectors are tested at.
+MAX_SIDE = 1333
+#: Models in memory at the same time.
+LOADED = 2
+
+
+class Model(NamedTuple):
+    """A model to choose: its config and its checkpoint."""
+
+    config: str
+    checkpoint: str
+
+
+class Similarity(NamedTuple):
+    """Similarity maps of an FCViT and the image that they are of.
+
+    Attributes:
+        pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
+        maps (dict[str, Tensor]): ``(heads, h, w)`` by the title of the token mix.
+    """
+
+    pixels: np.ndarray
+    maps: Dict[str, Tensor]
+
+
+class Loaded(NamedTuple):
+    """A model in memory.
+
+    Attributes:
+        draw (callable): Draws its predictions on an image, BGR to BGR, see :func:`~fcvit_mm.apis.draw.build_drawer`.
+        find_similarity (callable, optional): From an image (RGB) to :class:`Similarity`; ``None`` for networks other
+            than FCViT.
+    """
+
+    draw: Drawer
+    find_similarity: Optional[Callable[[np.ndarray], Similarity]]
+
+
+class Prediction(NamedTuple):
+    """What a model predicted for an image.
+
+    Attributes:
+        drawn (np.ndarray): ``(H, W, 3)`` uint8 RGB.
+        seconds (float): For predicting and drawing.
+        similarity (Similarity, optional): ``None`` for networks other than FCViT.
+        similarity_seconds (float): For these maps.
+    """
+
+    drawn: np.ndarray
+    seconds: float
+    similarity: Optional[Similarity]
+    similarity_seconds: float
+
+
+def find_models(pairs: Sequence[str], runs: Optional[str] = None) -> Dict[str, Model]:
+    """Find the models to choose from, by name.
+
+    Args:
+        pairs (Sequence[str]): Config, checkpoint, config, checkpoint, ...
+        runs (str, optional): A work directory of ``tools/train.py``, or a folder of such: each with the config that
+            the runner wrote there and its best checkpoint, else its last.
+
+    Raises:
+        UserError: A file is missing, a config has no checkpoint, or there is no model at all.
+    """
+    if len(pairs) % 2:
+        raise UserError(f'{pairs[-1]} has no checkpoint: give pairs of a config and a checkpoint')
+    models: Dict[str, Model] = {}
+    for config, checkpoint in zip(pairs[::2], pairs[1::2]):
+        for path, what in ((config, 'config'), (checkpoint, 'checkpoint')):
+            if not osp.isfile(path):
+                raise UserError(f'{what} {path} does not exist: give pairs of a config and a checkpoint')
+        name = Path(config).stem
+        models[name if name not in models else f'{name}, {Path(checkpoint).name}'] = Model(config, checkpoint)
+    if runs is not None:
+        if not osp.isdir(runs):
+            raise UserError(f'--runs {runs} is not a folder')
+        for folder in (Path(runs), *sorted(Path(runs).iterdir())):
+            model = _run_model(folder) if folder.is_dir() else None
+            if model is not None:
+                models.setdefault(folder.resolve().name, model)
+    if not models:
+        raise UserError(
+            f'no run in {runs}: expected folders of tools/train.py, with a config (.py) and a checkpoint (.pth)'
+            if runs
+            else 'no model: give a config and a checkpoint, or --runs with a folder of runs of tools/train.py'
+        )
+    return models
+
+
+def _run_model(folder: Path) -> Optional[Model]:
+    """Return the model of a run's work directory; ``None`` without a config or checkpoint."""
+    configs = sorted(folder.glob('*.py'))
+    checkpoints = sorted(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)
+    if len(configs) != 1 or not checkpoints:
+        return None
+    best = [path for path in checkpoints if path.name.startswith('best_')]
+    return Model(str(configs[0]), str((best or checkpoints)[-1]))
+
+
+class Predictor:
+    """Models that are loaded as they are asked for, and predict.
+
+    Args:
+        models (dict[str, Model]): By name.
+        device (str, optional): Default: a GPU if there is one.
+        score_thr (float): Detection: least score of what is drawn.
+    """
+
+    def __init__(self, models: Dict[str, Model], device: Optional[str] = None, score_thr: float = 0.3) -> None:
+        self.models = models
+        self.device = device
+        self.score_thr = score_thr
+        self._loaded: 'OrderedDict[str, Loaded]' = OrderedDict()
+
+    def load(self, name: str) -> Loaded:
+        """Load a model, unless it is among those used last.
+
+        Raises:
+            UserError: No such model, or its config or checkpoint cannot be used.
+        """
+        if name not in self.models:
+            raise UserError(f'there is no model {name!r}, expected one of {", ".join(self.models)}')
+        if name not in self._loaded:
+            model = self.models[name]
+            draw = build_drawer(load_config(model.config), model.checkpoint, self.device, self.score_thr)
+            self._loaded[name] = Loaded(draw, similarity_of(model, self.device))
+            if len(self._loaded) > LOADED:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(name)
+        return self._loaded[name]
+
+    def __call__(self, name: str, pixels: np.ndarray) -> Prediction:
+        """Predict for an image, ``(H, W, 3)`` uint8 RGB."""
+        draw, find_similarity = self.load(name)
+        start = time.perf_counter()
+        drawn = np.ascontiguousarray(draw(np.ascontiguousarray(pixels[..., ::-1]))[..., ::-1])
+        seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        similarity = find_similarity(pixels) if find_similarity else None
+        return Prediction(drawn, seconds, similarity, time.perf_counter() - start)
+
+
+def similarity_of(model: Model, device: Optional[str] = None) -> Optional[Callable[[np.ndarray], Similarity]]:
+    """Build a function from an image (RGB) to the similarity maps of a model's FCViT; ``None`` for other networks."""
+    network = load_network(model.config, model.checkpoint, device or get_device())
+    try:
+        similarity_layers(network.model)
+    except UserError:  # there are none
+        return None
+
+    def find_similarity(pixels: np.ndarray) -> Similarity:
+        prepared = network.prepare(pixels)
+        maps = similarity_maps(network.model, prepared.image)
+        return Similarity(prepared.pixels, {short_name(name): values.cpu() for name, values in maps.items()})
+
+    return find_similarity
+
+
+def draw_similarity(found: Similarity, title: str) -> List[Tuple[np.ndarray, str]]:
+    """Draw the maps of one token mix over the image: the mean of its heads, then all heads in one scale of colours.
+
+    Returns:
+        list[tuple[np.ndarray, str]]: Images ``(H, W, 3)`` uint8 RGB and their captions.
+    """
+    heads = found.maps[title]
+    limits = shared_limits([heads])
+    return [
+        (overlay(found.pixels, heads.mean(0)), 'mean of the heads'),
+        *((overlay(found.pixels, head, limits), f'head {i + 1}') for i, head in enumerate(heads)),
+    ]
+
+
+def shrink(pixels: np.ndarray, side: int = MAX_SIDE) -> np.ndarray:
+    """Reduce an image so that its longer side is at most ``side``; a smaller one is returned as it is."""
+    import cv2
+
+    factor = side / max(pixels.shape[:2])
+    if factor >= 1:
+        return pixels
+    height, width = (max(1, round(length * factor)) for length in pixels.shape[:2])
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,103 @@
+"""The server of the page: its address, and what keeps it to this machine."""
+
+import os
+import socket
+from typing import Any, Optional
+
+from ..errors import UserError
+from .page import MAX_BYTES, import_gradio
+
+DEFAULT_PORT = 7860
+#: The browser asks no other host for anything, whatever a version of Gradio puts into its page.
+POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+CSS = """
+.gradio-container {width: 100% !important; max-width: 1200px !important; margin: auto}
+#prediction img {width: 100%; height: 100%; object-fit: contain}
+#maps .grid-wrap {max-height: none !important; overflow: visible !important}
+.message {padding: .6em .9em; border-radius: 6px; border-left: 4px solid #0072B2; background: #0072B212}
+.message.problem {border-color: #D55E00; background: #D55E0018}
+footer {display: none !important}
+"""
+
+
+class OwnHostOnly:
+    """ASGI middleware: every answer tells the browser to load nothing from another host."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
+            if message['type'] == 'http.response.start':
+                message = dict(message, headers=[*message.get('headers', ()), (b'content-security-policy', POLICY)])
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+def open_port(host: str, port: Optional[int]) -> socket.socket:
+    """Open a listening socket.
+
+    Args:
+        host (str): Address to listen on.
+        port (int, optional): 0 for any free one; ``None`` for ``DEFAULT_PORT`` or one of the next that is free.
+
+    Raises:
+        UserError: The port is taken or not allowed, or the host is no address of this machine.
+    """
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    ports = range(DEFAULT_PORT, DEFAULT_PORT + 20) if port is None else [port]
+    failure: Optional[Exception] = None
+    for each in ports:
+        try:
+            return socket.create_server((host, each), family=family)
+        except (OSError, OverflowError) as error:
+            failure = error
+    raise UserError(
+        f'the page cannot listen on {host}, port {port or f"{ports[0]} to {ports[-1]}"} ({failure}): '
+        'name another by --host and --port'
+    ) from failure
+
+
+def build_server(page: Any, max_bytes: int = MAX_BYTES) -> Any:
+    """Build a ``uvicorn.Server`` for the page, for ``run(sockets=[open_port(...)])``.
+
+    Gradio's own ``launch`` is not used: nothing here can make a public link, and nothing is sent anywhere.
+
+    Args:
+        page (gradio.Blocks): From :func:`~fcvit_mm.app.page.build_page`.
+        max_bytes (int): Of an upload.
+    """
+    gradio = import_gradio()
+    import uvicorn
+    from fastapi import FastAPI
+
+    os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(OwnHostOnly)
+    theme = gradio.themes.Default(primary_hue='blue', font=['system-ui', 'sans-serif'], font_mono=['monospace'])
+    gradio.mount_gradio_app(
+        app,
+        page,
+        path='/',
+        max_file_size=max_bytes,
+        show_error=False,
+        theme=theme,
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
+    # Without these, which its launch sets, Gradio opens any file of this machine that a request names as an upload.
+    page.has_launched = page.is_running = True
+    mounted = app.routes[-1].app
+
+    class Server(uvicorn.Server):  # type: ignore[misc]
+        async def shutdown(self, sockets: Any = None) -> None:
+            mounted.stop_event.set()  # every open page holds a connection, which would be waited for
+            await super().shutdown(sockets)
+
+    return Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=3))
