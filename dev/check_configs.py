@@ -1,24 +1,26 @@
 """Keep the configs honest: each one parses, registers this package, and stands in its folder's table and metafile."""
 
 import re
-import sys
 from pathlib import Path
+from typing import Iterator, List, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.fileio import load
+
+from fcvit_mm.errors import UserError, command_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Configs of data sets that the project makes itself: no figures to publish, so no table.
 GENERATED = '_shapes'
 
 
-def leaves(root: Path):
-    """Paths of the configs that people train with: not ``_base_``, but with the trials."""
+def leaves(root: Path) -> List[Path]:
+    """Return the paths of the configs that people train with: not ``_base_``, but with the trials."""
     return sorted(path for path in (root / 'configs').rglob('*.py') if '_base_' not in path.parts)
 
 
-def problems_of_config(path: Path):
-    """What is wrong with one config, in words."""
+def problems_of_config(path: Path) -> Iterator[str]:
+    """Yield what is wrong with one config, as text."""
     if not re.fullmatch(r'[a-z0-9]+(_[a-z0-9]+)+\.py', path.name):
         yield 'is not named method_backbone_dataset.py'
     try:
@@ -38,8 +40,8 @@ def problems_of_config(path: Path):
             yield f'sets {key}={cfg[key]!r}, which is for the command line'
 
 
-def problems_of_folder(folder: Path, root: Path):
-    """Where the table, the metafile and the configs of a folder disagree."""
+def problems_of_folder(folder: Path, root: Path) -> Iterator[str]:
+    """Yield where the table, the metafile and the configs of a folder disagree."""
     configs = {path.stem for path in folder.glob('*.py') if not path.stem.endswith(GENERATED)}
     linked = set(re.findall(r'\]\(([a-z0-9_]+)\.py\)', (folder / 'README.md').read_text()))
     models = load(folder / 'metafile.yml')['Models']
@@ -54,17 +56,29 @@ def problems_of_folder(folder: Path, root: Path):
             yield f'metafile.yml: {model["Name"]} has Config {model["Config"]}'
 
 
-def main(root: Path = ROOT) -> int:
-    """Print what is wrong and return the number of problems."""
+def find_problems(root: Path) -> List[str]:
+    """Return what is wrong with the configs under a folder, one line each."""
     found = [f'{path.relative_to(root)} {problem}' for path in leaves(root) for problem in problems_of_config(path)]
-    folders = [root / imported for imported in load(root / 'model-index.yml')['Import']]
-    for metafile in folders:
-        found += [
-            f'{metafile.parent.relative_to(root)}: {problem}' for problem in problems_of_folder(metafile.parent, root)
-        ]
-    print('\n'.join(found) if found else f'{len(leaves(root))} configs are in order')
-    return len(found)
+    for metafile in (root / imported for imported in load(root / 'model-index.yml')['Import']):
+        folder = metafile.parent
+        found += [f'{folder.relative_to(root)}: {problem}' for problem in problems_of_folder(folder, root)]
+    return found
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Print that the configs are in order.
+
+    Raises:
+        UserError: They are not.
+    """
+    parser = command_parser(__doc__)
+    parser.add_argument('--root', type=Path, default=ROOT, help="the project's root (default: %(default)s)")
+    root = parser.parse_args(argv).root
+    found = find_problems(root)
+    if found:
+        raise UserError('\n'.join([f'{len(found)} problems:', *found]))
+    print(f'{len(leaves(root))} configs are in order')
 
 
 if __name__ == '__main__':
-    sys.exit(1 if main() else 0)
+    run_command(main)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from harness import LIBRARIES, ROOT
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
@@ -19,16 +20,14 @@ from PIL import Image
 
 from fcvit_mm import DWNet, FCViT
 from fcvit_mm.models.layers import count_parameters
+from fcvit_mm.models.variants import VARIANTS as ROWS
 
-ROOT = Path(__file__).resolve().parents[1]
 LEAVES = sorted(
     path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in (ROOT / 'configs').glob('*/*.py')
 )
 PUBLISHED = [leaf for leaf in LEAVES if leaf.endswith(('_in1k', '_coco', '_ade20k'))]
 FCVIT = [leaf for leaf in PUBLISHED if 'fcvit' in leaf]
 VARIANTS = ('tiny', 'b12', 'b24', 'b48')
-PARAMETERS = {'tiny': 4_784_752, 'b12': 14_701_832, 'b24': 26_960_232, 'b48': 51_477_032}
-LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
 GPUS = 8
 
 
@@ -42,19 +41,12 @@ def load(leaf):
     return copy.deepcopy(parse(leaf))
 
 
-@pytest.fixture(autouse=True)
-def no_scope_left_behind():
-    """A default scope lives until the next one: a test must not find another's."""
-    yield
-    DefaultScope._instance_dict.clear()
-
-
 def in_scope(cfg):
     return DefaultScope.overwrite_default_scope(cfg.default_scope)
 
 
 def build(cfg):
-    """The model as a runner on a CPU without checkpoints builds it."""
+    """Build the model as a runner on a CPU without checkpoints does."""
     model = copy.deepcopy(cfg.model)
     model.backbone.pop('init_cfg', None)
     model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
@@ -62,8 +54,9 @@ def build(cfg):
         return revert_sync_batchnorm(MODELS.build(ConfigDict(model)))
 
 
+@functools.lru_cache(maxsize=None)
 def parameters_of(leaf):
-    """Number of parameters of the whole model, counted without allocating them."""
+    """Return the number of parameters of the complete model, counted without allocating them."""
     with torch.device('meta'):
         return count_parameters(build(load(leaf)))
 
@@ -98,7 +91,7 @@ def num_classes(cfg):
 
 
 def batch_of(cfg, shape=(64, 96), size=2):
-    """Random images with ground truth, as a data loader gives them."""
+    """Return random images with ground truth, as a data loader gives them."""
     rng = np.random.RandomState(0)
     classes = num_classes(cfg)
     images = [torch.from_numpy(rng.randint(0, 255, (3, *shape), dtype=np.uint8)) for _ in range(size)]
@@ -158,7 +151,7 @@ def test_config_trains_a_step_and_predicts(leaf):
     model = build(cfg)
     model.init_weights()
 
-    # What a runner does in train_step, with a look at the gradients before they are cleared.
+    # What a runner does in train_step; gradients are checked before they are cleared.
     wrapper = copy.deepcopy(cfg.optim_wrapper)
     wrapper.type = 'OptimWrapper'  # mixed precision is not for CPUs
     for key in ('loss_scale', 'dtype'):
@@ -197,7 +190,7 @@ def image(tmp_path_factory):
 
 
 def pipeline_input(cfg, pipeline, image):
-    """What a data set hands to its pipeline for one image."""
+    """Return what a data set hands to its pipeline for one image."""
     info = dict(img_path=str(image / 'image.png'))
     if cfg.default_scope == 'mmpretrain':
         return dict(info, gt_label=0)
@@ -235,7 +228,7 @@ RUN = set()
 
 
 @pytest.mark.parametrize('leaf', LEAVES)
-def test_pipelines_take_a_image(leaf, image):
+def test_pipelines_take_an_image(leaf, image):
     cfg = load(leaf)
     pipelines = [pipeline_of(cfg[f'{part}_dataloader']) for part in ('train', 'val', 'test')]
     key = str([*pipelines, cfg.get('tta_pipeline')])
@@ -321,7 +314,7 @@ def test_best_checkpoint_is_kept_by_a_metric_of_the_evaluator(leaf):
 
 
 def rates(cfg, epochs, epoch_length):
-    """The learning rate at the start of each iteration, one list for each epoch."""
+    """Return the learning rate at the start of each iteration, one list for each epoch."""
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
     by_iter, by_epoch = [], []
     for scheduler in copy.deepcopy(cfg.param_scheduler):
@@ -345,7 +338,7 @@ def rates(cfg, epochs, epoch_length):
 
 
 def weight_decays(model, cfg):
-    """Weight decay of each parameter, by name, in the optimizer that the config describes."""
+    """Return the weight decay of each parameter, by name, in the optimizer that the config describes."""
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     decay = {id(parameter): group['weight_decay'] for group in wrapper.param_groups for parameter in group['params']}
     return {name: decay[id(parameter)] for name, parameter in model.named_parameters()}
@@ -354,9 +347,9 @@ def weight_decays(model, cfg):
 class TestClassification:
     leaves = [f'classification/fcvit_{variant}_in1k' for variant in VARIANTS]
 
-    @pytest.mark.parametrize('variant', VARIANTS)
-    def test_parameters_are_the_published_ones(self, variant):
-        assert parameters_of(f'classification/fcvit_{variant}_in1k') == PARAMETERS[variant]
+    @pytest.mark.parametrize('name', [name for name, row in ROWS.items() if row.config])
+    def test_parameters_are_those_of_the_row(self, name):
+        assert parameters_of(f'classification/{name}_in1k') == ROWS[name].parameters
 
     @pytest.mark.parametrize('leaf', FCVIT)
     def test_layer_scale_starts_larger_than_that_of_dense_prediction(self, leaf):
@@ -442,7 +435,12 @@ class TestDetection:
         fpn_outputs = 4 * (9 * 256 * 256 + 256)
         rpn_and_roi_heads = 593_935 + 16_949_985
         assert parameters_of(f'detection/mask_rcnn_fcvit_{variant}_coco') == (
-            PARAMETERS[variant] - classifier_head + more_norms + lateral + fpn_outputs + rpn_and_roi_heads
+            ROWS[f'fcvit_{variant}'].parameters
+            - classifier_head
+            + more_norms
+            + lateral
+            + fpn_outputs
+            + rpn_and_roi_heads
         )
 
     def test_three_x_trains_at_many_scales(self):
@@ -567,18 +565,18 @@ class TestDWNet:
 
 
 class TestAttnScaleAndFeatScale:
-    hosts = ['vit_small_12', 'vit_small_24', 'vit_base_12', 'vit_base_24', 'cait_s24', 'swin_small']
+    networks = ['vit_small_12', 'vit_small_24', 'vit_base_12', 'vit_base_24', 'cait_s24', 'swin_small']
 
-    @pytest.mark.parametrize('host', hosts)
-    def test_classifiers(self, host):
-        models = [load(f'classification/{method}_{host}_in1k').model for method in ('attnscale', 'featscale')]
+    @pytest.mark.parametrize('network', networks)
+    def test_classifiers(self, network):
+        models = [load(f'classification/{method}_{network}_in1k').model for method in ('attnscale', 'featscale')]
         assert [model.backbone.pop('methods') for model in models] == [('attn_scale',), ('feat_scale',)]
         assert models[0] == models[1]
-        rate = 0.3 if 'swin' in host else 0.2 if host.startswith('vit') and host.endswith('24') else 0.1
+        rate = 0.3 if 'swin' in network else 0.2 if network.startswith('vit') and network.endswith('24') else 0.1
         assert models[0].backbone.drop_path_rate == rate
 
     @pytest.mark.parametrize('leaf', ['attnscale_vit_small_12', 'featscale_cait_s24', 'attnscale_swin_small'])
-    def test_no_weight_decay_on_the_remedies_and_on_what_is_looked_up(self, leaf):
+    def test_no_weight_decay_on_the_methods_and_on_learned_tables(self, leaf):
         cfg = shrink(load(f'classification/{leaf}_in1k'))
         model = build(cfg)
         with in_scope(cfg):

@@ -1,4 +1,4 @@
-"""What a user sees of the package as a whole: a light import, clear words where something is missing, a whole wheel."""
+"""What a user sees of the package: a light import, clear errors where something is missing, a complete wheel."""
 
 import configparser
 import os
@@ -121,7 +121,11 @@ def test_wheel_holds_what_mim_looks_for(tmp_path):
     ):
         assert f'fcvit_mm/.mim/{name}' in names
     assert 'fcvit_mm/models/fcvit.py' in names
-    assert not any(name.startswith('tests/') or '__pycache__' in name for name in names)
+    assert not any('__pycache__' in name for name in names)
+    # What only the project's developers run: nothing beside the package and its metadata.
+    assert {name.split('/')[0] for name in names} == {'fcvit_mm', f'fcvit_mm-{fcvit_mm.__version__}.dist-info'}
+    shipped = {name.split('/')[2] for name in names if name.startswith('fcvit_mm/.mim/')}
+    assert shipped == {'model-index.yml', 'configs', 'tools'}
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith('/METADATA'))).decode()
     for extra in ('cls', 'det', 'seg', 'all', 'openmmlab'):
         assert f'Provides-Extra: {extra}' in metadata
