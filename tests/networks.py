@@ -4,7 +4,7 @@ A row in :data:`NETWORKS` is all that a network needs to be asked what every net
 checkpoints, export and timm: of this package, or of any other whose class can be imported here.
 """
 
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Type
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Type, Union
 
 import pytest
 import torch
@@ -129,6 +129,21 @@ def disturbed(model: nn.Module) -> nn.Module:
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 2)
     return model.eval()
+
+
+@torch.no_grad()
+def stirred(model: nn.Module) -> nn.Module:
+    """Move every parameter away from its initial value."""
+    for parameter in model.parameters():
+        parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def attn_scale_matrix(q: Tensor, k: Tensor, lamb: Tensor, add: Union[float, Tensor] = 0.0) -> Tensor:
+    """Return the attention matrix of AttnScale as the paper defines it: what differs from the mean, scaled."""
+    attention = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5 + add).softmax(-1)
+    share = 1 / k.shape[-2]
+    return share + (attention - share) * (1 + lamb[:, None, None])
 
 
 def assert_all_grads(model: nn.Module) -> None:

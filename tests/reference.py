@@ -4,7 +4,7 @@
 option names), ``names`` and ``dense_names`` (JSON: published key -> shape of the classification and of the dense
 model), and the outputs for two images. ``fcvit_micro_grads.npz`` holds gradients of the default one.
 ``dwnet_micro_<kind>.npz`` has the same keys (no options), the inhomogeneous one the classifier alone.
-``attnscale_micro_<host>.npz`` and ``featscale_micro_<host>.npz`` have a classifier's ``names`` and ``logits``.
+``attnscale_micro_<kind>.npz`` and ``featscale_micro_<kind>.npz`` have a classifier's ``names`` and ``logits``.
 """
 
 import json
@@ -29,6 +29,9 @@ OPTIONS = (
 )
 DWNETS = {'static': False, 'dynamic': 'homogeneous', 'inhomogeneous': 'inhomogeneous'}
 NUM_CLASSES = 10
+
+#: Transformer -> shape and seed of its input.
+TRANSFORMER_INPUTS = {'vit': ((2, 3, 32, 32), 7), 'cait': ((2, 3, 32, 32), 7), 'swin': ((1, 3, 112, 112), 8)}
 
 #: Published option -> the argument of ours and what makes its value from the published one.
 ARGUMENTS = {
@@ -112,6 +115,17 @@ def dwnet_arguments(kind: str) -> dict:
         ),
         dynamic=DWNETS[kind],
     )
+
+
+def transformer_arguments(kind: str) -> dict:
+    """Arguments of ``fcvit_mm.ViT``, ``CaiT`` or ``Swin`` for one small classifier, beside ``methods``."""
+    class_token = dict(patch_size=8, img_size=32, out_type='cls_token')
+    return {
+        'vit': dict(class_token, arch=dict(depths=(2,), channels=(24,), num_heads=(3,))),
+        'cait': dict(class_token, arch=dict(depths=(2, 2), channels=(24, 24), num_heads=(3, 3))),
+        # Published with two stages: the others are not built.
+        'swin': dict(out_indices=1, arch=dict(depths=(2, 2, 1, 1), channels=(12, 24, 24, 24), num_heads=(2, 4, 4, 4))),
+    }[kind]
 
 
 def paddle(state_dict: dict) -> dict:
