@@ -13,8 +13,43 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 #: Functions of a module of which the first case is taken.
 FUNCTIONS = 3
-#: Module -> patterns of the names of tests (after the module's path in their ids) that are taken in place of the first.
-EXCEPTIONS = {}
+#: Module -> patterns of the tests (what follows the module in their ids) that are taken in place of the first ones.
+EXCEPTIONS = {
+    # Every network, and the rules of the house, which take milliseconds.
+    'models/test_family.py': (
+        'test_gives_a_pyramid_and_gradients?*(64, 64)?',
+        'test_outputs_stay_when_optimized_for_inference?*',
+        'test_weights_survive_a_round_trip?*',
+    ),
+    'models/test_sizes.py': ('test_any_size_in_both_layouts_optimized_or_not?(1, 1)-1-*',),
+    'test_house.py': ('*',),
+    'test_docs.py': ('test_links_resolve?*', 'test_commands_within_the_text*'),
+    # One of each library.
+    'test_configs.py': (
+        'test_config_trains_a_step_and_predicts?classification/fcvit_tiny_in1k?',
+        'test_config_trains_a_step_and_predicts?detection/mask_rcnn_fcvit_tiny_coco?',
+        'test_config_trains_a_step_and_predicts?segmentation/sem_fpn_fcvit_tiny_ade20k?',
+        'TestClassification::test_schedule',
+        'TestModelIndex::test_names_every_published_config_and_no_other',
+    ),
+    'test_inference.py': ('test_image_classification_inferencer',),
+    'tools/test_train.py': ('test_trains_evaluates_and_saves?classification?',),
+    'tools/test_test.py': ('test_classification',),
+    'export/test_exporter.py': ('test_a_classifier_gives_the_scores_of_its_library?onnx?',),
+    'export/test_formats.py': ('test_any_size?fcvit-torchscript?',),
+    # Their first tests start many processes, compile, or train to the end: what is quick of them, if anything.
+    'checkpoints/test_fuzz.py': ('test_names_there_and_back',),
+    'dev/benchmark/test_compile_kernels.py': (),
+    'dev/benchmark/test_dense_step.py': ('test_a_step_of_a_classifier_is_another_commands',),
+    'dev/benchmark/test_measure.py': ('test_calls_are_timed_in_turn', 'test_ratios_are_taken_within_rounds'),
+    'dev/benchmark/test_speed.py': ('test_a_dtype_that_the_device_lacks_is_named',),
+    'dev/test_check_resume.py': ('test_unknown_task',),
+    'ops/triton/test_interpreter.py': (),
+    'test_package.py': ('test_import_is_light', 'test_a_missing_package_names_the_extra?*'),
+    'tools/test_demo.py': ('test_a_step_is_done_*',),
+    'tools/test_dist.py': (),
+    'tools/test_lost_process.py': (),
+}
 
 
 def module_of(item):
