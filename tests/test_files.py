@@ -1,12 +1,15 @@
+"""Atomic writes, and what a failure leaves."""
+
 import os
 import stat
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from fcvit_mm import files
-from fcvit_mm.files import AtomicFileBackend, WriteError, write_atomic
+from fcvit_mm.files import AtomicFileBackend, WriteError, atomic_path, is_temporary, write_all_atomic, write_atomic
 
 
 def test_writes_and_replaces(tmp_path):
@@ -59,3 +62,59 @@ def test_backend_of_mmengine(tmp_path):
     backend.put(b'data', str(tmp_path / 'a'))
     backend.put_text('text', str(tmp_path / 'b'))
     assert backend.get(tmp_path / 'a') == b'data' and (tmp_path / 'b').read_text() == 'text'
+
+
+def test_a_path_for_libraries_that_write_by_name(tmp_path):
+    path = tmp_path / 'new' / 'a.png'
+    with atomic_path(path, suffix='.png') as temporary:
+        assert os.path.dirname(temporary) == str(path.parent) and temporary.endswith('.png') and not path.exists()
+        assert is_temporary(os.path.basename(temporary)) and not is_temporary('a.tmp.png')
+        os.remove(temporary)  # as libraries do that write a file of their own and rename it
+        with open(temporary, 'wb') as file:
+            file.write(b'data')
+    assert path.read_bytes() == b'data' and os.listdir(path.parent) == ['a.png']
+
+
+def test_an_error_of_the_library_leaves_what_was_there(tmp_path):
+    path = tmp_path / 'a'
+    write_atomic(path, b'before')
+    with pytest.raises(KeyError), atomic_path(path) as temporary, open(temporary, 'wb') as file:
+        file.write(b'half')
+        raise KeyError('a defect')
+    with pytest.raises(WriteError, match='a could not be written: No such file'), atomic_path(path) as temporary:
+        os.remove(temporary)  # and nothing is written
+    assert path.read_bytes() == b'before' and os.listdir(tmp_path) == ['a']
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+def test_a_full_disk_under_pytorchs_writer(tmp_path):
+    """PyTorch raises a RuntimeError, which does not say that the disk is full."""
+    path = tmp_path / 'a.pth'
+    with pytest.raises(WriteError, match='a.pth could not be written: .*MiB are free there'), atomic_path(path):
+        torch.save(dict(a=torch.ones(10**6)), '/dev/full')
+    assert not os.listdir(tmp_path)
+
+
+def test_files_that_belong_together(tmp_path, monkeypatch):
+    order = []
+    replace = os.replace
+    monkeypatch.setattr(
+        os, 'replace', lambda source, path: (order.append(os.path.basename(path)), replace(source, path))
+    )
+    files = {str(tmp_path / name): name.encode() for name in ('card', 'entry', 'weights')}
+    assert write_all_atomic(files) == list(files) and order == ['card', 'entry', 'weights']
+    assert write_all_atomic({}) == []
+    # The second one cannot be brought onto the disk: none takes its name.
+    calls = []
+
+    def fail(handle):
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(WriteError, match='No space left on device'):
+        write_all_atomic(dict.fromkeys(files, b'new'))
+    assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == {
+        name: name.encode() for name in ('card', 'entry', 'weights')
+    }

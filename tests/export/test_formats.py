@@ -4,14 +4,17 @@ The suite traces them. torch.export follows sizes as symbols, seconds for each b
 tests/export/test_formats.py`` does it and ONNX for every network's first stage, minutes.
 """
 
+import importlib
 import os
 
 import pytest
 import torch
 from networks import NETWORKS, assert_same, build, disturbed, images
 
-from fcvit_mm.export.formats import FORMATS, write_export
-from fcvit_mm.export.parts import Features
+from fcvit_mm.errors import UserError
+from fcvit_mm.export.formats import FORMATS, ExportError, check_format, write_export
+from fcvit_mm.export.parts import Features, Part
+from fcvit_mm.files import WriteError
 
 #: Batch, height and width. 224: positions are those learned; 27: one window of Swin's is as high as the map, so that it
 #: is not shifted, as it was in the example; 27 and 61: nothing is a multiple of anything.
@@ -50,3 +53,67 @@ def test_position_embeddings_at_any_size():
     model = disturbed(build(NETWORKS['dwnet'], position_size=16))
     traced = torch.jit.trace(model, images(64, 64), check_trace=False)
     assert_same(traced(images(50, 71)), model(images(50, 71)))
+
+
+class Function(Part):
+    """A function to export in the place of a model."""
+
+    output = 'scores'
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, images):
+        return self.function(images)
+
+
+class _Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+
+@pytest.mark.parametrize(
+    'kind, function, message',
+    [
+        ('onnx', torch.special.bessel_j0, r'the operator \w+\.(special_)?bessel_j0 stops it'),
+        ('torchscript', lambda x: _Double.apply(x), 'the operator _Double stops it'),
+        (
+            'torch_export',
+            lambda x: torch.from_numpy(x.numpy() * 2),
+            r'no operator is named, called in .*test_formats.py',
+        ),
+        ('torchscript', lambda x: x * int(x.shape[2]), r'differs from PyTorch by .* on 1 images of 97x131'),
+        ('torchscript', lambda x: x[:, :, : int(x.shape[2]) // 2], 'a size was recorded as a constant'),
+        ('torchscript', lambda x: x * float('nan'), 'differs from PyTorch by nan'),
+        (
+            'torchscript',
+            lambda x: x.reshape(int(x.shape[0]), 3, int(x.shape[2]), -1),
+            'does not run on 1 images of 97x131',
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_named_and_leaves_no_file(kind, function, message, tmp_path, needs):
+    needs(kind)
+    out = tmp_path / f'a{FORMATS[kind].suffix}'
+    out.write_text('what stood there')
+    with pytest.raises(ExportError, match=message):
+        write_export(Function(function), str(out), kind)
+    assert os.listdir(tmp_path) == [out.name] and out.read_text() == 'what stood there'
+
+
+def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(WriteError, match='could not be written'):
+        write_export(Function(lambda x: x * 2), str(tmp_path / 'file' / 'a.pt'), 'torchscript')
+
+
+def test_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(UserError, match=r"onnx is not installed: pip install 'fcvit_mm\[export\]'"):
+        check_format('a.onnx', 'onnx')
+    monkeypatch.setattr(torch, '__version__', '2.1.2')
+    with pytest.raises(UserError, match='--format torch_export needs torch 2.9 or newer, found 2.1.2'):
+        check_format('a.pt2', 'torch_export')
+    check_format('a.pt', 'torchscript')

@@ -1,114 +1,25 @@
-"""tools/publish_model.py: the published model predicts as before, and its card tells only what is known."""
+"""Published weights: the model predicts as before, and nothing but weights and plain data is in the file."""
 
 import hashlib
-import json
 import os
 import re
-import runpy
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from harness import LIBRARIES, ROOT, write_config
+from harness import LIBRARIES, write_config
 from mmengine.hooks import EMAHook
-from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
+from published import ARCH, CLASSES, MICRO, main, publish, random_weights, write_checkpoint
 
 import fcvit_mm
-from fcvit_mm.apis.count import build_model
 from fcvit_mm.apis.draw import build_drawer
+from fcvit_mm.apis.load import build_model
 from fcvit_mm.checkpoints import CheckpointError, read_checkpoint
-from fcvit_mm.engine.config import adapt_to_machine, load_config
-from fcvit_mm.errors import UserError
+from fcvit_mm.engine.config import load_config
+from fcvit_mm.files import WriteError
 from fcvit_mm.publishing.weights import pack, strip_checkpoint, write_files
-
-main = runpy.run_path(str(ROOT / 'tools' / 'publish_model.py'))['main']
-#: FCViT-tiny with one block in each stage: its heads and necks fit.
-ARCH = dict(depths=(1, 1, 1, 1), channels=(32, 64, 160, 320), mlp_ratios=(1, 1, 1, 1))
-MICRO = "\nmodel['backbone'] = dict(model.get('backbone', {{}}), arch=dict(_delete_=True, **{arch}))\n"
-CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
-STAMP = '20260102_030405'
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind():
-    yield
-    DefaultScope._instance_dict.clear()
-    MMLogger._instance_dict.clear()
-
-
-def write_checkpoint(path, state_dict, classes=CLASSES, **dataset_meta):
-    """What MMEngine's runner writes: much beside the weights."""
-    meta = dict(
-        epoch=3,
-        iter=12,
-        cfg='a = 1',
-        seed=np.int64(7),
-        experiment_name=f'micro_{STAMP}',
-        time=STAMP,
-        mmengine_version='0.10.12' + '0' * 40,
-        hook_msgs=dict(secret='/home/somebody'),
-        dataset_meta=dict(classes=classes, palette=[[255, 0, 0]] * len(classes), **dataset_meta),
-    )
-    moments = {i: dict(exp_avg=value.clone()) for i, value in enumerate(state_dict.values())}
-    torch.save(
-        dict(
-            state_dict=state_dict,
-            meta=meta,
-            optimizer=dict(state=moments, param_groups=[]),
-            param_schedulers=[dict(last_step=4)],
-            message_hub=dict(runtime_info=dict(epoch=3)),
-        ),
-        path,
-    )
-    return path
-
-
-def random_weights(model):
-    torch.manual_seed(0)
-    return {
-        name: torch.rand_like(value) * 0.1 if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
-    }
-
-
-@pytest.fixture(scope='module')
-def micro(tmp_path_factory):
-    """A run of a very small classifier: its folder with config, checkpoint and logs."""
-    pytest.importorskip('mmpretrain')
-    folder = tmp_path_factory.mktemp('micro') / 'configs'
-    logs = folder / STAMP / 'vis_data'
-    logs.mkdir(parents=True)
-    config = write_config('classification', folder, '/data/of/somebody/flowers', MICRO.format(arch=ARCH))
-    config = config.rename(folder / 'fcvit_micro_flowers.py')
-    rows = [
-        {'loss': 1.0, 'epoch': 2, 'iter': 8, 'step': 8},
-        {'accuracy/top1': 11.5, 'step': 2, 'time': 1.0},
-        {'loss': 1.0, 'epoch': 3, 'iter': 12, 'step': 12},
-        {'accuracy/top1': 61.256, 'step': 3, 'time': 1.0},
-    ]
-    (logs / 'scalars.json').write_text('\n'.join(map(json.dumps, rows)) + '\n{"accuracy/to')
-    (folder / STAMP / f'{STAMP}.log').write_text('Runtime environment:\n    GPU number: 2\n')
-    model = build_model(load_config(str(config)))
-    write_checkpoint(
-        folder / 'epoch_3.pth',
-        random_weights(model),
-        sizes=np.array([[1.5]]),
-        label_map={0: 1},
-        file=Path('/home/somebody'),
-    )
-    return SimpleNamespace(folder=folder, config=str(config), checkpoint=str(folder / 'epoch_3.pth'))
-
-
-def publish(checkpoint, folder, *options):
-    """The files that the command writes, by suffix."""
-    before = set(folder.iterdir())
-    main([str(checkpoint), str(folder / 'micro.pth'), *options])
-    return {path.suffix: path for path in set(folder.iterdir()) - before}
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
@@ -119,7 +30,6 @@ def test_predicts_the_same(task, tmp_path):
 
     def draw(checkpoint):
         cfg = load_config(str(config))
-        adapt_to_machine(cfg)
         image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
         return build_drawer(cfg, str(checkpoint), 'cpu', score_thr=0.0)(image)
 
@@ -196,61 +106,6 @@ def test_averaged_weights_of_a_run_with_ema(micro, tmp_path):
         strip_checkpoint(str(source), ema=False)
 
 
-def test_card_and_entry_say_what_is_known(micro, tmp_path, capsys):
-    files = publish(micro.checkpoint, tmp_path, '--config', micro.config, '--shape', '64')
-    model = build_model(load_config(micro.config))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    (entry,) = yaml.safe_load(files['.yml'].read_text())
-    flops = entry['Metadata'].pop('FLOPs')
-    assert entry == {
-        'Name': 'fcvit_micro_flowers',
-        'In Collection': 'FCViT',
-        'Config': 'configs/fcvit_micro_flowers.py',
-        'Metadata': {'Epochs': 3, 'Batch Size': 4 * 2, 'Parameters': parameters},
-        'Results': [{'Task': 'Image Classification', 'Dataset': 'flowers', 'Metrics': {'Top 1 Accuracy': 61.26}}],
-    }
-    # As in the metafiles of configs/.
-    assert files['.yml'].read_text().startswith('  - Name: fcvit_micro_flowers\n    In Collection')
-    card = files['.md'].read_text()
-    for text in (
-        f'{parameters:,}',
-        f'{flops / 1e9:.3f} G for an input of 3x64x64',
-        '61.26 %',
-        'epoch 3, iteration 12',
-        'flowers (CustomDataset; train)',
-        '| commit that trained it | not known |',
-        '5: circle, cross',
-        f'{STAMP}/vis_data/scalars.json',
-        files['.pth'].name,
-        '| licence of the weights | not known |',
-        hashlib.sha256(files['.pth'].read_bytes()).hexdigest(),
-        "ImageClassificationInferencer('configs/",
-    ):
-        assert text in card
-    assert '/data/of' not in card and '11.5' not in card
-    assert 'left out: optimizer, param_schedulers, message_hub' in capsys.readouterr().out
-
-
-def test_what_is_not_known_is_not_invented(micro, tmp_path, capsys):
-    files = publish(micro.checkpoint, tmp_path, '--work-dir', str(tmp_path))
-    assert set(files) == {'.pth', '.md'}
-    card = files['.md'].read_text()
-    for key in ('task', 'config', 'trained on', 'trained until', 'images per step', 'multiply-adds'):
-        assert f'| {key} | not known |' in card
-    assert '| network | FCViT with depths (1, 1, 1, 1)' in card and "Not known: the run's log" in card
-    printed = capsys.readouterr().out
-    assert 'No metric' in printed and 'they need --config' in printed
-
-
-def test_text_of_a_checkpoint_is_no_markup(tmp_path):
-    source = write_checkpoint(tmp_path / 'a.pth', {'head.fc.weight': torch.ones(2)})
-    content = torch.load(source, weights_only=False)
-    content['meta']['dataset_meta'] = dict(classes=('<script>a</script>', 'b|c', 'd\n\n# e', '![f](http://g)'))
-    torch.save(content, source)
-    card = publish(source, tmp_path)['.md'].read_text()
-    assert r'4: \<script\>a\</script\>, b\|c, d # e, !\[f\](http://g).' in card
-
-
 class Bomb:
     def __init__(self, path):
         self.path = path
@@ -280,7 +135,7 @@ def test_files_that_are_refused(make, message, tmp_path):
     assert not list((tmp_path / 'out').iterdir()) and not (tmp_path / 'boom').exists()
 
 
-def test_safetensors_with_broken_meta(tmp_path):
+def test_safetensors_with_corrupt_meta(tmp_path):
     save_file = pytest.importorskip('safetensors.torch').save_file
     save_file({'a': torch.ones(1)}, tmp_path / 'a.safetensors', {'fcvit_mm_meta': '{"classes": ['})
     with pytest.raises(CheckpointError, match='a.safetensors .* is damaged'):
@@ -308,16 +163,8 @@ def test_destinations_that_are_none(out, message, micro, tmp_path, monkeypatch):
         main([micro.checkpoint, out])
 
 
-def test_arguments(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match='are for --config, which is missing'):
-        main(['a.pth', 'b.pth', '--shape', '64'])
-    with pytest.raises(CheckpointError, match='a.pth does not exist'):
-        main(['a.pth', 'b.pth'])
-
-
 def test_a_full_disk_leaves_nothing_half(micro, tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fsync', lambda file: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
-    with pytest.raises(CheckpointError, match=r'cannot be written \(No space left on device\): make room'):
+    with pytest.raises(WriteError, match='could not be written: No space left on device; .* are free there'):
         write_files(str(tmp_path), pack(strip_checkpoint(micro.checkpoint), 'micro'))
     assert not list(tmp_path.iterdir())

@@ -66,7 +66,7 @@ def test_a_step_is_done_once(tmp_path):
     assert action.resumed == [False]
 
 
-def test_a_step_is_done_anew_when_its_inputs_change_or_its_files_are_gone_or_it_is_forced(tmp_path):
+def test_a_step_is_run_again_when_its_inputs_change_or_its_files_are_gone_or_it_is_forced(tmp_path):
     folder = tmp_path / 'step'
     action = Steps(folder)
     step(folder, dict(a=1), action)
@@ -77,7 +77,7 @@ def test_a_step_is_done_anew_when_its_inputs_change_or_its_files_are_gone_or_it_
     assert action.resumed == [False] * 4
 
 
-def test_an_interrupted_step_goes_on_and_is_not_taken_for_done(tmp_path):
+def test_an_interrupted_step_is_resumed_and_is_not_taken_for_done(tmp_path):
     folder = tmp_path / 'step'
     with pytest.raises(KeyboardInterrupt):
         step(folder, dict(a=1), Steps(folder, fail=True))
@@ -100,7 +100,7 @@ def test_a_folder_that_the_demo_did_not_write_is_left_alone(tmp_path):
 
 def test_a_failed_command_shows_the_end_of_its_log(tmp_path):
     with pytest.raises(demo.UserError, match='train.py failed with status 1(.|\n)*nothing.py does not exist'):
-        demo.run_command(tmp_path / 'log', 'train.py', 'nothing.py')
+        demo.run_tool(tmp_path / 'log', 'train.py', 'nothing.py')
     assert 'does not exist' in (tmp_path / 'log').read_text()
 
 

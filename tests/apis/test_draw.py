@@ -1,0 +1,62 @@
+"""Drawing predictions on images and videos."""
+
+import cv2
+import numpy as np
+import pytest
+
+from fcvit_mm.apis.draw import draw_images, draw_video
+from fcvit_mm.images import ImageError, find_inputs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ('a.jpg', 'a.png', 'b.jpg'):
+        cv2.imwrite(str(folder / name), rng.integers(0, 255, (32, 48, 3), np.uint8))
+    return folder
+
+
+def write_video(path, frames=3):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10, (64, 48))
+    for value in range(frames):
+        writer.write(np.full((48, 64, 3), 40 * value, np.uint8))
+    writer.release()
+    return path
+
+
+def test_draws_a_video(tmp_path):
+    path = draw_video(lambda image: 255 - image, str(write_video(tmp_path / 'v.mp4')), str(tmp_path / 'out'))
+    video = cv2.VideoCapture(path)
+    frames = [video.read()[1] for _ in range(int(video.get(cv2.CAP_PROP_FRAME_COUNT)))]
+    assert len(frames) == 3 and video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    assert [frame.mean() for frame in frames] == pytest.approx([255, 215, 175], abs=6)
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['v.mp4']
+
+
+def test_names_do_not_collide(folder, tmp_path):
+    written, problems = draw_images(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))
+    assert [path.rsplit('/', 1)[1] for path in written] == ['a.jpg.png', 'a.png.png', 'b.png'] and not problems
+    np.testing.assert_array_equal(cv2.imread(written[2]), cv2.imread(str(folder / 'b.jpg')))
+
+
+def test_corrupt_images_are_skipped(folder, tmp_path):
+    (folder / 'b.jpg').write_bytes((folder / 'b.jpg').read_bytes()[:300])
+    written, problems = draw_images(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))
+    assert len(written) == 2 and len(problems) == 1 and 'b.jpg does not decode' in problems[0]
+
+
+def test_the_folder_of_the_images_is_not_written(folder):
+    with pytest.raises(ImageError, match='is the folder of the images'):
+        draw_images(lambda image: image, [str(folder / 'a.jpg')], str(folder))
+
+
+def test_videos_that_cannot_be_drawn_on(tmp_path):
+    video = write_video(tmp_path / 'v.mp4')
+    with pytest.raises(ImageError, match='would be overwritten'):
+        draw_video(lambda image: image, str(video), str(tmp_path))
+    video.write_bytes(video.read_bytes()[:100])
+    with pytest.raises(ImageError, match=r'v.mp4 \(100 bytes\) has no frame that decodes'):
+        draw_video(lambda image: image, str(video), str(tmp_path / 'out'))
+    assert not list((tmp_path / 'out').iterdir())

@@ -1,0 +1,53 @@
+import threading
+import time
+
+import pytest
+import torch
+from harness import write_config
+
+from fcvit_mm.app.models import Model, Predictor
+from fcvit_mm.app.page import build_page
+from fcvit_mm.app.server import build_server, open_port
+
+
+def write_model(folder, name):
+    """A classifier with random weights, as a run of tools/train.py leaves it."""
+    from fcvit_mm.apis.load import build_model
+    from fcvit_mm.engine.config import load_config
+
+    folder.mkdir()
+    config = write_config('classification', folder, folder)
+    config = config.rename(folder / f'{name}.py')
+    torch.manual_seed(0)
+    torch.save(
+        dict(
+            state_dict=build_model(load_config(str(config))).state_dict(),
+            meta=dict(dataset_meta=dict(classes=('circle', 'cross', 'square', 'star', 'triangle'))),
+        ),
+        folder / 'epoch_1.pth',
+    )
+    return Model(str(config), str(folder / 'epoch_1.pth'))
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The page with a model that works and one that does not, and its address."""
+    pytest.importorskip('gradio')
+    pytest.importorskip('mmpretrain')
+    good = write_model(tmp_path / 'run', 'fcvit_tiny_shapes')
+    (tmp_path / 'broken.pth').write_text('no checkpoint at all')
+    predictor = Predictor(
+        {'fcvit_tiny_shapes': good, 'broken': Model(good.config, str(tmp_path / 'broken.pth'))},
+        'cpu',
+    )
+    page = build_page(predictor, max_bytes=2**20, max_pixels=10**6)
+    server, listening = build_server(page, 2**20), open_port('127.0.0.1', 0)
+    thread = threading.Thread(target=server.run, kwargs=dict(sockets=[listening]), daemon=True)
+    thread.start()
+    deadline = time.time() + 60
+    while not server.started and time.time() < deadline:
+        time.sleep(0.05)
+    yield f'http://127.0.0.1:{listening.getsockname()[1]}/'
+    server.should_exit = True
+    thread.join(20)
+    listening.close()

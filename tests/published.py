@@ -1,0 +1,56 @@
+"""Checkpoints as runs leave them, and publishing them."""
+
+import runpy
+
+import numpy as np
+import torch
+from harness import ROOT
+
+main = runpy.run_path(str(ROOT / 'tools' / 'publish_model.py'))['main']
+#: FCViT-tiny with one block in each stage: its heads and necks fit.
+ARCH = dict(depths=(1, 1, 1, 1), channels=(32, 64, 160, 320), mlp_ratios=(1, 1, 1, 1))
+MICRO = "\nmodel['backbone'] = dict(model.get('backbone', {{}}), arch=dict(_delete_=True, **{arch}))\n"
+CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
+STAMP = '20260102_030405'
+
+
+def write_checkpoint(path, state_dict, classes=CLASSES, **dataset_meta):
+    """What MMEngine's runner writes: much beside the weights."""
+    meta = dict(
+        epoch=3,
+        iter=12,
+        cfg='a = 1',
+        seed=np.int64(7),
+        experiment_name=f'micro_{STAMP}',
+        time=STAMP,
+        mmengine_version='0.10.12' + '0' * 40,
+        hook_msgs=dict(secret='/home/somebody'),
+        dataset_meta=dict(classes=classes, palette=[[255, 0, 0]] * len(classes), **dataset_meta),
+    )
+    moments = {i: dict(exp_avg=value.clone()) for i, value in enumerate(state_dict.values())}
+    torch.save(
+        dict(
+            state_dict=state_dict,
+            meta=meta,
+            optimizer=dict(state=moments, param_groups=[]),
+            param_schedulers=[dict(last_step=4)],
+            message_hub=dict(runtime_info=dict(epoch=3)),
+        ),
+        path,
+    )
+    return path
+
+
+def random_weights(model):
+    torch.manual_seed(0)
+    return {
+        name: torch.rand_like(value) * 0.1 if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+
+
+def publish(checkpoint, folder, *options):
+    """The files that the command writes, by suffix."""
+    before = set(folder.iterdir())
+    main([str(checkpoint), str(folder / 'micro.pth'), *options])
+    return {path.suffix: path for path in set(folder.iterdir()) - before}

@@ -1,0 +1,65 @@
+"""Model cards and metafile entries tell only what is known."""
+
+import hashlib
+
+import torch
+import yaml
+from published import STAMP, publish, write_checkpoint
+
+from fcvit_mm.apis.load import build_model
+from fcvit_mm.engine.config import load_config
+
+
+def test_card_and_entry_say_what_is_known(micro, tmp_path, capsys):
+    files = publish(micro.checkpoint, tmp_path, '--config', micro.config, '--shape', '64')
+    model = build_model(load_config(micro.config))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    (entry,) = yaml.safe_load(files['.yml'].read_text())
+    flops = entry['Metadata'].pop('FLOPs')
+    assert entry == {
+        'Name': 'fcvit_micro_flowers',
+        'In Collection': 'FCViT',
+        'Config': 'configs/fcvit_micro_flowers.py',
+        'Metadata': {'Epochs': 3, 'Batch Size': 4 * 2, 'Parameters': parameters},
+        'Results': [{'Task': 'Image Classification', 'Dataset': 'flowers', 'Metrics': {'Top 1 Accuracy': 61.26}}],
+    }
+    # As in the metafiles of configs/.
+    assert files['.yml'].read_text().startswith('  - Name: fcvit_micro_flowers\n    In Collection')
+    card = files['.md'].read_text()
+    for text in (
+        f'{parameters:,}',
+        f'{flops / 1e9:.3f} G for an input of 3x64x64',
+        '61.26 %',
+        'epoch 3, iteration 12',
+        'flowers (CustomDataset; train)',
+        '| commit that trained it | not known |',
+        '5: circle, cross',
+        f'{STAMP}/vis_data/scalars.json',
+        files['.pth'].name,
+        '| licence of the weights | not known |',
+        hashlib.sha256(files['.pth'].read_bytes()).hexdigest(),
+        "ImageClassificationInferencer('configs/",
+    ):
+        assert text in card
+    assert '/data/of' not in card and '11.5' not in card
+    assert 'dropped: optimizer, param_schedulers, message_hub' in capsys.readouterr().out
+
+
+def test_what_is_not_known_is_not_invented(micro, tmp_path, capsys):
+    files = publish(micro.checkpoint, tmp_path, '--work-dir', str(tmp_path))
+    assert set(files) == {'.pth', '.md'}
+    card = files['.md'].read_text()
+    for key in ('task', 'config', 'trained on', 'trained until', 'images per step', 'multiply-adds'):
+        assert f'| {key} | not known |' in card
+    assert '| network | FCViT with depths (1, 1, 1, 1)' in card and "Not known: the run's log" in card
+    printed = capsys.readouterr().out
+    assert 'No metric' in printed and 'they need --config' in printed
+
+
+def test_text_of_a_checkpoint_is_no_markup(tmp_path):
+    source = write_checkpoint(tmp_path / 'a.pth', {'head.fc.weight': torch.ones(2)})
+    content = torch.load(source, weights_only=False)
+    content['meta']['dataset_meta'] = dict(classes=('<script>a</script>', 'b|c', 'd\n\n# e', '![f](http://g)'))
+    torch.save(content, source)
+    card = publish(source, tmp_path)['.md'].read_text()
+    assert r'4: \<script\>a\</script\>, b\|c, d # e, !\[f\](http://g).' in card

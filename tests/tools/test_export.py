@@ -1,0 +1,54 @@
+"""tools/export.py: a small backbone to TorchScript."""
+
+import json
+
+import pytest
+import torch
+from harness import run_tool
+
+from fcvit_mm.apis.load import load_network
+from fcvit_mm.export.formats import load_exported, random_images
+
+CONFIG = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
+model = dict(
+    type='ImageClassifier', head=dict(type='LinearClsHead', num_classes=3, in_channels=16), backbone=dict(
+        type='FCViT', arch=dict(depths=(1, 1, 1, 1), channels=(16, 24, 32, 40), mlp_ratios=(2, 2, 2, 2)),
+        kernel_sizes=(5, ), layer_scale_init_value=0.5, out_indices=(0, )))
+"""
+
+
+def test_the_command(tmp_path):
+    pytest.importorskip('mmpretrain')
+    config, checkpoint = str(tmp_path / 'small.py'), str(tmp_path / 'small.pth')
+    (tmp_path / 'small.py').write_text(CONFIG)
+    torch.save(dict(state_dict=load_network(config).model.state_dict()), checkpoint)
+    done = run_tool(
+        'export.py',
+        config,
+        checkpoint,
+        '--format',
+        'torchscript',
+        '--out',
+        tmp_path / 'a.pt',
+        '--part',
+        'backbone',
+        '--optimize',
+        '--size',
+        50,
+        '30',
+        '--rounds',
+        1,
+        '--json',
+        tmp_path / 'a.json',
+    )
+    assert 'optimised for inference' in done.stdout and '50x30' in done.stdout
+    report = json.loads((tmp_path / 'a.json').read_text())
+    assert report['part'] == 'backbone' and report['speed']['size'] == [50, 30]
+    with torch.no_grad():
+        (found,) = load_exported(str(tmp_path / 'a.pt'), 'torchscript')(random_images((1, 3, 33, 34)))
+    backbone = load_network(config, checkpoint).model.backbone
+    with torch.no_grad():
+        (expected,) = backbone(random_images((1, 3, 33, 34)))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
