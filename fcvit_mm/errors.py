@@ -81,7 +81,7 @@ def origin(error: BaseException) -> Origin:
 
 def _origin_in_worker(text: str) -> Optional[Origin]:
     """Read the origin of an error from the traceback that torch puts into its message; ``None`` without one."""
-    if not (text.startswith('Caught ') and 'Original Traceback' in text):
+    if not re.match(r'Caught \w+ in .*\nOriginal ', text):
         return None
     lines = text.rstrip().splitlines()
     last_frame = max((number for number, line in enumerate(lines) if line.startswith('  File "')), default=0)

@@ -33,8 +33,12 @@ def keep_seed(cfg: Config) -> None:
 
 def write_checkpoints_atomically(cfg: Config) -> None:
     """Replace ``CheckpointHook`` by :class:`AtomicCheckpointHook`; a hook of another type stays."""
-    hooks = cfg.setdefault('default_hooks', {})
-    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    # Not by setdefault: MMEngine's returns what it was given, not the copy that the config holds.
+    if not cfg.get('default_hooks'):
+        cfg.default_hooks = {}
+    if 'checkpoint' not in cfg.default_hooks:
+        cfg.default_hooks['checkpoint'] = dict(type='CheckpointHook', interval=1)
+    checkpoint = cfg.default_hooks['checkpoint']
     if checkpoint and type_name(checkpoint) == 'CheckpointHook':
         checkpoint['type'] = 'AtomicCheckpointHook'
 

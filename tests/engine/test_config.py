@@ -1,21 +1,32 @@
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 from harness import LIBRARIES, ROOT
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.config.lazy import LazyObject
+from mmengine.hooks import CheckpointHook
+from mmengine.model.weight_init import PretrainedInit
+from torch import nn
 
 from fcvit_mm.engine import config as engine_config
 from fcvit_mm.engine.config import (
     ConfigError,
     adapt_to_machine,
+    add_config_options,
     dump_predictions,
     enable_amp,
     enable_auto_scale_lr,
     enable_tta,
     enable_visualization,
+    leaf_datasets,
+    library_of,
     load_config,
+    type_name,
     walk,
 )
+from fcvit_mm.engine.hooks import NonFiniteHook
+from fcvit_mm.errors import LibraryError, command_parser
 
 UPERNET = ROOT / 'configs/segmentation/upernet_fcvit_tiny_ade20k.py'
 MASK_RCNN = ROOT / 'configs/detection/mask_rcnn_fcvit_b12_coco.py'
@@ -129,3 +140,100 @@ def test_auto_scale_lr():
     cfg = load_config(UPERNET)
     enable_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
+
+
+@pytest.mark.parametrize(
+    'node, name',
+    [
+        (dict(type='CheckpointHook'), 'CheckpointHook'),
+        (dict(type='mmdet.CocoDataset'), 'CocoDataset'),
+        (dict(type=CheckpointHook), 'CheckpointHook'),
+        (ConfigDict(type=LazyObject('mmengine.hooks', 'CheckpointHook')), 'CheckpointHook'),
+        (dict(type=LazyObject('mmengine.hooks', 'CheckpointHook')), 'CheckpointHook'),
+        (CheckpointHook, 'CheckpointHook'),
+        (NonFiniteHook(), 'NonFiniteHook'),
+        # Registered under other names than the class's.
+        (dict(type=PretrainedInit), 'Pretrained'),
+        (dict(type=nn.SyncBatchNorm), 'SyncBN'),
+        # Deprecated names.
+        (dict(type='WholeCheckpointHook'), 'AtomicCheckpointHook'),
+        (dict(type='BrokenPictureHook'), 'SkipCorruptSamplesHook'),
+        (dict(type=dict), 'dict'),
+        (dict(lr=1), ''),
+        (None, ''),
+    ],
+)
+def test_types_by_any_way_to_give_them(node, name):
+    assert type_name(node) == name
+
+
+def test_leaf_datasets_of_configs_and_of_objects():
+    a, b = dict(type='A'), dict(type='B')
+    assert list(leaf_datasets(a)) == [a]
+    nested = dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[a, dict(dataset=b)]))
+    assert list(leaf_datasets(nested)) == [a, b]
+    first, second = SimpleNamespace(name=1), SimpleNamespace(name=2, dataset=None)
+    built = SimpleNamespace(dataset=SimpleNamespace(datasets=[first, SimpleNamespace(dataset=second)]))
+    assert list(leaf_datasets(built)) == [first, second]
+
+
+def test_cpu_replaces_types_given_as_classes(monkeypatch):
+    from mmengine.optim import AmpOptimWrapper
+
+    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
+    cfg = Config(
+        dict(model=dict(norm_cfg=dict(type=nn.SyncBatchNorm)), optim_wrapper=dict(type=AmpOptimWrapper, dtype='x'))
+    )
+    adapt_to_machine(cfg)
+    assert cfg.model.norm_cfg.type == 'BN' and cfg.optim_wrapper == dict(type='OptimWrapper')
+
+
+def test_library_of_a_class():
+    model = pytest.importorskip('mmseg.models').EncoderDecoder
+    assert library_of(dict(type=model)) == 'mmseg'
+    assert library_of(dict(type='EncoderDecoder')) is library_of(dict(type=nn.Linear)) is library_of(None) is None
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('model = dict(', r'reading .*mine.py failed: SyntaxError: .*\(<unknown>, line 1\).* Correct the config'),
+        ('model = undefined', "reading .*mine.py failed: NameError: name 'undefined' is not defined"),
+        ("_base_ = 'gone.py'", r'reading .*mine.py failed: FileNotFoundError: .*gone.py'),
+        (
+            "custom_imports = dict(imports=['no_such_module'], allow_failed_imports=False)",
+            r"reading .*mine.py failed: ModuleNotFoundError: No module named 'no_such_module'.*PYTHONPATH",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_read(write, text, message):
+    with pytest.raises(LibraryError, match=f'(?s){message}'):
+        load_config(write(text))
+
+
+def test_options_that_are_none(write):
+    parser = command_parser('')
+    add_config_options(parser)
+    assert parser.parse_args(['--cfg-options', 'a=1', 'b=[1,2]']).cfg_options == {'a': 1, 'b': [1, 2]}
+    with pytest.raises(ConfigError, match='--cfg-options ab: expected KEY=VALUE, such as'):
+        parser.parse_args(['--cfg-options', 'ab'])
+    with pytest.raises(ConfigError, match='--cfg-options: Imbalanced brackets .*: close every bracket'):
+        parser.parse_args(['--cfg-options', 'a=[(1,2]'])
+    with pytest.raises(LibraryError, match='changing .* by --cfg-options failed: TypeError: .*Correct the names'):
+        load_config(write("default_scope = 'mmseg'\nmodel = 3"), {'model.backbone.depth': 3})
+
+
+@pytest.mark.parametrize(
+    'scope, evaluator, expected',
+    [
+        ('mmdet', dict(type='A'), [dict(type='A'), dict(type='DumpDetResults', out_file_path='a.pkl')]),
+        ('mmpretrain', [dict(type='A')], [dict(type='A'), dict(type='DumpResults', out_file_path='a.pkl')]),
+    ],
+)
+def test_predictions_are_written_by_one_more_metric(scope, evaluator, expected):
+    cfg = Config(dict(default_scope=scope, test_evaluator=evaluator))
+    dump_predictions(cfg, 'a.pkl')
+    assert cfg.test_evaluator == expected
+    nested = Config(dict(default_scope=scope, test_evaluator=dict(type='MyEvaluator', metrics=evaluator)))
+    dump_predictions(nested, 'a.pkl')
+    assert nested.test_evaluator == dict(type='MyEvaluator', metrics=expected)

@@ -108,45 +108,32 @@ def test_problems_are_told_once_and_end_all_processes(config, tmp_path):
     assert done.returncode != 0 and done.stdout.count('/lost does not exist') == 1
 
 
-FAKE_SRUN = """#!/bin/bash
-# Two tasks on this machine, for all that srun is asked.
-echo "srun $*"
-while [[ $1 == -* ]]; do if [[ $1 == -p ]]; then shift; fi; shift; done
-export SLURM_NTASKS=2 SLURM_NODELIST=here
-for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids+=($!); done
-for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
+FAILS = """
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+
+@METRICS.register_module()
+class Fails(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        return dict(accuracy={}['categories'])
 """
 
 
-def test_slurm(config, tmp_path):
-    for name, text in {'srun': FAKE_SRUN, 'scontrol': '#!/bin/sh\necho 127.0.0.1\n'}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    env = {
-        'PATH': f'{tmp_path}:{os.environ["PATH"]}',
-        'GPUS': '2',
-        'GPUS_PER_NODE': '0',
-        'BATCH': '2',
-        'SRUN_ARGS': '--exclusive --time=5',
-        'MASTER_PORT': str(20001 + os.getpid() % 20000),
-    }
-    done = run_tool('slurm_train.sh', 'part', 'job', config, tmp_path / 'work', env=env)
-    assert (
-        '-p part --job-name=job --ntasks=2 --cpus-per-task=5 --kill-on-bad-exit=1 --exclusive --time=5' in done.stdout
+def test_an_error_in_the_first_process_ends_all(trained, tmp_path, monkeypatch):
+    """Metrics are computed there, while the others wait for them."""
+    result = trained('classification')
+    (tmp_path / 'fails.py').write_text(FAILS)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    more = """
+custom_imports = dict(imports=['fcvit_mm', 'fails'], allow_failed_imports=False)
+test_evaluator = dict(_delete_=True, type='Fails')
+"""
+    config = write_config('classification', tmp_path, result.data, more)
+    done = run_tool(
+        'dist_test.sh', config, result.checkpoint, 2, '--work-dir', tmp_path / 'w', check=False, timeout=120
     )
-    assert '2 CPU processes joined over gloo' in done.stdout
-    assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
-
-
-@pytest.mark.parametrize(
-    'script, usage',
-    [
-        ('dist_train.sh', 'CONFIG GPUS'),
-        ('dist_test.sh', 'CONFIG CHECKPOINT GPUS'),
-        ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG'),
-        ('slurm_test.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT'),
-    ],
-)
-def test_scripts_say_how_they_are_used(script, usage):
-    done = run_tool(script, check=False)
-    assert done.returncode == 2 and usage in done.stdout
+    assert done.returncode != 0
+    assert f"test.py: testing {result.checkpoint} with {config} failed: KeyError: 'categories'" in done.stdout

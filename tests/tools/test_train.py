@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 import shutil
 
 import pytest
@@ -129,3 +130,140 @@ def test_dumped_config_is_complete(trained):
     """The config that a run leaves behind describes it on its own."""
     result = trained('detection')
     assert Config.fromfile(result.work_dir / 'detection.py').model.roi_head.bbox_head.num_classes == 5
+
+
+OWN = """
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import DATASETS, METRICS
+from mmpretrain.datasets import CustomDataset
+
+@METRICS.register_module()
+class Fails(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        return dict(accuracy={}['categories'])
+
+@DATASETS.register_module()
+class FailsToo(CustomDataset):
+    def __getitem__(self, index):
+        raise IndexError('no row of the table for it')
+"""
+OWN_CONFIG = """
+custom_imports = dict(imports=['fcvit_mm', 'own'], allow_failed_imports=False)
+model.update(backbone=dict(arch=dict(
+    _delete_=True, depths=(1, 1, 1, 1), channels=(8, 16, 24, 32), mlp_ratios=(1, 1, 1, 1))))
+model['head'].update(in_channels=32)
+"""
+
+
+@pytest.fixture
+def own(shapes, tmp_path, monkeypatch):
+    """A small config that imports a data set and a metric of its own, which fail."""
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'own.py').write_text(OWN)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    return write_config('classification', tmp_path, shapes('classification'), OWN_CONFIG)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['model.backbone.type=FCVit'], 'failed: KeyError: FCVit is not in the .*custom_imports'),
+        (['model.backbone.depth=3'], "failed: TypeError: .*unexpected keyword argument 'depth'.*Correct the arguments"),
+        (['model.backbone.arch=b99'], 'failed: .*b99'),
+    ],
+)
+def test_mistakes_in_a_config_have_no_traceback(own, tmp_path, options, message):
+    done = run_tool('train.py', own, '--work-dir', tmp_path / 'w', '--cfg-options', *options, check=False)
+    assert done.returncode == 1 and 'Traceback' not in done.stdout, done.stdout
+    assert re.search(f'train.py: training with {own} {message}', done.stdout), done.stdout[-2000:]
+
+
+def test_a_metric_that_fails(own, tmp_path):
+    with open(own, 'a') as file:
+        file.write("val_evaluator = dict(_delete_=True, type='Fails')\n")
+    for debug in ([], ['--debug']):
+        done = run_tool('train.py', own, '--work-dir', tmp_path / 'w', *debug, check=False)
+        assert done.returncode == 1
+        assert f"train.py: training with {own} failed: KeyError: 'categories' (raised in own). Check" in done.stdout
+        assert ('Traceback' in done.stdout and 'compute_metrics' in done.stdout) == bool(debug)
+
+
+def test_a_data_set_that_fails_in_a_worker(own, tmp_path):
+    options = ['train_dataloader.dataset.type=FailsToo', 'train_dataloader.num_workers=1']
+    done = run_tool('train.py', own, '--work-dir', tmp_path / 'w', '--cfg-options', *options, check=False)
+    assert done.returncode == 1 and 'Traceback' not in done.stdout, done.stdout
+    expected = (
+        r'train.py: loading sample \d of FailsToo failed: IndexError: no row of the table for it \(raised in own\)'
+    )
+    assert re.search(expected, done.stdout), done.stdout[-2000:]
+
+
+def test_what_cannot_be_parsed(own, tmp_path):
+    done = run_tool('train.py', own, '--cfg-options', 'a', check=False)
+    assert done.returncode == 1 and 'train.py: --cfg-options a: expected KEY=VALUE' in done.stdout
+    own.write_text('model = dict(')
+    done = run_tool('train.py', own, check=False)
+    assert done.returncode == 1 and f'train.py: reading {own} failed: SyntaxError' in done.stdout
+
+
+LAZY = """
+from mmcv.transforms import LoadImageFromFile, Resize
+from mmengine.config import read_base
+from mmengine.dataset import DefaultSampler
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.optim import OptimWrapper
+from mmpretrain.datasets import CustomDataset, PackInputs
+from mmpretrain.evaluation import Accuracy
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead
+from torch.optim import AdamW
+
+from fcvit_mm import FCViT
+from fcvit_mm.engine import NonFiniteHook
+
+with read_base():
+    from .schedule import *
+
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(type=FCViT, arch=dict(
+        depths=(1, 1, 1, 1), channels=(8, 16, 24, 32), mlp_ratios=(1, 1, 1, 1)),
+        init_cfg=dict(type=PretrainedInit, checkpoint='gone.pth')),
+    neck=dict(type=GlobalAveragePooling),
+    head=dict(type=LinearClsHead, num_classes=5, in_channels=32))
+data_preprocessor = dict(num_classes=5, mean=[123., 116., 103.], std=[58., 57., 57.], to_rgb=True)
+pipeline = [dict(type=LoadImageFromFile), dict(type=Resize, scale=(64, 64)), dict(type=PackInputs)]
+train_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type=DefaultSampler, shuffle=True),
+    dataset=dict(type=CustomDataset, data_root='DATA', data_prefix='train', pipeline=pipeline))
+val_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(type=CustomDataset, data_root='DATA', data_prefix='val', pipeline=pipeline))
+val_evaluator = dict(type=Accuracy, topk=(1,))
+test_dataloader, test_evaluator = val_dataloader, val_evaluator
+val_cfg, test_cfg = dict(), dict()
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=0.001))
+default_hooks = dict(checkpoint=dict(type=CheckpointHook, interval=1))
+custom_hooks = [dict(type=EMAHook), dict(type=NonFiniteHook, action='skip')]
+"""
+
+
+def test_a_pure_python_config_trains_resumes_and_is_tested(shapes, tmp_path):
+    """Types are classes, imported when they are needed; it says by them which library it is for."""
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'schedule.py').write_text('train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)\n')
+    config = tmp_path / 'lazy.py'
+    config.write_text(LAZY.replace('DATA', str(shapes('classification'))))
+    work_dir = tmp_path / 'w'
+    done = run_tool('train.py', config, '--work-dir', work_dir, check=False)
+    assert done.returncode == 1 and 'gone.pth does not exist' in done.stdout  # its type is known, so it is checked
+    done = run_tool('train.py', config, '--work-dir', work_dir, '--cfg-options', 'pretrained=None')
+    assert 'accuracy/top1' in done.stdout
+    assert Config.fromfile(work_dir / 'lazy.py').default_scope == 'mmpretrain'
+    done = run_tool('train.py', config, '--work-dir', work_dir, '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+    assert 'resumed epoch: 1, iter: 2' in done.stdout and (work_dir / 'epoch_2.pth').is_file()
+    done = run_tool('test.py', config, work_dir / 'epoch_2.pth', '--work-dir', work_dir)
+    assert 'accuracy/top1' in done.stdout

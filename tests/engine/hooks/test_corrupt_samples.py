@@ -189,9 +189,7 @@ def test_errors_that_no_file_explains_stay_errors(dataset):
 
     data.pipeline = fail
     hook_up(data)
-    with pytest.raises(
-        LibraryError, match=r"loading .*5.jpg failed: KeyError: 'gt_bboxes' \(raised in tests\)"
-    ):
+    with pytest.raises(LibraryError, match=r"loading .*5.jpg failed: KeyError: 'gt_bboxes' \(raised in tests\)"):
         data[5]
 
 

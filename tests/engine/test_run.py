@@ -1,0 +1,146 @@
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.runner import Runner
+
+from fcvit_mm.engine import config as engine_config
+from fcvit_mm.engine.hooks import NonFiniteHook
+from fcvit_mm.engine.run import (
+    TESTING_STEPS,
+    TRAINING_STEPS,
+    add_training_hooks,
+    is_first_here,
+    keep_seed,
+    run,
+    skip_corrupt_samples,
+    test,
+    train,
+    write_checkpoints_atomically,
+)
+from fcvit_mm.errors import LibraryError, UserError
+from fcvit_mm.registry import HOOKS
+
+test.__test__ = False
+
+
+def types(hooks):
+    return [hook['type'] if isinstance(hook, dict) else type(hook) for hook in hooks]
+
+
+def test_each_step_says_what_it_does():
+    for step in {*TRAINING_STEPS, *TESTING_STEPS}:
+        assert step.__doc__ and step.__doc__[0].isupper(), step
+
+
+def test_what_training_adds_to_a_bare_config(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), train_dataloader=dict(batch_size=2, sampler=dict(type='DefaultSampler'))))
+    for step in TRAINING_STEPS:
+        step(cfg)
+    assert cfg.default_hooks.checkpoint == dict(type='AtomicCheckpointHook', interval=1)
+    assert types(cfg.custom_hooks) == ['ResumableHook', 'NonFiniteHook', 'SkipCorruptSamplesHook']
+    assert cfg.train_dataloader.batch_sampler.type == 'ResumableBatchSampler'
+    again = Config(cfg.to_dict())
+    for step in TRAINING_STEPS:
+        step(again)
+    assert again.to_dict() == cfg.to_dict()
+
+
+def test_hooks_of_the_config_have_precedence():
+    cfg = Config(
+        dict(
+            custom_hooks=[dict(type='NonFiniteHook', action='skip')], default_hooks=dict(checkpoint=dict(type='MyHook'))
+        )
+    )
+    write_checkpoints_atomically(cfg)
+    add_training_hooks(cfg)
+    assert types(cfg.custom_hooks) == ['NonFiniteHook', 'ResumableHook']
+    assert cfg.custom_hooks[0].action == 'skip' and cfg.default_hooks.checkpoint.type == 'MyHook'
+
+
+def test_hooks_are_known_as_classes_objects_and_by_deprecated_names():
+    mine = NonFiniteHook(action='skip')
+    cfg = Config(
+        dict(
+            custom_hooks=[dict(type='BrokenPictureHook', limit=0.5), dict(type=EMAHook), mine],
+            default_hooks=dict(checkpoint=dict(type=CheckpointHook, interval=7)),
+        )
+    )
+    write_checkpoints_atomically(cfg)
+    add_training_hooks(cfg)
+    skip_corrupt_samples(cfg)
+    assert cfg.default_hooks.checkpoint == dict(type='AtomicCheckpointHook', interval=7)
+    assert types(cfg.custom_hooks) == ['BrokenPictureHook', EMAHook, NonFiniteHook, 'ResumableHook']
+    with pytest.warns(DeprecationWarning, match='BrokenPictureHook is deprecated .* use SkipCorruptSamplesHook'):
+        assert HOOKS.build(cfg.custom_hooks[0]).limit == 0.5
+
+
+def test_a_seed_of_the_config_is_not_replaced(tmp_path):
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict={}, meta=dict(seed=5)), path)
+    for seed, expected in ((None, 5), (7, 7)):
+        cfg = Config(dict(resume=True, load_from=path, randomness=dict(seed=seed, deterministic=True)))
+        keep_seed(cfg)
+        assert cfg.randomness == dict(seed=expected, deterministic=True)
+
+
+@pytest.fixture
+def failing(monkeypatch, tmp_path):
+    """A config whose runner raises what is given."""
+
+    def make(error):
+        monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: (_ for _ in ()).throw(error))
+        (tmp_path / 'mine.py').touch()
+        return Config(dict(work_dir=str(tmp_path)), filename=str(tmp_path / 'mine.py'))
+
+    return make
+
+
+@pytest.mark.parametrize('start', [train, lambda cfg: test(cfg, 'a.pth')])
+def test_errors_of_libraries_name_the_config(start, failing):
+    with pytest.raises(LibraryError, match=r"(training|testing a.pth) with .*/mine.py failed: KeyError: 'gt'"):
+        start(failing(KeyError('gt')))
+
+
+def test_too_little_memory_has_advice_of_its_own(failing):
+    """As torch says it on a CPU and on a GPU."""
+    for text in ("DefaultCPUAllocator: can't allocate memory", 'CUDA out of memory. Tried to allocate 20.00 MiB'):
+        with pytest.raises(LibraryError, match='lower the batch size .*model.backbone.with_cp=True, or use --amp'):
+            train(failing(RuntimeError(text)))
+
+
+def test_errors_for_users_and_interruptions_stay_as_they_are(failing):
+    for error in (UserError('a'), KeyboardInterrupt()):
+        with pytest.raises(type(error)) as caught:
+            run(failing(error), 'training', lambda runner: None)
+        assert caught.value is error
+
+
+def test_a_custom_runner_is_built(monkeypatch):
+    from mmengine.registry import RUNNERS
+
+    monkeypatch.setattr(RUNNERS, 'build', lambda cfg: cfg.runner_type)
+    assert run(Config(dict(runner_type='Mine')), 'training', str.lower) == 'mine'
+
+
+@pytest.mark.parametrize(
+    'env, expected',
+    [({}, True), ({'LOCAL_RANK': '0'}, True), ({'LOCAL_RANK': '0', 'SLURM_LOCALID': '1'}, False)],
+)
+def test_one_process_of_a_machine_checks_the_data(env, expected, monkeypatch):
+    for name in ('OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID', 'LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_here() == expected
+
+
+def test_cpus_of_several_processes(monkeypatch):
+    cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=dict(find_unused_parameters=True)))
+    monkeypatch.setattr('fcvit_mm.engine.distributed.get_device', lambda: 'cpu')
+    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
+    for step in TESTING_STEPS:
+        step(cfg)
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=True, device_ids=None
+    )

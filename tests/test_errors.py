@@ -1,0 +1,164 @@
+import importlib.util
+import sys
+
+import pytest
+import torch
+
+from fcvit_mm import errors
+from fcvit_mm.errors import (
+    DEBUG_VARIABLE,
+    FOLDER,
+    LibraryError,
+    UserError,
+    command_parser,
+    is_defect,
+    library_errors,
+    origin,
+    run_command,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_debug(monkeypatch):
+    monkeypatch.setenv(DEBUG_VARIABLE, '0')
+    monkeypatch.setattr(sys, 'argv', ['/some/where/train.py'])
+
+
+def ours(code):
+    """Run code as if it were a module of this package."""
+    exec(compile(code, f'{FOLDER}models/made_up.py', 'exec'), {'__name__': 'fcvit_mm.models.made_up'})
+
+
+def in_worker(error):
+    """Raise ``error`` in a data loader's worker; return what arrives here."""
+
+    class Data(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise error
+
+    with pytest.raises(Exception) as caught:
+        next(iter(torch.utils.data.DataLoader(Data(), num_workers=1)))
+    return caught.value
+
+
+def converted(error, doing='training with a.py'):
+    with pytest.raises(LibraryError) as caught, library_errors(doing, 'Check the data'):
+        raise error
+    return str(caught.value)
+
+
+def test_a_library_error_says_what_was_done_and_what_to_try():
+    text = converted(RuntimeError('no such thing'))
+    assert text == (
+        'training with a.py failed: RuntimeError: no such thing (raised in tests). Check the data. '
+        'The traceback: --debug, or FCVIT_MM_DEBUG=1 in the environment'
+    )
+
+
+@pytest.mark.parametrize(
+    'error, words',
+    [
+        (RuntimeError('CUDA out of memory. Tried to allocate 2 GiB'), 'lower the batch size .* or use --amp'),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 'lower the batch size'),
+        (MemoryError(), r'failed: MemoryError \(raised in tests\). .*lower the batch size'),
+        (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'), 'lower num_workers'),
+        (KeyError('FCVit is not in the mmpretrain::model registry. Check'), 'KeyError: FCVit is not .* custom_imports'),
+        (TypeError("__init__() got an unexpected keyword argument 'a'"), 'Correct the arguments that the config'),
+        (ModuleNotFoundError("No module named 'mine'"), 'in the environment variable PYTHONPATH'),
+        (OSError(28, 'No space left on device'), 'Make room'),
+        (KeyError('gt'), "KeyError: 'gt' .*Check the data"),
+    ],
+)
+def test_advice_follows_the_error(error, words):
+    import re
+
+    assert re.search(words, converted(error)), converted(error)
+
+
+def test_errors_of_workers_keep_their_own_message():
+    error = in_worker(KeyError('gt_bboxes'))
+    assert 'Original Traceback' in str(error)
+    assert origin(error) == ('KeyError', "'gt_bboxes'", 'test_errors')
+    # More than one line, and a cause before it.
+    chained = ValueError('two\nlines: of it')
+    chained.__cause__ = KeyError('first')
+    assert origin(in_worker(chained))[:2] == ('ValueError', 'two\nlines: of it')
+
+
+def test_user_errors_of_workers_are_shown_without_the_traceback(capsys):
+    error = in_worker(UserError('a.jpg is empty'))
+    assert isinstance(error, UserError)
+    with pytest.raises(SystemExit) as caught:
+        run_command(lambda: (_ for _ in ()).throw(error))
+    assert caught.value.code == 'train.py: a.jpg is empty'
+
+
+def test_user_errors_stay_as_they_are():
+    with pytest.raises(UserError, match='^mine$') as caught, library_errors('training', 'Check'):
+        raise UserError('mine')
+    assert type(caught.value) is UserError
+
+
+@pytest.mark.parametrize('code', ['{}["a"]', 'None + 1', 'raise RuntimeError("a")', 'int("a")'])
+def test_a_defect_of_ours_stays_one(code):
+    with pytest.raises(Exception) as caught, library_errors('training', 'Check'):
+        ours(code)
+    assert is_defect(caught.value) and not isinstance(caught.value, UserError)
+
+
+def test_a_value_that_our_networks_refuse_is_no_defect():
+    refused = pytest.raises(LibraryError, match=r'ValueError: arch b99, expected .* \(raised in fcvit_mm\)')
+    with refused, library_errors('training', 'Check the config'):
+        ours('raise ValueError("arch b99, expected b12 or b24")')
+
+
+def fail():
+    with library_errors('training with a.py', 'Check the data'):
+        {}['annotations']
+
+
+def test_commands_report_in_one_line_with_status_1(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(fail)
+    # A text is printed to standard error, with status 1.
+    assert caught.value.code.startswith("train.py: training with a.py failed: KeyError: 'annotations'")
+    assert 'Traceback' not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('how', ['option', 'environment'])
+def test_debug_shows_the_traceback(how, capsys, monkeypatch):
+    if how == 'environment':
+        monkeypatch.setenv(DEBUG_VARIABLE, '1')
+
+    def main():
+        command_parser('What it does.').parse_args(['--debug'] if how == 'option' else [])
+        fail()
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    printed = capsys.readouterr().err
+    assert 'Traceback' in printed and "{}['annotations']" in printed and 'LibraryError' in printed
+
+
+def test_defects_end_a_command_with_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 / 0)
+
+
+def test_missing_packages_are_no_defects(monkeypatch):
+    from fcvit_mm.dependencies import require
+
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match='train.py: mmdet is not installed'):
+        run_command(lambda: require('mmdet'))
+    with pytest.raises(ImportError, match='cannot import name'):
+        run_command(lambda: (_ for _ in ()).throw(ImportError('cannot import name')))
+
+
+def test_parsers_have_debug_and_keep_the_lines_of_the_docstring():
+    text = command_parser('First line.\n\n    code here\n').format_help()
+    assert '--debug' in text and DEBUG_VARIABLE in text and '\n    code here\n' in text
+    assert not errors.wants_traceback()
