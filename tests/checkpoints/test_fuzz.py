@@ -9,12 +9,13 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from networks import NETWORKS as FAMILY
+from networks import build as build_row
 
 hypothesis = pytest.importorskip('hypothesis')
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-import fcvit_mm  # noqa: E402
 from fcvit_mm.checkpoints import (  # noqa: E402
     CheckpointError,
     convert_checkpoint,
@@ -32,21 +33,19 @@ fuzz = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16), mlp_ratios=(1, 1, 1, 1))
-#: A small network of each class.
-NETWORKS = {'FCViT': dict(network=fcvit_mm.FCViT, arguments=dict(arch=ARCH))}
+#: Networks that have published names.
+NETWORKS = {name: row for name, row in FAMILY.items() if row.type.published_names}
 NUM_CLASSES = 5
 
 
 @functools.lru_cache(maxsize=None)
 def build(network, dense=False):
     row = NETWORKS[network]
-    torch.manual_seed(0)
-    return row['network'](out_indices=(0, 1, 2, 3) if dense else 3, **row['arguments']).eval()
+    return build_row(row, **({} if dense else row.classifier)).eval()
 
 
 def names_of(network) -> PublishedNames:
-    return NETWORKS[network]['network'].published_names
+    return NETWORKS[network].type.published_names
 
 
 def weights(network, dense, published):

@@ -12,7 +12,7 @@ from networks import build_fcvit as micro
 
 import fcvit_mm
 from fcvit_mm.models.fcvit import GlobalContext
-from fcvit_mm.models.layers import DropPath, count_parameters, drop_path_rates
+from fcvit_mm.models.layers import count_parameters
 
 MICRO = NETWORKS['fcvit'].arguments['arch']
 
@@ -150,18 +150,6 @@ def test_a_constant_image_has_finite_gradients():
     model = micro().train()
     sum(x.square().sum() for x in model(torch.zeros(2, 3, 32, 32))).backward()
     assert_all_grads(model)
-
-
-def test_drop_path():
-    assert drop_path_rates(0.3, (1, 1, 2)) == [[0], [pytest.approx(0.1)], [pytest.approx(0.2), pytest.approx(0.3)]]
-    assert drop_path_rates(0.3, (1,)) == [[0]]
-    torch.manual_seed(0)
-    drop = DropPath(0.25).train()
-    y = drop(torch.ones(4000, 2, 1, 1))
-    assert y.unique().tolist() == [0, pytest.approx(1 / 0.75)]
-    assert torch.equal(y[:, 0], y[:, 1])
-    assert y.mean().item() == pytest.approx(1, abs=0.03)
-    assert torch.equal(drop.eval()(torch.ones(4, 2)), torch.ones(4, 2))
 
 
 def test_initial_weights():

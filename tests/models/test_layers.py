@@ -1,0 +1,151 @@
+"""Layers that the networks share."""
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from networks import disturbed
+
+from fcvit_mm.models import layers
+from fcvit_mm.models.layers import (
+    Conv2d,
+    DropPath,
+    GroupNorm1,
+    LayerNorm2d,
+    PatchEmbed,
+    PointwiseLinear,
+    Stage,
+    drop_path_rates,
+    fuse_batch_norm_,
+    fuse_batch_norm_before_,
+    fuse_input_,
+    fuse_output_,
+    gelu_of,
+    init_weights_,
+    may_bypass,
+    pad_to_multiple,
+    up_to_multiple,
+)
+
+
+def test_drop_path():
+    assert drop_path_rates(0.3, (1, 1, 2)) == [[0], [pytest.approx(0.1)], [pytest.approx(0.2), pytest.approx(0.3)]]
+    assert drop_path_rates(0.3, (1,)) == [[0]]
+    torch.manual_seed(0)
+    drop = DropPath(0.25).train()
+    y = drop(torch.ones(4000, 2, 1, 1))
+    assert y.unique().tolist() == [0, pytest.approx(1 / 0.75)]
+    assert torch.equal(y[:, 0], y[:, 1])
+    assert y.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(drop.eval()(torch.ones(4, 2)), torch.ones(4, 2))
+
+
+@pytest.mark.parametrize(
+    'options', [dict(groups=6, padding=1), dict(padding=1), dict(stride=2), dict(groups=2)], ids=str
+)
+@torch.no_grad()
+def test_convolution_is_torchs(options):
+    torch.manual_seed(0)
+    conv, x = Conv2d(6, 6, 3, **options), torch.randn(2, 6, 9, 7)
+    torch.testing.assert_close(conv(x), nn.Conv2d.forward(conv, x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_norms_and_linear_layers_work_on_channels():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 4, 5)
+    last = x.permute(0, 2, 3, 1)
+    torch.testing.assert_close(LayerNorm2d(6)(x), F.layer_norm(last, (6,)).permute(0, 3, 1, 2))
+    linear = PointwiseLinear(6, 3)
+    torch.testing.assert_close(linear(x), F.linear(last, linear.weight, linear.bias).permute(0, 3, 1, 2))
+    flat = x.flatten(1)
+    expected = (flat - flat.mean(1, keepdim=True)) / (flat.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(GroupNorm1(6)(x), expected.view_as(x))
+
+
+def test_group_norm_after_frozen_layers_in_channels_last():
+    norm = GroupNorm1(8)
+    norm(torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert norm.weight.grad.isfinite().all()
+
+
+@torch.no_grad()
+def test_fused_into_the_convolution_before_and_the_layer_behind():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6, 6)
+    embed = disturbed(PatchEmbed(5, 7, 3, 2))
+    expected = embed(x)
+    embed.fuse_()
+    assert isinstance(embed.norm, nn.Identity)
+    torch.testing.assert_close(embed(x), expected, rtol=1e-4, atol=1e-5)
+    norm, layer = disturbed(nn.BatchNorm2d(5)), Conv2d(5, 4, 1, bias=False)
+    expected = layer(norm(x))
+    assert isinstance(fuse_batch_norm_before_(norm, layer), nn.Identity)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_scales_are_fused_into_weights():
+    torch.manual_seed(0)
+    x, scale, shift = torch.randn(3, 5), torch.rand(5), torch.rand(5)
+    layer = nn.Linear(5, 5)
+    expected = layer(x * scale + shift) * scale + shift
+    fuse_input_(layer, scale, shift)
+    fuse_output_(layer, scale, shift)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_what_cannot_be_fused_stays_or_is_refused():
+    norm = nn.GroupNorm(1, 4)
+    assert fuse_batch_norm_(Conv2d(4, 4, 1), norm) is norm
+    assert fuse_batch_norm_before_(norm, Conv2d(4, 4, 1)) is norm
+    with pytest.raises(ValueError, match='has no running statistics .*cannot be fused'):
+        fuse_batch_norm_(Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
+
+
+def test_layers_with_hooks_are_called():
+    conv = Conv2d(3, 3, 1)
+    assert may_bypass(conv) and may_bypass(conv, PointwiseLinear(2, 2)) and not may_bypass(nn.Conv2d(3, 3, 1))
+    seen = []
+    handle = conv.register_forward_hook(lambda module, args, output: seen.append(output))
+    assert not may_bypass(conv)
+    x = torch.randn(1, 3, 2, 2)
+    y = gelu_of(conv, x)
+    torch.testing.assert_close(F.gelu(seen[0]), y)
+    handle.remove()
+    assert may_bypass(conv)
+
+
+def test_a_recomputed_stage_counts_a_batch_once():
+    def run(with_cp):
+        torch.manual_seed(0)
+        stage = Stage(nn.Identity(), [nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))], with_cp).train()
+        stage(torch.randn(4, 3, 5, 5, requires_grad=True)).square().sum().backward()
+        return [*stage.buffers(), *(parameter.grad for parameter in stage.parameters())]
+
+    for stored, recomputed in zip(run(False), run(True)):
+        torch.testing.assert_close(recomputed, stored)
+
+
+@pytest.mark.parametrize('side, divisor, expected', [(1, 7, 7), (7, 7, 7), (8, 7, 14), (4, 2, 4)])
+def test_padding_to_a_multiple(side, divisor, expected):
+    assert up_to_multiple(side, divisor) == expected
+    x = torch.ones(1, 1, side, 2 * divisor)
+    padded = pad_to_multiple(x, divisor)
+    assert padded.shape == (1, 1, expected, 2 * divisor) and padded.sum() == x.sum()
+    assert torch.equal(padded[:, :, :side], x)
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    conv, linear, norm = nn.Conv2d(64, 64, 3, groups=2), nn.Linear(64, 64), nn.GroupNorm(1, 4)
+    nn.init.zeros_(norm.weight)
+    for module in (conv, linear, norm, nn.ReLU()):
+        init_weights_(module)
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * 64 / 2)) ** 0.5, rel=0.05)
+    assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert norm.weight.eq(1).all() and not conv.bias.any() and not linear.bias.any()
+
+
+def test_parameters_are_counted():
+    assert layers.count_parameters(nn.BatchNorm2d(5).requires_grad_(False)) == 10
