@@ -86,7 +86,7 @@ def read_untrusted_image(path: PathLike, name: str, max_bytes: int, max_pixels: 
             f'{name} decodes to far more than the {max_pixels / 1e6:.0f} million pixels that are accepted.'
         ) from None
     except Exception as error:
-        # Broad, because damaged bytes make decoders fail in any way there is.
+        # Broad, because corrupt bytes make decoders fail in any way there is.
         raise ImageError(
             f'{name} does not open as an image: it is corrupt, truncated, or of another kind than '
             f'{", ".join(FORMATS[:-1])} and {FORMATS[-1]}.'
@@ -200,7 +200,7 @@ def image_problem(path: PathLike) -> Optional[str]:
     except FileNotFoundError:
         return f'{path} does not exist: complete the data set, or correct data_root, data_prefix or the annotations'
     except Exception as error:
-        # Broad, because damaged bytes make decoders fail in any way there is.
+        # Broad, because corrupt bytes make decoders fail in any way there is.
         return f'{path} does not decode ({type(error).__name__}: {error}): copy it again or remove it from the data set'
     return None
 

@@ -74,16 +74,16 @@ def test_init_and_inference_segmentor_on_a_cpu(trained):
     predicted = inference_model(model, images(result.data))
     maps = np.stack([one.pred_sem_seg.data[0].numpy() for one in predicted])
     assert maps.shape == (5, 64, 64) and maps.max() < 6
-    # The same as with plain BatchNorm, so the statistics of the checkpoint are used.
+    # The same as with BatchNorm, so the statistics of the checkpoint are used.
     from mmengine.model import revert_sync_batchnorm
 
-    plain = inference_model(revert_sync_batchnorm(model), images(result.data))
-    assert all((one.pred_sem_seg.data == other.pred_sem_seg.data).all() for one, other in zip(predicted, plain))
+    reverted = inference_model(revert_sync_batchnorm(model), images(result.data))
+    assert all((one.pred_sem_seg.data == other.pred_sem_seg.data).all() for one, other in zip(predicted, reverted))
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
 def test_checkpoint_fits_strictly(trained, task):
-    """What the SyncBN or optimizer swap on a CPU wrote loads into the config as it stands."""
+    """A checkpoint written on a CPU, where SyncBN and optimizer are replaced, loads into the unmodified config."""
     result = trained(task)
     from mmengine.config import Config
     from mmengine.registry import DefaultScope

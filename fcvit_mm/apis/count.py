@@ -49,7 +49,7 @@ class Part(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """What :func:`measure` found: the input's height and width, the parts, and the totals."""
+    """The result of :func:`measure`: the input's height and width, the parts, and the totals."""
 
     shape: Tuple[int, int]
     parts: List[Part]

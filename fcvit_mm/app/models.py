@@ -57,7 +57,7 @@ class Loaded(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a model predicted for an image.
+    """The prediction of a model for an image.
 
     Attributes:
         drawn (np.ndarray): ``(H, W, 3)`` uint8 RGB.

@@ -172,14 +172,14 @@ def naming_operators(what: str) -> Iterator[None]:
         if is_write_failure(error):
             raise
         # Broad, because there is no class that all of their errors have in common.
-        operator, told = operator_of(error)
+        operator, cause = operator_of(error)
         place = place_of(error)
-        line = next((line.strip() for line in str(told).splitlines() if line.strip()), '')
+        line = next((line.strip() for line in str(cause).splitlines() if line.strip()), '')
         raise ExportError(
             f'{what}: '
             + (f'the operator {operator} stops it' if operator else 'no operator is named')
             + (f', called in {place}' if place else '')
-            + f' ({type(told).__name__}: {line[:300]}). Replace that '
+            + f' ({type(cause).__name__}: {line[:300]}). Replace that '
             'layer by one of standard operations, export the part before it (--part backbone), or try another '
             '--format'
         ) from error

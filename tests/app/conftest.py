@@ -35,9 +35,9 @@ def served(tmp_path):
     pytest.importorskip('gradio')
     pytest.importorskip('mmpretrain')
     good = write_model(tmp_path / 'run', 'fcvit_tiny_shapes')
-    (tmp_path / 'broken.pth').write_text('no checkpoint at all')
+    (tmp_path / 'corrupt.pth').write_text('no checkpoint at all')
     predictor = Predictor(
-        {'fcvit_tiny_shapes': good, 'broken': Model(good.config, str(tmp_path / 'broken.pth'))},
+        {'fcvit_tiny_shapes': good, 'corrupt': Model(good.config, str(tmp_path / 'corrupt.pth'))},
         'cpu',
     )
     page = build_page(predictor, max_bytes=2**20, max_pixels=10**6)

@@ -37,15 +37,15 @@ def test_models_that_cannot_be_loaded(tmp_path):
     pytest.importorskip('mmpretrain')
     config = write_config('classification', tmp_path, tmp_path)
     (tmp_path / 'a.pth').write_text('no checkpoint at all')
-    predictor = Predictor({'broken': Model(str(config), str(tmp_path / 'a.pth'))}, 'cpu')
+    predictor = Predictor({'corrupt': Model(str(config), str(tmp_path / 'a.pth'))}, 'cpu')
     with pytest.raises(CheckpointError, match='a.pth is text that begins with'):
-        predictor.load('broken')
-    with pytest.raises(UserError, match="there is no model 'other', expected one of broken"):
+        predictor.load('corrupt')
+    with pytest.raises(UserError, match="there is no model 'other', expected one of corrupt"):
         predictor.load('other')
     # MMEngine would warn alone, and random layers give random predictions.
     torch.save(dict(state_dict={'backbone.stem.proj.weight': torch.ones(1)}), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='a.pth does not fit the config'):
-        Predictor(predictor.models, 'cpu').load('broken')
+        Predictor(predictor.models, 'cpu').load('corrupt')
 
 
 def test_large_images_are_reduced():

@@ -80,7 +80,7 @@ def test_in_a_browser(served, browser, tmp_path):
     image = np.full((120, 160, 3), 230, np.uint8)
     cv2.circle(image, (80, 60), 40, (40, 40, 200), -1)
     cv2.imwrite(str(tmp_path / 'circle.png'), image)
-    (tmp_path / 'broken.png').write_text('not an image')
+    (tmp_path / 'corrupt.png').write_text('not an image')
     write_bomb(tmp_path / 'bomb.png', 2000, 2000)
     np.save(tmp_path / 'large.npy', np.random.default_rng(0).integers(0, 255, 2**21, np.uint8))
     shutil.move(tmp_path / 'large.npy', tmp_path / 'large.png')
@@ -101,8 +101,8 @@ def test_in_a_browser(served, browser, tmp_path):
     browser.save_screenshot(str(tmp_path / 'app.png'))
     assert cv2.imread(str(tmp_path / 'app.png')).std() > 10
 
-    drop(tmp_path / 'broken.png')
-    assert 'broken.png does not open as an image' in message('does not open')
+    drop(tmp_path / 'corrupt.png')
+    assert 'corrupt.png does not open as an image' in message('does not open')
     assert not find('#prediction img')
     drop(tmp_path / 'bomb.png')
     assert 'bomb.png has 2000x2000 pixels' in message('bomb.png')
@@ -110,9 +110,9 @@ def test_in_a_browser(served, browser, tmp_path):
     wait(browser, lambda _: any('size' in each.text for each in find('.toast-body, [role=alert]')))
     # A model that cannot be loaded: its own message, and the page stays usable.
     find('#model input')[0].click()
-    wait(browser, lambda _: [each for each in find('ul[role=listbox] li') if each.text == 'broken'])[0].click()
+    wait(browser, lambda _: [each for each in find('ul[role=listbox] li') if each.text == 'corrupt'])[0].click()
     drop(tmp_path / 'circle.png')
-    message('broken.pth is text that begins with')
+    message('corrupt.pth is text that begins with')
     assert 'Traceback' not in browser.page_source
 
     # Of this page: the one that a browser starts with asks for this and that.

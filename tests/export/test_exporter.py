@@ -88,10 +88,14 @@ def test_what_an_onnx_file_tells(exported):
     import onnx
 
     model = onnx.load(out)
-    told = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(told['mean']) == [123.675, 116.28, 103.53] and json.loads(told['classes']) == ['a', 'b', 'c']
-    assert told['channel_order'] == 'RGB' and json.loads(told['size']) == [40, 40]
-    assert 'CenterCrop' in told['test_pipeline'] and told['task'] == 'classification'
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata['mean']) == [123.675, 116.28, 103.53] and json.loads(metadata['classes']) == [
+        'a',
+        'b',
+        'c',
+    ]
+    assert metadata['channel_order'] == 'RGB' and json.loads(metadata['size']) == [40, 40]
+    assert 'CenterCrop' in metadata['test_pipeline'] and metadata['task'] == 'classification'
     sides = [
         [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
@@ -179,17 +183,17 @@ def test_arguments_that_cannot_work(arguments, message, saved, tmp_path, monkeyp
         (dict(int8='{images}', labelled='nowhere'), '--labelled nowhere is no folder'),
         (dict(int8='{images}', labelled='{images}/a'), 'in folders of .*/a, expected one folder for each class'),
         (dict(int8='{images}', labelled='{images}', part='backbone'), 'a classifier, the graph gives features'),
-        (dict(int8='broken'), 'broken.png does not decode'),
+        (dict(int8='corrupt'), 'corrupt.png does not decode'),
     ],
 )
 def test_folders_that_cannot_work(arguments, message, saved, samples, tmp_path, monkeypatch, needs):
     needs('onnx')
     monkeypatch.chdir(tmp_path)
-    for name in ('empty', 'broken'):
+    for name in ('empty', 'corrupt'):
         (tmp_path / name).mkdir()
-    (tmp_path / 'broken' / 'broken.png').write_bytes(b'\x89PNG')
+    (tmp_path / 'corrupt' / 'corrupt.png').write_bytes(b'\x89PNG')
     arguments = {
-        key: value.format(samples=samples) if isinstance(value, str) else value for key, value in arguments.items()
+        key: value.format(images=samples) if isinstance(value, str) else value for key, value in arguments.items()
     }
     with pytest.raises(UserError, match=message):
         export_model(*saved('classification'), 'a.onnx', 'onnx', rounds=0, **arguments)
