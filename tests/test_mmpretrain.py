@@ -5,7 +5,6 @@ import importlib.util
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 
 pytest.importorskip('mmpretrain')
 import mmpretrain
@@ -14,12 +13,6 @@ from mmpretrain.apis.model import ModelHub
 import fcvit_mm.mmpretrain as hub
 
 NAMES = ['fcvit_b12_in1k', 'fcvit_b24_in1k', 'fcvit_b48_in1k', 'fcvit_tiny_in1k']
-
-
-@pytest.fixture(autouse=True)
-def no_scope_left_behind():
-    yield
-    DefaultScope._instance_dict.clear()
 
 
 def test_models_are_listed():
