@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from harness import ROOT
+from small_run import train
+
+from fcvit_mm import files
+from fcvit_mm.engine.hooks.checkpoint import AtomicCheckpointHook, CheckpointWriteError
+from fcvit_mm.engine.hooks.resume import find_resume_point
+
+ALONE = """
+import os, signal, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+import small_run
+
+class Group(small_run.Witness):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 5:
+            os.killpg(0, signal.SIGTERM)
+
+small_run.Witness = Group
+small_run.train(Path({work_dir!r}), by_epoch=True, workers=2)
+"""
+
+
+def test_a_full_disk_ends_training_and_leaves_the_checkpoint(tmp_path, monkeypatch):
+    original = files.os.replace
+
+    def replace(source, target):
+        if target.endswith('epoch_2.pth'):
+            raise OSError(28, 'No space left on device')
+        original(source, target)
+
+    monkeypatch.setattr(files.os, 'replace', replace)
+    with pytest.raises(
+        CheckpointWriteError,
+        match='epoch_2.pth .* No space left on device.* Training ends here. .*epoch_1.pth '
+        'is complete: make room and resume from it with --resume',
+    ):
+        train(tmp_path, by_epoch=True)
+    assert find_resume_point(str(tmp_path)).endswith('epoch_1.pth')
+    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == ['epoch_1.pth']
+
+
+@pytest.mark.parametrize('keep, left', [(1, ['epoch_3.pth']), (2, ['epoch_2.pth', 'epoch_3.pth'])])
+def test_old_checkpoints_go_when_the_new_one_stands(keep, left, tmp_path, monkeypatch):
+    seen = []
+    original = AtomicCheckpointHook._point_to
+
+    def point_to(self, runner, path):
+        seen.append(sorted(file.name for file in tmp_path.glob('*.pth')))
+        original(self, runner, path)
+
+    monkeypatch.setattr(AtomicCheckpointHook, '_point_to', point_to)
+    train(tmp_path, by_epoch=True, max_keep_ckpts=keep)
+    # While last_checkpoint is written, the checkpoint that it named is still there.
+    assert [len(files) for files in seen] == [1, 2, min(keep + 1, 3)]
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == left
+
+
+def test_what_a_killed_run_was_writing_is_swept_away(tmp_path):
+    (tmp_path / '.epoch_1.pth.abc.tmp').write_bytes(b'half')
+    (tmp_path / '.last_checkpoint.abc.tmp').write_bytes(b'half')
+    train(tmp_path, by_epoch=True)
+    assert not list(tmp_path.glob('.*.tmp'))
+
+
+def test_sigterm_for_the_workers_too(tmp_path):
+    """As Slurm sends it to a whole group: torch would end training for its workers' end."""
+    code = ALONE.format(root=str(ROOT), tests=str(ROOT / 'tests'), work_dir=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+    )
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth'), done.stdout
+    saved = torch.load(tmp_path / 'interrupted.pth', map_location='cpu', weights_only=False)
+    assert saved['meta']['iter'] in (5, 6) and saved['optimizer']['state']
