@@ -3,14 +3,14 @@
 Needs an mmcv with its compiled operators (``MMCV=compiled make setup``). Writes ``tests/data/mmcv_ops.npz``.
 """
 
-import argparse
 import io
 import sys
 from pathlib import Path
+from typing import Optional, Sequence
 
 import numpy as np
 
-from fcvit_mm.errors import UserError, run_command
+from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.files import write_atomic
 from fcvit_mm.mmcv_ext import is_compiled
 
@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / 'tests' / 'data' / 'mmcv_ops.npz'
 
 
-def main(argv=None) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run every case of tests/mmcv_cases.py and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument('--out', type=Path, default=OUT, help='default: %(default)s')
     args = parser.parse_args(argv)
     if not is_compiled():

@@ -28,7 +28,7 @@ from fcvit_mm.ops import use_ops
 
 
 class Way(NamedTuple):
-    """How the backbone runs: see ``Way`` of ``entries.py``."""
+    """A way to run the backbone: see ``Way`` of ``entries.py``."""
 
     about: str
     ops: str

@@ -31,7 +31,7 @@ PEERS = {
 
 
 class Way(NamedTuple):
-    """How a network is run.
+    """A way to run a network.
 
     Attributes:
         about (str): What a reader must know.

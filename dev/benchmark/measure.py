@@ -84,7 +84,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 class Ratio(NamedTuple):
-    """How many times faster than a baseline.
+    """The factor by which something is faster than a baseline.
 
     Attributes:
         rounds (Spread): Of the ratios within each round: what slows a whole round down cancels out.
