@@ -5,7 +5,7 @@ _base_ = [
     '_base_/schedules/adamw_160k_transformer.py',
     '_base_/default_runtime.py',
 ]
-# A classifier's checkpoint: a published file, one of the plain network, or one that tools/train.py wrote.
+# A classifier's checkpoint: a published file, one of the unmodified network, or one that tools/train.py wrote.
 pretrained = 'checkpoints/attnscale_swin_small_in1k.pth'
 
 model = dict(

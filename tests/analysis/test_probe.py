@@ -1,12 +1,9 @@
 """Networks of any kind: their layers by name, features, and the images that they are given."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from harness import ROOT
 from networks import TRANSFORMERS, Convs, build_random, fcvit, timm_vit, vit
 
 from fcvit_mm import analysis
@@ -122,13 +119,6 @@ def test_modes_are_restored():
     before = [module.training for module in model.modules()]
     collect_features(model, torch.randn(1, 3, 32, 32))
     assert [module.training for module in model.modules()] == before and any(before)
-
-
-def test_nothing_of_the_package_imports_the_analyses():
-    package = ROOT / 'fcvit_mm'
-    for path in package.rglob('*.py'):
-        if package / 'analysis' not in path.parents:
-            assert not re.search(r'(fcvit_mm|from [.]+)[.]?analysis|import analysis', path.read_text()), path
 
 
 def test_public_names():
