@@ -1,0 +1,116 @@
+"""Settings of the documentation site: Sphinx, MyST and Furo. `make docs` builds it, without network.
+
+The pages are the Markdown files of this folder and, under the names of PAGES, those of the repository that are read
+elsewhere too. The API reference is made from the docstrings (docs/api, written anew by every build).
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from fcvit_mm import __version__  # noqa: E402
+
+project = 'fcvit_mm'
+author = 'the authors of fcvit_mm'
+release = version = __version__
+
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.apidoc']
+source_suffix = {'.md': 'markdown', '.rst': 'restructuredtext'}
+exclude_patterns = ['_build', 'api/modules.rst']
+
+# Every link to a heading is checked, up to this depth.
+myst_heading_anchors = 4
+myst_enable_extensions = ['colon_fence']
+
+apidoc_modules = [
+    dict(
+        path='../fcvit_mm',
+        destination='api',
+        separate_modules=True,
+        module_first=True,
+        include_private=False,
+        exclude_patterns=['**/native/kernels_for*'],  # compiled
+        # What a package takes from its modules is described there.
+        automodule_options={'members', 'show-inheritance', 'ignore-module-all'},
+    )
+]
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'none'  # the docstrings have them, with shapes
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = 'furo'
+html_title = f'fcvit_mm {version}'
+html_theme_options = dict(navigation_with_keys=True)
+html_show_sphinx = False
+html_copy_source = False
+
+#: Page of the site -> file of the repository that it shows.
+PAGES = {
+    'start': 'README.md',
+    'contributing': 'CONTRIBUTING.md',
+    'changelog': 'CHANGELOG.md',
+    'classification': 'configs/classification/README.md',
+    'detection': 'configs/detection/README.md',
+    'segmentation': 'configs/segmentation/README.md',
+}
+START = 'index'
+LINK = re.compile(r'(?P<image>!?)\[(?P<text>[^][]*)\]\((?P<target>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)')
+
+
+def page_of(path):
+    """Return the page that shows a file or folder of the repository, or None."""
+    shown = {ROOT / file: page for page, file in PAGES.items()}
+    if path.is_dir():
+        path = path / 'README.md'
+    if path in shown:
+        return START if shown[path] == 'start' else shown[path]
+    if path.parent == ROOT / 'docs' and path.suffix == '.md':
+        return path.stem
+    return None
+
+
+def relink(text, file):
+    """Let the links of a Markdown file of the repository lead to pages of the site.
+
+    Links to files that are no page (configs, sources) become their names.
+    """
+
+    def replace(match):
+        target, anchor = match['target'], match['anchor'] or ''
+        if not target or re.match(r'[a-z]+:', target):
+            return match[0]
+        path = (file.parent / target).resolve()
+        if not path.exists():
+            raise FileNotFoundError(f'{file.relative_to(ROOT)} links to {target}, which does not exist')
+        if match['image']:
+            return f'![{match["text"]}]({os.path.relpath(path, ROOT / "docs")})'
+        page = page_of(path)
+        if page is not None:
+            return f'[{match["text"]}]({page}.md{anchor})'
+        return match['text'] if '`' in match['text'] else f'`{match["text"]}`'
+
+    return LINK.sub(replace, text)
+
+
+def read_page(app, docname, source):
+    """Give the pages of PAGES their text; relink the Markdown pages."""
+    if docname == START:
+        source[0] = relink((ROOT / PAGES['start']).read_text(), ROOT / PAGES['start']) + '\n' + source[0]
+        app.env.note_dependency(str(ROOT / PAGES['start']))
+    elif docname in PAGES:
+        source[0] = relink((ROOT / PAGES[docname]).read_text(), ROOT / PAGES[docname])
+        app.env.note_dependency(str(ROOT / PAGES[docname]))
+    elif app.env.doc2path(docname).suffix == '.md':
+        source[0] = relink(source[0], ROOT / 'docs' / f'{docname}.md')
+
+
+def setup(app):
+    app.connect('source-read', read_page)
