@@ -1,7 +1,7 @@
 """The registries that this package's classes stand in: MMEngine's root registries.
 
 The root, and not registries of our own, because a class there is found by its bare name from the mmpretrain, mmdet
-and mmseg scopes alike, and because a model's nested parts go on being built in the scope that is running.
+and mmseg scopes alike, and because a model's nested parts are still built in the scope that is running.
 """
 
 from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS

@@ -45,7 +45,7 @@ WAYS = {
 
 
 class Task(NamedTuple):
-    """What every way has to do: the command line, in what a child process takes.
+    """The task of every way: the command line, in what a child process takes.
 
     Attributes:
         config (str): The config file.

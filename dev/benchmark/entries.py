@@ -66,7 +66,7 @@ COMPILED = 'compiled'
 
 
 class Task(NamedTuple):
-    """What every network of a run has to do.
+    """The task of every network of a run.
 
     Attributes:
         mode (str): ``inference`` or ``train``.
