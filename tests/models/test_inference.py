@@ -113,9 +113,7 @@ def test_a_model_around_a_backbone():
 
 
 def test_a_model_without_a_backbone_of_ours():
-    with pytest.raises(
-        ValueError, match='Linear holds no backbone of fcvit_mm, expected FCViT, DWNet or'
-    ):
+    with pytest.raises(ValueError, match='Linear holds no backbone of fcvit_mm, expected FCViT, DWNet or'):
         fcvit_mm.optimize_for_inference(nn.Linear(2, 2))
 
 
