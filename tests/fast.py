@@ -37,6 +37,7 @@ EXCEPTIONS = {
     'tools/test_test.py': ('test_classification',),
     'export/test_exporter.py': ('test_a_classifier_gives_the_scores_of_its_library?onnx?',),
     'export/test_formats.py': ('test_any_size?fcvit-torchscript?',),
+    'analysis/test_report.py': ('test_transformer',),
     # Their first tests start many processes, compile, or train to the end: what is quick of them, if anything.
     'checkpoints/test_fuzz.py': ('test_names_there_and_back',),
     'dev/benchmark/test_compile_kernels.py': (),
