@@ -85,7 +85,7 @@ def _attention_products(inputs: List[Any], outputs: List[Any]) -> int:
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-class _Traffic(TorchDispatchMode):  # type: ignore[misc]
+class _Traffic(TorchDispatchMode):
     """Sum of the sizes of what each operation reads and writes."""
 
     def __init__(self) -> None:

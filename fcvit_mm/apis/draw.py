@@ -173,7 +173,7 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
                 if writer is None:
                     writer = cv2.VideoWriter(
                         temporary,
-                        cv2.VideoWriter_fourcc(*'mp4v'),
+                        cv2.VideoWriter.fourcc(*'mp4v'),
                         source.get(cv2.CAP_PROP_FPS) or 25,
                         drawn.shape[1::-1],
                     )

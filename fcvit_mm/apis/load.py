@@ -148,6 +148,7 @@ def _load_config(
         pipeline = _geometry(cfg)
     class_names = None if checkpoint is None else _load_weights(model, checkpoint)
     model = model.to(device).eval()
+    preprocess: Any = model.data_preprocessor
     name = os.path.splitext(os.path.basename(network))[0]
 
     def prepare(pixels: np.ndarray, size: Optional[Sequence[int]] = None) -> Prepared:
@@ -158,7 +159,7 @@ def _load_config(
         else:
             pixels = _run_pipeline(pipeline, pixels)
         inputs = torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1].transpose(2, 0, 1)))
-        data = model.data_preprocessor(dict(inputs=[inputs], data_samples=[BaseDataElement()]), False)
+        data = preprocess(dict(inputs=[inputs], data_samples=[BaseDataElement()]), False)
         image = data['inputs']
         return Prepared(image, pad_image(pixels, image.shape[2:]))
 
@@ -244,7 +245,9 @@ def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) 
     height, width = size
     if height < 1 or width < 1:
         raise NetworkError(f'size {height}x{width}: expected a height and width of at least 1 pixel')
-    fitted = ImageOps.fit(Image.fromarray(pixels), (width, height), Image.BICUBIC, bleed=(1 - crop_ratio) / 2)
+    fitted = ImageOps.fit(
+        Image.fromarray(pixels), (width, height), Image.Resampling.BICUBIC, bleed=(1 - crop_ratio) / 2
+    )
     return np.array(fitted)
 
 

@@ -59,7 +59,7 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
             message: text,
             similarity: found,
             layer: gradio.Dropdown(choices=titles, value=title, visible=bool(found)),
-            maps: gradio.Gallery(value=draw_similarity(found, title) if found else None, visible=bool(found)),
+            maps: gradio.Gallery(value=draw_similarity(found, title) if found and title else None, visible=bool(found)),
         }
 
     def predict(name: str, uploaded: Any) -> Dict[Any, Any]:

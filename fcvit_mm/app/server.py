@@ -93,9 +93,9 @@ def build_server(page: Any, max_bytes: int = MAX_BYTES) -> Any:
     )
     # Without these, which its launch sets, Gradio opens any file of this machine that a request names as an upload.
     page.has_launched = page.is_running = True
-    mounted = app.routes[-1].app
+    mounted = app.routes[-1].app  # type: ignore[attr-defined]
 
-    class Server(uvicorn.Server):  # type: ignore[misc]
+    class Server(uvicorn.Server):
         async def shutdown(self, sockets: Any = None) -> None:
             mounted.stop_event.set()  # every open page holds a connection, which would be waited for
             await super().shutdown(sockets)

@@ -2,7 +2,8 @@
 
 import json
 import os.path as osp
-from typing import Dict, List, Optional, Sequence, Tuple
+from functools import partial
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -108,11 +109,11 @@ def export_model(
     runtimes = {'PyTorch': _in_pytorch(in_pytorch), FORMATS[kind].runtime: load_exported(out, kind)}
     if samples is not None:
         small = osp.splitext(out)[0] + '_int8.onnx'
-        report['int8'] = _write_int8(out, small, module, network, samples, tested)
+        report['int8'] = _write_int8(out, small, module, network, samples, tested or samples)
         runtimes['ONNX Runtime, INT8'] = load_exported(small, kind)
     if rounds:
         images = random_images((1, channels, *size))
-        times = time_in_turn({name: lambda run=run: run(images) for name, run in runtimes.items()}, rounds)
+        times = time_in_turn({name: partial(run, images) for name, run in runtimes.items()}, rounds)
         report['speed'] = dict(size=list(size), rounds=rounds, threads=torch.get_num_threads(), ms_per_image=times)
     return report
 
@@ -198,7 +199,11 @@ def _write_int8(
         'ONNX Runtime': load_exported(path, 'onnx'),
         'ONNX Runtime, INT8': load_exported(small, 'onnx'),
     }
-    outputs = {name: lambda images, run=run: run(images)[-1] for name, run in runtimes.items()}
+
+    def last_of(run: Runnable) -> Callable[[Tensor], Tensor]:
+        return lambda images: run(images)[-1]
+
+    outputs = {name: last_of(run) for name, run in runtimes.items()}
     drift = measure_drift(outputs, tested, prepare, module.output != 'features')
     return dict(
         file=small,

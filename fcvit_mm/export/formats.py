@@ -220,9 +220,12 @@ def _program(part: nn.Module, example: Tensor) -> 'torch.export.ExportedProgram'
 
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     # Contiguous, and no assumption that what is not 1 in the example never is: torch.onnx.export sets the same.
-    with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+    with torch.no_grad(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
-            part.to(memory_format=torch.contiguous_format), (example,), dynamic_shapes=(sizes,), strict=False
+            part.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
+            (example,),
+            dynamic_shapes=(sizes,),
+            strict=False,
         )
 
 
@@ -238,6 +241,7 @@ def _record_onnx(part: nn.Module, example: Tensor, names: List[str], path: str, 
         dynamic_shapes=({0: 'batch', 2: 'height', 3: 'width'},),
         verbose=False,
     )
+    assert program is not None  # of dynamo=True
     model = program.model_proto
     forget_origins(model)
     onnx.helper.set_model_props(model, metadata)

@@ -173,6 +173,7 @@ def free_of_sizes_(module: nn.Module) -> nn.Module:
     Returns:
         nn.Module: The same.
     """
+    child: Any
     for name, child in module.named_children():
         if type(child) is nn.AdaptiveAvgPool2d and _is_fixed(child.output_size):
             setattr(module, name, AdaptiveAvgPool2d(child.output_size))

@@ -290,7 +290,7 @@ def write_entry(model: Model) -> str:
 
     assert model.config is not None
 
-    class Indented(yaml.SafeDumper):  # type: ignore[misc]
+    class Indented(yaml.SafeDumper):
         def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
             return super().increase_indent(flow, False)
 

@@ -125,10 +125,10 @@ def _plain(value: Any) -> Any:
         items = {key: item for key, item in items.items() if item is not None}
         return items if items or not value else None
     if isinstance(value, (list, tuple)):
-        items = [_plain(item) for item in value]
-        if any(item is None for item in items):
+        each = [_plain(item) for item in value]
+        if any(item is None for item in each):
             return None
-        return tuple(items) if isinstance(value, tuple) else items
+        return tuple(each) if isinstance(value, tuple) else each
     return value if isinstance(value, (str, int, float)) else None
 
 
