@@ -29,9 +29,10 @@ def _check_dynamic(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> 
 
 def _check_inhomogeneous(x: Tensor, weight: Tensor) -> None:
     name = 'inhomogeneous_depthwise_conv2d'
-    groups, taps = weight.shape[1:3] if weight.ndim == 5 else ('G', 'k*k')
+    groups, taps = weight.shape[1:3] if weight.ndim == 5 else (0, 0)
+    group_dims = (groups, taps) if weight.ndim == 5 else ('G', 'k*k')
     map_shape = tuple(x.shape) if isinstance(x, Tensor) and x.ndim == 4 else (0,) * 4
-    check_arguments(name, x, weight=(weight, (map_shape[0], groups, taps, *map_shape[2:])))
+    check_arguments(name, x, weight=(weight, (map_shape[0], *group_dims, *map_shape[2:])))
     if groups == 0 or map_shape[1] % groups:
         raise ValueError(
             f'{name}: weight has {groups} groups in its shape {tuple(weight.shape)}, (B, G, k*k, H, W), which do not '

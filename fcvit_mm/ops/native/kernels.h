@@ -1,11 +1,11 @@
-// What runs on one thread, without PyTorch: maps lie in memory as (B, H, W, C), float32.
+// The kernels, each on one thread and without PyTorch: maps lie in memory as (B, H, W, C), float32.
 #pragma once
 
 #include <cstdint>
 
 namespace fcvit_mm {
 
-// A depth-wise convolution with stride 1 and zero padding that keeps the size, perhaps followed by GELU.
+// A depth-wise convolution with stride 1 and zero padding that keeps the size; followed by GELU where `gelu` is set.
 struct Convolution {
   const float* x;
   const float* weight;  // (C, k, k)

@@ -86,7 +86,7 @@ void zero_columns(int64_t count, float* to) {
   }
 }
 
-// What a tile of outputs, kRows x kColumns of one vector of channels, is computed from.
+// The inputs of a tile of outputs, kRows x kColumns of one vector of channels.
 struct Tile {
   const float* x;      // the copied value under the first tap of the first output
   int64_t row_stride;  // of the copy
@@ -216,7 +216,7 @@ void convolve_3x3_tile(const Convolution& conv, int64_t image, int64_t row, int6
   }
   float* out = conv.out + start + row * row_stride + column * column_stride;
   const __m256i lanes = first_lanes(smaller(kLanes, end - begin));
-  // What the tiles below this one read first is fetched in time: the processor foresees a row, not the next one. Not
+  // Fetch ahead what the tiles below this one read first: the processor foresees a row, not the next one. Not
   // in small maps, where that is slower.
   const bool large = conv.height * conv.width * (end - begin) > kLargeMap;
   const float* ahead = large && row + kRows + 2 < conv.height ? x[kRows][1] + 2 * row_stride : nullptr;
@@ -281,7 +281,7 @@ int64_t scratch_size(int64_t rows, int64_t columns, int64_t kernel) {
 void convolve_region(const Convolution& conv, const Region& region, const float* taps, float* scratch) {
   const int64_t kernel = conv.kernel, padding = kernel / 2, channels = conv.channels;
   const int64_t image = region.image * conv.height * conv.width;
-  // What is copied: rows inside the map, columns with zeros outside.
+  // Copied are the rows inside the map, and columns with zeros outside.
   const int64_t top = larger(region.row_begin - padding, 0);
   const int64_t bottom = smaller(region.row_end + padding, conv.height);
   const int64_t left = region.column_begin - padding, right = region.column_end + padding;

@@ -20,13 +20,13 @@ namespace {
 using at::Tensor;
 using OptionalTensor = c10::optional<Tensor>;
 
-// What a thread copies of the map, at most: a part of its second-level cache.
+// Values of the map that a thread copies, at most: a part of its second-level cache.
 constexpr int64_t kScratchValues = 64 * 1024;
 // Columns of a region, at most: wide maps would have regions of few rows, of which most is copied for their neighbours.
 constexpr int64_t kRegionColumns = 64;
 // Regions for each thread, at least, where rows suffice.
 constexpr int64_t kRegionsPerThread = 2;
-// Channels that the 3x3 kernel computes at a time: what it reads again must stay in the first-level cache.
+// Channels that the 3x3 kernel computes at a time: the values that it reads again must stay in the first-level cache.
 constexpr int64_t kChannels3x3 = 256;
 
 bool supported() {

@@ -131,7 +131,7 @@ def _smoke(device: str) -> None:
     y = add_global_context(x, x.mean((2, 3)), bias.expand(1, -1), 2, rescale, rescale, 1e-5)
     y = dwconv_gelu(depthwise_conv2d(y, weight, bias), weight, bias)
     y.sum().backward()
-    if not bool(torch.isfinite(x.grad).all()):
+    if x.grad is None or not bool(torch.isfinite(x.grad).all()):
         raise RuntimeError('gradients are not finite')
 
 
