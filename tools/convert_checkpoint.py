@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert a published FCViT checkpoint into one for this package's configs.
+"""Convert a published checkpoint into one for this package's configs.
 
 Reads torch (.pth, .pth.tar, .pt), Paddle (.pdparams) and safetensors files of classifiers, detectors and segmentors,
 told apart by their keys, without running anything in them. Writes tensors only. For example:
@@ -9,12 +9,14 @@ told apart by their keys, without running anything in them. Writes tensors only.
 
 import argparse
 import sys
+from typing import Optional, Sequence
 
 from fcvit_mm.checkpoints import convert_checkpoint
+from fcvit_mm.errors import command_parser, run_command
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument('src', help='checkpoint to read')
     parser.add_argument('dst', help='file to write')
     parser.add_argument('--ema', action='store_true', help='take the averaged (EMA) weights of a file that has both')
@@ -22,12 +24,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv=None) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    try:
-        summary = convert_checkpoint(args.src, args.dst, ema=args.ema, force=args.force)
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+    summary = convert_checkpoint(args.src, args.dst, ema=args.ema, force=args.force)
     print(f'{args.src}:')
     for name, value in summary.items():
         print(f'  {name:<8} {value}')
@@ -35,4 +34,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(lambda: main(sys.argv[1:]))

@@ -1,0 +1,62 @@
+"""What surrounds weights in a file: containers and prefixes."""
+
+import numpy as np
+import pytest
+import torch
+
+from fcvit_mm.checkpoints import CheckpointError, weights_of
+from fcvit_mm.checkpoints.names import find_state_dict, is_head, some, tensors_of
+
+ONE, TWO = {'a': torch.ones(1)}, {'a': torch.full((1,), 2.0)}
+
+
+@pytest.mark.parametrize(
+    'content, ema, value',
+    [
+        (ONE, False, 1),
+        ({'state_dict': ONE}, False, 1),
+        ({'model': ONE}, False, 1),
+        ({'state_dict': ONE, 'model': TWO}, False, 1),
+        ({'state_dict': ONE, 'state_dict_ema': TWO}, False, 1),
+        ({'state_dict': ONE, 'state_dict_ema': TWO}, True, 2),
+        ({'model_ema': TWO}, False, 2),
+        ({'state_dict': TWO, 'ema_state_dict': ONE}, False, 2),  # MMEngine's, which swaps the two
+        ({'state_dict': TWO, 'ema_state_dict': ONE}, True, 2),
+    ],
+)
+def test_container(content, ema, value):
+    assert weights_of(content, ema=ema)['a'] == value
+    assert find_state_dict(content, 'a.pth', ema)[1].startswith('averaged (EMA)' if value == 2 else 'trained weights')
+
+
+def test_averaged_weights_that_are_not_there():
+    with pytest.raises(CheckpointError, match=r"a.pth has no averaged \(EMA\) weights, expected one of \['state_di"):
+        weights_of({'state_dict': ONE}, 'a.pth', ema=True)
+
+
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'module._orig_mod.', '_orig_mod.module.'])
+def test_prefixes_of_wrappers_are_removed(prefix):
+    assert list(tensors_of({f'{prefix}a.module.b': torch.ones(1)})) == ['a.module.b']
+
+
+def test_only_tensors_are_weights():
+    found = tensors_of(
+        {
+            'array': np.ones(2),
+            'named': ('param_0', np.ones(3)),
+            'text': np.array(['a']),
+            'number': 1.0,
+            1: torch.ones(1),
+            'StructuredToParameterName@@': {},
+        }
+    )
+    assert {name: tuple(value.shape) for name, value in found.items()} == {'array': (2,), 'named': (3,)}
+
+
+def test_heads_and_necks():
+    assert is_head('head.fc.weight') and is_head('neck.convs.0.weight') and is_head('roi_head.bbox_head.fc.weight')
+    assert not is_head('headless.weight') and not is_head('stages.0.head')
+
+
+def test_some():
+    assert some([]) == 'nothing' and some('ab') == 'a, b' and some('abcde') == 'a, b, c and 2 more'

@@ -1,0 +1,146 @@
+"""Which network a file is of: by its names alone, uniquely, whoever wrote the network."""
+
+import pytest
+import torch
+from mmengine.runner import load_state_dict
+from networks import NETWORKS, build
+from plain_net import Block, PlainNet
+from reference import arguments, published
+
+import fcvit_mm
+from fcvit_mm.checkpoints import CheckpointError, load_pretrained, recognize
+from fcvit_mm.checkpoints.recognize import arch_of, list_networks, name_arch, reference_names
+from fcvit_mm.models.published_names import PublishedNames, Row
+from fcvit_mm.models.variants import VARIANTS
+
+HEADS = {'rpn_head.rpn_cls.weight': torch.ones(3, 4), 'neck.conv.weight': torch.ones(2)}
+
+
+def files_of(row, **options):
+    """State dicts of a small network: as its authors name it, and as we do."""
+    own = build(row, **options).state_dict()
+    yield own
+    yield row.type.published_names.to_published(own)
+
+
+@pytest.mark.parametrize('dense', [True, False])
+@pytest.mark.parametrize('network', NETWORKS)
+def test_no_two_networks_claim_the_same_file(network, dense):
+    """Of every small network, the published and our file are recognised, and by no other network equally well."""
+    row = NETWORKS[network]
+    own, theirs = files_of(row, **({} if dense else row.classifier))
+    for state_dict, source in ((own, 'OpenMMLab'), (theirs, 'published')):
+        for backbone in (None, PlainNet()):
+            found = recognize(state_dict, 'a.pth', backbone=backbone)
+            assert (found.network, found.source, found.unknown) == (row.type, source, ())
+            assert set(found.backbone) == set(own)
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_every_variant_is_named(name):
+    """Without weights: only names and shapes decide."""
+    row = VARIANTS[name]
+    if row.network.__name__ in ('ViT', 'CaiT', 'Swin'):
+        pytest.importorskip('timm')
+    with torch.device('meta'):
+        own = row.build().state_dict()
+    arch = row.options['arch']
+    assert name_arch(own, row.network).split(' ')[0] == arch
+    assert arch_of(own)['channels'] == tuple(row.network.arch_settings[arch]['channels'])
+
+
+def test_detector():
+    prefixed = {f'backbone.{key}': value for key, value in published(dense=True).items()}
+    found = recognize({'state_dict': {**prefixed, **HEADS}}, 'a.pth')
+    assert (found.network, found.source, found.task) == (fcvit_mm.FCViT, 'published', 'detector')
+    assert set(found.others) == set(HEADS) and not found.unknown
+    assert found.arch == 'with depths (1, 1, 2, 1) and channels (16, 24, 32, 40)'
+    model = fcvit_mm.FCViT(**arguments())
+    load_state_dict(model, found.backbone, strict=True)
+
+
+def test_a_network_without_a_table_is_recognised_by_its_own_names():
+    found = recognize(PlainNet(depths=(3, 2)).state_dict(), 'a.pth')
+    assert (found.network, found.source, found.unknown) == (PlainNet, 'OpenMMLab', ())
+    assert found.arch == 'with depths (3, 2) and channels (8, 16)'
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', 'module.backbone.', '_orig_mod.'])
+def test_it_loads_its_own_checkpoint(prefix, tmp_path):
+    there = PlainNet()
+    torch.save({'state_dict': {prefix + key: value for key, value in there.state_dict().items()}}, tmp_path / 'a.pth')
+    here = PlainNet(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth')))
+    here.init_weights()
+    assert all(torch.equal(value, there.state_dict()[key]) for key, value in here.state_dict().items())
+    with pytest.raises(CheckpointError, match=r'is PlainNet with depths \(2, 1\) .* the backbone is PlainNet with'):
+        load_pretrained(PlainNet(depths=(2, 2)), str(tmp_path / 'a.pth'))
+    with pytest.raises(CheckpointError, match='is a PlainNet, the backbone is a FCViT'):
+        load_pretrained(fcvit_mm.FCViT(**arguments()), str(tmp_path / 'a.pth'))
+
+
+class Renamed(PlainNet):
+    """Of which some names are others in published files."""
+
+    published_names = PublishedNames(rows=(Row('features.*.convolution.*', 'stages.0.blocks.*.convolution.*'),))
+
+    def __init__(self) -> None:
+        super().__init__(depths=(2,), channels=(8,), out_indices=0)
+        for block in self.stages[0].blocks:
+            block.convolution = torch.nn.Conv2d(8, 8, 1)
+
+
+def test_only_names_that_differ_need_a_row():
+    own = Renamed().state_dict()
+    theirs = {
+        key.replace('stages.0.blocks', 'features') if '.convolution.' in key else key: value
+        for key, value in own.items()
+    }
+    for state_dict, source in ((own, 'OpenMMLab'), (theirs, 'published')):
+        found = recognize(state_dict, 'a.pth')
+        assert (found.network, found.source, found.unknown) == (Renamed, source, ())
+        assert set(found.backbone) == set(own)
+
+
+class NeedsAnArgument(PlainNet):
+    """Which cannot be built to see its names."""
+
+    def __init__(self, width) -> None:
+        super().__init__(depths=(1,), channels=(width,), out_indices=0)
+        self.stages[0].blocks[0].extra = Block(width)
+
+
+def test_a_network_that_cannot_be_built_is_known_when_it_is_loaded(tmp_path):
+    there, here = NeedsAnArgument(8), NeedsAnArgument(8)
+    assert reference_names(NeedsAnArgument) == () and NeedsAnArgument not in list_networks()
+    torch.save(there.state_dict(), tmp_path / 'a.pth')
+    load_pretrained(here, str(tmp_path / 'a.pth'))
+    assert all(torch.equal(value, there.state_dict()[key]) for key, value in here.state_dict().items())
+
+
+def test_a_deprecated_name_is_no_network_of_its_own():
+    assert not {fcvit_mm.ScaledViT, fcvit_mm.ScaledCaiT, fcvit_mm.ScaledSwin}.intersection(list_networks())
+
+
+def test_random_numbers_stay():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    reference_names.__globals__['_names_in'].cache_clear()
+    torch.manual_seed(0)
+    recognize(PlainNet(depths=(0, 0)).state_dict() and published(dense=True), 'a.pth')
+    torch.manual_seed(0)
+    reference_names(fcvit_mm.FCViT)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    'name, parts',
+    [
+        ('ConvNeXt', ['conv_dw.weight', 'conv_dw.bias', 'gamma', 'norm.weight', 'norm.bias', 'mlp.fc1.weight']),
+        ('Swin of mmdet', ['attn.w_msa.qkv.weight', 'attn.w_msa.proj.weight', 'norm1.weight', 'ffn.layers.1.weight']),
+        ('PoolFormer', ['layer_scale_1', 'norm1.weight', 'norm1.bias', 'mlp.fc1.weight', 'mlp.fc2.weight']),
+    ],
+)
+def test_networks_of_others_are_not_taken_for_ours(name, parts):
+    root = 'network.0.0' if name == 'PoolFormer' else 'stages.0.blocks.0'
+    with pytest.raises(CheckpointError, match='nothing in common with FCViT, DWNet, ViT, CaiT, Swin'):
+        recognize({f'{root}.{part}': torch.ones(4) for part in parts}, 'a.pth')

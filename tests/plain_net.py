@@ -1,0 +1,35 @@
+"""A small network that nothing but its class tells about: no variant, no table of published names."""
+
+from typing import Any
+
+import torch.nn as nn
+from torch import Tensor
+
+from fcvit_mm.models import Backbone
+from fcvit_mm.models.layers import Stage
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(self.norm(x))
+
+
+class PlainNet(Backbone):
+    def __init__(
+        self, depths: Any = (2, 1), channels: Any = (8, 16), out_indices: Any = (0, 1), **options: Any
+    ) -> None:
+        super().__init__(channels, (4, 8), out_indices, **options)
+        self.stem = nn.Conv2d(self.in_channels, channels[0], 4, 4)
+        self.stages = nn.ModuleList()
+        for i in range(self.num_stages):
+            downsample = nn.Identity() if i == 0 else nn.Conv2d(channels[i - 1], channels[i], 2, 2)
+            blocks = [Block(channels[i]) for _ in range(depths[i])]
+            self.stages.append(Stage(downsample, blocks, self.with_cp))
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', nn.BatchNorm2d(channels[i]))
+        self.freeze_stages()
