@@ -70,7 +70,7 @@ def test_segmentor_with_an_auxiliary_head(tool, capsys):
 
 
 def test_missing_config(tool):
-    with pytest.raises(UserError, match='nowhere.py does not exist: configs stand in configs/classification'):
+    with pytest.raises(UserError, match='nowhere.py does not exist: the configs are in configs/classification'):
         tool.main(['nowhere.py'])
 
 
