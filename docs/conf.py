@@ -4,6 +4,7 @@ The pages are the Markdown files of this folder and, under the names of PAGES, t
 elsewhere too. The API reference is made from the docstrings (docs/api, written anew by every build).
 """
 
+import importlib
 import os
 import re
 import sys
@@ -18,26 +19,15 @@ project = 'fcvit_mm'
 author = 'the authors of fcvit_mm'
 release = version = __version__
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.apidoc']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 source_suffix = {'.md': 'markdown', '.rst': 'restructuredtext'}
-exclude_patterns = ['_build', 'api/modules.rst']
+exclude_patterns = ['_build']
 
 # Every link to a heading is checked, up to this depth.
 myst_heading_anchors = 4
 myst_enable_extensions = ['colon_fence']
 
-apidoc_modules = [
-    dict(
-        path='../fcvit_mm',
-        destination='api',
-        separate_modules=True,
-        module_first=True,
-        include_private=False,
-        exclude_patterns=['**/native/kernels_for*'],  # compiled
-        # What a package takes from its modules is described there.
-        automodule_options={'members', 'show-inheritance', 'ignore-module-all'},
-    )
-]
+autodoc_default_options = {'members': True, 'show-inheritance': True, 'ignore-module-all': True}
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'  # the docstrings have them, with shapes
 autodoc_preserve_defaults = True
@@ -63,6 +53,49 @@ PAGES = {
 }
 START = 'index'
 LINK = re.compile(r'(?P<image>!?)\[(?P<text>[^][]*)\]\((?P<target>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)')
+
+
+def write_api(app):
+    """Write a page for each module: its docstrings, and of a package what it offers and its modules."""
+    folder = Path(app.srcdir) / 'api'
+    folder.mkdir(exist_ok=True)
+    pages = {f'{name}.rst': api_page(name) for name in find_modules()}
+    for path in folder.iterdir():
+        if path.name not in pages:
+            path.unlink()
+    for name, text in pages.items():
+        path = folder / name
+        if not path.exists() or path.read_text() != text:  # Sphinx reads again what is newer
+            path.write_text(text)
+
+
+def find_modules():
+    """Return the names of the package's modules, packages before what they hold."""
+    paths = [path.relative_to(ROOT) for path in (ROOT / 'fcvit_mm').rglob('*.py') if '.mim' not in path.parts]
+    names = ['.'.join(path.with_suffix('').parts).removesuffix('.__init__') for path in paths]
+    return sorted(name for name in names if not name.endswith('.__main__'))
+
+
+def api_page(name):
+    """Return the text of a module's page."""
+    lines = [name, '=' * len(name), '', f'.. automodule:: {name}', '']
+    offered = [f':py:obj:`~{path}`' for path in offered_by(name)]
+    if offered:
+        lines += ['Offers ' + ', '.join(offered) + '.', '']
+    children = [other for other in find_modules() if other.rpartition('.')[0] == name]
+    if children:
+        lines += ['.. toctree::', '   :maxdepth: 1', '', *[f'   {child}' for child in children], '']
+    return '\n'.join(lines)
+
+
+def offered_by(name):
+    """Yield where a package's names are described that it takes from its modules."""
+    package = importlib.import_module(name)
+    for offered in getattr(package, '__all__', ()) if hasattr(package, '__path__') else ():
+        value = getattr(package, offered)
+        home = getattr(value, '__module__', '')
+        if home.startswith(f'{name}.') and not (value.__doc__ or '').startswith('Deprecated'):
+            yield f'{home}.{value.__qualname__}'
 
 
 def page_of(path):
@@ -113,4 +146,5 @@ def read_page(app, docname, source):
 
 
 def setup(app):
+    app.connect('builder-inited', write_api)
     app.connect('source-read', read_page)
