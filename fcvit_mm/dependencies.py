@@ -2,9 +2,15 @@
 
 import importlib.util
 
+from .errors import UserError
+
 #: Packages of each task: import name and the extra of this package that brings it.
 EXTRAS = {'mmpretrain': 'cls', 'mmdet': 'det', 'mmseg': 'seg', 'timm': 'timm'}
 MIN_TORCH = (2, 0)
+
+
+class MissingPackageError(UserError, ImportError):
+    """A package is not installed, or is too old."""
 
 
 def require(package: str) -> None:
@@ -14,11 +20,11 @@ def require(package: str) -> None:
         package (str): An import name of ``EXTRAS``, or ``'mmengine'``.
 
     Raises:
-        ImportError: ``package`` is not installed.
+        MissingPackageError: ``package`` is not installed.
     """
     if importlib.util.find_spec(package) is None:
         extra = EXTRAS.get(package, 'cls')
-        raise ImportError(
+        raise MissingPackageError(
             f"{package} is not installed. In a new environment: pip install --no-build-isolation 'fcvit_mm[{extra}]' "
             f'(after torch). In one with the original OpenMMLab packages: mim install {package}'
         )
@@ -28,11 +34,13 @@ def check_core() -> None:
     """Check what every part of this package needs: MMEngine and a recent torch.
 
     Raises:
-        ImportError: MMEngine is missing or torch is too old.
+        MissingPackageError: MMEngine is missing or torch is too old.
     """
     require('mmengine')
     import torch
 
     version = tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:2])
     if version < MIN_TORCH:
-        raise ImportError(f'fcvit_mm needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}')
+        raise MissingPackageError(
+            f'fcvit_mm needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}'
+        )

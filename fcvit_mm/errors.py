@@ -185,9 +185,7 @@ def run_command(main: Callable[[], object]) -> None:
     """
     try:
         main()
-    except (UserError, ImportError) as error:
-        if isinstance(error, ImportError) and 'is not installed' not in str(error):
-            raise
+    except UserError as error:
         if wants_traceback():
             traceback.print_exc()
         sys.stdout.flush()

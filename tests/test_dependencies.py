@@ -29,7 +29,7 @@ def test_without_mmengine_the_import_says_what_to_install():
         'u.find_spec = lambda name, *rest: None if name == "mmengine" else find(name, *rest); import fcvit_mm'
     )
     result = run_python(code)
-    assert 'ImportError: mmengine is not installed' in result.stderr
+    assert 'MissingPackageError: mmengine is not installed' in result.stderr
     assert 'fcvit_mm[cls]' in result.stderr
 
 

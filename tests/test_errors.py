@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fcvit_mm import errors
+from fcvit_mm.dependencies import require
 from fcvit_mm.errors import (
     DEBUG_VARIABLE,
     FOLDER,
@@ -149,8 +150,6 @@ def test_defects_end_a_command_with_their_traceback():
 
 
 def test_missing_packages_are_no_defects(monkeypatch):
-    from fcvit_mm.dependencies import require
-
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(SystemExit, match='train.py: mmdet is not installed'):
         run_command(lambda: require('mmdet'))

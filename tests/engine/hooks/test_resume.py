@@ -151,5 +151,9 @@ def test_resume_point_of_a_config(tmp_path):
 
 
 def test_a_sample_that_fails_is_named():
-    with pytest.raises(LibraryError, match=r'loading sample 7 of list failed: IndexError: list index out of range'):
-        load_samples([0, 1], [0, 7])
+    class Rows:
+        def __getitem__(self, index):
+            return [0, 1][index]
+
+    with pytest.raises(LibraryError, match=r'loading sample 7 of Rows failed: IndexError: list index out of range'):
+        load_samples(Rows(), [0, 7])
