@@ -45,6 +45,8 @@ class Classifier(nn.Module):
     feature_indices: Union[int, Tuple[int, ...]] = (0, 1, 2, 3)
     #: Default ``global_pool``.
     default_pool = 'avg'
+    #: timm's head, or :class:`TokenHead`: ``fc`` is its linear layer.
+    head: Any
 
     def __init__(self, backbone: Backbone, num_classes: int, in_chans: int, global_pool: str, drop_rate: float) -> None:
         super().__init__()
@@ -103,6 +105,7 @@ class Classifier(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass, or store their activations."""
+        stage: Any
         for stage in self.backbone.stages:
             stage.with_cp = enable
 
@@ -280,7 +283,8 @@ class TokenClassifier(Classifier):
         return self.backbone.norm(patches)
 
     def num_intermediates(self) -> int:
-        return len(self.backbone.stages[0].blocks)
+        stage: Any = self.backbone.stages[0]
+        return len(stage.blocks)
 
     def outputs(self, x: Tensor) -> Iterator[Any]:
         return self.backbone.forward_blocks(x)
@@ -302,10 +306,10 @@ class TokenClassifier(Classifier):
             list[int]: The indices, counted from 0.
         """
         take, last = feature_take_indices(self.num_intermediates(), indices)
-        stage = self.backbone.stages[0]
+        stage: Any = self.backbone.stages[0]
         stage.blocks = stage.blocks[: last + 1]
         if prune_norm:
-            self.backbone.norm = nn.Identity()
+            self.backbone.add_module('norm', nn.Identity())
         if prune_head:
             self.backbone.stages = self.backbone.stages[:1]
             self.reset_classifier(0, '')
@@ -374,7 +378,12 @@ def _build(
     **options: Any,
 ) -> Classifier:
     """Build the model of a row; ``options`` are further ones of its backbone."""
-    backbone = variant.build(**options, in_channels=in_chans, drop_path_rate=drop_path_rate)
+    # Only what was asked for: a network of another package may not have these arguments.
+    if in_chans != 3:
+        options['in_channels'] = in_chans
+    if drop_path_rate:
+        options['drop_path_rate'] = drop_path_rate
+    backbone = variant.build(**options)
     model = model_class(variant)
     global_pool = model.default_pool if global_pool is None else global_pool
     return model(backbone, num_classes, in_chans, global_pool, drop_rate)

@@ -1,11 +1,12 @@
 """A small network that nothing but its class tells about: no variant, no table of published names."""
 
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Iterator
 
 import torch.nn as nn
 from torch import Tensor
 
-from fcvit_mm.models import Backbone
+from fcvit_mm.models import Backbone, variants
 from fcvit_mm.models.layers import Stage
 
 
@@ -33,3 +34,15 @@ class PlainNet(Backbone):
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.BatchNorm2d(channels[i]))
         self.freeze_stages()
+
+
+@contextmanager
+def own_rows() -> Iterator[None]:
+    """Forget the variants that are registered inside."""
+    rows, listeners = dict(variants._variants), list(variants._listeners)
+    try:
+        yield
+    finally:
+        variants._variants.clear()
+        variants._variants.update(rows)
+        variants._listeners[:] = listeners

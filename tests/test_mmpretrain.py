@@ -5,12 +5,15 @@ import importlib.util
 
 import pytest
 import torch
+from mmengine.registry import MODELS
 
 pytest.importorskip('mmpretrain')
 import mmpretrain
 from mmpretrain.apis.model import ModelHub
+from plain_net import PlainNet, own_rows
 
 import fcvit_mm.mmpretrain as hub
+from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
 
 NAMES = ['fcvit_b12_in1k', 'fcvit_b24_in1k', 'fcvit_b48_in1k', 'fcvit_tiny_in1k']
 
@@ -46,6 +49,33 @@ def test_checkpoint_is_loaded_by_path(tmp_path):
     again = mmpretrain.get_model('fcvit_tiny_in1k', pretrained=str(tmp_path / 'tiny.pth'))
     assert torch.equal(again.head.fc.weight, model.head.fc.weight)
     assert torch.equal(again.backbone.stem.proj.weight, model.backbone.stem.proj.weight)
+
+
+def test_every_row_with_a_config_is_listed():
+    expected = {row.hub_name for row in VARIANTS.values() if row.config is not None}
+    assert len(expected) == 22 and expected <= set(mmpretrain.list_models())
+
+
+def test_a_classifier_of_another_package(tmp_path):
+    config = tmp_path / 'plain_net.py'
+    config.write_text(
+        "model = dict(type='ImageClassifier', backbone=dict(type='PlainNet', out_indices=(1,)),\n"
+        "             neck=dict(type='GlobalAveragePooling'),\n"
+        "             head=dict(type='LinearClsHead', num_classes=3, in_channels=16))\n"
+    )
+    MODELS.register_module(module=PlainNet, force=True)
+    row = Variant('plain_net', PlainNet, dict(out_indices=(1,)), 0.9, 'arXiv:0', 'Others', config=str(config))
+    try:
+        with own_rows():
+            register_variant(row)
+            register_variant(row._replace(name='without_config', config=None))
+        assert mmpretrain.list_models('plain_net*') == ['plain_net_in1k']
+        assert not mmpretrain.list_models('without_config*')
+        model = mmpretrain.get_model('plain_net_in1k')
+        assert isinstance(model.backbone, PlainNet) and model(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    finally:
+        ModelHub._models_dict.pop('plain_net_in1k', None)
+        MODELS._module_dict.pop('PlainNet', None)
 
 
 def test_registering_twice_changes_nothing():

@@ -10,11 +10,13 @@ from networks import NETWORKS
 
 pytest.importorskip('timm')
 import timm
+from plain_net import PlainNet, own_rows
 
 import fcvit_mm.timm as ours
 from fcvit_mm.checkpoints import CheckpointError
+from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
 
-NAMES = sorted(ours.VARIANTS)
+NAMES = sorted(VARIANTS)
 #: One small model of each kind: a variant, and what makes it small.
 SMALL = {row.variant: row.arguments for row in NETWORKS.values() if row.variant}
 
@@ -303,6 +305,39 @@ def test_options_of_the_network_pass_through():
     assert model.backbone.stages[0].blocks[0].token_mixer.mixes[0].dwconv.kernel_size == (5, 5)
     with pytest.raises(TypeError, match='kernel_size'):
         create('fcvit_tiny', kernel_size=5)
+
+
+def test_a_variant_of_another_package(tmp_path):
+    """Registered after the import; before it, see test_the_package_needs_no_timm and the other rows."""
+    with own_rows():
+        register_variant(
+            Variant('plain_net', PlainNet, dict(out_indices=(1,)), 0.9, 'arXiv:0', 'Others', first_conv='stem')
+        )
+        assert timm.is_model('plain_net') and 'plain_net' in timm.list_models('plain_*')
+        model = timm.create_model('plain_net', num_classes=3).eval()
+        assert model(images()).shape == (2, 3) and model.default_cfg['crop_pct'] == 0.9
+        features = timm.create_model('plain_net', features_only=True, out_indices=(0, 1))
+        assert [x.shape for x in features(images())] == [(2, 8, 16, 16), (2, 16, 8, 8)]
+        torch.save({'state_dict': model.state_dict()}, tmp_path / 'a.pth')
+        twin = timm.create_model('plain_net', num_classes=3, checkpoint_path=str(tmp_path / 'a.pth'))
+        assert_same_weights(twin, model.state_dict())
+        gray = timm.create_model(
+            'plain_net',
+            pretrained=True,
+            pretrained_cfg_overlay=dict(file=str(tmp_path / 'a.pth')),
+            num_classes=4,
+            in_chans=1,
+        )
+        torch.testing.assert_close(
+            gray.backbone.stem.weight.detach(), model.backbone.stem.weight.detach().sum(1, keepdim=True)
+        )
+
+
+def test_the_old_name_of_the_rows():
+    with pytest.warns(DeprecationWarning, match='fcvit_mm.timm.VARIANTS is deprecated .* fcvit_mm.models.variants'):
+        assert ours.VARIANTS is VARIANTS
+    with pytest.raises(AttributeError, match='no attribute'):
+        ours.nothing  # noqa: B018
 
 
 def test_the_package_needs_no_timm():

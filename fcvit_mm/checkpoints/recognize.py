@@ -3,7 +3,6 @@
 import re
 import warnings
 from collections import OrderedDict
-from functools import lru_cache
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Type
 
 import torch
@@ -19,6 +18,8 @@ from .safe_load import CheckpointError
 SHARE_OF_BLOCKS = 0.75
 #: What our names of parameters in blocks begin with.
 BLOCK = re.compile(r'stages\.([^.]+)\.blocks\.([^.]+)\.')
+#: Names in the state dicts of networks that were built for these.
+_built: Dict[Tuple[Type[Backbone], Optional[str]], Tuple[str, ...]] = {}
 #: Output norms that a network may have: ``norm0``, ``norm1``, ...
 MAX_OUTPUTS = 8
 
@@ -203,9 +204,14 @@ def _all_names(network: Type[Backbone]) -> Set[str]:
     return {name for variant in variants for name in _names_in(network, variant)}
 
 
-@lru_cache(maxsize=None)
 def _names_in(network: Type[Backbone], variant: Optional[str]) -> Tuple[str, ...]:
-    """Build a network, or a variant of it, without allocating anything, and return the names in its state dict."""
+    """Build a network, or a variant of it, once and without allocating anything, and return the names in it."""
+    if (network, variant) not in _built:
+        _built[network, variant] = _build_names(network, variant)
+    return _built[network, variant]
+
+
+def _build_names(network: Type[Backbone], variant: Optional[str]) -> Tuple[str, ...]:
     build: Callable[[], torch.nn.Module] = network if variant is None else VARIANTS[variant].build
     try:
         # The random numbers of whoever loads a checkpoint must not depend on this.
@@ -312,7 +318,7 @@ def _explain(
     pairs = {(row.published if published else row.ours, row.ours) for row in rows}
     known: Set[Tuple[str, str]] = set()
     if not rows or not rows_suffice:
-        everything = {*own, *_all_names(network)}
+        everything = {*own, *(reference_names(network) if rows else _all_names(network))}
         known = {(pattern, pattern) for name in everything for pattern in _patterns(name)}
     rename, keep = renamer(pairs), renamer(known)
     found = ((key, rename(key) or keep(key)) for key in keys)

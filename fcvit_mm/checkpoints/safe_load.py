@@ -16,7 +16,7 @@ import struct
 import sys
 import zipfile
 from collections import OrderedDict
-from typing import Callable, Union
+from typing import IO, Any, Callable, ClassVar, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -50,19 +50,19 @@ class Opaque:
 class Rebuild:
     """A callable that a file may call. Not itself callable, so that nothing else is mistaken for one."""
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
 
 class StorageType(Opaque):
     """A torch storage class, which says what its numbers are; ``dtype`` is None for bare bytes."""
 
-    def __init__(self, name: str, dtype) -> None:
+    def __init__(self, name: str, dtype: Optional[torch.dtype]) -> None:
         super().__init__(name)
         self.dtype = dtype
 
 
-#: Where a safetensors file's header has `meta` as JSON text, see publish.py.
+#: Where a safetensors file's header has `meta` as JSON text, see fcvit_mm/publishing/weights.py.
 META_KEY = 'fcvit_mm_meta'
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch's format before 1.6
 _PROTOCOL = 1001
@@ -84,7 +84,7 @@ _STORAGES = {
 }
 
 
-def _strided(storage: Tensor, offset: int, size, stride) -> Tensor:
+def _strided(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:
     """A tensor over a storage (1-D), checked to lie inside it."""
     if not isinstance(storage, Tensor):
         raise ValueError(f'a tensor without a storage: {storage!r}')
@@ -100,56 +100,66 @@ def _strided(storage: Tensor, offset: int, size, stride) -> Tensor:
     return storage.as_strided(size, stride, offset)
 
 
-def _tensor(storage, offset, size, stride, *_) -> Tensor:
+def _tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Tensor:
     return _strided(storage, offset, size, stride)
 
 
-def _tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None) -> Tensor:
+def _tensor_v3(
+    storage: Any,
+    offset: int,
+    size: Sequence[int],
+    stride: Sequence[int],
+    requires_grad: Any,
+    hooks: Any,
+    dtype: torch.dtype,
+    metadata: Any = None,
+) -> Tensor:
     return _strided(storage.view(dtype), offset, size, stride)
 
 
-def _parameter(data, *_) -> Tensor:
+def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
-def _from_type(rebuild, kind, args, state) -> Tensor:
+def _from_type(rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
     # torch wraps tensors with Python attributes so; the function is one of ours, like everywhere.
     return _call(rebuild, args)
 
 
-def _numpy_dtype(code, *_) -> np.dtype:
+def _numpy_dtype(code: Any, *_: Any) -> 'np.dtype[Any]':
     if not isinstance(code, str) or not (_NUMERIC.fullmatch(code) or re.fullmatch(r'[US]\d+', code)):
         raise ValueError(f'NumPy values of type {code!r}, expected numbers')
     return np.dtype(code)
 
 
-def _numpy_array(*_) -> np.ndarray:
+def _numpy_array(*_: Any) -> np.ndarray:
     return np.empty(0, np.uint8)  # filled by the state that follows
 
 
-def _set_array(array: np.ndarray, state) -> None:
-    """``array.__setstate__`` after a check of what numpy trusts: types, and as many bytes as the shape needs."""
+def _set_array(array: np.ndarray, state: Any) -> None:
+    """Call ``array.__setstate__`` after a check of what NumPy trusts: types, and as many bytes as the shape needs."""
     _, shape, dtype, fortran, data = state
     if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, (bytes, bytearray)):
         raise ValueError('a NumPy array of something other than numbers')
     if any(not isinstance(n, int) or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f'a NumPy array of shape {shape} and type {dtype} with {len(data)} bytes')
-    array.__setstate__((1, tuple(shape), dtype, bool(fortran), bytes(data)))
+    checked: Any = (1, tuple(shape), dtype, bool(fortran), bytes(data))
+    array.__setstate__(checked)
 
 
-def _numpy_frombuffer(data, dtype, shape, order='C') -> np.ndarray:
+def _numpy_frombuffer(data: Any, dtype: Any, shape: Any, order: Any = 'C') -> np.ndarray:
     array = _numpy_array()
     _set_array(array, (1, shape, dtype, order == 'F', data))
     return array
 
 
-def _numpy_scalar(dtype, data=b''):
+def _numpy_scalar(dtype: Any, data: Any = b'') -> Any:
     if not isinstance(dtype, np.dtype) or dtype.hasobject or len(data) != dtype.itemsize:
         raise ValueError(f'a NumPy scalar of type {dtype} with {len(data)} bytes')
     return np.frombuffer(data, dtype)[0]
 
 
-def _encode(text, encoding='utf-8') -> bytes:
+def _encode(text: Any, encoding: Any = 'utf-8') -> bytes:
     if encoding not in ('latin1', 'latin-1', 'utf-8', 'utf8', 'ascii'):
         raise ValueError(f'text encoding {encoding!r}')
     return text.encode(encoding)
@@ -159,9 +169,9 @@ def _opaque(name: str) -> Rebuild:
     return Rebuild(lambda *args: Opaque(name))
 
 
-def _allowed() -> dict:
-    """(module, name) of what published and MMEngine-written checkpoints name -> what stands for it here."""
-    table = {
+def _allowed() -> Dict[Tuple[str, str], Any]:
+    """Return what stands for each (module, name) in published and MMEngine-written checkpoints."""
+    table: Dict[Tuple[str, str], Any] = {
         ('collections', 'OrderedDict'): Rebuild(lambda items=(): OrderedDict(items)),
         ('collections', 'Counter'): Rebuild(lambda items=(): dict(items)),
         ('collections', 'defaultdict'): Rebuild(lambda factory=None, items=(): dict(items)),
@@ -220,7 +230,7 @@ def _allowed() -> dict:
 ALLOWED = _allowed()
 
 
-def _call(function, args):
+def _call(function: Any, args: Any) -> Any:
     if not isinstance(function, Rebuild):
         raise ValueError(f'a call of {function!r}, which is not a function')
     if not isinstance(args, (tuple, list)):
@@ -228,7 +238,7 @@ def _call(function, args):
     return function.function(*args)
 
 
-def _whole_line(file) -> bytes:
+def _complete_line(file: IO[bytes]) -> bytes:
     line = file.readline()
     if not line.endswith(b'\n'):  # else half a name in a cut file would be reported as a name that is refused
         raise EOFError('it ends in the middle of a name')
@@ -246,15 +256,19 @@ class RestrictedUnpickler(pickle._Unpickler):
         storage (callable): Storage type, key, number of values -> 1-D tensor.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[Any] = dict(pickle._Unpickler.dispatch)
+    stack: List[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    pop_mark: Callable[[], List[Any]]
 
-    def __init__(self, file, path: str, storage: Callable = None) -> None:
+    def __init__(self, file: IO[bytes], path: str, storage: Optional[Callable[..., Tensor]] = None) -> None:
         super().__init__(file, encoding='latin1')
-        self._file_readline = lambda: _whole_line(file)
+        self._file_readline = lambda: _complete_line(file)
         self.path = path
         self.storage = storage
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         module = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module)
         module = re.sub(r'^numpy\._core\b', 'numpy.core', module)
         if (module, name) not in ALLOWED:
@@ -265,10 +279,10 @@ class RestrictedUnpickler(pickle._Unpickler):
             )
         return ALLOWED[module, name]
 
-    def get_extension(self, code):
+    def get_extension(self, code: int) -> None:
         raise CheckpointError(f'{self.path} asks for the pickle extension {code}: refused, no checkpoint needs one')
 
-    def persistent_load(self, saved):
+    def persistent_load(self, saved: Any) -> Tensor:
         if self.storage is None or not isinstance(saved, tuple) or len(saved) < 5 or saved[0] != 'storage':
             raise ValueError(f'an unknown reference {saved!r:.80}')
         kind, key, _, numel, *view = saved[1:]
@@ -276,24 +290,24 @@ class RestrictedUnpickler(pickle._Unpickler):
             raise ValueError(f'an unknown storage {saved!r:.80}')
         return self.storage(kind.dtype or torch.uint8, str(key), numel, view[0] if view else None)
 
-    def load_reduce(self):
+    def load_reduce(self) -> None:
         args = self.stack.pop()
         self.stack[-1] = _call(self.stack[-1], args)
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_reduce
 
-    def load_newobj_ex(self):
+    def load_newobj_ex(self) -> None:
         if self.stack.pop():
             raise ValueError('an object made with keyword arguments')
         self.load_reduce()
 
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
 
-    def _instantiate(self, klass, args):
+    def _instantiate(self, klass: Any, args: Any) -> None:
         self.append(_call(klass, args))
 
-    def load_build(self):
+    def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, np.ndarray):
@@ -303,32 +317,32 @@ class RestrictedUnpickler(pickle._Unpickler):
                 raise ValueError(f'NumPy values of type {state!r:.80}, expected plain numbers of this byte order')
         elif not isinstance(target, (dict, Opaque, Tensor)):
             raise ValueError(f'attributes for a {type(target).__name__}')
-        # Attributes of the rest (a state dict's `_metadata`, what an argparse.Namespace holds) are left out.
+        # Attributes of the rest (a state dict's `_metadata`, what an argparse.Namespace holds) are skipped.
 
     dispatch[pickle.BUILD[0]] = load_build
 
-    def load_bytearray8(self):
-        # The original sets aside what the file announces before it looks whether that much is there.
+    def load_bytearray8(self) -> None:
+        # The original sets aside what the file announces before it checks whether that much is there.
         self.append(bytearray(self.read(struct.unpack('<Q', self.read(8))[0])))
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
-    def load_append(self):
+    def load_append(self) -> None:
         self._grow([self.stack.pop()])
 
     dispatch[pickle.APPEND[0]] = load_append
 
-    def load_appends(self):
+    def load_appends(self) -> None:
         self._grow(self.pop_mark())
 
     dispatch[pickle.APPENDS[0]] = load_appends
 
-    def _grow(self, items):
+    def _grow(self, items: List[Any]) -> None:
         if not isinstance(self.stack[-1], list):
             raise ValueError(f'items for a {type(self.stack[-1]).__name__}')
         self.stack[-1].extend(items)
 
-    def load_additems(self):
+    def load_additems(self) -> None:
         items = self.pop_mark()
         if not isinstance(self.stack[-1], set):
             raise ValueError(f'items for a {type(self.stack[-1]).__name__}')
@@ -336,26 +350,26 @@ class RestrictedUnpickler(pickle._Unpickler):
 
     dispatch[pickle.ADDITEMS[0]] = load_additems
 
-    def load_setitem(self):
+    def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set(key, value)
 
     dispatch[pickle.SETITEM[0]] = load_setitem
 
-    def load_setitems(self):
+    def load_setitems(self) -> None:
         items = self.pop_mark()
         for i in range(0, len(items), 2):
             self._set(items[i], items[i + 1])
 
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
-    def _set(self, key, value):
+    def _set(self, key: Any, value: Any) -> None:
         if not isinstance(self.stack[-1], dict):
             raise ValueError(f'keys for a {type(self.stack[-1]).__name__}')
         self.stack[-1][key] = value
 
 
-def read_checkpoint(path: Union[str, os.PathLike]) -> dict:
+def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
     """Read a checkpoint of torch (``.pth``, ``.pth.tar``, ``.pt``), Paddle (``.pdparams``) or safetensors.
 
     What the file is is told by its content, not by its name. Tensors come to the CPU and need no gradient; NumPy
@@ -372,7 +386,7 @@ def read_checkpoint(path: Union[str, os.PathLike]) -> dict:
         CheckpointError: It is not a checkpoint, damaged, or holds something that could run code.
     """
     path = os.path.expanduser(os.fspath(path))
-    head = _look_at(path)
+    head = _read_head(path)
     try:
         with open(path, 'rb') as file:
             if head.startswith(b'PK\x03\x04'):
@@ -396,8 +410,12 @@ def read_checkpoint(path: Union[str, os.PathLike]) -> dict:
     return content
 
 
-def _look_at(path: str) -> bytes:
-    """The first bytes of a file that may be a checkpoint; the errors for those that cannot."""
+def _read_head(path: str) -> bytes:
+    """Return the first bytes of a file that may be a checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be one; says what it is.
+    """
     if not os.path.exists(path):
         raise CheckpointNotFoundError(
             f'checkpoint {path} does not exist: give the path of one, or train from scratch '
@@ -430,8 +448,8 @@ def _look_at(path: str) -> bytes:
     raise CheckpointError(f'{path} begins with {head[:8]!r}: neither a torch, a Paddle nor a safetensors checkpoint')
 
 
-def _read_torch_zip(file, path: str):
-    """torch's format since 1.6: a zip archive, uncompressed, of a pickle and of raw storages."""
+def _read_torch_zip(file: IO[bytes], path: str) -> Any:
+    """Read torch's format since 1.6: a zip archive, uncompressed, of a pickle and of raw storages."""
     with zipfile.ZipFile(file) as archive:
         names = set(archive.namelist())
         pickles = [name for name in names if name.count('/') == 1 and name.endswith('/data.pkl')]
@@ -455,9 +473,9 @@ def _read_torch_zip(file, path: str):
         root = pickles[0][: -len('data.pkl')]
         if f'{root}byteorder' in names and archive.read(f'{root}byteorder') != sys.byteorder.encode():
             raise CheckpointError(f'{path} was written on a machine of another byte order: save it again on this one')
-        storages = {}
+        storages: Dict[str, Tensor] = {}
 
-        def storage(dtype, key, numel, view):
+        def storage(dtype: torch.dtype, key: str, numel: int, view: Any) -> Tensor:
             if key not in storages:
                 data = bytearray(archive.read(f'{root}data/{key}'))
                 storages[key] = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
@@ -467,8 +485,8 @@ def _read_torch_zip(file, path: str):
             return RestrictedUnpickler(pickled, path, storage).load()
 
 
-def _read_pickles(file, path: str):
-    """A plain pickle (Paddle), or torch's format before 1.6: pickles, then raw storages."""
+def _read_pickles(file: IO[bytes], path: str) -> Any:
+    """Read a single pickle (Paddle), or torch's format before 1.6: pickles, then raw storages."""
     first = RestrictedUnpickler(file, path).load()
     if not isinstance(first, int) or first != _MAGIC:
         return first
@@ -479,20 +497,20 @@ def _read_pickles(file, path: str):
             'torch that wrote it and save it again'
         )
     size = left = os.fstat(file.fileno()).st_size
-    storages = {}
+    storages: Dict[str, Tensor] = {}
 
-    def storage(dtype, key, numel, view):
+    def storage(dtype: torch.dtype, key: str, numel: int, view: Any) -> Tensor:
         nonlocal left
         if key not in storages:
             left -= numel * dtype.itemsize
             if left < 0:
                 raise ValueError(f'its tensors announce more than the {size} bytes of the file')
             storages[key] = torch.empty(numel, dtype=dtype)
-        whole = storages[key]
+        values = storages[key]
         if view is None:
-            return whole
+            return values
         _, offset, length = view
-        return _strided(whole, offset, (length,), (1,))
+        return _strided(values, offset, (length,), (1,))
 
     content = RestrictedUnpickler(file, path, storage).load()
     keys = [str(key) for key in RestrictedUnpickler(file, path).load()]
@@ -513,7 +531,7 @@ def _safetensors_header_size(head: bytes) -> int:
     return struct.unpack('<Q', head[:8])[0] + 8 if len(head) > 8 else sys.maxsize
 
 
-def _read_safetensors(path: str):
+def _read_safetensors(path: str) -> Any:
     try:
         from safetensors import safe_open
         from safetensors.torch import load_file

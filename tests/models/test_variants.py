@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from plain_net import own_rows
 
 import fcvit_mm
 from fcvit_mm.errors import UserError
@@ -24,16 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ROW = Variant('fcvit_nano', fcvit_mm.FCViT, dict(arch='tiny', out_indices=(3,)), 0.9, 'arXiv:0', 'FCViT')
 
 
-@pytest.fixture
-def own_rows():
-    """What is registered in a test is forgotten after it."""
-    rows = dict(VARIANTS)
-    listeners = list(variants._listeners)
-    variants._listeners.clear()
-    yield
-    variants._variants.clear()
-    variants._variants.update(rows)
-    variants._listeners[:] = listeners
+@pytest.fixture(name='own_rows')
+def fixture_own_rows():
+    with own_rows():
+        variants._listeners.clear()
+        yield
 
 
 @pytest.mark.parametrize('name', VARIANTS)
