@@ -58,7 +58,7 @@ def load_pretrained(
     matched = {name: value.to(map_location) for name, value in found.backbone.items() if name in own}
     backbone.load_state_dict(matched, strict=False)
     _report(found, own, path)
-    if hasattr(backbone, '_params_init_info'):  # there while MMEngine initialises a whole model, for its log
+    if hasattr(backbone, '_params_init_info'):  # there while MMEngine initialises a complete model, for its log
         update_init_info(backbone, init_info=f'Pretrained: load from {checkpoint}')
 
 

@@ -314,7 +314,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             _set_array(target, state)
         elif isinstance(target, np.dtype):
             if state[1] not in ('|', '=', _NATIVE) or any(part is not None for part in state[2:5]):
-                raise ValueError(f'NumPy values of type {state!r:.80}, expected plain numbers of this byte order')
+                raise ValueError(f'NumPy values of type {state!r:.80}, expected numbers of this byte order')
         elif not isinstance(target, (dict, Opaque, Tensor)):
             raise ValueError(f'attributes for a {type(target).__name__}')
         # Attributes of the rest (a state dict's `_metadata`, what an argparse.Namespace holds) are skipped.

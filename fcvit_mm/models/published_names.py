@@ -34,7 +34,7 @@ def _one_kind(state_dict: Mapping[str, Tensor]) -> str:
 
 
 class PublishedNames(NamedTuple):
-    """What is known about published files of a network; each field may be left out, and no order matters.
+    """What is known about published files of a network; each field is optional, and no order matters.
 
     Attributes:
         rows (tuple[Row]): Published names and ours.

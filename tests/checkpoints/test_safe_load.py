@@ -116,7 +116,7 @@ def test_training_arguments_are_left_closed(writer, tmp_path):
 
 
 @torch_only
-def test_whole_training_state(writer, tmp_path):
+def test_complete_training_state(writer, tmp_path):
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.rand(4, 3)).sum().backward()
@@ -368,7 +368,7 @@ def test_opcode_by_opcode(codes, message, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ['a.pdparams']
 
 
-def test_getattr_looks_nothing_up(tmp_path):
+def test_getattr_finds_nothing(tmp_path):
     """MMEngine's log buffers name it, so it is let through, as an empty shell."""
     (tmp_path / 'a.pth').write_bytes(
         op(b'}', text('a'), name_op('__builtin__', 'getattr'), text('x'), text('upper'), b'\x86', b'R', b's')
@@ -438,9 +438,9 @@ def test_files_that_announce_more_than_they_hold(tmp_path):
         read_checkpoint(tmp_path / 'a.pdparams')
 
     torch.save({'a': torch.ones(2)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
-    whole = (tmp_path / 'a.pth').read_bytes()
-    assert whole.count(b'K\x02N') == 1  # two values, no view
-    (tmp_path / 'a.pth').write_bytes(whole.replace(b'K\x02N', b'J\xff\xff\xff\x7fN'))
+    intact = (tmp_path / 'a.pth').read_bytes()
+    assert intact.count(b'K\x02N') == 1  # two values, no view
+    (tmp_path / 'a.pth').write_bytes(intact.replace(b'K\x02N', b'J\xff\xff\xff\x7fN'))
     with pytest.raises(CheckpointError, match='announce more than the'):
         read_checkpoint(tmp_path / 'a.pth')
 
@@ -448,10 +448,10 @@ def test_files_that_announce_more_than_they_hold(tmp_path):
     StoragePickler(pickled, protocol=2).dump({'a': Storage()})
     write_zip(tmp_path / 'b.pth', pickled.getvalue(), **{'data/0': bytes(10**5), 'data/1': bytes(1)})
     assert read_checkpoint(tmp_path / 'b.pth')['a'].shape == (25000,)
-    whole = (tmp_path / 'b.pth').read_bytes()
+    intact = (tmp_path / 'b.pth').read_bytes()
     size = struct.pack('<II', 1, 1)  # data/1's, in the central directory: say that it is the long one
-    at = whole.rindex(size)
-    (tmp_path / 'b.pth').write_bytes(whole[:at] + struct.pack('<II', 10**5, 10**5) + whole[at + len(size) :])
+    at = intact.rindex(size)
+    (tmp_path / 'b.pth').write_bytes(intact[:at] + struct.pack('<II', 10**5, 10**5) + intact[at + len(size) :])
     with pytest.raises(CheckpointError, match='records announce more than the file holds'):
         read_checkpoint(tmp_path / 'b.pth')
 
@@ -525,10 +525,10 @@ def test_no_permission(tmp_path, monkeypatch):
 def test_unknown_torch_format(tmp_path):
     """torch's old format says its version and byte order."""
     torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
-    whole = (tmp_path / 'a.pth').read_bytes()
+    intact = (tmp_path / 'a.pth').read_bytes()
     magic, version = pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2)
-    assert whole.startswith(magic + version)
-    (tmp_path / 'a.pth').write_bytes(magic + pickle.dumps(1002, 2) + whole[len(magic + version) :])
+    assert intact.startswith(magic + version)
+    (tmp_path / 'a.pth').write_bytes(magic + pickle.dumps(1002, 2) + intact[len(magic + version) :])
     with pytest.raises(CheckpointError, match='unknown torch format .protocol 1002'):
         read_checkpoint(tmp_path / 'a.pth')
     turned = pickle.dumps({'little_endian': sys.byteorder != 'little'}, 2)
@@ -546,9 +546,9 @@ def test_interrupted_download(writer, tmp_path):
         else {'a': torch.arange(200.0), 'b': torch.ones(3, 4)}
     )
     WRITERS[writer](content, tmp_path / 'a.pth')
-    whole = (tmp_path / 'a.pth').read_bytes()
-    for size in {4, 10, *range(20, len(whole), len(whole) // 40), len(whole) - 1}:
-        (tmp_path / 'cut.pth').write_bytes(whole[:size])
+    intact = (tmp_path / 'a.pth').read_bytes()
+    for size in {4, 10, *range(20, len(intact), len(intact) // 40), len(intact) - 1}:
+        (tmp_path / 'cut.pth').write_bytes(intact[:size])
         with pytest.raises(CheckpointError, match='damaged or cut off'):
             read_checkpoint(tmp_path / 'cut.pth')
 
@@ -559,11 +559,11 @@ def test_flipped_bytes_never_give_another_exception(tmp_path):
         tmp_path / 'a.pth',
         _use_new_zipfile_serialization=False,
     )
-    whole = (tmp_path / 'a.pth').read_bytes()
+    intact = (tmp_path / 'a.pth').read_bytes()
     random = np.random.RandomState(0)
     for _ in range(300):
-        damaged = bytearray(whole)
-        damaged[random.randint(len(whole))] = random.randint(256)
+        damaged = bytearray(intact)
+        damaged[random.randint(len(intact))] = random.randint(256)
         (tmp_path / 'b.pth').write_bytes(damaged)
         with contextlib.suppress(CheckpointError):
             read_checkpoint(tmp_path / 'b.pth')
