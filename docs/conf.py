@@ -41,6 +41,8 @@ html_title = f'fcvit_mm {version}'
 html_theme_options = dict(navigation_with_keys=True)
 html_show_sphinx = False
 html_copy_source = False
+html_show_sourcelink = False
+toc_object_entries_show_parents = 'hide'
 
 #: Page of the site -> file of the repository that it shows.
 PAGES = {
@@ -56,10 +58,13 @@ LINK = re.compile(r'(?P<image>!?)\[(?P<text>[^][]*)\]\((?P<target>[^)#\s]*)(?P<a
 
 
 def write_api(app):
-    """Write a page for each module: its docstrings, and of a package what it offers and its modules."""
+    """Write a page for each room of the package: what it offers, and the docstrings of its modules."""
     folder = Path(app.srcdir) / 'api'
     folder.mkdir(exist_ok=True)
-    pages = {f'{name}.rst': api_page(name) for name in find_modules()}
+    names = find_modules()
+    rooms = {'fcvit_mm': [name for name in names if name.count('.') < 2 and not is_package(name)]}
+    rooms.update({room: [name for name in names if (name + '.').startswith(room + '.')] for room in find_rooms(names)})
+    pages = {f'{room}.rst': api_page(room, modules) for room, modules in rooms.items()}
     for path in folder.iterdir():
         if path.name not in pages:
             path.unlink()
@@ -69,6 +74,10 @@ def write_api(app):
             path.write_text(text)
 
 
+def is_package(name):
+    return (ROOT / Path(*name.split('.')) / '__init__.py').exists()
+
+
 def find_modules():
     """Return the names of the package's modules, packages before what they hold."""
     paths = [path.relative_to(ROOT) for path in (ROOT / 'fcvit_mm').rglob('*.py') if '.mim' not in path.parts]
@@ -76,15 +85,20 @@ def find_modules():
     return sorted(name for name in names if not name.endswith('.__main__'))
 
 
-def api_page(name):
-    """Return the text of a module's page."""
-    lines = [name, '=' * len(name), '', f'.. automodule:: {name}', '']
-    offered = [f':py:obj:`~{path}`' for path in offered_by(name)]
-    if offered:
-        lines += ['Offers ' + ', '.join(offered) + '.', '']
-    children = [other for other in find_modules() if other.rpartition('.')[0] == name]
-    if children:
-        lines += ['.. toctree::', '   :maxdepth: 1', '', *[f'   {child}' for child in children], '']
+def find_rooms(names):
+    return [name for name in names if name.count('.') == 1 and is_package(name)]
+
+
+def api_page(room, modules):
+    """Return the text of a room's page."""
+    lines = [room, '=' * len(room), '']
+    for name in dict.fromkeys([room, *modules]):
+        if name != room:
+            lines += [name, '-' * len(name), '']
+        lines += [f'.. automodule:: {name}', '']
+        offered = [f':py:obj:`~{path}`' for path in offered_by(name)]
+        if offered:
+            lines += ['Offers ' + ', '.join(offered) + '.', '']
     return '\n'.join(lines)
 
 
@@ -105,7 +119,7 @@ def page_of(path):
         path = path / 'README.md'
     if path in shown:
         return START if shown[path] == 'start' else shown[path]
-    if path.parent == ROOT / 'docs' and path.suffix == '.md':
+    if path.parent == ROOT / 'docs' and path.suffix == '.md' and path.exists():
         return path.stem
     return None
 

@@ -2,7 +2,8 @@
 
 The policy (CONTRIBUTING.md): a public name that changes keeps its old one for one minor version. What is listed here
 was renamed in 0.1 and goes in 0.2. The old networks, hooks and file backend stand beside the new ones, made by
-:func:`deprecated_class`; modules that moved are found under their old names by :class:`MovedModules`.
+:func:`deprecated_class`; modules that moved are found under their old names by :class:`MovedModules`, and functions
+that were renamed with them by :data:`RENAMED`.
 """
 
 import importlib
@@ -11,7 +12,7 @@ import importlib.machinery
 import sys
 import warnings
 from types import ModuleType
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 #: Version in which the old names go.
 REMOVED_IN = '0.2'
@@ -33,7 +34,7 @@ MOVED_MODULES = {
     'fcvit_mm.engine.model_card': 'fcvit_mm.publishing.model_card',
     'fcvit_mm.engine.network': 'fcvit_mm.apis.load',
     'fcvit_mm.engine.numbers': 'fcvit_mm.engine.hooks.non_finite',
-    'fcvit_mm.engine.images': 'fcvit_mm.engine.hooks.corrupt_samples',
+    'fcvit_mm.engine.pictures': 'fcvit_mm.engine.hooks.corrupt_samples',
     'fcvit_mm.engine.preflight': 'fcvit_mm.preflight.checks',
     'fcvit_mm.engine.quantization': 'fcvit_mm.export.quantization',
     'fcvit_mm.engine.resume': 'fcvit_mm.engine.hooks.resume',
@@ -41,6 +42,38 @@ MOVED_MODULES = {
     'fcvit_mm.engine.trial': 'fcvit_mm.preflight.trial',
     'fcvit_mm.models.scaled': 'fcvit_mm.models',
     'fcvit_mm.models.timm_hosts': 'fcvit_mm.models.timm_blocks',
+    'fcvit_mm.ops.triton.depthwise': 'fcvit_mm.ops.triton.depthwise_conv',
+    'fcvit_mm.ops.triton.depthwise_kernels': 'fcvit_mm.ops.triton.depthwise_conv_kernels',
+}
+#: Names that changed, by the module that they were looked up in: old name to the new one, with its module.
+RENAMED = {
+    'fcvit_mm.engine': {
+        'BrokenPictureHook': 'fcvit_mm.engine.hooks.BrokenPictureHook',
+        'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook',
+        'WholeFileBackend': 'fcvit_mm.files.AtomicFileBackend',
+    },
+    'fcvit_mm.engine.checkpoint': {'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook'},
+    'fcvit_mm.engine.drawing': {
+        'InputError': 'fcvit_mm.images.ImageError',
+        'find_inputs': 'fcvit_mm.images.find_inputs',
+        'build_artist': 'fcvit_mm.apis.draw.build_drawer',
+        'draw_pictures': 'fcvit_mm.apis.draw.draw_images',
+    },
+    'fcvit_mm.engine.errors': {'run_tool': 'fcvit_mm.errors.run_command'},
+    'fcvit_mm.engine.network': {
+        'read_picture': 'fcvit_mm.images.read_image',
+        'fit_picture': 'fcvit_mm.apis.load.fit_image',
+        'pad_picture': 'fcvit_mm.apis.load.pad_image',
+    },
+    'fcvit_mm.engine.pictures': {'BrokenPictureHook': 'fcvit_mm.engine.hooks.BrokenPictureHook'},
+    'fcvit_mm.engine.quantization': {
+        'calibration_pictures': 'fcvit_mm.export.quantization.calibration_images',
+        'labelled_pictures': 'fcvit_mm.export.quantization.labelled_images',
+    },
+    'fcvit_mm.engine.storage': {
+        'WholeFileBackend': 'fcvit_mm.files.AtomicFileBackend',
+        'write_whole': 'fcvit_mm.files.write_atomic',
+    },
 }
 
 
@@ -81,8 +114,30 @@ def deprecated_class(old: str, target: type, module: str, arguments: Optional[Di
     )
 
 
+def renamed_in(module: str, otherwise: Optional[str] = None) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a module, which finds the names of :data:`RENAMED` and warns.
+
+    Args:
+        module (str): The module, as :data:`RENAMED` has it.
+        otherwise (str, optional): Module that all other names are looked up in.
+    """
+    names = RENAMED.get(module, {})
+
+    def __getattr__(name: str) -> Any:
+        if name in names:
+            home, _, new = names[name].rpartition('.')
+            if new != name:
+                warn_deprecated(f'{module}.{name}', names[name])
+            return getattr(importlib.import_module(home), new)
+        if otherwise is None:
+            raise AttributeError(f'module {module!r} has no attribute {name!r}')
+        return getattr(importlib.import_module(otherwise), name)
+
+    return __getattr__
+
+
 class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of :data:`MOVED_MODULES` under their old names, which then stand for the same module."""
+    """Finds the modules of :data:`MOVED_MODULES` under their old names: modules that forward every look-up."""
 
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
@@ -91,14 +146,11 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        warn_deprecated(f'the module {spec.name}', MOVED_MODULES[spec.name], stacklevel=6)
-        old = ModuleType(spec.name)
-        old.__dict__['__getattr__'] = lambda name: getattr(importlib.import_module(MOVED_MODULES[spec.name]), name)
-        return old
-
     def exec_module(self, module: ModuleType) -> None:
-        """The module forwards every look-up; there is nothing to run."""
+        new = MOVED_MODULES[module.__name__]
+        warn_deprecated(f'the module {module.__name__}', new)  # which names who imports: Python skips its import system
+        module.__dict__['__getattr__'] = renamed_in(module.__name__, new)
+        module.__doc__ = f'Deprecated name of :mod:`{new}`.'
 
 
 def install() -> None:

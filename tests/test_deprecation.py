@@ -1,10 +1,20 @@
 """Old public names still work, and warn of their end with the new name."""
 
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
+from harness import ROOT
+from mmengine.fileio import get_file_backend
 
 from fcvit_mm import deprecation
+from fcvit_mm.registry import HOOKS, MODELS
+
+
+def environment(**variables):
+    return dict(os.environ, PYTHONPATH=str(ROOT), **variables)
 
 
 @pytest.mark.parametrize('old, new', deprecation.MOVED_MODULES.items())
@@ -14,6 +24,69 @@ def test_moved_modules_are_found_under_their_old_names(old, new):
     name = next(name for name in vars(target) if not name.startswith('_'))
     assert getattr(found, name) is getattr(target, name)
     assert importlib.util.find_spec(f'{old}_of_no_module') is None
+
+
+def test_importing_a_moved_module_warns_the_one_who_imports_it(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text('import fcvit_mm.engine.network\n')
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment())
+    assert f'{script}:1: DeprecationWarning: the module fcvit_mm.engine.network' in result.stderr
+    assert 'use fcvit_mm.apis.load' in result.stderr
+
+
+@pytest.mark.parametrize(
+    'module, old, new',
+    [(module, old, new) for module, names in deprecation.RENAMED.items() for old, new in names.items()],
+)
+def test_renamed_names_are_found_where_they_were(module, old, new):
+    home, _, name = new.rpartition('.')
+    expected = getattr(importlib.import_module(home), name)
+    found = importlib.import_module(module)
+    if old == name:
+        assert getattr(found, old) is expected
+    else:
+        with pytest.warns(DeprecationWarning, match=f'{module}.{old} is deprecated .* use {new}'):
+            assert getattr(found, old) is expected
+
+
+def test_names_that_never_were_are_not_found():
+    name = 'no_such_name'
+    for module in ('fcvit_mm.engine', 'fcvit_mm.engine.network'):
+        with pytest.raises(AttributeError, match=name):
+            getattr(importlib.import_module(module), name)
+
+
+OLD_TYPES = [
+    (MODELS, dict(type='ScaledViT', arch='small_12', remedies=('attn_scale',)), 'ViT'),
+    (MODELS, dict(type='ScaledCaiT', arch='s24', remedies=('feat_scale',)), 'CaiT'),
+    (MODELS, dict(type='ScaledSwin', arch='small', remedies=('attn_scale',)), 'Swin'),
+    (HOOKS, dict(type='WholeCheckpointHook', interval=1), 'AtomicCheckpointHook'),
+    (HOOKS, dict(type='BrokenPictureHook'), 'SkipCorruptSamplesHook'),
+]
+
+
+@pytest.mark.parametrize('registry, config, new', OLD_TYPES, ids=[config['type'] for _, config, _ in OLD_TYPES])
+def test_old_registered_names_build_the_new_types(registry, config, new):
+    if registry is MODELS:
+        pytest.importorskip('timm')
+    with pytest.warns(DeprecationWarning, match=f'{config["type"]} is deprecated .* use {new}'):
+        assert type(registry.build(config)).__name__ == new
+
+
+def test_the_old_file_backend_is_the_new_one():
+    assert type(get_file_backend(backend_args=dict(backend='whole_file'))).__name__ == 'AtomicFileBackend'
+
+
+@pytest.mark.parametrize('mode', ['argument', 'environment'])
+def test_the_old_value_of_the_switch_of_operations(mode):
+    code = 'from fcvit_mm.ops.dispatch import current_mode, use_ops\n'
+    code += 'with use_ops("plain"):\n    print(current_mode())' if mode == 'argument' else 'print(current_mode())'
+    variables = dict(FCVIT_MM_OPS='plain') if mode == 'environment' else {}
+    result = subprocess.run(
+        [sys.executable, '-W', 'default', '-c', code], capture_output=True, text=True, env=environment(**variables)
+    )
+    assert result.stdout.strip() == 'reference', result.stderr
+    assert "use 'reference'" in result.stderr
 
 
 def test_a_deprecated_class_builds_the_new_one_and_takes_the_old_arguments():
@@ -29,7 +102,5 @@ def test_a_deprecated_class_builds_the_new_one_and_takes_the_old_arguments():
 
 
 def test_the_finder_is_installed_once():
-    import sys
-
     deprecation.install()
     assert sum(isinstance(finder, deprecation.MovedModules) for finder in sys.meta_path) == 1

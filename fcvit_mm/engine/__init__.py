@@ -1,5 +1,6 @@
 """What plugs into the training loop, and nothing else: the run, its config, its processes, hooks, optimizers."""
 
+from ..deprecation import renamed_in
 from ..files import AtomicFileBackend
 from .hooks import (
     AtomicCheckpointHook,
@@ -19,3 +20,5 @@ __all__ = [
     'ResumableHook',
     'SkipCorruptSamplesHook',
 ]
+
+__getattr__ = renamed_in(__name__)
