@@ -1,50 +1,51 @@
 """Try an installed fcvit_mm in a minute or two, on generated images: what dev/release.py asks of wheel and sdist.
 
-Nothing but the installed package is used: not this project's folder. Every network that needs no timm runs forward;
-where mmpretrain is installed, the shipped tools/train.py trains the shipped classifier for a few iterations, and
-tools/test.py reads its checkpoint.
+Nothing but the installed package is used: not this project's folder. Networks run forward; where mmpretrain is
+installed, the shipped tools/train.py trains the shipped classifier for a few iterations, and tools/test.py tests its
+checkpoint. Data and run are written into the working directory.
 """
 
-import argparse
 import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional, Sequence
 
+import torch
+
+import fcvit_mm
+from fcvit_mm.datasets import generate
+from fcvit_mm.errors import UserError, command_parser, run_command
+
+#: Of training, with 16 images each.
 ITERATIONS = 10
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--version', help='that fcvit_mm must have')
-    return parser.parse_args()
+def find_installed(version: Optional[str]) -> Path:
+    """Return the folder of configs and tools in the installed package.
 
-
-def check_installed(package, version):
-    """Check that the installed package is what is imported, and return the folder with configs and tools."""
-    folder = Path(package.__file__).parent
-    if not folder.is_relative_to(sys.prefix):
-        raise SystemExit(f'{folder} is not in {sys.prefix}: install the package')
-    if version not in (None, package.__version__):
-        raise SystemExit(f'fcvit_mm is {package.__version__}, expected {version}')
+    Raises:
+        UserError: The package is imported from elsewhere, or has another version.
+    """
+    folder = Path(fcvit_mm.__file__).resolve().parent
+    if Path(sys.prefix).resolve() not in folder.parents:
+        raise UserError(f'{folder} is not in {sys.prefix}: install the package there, and run this from another folder')
+    if version not in (None, fcvit_mm.__version__):
+        raise UserError(f'fcvit_mm is {fcvit_mm.__version__}, expected {version}: install that version')
     return folder / '.mim'
 
 
-def forward(package):
-    """Run a backbone forward and print the shapes of its outputs."""
-    import torch
-
-    for network in (package.FCViT('tiny'), package.DWNet('tiny')):
+def forward() -> None:
+    """Run networks forward and print the shapes of their outputs."""
+    for network in (fcvit_mm.FCViT('tiny'), fcvit_mm.DWNet('tiny')):
         with torch.no_grad():
             shapes = [tuple(output.shape) for output in network.eval()(torch.rand(1, 3, 64, 64))]
-        print(f'{type(network).__name__}: {shapes}')
+        print(f'{type(network).__name__}: {shapes}', flush=True)
 
 
-def train(shipped):
+def train(shipped: Path) -> None:
     """Train and test the shipped classifier on generated images."""
-    from fcvit_mm.datasets import generate
-
     generate('imagenet', 'shapes', num_train=16 * ITERATIONS, num_val=50, size=64)
     config = shipped / 'configs' / 'classification' / 'fcvit_tiny_shapes.py'
     data = [f'{split}_dataloader.dataset.data_root=shapes' for split in ('train', 'val', 'test')]
@@ -52,23 +53,32 @@ def train(shipped):
     run(shipped / 'tools' / 'test.py', config, 'run/epoch_1.pth', '--work-dir', 'run', '--cfg-options', *data)
 
 
-def run(*command):
+def run(tool: Path, *arguments: object) -> None:
+    """Run a tool as a user does, and print the last line that has an accuracy.
+
+    Raises:
+        UserError: It failed; with the end of its output.
+    """
     done = subprocess.run(
-        [sys.executable, *map(str, command)], env=dict(os.environ, OMP_NUM_THREADS='2'), capture_output=True, text=True
+        [sys.executable, str(tool), *map(str, arguments)],
+        env=dict(os.environ, OMP_NUM_THREADS='2'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
-        raise SystemExit(f'{command[0].name} failed:\n{(done.stdout + done.stderr)[-3000:]}')
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if 'accuracy' in line]
-    print(f'{command[0].name}: {lines[-1].strip() if lines else "done"}')
+        raise UserError(f'{tool.name} failed with status {done.returncode}:\n{done.stdout[-3000:].rstrip()}')
+    lines = [line for line in done.stdout.splitlines() if 'accuracy' in line]
+    print(f'{tool.name}: {lines[-1].strip() if lines else "no accuracy"}', flush=True)
 
 
-def main():
-    args = parse_args()
-    import fcvit_mm
-
-    shipped = check_installed(fcvit_mm, args.version)
-    print(f'fcvit_mm {fcvit_mm.__version__} from {shipped.parent}')
-    forward(fcvit_mm)
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument('--version', help='that fcvit_mm must have')
+    args = parser.parse_args(argv)
+    shipped = find_installed(args.version)
+    print(f'fcvit_mm {fcvit_mm.__version__} in {shipped.parent}', flush=True)
+    forward()
     if importlib.util.find_spec('mmpretrain'):
         train(shipped)
     else:
@@ -76,4 +86,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

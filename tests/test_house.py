@@ -34,7 +34,6 @@ PACKAGE = 'fcvit_mm'
 
 #: Modules whose tests stand elsewhere, and where.
 TESTED_ELSEWHERE = {
-    'fcvit_mm/registry.py': 'tests/engine/optim/test_layer_decay.py',
     'fcvit_mm/version.py': 'tests/test_package.py',
     'fcvit_mm/models/dwnet_names.py': 'tests/models/test_dwnet.py',
     'fcvit_mm/models/transformer_names.py': 'tests/models/test_transformer.py',

@@ -20,12 +20,11 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 from torch.utils.data import BatchSampler
 
 from ...errors import library_errors
-from ...registry import HOOKS
+from ...registry import DATA_SAMPLERS, HOOKS
 from ..config import type_name
 
 

@@ -1,0 +1,53 @@
+"""dev/setup_env.sh: arguments, what it says where something is missing, and that a second run does nothing."""
+
+import os
+import subprocess
+
+import pytest
+from harness import ROOT
+
+SCRIPT = ROOT / 'dev' / 'setup_env.sh'
+
+
+def run(*arguments, **variables):
+    return subprocess.run(
+        ['bash', str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ, **variables)
+    )
+
+
+def test_usage_without_arguments():
+    result = run()
+    assert result.returncode != 0 and 'usage: dev/setup_env.sh VENV [onedl|openmmlab|light]' in result.stderr
+
+
+def test_unknown_stacks_are_refused(tmp_path):
+    result = run(tmp_path / 'venv', 'conda')
+    assert result.returncode == 2
+    assert result.stderr == "unknown stack 'conda', expected onedl, openmmlab or light\n"
+
+
+def test_a_missing_python_is_named(tmp_path):
+    result = run(tmp_path / 'venv', 'light', PYTHON='python9.9')
+    assert result.returncode == 1 and 'no python9.9 found: install Python 3.11' in result.stderr
+    assert not (tmp_path / 'venv').exists()
+
+
+@pytest.mark.parametrize('stack', ['onedl', 'openmmlab', 'light'])
+def test_a_second_run_does_nothing(tmp_path, stack):
+    """The stamp has a hash of all that the environment depends on; the script is asked for it by running dry."""
+    text = SCRIPT.read_text()
+    begin = text.index('wanted=')
+    line = text[begin : text.index('\n', begin)]
+    constraints = 'requirements/constraints-openmmlab.txt' if stack == 'openmmlab' else 'requirements/constraints.txt'
+    wanted = subprocess.run(
+        ['bash', '-c', f'constraints={constraints}; {line}; printf %s "$wanted"'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (tmp_path / '.fcvit_mm-setup').write_text(wanted)
+    result = run(tmp_path, stack, PYTHON='python9.9')
+    assert result.returncode == 0 and not result.stdout + result.stderr
+    (tmp_path / '.fcvit_mm-setup').write_text('of another version')
+    assert run(tmp_path, stack, PYTHON='python9.9').returncode == 1
