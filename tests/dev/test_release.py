@@ -101,7 +101,8 @@ def test_a_version_is_released_once_and_upwards(release, project):
 
 def test_versions_sort_candidates_before_their_release(release):
     versions = ['0.9.0', '0.10.0a2', '0.10.0b1', '0.10.0rc1', '0.10.0', '0.10.1']
-    assert sorted(versions[::-1], key=release.parse_version) == versions
+    shuffled = [versions[index] for index in (3, 0, 5, 1, 4, 2)]
+    assert sorted(shuffled, key=release.parse_version) == versions
     for wrong in ('1.0', 'v1.0.0', '1.0.0-dev', ''):
         with pytest.raises(UserError, match=r'is no version, expected X\.Y\.Z'):
             release.parse_version(wrong)
