@@ -54,6 +54,7 @@ PAGES = {
     'segmentation': 'configs/segmentation/README.md',
 }
 START = 'index'
+HIDDEN = '\0'
 LINK = re.compile(r'(?P<image>!?)\[(?P<text>[^][]*)\]\((?P<target>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)')
 
 
@@ -159,6 +160,18 @@ def read_page(app, docname, source):
         source[0] = relink(source[0], ROOT / 'docs' / f'{docname}.md')
 
 
+def hide_colon(app, what, name, obj, options, lines):
+    """Keep Napoleon from reading "A table: of x" above a variable as "TYPE: description"."""
+    if what in ('data', 'attribute') and lines:
+        lines[0] = lines[0].replace(':', HIDDEN)
+
+
+def show_colon(app, what, name, obj, options, lines):
+    lines[:] = [line.replace(HIDDEN, ':') for line in lines]
+
+
 def setup(app):
+    app.connect('autodoc-process-docstring', hide_colon, priority=400)  # Napoleon: 500
+    app.connect('autodoc-process-docstring', show_colon, priority=600)
     app.connect('builder-inited', write_api)
     app.connect('source-read', read_page)
