@@ -4,6 +4,8 @@
 #   onedl      the maintained continuations of OpenMMLab's packages (the default)
 #   openmmlab  the original packages, as last published
 #   light      torch, MMEngine, timm, pytest and ruff, for work on networks alone: nothing is compiled
+# MMCV=compiled compiles mmcv's operators (10 minutes on 2 cores); MMCV=prebuilt, the default of onedl, takes them from
+# torchvision's kernels (fcvit_mm/mmcv_ext.py). An mmcv that is installed already stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,16 +18,19 @@ case $stack in
         constraints=requirements/constraints.txt
         extra=all,analysis,export,app,docs,test-browser
         mmcv=onedl-mmcv
+        operators=${MMCV:-prebuilt}
         ;;
     openmmlab)
         constraints=requirements/constraints-openmmlab.txt
         extra=openmmlab
         mmcv=mmcv
+        operators=compiled
         ;;
     light)
         constraints=requirements/constraints.txt
         extra=light
         mmcv=
+        operators=prebuilt
         ;;
     *)
         echo "unknown stack '$stack', expected onedl, openmmlab or light" >&2
@@ -33,35 +38,47 @@ case $stack in
         ;;
 esac
 
+case $operators in
+    prebuilt | compiled) ;;
+    *)
+        echo "MMCV=$operators: expected prebuilt or compiled" >&2
+        exit 2
+        ;;
+esac
+
 say() { printf '\n== %s\n' "$*"; }
 
 stamp=$venv/.fcvit_mm-setup
-wanted=$(cat setup.cfg setup.py pyproject.toml "$constraints" dev/setup_env.sh fcvit_mm/ops/native/*.{cpp,h} | sha256sum | cut -d' ' -f1)-$PWD
+wanted=$(cat setup.cfg setup.py pyproject.toml "$constraints" dev/setup_env.sh fcvit_mm/ops/native/*.{cpp,h} | sha256sum | cut -d' ' -f1)-$operators-$PWD
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     exit 0
 fi
 
-# The header and the venv module are packages of their own on Debian.
+# The venv module, and the header that compiling needs, are packages of their own on Debian.
 if ! command -v "$python" >/dev/null; then
     echo "no $python found: install Python 3.11, or name another with PYTHON=" >&2
     exit 1
 fi
 header() { "$python" -c 'import os, sysconfig as s; print(os.path.join(s.get_path("include"), "Python.h"))'; }
-ready() { "$python" -c 'import venv, ensurepip' 2>/dev/null && { [ -z "$mmcv" ] || [ -f "$(header)" ]; }; }
+ready() { "$python" -c 'import venv, ensurepip' 2>/dev/null && { [ "$operators" = prebuilt ] || [ -f "$(header)" ]; }; }
 if ! ready; then
-    packages='python3.11-venv python3.11-dev'
+    packages=python3.11-venv
+    [ "$operators" = prebuilt ] || packages="$packages python3.11-dev"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "Installing $packages (venv module and headers)"
+        say "Installing $packages"
         apt-get update -qq
         # shellcheck disable=SC2086
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
     fi
     if ! ready; then
-        echo "$python has no venv module or no headers: sudo apt-get install $packages" >&2
+        echo "$python lacks its venv module or its headers: sudo apt-get install $packages" >&2
         exit 1
     fi
 fi
-[ -z "$mmcv" ] || command -v g++ >/dev/null || { echo 'no g++ found, mmcv is compiled: sudo apt-get install g++' >&2; exit 1; }
+if [ "$operators" = compiled ] && ! command -v g++ >/dev/null; then
+    echo 'no g++ found, which MMCV=compiled needs: sudo apt-get install g++' >&2
+    exit 1
+fi
 
 say "Environment $venv ($stack)"
 if ! [ -x "$venv/bin/python" ]; then
@@ -73,8 +90,28 @@ pip install -q -c "$constraints" setuptools wheel ninja psutil packaging
 say 'torch and torchvision: about 2 minutes, 5 GB'
 pip install -q -c "$constraints" torch torchvision numpy
 
-built() { "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; }
-install_mmcv() { pip install -q --no-build-isolation -c "$constraints" "$@" "$mmcv" & wait_for $!; }
+# What mmcv is installed: none, prebuilt (without compiled operators), compiled, or stale (compiled for another torch).
+mmcv_state() {
+    "$venv/bin/python" - <<'PYTHON'
+import glob, importlib.util
+spec = importlib.util.find_spec('mmcv')
+libraries = glob.glob(f'{spec.submodule_search_locations[0]}/_ext*.so') if spec else []
+state = 'prebuilt' if spec else 'none'
+if libraries:
+    import torch
+    try:
+        importlib.util.module_from_spec(importlib.util.spec_from_file_location('mmcv._ext', libraries[0]))
+        state = 'compiled'
+    except ImportError:
+        state = 'stale'
+print(state)
+PYTHON
+}
+compile_mmcv() {
+    # Python's own flags say -g, which doubles the time.
+    CFLAGS=-g0 CXXFLAGS=-g0 pip install -q --no-build-isolation -c "$constraints" "$@" "$mmcv" &
+    wait_for $!
+}
 wait_for() {
     local seconds=0
     while kill -0 "$1" 2>/dev/null; do
@@ -85,10 +122,25 @@ wait_for() {
     wait "$1"
 }
 modules=fcvit_mm
-if [ -n "$mmcv" ]; then
-    say "mmcv, its operators compiled against this torch: about 10 minutes on 2 cores, seconds if pip kept the built wheel"
+if [ "$operators" = compiled ]; then
+    say "mmcv, its operators compiled against this torch: 10 minutes on 2 cores, seconds if pip kept the built wheel"
     export MAX_JOBS="${MAX_JOBS:-$(nproc)}"
-    install_mmcv
+    case $(mmcv_state) in
+        none) compile_mmcv ;;
+        prebuilt | stale) compile_mmcv --force-reinstall --no-deps --no-cache-dir ;;
+    esac
+    # pip's cache does not know whether, and against which torch, a wheel of mmcv was compiled.
+    [ "$(mmcv_state)" = compiled ] || compile_mmcv --force-reinstall --no-deps --no-cache-dir
+elif [ -n "$mmcv" ]; then
+    # Where it finds no torch while it is built, mmcv leaves them out. Not from pip's cache: a wheel there may be compiled.
+    case $(mmcv_state) in
+        none) say 'mmcv without its compiled operators: they come from torchvision'
+            pip install -q --no-cache-dir -c "$constraints" "$mmcv" ;;
+        stale) say 'mmcv was compiled for another torch: installing it without its compiled operators'
+            pip install -q --no-cache-dir --force-reinstall --no-deps -c "$constraints" "$mmcv" ;;
+    esac
+fi
+if [ -n "$mmcv" ]; then
     modules='fcvit_mm, mmcv.ops, mmdet, mmpretrain, mmseg'
 else
     export FCVIT_MM_NATIVE=0
@@ -101,11 +153,7 @@ pip install -q --no-build-isolation -c "$constraints" -e ".[$extra,test,lint]"
 if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
     pip install -q --force-reinstall --no-deps -c "$constraints" opencv-python-headless
 fi
-# pip's cache does not know which torch a wheel of mmcv was built against.
-if [ -n "$mmcv" ] && ! built; then
-    say 'The cached mmcv was built against another torch: building it again'
-    install_mmcv --force-reinstall --no-deps --no-cache-dir
-fi
+[ -z "$mmcv" ] || "$venv/bin/python" -m fcvit_mm.mmcv_ext install
 "$venv/bin/python" -c "import $modules"
 pip check
 printf '%s' "$wanted" >"$stamp.tmp"

@@ -4,9 +4,10 @@ from .dependencies import check_core
 
 check_core()
 
-from . import deprecation  # noqa: E402
+from . import deprecation, mmcv_ext  # noqa: E402
 
 deprecation.install()
+mmcv_ext.make_known()
 
 # Importing registers: checkpoints makes init_cfg=dict(type='Pretrained') read published files, engine brings the
 # optimizer-wrapper constructor and hooks.

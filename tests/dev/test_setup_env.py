@@ -39,15 +39,21 @@ def test_a_second_run_does_nothing(tmp_path, stack):
     begin = text.index('wanted=')
     line = text[begin : text.index('\n', begin)]
     constraints = 'requirements/constraints-openmmlab.txt' if stack == 'openmmlab' else 'requirements/constraints.txt'
+    operators = 'compiled' if stack == 'openmmlab' else 'prebuilt'
     wanted = subprocess.run(
-        ['bash', '-c', f'constraints={constraints}; {line}; printf %s "$wanted"'],
+        ['bash', '-c', f'constraints={constraints}; operators={operators}; {line}; printf %s "$wanted"'],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     (tmp_path / '.fcvit_mm-setup').write_text(wanted)
-    result = run(tmp_path, stack, PYTHON='python9.9')
+    result = run(tmp_path, stack, PYTHON='python9.9', MMCV='prebuilt')
     assert result.returncode == 0 and not result.stdout + result.stderr
     (tmp_path / '.fcvit_mm-setup').write_text('of another version')
     assert run(tmp_path, stack, PYTHON='python9.9').returncode == 1
+
+
+def test_an_unknown_kind_of_operators_is_refused(tmp_path):
+    result = run(tmp_path / 'venv', 'onedl', MMCV='half')
+    assert result.returncode == 2 and result.stderr == 'MMCV=half: expected prebuilt or compiled\n'
