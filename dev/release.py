@@ -157,9 +157,11 @@ def build(source: Path, out: Path) -> List[Path]:
         list[Path]: Wheel and sdist.
     """
     out.mkdir()
-    code = 'import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1]); b.build_wheel(sys.argv[1])'
-    run([sys.executable, '-c', code, out], source, 'building wheel and sdist', FCVIT_MM_NATIVE='0')
-    return [next(out.glob('*.whl')), next(out.glob('*.tar.gz'))]
+    # Each alone: setuptools leaves its command in sys.argv.
+    code = 'import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])'
+    for kind in ('build_wheel', 'build_sdist'):
+        run([sys.executable, '-c', code, kind, out], source, kind, FCVIT_MM_NATIVE='0')
+    return [*out.glob('*.whl'), *out.glob('*.tar.gz')]
 
 
 def contents(path: Path) -> Set[str]:
