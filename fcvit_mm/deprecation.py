@@ -52,6 +52,18 @@ RENAMED = {
         'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook',
         'WholeFileBackend': 'fcvit_mm.files.AtomicFileBackend',
     },
+    'fcvit_mm.engine.app': {
+        **{
+            name: f'fcvit_mm.app.models.{name}'
+            for name in ('LOADED', 'MAX_SIDE', 'Loaded', 'Model', 'Prediction', 'find_models', 'shrink')
+        },
+        **{name: f'fcvit_mm.app.server.{name}' for name in ('CSS', 'DEFAULT_PORT', 'OwnHostOnly', 'POLICY')},
+        **{name: f'fcvit_mm.app.server.{name}' for name in ('build_server', 'open_port')},
+        'FORMATS': 'fcvit_mm.images.FORMATS',
+        'UploadError': 'fcvit_mm.images.ImageError',
+        'View': 'fcvit_mm.app.models.Similarity',
+        'read_upload': 'fcvit_mm.images.read_untrusted_image',
+    },
     'fcvit_mm.engine.checkpoint': {'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook'},
     'fcvit_mm.engine.drawing': {
         'InputError': 'fcvit_mm.images.ImageError',

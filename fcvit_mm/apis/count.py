@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from ..engine.config import task_of
+from ..engine.config import task_of, walk
 from ..errors import UserError
 from ..models.layers import count_parameters
 from ..ops import use_ops
-from .load import build_model
+from .load import build_model, input_channels
 
 #: MMEngine counts these too; here a number is a number of multiply-adds, as papers give it.
 NOT_COUNTED = (
@@ -151,6 +151,25 @@ def group_parts(model: nn.Module) -> Dict[str, List[str]]:
     return groups
 
 
+def predicted_tensors(detector: Any, shape: Tuple[int, int], image: Tensor) -> List[Tensor]:
+    """Return what a detector of mmdet predicts for an image, ``(1, C, *shape)``, as tensors.
+
+    No detection is dropped for its low score, so that masks are made of as many as there can be: the raw forward pass
+    makes those of Cascade for every proposal, and random weights give no score worth keeping.
+    """
+    from mmdet.structures import DetDataSample
+
+    has_masks = any('mask' in name for name, _ in detector.named_modules())
+    for node in walk(detector.test_cfg) if has_masks else ():
+        if 'score_thr' in node:
+            node['score_thr'] = 0.0
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+    sample = DetDataSample(metainfo=dict(sizes, img_id=0, img_path='', scale_factor=(1.0, 1.0)))
+    (result,) = detector.predict(image, [sample], rescale=False)
+    found = [result.get('pred_instances', {}), result.get('pred_panoptic_seg', {})]
+    return [value for each in found for value in each.values() if isinstance(value, Tensor)]
+
+
 def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     """Build a config's model with random weights and count it on one random image, in evaluation mode.
 
@@ -159,8 +178,9 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         shape (Sequence[int]): Height and width in pixels, or one for both; empty for the library's usual one.
 
     Returns:
-        Complexity: Parts and totals. A detector's image is padded as its data preprocessor pads, and its heads see
-        the proposals that random weights give, as with mmdet's own tool.
+        Complexity: Parts and totals. A detector's image is padded as its data preprocessor pads. Its heads are counted
+        as they predict: on the proposals that random weights give, and, for masks, on as many detections as
+        ``test_cfg`` allows.
 
     Raises:
         UserError: A config of another library, or a shape that is none.
@@ -171,15 +191,10 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(cfg)
-        image = torch.rand(1, 3, *padded(model, height, width))
+        image = torch.rand(1, input_channels(model, cfg), *padded(model, height, width))
     height, width = image.shape[2:]
-
     if cfg.default_scope == 'mmdet':
-        from mmdet.structures import DetDataSample
-
-        sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
-        sample = DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0)))
-        model.forward = partial(model.forward, data_samples=[sample])
+        model.forward = partial(predicted_tensors, model, (height, width))
 
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         flops = count_multiply_adds(model, image)

@@ -1,5 +1,6 @@
 """Loading a trained network, with the preparation of images that belongs to it."""
 
+import inspect
 import os
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -104,6 +105,20 @@ def build_model(cfg: Config) -> nn.Module:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return revert_sync_batchnorm(MODELS.build(ConfigDict(model))).eval()
+
+
+def input_channels(model: nn.Module, cfg: Config) -> int:
+    """Return how many channels a model's images have: its backbone's ``in_channels``; 3 for one that takes no other."""
+    backbone: Any = getattr(model, 'backbone', model)
+    default = inspect.signature(type(backbone).__init__).parameters.get('in_channels')
+    for found in (
+        (cfg.model.get('backbone') or {}).get('in_channels'),
+        getattr(backbone, 'in_channels', None),
+        None if default is None else default.default,
+    ):
+        if isinstance(found, int):
+            return found
+    return 3
 
 
 def load_network(

@@ -7,7 +7,7 @@ import yaml
 from harness import ROOT
 from mmengine.config import Config
 
-from fcvit_mm.apis.count import count_traffic, measure
+from fcvit_mm.apis.count import count_multiply_adds, count_traffic, measure
 from fcvit_mm.errors import UserError
 
 CONFIGS = ROOT / 'configs'
@@ -60,3 +60,19 @@ def test_config_of_another_library():
 def test_bytes_of_one_layer():
     """A linear layer without bias reads its input and weights and writes its output."""
     assert count_traffic(nn.Linear(8, 4, bias=False), torch.ones(2, 8)) == 4 * (2 * 8 + 8 * 4 + 2 * 4)
+
+
+def test_traffic_counts_each_operation_once():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Flatten(), nn.ReLU()).to('meta')
+    pixels = 10 * 10
+    convolution = 3 * pixels + 3 * 4 + 4 * pixels
+    # Flattening moves nothing.
+    assert count_traffic(model, torch.empty(1, 3, 10, 10, device='meta')) == 4 * (convolution + 2 * 4 * pixels)
+
+
+def test_attention_is_counted():
+    class Attention(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    assert count_multiply_adds(Attention().eval(), torch.rand(2, 3, 10, 4))[''] == 2 * 3 * 10 * 10 * 4 * 2
