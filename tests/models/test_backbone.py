@@ -16,12 +16,12 @@ class Block(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(channels)
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x):
         self.was_channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        return x + self.norm(self.conv(x)).relu()
+        return x + self.bn(self.mix(x)).relu()
 
 
 class Two(Backbone):
@@ -92,9 +92,9 @@ def test_layers_for_learning_rate_decay():
     model = Two()
     for name, depth in {
         'backbone.stem.weight': 0,
-        'backbone.stages.0.blocks.1.conv.weight': 2,
+        'backbone.stages.0.blocks.1.mix.weight': 2,
         'backbone.stages.1.downsample.weight': 3,
-        'backbone.stages.1.blocks.0.norm.bias': 3,
+        'backbone.stages.1.blocks.0.bn.bias': 3,
         'backbone.norm0.weight': 5,
         'head.fc.weight': 5,
     }.items():
@@ -106,7 +106,7 @@ def test_frozen_and_norm_eval():
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
         name for name, _ in model.named_parameters() if name.startswith(('stages.1.', 'norm'))
     }
-    assert not model.stages[0].blocks[0].norm.training and model.stages[1].blocks[0].norm.training
+    assert not model.stages[0].blocks[0].bn.training and model.stages[1].blocks[0].bn.training
     assert not Two(norm_eval=True).train().norm0.training
     with pytest.raises(ValueError, match='frozen_stages=3, expected .* up to 2'):
         Two(frozen_stages=3)
