@@ -30,7 +30,7 @@ VERSION_FILE = 'fcvit_mm/version.py'
 CHANGELOG = 'CHANGELOG.md'
 CITATION = 'CITATION.cff'
 UNRELEASED = 'unreleased'
-#: What the environments get before the package: mmcv without compiled operators, which a classifier does not need.
+#: Versions that the environments get.
 CONSTRAINTS = ROOT / 'requirements' / 'constraints.txt'
 #: Files that must be in the wheel: where mim looks for them, and the marker of a typed package.
 IN_WHEEL = (
@@ -198,11 +198,11 @@ def try_package(path: Path, folder: Path, version: str) -> str:
     venv.create(environment, with_pip=True)
     python = environment / 'bin' / 'python'
     pip = [python, '-m', 'pip', 'install', '--disable-pip-version-check', '-q', '-c', CONSTRAINTS]
-    light = dict(MMCV_WITH_OPS='0', FCVIT_MM_NATIVE='0')
     doing = f'installing {path.name}'
     run([*pip, 'setuptools', 'wheel', 'psutil', 'packaging', 'torch', 'torchvision', 'numpy'], folder, doing)
-    run([*pip, '--no-build-isolation', '--no-cache-dir', 'onedl-mmcv'], folder, doing, **light)
-    run([*pip, '--no-build-isolation', f'{path}[cls]'], folder, doing, **light)
+    # Built apart from torch, mmcv comes without compiled operators, in seconds; pip's cache may hold one with them.
+    run([*pip, '--no-cache-dir', 'onedl-mmcv'], folder, doing)
+    run([*pip, '--no-build-isolation', f'{path}[cls]'], folder, doing, FCVIT_MM_NATIVE='0')
     if not can_import(python, 'cv2', folder):  # a machine without a display lacks libGL
         run([*pip, '--force-reinstall', '--no-deps', 'opencv-python-headless'], folder, doing)
     work = folder / f'demo-{environment.name}'
