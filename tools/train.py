@@ -5,7 +5,7 @@ import os
 
 from fcvit_mm.engine.config import add_config_options, enable_amp, enable_auto_scale_lr, load_config
 from fcvit_mm.engine.distributed import LAUNCHERS
-from fcvit_mm.engine.hooks.resume import select_resume_point
+from fcvit_mm.engine.hooks.resume import request_resume, select_resume_point
 from fcvit_mm.engine.run import is_first_here, train
 from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.preflight.checks import check_training
@@ -48,8 +48,7 @@ def main() -> None:
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        request_resume(cfg, args.resume)
     select_resume_point(cfg)
     if is_first_here():
         check_training(cfg)

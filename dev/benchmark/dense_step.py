@@ -14,13 +14,13 @@ import torch
 from command import add_arguments, check_arguments, describe_run, parse_size
 from entries import DTYPES, keep_layout
 from measure import in_child, interleave, peak_growth
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from report import summarize, write_report
 
-from fcvit_mm.engine.config import load_config, set_pretrained, task_of
+from fcvit_mm.engine.config import add_config_options, load_config, set_pretrained, task_of
 from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.models.backbone import Backbone
 from fcvit_mm.models.layers import count_parameters
@@ -73,13 +73,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--size', metavar='HxW', help='of the images, in pixels (default: 800x1216 for detectors, 512 for segmentors)'
     )
     parser.add_argument('--objects', type=int, default=8, help='objects in each image of a detector (default 8)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, say model.backbone.with_cp=True',
-    )
+    add_config_options(parser, 'model.backbone.with_cp=True')
     add_arguments(parser)
     return parser.parse_args(argv)
 

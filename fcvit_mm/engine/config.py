@@ -1,6 +1,7 @@
 """From a config file and a command line to the config that a runner is built from."""
 
 import argparse
+import importlib
 import os.path as osp
 from typing import Any, Iterator, Optional
 
@@ -103,6 +104,25 @@ def add_config_options(parser: argparse.ArgumentParser, examples: str = 'model.h
     """
     parser.add_argument(
         '--cfg-options', nargs='+', action=_ConfigOptions, metavar='KEY=VALUE', help=f'change the config: {examples}'
+    )
+
+
+class _ImportModule(argparse.Action):
+    """Import a module as soon as its name is read, so that its networks are known."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        try:
+            importlib.import_module(values)
+        except ImportError as error:
+            raise UserError(
+                f'--import {values}: {error}: install the package, or name the folder that it stands in by PYTHONPATH'
+            ) from error
+
+
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--import`` to a command that reads no config, whose ``custom_imports`` would do it."""
+    parser.add_argument(
+        '--import', action=_ImportModule, metavar='MODULE', help='module that registers networks of another package'
     )
 
 

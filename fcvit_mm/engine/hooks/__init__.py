@@ -2,10 +2,11 @@
 
 from ...deprecation import deprecated_class
 from ...registry import HOOKS
+from .batches import ResumableBatchSampler
 from .checkpoint import AtomicCheckpointHook
 from .corrupt_samples import SkipCorruptSamplesHook
 from .non_finite import NonFiniteHook
-from .resume import ResumableBatchSampler, ResumableHook
+from .resume import ResumableHook
 
 WholeCheckpointHook = deprecated_class('WholeCheckpointHook', AtomicCheckpointHook, __name__)
 BrokenPictureHook = deprecated_class('BrokenPictureHook', SkipCorruptSamplesHook, __name__)

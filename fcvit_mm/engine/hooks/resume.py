@@ -6,26 +6,47 @@ an epoch, and a validation that was cut off.
 """
 
 import functools
-import hashlib
+import logging
 import os
 import os.path as osp
+import platform
 import random
+import sys
 import zipfile
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_dist_info
+from mmengine.device import get_device
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
-from torch.utils.data import BatchSampler
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, set_random_seed
 
-from ...errors import library_errors
-from ...registry import DATA_SAMPLERS, HOOKS
+from ...errors import UserError, library_errors
+from ...registry import HOOKS
 from ..config import type_name
+from ..optim.schedules import all_settings, follow_config
+from .batches import Index, Part, ResumableBatchSampler, mix
+
+
+def request_resume(cfg: Config, point: str) -> None:
+    """``--resume``: continue from a checkpoint; without any, the run starts as the config says, ``load_from`` included.
+
+    Args:
+        cfg (Config): Its ``resume`` and ``load_from`` are set.
+        point (str): A checkpoint, or ``'auto'`` for the last one in the work directory.
+    """
+    found = find_resume_point(cfg.work_dir) if point == 'auto' else point
+    if found is not None:
+        cfg.resume, cfg.load_from = True, found
+    elif not cfg.get('resume'):
+        source = f', from the weights of load_from={cfg.load_from}' if cfg.get('load_from') else ''
+        print_log(
+            f'Nothing to resume from in {cfg.work_dir}: starting anew as the config says{source}.', logger='current'
+        )
 
 
 def select_resume_point(cfg: Config) -> None:
@@ -105,71 +126,6 @@ def make_resumable(cfg: Config) -> None:
         loader['batch_sampler'] = dict(type='ResumableBatchSampler', batch_sampler=inner)
 
 
-def mix(*numbers: int) -> int:
-    """Return a seed of 32 bits from some numbers; unlike a sum, it is another one for each combination."""
-    digest = hashlib.blake2b(','.join(map(str, numbers)).encode(), digest_size=4).digest()
-    return int.from_bytes(digest, 'little')
-
-
-class Index(int):
-    """Index of a sample, with the seed for what is random about loading it."""
-
-    seed: int
-
-    def __new__(cls, value: int, seed: int) -> 'Index':
-        self = super().__new__(cls, value)
-        self.seed = seed
-        return self
-
-    def __reduce__(self) -> Tuple[type, Tuple[int, int]]:
-        return Index, (int(self), self.seed)
-
-
-@DATA_SAMPLERS.register_module()
-class ResumableBatchSampler(BatchSampler):
-    """Batches of another batch sampler, each sample with a seed that depends on its place in the run alone.
-
-    So augmentation is the same whether a run was interrupted or not, and for any number of workers. Batches that were
-    trained before can be skipped without being loaded.
-
-    Args:
-        sampler (Sampler): As for any batch sampler.
-        batch_size (int): As for any batch sampler.
-        batch_sampler (dict): The other one's config; ``dict(type='BatchSampler')`` is torch's.
-    """
-
-    def __init__(self, sampler: Any, batch_size: int, batch_sampler: dict) -> None:
-        self.batches: Any
-        batch_sampler = dict(batch_sampler)
-        if type_name(batch_sampler) == 'BatchSampler':
-            self.batches = BatchSampler(sampler, batch_size, batch_sampler.get('drop_last', False))
-        else:
-            self.batches = DATA_SAMPLERS.build(batch_sampler, default_args=dict(sampler=sampler, batch_size=batch_size))
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.drop_last = getattr(self.batches, 'drop_last', False)
-        self.rank = get_dist_info()[0]
-        self.skipped = 0
-
-    def skip(self, number: int) -> None:
-        """Skip the first batches of the next pass."""
-        self.skipped = number
-
-    def __iter__(self) -> Iterator[List[int]]:
-        start, self.skipped = self.skipped, 0
-        if isinstance(self.sampler, InfiniteSampler):
-            # It has one stream for all that read it; data loaders that are made anew must find its beginning.
-            self.sampler.indices = self.sampler._indices_of_rank()
-        # MMEngine sets these on its samplers; a sampler without an epoch never ends.
-        seed, epoch = getattr(self.sampler, 'seed', None) or 0, getattr(self.sampler, 'epoch', 0)
-        for number, batch in enumerate(self.batches):
-            if number >= start:
-                yield [Index(index, mix(seed, self.rank, epoch, number, place)) for place, index in enumerate(batch)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 def load_samples(dataset: Any, indices: List[int]) -> List[Any]:
     """Load a batch, each sample from the seed that its index brings (torch calls this ``__getitems__``).
 
@@ -218,17 +174,256 @@ class ResumedBatches:
         return next(self.batches)
 
 
+class ResumeError(UserError):
+    """A run cannot be resumed as the config and the command line say."""
+
+
+#: Entry of a checkpoint's ``meta`` for what :func:`describe` returns and the place in the data.
+RUN = 'run'
+#: What the order of the samples depends on, and so a place in it: entry of :func:`describe`, where the config sets it.
+ORDER = {
+    'sampler': 'train_dataloader.sampler.type',
+    'shuffle': 'train_dataloader.sampler.shuffle',
+    'sampler_seed': 'the seed of train_dataloader.sampler',
+    'batch_sampler': 'train_dataloader.batch_sampler.type',
+    'drop_last': 'train_dataloader.drop_last',
+}
+#: Packages whose versions a run depends on.
+PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg', 'fcvit_mm')
+
+
+def describe(runner: Any) -> Dict[str, Any]:
+    """Return what a resumed run depends on, in values that a checkpoint keeps."""
+    loop = runner.train_loop
+    loader = loop.dataloader
+    batches = loader.batch_sampler
+    sampler = getattr(batches, 'sampler', loader.sampler)
+    by_iter = isinstance(loop, IterBasedTrainLoop)
+    wrapper = runner.optim_wrapper
+    wrappers = list(wrapper.values()) if hasattr(wrapper, 'optim_wrappers') else [wrapper]
+    modules = {name: sys.modules[name] for name in PACKAGES if name in sys.modules}
+    return dict(
+        loop='iterations' if by_iter else 'epochs',
+        length=loop.max_iters if by_iter else loop.max_epochs,
+        processes=get_world_size(),
+        batch_size=getattr(batches, 'batch_size', None),
+        batches=len(loader),
+        samples=len(loader.dataset),
+        sampler=type(sampler).__name__,
+        shuffle=getattr(sampler, 'shuffle', None),
+        sampler_seed=getattr(sampler, 'seed', None),
+        batch_sampler=getattr(batches, 'name', type(batches).__name__),
+        drop_last=getattr(batches, 'drop_last', None),
+        optimizers=[type(getattr(each, 'optimizer', each)).__name__ for each in wrappers],
+        wrapper=type(wrapper).__name__,
+        settings=[
+            [
+                {key: value for key, value in group.items() if isinstance(value, (int, float, str, tuple, type(None)))}
+                for group in groups
+            ]
+            for groups in all_settings(runner)
+        ],
+        versions=dict(
+            {name: str(getattr(module, '__version__', '?')) for name, module in modules.items()},
+            python=platform.python_version(),
+            device=get_device(),
+        ),
+    )
+
+
 @HOOKS.register_module()
 class ResumableHook(Hook):
     """Make a resumed run the same as one that was not interrupted. ``tools/train.py`` adds it.
 
     - Random numbers of an iteration (drop path, dropout, Mixup, sampled proposals) depend on the run's seed, the
       process and the iteration, not on what the process did before.
-    - Batches that were trained before are skipped without loading, by iteration and inside an epoch.
+    - Samples that were trained before are skipped without loading, by iteration and inside an epoch. Checkpoints hold
+      how many, and in which batches on how many processes: others resume after the same samples.
+    - What else a run depends on stands in the checkpoint, too. A schedule or a setting of the optimizer that the config
+      has changed is followed as if it had been so from the beginning; a sampler or an optimizer of another type is
+      refused; other versions of libraries are reported.
     - A validation that was due at the checkpoint is done again: the best checkpoint is the one it would have been.
     """
 
     priority = 'LOWEST'  # after the others have set themselves up
+
+    def __init__(self) -> None:
+        self.today: Dict[str, Any] = {}
+        #: The pass over the data, what was trained of it before, and the iteration and number of batches since.
+        self.number = 0
+        self.parts: List[Part] = []
+        self.start = 0
+        self.length: Optional[int] = None
+
+    # What is resumed
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        loop: Any = getattr(runner, '_train_loop', None)
+        if not getattr(runner, '_resume', False) or not isinstance(loop, (IterBasedTrainLoop, EpochBasedTrainLoop)):
+            return
+        self.today = describe(runner)
+        meta = checkpoint['meta']
+        before = meta.get(RUN)
+        if before is None:
+            self._log(
+                'The checkpoint does not say in which batches and on how many processes it was trained (it was written '
+                'by MMEngine alone or an older version): taken to be as today'
+            )
+        else:
+            self._refuse(before)
+        moved = self._find_place(loop, meta, before)
+        by_iter = isinstance(loop, IterBasedTrainLoop)
+        changed = follow_config(
+            runner,
+            checkpoint,
+            before and before['settings'],
+            meta['iter'],
+            0 if by_iter else len(loop.dataloader),
+            moved,
+        )
+        if changed:
+            self._log(
+                'The config differs from that of the checkpoint and is followed, its schedules as if they had been so '
+                f'from the beginning: {"; ".join(changed)}'
+            )
+        self._report(loop, meta, before, bool(changed), runner)
+
+    def _log(self, text: str) -> None:
+        print_log(f'Resuming: {text}.', logger='current', level=logging.WARNING)
+
+    def _refuse(self, before: dict) -> None:
+        today = self.today
+        if before['loop'] != today['loop']:
+            raise ResumeError(
+                f'train_cfg counts {today["loop"]}, the run of the checkpoint {before["loop"]}: resume with the '
+                'train_cfg that it had, or start from its weights alone: load_from without --resume'
+            )
+        if before['optimizers'] != today['optimizers']:
+            raise ResumeError(
+                f'optim_wrapper.optimizer.type is {", ".join(today["optimizers"])}, that of the checkpoint '
+                f'{", ".join(before["optimizers"])}, whose state it cannot take: resume with that one, or start from '
+                'its weights alone: load_from without --resume'
+            )
+
+    def _find_place(self, loop: Any, meta: dict, before: Optional[dict]) -> bool:
+        """Set where the data continues; change the iteration of ``meta`` to one of today's batches.
+
+        Returns:
+            bool: The iterations of the run are counted anew.
+        """
+        by_iter = isinstance(loop, IterBasedTrainLoop)
+        batches = loop.dataloader.batch_sampler
+        resumable = isinstance(batches, ResumableBatchSampler)
+        per_pass = len(loop.dataloader)
+        own = (self.today['processes'], self.today['batch_size'])
+        if before is not None:
+            self.number, self.parts = before['pass'], [Part(*part) for part in before['parts']]
+        elif by_iter:
+            ends = resumable and not isinstance(batches.sampler, InfiniteSampler)
+            self.number, done = divmod(meta['iter'], per_pass) if ends else (0, meta['iter'])
+            self.parts = [Part(*own, done)] if done else []
+        else:
+            done = meta['iter'] - meta['epoch'] * per_pass
+            self.number, self.parts = meta['epoch'], [Part(*own, done)] if 0 < done < per_pass else []
+        if self.parts and before is not None:
+            self._check_order(before, batches)
+        if self.parts and not resumable:
+            self._log('train_dataloader.batch_sampler is not made from a config: the data begins with a new pass')
+            self.parts = []
+        if by_iter:
+            return False
+        iteration = meta['epoch'] * per_pass
+        if self.parts:
+            iteration += per_pass - batches.left(self.parts)
+        moved, meta['iter'] = iteration != meta['iter'], iteration
+        return moved
+
+    def _check_order(self, before: dict, batches: Any) -> None:
+        place = 'the samples that were trained before cannot be told from the others'
+        way_out = (
+            'resume as it was, from a checkpoint of the end of an epoch, or from its weights alone: load_from without '
+            '--resume'
+        )
+        for key, name in ORDER.items():
+            if before[key] != self.today[key]:
+                raise ResumeError(
+                    f'{name} is {self.today[key]!r}, in the run of the checkpoint {before[key]!r}, which ended inside '
+                    f'a pass over the data: {place}. To go on, {way_out}'
+                )
+        if before['samples'] != self.today['samples']:
+            self._log(
+                f'train_dataloader.dataset has {self.today["samples"]} samples, {before["samples"]} when the '
+                f'checkpoint was written: {place}. The pass over the data begins anew'
+            )
+            self.parts = []
+        elif isinstance(batches, ResumableBatchSampler) and batches.order is None and self._moves(batches):
+            raise ResumeError(
+                f'train_dataloader.sampler {self.today["sampler"]} deals its samples out by itself: inside a pass over '
+                f'the data it is resumed with the batch_size and processes of before ({self.parts[-1].batch_size} on '
+                f'{self.parts[-1].processes}, now {batches.batch_size} on {batches.processes}). To go on, {way_out}'
+            )
+
+    def _moves(self, batches: ResumableBatchSampler) -> bool:
+        return any(part[:2] != (batches.processes, batches.batch_size) for part in self.parts)
+
+    def _report(self, loop: Any, meta: dict, before: Optional[dict], changed: bool, runner: Any) -> None:
+        """Log what is different from the run of the checkpoint."""
+        by_iter = isinstance(loop, IterBasedTrainLoop)
+        today, unit = self.today, 'iteration' if by_iter else 'epoch'
+        position, end = (meta['iter'], loop.max_iters) if by_iter else (meta['epoch'], loop.max_epochs)
+        if before is not None:
+            then, now = ((run['batch_size'], run['processes']) for run in (before, today))
+            if then != now:
+                samples = sum(part.processes * part.batch_size * part.batches for part in self.parts)
+                self._log(
+                    f'batches of {now[0]} on {now[1]} process(es), {then[0]} on {then[1]} before. The data continues '
+                    f'after {samples} samples of pass {self.number + 1}, at iteration {meta["iter"] + 1} of '
+                    f'{loop.max_iters}'
+                )
+            versions = [
+                f'{name} {before["versions"].get(name, "none")} -> {version}'
+                for name, version in today['versions'].items()
+                if before['versions'].get(name) != version
+            ]
+            if versions:
+                self._log(f'{", ".join(versions)}: results need not be the same bit for bit')
+            if before['wrapper'] != today['wrapper']:
+                self._log(f'optim_wrapper is {today["wrapper"]}, {before["wrapper"]} before')
+            if before['samples'] != today['samples'] and not by_iter:
+                self._log(f'epochs of {today["samples"]} samples, {before["samples"]} before')
+            if before['length'] != end:
+                schedules = 'changed as said above' if changed else 'as before'
+                rates = sorted({group['lr'] for group in self._groups(runner)})
+                rate = f', the learning rate continues at {rates[-1]:.3g}' if rates else ''
+                self._log(
+                    f'training ends at {unit} {end}, before at {before["length"]}. Schedules are {schedules}{rate}'
+                )
+        if position >= end:
+            self._log(f'the checkpoint is of {unit} {position} of {end}: there is nothing left to train')
+
+    @staticmethod
+    def _groups(runner: Any) -> List[dict]:
+        return list(getattr(runner.optim_wrapper, 'param_groups', None) or []) if runner.param_schedulers else []
+
+    # What is kept
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not self.today:
+            return
+        meta, parts, number = checkpoint['meta'], self.parts, self.number
+        own = (self.today['processes'], self.today['batch_size'])
+        done = meta['iter'] - self.start
+        if self.today['loop'] == 'epochs':
+            if meta['epoch'] != number:
+                number, parts, done = meta['epoch'], [], 0
+        else:
+            while self.length is not None and done >= self.length:
+                number, parts, done, self.length = number + 1, [], done - self.length, self.today['batches']
+                self.number, self.parts, self.start = number, parts, meta['iter'] - done
+        parts = [*parts, Part(*own, done)] if done > 0 else parts
+        meta[RUN] = {**self.today, 'pass': number, 'parts': [list(part) for part in parts]}
+
+    # The run
 
     def before_run(self, runner: Runner) -> None:
         loop: Any = getattr(runner, '_train_loop', None)
@@ -243,11 +438,13 @@ class ResumableHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
+        if not self.today and isinstance(loop, (IterBasedTrainLoop, EpochBasedTrainLoop)):
+            self.today = describe(runner)
         if runner.iter == 0 or runner.val_loop is None:
             return
         by_iter = isinstance(loop, IterBasedTrainLoop)
         position, end = (loop.iter, loop.max_iters) if by_iter else (loop.epoch, loop.max_epochs)
-        if not by_iter and loop.iter != loop.epoch * len(loop.dataloader):
+        if not by_iter and (self.parts or loop.iter != loop.epoch * len(loop.dataloader)):
             return  # inside an epoch
         loop._decide_current_val_interval()
         if position >= loop.val_begin and (position % loop.val_interval == 0 or position == end):
@@ -258,26 +455,30 @@ class ResumableHook(Hook):
         loop = runner.train_loop
         sampler = getattr(loop.dataloader, 'batch_sampler', None)
         if not isinstance(sampler, ResumableBatchSampler):
+            self.number, self.parts, self.start = loop.epoch, [], loop.iter
             return
-        if isinstance(loop, IterBasedTrainLoop):
+        by_iter = isinstance(loop, IterBasedTrainLoop)
+        if not by_iter and self.number != loop.epoch:
+            self.number, self.parts = loop.epoch, []
+        parts = self.parts
+        self.parts, done = sampler.split(parts)
+        self.start = loop.iter - done
+        if by_iter and not isinstance(sampler.sampler, InfiniteSampler):
+            self.length = sampler.left(self.parts)
+        if by_iter:
             if loop.iter:
-                self._skip_iterations(loop, sampler)
-            return
-        done = loop.iter - loop.epoch * len(loop.dataloader)
-        if done > 0:
-            runner.logger.info(f'Resuming inside epoch {loop.epoch + 1}, after its first {done} iterations')
-            sampler.skip(done)
+                self._skip_iterations(loop, sampler, parts)
+        elif parts:
+            samples = sum(part.processes * part.batch_size * part.batches for part in parts)
+            runner.logger.info(f'Resuming inside epoch {loop.epoch + 1}, after its first {samples} samples')
+            sampler.resume(parts)
 
-    @staticmethod
-    def _skip_iterations(loop: IterBasedTrainLoop, sampler: ResumableBatchSampler) -> None:
-        number, passes = loop.iter, 0
-        if hasattr(sampler.sampler, 'set_epoch') and hasattr(sampler.sampler, 'epoch'):
-            # A sampler that ends: as many passes are over, each after as many batches as a pass has.
-            passes, number = divmod(number, len(sampler))
-            sampler.sampler.set_epoch(passes)
-        sampler.skip(number)
+    def _skip_iterations(self, loop: IterBasedTrainLoop, sampler: ResumableBatchSampler, parts: List[Part]) -> None:
+        if hasattr(sampler.sampler, 'set_epoch') and hasattr(sampler.sampler, 'epoch'):  # a sampler that ends
+            sampler.sampler.set_epoch(self.number)
+        sampler.resume(parts)
         batches = start_anew(loop)
-        batches._epoch = passes
+        batches._epoch = self.number
         loop.dataloader_iterator = ResumedBatches(batches, loop.iter)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

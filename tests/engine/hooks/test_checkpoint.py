@@ -77,7 +77,7 @@ def test_sigterm_for_the_workers_too(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        timeout=120,
+        timeout=300,
     )
     assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth'), done.stdout
     saved = torch.load(tmp_path / 'interrupted.pth', map_location='cpu', weights_only=False)

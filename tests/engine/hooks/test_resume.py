@@ -1,20 +1,13 @@
-import functools
-import pickle
-from types import SimpleNamespace
-
 import pytest
 import torch
 from mmengine.config import Config
 from small_run import train
 
 from fcvit_mm.engine.hooks.resume import (
-    Index,
-    ResumableBatchSampler,
     find_resume_point,
     is_complete,
     load_samples,
     make_resumable,
-    mix,
     select_resume_point,
 )
 from fcvit_mm.errors import LibraryError
@@ -81,39 +74,6 @@ def test_resume_point(tmp_path):
     assert not is_complete(second) and find_resume_point(str(tmp_path)) == first
     pointer.write_text('s3://bucket/epoch_9.pth')
     assert find_resume_point(str(tmp_path)) == 's3://bucket/epoch_9.pth'
-
-
-def test_batches_can_be_skipped_and_bring_seeds():
-    class Sampler(SimpleNamespace):
-        def __iter__(self):
-            return iter(range(10))
-
-        def __len__(self):
-            return 10
-
-    make = functools.partial(ResumableBatchSampler, batch_size=4, batch_sampler=dict(type='BatchSampler'))
-    sampler = make(Sampler(seed=1, epoch=0))
-    whole = list(sampler)
-    assert len(sampler) == 3 and whole == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    sampler.skip(2)
-    rest = list(sampler)
-    assert rest == whole[2:] and [index.seed for index in rest[0]] == [index.seed for index in whole[2]]
-    assert list(sampler) == whole  # once
-    seeds = {
-        index.seed
-        for epoch in range(3)
-        for seed in range(3)
-        for batch in make(Sampler(seed=seed, epoch=epoch))
-        for index in batch
-    }
-    assert len(seeds) == 90
-    copy = pickle.loads(pickle.dumps(whole[0][1]))
-    assert copy == 1 and isinstance(copy, Index) and copy.seed == whole[0][1].seed
-
-
-def test_mixed_seeds_differ():
-    assert len({mix(a, b) for a in range(100) for b in range(100)}) > 9990
-    assert 0 <= mix(1) < 2**32 and mix(1, 2) != mix(12) and mix(2, 1) != mix(1, 2)
 
 
 def test_config_keeps_its_batch_sampler():

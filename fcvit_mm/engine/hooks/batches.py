@@ -1,0 +1,218 @@
+"""Batches of training that resume at their place in the run, in other batches and on other processes, too."""
+
+import copy
+import functools
+import hashlib
+import itertools
+import math
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import get_dist_info
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler, Sampler
+
+from ..config import type_name
+
+
+def mix(*numbers: int) -> int:
+    """Return a seed of 32 bits from some numbers; unlike a sum, it is another one for each combination."""
+    digest = hashlib.blake2b(','.join(map(str, numbers)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, 'little')
+
+
+class Index(int):
+    """Index of a sample, with its place in the order of the pass and the seed for what is random about loading it."""
+
+    seed: int
+    place: int
+
+    def __new__(cls, value: int, seed: int = 0, place: int = -1) -> 'Index':
+        self = super().__new__(cls, value)
+        self.seed = seed
+        self.place = place
+        return self
+
+    def __reduce__(self) -> Tuple[type, Tuple[int, int, int]]:
+        return Index, (int(self), self.seed, self.place)
+
+
+class Part(NamedTuple):
+    """Part of a pass over the data that a run trained between two starts.
+
+    Attributes:
+        processes (int): Number of them.
+        batch_size (int): Of each process.
+        batches (int): That each process trained.
+    """
+
+    processes: int
+    batch_size: Any
+    batches: int
+
+
+#: Returns an iterator over places and samples of an order, from its beginning each time.
+Order = Callable[[], Iterator[Tuple[int, int]]]
+
+
+def find_order(sampler: Any) -> Optional[Order]:
+    """Find the order of a pass that a sampler deals out to the processes, in turn.
+
+    Returns:
+        callable | None: ``None`` for samplers that are not known to do so. MMEngine's own are.
+    """
+    kind = type(sampler)
+    if getattr(kind, '__iter__', None) is DefaultSampler.__iter__:
+
+        def indices() -> Iterator[int]:
+            alone = copy.copy(sampler)
+            alone.rank, alone.world_size = 0, 1
+            alone.num_samples = alone.total_size = len(sampler.dataset)
+            return iter(alone)
+
+    elif issubclass(kind, InfiniteSampler) and all(
+        getattr(kind, name) is getattr(InfiniteSampler, name)
+        for name in ('__iter__', '_indices_of_rank', '_infinite_indices')
+    ):
+        indices = sampler._infinite_indices
+    else:
+        return None
+    return lambda: enumerate(indices())
+
+
+class Share(Sampler):
+    """One process's share of an order: every so many-th sample.
+
+    Args:
+        sampler (Sampler): Where the order is from; its attributes are found here, too.
+        order (callable): The order.
+        rank (int): Of the process.
+        processes (int): Number of them.
+        number (int, optional): Length of the order, where it is known.
+    """
+
+    def __init__(self, sampler: Any, order: Order, rank: int, processes: int, number: Optional[int] = None) -> None:
+        self.sampler, self.order, self.rank, self.processes, self.number = sampler, order, rank, processes, number
+        self.ends = not isinstance(sampler, InfiniteSampler)
+        self.round_up = getattr(sampler, 'round_up', True)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or name == 'sampler':
+            raise AttributeError(name)
+        return getattr(self.sampler, name)
+
+    def _number(self) -> int:
+        return sum(1 for _ in self.order()) if self.number is None else self.number
+
+    def __iter__(self) -> Iterator[Index]:
+        for place, index in itertools.islice(self.order(), self.rank, None, self.processes):
+            yield Index(index, place=place)
+        number = self._number() if self.ends and self.round_up else 0
+        added = self.rank - number % self.processes if number % self.processes else -1
+        if added >= 0:  # as many samples for each process: the first ones once more
+            place, index = next(itertools.islice(self.order(), added % number, None))
+            yield Index(index, place=place)
+
+    def __len__(self) -> int:
+        if not self.ends:
+            return len(self.sampler)
+        number = self._number()
+        return math.ceil(number / self.processes) if self.round_up else len(range(self.rank, number, self.processes))
+
+
+@DATA_SAMPLERS.register_module()
+class ResumableBatchSampler(BatchSampler):
+    """Batches of another batch sampler, each sample with a seed that depends on its place in the run alone.
+
+    So augmentation is the same whether a run was interrupted or not, and for any number of workers. A pass resumes
+    after what was trained of it, without loading that; with samplers whose order is known (:func:`find_order`), also
+    in batches of another size and on another number of processes, which then share what is left.
+
+    Args:
+        sampler (Sampler): As for any batch sampler.
+        batch_size (int): As for any batch sampler.
+        batch_sampler (dict): The other one's config; ``dict(type='BatchSampler')`` is torch's.
+    """
+
+    def __init__(self, sampler: Any, batch_size: int, batch_sampler: dict) -> None:
+        self.config = dict(batch_sampler)
+        self.sampler: Any = sampler
+        self.batch_size = batch_size
+        self.rank, self.processes = get_dist_info()
+        self.order = find_order(sampler)
+        self.batches = self._group(sampler if self.order is None else self._share(), batch_size)
+        self.drop_last = getattr(self.batches, 'drop_last', False)
+        self.parts: List[Part] = []
+
+    @property
+    def name(self) -> str:
+        """Type of the other batch sampler."""
+        return type_name(self.config)
+
+    def resume(self, parts: Sequence[Part]) -> None:
+        """Let the next pass begin after what was trained of it."""
+        self.parts = list(parts)
+
+    def split(self, parts: Sequence[Part]) -> Tuple[List[Part], int]:
+        """Return those of the parts that were trained otherwise than today, and the batches trained as today since."""
+        earlier = list(parts)
+        if earlier and earlier[-1][:2] == (self.processes, self.batch_size):
+            return earlier[:-1], earlier[-1].batches
+        return earlier, 0
+
+    def left(self, parts: Sequence[Part]) -> int:
+        """Return the number of batches that are left of a pass, of this process."""
+        earlier, done = self.split(parts)
+        return len(self._rest(earlier)) - done
+
+    def __iter__(self) -> Iterator[List[int]]:
+        (earlier, done), self.parts = self.split(self.parts), []
+        if self.order is None and isinstance(self.sampler, InfiniteSampler):
+            # It has one stream for all that read it; data loaders that are made anew must find its beginning.
+            self.sampler.indices = self.sampler._indices_of_rank()
+        # MMEngine sets these on its samplers; a sampler without an epoch never ends.
+        seed, epoch = getattr(self.sampler, 'seed', None) or 0, getattr(self.sampler, 'epoch', 0)
+        for number, batch in enumerate(self._rest(earlier)):
+            if number < done:
+                continue
+            if self.order is not None:
+                yield [Index(index, mix(seed, epoch, index.place), index.place) for index in batch]
+            else:
+                places = enumerate(batch)
+                yield [
+                    Index(index, mix(seed, self.rank, epoch, number, place)) if isinstance(index, int) else index
+                    for place, index in places
+                ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def _group(self, share: Any, batch_size: Any) -> Any:
+        """Build the other batch sampler for a share of the samples."""
+        if self.name == 'BatchSampler':
+            return BatchSampler(share, batch_size, self.config.get('drop_last', False))
+        return DATA_SAMPLERS.build(dict(self.config), default_args=dict(sampler=share, batch_size=batch_size))
+
+    def _share(self) -> Share:
+        """Return this process's share of a complete pass."""
+        assert self.order is not None
+        number = len(self.sampler.dataset)
+        return Share(self.sampler, self.order, self.rank, self.processes, number)
+
+    def _rest(self, parts: Sequence[Part]) -> Any:
+        """Return the batches of this process from what some parts have left of a pass."""
+        if not parts:
+            return self.batches
+        assert self.order is not None, 'ResumableHook refuses'
+        order = functools.reduce(self._without, parts, self.order)
+        return self._group(Share(self.sampler, order, self.rank, self.processes), self.batch_size)
+
+    def _without(self, order: Order, part: Part) -> Order:
+        if self.name == 'BatchSampler':  # what was trained is the beginning
+            number = part.processes * part.batch_size * part.batches
+            return lambda: itertools.islice(order(), number, None)
+        trained: Set[int] = set()
+        for rank in range(part.processes):
+            batches = self._group(Share(self.sampler, order, rank, part.processes), part.batch_size)
+            trained.update(index.place for batch in itertools.islice(batches, part.batches) for index in batch)
+        return lambda: (each for each in order() if each[0] not in trained)

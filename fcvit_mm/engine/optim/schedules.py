@@ -1,0 +1,164 @@
+"""Schedules and settings of the optimizer in a resumed run: those of the config, as if it had begun with them."""
+
+import itertools
+import warnings
+from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
+
+from ...errors import UserError
+
+#: What of a scheduler changes while it runs.
+RUNNING = ('last_step', '_global_step', '_last_value', 'verbose')
+#: Differences that are named.
+SHOWN = 3
+
+
+class Scheduled(NamedTuple):
+    """An optimizer with its schedulers and what a checkpoint holds of them."""
+
+    groups: List[dict]
+    schedulers: List[Any]
+    saved_groups: List[dict]
+    saved: List[dict]
+
+
+def _groups(wrapper: Any) -> List[dict]:
+    """Return the groups of an optimizer's parameters, and MMEngine's extra one for the config's own learning rate."""
+    extra = getattr(wrapper, 'base_param_settings', None)
+    return [*wrapper.optimizer.param_groups, *([] if extra is None else [extra])]
+
+
+def _saved_groups(state: dict) -> List[dict]:
+    extra = state.get('base_param_settings')
+    return [*state.get('param_groups', ()), *([] if extra is None else [extra])]
+
+
+def _optimizers(runner: Any) -> Iterator[Tuple[str, Any, List[Any]]]:
+    """Yield name, wrapper and schedulers of each optimizer of a run that has groups of parameters; most have one."""
+    wrapper, schedulers = runner.optim_wrapper, runner.param_schedulers or []
+    if hasattr(wrapper, 'optim_wrappers'):
+        for name, each in wrapper.optim_wrappers.items():
+            yield name, each, schedulers.get(name, []) if isinstance(schedulers, dict) else []
+    elif hasattr(getattr(wrapper, 'optimizer', None), 'param_groups') and isinstance(schedulers, list):
+        yield '', wrapper, schedulers
+
+
+def _pairs(runner: Any, checkpoint: dict) -> Iterator[Scheduled]:
+    """Yield each optimizer of a run with what the checkpoint holds of it."""
+    for name, wrapper, schedulers in _optimizers(runner):
+        optimizer, saved = checkpoint.get('optimizer') or {}, checkpoint.get('param_schedulers')
+        if name:
+            optimizer, saved = optimizer.get(name) or {}, (saved or {}).get(name)
+        if 'param_groups' in optimizer:
+            yield Scheduled(_groups(wrapper), schedulers, _saved_groups(optimizer), [] if saved is None else saved)
+
+
+def settings(groups: List[dict], schedulers: List[Any]) -> List[Dict[str, Any]]:
+    """Return what the config sets of an optimizer's groups: all but parameters and what schedules change."""
+    hidden = {'params', *(scheduler.param_name for scheduler in schedulers)}
+    return [{key: value for key, value in group.items() if key not in hidden} for group in groups]
+
+
+def all_settings(runner: Any) -> List[List[Dict[str, Any]]]:
+    """Return :func:`settings` of each optimizer of a run."""
+    return [settings(_groups(wrapper), schedulers) for _, wrapper, schedulers in _optimizers(runner)]
+
+
+def follow_config(runner: Any, checkpoint: dict, before: Any, position: int, length: int, moved: bool) -> List[str]:
+    """Change the optimizer and the schedules of a checkpoint to what the config says today, where that differs.
+
+    MMEngine would continue with those of the checkpoint. Schedules are replayed from the beginning to the position.
+
+    Args:
+        runner (Runner): With an optimizer and schedulers that were just built.
+        checkpoint (dict): Changed in place, before MMEngine takes it.
+        before (list | None): :func:`all_settings` of the run that wrote the checkpoint; ``None`` if it does not say.
+        position (int): Iterations done.
+        length (int): Iterations of an epoch; 0 in a run by iteration.
+        moved (bool): The iterations are counted anew: every schedule is replayed.
+
+    Returns:
+        list[str]: What differs.
+
+    Raises:
+        UserError: The optimizer has other groups of parameters.
+    """
+    found: List[str] = []
+    for number, each in enumerate(_pairs(runner, checkpoint)):
+        if len(each.groups) != len(each.saved_groups):
+            raise UserError(
+                f'the optimizer has {len(each.groups)} groups of parameters, that of the checkpoint '
+                f'{len(each.saved_groups)}: resume with the paramwise_cfg and the constructor of optim_wrapper that it '
+                'was trained with, or start from its weights alone: load_from without --resume'
+            )
+        names = {scheduler.param_name for scheduler in each.schedulers}
+        now = settings(each.groups, each.schedulers)
+        then = before[number] if before and number < len(before) else None
+        differences = _differing_settings(now, then, each.saved_groups, names)
+        found += differences
+        replayed = _differing_schedules(each)
+        found += replayed
+        if differences or replayed or moved:
+            _replay(each, position, length)
+            saved = [scheduler.state_dict() for scheduler in each.schedulers]
+            for index, scheduler in enumerate(each.schedulers):
+                if _needs_metrics(scheduler) and index < len(each.saved):
+                    saved[index] = each.saved[index]
+            each.saved[:] = saved
+            for group, target in zip(each.groups, each.saved_groups):
+                target.update({key: value for key, value in group.items() if key != 'params'})
+    return found
+
+
+def _differing_settings(now: List[dict], then: Any, saved: List[dict], scheduled: Set[str]) -> List[str]:
+    found: Dict[str, int] = {}
+    for index, group in enumerate(now):
+        # Of a checkpoint that does not say, only what no hook changes is known.
+        other = then[index] if then and index < len(then) else saved[index]
+        for key in group:
+            known = then is not None or key.startswith('initial_')
+            if known and key in other and other[key] != group[key]:
+                text = f'{key} {other[key]} -> {group[key]}'
+                found[text] = found.get(text, 0) + 1
+    texts = [f'optimizer: {text}' for text in itertools.islice(found, SHOWN)]
+    return [*texts, f'optimizer: {len(found) - SHOWN} more settings'] if len(found) > SHOWN else texts
+
+
+def _differing_schedules(each: Scheduled) -> List[str]:
+    if len(each.schedulers) != len(each.saved):
+        return [f'{len(each.saved)} -> {len(each.schedulers)} schedules']
+    found = []
+    for scheduler, saved in zip(each.schedulers, each.saved):
+        now = {key: value for key, value in scheduler.state_dict().items() if key not in RUNNING}
+        name = type(scheduler).__name__
+        if _needs_metrics(scheduler):
+            continue
+        if set(now) != set(saved) - set(RUNNING):
+            found.append(f'{name} in place of another schedule')
+            continue
+        for key, value in now.items():
+            if saved[key] != value and key != 'base_values':  # which are settings of the optimizer
+                found.append(f'{name}.{key} {_shown(saved[key])} -> {_shown(value)}')
+    return found
+
+
+def _shown(value: Any) -> Any:
+    return sorted(value) if isinstance(value, dict) else value
+
+
+def _needs_metrics(scheduler: Any) -> bool:
+    return 'Plateau' in type(scheduler).__name__
+
+
+def _replay(each: Scheduled, position: int, length: int) -> None:
+    by_iter = [s for s in each.schedulers if not s.by_epoch and not _needs_metrics(s)]
+    by_epoch = [s for s in each.schedulers if s.by_epoch and not _needs_metrics(s)]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of schedulers that step before their optimizer
+        for done in range(1, position + 1):
+            for scheduler in by_iter:
+                scheduler.step()
+            if length and done % length == 0:
+                for scheduler in by_epoch:
+                    scheduler.step()
+            if not by_iter and (not by_epoch or not length):
+                break
