@@ -1,7 +1,6 @@
 """Operators from torchvision in the place of mmcv's compiled ones: the same values and gradients."""
 
 import importlib
-import subprocess
 import sys
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch.nn.functional as F
 from harness import ROOT
 from mmcv_cases import CASES
 
-from fcvit_mm import mmcv_ext
-from fcvit_mm.mmcv_ext import MMCVOperatorError
+from fcvit_mm.mmcv_ext import MMCVOperatorError, operators
 
 mmcv = pytest.importorskip('mmcv')
 pytest.importorskip('torchvision')
@@ -24,7 +22,7 @@ def ours(monkeypatch):
     importlib.import_module('mmcv.ops')
     for name, module in list(sys.modules.items()):
         if name.startswith('mmcv.ops.') and hasattr(module, 'ext_module'):
-            monkeypatch.setattr(module, 'ext_module', mmcv_ext)
+            monkeypatch.setattr(module, 'ext_module', operators)
 
 
 @pytest.fixture(scope='module')
@@ -110,7 +108,7 @@ def test_carafe_is_a_weighted_sum_over_windows(naive, monkeypatch):
     if naive:
         inputs = [x.detach(), masks.detach()]
         found = x.new_empty(2, 4, 6, 10)
-        mmcv_ext.carafe_naive_forward(*inputs, found, 3, 2, 2)
+        operators.carafe_naive_forward(*inputs, found, 3, 2, 2)
     else:
         found = carafe(x, masks, 3, 2, 2)
     padded = F.pad(x, (1, 1, 1, 1))
@@ -204,37 +202,3 @@ def test_reports_of_the_environment_name_the_operators():
     from mmcv.ops import get_compiler_version, get_compiling_cuda_version
 
     assert 'torchvision' in get_compiler_version() and get_compiling_cuda_version() == 'not compiled'
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(mmcv_ext, 'mmcv_folder', lambda: tmp_path)
-    return tmp_path
-
-
-def test_install_writes_one_module(folder):
-    assert mmcv_ext.install().endswith('_ext.py: operators from torchvision')
-    assert [path.name for path in folder.iterdir()] == ['_ext.py']
-    assert not mmcv_ext.is_compiled()
-
-
-def test_a_compiled_mmcv_is_not_touched(folder):
-    library = folder / f'_ext{importlib.machinery.EXTENSION_SUFFIXES[0]}'
-    library.write_bytes(b'')
-    assert mmcv_ext.install().endswith('has its compiled operators: left as it is')
-    assert list(folder.iterdir()) == [library]
-
-
-def test_without_mmcv(monkeypatch):
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(mmcv_ext.UserError, match='mmcv is not installed: pip install onedl-mmcv'):
-        mmcv_ext.mmcv_folder()
-
-
-@pytest.mark.parametrize('first', ['from mmcv.ops import nms', 'from mmdet.apis import init_detector; import mmcv.ops'])
-def test_found_whatever_is_imported_first(first):
-    if mmcv_ext.is_compiled():
-        pytest.skip('this mmcv has its compiled operators')
-    code = f'{first}; import sys; print(sys.modules["mmcv._ext"].__name__)'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.stdout.strip().endswith('fcvit_mm.mmcv_ext'), done.stderr

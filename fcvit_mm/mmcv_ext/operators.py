@@ -1,34 +1,17 @@
-"""mmcv's compiled operators from torchvision's prebuilt kernels: an mmcv without a compiler.
-
-``pip install onedl-mmcv`` with build isolation makes an mmcv in seconds that lacks one module, ``mmcv._ext``, in which
-its compiled operators are. This module takes its place: the operators that detectors and segmentors use come from
-torchvision's kernels (CPU and CUDA, forward and backward) or from a few lines of PyTorch; the others raise an
-:class:`MMCVOperatorError` when they are called. An mmcv that has its compiled operators is never touched.
-
-``import fcvit_mm`` makes it known to the running process. ``python -m fcvit_mm.mmcv_ext install`` writes a one-line
-``mmcv/_ext.py`` into the environment's mmcv, so that it is found whatever is imported first.
+"""The operators of ``mmcv._ext``: from torchvision's prebuilt kernels, or in a few lines of PyTorch.
 
 The functions have the names and arguments of mmcv's C++ (``mmcv/ops/csrc/pytorch/pybind.cpp``): they write into
 tensors that they are given. Shapes: ``B`` images, ``C`` channels, ``R`` regions, ``N`` boxes, ``K`` classes.
 """
 
-import argparse
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import UserError, run_command
-from .files import write_atomic
+from ..errors import UserError
 
-NAME = 'mmcv._ext'
 #: The smallest normal float32: mmcv's kernels keep logarithms finite with it.
 TINY = torch.finfo(torch.float32).tiny
 
@@ -851,88 +834,3 @@ def __getattr__(name: str) -> Callable[..., Any]:
 
     missing.__name__ = name
     return missing
-
-
-# Being found
-
-
-def is_compiled() -> bool:
-    """Return whether the installed mmcv has its compiled operators.
-
-    Raises:
-        UserError: mmcv is not installed.
-    """
-    folder = mmcv_folder()
-    return any((folder / f'_ext{suffix}').is_file() for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-
-
-def mmcv_folder() -> Path:
-    """Return the folder of the installed mmcv.
-
-    Raises:
-        UserError: mmcv is not installed.
-    """
-    spec = importlib.util.find_spec('mmcv')
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError('mmcv is not installed: pip install onedl-mmcv')
-    return Path(list(spec.submodule_search_locations)[0])
-
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``mmcv._ext`` here, last: only where mmcv has none."""
-
-    def find_spec(
-        self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
-    ) -> Optional[importlib.machinery.ModuleSpec]:
-        return importlib.machinery.ModuleSpec(fullname, self) if fullname == NAME else None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        """Let Python make the module, which :meth:`exec_module` replaces."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        sys.modules[NAME] = sys.modules[__name__]
-
-
-def make_known() -> None:
-    """Let this process find the operators here, if mmcv has none."""
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.append(Finder())
-
-
-INSTALLED = (
-    '"""Written by `python -m fcvit_mm.mmcv_ext install`: operators from torchvision. A compiled build of mmcv '
-    'comes before."""\nimport sys\n\nfrom fcvit_mm import mmcv_ext\n\nsys.modules[__name__] = mmcv_ext\n'
-)
-
-
-def install() -> str:
-    """Write ``mmcv/_ext.py``, so that the operators are found whatever is imported first.
-
-    Returns:
-        str: What was done.
-
-    Raises:
-        UserError: mmcv is not installed.
-        WriteError: Its folder cannot be written.
-    """
-    folder = mmcv_folder()
-    if is_compiled():
-        return f'{folder} has its compiled operators: left as it is'
-    write_atomic(folder / '_ext.py', INSTALLED.encode())
-    return f'{folder / "_ext.py"}: operators from torchvision'
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Let mmcv find its operators in torchvision.', prog='python -m fcvit_mm.mmcv_ext'
-    )
-    parser.add_argument('command', choices=['install', 'status'])
-    command = parser.parse_args().command
-    if command == 'install':
-        print(install())
-    else:
-        print(f'{mmcv_folder()}: ' + ('compiled operators' if is_compiled() else 'operators from torchvision'))
-
-
-if __name__ == '__main__':
-    run_command(main)
