@@ -170,7 +170,7 @@ def leaf_datasets(node: Any) -> Iterator[Any]:
     def get(key: str) -> Any:
         return node.get(key) if isinstance(node, dict) else getattr(node, key, None)
 
-    inner = [each for each in [get('dataset'), *(get('datasets') or ())] if each is not None]
+    inner = [each for each in [get('dataset'), get('_dataset'), *(get('datasets') or ())] if each is not None]
     if not inner:
         yield node
     for each in inner:

@@ -273,7 +273,7 @@ def test_unusual_images_are_ordinary_ones(own, task):
     shapes = [tuple(dataset[index]['inputs'].shape[:1]) for index in range(len(dataset))]
     assert set(shapes) == {(3,)}
     # But for an image of one pixel whose map has 64x64.
-    assert int(dataset.pipeline.marks.sum()) == (1 if task == 'segmentation' else 0)
+    assert int(dataset.prepare_data.marks.sum()) == (1 if task == 'segmentation' else 0)
 
 
 def test_labels_out_of_range_are_met_in_training(own):
@@ -285,4 +285,4 @@ def test_labels_out_of_range_are_met_in_training(own):
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
     guard(dataset, limit=0.0, skip=True)
     assert all(dataset[index]['data_samples'].gt_sem_seg.data.max() in range(256) for index in range(8))
-    assert dataset.pipeline.marks.nonzero().flatten().tolist() == [3]
+    assert dataset.prepare_data.marks.nonzero().flatten().tolist() == [3]

@@ -1,9 +1,10 @@
 """Samples with corrupt files: skipped and counted in training, replaced in validation, refused in testing."""
 
+import copy
 import logging
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import torch
 from mmengine.dataset import BaseDataset
@@ -13,7 +14,7 @@ from mmengine.runner import Runner
 
 from ...errors import UserError, is_defect, library_error
 from ...files import atomic_path
-from ...images import image_problem, image_size, truncation_problem
+from ...images import EXIF_ORIENTATION, image_problem, image_size, truncation_problem
 from ...registry import HOOKS
 from ..config import leaf_datasets
 
@@ -28,16 +29,17 @@ class CorruptSampleError(UserError):
     """A file of a sample is missing, empty, truncated, no image, or does not fit the sample's other file."""
 
 
-class GuardedPipeline:
-    """A data pipeline that handles corrupt files.
+class GuardedLoading:
+    """A data set's ``prepare_data`` that handles corrupt files, whatever pipeline the data set has at the moment.
 
     In training a sample with a corrupt file becomes ``None``, for which MMEngine's data sets draw another one
     (``max_refetch``), and is counted. In the validation of a training run, where every sample counts and days of
     training are at stake, the sample is read with an empty file in place of the corrupt one, and counted. In testing it
-    is an error. Any other error of the pipeline stays an error, and names the sample.
+    is an error. An image of another size than its annotations are for (turned by its EXIF data) is no better than a
+    corrupt one. Any other error stays an error, and names the sample.
 
     Args:
-        pipeline (callable): Takes and returns a dict.
+        dataset (Dataset): Has ``prepare_data(index)``.
         marks (Tensor, optional): One for each sample, shared by all workers: 1 where a file is corrupt. ``None`` if
             nothing may be skipped.
         limit (float): Part of the data set that may be corrupt.
@@ -47,56 +49,101 @@ class GuardedPipeline:
 
     def __init__(
         self,
-        pipeline: Callable[[dict], Any],
+        dataset: Any,
         marks: Optional[torch.Tensor] = None,
         limit: float = 0.0,
         classes: Optional[int] = None,
         stand_ins: Optional[str] = None,
     ) -> None:
-        self.pipeline = pipeline
+        self.dataset = dataset
+        self.original = vars(dataset).get('prepare_data')  # of the object alone; else its class has it
         self.marks = marks
         self.limit = limit
         self.classes = classes
         self.stand_ins = stand_ins
+        self.checked: Set[int] = set()
 
-    def __getattr__(self, name: str) -> Any:
-        # `pipeline` itself is looked up here only while this is being unpickled.
-        if name == 'pipeline':
-            raise AttributeError(name)
-        return getattr(self.pipeline, name)
-
-    def __call__(self, data: dict) -> Any:
-        """Run the pipeline on a sample.
+    def __call__(self, index: Any) -> Any:
+        """Load a sample.
 
         Raises:
             CorruptSampleError: A file is corrupt, and the sample may not be skipped.
-            LibraryError: The pipeline failed for another reason.
+            LibraryError: Loading failed for another reason.
         """
-        paths = list(_local_paths(data).values())
+        info = self._info(index)
+        paths = _local_paths(info)
         # Only of files that are there: what a storage backend reads is none of these, and pipelines name what is not.
-        problems = list(filter(None, map(truncation_problem, filter(os.path.isfile, paths))))
+        problems = list(filter(None, map(truncation_problem, filter(os.path.isfile, paths.values()))))
         if problems:
-            return self._replace(data, problems, None)
+            return self._replace(index, info, problems, None)
+        if index not in self.checked:
+            problem = self._size_problem(info, paths)
+            if problem:
+                return self._replace(index, info, [problem], None)
+            self.checked.add(index)
         try:
-            results = self.pipeline(data)
+            results = self._load(index)
         except Exception as error:
-            problems = list(filter(None, map(image_problem, paths)))
-            if problems:
-                return self._replace(data, problems, error)
+            problems = list(filter(None, map(image_problem, paths.values())))
+            if problems and self._loaded_size(info) is None:
+                return self._replace(index, info, problems, error)
             if isinstance(error, UserError) or is_defect(error):
                 raise
-            name = data.get('img_path', 'a sample without img_path')
+            name = info.get('img_path', f'sample {index} of {type(self.dataset).__name__}')
             advice = 'Check the sample, its annotations and the steps of the pipeline'
             raise library_error(error, f'loading {name}', advice) from error
         # Test pipelines leave the map as it is, for the metric, and resize the image.
         problem = None if self.marks is None or self.stand_ins else map_problem(results, self.classes)
-        return self._replace(data, [problem], None) if problem else results
+        return self._replace(index, info, [problem], None) if problem else results
 
-    def _replace(self, data: dict, problems: List[str], error: Optional[Exception]) -> Any:
+    def _load(self, index: Any) -> Any:
+        if self.original is not None:
+            return self.original(index)
+        return type(self.dataset).prepare_data(self.dataset, index)
+
+    def _info(self, index: Any) -> dict:
+        """Return what the data set's list holds of a sample; nothing where it has none of MMEngine's kind."""
+        if isinstance(index, tuple):  # a frame of a video
+            return {}
+        if hasattr(self.dataset, 'get_data_info'):
+            return self.dataset.get_data_info(index)
+        rows = getattr(self.dataset, 'data_list', None)
+        return dict(rows[index]) if isinstance(rows, list) and isinstance(rows[index], dict) else {}
+
+    def _size_problem(self, info: dict, paths: Dict[str, str]) -> Optional[str]:
+        """Return whether the image is loaded in another size than its annotations are for. Mostly, headers tell."""
+        path, annotated = paths.get('img_path'), _annotated_size(info, paths)
+        if path is None or annotated is None or (self.marks is None and 'seg_map_path' not in paths):
+            return None
+        if _header_size(path) == annotated:
+            return None
+        loaded = self._loaded_size(info)  # the pipeline decides whether EXIF data turns it
+        if loaded is None or loaded == annotated:
+            return None
+        return (
+            f'{path} is {loaded[0]}x{loaded[1]} as it is loaded, its annotations are for {annotated[0]}x{annotated[1]} '
+            '(width x height): EXIF data turns it, or they are of another image'
+        )
+
+    def _loaded_size(self, info: dict) -> Optional[Tuple[int, int]]:
+        """Return width and height of an image as the pipeline's own loading steps give it; ``None`` if they fail."""
+        data = copy.deepcopy(info)
+        try:
+            for step in getattr(self.dataset.pipeline, 'transforms', None) or ():
+                name = type(step).__name__
+                if not name.startswith('Load') or 'Annotation' in name:
+                    break
+                data = step(data)
+            height, width = data['img'].shape[:2]
+        except Exception:
+            # Broad: whatever a loader raises, the image is not loaded.
+            return None
+        return width, height
+
+    def _replace(self, index: Any, info: dict, problems: List[str], error: Optional[Exception]) -> Any:
         """Count a sample as corrupt; return what stands in for it, ``None`` to let the data set draw another."""
-        message = f'loading {data.get("img_path")} failed: {"; ".join(problems)}'
-        index = data.get('sample_idx')
-        if self.marks is None or index is None:
+        message = f'loading {info.get("img_path")} failed: {"; ".join(problems)}'
+        if self.marks is None:
             raise CorruptSampleError(message) from error
         if not self.marks[index]:
             self.marks[index] = 1
@@ -115,21 +162,53 @@ class GuardedPipeline:
                     f'{self.limit:.1%} that may be skipped: repair the data set, or raise the limit by '
                     "custom_hooks=[dict(type='SkipCorruptSamplesHook', limit=...)]"
                 ) from error
-        return self.pipeline(_with_stand_ins(data, self.stand_ins)) if self.stand_ins else None
+        return self._load_with_stand_ins(index, info, self.stand_ins) if self.stand_ins else None
+
+    def _load_with_stand_ins(self, index: Any, info: dict, folder: str) -> Any:
+        info = _with_stand_ins(info, folder)
+        before = vars(self.dataset).get('get_data_info')
+        self.dataset.get_data_info = lambda _: info  # which prepare_data asks
+        try:
+            return self._load(index)
+        finally:
+            del self.dataset.get_data_info
+            if before is not None:
+                self.dataset.get_data_info = before
 
 
 def _local_paths(data: dict) -> Dict[str, str]:
-    return {key: str(data[key]) for key in PATHS if data.get(key) and '://' not in str(data[key])}
+    return {key: data[key] for key in PATHS if isinstance(data.get(key), str) and data[key] and '://' not in data[key]}
+
+
+def _header_size(path: str) -> Optional[Tuple[int, int]]:
+    """Return width and height that a file's header gives, unless EXIF data says to turn it on its side."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            return None if turned else image.size
+    except Exception:
+        # Broad: what Pillow cannot open, the pipeline's loader may.
+        return None
+
+
+def _annotated_size(data: dict, paths: Dict[str, str]) -> Optional[Tuple[int, int]]:
+    """Return width and height that a sample's annotations are for: its map's, or those that the data set gives."""
+    if 'seg_map_path' in paths:
+        return _header_size(paths['seg_map_path'])
+    width, height = data.get('width'), data.get('height')
+    return (int(width), int(height)) if width and height else None
 
 
 def _with_stand_ins(data: dict, folder: str) -> dict:
     """Return a sample with an empty image, or a map in which all is ignored, in place of its corrupt files."""
     data = dict(data)
     paths = _local_paths(data)
-    corrupt = [key for key, path in paths.items() if image_problem(path)]
-    width, height = next(
-        (image_size(paths[key]) for key in paths if key not in corrupt),
-        (data.get('width') or 224, data.get('height') or 224),
+    # Where each decodes, it is the image that does not fit.
+    corrupt = [key for key, path in paths.items() if image_problem(path)] or ['img_path']
+    width, height = _annotated_size(data, {key: path for key, path in paths.items() if key not in corrupt}) or next(
+        (image_size(paths[key]) for key in paths if key not in corrupt), (224, 224)
     )
     for key in corrupt:
         data[key] = os.path.join(folder, f'{key}_{width}x{height}.png')
@@ -176,7 +255,9 @@ def map_problem(results: Any, classes: Optional[int] = None, ignored: int = 255)
 class SkipCorruptSamplesHook(Hook):
     """Skip samples whose files are corrupt, warn and count. ``tools/train.py`` and ``tools/test.py`` add it.
 
-    A file is corrupt if it is missing, empty, truncated or no image. In the validation of a training run an empty image
+    A file is corrupt if it is missing, empty, truncated or no image, and an image if it has another size than its
+    annotations. Data sets are guarded where they load a sample (``prepare_data``), so hooks may switch pipelines; what
+    cannot be guarded is said at the start. In the validation of a training run an empty image
     stands in for it; a run that only tests ends. Other errors of a data pipeline name their sample.
 
     Args:
@@ -198,36 +279,82 @@ class SkipCorruptSamplesHook(Hook):
         self.stand_ins: Optional[tempfile.TemporaryDirectory] = None
 
     def before_run(self, runner: Runner) -> None:
+        self._guard(runner, True)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._guard(runner)  # hooks may have put another data set in place
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._guard(runner)
+
+    def _guard(self, runner: Runner, report: bool = False) -> None:
         # The private attributes: the properties would build loaders that this run does not need.
         datasets = {
             name: getattr(getattr(getattr(runner, f'_{name}_loop', None), 'dataloader', None), 'dataset', None)
             for name in ('train', 'val', 'test')
         }
         trains = self.skip and datasets['train'] is not None
-        if trains and datasets['val'] is not None:
+        if trains and datasets['val'] is not None and self.stand_ins is None:
             self.stand_ins = tempfile.TemporaryDirectory(prefix='fcvit_mm_')
         for name, dataset in datasets.items():
             stand_ins = self.stand_ins.name if self.stand_ins is not None and name == 'val' else None
-            for leaf in leaf_datasets(dataset):
-                if callable(getattr(leaf, 'pipeline', None)):
-                    guard(leaf, self.limit, trains and name != 'test', stand_ins)
+            for leaf in loading_datasets(dataset):
+                skips = trains and name != 'test'
+                if not guard(leaf, self.limit, skips, stand_ins) and skips and report and leaf is not None:
+                    print_log(
+                        f'{name}_dataloader.dataset: a corrupt file ends training, as {type(leaf).__name__} does not '
+                        "load samples as MMEngine's BaseDataset does, by prepare_data and get_data_info",
+                        logger='current',
+                        level=logging.WARNING,
+                    )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        for leaf in leaf_datasets(runner.train_dataloader.dataset):
-            marks = getattr(getattr(leaf, 'pipeline', None), 'marks', None)
+        for leaf in loading_datasets(runner.train_dataloader.dataset):
+            marks = getattr(getattr(leaf, 'prepare_data', None), 'marks', None)
             if marks is not None and marks.any():
                 runner.logger.warning(
                     f'{int(marks.sum())} of {len(marks)} samples were skipped so far: corrupt files, named above'
                 )
 
 
-def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = None) -> None:
-    """Put :class:`GuardedPipeline` around a data set's pipeline. One for validation needs ``stand_ins`` to skip."""
-    if isinstance(dataset.pipeline, GuardedPipeline):
-        return
+def loading_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the data sets that load samples, inside wrappers of any kind that keep them as attributes."""
+    for leaf in leaf_datasets(dataset):
+        yield from [leaf] if _loads(leaf) else list(_inside(leaf)) or [leaf]
+
+
+def _inside(wrapper: Any) -> Iterator[Any]:
+    for each in getattr(wrapper, '__dict__', {}).values():
+        if _loads(each):
+            yield each
+        elif hasattr(each, '__getitem__') and hasattr(each, '__len__'):
+            yield from _inside(each)
+
+
+def _loads(dataset: Any) -> bool:
+    return hasattr(dataset, '__getitem__') and callable(getattr(dataset, 'prepare_data', None))
+
+
+def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = None) -> bool:
+    """Put :class:`GuardedLoading` in place of a data set's ``prepare_data``.
+
+    Args:
+        dataset (Dataset): One that loads samples, no wrapper.
+        limit (float): Part of it that may be corrupt.
+        skip (bool): Whether to skip any.
+        stand_ins (str, optional): Folder for empty files. A data set for validation needs it to skip.
+
+    Returns:
+        bool: Corrupt samples are skipped, as far as ``skip`` asks for that.
+    """
+    if not _loads(dataset):
+        return False
+    if isinstance(dataset.prepare_data, GuardedLoading):
+        return not skip or dataset.prepare_data.marks is not None
     marks, classes = None, None
     if skip and isinstance(dataset, BaseDataset) and (stand_ins or not dataset.test_mode):
         marks = torch.zeros(len(dataset), dtype=torch.uint8).share_memory_()
         if getattr(dataset, 'ignore_index', None) == 255 and dataset.metainfo.get('classes'):  # mmseg's
             classes = len(dataset.metainfo['classes'])
-    dataset.pipeline = GuardedPipeline(dataset.pipeline, marks, limit, classes, stand_ins)
+    dataset.prepare_data = GuardedLoading(dataset, marks, limit, classes, stand_ins)
+    return not skip or marks is not None

@@ -5,13 +5,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose, ConcatDataset
 from PIL import Image
 
 from fcvit_mm.engine.hooks.corrupt_samples import (
     CorruptSampleError,
-    GuardedPipeline,
+    GuardedLoading,
     SkipCorruptSamplesHook,
+    loading_datasets,
     map_problem,
 )
 from fcvit_mm.errors import LibraryError
@@ -114,7 +115,7 @@ def test_corrupt_files_are_skipped_and_counted(dataset, caplog, wrap):
         samples = [data[index] for index in range(300)]
     assert len(samples) == 300 and all(sample['worth'] for sample in samples)
     assert {3, 7}.isdisjoint(sample['sample_idx'] for sample in samples)
-    assert data.pipeline.marks.nonzero().flatten().tolist() == [3, 7]
+    assert data.prepare_data.marks.nonzero().flatten().tolist() == [3, 7]
     assert path.endswith('7.jpg')
 
 
@@ -175,7 +176,7 @@ def test_an_empty_image_stands_in_during_validation(tmp_path, caplog):
     for index, size in ((3, (7, 6)), (5, (9, 6)), (7, (11, 6))):
         assert val[index]['sample_idx'] == index and val[index]['size'] == val[index]['labels'] == size
         assert val[index]['ignored'] == (index == 5)
-    assert val.pipeline.marks.nonzero().flatten().tolist() == [3, 5]
+    assert val.prepare_data.marks.nonzero().flatten().tolist() == [3, 5]
     (tmp_path / '1.jpg').unlink()
     with pytest.raises(CorruptSampleError, match=r'3 of 200 samples have corrupt files, more than the 1\.0%'):
         val[1]
@@ -198,12 +199,108 @@ def test_workers_share_the_count(dataset):
     spoil(data, 1, 30)
     loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=2, collate_fn=list)
     assert sum(len(batch) for batch in loader) == 40
-    assert data.pipeline.marks.nonzero().flatten().tolist() == [1, 30]
+    assert data.prepare_data.marks.nonzero().flatten().tolist() == [1, 30]
 
 
-def test_workers_get_a_copy(jpeg):
-    copy = pickle.loads(pickle.dumps(GuardedPipeline(read)))
-    assert copy({'img_path': str(jpeg)}) == {'img_path': str(jpeg), 'worth': 1}
+def test_workers_get_a_copy(dataset):
+    data = hook_up(dataset(40))
+    copy = pickle.loads(pickle.dumps(data))
+    assert isinstance(copy.prepare_data, GuardedLoading) and copy.prepare_data.dataset is copy
+    spoil(copy, 3)
+    assert all(copy[index] for index in range(40)) and copy.prepare_data.marks.sum() == 1
+
+
+@pytest.mark.parametrize('switch', ['assigned', 'changed in place'])
+def test_hooks_may_switch_the_pipeline(dataset, switch):
+    """As mmdet's PipelineSwitchHook assigns one; YOLOXModeSwitchHook changes a wrapper around the data set."""
+    data = hook_up(dataset())
+    spoil(data, 3)
+    if switch == 'assigned':
+        data.pipeline = Compose([read, lambda results: dict(results, switched=True)])
+    else:
+        data.pipeline.transforms.append(lambda results: dict(results, switched=True))
+    assert all(data[index]['switched'] for index in range(300))
+    assert data.prepare_data.marks.nonzero().flatten().tolist() == [3]
+
+
+class Mine:
+    """A wrapper of somebody's own."""
+
+    def __init__(self, inner):
+        self.anything = inner
+
+    def __getitem__(self, index):
+        return self.anything[index]
+
+    def __len__(self):
+        return len(self.anything)
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda data: ConcatDataset([data]),
+        lambda data: torch.utils.data.Subset(data, range(300)),
+        lambda data: Mine(Mine(data)),
+    ],
+)
+def test_wrapped_data_sets(dataset, wrap):
+    wrapped = wrap(dataset())
+    assert [type(leaf) for leaf in loading_datasets(wrapped)][:1] == [Images]
+    hook_up(wrapped)
+    spoil(next(loading_datasets(wrapped)), 3)
+    assert all(wrapped[index]['worth'] for index in range(300))
+
+
+def test_what_cannot_be_protected_is_said(monkeypatch):
+    said = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.corrupt_samples.print_log', lambda text, **_: said.append(text))
+    hook_up([1, 2, 3])
+    assert len(said) == 1 and said[0].startswith('train_dataloader.dataset: a corrupt file ends training, as list')
+
+
+class Boxes(Images):
+    """Annotations of 6x4 pixels, as COCO's file gives them."""
+
+    def load_data_list(self):
+        return [dict(data, width=6, height=4) for data in super().load_data_list()]
+
+
+class LoadImage:
+    def __call__(self, data):
+        image = cv2.imread(data['img_path'])
+        assert image is not None
+        return dict(data, img=image, ori_shape=image.shape[:2])
+
+
+@pytest.mark.parametrize('kind', [Boxes, Maps])
+def test_images_of_another_size_than_their_annotations(kind, tmp_path):
+    """EXIF data turns number 3: no box and no map is where it should be."""
+    paths = [str(tmp_path / f'{index}.jpg') for index in range(200)]
+    turned = Image.Exif()
+    turned[274] = 6
+    for index, path in enumerate(paths):
+        Image.new('RGB', (6, 4)).save(path, **(dict(exif=turned) if index == 3 else {}))
+        if kind is Maps:
+            Image.new('L', (6, 4)).save(path[:-4] + '.png')
+    train, val, test = (
+        kind(metainfo=dict(paths=paths), pipeline=[LoadImage()], test_mode=mode) for mode in (False, True, True)
+    )
+    loops = {
+        f'_{name}_loop': SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
+        for name, data in (('train', train), ('val', val))
+    }
+    hook = SkipCorruptSamplesHook()
+    hook.before_run(SimpleNamespace(**loops))
+    for _ in range(2):
+        assert all(train[index]['sample_idx'] != 3 for index in range(200))
+        assert val[3]['sample_idx'] == 3 and all(val[index]['img'].shape == (4, 6, 3) for index in range(200))
+    for data in (train, val):
+        assert data.prepare_data.marks.nonzero().flatten().tolist() == [3]
+    hook_up(test, 'test')
+    if kind is Maps:
+        with pytest.raises(CorruptSampleError, match='3.jpg is 4x6 as it is loaded, its annotations are for 6x4'):
+            test[3]
 
 
 def test_map_of_another_size():
