@@ -1,18 +1,27 @@
 """Finding, checking and reading image files: the one reader, which gives what training sees."""
 
+import logging
 import os
+import threading
 import warnings
+from functools import lru_cache
 from pathlib import Path
-from typing import Iterable, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 import numpy as np
+from mmengine.logging import print_log
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PathLike = Union[str, 'os.PathLike[str]']
 
 #: Endings of what the inferencers of the three libraries take for an image.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+#: Endings of arrays, which mmseg's ``LoadImageFromNpyFile`` reads; in a folder they count where there is no image.
+ARRAY_SUFFIXES = ('.npy',)
 #: Endings of videos.
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 #: Kinds, by Pillow's names, that are decoded of unknown origin. Others (EPS, ...) would start other programs.
@@ -21,10 +30,75 @@ FORMATS = ('JPEG', 'PNG', 'BMP', 'PPM', 'TIFF', 'WEBP')
 EXIF_ORIENTATION = 274
 #: How files of a kind begin and, when nothing is missing, end.
 ENDINGS = ((b'\xff\xd8', b'\xff\xd9'), (b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'))
+#: How TIFF files begin, those above 4 GiB too, and arrays of NumPy.
+TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+NPY = b'\x93NUMPY'
+#: A step that loads images: takes a sample with ``img_path`` and returns it with ``img``.
+Load = Callable[[Dict[str, Any]], Optional[Dict[str, Any]]]
+#: Held while Pillow's limit is lifted, which is one for the process.
+_PILLOW_LIMIT = threading.Lock()
 
 
 class ImageError(UserError):
     """An image that is missing or cannot be read, or a path that stands for none."""
+
+
+class ImageReader:
+    """Reads images as the loading steps of a config do: any number of channels, of any kind.
+
+    Args:
+        load (callable, optional): The loading steps. Default: three channels of 8 bits by OpenCV, as
+            ``LoadImageFromFile`` without arguments reads them.
+        grey (bool): Whether they make one channel of colours.
+    """
+
+    def __init__(self, load: Optional[Load] = None, grey: bool = False) -> None:
+        self.load = load
+        self.grey = grey
+
+    def __call__(self, path: PathLike) -> np.ndarray:
+        """Read an image.
+
+        Args:
+            path (str | os.PathLike): The file.
+
+        Returns:
+            np.ndarray: ``(H, W, 3)`` RGB if it has three channels; else ``(H, W)`` or ``(H, W, C)`` as loaded.
+
+        Raises:
+            ImageError: It is missing, empty, truncated, or not loaded by these steps.
+        """
+        problem = truncation_problem(path)
+        if problem:
+            raise ImageError(problem)
+        try:
+            pixels = _decode(path) if self.load is None else (self.load(sample_of(path)) or {}).get('img')
+        except Exception as error:
+            # Broad, because decoders fail in any way there is.
+            raise ImageError(
+                image_problem(path)
+                or f'{path} is not read by the loading steps of the config ({type(error).__name__}: {error}): give '
+                'images of the kind that it is trained on'
+            ) from error
+        if pixels is None:
+            raise ImageError(
+                image_problem(path)
+                or f'{path} is not decoded by OpenCV, which training reads images with: convert it to PNG or JPEG'
+            )
+        return swap_channels(pixels)
+
+    def convert(self, pixels: np.ndarray) -> np.ndarray:
+        """Return what reading a file of these pixels would give: grey where images are read so, else the same."""
+        if not self.grey or pixels.ndim < 3 or pixels.shape[2] != 3:
+            return pixels
+        import cv2
+
+        return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+
+
+def sample_of(path: PathLike) -> Dict[str, Any]:
+    """Return a sample of one image, as a data set gives it to its pipeline."""
+    return dict(img_path=os.fspath(path), img_id=0, sample_idx=0)
 
 
 def read_image(path: PathLike) -> np.ndarray:
@@ -39,15 +113,67 @@ def read_image(path: PathLike) -> np.ndarray:
     Raises:
         ImageError: It is missing, empty, truncated, or no image.
     """
-    problem = image_problem(path)
-    if problem:
-        raise ImageError(problem)
-    pixels = _decode(path)
-    if pixels is None:
-        raise ImageError(
-            f'{path} is not decoded by OpenCV, which training reads images with: convert it to PNG or JPEG'
+    return ImageReader()(path)
+
+
+def swap_channels(pixels: np.ndarray) -> np.ndarray:
+    """Turn RGB into BGR, and BGR into RGB; an image of other than three channels stays as it is."""
+    return np.ascontiguousarray(pixels[..., ::-1]) if pixels.ndim == 3 and pixels.shape[2] == 3 else pixels
+
+
+def display(pixels: np.ndarray) -> np.ndarray:
+    """Make an image to look at of one with any channels and values.
+
+    Args:
+        pixels (np.ndarray): From :class:`ImageReader`.
+
+    Returns:
+        np.ndarray: ``(H, W, 3)`` uint8 RGB. Of more than three channels the first three, as blue, green and red; of
+        fewer the first. Values other than those of 8 bits are scaled from their smallest and largest.
+    """
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels not in (1, 3):
+        _say_once(
+            f'Images have {channels} channels: {"the first three are" if channels > 3 else "the first is"} shown.'
         )
-    return pixels
+    if channels > 3:
+        pixels = pixels[..., 2::-1]
+    elif channels < 3:
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], -1)[..., :1], 3, axis=2)
+    if pixels.dtype != np.uint8:
+        pixels = np.nan_to_num(pixels.astype(np.float32))
+        low, high = float(pixels.min()), float(pixels.max())
+        if low < 0 or high > 255 or high <= 1:
+            pixels = (pixels - low) * (255 / max(high - low, 1e-12))
+        pixels = pixels.round().astype(np.uint8)
+    return np.ascontiguousarray(pixels)
+
+
+@lru_cache(maxsize=None)
+def _say_once(text: str) -> None:
+    print_log(text, logger='current', level=logging.INFO)
+
+
+def allow_large_images() -> None:
+    """Lift Pillow's limit of pixels in this process, for the user's own data: libraries decode label maps with it.
+
+    What is of unknown origin has limits of its own, see :func:`read_untrusted_image`.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+
+
+def open_image(path: PathLike) -> 'Image.Image':
+    """Open an image of the user's own with Pillow, however large; it is decoded when it is used."""
+    from PIL import Image
+
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def read_untrusted_image(path: PathLike, name: str, max_bytes: int, max_pixels: int) -> np.ndarray:
@@ -98,15 +224,14 @@ def read_untrusted_image(path: PathLike, name: str, max_bytes: int, max_pixels: 
     pixels = _decode(path)
     if pixels is None:
         raise ImageError(f'{name} is not decoded by OpenCV: save it as PNG or JPEG.')
-    return pixels
+    return swap_channels(pixels)
 
 
 def _decode(path: PathLike) -> Optional[np.ndarray]:
-    """Decode a file as the default loading step of the libraries does, in RGB; ``None`` if OpenCV cannot."""
+    """Decode a file as the default loading step of the libraries does, in BGR; ``None`` if OpenCV cannot."""
     import mmcv
 
-    pixels = mmcv.imfrombytes(Path(path).read_bytes(), flag='color', channel_order='rgb', backend='cv2')
-    return None if pixels is None else np.ascontiguousarray(pixels)
+    return mmcv.imfrombytes(Path(path).read_bytes(), flag='color', backend='cv2')
 
 
 def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recursive: bool = True) -> List[str]:
@@ -146,13 +271,13 @@ def find_images(path: PathLike, recursive: bool = False) -> List[str]:
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        found = list_images(path, recursive=recursive)
+        found = list_images(path, recursive=recursive) or list_images(path, ARRAY_SUFFIXES, recursive)
         if not found:
             raise ImageError(f'no images ({", ".join(IMAGE_SUFFIXES)}) {"below" if recursive else "in"} {path}')
         return found
     if not os.path.isfile(path):
         raise ImageError(f'{path} does not exist: give an image or a folder of images')
-    if not path.lower().endswith(IMAGE_SUFFIXES):
+    if not path.lower().endswith(IMAGE_SUFFIXES + ARRAY_SUFFIXES):
         raise ImageError(f'{path} is not an image by its name, expected one that ends in {", ".join(IMAGE_SUFFIXES)}')
     return [path]
 
@@ -176,7 +301,7 @@ def find_inputs(path: PathLike) -> Tuple[List[str], Optional[str]]:
         raise ImageError(f'{path} does not exist: give an image, a folder of images or a video')
     if path.lower().endswith(VIDEO_SUFFIXES):
         return [], path
-    if path.lower().endswith(IMAGE_SUFFIXES):
+    if path.lower().endswith(IMAGE_SUFFIXES + ARRAY_SUFFIXES):
         return [path], None
     raise ImageError(
         f'{path} is neither an image ({", ".join(IMAGE_SUFFIXES)}) nor a video '
@@ -184,19 +309,24 @@ def find_inputs(path: PathLike) -> Tuple[List[str], Optional[str]]:
     )
 
 
-def image_problem(path: PathLike) -> Optional[str]:
+def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -> Optional[str]:
     """Return why an image cannot be used, in one line; ``None`` if it decodes completely.
 
     OpenCV, which the pipelines decode with, fills what a truncated JPEG lacks with grey; Pillow notices.
-    """
-    from PIL import Image
 
+    Args:
+        path (str | os.PathLike): The file.
+        read (callable, optional): What will load it, which is asked first. Default: what its kind is read with, Pillow,
+            tifffile, NumPy or OpenCV.
+    """
     path = Path(path)
     try:
         if path.stat().st_size == 0:
             return f'{path} is empty (0 bytes): copy it again or remove it from the data set'
-        with Image.open(path) as image:
-            image.load()
+        if read is not None and read(str(path)) is None:
+            raise ValueError('nothing was loaded')
+        if read is None or not ends_completely(path):
+            _decode_completely(path)
     except FileNotFoundError:
         return f'{path} does not exist: complete the data set, or correct data_root, data_prefix or the annotations'
     except Exception as error:
@@ -205,20 +335,96 @@ def image_problem(path: PathLike) -> Optional[str]:
     return None
 
 
+def _decode_completely(path: Path) -> None:
+    """Decode a file by what its kind is read with, whatever its channels.
+
+    Raises:
+        Exception: It is corrupt, truncated, or of no known kind.
+    """
+    with open(path, 'rb') as file:
+        head = file.read(8)
+    if head.startswith(NPY):
+        np.load(path)
+        return
+    if head.startswith(TIFF) and not ends_completely(path):
+        raise ValueError('image file is truncated')
+    try:
+        with open_image(path) as image:
+            image.load()
+    except Exception:
+        # Broad, because corrupt bytes make decoders fail in any way there is. Pillow refuses what others read.
+        if not _others_decode(path, head):
+            raise
+
+
+def _others_decode(path: Path, head: bytes) -> bool:
+    """Check whether tifffile decodes a TIFF, or OpenCV a file of a kind that Pillow does not know."""
+    import cv2
+    from PIL import Image, UnidentifiedImageError
+
+    if head.startswith(TIFF):
+        try:
+            import tifffile
+
+            return tifffile.imread(path).size > 0
+        except Exception:
+            # Broad, because there need be no tifffile, and decoders fail in any way there is.
+            pass
+    try:
+        with open_image(path):
+            known = not head.startswith(TIFF)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        known = False
+    return not known and cv2.imread(str(path), cv2.IMREAD_UNCHANGED) is not None
+
+
+def ends_completely(path: PathLike) -> bool:
+    """Check, by reading a few bytes, whether a file has all that its kind says of its length.
+
+    Known of JPEG, PNG, BMP, WebP, TIFF and NumPy's arrays; other kinds are left to the decoders, which refuse truncated
+    files.
+    """
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        head = file.read(12)
+        for start, end in ENDINGS:
+            if head.startswith(start):
+                file.seek(-min(len(end), size), os.SEEK_END)
+                return file.read() == end
+    if head.startswith(b'BM'):
+        return int.from_bytes(head[2:6], 'little') <= size
+    if head.startswith(b'RIFF'):
+        return int.from_bytes(head[4:8], 'little') + 8 <= size
+    try:
+        if head.startswith(NPY):
+            np.load(path, mmap_mode='r')
+        elif head.startswith(TIFF):
+            return _tiff_ends_completely(path, size)
+    except Exception:
+        # Broad, because corrupt bytes make decoders fail in any way there is.
+        return False
+    return bool(head) and not head.startswith((b'P5', b'P6'))
+
+
+def _tiff_ends_completely(path: PathLike, size: int) -> bool:
+    """Check the places of a TIFF's first image; without tifffile that is left to the decoders."""
+    try:
+        import tifffile
+    except ImportError:
+        return True
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        return all(start + count <= size for start, count in zip(page.dataoffsets, page.databytecounts))
+
+
 def truncation_problem(path: PathLike) -> Optional[str]:
     """Return what :func:`image_problem` does, at the cost of reading a few bytes for files that are complete.
 
-    A JPEG or PNG that ends as its kind ends is taken to be complete. One that does not is decoded: bytes may follow
-    the image. Other kinds are left to the decoders, which refuse truncated files.
+    A file that ends as its kind ends is taken to be complete (:func:`ends_completely`). One that does not is decoded:
+    bytes may follow the image.
     """
     try:
-        with open(path, 'rb') as file:
-            head = file.read(8)
-            for start, end in ENDINGS:
-                if head.startswith(start):
-                    file.seek(-len(end), os.SEEK_END)
-                    return None if file.read() == end else image_problem(path)
-            return None if head else image_problem(path)
+        return None if ends_completely(path) else image_problem(path)
     except OSError:
         return image_problem(path)
 
@@ -229,16 +435,34 @@ def image_size(path: PathLike) -> Tuple[int, int]:
     Raises:
         OSError: It is missing or no image; corrupt bytes may raise other errors of Pillow.
     """
-    from PIL import Image
+    with open(path, 'rb') as file:
+        head = file.read(8)
+    if head.startswith(NPY):
+        height, width = np.load(path, mmap_mode='r').shape[:2]
+        return width, height
+    try:
+        with open_image(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else (width, height)
+    except OSError:
+        if not head.startswith(TIFF):
+            raise
+        import cv2
 
-    with Image.open(path) as image:
-        width, height = image.size
-        return (height, width) if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else (width, height)
+        # Kinds of TIFF that Pillow does not know; OpenCV has no reader of headers.
+        try:
+            import tifffile
+        except ImportError:
+            pixels = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
+            if pixels is None:
+                raise
+            return pixels.shape[1], pixels.shape[0]
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            return page.imagewidth, page.imagelength
 
 
 def read_labels(path: PathLike) -> List[int]:
     """Return the different values in a map of labels; of an image of colours none."""
-    from PIL import Image
-
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return np.unique(np.asarray(image)).tolist() if image.mode != 'RGB' else []

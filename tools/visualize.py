@@ -4,6 +4,7 @@ import argparse
 from typing import Optional, Sequence
 
 from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
+from fcvit_mm.apis.load import image_reader
 from fcvit_mm.engine.config import add_config_options, load_config
 from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.images import ImageError, find_inputs
@@ -26,11 +27,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     images, video = find_inputs(args.input)
     cfg = load_config(args.config, args.cfg_options)
+    read = image_reader(cfg)
     draw = build_drawer(cfg, args.checkpoint, args.device, args.score_thr, args.opacity)
     if video:
         print(draw_video(draw, video, args.out_dir))
         return
-    written, problems = draw_images(draw, images, args.out_dir)
+    written, problems = draw_images(draw, images, args.out_dir, read)
     print('\n'.join(written))
     if problems:
         raise ImageError('\n  - '.join([f'{len(problems)} of {len(images)} images skipped:', *problems]))

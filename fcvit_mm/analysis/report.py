@@ -14,7 +14,7 @@ from ..apis.load import Network, Prepared
 from ..checkpoints import read_checkpoint
 from ..engine.config import load_config
 from ..files import atomic_path
-from ..images import read_image
+from ..images import swap_channels
 from ..models.layers import count_parameters
 from ..version import __version__
 from .cam import class_activation_map, class_scores, describe_class_map, draw_class_maps, name_of
@@ -43,7 +43,7 @@ class Subject(NamedTuple):
         network (Network): From :func:`fcvit_mm.apis.load.load_network`.
         config (str): What it was loaded from.
         paths (Sequence[str]): Image files.
-        originals (Sequence[np.ndarray]): The images as they are, ``(H, W, 3)`` uint8 RGB.
+        originals (Sequence[np.ndarray]): The images as the config loads them.
         prepared (Sequence[Prepared]): The images as the network sees them.
     """
 
@@ -55,7 +55,7 @@ class Subject(NamedTuple):
 
     @property
     def images(self) -> List[torch.Tensor]:
-        """The network's inputs, ``(1, 3, H, W)`` each."""
+        """The network's inputs, ``(1, C, H, W)`` each."""
         return [each.image for each in self.prepared]
 
     @property
@@ -87,7 +87,7 @@ def write_report(network: Network, config: str, paths: Sequence[str], size: Opti
     """
     if not paths:
         raise AnalysisError('there are no images, expected at least one')
-    originals = [read_image(path) for path in paths]
+    originals = [network.read(path) for path in paths]
     subject = Subject(network, config, paths, originals, [network.prepare(each, size) for each in originals])
     sections = [_section(title, source, make, subject) for title, source, make in SECTIONS]
     lead = (
@@ -206,10 +206,7 @@ def _drawn_predictions(subject: Subject) -> List[np.ndarray]:
         with atomic_path(path) as temporary:
             torch.save(content, temporary)
         draw = build_drawer(load_config(subject.config), path, str(subject.images[0].device))
-        return [
-            np.ascontiguousarray(draw(np.ascontiguousarray(each[..., ::-1]))[..., ::-1])
-            for each in subject.originals[:DRAWN]
-        ]
+        return [swap_channels(draw(swap_channels(each))) for each in subject.originals[:DRAWN]]
 
 
 def _similarity(subject: Subject) -> Section:

@@ -49,12 +49,13 @@ class Part(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """The result of :func:`measure`: the input's height and width, the parts, and the totals."""
+    """The result of :func:`measure`: the input's height and width, the parts, the totals, and the input's channels."""
 
     shape: Tuple[int, int]
     parts: List[Part]
     params: int
     flops: int
+    channels: int = 3
 
 
 def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
@@ -206,4 +207,4 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         )
         for name, modules in group_parts(model).items()
     ]
-    return Complexity((height, width), parts, count_parameters(model), int(flops['']))
+    return Complexity((height, width), parts, count_parameters(model), int(flops['']), image.shape[1])

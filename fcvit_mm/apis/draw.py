@@ -1,5 +1,6 @@
 """Drawing predictions on images and videos, with the inferencer and visualizer of the task's library."""
 
+import copy
 import os.path as osp
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
@@ -8,12 +9,12 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ..checkpoints import check_fits
-from ..engine.config import adapt_to_machine, set_pretrained, task_of
+from ..engine.config import adapt_to_machine, leaf_datasets, set_pretrained, task_of
 from ..files import atomic_path, write_atomic
-from ..images import ImageError, read_image
-from .load import read_trained
+from ..images import ImageError, display, read_image, swap_channels
+from .load import NetworkError, check_channels, image_reader, input_channels, read_trained, split_pipeline
 
-#: From an image to the drawn one, both ``(H, W, 3)`` uint8 in OpenCV's order (BGR).
+#: From an image, as a loading step gives it, to the drawn one, ``(H, W, 3)`` uint8 in OpenCV's order (BGR).
 Drawer = Callable[[np.ndarray], np.ndarray]
 
 
@@ -31,10 +32,12 @@ def build_drawer(
         opacity (float): Segmentation: of the colours over the image.
 
     Returns:
-        callable: Takes an image and returns the drawn one, both ``(H, W, 3)`` uint8 in OpenCV's order (BGR).
+        callable: Takes an image as the config's loading steps give it, three channels in OpenCV's order (BGR), and
+        returns the drawn one, ``(H, W, 3)`` uint8 in that order.
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or belongs to another model.
+        NetworkError: Of the function: not as many channels as the model takes.
     """
     task = task_of(cfg)
     read_trained(checkpoint)
@@ -42,6 +45,8 @@ def build_drawer(
     # The checkpoint has the backbone's weights too.
     if cfg.model.get('backbone', {}).get('init_cfg'):
         set_pretrained(cfg, None)
+    reader = image_reader(cfg)
+    cfg = _for_loaded_images(cfg)
     # Models of several libraries may be in use at the same time: each works in its own scope.
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         if task == 'classification':
@@ -51,12 +56,24 @@ def build_drawer(
         else:
             inferencer, draw_in_scope = _segmentation(cfg, checkpoint, device, opacity)
     check_fits(inferencer.model, checkpoint)
+    channels = input_channels(inferencer.model, cfg)
 
     def draw(image: np.ndarray) -> np.ndarray:
+        image = swap_channels(check_channels(reader.convert(swap_channels(image)), channels))
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             return draw_in_scope(image)
 
     return draw
+
+
+def _for_loaded_images(cfg: Config) -> Config:
+    """Return a config for the inferencers of the libraries, which know one loading step: images are loaded before."""
+    cfg = copy.deepcopy(cfg)
+    _, geometry, packing = split_pipeline(cfg)
+    if geometry is not None:
+        for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+            dataset['pipeline'] = [dict(type='LoadImageFromFile'), *geometry, *packing]
+    return cfg
 
 
 def _classification(cfg: Config, checkpoint: str, device: Optional[str]) -> Tuple[Any, Drawer]:
@@ -68,10 +85,11 @@ def _classification(cfg: Config, checkpoint: str, device: Optional[str]) -> Tupl
 
     def draw(image: np.ndarray) -> np.ndarray:
         (result,) = inferencer([image], return_datasamples=True)
+        shown = display(swap_channels(image))
         # The library writes letters of 7 pixels on an image of 224: smaller ones are enlarged to be legible.
         factor = max(1, 224 / min(image.shape[:2]))
         return visualizer.visualize_cls(
-            image[..., ::-1],
+            shown,
             result,
             classes=inferencer.classes,
             draw_gt=False,
@@ -89,7 +107,7 @@ def _detection(cfg: Config, checkpoint: str, device: Optional[str], score_thr: f
     def draw(image: np.ndarray) -> np.ndarray:
         results = inferencer(image.copy(), return_datasamples=True, no_save_vis=True)
         inferencer.visualizer.add_datasample(
-            'image', image[..., ::-1].copy(), results['predictions'][0], draw_gt=False, pred_score_thr=score_thr
+            'image', display(swap_channels(image)), results['predictions'][0], draw_gt=False, pred_score_thr=score_thr
         )
         return inferencer.visualizer.get_image()[..., ::-1]
 
@@ -107,14 +125,22 @@ def _segmentation(cfg: Config, checkpoint: str, device: Optional[str], opacity: 
 
     def draw(image: np.ndarray) -> np.ndarray:
         result = inferencer(image.copy(), return_datasamples=True)
-        inferencer.visualizer.add_datasample('image', image[..., ::-1].copy(), result, draw_gt=False)
+        inferencer.visualizer.add_datasample('image', display(swap_channels(image)), result, draw_gt=False)
         return inferencer.visualizer.get_image()[..., ::-1]
 
     return inferencer, draw
 
 
-def draw_images(draw: Drawer, sources: Sequence[str], out_dir: str) -> Tuple[List[str], List[str]]:
+def draw_images(
+    draw: Drawer, sources: Sequence[str], out_dir: str, read: Callable[[str], np.ndarray] = read_image
+) -> Tuple[List[str], List[str]]:
     """Draw on each image and write ``<name>.png`` into a folder; what does not decode is skipped.
+
+    Args:
+        draw (callable): From :func:`build_drawer`.
+        sources (Sequence[str]): The images.
+        out_dir (str): The folder.
+        read (callable): Reads them, see :func:`~fcvit_mm.apis.load.image_reader`.
 
     Returns:
         tuple[list[str], list[str]]: Paths written, and one line for each skipped image.
@@ -133,14 +159,13 @@ def draw_images(draw: Drawer, sources: Sequence[str], out_dir: str) -> Tuple[Lis
     written, problems = [], []
     for source, stem in zip(sources, stems):
         try:
-            image = read_image(source)
-        except ImageError as error:
-            problems.append(str(error))
+            drawn = draw(swap_channels(read(source)))
+        except (ImageError, NetworkError) as error:
+            problems.append(str(error) if source in str(error) else f'{source}: {error}')
             continue
         # a.png and a.jpg keep apart.
         name = stem if stems.count(stem) == 1 else osp.basename(source)
         path = osp.join(out_dir, f'{name}.png')
-        drawn = draw(np.ascontiguousarray(image[..., ::-1]))
         write_atomic(path, cv2.imencode('.png', np.ascontiguousarray(drawn))[1].tobytes())
         written.append(path)
     return written, problems

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -18,11 +18,16 @@ from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkp
 from ..dependencies import require
 from ..engine.config import leaf_datasets, load_config, set_pretrained, task_of, type_name
 from ..errors import UserError
+from ..images import ImageReader, PathLike, display, swap_channels
 
 #: What stands before the name of one of timm's models, in place of a config file.
 TIMM = 'timm:'
 #: Value of what is added where an image is padded: about the mean colour, which normalisation makes 0.
 PADDING = 114
+#: In the names of steps that load something other than an image.
+NOT_OF_IMAGES = ('Annotation', 'Depth', 'Proposals', 'Segmentation')
+#: An image file, or what was read of one.
+ImageLike = Union[PathLike, np.ndarray]
 
 
 class NetworkError(UserError):
@@ -33,8 +38,9 @@ class Prepared(NamedTuple):
     """An image as a network sees it.
 
     Attributes:
-        image (Tensor): ``(1, 3, H, W)``, resized, normalised and padded, on the network's device.
-        pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, the same before normalisation, to draw on.
+        image (Tensor): ``(1, C, H, W)``, resized, normalised and padded, on the network's device.
+        pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, the same before normalisation, to draw on
+            (:func:`~fcvit_mm.images.display`).
     """
 
     image: Tensor
@@ -49,10 +55,12 @@ class Network(NamedTuple):
         model (nn.Module): A classifier, detector or segmentor of OpenMMLab, or a model of timm.
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
         checkpoint (str, optional): The file that its weights are from; ``None``: random ones.
-        prepare (callable): ``prepare(image, size=None)`` turns an image, ``(H, W, 3)`` uint8 RGB, into
-            :class:`Prepared`. ``size`` is the height and width wanted, which the image is resized to cover and
-            cropped to; ``None`` resizes and crops as the network is tested.
+        prepare (callable): ``prepare(image, size=None)`` turns an image into :class:`Prepared`: a file, which ``read``
+            reads, or what it returns, RGB if it has three channels. ``size`` is the height and width wanted, which the
+            image is resized to cover and cropped to; ``None`` resizes and crops as the network is tested.
         class_names (tuple[str], optional): If the checkpoint tells them.
+        read (ImageReader): Reads images as the config's test pipeline loads them.
+        in_channels (int): How many channels the images have.
     """
 
     name: str
@@ -61,6 +69,8 @@ class Network(NamedTuple):
     checkpoint: Optional[str]
     prepare: Callable[..., Prepared]
     class_names: Optional[Tuple[str, ...]] = None
+    read: ImageReader = ImageReader()
+    in_channels: int = 3
 
     @property
     def label(self) -> str:
@@ -159,26 +169,55 @@ def _load_config(
     if cfg.model.get('backbone', {}).get('init_cfg'):
         set_pretrained(cfg, None)
     model = build_model(cfg)
+    read = image_reader(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        pipeline = _geometry(cfg)
+        steps = split_pipeline(cfg).geometry
+        pipeline = None if steps is None else Compose(steps)
     class_names = None if checkpoint is None else _load_weights(model, checkpoint)
     model = model.to(device).eval()
     preprocess: Any = model.data_preprocessor
     name = os.path.splitext(os.path.basename(network))[0]
+    channels = input_channels(model, cfg)
 
-    def prepare(pixels: np.ndarray, size: Optional[Sequence[int]] = None) -> Prepared:
+    def prepare(image: ImageLike, size: Optional[Sequence[int]] = None) -> Prepared:
+        pixels = _read(image, read, channels)
         if size is not None:
             pixels = fit_image(pixels, size)
         elif pipeline is None:
             raise NetworkError(f'{network} has no test_dataloader that says how images are resized: give a size')
         else:
             pixels = _run_pipeline(pipeline, pixels)
-        inputs = torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1].transpose(2, 0, 1)))
+        # OpenCV's order, as pipelines pack images; torch lacks some of NumPy's integers.
+        packed = swap_channels(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
+        inputs = torch.from_numpy(np.ascontiguousarray(packed.reshape(*packed.shape[:2], -1).transpose(2, 0, 1)))
         data = preprocess(dict(inputs=[inputs], data_samples=[BaseDataElement()]), False)
-        image = data['inputs']
-        return Prepared(image, pad_image(pixels, image.shape[2:]))
+        tensor = data['inputs']
+        return Prepared(tensor, pad_image(display(pixels), tensor.shape[2:]))
 
-    return Network(name, model, task_of(cfg), checkpoint, prepare, class_names)
+    return Network(name, model, task_of(cfg), checkpoint, prepare, class_names, read, channels)
+
+
+def _read(image: ImageLike, read: ImageReader, channels: int) -> np.ndarray:
+    """Return the pixels of a file or of what was read, as ``read`` gives them."""
+    if isinstance(image, np.ndarray):
+        return check_channels(read.convert(image), channels)
+    return check_channels(read(image), channels, os.fspath(image))
+
+
+def check_channels(pixels: np.ndarray, channels: int, where: str = 'the image') -> np.ndarray:
+    """Return an image if it has as many channels as a network takes.
+
+    Raises:
+        NetworkError: It has more or fewer.
+    """
+    found = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if found != channels:
+        raise NetworkError(
+            f'{where} has {found} channel{"s" if found > 1 else ""}, but the network takes {channels}: give images of '
+            'the kind that it was trained on. How many are read of a file is said by the loading step of the test '
+            'pipeline (color_type, imdecode_backend)'
+        )
+    return pixels
 
 
 def _load_weights(model: nn.Module, checkpoint: str) -> Optional[Tuple[str, ...]]:
@@ -219,39 +258,77 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
             raise CheckpointError(f'{checkpoint} does not fit {TIMM}{name}: {error}') from error
     model = model.to(device).eval()
     data = resolve_model_data_config(model)
+    channels = options.get('in_chans', 3)
     mean, std = (torch.tensor(data[key], device=device).view(3, 1, 1) for key in ('mean', 'std'))
 
-    def prepare(pixels: np.ndarray, size: Optional[Sequence[int]] = None) -> Prepared:
+    def prepare(image: ImageLike, size: Optional[Sequence[int]] = None) -> Prepared:
         crop_ratio = data['crop_pct'] if size is None else 1.0
+        pixels = _read(image, ImageReader(), channels)
         pixels = fit_image(pixels, size or data['input_size'][1:], crop_ratio)
-        image = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1) / 255
-        return Prepared(((image - mean) / std).unsqueeze(0), pixels)
+        tensor = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1) / 255
+        return Prepared(((tensor - mean) / std).unsqueeze(0), pixels)
 
-    return Network(name, model, 'classification', checkpoint, prepare)
+    return Network(name, model, 'classification', checkpoint, prepare, in_channels=channels)
 
 
-def _geometry(cfg: Config) -> Optional[Compose]:
-    """Build the part of a config's test pipeline between loading an image and packing it."""
+class Pipeline(NamedTuple):
+    """The steps of a config's test pipeline, by what they are for.
+
+    Attributes:
+        loading (list): Load an image; empty if none does.
+        geometry (list, optional): Between loading and packing; ``None`` without a pipeline.
+        packing (list): What a model takes is made by these.
+    """
+
+    loading: List[Any]
+    geometry: Optional[List[Any]]
+    packing: List[Any]
+
+
+def split_pipeline(cfg: Config) -> Pipeline:
+    """Return the steps of a config's test pipeline; those that load annotations are none of them."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     dataset = next(leaf_datasets(dataset)) if dataset else None
     if not dataset or 'pipeline' not in dataset:
-        return None
-    steps = [step for step in dataset['pipeline'] if not type_name(step).startswith(('Load', 'Pack'))]
-    return Compose(steps)
+        return Pipeline([], None, [])
+    loading, geometry, packing = [], [], []
+    for step in dataset['pipeline']:
+        name = type_name(step)
+        if name.startswith('Pack'):
+            packing.append(step)
+        elif not name.startswith('Load'):
+            geometry.append(step)
+        elif not any(word in name for word in NOT_OF_IMAGES):
+            loading.append(step)
+    return Pipeline(loading, geometry, packing)
+
+
+def image_reader(cfg: Config) -> ImageReader:
+    """Build what reads images as a config's test pipeline loads them, from local files."""
+    steps = [dict(step) for step in split_pipeline(cfg).loading if type_name(step) != 'LoadImageFromNDArray']
+    if not steps:
+        return ImageReader()
+    for step in steps:
+        # Where the training data is; what is read here is local.
+        for key in ('backend_args', 'file_client_args'):
+            step.pop(key, None)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        load = Compose(steps)
+    return ImageReader(load, any(str(step.get('color_type', '')).startswith('grayscale') for step in steps))
 
 
 def _run_pipeline(pipeline: Compose, pixels: np.ndarray) -> np.ndarray:
     shape = pixels.shape[:2]
     # OpenCV's order, as the pipelines load images.
-    results = pipeline(dict(img=np.ascontiguousarray(pixels[..., ::-1]), img_shape=shape, ori_shape=shape))
-    return np.ascontiguousarray(results['img'][..., ::-1])
+    results = pipeline(dict(img=swap_channels(pixels), img_shape=shape, ori_shape=shape))
+    return swap_channels(results['img'])
 
 
 def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) -> np.ndarray:
     """Resize an image to cover ``size`` (height, width) and crop the middle, without a change of its proportions.
 
     Args:
-        pixels (np.ndarray): ``(H, W, 3)`` uint8.
+        pixels (np.ndarray): ``(H, W)`` or ``(H, W, C)``; values other than uint8 become float32.
         size (Sequence[int]): Height and width wanted.
         crop_ratio (float): Part of the covering square that the crop keeps, as in evaluation on ImageNet.
     """
@@ -260,10 +337,25 @@ def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) 
     height, width = size
     if height < 1 or width < 1:
         raise NetworkError(f'size {height}x{width}: expected a height and width of at least 1 pixel')
-    fitted = ImageOps.fit(
-        Image.fromarray(pixels), (width, height), Image.Resampling.BICUBIC, bleed=(1 - crop_ratio) / 2
-    )
-    return np.array(fitted)
+    pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    # Pillow has images of three channels, but of 8 bits alone.
+    channels = [pixels] if pixels.ndim == 2 or _is_rgb(pixels) else list(np.moveaxis(pixels, 2, 0))
+    fitted = [
+        np.array(
+            ImageOps.fit(
+                Image.fromarray(np.ascontiguousarray(channel)),
+                (width, height),
+                Image.Resampling.BICUBIC,
+                bleed=(1 - crop_ratio) / 2,
+            )
+        )
+        for channel in channels
+    ]
+    return fitted[0] if channels[0] is pixels else np.stack(fitted, 2)
+
+
+def _is_rgb(pixels: np.ndarray) -> bool:
+    return pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
 
 
 def pad_image(pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:

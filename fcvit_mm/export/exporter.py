@@ -13,7 +13,6 @@ from torch import Tensor
 from ..apis.load import Network, load_network
 from ..engine.config import load_config, task_of, type_name, walk
 from ..errors import UserError
-from ..images import read_image
 from ..models import optimize_for_inference
 from ..models.layers import count_parameters
 from ..version import __version__
@@ -34,7 +33,7 @@ from .quantization import Labelled, calibration_images, labelled_images, measure
 #: Height and width at which speed is measured if the config's test pipeline crops to none.
 SIZES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
 #: What the graph takes. OpenMMLab's own exports do so too: normalisation stays with what reads and resizes images.
-INPUT = 'float32 (batch, 3, height, width), channels in channel_order, (pixel of 0 to 255 - mean) / std'
+INPUT = 'float32 (batch, {}, height, width), channels in channel_order, (pixel as loaded - mean) / std'
 
 
 def export_model(
@@ -86,7 +85,7 @@ def export_model(
     size = speed_size(cfg, size)
     network = load_network(config, checkpoint, 'cpu', options)
     module = take_part(network.model, network.task, part).eval().requires_grad_(False)
-    channels = getattr(network.model.backbone, 'in_channels', 3)
+    channels = network.in_channels
     tested = samples if labelled is None else _check_labelled(labelled, module, network, channels)
     differences = write_export(
         module, out, kind, optimize, describe(cfg, network, part, optimize, size), channels=channels
@@ -98,6 +97,7 @@ def export_model(
         part=part,
         format=kind,
         optimized=optimize,
+        channels=channels,
         torch=torch.__version__,
         file=out,
         file_bytes=osp.getsize(out),
@@ -150,16 +150,18 @@ def describe(cfg: Config, network: Network, part: str, optimize: bool, size: Tup
     """Describe the graph, for the file's metadata: above all how to prepare an image for it."""
     preparation = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    channels = network.in_channels
+    order = 'RGB' if preparation.get('to_rgb') or preparation.get('bgr_to_rgb') else 'BGR'
     return dict(
         producer=f'fcvit_mm {__version__}',
         config=network.name,
         task=network.task,
         part=part,
         optimized=json.dumps(optimize),
-        input=INPUT,
-        mean=json.dumps(list(preparation.get('mean') or [0.0, 0.0, 0.0])),
-        std=json.dumps(list(preparation.get('std') or [1.0, 1.0, 1.0])),
-        channel_order='RGB' if preparation.get('to_rgb') or preparation.get('bgr_to_rgb') else 'BGR',
+        input=INPUT.format(channels),
+        mean=json.dumps(list(preparation.get('mean') or [0.0] * channels)),
+        std=json.dumps(list(preparation.get('std') or [1.0] * channels)),
+        channel_order=order if channels == 3 else 'as loaded',
         pad_size_divisor=json.dumps(preparation.get('pad_size_divisor', 1)),
         size=json.dumps(size),
         test_pipeline=json.dumps(dataset.get('pipeline') or [], default=str),
@@ -190,7 +192,7 @@ def _write_int8(
     """Write the 8-bit version of an ONNX file and measure its drift."""
 
     def prepare(sample: str) -> Tensor:
-        return network.prepare(read_image(sample)).image
+        return network.prepare(sample).image
 
     quantize(path, small, (prepare(sample.path) for sample in samples))
     # Of a backbone's maps the last, which all the others led to.
@@ -221,7 +223,7 @@ def format_report(report: dict) -> str:
     lines = [
         f'{report["file"]} ({report["format"]}{opset}; {what})',
         '',
-        f'input    images: {INPUT}',
+        f'input    images: {INPUT.format(report["channels"])}',
         f'size     {_mebibytes(report["file_bytes"])} MiB; the weights in PyTorch '
         f'{_mebibytes(report["pytorch_bytes"])} MiB',
     ]

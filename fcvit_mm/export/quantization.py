@@ -10,7 +10,7 @@ from torch import Tensor
 from ..checkpoints.names import some
 from ..errors import UserError
 from ..files import atomic_path
-from ..images import IMAGE_SUFFIXES, find_images, image_problem, list_images
+from ..images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, find_images, image_problem, list_images
 
 #: What is computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: they cost little time and
 #: much accuracy.
@@ -59,7 +59,8 @@ def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_class
     """
     if not osp.isdir(folder):
         raise UserError(f'--labelled {folder} is no folder: give one with a folder of images for each class')
-    parts_of = {path: osp.relpath(path, folder).split(os.sep) for path in list_images(folder)}
+    images = list_images(folder) or list_images(folder, ARRAY_SUFFIXES)
+    parts_of = {path: osp.relpath(path, folder).split(os.sep) for path in images}
     labelled = {path: parts[0] for path, parts in parts_of.items() if len(parts) > 1}
     names = sorted(set(labelled.values()))
     if not names:

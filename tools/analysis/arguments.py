@@ -5,13 +5,12 @@ import os
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 
 from fcvit_mm.apis.load import Network, load_network
 from fcvit_mm.deprecation import warn_deprecated
 from fcvit_mm.errors import UserError
-from fcvit_mm.images import find_images, read_image
+from fcvit_mm.images import ImageError, find_images, truncation_problem
 
 NETWORK_HELP = (
     "config file of a classifier, detector or segmentor, or timm:NAME for one of timm's models, then @ and "
@@ -123,25 +122,15 @@ def load_networks(specs: Sequence[str], device: str) -> List[Network]:
 
 
 def find_all_images(paths: Sequence[str]) -> List[str]:
-    """List images, given by themselves or by their folders.
+    """List images, given by themselves or by their folders; a network reads them as its config loads images.
 
     Raises:
-        ImageError: A path that does not exist, is no image, or is a folder without images.
+        ImageError: A path that does not exist, is no image, is truncated, or is a folder without images.
     """
-    return [image for path in paths for image in find_images(path)]
-
-
-def read_images(paths: Sequence[str]) -> Tuple[List[str], List[np.ndarray]]:
-    """Find images as :func:`find_all_images` does and read them.
-
-    Returns:
-        tuple[list[str], list[np.ndarray]]: Their paths, and the images, ``(H, W, 3)`` uint8 RGB.
-
-    Raises:
-        ImageError: An image is missing or corrupt.
-    """
-    found = find_all_images(paths)
-    return found, [read_image(path) for path in found]
+    found = [image for path in paths for image in find_images(path)]
+    for problem in filter(None, map(truncation_problem, found)):
+        raise ImageError(problem)
+    return found
 
 
 def file_name(text: str) -> str:

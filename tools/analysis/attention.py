@@ -12,9 +12,9 @@ from arguments import (
     add_networks_and_images,
     check_arguments,
     file_name,
+    find_all_images,
     load_networks,
     parse_queries,
-    read_images,
 )
 
 from fcvit_mm.analysis.plots import save_figure, write_json
@@ -49,12 +49,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
     queries = parse_queries(args.queries)
-    paths, images = read_images(args.images)
+    paths = find_all_images(args.images)
     networks = load_networks(args.networks, args.device)
 
     found, drawn, figures = {}, {}, {}
     for network in networks:
-        prepared = [network.prepare(image, args.size) for image in images]
+        prepared = [network.prepare(path, args.size) for path in paths]
         found[network.name] = mean_statistics(
             [attention_statistics(network.model, each.image, args.layers) for each in prepared]
         )
@@ -71,7 +71,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         figures['comparison'] = draw_beside(drawn, queries, 'Attention and similarity, mean over heads')
     figures['statistics'] = draw_statistics(
         {network.label: found[network.name] for network in networks},
-        f'Mean over {len(images)} image{"s" if len(images) > 1 else ""}',
+        f'Mean over {len(paths)} image{"s" if len(paths) > 1 else ""}',
     )
     for name, figure in figures.items():
         print(save_figure(figure, args.out / f'{name}.png'))

@@ -3,7 +3,7 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import CHECKPOINT_HELP, add_arguments, check_arguments, read_images
+from arguments import CHECKPOINT_HELP, add_arguments, check_arguments, find_all_images
 
 from fcvit_mm.analysis.cam import METHODS, class_activation_map, describe_class_map, draw_class_maps
 from fcvit_mm.analysis.plots import save_figure, write_json
@@ -34,9 +34,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
-    paths, images = read_images(args.images)
+    paths = find_all_images(args.images)
     network = load_network(args.config, args.checkpoint, args.device)
-    prepared = [network.prepare(image, args.size) for image in images]
+    prepared = [network.prepare(path, args.size) for path in paths]
     maps = [
         [
             class_activation_map(network.model, each.image, target, args.layer, args.method, network.class_names)

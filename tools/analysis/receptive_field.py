@@ -3,7 +3,7 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import add_arguments, add_networks_and_images, check_arguments, file_name, load_networks, read_images
+from arguments import add_arguments, add_networks_and_images, check_arguments, file_name, find_all_images, load_networks
 
 from fcvit_mm.analysis.plots import save_figure, write_json
 from fcvit_mm.analysis.receptive_field import describe_fields, draw_fields, receptive_fields
@@ -30,12 +30,12 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
-    paths, images = read_images(args.images)
+    paths = find_all_images(args.images)
     networks = load_networks(args.networks, args.device)
 
     found = {}
     for network in networks:
-        inputs = (network.prepare(image, args.size).image for image in images)
+        inputs = (network.prepare(path, args.size).image for path in paths)
         found[network.name] = receptive_fields(network.model, inputs, args.layers)
     for network in networks:
         figure = draw_fields(found[network.name], f'Effective receptive fields of {network.label}')

@@ -10,7 +10,6 @@ from fcvit_mm.analysis.plots import save_figure, write_json
 from fcvit_mm.analysis.similarity import draw_similarity, short_name, similarity_maps, stage_of
 from fcvit_mm.apis.load import load_network
 from fcvit_mm.errors import command_parser, run_command
-from fcvit_mm.images import read_image
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -32,9 +31,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     check_arguments(args)
-    image = read_image(args.image)
     network = load_network(args.config, args.checkpoint, args.device)
-    prepared = network.prepare(image, args.size)
+    prepared = network.prepare(args.image, args.size)
     maps = similarity_maps(network.model, prepared.image, args.blocks)
 
     title = f'Similarity maps of {network.label}'

@@ -58,10 +58,14 @@ def test_device_is_checked(arguments):
 
 def test_images_and_folders(arguments, image_folder):
     paths = [str(image_folder / f'{i}.png') for i in range(2)]
-    found, images = arguments.read_images([paths[1], str(image_folder)])
-    assert found == [paths[1], *paths] and [image.shape for image in images] == [(40, 48, 3)] * 3
+    assert arguments.find_all_images([paths[1], str(image_folder)]) == [paths[1], *paths]
     (image_folder / 'film.mp4').write_bytes(b'x')
-    for name, message in (('none.png', 'none.png does not exist'), ('film.mp4', 'film.mp4 is not an image')):
+    (image_folder / 'cut.png').write_bytes(Path(paths[0]).read_bytes()[:60])
+    for name, message in (
+        ('none.png', 'none.png does not exist'),
+        ('film.mp4', 'film.mp4 is not an image'),
+        ('cut.png', 'cut.png does not decode'),
+    ):
         with pytest.raises(ImageError, match=message):
             arguments.find_all_images([str(image_folder / name)])
 
