@@ -34,7 +34,7 @@ def _one_kind(state_dict: Mapping[str, Tensor]) -> str:
 
 
 class PublishedNames(NamedTuple):
-    """What is known about published files of a network; each field is optional, and no order matters.
+    """Published names of a network, and how to tell its files apart; each field is optional, and no order matters.
 
     Attributes:
         rows (tuple[Row]): Published names and ours.
