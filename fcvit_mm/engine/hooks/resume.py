@@ -348,7 +348,7 @@ class ResumableHook(Hook):
             if before[key] != self.today[key]:
                 raise ResumeError(
                     f'{name} is {self.today[key]!r}, in the run of the checkpoint {before[key]!r}, which ended inside '
-                    f'a pass over the data: {place}. To go on, {way_out}'
+                    f'a pass over the data: {place}. To resume, {way_out}'
                 )
         if before['samples'] != self.today['samples']:
             self._log(
@@ -360,7 +360,7 @@ class ResumableHook(Hook):
             raise ResumeError(
                 f'train_dataloader.sampler {self.today["sampler"]} deals its samples out by itself: inside a pass over '
                 f'the data it is resumed with the batch_size and processes of before ({self.parts[-1].batch_size} on '
-                f'{self.parts[-1].processes}, now {batches.batch_size} on {batches.processes}). To go on, {way_out}'
+                f'{self.parts[-1].processes}, now {batches.batch_size} on {batches.processes}). To resume, {way_out}'
             )
 
     def _moves(self, batches: ResumableBatchSampler) -> bool:
