@@ -12,6 +12,7 @@ import sys
 from typing import Optional, Sequence
 
 from fcvit_mm.checkpoints import convert_checkpoint
+from fcvit_mm.engine.config import add_import_option
 from fcvit_mm.errors import command_parser, run_command
 
 
@@ -21,6 +22,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('dst', help='file to write')
     parser.add_argument('--ema', action='store_true', help='take the averaged (EMA) weights of a file that has both')
     parser.add_argument('--force', action='store_true', help='overwrite DST')
+    add_import_option(parser)
     return parser.parse_args(argv)
 
 

@@ -14,6 +14,7 @@ import torch
 from entries import DTYPES
 
 import fcvit_mm
+from fcvit_mm.engine.config import add_import_option
 from fcvit_mm.errors import UserError
 
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help='folder for results.json, table.md and plot.png; an earlier run there is overwritten',
     )
+    add_import_option(parser)
 
 
 def check_arguments(args: argparse.Namespace) -> torch.device:

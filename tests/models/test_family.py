@@ -284,10 +284,11 @@ def test_layers_for_learning_rate_decay_ascend(network):
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg', 'mmengine'])
-@pytest.mark.parametrize('prefix', ['', 'fcvit_mm.'])
-def test_found_by_name_from_every_scope(network, scope, prefix):
+@pytest.mark.parametrize('package', [False, True])
+def test_found_by_name_from_every_scope(network, scope, package):
     if scope != 'mmengine':
         pytest.importorskip(scope)
+    prefix = network.type.__module__.partition('.')[0] + '.' if package else ''
     cfg = dict(network.arguments, type=prefix + network.type.__name__, _scope_=scope)
     assert isinstance(MODELS.build(cfg), network.type)
 

@@ -1,0 +1,162 @@
+"""A network of another package, tests/stranger: one file and one config, without a change here, get everything."""
+
+import importlib
+import importlib.util
+import sys
+
+import pytest
+import torch
+from harness import ROOT, Trained, run_tool
+from models.test_family import *  # noqa: F403 (the questions, asked of ``network`` below)
+from networks import Network, images
+from plain_net import own_rows
+
+from fcvit_mm.checkpoints import convert_checkpoint, load_pretrained
+from fcvit_mm.engine.optim.layer_decay import BackboneLayerDecayConstructor
+from fcvit_mm.models.variants import find_variant, register_variant
+
+FOLDER = str(ROOT / 'tests/stranger')
+sys.path.append(FOLDER)
+# Before the row is registered: own_rows() forgets what begins to listen inside.
+for library in ('timm', 'mmpretrain'):
+    if importlib.util.find_spec(library):
+        importlib.import_module(f'fcvit_mm.{library}')
+with own_rows():
+    from stranger import VARIANT, StrangerNet
+CONFIG = VARIANT.config
+
+
+@pytest.fixture(autouse=True, scope='module')
+def row():
+    """Register the row for this module alone: others count the variants."""
+    with own_rows():
+        yield register_variant(VARIANT)
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network(StrangerNet, {}, variant='stranger_net')
+
+
+def run(tool, *arguments, **options):
+    """Run a command that finds the stranger's package as an installed one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PYTHONPATH', FOLDER)
+        return run_tool(tool, *arguments, **options).stdout
+
+
+@pytest.fixture(scope='session')
+def stranger(tmp_path_factory, shapes) -> Trained:
+    """The stranger's config, trained for an epoch by tools/train.py."""
+    pytest.importorskip('mmpretrain')
+    folder, data = tmp_path_factory.mktemp('stranger'), shapes('classification')
+    (folder / 'data').symlink_to(data)
+    output = run('train.py', CONFIG, '--work-dir', folder / 'work', cwd=folder)
+    return Trained(CONFIG, str(folder / 'work/epoch_1.pth'), data, folder / 'work', output)
+
+
+def test_trains_and_tests(stranger):
+    assert 'Epoch(val) [1]' in stranger.output and 'accuracy/top1' in stranger.output
+    folder = stranger.work_dir.parent
+    assert 'accuracy/top1' in run('test.py', CONFIG, stranger.checkpoint, '--work-dir', folder / 'test', cwd=folder)
+
+
+def test_a_checkpoint_loads_by_init_cfg_and_converts(stranger, tmp_path):
+    expected = {
+        key[len('backbone.') :]: value
+        for key, value in torch.load(stranger.checkpoint, weights_only=False)['state_dict'].items()
+        if key.startswith('backbone.')
+    }
+    by_command, by_function = tmp_path / 'command.pth', tmp_path / 'function.pth'
+    printed = run('convert_checkpoint.py', stranger.checkpoint, by_command, '--import', 'stranger')
+    assert 'StrangerNet' in printed
+    convert_checkpoint(stranger.checkpoint, str(by_function))
+    for file in (stranger.checkpoint, by_command, by_function):
+        model = StrangerNet(init_cfg=dict(type='Pretrained', checkpoint=str(file)), out_indices=3)
+        model.init_weights()
+        assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    twin = StrangerNet(out_indices=3)
+    load_pretrained(twin, str(by_command))
+    assert torch.equal(twin.norm3.weight, expected['norm3.weight'])
+
+
+def test_layers_decay_and_stages_freeze():
+    model = torch.nn.Module()
+    model.backbone, model.head = StrangerNet(frozen_stages=1, out_indices=3), torch.nn.Linear(20, 5)
+    wrapper = dict(optimizer=dict(type='AdamW', lr=1.0))
+    groups = BackboneLayerDecayConstructor(wrapper, dict(layer_decay_rate=0.5))(model).optimizer.param_groups
+    assert {group['lr'] for group in groups} >= {1.0, 0.5, 0.25}
+    assert not any(p.requires_grad for p in model.backbone.stages[0].parameters())
+
+
+def test_timm(stranger, tmp_path):
+    timm = pytest.importorskip('timm')
+    pytest.importorskip('fcvit_mm.timm')
+    weights = tmp_path / 'weights.pth'  # without the run's log, which timm refuses to read
+    convert_checkpoint(stranger.checkpoint, str(weights))
+    model = timm.create_model('stranger_net', num_classes=5, checkpoint_path=str(weights)).eval()
+    assert model(images(64, 64)).shape == (2, 5)
+    features = timm.create_model('stranger_net', features_only=True)
+    assert [x.shape[1] for x in features(images(64, 64))] == features.feature_info.channels() == [8, 12, 16, 20]
+
+
+def test_hub(stranger):
+    mmpretrain = pytest.importorskip('mmpretrain')
+    pytest.importorskip('fcvit_mm.mmpretrain')
+    assert 'stranger_net_in1k' in mmpretrain.list_models()
+    model = mmpretrain.get_model('stranger_net_in1k', pretrained=stranger.checkpoint).eval()
+    assert model(images(64, 64)).shape == (2, 5)
+    assert find_variant('stranger_net_in1k').network is StrangerNet
+
+
+@pytest.mark.parametrize('kind, name', [('onnx', 'net.onnx'), ('torch_export', 'net.pt2'), ('torchscript', 'net.pt')])
+def test_export(stranger, tmp_path, kind, name):
+    from fcvit_mm.export.formats import FORMATS
+
+    if kind != 'torchscript':
+        for package in FORMATS[kind].packages:
+            pytest.importorskip(package)
+    run(
+        'export.py',
+        CONFIG,
+        stranger.checkpoint,
+        '--format',
+        kind,
+        '--out',
+        tmp_path / name,
+        '--size',
+        64,
+        '--rounds',
+        0,
+    )
+    assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_model_card(stranger, tmp_path):
+    run('publish_model.py', stranger.checkpoint, tmp_path / 'net.pth', '--config', CONFIG, '--shape', 64)
+    (card,), (entry,) = tmp_path.glob('*.md'), tmp_path.glob('*.yml')
+    assert 'StrangerNet' in card.read_text() and 'In Collection: Stranger' in entry.read_text()
+
+
+def test_benchmark(tmp_path):
+    numbers = ('--batch', 1, '--size', 64, '--rounds', 1, '--warmup', 0)
+    names = ('--networks', 'stranger_net', 'stranger_net_reference', '--import', 'stranger')
+    run('benchmark/speed.py', *names, *numbers, '--no-memory', '--no-ceilings', '--out', tmp_path)
+    assert 'stranger_net' in (tmp_path / 'table.md').read_text()
+
+
+def test_analysis(stranger, tmp_path):
+    pytest.importorskip('matplotlib')
+    image = next(stranger.data.glob('val/*/*'))
+    for tool in ('receptive_field', 'oversmoothing'):
+        run(f'analysis/{tool}.py', f'{CONFIG}@{stranger.checkpoint}', '--images', image, '--out', tmp_path)
+    for tool in ('cam', 'report'):
+        run(f'analysis/{tool}.py', CONFIG, stranger.checkpoint, image, '--out', tmp_path)
+    assert (tmp_path / 'receptive_field.json').exists() and (tmp_path / 'cam.json').exists()
+    (page,) = tmp_path.glob('report_*.html')
+    assert 'Not shown: ' in page.read_text(), 'no attention'
+
+
+def test_a_module_that_is_not_there_is_named(tmp_path):
+    done = run_tool('convert_checkpoint.py', 'a.pth', tmp_path / 'b.pth', '--import', 'strangest', check=False)
+    assert done.returncode == 1 and '--import strangest' in done.stdout and 'PYTHONPATH' in done.stdout
