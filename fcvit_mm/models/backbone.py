@@ -9,9 +9,10 @@ import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops.tracing import is_exporting, records_any_size
+from ..ops.tracing import call, is_exporting, is_transformed, records_any_size
 from .layers import check_image_batch
 from .published_names import PublishedNames
 
@@ -98,12 +99,26 @@ def check_frozen_stages(frozen_stages: int, count: int, parts: str) -> None:
         )
 
 
+def dilate(strides: Sequence[int], output_stride: int) -> List[int]:
+    """Return the dilation of each stage that keeps the strides from exceeding ``output_stride``.
+
+    As DeepLab does (Chen et al., arXiv 1706.05587): a stage that would go beyond takes steps of 1, and what it and
+    those after it convolve reads as far apart as the steps not taken.
+
+    Raises:
+        ValueError: Another ``output_stride`` than one of the strides.
+    """
+    if output_stride not in strides:
+        raise ValueError(f'output_stride={output_stride!r}, expected one of {tuple(strides)}')
+    return [max(stride // output_stride, 1) for stride in strides]
+
+
 def output_layout(images: Tensor) -> torch.memory_format:
     """Return the memory layout for maps made of these images: theirs; in recorded graphs always the contiguous one.
 
     The images' own, because mmcv's RoIAlign on CPU reads any memory as if it were contiguous.
     """
-    if records_any_size() or images.is_contiguous():
+    if records_any_size() or is_transformed() or images.is_contiguous():
         return torch.contiguous_format
     is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if is_channels_last else torch.contiguous_format
@@ -195,6 +210,9 @@ class Backbone(BaseModule):
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         outputs = []
         for output in self.forward_outputs(x):
+            if isinstance(x, Proxy):
+                outputs.append(output)
+                continue
             is_map = output.ndim == 4  # and no class token
             outputs.append(output.contiguous(memory_format=output_layout(x)) if is_map else output)
         return tuple(outputs)
@@ -203,7 +221,7 @@ class Backbone(BaseModule):
         """Yield the outputs of :meth:`forward`, each still in the layout that it was computed in."""
         for i, output in enumerate(self.forward_stages(x)):
             if i in self.out_indices:
-                yield getattr(self, f'norm{i}')(output)
+                yield call(getattr(self, f'norm{i}'), output)
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         """Yield each stage's output before any norm, computed when it is asked for.
@@ -216,7 +234,7 @@ class Backbone(BaseModule):
         """
         x = self.forward_stem(x)
         for stage in self.stages:
-            x = stage(x)
+            x = call(stage, x)
             yield self.to_map(x)
 
     def forward_stem(self, x: Tensor) -> Any:
@@ -228,8 +246,10 @@ class Backbone(BaseModule):
         Raises:
             TypeError, ValueError: ``x`` is no batch of images: see :func:`check_image_batch`.
         """
+        if isinstance(x, Proxy):
+            return call(self.stem, x)
         check_image_batch(x, self.in_channels, name=type(self).__name__)
-        if self.prefers_channels_last(x.device) and not is_exporting():
+        if self.prefers_channels_last(x.device) and not is_exporting() and not is_transformed():
             x = x.contiguous(memory_format=torch.channels_last)
         return self.stem(x)
 

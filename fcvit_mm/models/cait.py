@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..deprecation import deprecated_class
+from ..ops.tracing import call
 from ..registry import MODELS
 from .backbone import InitCfg, resolve_arch
 from .layers import Stage
@@ -134,7 +135,7 @@ class CaiT(TokenTransformer):
         self.freeze_stages()
 
     def class_token(self, x: Tensor) -> Tensor:
-        return self.stages[1](x)[:, 0]
+        return call(self.stages[1], x)[:, 0]
 
     def patches(self, x: Tensor) -> Tensor:
         return x

@@ -20,19 +20,21 @@ from torch import Tensor
 from ..ops.dynamic_depthwise import dynamic_depthwise_conv2d, inhomogeneous_depthwise_conv2d
 from ..ops.tracing import records_any_size
 from ..registry import MODELS
-from .backbone import Backbone, InitCfg, resolve_arch
+from .backbone import Backbone, InitCfg, dilate, resolve_arch
 from .dwnet_names import PUBLISHED_NAMES
 from .layers import (
     Conv2d,
     DropPath,
     LayerNorm2d,
-    PointwiseLinear,
     Stage,
+    activated,
     drop_path_rates,
+    from_phases,
     fuse_batch_norm_,
     fuse_batch_norm_before_,
-    gelu_of,
+    is_unmodified,
     pad_to_multiple,
+    to_phases,
 )
 
 #: Side of the depth-wise kernels, and of the windows that maps are padded to multiples of.
@@ -77,19 +79,28 @@ class PatchMerging(nn.Module):
     Source: Liu et al., "Swin Transformer", arXiv 2103.14030, section 3.1.
 
     Shape:
-        ``(B, C, H, W)`` to ``(B, C_next, ceil(H / 2), ceil(W / 2))``.
+        ``(B, C, H, W)`` to ``(B, C_next, ceil(H / 2), ceil(W / 2))``; with a stride of 1, which reads neighbours
+        ``dilation`` apart, to ``(B, C_next, H, W)``.
     """
 
-    def __init__(self, channels: int, next_channels: int) -> None:
+    def __init__(self, channels: int, next_channels: int, stride: int = 2, dilation: int = 1) -> None:
         super().__init__()
+        self.stride, self.dilation = stride, dilation
         self.norm = LayerNorm2d(4 * channels)
-        self.reduction = PointwiseLinear(4 * channels, next_channels, bias=False)
+        self.reduction = nn.Linear(4 * channels, next_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_to_multiple(x, 2)
         # The order that published weights expect: down a column of each 2x2 square, then the next.
-        x = torch.cat([x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)], 1)
-        return self.reduction(self.norm(x))
+        squares = [(row, column) for column in (0, 1) for row in (0, 1)]
+        if self.stride == 2:
+            x = pad_to_multiple(x, 2)
+            x = torch.cat([x[:, :, row::2, column::2] for row, column in squares], 1)
+        else:
+            step, (height, width) = self.dilation, x.shape[2:]
+            x = F.pad(x, (0, step, 0, step))
+            parts = [x[:, :, row * step :, column * step :][:, :, :height, :width] for row, column in squares]
+            x = torch.cat(parts, 1)
+        return self.reduction(self.norm(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class DynamicDepthwiseConv(nn.Module):
@@ -103,8 +114,9 @@ class DynamicDepthwiseConv(nn.Module):
 
     norm: nn.Module
 
-    def __init__(self, channels: int, kernel_size: int, reduction: int = 4) -> None:
+    def __init__(self, channels: int, kernel_size: int, reduction: int = 4, dilation: int = 1) -> None:
         super().__init__()
+        self.dilation = dilation
         self.kernel_size = kernel_size
         self.fc1 = Conv2d(channels, channels // reduction, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels // reduction)
@@ -121,7 +133,11 @@ class DynamicDepthwiseConv(nn.Module):
             )
         kernels = self.fc2(self.act(self.norm(self.fc1(x.mean((2, 3), keepdim=True)))))
         kernels = kernels.reshape(x.shape[0], x.shape[1], self.kernel_size, self.kernel_size)
-        return dynamic_depthwise_conv2d(x, kernels.to(x.dtype), self.bias.to(x.dtype))
+        kernels, bias, dilation = kernels.to(x.dtype), self.bias.to(x.dtype), self.dilation
+        if dilation == 1:
+            return dynamic_depthwise_conv2d(x, kernels, bias)
+        kernels = kernels.repeat_interleave(dilation**2, 0)
+        return from_phases(dynamic_depthwise_conv2d(to_phases(x, dilation), kernels, bias), dilation)
 
     def fuse_(self) -> None:
         """Make the BatchNorm part of the convolution before it, in place, for inference."""
@@ -139,8 +155,11 @@ class InhomogeneousDepthwiseConv(nn.Module):
 
     norm: nn.Module
 
-    def __init__(self, channels: int, kernel_size: int, group_channels: int, reduction: int = 4) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, group_channels: int, reduction: int = 4, dilation: int = 1
+    ) -> None:
         super().__init__()
+        self.dilation = dilation
         self.groups = channels // group_channels
         self.fc1 = Conv2d(channels, channels // reduction, 1)
         self.norm = nn.BatchNorm2d(channels // reduction)
@@ -148,8 +167,9 @@ class InhomogeneousDepthwiseConv(nn.Module):
         self.fc2 = Conv2d(channels // reduction, self.groups * kernel_size**2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.fc2(self.act(self.norm(self.fc1(x))))
-        return inhomogeneous_depthwise_conv2d(x, kernels.unflatten(1, (self.groups, -1)).to(x.dtype))
+        kernels = to_phases(self.fc2(self.act(self.norm(self.fc1(x)))), self.dilation)
+        kernels = kernels.unflatten(1, (self.groups, -1)).to(x.dtype)
+        return from_phases(inhomogeneous_depthwise_conv2d(to_phases(x, self.dilation), kernels), self.dilation)
 
     def fuse_(self) -> None:
         """Make the BatchNorm part of the convolution before it, in place, for inference."""
@@ -205,12 +225,15 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int, drop_rate: float) -> None:
         super().__init__()
-        self.fc1 = PointwiseLinear(channels, hidden)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.act = nn.GELU()
         self.drop = nn.Dropout(drop_rate)
-        self.fc2 = PointwiseLinear(hidden, channels)
+        self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(gelu_of(self.fc1, x))))
+        # The layers are PyTorch's, over the last dimension: adapters such as LoRA put layers of that kind beside them.
+        x = activated(self.fc1, self.act, x.permute(0, 2, 3, 1))
+        return self.drop(self.fc2(self.drop(x))).permute(0, 3, 1, 2)
 
 
 class DWNetBlock(nn.Module):
@@ -235,7 +258,8 @@ class DWNetBlock(nn.Module):
 
     def fuse_(self) -> None:
         """Make the BatchNorm part of the MLP's first layer, in place, for inference."""
-        self.norm = fuse_batch_norm_before_(self.norm, self.mlp.fc1)
+        if type(self.mlp) is MLP and is_unmodified(self.mlp):
+            self.norm = fuse_batch_norm_before_(self.norm, self.mlp.fc1)
 
 
 @MODELS.register_module()
@@ -259,6 +283,8 @@ class DWNet(Backbone):
         drop_rate (float): Dropout in the MLPs.
         position_size (int, optional): Add a learned position embedding of this side after the patch embedding, 56 for
             images of 224x224; it is resized (bicubic) for others. No published variant has it.
+        output_stride (int): Largest stride, one of ``strides``. Stages that would go beyond it are dilated, with
+            the same weights.
         frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`.
 
     Shape:
@@ -294,6 +320,7 @@ class DWNet(Backbone):
         drop_path_rate: float = 0.0,
         drop_rate: float = 0.0,
         position_size: Optional[int] = None,
+        output_stride: int = 32,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -307,9 +334,10 @@ class DWNet(Backbone):
             num_stages=len(self.strides),
         )
         depths, channels = settings['depths'], settings['channels']
+        dilations = dilate(self.strides, output_stride)
         super().__init__(
             channels,
-            self.strides,
+            [min(stride, output_stride) for stride in self.strides],
             out_indices,
             in_channels=in_channels,
             frozen_stages=frozen_stages,
@@ -321,21 +349,25 @@ class DWNet(Backbone):
         self.dynamic = dynamic
 
         def depthwise(i: int) -> nn.Module:
+            dilation = dilations[i]
             if dynamic == 'homogeneous':
-                return DynamicDepthwiseConv(channels[i], WINDOW)
+                return DynamicDepthwiseConv(channels[i], WINDOW, dilation=dilation)
             if dynamic == 'inhomogeneous':
-                return InhomogeneousDepthwiseConv(channels[i], WINDOW, settings['group_channels'][i])
-            return Conv2d(channels[i], channels[i], WINDOW, padding=WINDOW // 2, groups=channels[i])
+                return InhomogeneousDepthwiseConv(channels[i], WINDOW, settings['group_channels'][i], dilation=dilation)
+            padding = WINDOW // 2 * dilation
+            return Conv2d(channels[i], channels[i], WINDOW, padding=padding, dilation=dilation, groups=channels[i])
 
         def block(i: int, rate: float) -> DWNetBlock:
             mlp = MLP(channels[i], int(settings['mlp_ratio'] * channels[i]), drop_rate)
-            return DWNetBlock(channels[i], DWMixer(channels[i], depthwise(i), WINDOW), mlp, rate)
+            return DWNetBlock(channels[i], DWMixer(channels[i], depthwise(i), WINDOW * dilations[i]), mlp, rate)
 
         self.stem = PatchStem(in_channels, channels[0], position_size)
         self.stages = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, depths)
         for i in range(self.num_stages):
-            downsample = nn.Identity() if i == 0 else PatchMerging(channels[i - 1], channels[i])
+            before = dilations[max(i - 1, 0)]
+            stride = 2 if dilations[i] == before == 1 else 1
+            downsample = nn.Identity() if i == 0 else PatchMerging(channels[i - 1], channels[i], stride, before)
             self.stages.append(Stage(downsample, [block(i, rate) for rate in rates[i]], with_cp))
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_output_norm(norm_cfg, channels[i]))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..ops import add_global_context, channel_means, channel_mixer, normalised_similarity, recomputed_channel_mixer
 from ..registry import MODELS
-from .backbone import Backbone, InitCfg, resolve_arch
+from .backbone import Backbone, InitCfg, dilate, resolve_arch
 from .fcvit_names import PUBLISHED_NAMES
 from .layers import (
     Conv2d,
@@ -25,11 +25,16 @@ from .layers import (
     GroupNorm1,
     PatchEmbed,
     Stage,
+    activated,
+    can_fuse,
     drop_path_rates,
     fuse_input_,
     fuse_output_,
-    gelu_of,
     init_weights_,
+    is_gelu,
+    is_inactive,
+    is_pointwise,
+    is_unmodified,
     may_bypass,
 )
 
@@ -95,6 +100,12 @@ class GlobalContext(nn.Module):
         return add_global_context(x, means, context, self.num_heads, self.rescale_weight, self.rescale_bias, self.eps)
 
 
+def depthwise(channels: int, kernel_size: int, dilation: int) -> Conv2d:
+    """Build a depth-wise convolution that keeps the map's size."""
+    padding = kernel_size // 2 * dilation
+    return Conv2d(channels, channels, kernel_size, padding=padding, dilation=dilation, groups=channels)
+
+
 class TokenMix(nn.Module):
     """One token mix: add the global context, convolve depth-wise with a large kernel, mix channels, GELU.
 
@@ -105,25 +116,33 @@ class TokenMix(nn.Module):
         kernel_size (int): Side of the depth-wise kernel, odd.
         hidden (int, optional): Channels between the two 1x1 convolutions; ``None`` for a single one.
         global_context (nn.Module, optional): What is added first.
+        dilation (int): Steps between the positions that the kernel reads.
 
     Shape:
         ``(B, C, H, W)`` to the same.
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, hidden: Optional[int], global_context: Optional[nn.Module]
+        self,
+        channels: int,
+        kernel_size: int,
+        hidden: Optional[int],
+        global_context: Optional[nn.Module],
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.global_context = global_context
-        self.dwconv = Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.dwconv = depthwise(channels, kernel_size, dilation)
         self.fc1 = Conv2d(channels, hidden or channels, 1)
+        self.act1 = nn.GELU()
         self.fc2 = Conv2d(hidden, channels, 1) if hidden else None
+        self.act2 = nn.GELU() if hidden else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.global_context is not None:
             x = self.global_context(x)
-        x = gelu_of(self.fc1, self.dwconv(x))
-        return x if self.fc2 is None else gelu_of(self.fc2, x)
+        x = activated(self.fc1, self.act1, self.dwconv(x))
+        return x if self.fc2 is None or self.act2 is None else activated(self.fc2, self.act2, x)
 
 
 class TokenMixer(nn.Module):
@@ -149,10 +168,10 @@ class SpatialAttention(nn.Module):
         ``(B, C, H, W)`` to the same.
     """
 
-    def __init__(self, channels: int, reduction: int = 8) -> None:
+    def __init__(self, channels: int, reduction: int = 8, dilation: int = 1) -> None:
         super().__init__()
         hidden = channels // reduction
-        self.dwconv = Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.dwconv = depthwise(channels, 3, dilation)
         self.fc1 = Conv2d(channels, hidden, 1)
         self.act = nn.GELU()
         self.fc2 = Conv2d(hidden, channels, 1)
@@ -192,6 +211,7 @@ class ChannelMixer(nn.Module):
         channel_attention (bool): Append :class:`ChannelAttention`.
         drop_rate (float): Dropout after the GELU and at the end.
         recompute (bool): In training, drop the expanded maps and compute them again in the backward pass.
+        dilation (int): Steps between the positions that the depth-wise kernel reads.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -205,20 +225,35 @@ class ChannelMixer(nn.Module):
         channel_attention: bool = False,
         drop_rate: float = 0.0,
         recompute: bool = False,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.recompute = recompute
         self.fc1 = Conv2d(channels, hidden, 1)
-        self.dwconv = Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if dwconv else nn.Identity()
+        self.dwconv = depthwise(hidden, 3, dilation) if dwconv else nn.Identity()
         self.act = nn.GELU()
         self.drop = nn.Dropout(drop_rate)
         self.fc2 = Conv2d(hidden, channels, 1)
         self.channel_attention = ChannelAttention() if channel_attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        fused = may_bypass(self.fc1, self.dwconv, self.fc2) and not (self.training and self.drop.p)
-        x = self.fused(x) if fused else self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
+        if self.may_fuse():
+            x = self.fused(x)
+        else:
+            x = self.drop(self.fc2(self.drop(self.act(self.dwconv(self.fc1(x))))))
         return self.channel_attention(x)
+
+    def may_fuse(self) -> bool:
+        """Check whether nobody replaced or modified what :meth:`fused` stands in for."""
+        layers = (self.fc1, self.dwconv, self.fc2)
+        return (
+            may_bypass(*layers)
+            and is_gelu(self.act)
+            and is_inactive(self.drop)
+            and is_pointwise(self.fc1)
+            and is_pointwise(self.fc2)
+            and self.dwconv.groups == self.dwconv.in_channels == self.dwconv.out_channels
+        )
 
     def fused(self, x: Tensor) -> Tensor:
         """Return all but the channel attention, computed in one operation."""
@@ -270,10 +305,14 @@ class FCViTBlock(nn.Module):
         Not so ``norm1``, which the similarity reads, nor ``layer_scale1``, which stands behind a GELU.
         """
         mixer = self.channel_mixer
-        if self.norm2.affine:
+        if type(mixer) is not ChannelMixer or not is_unmodified(mixer):
+            return
+        norm_is_ours = type(self.norm2) is GroupNorm1 and is_unmodified(self.norm2)
+        if norm_is_ours and self.norm2.affine and can_fuse(mixer.fc1) and is_pointwise(mixer.fc1):
             fuse_input_(mixer.fc1, self.norm2.weight, self.norm2.bias)
             self.norm2 = GroupNorm1(self.norm2.num_channels, affine=False)
-        if self.layer_scale2 is not None and isinstance(mixer.channel_attention, nn.Identity):
+        # Nothing but what commutes with a scale may follow.
+        if self.layer_scale2 is not None and can_fuse(mixer.fc2, mixer.drop, mixer.channel_attention):
             fuse_output_(mixer.fc2, self.layer_scale2, torch.zeros_like(self.layer_scale2))
             self.layer_scale2 = None
 
@@ -313,6 +352,8 @@ class FCViT(Backbone):
         channel_attention (bool): Channel attention after the channel mixer.
         mixer_recompute (bool): In training, compute the expanded maps of the channel mixers in slices, drop them, and
             compute them again in the backward pass: less memory than ``with_cp``, for large images.
+        output_stride (int): Largest stride, one of ``strides``. Stages that would go beyond it are dilated, with
+            the same weights.
         frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`.
 
     Shape:
@@ -358,6 +399,7 @@ class FCViT(Backbone):
         spatial_attention: bool = False,
         channel_attention: bool = False,
         mixer_recompute: bool = False,
+        output_stride: int = 32,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -372,9 +414,10 @@ class FCViT(Backbone):
         )
         depths, channels = settings['depths'], settings['channels']
         mlp_ratios, num_heads = settings['mlp_ratios'], settings['num_heads']
+        dilations = dilate(self.strides, output_stride)
         super().__init__(
             channels,
-            self.strides,
+            [min(stride, output_stride) for stride in self.strides],
             out_indices,
             in_channels=in_channels,
             frozen_stages=frozen_stages,
@@ -384,18 +427,26 @@ class FCViT(Backbone):
         )
         check_options(channels, num_heads, kernel_sizes, token_mix_reduction, context_reduction, drop_path_rate)
 
-        def token_mix(width: int, kernel_size: int) -> TokenMix:
+        def token_mix(width: int, kernel_size: int, dilation: int) -> TokenMix:
             hidden = max(width // token_mix_reduction, token_mix_min_channels) if token_mix_reduction > 1 else None
             context = GlobalContext(width, num_heads, context_reduction, compete, weighted) if global_context else None
-            return TokenMix(width, kernel_size, hidden, context)
+            return TokenMix(width, kernel_size, hidden, context, dilation)
 
-        def block(width: int, mlp_ratio: float, rate: float) -> FCViTBlock:
-            mixes = [token_mix(width, kernel_size) for kernel_size in kernel_sizes]
+        def block(width: int, mlp_ratio: float, rate: float, dilation: int) -> FCViTBlock:
+            mixes = [token_mix(width, kernel_size, dilation) for kernel_size in kernel_sizes]
             return FCViTBlock(
                 width,
-                token_mixer=TokenMixer(mixes, SpatialAttention(width) if spatial_attention else None),
+                token_mixer=TokenMixer(
+                    mixes, SpatialAttention(width, dilation=dilation) if spatial_attention else None
+                ),
                 channel_mixer=ChannelMixer(
-                    width, int(mlp_ratio * width), channel_mixer_dwconv, channel_attention, drop_rate, mixer_recompute
+                    width,
+                    int(mlp_ratio * width),
+                    channel_mixer_dwconv,
+                    channel_attention,
+                    drop_rate,
+                    mixer_recompute,
+                    dilation,
                 ),
                 layer_scale_init_value=layer_scale_init_value,
                 drop_path_rate=rate,
@@ -405,8 +456,13 @@ class FCViT(Backbone):
         self.stages = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, depths)
         for i in range(self.num_stages):
-            downsample = nn.Identity() if i == 0 else PatchEmbed(channels[i - 1], channels[i], 3, stride=2)
-            blocks = [block(channels[i], mlp_ratios[i], rate) for rate in rates[i]]
+            dilation, before = dilations[i], dilations[max(i - 1, 0)]
+            downsample = (
+                nn.Identity()
+                if i == 0
+                else PatchEmbed(channels[i - 1], channels[i], 3, 2 if dilation == before == 1 else 1, before)
+            )
+            blocks = [block(channels[i], mlp_ratios[i], rate, dilation) for rate in rates[i]]
             self.stages.append(Stage(downsample, blocks, with_cp))
         for i in self.out_indices:
             self.add_module(f'norm{i}', GroupNorm1(channels[i]))

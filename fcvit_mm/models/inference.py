@@ -2,7 +2,7 @@
 
 import copy
 from functools import partial
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Set, Tuple
 
 import torch
 import torch.nn as nn
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ops.conditions import HALF, lacks_half
 from .backbone import Backbone
+from .layers import is_unmodified
 
 #: Largest difference of outputs, in parts of the largest output (at least 1).
 TOLERANCE = 1e-4
@@ -20,9 +21,10 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
     """Return a copy of a model whose backbone infers faster, with the same outputs.
 
     BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
-    allows (a module's ``fuse_()`` does it); weights take the channels_last layout. On a CPU without fast half-precision
-    arithmetic, a half-precision backbone computes in float32 between its input and its outputs. Which kernels run is
-    decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
+    allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrisation, an adapter
+    or another layer: merge or remove these first to have them fused, too. Weights take the channels_last layout. On a
+    CPU without fast half-precision arithmetic, a half-precision backbone computes in float32 between its input and its
+    outputs. Which kernels run is decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
 
     Args:
         model (nn.Module): A :class:`Backbone`, or a classifier, detector or segmentor around one. It is not changed.
@@ -37,7 +39,7 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
         ValueError: The model holds no :class:`Backbone`.
         RuntimeError: The outputs for ``example`` differ by more than 1e-4 (half precision: 5e-2) of the largest.
     """
-    optimized = copy.deepcopy(model).eval().requires_grad_(False)
+    optimized = _copy(model).eval().requires_grad_(False)
     backbones = [module for module in optimized.modules() if isinstance(module, Backbone)]
     if not backbones:
         raise ValueError(
@@ -45,8 +47,9 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
             'fcvit_mm.models.Backbone in it'
         )
     for backbone in backbones:
+        _separate(backbone, set())
         for module in list(backbone.modules()):
-            if hasattr(module, 'fuse_'):
+            if hasattr(module, 'fuse_') and is_unmodified(module):
                 module.fuse_()
         backbone.to(memory_format=torch.channels_last)
         parameter = next(backbone.parameters())
@@ -57,6 +60,31 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
     if example is not None:
         _compare(model, optimized, example)
     return optimized
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Return a deep copy.
+
+    Weights that pruning or old ``weight_norm`` computed in their last forward pass are no leaves, which PyTorch does
+    not copy.
+    """
+    computed = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
+
+
+def _separate(module: nn.Module, seen: Set[nn.Module]) -> None:
+    """Give each module one place: in two, it could be fused with two neighbours."""
+    for name, child in module._modules.items():
+        if child in seen:
+            child = module._modules[name] = copy.deepcopy(child)
+        if child is not None:
+            seen.add(child)
+            _separate(child, seen)
 
 
 def _widen(module: nn.Module, args: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:

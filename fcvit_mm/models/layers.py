@@ -8,55 +8,142 @@ from typing import ContextManager, Iterator, List, Sequence, Tuple, Union
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import torch.nn.modules.module as nn_module
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import conv2d, depthwise_conv2d, gelu_
-from ..ops.tracing import records_any_size
+from ..ops.tracing import is_transformed, records_any_size
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` with zero padding, computed by the fastest implementation for its input."""
+    """``nn.Conv2d``, computed by the fastest implementation for its input."""
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether its padding is that of an undilated kernel of odd size, stride 1."""
+        return (
+            self.stride == self.dilation == (1, 1)
+            and self.padding == tuple(size // 2 for size in self.kernel_size)
+            and self.padding_mode == 'zeros'
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        keeps_size = self.stride == (1, 1) and self.padding == tuple(size // 2 for size in self.kernel_size)
-        if self.groups == self.in_channels == self.out_channels > 1 and keeps_size:
+        if self.groups == self.in_channels == self.out_channels > 1 and self.keeps_size:
             return depthwise_conv2d(x, self.weight, self.bias)
-        return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups)
+        if self.padding_mode != 'zeros':
+            return super().forward(x)
+        return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups, self.dilation)
 
 
-def may_bypass(*modules: nn.Module) -> bool:
-    """Check whether these convolutions or linear layers may be computed from their weights, without calling them.
+# -- the one rule for what may be computed without calling it, or be fused ---------------------------------------------
 
-    Not with hooks (pruning and feature extraction live there), nor where another class took their place
-    (parametrisation, quantisation).
+
+def is_unmodified(module: nn.Module) -> bool:
+    """Check whether a module computes what its class says: no hooks, no ``forward`` of its own, no parametrisation.
+
+    Pruning, feature extraction, old ``weight_norm``, offloading (accelerate) and ``parametrize`` (spectral norm, LoRA)
+    live there.
     """
-    return all(
-        type(module) in (Conv2d, PointwiseLinear)
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
-        and not module._backward_pre_hooks
-        for module in modules
+    own = module.__dict__
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or 'forward' in own
+        or 'parametrizations' in module._modules
     )
 
 
-def gelu_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return the GELU of a layer's output, which is overwritten if nothing else can see it."""
+def has_global_hooks() -> bool:
+    """Check whether hooks are registered for all modules, as counters and profilers do."""
+    return bool(
+        nn_module._global_forward_hooks
+        or nn_module._global_forward_pre_hooks
+        or nn_module._global_backward_hooks
+        or nn_module._global_backward_pre_hooks
+    )
+
+
+def is_pointwise(layer: nn.Module) -> bool:
+    """Check whether a convolution or linear layer reads each position alone."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.kernel_size == (1, 1) and layer.padding in ((0, 0), 'same', 'valid') and layer.groups == 1
+    return isinstance(layer, nn.Linear)
+
+
+def may_bypass(*layers: nn.Module) -> bool:
+    """Check whether these convolutions or linear layers may be computed from their weights, without calling them.
+
+    Not if they are modified, see :func:`is_unmodified`, if another class took their place, or with global hooks.
+    """
+    for layer in layers:
+        if type(layer) is Conv2d:
+            if not layer.keeps_size:
+                return False
+        elif type(layer) is not nn.Linear:
+            return False
+        if layer.bias is None or not is_unmodified(layer):
+            return False
+    return not has_global_hooks()
+
+
+def is_gelu(activation: nn.Module) -> bool:
+    """Check whether an activation is the exact GELU, and may be computed without calling it."""
+    return type(activation) is nn.GELU and activation.approximate == 'none' and is_unmodified(activation)
+
+
+def is_inactive(dropout: nn.Module) -> bool:
+    """Check whether a dropout drops nothing, and need not be called."""
+    drops_nothing = type(dropout) is nn.Identity or (
+        type(dropout) is nn.Dropout and not (dropout.training and dropout.p > 0)
+    )
+    return drops_nothing and is_unmodified(dropout)
+
+
+def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
+    """Return the activation of a layer's output, which a GELU overwrites if nothing else can see it.
+
+    Args:
+        layer (nn.Module): To ``(B, C, H, W)``, or a linear one to ``(B, H, W, C)``.
+        activation (nn.Module): Of its output.
+        x (Tensor): The layer's input.
+
+    Returns:
+        Tensor: As the layer's output.
+    """
     x = layer(x)
-    return gelu_(x) if may_bypass(layer) else F.gelu(x)
-
-
-class PointwiseLinear(nn.Linear):
-    """A linear layer over the channels of each position. ``(B, C, H, W)`` to ``(B, C', H, W)``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    if not (is_gelu(activation) and may_bypass(layer)):
+        return activation(x)
+    if isinstance(layer, nn.Linear):
+        return gelu_(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return gelu_(x)
 
 
 #: Layers that can take over a norm or scale next to them.
 Linear = Union[nn.Conv2d, nn.Linear]
+
+
+def can_fuse(*modules: nn.Module) -> bool:
+    """Check whether these modules compute what their classes say, so that one may take over another's arithmetic.
+
+    Layers and norms of classes that override ``forward`` are none of those: adapters (LoRA), quantised layers.
+    """
+    return all(is_unmodified(module) and type(module).forward in _FUSIBLE for module in modules)
+
+
+#: What :func:`can_fuse` knows.
+_FUSIBLE = {
+    Conv2d.forward,
+    nn.Conv2d.forward,
+    nn.Linear.forward,
+    nn.Identity.forward,
+    nn.Dropout.forward,
+    _BatchNorm.forward,
+    nn.SyncBatchNorm.forward,
+}
 
 
 @torch.no_grad()
@@ -68,16 +155,18 @@ def batch_norm_affine(norm: _BatchNorm) -> Tuple[Tensor, Tensor]:
     """
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(f'{norm} has no running statistics (track_running_stats=False): it cannot be fused')
-    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = norm.weight.double() * scale
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else norm.bias.double() + shift
 
 
 @torch.no_grad()
 def fuse_output_(layer: Linear, scale: Tensor, shift: Tensor) -> None:
     """Make a convolution or linear layer multiply its output channels by ``scale`` and add ``shift``."""
     bias = shift if layer.bias is None else layer.bias.double() * scale + shift
-    layer.weight.copy_((layer.weight.double().flatten(1) * scale.double()[:, None]).view_as(layer.weight))
-    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+    _set(layer, layer.weight.double().flatten(1) * scale.double()[:, None], bias)
 
 
 @torch.no_grad()
@@ -85,29 +174,39 @@ def fuse_input_(layer: Linear, scale: Tensor, shift: Tensor) -> None:
     """Make a 1x1 convolution or linear layer multiply its input channels by ``scale`` and add ``shift`` first."""
     weight = layer.weight.double().flatten(1)
     bias = weight @ shift.double() + (0 if layer.bias is None else layer.bias.double())
-    layer.weight.copy_((weight * scale.double()).view_as(layer.weight))
-    layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+    _set(layer, weight * scale.double(), bias)
+
+
+def _set(layer: Linear, weight: Tensor, bias: Tensor) -> None:
+    # New parameters: another layer may share the old ones.
+    like = layer.weight
+    layer.weight = nn.Parameter(weight.to(like.dtype).view_as(like), requires_grad=False)
+    layer.bias = nn.Parameter(bias.to(like.dtype), requires_grad=False)
 
 
 def fuse_batch_norm_(layer: Linear, norm: nn.Module) -> nn.Module:
-    """Make a convolution apply the BatchNorm (in evaluation mode) behind it, too; any other norm stays.
+    """Make a convolution apply the BatchNorm (in evaluation mode) behind it, too.
+
+    Any other norm stays, and one that, or whose convolution, somebody modified: see :func:`can_fuse`.
 
     Returns:
         nn.Module: What takes the norm's place.
     """
-    if not isinstance(norm, _BatchNorm):
+    if not isinstance(norm, _BatchNorm) or not can_fuse(layer, norm):
         return norm
     fuse_output_(layer, *batch_norm_affine(norm))
     return nn.Identity()
 
 
 def fuse_batch_norm_before_(norm: nn.Module, layer: Linear) -> nn.Module:
-    """Make a 1x1 convolution or linear layer apply the BatchNorm (in evaluation mode) before it; any other norm stays.
+    """Make a 1x1 convolution or linear layer apply the BatchNorm (in evaluation mode) before it.
+
+    Any other norm stays, and one that, or whose layer, somebody modified: see :func:`can_fuse`.
 
     Returns:
         nn.Module: What takes the norm's place.
     """
-    if not isinstance(norm, _BatchNorm):
+    if not (isinstance(norm, _BatchNorm) and can_fuse(layer, norm) and is_pointwise(layer)):
         return norm
     fuse_input_(layer, *batch_norm_affine(norm))
     return nn.Identity()
@@ -122,7 +221,8 @@ class PatchEmbed(nn.Module):
         in_channels (int): Channels of the input.
         out_channels (int): Channels of the output.
         kernel_size (int): Side of the convolution's kernel.
-        stride (int): Its stride; the padding is ``kernel_size // 2``.
+        stride (int): Its stride.
+        dilation (int): Its dilation; the padding is ``kernel_size // 2`` times that.
 
     Shape:
         ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
@@ -130,9 +230,10 @@ class PatchEmbed(nn.Module):
 
     norm: nn.Module
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, dilation: int = 1) -> None:
         super().__init__()
-        self.proj = Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2)
+        padding = kernel_size // 2 * dilation
+        self.proj = Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,6 +264,8 @@ class GroupNorm1(nn.GroupNorm):
         if torch.is_grad_enabled() and not x.requires_grad:
             # After frozen layers: PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward
             # pass when the affine parameters want a gradient and the input does not.
+            x = x.contiguous()
+        elif is_transformed():  # whose decomposition takes views
             x = x.contiguous()
         return super().forward(x)
 
@@ -325,6 +428,30 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     height, width = x.shape[2:]
     down, right = up_to_multiple(height, divisor) - height, up_to_multiple(width, divisor) - width
     return F.pad(x, (0, right, 0, down)) if records_any_size() or down or right else x
+
+
+def to_phases(x: Tensor, dilation: int) -> Tensor:
+    """Return each set of positions ``dilation`` apart as an image, in which a dilated operation is undilated.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``, sides multiples of ``dilation``.
+        dilation (int): ``d``.
+
+    Returns:
+        Tensor: ``(B * d * d, C, H / d, W / d)``.
+    """
+    if dilation == 1:
+        return x
+    x = x.unflatten(3, (-1, dilation)).unflatten(2, (-1, dilation))
+    return x.permute(0, 3, 5, 1, 2, 4).flatten(0, 2)
+
+
+def from_phases(x: Tensor, dilation: int) -> Tensor:
+    """Undo :func:`to_phases`."""
+    if dilation == 1:
+        return x
+    x = x.unflatten(0, (-1, dilation, dilation)).permute(0, 3, 4, 1, 5, 2)
+    return x.flatten(4, 5).flatten(2, 3)
 
 
 def check_image_batch(x: Tensor, channels: int, name: str) -> None:

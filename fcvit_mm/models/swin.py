@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..deprecation import deprecated_class
 from ..registry import MODELS
-from .backbone import InitCfg, resolve_arch
+from .backbone import InitCfg, dilate, resolve_arch
 from .layers import LayerNorm2d, Stage, drop_path_rates, pad_to_multiple
 from .oversmoothing import check_methods
 from .transformer import Transformer, check_transformer, import_timm_blocks, init_transformer_weights_
@@ -45,6 +45,8 @@ class Swin(Transformer):
         out_indices (int | Sequence[int]): Stages to return, negative ones counted from the end. Dense prediction
             takes all four, classification the last. Stages past the last of these are not built.
         drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the first.
+        output_stride (int): Largest stride, one of ``strides``. Stages that would go beyond it are dilated, with
+            the same weights: windows of positions that are apart.
         frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of an unmodified Swin may be given:
             what they lack starts as the identity.
 
@@ -72,6 +74,7 @@ class Swin(Transformer):
         in_channels: int = 3,
         out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
+        output_stride: int = 32,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -89,9 +92,10 @@ class Swin(Transformer):
         if not isinstance(window_size, int) or window_size < 2:
             raise ValueError(f'window_size={window_size!r}, expected an integer of at least 2')
         methods = check_methods(methods)
+        dilations = dilate(self.strides, output_stride)
         super().__init__(
             channels,
-            self.strides,
+            [min(stride, output_stride) for stride in self.strides],
             out_indices,
             in_channels=in_channels,
             frozen_stages=frozen_stages,
@@ -105,9 +109,18 @@ class Swin(Transformer):
         self.stages = nn.ModuleList()
         rates = drop_path_rates(drop_path_rate, depths)
         for i in range(self.num_stages):
-            downsample = nn.Identity() if i == 0 else blocks_of_timm.PatchMerging(channels[i - 1], channels[i])
+            before = dilations[max(i - 1, 0)]
+            downsample: nn.Module
+            if i == 0:
+                downsample = nn.Identity()
+            elif dilations[i] == before:
+                downsample = blocks_of_timm.PatchMerging(channels[i - 1], channels[i])
+            else:
+                downsample = blocks_of_timm.DilatedPatchMerging(channels[i - 1], channels[i], before)
             blocks = [
-                blocks_of_timm.SwinBlock(channels[i], num_heads[i], window_size, j % 2 == 1, rate, methods)
+                blocks_of_timm.SwinBlock(
+                    channels[i], num_heads[i], window_size, j % 2 == 1, rate, methods, dilations[i]
+                )
                 for j, rate in enumerate(rates[i])
             ]
             self.stages.append(Stage(downsample, blocks, with_cp))

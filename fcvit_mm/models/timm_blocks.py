@@ -21,11 +21,19 @@ from timm.models.swin_transformer import (
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from ..ops.tracing import is_traced, records_any_size
-from .layers import up_to_multiple
+from ..ops.tracing import is_traced, is_transformed, records_any_size
+from .layers import (
+    from_phases,
+    has_global_hooks,
+    is_inactive,
+    is_unmodified,
+    pad_to_multiple,
+    to_phases,
+    up_to_multiple,
+)
 from .oversmoothing import AttnScaleHeadMixing, FeatScale, attn_scale
 
-__all__ = ['CaiTBlock', 'ClassAttentionBlock', 'PatchMerging', 'SwinBlock', 'ViTBlock']
+__all__ = ['CaiTBlock', 'ClassAttentionBlock', 'DilatedPatchMerging', 'PatchMerging', 'SwinBlock', 'ViTBlock']
 
 LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm says it wants a class, and calls it
 
@@ -43,6 +51,20 @@ def _scores(module: Union[Attention, TalkingHeadAttn, WindowAttention], x: Tenso
     return module.scale * q @ k.transpose(-2, -1)
 
 
+def _attend(
+    module: Union[Attention, WindowAttention], q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None
+) -> Tensor:
+    """Return attention, fused unless its softmax or dropout is modified, or drops: ``(B, H, N, d)``."""
+    softmax = getattr(module, 'softmax', None)
+    is_known = softmax is None or (type(softmax) is nn.Softmax and softmax.dim == -1 and is_unmodified(softmax))
+    if is_known and is_inactive(module.attn_drop) and not is_transformed() and not has_global_hooks():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    scores = module.scale * q @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores + bias
+    return module.attn_drop(scores.softmax(-1) if softmax is None else softmax(scores)) @ v
+
+
 def _attn_scale_matrix(attention: Tensor, lamb: Optional[Tensor]) -> Tensor:
     """Return the matrix ``A'`` that :func:`attn_scale` applies without forming it, ``(..., H, N, N)``."""
     return attention if lamb is None else attention + lamb[:, None, None] * (attention - 1 / attention.shape[-1])
@@ -57,14 +79,16 @@ class AttnScaleSelfAttention(Attention):
 
     def __init__(self, channels: int, num_heads: int, methods: Sequence[str]) -> None:
         super().__init__(channels, num_heads, qkv_bias=True)
+        if not hasattr(self, 'norm'):  # an older timm's
+            self.norm = nn.Identity()
         self.lamb = _lamb(num_heads, methods)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         batch, tokens, channels = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, channels // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        x = attn_scale(F.scaled_dot_product_attention(q, k, v), v, self.lamb)
-        return self.proj(x.transpose(1, 2).reshape(batch, tokens, channels))
+        x = attn_scale(_attend(self, self.q_norm(q), self.k_norm(k), v), v, self.lamb)
+        return self.proj_drop(self.proj(self.norm(x.transpose(1, 2).reshape(batch, tokens, channels))))
 
     def attention_matrix(self, x: Tensor) -> Tensor:
         """Return the attention of :meth:`forward`'s input: ``(B, N, C)`` to ``(B, H, N, N)``. For analyses."""
@@ -80,8 +104,8 @@ class ViTBlock(Block):
         self.feat_scale = _feat_scale(channels, 2, methods)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        x = x + self.drop_path1(self.feat_scale(self.attn(self.norm1(x))))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        x = x + self.drop_path1(self.ls1(self.feat_scale(self.attn(self.norm1(x)))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class TalkingHeads(TalkingHeadAttn):
@@ -152,6 +176,7 @@ class ClassAttentionBlock(LayerScaleBlockClassAttn):
 
     def __init__(self, channels: int, num_heads: int, layer_scale_init_value: float) -> None:
         super().__init__(channels, num_heads, qkv_bias=True, norm_layer=LayerNorm, init_values=layer_scale_init_value)
+        self.attn.fused_attn = False  # which goes past the dropout's module; one query is cheap
 
 
 class AttnScaleWindowAttention(WindowAttention):
@@ -166,8 +191,8 @@ class AttnScaleWindowAttention(WindowAttention):
         qkv = self.qkv(x).reshape(windows, tokens, 3, self.num_heads, channels // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         bias = self._bias(windows, mask).to(q.dtype)
-        x = attn_scale(F.scaled_dot_product_attention(q, k, v, attn_mask=bias), v, self.lamb)
-        return self.proj(x.transpose(1, 2).reshape(windows, tokens, channels))
+        x = attn_scale(_attend(self, q, k, v, bias), v, self.lamb)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, tokens, channels)))
 
     def _bias(self, windows: int, mask: Optional[Tensor]) -> Tensor:
         """Return what is added to the scores: relative-position bias and mask, ``(1 or B * windows, H, N, N)``."""
@@ -177,6 +202,20 @@ class AttnScaleWindowAttention(WindowAttention):
     def attention_matrix(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         """Return the attention of :meth:`forward`'s input: to ``(B * windows, H, N, N)``. For analyses."""
         return _attn_scale_matrix((_scores(self, x) + self._bias(len(x), mask)).softmax(-1), self.lamb)
+
+
+class DilatedPatchMerging(PatchMerging):
+    """Patch merging of positions ``dilation`` apart, which keeps the size. ``(B, H, W, C)`` to ``(B, H, W, C')``."""
+
+    def __init__(self, channels: int, next_channels: int, dilation: int) -> None:
+        super().__init__(channels, next_channels)
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        step, (height, width) = self.dilation, x.shape[1:3]
+        x = F.pad(x, (0, 0, 0, step, 0, step))
+        parts = [x[:, row * step :, column * step :][:, :height, :width] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(parts, -1)))
 
 
 class SwinBlock(SwinTransformerBlock):
@@ -194,6 +233,7 @@ class SwinBlock(SwinTransformerBlock):
         shifted: bool,
         drop_path_rate: float,
         methods: Sequence[str],
+        dilation: int = 1,
     ) -> None:
         super().__init__(
             channels,
@@ -205,12 +245,21 @@ class SwinBlock(SwinTransformerBlock):
             dynamic_mask=True,
             drop_path=drop_path_rate,
         )
+        self.dilation = dilation
         self.attn = AttnScaleWindowAttention(channels, num_heads, window_size, methods)
         self.feat_scale = _feat_scale(channels, 1, methods)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path1(self.feat_scale(self._attn(self.norm1(x))))
+        x = x + self.drop_path1(self.feat_scale(self._dilated_attn(self.norm1(x))))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+    def _dilated_attn(self, x: Tensor) -> Tensor:
+        if self.dilation == 1:
+            return self._attn(x)
+        height, width = x.shape[1:3]
+        phases = to_phases(pad_to_multiple(x.permute(0, 3, 1, 2), self.dilation), self.dilation)
+        x = self._attn(phases.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return from_phases(x, self.dilation).permute(0, 2, 3, 1)[:, :height, :width]
 
     def _attn(self, x: Tensor) -> Tensor:
         _, height, width, channels = x.shape

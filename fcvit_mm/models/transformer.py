@@ -14,6 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..dependencies import require
+from ..ops.tracing import call
 from .backbone import Backbone, InitCfg, check_frozen_stages, output_layout
 from .layers import LayerNorm2d, Stage, pad_to_multiple
 from .oversmoothing import fit_table, resample_table
@@ -228,7 +229,7 @@ class TokenTransformer(Transformer):
     def forward_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Return what the blocks make of images ``(B, in_channels, H, W)``: ``(B, N, C)``, and the grid of patches."""
         x, grid = self.forward_stem(x)
-        return self.stage(x), grid
+        return call(self.stage, x), grid
 
     def forward_blocks(self, x: Tensor) -> Iterator[Tuple[Tensor, Tuple[int, int]]]:
         """Yield what :meth:`forward_tokens` returns after every block, computed when it is asked for."""

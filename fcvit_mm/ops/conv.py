@@ -11,7 +11,13 @@ from .dispatch import Implementation, operation
 
 
 def _check(
-    x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Any = 1, padding: Any = 0, groups: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
 ) -> None:
     channels = (x.shape[1] if isinstance(x, Tensor) and x.ndim == 4 else 0) // groups
     check_arguments(
@@ -33,8 +39,9 @@ def conv2d(
     weight: Tensor,
     bias: Optional[Tensor] = None,
     stride: Union[int, Tuple[int, int]] = 1,
-    padding: Union[int, Tuple[int, int]] = 0,
+    padding: Union[str, int, Tuple[int, int]] = 0,
     groups: int = 1,
+    dilation: Union[int, Tuple[int, int]] = 1,
 ) -> Tensor:
     """Convolution with zero padding.
 
@@ -43,13 +50,14 @@ def conv2d(
         weight (Tensor): ``(D, C / groups, k, k)``.
         bias (Tensor, optional): ``(D,)``.
         stride (int | tuple[int, int]): Steps between windows.
-        padding (int | tuple[int, int]): Zeros around the map.
+        padding (int | tuple[int, int] | str): Zeros around the map; ``'same'`` or ``'valid'``, as PyTorch's.
         groups (int): Groups of channels that do not see each other.
+        dilation (int | tuple[int, int]): Steps between the values that a window reads.
 
     Returns:
         Tensor: ``(B, D, H', W')``.
     """
-    return F.conv2d(x, weight, bias, stride, padding, 1, groups)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
 
 conv2d.implementations = (

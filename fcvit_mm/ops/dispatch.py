@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..deprecation import warn_deprecated
 from ..errors import UserError
-from .tracing import is_traced
+from .tracing import is_traced, is_transformed
 
 MODES = ('auto', 'reference')
 _DEPRECATED_MODES = {'plain': 'reference'}
@@ -126,7 +126,7 @@ class Operation:
 
     def choose(self, *args: Any) -> Implementation:
         """Return the implementation that a call with these arguments runs."""
-        if _mode != 'reference':
+        if _mode != 'reference' and not is_transformed():
             traced = is_traced()
             for implementation in self.implementations:
                 if (implementation.traceable or not traced) and implementation.when(*args):

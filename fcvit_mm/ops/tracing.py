@@ -3,6 +3,8 @@
 from typing import Any, Callable, TypeVar
 
 import torch
+from torch.autograd import forward_ad
+from torch.fx import Proxy
 
 F = TypeVar('F', bound=Callable[..., Any])
 
@@ -17,6 +19,16 @@ is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', None)
 def is_traced() -> bool:
     """Return whether a compiler or an exporter is recording: it can record standard and registered operations only."""
     return torch.jit.is_tracing() or _is_compiling()
+
+
+def is_transformed() -> bool:
+    """Return whether torch.func transforms what runs (``vmap``, ``grad``, ``jvp``), or forward-mode AD follows it.
+
+    These take standard operations, and no question about memory layouts. (Compilers handle them themselves.)
+    """
+    return not is_traced() and (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
 
 
 def records_any_size() -> bool:
@@ -50,3 +62,10 @@ def assume_constant(function: F) -> F:
     """
     function.__dict__['_dynamo_marked_constant'] = True
     return function
+
+
+def call(module: torch.nn.Module, x: Any) -> Any:
+    """Return ``module(x)``; under ``torch.fx``, record it as one node, whose inside depends on the input's size."""
+    if isinstance(x, Proxy):
+        return x.tracer.create_proxy('call_module', x.tracer.path_of_module(module), (x,), {})
+    return module(x)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
-from fcvit_mm.models.layers import Conv2d, gelu_of
+from fcvit_mm.models.layers import Conv2d, activated
 from fcvit_mm.ops import gelu_
 
 
@@ -31,10 +32,10 @@ def test_a_hook_sees_what_the_convolution_gave():
     with torch.no_grad():
         expected = conv(x).clone()
         handle = conv.register_forward_hook(lambda module, args, output: seen.append(output))
-        with_hook = gelu_of(conv, x)
+        with_hook = activated(conv, nn.GELU(), x)
         handle.remove()
         torch.testing.assert_close(seen[0], expected)
-        torch.testing.assert_close(gelu_of(conv, x), with_hook)
+        torch.testing.assert_close(activated(conv, nn.GELU(), x), with_hook)
 
 
 @pytest.mark.parametrize(
