@@ -6,6 +6,8 @@ Parameters have the names of this project's checkpoints (``backbone.*``, ``head.
 :func:`checkpoint_filter_fn`, with ``timm.create_model(name, checkpoint_path=FILE)``.
 """
 
+import inspect
+import warnings
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple, Type, Union
 
 import torch
@@ -25,6 +27,17 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
 from timm.layers import ClassifierHead  # noqa: E402
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model  # noqa: E402
 from timm.models._features import feature_take_indices  # noqa: E402
+
+
+class Recorded(nn.Module):
+    """A recorded model, which can be scripted."""
+
+    def __init__(self, recorded: nn.Module) -> None:
+        super().__init__()
+        self.recorded = recorded
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.recorded(x)
 
 
 class Classifier(nn.Module):
@@ -81,6 +94,19 @@ class Classifier(nn.Module):
     def last_norm(self, x: Tensor) -> Tensor:
         """Apply the output norm: ``(B, C, H, W)`` to the same."""
         return getattr(self.backbone, f'norm{len(self.feature_info) - 1}')(x)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what ``torch.jit.script`` compiles: the model as ``torch.jit.trace`` records it, for any image size.
+
+        Raises:
+            RuntimeError: In training: a recording holds one mode.
+        """
+        if self.training:
+            raise RuntimeError(f'{type(self).__name__} can be scripted for inference alone: call eval() first')
+        like = next(self.parameters())
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter('ignore', torch.jit.TracerWarning)
+            return Recorded(torch.jit.trace(self, like.new_zeros(2, self.in_chans, 64, 64)))
 
     @torch.jit.ignore
     def no_weight_decay(self) -> Set[str]:
@@ -383,6 +409,14 @@ def _build(
         options['in_channels'] = in_chans
     if drop_path_rate:
         options['drop_path_rate'] = drop_path_rate
+    output_stride = options.pop('output_stride', 32)
+    if output_stride != 32:
+        if 'output_stride' not in inspect.signature(variant.network.__init__).parameters:
+            raise ValueError(
+                f'output_stride={output_stride!r}: {variant.network.__name__} cannot be dilated; leave it out, or take '
+                'FCViT, DWNet or Swin'
+            )
+        options['output_stride'] = output_stride
     backbone = variant.build(**options)
     model = model_class(variant)
     global_pool = model.default_pool if global_pool is None else global_pool
