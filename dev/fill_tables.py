@@ -21,12 +21,6 @@ from fcvit_mm.models.variants import VARIANTS, Variant
 ROOT = Path(__file__).resolve().parents[1]
 DENSE = ('detection', 'segmentation')
 NONE = '–'
-#: Notes at the multiply-adds of a model, which the folder's README explains.
-NOTES = {
-    'cascade_mask_rcnn_fcvit': ' [1]',
-    'cascade_mask_rcnn_dwnet': ' [2]',
-    'cascade_mask_rcnn_dynamic_dwnet': ' [2]',
-}
 
 
 class Table(NamedTuple):
@@ -210,14 +204,13 @@ def dense_table(task: str, collection: str) -> Callable[[Path], str]:
         rows = []
         for model, figures in zip(models, published):
             name, metadata = model['Name'], model['Metadata']
-            note = next((note for start, note in NOTES.items() if name.startswith(start)), '')
             rows.append(
                 [
                     f'[{name}]({name}.py)',
                     duration(metadata),
                     *(', '.join(str(figures[key]) for key in group if key in figures) or NONE for group in groups),
                     f'{metadata["Parameters"]:,}',
-                    giga(metadata['FLOPs'], 1) + note,
+                    giga(metadata['FLOPs'], 1),
                 ]
             )
         return markdown([*header, 'parameters, measured', 'multiply-adds, measured'], rows)
