@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 
 from ..dependencies import EXTRAS, require
 from ..errors import UserError, library_errors
+from ..images import allow_large_images
 
 #: Task of each library, by the default scope of its configs.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
@@ -70,6 +71,7 @@ def load_config(
         cfg.default_scope = library_of(cfg.get('model'))
     task_of(cfg, path)
     require(cfg.default_scope)
+    allow_large_images()  # among the data that the config names
     with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
         cfg.merge_from_dict(options)
     if 'pretrained' in options:
