@@ -176,17 +176,20 @@ def open_image(path: PathLike) -> 'Image.Image':
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def read_untrusted_image(path: PathLike, name: str, max_bytes: int, max_pixels: int) -> np.ndarray:
-    """Read an image of unknown origin, as :func:`read_image` does, within limits.
+def read_untrusted_image(
+    path: PathLike, name: str, max_bytes: int, max_pixels: int, read: Optional[ImageReader] = None
+) -> np.ndarray:
+    """Read an image of unknown origin within limits.
 
     Args:
         path (str | os.PathLike): The file. It is decoded as what it contains, whatever it is called.
         name (str): What messages call it: they are for the person who sent it.
         max_bytes (int): Of the file.
         max_pixels (int): Of the image; checked before anything is decoded.
+        read (ImageReader, optional): Reads it. Default: as :func:`read_image` does.
 
     Returns:
-        np.ndarray: ``(H, W, 3)`` uint8 RGB, turned as its EXIF data says.
+        np.ndarray: As ``read`` gives it, by default ``(H, W, 3)`` uint8 RGB, turned as its EXIF data says.
 
     Raises:
         ImageError: Too large, truncated, or no image of a kind in :data:`FORMATS`.
@@ -221,10 +224,11 @@ def read_untrusted_image(path: PathLike, name: str, max_bytes: int, max_pixels: 
         raise ImageError(
             f'{name} has {width}x{height} pixels, expected at most {max_pixels / 1e6:.0f} million. Save it smaller.'
         )
-    pixels = _decode(path)
-    if pixels is None:
-        raise ImageError(f'{name} is not decoded by OpenCV: save it as PNG or JPEG.')
-    return swap_channels(pixels)
+    try:
+        return (read or ImageReader())(path)
+    except ImageError as error:
+        # The path is this machine's.
+        raise ImageError(str(error).replace(os.fspath(path), name)) from error
 
 
 def _decode(path: PathLike) -> Optional[np.ndarray]:

@@ -14,9 +14,10 @@ from ..analysis.attention import similarity_layers
 from ..analysis.plots import overlay
 from ..analysis.similarity import shared_limits, short_name, similarity_maps
 from ..apis.draw import Drawer, build_drawer
-from ..apis.load import load_network
+from ..apis.load import image_reader, load_network
 from ..engine.config import load_config
 from ..errors import UserError
+from ..images import ImageReader, swap_channels
 
 #: Larger images are reduced to this side before the prediction: what detectors are tested at.
 MAX_SIDE = 1333
@@ -47,11 +48,13 @@ class Loaded(NamedTuple):
     """A model in memory.
 
     Attributes:
-        draw (callable): Draws its predictions on an image, BGR to BGR, see :func:`~fcvit_mm.apis.draw.build_drawer`.
-        find_similarity (callable, optional): From an image (RGB) to :class:`Similarity`; ``None`` for networks other
-            than FCViT.
+        read (ImageReader): Reads images as the model's config loads them.
+        draw (callable): Draws its predictions on an image, see :func:`~fcvit_mm.apis.draw.build_drawer`.
+        find_similarity (callable, optional): From an image to :class:`Similarity`; ``None`` for networks other than
+            FCViT.
     """
 
+    read: ImageReader
     draw: Drawer
     find_similarity: Optional[Callable[[np.ndarray], Similarity]]
 
@@ -143,18 +146,20 @@ class Predictor:
             raise UserError(f'there is no model {name!r}, expected one of {", ".join(self.models)}')
         if name not in self._loaded:
             model = self.models[name]
-            draw = build_drawer(load_config(model.config), model.checkpoint, self.device, self.score_thr)
-            self._loaded[name] = Loaded(draw, similarity_of(model, self.device))
+            cfg = load_config(model.config)
+            read = image_reader(cfg)
+            draw = build_drawer(cfg, model.checkpoint, self.device, self.score_thr)
+            self._loaded[name] = Loaded(read, draw, similarity_of(model, self.device))
             if len(self._loaded) > LOADED:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
     def __call__(self, name: str, pixels: np.ndarray) -> Prediction:
-        """Predict for an image, ``(H, W, 3)`` uint8 RGB."""
-        draw, find_similarity = self.load(name)
+        """Predict for an image, as the model's reader gives it: RGB if it has three channels."""
+        _, draw, find_similarity = self.load(name)
         start = time.perf_counter()
-        drawn = np.ascontiguousarray(draw(np.ascontiguousarray(pixels[..., ::-1]))[..., ::-1])
+        drawn = swap_channels(draw(swap_channels(pixels)))
         seconds = time.perf_counter() - start
         start = time.perf_counter()
         similarity = find_similarity(pixels) if find_similarity else None
@@ -162,7 +167,7 @@ class Predictor:
 
 
 def similarity_of(model: Model, device: Optional[str] = None) -> Optional[Callable[[np.ndarray], Similarity]]:
-    """Build a function from an image (RGB) to the similarity maps of a model's FCViT; ``None`` for other networks."""
+    """Build a function from an image to the similarity maps of a model's FCViT; ``None`` for other networks."""
     network = load_network(model.config, model.checkpoint, device or get_device())
     try:
         similarity_layers(network.model)
@@ -199,4 +204,9 @@ def shrink(pixels: np.ndarray, side: int = MAX_SIDE) -> np.ndarray:
     if factor >= 1:
         return pixels
     height, width = (max(1, round(length * factor)) for length in pixels.shape[:2])
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    # OpenCV resizes no integers of 32 bits, and at most 4 channels.
+    pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    if pixels.ndim == 2 or pixels.shape[2] <= 4:
+        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    channels = np.moveaxis(pixels, 2, 0)
+    return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA) for each in channels], 2)

@@ -68,7 +68,8 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
         if path is None:
             return answer()
         try:
-            pixels = read_untrusted_image(path, uploaded.get('orig_name') or 'the image', max_bytes, max_pixels)
+            called = uploaded.get('orig_name') or 'the image'
+            pixels = read_untrusted_image(path, called, max_bytes, max_pixels, predictor.load(name).read)
             small = shrink(pixels)
             found = predictor(name, small)
         except ImageError as error:
