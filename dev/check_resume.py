@@ -225,7 +225,7 @@ def child(config, work_dir, plan):
     except Interrupted as end:
         status = end.code
     except BaseException:
-        traceback.print_exc()
+        print(traceback.format_exc())  # this is the process that trains, not the command
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
