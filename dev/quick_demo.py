@@ -61,7 +61,7 @@ def run(tool: Path, *arguments: object) -> None:
     """
     done = subprocess.run(
         [sys.executable, str(tool), *map(str, arguments)],
-        env=dict(os.environ, OMP_NUM_THREADS='2'),
+        env=dict(os.environ, OMP_NUM_THREADS='1'),  # more wait for each other where cores are busy
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
