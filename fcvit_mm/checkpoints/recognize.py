@@ -20,6 +20,8 @@ SHARE_OF_BLOCKS = 0.75
 BLOCK = re.compile(r'stages\.([^.]+)\.blocks\.([^.]+)\.')
 #: Names in the state dicts of networks that were built for these.
 _built: Dict[Tuple[Type[Backbone], Optional[str]], Tuple[str, ...]] = {}
+#: Parts of a prefix that is found by itself: wrappers around wrappers.
+MAX_PREFIX = 5
 #: Output norms that a network may have: ``norm0``, ``norm1``, ...
 MAX_OUTPUTS = 8
 
@@ -69,7 +71,8 @@ def recognize(
         checkpoint (dict): As :func:`read_checkpoint` returns it.
         path (str): Its name, for errors.
         ema (bool): Take the averaged weights.
-        prefix (str, optional): What precedes the backbone's names, if it is not ``backbone.`` or nothing.
+        prefix (str, optional): What precedes the backbone's names. ``None``: ``backbone.``, nothing, or, where one
+            fits, what a wrapper put before either (``student.``, ``base_model.model.``).
         backbone (nn.Module, optional): Where the weights are to go. It decides between two networks of the same names.
 
     Raises:
@@ -79,7 +82,7 @@ def recognize(
     tensors = tensors_of(state_dict)
     if not tensors:
         raise CheckpointError(f'{path} has no tensors in it, only {some(state_dict)}: expected a state_dict')
-    prefix = _find_prefix(tensors, path, prefix)
+    prefix = _find_prefix(tensors, path, prefix, backbone)
     inside = OrderedDict((key[len(prefix) :], value) for key, value in tensors.items() if key.startswith(prefix))
     rest = OrderedDict((key, value) for key, value in tensors.items() if not key.startswith(prefix))
     paddle = any(key.rsplit('.', 1)[-1] in PADDLE_LEAVES for key in inside)
@@ -102,9 +105,13 @@ def recognize(
 
     others: Dict[str, Tensor] = OrderedDict()
     unknown: List[str] = []
+    # What a wrapper put before the names of the complete model, heads included.
+    wrapper = prefix[: -len('backbone.')] if prefix.endswith('backbone.') else prefix
     rename_head = renamer((row.published, row.ours) for row in HEAD)
     for key, value in rest.items():
         name = rename_head(key) or key
+        if not is_head(name) and key.startswith(wrapper):
+            name = rename_head(key[len(wrapper) :]) or key[len(wrapper) :]
         if is_head(name):
             others[name] = value
         else:
@@ -253,23 +260,11 @@ def _find_network(keys: Sequence[str], path: str, backbone: Optional[torch.nn.Mo
     Raises:
         CheckpointError: None does, or two do alike.
     """
-    candidates = list_networks()
-    if isinstance(backbone, Backbone) and type(backbone) not in candidates:
-        candidates.append(type(backbone))
-
-    def explain(rows_suffice: bool) -> List[_Match]:
-        matches = []
-        for network in candidates:
-            own = tuple(backbone.state_dict()) if backbone is not None and type(backbone) is network else ()
-            for published in (False, True) if names_of(network).rows else (False,):
-                matches.append(_explain(keys, network, published, own, rows_suffice))
-        return [match for match in matches if match.share_of_blocks >= SHARE_OF_BLOCKS]
-
-    matches = explain(rows_suffice=True)
+    matches = _matches(keys, backbone, rows_suffice=True)
     if all(match.unexplained for match in matches):
-        matches = explain(rows_suffice=False)
+        matches = _matches(keys, backbone, rows_suffice=False)
     if not matches:
-        names = ', '.join(network.__name__ for network in candidates)
+        names = ', '.join(network.__name__ for network in _candidates(backbone))
         raise CheckpointError(
             f'{path} has nothing in common with {names}: its {len(keys)} tensors are called {some(keys)}'
         )
@@ -279,6 +274,23 @@ def _find_network(keys: Sequence[str], path: str, backbone: Optional[torch.nn.Mo
             return match
     names = ' and '.join(match.network.__name__ for match in best)
     raise CheckpointError(f'{path} could be of {names}, whose parameters have the same names: load it by init_cfg')
+
+
+def _candidates(backbone: Optional[torch.nn.Module]) -> List[Type[Backbone]]:
+    candidates = list_networks()
+    if isinstance(backbone, Backbone) and type(backbone) not in candidates:
+        candidates.append(type(backbone))
+    return candidates
+
+
+def _matches(keys: Sequence[str], backbone: Optional[torch.nn.Module], rows_suffice: bool) -> List[_Match]:
+    """Return how each network explains the names in a file, of those that explain most of the blocks."""
+    matches = []
+    for network in _candidates(backbone):
+        own = tuple(backbone.state_dict()) if backbone is not None and type(backbone) is network else ()
+        for published in (False, True) if names_of(network).rows else (False,):
+            matches.append(_explain(keys, network, published, own, rows_suffice))
+    return [match for match in matches if match.share_of_blocks >= SHARE_OF_BLOCKS]
 
 
 def list_networks() -> List[Type[Backbone]]:
@@ -361,10 +373,25 @@ def _block_finder(pairs: Set[Tuple[str, str]]) -> Callable[[str], bool]:
     return in_block
 
 
-def _find_prefix(tensors: Mapping[str, Tensor], path: str, prefix: Optional[str]) -> str:
-    """Return what precedes the backbone's names: ``prefix``, else ``backbone.`` if anything has that, else nothing."""
+def _find_prefix(
+    tensors: Mapping[str, Tensor], path: str, prefix: Optional[str], backbone: Optional[torch.nn.Module]
+) -> str:
+    """Return what precedes the backbone's names: ``prefix``, else the one after which some network's names stand.
+
+    Raises:
+        CheckpointError: Nothing begins with ``prefix``, or a network's names stand after each of several.
+    """
     if prefix is None:
         prefix = 'backbone.' if any(key.startswith('backbone.') for key in tensors) else ''
+        inside = [key[len(prefix) :] for key in tensors if key.startswith(prefix)]
+        if not _is_known(inside, backbone):
+            fitting = [found for found in _prefixes(tensors) if _is_known(_after(tensors, found), backbone)]
+            if len(fitting) > 1:
+                raise CheckpointError(
+                    f'{path} has weights of a network after each of {", ".join(map(repr, fitting))}: '
+                    'give the one to take as prefix'
+                )
+            prefix = fitting[0] if fitting else prefix
     elif prefix and not prefix.endswith('.'):
         prefix += '.'
     if not any(key.startswith(prefix) for key in tensors):
@@ -373,6 +400,28 @@ def _find_prefix(tensors: Mapping[str, Tensor], path: str, prefix: Optional[str]
             f'{sorted({key.split(".")[0] for key in tensors})}: give one of these as prefix, or none'
         )
     return prefix
+
+
+def _prefixes(tensors: Mapping[str, Tensor]) -> List[str]:
+    """Return what may stand before a network's names: beginnings that end before a part that is no number."""
+    found: Dict[str, None] = {}
+    for key in tensors:
+        parts = key.split('.')
+        for i in range(1, min(len(parts), MAX_PREFIX + 1)):
+            if parts[i - 1].isdigit():
+                break
+            found['.'.join(parts[:i]) + '.'] = None
+    return list(found)
+
+
+def _after(tensors: Mapping[str, Tensor], prefix: str) -> List[str]:
+    return [key[len(prefix) :] for key in tensors if key.startswith(prefix)]
+
+
+def _is_known(keys: Sequence[str], backbone: Optional[torch.nn.Module]) -> bool:
+    """Return whether these are, for the most part, the names of some network."""
+    keys = [_torch_leaf(key) for key in keys]
+    return any(match.share_of_blocks >= SHARE_OF_BLOCKS for match in _matches(keys, backbone, rows_suffice=True))
 
 
 def _torch_leaf(key: str) -> str:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmengine.runner import load_state_dict
-from networks import NETWORKS, build
+from networks import NETWORKS, build, publish
 from plain_net import Block, PlainNet
 from reference import arguments, published
 
@@ -141,3 +141,32 @@ def test_networks_of_others_are_not_taken_for_ours(name, parts):
     root = 'network.0.0' if name == 'PoolFormer' else 'stages.0.blocks.0'
     with pytest.raises(CheckpointError, match='nothing in common with FCViT, DWNet, ViT, CaiT, Swin'):
         recognize({f'{root}.{part}': torch.ones(4) for part in parts}, 'a.pth')
+
+
+PREFIXES = ['student.', 'net.', 'model.', 'timm_model.', 'base_model.model.', 'encoder.', 'm.', 'model.net.', 'a.b.c.']
+
+
+@pytest.mark.parametrize('prefix', PREFIXES)
+@pytest.mark.parametrize('name', ['fcvit', 'dwnet', 'vit'])
+def test_the_prefix_of_a_wrapper_is_found(name, prefix):
+    model = build(NETWORKS[name])
+    head = {'head.fc.weight': torch.rand(5, 8), 'head.fc.bias': torch.rand(5)}
+    ours = {**{f'backbone.{key}': value for key, value in model.state_dict().items()}, **head}
+    published = {**publish(model), 'head.weight': head['head.fc.weight'], 'head.bias': head['head.fc.bias']}
+    for weights in (ours, published):
+        found = recognize({prefix + key: value for key, value in weights.items()}, 'file')
+        assert found.network is NETWORKS[name].type and not found.unknown and found.task == 'classifier'
+        assert found.prefix == prefix + ('backbone.' if weights is ours else '')
+        for key, value in model.state_dict().items():
+            assert torch.equal(found.backbone[key], value)
+        assert all(torch.equal(found.others[key], value) for key, value in head.items())
+
+
+def test_of_two_prefixes_that_fit_none_is_taken():
+    weights = build(NETWORKS['fcvit']).state_dict()
+    both = {prefix + key: value for prefix in ('student.', 'teacher.net.') for key, value in weights.items()}
+    with pytest.raises(
+        CheckpointError, match="after each of 'student.', 'teacher.net.': give the one to take as prefix"
+    ):
+        recognize(both, 'file')
+    assert recognize(both, 'file', prefix='teacher.net').prefix == 'teacher.net.'
