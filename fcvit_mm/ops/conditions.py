@@ -1,7 +1,8 @@
 """Conditions that the tables of several operations share."""
 
+import math
 from functools import lru_cache
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -52,3 +53,21 @@ def in_float32(op: Operation) -> Callable[..., Tensor]:
         return op(x.float(), *map(widened, args)).to(x.dtype)
 
     return float32
+
+
+def register_flops(depthwise: Any) -> None:
+    """Tell ``torch.utils.flop_counter`` what a depth-wise convolution costs: two for each value and tap.
+
+    Args:
+        depthwise (OpOverloadPacket): An operator that takes a map, and kernels ``(C, 1, k, k)``.
+    """
+    try:
+        from torch.utils.flop_counter import flop_registry, register_flop_formula
+    except ImportError:  # before torch 2.2
+        return
+    if depthwise not in flop_registry:
+        register_flop_formula(depthwise)(_depthwise_flops)
+
+
+def _depthwise_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x_shape) * math.prod(weight_shape[2:])

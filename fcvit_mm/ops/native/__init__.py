@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checks import autocast_dtype
-from ..conditions import is_channels_last, needs_grad
+from ..conditions import is_channels_last, needs_grad, register_flops
 from ..tracing import assume_constant, records_file
 
 FOLDER = Path(__file__).parent
@@ -45,6 +45,8 @@ def _load() -> bool:
     if library.is_file():
         try:
             torch.ops.load_library(library)
+            for name in ('depthwise_conv2d', 'dwconv_gelu'):
+                register_flops(getattr(torch.ops.fcvit_mm_cpu, name))
             return torch.ops.fcvit_mm_cpu.supported()
         except (OSError, RuntimeError, AttributeError) as error:
             _warn(f'do not load ({error})')

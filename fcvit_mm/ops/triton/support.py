@@ -16,9 +16,12 @@ from typing import Any, Callable, ContextManager, Dict, List, Optional
 import torch
 from torch import Tensor, library
 
+from ..conditions import register_flops
 from ..tracing import assume_constant
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+#: Operators that take a map and depth-wise kernels first.
+DEPTHWISE = ('depthwise_conv2d', 'depthwise_conv2d_grad_input', 'dwconv_gelu')
 MIN_CAPABILITY = (8, 0)
 MIN_TRITON = (3, 3)
 #: The condition of :func:`applies` as text.
@@ -57,6 +60,8 @@ def custom_op(
         registered.register_fake(fake)
         if backward is not None:
             registered.register_autograd(backward, setup_context=setup_context)
+        if name in DEPTHWISE:
+            register_flops(getattr(torch.ops.fcvit_mm, name))
         return registered
 
     return register
