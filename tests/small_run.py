@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -66,6 +67,7 @@ def train(
     resume=False,
     seed=3,
     how=KeyboardInterrupt,
+    change=None,
     **checkpoint,
 ):
     cfg = Config(
@@ -92,9 +94,10 @@ def train(
             ),
         )
     )
+    cfg.merge_from_dict(change or {})
     for step in TRAINING_STEPS:
         step(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     witness = Witness(end, how)
     runner.register_hook(witness)
     try:

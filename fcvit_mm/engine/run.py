@@ -3,10 +3,12 @@
 :data:`TRAINING_STEPS` and :data:`TESTING_STEPS` are all that is done to a config before the runner is built from it.
 """
 
+import logging
 import os
 from typing import Callable, Dict, Tuple, TypeVar
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
@@ -15,24 +17,33 @@ from ..checkpoints import check_fits, read_checkpoint
 from ..errors import library_errors
 from .config import adapt_to_machine, type_name
 from .distributed import joined_processes, wrap_model_for_cpus
-from .hooks.checkpoint import AtomicCheckpointHook
+from .hooks.checkpoint import AtomicCheckpointHook, atomic_local_writes
 from .hooks.resume import make_resumable, select_resume_point
+from .outputs import keep_every_result
 
 Result = TypeVar('Result')
 Step = Callable[[Config], None]
 
 
 def keep_seed(cfg: Config) -> None:
-    """Resume with the seed that a run without one was given: MMEngine restores it when the data is already shuffled."""
+    """Resume with the seed that the run has had: MMEngine restores it when the data is already shuffled."""
     randomness = cfg.get('randomness') or {}
-    if cfg.get('resume') and cfg.get('load_from') and randomness.get('seed') is None:
-        seed = read_checkpoint(cfg.load_from).get('meta', {}).get('seed')
-        if seed is not None:
-            cfg.randomness = dict(randomness, seed=int(seed))
+    if not (cfg.get('resume') and cfg.get('load_from')):
+        return
+    seed, own = read_checkpoint(cfg.load_from).get('meta', {}).get('seed'), randomness.get('seed')
+    if seed is None or seed == own:
+        return
+    if own is not None:
+        print_log(
+            f'Resuming: randomness.seed={own} begins another run; this one continues with its seed, {seed}.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    cfg.randomness = dict(randomness, seed=int(seed))
 
 
 def write_checkpoints_atomically(cfg: Config) -> None:
-    """Replace ``CheckpointHook`` by :class:`AtomicCheckpointHook`; a hook of another type stays."""
+    """Replace ``CheckpointHook`` by :class:`AtomicCheckpointHook`; beside another type's hook, add it for SIGTERM."""
     # Not by setdefault: MMEngine's returns what it was given, not the copy that the config holds.
     if not cfg.get('default_hooks'):
         cfg.default_hooks = {}
@@ -41,6 +52,17 @@ def write_checkpoints_atomically(cfg: Config) -> None:
     checkpoint = cfg.default_hooks['checkpoint']
     if checkpoint and type_name(checkpoint) == 'CheckpointHook':
         checkpoint['type'] = 'AtomicCheckpointHook'
+    elif not checkpoint:
+        print_log('default_hooks.checkpoint is switched off: nothing is saved, at SIGTERM neither.', logger='current')
+    elif type_name(checkpoint) != 'AtomicCheckpointHook':
+        print_log(
+            f'{type_name(checkpoint)} saves checkpoints; its files are written atomically, in the order that it says. '
+            'AtomicCheckpointHook saves at SIGTERM only.',
+            logger='current',
+        )
+        hooks = list(cfg.get('custom_hooks') or [])
+        if 'AtomicCheckpointHook' not in map(type_name, hooks):
+            cfg.custom_hooks = [*hooks, dict(type='AtomicCheckpointHook', interval=-1, save_last=False)]
 
 
 def skip_corrupt_samples(cfg: Config) -> None:
@@ -114,6 +136,7 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
     def evaluate(runner: Runner) -> Dict[str, float]:
         model = getattr(runner.model, 'module', runner.model)  # of several processes
         check_fits(getattr(model, 'module', model), checkpoint)  # of test-time augmentation
+        keep_every_result(runner)
         return runner.test()
 
     return run(cfg, f'testing {checkpoint}', evaluate)
@@ -136,7 +159,8 @@ def run_training_loop(runner: Runner) -> nn.Module:
     """Train; also where the data loader's workers were told to end together with this process."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
     try:
-        return runner.train()
+        with atomic_local_writes():
+            return runner.train()
     except RuntimeError as error:
         if 'DataLoader worker' in str(error):
             for hook in hooks:

@@ -54,7 +54,9 @@ def test_hooks_of_the_config_have_precedence():
     )
     write_checkpoints_atomically(cfg)
     add_training_hooks(cfg)
-    assert types(cfg.custom_hooks) == ['NonFiniteHook', 'ResumableHook']
+    # Which saves at SIGTERM alone.
+    assert types(cfg.custom_hooks) == ['NonFiniteHook', 'AtomicCheckpointHook', 'ResumableHook']
+    assert cfg.custom_hooks[1].interval == -1
     assert cfg.custom_hooks[0].action == 'skip' and cfg.default_hooks.checkpoint.type == 'MyHook'
 
 
@@ -75,10 +77,10 @@ def test_hooks_are_known_as_classes_objects_and_by_deprecated_names():
         assert HOOKS.build(cfg.custom_hooks[0]).limit == 0.5
 
 
-def test_a_seed_of_the_config_is_not_replaced(tmp_path):
+def test_a_run_keeps_its_seed(tmp_path):
     path = str(tmp_path / 'a.pth')
     torch.save(dict(state_dict={}, meta=dict(seed=5)), path)
-    for seed, expected in ((None, 5), (7, 7)):
+    for seed, expected in ((None, 5), (5, 5), (7, 5)):
         cfg = Config(dict(resume=True, load_from=path, randomness=dict(seed=seed, deterministic=True)))
         keep_seed(cfg)
         assert cfg.randomness == dict(seed=expected, deterministic=True)

@@ -4,15 +4,17 @@ import os
 import os.path as osp
 import signal
 import threading
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Collection, Dict, List, Optional
+from typing import Any, Collection, Dict, Iterator, List, Optional
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
-from ...files import WriteError, is_temporary, write_atomic
+from ...files import AtomicFileBackend, WriteError, is_temporary, write_atomic
 from ...registry import HOOKS
 
 #: Exit status after SIGTERM, as shells report it.
@@ -80,6 +82,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.listen_interval = listen_interval
         self.terminated = False
         self._previous_handler: Any = None
+        self._interrupted_at: Optional[Dict[str, int]] = None
 
     # Signals
 
@@ -140,11 +143,12 @@ class AtomicCheckpointHook(CheckpointHook):
             f'SIGTERM: saving {INTERRUPTED} after iteration {iteration} and ending. Continue with --resume'
         )
         self.stop_listening()
+        self._interrupted_at = dict(epoch=runner.epoch, iter=iteration)
         try:
             runner.save_checkpoint(
                 self.out_dir,
                 INTERRUPTED,
-                meta=dict(epoch=runner.epoch, iter=iteration),
+                meta=dict(self._interrupted_at),
                 by_epoch=False,
                 backend_args=self.backend_args,
             )
@@ -154,6 +158,10 @@ class AtomicCheckpointHook(CheckpointHook):
         raise Interrupted
 
     # Files
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if self._interrupted_at is not None:
+            checkpoint['meta'].update(self._interrupted_at)  # MMEngine's FlexibleRunner writes its own numbers
 
     def before_train(self, runner: Runner) -> None:
         local = '://' not in str(self.out_dir or runner.work_dir)
@@ -229,6 +237,19 @@ class AtomicCheckpointHook(CheckpointHook):
     def _point_to(self, runner: Runner, path: str) -> None:
         if is_main_process():
             write_atomic(osp.join(runner.work_dir, 'last_checkpoint'), path.encode())
+
+
+@contextmanager
+def atomic_local_writes() -> Iterator[None]:
+    """Let MMEngine write all local files atomically while something runs, whoever asks it to."""
+    before = {name: getattr(LocalBackend, name) for name in ('put', 'put_text')}
+    for name in before:
+        setattr(LocalBackend, name, getattr(AtomicFileBackend, name))
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(LocalBackend, name, method)
 
 
 class CheckpointWriteError(WriteError):

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -57,11 +57,16 @@ class NonFiniteHook(Hook):
         wrapper = runner.optim_wrapper
         wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         for each in wrappers:
-            if isinstance(each, OptimWrapper):
+            if hasattr(getattr(each, 'optimizer', None), 'register_step_pre_hook'):
                 self._handles.append(
                     each.optimizer.register_step_pre_hook(
                         lambda optimizer, args, kwargs: self._check_gradients(optimizer, runner.model)
                     )
+                )
+            else:
+                runner.logger.warning(
+                    f'NonFiniteHook checks the loss alone: {type(each).__name__} has no optimizer of torch, whose '
+                    'gradients could be checked before the step'
                 )
 
     def after_train(self, runner: Runner) -> None:

@@ -1,14 +1,18 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from harness import ROOT
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
 from small_run import train
 
 from fcvit_mm import files
 from fcvit_mm.engine.hooks.checkpoint import AtomicCheckpointHook, CheckpointWriteError
 from fcvit_mm.engine.hooks.resume import find_resume_point
+from fcvit_mm.registry import HOOKS
 
 ALONE = """
 import os, signal, sys
@@ -66,6 +70,31 @@ def test_what_a_killed_run_was_writing_is_swept_away(tmp_path):
     (tmp_path / '.last_checkpoint.abc.tmp').write_bytes(b'half')
     train(tmp_path, by_epoch=True)
     assert not list(tmp_path.glob('.*.tmp'))
+
+
+@HOOKS.register_module()
+class TheirCheckpointHook(CheckpointHook):
+    """Somebody's own, which saves by itself once more."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if runner.iter == 1:
+            runner.save_checkpoint(runner.work_dir, 'theirs.pth', by_epoch=False)
+
+
+@pytest.mark.parametrize('runner', [{}, dict(runner_type='FlexibleRunner', env_cfg={})])
+def test_hooks_of_others_write_atomically_and_sigterm_is_heard(runner, tmp_path, monkeypatch):
+    written, original = [], files.write_atomic
+    monkeypatch.setattr(
+        files, 'write_atomic', lambda path, data: (written.append(Path(path).name), original(path, data))
+    )
+    change = {**runner, **({'strategy': dict(type='SingleDeviceStrategy')} if runner else {})}
+    change['default_hooks.checkpoint.type'] = 'TheirCheckpointHook'
+    train(tmp_path, by_epoch=True, end=6, how='SIGTERM', change=change)
+    assert {'theirs.pth', 'epoch_1.pth', 'interrupted.pth'} <= set(written)
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth')
+    assert torch.load(tmp_path / 'interrupted.pth', weights_only=False)['meta']['iter'] == 7
+    assert 'atomic' not in LocalBackend.put.__qualname__.lower()
 
 
 def test_sigterm_for_the_workers_too(tmp_path):

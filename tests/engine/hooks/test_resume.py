@@ -4,10 +4,12 @@ from mmengine.config import Config
 from small_run import train
 
 from fcvit_mm.engine.hooks.resume import (
+    ResumeError,
     find_resume_point,
     is_complete,
     load_samples,
     make_resumable,
+    request_resume,
     select_resume_point,
 )
 from fcvit_mm.errors import LibraryError
@@ -53,6 +55,98 @@ def test_a_seed_that_nobody_set_is_kept(tmp_path):
     assert torch.equal(more[4], first[4]) and torch.equal(more[5], first[5])
     other, _ = train(tmp_path / 'other', by_epoch=True, end=6, seed=None)
     assert not torch.equal(other[4], first[4])
+
+
+@pytest.mark.parametrize('end, start, how', [(6, 4, KeyboardInterrupt), (6, 7, 'SIGTERM')])
+def test_mmengines_flexible_runner(end, start, how, tmp_path):
+    change = dict(runner_type='FlexibleRunner', strategy=dict(type='SingleDeviceStrategy'), env_cfg={})
+    assert_resumes(tmp_path, start, end, by_epoch=True, change=change, how=how)
+
+
+def samples(seen):
+    return [int(row[0]) for iteration in sorted(seen) for row in seen[iteration]]
+
+
+@pytest.mark.parametrize('how', [KeyboardInterrupt, 'SIGTERM'])
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_batches_of_another_size(by_epoch, how, tmp_path):
+    """Each of the twelve samples once in each pass, and no pass is empty."""
+    sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
+    before, _ = train(tmp_path, by_epoch, sampler, end=6, how=how)
+    end = {'train_cfg.max_epochs': 6} if by_epoch else {'train_cfg.max_iters': 15}
+    after, runner = train(tmp_path, by_epoch, sampler, resume=True, change={'train_dataloader.batch_size': 4, **end})
+    kept = {True: {KeyboardInterrupt: 12, 'SIGTERM': 21}, False: {KeyboardInterrupt: 12, 'SIGTERM': 21}}[by_epoch][how]
+    seen = samples(before)[:kept] + samples(after)
+    passes = [seen[start : start + 12] for start in range(0, len(seen) // 12 * 12, 12)]
+    assert len(passes) >= 4 and all(sorted(each) == list(range(12)) for each in passes)
+    if by_epoch:
+        assert len(passes) == 6 and runner.iter == 6 * 3
+
+
+def test_a_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
+    cosine = dict(type='CosineAnnealingLR', by_epoch=True, T_max=3)
+    train(tmp_path / 'a', True, change=dict(param_scheduler=[cosine]))
+    longer = {'train_cfg.max_epochs': 6, 'param_scheduler': [dict(cosine, T_max=6)]}
+    _, runner = train(tmp_path / 'a', True, resume=True, change=longer)
+    _, expected = train(tmp_path / 'b', True, change=longer)
+    rates = [[group['lr'] for group in each.optim_wrapper.param_groups] for each in (runner, expected)]
+    assert rates[0] == rates[1]
+    assert any('CosineAnnealingLR.T_max 3 -> 6' in text for text in said)
+    assert any('training ends at epoch 6, before at 3' in text for text in said)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            {'optim_wrapper.optimizer': dict(type='SGD', lr=0.1, _delete_=True)},
+            'type is SGD, that of the checkpoint Ad',
+        ),
+        ({'train_dataloader.sampler.shuffle': False}, 'sampler.shuffle is False, in the run of the checkpoint True'),
+        (dict(train_cfg=dict(_delete_=True, by_epoch=False, max_iters=9)), 'counts iterations, the run .* epochs'),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(change, message, tmp_path):
+    train(tmp_path, True, end=6, how='SIGTERM')
+    with pytest.raises(ResumeError, match=message):
+        train(tmp_path, True, resume=True, change=change)
+
+
+def test_another_data_set_begins_the_pass_anew(tmp_path, monkeypatch):
+    train(tmp_path, True, end=6, how='SIGTERM')
+    monkeypatch.setattr('small_run.SIZE', 9)
+    seen, runner = train(tmp_path, True, resume=True)
+    assert sorted(samples(seen)) == sorted([*range(9)] * 2) and runner.iter == 9
+
+
+@pytest.mark.parametrize('iteration, trained', [(4, 8), (7, 5)])
+def test_checkpoints_that_do_not_say(iteration, trained, tmp_path, monkeypatch):
+    """Those of earlier versions and of MMEngine: their batches are taken to be today's."""
+    said = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
+    end = dict(end=4, how=KeyboardInterrupt) if iteration == 4 else dict(end=6, how='SIGTERM')
+    train(tmp_path, True, **end)
+    path = find_resume_point(str(tmp_path))
+    checkpoint = torch.load(path, weights_only=False)
+    assert checkpoint['meta'].pop('run')['pass'] == 1
+    torch.save(checkpoint, path)
+    seen, _ = train(tmp_path, True, resume=True)
+    assert len(seen) == trained and sum('does not say in which batches' in text for text in said) == 1
+
+
+def test_request_to_resume(tmp_path):
+    """Without anything to resume, the run starts as the config says, its weights included."""
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='weights.pth'))
+    request_resume(cfg, 'auto')
+    select_resume_point(cfg)
+    assert cfg.load_from == 'weights.pth' and not cfg.get('resume')
+    torch.save({}, tmp_path / 'epoch_1.pth')
+    request_resume(cfg, 'auto')
+    assert cfg.resume and cfg.load_from == str(tmp_path / 'epoch_1.pth')
+    request_resume(cfg, 'mine.pth')
+    assert cfg.resume and cfg.load_from == 'mine.pth'
 
 
 def test_resume_point(tmp_path):

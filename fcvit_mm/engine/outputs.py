@@ -1,0 +1,140 @@
+"""Results that are written one file an image: as many files as images."""
+
+import functools
+import os
+import os.path as osp
+from collections import defaultdict
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
+
+from mmengine.runner import Runner
+
+from .config import ConfigError, leaf_datasets
+
+#: Metrics of the libraries that write files whose names come from an image's, to a folder that is not theirs to split.
+BY_NAME = ('CityscapesMetric', 'CityScapesMetric', 'CocoPanopticMetric')
+
+
+class Writer(NamedTuple):
+    """What writes a file for each image, named after it.
+
+    Attributes:
+        attribute (str): Where it keeps its folder.
+        method (str): What it writes in.
+        keeps_suffix (bool): The image's suffix is part of the file's name.
+        alone (callable): Calls ``method``'s original for one sample: ``alone(original, arguments, number)``, a
+            generator of one step for each sample, which yields the sample's image before it is called.
+    """
+
+    attribute: str
+    method: str
+    keeps_suffix: bool
+    alone: Callable[[Callable[..., Any], tuple, Any], Iterator[Optional[str]]]
+
+
+def _metric(original: Callable[..., Any], arguments: tuple, state: Any) -> Iterator[Optional[str]]:
+    batch, samples = arguments
+    for sample in samples:
+        yield sample.get('img_path')
+        original(batch, [sample])
+
+
+def _detections(original: Callable[..., Any], arguments: tuple, state: Any) -> Iterator[Optional[str]]:
+    runner, number, batch, samples = arguments
+    for sample in samples:
+        yield sample.get('img_path')
+        original(runner, number, batch, [sample])
+
+
+def _classes(original: Callable[..., Any], arguments: tuple, state: Any) -> Iterator[Optional[str]]:
+    runner, _, batch, samples = arguments
+    for image, sample in zip(batch['inputs'], samples):
+        yield sample.get('img_path')
+        original(runner, state['number'], dict(batch, inputs=[image]), [sample])
+        state['number'] += 1
+
+
+METRIC = Writer('output_dir', 'process', False, _metric)
+DETECTIONS = Writer('test_out_dir', 'after_test_iter', True, _detections)
+CLASSES = Writer('out_dir', 'after_test_iter', True, _classes)
+
+
+def keep_every_result(runner: Runner) -> None:
+    """Let what writes a file for each image of the test set write as many as there are images.
+
+    Where two images of different folders have the same name, the files go to folders as the images are in, below their
+    common one; else all stay in one folder.
+
+    Args:
+        runner (Runner): About to test.
+
+    Raises:
+        ConfigError: Two images would still get the same file.
+    """
+    found = []
+    for hook in runner.hooks:
+        kind = type(hook).__name__
+        if kind == 'DetVisualizationHook' and getattr(hook, 'draw', False) and hook.test_out_dir:
+            found.append((hook, DETECTIONS))
+        elif kind == 'VisualizationHook' and getattr(hook, 'enable', False) and getattr(hook, 'out_dir', None):
+            found.append((hook, CLASSES))
+    metrics = getattr(runner.test_evaluator, 'metrics', ())
+    found += [(metric, METRIC) for metric in metrics if getattr(metric, 'output_dir', None)]
+    fixed = [metric for metric in metrics if type(metric).__name__ in BY_NAME]
+    if not found and not fixed:
+        return
+    paths = list(image_paths(runner.test_dataloader.dataset))
+    for metric in fixed:
+        _refuse_doubles(paths, lambda path: osp.splitext(osp.basename(path))[0], type(metric).__name__)
+    for target, writer in found:
+        if type(target).__name__ not in BY_NAME:
+            _split(target, writer, paths)
+
+
+def image_paths(dataset: Any) -> Iterator[str]:
+    """Yield the paths of a data set's images, each once, as far as its samples have them."""
+    seen = set()
+    for leaf in leaf_datasets(dataset):
+        for index in range(len(leaf) if hasattr(leaf, 'get_data_info') else 0):
+            path = leaf.get_data_info(index).get('img_path')
+            if isinstance(path, str) and path not in seen:
+                seen.add(path)
+                yield path
+
+
+def _split(target: Any, writer: Writer, paths: List[str]) -> None:
+    """Give a writer folders, if names in one folder are not enough."""
+
+    def name(path: str) -> str:
+        return path if writer.keeps_suffix else osp.splitext(path)[0]
+
+    if len({name(osp.basename(path)) for path in paths}) == len(paths):
+        return
+    root = osp.commonpath([osp.dirname(path) for path in paths])
+    relative = {path: osp.relpath(path, root) for path in paths}
+    _refuse_doubles(paths, lambda path: name(relative[path]), f'{type(target).__name__}.{writer.attribute}')
+    original = getattr(target, writer.method)
+    state: Dict[str, int] = defaultdict(int)
+
+    @functools.wraps(original)
+    def write(*args: Any, **kwargs: Any) -> None:
+        folder = getattr(target, writer.attribute)
+        try:
+            for path in writer.alone(original, (*args, *kwargs.values()), state):
+                below = osp.join(folder, osp.dirname(relative.get(path, '') if path else ''))
+                os.makedirs(below, exist_ok=True)
+                setattr(target, writer.attribute, below)
+        finally:
+            setattr(target, writer.attribute, folder)
+
+    setattr(target, writer.method, write)
+
+
+def _refuse_doubles(paths: Iterable[str], name: Callable[[str], str], writer: str) -> None:
+    first: Dict[str, str] = {}
+    for path in paths:
+        other = first.setdefault(name(path), path)
+        if other != path:
+            raise ConfigError(
+                f'{writer} writes one file an image, named after it without its suffix, so {path} would overwrite the '
+                f'file of {other}: give them different names, or test them one folder at a time'
+            )
