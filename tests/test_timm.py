@@ -353,3 +353,24 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert 'timm is not installed' in done.stdout and 'fcvit_mm[timm]' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize('name', ['fcvit_tiny', 'attnscale_vit_small_12'])
+@torch.no_grad()
+def test_scripted_and_traced_by_fx(name):
+    model = timm.create_model(name, num_classes=3).eval()
+    scripted, traced = torch.jit.script(model), torch.fx.symbolic_trace(model)
+    for size in ((64, 64), (96, 48)):
+        x = torch.randn(1, 3, *size)
+        torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match=r'scripted for inference alone: call eval\(\) first'):
+        torch.jit.script(model.train())
+
+
+def test_output_stride():
+    model = timm.create_model('fcvit_tiny', features_only=True, output_stride=8)
+    assert model.feature_info.reduction() == [4, 8, 8, 8]
+    assert [tuple(y.shape[2:]) for y in model(torch.randn(1, 3, 32, 32))] == [(8, 8), (4, 4), (4, 4), (4, 4)]
+    with pytest.raises(ValueError, match='output_stride=16: ViT cannot be dilated'):
+        timm.create_model('attnscale_vit_small_12', output_stride=16)
