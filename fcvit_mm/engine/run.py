@@ -28,9 +28,10 @@ Step = Callable[[Config], None]
 def keep_seed(cfg: Config) -> None:
     """Resume with the seed that the run has had: MMEngine restores it when the data is already shuffled."""
     randomness = cfg.get('randomness') or {}
-    if not (cfg.get('resume') and cfg.get('load_from')):
+    path, own = cfg.get('load_from'), randomness.get('seed')
+    if not cfg.get('resume') or not path or own is not None and '://' in path:
         return
-    seed, own = read_checkpoint(cfg.load_from).get('meta', {}).get('seed'), randomness.get('seed')
+    seed = read_checkpoint(path).get('meta', {}).get('seed')
     if seed is None or seed == own:
         return
     if own is not None:

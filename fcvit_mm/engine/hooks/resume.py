@@ -192,6 +192,14 @@ ORDER = {
 PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg', 'fcvit_mm')
 
 
+def _length(thing: Any) -> Optional[int]:
+    """Return the length of a loader or data set; ``None`` of one that is a stream."""
+    try:
+        return len(thing)
+    except TypeError:
+        return None
+
+
 def describe(runner: Any) -> Dict[str, Any]:
     """Return what a resumed run depends on, in values that a checkpoint keeps."""
     loop = runner.train_loop
@@ -207,8 +215,8 @@ def describe(runner: Any) -> Dict[str, Any]:
         length=loop.max_iters if by_iter else loop.max_epochs,
         processes=get_world_size(),
         batch_size=getattr(batches, 'batch_size', None),
-        batches=len(loader),
-        samples=len(loader.dataset),
+        batches=_length(loader),
+        samples=_length(loader.dataset),
         sampler=type(sampler).__name__,
         shuffle=getattr(sampler, 'shuffle', None),
         sampler_seed=getattr(sampler, 'seed', None),
@@ -314,7 +322,7 @@ class ResumableHook(Hook):
         by_iter = isinstance(loop, IterBasedTrainLoop)
         batches = loop.dataloader.batch_sampler
         resumable = isinstance(batches, ResumableBatchSampler)
-        per_pass = len(loop.dataloader)
+        per_pass = self.today['batches']
         own = (self.today['processes'], self.today['batch_size'])
         if before is not None:
             self.number, self.parts = before['pass'], [Part(*part) for part in before['parts']]
