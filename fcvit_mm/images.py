@@ -83,7 +83,8 @@ class ImageReader:
         if pixels is None:
             raise ImageError(
                 image_problem(path)
-                or f'{path} is not decoded by OpenCV, which training reads images with: convert it to PNG or JPEG'
+                or f'{path} is not decoded by OpenCV, which training reads images with: convert it to PNG or JPEG, or load '
+                'it with LoadImageFromFile(imdecode_backend="tifffile") or LoadImageFromNpyFile'
             )
         return swap_channels(pixels)
 
@@ -411,14 +412,17 @@ def ends_completely(path: PathLike) -> bool:
 
 
 def _tiff_ends_completely(path: PathLike, size: int) -> bool:
-    """Check the places of a TIFF's first image; without tifffile that is left to the decoders."""
+    """Check the places of a TIFF's images; without tifffile that is left to the decoders."""
     try:
         import tifffile
     except ImportError:
         return True
     with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        return all(start + count <= size for start, count in zip(page.dataoffsets, page.databytecounts))
+        series = file.series[0]
+        if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
+            return False
+        ends = [start + count for page in file.pages for start, count in zip(page.dataoffsets, page.databytecounts)]
+        return max(ends) <= size
 
 
 def truncation_problem(path: PathLike) -> Optional[str]:
@@ -444,26 +448,24 @@ def image_size(path: PathLike) -> Tuple[int, int]:
     if head.startswith(NPY):
         height, width = np.load(path, mmap_mode='r').shape[:2]
         return width, height
-    try:
-        with open_image(path) as image:
-            width, height = image.size
-            return (height, width) if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else (width, height)
-    except OSError:
-        if not head.startswith(TIFF):
-            raise
-        import cv2
+    shape = _tiff_shape(path) if head.startswith(TIFF) else ()
+    if len(shape) == 3 and shape[2] < min(shape[:2]):  # of many bands, which Pillow refuses or takes for pages
+        return shape[1], shape[0]
+    with open_image(path) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else (width, height)
 
-        # Kinds of TIFF that Pillow does not know; OpenCV has no reader of headers.
-        try:
-            import tifffile
-        except ImportError:
-            pixels = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
-            if pixels is None:
-                raise
-            return pixels.shape[1], pixels.shape[0]
-        with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages.first
-            return page.imagewidth, page.imagelength
+
+def _tiff_shape(path: PathLike) -> Tuple[int, ...]:
+    """Return the shape of the array that tifffile reads; empty without tifffile, or if it reads none."""
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            return tuple(file.series[0].shape)
+    except Exception:
+        # Broad, because corrupt bytes make decoders fail in any way there is.
+        return ()
 
 
 def read_labels(path: PathLike) -> List[int]:

@@ -3,6 +3,10 @@
 import struct
 import zlib
 
+import cv2
+import numpy as np
+import pytest
+
 
 def write_bomb(path, width, height):
     """A PNG of a few bytes that says it is enormous."""
@@ -14,3 +18,50 @@ def write_bomb(path, width, height):
     path.write_bytes(
         b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b'')
     )
+
+
+SEGMENTOR = """
+default_scope = 'mmseg'
+custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
+model = dict(
+    type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor', mean=[0.5], std=[2.0], size_divisor=32),
+    backbone=dict(
+        type='FCViT', arch=dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8), mlp_ratios=(2, 2, 2, 2)),
+        kernel_sizes=(5, ), in_channels={channels}, out_indices=(0, )),
+    decode_head=dict(
+        type='FCNHead', in_channels=8, channels=8, num_classes=3, num_convs=1,
+        loss_decode=dict(type='CrossEntropyLoss')),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+test_dataloader = dict(dataset=dict(type='BaseSegDataset', metainfo=dict(classes=('a', 'b', 'c')), pipeline=[
+    {load}, dict(type='Resize', scale=(96, 64), keep_ratio=True), dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs')]))
+test_evaluator = dict(type='IoUMetric')
+visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='segmentor')
+"""
+TIFF = "dict(type='LoadImageFromFile', imdecode_backend='tifffile', color_type='unchanged', to_float32=True)"
+#: Channels, values and the step that loads them.
+LOADERS = {
+    'grey.jpg': (1, np.uint8, "dict(type='LoadImageFromFile', color_type='grayscale')"),
+    'rgba.png': (4, np.uint8, "dict(type='LoadImageFromFile', color_type='unchanged', backend_args=dict(backend='x'))"),
+    'grey16.png': (1, np.uint16, "dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)"),
+    'bands8.tif': (8, np.float32, TIFF),
+    'bands13.tiff': (13, np.uint16, TIFF),
+    'array25.npy': (25, np.float32, "dict(type='LoadImageFromNpyFile', to_float32=True)"),
+}
+
+
+def write_segmentor(folder, name):
+    """Write an image of 40x60 pixels, and the config of a segmentor that is tested on such; return their paths."""
+    channels, dtype, load = LOADERS[name]
+    rng = np.random.default_rng(0)
+    pixels = rng.random((40, 60, channels), np.float32)
+    pixels = pixels if dtype == np.float32 else (pixels * np.iinfo(dtype).max).astype(dtype)
+    path = folder / name
+    if path.suffix == '.npy':
+        np.save(path, pixels)
+    elif path.suffix in ('.tif', '.tiff'):
+        pytest.importorskip('tifffile').imwrite(path, pixels, photometric='minisblack')
+    else:
+        cv2.imwrite(str(path), pixels)
+    (folder / 'segmentor.py').write_text(SEGMENTOR.format(channels=channels, load=load))
+    return str(path), str(folder / 'segmentor.py')

@@ -13,6 +13,9 @@ from PIL import Image
 from fcvit_mm.images import (
     EXIF_ORIENTATION,
     ImageError,
+    ImageReader,
+    allow_large_images,
+    display,
     find_images,
     find_inputs,
     image_problem,
@@ -73,6 +76,120 @@ def test_bytes_after_the_image_are_allowed(photo):
     assert truncation_problem(photo) is None and image_problem(photo) is None
 
 
+def ramp(dtype=np.uint16):
+    """From 0 to the largest value along 256 columns."""
+    return np.tile(np.linspace(0, np.iinfo(dtype).max, 256).astype(dtype), (64, 1))
+
+
+def write_tiff(path, pixels, **options):
+    pytest.importorskip('tifffile').imwrite(path, pixels, **options)
+
+
+def write_kind(path, kind):
+    """Write an image of 256x64 pixels of some kind."""
+    rgb = np.dstack([ramp(), ramp()[:, ::-1], np.full_like(ramp(), 20000)])
+    rng = np.random.default_rng(0)
+    if kind == 'cmyk':
+        Image.fromarray((rgb >> 8).astype(np.uint8)).convert('CMYK').save(path)
+    elif kind == 'bands':
+        write_tiff(path, rng.random((64, 256, 8), dtype=np.float32), photometric='minisblack')
+    elif kind == 'compressed bands':
+        bands = rng.integers(0, 65535, (64, 256, 13), dtype=np.uint16)
+        write_tiff(path, bands, photometric='minisblack', compression='zlib')
+    elif kind == 'array':
+        np.save(path, rng.random((64, 256, 25), dtype=np.float32))
+    else:
+        rgba = (np.dstack([rgb, ramp()]) >> 8).astype(np.uint8)
+        cv2.imwrite(str(path), {'grey16': ramp(), 'rgb16': rgb, 'rgba': rgba}[kind])
+
+
+KINDS = [
+    ('grey16', 'png'),
+    ('grey16', 'tif'),
+    ('rgb16', 'png'),
+    ('rgb16', 'tif'),
+    ('rgba', 'png'),
+    ('cmyk', 'jpg'),
+    ('rgba', 'webp'),
+    ('rgba', 'bmp'),
+    ('grey16', 'pgm'),
+    ('bands', 'tif'),
+    ('compressed bands', 'tif'),
+    ('array', 'npy'),
+]
+
+
+@pytest.mark.parametrize('kind, suffix', KINDS)
+def test_images_of_any_kind_are_checked(kind, suffix, tmp_path):
+    path = tmp_path / f'image.{suffix}'
+    write_kind(path, kind)
+    assert image_problem(path) is None and truncation_problem(path) is None and image_size(path) == (256, 64)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    for problem in (image_problem(path), truncation_problem(path)):
+        assert f'{path} does not decode' in problem
+    with pytest.raises(ImageError, match='does not decode'):
+        read_image(path)
+
+
+@pytest.mark.parametrize('kind, suffix', KINDS[:7])
+def test_images_are_read_as_opencv_reads_them(kind, suffix, tmp_path):
+    path = tmp_path / f'image.{suffix}'
+    write_kind(path, kind)
+    expected = cv2.imread(str(path))
+    assert np.ptp(expected) > 200
+    np.testing.assert_array_equal(read_image(path), expected[..., ::-1])
+
+
+def test_problems_are_those_of_what_loads_an_image(tmp_path):
+    from mmcv.transforms import LoadImageFromFile
+
+    path = tmp_path / 'bands.tif'
+    write_kind(path, 'bands')
+    read = ImageReader(LoadImageFromFile(color_type='unchanged', imdecode_backend='tifffile'))
+    assert image_problem(path, read) is None and read(path).shape == (64, 256, 8)
+    (tmp_path / 'text.tif').write_text('not an image')
+    assert 'text.tif does not decode' in image_problem(tmp_path / 'text.tif', read)
+    # Complete, and not of the kind that the steps load.
+    np.save(tmp_path / 'array.npy', np.zeros((4, 5, 3), np.float32))
+    assert image_problem(tmp_path / 'array.npy') is None
+    assert 'array.npy does not decode' in image_problem(tmp_path / 'array.npy', read)
+    with pytest.raises(ImageError, match='array.npy is not read by the loading steps of the config'):
+        read(tmp_path / 'array.npy')
+
+
+def test_any_image_is_shown():
+    grey, bands = np.full((4, 5), 7, np.uint8), np.zeros((4, 5, 8), np.float32)
+    bands[..., 0], bands[0, 0, 2] = 0.5, 1
+    assert (display(grey) == 7).all() and display(grey).shape == (4, 5, 3)
+    shown = display(bands)
+    assert shown.dtype == np.uint8 and shown[1, 1].tolist() == [0, 0, 128] and shown[0, 0].tolist() == [255, 0, 128]
+    # Values of 8 bits stay, as float32 too.
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    np.testing.assert_array_equal(display(rgb), rgb)
+    np.testing.assert_array_equal(display(rgb.astype(np.float32)), rgb)
+
+
+@pytest.mark.filterwarnings('error')
+def test_large_images_are_the_users_own(tmp_path, monkeypatch):
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.new('1', (13500, 13500), 1).save(tmp_path / 'large.png')
+    assert truncation_problem(tmp_path / 'large.png') is None
+    assert image_size(tmp_path / 'large.png') == (13500, 13500) and limit == Image.MAX_IMAGE_PIXELS
+    # What decodes all pixels is asked of a small image and a small limit.
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    Image.new('L', (30, 20), 3).save(tmp_path / 'small.png')
+    assert image_problem(tmp_path / 'small.png') is None and read_labels(tmp_path / 'small.png') == [3]
+    assert read_image(tmp_path / 'small.png').shape == (20, 30, 3) and Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / 'small.png')
+    allow_large_images()
+    with Image.open(tmp_path / 'small.png') as image:
+        assert image.size == (30, 20)
+    with pytest.raises(ImageError, match='has 30x20 pixels, expected at most'):
+        read_untrusted_image(tmp_path / 'small.png', 'small.png', 2**20, 500)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Images in two folders, one of them hidden, and other files."""
@@ -92,6 +209,11 @@ def test_images_are_found(folder):
     assert find_images(folder / 'a.jpg') == [str(folder / 'a.jpg')]
     assert find_inputs(folder) == (find_images(folder), None)
     assert find_inputs(folder / 'a.jpg') == ([str(folder / 'a.jpg')], None)
+    (folder / 'x.npy').touch()
+    assert names(find_images(folder / 'x.npy')) == ['x.npy'] and 'x.npy' not in names(find_images(folder))
+    (folder / 'arrays').mkdir()
+    (folder / 'arrays' / 'y.npy').touch()
+    assert names(find_images(folder / 'arrays')) == ['arrays/y.npy']
     (folder / 'v.mp4').touch()
     assert find_inputs(folder / 'v.mp4') == ([], str(folder / 'v.mp4'))
 

@@ -3,8 +3,12 @@
 import cv2
 import numpy as np
 import pytest
+import torch
+from image_files import write_segmentor
 
-from fcvit_mm.apis.draw import draw_images, draw_video
+from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
+from fcvit_mm.apis.load import image_reader, load_network
+from fcvit_mm.engine.config import load_config
 from fcvit_mm.images import ImageError, find_inputs
 
 
@@ -60,3 +64,19 @@ def test_videos_that_cannot_be_drawn_on(tmp_path):
     with pytest.raises(ImageError, match=r'v.mp4 \(100 bytes\) has no frame that decodes'):
         draw_video(lambda image: image, str(video), str(tmp_path / 'out'))
     assert not list((tmp_path / 'out').iterdir())
+
+
+@pytest.mark.parametrize('name', ['grey.jpg', 'rgba.png', 'bands8.tif', 'array25.npy'])
+def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path):
+    pytest.importorskip('mmseg')
+    path, config = write_segmentor(tmp_path, name)
+    meta = dict(dataset_meta=dict(classes=('a', 'b', 'c'), palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]]))
+    torch.save(dict(state_dict=load_network(config).model.state_dict(), meta=meta), tmp_path / 'a.pth')
+    cfg = load_config(config)
+    read, draw = image_reader(cfg), build_drawer(cfg, str(tmp_path / 'a.pth'), 'cpu')
+    written, problems = draw_images(draw, [path], str(tmp_path / 'out'), read)
+    assert not problems and cv2.imread(written[0]).shape == (40, 60, 3) and np.ptp(cv2.imread(written[0])) > 100
+    if name != 'grey.jpg':
+        cv2.imwrite(str(tmp_path / 'colours.png'), np.zeros((40, 60, 3), np.uint8))
+        _, problems = draw_images(draw, [str(tmp_path / 'colours.png')], str(tmp_path / 'out'), read)
+        assert len(problems) == 1 and 'colours.png' in problems[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from harness import ROOT
+from image_files import LOADERS, write_segmentor
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
@@ -136,3 +137,41 @@ def test_random_weights_are_the_same_each_time():
     first, second = (load_network('timm:vit_tiny_patch16_224', options=dict(img_size=32, depth=1)) for _ in range(2))
     assert all(map(torch.equal, first.model.parameters(), second.model.parameters()))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize('name', LOADERS)
+def test_images_of_any_channels_reach_the_network_as_in_its_test(name, tmp_path):
+    pytest.importorskip('mmseg')
+    path, config = write_segmentor(tmp_path, name)
+    network = load_network(config)
+    channels = LOADERS[name][0]
+    prepared = network.prepare(path)
+    steps = load_config(config).test_dataloader.dataset.pipeline
+    steps[0].pop('backend_args', None)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        packed = Compose([step for step in steps if step['type'] != 'LoadAnnotations'])(dict(img_path=path))
+    samples = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+    torch.testing.assert_close(prepared.image, network.model.data_preprocessor(samples, False)['inputs'])
+    assert prepared.image.shape == (1, channels, 64, 96) and network.in_channels == channels
+    assert prepared.pixels.shape == (64, 96, 3) and prepared.pixels.dtype == np.uint8 and np.ptp(prepared.pixels) > 200
+    # What was read gives the same as its file, and every size can be wanted.
+    torch.testing.assert_close(network.prepare(network.read(path)).image, prepared.image)
+    assert network.prepare(path, (32, 64)).image.shape == (1, channels, 32, 64)
+    colours = np.zeros((40, 60, 3), np.uint8)
+    if name == 'grey.jpg':
+        assert network.prepare(colours).image.shape == (1, 1, 64, 96)
+    else:
+        with pytest.raises(NetworkError, match=f'the image has 3 channels, but the network takes {channels}'):
+            network.prepare(colours)
+
+
+@pytest.mark.parametrize('name', ['bands8.tif', 'array25.npy'])
+def test_images_that_the_loading_steps_do_not_read(name, tmp_path, image_file):
+    pytest.importorskip('mmseg')
+    path, config = write_segmentor(tmp_path, name)
+    network = load_network(config)
+    Path(path).write_bytes(Path(path).read_bytes()[:2000])
+    with pytest.raises(ImageError, match=f'{name} does not decode'):
+        network.prepare(path)
+    with pytest.raises((ImageError, NetworkError), match='image.png (is not read by the loading steps|has 3 channels)'):
+        network.prepare(image_file)
