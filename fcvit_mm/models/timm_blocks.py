@@ -176,7 +176,8 @@ class ClassAttentionBlock(LayerScaleBlockClassAttn):
 
     def __init__(self, channels: int, num_heads: int, layer_scale_init_value: float) -> None:
         super().__init__(channels, num_heads, qkv_bias=True, norm_layer=LayerNorm, init_values=layer_scale_init_value)
-        self.attn.fused_attn = False  # which goes past the dropout's module; one query is cheap
+        # The fused one goes past the dropout's module; one query is cheap.
+        setattr(self.attn, 'fused_attn', False)  # noqa: B010
 
 
 class AttnScaleWindowAttention(WindowAttention):

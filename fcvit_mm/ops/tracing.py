@@ -67,5 +67,6 @@ def assume_constant(function: F) -> F:
 def call(module: torch.nn.Module, x: Any) -> Any:
     """Return ``module(x)``; under ``torch.fx``, record it as one node, whose inside depends on the input's size."""
     if isinstance(x, Proxy):
-        return x.tracer.create_proxy('call_module', x.tracer.path_of_module(module), (x,), {})
+        tracer: Any = x.tracer
+        return tracer.create_proxy('call_module', tracer.path_of_module(module), (x,), {})
     return module(x)
