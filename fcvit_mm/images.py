@@ -83,8 +83,8 @@ class ImageReader:
         if pixels is None:
             raise ImageError(
                 image_problem(path)
-                or f'{path} is not decoded by OpenCV, which training reads images with: convert it to PNG or JPEG, or load '
-                'it with LoadImageFromFile(imdecode_backend="tifffile") or LoadImageFromNpyFile'
+                or f'{path} is not decoded by OpenCV, which training reads images with: convert it to PNG or JPEG, or '
+                'load it with LoadImageFromFile(imdecode_backend="tifffile") or LoadImageFromNpyFile'
             )
         return swap_channels(pixels)
 
