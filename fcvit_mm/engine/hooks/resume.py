@@ -274,7 +274,7 @@ class ResumableHook(Hook):
         before = meta.get(RUN)
         if before is None:
             self._log(
-                'The checkpoint does not say in which batches and on how many processes it was trained (it was written '
+                'the checkpoint does not say in which batches and on how many processes it was trained (it was written '
                 'by MMEngine alone or an older version): taken to be as today'
             )
         else:
@@ -291,8 +291,8 @@ class ResumableHook(Hook):
         )
         if changed:
             self._log(
-                'The config differs from that of the checkpoint and is followed, its schedules as if they had been so '
-                f'from the beginning: {"; ".join(changed)}'
+                'schedules or settings of the optimizer are others than those of the checkpoint. The config is followed, '
+                f'as if it had been so from the beginning: {"; ".join(changed)}'
             )
         self._report(loop, meta, before, bool(changed), runner)
 
