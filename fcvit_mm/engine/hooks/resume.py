@@ -291,8 +291,8 @@ class ResumableHook(Hook):
         )
         if changed:
             self._log(
-                'schedules or settings of the optimizer are others than in the checkpoint. The config is followed, as if '
-                f'it had been so from the beginning: {"; ".join(changed)}'
+                'schedules or settings of the optimizer are others than in the checkpoint. The config is followed, '
+                f'as if it had been so from the beginning: {"; ".join(changed)}'
             )
         self._report(loop, meta, before, bool(changed), runner)
 
