@@ -2,13 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 from PIL import Image
 
 from fcvit_mm.apis.load import Network, Prepared
+from fcvit_mm.images import read_image
 
 NAMES = ('daisy', 'dandelion', 'rose')
 
@@ -25,8 +25,9 @@ class Toy(nn.Module):
         return self.head(self.blocks[0](x).mean((2, 3)))
 
 
-def prepare(image, size=None):
-    return Prepared(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] / 255, image)
+def prepare(path, size=None):
+    image = read_image(path)
+    return Prepared(torch.from_numpy(image).permute(2, 0, 1)[None] / 255, image)
 
 
 def test_files_and_numbers(tmp_path, command, image_folder, monkeypatch, capsys):
