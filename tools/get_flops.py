@@ -46,9 +46,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     found = measure(load_config(args.config, args.cfg_options), args.shape or ())
-    print(
-        f'{args.config}, input {found.channels}x{found.shape[0]}x{found.shape[1]}\n\n{format_table(found)}\n\n{CONVENTION}'
-    )
+    size = f'{found.channels}x{found.shape[0]}x{found.shape[1]}'
+    print(f'{args.config}, input {size}\n\n{format_table(found)}\n\n{CONVENTION}')
     if any(part.name.endswith('roi_head') for part in found.parts):
         print('The RoI heads were counted on the proposals that random weights gave, masks on as many as are detected.')
     if any(part.name == 'auxiliary_head' for part in found.parts):
