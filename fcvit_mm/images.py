@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
@@ -134,9 +133,7 @@ def display(pixels: np.ndarray) -> np.ndarray:
     """
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels not in (1, 3):
-        _say_once(
-            f'Images have {channels} channels: {"the first three are" if channels > 3 else "the first is"} shown.'
-        )
+        say_once(f'Images have {channels} channels: {"the first three are" if channels > 3 else "the first is"} shown.')
     if channels > 3:
         pixels = pixels[..., 2::-1]
     elif channels < 3:
@@ -150,8 +147,24 @@ def display(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def reduce_image(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply an image's height and width by ``factor``; one of at least 1 returns the image as it is."""
+    import cv2
+
+    if factor >= 1:
+        return pixels
+    height, width = (max(1, round(length * factor)) for length in pixels.shape[:2])
+    # OpenCV resizes no integers of 32 bits, and at most 4 channels.
+    pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    if pixels.ndim == 2 or pixels.shape[2] <= 4:
+        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    channels = np.moveaxis(pixels, 2, 0)
+    return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA) for each in channels], 2)
+
+
 @lru_cache(maxsize=None)
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
+    """Log a line the first time that it is asked for."""
     print_log(text, logger='current', level=logging.INFO)
 
 
@@ -165,14 +178,14 @@ def allow_large_images() -> None:
     Image.MAX_IMAGE_PIXELS = None
 
 
-def open_image(path: PathLike) -> 'Image.Image':
-    """Open an image of the user's own with Pillow, however large; it is decoded when it is used."""
+def open_image(path: PathLike, formats: Optional[Tuple[str, ...]] = None) -> 'Image.Image':
+    """Open an image with Pillow, however large, if it is of one of some kinds; it is decoded when it is used."""
     from PIL import Image
 
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(path, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -195,8 +208,6 @@ def read_untrusted_image(
     Raises:
         ImageError: Too large, truncated, or no image of a kind in :data:`FORMATS`.
     """
-    from PIL import Image
-
     size = os.path.getsize(path)
     if size > max_bytes:
         raise ImageError(
@@ -205,22 +216,21 @@ def read_untrusted_image(
     if not size:
         raise ImageError(f'{name} is empty.')
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # Pillow's own, lower limit
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height <= max_pixels:
-                    image.load()
-    except Image.DecompressionBombError:
-        raise ImageError(
-            f'{name} decodes to far more than the {max_pixels / 1e6:.0f} million pixels that are accepted.'
-        ) from None
+        # Without Pillow's own limit, which may be lifted or not.
+        with open_image(path, FORMATS) as image:
+            width, height = image.size
+            if width * height <= max_pixels:
+                image.load()
     except Exception as error:
         # Broad, because corrupt bytes make decoders fail in any way there is.
         raise ImageError(
             f'{name} does not open as an image: it is corrupt, truncated, or of another kind than '
             f'{", ".join(FORMATS[:-1])} and {FORMATS[-1]}.'
         ) from error
+    if width * height > 10 * max_pixels:
+        raise ImageError(
+            f'{name} decodes to far more than the {max_pixels / 1e6:.0f} million pixels that are accepted.'
+        )
     if width * height > max_pixels:
         raise ImageError(
             f'{name} has {width}x{height} pixels, expected at most {max_pixels / 1e6:.0f} million. Save it smaller.'

@@ -11,9 +11,11 @@ from mmengine.registry import DefaultScope
 from ..checkpoints import check_fits
 from ..engine.config import adapt_to_machine, leaf_datasets, set_pretrained, task_of
 from ..files import atomic_path, write_atomic
-from ..images import ImageError, display, read_image, swap_channels
+from ..images import ImageError, display, read_image, reduce_image, say_once, swap_channels
 from .load import NetworkError, check_channels, image_reader, input_channels, read_trained, split_pipeline
 
+#: Larger images are reduced to so many pixels: a library draws in more than 100 bytes for each.
+MAX_PIXELS = 50_000_000
 #: From an image, as a loading step gives it, to the drawn one, ``(H, W, 3)`` uint8 in OpenCV's order (BGR).
 Drawer = Callable[[np.ndarray], np.ndarray]
 
@@ -60,6 +62,10 @@ def build_drawer(
 
     def draw(image: np.ndarray) -> np.ndarray:
         image = swap_channels(check_channels(reader.convert(swap_channels(image)), channels))
+        factor = (MAX_PIXELS / (image.shape[0] * image.shape[1])) ** 0.5
+        if factor < 1:
+            say_once(f'Images of more than {MAX_PIXELS / 1e6:.0f} million pixels are reduced to that to be drawn on.')
+            image = reduce_image(image, factor)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             return draw_in_scope(image)
 

@@ -17,7 +17,7 @@ from ..apis.draw import Drawer, build_drawer
 from ..apis.load import image_reader, load_network
 from ..engine.config import load_config
 from ..errors import UserError
-from ..images import ImageReader, swap_channels
+from ..images import ImageReader, reduce_image, swap_channels
 
 #: Larger images are reduced to this side before the prediction: what detectors are tested at.
 MAX_SIDE = 1333
@@ -198,15 +198,4 @@ def draw_similarity(found: Similarity, title: str) -> List[Tuple[np.ndarray, str
 
 def shrink(pixels: np.ndarray, side: int = MAX_SIDE) -> np.ndarray:
     """Reduce an image so that its longer side is at most ``side``; a smaller one is returned as it is."""
-    import cv2
-
-    factor = side / max(pixels.shape[:2])
-    if factor >= 1:
-        return pixels
-    height, width = (max(1, round(length * factor)) for length in pixels.shape[:2])
-    # OpenCV resizes no integers of 32 bits, and at most 4 channels.
-    pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
-    if pixels.ndim == 2 or pixels.shape[2] <= 4:
-        return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    channels = np.moveaxis(pixels, 2, 0)
-    return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA) for each in channels], 2)
+    return reduce_image(pixels, side / max(pixels.shape[:2]))

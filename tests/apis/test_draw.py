@@ -67,7 +67,7 @@ def test_videos_that_cannot_be_drawn_on(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['grey.jpg', 'rgba.png', 'bands8.tif', 'array25.npy'])
-def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path):
+def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path, monkeypatch):
     pytest.importorskip('mmseg')
     path, config = write_segmentor(tmp_path, name)
     meta = dict(dataset_meta=dict(classes=('a', 'b', 'c'), palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]]))
@@ -76,6 +76,9 @@ def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path):
     read, draw = image_reader(cfg), build_drawer(cfg, str(tmp_path / 'a.pth'), 'cpu')
     written, problems = draw_images(draw, [path], str(tmp_path / 'out'), read)
     assert not problems and cv2.imread(written[0]).shape == (40, 60, 3) and np.ptp(cv2.imread(written[0])) > 100
+    monkeypatch.setattr('fcvit_mm.apis.draw.MAX_PIXELS', 600)
+    written, _ = draw_images(draw, [path], str(tmp_path / 'out'), read)
+    assert cv2.imread(written[0]).shape == (20, 30, 3)
     if name != 'grey.jpg':
         cv2.imwrite(str(tmp_path / 'colours.png'), np.zeros((40, 60, 3), np.uint8))
         _, problems = draw_images(draw, [str(tmp_path / 'colours.png')], str(tmp_path / 'out'), read)
