@@ -15,7 +15,7 @@ BY_NAME = ('CityscapesMetric', 'CityScapesMetric', 'CocoPanopticMetric')
 
 
 class Writer(NamedTuple):
-    """What writes a file for each image, named after it.
+    """A metric or hook that writes a file for each image, named after it.
 
     Attributes:
         attribute (str): Where it keeps its folder.

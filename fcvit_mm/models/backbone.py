@@ -13,6 +13,7 @@ from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import native
+from ..ops.conditions import tell_flop_counter
 from ..ops.tracing import call, is_exporting, is_transformed, records_any_size
 from .layers import check_image_batch
 from .published_names import PublishedNames
@@ -196,7 +197,8 @@ class Backbone(BaseModule):
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(init_cfg)
-        native.available()  # loads the kernels' operators: PyTorch's counter knows those that exist when it is made
+        native.available()  # loads the kernels' operators, which the counter is told of
+        tell_flop_counter()
         self.in_channels = in_channels
         self.out_indices = normalize_indices(out_indices, len(channels))
         self.num_stages = self.out_indices[-1] + 1

@@ -22,7 +22,7 @@ class Conv2d(nn.Conv2d):
 
     @property
     def keeps_size(self) -> bool:
-        """Whether its padding is that of an undilated kernel of odd size, stride 1."""
+        """``True`` if its padding is that of an undilated kernel of odd size, stride 1."""
         return (
             self.stride == self.dilation == (1, 1)
             and self.padding == tuple(size // 2 for size in self.kernel_size)

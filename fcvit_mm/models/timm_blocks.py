@@ -325,7 +325,7 @@ def rolled(x: Tensor, shift: Sequence[Union[int, Tensor]]) -> Tensor:
 def shift_mask(
     size: Sequence[int], window: Tuple[int, int], shift: Sequence[Union[int, Tensor]], like: Tensor
 ) -> Tensor:
-    """What a shifted map's windows add to the attention: -100 between tokens that are no neighbours.
+    """Return what a shifted map's windows add to the attention: -100 between tokens that are no neighbours.
 
     Args:
         size (Sequence[int]): Height and width, multiples of the window's.

@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -58,15 +58,26 @@ def in_float32(op: Operation) -> Callable[..., Tensor]:
 def register_flops(depthwise: Any) -> None:
     """Tell ``torch.utils.flop_counter`` what a depth-wise convolution costs: two for each value and tap.
 
+    The counter is told by :func:`tell_flop_counter`: it imports Triton, which ``import fcvit_mm`` must not.
+
     Args:
         depthwise (OpOverloadPacket): An operator that takes a map, and kernels ``(C, 1, k, k)``.
     """
+    _counted.append(depthwise)
+
+
+_counted: List[Any] = []
+
+
+def tell_flop_counter() -> None:
+    """Register the formulas with PyTorch's counter: it knows those that exist when it is made."""
     try:
         from torch.utils.flop_counter import flop_registry, register_flop_formula
     except ImportError:  # before torch 2.2
         return
-    if depthwise not in flop_registry:
-        register_flop_formula(depthwise)(_depthwise_flops)
+    for depthwise in _counted:
+        if depthwise not in flop_registry:
+            register_flop_formula(depthwise)(_depthwise_flops)
 
 
 def _depthwise_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, **__: Any) -> int:

@@ -57,8 +57,9 @@ def use_ops(mode: str) -> Iterator[None]:
         ValueError: Another mode.
 
     Example:
+        >>> import torch, fcvit_mm
         >>> with fcvit_mm.ops.use_ops('reference'):
-        ...     expected = model(images)
+        ...     expected = fcvit_mm.ops.channel_means(torch.rand(1, 3, 4, 4))
     """
     global _mode
     before, _mode = _mode, _check_mode(mode, 'mode', stacklevel=4)
