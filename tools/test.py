@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows each')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, as the config describes it')
+    parser.add_argument('--no-preflight', action='store_true', help='do not check data and evaluators before the start')
     add_config_options(parser, 'test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
@@ -43,7 +44,7 @@ def main() -> None:
         enable_visualization(cfg, args.show_dir, args.show, args.wait_time)
     if args.out:
         dump_predictions(cfg, args.out)
-    if is_first_here():
+    if is_first_here() and not args.no_preflight:
         check_testing(cfg, args.checkpoint)
     if args.tta:
         enable_tta(cfg)

@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='multiply the learning rate by the batch size of all processes over the base batch size of the config',
     )
+    parser.add_argument('--no-preflight', action='store_true', help='do not check data and evaluators before the start')
     add_config_options(
         parser,
         'model.head.num_classes=5, key="[a,b]" or key=a,b for a list. pretrained=PATH is the checkpoint that the '
@@ -50,7 +51,7 @@ def main() -> None:
     if args.resume is not None:
         request_resume(cfg, args.resume)
     select_resume_point(cfg)
-    if is_first_here():
+    if is_first_here() and not args.no_preflight:
         check_training(cfg)
     train(cfg)
 

@@ -6,20 +6,29 @@ import os.path as osp
 import random
 import shutil
 import time
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 
 from ..apis.load import read_trained
 from ..checkpoints import CheckpointError, check_finite, read_checkpoint
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError, origin
-from ..images import image_problem, image_size, list_images, read_labels, truncation_problem
+from ..images import (
+    image_problem,
+    image_size,
+    list_images,
+    open_image,
+    read_labels,
+    sample_of,
+    truncation_problem,
+)
 from .annotations import coco_faults
+from .truth import truth_problems
 
 #: Images of each data set that are decoded before the start.
 SAMPLE_SIZE = 64
@@ -172,27 +181,64 @@ def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
     """Check the data sets behind some data loaders, and the heads that are to learn from them."""
     problems: List[str] = []
     seen: Dict[str, Sequence[str]] = {}
+    splits: Dict[str, Sequence[str]] = {}
     heads = dict(head_classes(cfg))
     for name in loaders:
         if not cfg.get(name):
             problems.append(f'the config has no {name}')
             continue
-        for dataset_cfg in leaf_datasets(cfg[name]['dataset']):
-            found, classes = dataset_problems(
+        leaves = list(leaf_datasets(cfg[name]['dataset']))
+        for dataset_cfg in leaves:
+            found, classes, dataset = dataset_problems(
                 cfg.default_scope, dataset_cfg, max(heads.values(), default=None), allowed_part(cfg, name)
             )
+            split = name.partition('_')[0]
+            if dataset is not None and not found and split != 'train' and len(leaves) == 1:
+                problems += truth_problems(cfg, split, dataset)
             problems += [f'{name}: {problem}' for problem in found]
             if classes is not None:
                 seen[name] = classes
+                if not found:
+                    splits[f'{name} ({folder_of(dataset_cfg)})'] = classes
+    differing = split_problems(splits)
+    problems += differing
     for name, names in seen.items():
         for head, number in heads.items():
-            if number != len(names):
+            if number != len(names) and not (differing and name != 'train_dataloader'):
                 problems.append(
                     f'{name}: {head}.num_classes is {number}, but the data set has {len(names)} classes '
                     f'({shorten(names)}): --cfg-options {head}.num_classes={len(names)}, or correct '
                     'metainfo.classes of the data set'
                 )
     return unique(problems)
+
+
+def folder_of(dataset_cfg: dict) -> str:
+    """Return where the config of a data set says that it is."""
+    prefix = dataset_cfg.get('data_prefix') or ''
+    parts = [dataset_cfg.get('data_root'), dataset_cfg.get('ann_file'), prefix if isinstance(prefix, str) else '']
+    return osp.join('', *filter(None, parts))
+
+
+def split_problems(splits: Dict[str, Sequence[str]]) -> List[str]:
+    """Check that all splits have the same classes in the same order: labels are their numbers."""
+    problems: List[str] = []
+    if not splits:
+        return problems
+    first, *others = splits
+    for other in others:
+        here, there = list(splits[first]), list(splits[other])
+        if here == there:
+            continue
+        lacking = [name for name in here if name not in there]
+        added = [name for name in there if name not in here]
+        texts = [f'lacks {shorten(lacking)}'] * bool(lacking) + [f'adds {shorten(added)}'] * bool(added)
+        problems.append(
+            f'{other} {" and ".join(texts) or "has another order"}: its classes are {shorten(there)}, those of '
+            f'{first} {shorten(here)}, so that the same label means different classes. Give both the same folders '
+            '(empty ones, too), or the same metainfo=dict(classes=[...])'
+        )
+    return problems
 
 
 def unique(items: List[str]) -> List[str]:
@@ -229,8 +275,8 @@ def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
 
 def dataset_problems(
     scope: str, dataset_cfg: dict, num_classes: Optional[int], allowed: float = 0.0
-) -> Tuple[List[str], Optional[tuple]]:
-    """Check one data set.
+) -> Tuple[List[str], Optional[tuple], Any]:
+    """Check one data set, by its own list of data and its own loading steps.
 
     Args:
         scope (str): Library that the config is for.
@@ -239,7 +285,7 @@ def dataset_problems(
         allowed (float): Part of the images that may be corrupt; so many are a warning and no problem.
 
     Returns:
-        tuple[list[str], tuple | None]: The problems, and the names of the classes if they are known.
+        tuple: The problems; the names of the classes if they are known; the data set, if its list could be loaded.
     """
     try:
         with DefaultScope.overwrite_default_scope(scope):
@@ -247,17 +293,19 @@ def dataset_problems(
             dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True, pipeline=[]))
     except Exception as error:
         # Broad, because each data set has checks of its own.
-        return [f'{type_name(dataset_cfg)} cannot be built: {origin(error).message}'], None
+        return [f'{type_name(dataset_cfg)} cannot be built: {origin(error).message}'], None, None
     classes = getattr(dataset, 'metainfo', {}).get('classes')
     root: Any = getattr(dataset, 'data_root', None)
     ann_file: Any = getattr(dataset, 'ann_file', None)
     prefixes = {key: path for key, path in getattr(dataset, 'data_prefix', {}).items() if path}
     if any(is_url(path) for path in [root or '', ann_file or '', *prefixes.values()]):
-        return [], classes
+        return [], classes, None
     if root and not osp.isdir(root):
-        return [
-            f'data_root {osp.abspath(root)} does not exist: put the data there, or name its folder in data_root'
-        ], classes
+        return (
+            [f'data_root {osp.abspath(root)} does not exist: put the data there, or name its folder in data_root'],
+            classes,
+            None,
+        )
     problems = []
     if ann_file and not osp.isfile(ann_file):
         problems.append(f'annotation file {ann_file} does not exist: correct ann_file or complete the data set')
@@ -267,24 +315,170 @@ def dataset_problems(
                 f'folder {path} does not exist (data_prefix {key}): correct data_prefix or complete the data set'
             )
     if problems:
-        return problems, classes
+        return problems, classes, None
     if hasattr(dataset, 'COCOAPI'):
         with_masks = any(node.get('with_mask') for node in walk(dataset_cfg.get('pipeline', [])))
-        paths, found = coco_problems(dataset, ann_file, prefixes.get('img', root or ''), with_masks)
+        problems += coco_problems(dataset, ann_file, prefixes.get('img', root or ''), with_masks, allowed)
     elif hasattr(dataset, 'with_label'):
-        paths, found, classes = folder_problems(dataset, ann_file, prefixes.get('img_path', root), classes)
-    elif hasattr(dataset, 'seg_map_suffix'):
-        paths, found = segmentation_problems(dataset, ann_file, prefixes, num_classes)
+        found, classes = folder_problems(dataset, ann_file, prefixes.get('img_path', root), classes)
+        problems += found
+    if problems:
+        return problems, classes, None
+    try:
+        with DefaultScope.overwrite_default_scope(scope):
+            # What full_init does, in its steps: to compare what is left with what there was.
+            dataset.data_list = dataset.load_data_list()
+            number = len(dataset.data_list)
+            dataset.data_list = dataset.filter_data()
+    except Exception as error:
+        # Broad, because each data set has checks of its own.
+        return (
+            [
+                f'{type_name(dataset_cfg)} does not load {ann_file or shorten(prefixes.values())}: '
+                f'{origin(error).message}: correct the data or its paths'
+            ],
+            classes,
+            None,
+        )
+    if (
+        not hasattr(dataset, 'with_label')
+        and not hasattr(dataset, 'seg_map_suffix')
+        and not hasattr(dataset, 'COCOAPI')
+    ):
+        return [], classes, dataset
+    if hasattr(dataset, 'seg_map_suffix') and not hasattr(dataset, 'COCOAPI'):
+        problems += suffix_problems(dataset, ann_file, prefixes.get('img_path'))
+    problems += emptiness_problems(dataset, number, ann_file or shorten(prefixes.values()), classes)
+    if problems:
+        return problems, classes, dataset
+    read = loading_steps(scope, dataset_cfg)
+    if hasattr(dataset, 'with_label') and ann_file:
+        problems += label_problems(dataset, ann_file, classes, num_classes)
+    elif hasattr(dataset, 'seg_map_suffix') and not hasattr(dataset, 'COCOAPI'):
+        problems += segmentation_problems(dataset, prefixes, num_classes)
+    paths = [info['img_path'] for info in dataset.data_list if isinstance(info.get('img_path'), str)]
+    problems += image_problems(paths, allowed, read)
+    return problems, classes, dataset
+
+
+def loading_steps(scope: str, dataset_cfg: dict) -> Optional[Callable[[str], Any]]:
+    """Return what loads the image of a path by the first steps of a data set's pipeline; ``None`` without such."""
+    steps = [node for node in dataset_cfg.get('pipeline') or () if type_name(node).startswith('LoadImage')]
+    if not steps:
+        return None
+    try:
+        with DefaultScope.overwrite_default_scope(scope):
+            built = [TRANSFORMS.build(dict(step)) for step in steps]
+    except Exception:
+        # Broad, because steps are anybody's; building the pipeline reports it.
+        return None
+
+    def read(path: str) -> Any:
+        results: Any = sample_of(path)
+        for step in built:
+            results = step(results)
+        return results and results.get('img')
+
+    return read
+
+
+def emptiness_problems(dataset: Any, number: int, where: str, classes: Optional[tuple]) -> List[str]:
+    """Check that something is left of a data set: samples, objects, and of every class some."""
+    left = len(dataset.data_list)
+    reasons = f' (filter_cfg={dataset.filter_cfg})' if getattr(dataset, 'filter_cfg', None) else ''
+    if left == 0:
+        return [
+            f'{where}: none of {number} samples is left: {type(dataset).__name__} skips all of them{reasons}. Check '
+            'the annotations, and filter_cfg of the data set'
+        ]
+    if hasattr(dataset, 'COCOAPI'):
+        labels = [each['bbox_label'] for info in dataset.data_list for each in info['instances']]
+        if not labels and not dataset.test_mode:
+            return [
+                f'{where}: no object is left in {left} images: {type(dataset).__name__} skips empty boxes, boxes '
+                'outside of their image and unknown categories. Boxes are [x, y, width, height] in pixels; area is '
+                'above 0; category_id is a number of "categories"'
+            ]
+    elif hasattr(dataset, 'with_label'):
+        labels = [
+            int(each) for info in dataset.data_list for each in np.atleast_1d(np.asarray(info.get('gt_label', []), int))
+        ]
     else:
-        paths, found = [], []
-    problems += found
-    problems += image_problems(paths, allowed)
-    return problems, classes
+        return []
+    occurring = set(labels)
+    absent = [name for index, name in enumerate(classes or ()) if index not in occurring]
+    if absent and occurring:
+        print_log(
+            f'{where}: {len(absent)} of {len(classes or ())} classes never occur ({shorten(absent)})',
+            logger='current',
+            level=30,
+        )
+    return []
 
 
-def image_problems(paths: List[str], allowed: float) -> List[str]:
+def suffix_problems(dataset: Any, ann_file: Optional[str], folder: Optional[str]) -> List[str]:
+    """Check which images of a folder a data set for segmentation does not take because of capitals in the suffix."""
+    suffix = dataset.img_suffix
+    if ann_file or folder is None:
+        return [] if dataset.data_list else [f'no images are named in {ann_file or folder}']
+    # list_images takes either case.
+    others = [path for path in list_images(folder, [suffix.lower()]) if not path.endswith(suffix)]
+    if not dataset.data_list:
+        found = osp.basename(others[0])[-len(suffix) :] if others else ''
+        but = (
+            f', but {len(others)} that end in {found}: img_suffix={found!r} of the data set takes them'
+            if others
+            else ''
+        )
+        return [f'no images (*{suffix}) in {folder}{but}']
+    if others:
+        print_log(
+            f'{len(others)} images in {folder} ({shorten(others[:1])}) differ from img_suffix={suffix!r} by case and '
+            'are skipped: rename them',
+            logger='current',
+            level=30,
+        )
+    return []
+
+
+def label_problems(dataset: Any, ann_file: str, classes: Optional[tuple], num_classes: Optional[int]) -> List[str]:
+    """Check the labels and images that a list file names."""
+    number = len(classes) if classes else num_classes
+    problems = []
+    if number is not None:
+        wrong = [
+            (line, info['gt_label'])
+            for line, info in enumerate(dataset.data_list, 1)
+            if any(not 0 <= each < number for each in np.atleast_1d(np.asarray(info.get('gt_label', []), int)))
+        ]
+        if wrong:
+            problems.append(
+                f'{ann_file}: {len(wrong)} of {len(dataset.data_list)} labels are not among 0 to {number - 1} '
+                f'({shorten(f"line {line}: {label}" for line, label in wrong)}): labels are numbered from 0'
+            )
+    return problems
+
+
+def list_file_problems(ann_file: str) -> List[str]:
+    """Check that every line of a list file of mmpretrain has an image and a label."""
+    with open(ann_file, encoding='utf-8') as file:
+        lines = [line.strip() for line in file.read().split('\n')]
+    if lines and not lines[-1]:
+        lines.pop()
+    wrong = [number for number, line in enumerate(lines, 1) if not line.rpartition(' ')[0]]
+    return (
+        [
+            f'{ann_file}: {len(wrong)} of {len(lines)} lines have no label or are empty (lines {shorten(wrong)}): '
+            'each is "path label", or remove it'
+        ]
+        if wrong
+        else []
+    )
+
+
+def image_problems(paths: List[str], allowed: float, read: Optional[Callable[[str], Any]] = None) -> List[str]:
     """Check images: a sample is decoded; of the others the ends of the files are read, while there is time."""
-    decoded = ((path, image_problem(path)) for path in sample(paths))
+    decoded = ((path, image_problem(path, read)) for path in sample(paths))
     corrupt = {path: problem for path, problem in decoded if problem}
     order = list(range(len(paths)))
     random.Random(0).shuffle(order)
@@ -318,8 +512,10 @@ def sample(items: List[Any]) -> List[Any]:
     return [items[int(index)] for index in np.linspace(0, len(items) - 1, SAMPLE_SIZE)]
 
 
-def coco_problems(dataset: Any, ann_file: str, folder: str, with_masks: bool = False) -> Tuple[List[str], List[str]]:
-    """Return the images and the problems of a data set in COCO's format."""
+def coco_problems(
+    dataset: Any, ann_file: str, folder: str, with_masks: bool = False, allowed: float = 0.0
+) -> List[str]:
+    """Return the problems of a data set in COCO's format."""
     try:
         with open(ann_file, encoding='utf-8') as file:
             content = json.load(file)
@@ -327,12 +523,12 @@ def coco_problems(dataset: Any, ann_file: str, folder: str, with_masks: bool = F
         images = [osp.join(folder, image['file_name']) for image in content['images']]
         fatal, skipped = coco_faults(content, with_masks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return [], [
+        return [
             f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, corrupt or truncated '
             f'({type(error).__name__}: {error}): copy it again'
         ]
     if not images:
-        return [], [f'{ann_file} lists no images']
+        return [f'{ann_file} lists no images']
     for line in skipped:
         print_log(f'{ann_file}: {line}: mmdet skips them', logger='current', level=30)
     problems = [f'{ann_file}: {line}: correct or remove them' for line in fatal]
@@ -342,7 +538,14 @@ def coco_problems(dataset: Any, ann_file: str, folder: str, with_masks: bool = F
         for found in [size_of(osp.join(folder, image['file_name']))]
         if found not in (None, (image['width'], image['height']))
     ]
-    if wrong:
+    if wrong and len(wrong) <= max(allowed, 0.01) * len(images):
+        print_log(
+            f'{ann_file}: {len(wrong)} of {len(sample(images))} checked images have another size than annotated '
+            f'({shorten(wrong)}) and will be skipped',
+            logger='current',
+            level=30,
+        )
+    elif wrong:
         problems.append(
             f'{ann_file}: {len(wrong)} of {len(sample(images))} checked images have another size than '
             f'annotated ({shorten(wrong)}): the annotations belong to other images'
@@ -351,7 +554,7 @@ def coco_problems(dataset: Any, ann_file: str, folder: str, with_masks: bool = F
     unknown = [name for name in classes if name not in categories]
     if unknown:
         # mmdet would skip them and number the others anew.
-        return images, [
+        return [
             *problems,
             f'metainfo.classes names {shorten(unknown)}, which are not among the {len(categories)} '
             f'categories of {ann_file} ({shorten(categories)}): set metainfo=dict(classes=...) of the '
@@ -360,12 +563,12 @@ def coco_problems(dataset: Any, ann_file: str, folder: str, with_masks: bool = F
     in_order = [name for name in categories if name in classes]
     if in_order != classes:
         # mmdet numbers classes in the order of the file, whatever the order in metainfo.
-        return images, [
+        return [
             *problems,
             f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {ann_file} '
             f'({shorten(in_order)}), so names would go to the wrong classes: use the order of the file',
         ]
-    return images, problems
+    return problems
 
 
 def size_of(path: str) -> Optional[Tuple[int, int]]:
@@ -379,17 +582,23 @@ def size_of(path: str) -> Optional[Tuple[int, int]]:
 
 def folder_problems(
     dataset: Any, ann_file: Optional[str], folder: str, classes: Optional[tuple]
-) -> Tuple[List[str], List[str], Optional[tuple]]:
-    """Return the images, problems and classes of a data set for classification with one folder per class."""
-    paths = list_images(folder, dataset.extensions)
-    if not paths:
-        return [], [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}'], classes
+) -> Tuple[List[str], Optional[tuple]]:
+    """Return the problems and classes of a data set for classification with one folder per class or a list file."""
     if ann_file or not dataset.with_label:
-        return paths, [], classes
+        return list_file_problems(ann_file) if ann_file and dataset.with_label and is_plain_list(
+            dataset
+        ) else [], classes
+    if not list_images(folder, dataset.extensions):
+        return [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}'], classes
     folders = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    hidden = [name for name in folders if name.startswith('.') or name == '__MACOSX']
+    if hidden:
+        return [
+            f'{folder}: the folder {shorten(hidden)}, which holds no class, counts as one: remove it '
+            f'(rm -r {osp.join(folder, hidden[0])})'
+        ], None
     if classes is not None and len(classes) != len(folders):
         return (
-            paths,
             [
                 f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but '
                 f'{type(dataset).__name__} has {len(classes)} classes: set metainfo=dict(classes=[...]) of '
@@ -397,62 +606,90 @@ def folder_problems(
             ],
             None,
         )
-    return paths, [], classes or folders
+    if classes is not None and sorted(classes) == sorted(folders) and tuple(classes) != folders:
+        return [
+            f'metainfo.classes ({shorten(classes)}) is in another order than the folders in {folder} '
+            f'({shorten(folders)}), whose labels follow their sorted names: use that order'
+        ], classes
+    return [], classes or folders
 
 
-def segmentation_problems(
-    dataset: Any, ann_file: Optional[str], prefixes: Dict[str, str], num_classes: Optional[int]
-) -> Tuple[List[str], List[str]]:
-    """Return the images and problems of a data set for segmentation; of a sample, the maps of labels are read."""
-    folder, maps = prefixes.get('img_path'), prefixes.get('seg_map_path')
-    if folder is None:
-        return [], []
-    if ann_file:
-        with open(ann_file, encoding='utf-8') as file:
-            names = [line.strip() + dataset.img_suffix for line in file if line.strip()]
-        paths = [osp.join(folder, name) for name in names]
-    else:
-        paths = list_images(folder, [dataset.img_suffix])
-    if not paths:
-        return [], [f'no images (*{dataset.img_suffix}) in {ann_file or folder}']
-    if maps is None:
-        return paths, []
+def is_plain_list(dataset: Any) -> bool:
+    """Check whether a data set reads its list file as mmpretrain's ``CustomDataset`` does."""
+    from mmpretrain.datasets import CustomDataset
+
+    return type(dataset).load_data_list is CustomDataset.load_data_list
+
+
+def segmentation_problems(dataset: Any, prefixes: Dict[str, str], num_classes: Optional[int]) -> List[str]:
+    """Return the problems of a data set for segmentation; of a sample, the maps of labels are read."""
+    maps = prefixes.get('seg_map_path')
+    infos = sample([info for info in dataset.data_list if info.get('seg_map_path')])
+    if maps is None or not infos:
+        return []
     missing: List[str] = []
     corrupt: List[str] = []
+    turned: List[str] = []
     labels: set = set()
-    for image in sample(paths):
-        name = osp.relpath(image, folder)[: -len(dataset.img_suffix)] + dataset.seg_map_suffix
-        path = osp.join(maps, name)
+    for info in infos:
+        image, path = info['img_path'], info['seg_map_path']
         if not osp.isfile(path):
             missing.append(path)
             continue
-        problem = image_problem(path)
+        problem = image_problem(path) or channels_problem(path)
         if problem:
             corrupt.append(problem)
-        else:
-            labels |= set(read_labels(path))
-            if size_of(image) not in (None, size_of(path)):
-                corrupt.append(
-                    f'{path} is {size_of(path)} and its image {size_of(image)} (width, height): they do '
-                    'not belong together'
-                )
+            continue
+        labels |= set(read_labels(path))
+        size, wanted = size_of(image), size_of(path)
+        if size is not None and size != wanted:
+            wrong = f'{path} is {wanted} and its image {size} (width, height): they do not belong together'
+            (turned if wanted is not None and size == wanted[::-1] else corrupt).append(wrong)
+    if turned and len(turned) <= 0.01 * len(dataset.data_list):
+        print_log(f'{len(turned)} images will be skipped: {shorten(turned)}', logger='current', level=30)
+    else:
+        corrupt += turned
     problems = corrupt[:SHOWN]
     if missing:
         problems.append(
-            f'{len(missing)} of {len(sample(paths))} checked images have no map of labels '
+            f'{len(missing)} of {len(infos)} checked images have no map of labels '
             f'({shorten(missing[:1])}): complete the data set, or correct seg_map_path and seg_map_suffix'
         )
-    if num_classes is not None and not dataset.label_map:
-        shift = 1 if dataset.reduce_zero_label else 0
-        wrong = sorted(
-            label
-            for label in labels
-            if label != dataset.ignore_index and not (shift and label == 0) and label - shift >= num_classes
+    if num_classes is None or dataset.label_map or problems:
+        return problems
+    shift = 1 if dataset.reduce_zero_label else 0
+    labels -= {dataset.ignore_index, *([0] if shift else [])}
+    large = sorted(label for label in labels if label > 255)
+    wrong_labels = sorted(label for label in labels if label - shift >= num_classes)
+    if large:
+        problems.append(
+            f'maps in {maps} hold the labels {shorten(large)}, but mmseg loads maps as 8 bits: labels above 255 become '
+            'others (300 becomes 44). Use at most 255 classes, or a loading step of your own'
         )
-        if wrong:
-            problems.append(
-                f'maps in {maps} hold the labels {shorten(wrong)}, but the model has {num_classes} classes '
-                f'(labels {shift} to {num_classes - 1 + shift}, {dataset.ignore_index} is ignored; '
-                f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
-            )
-    return paths, problems
+    elif wrong_labels:
+        problems.append(
+            f'maps in {maps} hold the labels {shorten(wrong_labels)}, but the model has {num_classes} classes '
+            f'(labels {shift} to {num_classes - 1 + shift}, {dataset.ignore_index} is ignored; '
+            f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
+        )
+    elif len(labels) <= 1 < num_classes and len(infos) > 1:
+        print_log(
+            f'maps in {maps}: of {num_classes} classes only {len(labels)} occurs ({shorten(sorted(labels))}) in '
+            f'{len(infos)} checked maps; {dataset.ignore_index} is ignored. If {dataset.ignore_index} stands for a '
+            'class, write its number into the maps',
+            logger='current',
+            level=30,
+        )
+    return problems
+
+
+def channels_problem(path: str) -> Optional[str]:
+    """Return why a map of labels is none: it has colours."""
+    with open_image(path) as image:
+        bands, mode = image.getbands(), image.mode
+    if len(bands) == 1:
+        return None
+    return (
+        f'{path} is a colour image (mode {mode}, {len(bands)} channels), but maps have one channel of class '
+        'indices: convert the colours to indices'
+    )

@@ -203,7 +203,8 @@ def validate_once(runner: Runner, checkpoint: dict, problems: List[str]) -> Tupl
     seconds = time.perf_counter() - start
     best = checkpoint.get('save_best')
     for name in [best] if isinstance(best, str) else best or []:
-        if name != 'auto' and name not in metrics:
+        # An untrained detector without detections has no metrics: then none can be missed.
+        if name != 'auto' and metrics and name not in metrics:
             problems.append(
                 f'default_hooks.checkpoint.save_best={name!r} is none of the metrics ({shorten(metrics)}): '
                 'the first validation would end the run'
