@@ -47,6 +47,11 @@ MOVED_MODULES = {
 }
 #: Names that changed, by the module that they were looked up in: old name to the new one, with its module.
 RENAMED = {
+    'fcvit_mm.analysis.probe': {
+        name: f'fcvit_mm.analysis.attention.{name}'
+        for name in ('Attention', 'attention_layers', 'collect_attention', 'collect_similarity', 'similarity_layers')
+    },
+    'fcvit_mm.checkpoints.key_tables': {'is_like': 'fcvit_mm.models.published_names.is_like'},
     'fcvit_mm.engine': {
         'BrokenPictureHook': 'fcvit_mm.engine.hooks.BrokenPictureHook',
         'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook',
@@ -67,6 +72,7 @@ RENAMED = {
     'fcvit_mm.engine.checkpoint': {'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook'},
     'fcvit_mm.engine.drawing': {
         'InputError': 'fcvit_mm.images.ImageError',
+        'VIDEO_SUFFIXES': 'fcvit_mm.images.VIDEO_SUFFIXES',
         'find_inputs': 'fcvit_mm.images.find_inputs',
         'build_artist': 'fcvit_mm.apis.draw.build_drawer',
         'draw_pictures': 'fcvit_mm.apis.draw.draw_images',
@@ -77,14 +83,53 @@ RENAMED = {
         'fit_picture': 'fcvit_mm.apis.load.fit_image',
         'pad_picture': 'fcvit_mm.apis.load.pad_image',
     },
-    'fcvit_mm.engine.pictures': {'BrokenPictureHook': 'fcvit_mm.engine.hooks.BrokenPictureHook'},
+    'fcvit_mm.engine.pictures': {
+        'BrokenPictureHook': 'fcvit_mm.engine.hooks.BrokenPictureHook',
+        'ENDINGS': 'fcvit_mm.images.ENDINGS',
+        'empty_picture': 'fcvit_mm.engine.hooks.corrupt_samples.empty_image',
+    },
     'fcvit_mm.engine.quantization': {
         'calibration_pictures': 'fcvit_mm.export.quantization.calibration_images',
         'labelled_pictures': 'fcvit_mm.export.quantization.labelled_images',
     },
+    'fcvit_mm.engine.run': {
+        'add_hooks': 'fcvit_mm.engine.run.add_training_hooks',
+        'go_on_training': 'fcvit_mm.engine.run.run_training_loop',
+    },
     'fcvit_mm.engine.storage': {
         'WholeFileBackend': 'fcvit_mm.files.AtomicFileBackend',
         'write_whole': 'fcvit_mm.files.write_atomic',
+    },
+    'fcvit_mm.models.layers': {
+        'fold_batch_norm_': 'fcvit_mm.models.layers.fuse_batch_norm_',
+        'fold_input_': 'fcvit_mm.models.layers.fuse_input_',
+        'fold_output_': 'fcvit_mm.models.layers.fuse_output_',
+        'is_plain': 'fcvit_mm.models.layers.is_unmodified',
+    },
+    'fcvit_mm.models.oversmoothing': {
+        'REMEDIES': 'fcvit_mm.models.oversmoothing.METHODS',
+        'ScaledHeadMixing': 'fcvit_mm.models.oversmoothing.AttnScaleHeadMixing',
+        'check_remedies': 'fcvit_mm.models.oversmoothing.check_methods',
+    },
+    'fcvit_mm.models.scaled': {
+        **{
+            name: f'fcvit_mm.models.transformer.{name}'
+            for name in ('OUT_TYPES', 'TokenEmbed', 'Transformer', 'check_transformer', 'grid_of')
+        },
+        'ClassAttentionStage': 'fcvit_mm.models.cait.ClassAttentionStage',
+        'PlainTransformer': 'fcvit_mm.models.transformer.TokenTransformer',
+        'WindowStem': 'fcvit_mm.models.swin.WindowStem',
+        'init_transformer_weights_': 'fcvit_mm.models.transformer.init_transformer_weights_',
+    },
+    'fcvit_mm.models.timm_hosts': {
+        'ScaledAttention': 'fcvit_mm.models.timm_blocks.AttnScaleSelfAttention',
+        'ScaledWindowAttention': 'fcvit_mm.models.timm_blocks.AttnScaleWindowAttention',
+    },
+    'fcvit_mm.ops.conditions': {'is_nhwc': 'fcvit_mm.ops.conditions.is_channels_last'},
+    'fcvit_mm.ops.dispatch': {name: f'fcvit_mm.ops.tracing.{name}' for name in ('is_exporting', 'records_any_size')},
+    'fcvit_mm.ops.triton.global_context': {
+        'global_context_add': 'fcvit_mm.ops.triton.global_context.add_global_context',
+        'global_context_add_grad': 'fcvit_mm.ops.triton.global_context.add_global_context_grad',
     },
 }
 

@@ -2,8 +2,9 @@
 
 Each is a row of :data:`fcvit_mm.models.variants.VARIANTS`; those that another package registers there are added.
 Parameters have the names of this project's checkpoints (``backbone.*``, ``head.fc.*``), so a classifier that
-``tools/train.py`` or ``tools/convert_checkpoint.py`` wrote loads unchanged, and a published file through
-:func:`checkpoint_filter_fn`, with ``timm.create_model(name, checkpoint_path=FILE)``.
+``tools/convert_checkpoint.py`` wrote loads unchanged, and a published file through :func:`checkpoint_filter_fn`, with
+``timm.create_model(name, checkpoint_path=FILE)``. timm reads files that hold nothing but tensors: what a run of
+``tools/train.py`` saved, with its state beside the weights, is converted first.
 """
 
 import inspect

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..checkpoints import check_fits, read_checkpoint
+from ..deprecation import renamed_in
 from ..errors import library_errors
 from .config import adapt_to_machine, type_name
 from .distributed import joined_processes, wrap_model_for_cpus
@@ -178,3 +179,6 @@ def is_first_here() -> bool:
         if name in os.environ:
             return os.environ[name] == '0'
     return True
+
+
+__getattr__ = renamed_in(__name__)

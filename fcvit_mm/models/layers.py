@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..deprecation import renamed_in
 from ..ops import conv2d, depthwise_conv2d, gelu_
 from ..ops.tracing import is_transformed, records_any_size
 
@@ -479,3 +480,6 @@ def check_image_batch(x: Tensor, channels: int, name: str) -> None:
         )
     if any(side < 1 for side in x.shape[2:]):
         raise ValueError(f'{name} needs images of at least 1x1 pixels, got {x.shape[2]}x{x.shape[3]}: check their size')
+
+
+__getattr__ = renamed_in(__name__)

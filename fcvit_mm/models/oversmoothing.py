@@ -12,6 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..deprecation import renamed_in
 from ..ops.tracing import records_any_size
 
 #: The methods, by the names that the networks take.
@@ -155,3 +156,6 @@ def fit_table(table: Tensor, like: Tensor, extra: int, new_size: Tuple[int, int]
             'the size that the checkpoint was trained at'
         )
     return resample_table(table, (side, side), new_size)
+
+
+__getattr__ = renamed_in(__name__)

@@ -7,6 +7,7 @@ from typing import Any, Callable, List, Optional, Sequence
 import torch
 from torch import Tensor
 
+from ..deprecation import renamed_in
 from .dispatch import Operation
 
 HALF = (torch.float16, torch.bfloat16)
@@ -82,3 +83,6 @@ def tell_flop_counter() -> None:
 
 def _depthwise_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, **__: Any) -> int:
     return 2 * math.prod(x_shape) * math.prod(weight_shape[2:])
+
+
+__getattr__ = renamed_in(__name__)

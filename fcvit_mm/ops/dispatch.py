@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from ..deprecation import warn_deprecated
+from ..deprecation import renamed_in, warn_deprecated
 from ..errors import UserError
 from .tracing import is_traced, is_transformed
 
@@ -149,3 +149,6 @@ def operation(
 ) -> Callable[[Callable[..., Any]], Operation]:
     """Make the decorated reference an :class:`Operation`, with these arguments of it."""
     return lambda reference: Operation(reference, check, example)
+
+
+__getattr__ = renamed_in(__name__)

@@ -12,6 +12,7 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
+from ...deprecation import renamed_in
 from . import support
 
 #: Values that a program holds at once, and most splits of an image's positions (partial sums, added up afterwards).
@@ -250,3 +251,6 @@ def run_backward(
 
 
 add_global_context_grad = support.custom_op('add_global_context_grad', _fake_grad)(run_backward)
+
+
+__getattr__ = renamed_in(__name__)
