@@ -12,8 +12,25 @@ F = TypeVar('F', bound=Callable[..., Any])
 _is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
 # Not in torch.jit.trace, nor in the exporters that do not use Dynamo.
 _is_dynamo: Callable[[], bool] = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
-#: Return whether torch.export is recording. (torch.compiler has it since 2.7; before, it is never so.)
-is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', None) or (lambda: False)
+
+
+def assume_constant(function: F) -> F:
+    """Let a compiler call the decorated function while it records, and take the result as a constant.
+
+    As ``torch.compiler.assume_constant_result`` does, which would import Dynamo here.
+    """
+    function.__dict__['_dynamo_marked_constant'] = True
+    return function
+
+
+@assume_constant
+def is_exporting() -> bool:
+    """Return whether torch.export is recording.
+
+    ``torch.compiler.is_exporting`` says so too, since torch 2.7; but within ``torch.compile`` Dynamo replaces the call by
+    ``True``, so its flag is read while the compiler records. (Before, it is never so.)
+    """
+    return getattr(torch.compiler, '_is_exporting_flag', False)
 
 
 def is_traced() -> bool:
@@ -35,8 +52,7 @@ def records_any_size() -> bool:
     """Return whether the recorded graph must work for any image size.
 
     A step that depends on the size must then be arithmetic of the sizes: of a branch in Python only the way that the
-    example takes would be recorded. (``torch.compile`` notices other sizes, and compiles anew; but since torch 2.7
-    Dynamo takes :data:`is_exporting` for true in what it compiles.)
+    example takes would be recorded. (``torch.compile`` notices other sizes, and compiles anew.)
     """
     return torch.jit.is_tracing() or is_exporting()
 
@@ -53,15 +69,6 @@ def records_variable(size: Any) -> bool:
 def records_file() -> bool:
     """Return whether the recorded graph is for a file, which must not need this package's compiled operators."""
     return is_traced() and not (_is_dynamo() and not torch.jit.is_tracing())
-
-
-def assume_constant(function: F) -> F:
-    """Let a compiler call the decorated function while it records, and take the result as a constant.
-
-    As ``torch.compiler.assume_constant_result`` does, which would import Dynamo here.
-    """
-    function.__dict__['_dynamo_marked_constant'] = True
-    return function
 
 
 def call(module: torch.nn.Module, x: Any) -> Any:
