@@ -4,6 +4,7 @@ import os
 
 import fast
 import pytest
+import quick
 import torch
 from filelock import FileLock
 from harness import KINDS, LAST, LIBRARIES, Trained, run_tool, write_config
@@ -25,6 +26,9 @@ LONG = (
     'test_visualize.py',
     'test_report.py',
 )
+
+
+quick.leave_configs_as_written()
 
 
 def pytest_collection_modifyitems(items):

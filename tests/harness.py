@@ -1,14 +1,16 @@
 """Running the project's tools on small generated data, with configs of one's own that inherit the project's."""
 
-import importlib.util
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+import quick
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
@@ -107,14 +109,7 @@ class Trained(NamedTuple):
 
 # Imported once, by a server that is forked for each run: they take longer than what most tests do with them.
 _server = multiprocessing.get_context('forkserver')
-_server.set_forkserver_preload(
-    [
-        'torch',
-        'fcvit_mm',
-        'mmengine.runner',
-        *(f'{package}.apis' for package in LIBRARIES.values() if importlib.util.find_spec(package)),
-    ]
-)
+_server.set_forkserver_preload(list(quick.PRELOAD))
 
 
 def path_of(tool):
@@ -136,17 +131,46 @@ def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300):
             command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
         )
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            output = Path(folder) / 'output'
-            process = _server.Process(target=_be_tool, args=(command, str(cwd or Path.cwd()), env, str(output)))
-            process.start()
-            process.join(timeout)
-            if process.is_alive():
-                process.kill()
-                raise subprocess.TimeoutExpired(command, timeout, output.read_text(errors='replace'))
-            done = subprocess.CompletedProcess(command, process.exitcode, output.read_text(errors='replace'))
+        done = _Forked(command, cwd, env).wait(timeout)
     assert not check or done.returncode == 0, done.stdout
     return done
+
+
+def run_ranks(ranks, tool, *arguments, cwd=None, check=True, env=None, timeout=120):
+    """Run a command in several processes that find each other as ``torchrun``'s do, without its start; their list."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    command = [str(path_of(tool)), *map(str, arguments), '--launcher', 'pytorch']
+    common = {**os.environ, 'OMP_NUM_THREADS': '1', **(env or {}), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    common['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+    started = [
+        _Forked(command, cwd, {**common, 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(ranks)})
+        for rank in range(ranks)
+    ]
+    done = [process.wait(timeout) for process in started]
+    assert not check or not any(process.returncode for process in done), '\n'.join(each.stdout for each in done)
+    return done
+
+
+class _Forked:
+    """A command in a process that was forked from one which has imported the libraries."""
+
+    def __init__(self, command, cwd, env):
+        self.command = command
+        self.folder = tempfile.TemporaryDirectory()
+        self.output = Path(self.folder.name) / 'output'
+        self.process = _server.Process(target=_be_tool, args=(command, str(cwd or Path.cwd()), env, str(self.output)))
+        self.process.start()
+
+    def wait(self, timeout):
+        with self.folder:
+            self.process.join(timeout)
+            if self.process.is_alive():
+                self.process.kill()
+                raise subprocess.TimeoutExpired(self.command, timeout, self.output.read_text(errors='replace'))
+            text = self.output.read_text(errors='replace')
+            return subprocess.CompletedProcess(self.command, self.process.exitcode, text)
 
 
 def _be_tool(command, cwd, env, output):
@@ -156,6 +180,8 @@ def _be_tool(command, cwd, env, output):
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    quick.leave_configs_as_written()
+    quick.pass_over_what_is_imported()
     sys.argv = command
     sys.path[:0] = [str(Path(command[0]).parent), *env['PYTHONPATH'].split(os.pathsep)]
     runpy.run_path(command[0], run_name='__main__')

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from harness import ROOT, run_tool, write_config
+from harness import ROOT, run_ranks, run_tool, write_config
 
 SAME = """
 model = dict(
@@ -46,8 +46,8 @@ def test_half_the_batch_on_each_of_two_processes_and_of_two_nodes(config, tmp_pa
     start = torch.load(tmp_path / 'one' / 'epoch_1.pth', map_location='cpu', weights_only=False)
     assert start['meta']['iter'] == 2
 
-    done = run_tool('dist_train.sh', config, 2, '--work-dir', tmp_path / 'two', env={'BATCH': '2'})
-    assert '2 CPU processes joined over gloo' in done.stdout
+    done = run_ranks(2, 'train.py', config, '--work-dir', tmp_path / 'two', env={'BATCH': '2'})
+    assert '2 CPU processes joined over gloo' in done[0].stdout
     assert_same(weights(tmp_path / 'two'), expected)
 
     port = str(20000 + os.getpid() % 20000)
@@ -78,11 +78,11 @@ def test_half_the_batch_on_each_of_two_processes_and_of_two_nodes(config, tmp_pa
 
 def test_two_processes_test_as_one(trained, tmp_path):
     result = trained('classification')
-    done = run_tool(
-        'dist_test.sh',
+    done = run_ranks(
+        2,
+        'test.py',
         result.config,
         result.checkpoint,
-        2,
         '--work-dir',
         tmp_path / 'w',
         '--show-dir',
@@ -91,20 +91,13 @@ def test_two_processes_test_as_one(trained, tmp_path):
     )
     # The libraries draw in the first process alone: every second image.
     assert len(list((tmp_path / 'shown').iterdir())) == 3
-    assert '2 CPU processes joined over gloo' in done.stdout and 'accuracy/top1' in done.stdout
+    assert '2 CPU processes joined over gloo' in done[0].stdout and 'accuracy/top1' in done[0].stdout
+    assert 'accuracy/top1' not in done[1].stdout
 
 
 def test_problems_are_told_once_and_end_all_processes(config, tmp_path):
-    done = run_tool(
-        'dist_train.sh',
-        config,
-        2,
-        '--work-dir',
-        tmp_path / 'w',
-        '--cfg-options',
-        'train_dataloader.dataset.data_root=lost',
-        check=False,
-    )
+    lost = 'train_dataloader.dataset.data_root=lost'
+    done = run_tool(*('dist_train.sh', config, 2, '--work-dir', tmp_path / 'w', '--cfg-options', lost), check=False)
     assert done.returncode != 0 and done.stdout.count('/lost does not exist') == 1
 
 
@@ -135,5 +128,5 @@ test_evaluator = dict(_delete_=True, type='Fails')
     done = run_tool(
         'dist_test.sh', config, result.checkpoint, 2, '--work-dir', tmp_path / 'w', check=False, timeout=120
     )
-    assert done.returncode != 0
+    assert done.returncode != 0 and '2 CPU processes joined over gloo' in done.stdout
     assert f"test.py: testing {result.checkpoint} with {config} failed: KeyError: 'categories'" in done.stdout

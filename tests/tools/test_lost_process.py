@@ -1,10 +1,11 @@
 """Two processes, of which one is killed, and then one is told to end."""
 
+import signal
 import time
 
 import pytest
 import torch
-from harness import run_tool, write_config
+from harness import run_ranks, run_tool, write_config
 
 END = """
 import os, signal
@@ -40,18 +41,19 @@ def test_a_lost_process_and_a_warning(shapes, tmp_path, monkeypatch):
     config = write_config('classification', tmp_path, shapes('classification'), MORE)
     work_dir = tmp_path / 'w'
 
-    def train(end, *arguments):
-        start = time.monotonic()
-        done = run_tool('dist_train.sh', config, 2, '--work-dir', work_dir, *arguments, check=False, env={'END': end})
-        assert done.returncode != 0 and time.monotonic() - start < 90, done.stdout
-        return done.stdout
-
     # Epochs of 4 iterations: one is complete.
-    output = train('1 6 SIGKILL')
-    assert 'process 0 lost another process of this run' in output and 'Start all of them again with --resume' in output
+    start = time.monotonic()
+    first, second = run_ranks(2, 'train.py', config, '--work-dir', work_dir, check=False, env={'END': '1 6 SIGKILL'})
+    assert first.returncode == 1 and second.returncode == -signal.SIGKILL and time.monotonic() - start < 90
+    for words in ('process 0 lost another process of this run', 'Start all of them again with --resume'):
+        assert words in first.stdout
     assert (work_dir / 'last_checkpoint').read_text().endswith('epoch_1.pth')
 
-    output = train('0 7 SIGTERM', '--resume')
+    done = run_tool(
+        *('dist_train.sh', config, 2, '--work-dir', work_dir, '--resume'), check=False, env={'END': '0 7 SIGTERM'}
+    )
+    output = done.stdout
+    assert done.returncode != 0
     assert 'resumed epoch: 1, iter: 4' in output
     assert 'SIGTERM: saving interrupted.pth after iteration 7 and ending. Continue with --resume' in output
     assert 'exitcode  : 143' in output or 'exitcode: 143' in output, output
