@@ -4,11 +4,12 @@ Everything that this package writes is written here. The data goes to a temporar
 onto the disk (fsync), and takes the final name in one step (rename); then the folder is brought onto the disk, too.
 """
 
+import glob
 import os
 import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager
-from typing import Iterator, List, Mapping, Optional, Union
+from typing import Iterator, List, Mapping, NamedTuple, Optional, Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -18,6 +19,8 @@ PathLike = Union[str, 'os.PathLike[str]']
 
 #: How PyTorch's writer says that the system refused to write: with a ``RuntimeError``.
 TORCH_FAILURES = ('PytorchStreamWriter failed', 'file write failed', 'unexpected pos')
+#: How the names of what :func:`partial_path` keeps end.
+PARTIAL = '.part.tmp'
 
 
 class WriteError(UserError):
@@ -82,25 +85,93 @@ def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') ->
     folder = folder or '.'
     temporary = None
     try:
+        with reported_writes(path, size):
+            os.makedirs(folder, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f'.{name}.', suffix=f'.tmp{suffix}', dir=folder)
+            os.close(handle)
+            yield temporary
+            _sync(temporary)
+            # mkstemp lets nobody else read; a result is as readable as any other file of the run.
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            temporary = None
+            _sync(folder)
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.remove(temporary)
+
+
+class Partial(NamedTuple):
+    """The beginning of a file that :func:`partial_path` kept.
+
+    Attributes:
+        path (str): Where it is.
+        tag (str): Which content it is the beginning of.
+        size (int): Bytes.
+    """
+
+    path: str
+    tag: str
+    size: int
+
+
+def find_partials(path: PathLike) -> List[Partial]:
+    """Return what :func:`partial_path` kept of a file, the newest first."""
+    folder, name = os.path.split(os.fspath(path))
+    begin = f'.{name}.'
+    found = glob.glob(os.path.join(glob.escape(folder or '.'), f'{glob.escape(begin)}*{PARTIAL}'))
+    found.sort(key=os.path.getmtime, reverse=True)
+    partials = [
+        Partial(each, os.path.basename(each)[len(begin) : -len(PARTIAL)], os.path.getsize(each)) for each in found
+    ]
+    return [partial for partial in partials if partial.tag.isalnum()]  # else of a file whose name begins alike
+
+
+@contextmanager
+def partial_path(path: PathLike, tag: str) -> Iterator[str]:
+    """Give a temporary path for what arrives in parts; at the end it gets the final name, as of :func:`atomic_path`.
+
+    One process at a time may use it: who calls holds a lock.
+
+    Args:
+        path (str | os.PathLike): The final name; its folder is made if it is missing.
+        tag (str): Letters and digits that stand for the content, so that parts of two are not put together.
+
+    Yields:
+        str: A path in the same folder, with what an earlier call with this tag wrote there. If the block raises, it
+        stays for the next one.
+
+    Raises:
+        WriteError: As of :func:`atomic_path`.
+    """
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    folder = folder or '.'
+    temporary = os.path.join(folder, f'.{name}.{tag}{PARTIAL}')
+    with reported_writes(path):
         os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f'.{name}.', suffix=f'.tmp{suffix}', dir=folder)
-        os.close(handle)
+        with open(temporary, 'ab'):
+            pass
         yield temporary
         _sync(temporary)
-        # mkstemp lets nobody else read; a result is as readable as any other file of the run.
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        temporary = None
+        for other in find_partials(path):
+            os.remove(other.path)
         _sync(folder)
+
+
+@contextmanager
+def reported_writes(path: PathLike, size: Optional[int] = None) -> Iterator[None]:
+    """Turn the system's refusal to write ``path`` (of ``size`` bytes) into a :class:`WriteError`."""
+    path = os.fspath(path)
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         if not is_write_failure(error):
             raise
         what = path if size is None else f'{path} ({_mebibytes(size)})'
         reason = getattr(error, 'strerror', None) or error
-        raise WriteError(f'{what} could not be written: {reason}; {_free(folder)}') from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.remove(temporary)
+        raise WriteError(f'{what} could not be written: {reason}; {_free(os.path.dirname(path) or ".")}') from error
 
 
 def is_write_failure(error: BaseException) -> bool:
