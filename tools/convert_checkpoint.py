@@ -11,14 +11,14 @@ import argparse
 import sys
 from typing import Optional, Sequence
 
-from fcvit_mm.checkpoints import convert_checkpoint
+from fcvit_mm.checkpoints import convert_checkpoint, is_published, published_path
 from fcvit_mm.engine.config import add_import_option
 from fcvit_mm.errors import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('src', help='checkpoint to read')
+    parser.add_argument('src', help='checkpoint to read, or published:NAME')
     parser.add_argument('dst', help='file to write')
     parser.add_argument('--ema', action='store_true', help='take the averaged (EMA) weights of a file that has both')
     parser.add_argument('--force', action='store_true', help='overwrite DST')
@@ -28,7 +28,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    summary = convert_checkpoint(args.src, args.dst, ema=args.ema, force=args.force)
+    source = published_path(args.src) if is_published(args.src) else args.src
+    summary = convert_checkpoint(source, args.dst, ema=args.ema, force=args.force)
     print(f'{args.src}:')
     for name, value in summary.items():
         print(f'  {name:<8} {value}')

@@ -1,27 +1,49 @@
-"""Checkpoints: read them without running their code, recognise them, give their weights our names, write them.
+"""Checkpoints: read them safely, recognise them, give their weights our names, write them; published weights by name.
 
 Importing this makes ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of the backbones read published files.
 """
 
 from ..models import Backbone
 from .convert import convert_checkpoint
+from .download import DownloadError
+from .fetch import fetch_published, published_path, read_published
 from .load import check_fits, load_pretrained
 from .names import weights_of
+from .published import (
+    PUBLISHED,
+    PublishedWeights,
+    find_published,
+    is_published,
+    published_classifier,
+    register_published,
+    with_scheme,
+)
 from .recognize import Recognized, check_finite, recognize
 from .safe_load import CheckpointError, CheckpointExistsError, CheckpointNotFoundError, read_checkpoint
 
 Backbone.pretrained_loader = staticmethod(load_pretrained)
 
 __all__ = [
+    'PUBLISHED',
     'CheckpointError',
     'CheckpointExistsError',
     'CheckpointNotFoundError',
+    'DownloadError',
+    'PublishedWeights',
     'Recognized',
     'check_finite',
     'check_fits',
     'convert_checkpoint',
+    'fetch_published',
+    'find_published',
+    'is_published',
     'load_pretrained',
+    'published_classifier',
+    'published_path',
     'read_checkpoint',
+    'read_published',
     'recognize',
+    'register_published',
     'weights_of',
+    'with_scheme',
 ]

@@ -43,26 +43,46 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
     checkpoint = read_checkpoint(source)
     found = recognize(checkpoint, source, ema)
     _check_complete(found, source)
+    content = to_ours(checkpoint, found, source)
+    # Copies, because torch would write the complete storage behind a view.
+    content['state_dict'] = OrderedDict((name, value.clone()) for name, value in content['state_dict'].items())
+    with atomic_path(destination) as temporary:
+        torch.save(content, temporary)
+    return _summary(checkpoint, found)
+
+
+def to_ours(checkpoint: Dict[str, Any], found: Recognized, source: str) -> Dict[str, Any]:
+    """Return a checkpoint of any published format as one of this package.
+
+    Args:
+        checkpoint (dict): As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint` returns it.
+        found (Recognized): What it holds; what is unknown of it is left away.
+        source (str): Its file.
+
+    Returns:
+        dict: ``state_dict``, with the backbone under ``backbone.`` unless it is all there is, and ``meta``: what was
+        recognised, and the classes and colours that the file names, as ``dataset_meta`` too.
+    """
     prefix = '' if found.task == 'backbone' else 'backbone.'
     tensors = {**{f'{prefix}{name}': value for name, value in found.backbone.items()}, **found.others}
-    # Copies, because torch would write the complete storage behind a view.
-    state_dict = OrderedDict((name, value.detach().clone().contiguous()) for name, value in tensors.items())
+    state_dict = OrderedDict((name, value.detach().contiguous()) for name, value in tensors.items())
+    meta = {**_summary(checkpoint, found), 'source_file': os.path.basename(source), 'fcvit_mm_version': __version__}
+    return {'state_dict': state_dict, 'meta': {**meta, **_kept_meta(checkpoint)}}
 
+
+def _summary(checkpoint: Dict[str, Any], found: Recognized) -> Dict[str, str]:
+    """Return what was recognised, as text."""
     summary = {
         'network': found.network.__name__,
         'arch': found.arch,
         'task': found.task,
         'source': found.source,
         'weights': found.weights,
-        'tensors': str(len(state_dict)),
+        'tensors': str(len(found.backbone) + len(found.others)),
     }
     epoch = _epoch(checkpoint)
     if epoch is not None:
         summary['epoch'] = str(epoch)
-    meta = {**summary, 'source_file': os.path.basename(source), 'fcvit_mm_version': __version__}
-    meta.update(_kept_meta(checkpoint))
-    with atomic_path(destination) as temporary:
-        torch.save({'state_dict': state_dict, 'meta': meta}, temporary)
     return summary
 
 
@@ -146,7 +166,12 @@ def _kept_meta(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     meta = checkpoint.get('meta')
     if not isinstance(meta, dict):
         return {}
-    return {key: meta[key] for key in KEPT_META if key in meta and _is_plain_data(meta[key])}
+    kept = {key: meta[key] for key in KEPT_META if key in meta and _is_plain_data(meta[key])}
+    # mmdet 2 and mmseg 0.x; what reads dataset_meta finds them there.
+    old = {key.lower(): kept[key] for key in ('CLASSES', 'PALETTE') if kept.get(key)}
+    if 'classes' in old:
+        kept.setdefault('dataset_meta', old)
+    return kept
 
 
 def _is_plain_data(value: Any) -> bool:

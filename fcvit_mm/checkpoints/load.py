@@ -16,7 +16,9 @@ from torch import Tensor
 from ..files import WriteError, atomic_path
 from ..models import Backbone
 from ..models.published_names import is_like
+from .fetch import published_path
 from .names import find_state_dict, some, weights_of
+from .published import SCHEME, is_published
 from .recognize import Recognized, arch_of, kind_of, name_arch, names_of, recognize
 from .safe_load import CheckpointError, read_checkpoint
 
@@ -32,7 +34,8 @@ def load_pretrained(
 
     Args:
         backbone (Backbone): Where the weights go.
-        checkpoint (str): A path, or an http(s) URL, which is downloaded to torch.hub's directory once.
+        checkpoint (str): A path, ``published:NAME`` (:mod:`fcvit_mm.checkpoints.fetch`), or an http(s) URL, which is
+            downloaded to torch.hub's directory once.
         prefix (str, optional): What precedes the backbone's names in the file, if not ``backbone.`` or nothing.
         map_location (str): Where the weights are put on their way to the backbone, as in MMEngine's.
         ema (bool): Take the averaged weights of a file that has both.
@@ -42,7 +45,7 @@ def load_pretrained(
     """
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise CheckpointError(
-            f'checkpoint={checkpoint!r}, expected a path or a URL; to train from scratch, '
+            f'checkpoint={checkpoint!r}, expected a path, published:NAME or a URL; to train from scratch, '
             'pretrained=None (init_cfg=None in the backbone)'
         )
     path = local_path(os.fspath(checkpoint))
@@ -63,11 +66,13 @@ def load_pretrained(
 
 
 def local_path(checkpoint: str) -> str:
-    """Return the file for a path or URL. It is downloaded once, by the first process of each machine.
+    """Return the file for a path, ``published:NAME`` or URL. It is downloaded once, by one process of each machine.
 
     Raises:
         CheckpointError: Another kind of address, or the download fails.
     """
+    if is_published(checkpoint):
+        return published_path(checkpoint)
     scheme = urlparse(checkpoint).scheme
     if '://' not in checkpoint:
         return checkpoint
@@ -124,6 +129,16 @@ def load_from_safetensors(filename: str, map_location: Any = None) -> Dict[str, 
     if isinstance(map_location, (str, torch.device)):
         weights.update({name: value.to(map_location) for name, value in weights.items()})
     return content
+
+
+@CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
+def load_from_published(filename: str, map_location: Any = None) -> Dict[str, Any]:
+    """Let MMEngine read ``published:NAME`` wherever it reads a checkpoint: ``load_from``, the libraries' inferencers.
+
+    Raises:
+        CheckpointError: As :func:`~fcvit_mm.checkpoints.fetch.read_published`.
+    """
+    return load_from_safetensors(filename, map_location)
 
 
 def _check_fit(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:

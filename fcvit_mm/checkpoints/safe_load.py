@@ -37,6 +37,10 @@ class CheckpointExistsError(CheckpointError, FileExistsError):
     """A file to be written is there already."""
 
 
+#: Readers of what is not the path of a file, by what it begins with: :mod:`fcvit_mm.checkpoints.fetch` has one.
+READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
+
+
 class Opaque:
     """Stands for an object of a file whose content nobody needs: training arguments, log buffers, paths."""
 
@@ -376,7 +380,8 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
     arrays stay NumPy arrays; objects that are neither weights nor plain data become :class:`Opaque`.
 
     Args:
-        path (str | os.PathLike): The file.
+        path (str | os.PathLike): The file, or ``published:NAME``
+            (:func:`~fcvit_mm.checkpoints.fetch.read_published`).
 
     Returns:
         dict: What was saved.
@@ -386,6 +391,9 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
         CheckpointError: It is not a checkpoint, damaged, or holds something that could run code.
     """
     path = os.path.expanduser(os.fspath(path))
+    for beginning, read in READERS.items():
+        if path.startswith(beginning):
+            return read(path)
     head = _read_head(path)
     try:
         with open(path, 'rb') as file:
@@ -418,8 +426,8 @@ def _read_head(path: str) -> bytes:
     """
     if not os.path.exists(path):
         raise CheckpointNotFoundError(
-            f'checkpoint {path} does not exist: give the path of one, or train from scratch '
-            'with pretrained=None (init_cfg=None in the backbone)'
+            f'checkpoint {path} does not exist: give the path of one, or published:NAME (python tools/download.py '
+            'lists them), or train from scratch with pretrained=None (init_cfg=None in the backbone)'
         )
     if os.path.isdir(path):
         raise CheckpointError(f'{path} is a directory: give the path of a checkpoint file in it')

@@ -1,0 +1,211 @@
+"""Downloading a file that may be large over a connection that may be cut: continued, checked, and atomic.
+
+torch.hub's and pooch's downloads begin anew after a cut, and huggingface_hub's are for that site alone; so the protocol
+is here, on the standard library's client.
+"""
+
+import hashlib
+import http.client
+import os
+import re
+import sys
+import time
+from contextlib import contextmanager
+from typing import Callable, Iterator, Optional, Tuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from filelock import FileLock, Timeout
+from mmengine.logging import print_log
+
+from ..files import find_partials, partial_path, reported_writes
+from ..version import __version__
+from .safe_load import CheckpointError
+
+#: Seconds without a byte after which a connection counts as cut.
+TIMEOUT = 30.0
+#: Seconds to wait after a cut, and after each try behind it that brought nothing; then it is given up.
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+#: Bytes that are read and written at a time.
+CHUNK = 1 << 18
+#: Answers of a server that is busy.
+BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+
+class DownloadError(CheckpointError):
+    """A file does not come; says why."""
+
+
+class _Cut(Exception):
+    """The connection was cut, or the server is busy: what came is kept, and it is tried again."""
+
+
+class _Unreachable(Exception):
+    """There is no connection: tried again if there was one before."""
+
+
+def download(address: str, path: str, check: Callable[[str], object], size: Optional[int] = None) -> bool:
+    """Download a file, unless another process has done so in the meantime.
+
+    What came before a connection was cut, by the server or with this process, stays beside ``path`` and is continued if
+    the server can send parts and still has the same content (by ``ETag``, ``Last-Modified`` and length); else it begins
+    anew. Of several processes one downloads, and the others wait for it. A terminal shows the progress.
+
+    Args:
+        address (str): ``http://`` or ``https://``.
+        path (str): Where the file goes, atomically; its folder is made if it is missing.
+        check (callable): Gets the complete file's temporary path before it gets its name. If it raises a
+            ``CheckpointError``, the file is removed.
+        size (int, optional): Its length in bytes, if that is known from elsewhere.
+
+    Returns:
+        bool: Whether this call downloaded it.
+
+    Raises:
+        DownloadError: No connection, no such file, a connection that is cut again and again, or another length.
+        CheckpointError: Of ``check``.
+        WriteError: The folder or the disk cannot be written.
+    """
+    with _only_one(path):
+        if os.path.exists(path):
+            return False
+        best, failures, connected = 0, 0, False
+        while True:
+            try:
+                _try(address, path, check, size)
+                return True
+            except (_Cut, _Unreachable) as error:
+                reason = error
+            connected = connected or isinstance(reason, _Cut)
+            # Where each try begins anew, what comes is no progress.
+            reached = max((partial.size for partial in find_partials(path)), default=0)
+            best, failures = (reached, 0) if reached > best else (best, failures + 1)
+            if failures >= len(PAUSES) or not connected:
+                kept = f'; the {_mebibytes(reached)} that came are kept, and the next try continues' if reached else ''
+                raise DownloadError(f'{address} could not be downloaded: {reason}{kept}') from reason
+            print_log(f'{address}: {reason}; trying again.', logger='current')
+            time.sleep(PAUSES[failures])
+
+
+@contextmanager
+def _only_one(path: str) -> Iterator[None]:
+    """Let one process at a time in; on file systems that can lock, of all machines that share the folder."""
+    folder, name = os.path.split(path)
+    lock = FileLock(os.path.join(folder, f'.{name}.lock'))
+    with reported_writes(path):
+        os.makedirs(folder or '.', exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print_log(f'Another process downloads {path}: waiting for it.', logger='current')
+            lock.acquire()
+        except NotImplementedError:
+            print_log(f'{folder} cannot lock files: download to it in one process at a time.', logger='current')
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _try(address: str, path: str, check: Callable[[str], object], size: Optional[int]) -> None:
+    """Download what is missing over one connection.
+
+    Raises:
+        _Cut, _Unreachable: See there.
+        DownloadError, CheckpointError, WriteError: As of :func:`download`.
+    """
+    partial = next((each for each in find_partials(path) if each.size), None)
+    # From the last byte on that is there: of a complete file no server would send nothing.
+    start = partial.size - 1 if partial else 0
+    response = _open(address, start)
+    if partial is not None and not _continues(response, start, partial.tag):
+        start = 0
+        if response.status != 200:
+            response.close()
+            response = _open(address, start)
+    total, tag = _describe(response)
+    if size is not None and total not in (None, size):
+        response.close()
+        raise DownloadError(f'{address} has {total} bytes, expected {size}: it is another file now')
+    where = f', from {_mebibytes(start)} on' if start else ''
+    print_log(f'Downloading {address} to {path} ({_mebibytes(total)}{where}).', logger='current')
+    with response, partial_path(path, tag) as temporary:
+        os.truncate(temporary, start)
+        received = start
+        with open(temporary, 'ab') as file, _progress(os.path.basename(path), start, total) as advance:
+            while total is None or received < total:
+                data = _read(response)
+                if not data:
+                    break
+                file.write(data)
+                received += len(data)
+                advance(len(data))
+        if total is not None and received != total:
+            raise _Cut(f'the connection was cut after {_mebibytes(received)} of {_mebibytes(total)}')
+        try:
+            check(temporary)
+        except CheckpointError:
+            os.remove(temporary)
+            raise
+
+
+def _open(address: str, start: int) -> http.client.HTTPResponse:
+    """Ask for a file from a byte on; the answer may be all of it."""
+    headers = {'User-Agent': f'fcvit_mm/{__version__}', 'Accept-Encoding': 'identity'}
+    if start:
+        headers['Range'] = f'bytes={start}-'
+    try:
+        response: http.client.HTTPResponse = urlopen(Request(address, headers=headers), timeout=TIMEOUT)
+        return response
+    except HTTPError as error:
+        error.close()
+        if error.code == 416 and start:  # the file is shorter now
+            return _open(address, 0)
+        answer = f'the server answers {error.code} ({error.reason})'
+        if error.code in BUSY:
+            raise _Cut(answer) from error
+        raise DownloadError(f'{address} could not be downloaded: {answer}') from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _Unreachable(f'no connection ({getattr(error, "reason", None) or error})') from error
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Cut(f'the connection was cut ({error or type(error).__name__})') from error
+
+
+def _continues(response: http.client.HTTPResponse, start: int, tag: str) -> bool:
+    """Return whether an answer continues what is there: the part that was asked for, of the same content."""
+    begin = response.headers.get('Content-Range', '').startswith(f'bytes {start}-')
+    return response.status == 206 and begin and _describe(response)[1] == tag
+
+
+def _describe(response: http.client.HTTPResponse) -> Tuple[Optional[int], str]:
+    """Return the length of the complete file, if the server tells it, and what tells its content from another."""
+    headers = response.headers
+    pattern, field = (r'.*/(\d+)$', 'Content-Range') if response.status == 206 else (r'(\d+)$', 'Content-Length')
+    found = re.match(pattern, headers.get(field, ''))
+    total = int(found[1]) if found else None
+    content = (headers.get('ETag'), headers.get('Last-Modified'), total)
+    return total, hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _progress(name: str, start: int, total: Optional[int]) -> Iterator[Callable[[int], object]]:
+    """Show a bar where somebody sees it."""
+    if not sys.stderr.isatty():
+        yield lambda number: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn('{task.description}'), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=total, completed=start)
+        yield lambda number: progress.advance(task, number)
+
+
+def _mebibytes(number: Optional[int]) -> str:
+    return 'of unknown size' if number is None else f'{number / 2**20:.1f} MiB'
