@@ -28,13 +28,17 @@ LONG = (
 )
 
 
-quick.leave_configs_as_written()
+quick.hurry_configs()
 
 
 def pytest_collection_modifyitems(items):
     fast.mark(items)
     place = {name: index for index, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
+def pytest_collection_finish():
+    quick.pass_over_what_is_imported()
 
 
 @pytest.fixture(autouse=True)

@@ -180,7 +180,7 @@ def _be_tool(command, cwd, env, output):
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    quick.leave_configs_as_written()
+    quick.hurry_configs()
     quick.pass_over_what_is_imported()
     sys.argv = command
     sys.path[:0] = [str(Path(command[0]).parent), *env['PYTHONPATH'].split(os.pathsep)]
