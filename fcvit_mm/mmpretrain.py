@@ -3,11 +3,13 @@
 After the import, ``mmpretrain.list_models('fcvit*')`` lists those of FCViT, ``'*dwnet*'`` those of DWNet, and
 ``mmpretrain.get_model('fcvit_b12_in1k')`` and mmpretrain's inferencers take their names. The entries are the rows of
 :data:`fcvit_mm.models.variants.VARIANTS` that have a config; those that another package registers there are added.
-There are no weights behind the names: pass ``pretrained=PATH``.
+``pretrained=True`` loads published weights where there are some (:mod:`fcvit_mm.checkpoints.published`), and
+``pretrained=PATH`` others.
 """
 
 from pathlib import Path
 
+from .checkpoints.published import SCHEME, published_classifier
 from .dependencies import require
 from .models.variants import Variant, for_each_variant
 
@@ -58,12 +60,14 @@ def register_classifier(variant: Variant) -> None:
     if variant.config is None or ModelHub.has(variant.hub_name):
         return
     results = [{'Task': 'Image Classification', 'Dataset': 'ImageNet-1k', 'Metrics': variant.metrics}]
+    weights = published_classifier(variant)
     entry = Model(
         name=variant.hub_name,
         metadata={'Parameters': variant.parameters, 'FLOPs': variant.flops},
         results=results if variant.published else None,
         config=str(index_root() / variant.config),
         in_collection=variant.collection,
+        weights=None if weights is None else f'{SCHEME}{weights.name}',
     )
     # The only public way in is a metafile; what it does is this.
     ModelHub._models_dict[entry.name.lower()] = entry

@@ -4,7 +4,8 @@ Each is a row of :data:`fcvit_mm.models.variants.VARIANTS`; those that another p
 Parameters have the names of this project's checkpoints (``backbone.*``, ``head.fc.*``), so a classifier that
 ``tools/convert_checkpoint.py`` wrote loads unchanged, and a published file through :func:`checkpoint_filter_fn`, with
 ``timm.create_model(name, checkpoint_path=FILE)``. timm reads files that hold nothing but tensors: what a run of
-``tools/train.py`` saved, with its state beside the weights, is converted first.
+``tools/train.py`` saved, with its state beside the weights, is converted first. ``pretrained=True`` loads published
+weights by the model's name (:mod:`fcvit_mm.checkpoints.published`), whatever they hold beside tensors.
 """
 
 import inspect
@@ -15,7 +16,9 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from .checkpoints.published import SCHEME, published_classifier
 from .checkpoints.recognize import recognize
+from .checkpoints.safe_load import read_checkpoint
 from .dependencies import require
 from .deprecation import warn_deprecated
 from .models import Backbone, variants
@@ -354,6 +357,8 @@ def checkpoint_filter_fn(state_dict: Dict[str, Tensor], model: Optional[nn.Modul
     Raises:
         CheckpointError: No network explains the names in it.
     """
+    if PUBLISHED_KEY in state_dict:
+        state_dict = read_checkpoint(str(state_dict[PUBLISHED_KEY]))
     backbone = getattr(model, 'backbone', None)
     found = recognize(state_dict, 'the state dict', backbone=backbone)
     weights = found.backbone if backbone is None else backbone.fit_state_dict(found.backbone)
@@ -377,7 +382,10 @@ def model_class(variant: Variant) -> Type[Classifier]:
 
 def _default_cfg(variant: Variant) -> Dict[str, Any]:
     stride = getattr(variant.network, 'strides', (32,))[-1]
+    weights = published_classifier(variant)
     return dict(
+        # What timm lists as pretrained; where only a person can download, there is nothing to list.
+        url=None if weights is None else weights.address,
         num_classes=1000,
         input_size=(3, 224, 224),
         crop_pct=variant.crop,
@@ -391,6 +399,8 @@ def _default_cfg(variant: Variant) -> Dict[str, Any]:
     )
 
 
+#: Stands in a state dict's place for published weights, which :func:`checkpoint_filter_fn` reads.
+PUBLISHED_KEY = 'published'
 #: timm's settings of every model, by name.
 default_cfgs: Dict[str, Any] = {}
 
@@ -431,11 +441,16 @@ def _entrypoint(variant: Variant) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         sources = {**_sources(kwargs.get('pretrained_cfg')), **_sources(kwargs.get('pretrained_cfg_overlay'))}
         if pretrained and not sources:
-            raise RuntimeError(
-                f'{name} has no weights to download. Load a file: timm.create_model({name!r}, checkpoint_path=FILE), '
-                'published or of this project; or, to change num_classes or in_chans, pretrained=True with '
-                'pretrained_cfg_overlay=dict(file=FILE)'
-            )
+            weights = published_classifier(variant)
+            if weights is None:
+                raise RuntimeError(
+                    f'{name} has no published weights. Load a file: timm.create_model({name!r}, checkpoint_path=FILE), '
+                    'published or of this project; or, to change num_classes or in_chans, pretrained=True with '
+                    'pretrained_cfg_overlay=dict(file=FILE)'
+                )
+            # Not the weights themselves: timm keeps what stands here, twice.
+            overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
+            kwargs['pretrained_cfg_overlay'] = {**overlay, 'state_dict': {PUBLISHED_KEY: f'{SCHEME}{weights.name}'}}
 
         def build(**options: Any) -> Classifier:
             return _build(variant, **options)

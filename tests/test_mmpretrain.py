@@ -13,6 +13,7 @@ from mmpretrain.apis.model import ModelHub
 from plain_net import PlainNet, own_rows
 
 import fcvit_mm.mmpretrain as hub
+from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
 
 NAMES = ['fcvit_b12_in1k', 'fcvit_b24_in1k', 'fcvit_b48_in1k', 'fcvit_tiny_in1k']
@@ -49,6 +50,20 @@ def test_checkpoint_is_loaded_by_path(tmp_path):
     again = mmpretrain.get_model('fcvit_tiny_in1k', pretrained=str(tmp_path / 'tiny.pth'))
     assert torch.equal(again.head.fc.weight, model.head.fc.weight)
     assert torch.equal(again.backbone.stem.proj.weight, model.backbone.stem.proj.weight)
+
+
+def test_published_weights_by_name(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = mmpretrain.get_model('fcvit_tiny_in1k')
+    backbone = model.backbone.published_names.to_published(model.backbone.state_dict())
+    head = {f'head.{key}': value for key, value in model.head.fc.state_dict().items()}
+    torch.save({'state_dict': {**backbone, **head}, 'epoch': 299}, tmp_path / 'fcvit_tiny.pth')
+    monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(tmp_path))
+    again = mmpretrain.get_model('fcvit_tiny_in1k', pretrained=True)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(CheckpointError, match='open https://drive.google.com/.* save it as'):
+        mmpretrain.get_model('fcvit_b12_in1k', pretrained=True)
+    assert ModelHub.get('inhomogeneous_dwnet_tiny_in1k').weights is None
 
 
 def test_every_row_with_a_config_is_listed():

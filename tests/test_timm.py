@@ -1,5 +1,6 @@
 """timm's questions to its own models, asked of ours."""
 
+import argparse
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import timm
 from plain_net import PlainNet, own_rows
 
 import fcvit_mm.timm as ours
-from fcvit_mm.checkpoints import CheckpointError
+from fcvit_mm.checkpoints import PUBLISHED, CheckpointError
 from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
 
 NAMES = sorted(VARIANTS)
@@ -57,7 +58,8 @@ def assert_same_weights(model, expected) -> None:
 def test_every_variant_is_listed():
     assert set(NAMES) <= set(timm.list_models())
     assert set(NAMES) <= set(timm.list_models(module='timm'))
-    assert not set(NAMES) & set(timm.list_models(pretrained=True))
+    pretrained = set(NAMES) & {name.partition('.')[0] for name in timm.list_models(pretrained=True)}
+    assert pretrained == {row.name for row in PUBLISHED.values() if row.task == 'classifier' and row.address}
     assert all(timm.is_model(name) for name in NAMES)
 
 
@@ -279,9 +281,29 @@ def test_tokens_are_pooled():
         model.reset_classifier(0, 'max')
 
 
-def test_there_is_nothing_to_download():
-    with pytest.raises(RuntimeError, match=r'dwnet_tiny has no weights to download.*checkpoint_path=FILE.*overlay'):
-        timm.create_model('dwnet_tiny', pretrained=True)
+def test_published_weights_by_name(tmp_path, monkeypatch):
+    model = timm.create_model('fcvit_tiny')
+    torch.save({'state_dict': publish(model), 'args': argparse.Namespace(lr=1)}, tmp_path / 'fcvit_tiny.pth')
+    monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(tmp_path))
+    twin = timm.create_model('fcvit_tiny', pretrained=True)
+    assert_same_weights(twin, model.state_dict())
+    assert twin.pretrained_cfg['state_dict'] == {'published': 'published:fcvit_tiny'}
+    other = timm.create_model('fcvit_tiny', pretrained=True, num_classes=4, in_chans=1)
+    assert other.get_classifier().weight.shape == (4, 320)
+    torch.testing.assert_close(
+        other.backbone.stem.proj.weight.detach(), model.backbone.stem.proj.weight.detach().sum(1, keepdim=True)
+    )
+    features = timm.create_model('fcvit_tiny', pretrained=True, features_only=True)
+    assert torch.equal(features.model.backbone.stem.proj.bias, model.backbone.stem.proj.bias)
+
+
+def test_where_there_are_no_published_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(tmp_path))
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    with pytest.raises(RuntimeError, match=r'inhomogeneous_dwnet_tiny has no published weights.*checkpoint_path=FILE'):
+        timm.create_model('inhomogeneous_dwnet_tiny', pretrained=True)
+    with pytest.raises(CheckpointError, match=r'fcvit_b12 lies where only a person can download it: open https://drive'):
+        timm.create_model('fcvit_b12', pretrained=True)
 
 
 def test_files_of_other_networks_are_refused(tmp_path):

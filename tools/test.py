@@ -19,7 +19,7 @@ from fcvit_mm.preflight.checks import check_testing
 def parse_args() -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
     parser.add_argument('--work-dir', help='where the metrics go (default: ./work_dirs/<config name>)')
     parser.add_argument('--out', help='write the predictions: a .pkl file, for segmentation a folder of PNG files')
     parser.add_argument('--show', action='store_true', help='show drawn predictions in a window')

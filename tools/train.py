@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     add_config_options(
         parser,
         'model.head.num_classes=5, key="[a,b]" or key=a,b for a list. pretrained=PATH is the checkpoint that the '
-        'backbone starts from, pretrained=None starts from scratch',
+        'backbone starts from, pretrained=NAME published weights, pretrained=None starts from scratch',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')

@@ -13,7 +13,7 @@ from fcvit_mm.images import ImageError, find_inputs
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
     parser.add_argument('input', help='image, folder of images, or video')
     parser.add_argument('--out-dir', required=True, help='folder for the drawn images (PNG) or the video (MP4)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='detection: least score of what is drawn')

@@ -15,6 +15,7 @@ from ..analysis.plots import overlay
 from ..analysis.similarity import shared_limits, short_name, similarity_maps
 from ..apis.draw import Drawer, build_drawer
 from ..apis.load import image_reader, load_network
+from ..checkpoints import is_published
 from ..engine.config import load_config
 from ..errors import UserError
 from ..images import ImageReader, reduce_image, swap_channels
@@ -91,7 +92,7 @@ def find_models(pairs: Sequence[str], runs: Optional[str] = None) -> Dict[str, M
     models: Dict[str, Model] = {}
     for config, checkpoint in zip(pairs[::2], pairs[1::2]):
         for path, what in ((config, 'config'), (checkpoint, 'checkpoint')):
-            if not osp.isfile(path):
+            if not osp.isfile(path) and not is_published(path):
                 raise UserError(f'{what} {path} does not exist: give pairs of a config and a checkpoint')
         name = Path(config).stem
         models[name if name not in models else f'{name}, {Path(checkpoint).name}'] = Model(config, checkpoint)

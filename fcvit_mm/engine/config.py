@@ -10,6 +10,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+from ..checkpoints import with_scheme
 from ..dependencies import EXTRAS, require
 from ..errors import UserError, library_errors
 from ..images import allow_large_images
@@ -38,7 +39,8 @@ def load_config(
 
     Args:
         path (str): The config file.
-        options (dict, optional): ``--cfg-options``. ``pretrained`` among them is the checkpoint of the backbone.
+        options (dict, optional): ``--cfg-options``. ``pretrained`` among them is the checkpoint of the backbone, a file
+            or the name of published weights.
         work_dir (str, optional): Where results go. Default: the config's, else ``./work_dirs/<config name>``.
         launcher (str): What started the processes.
 
@@ -193,7 +195,7 @@ def walk(node: Any) -> Iterator[dict]:
 
 
 def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
-    """Start the backbone from ``checkpoint``, or from scratch if that is ``None``.
+    """Start the backbone from ``checkpoint``, a file or a name of published weights; from scratch if that is ``None``.
 
     In the config files the variable ``pretrained`` was put into the model when they were read; changing the variable
     afterwards would change nothing.
@@ -201,6 +203,7 @@ def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
     backbone = cfg.get('model', {}).get('backbone')
     if backbone is None:
         raise ConfigError('pretrained is the checkpoint of model.backbone, which the config lacks')
+    checkpoint = with_scheme(checkpoint) if isinstance(checkpoint, str) else checkpoint
     backbone.init_cfg = None if checkpoint is None else dict(type='Pretrained', checkpoint=checkpoint)
     cfg.pretrained = checkpoint
 

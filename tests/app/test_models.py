@@ -21,6 +21,7 @@ def test_models_to_choose_from(tmp_path):
     assert found['first'].checkpoint.endswith('best_accuracy_top1_epoch_1.pth')
     pair = [str(tmp_path / 'first/first.py'), str(tmp_path / 'first/epoch_1.pth')]
     assert list(find_models([*pair, *pair])) == ['first', 'first, epoch_1.pth']
+    assert find_models([pair[0], 'published:fcvit_b12'])['first'].checkpoint == 'published:fcvit_b12'
     for pairs, runs, message in [
         ([], None, 'no model: give a config and a checkpoint, or --runs'),
         (pair[:1], None, 'first.py has no checkpoint: give pairs'),

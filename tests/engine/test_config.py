@@ -57,6 +57,8 @@ def test_pretrained_is_one_option():
     cfg = load_config(MASK_RCNN, {'pretrained': 'other.pth'})
     assert cfg.model.backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': 'other.pth'}
     assert load_config(MASK_RCNN, {'pretrained': None}).model.backbone.init_cfg is None
+    cfg = load_config(MASK_RCNN, {'pretrained': 'fcvit_b12'})
+    assert cfg.model.backbone.init_cfg.checkpoint == cfg.pretrained == 'published:fcvit_b12'
     # Without our option, what is said of the model itself holds.
     cfg = load_config(MASK_RCNN, {'model.backbone.init_cfg.checkpoint': 'third.pth'})
     assert cfg.model.backbone.init_cfg.checkpoint == 'third.pth'

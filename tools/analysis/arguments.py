@@ -17,7 +17,7 @@ NETWORK_HELP = (
     'the checkpoint: CONFIG@CHECKPOINT; without @, random weights'
 )
 MODEL_HELP = "config file of a classifier, detector or segmentor, or timm:NAME for one of timm's models"
-CHECKPOINT_HELP = 'checkpoint file that was trained with it'
+CHECKPOINT_HELP = 'checkpoint file that was trained with it, or published:NAME'
 DEPRECATED_IMAGES = '--pictures'
 
 
