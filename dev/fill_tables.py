@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Write the tables of models in README.md, configs/*/README.md and configs/classification/metafile.yml.
+"""Write the tables of models in README.md, configs/*/README.md, docs and configs/classification/metafile.yml.
 
-Classifiers are rows of fcvit_mm/models/variants.py; detectors and segmentors are entries of their folder's
-metafile.yml, which is written by hand. With --check nothing is written; what is out of date is named, and the exit
-status is 1.
+Classifiers are rows of fcvit_mm/models/variants.py, published weights of fcvit_mm/checkpoints/published.py; detectors
+and segmentors are entries of their folder's metafile.yml, which is written by hand. With --check nothing is written;
+what is out of date is named, and the exit status is 1.
 """
 
 import sys
@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence
 from mmengine.config import Config
 from mmengine.fileio import load
 
+from fcvit_mm.checkpoints import PUBLISHED
 from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.files import write_atomic
 from fcvit_mm.models.variants import VARIANTS, Variant
@@ -229,7 +230,21 @@ def published_dense_table(root: Path) -> str:
     return markdown(['config', 'schedule', 'published'], rows)
 
 
+def weights_table(root: Path) -> str:
+    """Return the table of published weights."""
+    rows = []
+    for row in PUBLISHED.values():
+        name = f'`{row.name}`' if row.confirmed else f'*`{row.name}`*'
+        config = Path(row.config)
+        figures = ', '.join(f'{value} {SHORT[key]}' for key, value in row.metrics.items() if key in SHORT)
+        how = f'[download]({row.address})' if row.address else f'[by hand]({row.page})'
+        rows.append([name, f'[{config.stem}](../{config})', figures or NONE, f'`{row.file}`', how])
+    return markdown(['name', 'config', 'published', 'file', 'how'], rows)
+
+
 MAIN_METRICS = ('box AP', 'mask AP', 'mIoU')
+#: Metrics in the table of weights, and what they are called there.
+SHORT = {'Top 1 Accuracy': 'top-1', **{key: key for key in MAIN_METRICS}}
 TRANSFORMERS = 'AttnScale and FeatScale'
 TABLES = (
     Table('configs/classification/metafile.yml', '', classifier_entries),
@@ -243,6 +258,7 @@ TABLES = (
     ),
     Table('README.md', 'classifiers', classifier_table(['FCViT', 'DWNet'], 'model')),
     Table('README.md', 'detectors and segmentors', published_dense_table),
+    Table('docs/weights.md', 'published weights', weights_table),
 )
 
 

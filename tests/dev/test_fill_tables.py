@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fcvit_mm.checkpoints import PUBLISHED
 from fcvit_mm.errors import UserError
 from fcvit_mm.models.variants import VARIANTS
 
@@ -24,6 +25,8 @@ def checkout(tmp_path):
     # Nothing is changed there, and its many configs are read once.
     (tmp_path / 'configs' / 'classification').symlink_to(ROOT / 'configs' / 'classification')
     shutil.copy(ROOT / 'README.md', tmp_path)
+    (tmp_path / 'docs').mkdir()
+    shutil.copy(ROOT / 'docs' / 'weights.md', tmp_path / 'docs')
     return tmp_path
 
 
@@ -44,6 +47,14 @@ def test_a_stale_table_is_named_and_filled_in(checkout, capsys):
     assert readme.read_text() == before.replace('42.3 box AP', '40.0 box AP')
     assert '| 40.0, 64.2, 46.2 |' in (checkout / 'configs' / 'detection' / 'README.md').read_text()
     assert 'written: configs/detection/README.md, README.md' in capsys.readouterr().out
+
+
+def test_published_weights_are_listed_with_their_addresses():
+    table = tool['weights_table'](ROOT)
+    assert table.count('\n') == 2 + len(PUBLISHED)
+    assert '| 49.9 box AP, 43.4 mask AP | `cascade_mask_rcnn_dwnet_tiny.pth` | [download](https://github.com/' in table
+    assert '| 80.9 top-1 | `fcvit_b12.pth` | [by hand](https://drive.google.com/' in table
+    assert '| *`featscale_vit_small_12`* |' in table and '| `attnscale_vit_small_12` |' in table
 
 
 def test_a_missing_marker_is_named():
