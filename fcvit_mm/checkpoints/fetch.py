@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..files import WriteError, atomic_path, write_atomic
+from ..files import WriteError, atomic_path, reported_writes, write_atomic
 from ..models.variants import Variant, find_variant
 from .convert import to_ours
 from .download import DownloadError, download
@@ -105,6 +105,9 @@ def fetch_published(name: str, folder: Optional[str] = None) -> Fetched:
         DownloadError, WriteError: As of :func:`published_path`.
     """
     weights = find_published(name)
+    if folder is not None:  # which the variable may name already
+        with reported_writes(folder):
+            os.makedirs(folder, exist_ok=True)
     found = find_file(weights)
     path = os.path.join(folder or (os.path.dirname(found) if found else download_folder()), weights.file)
     how = 'found'

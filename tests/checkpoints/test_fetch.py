@@ -129,10 +129,13 @@ def test_the_folder_of_the_variable_comes_first(micro, tmp_path, monkeypatch):
         published_path('micro_det')
 
 
-def test_a_variable_that_names_no_folder(micro, monkeypatch):
-    monkeypatch.setenv('FCVIT_MM_WEIGHTS', '/nowhere')
-    with pytest.raises(CheckpointError, match='FCVIT_MM_WEIGHTS=/nowhere is no folder: make it .* or unset'):
+def test_a_variable_that_names_no_folder(micro, tmp_path, monkeypatch):
+    folder = tmp_path / 'weights'
+    monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(folder))
+    with pytest.raises(CheckpointError, match=f'FCVIT_MM_WEIGHTS={folder} is no folder: .* NAME --to {folder}.* unset'):
         read_checkpoint('published:micro')
+    fetch_published('micro', str(folder))  # what the message says
+    assert published_path('micro') == str(folder / 'micro_224.pth')
 
 
 def test_what_only_a_person_can_download(micro, tmp_path, monkeypatch):
@@ -204,6 +207,8 @@ def test_no_network(micro):
 
 def test_a_folder_that_cannot_be_written(micro, tmp_path):
     (tmp_path / 'home').write_text('a file')
+    with pytest.raises(WriteError, match='home/below could not be written: '):
+        fetch_published('micro', str(tmp_path / 'home' / 'below'))
     with pytest.raises(WriteError, match=r'could not be written: .*python tools/download.py micro --to DIR, then FCVI'):
         read_checkpoint('published:micro')
     assert not micro.server.asked
