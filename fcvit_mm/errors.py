@@ -2,11 +2,14 @@
 
 import argparse
 import dis
+import logging
 import os
 import re
 import sys
 import traceback
+import warnings
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 #: Set to anything but 0 in the environment, it makes commands show the traceback of every error; so does ``--debug``.
@@ -26,6 +29,11 @@ ADVICE = (
         'shared memory (docker run --shm-size)',
     ),
     (
+        r'Expected to have finished reduction|parameters that were not used in producing loss',
+        'Parameters get no gradient: tools/check.py CONFIG names them, and the out_indices that are right. '
+        'find_unused_parameters=True lets DistributedDataParallel search for them in every step',
+    ),
+    (
         r'is not in the .*registry',
         "Correct the type's name in the config, or let the config import the module that registers it: "
         "custom_imports=dict(imports=['MODULE'])",
@@ -39,6 +47,12 @@ ADVICE = (
         'Install the package, or name the folder of the module in the environment variable PYTHONPATH',
     ),
     (r'No space left on device|Disk quota exceeded', 'Make room, or write to another disk'),
+)
+
+#: What libraries say whatever is done, of what nobody here has asked for; patterns of their warnings.
+NOISE = (
+    r'faster_coco_eval is not installed',  # mmdet, of a metric of its own, which says so itself when it is used
+    r'pkg_resources is deprecated',  # setuptools, of its use in packages that MMEngine imports
 )
 
 
@@ -177,12 +191,40 @@ def command_parser(description: Optional[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def silence_libraries() -> None:
+    """Keep from the output what libraries say of themselves: :data:`NOISE`, and what is meant for their developers.
+
+    MMEngine's ``print_log`` without a logger prints what it is given, of whatever level; the libraries tell each other
+    so, at level DEBUG, which of their data sets they could not import.
+    """
+    for pattern in NOISE:
+        warnings.filterwarnings('ignore', message=pattern)
+    try:
+        import mmengine.logging as library
+    except ImportError:
+        return
+    original = library.print_log
+    if getattr(original, 'silences', False):
+        return
+
+    @wraps(original)
+    def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or level > logging.DEBUG:
+            original(msg, logger, level)
+
+    print_log.silences = True  # type: ignore[attr-defined]
+    library.print_log = print_log
+
+
 def run_command(main: Callable[[], object]) -> None:
     """Run a command; an error that the user can put right ends it with one message and exit status 1.
 
     ``--debug`` (:func:`command_parser`), or :data:`DEBUG_VARIABLE` in the environment, shows the traceback as well.
-    Errors of any other kind are defects: they end the command with their traceback, as usual.
+    Errors of any other kind are defects: they end the command with their traceback, as usual. What libraries say of
+    themselves at every start is silenced (:func:`silence_libraries`), unless tracebacks are asked for.
     """
+    if not wants_traceback():
+        silence_libraries()
     try:
         main()
     except UserError as error:

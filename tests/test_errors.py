@@ -1,5 +1,7 @@
 import importlib.util
+import logging
 import sys
+import warnings
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fcvit_mm.errors import (
     library_errors,
     origin,
     run_command,
+    silence_libraries,
 )
 
 
@@ -161,3 +164,29 @@ def test_parsers_have_debug_and_keep_the_lines_of_the_docstring():
     text = command_parser('First line.\n\n    code here\n').format_help()
     assert '--debug' in text and DEBUG_VARIABLE in text and '\n    code here\n' in text
     assert not errors.wants_traceback()
+
+
+def test_commands_keep_out_what_libraries_say_of_themselves(capsys, monkeypatch):
+    import mmengine.logging as library
+
+    original = library.print_log
+    monkeypatch.setattr(library, 'print_log', getattr(original, '__wrapped__', original))
+
+    def noise():
+        library.print_log('Could not import OneDL. Skipping OneDL datasets.', level=logging.DEBUG)
+        library.print_log('said to everybody')
+        warnings.warn('faster_coco_eval is not installed, metrics will not be computed. Please install it')
+        warnings.warn('mind the gap')
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        noise()
+        monkeypatch.setenv(DEBUG_VARIABLE, '1')
+        run_command(noise)
+        assert len(caught) == 4 and capsys.readouterr().out.count('Could not') == 2
+        monkeypatch.setenv(DEBUG_VARIABLE, '0')
+        caught.clear()
+        run_command(noise)
+        silence_libraries()
+    assert capsys.readouterr().out == 'said to everybody\n'
+    assert [str(each.message) for each in caught] == ['mind the gap']

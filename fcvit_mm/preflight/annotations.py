@@ -1,106 +1,290 @@
-"""Annotations in COCO's format: what mmdet skips in silence is counted, what would end training is refused."""
+"""Annotations in COCO's format: what the libraries skip or refuse, and why.
 
+What is skipped or refused is found by letting them do it; the rules here choose what they are asked about first, where
+there is no time for all, and find the words for what they said.
+"""
+
+import copy
 import math
-from collections import defaultdict
-from typing import Any, Dict, List, Tuple
+from collections import Counter, defaultdict
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
+
+from ..errors import origin
+from .limits import TimeLimit, shorten, spread
 
 #: Examples of one kind of fault in a message.
 SHOWN = 3
-#: mmdet trains on without these instances, or with what of them is inside the image.
+#: Seconds for choosing the masks that the libraries are asked about, and for asking.
+SCREEN_SECONDS, ASK_SECONDS = 2.0, 1.0
+#: Masks without anything unusual that they are asked about.
+USUAL_ASKED = 64
+#: Why mmdet skips an annotation.
 SKIPPED = {
+    'ignore': 'are marked "ignore"',
     'category': 'have a category_id that the file does not define',
-    'image': 'belong to an image_id that the file does not list',
+    'box': 'have a bbox that is not four finite numbers',
     'empty': 'have an empty box (a side below 1 pixel, or area 0)',
     'outside': 'have a box outside its image',
-    'polygon': 'have no polygon of three points or more',
-    'beyond': 'have polygon points beyond their image, which are cut off',
+    'unknown': 'are not in what the data set made of the file',
 }
-#: mmdet would end, at some iteration, with an error that names no instance.
+#: Why an annotation cannot be loaded.
 FATAL = {
-    'keys': 'lack one of image_id, category_id, bbox, area',
+    'keys': 'lack one of id, image_id, category_id, bbox, area',
     'box': 'have a bbox that is not four finite numbers',
-    'mask': 'have no segmentation, which the pipeline loads (with_mask=True)',
-    'far': 'have polygon points far beyond their image, or that are not numbers',
-    'rle': 'have a mask of another size than their image',
 }
+#: Parts of COCO's format without which it is none.
+PARTS = ('images', 'annotations', 'categories')
 
 
-def coco_faults(content: dict, with_masks: bool) -> Tuple[List[str], List[str]]:
-    """Check every instance.
+class Mask(NamedTuple):
+    """A segmentation, and what it belongs to.
+
+    Attributes:
+        segmentation (list | dict): Polygons or run lengths, as the file has them; ``None`` if it has none.
+        width (int): Of the image.
+        height (int): Of the image.
+        owner (Any): The annotation, or the instance that the data set made of it.
+        image_id (Any): Of the image.
+    """
+
+    segmentation: Any
+    width: int
+    height: int
+    owner: Any
+    image_id: Any
+
+
+def count_line(ids: Sequence[Any], number: int, words: str) -> str:
+    """Return a line that counts annotations, with the first ids."""
+    return f'{len(ids)} of {number} annotations {words} (ids {shorten(ids, SHOWN)})'
+
+
+def fatal_annotations(content: dict) -> List[str]:
+    """Find annotations that cannot be loaded, and ids that are not unique.
 
     Args:
         content (dict): A file in COCO's format.
-        with_masks (bool): Whether masks will be loaded.
 
     Returns:
-        tuple[list[str], list[str]]: What ends training, and what is skipped; a line for each kind, with the count and
-        the first ids.
+        list[str]: A line for each kind, with the count and the first ids.
 
     Raises:
-        KeyError, TypeError: It is not in COCO's format.
+        KeyError, TypeError, AttributeError: It is not in COCO's format.
     """
-    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
-    categories = {category['id'] for category in content['categories']}
+    annotations = content.get('annotations', [])
     found: Dict[str, list] = defaultdict(list)
-    instances = content.get('annotations', [])
-    for number, instance in enumerate(instances):
-        fault = instance_fault(instance, sizes, categories, with_masks)
-        if fault:
-            found[fault].append(instance.get('id', f'number {number}'))
-    lines = []
-    for kinds in (FATAL, SKIPPED):
-        lines.append(
-            [
-                f'{len(found[kind])} of {len(instances)} annotations {words} (ids '
-                f'{", ".join(map(str, found[kind][:SHOWN]))}{", ..." if len(found[kind]) > SHOWN else ""})'
-                for kind, words in kinds.items()
-                if kind in found
-            ]
-        )
-    ids = [instance.get('id') for instance in instances]
-    if len(set(ids)) < len(ids):
-        lines[0].append(f'{len(ids) - len(set(ids))} of {len(ids)} annotations have no id of their own')
-    if len(sizes) < len(content['images']):
-        lines[0].append(
-            f'{len(content["images"]) - len(sizes)} of {len(content["images"])} images have the id of another'
-        )
-    return lines[0], lines[1]
+    for number, annotation in enumerate(annotations):
+        if not {'id', 'image_id', 'category_id', 'bbox', 'area'} <= set(annotation):
+            found['keys'].append(annotation.get('id', f'number {number}'))
+        elif not is_box(annotation['bbox']) or not is_number(annotation['area']):
+            found['box'].append(annotation['id'])
+    lines = [count_line(found[kind], len(annotations), words) for kind, words in FATAL.items() if kind in found]
+    for items, name in ((annotations, 'annotations'), (content['images'], 'images')):
+        times = Counter(each.get('id') for each in items)
+        twice = [each for each, number in times.items() if number > 1 and each is not None]
+        if twice:
+            lines.append(f'{len(twice)} ids of {name} occur more than once ({shorten(twice, SHOWN)})')
+    return lines
 
 
-def instance_fault(instance: dict, sizes: dict, categories: set, with_masks: bool) -> str:
-    """Return the kind of fault of one instance, of ``FATAL`` or ``SKIPPED``; empty without a fault."""
-    if not {'image_id', 'category_id', 'bbox', 'area'} <= set(instance):
-        return 'keys'
-    if instance['image_id'] not in sizes:
-        return 'image'
-    width, height = sizes[instance['image_id']]
-    box = instance['bbox']
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or not _is_number(instance['area']):
-        return 'box'
-    x, y, w, h = box
-    if instance['category_id'] not in categories:
-        return 'category'
-    if instance['area'] <= 0 or w < 1 or h < 1:
-        return 'empty'
-    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-        return 'outside'
-    return mask_fault(instance.get('segmentation'), width, height) if with_masks else ''
-
-
-def mask_fault(mask: Any, width: int, height: int) -> str:
-    """Return the kind of fault of a mask (polygons or run lengths), as for :func:`instance_fault`."""
-    if not mask:
-        return 'mask'
-    if isinstance(mask, dict):
-        return '' if list(mask.get('size', ())) == [height, width] else 'rle'
-    points = [value for polygon in mask if isinstance(polygon, list) for value in polygon]
-    # Points are drawn in time and memory that grow with the distance between them.
-    if not all(map(_is_number, points)) or any(abs(value) > 10 * max(width, height) for value in points):
-        return 'far'
-    if not any(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask):
-        return 'polygon'
-    return 'beyond' if min(points) < -1 or max(points) > max(width, height) + 1 else ''
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Check whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_box(box: Any) -> bool:
+    """Check whether a value is four finite numbers."""
+    return isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))
+
+
+def corners(box: Sequence[float]) -> Tuple[float, ...]:
+    """Return left, top, right and bottom of a box, from left, top, width and height, as mmdet computes them."""
+    x, y, width, height = box
+    return (x, y, x + width, y + height)
+
+
+def skipped_annotations(api: Any, infos: Iterable[dict], cat_ids: Sequence[Any]) -> Dict[str, list]:
+    """Find the annotations that a data set skipped.
+
+    Args:
+        api (COCO): The file as pycocotools reads it.
+        infos (iterable of dict): What the data set made of each image.
+        cat_ids (sequence): Categories of its classes. Those of others, which the file defines, are not meant.
+
+    Returns:
+        dict[str, list]: Kind of :data:`SKIPPED` -> annotations.
+    """
+    others = set(api.cats) - set(cat_ids)
+    found: Dict[str, list] = defaultdict(list)
+    for info in infos:
+        annotations = api.imgToAnns.get(info['img_id'], ())
+        if len(annotations) == len(info['instances']):
+            continue
+        left = Counter(tuple(each['bbox']) for each in info['instances'])
+        for annotation in annotations:
+            box = corners(annotation['bbox'])
+            if left[box] > 0:
+                left[box] -= 1
+            elif annotation['category_id'] not in others:
+                found[skip_reason(annotation, info, cat_ids)].append(annotation)
+    return found
+
+
+def skip_reason(annotation: dict, info: dict, cat_ids: Sequence[Any]) -> str:
+    """Return the kind of :data:`SKIPPED` of an annotation that a data set skipped."""
+    if annotation.get('ignore'):
+        return 'ignore'
+    if annotation['category_id'] not in cat_ids:
+        return 'category'
+    if not is_box(annotation['bbox']):
+        return 'box'
+    x, y, width, height = annotation['bbox']
+    if annotation['area'] <= 0 or width < 1 or height < 1:
+        return 'empty'
+    if min(x + width, info['width']) <= max(x, 0) or min(y + height, info['height']) <= max(y, 0):
+        return 'outside'
+    return 'unknown'
+
+
+def mask_kind(mask: Any, width: int, height: int) -> str:
+    """Return what is unusual about a segmentation, without asking a library.
+
+    Returns:
+        str: ``''`` (nothing), ``'far'`` (points so far away, or no numbers, that drawing them would take forever),
+        ``'size'`` (run lengths for another size, which some libraries read all the same), ``'beyond'`` (points beyond
+        the image), or ``'unusual'``.
+    """
+    if isinstance(mask, dict):
+        if list(mask.get('size') or ()) != [height, width]:
+            return 'size'
+        return '' if mask.get('counts') else 'unusual'
+    if not isinstance(mask, list) or not mask:
+        return 'unusual'
+    kind, side = '', max(width, height)
+    for polygon in mask:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            kind = 'unusual'
+            if not isinstance(polygon, list) or not polygon:
+                continue
+        try:
+            low, high, total = min(polygon), max(polygon), sum(polygon)
+        except TypeError:
+            return 'far'
+        # Points are drawn in time and memory that grow with the distance between them.
+        if not (-10 * side <= low and high <= 10 * side and math.isfinite(total)):
+            return 'far'
+        if not kind and (low < -1 or high > side + 1):
+            kind = 'beyond'
+    return kind
+
+
+def mask_words(mask: Any, width: int, height: int, said: str) -> str:
+    """Return as text why a library cannot read a segmentation.
+
+    Args:
+        mask (list | dict): The segmentation.
+        width (int): Of its image.
+        height (int): Of its image.
+        said (str): The error of the library.
+    """
+    if not mask:
+        return 'it is missing or empty'
+    if isinstance(mask, dict):
+        size = list(mask.get('size') or ())
+        return (
+            said
+            if size == [height, width]
+            else f'its size is {size}, that of its image {[height, width]} (height, width)'
+        )
+    if not all(isinstance(polygon, list) for polygon in mask):
+        return f'it is a flat list, not one of polygons; {said}'
+    if any(len(polygon) < 6 for polygon in mask):
+        return f'a polygon has less than three points; {said}'
+    return said
+
+
+def check_masks(
+    masks: Sequence[Mask], ask: Callable[[Mask], str], limit: TimeLimit, what: str
+) -> Tuple[Dict[str, List[Mask]], List[Mask]]:
+    """Ask a library about segmentations: all that are unusual and some others, as far as there is time.
+
+    Args:
+        masks (sequence of Mask): All of a file.
+        ask (callable): Lets a library read one and returns what it said against it; empty if nothing.
+        limit (TimeLimit): Of all checks.
+        what (str): The file, for messages.
+
+    Returns:
+        tuple: What is said against segmentations -> these, and those with points beyond their image, which are read.
+    """
+    found: Dict[str, List[Mask]] = defaultdict(list)
+    unusual: List[Mask] = []
+    beyond: List[Mask] = []
+    for mask in limit.part(masks, SCREEN_SECONDS, f'{what}: segmentations checked'):
+        kind = mask_kind(mask.segmentation, mask.width, mask.height)
+        if kind == 'far':
+            found['it has points far beyond its image, or that are no numbers'].append(mask)
+        elif kind == 'size':
+            found[mask_words(mask.segmentation, mask.width, mask.height, '')].append(mask)
+        elif kind == 'unusual':
+            unusual.append(mask)
+        elif kind:
+            beyond.append(mask)
+    first = [*unusual, *spread(beyond, USUAL_ASKED), *spread(masks, USUAL_ASKED)]
+    known = {id(mask) for faults in found.values() for mask in faults}
+    chosen = [mask for mask in {id(mask): mask for mask in first}.values() if id(mask) not in known]
+    for mask in limit.part(chosen, ASK_SECONDS, f'{what}: unusual segmentations read'):
+        said = ask(mask)
+        if said:
+            found[said].append(mask)
+    return dict(found), beyond
+
+
+def ask_loading_step(step: Any) -> Callable[[Mask], str]:
+    """Return what lets a step of a pipeline, ``LoadAnnotations(with_mask=True)``, load an instance's mask."""
+    step = copy.copy(step)
+    step.with_seg = False
+
+    def ask(mask: Mask) -> str:
+        size = (mask.height, mask.width)
+        sample = dict(ori_shape=size, img_shape=size, height=size[0], width=size[1], instances=[dict(mask.owner)])
+        try:
+            results = step(sample)
+        except Exception as error:
+            # Broad, because libraries have no error of their own for this.
+            kind, message, _ = origin(error)
+            return mask_words(mask.segmentation, mask.width, mask.height, f'{kind}: {message}' if message else kind)
+        return '' if bool(results['gt_ignore_flags'][0]) == bool(mask.owner['ignore_flag']) else 'skipped'
+
+    return ask
+
+
+def ask_metric(api: Any) -> Callable[[Mask], str]:
+    """Return what lets pycocotools read an annotation's mask, as a metric does."""
+    from pycocotools import mask as masks
+
+    def ask(mask: Mask) -> str:
+        try:
+            masks.area(api.annToRLE(mask.owner))
+        except Exception as error:
+            # Broad, because pycocotools has no error of its own.
+            kind, message, _ = origin(error)
+            return mask_words(mask.segmentation, mask.width, mask.height, f'{kind}: {message}')
+        return ''
+
+    return ask
+
+
+def annotation_ids(api: Any, masks: Sequence[Mask]) -> List[Any]:
+    """Return the ids of the annotations that instances of a data set were made of."""
+    return [
+        next(
+            (
+                annotation.get('id')
+                for annotation in api.imgToAnns.get(mask.image_id, ())
+                if corners(annotation['bbox']) == tuple(mask.owner['bbox'])
+            ),
+            f'of image {mask.image_id}',
+        )
+        for mask in masks
+    ]

@@ -1,42 +1,22 @@
 """Checks before training and testing: one error that lists every problem, in seconds instead of hours."""
 
-import json
 import os
 import os.path as osp
-import random
 import shutil
-import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import numpy as np
 from mmengine.config import Config
-from mmengine.logging import print_log
-from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from mmengine.registry import DefaultScope
 
 from ..apis.load import read_trained
 from ..checkpoints import CheckpointError, check_finite, read_checkpoint
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError, origin
-from ..images import (
-    image_problem,
-    image_size,
-    list_images,
-    open_image,
-    read_labels,
-    sample_of,
-    truncation_problem,
-)
-from .annotations import coco_faults
-from .truth import truth_problems
+from .data import build_outer, check_leaf, is_url, rehearse
+from .limits import TimeLimit, shorten, unique, without_garbage_collection
+from .truth import Split, truth_problems
 
-#: Images of each data set that are decoded before the start.
-SAMPLE_SIZE = 64
-#: Seconds for checking, in each data set, whether the other files are there and complete; what this does not reach is
-#: checked when training reads it.
-CHECK_SECONDS = 10
-#: Examples of one kind of problem in the message.
-SHOWN = 5
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
 
@@ -63,6 +43,7 @@ def check_training(cfg: Config) -> None:
     Raises:
         PreflightError: Lists all that was found.
     """
+    limit = TimeLimit()
     problems = []
     if cfg.get('resume') and cfg.get('load_from'):
         problems += resume_problems(cfg.load_from)
@@ -72,9 +53,10 @@ def check_training(cfg: Config) -> None:
             problems += checkpoint_problems(cfg.load_from, 'load_from')
     validates = cfg.get('val_cfg') is not None
     problems += work_dir_problems(cfg)
-    problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])])
+    problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])], limit)
     if problems:
         raise PreflightError(problems)
+    limit.report()
 
 
 def check_testing(cfg: Config, checkpoint: str) -> None:
@@ -83,14 +65,11 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
     Raises:
         PreflightError: Lists all that was found.
     """
-    problems = checkpoint_problems(checkpoint, 'the checkpoint') + data_problems(cfg, ['test_dataloader'])
+    limit = TimeLimit()
+    problems = checkpoint_problems(checkpoint, 'the checkpoint') + data_problems(cfg, ['test_dataloader'], limit)
     if problems:
         raise PreflightError(problems)
-
-
-def is_url(path: str) -> bool:
-    """Check whether a path is an address."""
-    return '://' in path
+    limit.report()
 
 
 def checkpoint_problems(path: str, what: str) -> List[str]:
@@ -177,32 +156,30 @@ def allowed_part(cfg: Config, loader: str) -> float:
     return hook.limit if hook.skip else 0.0
 
 
-def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
-    """Check the data sets behind some data loaders, and the heads that are to learn from them."""
+def data_problems(cfg: Config, loaders: List[str], limit: Optional[TimeLimit] = None) -> List[str]:
+    """Check the data sets behind some data loaders, the heads that are to learn from them, and the evaluators.
+
+    Args:
+        cfg (Config): Its data sets and evaluators are built in its scope.
+        loaders (list[str]): Names of data loaders.
+        limit (TimeLimit, optional): Of all checks. Default: one of its own.
+    """
+    limit = limit or TimeLimit()
     problems: List[str] = []
-    seen: Dict[str, Sequence[str]] = {}
+    seen: List[Tuple[str, Sequence[str]]] = []
     splits: Dict[str, Sequence[str]] = {}
     heads = dict(head_classes(cfg))
-    for name in loaders:
+    for number, name in enumerate(loaders):
         if not cfg.get(name):
             problems.append(f'the config has no {name}')
             continue
-        leaves = list(leaf_datasets(cfg[name]['dataset']))
-        for dataset_cfg in leaves:
-            found, classes, dataset = dataset_problems(
-                cfg.default_scope, dataset_cfg, max(heads.values(), default=None), allowed_part(cfg, name)
-            )
-            split = name.partition('_')[0]
-            if dataset is not None and not found and split != 'train' and len(leaves) == 1:
-                problems += truth_problems(cfg, split, dataset)
-            problems += [f'{name}: {problem}' for problem in found]
-            if classes is not None:
-                seen[name] = classes
-                if not found:
-                    splits[f'{name} ({folder_of(dataset_cfg)})'] = classes
+        part = limit.share(len(loaders) - number)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():
+            problems += loader_problems(cfg, name, max(heads.values(), default=None), part, seen, splits)
+        limit.take(part)
     differing = split_problems(splits)
     problems += differing
-    for name, names in seen.items():
+    for name, names in seen:
         for head, number in heads.items():
             if number != len(names) and not (differing and name != 'train_dataloader'):
                 problems.append(
@@ -211,6 +188,55 @@ def data_problems(cfg: Config, loaders: List[str]) -> List[str]:
                     'metainfo.classes of the data set'
                 )
     return unique(problems)
+
+
+def loader_problems(
+    cfg: Config,
+    name: str,
+    num_classes: Optional[int],
+    limit: TimeLimit,
+    seen: List[Tuple[str, Sequence[str]]],
+    splits: Dict[str, Sequence[str]],
+) -> List[str]:
+    """Check what is behind one data loader: its data sets, a few of its samples, and its evaluator.
+
+    Args:
+        cfg (Config): The config.
+        name (str): Of the data loader.
+        num_classes (int, optional): Most classes of a head.
+        limit (TimeLimit): Of all checks.
+        seen (list): Gets the classes of each data set.
+        splits (dict): Gets those of data sets without problems.
+    """
+    dataset_cfg, split = cfg[name]['dataset'], name.partition('_')[0]
+    leaf_cfgs = list(leaf_datasets(dataset_cfg))
+    leaves = []
+    for leaf_cfg in leaf_cfgs:
+        leaf = check_leaf(leaf_cfg, num_classes, allowed_part(cfg, name), limit, split != 'test')
+        leaves.append(leaf)
+        if leaf.classes is not None:
+            seen.append((name, leaf.classes))
+            if not leaf.problems:
+                splits[f'{name} ({folder_of(leaf_cfg)})'] = leaf.classes
+    problems = [f'{name}: {problem}' for leaf in leaves for problem in leaf.problems]
+    if problems or any(leaf.dataset is None for leaf in leaves):
+        return problems
+    datasets = [leaf.dataset for leaf in leaves]
+    outer = datasets[0]
+    if leaf_cfgs[0] is not dataset_cfg:
+        try:
+            outer = build_outer(dataset_cfg, iter(datasets), limit)
+        except Exception as error:
+            # Broad, because each wrapper has checks of its own.
+            return [f'{name}: {type_name(dataset_cfg)} cannot be built: {origin(error).message}']
+    found, packed = rehearse(outer, datasets, limit, name)
+    problems += [f'{name}: {problem}' for problem in found]
+    evaluator = cfg.get(f'{split}_evaluator')
+    if not problems and split != 'train' and evaluator and hasattr(outer, 'metainfo'):
+        problems += truth_problems(
+            evaluator, Split(outer, datasets, packed, limit, split != 'test'), f'{split}_evaluator'
+        )
+    return problems
 
 
 def folder_of(dataset_cfg: dict) -> str:
@@ -241,17 +267,6 @@ def split_problems(splits: Dict[str, Sequence[str]]) -> List[str]:
     return problems
 
 
-def unique(items: List[str]) -> List[str]:
-    """Return the items without repetitions, in order."""
-    return list(dict.fromkeys(items))
-
-
-def shorten(items: Iterable[Any]) -> str:
-    """Return the first few items as text."""
-    items = [str(item) for item in items]
-    return ', '.join(items if len(items) <= SHOWN else [*items[:SHOWN], '...'])
-
-
 def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
     """Yield dotted name and ``num_classes`` of each head that has one, and of what mixes labels before them."""
 
@@ -271,425 +286,3 @@ def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
     for key in HEADS:
         if key in model:
             yield from visit(model[key], f'model.{key}')
-
-
-def dataset_problems(
-    scope: str, dataset_cfg: dict, num_classes: Optional[int], allowed: float = 0.0
-) -> Tuple[List[str], Optional[tuple], Any]:
-    """Check one data set, by its own list of data and its own loading steps.
-
-    Args:
-        scope (str): Library that the config is for.
-        dataset_cfg (dict): Config of the data set.
-        num_classes (int, optional): Classes that the model can learn, to compare labels with.
-        allowed (float): Part of the images that may be corrupt; so many are a warning and no problem.
-
-    Returns:
-        tuple: The problems; the names of the classes if they are known; the data set, if its list could be loaded.
-    """
-    try:
-        with DefaultScope.overwrite_default_scope(scope):
-            # Lazily: its library resolves names and paths, and reads nothing yet.
-            dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True, pipeline=[]))
-    except Exception as error:
-        # Broad, because each data set has checks of its own.
-        return [f'{type_name(dataset_cfg)} cannot be built: {origin(error).message}'], None, None
-    classes = getattr(dataset, 'metainfo', {}).get('classes')
-    root: Any = getattr(dataset, 'data_root', None)
-    ann_file: Any = getattr(dataset, 'ann_file', None)
-    prefixes = {key: path for key, path in getattr(dataset, 'data_prefix', {}).items() if path}
-    if any(is_url(path) for path in [root or '', ann_file or '', *prefixes.values()]):
-        return [], classes, None
-    if root and not osp.isdir(root):
-        return (
-            [f'data_root {osp.abspath(root)} does not exist: put the data there, or name its folder in data_root'],
-            classes,
-            None,
-        )
-    problems = []
-    if ann_file and not osp.isfile(ann_file):
-        problems.append(f'annotation file {ann_file} does not exist: correct ann_file or complete the data set')
-    for key, path in prefixes.items():
-        if not osp.isdir(path):
-            problems.append(
-                f'folder {path} does not exist (data_prefix {key}): correct data_prefix or complete the data set'
-            )
-    if problems:
-        return problems, classes, None
-    if hasattr(dataset, 'COCOAPI'):
-        with_masks = any(node.get('with_mask') for node in walk(dataset_cfg.get('pipeline', [])))
-        problems += coco_problems(dataset, ann_file, prefixes.get('img', root or ''), with_masks, allowed)
-    elif hasattr(dataset, 'with_label'):
-        found, classes = folder_problems(dataset, ann_file, prefixes.get('img_path', root), classes)
-        problems += found
-    if problems:
-        return problems, classes, None
-    try:
-        with DefaultScope.overwrite_default_scope(scope):
-            # What full_init does, in its steps: to compare what is left with what there was.
-            dataset.data_list = dataset.load_data_list()
-            number = len(dataset.data_list)
-            dataset.data_list = dataset.filter_data()
-    except Exception as error:
-        # Broad, because each data set has checks of its own.
-        return (
-            [
-                f'{type_name(dataset_cfg)} does not load {ann_file or shorten(prefixes.values())}: '
-                f'{origin(error).message}: correct the data or its paths'
-            ],
-            classes,
-            None,
-        )
-    if (
-        not hasattr(dataset, 'with_label')
-        and not hasattr(dataset, 'seg_map_suffix')
-        and not hasattr(dataset, 'COCOAPI')
-    ):
-        return [], classes, dataset
-    if hasattr(dataset, 'seg_map_suffix') and not hasattr(dataset, 'COCOAPI'):
-        problems += suffix_problems(dataset, ann_file, prefixes.get('img_path'))
-    problems += emptiness_problems(dataset, number, ann_file or shorten(prefixes.values()), classes)
-    if problems:
-        return problems, classes, dataset
-    read = loading_steps(scope, dataset_cfg)
-    if hasattr(dataset, 'with_label') and ann_file:
-        problems += label_problems(dataset, ann_file, classes, num_classes)
-    elif hasattr(dataset, 'seg_map_suffix') and not hasattr(dataset, 'COCOAPI'):
-        problems += segmentation_problems(dataset, prefixes, num_classes)
-    paths = [info['img_path'] for info in dataset.data_list if isinstance(info.get('img_path'), str)]
-    problems += image_problems(paths, allowed, read)
-    return problems, classes, dataset
-
-
-def loading_steps(scope: str, dataset_cfg: dict) -> Optional[Callable[[str], Any]]:
-    """Return what loads the image of a path by the first steps of a data set's pipeline; ``None`` without such."""
-    steps = [node for node in dataset_cfg.get('pipeline') or () if type_name(node).startswith('LoadImage')]
-    if not steps:
-        return None
-    try:
-        with DefaultScope.overwrite_default_scope(scope):
-            built = [TRANSFORMS.build(dict(step)) for step in steps]
-    except Exception:
-        # Broad, because steps are anybody's; building the pipeline reports it.
-        return None
-
-    def read(path: str) -> Any:
-        results: Any = sample_of(path)
-        for step in built:
-            results = step(results)
-        return results and results.get('img')
-
-    return read
-
-
-def emptiness_problems(dataset: Any, number: int, where: str, classes: Optional[tuple]) -> List[str]:
-    """Check that something is left of a data set: samples, objects, and of every class some."""
-    left = len(dataset.data_list)
-    reasons = f' (filter_cfg={dataset.filter_cfg})' if getattr(dataset, 'filter_cfg', None) else ''
-    if left == 0:
-        return [
-            f'{where}: none of {number} samples is left: {type(dataset).__name__} skips all of them{reasons}. Check '
-            'the annotations, and filter_cfg of the data set'
-        ]
-    if hasattr(dataset, 'COCOAPI'):
-        labels = [each['bbox_label'] for info in dataset.data_list for each in info['instances']]
-        if not labels and not dataset.test_mode:
-            return [
-                f'{where}: no object is left in {left} images: {type(dataset).__name__} skips empty boxes, boxes '
-                'outside of their image and unknown categories. Boxes are [x, y, width, height] in pixels; area is '
-                'above 0; category_id is a number of "categories"'
-            ]
-    elif hasattr(dataset, 'with_label'):
-        labels = [
-            int(each) for info in dataset.data_list for each in np.atleast_1d(np.asarray(info.get('gt_label', []), int))
-        ]
-    else:
-        return []
-    occurring = set(labels)
-    absent = [name for index, name in enumerate(classes or ()) if index not in occurring]
-    if absent and occurring:
-        print_log(
-            f'{where}: {len(absent)} of {len(classes or ())} classes never occur ({shorten(absent)})',
-            logger='current',
-            level=30,
-        )
-    return []
-
-
-def suffix_problems(dataset: Any, ann_file: Optional[str], folder: Optional[str]) -> List[str]:
-    """Check which images of a folder a data set for segmentation does not take because of capitals in the suffix."""
-    suffix = dataset.img_suffix
-    if ann_file or folder is None:
-        return [] if dataset.data_list else [f'no images are named in {ann_file or folder}']
-    # list_images takes either case.
-    others = [path for path in list_images(folder, [suffix.lower()]) if not path.endswith(suffix)]
-    if not dataset.data_list:
-        found = osp.basename(others[0])[-len(suffix) :] if others else ''
-        but = (
-            f', but {len(others)} that end in {found}: img_suffix={found!r} of the data set takes them'
-            if others
-            else ''
-        )
-        return [f'no images (*{suffix}) in {folder}{but}']
-    if others:
-        print_log(
-            f'{len(others)} images in {folder} ({shorten(others[:1])}) differ from img_suffix={suffix!r} by case and '
-            'are skipped: rename them',
-            logger='current',
-            level=30,
-        )
-    return []
-
-
-def label_problems(dataset: Any, ann_file: str, classes: Optional[tuple], num_classes: Optional[int]) -> List[str]:
-    """Check the labels and images that a list file names."""
-    number = len(classes) if classes else num_classes
-    problems = []
-    if number is not None:
-        wrong = [
-            (line, info['gt_label'])
-            for line, info in enumerate(dataset.data_list, 1)
-            if any(not 0 <= each < number for each in np.atleast_1d(np.asarray(info.get('gt_label', []), int)))
-        ]
-        if wrong:
-            problems.append(
-                f'{ann_file}: {len(wrong)} of {len(dataset.data_list)} labels are not among 0 to {number - 1} '
-                f'({shorten(f"line {line}: {label}" for line, label in wrong)}): labels are numbered from 0'
-            )
-    return problems
-
-
-def list_file_problems(ann_file: str) -> List[str]:
-    """Check that every line of a list file of mmpretrain has an image and a label."""
-    with open(ann_file, encoding='utf-8') as file:
-        lines = [line.strip() for line in file.read().split('\n')]
-    if lines and not lines[-1]:
-        lines.pop()
-    wrong = [number for number, line in enumerate(lines, 1) if not line.rpartition(' ')[0]]
-    return (
-        [
-            f'{ann_file}: {len(wrong)} of {len(lines)} lines have no label or are empty (lines {shorten(wrong)}): '
-            'each is "path label", or remove it'
-        ]
-        if wrong
-        else []
-    )
-
-
-def image_problems(paths: List[str], allowed: float, read: Optional[Callable[[str], Any]] = None) -> List[str]:
-    """Check images: a sample is decoded; of the others the ends of the files are read, while there is time."""
-    decoded = ((path, image_problem(path, read)) for path in sample(paths))
-    corrupt = {path: problem for path, problem in decoded if problem}
-    order = list(range(len(paths)))
-    random.Random(0).shuffle(order)
-    end, checked = time.monotonic() + CHECK_SECONDS, 0
-    for index in order:
-        problem = truncation_problem(paths[index])
-        checked += 1
-        if problem:
-            corrupt.setdefault(paths[index], problem)
-        if time.monotonic() > end:
-            break
-    if not corrupt:
-        return []
-    shown = list(corrupt.values())[:SHOWN]
-    more = f'... and {len(corrupt) - SHOWN} more corrupt images among the {checked} checked'
-    if len(corrupt) <= allowed * checked:
-        print_log(
-            f'{len(corrupt)} of {checked} checked images are corrupt and will be skipped: '
-            f'{"; ".join(shown)}{"; ..." if len(corrupt) > SHOWN else ""}',
-            logger='current',
-            level=30,
-        )
-        return []
-    return [*shown, *([more] if len(corrupt) > SHOWN else [])]
-
-
-def sample(items: List[Any]) -> List[Any]:
-    """Return at most ``SAMPLE_SIZE`` items, spread evenly."""
-    if len(items) <= SAMPLE_SIZE:
-        return items
-    return [items[int(index)] for index in np.linspace(0, len(items) - 1, SAMPLE_SIZE)]
-
-
-def coco_problems(
-    dataset: Any, ann_file: str, folder: str, with_masks: bool = False, allowed: float = 0.0
-) -> List[str]:
-    """Return the problems of a data set in COCO's format."""
-    try:
-        with open(ann_file, encoding='utf-8') as file:
-            content = json.load(file)
-        categories = [category['name'] for category in content['categories']]
-        images = [osp.join(folder, image['file_name']) for image in content['images']]
-        fatal, skipped = coco_faults(content, with_masks)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return [
-            f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, corrupt or truncated '
-            f'({type(error).__name__}: {error}): copy it again'
-        ]
-    if not images:
-        return [f'{ann_file} lists no images']
-    for line in skipped:
-        print_log(f'{ann_file}: {line}: mmdet skips them', logger='current', level=30)
-    problems = [f'{ann_file}: {line}: correct or remove them' for line in fatal]
-    wrong = [
-        f'{osp.join(folder, image["file_name"])} is {found[0]}x{found[1]}, not {image["width"]}x{image["height"]}'
-        for image in sample(content['images'])
-        for found in [size_of(osp.join(folder, image['file_name']))]
-        if found not in (None, (image['width'], image['height']))
-    ]
-    if wrong and len(wrong) <= max(allowed, 0.01) * len(images):
-        print_log(
-            f'{ann_file}: {len(wrong)} of {len(sample(images))} checked images have another size than annotated '
-            f'({shorten(wrong)}) and will be skipped',
-            logger='current',
-            level=30,
-        )
-    elif wrong:
-        problems.append(
-            f'{ann_file}: {len(wrong)} of {len(sample(images))} checked images have another size than '
-            f'annotated ({shorten(wrong)}): the annotations belong to other images'
-        )
-    classes = list(dataset.metainfo.get('classes') or ())
-    unknown = [name for name in classes if name not in categories]
-    if unknown:
-        # mmdet would skip them and number the others anew.
-        return [
-            *problems,
-            f'metainfo.classes names {shorten(unknown)}, which are not among the {len(categories)} '
-            f'categories of {ann_file} ({shorten(categories)}): set metainfo=dict(classes=...) of the '
-            'data set, in the order of the file',
-        ]
-    in_order = [name for name in categories if name in classes]
-    if in_order != classes:
-        # mmdet numbers classes in the order of the file, whatever the order in metainfo.
-        return [
-            *problems,
-            f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {ann_file} '
-            f'({shorten(in_order)}), so names would go to the wrong classes: use the order of the file',
-        ]
-    return problems
-
-
-def size_of(path: str) -> Optional[Tuple[int, int]]:
-    """Return width and height of an image; ``None`` if they cannot be read."""
-    try:
-        return image_size(path)
-    except Exception:
-        # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
-        return None
-
-
-def folder_problems(
-    dataset: Any, ann_file: Optional[str], folder: str, classes: Optional[tuple]
-) -> Tuple[List[str], Optional[tuple]]:
-    """Return the problems and classes of a data set for classification with one folder per class or a list file."""
-    if ann_file or not dataset.with_label:
-        return list_file_problems(ann_file) if ann_file and dataset.with_label and is_plain_list(
-            dataset
-        ) else [], classes
-    if not list_images(folder, dataset.extensions):
-        return [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}'], classes
-    folders = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
-    hidden = [name for name in folders if name.startswith('.') or name == '__MACOSX']
-    if hidden:
-        return [
-            f'{folder}: the folder {shorten(hidden)}, which holds no class, counts as one: remove it '
-            f'(rm -r {osp.join(folder, hidden[0])})'
-        ], None
-    if classes is not None and len(classes) != len(folders):
-        return (
-            [
-                f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but '
-                f'{type(dataset).__name__} has {len(classes)} classes: set metainfo=dict(classes=[...]) of '
-                'the data set, or type CustomDataset, which takes the names of the folders'
-            ],
-            None,
-        )
-    if classes is not None and sorted(classes) == sorted(folders) and tuple(classes) != folders:
-        return [
-            f'metainfo.classes ({shorten(classes)}) is in another order than the folders in {folder} '
-            f'({shorten(folders)}), whose labels follow their sorted names: use that order'
-        ], classes
-    return [], classes or folders
-
-
-def is_plain_list(dataset: Any) -> bool:
-    """Check whether a data set reads its list file as mmpretrain's ``CustomDataset`` does."""
-    from mmpretrain.datasets import CustomDataset
-
-    return type(dataset).load_data_list is CustomDataset.load_data_list
-
-
-def segmentation_problems(dataset: Any, prefixes: Dict[str, str], num_classes: Optional[int]) -> List[str]:
-    """Return the problems of a data set for segmentation; of a sample, the maps of labels are read."""
-    maps = prefixes.get('seg_map_path')
-    infos = sample([info for info in dataset.data_list if info.get('seg_map_path')])
-    if maps is None or not infos:
-        return []
-    missing: List[str] = []
-    corrupt: List[str] = []
-    turned: List[str] = []
-    labels: set = set()
-    for info in infos:
-        image, path = info['img_path'], info['seg_map_path']
-        if not osp.isfile(path):
-            missing.append(path)
-            continue
-        problem = image_problem(path) or channels_problem(path)
-        if problem:
-            corrupt.append(problem)
-            continue
-        labels |= set(read_labels(path))
-        size, wanted = size_of(image), size_of(path)
-        if size is not None and size != wanted:
-            wrong = f'{path} is {wanted} and its image {size} (width, height): they do not belong together'
-            (turned if wanted is not None and size == wanted[::-1] else corrupt).append(wrong)
-    if turned and len(turned) <= 0.01 * len(dataset.data_list):
-        print_log(f'{len(turned)} images will be skipped: {shorten(turned)}', logger='current', level=30)
-    else:
-        corrupt += turned
-    problems = corrupt[:SHOWN]
-    if missing:
-        problems.append(
-            f'{len(missing)} of {len(infos)} checked images have no map of labels '
-            f'({shorten(missing[:1])}): complete the data set, or correct seg_map_path and seg_map_suffix'
-        )
-    if num_classes is None or dataset.label_map or problems:
-        return problems
-    shift = 1 if dataset.reduce_zero_label else 0
-    labels -= {dataset.ignore_index, *([0] if shift else [])}
-    large = sorted(label for label in labels if label > 255)
-    wrong_labels = sorted(label for label in labels if label - shift >= num_classes)
-    if large:
-        problems.append(
-            f'maps in {maps} hold the labels {shorten(large)}, but mmseg loads maps as 8 bits: labels above 255 become '
-            'others (300 becomes 44). Use at most 255 classes, or a loading step of your own'
-        )
-    elif wrong_labels:
-        problems.append(
-            f'maps in {maps} hold the labels {shorten(wrong_labels)}, but the model has {num_classes} classes '
-            f'(labels {shift} to {num_classes - 1 + shift}, {dataset.ignore_index} is ignored; '
-            f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
-        )
-    elif len(labels) <= 1 < num_classes and len(infos) > 1:
-        print_log(
-            f'maps in {maps}: of {num_classes} classes only {len(labels)} occurs ({shorten(sorted(labels))}) in '
-            f'{len(infos)} checked maps; {dataset.ignore_index} is ignored. If {dataset.ignore_index} stands for a '
-            'class, write its number into the maps',
-            logger='current',
-            level=30,
-        )
-    return problems
-
-
-def channels_problem(path: str) -> Optional[str]:
-    """Return why a map of labels is none: it has colours."""
-    with open_image(path) as image:
-        bands, mode = image.getbands(), image.mode
-    if len(bands) == 1:
-        return None
-    return (
-        f'{path} is a colour image (mode {mode}, {len(bands)} channels), but maps have one channel of class '
-        'indices: convert the colours to indices'
-    )

@@ -19,7 +19,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
-from .checks import disk_problems, shorten
+from .checks import disk_problems
+from .limits import shorten
 
 #: Training steps: the first one allocates, the others are timed.
 STEPS = 3

@@ -3,55 +3,84 @@ import math
 
 import pytest
 
-from fcvit_mm.preflight.annotations import FATAL, SKIPPED, coco_faults
-
-GOOD = dict(
-    id=1,
-    image_id=1,
-    category_id=1,
-    bbox=[2, 2, 10, 10],
-    area=100,
-    iscrowd=0,
-    segmentation=[[2, 2, 12, 2, 12, 12, 2, 12]],
+from fcvit_mm.preflight import annotations
+from fcvit_mm.preflight.annotations import (
+    FATAL,
+    Mask,
+    annotation_ids,
+    ask_loading_step,
+    ask_metric,
+    check_masks,
+    fatal_annotations,
+    mask_kind,
+    mask_words,
+    skip_reason,
+    skipped_annotations,
 )
+from fcvit_mm.preflight.limits import TimeLimit
+
+SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
+GOOD = dict(id=1, image_id=1, category_id=1, bbox=[2, 2, 10, 10], area=100, iscrowd=0, segmentation=SQUARE)
+IMAGE = dict(id=1, img_id=1, file_name='1.jpg', width=64, height=48)
 
 
-def faults(with_masks=True, **changes):
-    instance = {key: value for key, value in dict(GOOD, **changes).items() if value is not None}
-    return coco_faults(
-        dict(
-            images=[dict(id=1, width=64, height=48)],
-            categories=[dict(id=1, name='a')],
-            annotations=[GOOD, dict(instance, id=2)],
-        ),
-        with_masks,
-    )
+def file_of(**changes):
+    other = {key: value for key, value in dict(GOOD, id=2, **changes).items() if value is not None}
+    return dict(images=[IMAGE], categories=[dict(id=1, name='a'), dict(id=3, name='b')], annotations=[GOOD, other])
 
 
-def test_good_annotations():
-    assert faults() == ([], [])
-    assert faults(segmentation=dict(size=[48, 64], counts='x')) == ([], [])
-    assert faults(with_masks=False, segmentation=None) == ([], [])
-    assert coco_faults(dict(images=[dict(id=1, width=4, height=4)], categories=[]), True) == ([], [])
+@pytest.fixture
+def read(tmp_path):
+    """Return a file as pycocotools reads it, with one changed annotation, and mmdet's data set of it."""
+    pytest.importorskip('mmdet')
+    from mmdet.datasets import CocoDataset
+
+    from fcvit_mm.preflight.data import load_list
+
+    def get(**changes):
+        (tmp_path / 'a.json').write_text(json.dumps(file_of(**changes)))
+        dataset = CocoDataset(
+            ann_file=str(tmp_path / 'a.json'),
+            data_prefix=dict(img=''),
+            metainfo=dict(classes=('a',)),
+            pipeline=[],
+            lazy_init=True,
+        )
+        number, api = load_list(dataset, TimeLimit())
+        assert number == 1
+        return dataset, api
+
+    return get
+
+
+def test_good_annotations(read):
+    assert fatal_annotations(file_of()) == []
+    assert fatal_annotations(dict(images=[IMAGE], categories=[])) == []
+    dataset, api = read()
+    assert skipped_annotations(api, dataset.data_list, dataset.cat_ids) == {}
 
 
 @pytest.mark.parametrize(
     'kind, changes',
     [
         ('category', dict(category_id=9)),
-        ('image', dict(image_id=7)),
         ('empty', dict(bbox=[2, 2, 0, 10])),
         ('empty', dict(area=0)),
         ('outside', dict(bbox=[70, 2, 5, 5])),
         ('outside', dict(bbox=[-9, 2, 5, 5])),
-        ('polygon', dict(segmentation=[[1, 1, 2, 2]])),
-        ('polygon', dict(segmentation=[[1, 1, 2, 2, 3, 3, 4]])),
-        ('beyond', dict(segmentation=[[-20, 2, 12, 2, 12, 12]])),
+        ('ignore', dict(ignore=1)),
+        # Of a class that is not wanted: no fault.
+        (None, dict(category_id=3)),
     ],
 )
-def test_what_mmdet_skips_is_counted(kind, changes):
-    fatal, skipped = faults(**changes)
-    assert fatal == [] and skipped == [f'1 of 2 annotations {SKIPPED[kind]} (ids 2)']
+def test_what_the_data_set_skips_has_a_reason(read, kind, changes):
+    dataset, api = read(**changes)
+    found = skipped_annotations(api, dataset.data_list, dataset.cat_ids)
+    assert {key: [each['id'] for each in value] for key, value in found.items()} == ({kind: [2]} if kind else {})
+
+
+def test_what_is_skipped_for_a_reason_of_its_own():
+    assert skip_reason(GOOD, dict(width=64, height=48), [1]) == 'unknown'
 
 
 @pytest.mark.parametrize(
@@ -63,25 +92,101 @@ def test_what_mmdet_skips_is_counted(kind, changes):
         ('box', dict(bbox='1,2,3,4')),
         ('box', dict(bbox=[1, 2, math.nan, 4])),
         ('box', dict(area='much')),
-        ('mask', dict(segmentation=None)),
-        ('mask', dict(segmentation=[])),
-        ('far', dict(segmentation=[[1e9, 2, 12, 2, 12, 12]])),
-        ('far', dict(segmentation=[[math.inf, 2, 12, 2, 12, 12]])),
-        ('rle', dict(segmentation=dict(size=[4, 4], counts=''))),
     ],
 )
-def test_what_would_end_training_is_refused(kind, changes):
-    fatal, skipped = faults(**changes)
-    assert skipped == [] and fatal == [f'1 of 2 annotations {FATAL[kind]} (ids 2)']
+def test_what_cannot_be_loaded(kind, changes):
+    assert fatal_annotations(file_of(**changes)) == [f'1 of 2 annotations {FATAL[kind]} (ids 2)']
 
 
 def test_ids_that_are_not_unique():
-    content = dict(images=[dict(id=1, width=64, height=48)] * 2, categories=[dict(id=1)], annotations=[GOOD, GOOD])
-    assert coco_faults(content, True)[0] == [
-        '1 of 2 annotations have no id of their own',
-        '1 of 2 images have the id of another',
+    content = dict(images=[IMAGE] * 2, categories=[dict(id=1)], annotations=[GOOD, GOOD])
+    assert fatal_annotations(content) == [
+        '1 ids of annotations occur more than once (1)',
+        '1 ids of images occur more than once (1)',
     ]
 
 
-def test_it_is_json_that_is_read():
-    assert coco_faults(json.loads(json.dumps(dict(images=[], categories=[], annotations=[]))), True) == ([], [])
+RUNS = dict(size=[48, 64], counts='PPYo1')
+
+
+@pytest.mark.parametrize(
+    'mask, kind',
+    [
+        (SQUARE, ''),
+        (RUNS, ''),
+        (None, 'unusual'),
+        ([], 'unusual'),
+        ([[]], 'unusual'),
+        ([[1, 1, 9, 9]], 'unusual'),
+        ([[1, 1, 2, 2, 3, 3, 4]], 'unusual'),
+        ([1, 1, 9, 1, 9, 9], 'unusual'),
+        (dict(size=[4, 4], counts='x'), 'size'),
+        (dict(counts='x'), 'size'),
+        (dict(size=[48, 64]), 'unusual'),
+        ([[-20, 2, 12, 2, 12, 12]], 'beyond'),
+        ([[1e9, 2, 12, 2, 12, 12]], 'far'),
+        ([[math.inf, 2, 12, 2, 12, 12]], 'far'),
+        ([[math.nan, 2, 12, 2, 12, 12]], 'far'),
+        ([['1', 2, 12, 2, 12, 12]], 'far'),
+    ],
+)
+def test_which_masks_libraries_are_asked_about(mask, kind):
+    assert mask_kind(mask, 64, 48) == kind
+
+
+def test_unusual_masks_come_first_and_far_ones_are_never_drawn(monkeypatch):
+    monkeypatch.setattr(annotations, 'USUAL_ASKED', 2)
+    asked = []
+
+    def ask(mask):
+        asked.append(mask.owner)
+        return 'no' if mask.owner in (3, 5) else ''
+
+    masks = [Mask(SQUARE, 64, 48, number, 1) for number in range(7)]
+    masks[5] = masks[5]._replace(segmentation=[[]])
+    masks[4] = masks[4]._replace(segmentation=[[1e9, 2, 12, 2, 12, 12]])
+    masks[3] = masks[3]._replace(segmentation=[[-9, 2, 12, 2, 12, 12]])
+    masks[2] = masks[2]._replace(segmentation=dict(size=[4, 4], counts='x'))
+    found, beyond = check_masks(masks, ask, TimeLimit(), 'a.json')
+    assert asked == [5, 3, 0, 6] and [each.owner for each in beyond] == [3]
+    assert {said: [each.owner for each in faulty] for said, faulty in found.items()} == {
+        'it has points far beyond its image, or that are no numbers': [4],
+        'its size is [4, 4], that of its image [48, 64] (height, width)': [2],
+        'no': [5, 3],
+    }
+
+
+@pytest.mark.parametrize(
+    'mask, step, metric',
+    [
+        (SQUARE, '', ''),
+        ([SQUARE[0], [1, 1, 9, 9]], '', ''),
+        (None, 'it is missing or empty', 'it is missing or empty'),
+        ([], 'it is missing or empty', 'it is missing or empty'),
+        ([[1, 1, 9, 9]], 'skipped', 'less than three points'),
+        ([[]], 'skipped', 'less than three points'),
+        ([1, 1, 9, 1, 9, 9], 'flat list', 'flat list'),
+        (dict(size=[48, 64], counts=7), 'skipped', 'TypeError'),
+    ],
+)
+def test_what_the_libraries_say(read, mask, step, metric):
+    from mmdet.datasets.transforms import LoadAnnotations
+
+    _, api = read(segmentation=mask)
+    instance = dict(bbox=[2, 2, 12, 12], bbox_label=0, ignore_flag=0)
+    if mask:
+        instance['mask'] = mask  # as mmdet does
+    said = ask_loading_step(LoadAnnotations(with_bbox=True, with_mask=True))(Mask(mask, 64, 48, instance, 1))
+    assert step in said and bool(step) == bool(said)
+    said = ask_metric(api)(Mask(mask, 64, 48, api.anns[2], 1))
+    assert metric in said and bool(metric) == bool(said)
+
+
+def test_words_are_the_librarys_where_no_rule_has_any():
+    assert mask_words(SQUARE, 64, 48, 'E: x') == 'E: x' and mask_words(RUNS, 64, 48, 'E: x') == 'E: x'
+
+
+def test_ids_of_instances(read):
+    _, api = read(bbox=[3, 3, 9, 9])
+    masks = [Mask(None, 64, 48, dict(bbox=[3, 3, 12, 12]), 1), Mask(None, 64, 48, dict(bbox=[0, 0, 1, 1]), 1)]
+    assert annotation_ids(api, masks) == [2, 'of image 1']

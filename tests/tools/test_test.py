@@ -1,8 +1,15 @@
 import pickle
 import re
+import runpy
+import sys
 
 import cv2
-from harness import run_tool
+import pytest
+import torch
+from harness import path_of, run_tool, write_config
+
+import fcvit_mm
+from fcvit_mm.preflight.checks import PreflightError
 
 
 def images(folder):
@@ -70,6 +77,28 @@ def test_segmentation(trained, tmp_path):
     assert values.shape == (64, 64) and values.min() >= 1 and values.max() <= 6
 
 
+def test_published_weights_by_name(trained, tmp_path, monkeypatch):
+    """A complete detector as mmdet 2 saved it, with the authors' names, found in the folder of the variable."""
+    result = trained('detection')
+    state_dict = torch.load(result.checkpoint, weights_only=False)['state_dict']
+    backbone = {key[len('backbone.') :]: value for key, value in state_dict.items() if key.startswith('backbone.')}
+    heads = {key: value for key, value in state_dict.items() if not key.startswith('backbone.')}
+    theirs = fcvit_mm.FCViT.published_names.to_published(backbone)
+    meta = dict(mmdet_version='2.19.0', epoch=12, CLASSES=('circle', 'cross', 'square', 'star', 'triangle'))
+    content = dict(meta=meta, state_dict={**{f'backbone.{key}': value for key, value in theirs.items()}, **heads})
+    torch.save(dict(content, optimizer=dict(state={}, param_groups=[])), tmp_path / 'mine.pth')
+    (tmp_path / 'mine.py').write_text(
+        'from fcvit_mm.checkpoints import PublishedWeights, register_published\n'
+        "register_published(PublishedWeights('mine', 'fcvit_tiny', 'detector', 'detection.py', 'https://a.b', 'x'))\n"
+    )
+    more = "\ncustom_imports = dict(imports=['fcvit_mm', 'mine'], allow_failed_imports=False)\n"
+    config = write_config('detection', tmp_path, result.data, more)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(tmp_path))
+    done = run_tool('test.py', config, 'published:mine', cwd=tmp_path)
+    assert 'coco/bbox_mAP' in done.stdout and 'Loads checkpoint by published backend' in done.stdout
+
+
 def test_checkpoint_of_another_model(trained, tmp_path):
     result = trained('classification')
     done = run_tool(
@@ -85,3 +114,20 @@ def test_checkpoint_of_another_model(trained, tmp_path):
     )
     assert done.returncode == 1 and 'Traceback' not in done.stdout
     assert re.search('does not fit the config: .* have another shape .*convert_checkpoint.py', done.stdout)
+
+
+def test_preflight_can_be_skipped(shapes, tmp_path, monkeypatch):
+    """The command's own steps, but for the test."""
+    pytest.importorskip('mmdet')
+    config = write_config('detection', tmp_path, shapes('detection'), 'test_evaluator = dict(type="NoSuchMetric")\n')
+    torch.save({'state_dict': {}}, tmp_path / 'a.pth')
+    main = runpy.run_path(str(path_of('test.py')))['main']
+    tested = []
+    monkeypatch.setitem(main.__globals__, 'test', lambda cfg, checkpoint: tested.append(checkpoint))
+    monkeypatch.setattr(sys, 'argv', ['test.py', str(config), str(tmp_path / 'a.pth')])
+    with pytest.raises(PreflightError, match='test_evaluator: NoSuchMetric cannot be built'):
+        main()
+    assert not tested
+    monkeypatch.setattr(sys, 'argv', [*sys.argv, '--no-preflight'])
+    main()
+    assert tested == [str(tmp_path / 'a.pth')]

@@ -1,12 +1,16 @@
 import os
 import pickle
 import re
+import runpy
 import shutil
+import sys
 
 import pytest
 import torch
-from harness import run_tool, write_config
+from harness import path_of, run_tool, write_config
 from mmengine.config import Config
+
+from fcvit_mm.preflight.checks import PreflightError
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
@@ -267,3 +271,19 @@ def test_a_pure_python_config_trains_resumes_and_is_tested(shapes, tmp_path):
     assert 'resumed epoch: 1, iter: 2' in done.stdout and (work_dir / 'epoch_2.pth').is_file()
     done = run_tool('test.py', config, work_dir / 'epoch_2.pth', '--work-dir', work_dir)
     assert 'accuracy/top1' in done.stdout
+
+
+def test_preflight_can_be_skipped(shapes, tmp_path, monkeypatch):
+    """The command's own steps, but for the training."""
+    pytest.importorskip('mmdet')
+    config = write_config('detection', tmp_path, shapes('detection'), 'val_evaluator["ann_file"] = "lost.json"\n')
+    main = runpy.run_path(str(path_of('train.py')))['main']
+    trained = []
+    monkeypatch.setitem(main.__globals__, 'train', trained.append)
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--work-dir', str(tmp_path / 'w')])
+    with pytest.raises(PreflightError, match='val_evaluator: ann_file lost.json does not exist'):
+        main()
+    assert not trained
+    monkeypatch.setattr(sys, 'argv', [*sys.argv, '--no-preflight'])
+    main()
+    assert len(trained) == 1

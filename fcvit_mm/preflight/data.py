@@ -1,0 +1,747 @@
+"""A data set before a run: built, listed and loaded by its own library, then compared with what the model expects."""
+
+import contextlib
+import json
+import os
+import os.path as osp
+import random
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import list_from_file
+from mmengine.registry import DATASETS
+
+from ..engine.config import type_name
+from ..engine.hooks.corrupt_samples import CorruptSampleError, guard
+from ..errors import UserError, origin
+from ..images import image_problem, image_size, list_images, open_image, read_labels, truncation_problem
+from .annotations import (
+    SKIPPED,
+    Mask,
+    annotation_ids,
+    ask_loading_step,
+    check_masks,
+    count_line,
+    fatal_annotations,
+    is_box,
+    skipped_annotations,
+)
+from .limits import SHOWN, TimeLimit, quiet, remark, shorten, spread
+
+#: Images of each data set that are decoded before the start.
+SAMPLE_SIZE = 64
+#: Seconds for decoding these, for checking whether the other files are there and complete, and for their sizes; what
+#: this does not reach is checked when training reads it.
+DECODE_SECONDS, END_SECONDS, SIZE_SECONDS = 1.5, 1.5, 1.0
+#: Samples that go through the pipeline before the start, and the seconds for them.
+REHEARSED, REHEARSAL_SECONDS = 8, 1.5
+#: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
+#: empty ones stand in. Testing ends at the first.
+TURNED = 0.01
+
+
+class Leaf(NamedTuple):
+    """A data set that loads samples, no wrapper.
+
+    Attributes:
+        dataset (Dataset): With its list of data, unless there are problems.
+        classes (sequence of str, optional): Their names, if they are known.
+        problems (list[str]): What a run would meet.
+        api (COCO, optional): Its annotation file as its library read it.
+    """
+
+    dataset: Any
+    classes: Optional[Sequence[str]]
+    problems: List[str]
+    api: Any = None
+
+
+def is_url(path: Any) -> bool:
+    """Check whether a path is an address."""
+    return isinstance(path, str) and '://' in path
+
+
+def is_remote(dataset: Any, prefixes: Dict[str, str]) -> bool:
+    """Check whether a data set reads from somewhere else than this machine's disks."""
+    backend = (getattr(dataset, 'backend_args', None) or {}).get('backend', 'local')
+    return backend != 'local' or any(map(is_url, [dataset.data_root, dataset.ann_file, *prefixes.values()]))
+
+
+def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
+    """Build a data set that has not read anything yet, if it can wait with that."""
+    with limit.pause(), quiet():
+        try:
+            return DATASETS.build(dict(dataset_cfg, lazy_init=True))
+        except TypeError as error:
+            if 'lazy_init' not in str(error):
+                raise
+        return DATASETS.build(dict(dataset_cfg))
+
+
+def tolerated(number: int, skips: bool) -> float:
+    """Return how many images of so many may have another size than annotated."""
+    return max(1, TURNED * number) if skips else 0
+
+
+def check_leaf(
+    dataset_cfg: dict, num_classes: Optional[int], allowed: float, limit: TimeLimit, skips: bool = True
+) -> Leaf:
+    """Check one data set, by its own list of data and its own pipeline.
+
+    Args:
+        dataset_cfg (dict): Config of the data set, built in the current scope.
+        num_classes (int, optional): Classes that the model can learn, to compare labels with.
+        allowed (float): Part of the images that may be corrupt; so many are a remark and no problem.
+        limit (TimeLimit): Of all checks.
+        skips (bool): Whether images that EXIF data turns are skipped by the run, as in training and its validation.
+    """
+    try:
+        dataset = build(dataset_cfg, limit)
+    except Exception as error:
+        # Broad, because each data set has checks of its own.
+        return Leaf(None, None, [f'{type_name(dataset_cfg)} cannot be built: {origin(error).message}'])
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    prefixes = {key: path for key, path in (getattr(dataset, 'data_prefix', None) or {}).items() if path}
+    if not isinstance(dataset, BaseDataset):
+        return Leaf(dataset, classes, [])
+    if is_remote(dataset, prefixes):
+        return Leaf(None, classes, [])
+    problems = path_problems(dataset, prefixes)
+    if problems:
+        return Leaf(dataset, classes, problems)
+    where = dataset.ann_file or shorten(prefixes.values()) or dataset.data_root
+    try:
+        number, api = load_list(dataset, limit)
+    except Exception as error:
+        # Broad, because each data set has checks of its own.
+        problems = unlisted_problems(dataset, prefixes) or [
+            f'{type_name(dataset_cfg)} does not load {where}: {origin(error).message}: correct the data or its paths'
+        ]
+        return Leaf(dataset, None if has_folders(dataset) else classes, problems)
+    classes = dataset.metainfo.get('classes')
+    problems = list_problems(dataset, prefixes, number, where, api, num_classes)
+    if problems:
+        # Of folders that are none of classes, too.
+        return Leaf(dataset, None if has_folders(dataset) else classes, problems, api)
+    read = loading_steps(dataset)
+    if is_coco(dataset, api):
+        problems += mask_problems(dataset, api, limit)
+    problems += file_problems(dataset, read, allowed, limit, skips)
+    if is_segmentation(dataset) and not problems:
+        problems += label_map_problems(dataset, read, prefixes, num_classes, limit, skips)
+    return Leaf(dataset, classes, problems, api)
+
+
+def path_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
+    """Check that the folders and the annotation file of a data set are there."""
+    root, ann_file = dataset.data_root, dataset.ann_file
+    if root and not osp.isdir(root):
+        return [f'data_root {osp.abspath(root)} does not exist: put the data there, or name its folder in data_root']
+    problems = []
+    if ann_file and not osp.exists(ann_file):
+        problems.append(f'annotation file {ann_file} does not exist: correct ann_file or complete the data set')
+    for key, path in prefixes.items():
+        if isinstance(path, str) and not osp.isdir(path):
+            problems.append(
+                f'folder {path} does not exist (data_prefix {key}): correct data_prefix or complete the data set'
+            )
+    return problems
+
+
+def load_list(dataset: Any, limit: TimeLimit) -> Tuple[int, Any]:
+    """Let a data set list its data.
+
+    Returns:
+        tuple: Samples before any were filtered out, and what its library read its annotation file with, if that is one
+        in COCO's format.
+    """
+    numbers: List[int] = []
+    apis: List[Any] = []
+    filter_data = dataset.filter_data
+
+    def count_and_filter() -> List[dict]:
+        numbers.append(len(dataset.data_list))
+        return filter_data()
+
+    dataset.filter_data = count_and_filter
+    dataset.serialize_data = False  # it is read once, by this process
+    own = getattr(dataset, 'COCOAPI', None)
+    if own is not None:
+
+        def read_and_keep(*args: Any, **options: Any) -> Any:
+            apis.append(own(*args, **options))
+            return apis[-1]
+
+        dataset.COCOAPI = read_and_keep
+    try:
+        with limit.pause(), quiet():
+            dataset.full_init()
+    finally:
+        del dataset.filter_data
+        if own is not None:
+            del dataset.COCOAPI
+    return (numbers or [len(dataset)])[0], (apis or [None])[0]
+
+
+def is_coco(dataset: Any, api: Any) -> bool:
+    """Check whether a data set's annotations are in COCO's format for objects (LVIS's and panoptic ones are others)."""
+    if api is None:
+        return False
+    from mmdet.datasets.api_wrappers import COCO, COCOPanoptic
+
+    return isinstance(api, COCO) and not isinstance(api, COCOPanoptic)
+
+
+def is_segmentation(dataset: Any) -> bool:
+    """Check whether a data set is one of mmseg's."""
+    return hasattr(dataset, 'seg_map_suffix') and hasattr(dataset, 'reduce_zero_label')
+
+
+def has_folders(dataset: Any) -> bool:
+    """Check whether a data set is one of mmpretrain's with one folder per class."""
+    return bool(getattr(dataset, 'with_label', False)) and not dataset.ann_file
+
+
+def unlisted_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
+    """Find out why a data set could not list its data; empty if that is not known."""
+    ann_file = dataset.ann_file
+    if hasattr(dataset, 'COCOAPI'):
+        try:
+            with open(ann_file, encoding='utf-8') as file:
+                content = json.load(file)
+            return [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(content)]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return [
+                f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, corrupt or truncated '
+                f'({type(error).__name__}: {error}): copy it again'
+            ]
+    if has_folders(dataset):
+        return folder_problems(dataset, prefixes.get('img_path', dataset.data_root))
+    if getattr(dataset, 'with_label', False):
+        return list_file_problems(ann_file)
+    return []
+
+
+def list_file_problems(ann_file: str) -> List[str]:
+    """Find the lines of a list file of mmpretrain that have no image and label."""
+    lines = [line.strip() for line in list_from_file(ann_file)]
+    wrong = [
+        number
+        for number, line in enumerate(lines, 1)
+        if not line.rpartition(' ')[0] or not line.rpartition(' ')[2].lstrip('+-').isdigit()
+    ]
+    return (
+        [
+            f'{ann_file}: {len(wrong)} of {len(lines)} lines are empty or have no label (lines {shorten(wrong)}): '
+            'each is "path label", with a number; remove the others'
+        ]
+        if wrong
+        else []
+    )
+
+
+def folder_problems(dataset: Any, folder: str) -> List[str]:
+    """Check the folders, one a class, of a data set for classification."""
+    folders = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    hidden = [name for name in folders if name.startswith('.') or name == '__MACOSX']
+    if hidden:
+        return [
+            f'{folder}: the folder {shorten(hidden)}, which holds no class, counts as one: remove it '
+            f'(rm -r {osp.join(folder, hidden[0])})'
+        ]
+    classes = dataset.metainfo.get('classes')
+    if not dataset.data_list and not list_images(folder, dataset.extensions):
+        return [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}']
+    if classes is not None and len(classes) != len(folders):
+        return [
+            f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but {type(dataset).__name__} '
+            f'has {len(classes)} classes: set metainfo=dict(classes=[...]) of the data set, or type CustomDataset, '
+            'which takes the names of the folders'
+        ]
+    if classes is not None and sorted(classes) == sorted(folders) and tuple(classes) != folders:
+        return [
+            f'metainfo.classes ({shorten(classes)}) is in another order than the folders in {folder} '
+            f'({shorten(folders)}), whose labels follow their sorted names: use that order'
+        ]
+    return []
+
+
+def list_problems(
+    dataset: Any, prefixes: Dict[str, str], number: int, where: str, api: Any, num_classes: Optional[int]
+) -> List[str]:
+    """Check the list that a data set made: what is left of the data, and whether its labels are those of the model."""
+    if api is not None and not number:
+        return [f'{where} lists no images']
+    problems: List[str] = []
+    if is_segmentation(dataset):
+        problems += suffix_problems(dataset, prefixes.get('img_path'))
+    if has_folders(dataset):
+        problems += folder_problems(dataset, prefixes.get('img_path', dataset.data_root))
+    if is_coco(dataset, api):
+        problems += category_problems(dataset, api)
+        problems += coco_problems(dataset, api)
+    problems = problems or emptiness_problems(dataset, number, where)
+    if not problems and 'gt_label' in dataset.data_list[0]:
+        problems += label_problems(dataset, where, num_classes)
+    return problems
+
+
+def emptiness_problems(dataset: Any, number: int, where: str) -> List[str]:
+    """Check that something is left of a data set: samples, objects, and of every class some."""
+    left = len(dataset)
+    reasons = f' (filter_cfg={dataset.filter_cfg})' if getattr(dataset, 'filter_cfg', None) else ''
+    if left == 0:
+        return [
+            f'{where}: none of {number} samples is left: {type(dataset).__name__} skips all of them{reasons}. Check '
+            'the annotations, and filter_cfg of the data set'
+        ]
+    occurring = labels_of(dataset)
+    if occurring is None:
+        return []
+    if not occurring and hasattr(dataset, 'COCOAPI') and not dataset.test_mode:
+        return [
+            f'{where}: no object is left in {left} images: {type(dataset).__name__} skips empty boxes, boxes '
+            'outside of their image and unknown categories. Boxes are [x, y, width, height] in pixels; area is '
+            'above 0; category_id is a number of "categories"'
+        ]
+    classes = dataset.metainfo.get('classes') or ()
+    absent = [name for index, name in enumerate(classes) if index not in occurring]
+    if absent and occurring:
+        remark(f'{where}: {len(absent)} of {len(classes)} classes never occur ({shorten(absent)})')
+    return []
+
+
+def labels_of(dataset: Any) -> Optional[Set[int]]:
+    """Return the labels that occur in a list of data; ``None`` where it holds none."""
+    infos = dataset.data_list
+    if infos and all('segments_info' in info for info in infos):
+        return {each['category'] for info in infos for each in info['segments_info']}
+    if infos and all('instances' in info for info in infos):
+        return {each['bbox_label'] for info in infos for each in info['instances'] if 'bbox_label' in each}
+    if infos and all(info.get('gt_label') is not None for info in infos):
+        return set(np.unique(label_table(infos)[:, 1]).tolist())
+    return None
+
+
+def label_table(infos: Sequence[dict]) -> np.ndarray:
+    """Return the labels in a list of data: an array ``(N, 2)`` of places in the list and labels."""
+    labels = [info.get('gt_label') for info in infos]
+    if all(isinstance(each, int) for each in labels):
+        return np.stack([np.arange(len(labels)), np.asarray(labels, int)], 1)
+    rows = [
+        (place, label)
+        for place, each in enumerate(labels)
+        if each is not None
+        for label in np.atleast_1d(np.asarray(each, int))
+    ]
+    return np.asarray(rows, int).reshape(-1, 2)
+
+
+def suffix_problems(dataset: Any, folder: Optional[str]) -> List[str]:
+    """Check which images of a folder a data set for segmentation does not take because of capitals in the suffix."""
+    suffix, ann_file = dataset.img_suffix, dataset.ann_file
+    if ann_file or folder is None:
+        return [] if dataset.data_list else [f'no images are named in {ann_file or folder}']
+    # list_images takes either case.
+    others = [path for path in list_images(folder, [suffix.lower()]) if not path.endswith(suffix)]
+    if not dataset.data_list:
+        found = osp.basename(others[0])[-len(suffix) :] if others else ''
+        but = (
+            f', but {len(others)} that end in {found}: img_suffix={found!r} of the data set takes them'
+            if others
+            else ''
+        )
+        return [f'no images (*{suffix}) in {folder}{but}']
+    if others:
+        remark(
+            f'{len(others)} images in {folder} ({shorten(others[:1])}) differ from img_suffix={suffix!r} by case and '
+            'are skipped: rename them'
+        )
+    return []
+
+
+def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List[str]:
+    """Check the labels of a data set for classification."""
+    classes = dataset.metainfo.get('classes')
+    number = len(classes) if classes else num_classes
+    if number is None:
+        return []
+    table = label_table(dataset.data_list)
+    wrong = table[(table[:, 1] < 0) | (table[:, 1] >= number)].tolist()
+    if not wrong:
+        return []
+    return [
+        f'{where}: {len(wrong)} of {len(table)} labels are not among 0 to {number - 1} '
+        f'({shorten(f"line {place + 1}: {label}" for place, label in wrong)}): labels are numbered from 0'
+    ]
+
+
+def category_problems(dataset: Any, api: Any) -> List[str]:
+    """Check that the library gave each class the category of its name."""
+    classes = list(dataset.metainfo.get('classes') or ())
+    names = [category['name'] for category in api.cats.values()]
+    found = [api.cats[key]['name'] for key in dataset.cat_ids]
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        # mmdet skips them and numbers the others anew.
+        return [
+            f'metainfo.classes names {shorten(unknown)}, which are not among the {len(names)} categories of '
+            f'{dataset.ann_file} ({shorten(names)}): set metainfo=dict(classes=...) of the data set, in the order of '
+            'the file'
+        ]
+    if found != classes:
+        # mmdet numbers classes in the order of the file, whatever the order in metainfo.
+        return [
+            f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {dataset.ann_file} '
+            f'({shorten(found)}), or a name occurs twice, so names would go to the wrong classes: use the order of '
+            'the file'
+        ]
+    return []
+
+
+def coco_problems(dataset: Any, api: Any) -> List[str]:
+    """Check what a data set made of its annotations; what it skipped is said."""
+    ann_file, number = dataset.ann_file, len(api.anns)
+    problems = []
+    if len(api.imgs) < len(api.dataset['images']) or number < len(api.dataset.get('annotations', ())):
+        problems += [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(api.dataset)]
+    for kind, skipped in skipped_annotations(api, dataset.data_list, dataset.cat_ids).items():
+        remark(f'{ann_file}: {count_line([each["id"] for each in skipped], number, SKIPPED[kind])}: mmdet skips them')
+    lost = [each['id'] for each in api.anns.values() if each['image_id'] not in api.imgs]
+    if lost:
+        words = 'belong to an image_id that the file does not list'
+        remark(f'{ann_file}: {count_line(lost, number, words)}: mmdet skips them')
+    boxes = [each['bbox'] for info in dataset.data_list for each in info['instances']]
+    if boxes and not np.isfinite(np.asarray(boxes, float)).all():
+        wrong = [each['id'] for each in api.anns.values() if not is_box(each['bbox'])]
+        problems.append(
+            f'{ann_file}: {count_line(wrong, number, "have a bbox that is not four finite numbers")}: correct or '
+            'remove them'
+        )
+    return problems
+
+
+def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:
+    """Let the loading step of a pipeline load the masks of a data set."""
+    step = next((each for each in transforms_of(dataset) if getattr(each, 'with_mask', False)), None)
+    if step is None:
+        return []
+    masks = [
+        Mask(each.get('mask'), info['width'], info['height'], each, info['img_id'])
+        for info in dataset.data_list
+        for each in info['instances']
+    ]
+    found, beyond = check_masks(masks, ask_loading_step(step), limit, dataset.ann_file)
+    number = len(masks)
+    for words, faulty in (
+        ('have a segmentation that mmdet skips (not one polygon of three points or more)', found.pop('skipped', [])),
+        ('have polygon points beyond their image, which are cut off', beyond),
+    ):
+        if faulty:
+            remark(f'{dataset.ann_file}: {count_line(annotation_ids(api, faulty[:SHOWN]), number, words)}')
+    return [
+        f'{dataset.ann_file}: '
+        f'{count_line(annotation_ids(api, faulty), number, "have a segmentation that cannot be loaded")}: {said}. '
+        'Correct or remove them: polygons are [[x1, y1, x2, y2, x3, y3, ...], ...]'
+        for said, faulty in found.items()
+    ]
+
+
+def transforms_of(dataset: Any) -> List[Any]:
+    """Return the steps of a data set's pipeline."""
+    return list(getattr(getattr(dataset, 'pipeline', None), 'transforms', None) or ())
+
+
+def loading_steps(dataset: Any) -> Optional[Callable[[dict], dict]]:
+    """Return what loads a sample by the steps of a data set's pipeline that load; ``None`` without such."""
+    steps = [step for step in transforms_of(dataset) if type(step).__name__.startswith('Load')]
+    images = [step for step in steps if 'Image' in type(step).__name__]
+    if not images:
+        return None
+    maps = [step for step in steps if getattr(step, 'with_seg', False) and step not in images]
+
+    def read(info: dict) -> dict:
+        results: Any = dict(info)
+        for step in [*images, *(maps if info.get('seg_map_path') else ())]:
+            results = step(results)
+            if results is None:
+                raise ValueError('nothing was loaded')
+        return results
+
+    return read
+
+
+def file_problems(
+    dataset: Any, read: Optional[Callable[[dict], dict]], allowed: float, limit: TimeLimit, skips: bool
+) -> List[str]:
+    """Check the images of a data set: are they there, complete, and of the size of their annotations?"""
+    infos = [info for info in dataset.data_list if isinstance(info.get('img_path'), str)]
+    by_path = {info['img_path']: info for info in infos}
+
+    def read_path(path: str) -> Any:
+        results = read({**by_path[path], 'seg_map_path': None}) if read is not None else {}
+        if results.get('img') is not None:
+            sizes[path] = results['img'].shape[1::-1]
+        return results.get('img')
+
+    sizes: Dict[str, Tuple[int, int]] = {}
+    problems = image_problems(list(by_path), allowed, read_path if read is not None else None, limit)
+    return problems + size_problems(dataset, infos, sizes, read_path if read is not None else None, limit, skips)
+
+
+def image_problems(
+    paths: List[str], allowed: float, read: Optional[Callable[[str], Any]] = None, limit: Optional[TimeLimit] = None
+) -> List[str]:
+    """Check images: a sample is decoded; of the others the ends of the files are read, while there is time.
+
+    Args:
+        paths (list[str]): The images.
+        allowed (float): Part of them that may be corrupt; so many are a remark and no problem.
+        read (callable, optional): Loads an image, as the data set does.
+        limit (TimeLimit, optional): Of all checks. Default: one of its own.
+    """
+    limit = limit or TimeLimit()
+    corrupt: Dict[str, str] = {}
+    for path in limit.part(spread(paths, SAMPLE_SIZE), DECODE_SECONDS, 'images decoded'):
+        problem = image_problem(path, read)
+        if problem:
+            corrupt[path] = problem
+    checked = 0
+    for path in limit.part(shuffled(paths), END_SECONDS, 'ends of image files read'):
+        problem = truncation_problem(path)
+        checked += 1
+        if problem:
+            corrupt.setdefault(path, problem)
+    if not corrupt:
+        return []
+    shown = list(corrupt.values())[:SHOWN]
+    more = f'... and {len(corrupt) - SHOWN} more corrupt images among the {checked} checked'
+    if len(corrupt) <= allowed * checked:
+        remark(
+            f'{len(corrupt)} of {checked} checked images are corrupt and will be skipped: '
+            f'{"; ".join(shown)}{"; ..." if len(corrupt) > SHOWN else ""}'
+        )
+        return []
+    return [*shown, *([more] if len(corrupt) > SHOWN else [])]
+
+
+def shuffled(items: Sequence[Any]) -> List[Any]:
+    """Return the items in a random order, always the same."""
+    items = list(items)
+    random.Random(0).shuffle(items)
+    return items
+
+
+def size_problems(
+    dataset: Any,
+    infos: List[dict],
+    loaded: Dict[str, Tuple[int, int]],
+    read: Optional[Callable[[str], Any]],
+    limit: TimeLimit,
+    skips: bool,
+) -> List[str]:
+    """Check that images have the size that their annotations are for: those that were loaded, of others the headers."""
+    infos = [info for info in infos if info.get('width') and info.get('height')]
+    wrong: Dict[str, str] = {}
+    turned = 0
+    checked = 0
+    for info in limit.part(shuffled(infos), SIZE_SECONDS, 'sizes of images read'):
+        path, wanted = info['img_path'], (info['width'], info['height'])
+        size = loaded.get(path) or size_of(path)
+        checked += 1
+        if size not in (None, wanted) and path not in loaded and read is not None:
+            with contextlib.suppress(Exception):  # it is reported as corrupt
+                read(path)  # the pipeline decides whether EXIF data turns it
+            size = loaded.get(path)
+        if size is not None and size != wanted:
+            wrong[path] = f'{path} is {size[0]}x{size[1]}, not {wanted[0]}x{wanted[1]}'
+            turned += size == wanted[::-1]
+    if not wrong:
+        return []
+    text = f'{len(wrong)} of {checked} checked images have another size than annotated ({shorten(wrong.values(), 3)})'
+    # One that is not turned belongs to another image.
+    if len(wrong) <= (tolerated(len(infos), skips) if turned == len(wrong) else TURNED * len(infos) * skips):
+        remark(f'{dataset.ann_file}: {text} and will be skipped')
+        return []
+    return [f'{dataset.ann_file}: {text}: the annotations belong to other images, or EXIF data turns these']
+
+
+def size_of(path: str) -> Optional[Tuple[int, int]]:
+    """Return width and height of an image; ``None`` if they cannot be read."""
+    try:
+        return image_size(path)
+    except Exception:
+        # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
+        return None
+
+
+def label_map_problems(
+    dataset: Any,
+    read: Optional[Callable[[dict], dict]],
+    prefixes: Dict[str, str],
+    num_classes: Optional[int],
+    limit: TimeLimit,
+    skips: bool,
+) -> List[str]:
+    """Check the maps of labels of a data set for segmentation: of a sample, as its own steps load them."""
+    infos = spread([info for info in dataset.data_list if info.get('seg_map_path')], SAMPLE_SIZE)
+    maps = prefixes.get('seg_map_path') or shorten((info['seg_map_path'] for info in infos), 1)
+    missing: List[str] = []
+    corrupt: List[str] = []
+    turned: List[str] = []
+    raw: Set[int] = set()
+    labels: Set[int] = set()
+    checked = 0
+    for info in limit.part(infos, DECODE_SECONDS, f'{maps}: maps of labels loaded'):
+        path = info['seg_map_path']
+        checked += 1
+        if not osp.isfile(path):
+            missing.append(path)
+            continue
+        problem = image_problem(path) or channels_problem(path)
+        if problem:
+            corrupt.append(problem)
+            continue
+        raw |= set(read_labels(path))
+        try:
+            results = read(info) if read is not None else {}
+        except Exception as error:
+            # Broad, because steps are anybody's.
+            corrupt.append(f'{path} is not loaded by the pipeline ({type(error).__name__}: {origin(error).message})')
+            continue
+        image, loaded = results.get('img'), results.get('gt_seg_map')
+        if loaded is not None:
+            labels |= set(np.unique(loaded).tolist())
+        if image is not None and loaded is not None and image.shape[:2] != loaded.shape[:2]:
+            size, wanted = image.shape[1::-1], loaded.shape[1::-1]
+            wrong = f'{path} is {wanted} and its image {size} (width, height): they do not belong together'
+            (turned if size == wanted[::-1] else corrupt).append(wrong)
+    if turned and len(turned) <= tolerated(len(dataset.data_list), skips):
+        remark(f'{len(turned)} images will be skipped: {shorten(turned, 1)}, or EXIF data turns the image')
+    else:
+        corrupt += turned
+    problems = corrupt[:SHOWN]
+    if missing:
+        problems.append(
+            f'{len(missing)} of {checked} checked images have no map of labels '
+            f'({shorten(missing, 1)}): complete the data set, or correct seg_map_path and seg_map_suffix'
+        )
+    if problems or num_classes is None or not raw:
+        return problems
+    return loaded_label_problems(dataset, maps, raw, labels, num_classes, checked)
+
+
+def loaded_label_problems(
+    dataset: Any, maps: str, raw: Set[int], labels: Set[int], num_classes: int, checked: int
+) -> List[str]:
+    """Compare the labels that files hold, and those that were loaded of them, with the classes of the model."""
+    shift = 1 if dataset.reduce_zero_label else 0
+    ignored = dataset.ignore_index
+    wrapped = sorted(label for label in raw if label > 255)
+    if wrapped and not any(label > 255 for label in labels):
+        return [
+            f'maps in {maps} hold the labels {shorten(wrapped)}, but are loaded as 8 bits: labels above 255 become '
+            f'others ({wrapped[0]} becomes {wrapped[0] % 256}). Use at most 255 classes, or a loading step of your own'
+        ]
+    wrong = sorted(label for label in labels if label >= num_classes and label != ignored)
+    if wrong:
+        held = [label + shift for label in wrong] if not dataset.label_map else wrong
+        return [
+            f'maps in {maps} hold the labels {shorten(held)}, but the model has {num_classes} classes '
+            f'(labels {shift} to {num_classes - 1 + shift}, {ignored} is ignored; '
+            f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
+        ]
+    taught = labels - {ignored}
+    if len(taught) <= 1 < num_classes and (checked > 1 or not taught):
+        remark(
+            f'maps in {maps}: of {num_classes} classes only {len(taught)} occurs ({shorten(sorted(taught))}) in '
+            f'{checked} checked maps, whose files hold {shorten(sorted(raw))}; {ignored} is ignored. If {ignored} '
+            'stands for a class, write its number into the maps'
+        )
+    return []
+
+
+def channels_problem(path: str) -> Optional[str]:
+    """Return why a map of labels is none: it has colours."""
+    with open_image(path) as image:
+        bands, mode = image.getbands(), image.mode
+    if len(bands) == 1:
+        return None
+    return (
+        f'{path} is a colour image (mode {mode}, {len(bands)} channels), but maps have one channel of class '
+        'indices: convert the colours to indices'
+    )
+
+
+def build_outer(dataset_cfg: dict, leaves: Iterator[Any], limit: TimeLimit) -> Any:
+    """Build the wrappers around data sets that are built already.
+
+    Args:
+        dataset_cfg (dict): Config of the outermost data set.
+        leaves (iterator): The data sets inside it, in the order of :func:`fcvit_mm.engine.config.leaf_datasets`.
+        limit (TimeLimit): Of all checks.
+
+    Raises:
+        Exception: What its library says against it.
+    """
+
+    def replaced(node: Any) -> Any:
+        inner = {key: node[key] for key in ('dataset', '_dataset', 'datasets') if node.get(key)}
+        if not inner:
+            leaf = next(leaves)
+            return dict(type=lambda: leaf)
+        changed = dict(node)
+        for key, value in inner.items():
+            changed[key] = [replaced(each) for each in value] if isinstance(value, (list, tuple)) else replaced(value)
+        return changed
+
+    config = replaced(dataset_cfg)
+    with limit.pause(), quiet():
+        return DATASETS.build(config)
+
+
+def rehearse(outer: Any, leaves: Sequence[Any], limit: TimeLimit, what: str) -> Tuple[List[str], Dict[int, Any]]:
+    """Let a few samples go through the complete pipeline of a data set, wrappers included.
+
+    Args:
+        outer (Dataset): The outermost one.
+        leaves (sequence): The data sets inside it that load samples.
+        limit (TimeLimit): Of all checks.
+        what (str): What to call it.
+
+    Returns:
+        tuple: Problems, and index -> sample as the pipeline packed it. Samples with corrupt files are none of either.
+    """
+    for leaf in leaves:
+        guard(leaf, 0.0, False)
+    load = outer.prepare_data if outer in leaves and hasattr(outer, 'prepare_data') else outer.__getitem__
+    packed: Dict[int, Any] = {}
+    problems: List[str] = []
+    empty = 0
+    try:
+        for index in limit.part(spread(range(len(outer)), REHEARSED), REHEARSAL_SECONDS, f'{what}: samples loaded'):
+            try:
+                sample = load(index)
+            except CorruptSampleError:
+                continue
+            except UserError as error:
+                problems.append(str(error))
+                break
+            except Exception as error:
+                # Broad, because pipelines are anybody's.
+                problems.append(
+                    f'sample {index} is not loaded ({type(error).__name__}: {origin(error).message}): check the '
+                    'pipeline and the annotations'
+                )
+                break
+            if sample is None:
+                empty += 1
+            else:
+                packed[index] = sample
+    finally:
+        for leaf in leaves:
+            vars(leaf).pop('prepare_data', None)
+    if empty and not packed and not problems:
+        problems.append(f'the pipeline gives nothing for {empty} of {empty} samples: check its steps that filter')
+    return problems, packed

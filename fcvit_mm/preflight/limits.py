@@ -1,0 +1,130 @@
+"""The time that checks before a run may take, and what they say that ends nothing."""
+
+import contextlib
+import gc
+import io
+import logging
+import time
+from contextlib import contextmanager
+from typing import Any, Iterable, Iterator, List, Sequence, TypeVar
+
+import numpy as np
+from mmengine.logging import MMLogger, print_log
+
+Item = TypeVar('Item')
+
+#: Seconds for all checks before a run, without building the data sets, which the run does, too. Some steps, such as
+#: comparing ids, are done for all data and take what they take.
+SECONDS = 14.0
+#: Examples of one kind in a message.
+SHOWN = 5
+
+
+class TimeLimit:
+    """The time of all checks, of which each takes a part.
+
+    Args:
+        seconds (float): For all of them together.
+
+    Attributes:
+        paused (float): Seconds that did not count.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.start = time.monotonic()
+        self.end = self.start + seconds
+        self.paused = 0.0
+
+    def share(self, number: int) -> 'TimeLimit':
+        """Return a limit for one of so many equal parts of the time left, for :meth:`take` afterwards."""
+        return TimeLimit(max(self.end - time.monotonic(), 0.0) / number)
+
+    def take(self, part: 'TimeLimit') -> None:
+        """Count what a part from :meth:`share` did not count."""
+        self.end += part.paused
+        self.paused += part.paused
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Do not count the time inside."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            took = time.monotonic() - start
+            self.end += took
+            self.paused += took
+
+    def part(self, items: Sequence[Item], seconds: float, what: str) -> Iterator[Item]:
+        """Yield items while there is time, at least one; say how many, if these are not all.
+
+        Args:
+            items (Sequence): What is to be checked.
+            seconds (float): For these items.
+            what (str): What is done with them: ``'data/a.json: masks read'``.
+        """
+        start = time.monotonic()
+        end = min(start + seconds, self.end)
+        for number, item in enumerate(items, 1):
+            yield item
+            if time.monotonic() > end and number < len(items):
+                took = time.monotonic() - start
+                remark(f'{what}: {number} of {len(items)}, in the {took:.1f} s for that', logging.INFO)
+                return
+
+    def report(self) -> None:
+        """Log how long the checks took."""
+        took = time.monotonic() - self.start
+        remark(
+            f'Checks before the start took {took:.1f} s, {self.paused:.1f} s of them for building the data sets '
+            '(--no-preflight skips them)',
+            logging.INFO,
+        )
+
+
+def remark(text: str, level: int = logging.WARNING) -> None:
+    """Say what ends nothing."""
+    print_log(text, logger='current', level=level)
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Do not search for cycles inside: among the millions of objects of a large annotation file that takes seconds."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Keep tables and progress of the libraries from the output, and what they log below a level."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(max(before, level))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def shorten(items: Iterable[Any], shown: int = SHOWN) -> str:
+    """Return the first few items as text."""
+    items = [str(item) for item in items]
+    return ', '.join(items if len(items) <= shown else [*items[:shown], '...'])
+
+
+def spread(items: Sequence[Item], number: int) -> List[Item]:
+    """Return at most so many items, spread evenly."""
+    if len(items) <= number:
+        return list(items)
+    return [items[int(index)] for index in np.linspace(0, len(items) - 1, number)]
+
+
+def unique(items: List[str]) -> List[str]:
+    """Return the items without repetitions, in order."""
+    return list(dict.fromkeys(items))
