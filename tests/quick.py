@@ -23,10 +23,10 @@ PRELOAD = (
 def hurry_configs():
     """Let MMEngine log and save a config's text as it is, and read the indices of the libraries' configs once.
 
-    yapf takes half a second to lay out a text, and so does each of the libraries' indices, each time.
+    yapf takes half a second to lay out a text, and the parser of YAML a second to find a config of the libraries.
     """
-    if not hasattr(config_utils._get_cfg_metainfo, 'cache_info'):
-        config_utils._get_cfg_metainfo = lru_cache(None)(config_utils._get_cfg_metainfo)
+    if not hasattr(config_utils.load, 'cache_info'):
+        config_utils.load = lru_cache(None)(config_utils.load)
     yapf.yapflib.yapf_api.FormatCode = lambda text, style_config=None, **_: (text, False)
 
 

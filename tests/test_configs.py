@@ -62,9 +62,12 @@ def parameters_of(leaf):
 
 
 def shrink(cfg):
-    """Leave fewer blocks per stage, fewer proposals, no padding to full crops: a step should take a second."""
+    """Leave fewer blocks per stage, narrow heads, few proposals, no padding to full crops: a step takes a second."""
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 96)
+        for head in ('decode_head', 'auxiliary_head'):
+            if cfg.model.get(head):
+                cfg.model[head].channels = 32
     backbone = cfg.model.backbone
     settings = getattr(MODELS.get(backbone.type), 'arch_settings', None)
     if settings and isinstance(backbone.get('arch'), str) and backbone.arch in settings:
@@ -75,6 +78,9 @@ def shrink(cfg):
     if cfg.default_scope == 'mmdet' and 'rpn_head' in cfg.model:
         cfg.model.train_cfg.rpn_proposal.max_per_img = 50
         cfg.model.test_cfg.rpn.max_per_img = 20
+        heads = cfg.model.roi_head.bbox_head
+        for head in heads if isinstance(heads, list) else [heads]:
+            head.fc_out_channels = 64
         stages = cfg.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:
             stage.sampler.num = 16

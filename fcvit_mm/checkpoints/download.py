@@ -15,7 +15,6 @@ from typing import Callable, Iterator, Optional, Tuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from filelock import FileLock, Timeout
 from mmengine.logging import print_log
 
 from ..files import find_partials, partial_path, reported_writes
@@ -90,6 +89,8 @@ def download(address: str, path: str, check: Callable[[str], object], size: Opti
 @contextmanager
 def _only_one(path: str) -> Iterator[None]:
     """Let one process at a time in; on file systems that can lock, of all machines that share the folder."""
+    from filelock import FileLock, Timeout  # which importing this package does not bring
+
     folder, name = os.path.split(path)
     lock = FileLock(os.path.join(folder, f'.{name}.lock'))
     with reported_writes(path):

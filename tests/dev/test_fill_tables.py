@@ -30,11 +30,6 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_the_tables_are_up_to_date(capsys):
-    main(['--check'])
-    assert 'tables are up to date' in capsys.readouterr().out
-
-
 def test_a_stale_table_is_named_and_filled_in(checkout, capsys):
     readme, metafile = checkout / 'README.md', checkout / 'configs' / 'detection' / 'metafile.yml'
     before = readme.read_text()
