@@ -49,6 +49,7 @@ def test_detector_is_padded_and_its_heads_are_counted(tool, capsys):
             '100',
             '--cfg-options',
             'model.test_cfg.rpn.max_per_img=10',
+            'model.test_cfg.rcnn.max_per_img=5',
         ]
     )
     printed = capsys.readouterr().out
