@@ -38,7 +38,7 @@ EXCEPTIONS = {
     'export/test_exporter.py': ('test_a_classifier_gives_the_scores_of_its_library?onnx?',),
     'export/test_formats.py': ('test_any_size?fcvit-torchscript?',),
     'analysis/test_report.py': ('test_transformer',),
-    'apis/test_stock.py': ('test_necks_with_levels*', 'test_heads_that_choose_their_outputs', 'test_heads_inside_heads'),
+    'apis/test_stock.py': ('test_necks_with_levels*', 'test_heads_that_choose_their_outputs', 'test_heads_inside_*'),
     'apis/test_count.py': ('test_known_layers_are_counted_exactly',),
     'app/test_page.py': ('test_text_on_the_page_is_no_markup', 'test_without_gradio'),
     # Their first tests start many processes, compile, or train to the end: what is quick of them, if anything.
@@ -61,7 +61,7 @@ EXCEPTIONS = {
     'preflight/test_trial.py': ('test_report',),
     'test_deprecation.py': ('test_renamed_names_are_found_where_they_were?*', 'test_old_registered_names_*'),
     'test_files.py': ('test_writes_and_replaces', 'test_a_failure_leaves_what_was_there?*', 'test_backend_of_mmengine'),
-    'test_package.py': ('test_import_is_light',),
+    'test_package.py': ('test_backbone_works_without_the_optional_packages',),
     'tools/test_demo.py': ('test_a_step_is_done_*',),
     'tools/test_dist.py': (),
     'tools/test_launch.py': ('test_scripts_say_how_they_are_used?*',),
