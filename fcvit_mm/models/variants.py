@@ -39,6 +39,8 @@ class Variant(NamedTuple):
         first_conv (str): Name in ``network`` of its first convolution, which timm adapts to images of other channels.
         config (str, optional): Path of the classifier's config, absolute or from the folder that ``configs`` stands
             in. ``None``: there is none, and so no entry in mmpretrain's hub.
+        dense (dict): Arguments of ``network`` in detectors and segmentors where they differ from those of ``options``;
+            ``out_indices`` is theirs to choose.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Variant(NamedTuple):
     class_token: bool = False
     first_conv: str = 'stem.proj'
     config: Optional[str] = None
+    dense: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def hub_name(self) -> str:
@@ -134,7 +137,7 @@ def _fcvit(arch: str, crop: float, parameters: int, flops: int, **published: flo
     """Return a row; published figures of Ma et al., "A Close Look at Spatial Modeling"."""
     options = dict(arch=arch, out_indices=(3,), layer_scale_init_value=1e-5)
     row = Variant(f'fcvit_{arch}', FCViT, options, crop, 'arXiv:2212.12552', 'FCViT', parameters, flops, published)
-    return row._replace(config=_config(row))
+    return row._replace(config=_config(row), dense=dict(layer_scale_init_value=1e-6))
 
 
 def _dwnet(name: str, arch: str, dynamic: Union[bool, str], parameters: int, flops: int, **published: float) -> Variant:
@@ -142,7 +145,7 @@ def _dwnet(name: str, arch: str, dynamic: Union[bool, str], parameters: int, flo
     Convolution". Nothing is published for the inhomogeneous ones on ImageNet."""
     options = dict(arch=arch, dynamic=dynamic, out_indices=(3,), norm_cfg=dict(type='LN'))
     row = Variant(name, DWNet, options, 224 / 256, 'arXiv:2106.04263', 'DWNet', parameters, flops, published)
-    return row._replace(config=_config(row))
+    return row._replace(config=_config(row), dense=dict(norm_cfg=dict(type='SyncBN', requires_grad=True)))
 
 
 def _transformer(name: str, network: Type[Backbone], arch: str, parameters: int, flops: Optional[int]) -> Variant:
@@ -161,6 +164,7 @@ def _transformer(name: str, network: Type[Backbone], arch: str, parameters: int,
         parameters,
         flops,
         class_token=class_token,
+        dense=dict(out_type='pyramid') if class_token else {},
     )
     return row._replace(config=_config(row))
 

@@ -1,0 +1,380 @@
+"""One training step on random images, to ask a model what it learns from: outputs of its backbone, parameters.
+
+Necks and heads differ in which of the outputs they read (``start_level``, ``in_index``, the last alone, ...).
+Nothing here knows how: the loss is computed, and autograd tells.
+"""
+
+import copy
+import logging
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+from ..engine.config import task_of, type_name, walk
+from ..errors import UserError, origin
+from .load import build_model, input_channels
+
+#: Sides of the images in pixels, the smallest first: some models look for more than a small one has positions for.
+SIZES = (128, 256)
+#: Images of a batch: BatchNorm needs two where a map is pooled to one position.
+BATCH = 2
+#: Proposals and queries of an image: small ones have few objects.
+PROPOSALS = 50
+
+
+@dataclass
+class WatchedOutput:
+    """One output of a backbone: its channels, and whether a loss depends on it."""
+
+    channels: int
+    used: bool = False
+
+
+class Step(NamedTuple):
+    """What a training step found.
+
+    Attributes:
+        outputs (list[WatchedOutput]): Of the backbone; empty if the model has no ``backbone`` or all of it is frozen.
+        out_indices (tuple[int], optional): The backbone's; ``None`` if it has none, or not one for each output.
+        without (list[str]): Names of the trainable parameters that got no gradient.
+        losses (dict[str, float]): By name.
+    """
+
+    outputs: List[WatchedOutput]
+    out_indices: Optional[Tuple[int, ...]]
+    without: List[str]
+    losses: Dict[str, float]
+
+    @property
+    def used_indices(self) -> Optional[Tuple[int, ...]]:
+        """The ``out_indices`` of the outputs that the loss depends on; ``None`` without ``out_indices``."""
+        if self.out_indices is None:
+            return None
+        return tuple(index for index, output in zip(self.out_indices, self.outputs) if output.used)
+
+    @property
+    def channels(self) -> List[int]:
+        """Channels of the outputs."""
+        return [output.channels for output in self.outputs]
+
+    @property
+    def used_channels(self) -> List[Optional[int]]:
+        """Channels of the outputs, ``None`` for one that the loss does not depend on."""
+        return [output.channels if output.used else None for output in self.outputs]
+
+
+class StepError(UserError):
+    """A model could not take a training step.
+
+    Attributes:
+        part (str, optional): The part of the config that failed, such as ``'model.roi_head.shared_head'``; ``None`` if
+            the model could not be built.
+    """
+
+    def __init__(self, message: str, part: Optional[str]) -> None:
+        super().__init__(message)
+        self.part = part
+
+
+@contextmanager
+def watched_outputs(model: nn.Module) -> Iterator[List[WatchedOutput]]:
+    """Find out which outputs of a model's backbone the gradients come back through.
+
+    Args:
+        model (nn.Module): Its attribute ``backbone`` gives a tuple or list of tensors.
+
+    Yields:
+        list[WatchedOutput]: Filled by each forward and backward pass inside. Empty without a backbone, and if nothing
+            in it learns.
+    """
+    found: List[WatchedOutput] = []
+    backbone = getattr(model, 'backbone', None)
+
+    def watch(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if not isinstance(outputs, (tuple, list)) or not all(isinstance(x, Tensor) for x in outputs):
+            return
+        if not any(output.requires_grad for output in outputs):
+            return
+        found.extend(WatchedOutput(output.shape[1]) for output in outputs[len(found) :])
+        for watched, output in zip(found, outputs):
+            if output.requires_grad:
+                output.register_hook(partial(_note, watched))
+            else:  # of a frozen stage: nothing before it learns, whoever reads it
+                watched.used = True
+
+    handle = backbone.register_forward_hook(watch) if isinstance(backbone, nn.Module) else None
+    try:
+        yield found
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def _note(watched: WatchedOutput, gradient: Tensor) -> None:
+    watched.used = True
+
+
+def observed(model: nn.Module, outputs: List[WatchedOutput], without: List[str], losses: Dict[str, float]) -> Step:
+    """Return what a training step of a model found, from :func:`watched_outputs` and the gradients."""
+    indices = getattr(getattr(model, 'backbone', None), 'out_indices', None)
+    known = isinstance(indices, (tuple, list)) and len(indices) == len(outputs)
+    return Step(outputs, tuple(indices) if known and indices is not None else None, without, losses)
+
+
+def parameters_without_gradient(model: nn.Module) -> List[str]:
+    """Return the names of the trainable parameters that have no gradient, after a backward pass."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+
+
+def random_batch(cfg: Config, size: int, channels: int = 3) -> Dict[str, list]:
+    """Make images with a ground truth, as a data loader of the config gives them.
+
+    Args:
+        cfg (Config): Of a classifier, detector or segmentor.
+        size (int): Side of the images, in pixels.
+        channels (int): Of the images.
+
+    Returns:
+        dict: ``inputs``, a list of uint8 tensors ``(channels, size, size)``, and ``data_samples``: in detection two
+            boxes of label 0, and their masks and a map of labels 0 if the training pipeline loads such; in segmentation
+            a map of labels 0 and 1.
+    """
+    rng = np.random.RandomState(0)
+    images = [torch.from_numpy(rng.randint(0, 255, (channels, size, size), dtype=np.uint8)) for _ in range(BATCH)]
+    samples = [SAMPLES[task_of(cfg)](cfg, size, number) for number in range(BATCH)]
+    return dict(inputs=images, data_samples=samples)
+
+
+def _described(size: int, number: int) -> Dict[str, Any]:
+    shape = (size, size)
+    return dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0), flip=False, img_id=number)
+
+
+def _classified(cfg: Config, size: int, number: int) -> Any:
+    from mmpretrain.structures import DataSample
+
+    return DataSample(metainfo=_described(size, number)).set_gt_label(0)
+
+
+def _detected(cfg: Config, size: int, number: int) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData, PixelData
+
+    boxes = [[size // 8, size // 8, size // 2, size // 2], [size // 4, size // 4, size - 8, size - 16]]
+    masks = np.zeros((len(boxes), size, size), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes):
+        mask[top:bottom, left:right] = 1
+    sample = DetDataSample(metainfo=_described(size, number))
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor(boxes, dtype=torch.float32), labels=torch.zeros(len(boxes), dtype=torch.long)
+    )
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    # What the training pipeline loads: some models go by what there is.
+    steps = list(walk((cfg.get('train_dataloader') or {}).get('dataset')))
+    panoptic = any(type_name(step) == 'LoadPanopticAnnotations' for step in steps)
+    if panoptic or any(step.get('with_mask') for step in steps):
+        sample.gt_instances.masks = BitmapMasks(masks, size, size)
+    if panoptic or any(step.get('with_seg') for step in steps):
+        # Where the pipeline makes the map smaller, as HTC's does, its head expects it so.
+        scales = [step.get('scale_factor', 1) for step in steps if type_name(step) == 'SegRescale']
+        side = int(size * (scales[0] if scales else 1))
+        sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, side, side, dtype=torch.long))
+    return sample
+
+
+def _segmented(cfg: Config, size: int, number: int) -> Any:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    labels = torch.zeros(1, size, size, dtype=torch.long)
+    labels[:, : size // 2] = 1
+    return SegDataSample(metainfo=_described(size, number), gt_sem_seg=PixelData(data=labels))
+
+
+#: Makes the ground truth of an image, by task.
+SAMPLES = dict(classification=_classified, detection=_detected, segmentation=_segmented)
+
+
+def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
+    """Return a copy of a config whose model starts from random weights, and takes small images.
+
+    Args:
+        cfg (Config): Of a classifier, detector or segmentor.
+        size (int, optional): Side of the images in pixels; images are not padded to a crop's size nor resized with the
+            batch, and there are no more than :data:`PROPOSALS` proposals, samples of them, queries and detections.
+            ``None``: as the config says.
+    """
+    cfg = copy.deepcopy(cfg)
+    for node in walk(cfg.model):
+        given = node.get('init_cfg')
+        inits = list(given) if isinstance(given, (list, tuple)) else [given] if given else []
+        if any(type_name(init) == 'Pretrained' for init in inits):
+            node['init_cfg'] = [init for init in inits if type_name(init) != 'Pretrained'] or None
+        if node.get('pretrained') is not None:
+            node['pretrained'] = None
+    if size is None:
+        return cfg
+    for node in walk(cfg.model):
+        for key in ('max_per_img', 'nms_pre', 'num_queries', *(['num'] if type_name(node).endswith('Sampler') else [])):
+            if isinstance(node.get(key), int):
+                node[key] = min(node[key], PROPOSALS)
+    preprocessor = cfg.model.get('data_preprocessor')
+    if preprocessor:
+        preprocessor.pop('batch_augments', None)
+        if preprocessor.get('size') is not None:
+            preprocessor['size'] = (size, size)
+    return cfg
+
+
+@contextmanager
+def library_context(cfg: Config) -> Iterator[None]:
+    """Set what a library's models ask for in a run: its scope, and that training is at its beginning (as TOOD's)."""
+    name = f'{__name__}.library_context'
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        hub = MessageHub.get_instance(name)  # the newest one is the current one
+        for key in ('epoch', 'iter'):
+            hub.update_info(key, 0)
+        try:
+            yield
+        finally:
+            MessageHub._instance_dict.pop(name, None)
+
+
+def try_step(cfg: Config, sizes: Sequence[int] = ()) -> Step:
+    """Let a config's model, with random weights, take a training step on random images, on the CPU.
+
+    Args:
+        cfg (Config): Of a classifier, detector or segmentor; it is not changed.
+        sizes (Sequence[int]): Sides of the images in pixels; the next one is tried if a step fails. Empty: ``SIZES``.
+
+    Returns:
+        Step: What it found.
+
+    Raises:
+        StepError: The model cannot be built, or no step can be taken; names the part.
+    """
+    sizes = sizes or SIZES
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the libraries list every parameter that they initialise
+    try:
+        with torch.random.fork_rng(devices=[]), library_context(cfg):
+            for last, size in enumerate(sizes, 1 - len(sizes)):
+                torch.manual_seed(0)
+                try:
+                    model: Any = build_model(without_downloads(cfg, size))
+                    model.init_weights()
+                except Exception as error:
+                    # Broad, as below, because the config chooses the code.
+                    part = part_in_building(cfg.model, error)
+                    where = f'{part} cannot' if part else 'the model cannot'
+                    raise StepError(f'{where} be built: {_said(error)}', None) from error
+                try:
+                    return _take_step(model, random_batch(cfg, size, input_channels(model, cfg)))
+                except Exception as error:
+                    if last == 0:
+                        part, kind = named_in_config(cfg.model, failing_part(model, error))
+                        raise StepError(f'{part} ({kind}): {_said(error)}', part) from error
+        raise AssertionError('the last size returns or raises')
+    finally:
+        logger.setLevel(level)
+
+
+def _take_step(model: nn.Module, batch: Dict[str, list]) -> Step:
+    library: Any = model.train()
+    with watched_outputs(model) as outputs, torch.enable_grad():
+        data = library.data_preprocessor(batch, True)
+        loss, losses = library.parse_losses(library(**data, mode='loss'))
+        loss.backward()
+    return observed(
+        model,
+        outputs,
+        parameters_without_gradient(model),
+        {name: torch.as_tensor(value).item() for name, value in losses.items()},
+    )
+
+
+def _said(error: BaseException) -> str:
+    kind, message, _ = origin(error)
+    if not message:  # an assertion is its line
+        message = traceback.extract_tb(error.__traceback__)[-1].line or ''
+    return f'{kind}: {message}'.rstrip(': ')
+
+
+def failing_part(model: nn.Module, error: BaseException) -> str:
+    """Return the name of the part of a model whose code an error passed through last; empty for the model itself.
+
+    Parts are the modules that have a class of a library's or a user's, not PyTorch's.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    part = ''
+    for module in _passed_through(error):
+        part = names.get(id(module), part)
+    return part
+
+
+def named_in_config(model: Any, part: str) -> Tuple[str, str]:
+    """Return the dotted name and the type of the innermost part of a model's config that has a module inside.
+
+    Args:
+        model (dict): The config.
+        part (str): Name of the module.
+    """
+    node, name, found = model, 'model', ('model', type_name(model))
+    for key in filter(None, part.split('.')):
+        index: Any = int(key) if isinstance(node, (list, tuple)) else key
+        try:
+            node = node[index]
+        except (KeyError, IndexError, TypeError):
+            break
+        name = f'{name}.{key}'
+        if isinstance(node, dict):
+            found = (name, type_name(node))
+    return found
+
+
+def part_in_building(model: Any, error: BaseException) -> str:
+    """Return the dotted name in a config of the part whose constructor failed, with its type; empty if not known.
+
+    Args:
+        model (dict): The config.
+        error (BaseException): As building the model raised it.
+    """
+    part = ''
+    for module in _passed_through(error):
+        kind = type(module).__name__
+        found = [name for name, node in _named_nodes(model, 'model') if type_name(node) == kind]
+        part = f'{found[0]} ({kind})' if found else part
+    return part
+
+
+def _passed_through(error: BaseException) -> Iterator[nn.Module]:
+    """Yield the modules in whose methods an error was passed on, the outermost first, also those before ``from``."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for each in chain:
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            module = frame.f_locals.get('self')
+            foreign = ('torch.', 'mmcv.', 'mmengine.')
+            if isinstance(module, nn.Module) and not type(module).__module__.startswith(foreign):
+                yield module
+
+
+def _named_nodes(node: Any, name: str) -> Iterator[Tuple[str, dict]]:
+    if isinstance(node, dict):
+        yield name, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in items:
+        yield from _named_nodes(child, f'{name}.{key}')

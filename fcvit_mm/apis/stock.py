@@ -1,0 +1,478 @@
+"""Stock configs of mmdet and mmseg with a network of :data:`~fcvit_mm.models.variants.VARIANTS` as their backbone.
+
+What the stock backbone gives (channels and strides of its outputs) is found out by running it. Which outputs the neck
+and heads read is found out by a training step of the new model (:mod:`fcvit_mm.apis.step`): outputs that nothing reads
+are not made.
+"""
+
+import copy
+import importlib.util
+import inspect
+import os.path as osp
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor
+
+from ..dependencies import require
+from ..engine.config import TASKS, set_pretrained, type_name
+from ..errors import UserError, library_errors, origin
+from ..models.variants import Variant, find_variant
+from .step import Step, StepError, try_step
+
+#: Libraries whose configs are taken.
+LIBRARIES = ('mmdet', 'mmseg')
+#: Normalisation of images that all classifiers here are trained with; of RGB.
+NORMALISATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+#: Entries of a model that read nothing.
+NO_PARTS = ('type', 'backbone', 'data_preprocessor', 'init_cfg', 'train_cfg', 'test_cfg', 'pretrained')
+#: The libraries' constructors of layer-wise learning rates, which know their own backbones alone.
+LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
+#: Side of the image that shows what a backbone gives.
+SIDE = 256
+INSTEAD = 'Take another config, or write the model by hand'
+
+
+class StockConfigError(UserError):
+    """A config that cannot have another backbone; the message names the part that keeps it from it."""
+
+
+class Output(NamedTuple):
+    """One of a backbone's outputs: channels, and the stride with respect to the image in pixels."""
+
+    channels: int
+    stride: int
+
+
+class Stock(NamedTuple):
+    """What the backbone of a stock config gives: its outputs, and whether it is dilated."""
+
+    outputs: List[Output]
+    dilated: bool
+
+
+def replace_backbone(
+    config: Union[str, Config],
+    network: str,
+    pretrained: Optional[str] = None,
+    options: Optional[Mapping[str, Any]] = None,
+) -> Config:
+    """Return a config of mmdet or mmseg with another backbone, and all else that has to change with it.
+
+    Set are: the backbone, with ``out_indices`` of the stages that something reads and, in place of a dilated backbone,
+    ``output_stride``; channels (``in_channels``, ``c1_in_channels``), levels (``start_level``, ``end_level``) and
+    indices (``in_index``) of the first neck, or of all heads, auxiliary ones too, where there is none; ``pretrained``,
+    ``init_cfg`` and ``load_from`` of the stock backbone's weights (none); the images' normalisation, to the
+    classifiers'; a constructor of layer-wise learning rates, to one that knows the network; ``custom_imports``. The
+    optimizer, its learning rate and the schedule stay those of the stock config.
+
+    The new model then takes a training step on random images on the CPU, which shows that every part fits and that
+    every parameter gets a gradient.
+
+    Args:
+        config (str | Config): A config of the installed library (``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``,
+            with or without the suffix), a file, or what was read of one. It is not changed.
+        network (str): Name of a variant, such as ``'fcvit_b12'``.
+        pretrained (str, optional): A checkpoint that the backbone starts from; ``None``: random weights.
+        options (Mapping, optional): Further arguments of the backbone, such as ``dict(drop_path_rate=0.1)``.
+
+    Returns:
+        Config: Complete; ``Config.dump(path)`` writes it as a file.
+
+    Raises:
+        StockConfigError: A part that another backbone does not fit; names it.
+        UserError: No such config or variant.
+
+    Example:
+        >>> from fcvit_mm.apis.stock import replace_backbone
+        >>> cfg = replace_backbone('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco', 'fcvit_b12')  # doctest: +SKIP
+        >>> cfg.model.backbone.out_indices, cfg.model.neck.in_channels  # doctest: +SKIP
+        ((1, 2, 3), [128, 320, 512])
+    """
+    variant = find_variant(network)
+    cfg = read_stock(config)
+    stock = describe_backbone(cfg)
+    backbone, outputs = _match(cfg, stock, variant, dict(options or {}))
+    cfg.model.backbone = ConfigDict(backbone)
+    try:
+        rewire(cfg.model, [output.channels for output in stock.outputs], [output.channels for output in outputs])
+    except StockConfigError as error:
+        raise StockConfigError(f'{_name(cfg)}: {error}') from error
+    _forget_weights(cfg, pretrained)
+    _adapt_the_rest(cfg, variant)
+    step = _check(cfg, network)
+    if None in step.used_channels:
+        rewire(cfg.model, step.channels, step.used_channels)
+        cfg.model.backbone.out_indices = step.used_indices
+        step = _check(cfg, network)
+        if None in step.used_channels:
+            raise StockConfigError(
+                f'{_name(cfg)}: of the outputs out_indices={step.out_indices} of {network}, {_parts(cfg)} reads '
+                f'{step.used_indices} alone, and which ones it reads cannot be set. {INSTEAD}'
+            )
+    return cfg
+
+
+def read_stock(config: Union[str, Config]) -> Config:
+    """Return a copy of a config, given as ``'mmdet::FOLDER/NAME'``, as ``'mmseg::...'``, as a file or as one.
+
+    MMEngine's own ``'mmseg::'`` finds the configs of the original distribution only.
+
+    Raises:
+        StockConfigError: It is not there, or is none of mmdet or mmseg with a backbone.
+    """
+    if isinstance(config, Config):
+        cfg = copy.deepcopy(config)
+    else:
+        path = find_stock(config) if '::' in config else config
+        if not osp.isfile(path):
+            raise StockConfigError(f'config {path} does not exist')
+        with library_errors(f'reading {path}', 'Correct the config'):
+            cfg = Config.fromfile(path)
+    if cfg.get('default_scope') not in LIBRARIES:
+        raise StockConfigError(
+            f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}'
+        )
+    require(cfg.default_scope)
+    if not (cfg.get('model') or {}).get('backbone'):
+        raise StockConfigError(f'{_name(cfg)} has no model.backbone that could be replaced. {INSTEAD}')
+    return cfg
+
+
+def find_stock(name: str) -> str:
+    """Return the path of a config in an installed library.
+
+    Args:
+        name (str): ``'LIBRARY::FOLDER/NAME'``, with or without ``.py``.
+
+    Raises:
+        StockConfigError: It is not there; the configs of its folder are named.
+    """
+    library, _, path = name.partition('::')
+    if library not in TASKS:
+        raise StockConfigError(f'{name}: expected one of {", ".join(f"{each}::" for each in LIBRARIES)}')
+    require(library)
+    spec = importlib.util.find_spec(library)
+    root = osp.join(osp.dirname(str(spec and spec.origin)), '.mim', 'configs')
+    found = osp.join(root, path if path.endswith('.py') else f'{path}.py')
+    if osp.isfile(found):
+        return found
+    near = sorted(path.stem for path in Path(found).parent.glob('*.py'))
+    raise StockConfigError(
+        f'{name} is no config of the installed {library}'
+        + (f'; {osp.dirname(path)} has {", ".join(near)}' if near else f'; its folders are in {root}')
+    )
+
+
+def describe_backbone(cfg: Config) -> Stock:
+    """Run the backbone of a config, without weights, to see what it gives.
+
+    Raises:
+        StockConfigError: It cannot be built or run, or gives something other than maps.
+    """
+    node = copy.deepcopy(cfg.model.backbone)
+    node.pop('init_cfg', None)
+    node.pop('pretrained', None)
+    kind = type_name(node)
+    try:
+        backbone, outputs = _run_backbone(cfg, node, 'meta')
+    except Exception:  # not everything runs on the device without memory
+        try:
+            backbone, outputs = _run_backbone(cfg, node, 'cpu')
+        except Exception as error:
+            found = origin(error)
+            raise StockConfigError(
+                f'{_name(cfg)}: model.backbone ({kind}), which is to be replaced, does not run, so that what it gives '
+                f'to neck and heads is not known: {found.kind}: {found.message}. {INSTEAD}'
+            ) from error
+    if not isinstance(outputs, (tuple, list)) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in outputs):
+        raise StockConfigError(
+            f'{_name(cfg)}: model.backbone ({kind}) gives something other than a list of maps, which no network here '
+            f'does. {INSTEAD}'
+        )
+    dilated = any(
+        max(module.dilation) > 1 and max(module.kernel_size) > 1
+        for module in backbone.modules()
+        if isinstance(module, nn.Conv2d)
+    )
+    return Stock([Output(x.shape[1], round(SIDE / x.shape[2])) for x in outputs], dilated)
+
+
+def _run_backbone(cfg: Config, node: ConfigDict, device: str) -> Tuple[nn.Module, Any]:
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device), torch.no_grad():
+        backbone = MODELS.build(node)
+        backbone.eval()  # which mmdet's return nothing from
+        channels = node.get('in_channels', 3)
+        return backbone, backbone(torch.zeros(1, channels if isinstance(channels, int) else 3, SIDE, SIDE))
+
+
+def _match(cfg: Config, stock: Stock, variant: Variant, options: Dict[str, Any]) -> Tuple[Dict[str, Any], List[Output]]:
+    """Return the config of a variant's backbone that gives what the stock one gives, and its outputs."""
+    chosen = sorted({'type', 'out_indices', 'init_cfg'} & set(options))
+    if chosen:
+        raise UserError(
+            f'options has {", ".join(chosen)}: out_indices are those that neck and heads read, init_cfg is made of '
+            'pretrained, and the network has the type'
+        )
+    node = {**variant.options, **variant.dense, **options}
+    node.pop('out_indices', None)
+    in_channels = cfg.model.backbone.get('in_channels', 3)
+    if in_channels != 3:
+        node['in_channels'] = in_channels
+    wanted = [output.stride for output in stock.outputs]
+    levels = _levels(variant, node)
+    strides = [level.stride for level in levels]
+    picked = None
+    takes_stride = 'output_stride' in inspect.signature(variant.network.__init__).parameters
+    if stock.dilated and takes_stride and max(wanted) in strides:
+        dilated = dict(node, output_stride=max(wanted))
+        dilated_levels = _levels(variant, dilated)
+        picked = _pick(wanted, [level.stride for level in dilated_levels])
+        if picked is not None:
+            node, levels = dilated, dilated_levels
+    if picked is None:
+        picked = _pick(wanted, strides)
+    if picked is None and cfg.default_scope == 'mmseg' and len(levels) == len(wanted):
+        # Heads of segmentors bring maps to one size themselves: the levels in order, whatever their strides.
+        picked = list(range(len(levels)))
+    if picked is None:
+        raise StockConfigError(
+            f'{_name(cfg)}: model.backbone ({type_name(cfg.model.backbone)}) gives maps of strides {wanted}, '
+            f'{variant.name} those of strides {strides}. {INSTEAD}'
+        )
+    backbone = dict(type=variant.network.__name__, **node, out_indices=tuple(picked))
+    return backbone, [levels[index] for index in picked]
+
+
+def _levels(variant: Variant, node: Dict[str, Any]) -> List[Output]:
+    """Return all levels that a variant's network gives in dense prediction."""
+    try:
+        with torch.device('meta'):
+            network = variant.network(**node)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'{variant.name} with {node}: {error}') from error
+    return [Output(*level) for level in zip(network.out_channels, network.out_strides)]
+
+
+def _pick(wanted: Sequence[int], strides: Sequence[int]) -> Optional[List[int]]:
+    """Return a level of each wanted stride, the deepest that are left; ``None`` if there are too few."""
+    picked: List[int] = []
+    left = list(range(len(strides)))
+    for stride in reversed(wanted):
+        found = [index for index in left if strides[index] == stride]
+        if not found:
+            return None
+        picked.insert(0, found[-1])
+        left = left[: left.index(found[-1])]
+    return picked
+
+
+def rewire(model: ConfigDict, old: Sequence[int], new: Sequence[Optional[int]]) -> None:
+    """Let the neck, or the heads where there is none, take another backbone's outputs.
+
+    Args:
+        model (ConfigDict): The config of a model; changed in place.
+        old (Sequence[int]): Channels of the outputs that it is made for.
+        new (Sequence[int | None]): Channels that these outputs have now; ``None`` for one that is left out.
+
+    Raises:
+        StockConfigError: A part whose channels are not those of ``old``, or that has no argument for them.
+    """
+    parts = list(readers(model))
+    changed = [_rewire_part(name, node, old, new) for name, node in parts]
+    if not any(changed):
+        raise StockConfigError(
+            f'{", ".join(f"model.{name} ({type_name(node)})" for name, node in parts) or "the model"} has no argument '
+            f'in_channels, so that it takes no other backbone. {INSTEAD}'
+        )
+
+
+def readers(model: Mapping[str, Any]) -> Iterator[Tuple[str, ConfigDict]]:
+    """Yield dotted name and config of each part of a model that reads the backbone's outputs.
+
+    That is the first neck; without a neck, heads, and those heads inside them that choose outputs by ``in_index``, or
+    that take what RoIs of one output are pooled to.
+    """
+    neck = model.get('neck')
+    if neck:
+        yield ('neck.0', neck[0]) if isinstance(neck, (list, tuple)) else ('neck', neck)
+        return
+    for name, node in model.items():
+        if name not in NO_PARTS:
+            yield from _reading_heads(name, node, is_head=True)
+
+
+def _reading_heads(name: str, node: Any, is_head: bool) -> Iterator[Tuple[str, ConfigDict]]:
+    if isinstance(node, (list, tuple)):
+        for number, child in enumerate(node):
+            yield from _reading_heads(f'{name}.{number}', child, is_head)
+    if not isinstance(node, dict):
+        return
+    if is_head or 'in_index' in node:
+        yield name, node
+    for key, child in node.items():
+        # What RoIs are pooled to goes through the shared head first, if there is one.
+        endings = ('_extractor',) if node.get('shared_head') else ('_extractor', '_head')
+        pooled = name == 'roi_head' and key.endswith(endings)
+        yield from _reading_heads(f'{name}.{key}', child, pooled)
+
+
+def _rewire_part(name: str, node: ConfigDict, old: Sequence[int], new: Sequence[Optional[int]]) -> bool:
+    """Change a part's channels and indices; return whether it has any."""
+    kept = [index for index, channels in enumerate(new) if channels is not None]
+    index = node.get('in_index')
+    keys = [key for key in node if key.endswith('in_channels')]
+    if name.endswith('_extractor') and node.get('out_channels') in old:  # RoIs keep the channels of their map
+        keys.append('out_channels')
+    for key in keys:
+        value = node[key]
+        if isinstance(value, (list, tuple)):
+            taken = _taken(f'model.{name}.{key}', value, index, old)
+            node[key] = [new[each] for each in taken if each in kept]
+        else:
+            taken_one = _taken_one(f'model.{name}.{key}', value, index if key == 'in_channels' else None, old)
+            if new[taken_one] is not None:
+                node[key] = new[taken_one]
+    if len(kept) < len(old):
+        _renumber(node, kept, len(old))
+    return bool(keys)
+
+
+def _taken(name: str, value: Sequence[int], index: Any, old: Sequence[int]) -> List[int]:
+    """Return which outputs a list of channels belongs to: those of ``in_index``, all in order, or all in reverse."""
+    count = len(old)
+    ordered = [each % count for each in index] if isinstance(index, (list, tuple)) else list(range(count))
+    for order in (ordered, ordered[::-1]):
+        if [old[each] for each in order] == list(value):
+            return order
+    raise StockConfigError(
+        f'{name}={list(value)}, but the backbone gives {list(old)} channels, so that it is not known what belongs to '
+        f'what. {INSTEAD}'
+    )
+
+
+def _taken_one(name: str, value: Any, index: Any, old: Sequence[int]) -> int:
+    """Return which output a number of channels belongs to: that of ``in_index``, else the deepest that has so many."""
+    if isinstance(index, int) and old[index] == value:
+        return index % len(old)
+    found = [each for each, channels in enumerate(old) if channels == value]
+    if not found or isinstance(index, int):
+        raise StockConfigError(
+            f'{name}={value}, but the backbone gives {list(old)} channels, so that it is not known what belongs to '
+            f'what. {INSTEAD}'
+        )
+    return found[-1]
+
+
+def _renumber(node: ConfigDict, kept: Sequence[int], count: int) -> None:
+    """Change the numbers by which a part names outputs, now that only some of them are ``kept``."""
+    place = {index: number for number, index in enumerate(kept)}
+    index = node.get('in_index')
+    if isinstance(index, int) and index % count in place:
+        node['in_index'] = place[index % count]
+    elif isinstance(index, (list, tuple)):
+        node['in_index'] = [place[each % count] for each in index if each % count in place]
+    if node.get('start_level'):
+        node['start_level'] = sum(each < node['start_level'] for each in kept)
+    end = node.get('end_level', -1)
+    if isinstance(end, int) and end >= 0 and end in place:
+        node['end_level'] = place[end]
+    for key in ('strides', 'feature_strides'):
+        if isinstance(node.get(key), (list, tuple)) and len(node[key]) == count:
+            node[key] = [node[key][each] for each in kept]
+
+
+def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:
+    """Let nothing start from weights of the stock backbone, and the new one from ``pretrained``."""
+    if pretrained is not None:
+        set_pretrained(cfg, pretrained)
+    if cfg.model.get('pretrained') is not None:  # mmseg hands it to the backbone
+        cfg.model['pretrained'] = None
+    if type_name(cfg.model.get('init_cfg') or {}) == 'Pretrained':
+        cfg.model['init_cfg'] = None
+    if cfg.get('load_from'):
+        cfg.load_from = None
+
+
+def _adapt_the_rest(cfg: Config, variant: Variant) -> None:
+    """Set the images' normalisation, imports, and a constructor of layer-wise learning rates."""
+    preprocessor = cfg.model.get('data_preprocessor')
+    if preprocessor:
+        preprocessor.pop('rgb_to_bgr', None)
+        preprocessor.update(copy.deepcopy(NORMALISATION))
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    modules = ['fcvit_mm', variant.network.__module__.partition('.')[0]]
+    imports = list(dict.fromkeys([*imports, *modules]))
+    cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
+    wrapper = cfg.get('optim_wrapper') or {}
+    if type_name(wrapper.get('constructor') or '') in LAYER_DECAY:
+        settings = dict(wrapper.get('paramwise_cfg') or {})
+        rate = settings.get('decay_rate', settings.get('layer_decay_rate'))
+        kept = {key: settings[key] for key in settings if key not in ('decay_rate', 'decay_type', 'num_layers')}
+        wrapper['constructor'] = 'BackboneLayerDecayConstructor'
+        wrapper['paramwise_cfg'] = dict(kept, layer_decay_rate=rate)
+
+
+def _check(cfg: Config, network: str) -> Step:
+    """Let the model take a step.
+
+    Raises:
+        StockConfigError: It cannot; names the part of the config.
+    """
+    try:
+        return try_step(cfg)
+    except StepError as error:
+        raise StockConfigError(f'{_name(cfg)} with {network}: {error}. {INSTEAD}') from error
+
+
+def _name(cfg: Config) -> str:
+    return cfg.filename or 'the config'
+
+
+def _parts(cfg: Config) -> str:
+    return ', '.join(f'model.{name} ({type_name(node)})' for name, node in readers(cfg.model))
+
+
+def differences(before: Any, after: Any, name: str = '') -> Iterator[Tuple[str, Any]]:
+    """Yield dotted name and new value of each entry of a config that another one has differently.
+
+    Args:
+        before, after (dict | list): The two.
+        name (str): Dotted name of what is compared.
+    """
+    pairs: Any = None
+    if isinstance(before, dict) and isinstance(after, dict):
+        pairs = [(key, before.get(key), value) for key, value in after.items()]
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = [(number, *pair) for number, pair in enumerate(zip(before, after))]
+        pairs = pairs if any(isinstance(each, dict) for each in after) else None
+    if pairs is None:
+        if before != after:
+            yield name, after
+        return
+    for key, old, new in pairs:
+        yield from differences(old, new, f'{name}.{key}' if name else str(key))
+
+
+def fragment(before: Config, after: Config) -> str:
+    """Return what has to follow ``_base_`` in a config file to make another config of it.
+
+    Args:
+        before, after (Config): The two.
+    """
+    changed = {key: _changes(before.get(key), value) for key, value in after.items() if before.get(key) != value}
+    return Config(changed).pretty_text
+
+
+def _changes(before: Any, after: Any, key: str = '') -> Any:
+    """Return what MMEngine has to merge into a part of a config to make another of it; lists are replaced."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return after
+    if key == 'backbone' or set(before) - set(after):
+        return dict(_delete_=True, **after)
+    return {each: _changes(before.get(each), value, each) for each, value in after.items() if before.get(each) != value}

@@ -1,0 +1,262 @@
+"""Another backbone in stock configs: what has to change does, what cannot is named."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from plain_net import own_rows
+
+from fcvit_mm import FCViT
+from fcvit_mm.apis import step
+from fcvit_mm.apis.stock import (
+    StockConfigError,
+    differences,
+    find_stock,
+    fragment,
+    read_stock,
+    readers,
+    replace_backbone,
+    rewire,
+)
+from fcvit_mm.errors import UserError
+from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
+
+RESNET = (256, 512, 1024, 2048)
+OURS = (8, 16, 24, 32)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small():
+    """A variant of FCViT of few channels: the configs' heads take long enough."""
+    arch = dict(depths=(1, 1, 1, 1), channels=OURS, mlp_ratios=(1, 1, 1, 1))
+    with own_rows():
+        yield register_variant(
+            Variant(
+                'fcvit_small',
+                FCViT,
+                dict(arch=arch, out_indices=(3,), layer_scale_init_value=1e-5),
+                crop=0.9,
+                paper='arXiv:0',
+                collection='FCViT',
+                dense=dict(layer_scale_init_value=1e-6),
+            )
+        )
+
+
+def rewired(model, old=RESNET, new=OURS):
+    model = ConfigDict(copy.deepcopy(model))
+    rewire(model, old, new)
+    return model
+
+
+def test_retinanet(tmp_path):
+    """FPN from level 1: the first output is not made; the written fragment and the complete config say the same."""
+    pytest.importorskip('mmdet')
+    stock = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    before = stock.to_dict()
+    cfg = replace_backbone(stock, 'fcvit_small', 'weights.pth', dict(drop_path_rate=0.1))
+    assert stock.to_dict() == before
+    backbone = cfg.model.backbone
+    assert backbone.type == 'FCViT' and backbone.out_indices == (1, 2, 3) and backbone.drop_path_rate == 0.1
+    assert 'depth' not in backbone and 'output_stride' not in backbone and backbone.layer_scale_init_value == 1e-6
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint='weights.pth')
+    assert cfg.model.neck.in_channels == [16, 24, 32] and cfg.model.neck.start_level == 0
+    assert cfg.model.neck.num_outs == 5 and cfg.model.neck.add_extra_convs == 'on_input'
+    assert cfg.model.bbox_head == stock.model.bbox_head and cfg.optim_wrapper == stock.optim_wrapper
+    assert cfg.custom_imports.imports == ['fcvit_mm']
+
+    own = tmp_path / 'own.py'
+    own.write_text("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n" + fragment(stock, cfg))
+    complete = tmp_path / 'complete.py'
+    complete.write_text(cfg.pretty_text)
+    for path in (own, complete):
+        read = Config.fromfile(path)
+        found = dict(differences(cfg.to_dict(), read.to_dict()))
+        assert not {name for name in found if not name.endswith('_scope_')}  # which MMEngine adds to a base's dicts
+
+
+def test_pspnet_dilated():
+    """A dilated ResNet becomes output_stride; the unread outputs go, and with them the numbers of the others."""
+    pytest.importorskip('mmseg')
+    cfg = replace_backbone('mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024', 'fcvit_small')
+    assert cfg.model.pretrained is None and cfg.model.backbone.output_stride == 8
+    assert cfg.model.backbone.out_indices == (2, 3) and cfg.model.backbone.get('init_cfg') is None
+    assert (cfg.model.decode_head.in_index, cfg.model.decode_head.in_channels) == (1, 32)
+    assert (cfg.model.auxiliary_head.in_index, cfg.model.auxiliary_head.in_channels) == (0, 24)
+
+
+@pytest.mark.parametrize(
+    'name, part',
+    [
+        ('faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco', r'model\.roi_head\.shared_head \(ResLayer\)'),
+        ('ssd/ssd300_coco', r'model\.neck \(SSDNeck\) cannot be built: AssertionError: assert '),
+        ('soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco', r'no model\.backbone'),
+    ],
+)
+def test_what_does_not_fit_is_named(name, part, monkeypatch):
+    pytest.importorskip('mmdet')
+    monkeypatch.setattr(step, 'SIZES', (64,))
+    with pytest.raises(StockConfigError, match=rf'{name.split("/")[1]}.*{part}.*Take another config'):
+        replace_backbone(f'mmdet::{name}', 'fcvit_small')
+
+
+def test_configs_and_networks_that_are_not_there(tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmpretrain')
+    with pytest.raises(StockConfigError, match='tood/tood is no config of the installed mmdet; tood has .*tood_r50'):
+        find_stock('mmdet::tood/tood')
+    with pytest.raises(StockConfigError, match='its folders are in'):
+        find_stock('mmdet::nothing/at_all')
+    with pytest.raises(StockConfigError, match='expected one of mmdet::, mmseg::'):
+        find_stock('mmdetection::tood/tood')
+    with pytest.raises(StockConfigError, match='missing.py does not exist'):
+        read_stock(str(tmp_path / 'missing.py'))
+    with pytest.raises(StockConfigError, match="default_scope='mmpretrain', expected one of"):
+        read_stock('mmpretrain::resnet/resnet18_8xb32_in1k')
+    with pytest.raises(UserError, match="unknown network 'fcvit_b13', expected one of fcvit_tiny"):
+        replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_b13')
+    with pytest.raises(UserError, match="fcvit_small with .*: .*unexpected keyword argument 'depth'"):
+        replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=dict(depth=50))
+    with pytest.raises(UserError, match='fcvit_small with .*frozen_stages=9, expected -1'):
+        replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=dict(frozen_stages=9))
+    with pytest.raises(UserError, match='options has init_cfg, out_indices: out_indices are those that neck and heads'):
+        options = dict(init_cfg=None, out_indices=(0, 1))
+        replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=options)
+
+
+def test_strides_that_a_network_lacks():
+    pytest.importorskip('mmdet')
+    cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
+    cfg.model.backbone.strides = (2, 2, 2, 2)
+    with pytest.raises(StockConfigError, match=r'\(ResNet\) gives maps of strides \[8, 16, 32, 64\], fcvit_small'):
+        replace_backbone(cfg, 'fcvit_small')
+    cfg.model.backbone.depth = 51
+    with pytest.raises(StockConfigError, match=r'model\.backbone \(ResNet\), which is to be replaced, does not run'):
+        replace_backbone(cfg, 'fcvit_small')
+
+
+@pytest.mark.parametrize(
+    'new, channels, levels',
+    [
+        (OURS, [8, 16, 24, 32], (1, -1)),
+        ((None, 16, 24, 32), [16, 24, 32], (0, -1)),
+        ((None, None, 24, 32), [24, 32], (0, -1)),
+    ],
+)
+def test_necks_with_levels(new, channels, levels):
+    neck = rewired(dict(neck=dict(type='FPN', in_channels=RESNET, start_level=1, end_level=-1)), new=new).neck
+    assert neck.in_channels == channels and (neck.start_level, neck.end_level) == levels
+
+
+def test_a_last_level():
+    neck = dict(type='FPN', in_channels=RESNET, start_level=1, end_level=2)
+    neck = rewired(dict(neck=neck), new=(None, 16, 24, None)).neck
+    assert neck.in_channels == [16, 24] and (neck.start_level, neck.end_level) == (0, 1)
+
+
+def test_necks_of_other_kinds():
+    reverse = rewired(dict(neck=dict(in_channels=(2048, 1024, 512))), RESNET[1:], OURS[1:])
+    assert reverse.neck.in_channels == [32, 24, 16]
+    assert rewired(dict(neck=dict(in_channels=2048))).neck.in_channels == 32
+    assert rewired(dict(neck=dict(in_channels=2048)), new=(None, None, None, 32)).neck.in_channels == 32
+    first = rewired(dict(neck=[dict(in_channels=RESNET), dict(in_channels=256)])).neck
+    assert first[0].in_channels == list(OURS) and first[1].in_channels == 256
+
+
+def test_heads_that_choose_their_outputs():
+    model = dict(
+        decode_head=[dict(in_channels=1024, in_index=2), dict(in_channels=2048, in_index=-1)],
+        auxiliary_head=dict(in_channels=[512, 2048], in_index=(1, 3), channels=512),
+    )
+    found = rewired(model)
+    assert [head.in_channels for head in found.decode_head] == [24, 32]
+    assert found.auxiliary_head == dict(in_channels=[16, 32], in_index=(1, 3), channels=512)
+    found = rewired(model, new=(None, *OURS[1:]))
+    assert [head.in_index for head in found.decode_head] == [1, 2] and found.auxiliary_head.in_index == [0, 2]
+
+
+def test_heads_inside_heads():
+    """K-Net's updating heads have a width that is a ResNet's, too, but read the first head's maps."""
+    model = dict(
+        decode_head=dict(
+            kernel_generate_head=dict(in_channels=2048, in_index=3, channels=512),
+            kernel_update_head=[dict(in_channels=512, out_channels=512)],
+        )
+    )
+    head = rewired(model).decode_head
+    assert head.kernel_generate_head.in_channels == 32 and head.kernel_update_head[0].in_channels == 512
+
+
+def test_further_arguments_for_channels():
+    head = rewired(dict(decode_head=dict(in_channels=2048, in_index=3, c1_in_channels=256, c1_channels=48))).decode_head
+    assert (head.in_channels, head.c1_in_channels, head.c1_channels) == (32, 8, 48)
+    roi = dict(
+        bbox_roi_extractor=dict(out_channels=2048, featmap_strides=[16]),
+        bbox_head=dict(in_channels=2048, fc_out_channels=1024),
+    )
+    model = rewired(dict(rpn_head=dict(in_channels=2048, feat_channels=2048), roi_head=roi), [2048], [32])
+    assert model.rpn_head.in_channels == model.roi_head.bbox_head.in_channels == 32
+    assert model.roi_head.bbox_roi_extractor.out_channels == 32 and model.roi_head.bbox_head.fc_out_channels == 1024
+    # Behind a neck, RoIs have its channels, whatever their number.
+    model = rewired(dict(neck=dict(in_channels=[2048]), roi_head=roi), [2048], [32])
+    assert model.roi_head == roi
+
+
+def test_strides_of_heads_go_with_their_outputs():
+    head = dict(in_channels=RESNET, strides=[4, 8, 16, 32])
+    head = rewired(dict(panoptic_head=head), new=(None, *OURS[1:])).panoptic_head
+    assert head == dict(in_channels=[16, 24, 32], strides=[8, 16, 32])
+
+
+@pytest.mark.parametrize(
+    'model, words',
+    [
+        (dict(neck=dict(type='FPN', in_channels=[1, 2])), r'model\.neck\.in_channels=\[1, 2\], but .* \[256, 512'),
+        (dict(decode_head=dict(in_channels=7)), r'model\.decode_head\.in_channels=7, but'),
+        (dict(decode_head=dict(in_channels=512, in_index=3)), r'model\.decode_head\.in_channels=512, but'),
+        (dict(neck=dict(type='Feature2Pyramid', embed_dim=7)), r'model\.neck \(Feature2Pyramid\) has no argument'),
+        (dict(train_cfg=None), 'the model has no argument in_channels'),
+    ],
+)
+def test_channels_that_belong_to_nothing(model, words):
+    with pytest.raises(StockConfigError, match=words):
+        rewired(model)
+
+
+def test_readers():
+    heads = dict(rpn_head=dict(a=1), bbox_head=None, backbone=dict(b=1), train_cfg=dict(rpn_head=dict(c=1)))
+    assert [name for name, _ in readers(heads)] == ['rpn_head']
+    assert [name for name, _ in readers(dict(heads, neck=dict(d=1)))] == ['neck']
+
+
+def test_networks_have_dense_options():
+    """In detectors and segmentors each gives maps, all of its levels."""
+    pytest.importorskip('timm')
+    for variant in {variant.network: variant for variant in reversed(VARIANTS.values())}.values():
+        options = {**variant.options, **variant.dense}
+        options.pop('out_indices', None)
+        with torch.device('meta'):
+            network = variant.network(**options)
+        assert network.out_strides == (4, 8, 16, 32), variant.name
+
+
+def test_layer_decay_and_weights_of_the_stock_backbone():
+    pytest.importorskip('mmdet')
+    cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
+    cfg.load_from = 'https://somewhere/detector.pth'
+    cfg.custom_imports = dict(imports='mmdet.models', allow_failed_imports=True)
+    cfg.optim_wrapper.update(
+        constructor='LearningRateDecayOptimizerConstructor',
+        paramwise_cfg=dict(decay_rate=0.8, decay_type='layer_wise', num_layers=12, norm_decay_mult=0.0),
+    )
+    cfg.model.data_preprocessor.update(mean=[103.53, 116.28, 123.675], std=[1, 1, 1], bgr_to_rgb=False)
+    cfg.model.init_cfg = dict(type='Pretrained', checkpoint='https://somewhere/detector.pth')
+    new = replace_backbone(cfg, 'fcvit_small')
+    assert new.load_from is None and new.model.init_cfg is None
+    assert new.custom_imports == dict(imports=['mmdet.models', 'fcvit_mm'], allow_failed_imports=False)
+    assert new.optim_wrapper.constructor == 'BackboneLayerDecayConstructor'
+    assert new.optim_wrapper.paramwise_cfg == dict(layer_decay_rate=0.8, norm_decay_mult=0.0)
+    preprocessor = new.model.data_preprocessor
+    assert preprocessor.mean == [123.675, 116.28, 103.53] and preprocessor.bgr_to_rgb
+    assert preprocessor.std == [58.395, 57.12, 57.375]

@@ -1,0 +1,39 @@
+"""The command that puts a network into a stock config: what it prints, and the config that it writes."""
+
+import pytest
+from harness import run_tool
+from mmengine.config import Config
+
+STOCK = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco'
+
+
+def test_prints_the_changes_and_writes_the_config(tmp_path):
+    pytest.importorskip('mmdet')
+    out = tmp_path / 'configs' / 'own.py'
+    arguments = ('--pretrained', 'net.pth', '--options', 'drop_path_rate=0.2', '--out', out)
+    done = run_tool('replace_backbone.py', STOCK, 'fcvit_tiny', *arguments, cwd=tmp_path)
+    for words in (
+        f'# {STOCK} with fcvit_tiny',
+        '_delete_=True',
+        'drop_path_rate=0.2',
+        'custom_imports = dict(allow_failed_imports=False, imports=[',
+        f'# The complete config is {out}',
+    ):
+        assert words in done.stdout
+    printed = Config.fromstring(done.stdout, '.py')
+    cfg = Config.fromfile(out)
+    assert printed.model.neck == dict(in_channels=[64, 160, 320], start_level=0)
+    assert cfg.model.neck.in_channels == [64, 160, 320] and cfg.model.backbone.out_indices == (1, 2, 3)
+    assert cfg.model.backbone.init_cfg.checkpoint == cfg.pretrained == printed.pretrained == 'net.pth'
+
+
+def test_mistakes_are_named(tmp_path):
+    pytest.importorskip('mmdet')
+    for arguments, words in (
+        ((STOCK, 'fcvit_tiny', '--out', 'own.json'), '--out own.json: expected a name that ends in .py'),
+        (('mmdet::retinanet/nothing', 'fcvit_tiny'), 'mmdet::retinanet/nothing is no config of the installed mmdet'),
+        ((STOCK, 'resnet'), "unknown network 'resnet', expected one of"),
+    ):
+        done = run_tool('replace_backbone.py', *arguments, cwd=tmp_path, check=False)
+        assert done.returncode == 1 and words in done.stdout and 'Traceback' not in done.stdout
+    assert list(tmp_path.iterdir()) == []

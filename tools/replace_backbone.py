@@ -1,0 +1,50 @@
+"""Put a network of this project into a stock config of mmdet or mmseg, in place of its backbone.
+
+Prints what changes, to stand behind _base_ in a config of your own; --out writes the complete config. Before, the new
+model takes a training step on random images on the CPU.
+"""
+
+import argparse
+from typing import Optional, Sequence
+
+from mmengine.config import DictAction
+from mmengine.logging import MMLogger
+
+from fcvit_mm.apis.stock import fragment, read_stock, replace_backbone
+from fcvit_mm.engine.config import add_import_option
+from fcvit_mm.errors import UserError, command_parser, run_command
+from fcvit_mm.files import write_atomic
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    parser.add_argument('config', help='mmdet::FOLDER/NAME or mmseg::FOLDER/NAME of the installed library, or a file')
+    parser.add_argument('network', help="one of this project's, such as fcvit_b12")
+    parser.add_argument('--pretrained', metavar='CHECKPOINT', help='the backbone starts from it')
+    parser.add_argument('--out', metavar='FILE', help='write the complete config, a .py file')
+    parser.add_argument(
+        '--options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='further arguments of the backbone, such as drop_path_rate=0.1 with_cp=True',
+    )
+    add_import_option(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
+    MMLogger.get_instance('mmengine', log_level='ERROR')
+    if args.out and not args.out.endswith('.py'):
+        raise UserError(f'--out {args.out}: expected a name that ends in .py')
+    stock = read_stock(args.config)
+    cfg = replace_backbone(stock, args.network, args.pretrained, args.options)
+    print(f'# {args.config} with {args.network}\n{fragment(stock, cfg)}')
+    if args.out:
+        write_atomic(args.out, cfg.pretty_text.encode())
+        print(f'# The complete config is {args.out}')
+
+
+if __name__ == '__main__':
+    run_command(main)
