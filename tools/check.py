@@ -8,6 +8,7 @@ import argparse
 from mmengine.logging import MMLogger
 
 from fcvit_mm.engine.config import add_config_options, enable_amp, load_config
+from fcvit_mm.engine.distributed import LAUNCHERS
 from fcvit_mm.engine.hooks.resume import select_resume_point
 from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.preflight.checks import PreflightError, check_training
@@ -21,6 +22,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true', help='for a run that resumes from its last checkpoint')
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--quick', action='store_true', help='only what tools/train.py checks by itself')
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='what is to start the processes of the run, if several'
+    )
     parser.add_argument('--verbose', action='store_true', help="show the libraries' own log")
     add_config_options(parser)
     return parser.parse_args()
@@ -30,7 +34,7 @@ def main() -> None:
     args = parse_args()
     if not args.verbose:
         MMLogger.get_instance('mmengine', log_level='WARNING')
-    cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     if not args.verbose:
         cfg.log_level = 'WARNING'
     if args.amp:

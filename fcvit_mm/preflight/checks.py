@@ -14,6 +14,7 @@ from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError, origin
 from .data import build_outer, check_leaf, is_url, rehearse
+from .gradients import gradient_problems
 from .limits import TimeLimit, shorten, unique, without_garbage_collection
 from .truth import Split, truth_problems
 
@@ -54,6 +55,7 @@ def check_training(cfg: Config) -> None:
     validates = cfg.get('val_cfg') is not None
     problems += work_dir_problems(cfg)
     problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])], limit)
+    problems += gradient_problems(cfg)
     if problems:
         raise PreflightError(problems)
     limit.report()

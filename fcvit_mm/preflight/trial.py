@@ -10,16 +10,18 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from ..apis.step import Step, observed, parameters_without_gradient, watched_outputs
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
 from .checks import disk_problems
+from .gradients import missing_gradients
 from .limits import shorten
 
 #: Training steps: the first one allocates, the others are timed.
@@ -46,6 +48,7 @@ class Trial(NamedTuple):
         checkpoint (int): Bytes of one checkpoint.
         checkpoints (int): How many there will be at the same time, one in writing among them.
         free (int): Bytes free on the disk of the work directory.
+        remarks (list[str]): What the run survives, but not every run of this config.
     """
 
     problems: List[str]
@@ -64,6 +67,7 @@ class Trial(NamedTuple):
     checkpoint: int
     checkpoints: int
     free: int
+    remarks: Sequence[str] = ()
 
 
 def run_trial(cfg: Config, work_dir: str) -> Trial:
@@ -80,7 +84,8 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
     Raises:
         UserError: Model, data or metric failed, such as a :class:`LibraryError`.
     """
-    cfg = copy.deepcopy(cfg)
+    given, cfg = cfg, copy.deepcopy(cfg)
+    cfg.launcher = 'none'  # the trial is one process, whatever starts the run
     for step in TRAINING_STEPS:
         step(cfg)
     wanted = dict(cfg.default_hooks.checkpoint or {})
@@ -101,13 +106,16 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
         runner._init_model_weights()
         runner.load_or_resume()
         runner.optim_wrapper.initialize_count_status(runner.model, 0, loop.max_iters)
-        steps = train_steps(runner, problems)
+        steps, taken = train_steps(runner, problems)
         saved = Path(folder) / 'trial.pth'
         runner.save_checkpoint(folder, saved.name, meta=dict(epoch=0, iter=0))
         size = saved.stat().st_size
         val_seconds, metrics = validate_once(runner, wanted, problems)
         memory, device = peak_memory()
 
+    missing = missing_gradients(given, taken)
+    if missing is not None and missing.ends_run:
+        problems.append(missing.text)
     by_iter = isinstance(loop, IterBasedTrainLoop)
     kept = checkpoints_to_come(wanted, loop, by_iter)
     length, interval = (loop.max_iters if by_iter else loop.max_epochs), loop.val_interval
@@ -134,6 +142,7 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
         free=shutil.disk_usage(here).free,
         val_batches=len(runner._val_loop.dataloader) if runner._val_loop is not None else 0,
         parameters=sum(p.numel() for p in runner.model.parameters() if p.requires_grad),
+        remarks=[missing.text] if missing is not None and not missing.ends_run else [],
         **steps,
     )
 
@@ -152,17 +161,13 @@ def scratch_folder() -> Iterator[str]:
                         handler.close()
 
 
-def train_steps(runner: Runner, problems: List[str]) -> Dict[str, Any]:
-    """Take a few training steps: their losses and times, and a problem if no gradient reaches a parameter."""
+def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], Step]:
+    """Take a few training steps: their losses and times, and which parameters and outputs get a gradient."""
     loader, wrapper = runner.train_loop.dataloader, runner.optim_wrapper
     without: List[str] = []
 
     def find_unused(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        without[:] = [
-            name
-            for name, parameter in runner.model.named_parameters()
-            if parameter.requires_grad and parameter.grad is None
-        ]
+        without[:] = parameters_without_gradient(runner.model)
 
     handle = wrapper.optimizer.register_step_pre_hook(find_unused) if hasattr(wrapper, 'optimizer') else None
     runner.model.train()
@@ -171,22 +176,21 @@ def train_steps(runner: Runner, problems: List[str]) -> Dict[str, Any]:
     batch = next(batches)
     load_seconds = time.perf_counter() - start
     times = []
-    for _ in range(STEPS):
-        start = time.perf_counter()
-        outputs = runner.model.train_step(batch, optim_wrapper=wrapper)
-        losses = {name: torch.as_tensor(value).item() for name, value in outputs.items()}
-        times.append(time.perf_counter() - start)
+    with watched_outputs(runner.model) as watched:
+        for _ in range(STEPS):
+            start = time.perf_counter()
+            outputs = runner.model.train_step(batch, optim_wrapper=wrapper)
+            losses = {name: torch.as_tensor(value).item() for name, value in outputs.items()}
+            times.append(time.perf_counter() - start)
     if handle is not None:
         handle.remove()
     wrong = [f'{name} = {value}' for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
         problems.append(f'after {STEPS} steps {", ".join(wrong)}: lower the learning rate, or check the data')
-    if without and not runner.cfg.get('find_unused_parameters', False):
-        problems.append(
-            f'{len(without)} parameters get no gradient ({shorten(without)}): several processes would '
-            'stop there. Freeze or remove them, or set find_unused_parameters=True'
-        )
-    return dict(batch=len(batch['data_samples']), losses=losses, step_seconds=min(times[1:]), load_seconds=load_seconds)
+    taken = dict(
+        batch=len(batch['data_samples']), losses=losses, step_seconds=min(times[1:]), load_seconds=load_seconds
+    )
+    return taken, observed(runner.model, watched, without, losses)
 
 
 def validate_once(runner: Runner, checkpoint: dict, problems: List[str]) -> Tuple[float, List[str]]:
@@ -269,6 +273,7 @@ def format_trial(found: Trial, num_workers: int) -> str:
             f'time, {found.free / 2**30:.1f} GiB free',
         )
     )
+    rows += [('remark', text) for text in found.remarks]
     return '\n'.join(f'{name:<12} {text}' for name, text in rows)
 
 

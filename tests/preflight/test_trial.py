@@ -19,10 +19,10 @@ model['head'].update(in_channels=32)
 @pytest.fixture
 def trial(tmp_path, shapes):
 
-    def run(more='', options=None):
+    def run(more='', options=None, launcher='none'):
         pytest.importorskip('mmpretrain')
         config = write_config('classification', tmp_path, shapes('classification'), SMALL + more)
-        return run_trial(load_config(config, options, work_dir=str(tmp_path / 'w')), str(tmp_path / 'w'))
+        return run_trial(load_config(config, options, str(tmp_path / 'w'), launcher), str(tmp_path / 'w'))
 
     return run
 
@@ -67,7 +67,14 @@ def test_what_would_end_the_run_later(trial):
 
 def test_parameters_without_a_gradient(trial):
     found = trial(options={'model.backbone.out_indices': [2, 3]})
-    assert any('norm2' in problem and 'parameters get no gradient' in problem for problem in found.problems)
+    (remark,) = found.remarks
+    assert 'norm2' in remark and 'parameters get no gradient' in remark and 'out_indices=(3,)' in remark
+    assert found.problems == [] and remark in format_trial(found, 0)
+    (problem,) = trial(options={'model.backbone.out_indices': [2, 3]}, launcher='pytorch').problems
+    assert 'norm2' in problem and 'out_indices=(3,)' in problem and 'DistributedDataParallel would stop' in problem
+    options = {'model.backbone.out_indices': [2, 3], 'find_unused_parameters': True}
+    found = trial(options=options, launcher='pytorch')
+    assert found.problems == [] and found.remarks == []
 
 
 @pytest.mark.parametrize(

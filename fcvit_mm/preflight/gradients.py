@@ -1,0 +1,112 @@
+"""Parameters that get no gradient: ``DistributedDataParallel`` stops at them in its second step."""
+
+import copy
+import logging
+from typing import Any, List, NamedTuple, Optional
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ..apis.step import Step, StepError, try_step
+from ..apis.stock import StockConfigError, differences, rewire
+
+#: Names in a message.
+SHOWN = 5
+
+
+class Missing(NamedTuple):
+    """Parameters without a gradient.
+
+    Attributes:
+        text (str): Which, why, and the way out.
+        ends_run (bool): Whether the run's processes would stop at them.
+    """
+
+    text: str
+    ends_run: bool
+
+
+def is_distributed(cfg: Config) -> bool:
+    """Check whether a launcher starts the run's processes: then the model is wrapped, in a single one too."""
+    return cfg.get('launcher', 'none') != 'none'
+
+
+def finds_unused(cfg: Config) -> bool:
+    """Check whether the model's wrapper is told that there are parameters without a gradient."""
+    strategy = cfg.get('strategy') or {}
+    places = [cfg, cfg.get('model_wrapper_cfg'), strategy.get('model_wrapper') if isinstance(strategy, dict) else None]
+    return any(place.get('find_unused_parameters') or place.get('static_graph') for place in places if place)
+
+
+def gradient_problems(cfg: Config) -> List[str]:
+    """Check whether the processes of a run would stop at parameters of its backbone, by a step on random images.
+
+    Nothing is checked for one process, nor where :func:`finds_unused`. That parts other than the backbone get a
+    gradient may depend on the images: ``tools/check.py`` takes its steps on the run's own.
+    """
+    if not is_distributed(cfg) or finds_unused(cfg):
+        return []
+    try:
+        step = try_step(cfg)
+    except StepError as error:
+        print_log(
+            f'Whether all parameters get a gradient is not checked before the start: {error}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return []
+    step = step._replace(without=[name for name in step.without if name.startswith('backbone.')])
+    found = missing_gradients(cfg, step)
+    return [] if found is None else [found.text]
+
+
+def missing_gradients(cfg: Config, step: Step) -> Optional[Missing]:
+    """Say which parameters got no gradient in a training step, and what to change.
+
+    Args:
+        cfg (Config): The run's.
+        step (Step): What was found.
+
+    Returns:
+        Missing: ``None`` if there are none, or if :func:`finds_unused`.
+    """
+    if not step.without or finds_unused(cfg):
+        return None
+    names = ', '.join(step.without if len(step.without) <= SHOWN else [*step.without[:SHOWN], '...'])
+    text = f'{len(step.without)} parameters get no gradient ({names})'
+    if step.used_indices and step.out_indices != step.used_indices:
+        unread = ', '.join(str(index) for index in step.out_indices or () if index not in step.used_indices)
+        text += (
+            f': nothing reads what the backbone returns of stage {unread}. Right is model.backbone.out_indices='
+            f'{step.used_indices}: {options_for(cfg, step)}'
+        )
+    else:
+        text += ': freeze or remove them'
+    ends = is_distributed(cfg)
+    if ends:
+        text += (
+            '. DistributedDataParallel would stop in the second step; find_unused_parameters=True lets it search for '
+            'such parameters in every step'
+        )
+    else:
+        text += '. One process trains all the same, DistributedDataParallel of several would stop'
+    return Missing(text, ends)
+
+
+def options_for(cfg: Config, step: Step) -> str:
+    """Return the options of a command that leave out the outputs that nothing reads, in neck or heads as well."""
+    model: Any = copy.deepcopy(cfg.model)
+    advice = ''
+    try:
+        rewire(model, step.channels, step.used_channels)
+    except StockConfigError:
+        model = copy.deepcopy(cfg.model)
+        advice = ', and let the neck or the heads take as many'
+    model.backbone.out_indices = list(step.used_indices or ())
+    changed = [
+        f'model.{name}="{list(value)}"'.replace(', ', ',')
+        if isinstance(value, (list, tuple))
+        else f'model.{name}={value}'
+        for name, value in differences(cfg.model, model)
+    ]
+    return f'--cfg-options {" ".join(changed)}{advice}'
