@@ -48,7 +48,8 @@ test-fast: setup
 # What needs no more than torch, MMEngine and timm; tests of the rest are skipped.
 test-light: setup-light
 	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadscope \
-		tests/models tests/ops tests/checkpoints tests/test_timm.py tests/test_errors.py tests/test_files.py
+		tests/models tests/ops tests/checkpoints tests/test_timm.py tests/test_stranger.py tests/test_errors.py \
+		tests/test_files.py
 
 coverage: setup
 	$(PYTEST) --cov --cov-report=
