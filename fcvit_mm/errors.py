@@ -199,6 +199,8 @@ def silence_libraries() -> None:
     """
     for pattern in NOISE:
         warnings.filterwarnings('ignore', message=pattern)
+    # It logs, as errors, which TIFF files it cannot decode; what reads them all the same, or an error of ours, follows.
+    logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL)
     try:
         import mmengine.logging as library
     except ImportError:

@@ -112,7 +112,7 @@ def check_leaf(
         return Leaf(dataset, classes, problems)
     where = dataset.ann_file or shorten(prefixes.values()) or dataset.data_root
     try:
-        number, api = load_list(dataset, limit)
+        everything, api = load_list(dataset, limit)
     except Exception as error:
         # Broad, because each data set has checks of its own.
         problems = unlisted_problems(dataset, prefixes) or [
@@ -120,7 +120,7 @@ def check_leaf(
         ]
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
     classes = dataset.metainfo.get('classes')
-    problems = list_problems(dataset, prefixes, number, where, api, num_classes)
+    problems = list_problems(dataset, prefixes, everything, where, api, num_classes)
     if problems:
         # Of folders that are none of classes, too.
         return Leaf(dataset, None if has_folders(dataset) else classes, problems, api)
@@ -149,19 +149,19 @@ def path_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
     return problems
 
 
-def load_list(dataset: Any, limit: TimeLimit) -> Tuple[int, Any]:
+def load_list(dataset: Any, limit: TimeLimit) -> Tuple[List[dict], Any]:
     """Let a data set list its data.
 
     Returns:
-        tuple: Samples before any were filtered out, and what its library read its annotation file with, if that is one
-        in COCO's format.
+        tuple: The list before any samples were filtered out, and what its library read its annotation file with, if it
+        is one in COCO's format.
     """
-    numbers: List[int] = []
+    lists: List[List[dict]] = []
     apis: List[Any] = []
     filter_data = dataset.filter_data
 
     def count_and_filter() -> List[dict]:
-        numbers.append(len(dataset.data_list))
+        lists.append(dataset.data_list)
         return filter_data()
 
     dataset.filter_data = count_and_filter
@@ -181,7 +181,7 @@ def load_list(dataset: Any, limit: TimeLimit) -> Tuple[int, Any]:
         del dataset.filter_data
         if own is not None:
             del dataset.COCOAPI
-    return (numbers or [len(dataset)])[0], (apis or [None])[0]
+    return (lists or [dataset.data_list])[0], (apis or [None])[0]
 
 
 def is_coco(dataset: Any, api: Any) -> bool:
@@ -268,10 +268,10 @@ def folder_problems(dataset: Any, folder: str) -> List[str]:
 
 
 def list_problems(
-    dataset: Any, prefixes: Dict[str, str], number: int, where: str, api: Any, num_classes: Optional[int]
+    dataset: Any, prefixes: Dict[str, str], everything: List[dict], where: str, api: Any, num_classes: Optional[int]
 ) -> List[str]:
     """Check the list that a data set made: what is left of the data, and whether its labels are those of the model."""
-    if api is not None and not number:
+    if api is not None and not everything:
         return [f'{where} lists no images']
     problems: List[str] = []
     if is_segmentation(dataset):
@@ -280,8 +280,8 @@ def list_problems(
         problems += folder_problems(dataset, prefixes.get('img_path', dataset.data_root))
     if is_coco(dataset, api):
         problems += category_problems(dataset, api)
-        problems += coco_problems(dataset, api)
-    problems = problems or emptiness_problems(dataset, number, where)
+        problems += coco_problems(dataset, everything, api)
+    problems = problems or emptiness_problems(dataset, len(everything), where)
     if not problems and 'gt_label' in dataset.data_list[0]:
         problems += label_problems(dataset, where, num_classes)
     return problems
@@ -400,15 +400,17 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
     return []
 
 
-def coco_problems(dataset: Any, api: Any) -> List[str]:
+def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
     """Check what a data set made of its annotations; what it skipped is said."""
     ann_file, number = dataset.ann_file, len(api.anns)
     problems = []
     if len(api.imgs) < len(api.dataset['images']) or number < len(api.dataset.get('annotations', ())):
         problems += [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(api.dataset)]
-    for kind, skipped in skipped_annotations(api, dataset.data_list, dataset.cat_ids).items():
+    for kind, skipped in skipped_annotations(api, everything, dataset.cat_ids).items():
         remark(f'{ann_file}: {count_line([each["id"] for each in skipped], number, SKIPPED[kind])}: mmdet skips them')
     lost = [each['id'] for each in api.anns.values() if each['image_id'] not in api.imgs]
+    if not number:
+        remark(f'{ann_file} has no annotations')
     if lost:
         words = 'belong to an image_id that the file does not list'
         remark(f'{ann_file}: {count_line(lost, number, words)}: mmdet skips them')
@@ -589,6 +591,7 @@ def label_map_problems(
     maps = prefixes.get('seg_map_path') or shorten((info['seg_map_path'] for info in infos), 1)
     missing: List[str] = []
     corrupt: List[str] = []
+    coloured: List[str] = []
     turned: List[str] = []
     raw: Set[int] = set()
     labels: Set[int] = set()
@@ -599,9 +602,11 @@ def label_map_problems(
         if not osp.isfile(path):
             missing.append(path)
             continue
-        problem = image_problem(path) or channels_problem(path)
-        if problem:
-            corrupt.append(problem)
+        problem, colours = image_problem(path), ''
+        if not problem:
+            colours = channels_of(path)
+        if problem or colours:
+            (corrupt if problem else coloured).append(problem or f'{path}: {colours}')
             continue
         raw |= set(read_labels(path))
         try:
@@ -622,6 +627,11 @@ def label_map_problems(
     else:
         corrupt += turned
     problems = corrupt[:SHOWN]
+    if coloured:
+        problems.append(
+            f'{len(coloured)} of {checked} checked maps are colour images ({shorten(coloured, 2)}), but maps have one '
+            'channel of class indices: convert the colours to indices'
+        )
     if missing:
         problems.append(
             f'{len(missing)} of {checked} checked images have no map of labels '
@@ -662,16 +672,11 @@ def loaded_label_problems(
     return []
 
 
-def channels_problem(path: str) -> Optional[str]:
-    """Return why a map of labels is none: it has colours."""
+def channels_of(path: str) -> str:
+    """Return as text the channels of a map of labels that has colours; empty if it has one channel."""
     with open_image(path) as image:
         bands, mode = image.getbands(), image.mode
-    if len(bands) == 1:
-        return None
-    return (
-        f'{path} is a colour image (mode {mode}, {len(bands)} channels), but maps have one channel of class '
-        'indices: convert the colours to indices'
-    )
+    return '' if len(bands) == 1 else f'mode {mode}, {len(bands)} channels'
 
 
 def build_outer(dataset_cfg: dict, leaves: Iterator[Any], limit: TimeLimit) -> Any:

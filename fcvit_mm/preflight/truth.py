@@ -256,13 +256,18 @@ def coco_file_problems(metric: Any, path: Any, split: Split) -> List[str]:
     if lacking:
         return [f'ann_file {path} lacks the categories {shorten(lacking)} of the data set: {other}']
     category_ids = list(api.get_cat_ids(cat_names=classes))
-    own = next((list(leaf.cat_ids) for leaf in split.leaves if hasattr(leaf, 'cat_ids')), category_ids)
+    own = next((list(leaf.cat_ids) for leaf in split.leaves if hasattr(leaf, 'cat_ids')), None)
     order = [api.cats[key]['name'] for key in category_ids]
-    if category_ids != own or order != list(classes):
+    if (order != list(classes)) if own is None else (category_ids != own):
         return [
             f'ann_file {path} has the categories in another order ({shorten(order)}) or with other ids than the data '
             f'set ({shorten(classes)}), so that right predictions would count as wrong: {other}'
         ]
+    if order != list(classes):
+        remark(
+            f'ann_file {path} has the same categories under other names ({shorten(order)}) than the data set '
+            f'({shorten(classes)}): results for single classes have wrong names'
+        )
     return []
 
 
@@ -286,10 +291,10 @@ def coco_annotation_problems(metric: Any, path: Any, split: Split) -> List[str]:
         if image is not None
     ]
     found, _ = check_masks(masks, ask_metric(api), split.limit, str(path))
+    words = 'have a segmentation that the metric cannot read'
     return [
-        f'{path}: '
-        f'{count_line([mask.owner.get("id") for mask in faulty], len(masks), "have a segmentation that the metric")} '
-        f'cannot read ({said}): give polygons [[x1, y1, x2, y2, x3, y3, ...]] of three points or more, or remove them'
+        f'{path}: {count_line([mask.owner.get("id") for mask in faulty], len(masks), words)}: {said}. Give polygons '
+        '[[x1, y1, x2, y2, x3, y3, ...]] of three points or more, or remove them'
         for said, faulty in found.items()
     ]
 

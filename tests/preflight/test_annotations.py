@@ -46,8 +46,8 @@ def read(tmp_path):
             pipeline=[],
             lazy_init=True,
         )
-        number, api = load_list(dataset, TimeLimit())
-        assert number == 1
+        everything, api = load_list(dataset, TimeLimit())
+        assert everything == dataset.data_list and len(everything) == 1
         return dataset, api
 
     return get

@@ -117,6 +117,17 @@ def test_file_of_the_evaluator(own, tmp_path, change, message):
     assert 'other.json is not read (JSONDecodeError' in check(cfg)
 
 
+def test_names_that_are_permuted_over_the_ids_cost_nothing(own, said, tmp_path):
+    cfg, data = own('detection')
+    content = json.loads((data / 'annotations' / 'instances_val2017.json').read_text())
+    for each, name in zip(content['categories'], ('cross', 'circle', 'square', 'star', 'triangle')):
+        each['name'] = name
+    (tmp_path / 'other.json').write_text(json.dumps(content))
+    cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
+    check(cfg, 0)
+    assert len(said) == 1 and 'results for single classes have wrong names' in said[0]
+
+
 @pytest.mark.parametrize(
     'mask', [[[1, 1, 9, 9]], [[]], [[5, 5]], [1, 1, 9, 1, 9, 9], [[1, 1, 9, 9], [1, 1, 9, 1, 9, 9]], [], None]
 )
@@ -126,7 +137,7 @@ def test_masks_that_pycocotools_cannot_read(own, change_annotations, mask):
     cfg.val_dataloader.dataset.pipeline[2].with_mask = False
     change_annotations(data, 'val', lambda content: content['annotations'][1].update(segmentation=mask))
     problem = check(cfg)
-    assert 'have a segmentation that the metric (ids 2) cannot read' in problem
+    assert 'have a segmentation that the metric cannot read (ids 2): ' in problem
     # Boxes can be evaluated all the same.
     cfg.val_evaluator.metric = 'bbox'
     check(cfg, 0)
