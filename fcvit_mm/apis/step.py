@@ -41,7 +41,7 @@ class WatchedOutput:
 
 
 class Step(NamedTuple):
-    """What a training step found.
+    """Findings of a training step.
 
     Attributes:
         outputs (list[WatchedOutput]): Of the backbone; empty if the model has no ``backbone`` or all of it is frozen.
@@ -157,7 +157,15 @@ def random_batch(cfg: Config, size: int, channels: int = 3) -> Dict[str, list]:
 
 def _described(size: int, number: int) -> Dict[str, Any]:
     shape = (size, size)
-    return dict(img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0), flip=False, img_id=number)
+    return dict(
+        img_shape=shape,
+        ori_shape=shape,
+        pad_shape=shape,
+        scale_factor=(1.0, 1.0),
+        flip=False,
+        img_id=number,
+        border=(0.0, size, 0.0, size),  # of the image in its frame, as CenterNet's pipeline says
+    )
 
 
 def _classified(cfg: Config, size: int, number: int) -> Any:

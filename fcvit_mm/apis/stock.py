@@ -49,7 +49,7 @@ class Output(NamedTuple):
 
 
 class Stock(NamedTuple):
-    """What the backbone of a stock config gives: its outputs, and whether it is dilated."""
+    """The backbone of a stock config: its outputs, and whether it is dilated."""
 
     outputs: List[Output]
     dilated: bool
