@@ -13,7 +13,7 @@ from ..checkpoints import CheckpointError, check_finite, read_checkpoint
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError, origin
-from .data import build_outer, check_leaf, is_url, rehearse
+from .data import Leaf, build_outer, check_leaf, is_url, rehearse
 from .gradients import gradient_problems
 from .limits import TimeLimit, shorten, unique, without_garbage_collection
 from .truth import Split, truth_problems
@@ -177,7 +177,10 @@ def data_problems(cfg: Config, loaders: List[str], limit: Optional[TimeLimit] = 
             continue
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():
-            problems += loader_problems(cfg, name, max(heads.values(), default=None), part, seen, splits)
+            leaves: List[Leaf] = []
+            problems += loader_problems(cfg, name, max(heads.values(), default=None), part, seen, splits, leaves)
+            with part.pause():
+                leaves.clear()  # millions of objects: it takes as long as a check
         limit.take(part)
     differing = split_problems(splits)
     problems += differing
@@ -199,6 +202,7 @@ def loader_problems(
     limit: TimeLimit,
     seen: List[Tuple[str, Sequence[str]]],
     splits: Dict[str, Sequence[str]],
+    leaves: List[Leaf],
 ) -> List[str]:
     """Check what is behind one data loader: its data sets, a few of its samples, and its evaluator.
 
@@ -209,10 +213,10 @@ def loader_problems(
         limit (TimeLimit): Of all checks.
         seen (list): Gets the classes of each data set.
         splits (dict): Gets those of data sets without problems.
+        leaves (list): Gets the data sets, which are freed with it.
     """
     dataset_cfg, split = cfg[name]['dataset'], name.partition('_')[0]
     leaf_cfgs = list(leaf_datasets(dataset_cfg))
-    leaves = []
     for leaf_cfg in leaf_cfgs:
         leaf = check_leaf(leaf_cfg, num_classes, allowed_part(cfg, name), limit, split != 'test')
         leaves.append(leaf)

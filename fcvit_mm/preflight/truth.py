@@ -30,7 +30,7 @@ COCO_DETECTIONS = 100
 
 
 class Split:
-    """What a metric is fed from: a data set for validation or testing, wrappers included.
+    """The data that a metric is fed from: a data set for validation or testing, wrappers included.
 
     Args:
         dataset (Dataset): The outermost one.
@@ -57,7 +57,7 @@ class Split:
 
     @property
     def infos(self) -> List[dict]:
-        """What the data set's list holds of each sample, in its order."""
+        """Return what the data set's list holds of each sample, in its order."""
         if self._infos is None:
             if self.dataset in self.leaves:
                 self._infos = self.dataset.data_list
