@@ -6,6 +6,7 @@ import sys
 import pytest
 from harness import ROOT
 from mmengine.config import Config
+from mmengine.structures import BaseDataElement
 
 from fcvit_mm.apis.stock import find_stock
 from fcvit_mm.errors import UserError
@@ -72,13 +73,20 @@ def test_a_failure_is_a_result(tmp_path):
     assert 'is no config of the installed mmdet' in found.error and not found.predicts
 
 
+def sample_of(**fields):
+    sample = BaseDataElement()
+    for name, value in fields.items():
+        setattr(sample, name, value)
+    return sample
+
+
 def test_predictions_are_described():
-    sample = dict(pred_instances=dict(masks=1), pred_panoptic_seg=1)
+    sample = sample_of(pred_instances=dict(masks=1), pred_panoptic_seg=1)
     assert stock.described(sample) == 'masks, panoptic map'
-    assert stock.described(dict(pred_instances={})) == 'boxes'
-    assert stock.described(dict(pred_sem_seg=1)) == 'map of labels'
+    assert stock.described(sample_of(pred_instances={})) == 'boxes'
+    assert stock.described(sample_of(pred_sem_seg=1)) == 'map of labels'
     with pytest.raises(UserError, match='holds none of'):
-        stock.described({})
+        stock.described(sample_of())
     cfg = Config(dict(model=dict(backbone=dict(out_indices=[1, 2], output_stride=16))))
     assert stock.describe_outputs(cfg) == '(1, 2), output_stride 16'
 
