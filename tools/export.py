@@ -1,7 +1,7 @@
-"""Export a classifier, a segmentor, or the backbone and neck of any model to ONNX, torch.export or TorchScript.
+"""Export a classifier, segmentor or detector, or the backbone and neck of any model, to ONNX or to files of PyTorch.
 
 The file is run on odd sizes and other batches and compared with PyTorch before it gets its name; then size and speed of
-both are printed. Of a detector, the RPN, RoI heads and NMS are left to mmdeploy.
+both are printed.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from typing import Optional, Sequence
 
 from fcvit_mm.engine.config import add_config_options
 from fcvit_mm.errors import command_parser, run_command
-from fcvit_mm.export.exporter import export_model, format_report
+from fcvit_mm.export.exporter import PREPROCESSING, export_model, format_report
 from fcvit_mm.export.formats import FORMATS
 from fcvit_mm.export.parts import PARTS
 from fcvit_mm.files import write_atomic
@@ -19,7 +19,7 @@ from fcvit_mm.files import write_atomic
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
     parser.add_argument('--format', required=True, choices=FORMATS, help='what to write')
     parser.add_argument(
         '--out', required=True, metavar='FILE', help='the file: .onnx, .pt2 (torch_export) or .pt (torchscript)'
@@ -29,7 +29,20 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         default='model',
         choices=PARTS,
         help="model: a classifier's scores, a segmentor's "
-        "logits; backbone: its stages' features; neck: the features behind the neck (default: model)",
+        "logits, a detector's boxes, scores, labels and masks; backbone: its stages' features; neck: the features "
+        'behind the neck (default: model)',
+    )
+    parser.add_argument(
+        '--preprocess',
+        default='beside',
+        choices=PREPROCESSING,
+        help='where pixels are normalised: inside, in the graph, which then takes uint8 images as OpenCV reads them; '
+        'beside it, by whoever runs it (default: beside)',
+    )
+    parser.add_argument(
+        '--compare',
+        metavar='FOLDER',
+        help="also compare the file with PyTorch on the folder's images, read by the config's test pipeline",
     )
     parser.add_argument('--optimize', action='store_true', help='export the model as optimize_for_inference makes it')
     parser.add_argument(
@@ -80,6 +93,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         args.labelled,
         args.calibration_images,
         args.cfg_options,
+        args.preprocess,
+        args.compare,
     )
     print(format_report(report))
     if args.json:

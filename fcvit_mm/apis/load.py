@@ -41,10 +41,12 @@ class Prepared(NamedTuple):
         image (Tensor): ``(1, C, H, W)``, resized, normalised and padded, on the network's device.
         pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, the same before normalisation, to draw on
             (:func:`~fcvit_mm.images.display`).
+        size (tuple[int, int]): Height and width before padding.
     """
 
     image: Tensor
     pixels: np.ndarray
+    size: Tuple[int, int]
 
 
 class Network(NamedTuple):
@@ -192,7 +194,8 @@ def _load_config(
         inputs = torch.from_numpy(np.ascontiguousarray(packed.reshape(*packed.shape[:2], -1).transpose(2, 0, 1)))
         data = preprocess(dict(inputs=[inputs], data_samples=[BaseDataElement()]), False)
         tensor = data['inputs']
-        return Prepared(tensor, pad_image(display(pixels), tensor.shape[2:]))
+        size = (pixels.shape[0], pixels.shape[1])
+        return Prepared(tensor, pad_image(display(pixels), tensor.shape[2:]), size)
 
     return Network(name, model, task_of(cfg), checkpoint, prepare, class_names, read, channels)
 
@@ -266,7 +269,7 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
         pixels = _read(image, ImageReader(), channels)
         pixels = fit_image(pixels, size or data['input_size'][1:], crop_ratio)
         tensor = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1) / 255
-        return Prepared(((tensor - mean) / std).unsqueeze(0), pixels)
+        return Prepared(((tensor - mean) / std).unsqueeze(0), pixels, (pixels.shape[0], pixels.shape[1]))
 
     return Network(name, model, 'classification', checkpoint, prepare, in_channels=channels)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..apis.load import Network, load_network
 from ..engine.config import load_config, task_of, type_name, walk
 from ..errors import UserError
+from ..images import swap_channels
 from ..models import optimize_for_inference
 from ..models.layers import count_parameters
 from ..version import __version__
@@ -23,17 +24,21 @@ from .formats import (
     as_tuple,
     check_format,
     load_exported,
-    random_images,
     time_in_turn,
     write_export,
 )
-from .parts import LEFT_TO_MMDEPLOY, PARTS, Part, take_part
+from .parts import PARTS, FromPixels, Part, Preparation, take_part
 from .quantization import Labelled, calibration_images, labelled_images, measure_drift, quantize
 
 #: Height and width at which speed is measured if the config's test pipeline crops to none.
 SIZES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
-#: What the graph takes. OpenMMLab's own exports do so too: normalisation stays with what reads and resizes images.
-INPUT = 'float32 (batch, {}, height, width), channels in channel_order, (pixel as loaded - mean) / std'
+#: Where pixels are normalised: by what reads and resizes images, as in OpenMMLab's own exports, or in the graph.
+PREPROCESSING = ('beside', 'inside')
+#: What the graph takes.
+INPUTS = {
+    'beside': 'float32 ({batch}, {channels}, height, width), channels in channel_order, (pixel as loaded - mean) / std',
+    'inside': 'uint8 ({batch}, height, width, {channels}), pixels as OpenCV loads them (BGR)',
+}
 
 
 def export_model(
@@ -49,6 +54,8 @@ def export_model(
     labelled: Optional[str] = None,
     calibration: int = 100,
     options: Optional[dict] = None,
+    preprocess: str = 'beside',
+    compared: Optional[str] = None,
 ) -> dict:
     """Export a trained model, check the file against PyTorch, and measure both.
 
@@ -66,6 +73,8 @@ def export_model(
         labelled (str, optional): Folder of a folder of images per class, on which the 8-bit file is measured.
         calibration (int): How many images of ``int8`` are used.
         options (dict, optional): Changes to the config.
+        preprocess (str): One of :data:`PREPROCESSING`.
+        compared (str, optional): Folder of images on which the file is compared with PyTorch, besides random ones.
 
     Returns:
         dict: What :func:`format_report` prints, ready for JSON.
@@ -80,15 +89,25 @@ def export_model(
         raise UserError(f'part {part!r}, expected one of {", ".join(PARTS)}')
     if rounds < 0:
         raise UserError(f'--rounds {rounds}, expected 0 or more')
+    if preprocess not in PREPROCESSING:
+        raise UserError(f'preprocess {preprocess!r}, expected one of {", ".join(PREPROCESSING)}')
     samples = _check_int8(kind, int8, labelled, calibration)
+    real = [] if compared is None else calibration_images(compared, None, '--compare')
     cfg = load_config(config, options)
     size = speed_size(cfg, size)
     network = load_network(config, checkpoint, 'cpu', options)
-    module = take_part(network.model, network.task, part).eval().requires_grad_(False)
+    module = take_part(network.model, network.task, part)
+    if samples is not None and module.output == 'detections':
+        raise UserError('--int8 quantises classifiers, segmentors and features, no whole detectors: take --part neck')
+    if preprocess == 'inside':
+        module = FromPixels(module, preparation(cfg, network))
+    module = module.eval().requires_grad_(False)
     channels = network.in_channels
     tested = samples if labelled is None else _check_labelled(labelled, module, network, channels)
+    read = input_reader(cfg, network, module)
+    metadata = describe(cfg, network, part, optimize, size, module)
     differences = write_export(
-        module, out, kind, optimize, describe(cfg, network, part, optimize, size), channels=channels
+        module, out, kind, optimize, metadata, channels=channels, images=(read(sample.path) for sample in real)
     )
     report = dict(
         config=config,
@@ -97,22 +116,25 @@ def export_model(
         part=part,
         format=kind,
         optimized=optimize,
+        preprocess=preprocess,
+        input=metadata['input'],
         channels=channels,
         torch=torch.__version__,
         file=out,
         file_bytes=osp.getsize(out),
         # Of the part, as a checkpoint of it alone would have them.
         pytorch_bytes=4 * count_parameters(module) + 4 * sum(buffer.numel() for buffer in module.buffers()),
+        compared=compared,
         differences=[difference._asdict() for difference in differences],
     )
     in_pytorch = optimize_for_inference(module) if optimize else module
     runtimes = {'PyTorch': _in_pytorch(in_pytorch), FORMATS[kind].runtime: load_exported(out, kind)}
     if samples is not None:
         small = osp.splitext(out)[0] + '_int8.onnx'
-        report['int8'] = _write_int8(out, small, module, network, samples, tested or samples)
+        report['int8'] = _write_int8(out, small, module, read, samples, tested or samples)
         runtimes['ONNX Runtime, INT8'] = load_exported(small, kind)
     if rounds:
-        images = random_images((1, channels, *size))
+        images = module.inputs(1, channels, *size)
         times = time_in_turn({name: partial(run, images) for name, run in runtimes.items()}, rounds)
         report['speed'] = dict(size=list(size), rounds=rounds, threads=torch.get_num_threads(), ms_per_image=times)
     return report
@@ -146,23 +168,56 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
     return SIZES[task_of(cfg)]
 
 
-def describe(cfg: Config, network: Network, part: str, optimize: bool, size: Tuple[int, int]) -> Dict[str, str]:
-    """Describe the graph, for the file's metadata: above all how to prepare an image for it."""
-    preparation = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+def preparation(cfg: Config, network: Network) -> Preparation:
+    """Return how pixels are normalised for a network."""
+    told = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     channels = network.in_channels
-    order = 'RGB' if preparation.get('to_rgb') or preparation.get('bgr_to_rgb') else 'BGR'
+    order = 'RGB' if told.get('to_rgb') or told.get('bgr_to_rgb') else 'BGR'
+    return Preparation(
+        tuple(map(float, told.get('mean') or [0.0] * channels)),
+        tuple(map(float, told.get('std') or [1.0] * channels)),
+        order if channels == 3 else 'as loaded',
+    )
+
+
+def input_reader(cfg: Config, network: Network, module: Part) -> Callable[[str], Tensor]:
+    """Return a function that reads an image file as a part takes it, by the config's test pipeline.
+
+    A detector's graph pads; it takes images as the pipeline makes them.
+    """
+
+    def read(path: str) -> Tensor:
+        prepared = network.prepare(path)
+        if not isinstance(module, FromPixels):
+            return prepared.image[:, :, : prepared.size[0], : prepared.size[1]] if module.pads else prepared.image
+        pixels = swap_channels(prepared.pixels)
+        return torch.from_numpy(pixels[: prepared.size[0], : prepared.size[1]].copy())[None]
+
+    return read
+
+
+def describe(
+    cfg: Config, network: Network, part: str, optimize: bool, size: Tuple[int, int], module: Part
+) -> Dict[str, str]:
+    """Describe the graph, for the file's metadata: above all how to prepare an image for it."""
+    told = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    how = preparation(cfg, network)
+    inside = isinstance(module, FromPixels)
+    batch = 'batch' if 'batch' in module.axes.values() else 1
     return dict(
         producer=f'fcvit_mm {__version__}',
         config=network.name,
         task=network.task,
         part=part,
         optimized=json.dumps(optimize),
-        input=INPUT.format(channels),
-        mean=json.dumps(list(preparation.get('mean') or [0.0] * channels)),
-        std=json.dumps(list(preparation.get('std') or [1.0] * channels)),
-        channel_order=order if channels == 3 else 'as loaded',
-        pad_size_divisor=json.dumps(preparation.get('pad_size_divisor', 1)),
+        preprocess='inside' if inside else 'beside',
+        input=INPUTS['inside' if inside else 'beside'].format(batch=batch, channels=network.in_channels),
+        mean=json.dumps(how.mean),
+        std=json.dumps(how.std),
+        channel_order=how.order,
+        pad_size_divisor=json.dumps(1 if module.pads else told.get('pad_size_divisor', 1)),
+        **module.description(),
         size=json.dumps(size),
         test_pipeline=json.dumps(dataset.get('pipeline') or [], default=str),
         classes=json.dumps(network.class_names or []),
@@ -182,19 +237,20 @@ def _check_labelled(folder: str, module: Part, network: Network, channels: int) 
     """Find the images to measure accuracy on."""
     if module.output != 'scores':
         raise UserError(f'--labelled measures the accuracy of a classifier, the graph gives {module.output}: remove it')
-    (scores,) = _in_pytorch(module)(random_images((1, channels, 64, 64)))
+    (scores,) = _in_pytorch(module)(module.inputs(1, channels, 64, 64))
     return labelled_images(folder, network.class_names, scores.shape[1])
 
 
 def _write_int8(
-    path: str, small: str, module: Part, network: Network, samples: List[Labelled], tested: List[Labelled]
+    path: str,
+    small: str,
+    module: Part,
+    read: Callable[[str], Tensor],
+    samples: List[Labelled],
+    tested: List[Labelled],
 ) -> dict:
     """Write the 8-bit version of an ONNX file and measure its drift."""
-
-    def prepare(sample: str) -> Tensor:
-        return network.prepare(sample).image
-
-    quantize(path, small, (prepare(sample.path) for sample in samples))
+    quantize(path, small, (read(sample.path) for sample in samples))
     # Of a backbone's maps the last, which all the others led to.
     runtimes = {
         'PyTorch': _in_pytorch(module),
@@ -206,7 +262,7 @@ def _write_int8(
         return lambda images: run(images)[-1]
 
     outputs = {name: last_of(run) for name, run in runtimes.items()}
-    drift = measure_drift(outputs, tested, prepare, module.output != 'features')
+    drift = measure_drift(outputs, tested, read, module.output != 'features')
     return dict(
         file=small,
         file_bytes=osp.getsize(small),
@@ -223,19 +279,14 @@ def format_report(report: dict) -> str:
     lines = [
         f'{report["file"]} ({report["format"]}{opset}; {what})',
         '',
-        f'input    images: {INPUT.format(report["channels"])}',
+        f'input    images: {report["input"]}',
         f'size     {_mebibytes(report["file_bytes"])} MiB; the weights in PyTorch '
         f'{_mebibytes(report["pytorch_bytes"])} MiB',
     ]
     int8 = report.get('int8')
     if int8:
         lines.append(f'         {_mebibytes(int8["file_bytes"])} MiB as INT8: {int8["file"]}')
-    worst = max(report['differences'], key=lambda found: found['largest'] / max(found['of'], 1e-30))
-    shapes = ', '.join('{}x{}x{}'.format(*found['shape']) for found in report['differences'])
-    lines.append(
-        f'checked  against PyTorch on random images of {shapes} (batch, height, width): largest difference '
-        f'{worst["largest"]:.2g} in outputs of up to {worst["of"]:.3g}'
-    )
+    lines += [f'checked  {text}' for text in _format_differences(report['differences'], report['compared'])]
     speed = report.get('speed')
     if speed:
         times = ', '.join(f'{name} {value:.1f} ms' for name, value in speed['ms_per_image'].items())
@@ -252,9 +303,30 @@ def format_report(report: dict) -> str:
         for name, found in int8['runtimes'].items():
             values = [f'{key.replace("_", " ")} {value:.4g}' for key, value in found.items()]
             lines.append(f'  {name}: ' + ', '.join(values))
-    if report['task'] == 'detection':
-        lines += ['', f'{LEFT_TO_MMDEPLOY}.']
     return '\n'.join(lines)
+
+
+def _format_differences(differences: List[dict], compared: Optional[str]) -> List[str]:
+    """Say on what a file was compared with PyTorch, and how much it differed."""
+    lines = []
+    for real in (False, True):
+        found = [each for each in differences if each['real'] == real]
+        if not found:
+            continue
+        worst = max(found, key=lambda each: each['largest'] / max(each['of'], 1e-30))
+        if real:
+            where = f'{len(found)} images of {compared}'
+        else:
+            shapes = ', '.join('{}x{}x{}'.format(*each['shape']) for each in found)
+            where = f'random images of {shapes} (batch, height, width)'
+        text = f'against PyTorch on {where}: '
+        if worst['detections'] is not None:
+            number = sum(each['detections'] for each in found)
+            text += f'{sum(each["matched"] for each in found)} of {number} detections are the same, '
+            if not number:
+                text += 'which tells little (--compare FOLDER compares on images of your own), '
+        lines.append(f'{text}largest difference {worst["largest"]:.2g} in outputs of up to {worst["of"]:.3g}')
+    return lines
 
 
 def _mebibytes(number: int) -> str:

@@ -10,16 +10,16 @@ import time
 import traceback
 import warnings
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-import torch.nn as nn
 from torch import Tensor
 
 from ..errors import UserError
 from ..files import atomic_path, is_write_failure
 from ..models import optimize_for_inference
+from .detectors import match
 from .parts import Part, free_of_sizes_
 
 #: Runs a graph: from images ``(B, C, H, W)`` to a tuple of outputs.
@@ -67,13 +67,19 @@ class Difference(NamedTuple):
 
     Attributes:
         shape (tuple[int, int, int]): Batch, height and width of the images.
-        largest (float): The difference.
+        largest (float): The difference; of detections, that of their scores.
         of (float): The largest value of that output.
+        detections (int, optional): How many the library finds, where detections are compared.
+        matched (int, optional): How many of them the file finds.
+        real (bool): Whether the images were given, and not random.
     """
 
     shape: Tuple[int, int, int]
     largest: float
     of: float
+    detections: Optional[int] = None
+    matched: Optional[int] = None
+    real: bool = False
 
 
 def check_format(path: str, kind: str) -> None:
@@ -109,6 +115,7 @@ def write_export(
     metadata: Optional[Dict[str, str]] = None,
     shapes: Sequence[Tuple[int, int, int]] = CHECKED,
     channels: int = 3,
+    images: Iterable[Tensor] = (),
 ) -> List[Difference]:
     """Record a part of a model and write it, if it then does what the part does.
 
@@ -120,9 +127,10 @@ def write_export(
         metadata (dict[str, str], optional): Goes into the file.
         shapes (Sequence[tuple]): Batch, height and width of random images to compare on.
         channels (int): Of the images.
+        images (iterable[Tensor]): Others to compare on, as the part takes them.
 
     Returns:
-        list[Difference]: One for each of ``shapes``.
+        list[Difference]: One for each of ``shapes`` and ``images``.
 
     Raises:
         ExportError: It cannot be recorded, or the file's outputs are others than the part's. No file is left.
@@ -130,30 +138,24 @@ def write_export(
     """
     check_format(path, kind)
     part = part.eval()
-    recorded = free_of_sizes_(copy.deepcopy(part)).requires_grad_(False)
+    recorded: Any = free_of_sizes_(copy.deepcopy(part)).requires_grad_(False)
     if optimize:
         try:
             recorded = optimize_for_inference(recorded)
         except ValueError as error:
             raise ExportError(f'--optimize: {error}') from error
-    example = random_images((EXAMPLE[0], channels, *EXAMPLE[1:]))
+    example = recorded.inputs(EXAMPLE[0], channels, *EXAMPLE[1:])
     with torch.no_grad():
-        names = output_names(part, len(as_tuple(recorded(example))))
+        names = list(part.names(len(as_tuple(recorded(example)))))
     with atomic_path(path, suffix=FORMATS[kind].suffix) as unchecked:
         with naming_operators(f'{kind} cannot record the model'):
             RECORDERS[kind](recorded, example, names, unchecked, metadata or {})
         run = load_exported(unchecked, kind)
-        return [compare(part, run, kind, (batch, channels, height, width)) for batch, height, width in shapes]
-
-
-def output_names(part: Part, number: int) -> List[str]:
-    """Return the names of a part's outputs, of which there are ``number``."""
-    return [part.output] if part.output != 'features' else [f'features{i}' for i in range(number)]
-
-
-def random_images(shape: Tuple[int, ...]) -> Tensor:
-    """Return images as they are after normalisation, the same at each call."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        differences = []
+        for shape in shapes:
+            example = part.inputs(shape[0], channels, *shape[1:])
+            differences.append(compare(part, run, kind, example))
+        return differences + [compare(part, run, kind, given)._replace(real=True) for given in images]
 
 
 def as_tuple(outputs: Any) -> Tuple[Tensor, ...]:
@@ -215,10 +217,10 @@ def place_of(error: BaseException) -> Optional[str]:
     return None
 
 
-def _program(part: nn.Module, example: Tensor) -> 'torch.export.ExportedProgram':
+def _program(part: Part, example: Tensor) -> 'torch.export.ExportedProgram':
     from torch.fx.experimental import _config
 
-    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    sizes = dict.fromkeys(part.axes, torch.export.Dim.DYNAMIC)
     # Contiguous, and no assumption that what is not 1 in the example never is: torch.onnx.export sets the same.
     with torch.no_grad(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
@@ -229,7 +231,7 @@ def _program(part: nn.Module, example: Tensor) -> 'torch.export.ExportedProgram'
         )
 
 
-def _record_onnx(part: nn.Module, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
+def _record_onnx(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     import onnx
 
     program = torch.onnx.export(
@@ -238,7 +240,7 @@ def _record_onnx(part: nn.Module, example: Tensor, names: List[str], path: str, 
         input_names=['images'],
         output_names=names,
         opset_version=OPSET,
-        dynamic_shapes=({0: 'batch', 2: 'height', 3: 'width'},),
+        dynamic_shapes=(part.axes,),
         verbose=False,
     )
     assert program is not None  # of dynamo=True
@@ -260,18 +262,14 @@ def forget_origins(message: Any) -> None:
                 forget_origins(child)
 
 
-def _record_torch_export(
-    part: nn.Module, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]
-) -> None:
+def _record_torch_export(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     program = _program(part, example)
     for node in program.graph.nodes:
         node.meta.pop('stack_trace', None)  # as forget_origins
     torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
 
 
-def _record_torchscript(
-    part: nn.Module, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]
-) -> None:
+def _record_torchscript(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         # About each check of a shape, that it may be another for other images: `compare` checks that.
         warnings.simplefilter('ignore')
@@ -305,20 +303,37 @@ def load_exported(path: str, kind: str) -> Runnable:
     return run
 
 
-def compare(part: Part, run: Runnable, kind: str, shape: Tuple[int, int, int, int]) -> Difference:
-    """Run a file and the part that it is of on random images.
+def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:
+    """Run a file and the part that it is of on images.
+
+    Args:
+        part (Part): What the file is of.
+        run (callable): From :func:`load_exported`.
+        kind (str): A key of :data:`FORMATS`, for messages.
+        images (Tensor): As the part takes them.
 
     Raises:
-        ExportError: The file does not run on them, or an output differs by more than :data:`TOLERANCE` of its largest.
+        ExportError: The file does not run on them, or an output differs by more than :data:`TOLERANCE` of its largest;
+            or detections are others than the library's.
     """
-    batch, _, height, width = shape
-    images = random_images(shape)
+    height, width = (images.shape[axis] for axis, name in part.axes.items() if name in ('height', 'width'))
+    shape = batch, _, _ = (len(images), height, width)
     with torch.no_grad():
-        expected = as_tuple(part(images))
+        expected = part.expected(images)
     with naming_operators(f'the {kind} file does not run on {batch} images of {height}x{width}'):
         found = run(images)
-    worst = Difference((batch, height, width), 0.0, 1.0)
-    for name, want, have in zip(output_names(part, len(expected)), expected, found):
+    worst = Difference(shape, 0.0, 1.0)
+    if part.output == 'detections':
+        matches = match(expected, part.complete(found, images))
+        if not matches.agree:
+            raise ExportError(
+                f'the {kind} file finds {matches.found} objects on an image of {height}x{width}, of which '
+                f'{matches.matched} are among the {matches.expected} that mmdet finds. Please report this with the '
+                'config'
+            )
+        of = expected[1].max().item() if matches.expected else 1.0
+        return Difference(shape, matches.score, of, matches.expected, matches.matched)
+    for name, want, have in zip(part.names(len(expected)), expected, found):
         if want.shape != have.shape:
             raise ExportError(
                 f'the {kind} file makes {name} {tuple(have.shape)} of {batch} images of '

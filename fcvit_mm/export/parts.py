@@ -1,6 +1,6 @@
 """The parts of a classifier, detector or segmentor that make one graph: tensors in, tensors out, at any size."""
 
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -10,22 +10,51 @@ from torch import Tensor
 from ..errors import UserError
 
 PARTS = ('model', 'neck', 'backbone')
-#: What a detector's graph does not contain.
-LEFT_TO_MMDEPLOY = (
-    'RPN or dense head, RoI heads, the decoding of boxes and NMS are left to mmdeploy '
-    '(https://github.com/open-mmlab/mmdeploy), which exports complete detectors: the graph ends in the '
-    'feature maps that they take'
-)
+
+
+def random_images(shape: Tuple[int, ...]) -> Tensor:
+    """Return images as they are after normalisation, the same at each call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 class Part(nn.Module):
     """A part of a model that is exported.
 
     Attributes:
-        output (str): What its graph gives: ``'features'``, ``'scores'`` or ``'logits'``.
+        output (str): What its graph gives: ``'features'``, ``'scores'``, ``'logits'`` or ``'detections'``.
+        axes (dict[int, str]): Dimensions of its input that the graph leaves open.
+        pads (bool): Whether it pads images to sizes that the network takes.
     """
 
     output: str
+    axes: Dict[int, str] = {0: 'batch', 2: 'height', 3: 'width'}
+    pads: bool = False
+
+    def inputs(self, batch: int, channels: int, height: int, width: int) -> Tensor:
+        """Return random inputs, the same at each call: images as they are after normalisation.
+
+        Args:
+            batch (int): How many; one if the graph takes no more.
+            channels, height, width (int): Of each.
+        """
+        return random_images((batch if 'batch' in self.axes.values() else 1, channels, height, width))
+
+    def names(self, number: int) -> Tuple[str, ...]:
+        """Return the names of its outputs, of which there are ``number``."""
+        return (self.output,)
+
+    def expected(self, inputs: Tensor) -> Tuple[Tensor, ...]:
+        """Return what a file has to give for inputs."""
+        outputs = self(inputs)
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+    def complete(self, outputs: Sequence[Tensor], inputs: Tensor) -> Tuple[Tensor, ...]:
+        """Return a file's outputs as :meth:`expected` has them."""
+        return tuple(outputs)
+
+    def description(self) -> Dict[str, str]:
+        """Describe its outputs, for the file's metadata."""
+        return {}
 
 
 class Features(Part):
@@ -42,6 +71,9 @@ class Features(Part):
         super().__init__()
         self.backbone = backbone
         self.neck = neck
+
+    def names(self, number: int) -> Tuple[str, ...]:
+        return tuple(f'features{i}' for i in range(number))
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         features = self.backbone(images)
@@ -77,6 +109,67 @@ class Logits(Part):
         return F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=self.head.align_corners)
 
 
+class Preparation(NamedTuple):
+    """Normalisation of pixels before a network sees them.
+
+    Attributes:
+        mean, std (tuple[float]): Of each channel, in the network's order.
+        order (str): Of the channels that the network takes: ``'RGB'``, ``'BGR'`` or ``'as loaded'``, which OpenMMLab's
+            pipelines load as BGR.
+    """
+
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+    order: str
+
+
+class FromPixels(Part):
+    """A part behind the normalisation of its images. ``(B, H, W, C)`` uint8, as OpenCV reads them, to its outputs.
+
+    Args:
+        part (Part): Takes normalised images.
+        preparation (Preparation): How they are.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, part: Part, preparation: Preparation) -> None:
+        super().__init__()
+        self.part = part
+        self.output, self.pads = part.output, part.pads
+        self.axes = {{2: 1, 3: 2}.get(axis, axis): name for axis, name in part.axes.items()}
+        self.swap = preparation.order == 'RGB'
+        self.register_buffer('mean', torch.tensor(preparation.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(preparation.std).view(1, -1, 1, 1), persistent=False)
+
+    def inputs(self, batch: int, channels: int, height: int, width: int) -> Tensor:
+        images = self.part.inputs(batch, channels, height, width)
+        return (images * 60 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+
+    def names(self, number: int) -> Tuple[str, ...]:
+        return self.part.names(number)
+
+    def description(self) -> Dict[str, str]:
+        return self.part.description()
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Return images ``(B, C, H, W)``."""
+        images = pixels.permute(0, 3, 1, 2).to(self.mean)
+        if self.swap:
+            images = torch.cat((images[:, 2:], images[:, 1:2], images[:, :1]), 1)
+        return (images - self.mean) / self.std
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.part(self.normalize(pixels))
+
+    def expected(self, pixels: Tensor) -> Tuple[Tensor, ...]:
+        return self.part.expected(self.normalize(pixels))
+
+    def complete(self, outputs: Sequence[Tensor], pixels: Tensor) -> Tuple[Tensor, ...]:
+        return self.part.complete(outputs, self.normalize(pixels))
+
+
 def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
     """Take a part of a model that can be exported.
 
@@ -84,22 +177,18 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
         model (nn.Module): A classifier, detector or segmentor.
         task (str): Which of them.
         part (str): ``'backbone'``: the feature maps of its stages; ``'neck'``: those behind the neck; ``'model'``: a
-            classifier's scores, a segmentor's logits at the size of the images.
+            classifier's scores, a segmentor's logits at the size of the images, a detector's detections.
 
     Returns:
-        Part: :class:`Features`, :class:`Scores` or :class:`Logits` around the model's own modules.
+        Part: :class:`Features`, :class:`Scores`, :class:`Logits` or :class:`~.detectors.Detections` around the
+        model's own modules.
 
     Raises:
-        UserError: An unknown part, one that the model lacks, a complete detector, a head of another kind.
+        UserError: An unknown part, one that the model lacks, a head of another kind.
     """
     name = type(model).__name__
     if part not in PARTS:
         raise UserError(f'part {part!r}, expected one of {", ".join(PARTS)}')
-    if part == 'model' and task == 'detection':
-        raise UserError(
-            f'{name} is a detector, which is not exported as one graph: {LEFT_TO_MMDEPLOY}. Take --part neck, or '
-            '--part backbone'
-        )
     backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
     if not isinstance(backbone, nn.Module):
         raise UserError(
@@ -113,6 +202,10 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
                 f'{name} has no neck: take --part backbone' + ('' if task == 'detection' else ' or --part model')
             )
         return Features(backbone, neck)
+    if task == 'detection':
+        from .detectors import Detections
+
+        return Detections(model)
     features = Features(backbone, neck)
     if task == 'classification':
         from mmpretrain.models.heads import ClsHead

@@ -3,7 +3,7 @@
 import os
 import os.path as osp
 import tempfile
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from torch import Tensor
 
@@ -24,21 +24,26 @@ class Labelled(NamedTuple):
     label: Optional[int] = None
 
 
-def calibration_images(folder: str, number: int) -> List[Labelled]:
+def calibration_images(folder: str, number: Optional[int], option: str = '--int8') -> List[Labelled]:
     """Choose ``number`` images below a folder, evenly spread over their sorted paths; all if there are fewer.
+
+    Args:
+        folder (str): The folder.
+        number (int, optional): How many; ``None`` for all.
+        option (str): What it was given by, for messages.
 
     Raises:
         UserError: The folder is missing or has none, or one does not decode.
     """
     if not osp.isdir(folder):
         raise UserError(
-            f'--int8 {folder} is no folder: give one of images as the model will see them, a hundred or '
+            f'{option} {folder} is no folder: give one of images as the model will see them, a hundred or '
             'so; labels are not needed'
         )
-    if number < 1:
+    if number is not None and number < 1:
         raise UserError(f'--calibration-images {number}, expected at least 1')
     paths = find_images(folder, recursive=True)
-    number = min(number, len(paths))
+    number = len(paths) if number is None else min(number, len(paths))
     paths = [paths[i * len(paths) // number] for i in range(number)]
     problems = list(filter(None, map(image_problem, paths)))
     if problems:
@@ -145,7 +150,7 @@ def measure_drift(
                 best = output.argmax(1)
                 sums[name]['same'] += (best == outputs[reference].argmax(1)).double().mean().item()
                 sums[name]['right'] += sample.label is not None and best.item() == sample.label
-    result: dict = dict(images=len(samples), runtimes={})
+    result: Dict[str, Any] = dict(images=len(samples), runtimes={})
     for name, total in sums.items():
         found = dict(mean_abs_difference=total['mean'] / len(samples), max_abs_difference=total['max'])
         if has_classes:

@@ -29,13 +29,18 @@ test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[
 default_scope = 'mmdet'
 custom_imports = dict(imports=['fcvit_mm'], allow_failed_imports=False)
 model = dict(
-    type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32), backbone={backbone},
+    type='RetinaNet', backbone={backbone}, data_preprocessor=dict(
+        type='DetDataPreprocessor', mean=[100., 110., 120.], std=[58., 57., 56.], bgr_to_rgb=True, pad_size_divisor=32),
     neck=dict(type='FPN', in_channels=[16, 24], out_channels=8, num_outs=3),
     bbox_head=dict(
         type='RetinaHead', num_classes=2, in_channels=8, stacked_convs=1, feat_channels=8,
         anchor_generator=dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=1, ratios=[1.0],
                               strides=[4, 8, 16]),
-        bbox_coder=dict(type='DeltaXYWHBBoxCoder')))
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2])),
+    test_cfg=dict(nms_pre=50, min_bbox_size=0, score_thr=0.3, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20))
+test_dataloader = dict(dataset=dict(type='CocoDataset', pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='Resize', scale=(75, 75), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=('img_shape', 'scale_factor'))]))
 """,
     'segmentation': """
 default_scope = 'mmseg'
@@ -79,8 +84,10 @@ def saved(tmp_path_factory):
             (folder / 'small.py').write_text(CONFIGS[task].format(backbone=backbone))
             torch.manual_seed(0)
             model = load_network(str(folder / 'small.py')).model
-            for parameter in model.parameters():
-                if parameter.ndim == 1:
+            for name, parameter in model.named_parameters():
+                if name.startswith('bbox_head'):  # which would find nothing
+                    nn.init.normal_(parameter, std=0.0 if parameter.ndim == 1 else 0.05)
+                elif parameter.ndim == 1:
                     nn.init.uniform_(parameter, 0.5, 1.5)
             content = dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=('a', 'b', 'c'))))
             torch.save(content, folder / 'small.pth')

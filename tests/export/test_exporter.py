@@ -11,7 +11,8 @@ from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.errors import UserError
 from fcvit_mm.export import formats
 from fcvit_mm.export.exporter import export_model, format_report, speed_size
-from fcvit_mm.export.formats import load_exported, random_images
+from fcvit_mm.export.formats import load_exported
+from fcvit_mm.export.parts import random_images
 
 
 @pytest.fixture(scope='module')
@@ -59,19 +60,17 @@ def test_a_segmentor_gives_the_logits_of_its_library(saved, tmp_path, needs):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_detectors_neck(saved, tmp_path, needs):
-    needs('onnx')
+def test_a_detectors_neck(saved, tmp_path):
     config, checkpoint = saved('detection')
-    out = str(tmp_path / 'small.onnx')
-    report = export_model(config, checkpoint, out, 'onnx', part='neck', rounds=0)
+    out = str(tmp_path / 'small.pt')
+    export_model(config, checkpoint, out, 'torchscript', part='neck', rounds=0)
     images = random_images((1, 3, 77, 141))
     with torch.no_grad():
         expected = load_network(config, checkpoint).model.extract_feat(images)
-    found = load_exported(out, 'onnx')(images)
+    found = load_exported(out, 'torchscript')(images)
     assert len(found) == len(expected) == 3
     for one, other in zip(found, expected):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    assert 'NMS are left to mmdeploy' in format_report(report)
 
 
 def test_an_optimized_classifier(saved, exported, tmp_path):
@@ -143,6 +142,8 @@ def test_int8(exported):
         (dict(out='a.onnx'), r'--out .*a.onnx: a file for --format torchscript ends in .pt'),
         (dict(part='head'), "part 'head', expected one of model, neck, backbone"),
         (dict(rounds=-1), '--rounds -1, expected 0 or more'),
+        (dict(preprocess='within'), "preprocess 'within', expected one of beside, inside"),
+        (dict(compared='nowhere'), '--compare nowhere is no folder'),
         (dict(size=(0, 3)), '--size 0 3: expected a height and a width'),
         (dict(size=(1, 2, 3)), '--size 1 2 3: expected a height and a width'),
         (dict(checkpoint='nowhere.pth'), 'nowhere.pth does not exist'),
@@ -200,13 +201,37 @@ def test_folders_that_cannot_work(arguments, message, saved, samples, tmp_path, 
     assert not (tmp_path / 'a.onnx').exists()
 
 
-def test_a_complete_detector_is_left_to_mmdeploy(saved, tmp_path):
-    with pytest.raises(
-        UserError,
-        match=r'RetinaNet is a detector, which is not exported as one graph: RPN or dense head, RoI '
-        r'heads.*mmdeploy.*--part neck',
-    ):
-        export_model(*saved('detection'), str(tmp_path / 'a.pt'), 'torchscript')
+def test_a_whole_detector_that_takes_pixels(saved, samples, tmp_path):
+    """What is compared on a folder's images is compared on the config's preparation of them."""
+    out = str(tmp_path / 'a.pt')
+    report = export_model(
+        *saved('detection'), out, 'torchscript', rounds=1, preprocess='inside', compared=str(samples), size=(70, 90)
+    )
+    found = report['differences']
+    assert [each['real'] for each in found] == [False] * 4 + [True] * 6
+    # 50x60 pixels, resized to 62x75: the graph takes them before they are padded.
+    assert {tuple(each['shape']) for each in found[4:]} == {(1, 63, 75)}
+    assert all(each['matched'] == each['detections'] > 3 for each in found)
+    text = format_report(json.loads(json.dumps(report)))
+    number = sum(each['detections'] for each in found[4:])
+    assert f'on 6 images of {samples}: {number} of {number} detections are the same' in text
+    assert 'uint8 (1, height, width, 3), pixels as OpenCV loads them (BGR)' in text
+    told = {'metadata.json': ''}
+    torch.jit.load(out, _extra_files=told)
+    told = json.loads(told['metadata.json'])
+    assert told['preprocess'] == 'inside' and told['pad_size_divisor'] == '1' and 'left, top' in told['boxes']
+
+
+def test_a_whole_detector_in_8_bits_is_refused(saved, samples, tmp_path, needs):
+    needs('onnx')
+    with pytest.raises(UserError, match='--int8 quantises .*, no whole detectors: take --part neck'):
+        export_model(*saved('detection'), str(tmp_path / 'a.onnx'), 'onnx', int8=str(samples))
+
+
+def test_a_detector_that_finds_nothing_says_how_little_that_tells(saved, tmp_path):
+    options = {'model.test_cfg.score_thr': 1.0}
+    report = export_model(*saved('detection'), str(tmp_path / 'a.pt'), 'torchscript', rounds=0, options=options)
+    assert '0 of 0 detections are the same, which tells little (--compare FOLDER' in format_report(report)
 
 
 def test_another_models_checkpoint(saved, tmp_path):

@@ -5,8 +5,7 @@ import torch
 import torch.nn as nn
 
 from fcvit_mm.errors import UserError
-from fcvit_mm.export.formats import random_images
-from fcvit_mm.export.parts import AdaptiveAvgPool2d, free_of_sizes_, take_part
+from fcvit_mm.export.parts import AdaptiveAvgPool2d, free_of_sizes_, random_images, take_part
 
 
 @pytest.mark.parametrize('size', [(6, 6), (7, 11), (1, 5), (23, 4)], ids=str)

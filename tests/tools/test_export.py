@@ -7,7 +7,8 @@ import torch
 from harness import run_tool
 
 from fcvit_mm.apis.load import load_network
-from fcvit_mm.export.formats import load_exported, random_images
+from fcvit_mm.export.formats import load_exported
+from fcvit_mm.export.parts import random_images
 
 CONFIG = """
 default_scope = 'mmpretrain'

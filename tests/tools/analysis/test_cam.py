@@ -27,7 +27,7 @@ class Toy(nn.Module):
 
 def prepare(path, size=None):
     image = read_image(path)
-    return Prepared(torch.from_numpy(image).permute(2, 0, 1)[None] / 255, image)
+    return Prepared(torch.from_numpy(image).permute(2, 0, 1)[None] / 255, image, image.shape[:2])
 
 
 def test_files_and_numbers(tmp_path, command, image_folder, monkeypatch, capsys):

@@ -1,0 +1,134 @@
+"""Draw what a detector finds. NumPy, OpenCV and ONNX Runtime alone: to copy into a program of your own.
+
+    python detect_onnx.py detector.onnx image.jpg drawn.jpg
+
+The file is a whole detector of ``tools/export.py --format onnx``; how its images are prepared stands in it.
+"""
+
+import json
+import math
+import sys
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+class Detector:
+    """A detector of a file.
+
+    Args:
+        path (str): The file.
+        providers (tuple[str]): Where ONNX Runtime works.
+    """
+
+    def __init__(self, path, providers=('CPUExecutionProvider',)):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors: constant folding warns of operators that work on what was found
+        self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
+        self.told = self.session.get_modelmeta().custom_metadata_map
+        self.classes = json.loads(self.told['classes'])
+
+    def __call__(self, image):
+        """Find objects in an image ``(H, W, 3)`` uint8 as ``cv2.imread`` gives it.
+
+        Returns:
+            dict: ``boxes`` ``(N, 4)`` (left, top, right, bottom, in pixels), ``scores`` ``(N,)``, ``labels``
+            ``(N,)`` and, if the detector has them, ``masks`` ``(N, H, W)`` bool; best first.
+        """
+        resized, scale = self.resize(image)
+        outputs = self.session.run(None, {'images': self.normalize(resized)})
+        found = dict(zip((output.name for output in self.session.get_outputs()), outputs))
+        boxes = found['boxes'] / np.tile(scale, 2)
+        if 'masks' in found:
+            if self.told['mask_kind'] == 'box':
+                masks = [self.paste(mask, box, image.shape[:2]) for mask, box in zip(found['masks'], boxes)]
+            else:
+                masks = [self.enlarge(mask, scale, image.shape[:2]) for mask in found['masks']]
+            found['masks'] = np.array(masks, bool).reshape(-1, *image.shape[:2])
+        return dict(found, boxes=boxes.astype(np.float32))
+
+    def resize(self, image):
+        """Resize and pad an image as the test pipeline does; return it, and its scale in x and y."""
+        height, width = image.shape[:2]
+        scale = np.ones(2)
+        for step in json.loads(self.told['test_pipeline']):
+            if step['type'].endswith('Resize'):
+                size = step.get('scale')
+                if size is None:
+                    factors = np.broadcast_to(step['scale_factor'], 2).tolist()
+                    size = [int(side * factor + 0.5) for side, factor in zip((width, height), factors)]
+                if step.get('keep_ratio'):
+                    factor = min(max(size) / max(height, width), min(size) / min(height, width))
+                    size = [int(side * factor + 0.5) for side in (width, height)]
+                image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+                scale = np.array(size) / (width, height)
+            elif step['type'].endswith('Pad') and step.get('size'):
+                value = step.get('pad_val', 0)
+                value = value.get('img', 0) if isinstance(value, dict) else value
+                value = value if isinstance(value, (list, tuple)) else [value] * 3
+                right, below = (max(side - has, 0) for side, has in zip(step['size'], image.shape[1::-1]))
+                image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
+        return image, scale
+
+    def normalize(self, image):
+        """Turn an image into what the graph takes."""
+        if self.told['preprocess'] == 'inside':
+            return image[None]
+        if self.told['channel_order'] == 'RGB':
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        mean, std = (np.array(json.loads(self.told[key]), np.float32) for key in ('mean', 'std'))
+        return np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None], np.float32)
+
+    def paste(self, mask, box, size):
+        """Enlarge the probabilities within a box to a mask of an image of a size."""
+        whole = np.zeros(size, bool)
+        weights, places = [], []
+        for low, high, length, cells in zip(box[1::-1], box[3:1:-1], size, mask.shape):
+            first, last = max(int(np.floor(low)) - 1, 0), min(int(np.ceil(high)) + 1, length)
+            place = (np.arange(first, last) + 0.5 - low) / max(high - low, 1e-6) * cells - 0.5
+            # Bilinear: what each cell adds to each pixel.
+            weights.append(np.maximum(1 - abs(place[:, None] - np.arange(cells)), 0))
+            places.append(slice(first, max(last, first)))
+        whole[tuple(places)] = weights[0] @ mask @ weights[1].T >= float(self.told['mask_threshold'])
+        return whole
+
+    def enlarge(self, mask, scale, size):
+        """Enlarge logits of the whole input to a mask of an image of a size."""
+        stride, threshold = int(self.told['mask_stride']), float(self.told['mask_threshold'])
+        sides = mask.shape[1] * stride, mask.shape[0] * stride
+        mask = cv2.resize(mask, sides, interpolation=cv2.INTER_LINEAR)
+        sides = [math.ceil(side * (1 / each)) for side, each in zip(sides, scale)]
+        mask = cv2.resize(mask, sides, interpolation=cv2.INTER_LINEAR)
+        return mask[: size[0], : size[1]] > math.log(threshold / (1 - threshold))
+
+    def draw(self, image, found, least_score=0.3):
+        """Return an image with boxes, names and masks of what has at least a score."""
+        image = image.copy()
+        for index in np.flatnonzero(found['scores'] >= least_score)[::-1]:
+            label = int(found['labels'][index])
+            color = cv2.cvtColor(np.uint8([[[label * 47 % 180, 200, 255]]]), cv2.COLOR_HSV2BGR)[0, 0]
+            if 'masks' in found:
+                mask = found['masks'][index]
+                image[mask] = image[mask] // 2 + color // 2
+            left, top, right, bottom = (int(round(float(side))) for side in found['boxes'][index])
+            cv2.rectangle(image, (left, top), (right, bottom), color.tolist(), 2)
+            name = self.classes[label] if label < len(self.classes) else str(label)
+            text = f'{name} {found["scores"][index]:.2f}'
+            cv2.putText(image, text, (left, max(top - 4, 12)), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color.tolist(), 1)
+        return image
+
+
+def main():
+    model, source, out = sys.argv[1:]
+    image = cv2.imread(source)
+    if image is None:
+        sys.exit(f'{source} is no image that OpenCV reads')
+    detector = Detector(model)
+    found = detector(image)
+    cv2.imwrite(out, detector.draw(image, found))
+    print(f'{len(found["scores"])} detections, best score {found["scores"].max(initial=0):.3f}: {out}')
+
+
+if __name__ == '__main__':
+    main()

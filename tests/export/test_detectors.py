@@ -1,0 +1,255 @@
+"""Whole detectors: the graph's detections are mmdet's own, in PyTorch, in files and through the example of the docs.
+
+The suite traces each detector, seconds for all of them; ``LONG_EXPORTS=1`` writes all of them in every format, and runs
+the docs' example on one, minutes.
+"""
+
+import importlib
+import json
+import os
+import runpy
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from detectors import DETECTORS, build_detector, drawn_image
+from harness import ROOT
+
+from fcvit_mm.errors import UserError
+from fcvit_mm.export.detectors import Detections, match, suppress
+from fcvit_mm.export.formats import FORMATS, ExportError, compare, load_exported, write_export
+from fcvit_mm.export.parts import FromPixels, Preparation, random_images
+
+LONG = bool(os.environ.get('LONG_EXPORTS'))
+#: Odd sizes, smaller than the largest stride and larger than the example's.
+SIZES = ((97, 131), (27, 40), (224, 160))
+#: As mmdet's stock configs normalise.
+USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
+PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(150, 90), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')),
+]
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+@torch.no_grad()
+def test_the_graph_finds_what_mmdet_finds(name):
+    part = Detections(build_detector(name))
+    for size in SIZES:
+        images = random_images((1, 3, *size))
+        expected, found = part.expected(images), part.complete(part(images), images)
+        matches = match(expected, found)
+        assert matches.expected == matches.found == matches.matched > 3, (size, matches)
+        assert matches.score < 1e-5
+        # Best first, as mmdet has them.
+        assert (found[1].diff() <= 0).all() and found[2].dtype == torch.int64
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+@pytest.mark.parametrize('name', DETECTORS)
+def test_files_find_what_mmdet_finds(name, kind, tmp_path, needs):
+    needs(kind)
+    if kind != 'torchscript' and not LONG:
+        pytest.skip('takes minutes: LONG_EXPORTS=1 does it')
+    part = Detections(build_detector(name))
+    differences = write_export(part, str(tmp_path / f'a{FORMATS[kind].suffix}'), kind)
+    assert len(differences) == 4 and all(found.matched == found.detections for found in differences)
+    assert sum(found.detections for found in differences) > 20
+
+
+@pytest.fixture(scope='module')
+def onnx_file(tmp_path_factory, needs):
+    """A detector with masks that takes pixels, and its file."""
+    needs('onnx')
+    if not LONG:
+        pytest.skip('takes a minute: LONG_EXPORTS=1 does it')
+    part = FromPixels(Detections(build_detector('mask_rcnn')), USUAL)
+    path = str(tmp_path_factory.mktemp('onnx') / 'a.onnx')
+    told = dict(part.description(), preprocess='inside', classes='["a", "b"]', test_pipeline=json.dumps(PIPELINE))
+    write_export(part, path, 'onnx', metadata=told)
+    return part, path
+
+
+def test_an_onnx_file_has_standard_operators(onnx_file):
+    import onnx
+
+    model = onnx.load(onnx_file[1])
+    assert {node.domain for node in model.graph.node} == {''} and not model.functions
+    assert {'NonMaxSuppression', 'TopK', 'RoiAlign'} <= {node.op_type for node in model.graph.node}
+    sides = [side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    assert sides == [1, 'height', 'width', 3]
+    assert [value.name for value in model.graph.output] == ['boxes', 'scores', 'labels', 'masks']
+
+
+def test_nothing_is_found_without_a_word(onnx_file):
+    """What finds nothing gives empty outputs: no regions, no masks, no largest coordinate."""
+    part, path = onnx_file
+    run = load_exported(path, 'onnx')
+    for shade in (0, 255):
+        pixels = torch.full((1, 40, 50, 3), shade, dtype=torch.uint8)
+        with torch.no_grad():
+            expected = part.expected(pixels)
+        found = run(pixels)
+        assert len(found[0]) == len(expected[0])
+    boxes = torch.zeros(0, 4)
+    assert not len(suppress(boxes, boxes[:, 0], boxes[:, 0].long(), dict(iou_threshold=0.5), 3))
+
+
+def test_the_example_of_the_docs_finds_what_mmdet_finds(onnx_file, tmp_path, monkeypatch, capsys):
+    """With mmdet's own resizing and mapping back to the image, whose sides are scaled differently by rounding."""
+    part, path = onnx_file
+    from mmdet.apis import inference_detector
+    from mmengine.dataset import Compose
+    from mmengine.registry import DefaultScope
+
+    image = drawn_image(131, 203)
+    cv2.imwrite(str(tmp_path / 'image.png'), image)
+    (model,) = part.part.library
+    model.cfg = None
+    preprocessor = importlib.import_module('mmdet.models').DetDataPreprocessor
+    model.data_preprocessor = preprocessor(USUAL.mean, USUAL.std, pad_size_divisor=32, bgr_to_rgb=True)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        pipeline = Compose([dict(type='mmdet.LoadImageFromNDArray'), *PIPELINE[1:]])
+        expected = inference_detector(model, image, pipeline).pred_instances
+    monkeypatch.setattr('sys.argv', ['detect_onnx.py', path, str(tmp_path / 'image.png'), str(tmp_path / 'drawn.png')])
+    example = runpy.run_path(str(ROOT / 'docs' / 'examples' / 'detect_onnx.py'), run_name='__main__')
+    found = example['Detector'](path)(image)
+    found = [torch.from_numpy(found[name]) for name in ('boxes', 'scores', 'labels', 'masks')]
+    matches = match([expected.bboxes, expected.scores, expected.labels, expected.masks], found)
+    assert matches.expected == matches.found == matches.matched > 3 and matches.score < 1e-4
+    drawn = cv2.imread(str(tmp_path / 'drawn.png'))
+    assert drawn.shape == image.shape and (drawn != image).any()
+    assert f'{matches.found} detections' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['rtmdet_ins'])
+def test_the_example_enlarges_masks_of_the_whole_image_as_mmdet_does(name):
+    Detector = runpy.run_path(str(ROOT / 'docs' / 'examples' / 'detect_onnx.py'))['Detector']
+    part = Detections(build_detector(name))
+    images = random_images((1, 3, 70, 90))
+    with torch.no_grad():
+        boxes, _, _, masks = part(images)
+        expected = part.complete((boxes, _, _, masks), images)[3]
+    detector = Detector.__new__(Detector)
+    detector.told = part.description()
+    found = [detector.enlarge(mask, np.ones(2), (70, 90)) for mask in masks.numpy()]
+    assert (np.array(found) == expected.numpy()).mean() > 0.9999 and expected.any() and not expected.all()
+
+
+class Own(nn.Module):
+    """What makes a head's prediction its own."""
+
+    def _predict_by_feat_single(self):
+        pass
+
+    def predict_bbox(self):
+        pass
+
+    def forward(self, x):
+        return x
+
+
+def owned(module):
+    """Give an object's class methods of its own."""
+    kind = type(module)
+    module.__class__ = type(f'Own{kind.__name__}', (kind,), {k: v for k, v in vars(Own).items() if k[:2] != '__'})
+
+
+@pytest.mark.parametrize(
+    'name, place, message',
+    [
+        ('retinanet', 'bbox_head', 'OwnRetinaHead predicts in its own way, which cannot be exported as one graph. Exp'),
+        ('faster_rcnn', 'rpn_head', 'OwnRPNHead proposes in its own way'),
+        ('faster_rcnn', 'roi_head', 'OwnStandardRoIHead predicts in its own way'),
+        ('faster_rcnn', 'roi_head.bbox_head', 'OwnShared2FCBBoxHead predicts boxes in its own way'),
+        ('cascade_mask_rcnn', 'roi_head.mask_head.1', 'OwnFCNMaskHead predicts masks in its own way'),
+        ('mask_rcnn', 'roi_head.mask_roi_extractor', 'OwnSingleRoIExtractor extracts regions in its own way.*--part n'),
+    ],
+)
+def test_heads_that_predict_in_their_own_way_are_refused_by_name(name, place, message):
+    model = build_detector(name)
+    owned(model.get_submodule(place))
+    with pytest.raises(UserError, match=message):
+        Detections(model)
+
+
+_HEAD = dict(num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1)
+_GFL = dict(
+    norm_cfg=dict(type='GN', num_groups=2),
+    anchor_generator=dict(
+        type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1, strides=[4, 8]
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    'name, changes, message',
+    [
+        # Heads of mmdet that predict otherwise: of one image, of all of them.
+        ('atss', dict(bbox_head=dict(_HEAD, type='GFLHead', **_GFL)), 'GFLHead predicts in its own way'),
+        ('atss', dict(bbox_head=dict(_HEAD, type='YOLOXHead', strides=(4, 8))), 'YOLOXHead predicts in its own way'),
+        (
+            'retinanet',
+            dict(test_cfg__nms=dict(type='soft_nms')),
+            "RetinaHead suppresses by nms with type 'soft_nms'",
+        ),
+        ('fcos', dict(test_cfg__nms=dict(iou_threshold=0.5, offset=1)), 'FCOSHead suppresses by nms with offset'),
+        ('fcos', dict(test_cfg__nms=None), 'the test_cfg of FCOSHead has no nms'),
+        ('atss', dict(test_cfg__min_bbox_size=3), 'min_bbox_size 3 is measured in the original image.*min_bbox_size=0'),
+        ('retinanet', dict(bbox_head__bbox_coder=dict(type='TBLRBBoxCoder')), 'TBLRBBoxCoder decodes boxes in its own'),
+        (
+            'faster_rcnn',
+            dict(roi_head__bbox_roi_extractor__roi_layer=dict(type='RoIPool', output_size=4)),
+            'RoIPool pools regions by its own rule',
+        ),
+    ],
+)
+def test_steps_without_an_operator_are_refused_by_name(name, changes, message):
+    with pytest.raises(UserError, match=message):
+        Detections(build_detector(name, **changes))
+
+
+def test_a_detector_of_another_kind_is_refused_by_name():
+    with pytest.raises(UserError, match='Linear predicts in its own way.*Exported whole are Faster, Mask'):
+        Detections(nn.Linear(2, 2))
+
+
+def test_matches_are_of_one_label_near_and_alike():
+    boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 100.0, 100.0], [50.0, 50.0, 90.0, 90.0]])
+    expected = boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1])
+    assert match(expected, expected) == (3, 3, 3, 0.0) and match(expected, expected).agree
+    near = boxes + torch.tensor([[0.0], [0.2], [2.0]]), expected[1] + torch.tensor([5e-4, 0, 0]), expected[2]
+    matches = match(expected, near)
+    assert matches.matched == 2 and matches.score == pytest.approx(5e-4, rel=1e-3) and not matches.agree
+    assert match(expected, (boxes, expected[1], expected[2].flip(0))).matched == 1
+    assert match(expected, (boxes, expected[1] - 0.01, expected[2])).matched == 0
+    assert match(expected, [x[:0] for x in expected]) == (3, 0, 0, 0.0)
+    masks = torch.zeros(3, 4, 4, dtype=torch.bool)
+    others = masks.clone()
+    others[0, 0, 0] = True
+    assert match((*expected, masks), (*expected, others)).matched == 2
+
+
+def test_a_file_that_finds_other_things_is_an_error():
+    part = Detections(build_detector('retinanet'))
+    images = random_images((1, 3, 64, 70))
+    with torch.no_grad():
+        boxes, scores, labels = part(images)
+    with pytest.raises(ExportError, match='finds 20 objects on an image of 64x70, of which 0 are among the 20 that'):
+        compare(part, lambda _: (boxes, scores, labels + 1), 'onnx', images)
+
+
+@torch.no_grad()
+def test_pixels_are_normalised_as_mmdet_does():
+    from mmdet.models import DetDataPreprocessor
+    from mmdet.structures import DetDataSample
+
+    image = torch.from_numpy(drawn_image(40, 50))
+    part = FromPixels(Detections(build_detector('fcos')), USUAL)
+    preprocessor = DetDataPreprocessor(USUAL.mean, USUAL.std, bgr_to_rgb=True)
+    data = preprocessor(dict(inputs=[image.permute(2, 0, 1)], data_samples=[DetDataSample()]))
+    torch.testing.assert_close(part.normalize(image[None]), data['inputs'])
+    assert part.axes == {1: 'height', 2: 'width'} and part.inputs(3, 3, 8, 9).shape == (1, 8, 9, 3)
