@@ -27,8 +27,8 @@ def assume_constant(function: F) -> F:
 def is_exporting() -> bool:
     """Return whether torch.export is recording.
 
-    ``torch.compiler.is_exporting`` says so too, since torch 2.7; but within ``torch.compile`` Dynamo replaces the call by
-    ``True``, so its flag is read while the compiler records. (Before, it is never so.)
+    ``torch.compiler.is_exporting`` says so too, since torch 2.7; but within ``torch.compile`` Dynamo replaces the call
+    by ``True``, so its flag is read while the compiler records. (Before, it is never so.)
     """
     return getattr(torch.compiler, '_is_exporting_flag', False)
 
