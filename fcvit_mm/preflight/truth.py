@@ -178,9 +178,11 @@ def feed_of(metric_type: Any) -> Tuple[Optional[Callable], str]:
 def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
     """Say why a metric is not built: mostly its file."""
     path, own = config.get('ann_file'), shorten(getattr(leaf, 'ann_file', None) for leaf in split.leaves)
+    kind, message, _ = origin(error)
+    if isinstance(config.get('type'), str) and METRICS.get(config['type']) is None:
+        return f'{config["type"]} cannot be built ({kind}: {message}): correct the name, or import its module'
     if isinstance(path, str) and not osp.exists(path):
         return f'ann_file {path} does not exist: name the annotation file of the data set, {own}'
-    kind, message, _ = origin(error)
     if isinstance(path, str) and not isinstance(error, (RuntimeError, ImportError)):
         return f'{type_name(config)}: ann_file {path} is not read ({kind}: {message}): copy or correct it'
     return f'{type_name(config)} cannot be built ({kind}: {message}): correct its settings, or install what it needs'

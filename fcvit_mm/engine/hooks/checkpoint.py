@@ -236,7 +236,10 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _point_to(self, runner: Runner, path: str) -> None:
         if is_main_process():
-            write_atomic(osp.join(runner.work_dir, 'last_checkpoint'), path.encode())
+            try:
+                write_atomic(osp.join(runner.work_dir, 'last_checkpoint'), path.encode())
+            except WriteError as error:
+                raise CheckpointWriteError(error, path) from error
 
 
 @contextmanager

@@ -49,6 +49,20 @@ def test_a_full_disk_ends_training_and_leaves_the_checkpoint(tmp_path, monkeypat
     assert sorted(path.name for path in tmp_path.glob('*.pth*')) == ['epoch_1.pth']
 
 
+def test_a_disk_that_is_full_when_the_checkpoint_is_pointed_to(tmp_path, monkeypatch):
+    original = files.os.replace
+
+    def replace(source, target):
+        if target.endswith('last_checkpoint'):
+            raise OSError(28, 'No space left on device')
+        original(source, target)
+
+    monkeypatch.setattr(files.os, 'replace', replace)
+    with pytest.raises(CheckpointWriteError, match='last_checkpoint .* Training ends here. .*epoch_1.pth is complete'):
+        train(tmp_path, by_epoch=True)
+    assert find_resume_point(str(tmp_path)).endswith('epoch_1.pth')
+
+
 @pytest.mark.parametrize('keep, left', [(1, ['epoch_3.pth']), (2, ['epoch_2.pth', 'epoch_3.pth'])])
 def test_old_checkpoints_go_when_the_new_one_stands(keep, left, tmp_path, monkeypatch):
     seen = []
