@@ -280,6 +280,7 @@ class ResumableHook(Hook):
         else:
             self._refuse(before)
         moved = self._find_place(loop, meta, before)
+        self.start = meta['iter']  # a checkpoint may be saved before the first iteration: by a validation that was due
         by_iter = isinstance(loop, IterBasedTrainLoop)
         changed = follow_config(
             runner,

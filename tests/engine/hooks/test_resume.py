@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from small_run import train
 
 from fcvit_mm.engine.hooks.resume import (
@@ -13,6 +16,7 @@ from fcvit_mm.engine.hooks.resume import (
     select_resume_point,
 )
 from fcvit_mm.errors import LibraryError
+from fcvit_mm.registry import HOOKS
 
 
 def assert_resumes(tmp_path, start, end, **options):
@@ -41,6 +45,30 @@ def test_sigterm_resumes_inside_an_epoch(by_epoch, tmp_path):
     assert_resumes(tmp_path, 7, 6, by_epoch=by_epoch, how='SIGTERM')
     # Regular checkpoints have taken its place.
     assert not (tmp_path / 'cut' / 'interrupted.pth').exists()
+
+
+@HOOKS.register_module()
+class SavesBeforeTraining(Hook):
+    """As happens when a validation that was due comes first and finds a new best checkpoint."""
+
+    def before_train(self, runner):
+        if runner.iter:
+            place = dict(epoch=runner.epoch, iter=runner.iter)
+            runner.save_checkpoint(runner.work_dir, 'again.pth', meta=place, by_epoch=False)
+            Path(runner.work_dir, 'last_checkpoint').write_text('again.pth')
+
+
+@pytest.mark.parametrize(
+    'by_epoch, how, start', [(True, KeyboardInterrupt, 4), (True, 'SIGTERM', 7), (False, 'SIGTERM', 7)]
+)
+def test_a_checkpoint_that_is_saved_before_the_first_iteration(by_epoch, how, start, tmp_path):
+    expected, _ = train(tmp_path / 'whole', by_epoch=by_epoch)
+    train(tmp_path / 'cut', by_epoch=by_epoch, end=6, how=how)
+    change = dict(custom_hooks=[dict(type='SavesBeforeTraining')])
+    train(tmp_path / 'cut', by_epoch=by_epoch, resume=True, change=change, end=start)
+    more, _ = train(tmp_path / 'cut', by_epoch=by_epoch, resume=True)
+    assert sorted(more) == list(range(start, max(expected) + 1))
+    assert all(torch.equal(batch, expected[iteration]) for iteration, batch in more.items())
 
 
 def test_workers_make_no_difference(tmp_path):
