@@ -107,5 +107,9 @@ def train(
     except Interrupted as error:
         assert error.code == 143
     # Workers end at once now; left to the garbage collector, it waits ten seconds for them.
+    for loader in (runner.train_loop.dataloader, getattr(runner.train_loop, 'dataloader_iterator', None)):
+        iterator = getattr(loader, '_iterator', None)
+        if hasattr(iterator, '_shutdown_workers'):
+            iterator._shutdown_workers()
     runner.train_loop.dataloader._iterator = runner.train_loop.dataloader_iterator = None
     return witness.seen, runner

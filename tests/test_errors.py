@@ -43,8 +43,10 @@ def in_worker(error):
         def __getitem__(self, index):
             raise error
 
+    iterator = iter(torch.utils.data.DataLoader(Data(), num_workers=1))
     with pytest.raises(Exception) as caught:
-        next(iter(torch.utils.data.DataLoader(Data(), num_workers=1)))
+        next(iterator)
+    iterator._shutdown_workers()  # the garbage collector would wait five seconds for them
     return caught.value
 
 

@@ -302,7 +302,9 @@ def test_where_there_are_no_published_weights(monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     with pytest.raises(RuntimeError, match=r'inhomogeneous_dwnet_tiny has no published weights.*checkpoint_path=FILE'):
         timm.create_model('inhomogeneous_dwnet_tiny', pretrained=True)
-    with pytest.raises(CheckpointError, match=r'fcvit_b12 lies where only a person can download it: open https://drive'):
+    with pytest.raises(
+        CheckpointError, match=r'fcvit_b12 lies where only a person can download it: open https://drive'
+    ):
         timm.create_model('fcvit_b12', pretrained=True)
 
 
