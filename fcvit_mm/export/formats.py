@@ -307,7 +307,7 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:
     """Run a file and the part that it is of on images.
 
     Args:
-        part (Part): What the file is of.
+        part (nn.Module): What the file is of, a :class:`fcvit_mm.export.parts.Part`.
         run (callable): From :func:`load_exported`.
         kind (str): A key of :data:`FORMATS`, for messages.
         images (Tensor): As the part takes them.

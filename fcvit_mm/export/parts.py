@@ -127,7 +127,7 @@ class FromPixels(Part):
     """A part behind the normalisation of its images. ``(B, H, W, C)`` uint8, as OpenCV reads them, to its outputs.
 
     Args:
-        part (Part): Takes normalised images.
+        part (nn.Module): Takes normalised images; a :class:`fcvit_mm.export.parts.Part`.
         preparation (Preparation): How they are.
     """
 
