@@ -43,7 +43,7 @@ test: setup
 	$(PYTEST)
 
 test-fast: setup
-	$(PYTEST) -m fast
+	$(PYTEST) --dist loadgroup -m fast
 
 # What needs no more than torch, MMEngine and timm; tests of the rest are skipped.
 test-light: setup-light

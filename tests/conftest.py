@@ -31,6 +31,7 @@ LONG = (
 quick.hurry_configs()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     fast.mark(items)
     place = {name: index for index, name in enumerate(LONG)}

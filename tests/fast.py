@@ -88,8 +88,15 @@ def name_of(item):
     return item.nodeid.partition('::')[2]
 
 
+def group_of(item):
+    """Return which tests run in one process: a module's, and all that start commands, for which it imports much."""
+    module = module_of(item)
+    starts = module.startswith(('tools/', 'dev/')) or {'trained', 'shapes'} & set(item.fixturenames)
+    return 'commands' if starts else module
+
+
 def mark(items):
-    """Give the tests that are taken the marker ``fast``."""
+    """Give the tests that are taken the marker ``fast``, and the group that pytest-xdist hands to one process."""
     for module, group in groupby(items, module_of):
         of_module = list(group)
         taken = [item for item in of_module if any(fnmatch(name_of(item), p) for p in EXCEPTIONS.get(module, ()))]
@@ -98,3 +105,4 @@ def mark(items):
             taken = list(functions.values())[::-1][:FUNCTIONS]
         for item in taken:
             item.add_marker(pytest.mark.fast)
+            item.add_marker(pytest.mark.xdist_group(group_of(item)))
