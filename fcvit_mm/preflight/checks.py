@@ -16,7 +16,7 @@ from ..errors import UserError, origin
 from .data import Leaf, build_outer, check_leaf, is_url, rehearse
 from .gradients import gradient_problems
 from .limits import TimeLimit, shorten, unique, without_garbage_collection
-from .truth import Split, truth_problems
+from .truth import FEED_SECONDS, Split, truth_problems
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
@@ -239,6 +239,7 @@ def loader_problems(
     problems += [f'{name}: {problem}' for problem in found]
     evaluator = cfg.get(f'{split}_evaluator')
     if not problems and split != 'train' and evaluator and hasattr(outer, 'metainfo'):
+        limit.reserve(FEED_SECONDS)  # the truth comes last, and finds most
         problems += truth_problems(
             evaluator, Split(outer, datasets, packed, limit, split != 'test'), f'{split}_evaluator'
         )

@@ -44,6 +44,10 @@ class TimeLimit:
         self.end += part.paused
         self.paused += part.paused
 
+    def reserve(self, seconds: float) -> None:
+        """Leave at least so much time from now on, whatever other checks took."""
+        self.end = max(self.end, time.monotonic() + seconds)
+
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Do not count the time inside."""

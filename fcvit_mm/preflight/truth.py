@@ -179,7 +179,7 @@ def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
     """Say why a metric is not built: mostly its file."""
     path, own = config.get('ann_file'), shorten(getattr(leaf, 'ann_file', None) for leaf in split.leaves)
     kind, message, _ = origin(error)
-    if isinstance(config.get('type'), str) and METRICS.get(config['type']) is None:
+    if kind == 'KeyError' and f'{config.get("type")} is not in the' in message:  # the registry's own words
         return f'{config["type"]} cannot be built ({kind}: {message}): correct the name, or import its module'
     if isinstance(path, str) and not osp.exists(path):
         return f'ann_file {path} does not exist: name the annotation file of the data set, {own}'

@@ -104,3 +104,12 @@ def test_lists():
     assert shorten([1, 2, 3], 2) == '1, 2, ...' and shorten('ab') == 'a, b'
     assert spread(range(100), 3) == [0, 49, 99] and spread([1], 3) == [1]
     assert unique(['b', 'a', 'b']) == ['b', 'a']
+
+
+def test_time_that_is_reserved_is_there_whatever_others_took():
+    limit = TimeLimit(0)
+    limit.reserve(60)
+    assert list(limit.part([1, 2, 3], 60, 'numbers read')) == [1, 2, 3]
+    end = limit.end
+    limit.reserve(1)
+    assert limit.end == end
