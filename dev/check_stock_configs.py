@@ -23,7 +23,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.apis.step import BATCH, SIZES, library_context, random_batch, without_downloads
+from fcvit_mm.apis.step import BATCH, SIZES, random_batch, scope_of_library, without_downloads
 from fcvit_mm.apis.stock import readers, replace_backbone
 from fcvit_mm.engine.config import type_name
 from fcvit_mm.errors import UserError, command_parser, run_command
@@ -187,7 +187,7 @@ def work(config: str, rank: int, port: int, queue: Any) -> None:
 
 def train_and_predict(cfg: Config, sizes: Sequence[int] = SIZES) -> Dict[str, Any]:
     """Train two steps under DistributedDataParallel and predict, in this process of several."""
-    with library_context(cfg):
+    with scope_of_library(cfg):
         for size in sizes:
             torch.manual_seed(0)
             small = without_downloads(cfg, size)

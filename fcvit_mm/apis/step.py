@@ -246,9 +246,9 @@ def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
 
 
 @contextmanager
-def library_context(cfg: Config) -> Iterator[None]:
+def scope_of_library(cfg: Config) -> Iterator[None]:
     """Set what a library's models ask for in a run: its scope, and that training is at its beginning (as TOOD's)."""
-    name = f'{__name__}.library_context'
+    name = f'{__name__}.scope_of_library'
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         hub = MessageHub.get_instance(name)  # the newest one is the current one
         for key in ('epoch', 'iter'):
@@ -277,7 +277,7 @@ def try_step(cfg: Config, sizes: Sequence[int] = ()) -> Step:
     level = logger.level
     logger.setLevel(logging.ERROR)  # the libraries list every parameter that they initialise
     try:
-        with torch.random.fork_rng(devices=[]), library_context(cfg):
+        with torch.random.fork_rng(devices=[]), scope_of_library(cfg):
             for last, size in enumerate(sizes, 1 - len(sizes)):
                 torch.manual_seed(0)
                 try:

@@ -472,7 +472,7 @@ class Detections(Part):
         self.divisor = int(getattr(model.data_preprocessor, 'pad_size_divisor', 1) or 1)
         self.padding = float(getattr(model.data_preprocessor, 'pad_value', 0))
         # Not as a module: the graph has no use for it.
-        self.library = (model,)
+        self.original = (model,)
 
     def names(self, number: int) -> Tuple[str, ...]:
         return ('boxes', 'scores', 'labels', 'masks')[:number]
@@ -498,7 +498,7 @@ class Detections(Part):
         size = tuple(images.shape[2:])
         padded = self.pad(images)
         told = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), batch_input_shape=tuple(padded.shape[2:]))
-        (model,) = self.library
+        (model,) = self.original
         (sample,) = model.predict(padded, [DetDataSample(metainfo=told)], rescale=False)
         found = sample.pred_instances
         outputs = [found.bboxes, found.scores, found.labels]

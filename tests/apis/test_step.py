@@ -115,7 +115,7 @@ def test_ground_truth_is_what_the_pipeline_loads(steps, masks, side):
 
 def test_the_current_message_hub_comes_back():
     before = MessageHub.get_current_instance()
-    with step.library_context(config_of('mmdet')):
+    with step.scope_of_library(config_of('mmdet')):
         assert MessageHub.get_current_instance().get_info('epoch') == 0
     assert MessageHub.get_current_instance() is before and before.get_info('epoch') is None
 

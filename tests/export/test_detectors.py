@@ -107,7 +107,7 @@ def test_the_example_of_the_docs_finds_what_mmdet_finds(onnx_file, tmp_path, mon
 
     image = drawn_image(131, 203)
     cv2.imwrite(str(tmp_path / 'image.png'), image)
-    (model,) = part.part.library
+    (model,) = part.part.original
     model.cfg = None
     preprocessor = importlib.import_module('mmdet.models').DetDataPreprocessor
     model.data_preprocessor = preprocessor(USUAL.mean, USUAL.std, pad_size_divisor=32, bgr_to_rgb=True)
