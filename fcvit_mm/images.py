@@ -453,17 +453,27 @@ def image_size(path: PathLike) -> Tuple[int, int]:
     Raises:
         OSError: It is missing or no image; corrupt bytes may raise other errors of Pillow.
     """
+    return size_and_orientation(path)[0]
+
+
+def size_and_orientation(path: PathLike) -> Tuple[Tuple[int, int], int]:
+    """Return what :func:`image_size` does, and how EXIF data says to turn the image: 1 for not at all, at most 8.
+
+    Raises:
+        OSError: As for :func:`image_size`.
+    """
     with open(path, 'rb') as file:
         head = file.read(8)
     if head.startswith(NPY):
         height, width = np.load(path, mmap_mode='r').shape[:2]
-        return width, height
+        return (width, height), 1
     shape = _tiff_shape(path) if head.startswith(TIFF) else ()
     if len(shape) == 3 and shape[2] < min(shape[:2]):  # of many bands, which Pillow refuses or takes for pages
-        return shape[1], shape[0]
+        return (shape[1], shape[0]), 1
     with open_image(path) as image:
         width, height = image.size
-        return (height, width) if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else (width, height)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        return ((height, width) if orientation >= 5 else (width, height)), orientation
 
 
 def _tiff_shape(path: PathLike) -> Tuple[int, ...]:

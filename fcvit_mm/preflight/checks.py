@@ -218,7 +218,7 @@ def loader_problems(
     dataset_cfg, split = cfg[name]['dataset'], name.partition('_')[0]
     leaf_cfgs = list(leaf_datasets(dataset_cfg))
     for leaf_cfg in leaf_cfgs:
-        leaf = check_leaf(leaf_cfg, num_classes, allowed_part(cfg, name), limit, split != 'test')
+        leaf = check_leaf(leaf_cfg, num_classes, allowed_part(cfg, name), limit)
         leaves.append(leaf)
         if leaf.classes is not None:
             seen.append((name, leaf.classes))
@@ -240,9 +240,7 @@ def loader_problems(
     evaluator = cfg.get(f'{split}_evaluator')
     if not problems and split != 'train' and evaluator and hasattr(outer, 'metainfo'):
         limit.reserve(FEED_SECONDS)  # the truth comes last, and finds most
-        problems += truth_problems(
-            evaluator, Split(outer, datasets, packed, limit, split != 'test'), f'{split}_evaluator'
-        )
+        problems += truth_problems(evaluator, Split(outer, datasets, packed, limit), f'{split}_evaluator')
     return problems
 
 

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS
 from ..engine.config import type_name
 from ..engine.hooks.corrupt_samples import CorruptSampleError, guard
 from ..errors import UserError, origin
-from ..images import image_problem, image_size, list_images, open_image, read_labels, truncation_problem
+from ..images import image_problem, list_images, open_image, read_labels, size_and_orientation, truncation_problem
 from .annotations import (
     SKIPPED,
     Mask,
@@ -37,7 +37,7 @@ DECODE_SECONDS, END_SECONDS, SIZE_SECONDS = 1.5, 1.5, 1.0
 #: Samples that go through the pipeline before the start, and the seconds for them.
 REHEARSED, REHEARSAL_SECONDS = 8, 1.5
 #: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
-#: empty ones stand in. Testing ends at the first.
+#: and in testing empty ones stand in.
 TURNED = 0.01
 
 
@@ -79,14 +79,12 @@ def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
         return DATASETS.build(dict(dataset_cfg))
 
 
-def tolerated(number: int, skips: bool) -> float:
+def tolerated(number: int) -> float:
     """Return how many images of so many may have another size than annotated."""
-    return max(1, TURNED * number) if skips else 0
+    return max(1, TURNED * number)
 
 
-def check_leaf(
-    dataset_cfg: dict, num_classes: Optional[int], allowed: float, limit: TimeLimit, skips: bool = True
-) -> Leaf:
+def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, limit: TimeLimit) -> Leaf:
     """Check one data set, by its own list of data and its own pipeline.
 
     Args:
@@ -94,7 +92,6 @@ def check_leaf(
         num_classes (int, optional): Classes that the model can learn, to compare labels with.
         allowed (float): Part of the images that may be corrupt; so many are a remark and no problem.
         limit (TimeLimit): Of all checks.
-        skips (bool): Whether images that EXIF data turns are skipped by the run, as in training and its validation.
     """
     try:
         dataset = build(dataset_cfg, limit)
@@ -127,9 +124,9 @@ def check_leaf(
     read = loading_steps(dataset)
     if is_coco(dataset, api):
         problems += mask_problems(dataset, api, limit)
-    problems += file_problems(dataset, read, allowed, limit, skips)
+    problems += file_problems(dataset, read, allowed, limit)
     if is_segmentation(dataset) and not problems:
-        problems += label_map_problems(dataset, read, prefixes, num_classes, limit, skips)
+        problems += label_map_problems(dataset, read, prefixes, num_classes, limit)
     return Leaf(dataset, classes, problems, api)
 
 
@@ -474,9 +471,7 @@ def loading_steps(dataset: Any) -> Optional[Callable[[dict], dict]]:
     return read
 
 
-def file_problems(
-    dataset: Any, read: Optional[Callable[[dict], dict]], allowed: float, limit: TimeLimit, skips: bool
-) -> List[str]:
+def file_problems(dataset: Any, read: Optional[Callable[[dict], dict]], allowed: float, limit: TimeLimit) -> List[str]:
     """Check the images of a data set: are they there, complete, and of the size of their annotations?"""
     infos = [info for info in dataset.data_list if isinstance(info.get('img_path'), str)]
     by_path = {info['img_path']: info for info in infos}
@@ -489,7 +484,7 @@ def file_problems(
 
     sizes: Dict[str, Tuple[int, int]] = {}
     problems = image_problems(list(by_path), allowed, read_path if read is not None else None, limit)
-    return problems + size_problems(dataset, infos, sizes, read_path if read is not None else None, limit, skips)
+    return problems + size_problems(dataset, infos, sizes, read_path if read is not None else None, limit)
 
 
 def image_problems(
@@ -541,17 +536,23 @@ def size_problems(
     loaded: Dict[str, Tuple[int, int]],
     read: Optional[Callable[[str], Any]],
     limit: TimeLimit,
-    skips: bool,
 ) -> List[str]:
     """Check that images have the size that their annotations are for: those that were loaded, of others the headers."""
-    infos = [info for info in infos if info.get('width') and info.get('height')]
+    sized = [info for info in infos if info.get('width') and info.get('height')]
+    infos = sized or [info for info in infos if info.get('seg_map_path')]
     wrong: Dict[str, str] = {}
+    upended: List[str] = []
     turned = 0
     checked = 0
     for info in limit.part(shuffled(infos), SIZE_SECONDS, 'sizes of images read'):
-        path, wanted = info['img_path'], (info['width'], info['height'])
-        size = loaded.get(path) or size_of(path)
+        path, (header, orientation) = info['img_path'], header_of(info['img_path'])
         checked += 1
+        # As high and as wide as before, and so beyond comparison.
+        if orientation in (2, 3, 4) or (orientation > 4 and header is not None and header[0] == header[1]):
+            upended.append(f'{path}: orientation {orientation}')
+        if not sized:
+            continue
+        size, wanted = loaded.get(path) or header, (info['width'], info['height'])
         if size not in (None, wanted) and path not in loaded and read is not None:
             with contextlib.suppress(Exception):  # it is reported as corrupt
                 read(path)  # the pipeline decides whether EXIF data turns it
@@ -559,23 +560,29 @@ def size_problems(
         if size is not None and size != wanted:
             wrong[path] = f'{path} is {size[0]}x{size[1]}, not {wanted[0]}x{wanted[1]}'
             turned += size == wanted[::-1]
+    if upended:
+        remark(
+            f'{len(upended)} of {checked} checked images are turned by EXIF data and keep their size '
+            f'({shorten(upended, 2)}), so that nothing tells whether their annotations are for the turned images: '
+            'make sure, or save them as they are to be'
+        )
     if not wrong:
         return []
     text = f'{len(wrong)} of {checked} checked images have another size than annotated ({shorten(wrong.values(), 3)})'
     # One that is not turned belongs to another image.
-    if len(wrong) <= (tolerated(len(infos), skips) if turned == len(wrong) else TURNED * len(infos) * skips):
+    if len(wrong) <= (tolerated(len(infos)) if turned == len(wrong) else TURNED * len(infos)):
         remark(f'{dataset.ann_file}: {text} and will be skipped')
         return []
     return [f'{dataset.ann_file}: {text}: the annotations belong to other images, or EXIF data turns these']
 
 
-def size_of(path: str) -> Optional[Tuple[int, int]]:
-    """Return width and height of an image; ``None`` if they cannot be read."""
+def header_of(path: str) -> Tuple[Optional[Tuple[int, int]], int]:
+    """Return width and height of an image, and the orientation in its EXIF data; ``None`` and 1 if it has no header."""
     try:
-        return image_size(path)
+        return size_and_orientation(path)
     except Exception:
         # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
-        return None
+        return None, 1
 
 
 def label_map_problems(
@@ -584,7 +591,6 @@ def label_map_problems(
     prefixes: Dict[str, str],
     num_classes: Optional[int],
     limit: TimeLimit,
-    skips: bool,
 ) -> List[str]:
     """Check the maps of labels of a data set for segmentation: of a sample, as its own steps load them."""
     infos = spread([info for info in dataset.data_list if info.get('seg_map_path')], SAMPLE_SIZE)
@@ -622,7 +628,7 @@ def label_map_problems(
             size, wanted = image.shape[1::-1], loaded.shape[1::-1]
             wrong = f'{path} is {wanted} and its image {size} (width, height): they do not belong together'
             (turned if size == wanted[::-1] else corrupt).append(wrong)
-    if turned and len(turned) <= tolerated(len(dataset.data_list), skips):
+    if turned and len(turned) <= tolerated(len(dataset.data_list)):
         remark(f'{len(turned)} images will be skipped: {shorten(turned, 1)}, or EXIF data turns the image')
     else:
         corrupt += turned

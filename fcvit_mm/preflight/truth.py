@@ -37,17 +37,13 @@ class Split:
         leaves (sequence): The data sets inside it that load samples.
         packed (dict): Index -> sample that went through the pipeline already.
         limit (TimeLimit): Of all checks.
-        skips (bool): Whether the run puts empty images in the place of those that EXIF data turns.
     """
 
-    def __init__(
-        self, dataset: Any, leaves: Sequence[Any], packed: Dict[int, Any], limit: TimeLimit, skips: bool = True
-    ) -> None:
+    def __init__(self, dataset: Any, leaves: Sequence[Any], packed: Dict[int, Any], limit: TimeLimit) -> None:
         self.dataset = dataset
         self.leaves = list(leaves)
         self.packed = packed
         self.limit = limit
-        self.skips = skips
         self._infos: Optional[List[dict]] = None
 
     @property
@@ -125,7 +121,7 @@ def metrics_and_data(evaluator: Any, split: Split, name: str, problems: List[str
             f'{len(parts)} data sets of a ConcatDataset: give one of each for every data set, in their order'
         )
         return []
-    return [(config, Split(part, split.leaves, {}, split.limit, split.skips)) for config, part in zip(metrics, parts)]
+    return [(config, Split(part, split.leaves, {}, split.limit)) for config, part in zip(metrics, parts)]
 
 
 def metric_problems(config: Any, split: Split, name: str) -> List[str]:
@@ -564,7 +560,7 @@ def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
             # Broad, because the metric is another library's.
             return [feeding_problem(metric, error, True)]
         fed += 1
-    if len(turned) > tolerated(len(split.infos), split.skips):
+    if len(turned) > tolerated(len(split.infos)):
         return [
             f'{len(turned)} of {fed + len(turned)} maps of labels are not of the size of their images as these are '
             f'loaded (height, width: {shorten(turned, 2)}): they belong to other images, or EXIF data turns the images'

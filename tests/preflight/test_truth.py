@@ -333,7 +333,9 @@ def test_one_image_that_exif_data_turns(own, said):
     check(cfg, 0)
     assert f'1 images will be skipped: {label} is (64, 32) and its image (32, 64)' in said[0]
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    assert 'they do not belong together' in data_problems(cfg, ['test_dataloader'])[0]
+    del said[:]
+    assert data_problems(cfg, ['test_dataloader']) == []
+    assert f'1 images will be skipped: {label} is (64, 32) and its image (32, 64)' in said[0]
 
 
 def test_everything_is_ignored(own):

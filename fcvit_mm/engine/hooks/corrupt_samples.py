@@ -1,11 +1,15 @@
-"""Samples with corrupt files: skipped and counted in training, replaced in validation, refused in testing."""
+"""Samples with corrupt files: skipped and counted in training, replaced in validation, refused in testing.
+
+Images of another size than their annotations are for are skipped or replaced in all three.
+"""
 
 import copy
 import logging
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
+import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
@@ -14,13 +18,14 @@ from mmengine.runner import Runner
 
 from ...errors import UserError, is_defect, library_error
 from ...files import atomic_path
-from ...images import EXIF_ORIENTATION, image_problem, image_size, truncation_problem
+from ...images import ARRAY_SUFFIXES, EXIF_ORIENTATION, image_problem, image_size, truncation_problem
 from ...registry import HOOKS
 from ..config import leaf_datasets
 
-if TYPE_CHECKING:
-    from PIL import Image
-
+#: The label that maps of labels ignore.
+IGNORED = 255
+#: Samples that are loaded to find out how many channels images have.
+NEIGHBOURS = 8
 #: Names under which the libraries' samples carry paths.
 PATHS = ('img_path', 'seg_map_path')
 
@@ -36,7 +41,7 @@ class GuardedLoading:
     (``max_refetch``), and is counted. In the validation of a training run, where every sample counts and days of
     training are at stake, the sample is read with an empty file in place of the corrupt one, and counted. In testing it
     is an error. An image of another size than its annotations are for (turned by its EXIF data) is no better than a
-    corrupt one. Any other error stays an error, and names the sample.
+    corrupt one, but in testing, too, an empty one stands in. Any other error stays an error, and names the sample.
 
     Args:
         dataset (Dataset): Has ``prepare_data(index)``.
@@ -44,7 +49,8 @@ class GuardedLoading:
             nothing may be skipped.
         limit (float): Part of the data set that may be corrupt.
         classes (int, optional): Least label that is out of range in maps of labels, where that is known.
-        stand_ins (str, optional): Folder for the empty files of validation; ``None`` in training.
+        stand_ins (str, optional): Folder for the empty files of validation and testing; ``None`` in training.
+        tests (bool): Whether a corrupt file is an error, and only for images of another size empty ones stand in.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class GuardedLoading:
         limit: float = 0.0,
         classes: Optional[int] = None,
         stand_ins: Optional[str] = None,
+        tests: bool = False,
     ) -> None:
         self.dataset = dataset
         self.original = vars(dataset).get('prepare_data')  # of the object alone; else its class has it
@@ -61,6 +68,7 @@ class GuardedLoading:
         self.limit = limit
         self.classes = classes
         self.stand_ins = stand_ins
+        self.tests = tests
         self.checked: Set[int] = set()
 
     def __call__(self, index: Any) -> Any:
@@ -79,7 +87,7 @@ class GuardedLoading:
         if index not in self.checked:
             problem = self._size_problem(info, paths)
             if problem:
-                return self._replace(index, info, [problem], None)
+                return self._replace(index, info, [problem], None, corrupt=False)
             self.checked.add(index)
         try:
             results = self._load(index)
@@ -113,7 +121,7 @@ class GuardedLoading:
     def _size_problem(self, info: dict, paths: Dict[str, str]) -> Optional[str]:
         """Return whether the image is loaded in another size than its annotations are for. Mostly, headers tell."""
         path, annotated = paths.get('img_path'), _annotated_size(info, paths)
-        if path is None or annotated is None or (self.marks is None and 'seg_map_path' not in paths):
+        if path is None or annotated is None:
             return None
         if _header_size(path) == annotated:
             return None
@@ -127,6 +135,11 @@ class GuardedLoading:
 
     def _loaded_size(self, info: dict) -> Optional[Tuple[int, int]]:
         """Return width and height of an image as the pipeline's own loading steps give it; ``None`` if they fail."""
+        image = self._loaded_image(info)
+        return None if image is None else image.shape[1::-1]
+
+    def _loaded_image(self, info: dict) -> Optional[np.ndarray]:
+        """Return an image as the pipeline's own loading steps give it; ``None`` if they fail."""
         data = copy.deepcopy(info)
         try:
             for step in getattr(self.dataset.pipeline, 'transforms', None) or ():
@@ -134,38 +147,48 @@ class GuardedLoading:
                 if not name.startswith('Load') or 'Annotation' in name:
                     break
                 data = step(data)
-            height, width = data['img'].shape[:2]
+            return np.asarray(data['img'])
         except Exception:
             # Broad: whatever a loader raises, the image is not loaded.
             return None
-        return width, height
 
-    def _replace(self, index: Any, info: dict, problems: List[str], error: Optional[Exception]) -> Any:
+    def _channels(self, index: int) -> int:
+        """Return the channels of images as the pipeline loads them: of the next sample that it does load."""
+        number = len(self.dataset)
+        for other in range(index + 1, index + 1 + min(NEIGHBOURS, number - 1)):
+            image = self._loaded_image(self._info(other % number))
+            if image is not None:
+                return 1 if image.ndim == 2 else image.shape[2]
+        return 3
+
+    def _replace(
+        self, index: Any, info: dict, problems: List[str], error: Optional[Exception], corrupt: bool = True
+    ) -> Any:
         """Count a sample as corrupt; return what stands in for it, ``None`` to let the data set draw another."""
         message = f'loading {info.get("img_path")} failed: {"; ".join(problems)}'
-        if self.marks is None:
+        if self.marks is None or (self.tests and corrupt):
             raise CorruptSampleError(message) from error
         if not self.marks[index]:
             self.marks[index] = 1
-            corrupt = int(self.marks.sum())
+            number = int(self.marks.sum())
             done = (
                 'An empty file stands in, which the metrics count'
                 if self.stand_ins
                 else 'Skipped, another sample stands in'
             )
             print_log(
-                f'{message}. {done} ({corrupt} of {len(self.marks)} so far)', logger='current', level=logging.WARNING
+                f'{message}. {done} ({number} of {len(self.marks)} so far)', logger='current', level=logging.WARNING
             )
-            if corrupt > max(1, self.limit * len(self.marks)):
+            if number > max(1, self.limit * len(self.marks)):
                 raise CorruptSampleError(
-                    f'{message}. {corrupt} of {len(self.marks)} samples have corrupt files, more than the '
+                    f'{message}. {number} of {len(self.marks)} samples have corrupt files, more than the '
                     f'{self.limit:.1%} that may be skipped: repair the data set, or raise the limit by '
                     "custom_hooks=[dict(type='SkipCorruptSamplesHook', limit=...)]"
                 ) from error
         return self._load_with_stand_ins(index, info, self.stand_ins) if self.stand_ins else None
 
     def _load_with_stand_ins(self, index: Any, info: dict, folder: str) -> Any:
-        info = _with_stand_ins(info, folder)
+        info = _with_stand_ins(info, folder, self._channels(index))
         before = vars(self.dataset).get('get_data_info')
         self.dataset.get_data_info = lambda _: info  # which prepare_data asks
         try:
@@ -201,8 +224,11 @@ def _annotated_size(data: dict, paths: Dict[str, str]) -> Optional[Tuple[int, in
     return (int(width), int(height)) if width and height else None
 
 
-def _with_stand_ins(data: dict, folder: str) -> dict:
-    """Return a sample with an empty image, or a map in which all is ignored, in place of its corrupt files."""
+def _with_stand_ins(data: dict, folder: str, channels: int) -> dict:
+    """Return a sample with an empty image, or a map in which all is ignored, in place of its corrupt files.
+
+    They keep the names of these files, by which results are written.
+    """
     data = dict(data)
     paths = _local_paths(data)
     # Where each decodes, it is the image that does not fit.
@@ -211,23 +237,61 @@ def _with_stand_ins(data: dict, folder: str) -> dict:
         (image_size(paths[key]) for key in paths if key not in corrupt), (224, 224)
     )
     for key in corrupt:
-        data[key] = os.path.join(folder, f'{key}_{width}x{height}.png')
+        below = os.path.join(folder, f'{key}_{width}x{height}x{channels}')
+        data[key] = os.path.join(below, os.path.basename(data[key]))
         if not os.path.exists(data[key]):
+            os.makedirs(below, exist_ok=True)
             with atomic_path(data[key]) as temporary:  # several workers may write it
-                empty_image(key, width, height).save(temporary, 'PNG')
+                write_image(temporary, empty_image(key, width, height, channels), data[key])
     return data
 
 
-def empty_image(key: str, width: int, height: int) -> 'Image.Image':
-    """Build what stands in for a file of a sample: ImageNet's mean colour, or labels that are all ignored (255)."""
+def empty_image(key: str, width: int, height: int, channels: int = 3) -> np.ndarray:
+    """Build what stands in for a file of a sample: an image of ImageNet's mean colour, or a map of ignored labels.
+
+    Args:
+        key (str): One of :data:`PATHS`.
+        width (int): In pixels.
+        height (int): In pixels.
+        channels (int): Of an image; where these are not three, its values are the mean grey.
+
+    Returns:
+        np.ndarray: uint8, ``(height, width, channels)``, of a map ``(height, width)``.
+    """
+    if key == 'seg_map_path':
+        return np.full((height, width), IGNORED, np.uint8)
+    colour = (124, 116, 104) if channels == 3 else (116,) * channels
+    return np.tile(np.array(colour, np.uint8), (height, width, 1))
+
+
+def write_image(path: str, pixels: np.ndarray, name: str) -> None:
+    """Write an image of 8 bits in a format that what reads files of this name reads, too.
+
+    Args:
+        path (str): The file.
+        pixels (np.ndarray): ``(H, W)`` or ``(H, W, C)``, RGB where there are three channels.
+        name (str): Of the file that it stands in for: arrays of NumPy and TIFF stay such, else it is a PNG, which
+            decoders know by its first bytes.
+
+    Raises:
+        ImportError: tifffile is not installed, which images of two or more than four channels take.
+    """
     from PIL import Image
 
-    if key == 'seg_map_path':
-        return Image.new('L', (width, height), 255)
-    return Image.new('RGB', (width, height), (124, 116, 104))
+    suffix = os.path.splitext(name)[1].lower()
+    with open(path, 'wb') as file:
+        if suffix in ARRAY_SUFFIXES:
+            np.save(file, pixels)
+        elif pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
+            import tifffile
+
+            tifffile.imwrite(file, pixels, photometric='minisblack', planarconfig='contig')
+        else:
+            image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+            image.save(file, 'TIFF' if suffix in ('.tif', '.tiff') else 'PNG')
 
 
-def map_problem(results: Any, classes: Optional[int] = None, ignored: int = 255) -> Optional[str]:
+def map_problem(results: Any, classes: Optional[int] = None, ignored: int = IGNORED) -> Optional[str]:
     """Return why a map of labels does not fit its image or the classes, which would end training without a name."""
     if not isinstance(results, dict):
         return None
@@ -258,7 +322,8 @@ class SkipCorruptSamplesHook(Hook):
     A file is corrupt if it is missing, empty, truncated or no image, and an image if it has another size than its
     annotations. Data sets are guarded where they load a sample (``prepare_data``), so hooks may switch pipelines; what
     cannot be guarded is said at the start. In the validation of a training run an empty image
-    stands in for it; a run that only tests ends. Other errors of a data pipeline name their sample.
+    stands in for it; a run that only tests ends at a corrupt file, while for an image of another size an empty one
+    stands in. Other errors of a data pipeline name their sample.
 
     Args:
         limit (float): Training ends when more than this part of a data set, and more than one file, is corrupt. 0:
@@ -294,13 +359,15 @@ class SkipCorruptSamplesHook(Hook):
             for name in ('train', 'val', 'test')
         }
         trains = self.skip and datasets['train'] is not None
-        if trains and datasets['val'] is not None and self.stand_ins is None:
+        evaluated = [name for name in ('val', 'test') if datasets[name] is not None]
+        if self.skip and evaluated and self.stand_ins is None:
             self.stand_ins = tempfile.TemporaryDirectory(prefix='fcvit_mm_')
         for name, dataset in datasets.items():
-            stand_ins = self.stand_ins.name if self.stand_ins is not None and name == 'val' else None
+            tests = name == 'test' or not trains
+            stand_ins = self.stand_ins.name if self.stand_ins is not None and name in evaluated else None
             for leaf in loading_datasets(dataset):
                 skips = trains and name != 'test'
-                if not guard(leaf, self.limit, skips, stand_ins) and skips and report and leaf is not None:
+                if not guard(leaf, self.limit, self.skip, stand_ins, tests) and skips and report and leaf is not None:
                     print_log(
                         f'{name}_dataloader.dataset: a corrupt file ends training, as {type(leaf).__name__} does not '
                         "load samples as MMEngine's BaseDataset does, by prepare_data and get_data_info",
@@ -335,14 +402,15 @@ def _loads(dataset: Any) -> bool:
     return hasattr(dataset, '__getitem__') and callable(getattr(dataset, 'prepare_data', None))
 
 
-def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = None) -> bool:
+def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = None, tests: bool = False) -> bool:
     """Put :class:`GuardedLoading` in place of a data set's ``prepare_data``.
 
     Args:
         dataset (Dataset): One that loads samples, no wrapper.
         limit (float): Part of it that may be corrupt.
         skip (bool): Whether to skip any.
-        stand_ins (str, optional): Folder for empty files. A data set for validation needs it to skip.
+        stand_ins (str, optional): Folder for empty files. A data set for validation or testing needs it to skip.
+        tests (bool): Whether only images of another size than annotated are skipped.
 
     Returns:
         bool: Corrupt samples are skipped, as far as ``skip`` asks for that.
@@ -356,5 +424,5 @@ def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = Non
         marks = torch.zeros(len(dataset), dtype=torch.uint8).share_memory_()
         if getattr(dataset, 'ignore_index', None) == 255 and dataset.metainfo.get('classes'):  # mmseg's
             classes = len(dataset.metainfo['classes'])
-    dataset.prepare_data = GuardedLoading(dataset, marks, limit, classes, stand_ins)
+    dataset.prepare_data = GuardedLoading(dataset, marks, limit, classes, stand_ins, tests)
     return not skip or marks is not None

@@ -1,3 +1,4 @@
+import os.path as osp
 import pickle
 from types import SimpleNamespace
 
@@ -297,10 +298,47 @@ def test_images_of_another_size_than_their_annotations(kind, tmp_path):
         assert val[3]['sample_idx'] == 3 and all(val[index]['img'].shape == (4, 6, 3) for index in range(200))
     for data in (train, val):
         assert data.prepare_data.marks.nonzero().flatten().tolist() == [3]
-    hook_up(test, 'test')
-    if kind is Maps:
-        with pytest.raises(CorruptSampleError, match='3.jpg is 4x6 as it is loaded, its annotations are for 6x4'):
-            test[3]
+    testing = SkipCorruptSamplesHook()
+    testing.before_run(SimpleNamespace(_test_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=test))))
+    assert test[3]['sample_idx'] == 3 and test[3]['img'].shape == (4, 6, 3)
+    assert osp.basename(test[3]['img_path']) == '3.jpg'  # by which results are written
+    (tmp_path / '5.jpg').write_bytes(b'')
+    with pytest.raises(CorruptSampleError, match='5.jpg is empty'):
+        test[5]
+    none_skipped = kind(metainfo=dict(paths=paths), pipeline=[LoadImage()], test_mode=True)
+    hook_up(none_skipped, 'test', skip=False)
+    with pytest.raises(CorruptSampleError, match='3.jpg is 4x6 as it is loaded, its annotations are for 6x4'):
+        none_skipped[3]
+
+
+class LoadBands:
+    """As the steps of mmcv and mmseg for images of many bands do."""
+
+    def __call__(self, data):
+        tifffile, path = pytest.importorskip('tifffile'), data['img_path']
+        return dict(data, img=np.load(path) if path.endswith('.npy') else tifffile.imread(path))
+
+
+@pytest.mark.parametrize('suffix, channels', [('.tif', 8), ('.npy', 25), ('.tif', 3), ('.tif', 1)])
+def test_an_empty_image_has_as_many_bands_as_the_others(suffix, channels, tmp_path):
+    tifffile = pytest.importorskip('tifffile')
+    paths = [str(tmp_path / f'{index}{suffix}') for index in range(3)]
+    for path in paths:
+        pixels = np.zeros((4, 6, channels), np.uint16)
+        np.save(path, pixels) if suffix == '.npy' else tifffile.imwrite(path, pixels, photometric='minisblack')
+    val = Boxes(metainfo=dict(paths=paths), pipeline=[LoadBands()], test_mode=True)
+    data = SimpleNamespace(dataset=val)
+    hook = SkipCorruptSamplesHook()
+    hook.before_run(
+        SimpleNamespace(
+            _train_loop=SimpleNamespace(dataloader=SimpleNamespace(dataset=Images(metainfo=dict(paths=paths)))),
+            _val_loop=SimpleNamespace(dataloader=data),
+        )
+    )
+    with open(paths[1], 'r+b') as file:
+        file.truncate(50)
+    loaded = val[1]['img']
+    assert loaded.reshape(4, 6, -1).shape == (4, 6, channels) and loaded.max() > 0
 
 
 def test_map_of_another_size():
