@@ -28,6 +28,7 @@ LONG = (
 )
 
 
+quick.collect_no_garbage()
 quick.hurry_configs()
 
 

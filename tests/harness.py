@@ -1,17 +1,21 @@
 """Running the project's tools on small generated data, with configs of one's own that inherit the project's."""
 
-import multiprocessing
 import os
-import runpy
 import socket
 import subprocess
 import sys
 import tempfile
+import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import quick
+import warm
 
+# As it was before the first test.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith('FCVIT_MM_')}
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
 
@@ -107,31 +111,18 @@ class Trained(NamedTuple):
     output: str
 
 
-# Imported once, by a server that is forked for each run: they take longer than what most tests do with them.
-_server = multiprocessing.get_context('forkserver')
-_server.set_forkserver_preload(list(quick.PRELOAD))
-
-
 def path_of(tool):
     """Return the path of a command of ``tools`` or ``dev``, whichever has it."""
     return next(path for path in (ROOT / 'tools' / tool, ROOT / 'dev' / tool) if path.exists())
 
 
-def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300):
+def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300, python=None):
     """Run a command of ``tools`` or ``dev`` as a user does; the finished process, its two outputs in one.
 
-    One in Python gets a process of its own in which the libraries are imported already. Those that start others (in
-    another language, or the demo) do so anew: see that each tool is started without that help at least once.
+    The interpreter has the libraries imported already, in what the command starts too, unless another is named: see
+    that training and testing are started without that help at least once (``python=sys.executable``).
     """
-    env = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **(env or {})}
-    env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
-    command = [str(path_of(tool)), *map(str, arguments)]
-    if not tool.endswith('.py'):
-        done = subprocess.run(
-            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
-        )
-    else:
-        done = _Forked(command, cwd, env).wait(timeout)
+    done = start_tool(tool, *arguments, cwd=cwd, env=env, python=python).wait(timeout)
     assert not check or done.returncode == 0, done.stdout
     return done
 
@@ -141,11 +132,13 @@ def run_ranks(ranks, tool, *arguments, cwd=None, check=True, env=None, timeout=1
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    command = [str(path_of(tool)), *map(str, arguments), '--launcher', 'pytorch']
-    common = {**os.environ, 'OMP_NUM_THREADS': '1', **(env or {}), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-    common['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+    common = {**(env or {}), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(ranks)}
     started = [
-        _Forked(command, cwd, {**common, 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(ranks)})
+        start_tool(
+            *(tool, *arguments, '--launcher', 'pytorch'),
+            cwd=cwd,
+            env={**common, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
+        )
         for rank in range(ranks)
     ]
     done = [process.wait(timeout) for process in started]
@@ -153,38 +146,96 @@ def run_ranks(ranks, tool, *arguments, cwd=None, check=True, env=None, timeout=1
     return done
 
 
-class _Forked:
-    """A command in a process that was forked from one which has imported the libraries."""
+def start_tool(tool, *arguments, cwd=None, env=None, python=None):
+    """Start what :func:`run_tool` runs; ``wait`` gives the finished process."""
+    python = python or warm_python()
+    # torchrun starts what PYTHON_EXEC names.
+    env = {**os.environ, 'PYTHON': python, 'PYTHON_EXEC': python, 'OMP_NUM_THREADS': '1', **(env or {})}
+    env['PYTHONPATH'] = python_path()
+    interpreter = [python] if tool.endswith('.py') else []
+    return _Started([*interpreter, str(path_of(tool)), *map(str, arguments)], cwd, env)
+
+
+class _Started:
+    """A command in a process of its own. Its output goes to a file: processes that it leaves behind keep a pipe."""
 
     def __init__(self, command, cwd, env):
-        self.command = command
-        self.folder = tempfile.TemporaryDirectory()
-        self.output = Path(self.folder.name) / 'output'
-        self.process = _server.Process(target=_be_tool, args=(command, str(cwd or Path.cwd()), env, str(self.output)))
-        self.process.start()
+        self.output = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115
+        self.process = subprocess.Popen(command, cwd=cwd, env=env, stdout=self.output, stderr=subprocess.STDOUT)
 
     def wait(self, timeout):
-        with self.folder:
-            self.process.join(timeout)
-            if self.process.is_alive():
+        with self.output:
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired as error:
                 self.process.kill()
-                raise subprocess.TimeoutExpired(self.command, timeout, self.output.read_text(errors='replace'))
-            text = self.output.read_text(errors='replace')
-            return subprocess.CompletedProcess(self.command, self.process.exitcode, text)
+                self.process.wait()
+                error.output = self.text()
+                raise
+            return subprocess.CompletedProcess(self.process.args, self.process.returncode, self.text())
+
+    def text(self):
+        self.output.seek(0)
+        return self.output.read()
 
 
-def _be_tool(command, cwd, env, output):
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    quick.hurry_configs()
-    quick.pass_over_what_is_imported()
-    sys.argv = command
-    sys.path[:0] = [str(Path(command[0]).parent), *env['PYTHONPATH'].split(os.pathsep)]
-    runpy.run_path(command[0], run_name='__main__')
+def run_python(*arguments, **options):
+    """Run Python as ``subprocess.run`` does, with text captured, in a process that has imported PyTorch and MMEngine.
+
+    It imports the rest itself: this package, and whatever it finds.
+    """
+    command, env = [_Servers.get().python_of_few, *arguments], {**os.environ, 'PYTHONPATH': python_path()}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, **options)
+
+
+def warm_python():
+    """Return a command that stands in for the interpreter, with the libraries imported."""
+    return _Servers.get().python
+
+
+def python_path():
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+
+
+class _Servers:
+    """Leases of the servers in ``warm``, which are begun by the first that asks, and the commands for them."""
+
+    one = None
+
+    @classmethod
+    def get(cls):
+        cls.one = cls.one or cls()
+        return cls.one
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.name = f'fcvit_mm-{os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)}'
+        self.process = None
+        self.leases = [self.lease(self.name), self.lease(self.name + warm.FEW)]
+        self.python, self.python_of_few = self.command(''), self.command(warm.FEW)
+
+    def lease(self, name):
+        while True:
+            with suppress(ConnectionRefusedError):
+                connection = warm.connect(name)
+                connection.sendall(warm.LEASE)
+                return connection
+            self.process = self.process or self.start()
+            assert not self.process.poll(), self.log.read_text()
+            time.sleep(0.05)
+
+    def start(self):
+        self.log = Path(self.folder.name) / 'log'
+        command = [sys.executable, warm.__file__, self.name, '--serve', *quick.CORE, '-', *quick.PRELOAD]
+        with self.log.open('w') as file:
+            env = {**ENVIRONMENT, 'PYTHONPATH': str(ROOT)}
+            return subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
+
+    def command(self, suffix):
+        path = Path(self.folder.name) / f'python{suffix}'
+        path.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {warm.__file__} {self.name}{suffix} "$@"\n')
+        path.chmod(0o755)
+        return str(path)
 
 
 def write_config(task, folder, data, more=''):

@@ -5,13 +5,12 @@ import importlib.util
 from functools import lru_cache
 from itertools import product
 
-import mmengine.config.utils as config_utils
-import yapf.yapflib.yapf_api
-
+#: What the package itself imports.
+CORE = ('torch', 'mmengine.runner')
 #: The libraries import these when the first model, metric or transform is built.
 ROOMS = ('apis', 'datasets', 'engine', 'evaluation', 'models', 'visualization')
 PRELOAD = (
-    *('torch', 'torch._dynamo', 'yapf.yapflib.yapf_api', 'mmengine.runner', 'fcvit_mm'),
+    *('torch._dynamo', 'yapf.yapflib.yapf_api', 'fcvit_mm'),
     *(
         f'{package}.{room}'
         for package, room in product(('mmpretrain', 'mmdet', 'mmseg'), ROOMS)
@@ -25,12 +24,20 @@ def hurry_configs():
 
     yapf takes half a second to lay out a text, and the parser of YAML a second to find a config of the libraries.
     """
+    import mmengine.config.utils as config_utils
+    import yapf.yapflib.yapf_api
+
     if not hasattr(config_utils.load, 'cache_info'):
         config_utils.load = lru_cache(None)(config_utils.load)
     yapf.yapflib.yapf_api.FormatCode = lambda text, style_config=None, **_: (text, False)
 
 
+def collect_no_garbage():
+    """Leave the garbage where it is while much is imported: collecting takes seconds of that and finds nothing."""
+    gc.disable()
+
+
 def pass_over_what_is_imported():
-    """Let the collector pass over the objects that live now: MMEngine's data sets run it, half a second each time."""
-    gc.collect()
+    """Collect garbage again, but among later objects: MMEngine's data sets do so, half a second each time."""
     gc.freeze()
+    gc.enable()

@@ -1,17 +1,11 @@
 """What must be installed, and what to type when it is not."""
 
 import configparser
-import subprocess
-import sys
 
 import pytest
-from harness import ROOT
+from harness import ROOT, run_python
 
 from fcvit_mm import dependencies
-
-
-def run_python(code):
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize('package, extra', [('mmdet', 'det'), ('mmseg', 'seg'), ('mmpretrain', 'cls')])
@@ -28,7 +22,7 @@ def test_without_mmengine_the_import_says_what_to_install():
         'import importlib.util as u; find = u.find_spec; '
         'u.find_spec = lambda name, *rest: None if name == "mmengine" else find(name, *rest); import fcvit_mm'
     )
-    result = run_python(code)
+    result = run_python('-c', code)
     assert 'MissingPackageError: mmengine is not installed' in result.stderr
     assert 'fcvit_mm[cls]' in result.stderr
 

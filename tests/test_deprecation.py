@@ -1,20 +1,14 @@
 """Old public names still work, and warn of their end with the new name."""
 
 import importlib
-import os
-import subprocess
 import sys
 
 import pytest
-from harness import ROOT
+from harness import run_python
 from mmengine.fileio import get_file_backend
 
 from fcvit_mm import deprecation
 from fcvit_mm.registry import HOOKS, MODELS
-
-
-def environment(**variables):
-    return dict(os.environ, PYTHONPATH=str(ROOT), **variables)
 
 
 @pytest.mark.parametrize('old, new', deprecation.MOVED_MODULES.items())
@@ -29,7 +23,7 @@ def test_moved_modules_are_found_under_their_old_names(old, new):
 def test_importing_a_moved_module_warns_the_one_who_imports_it(tmp_path):
     script = tmp_path / 'script.py'
     script.write_text('import fcvit_mm.engine.network\n')
-    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment())
+    result = run_python(str(script))
     assert f'{script}:1: DeprecationWarning: the module fcvit_mm.engine.network' in result.stderr
     assert 'use fcvit_mm.apis.load' in result.stderr
 
@@ -78,13 +72,13 @@ def test_the_old_file_backend_is_the_new_one():
 
 
 @pytest.mark.parametrize('mode', ['argument', 'environment'])
-def test_the_old_value_of_the_switch_of_operations(mode):
-    code = 'from fcvit_mm.ops.dispatch import current_mode, use_ops\n'
+def test_the_old_value_of_the_switch_of_operations(mode, monkeypatch):
+    code = 'import warnings\nwarnings.simplefilter("default")\n'
+    code += 'from fcvit_mm.ops.dispatch import current_mode, use_ops\n'
     code += 'with use_ops("plain"):\n    print(current_mode())' if mode == 'argument' else 'print(current_mode())'
-    variables = dict(FCVIT_MM_OPS='plain') if mode == 'environment' else {}
-    result = subprocess.run(
-        [sys.executable, '-W', 'default', '-c', code], capture_output=True, text=True, env=environment(**variables)
-    )
+    if mode == 'environment':
+        monkeypatch.setenv('FCVIT_MM_OPS', 'plain')
+    result = run_python('-c', code)
     assert result.stdout.strip() == 'reference', result.stderr
     assert "use 'reference'" in result.stderr
 

@@ -2,11 +2,10 @@
 
 import os
 import stat
-import subprocess
-import sys
 
 import pytest
 import torch
+from harness import run_python
 
 from fcvit_mm import files
 from fcvit_mm.files import AtomicFileBackend, WriteError, atomic_path, is_temporary, write_all_atomic, write_atomic
@@ -49,7 +48,7 @@ def test_a_limit_of_the_system(tmp_path):
         'from fcvit_mm.files import write_atomic; '
         f'write_atomic({str(tmp_path / "a")!r}, bytes(5000)); write_atomic({str(tmp_path / "a")!r}, bytes(50000))'
     )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    done = run_python('-c', code)
     assert 'WriteError' in done.stderr and 'File too large' in done.stderr
     assert (tmp_path / 'a').stat().st_size == 5000 and os.listdir(tmp_path) == ['a']
 

@@ -7,17 +7,11 @@ import subprocess
 import sys
 import zipfile
 from importlib import metadata
-from pathlib import Path
 
 import pytest
+from harness import ROOT, run_python
 
 import fcvit_mm
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def run_python(code, **options):
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, **options)
 
 
 def test_backbone_works_without_the_optional_packages():
@@ -26,7 +20,7 @@ def test_backbone_works_without_the_optional_packages():
         'import torch, fcvit_mm; '
         'print(len(fcvit_mm.FCViT("tiny", out_indices=(0, 1))(torch.rand(1, 3, 32, 32))))'
     )
-    result = run_python(code)
+    result = run_python('-c', code)
     assert result.stdout.strip() == '2', result.stderr
 
 
@@ -102,7 +96,7 @@ def test_import_is_fast_and_brings_nothing_that_torch_and_mmengine_do_not():
     )
     times = []
     for _ in range(5):
-        seconds, brought = run_python(code).stdout.splitlines()
+        seconds, brought = run_python('-c', code).stdout.splitlines()
         assert brought == "['fcvit_mm']"
         times.append(float(seconds))
         if times[-1] < 1.5:

@@ -1,12 +1,11 @@
 """timm's questions to its own models, asked of ours."""
 
 import argparse
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn as nn
+from harness import run_python
 from networks import NETWORKS
 
 pytest.importorskip('timm')
@@ -375,7 +374,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    done = run_python('-c', code)
     assert 'timm is not installed' in done.stdout and 'fcvit_mm[timm]' in done.stdout, done.stderr
 
 

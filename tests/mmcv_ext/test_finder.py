@@ -2,10 +2,9 @@
 
 import importlib.machinery
 import importlib.util
-import subprocess
-import sys
 
 import pytest
+from harness import run_python
 
 from fcvit_mm.errors import UserError
 from fcvit_mm.mmcv_ext import finder
@@ -43,5 +42,5 @@ def test_found_whatever_is_imported_first(first):
     if finder.is_compiled():
         pytest.skip('this mmcv has its compiled operators')
     code = f'{first}; import sys; print(sys.modules["mmcv._ext"].__name__)'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    done = run_python('-c', code)
     assert done.stdout.strip().endswith('fcvit_mm.mmcv_ext.operators'), done.stderr

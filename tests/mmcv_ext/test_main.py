@@ -1,15 +1,13 @@
 """The command: what it says, and without a warning."""
 
-import subprocess
-import sys
-
 import pytest
+from harness import run_python
 
 pytest.importorskip('mmcv')
 
 
 def test_command(tmp_path):
-    done = subprocess.run([sys.executable, '-m', 'fcvit_mm.mmcv_ext', 'status'], capture_output=True, text=True)
+    done = run_python('-m', 'fcvit_mm.mmcv_ext', 'status')
     assert done.returncode == 0 and 'operators' in done.stdout and 'RuntimeWarning' not in done.stderr
-    done = subprocess.run([sys.executable, '-m', 'fcvit_mm.mmcv_ext', 'remove'], capture_output=True, text=True)
+    done = run_python('-m', 'fcvit_mm.mmcv_ext', 'remove')
     assert done.returncode == 2 and "invalid choice: 'remove'" in done.stderr

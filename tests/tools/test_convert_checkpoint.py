@@ -2,17 +2,14 @@
 
 import os
 import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from harness import ROOT, run_python
 from reference import published
 
 from fcvit_mm.checkpoints import CheckpointExistsError, CheckpointNotFoundError
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
 main = runpy.run_path(str(TOOL))['main']
 
@@ -54,11 +51,9 @@ def test_no_source(tmp_path):
 
 
 def test_as_a_command(source, tmp_path):
-    command = [sys.executable, str(TOOL), 'a.pth', 'out.pth']
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}
-    run = dict(cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
-    done = subprocess.run(command, **run)
+    command = [str(TOOL), 'a.pth', 'out.pth']
+    done = run_python(*command, cwd=tmp_path)
     assert done.returncode == 0 and 'written to out.pth' in done.stdout, done.stderr
-    done = subprocess.run(command, **run)
+    done = run_python(*command, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.startswith('convert_checkpoint.py: out.pth is there already')
     assert 'Traceback' not in done.stderr

@@ -2,37 +2,22 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
-from harness import ROOT, run_tool
+from harness import ROOT, warm_python
 
 spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
 demo = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(demo)
 
 
-class Forked:
-    """``subprocess.Popen`` of a command that is forked from a process with all libraries: see ``harness``."""
-
-    def __init__(self, command, env, **_):
-        done = run_tool(Path(command[1]).name, *command[2:], env=env, check=False)
-        self.returncode, self.stdout = done.returncode, iter(done.stdout.splitlines(True))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-
 @pytest.fixture
 def run_demo(monkeypatch, tmp_path, capsys):
-    """Run the demo in a folder; what it prints. A command that it starts anew is in a test of its own, below."""
+    """Run the demo in a folder; what it prints. A start with a user's interpreter is in a test of its own, below."""
     for package in ('mmpretrain', 'mmdet'):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo.subprocess, 'Popen', Forked)
+    monkeypatch.setattr(demo.sys, 'executable', warm_python())
 
     def run(*arguments):
         monkeypatch.setattr('sys.argv', ['demo.py', *arguments])

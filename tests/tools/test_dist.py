@@ -1,10 +1,8 @@
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from harness import ROOT, run_ranks, run_tool, write_config
+from harness import run_ranks, run_tool, start_tool, write_config
 
 SAME = """
 model = dict(
@@ -46,30 +44,14 @@ def test_half_the_batch_on_each_of_two_nodes(config, tmp_path):
     start = torch.load(tmp_path / 'one' / 'epoch_1.pth', map_location='cpu', weights_only=False)
     assert start['meta']['iter'] == 2
 
-    port = str(20000 + os.getpid() % 20000)
-    env = {
-        **os.environ,
-        'PYTHON': sys.executable,
-        'NNODES': '2',
-        'MASTER_ADDR': '127.0.0.1',
-        'PORT': port,
-        'BATCH': '2',
-        'PYTHONPATH': str(ROOT),
-        'OMP_NUM_THREADS': '1',
-    }
+    env = {'NNODES': '2', 'MASTER_ADDR': '127.0.0.1', 'PORT': str(20000 + os.getpid() % 20000), 'BATCH': '2'}
     nodes = [
-        subprocess.Popen(
-            [str(ROOT / 'tools/dist_train.sh'), str(config), '1', '--work-dir', str(tmp_path / 'nodes')],
-            env={**env, 'NODE_RANK': str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        start_tool(*('dist_train.sh', config, 1, '--work-dir', tmp_path / 'nodes'), env={**env, 'NODE_RANK': str(rank)})
         for rank in range(2)
     ]
-    outputs = [node.communicate(timeout=300)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], '\n'.join(outputs)
-    assert '2 CPU processes joined over gloo' in outputs[0]
+    done = [node.wait(120) for node in nodes]
+    assert [node.returncode for node in done] == [0, 0], '\n'.join(node.stdout for node in done)
+    assert '2 CPU processes joined over gloo' in done[0].stdout
     assert_same(weights(tmp_path / 'nodes'), expected)
 
 

@@ -1,12 +1,9 @@
 """tools/get_flops.py: counts of all three tasks, and what it says when it cannot count."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 
 import pytest
-from harness import ROOT
+from harness import ROOT, run_python
 
 from fcvit_mm.errors import UserError
 
@@ -76,12 +73,7 @@ def test_missing_config(tool):
 
 
 def test_command_ends_with_a_message_and_without_a_traceback():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / 'get_flops.py'), 'nowhere.py'],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-    )
+    done = run_python(str(ROOT / 'tools' / 'get_flops.py'), 'nowhere.py')
     assert done.returncode == 1
     assert 'get_flops.py: config nowhere.py does not exist' in done.stderr
     assert 'Traceback' not in done.stderr

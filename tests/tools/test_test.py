@@ -28,6 +28,7 @@ def test_classification(trained, tmp_path):
         '--out',
         tmp_path / 'out.pkl',
         cwd=tmp_path,
+        python=sys.executable,  # with the imports of a user's start
     )
     assert 'accuracy/top1' in done.stdout
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())

@@ -37,6 +37,7 @@ def test_resumes_without_the_pretrained_file(trained, tmp_path):
         'train_cfg.max_epochs=2',
         'pretrained=gone.pth',
         cwd=tmp_path,
+        python=sys.executable,  # with the imports of a user's start
     )
     assert 'resumed epoch: 1, iter: 2' in done.stdout
     # 4 images of a base batch of 1024

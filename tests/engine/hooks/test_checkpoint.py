@@ -1,10 +1,8 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from harness import ROOT
+from harness import ROOT, run_python
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from small_run import train
@@ -114,14 +112,7 @@ def test_hooks_of_others_write_atomically_and_sigterm_is_heard(runner, tmp_path,
 def test_sigterm_for_the_workers_too(tmp_path):
     """As Slurm sends it to a whole group: torch would end training for its workers' end."""
     code = ALONE.format(root=str(ROOT), tests=str(ROOT / 'tests'), work_dir=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, '-c', code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        timeout=300,
-    )
-    assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth'), done.stdout
+    done = run_python('-c', code, start_new_session=True)
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth'), done.stderr
     saved = torch.load(tmp_path / 'interrupted.pth', map_location='cpu', weights_only=False)
     assert saved['meta']['iter'] in (5, 6) and saved['optimizer']['state']

@@ -1,0 +1,248 @@
+"""A server that has imported the libraries, and a command ``python`` whose processes are forked from it.
+
+Importing PyTorch and the libraries takes 13 seconds of processor time; few of the tests' commands do as much. All of
+pytest-xdist's workers share the server: the first to need it starts it, and it ends with the last of them. The command
+stands in for an interpreter wherever one can be named (``$PYTHON``, ``torchrun``'s ``$PYTHON_EXEC``): its process hands
+over folder, environment, files and signals, and ends as the forked one does.
+
+``python -IS warm.py NAME [-u] FILE | -m MODULE | -c CODE`` is the command; ``python warm.py NAME --serve MODULE...`` is
+the server, on a socket of that name without a file.
+"""
+
+import json
+import os
+import socket
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+FORWARDED = ('SIGHUP', 'SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2')
+LEASE = b'lease'
+#: What follows the name in that of the server that has imported little.
+FEW = '-few'
+
+
+def connect(name):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(f'\0{name}')
+    return connection
+
+
+# The command: nothing but the above is imported, for it is started hundreds of times.
+
+
+def run(name, arguments):
+    """Let the server run Python with these arguments; end as that process ends."""
+    import signal
+
+    connection = connect(name)
+    text = json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode()
+    socket.send_fds(connection, [len(text).to_bytes(8, 'big')], [0, 1, 2])
+    connection.sendall(text)
+    for forwarded in FORWARDED:
+        signal.signal(getattr(signal, forwarded), lambda number, frame: connection.sendall(bytes([number])))
+    answer = connection.recv(16)
+    if not answer:
+        sys.exit('the server of warm processes is gone')
+    status = int(answer)
+    if status < 0:
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+# The server.
+
+
+class Server:
+    """Forks a process for each request, until the last of those that hold a lease has gone."""
+
+    def __init__(self, listener):
+        import selectors
+        import signal
+
+        self.listener = listener
+        self.children, self.leases = {}, set()  # process -> connection of who asked for it
+        self.selector = selectors.DefaultSelector()
+        self.ended, wakes = socket.socketpair()
+        wakes.setblocking(False)
+        self.wakes = wakes
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakes.fileno())
+        for readable, action in ((self.listener, self.accept), (self.ended, self.reap)):
+            self.selector.register(readable, selectors.EVENT_READ, action)
+
+    def serve(self):
+        """Return what the process that was forked has to run; None where all have gone."""
+        had_leases = False
+        while self.leases or not had_leases:
+            for key, _ in self.selector.select():
+                request = key.data(key.fileobj)
+                if request is not None:
+                    return request
+            had_leases = had_leases or bool(self.leases)
+        return None
+
+    def watch(self, connection, action):
+        self.selector.register(connection, 1, action)
+
+    def accept(self, listener):
+        connection, _ = listener.accept()
+        import struct
+
+        _, user, _ = struct.unpack('3i', connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user != os.getuid():
+            connection.close()
+            return None
+        first, files, _, _ = socket.recv_fds(connection, 8, 3)
+        if first == LEASE:
+            self.leases.add(connection)
+            self.watch(connection, self.end_lease)
+            connection.sendall(b'granted')
+            return None
+        length, text = int.from_bytes(first, 'big'), b''
+        while len(text) < length:
+            text += connection.recv(length - len(text))
+        child = os.fork()
+        if not child:
+            self.leave()
+            for number, file in enumerate(files):
+                os.dup2(file, number)
+            for file in files:
+                os.close(file)
+            connection.close()
+            return json.loads(text)
+        for file in files:
+            os.close(file)
+        self.children[child] = connection
+        self.watch(connection, lambda connection: self.signal(child, connection))
+        return None
+
+    def leave(self):
+        """Forget, in the process that was forked, what is the server's."""
+        import signal
+
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.selector.close()
+        for each in (self.listener, self.ended, self.wakes, *self.children.values(), *self.leases):
+            each.close()
+        os.setsid()
+
+    def end_lease(self, connection):
+        self.selector.unregister(connection)
+        self.leases.discard(connection)
+        connection.close()
+
+    def signal(self, child, connection):
+        """Hand a signal on; who asked and is no more was killed, and the process with it."""
+        if child not in self.children:
+            return
+        numbers = connection.recv(16)
+        for number in numbers or [9]:
+            os.kill(child, number)
+        if not numbers:
+            self.selector.unregister(connection)
+
+    def reap(self, ended):
+        ended.recv(64)
+        while self.children:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if not child:
+                break
+            connection = self.children.pop(child, None)
+            if connection is None:
+                continue
+            try:
+                self.selector.unregister(connection)
+                connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+            except (KeyError, OSError):
+                pass  # killed: nobody waits for it
+            connection.close()
+
+
+def be(request, path):
+    """Become the process that was asked for: an interpreter with these arguments, up to its end."""
+    import atexit
+    import threading
+    import traceback
+
+    os.chdir(request['folder'])
+    os.environ.clear()
+    os.environ.update(request['environment'])
+    arguments = list(request['arguments'])
+    unbuffered = arguments[:1] == ['-u']
+    del arguments[: int(unbuffered)]
+    sys.stdout.reconfigure(write_through=unbuffered)
+    try:
+        interpret(arguments, [*filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep)), *path])
+        status = 0
+    except SystemExit as exit:
+        status = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
+        if exit.code is not None and not isinstance(exit.code, int):
+            print(exit.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for file in (sys.stdout, sys.stderr):
+        file.flush()
+    os._exit(status & 0xFF)
+
+
+def interpret(arguments, path):
+    import runpy
+
+    if arguments[0] == '-c':
+        sys.argv, sys.path[:] = ['-c', *arguments[2:]], ['', *path]
+        exec(compile(arguments[1], '<string>', 'exec'), {'__name__': '__main__'})
+    elif arguments[0] == '-m':
+        sys.argv, sys.path[:] = ['-m', *arguments[2:]], [os.getcwd(), *path]
+        runpy.run_module(arguments[1], run_name='__main__', alter_sys=True)
+    else:
+        sys.argv, sys.path[:] = arguments, [os.path.dirname(os.path.abspath(arguments[0])), *path]
+        runpy.run_path(arguments[0], run_name='__main__')
+
+
+def listen(name):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f'\0{name}')
+    listener.listen(64)
+    return listener
+
+
+def serve(name, modules):
+    """Be two servers: of processes that have imported the modules up to ``-``, and of those that have imported all."""
+    import importlib
+
+    import quick
+
+    own = {HERE, *os.environ.get('PYTHONPATH', '').split(os.pathsep)}
+    try:
+        all_of_them, few = listen(name), listen(f'{name}{FEW}')
+    except OSError:
+        return  # another worker was faster
+    quick.collect_no_garbage()
+    for module in modules:
+        if module != '-':
+            importlib.import_module(module)
+        elif os.fork():
+            all_of_them.close()
+            break
+        else:
+            few.close()
+    else:
+        quick.hurry_configs()
+    quick.pass_over_what_is_imported()
+    request = Server(few if all_of_them.fileno() < 0 else all_of_them).serve()
+    if request is not None:
+        be(request, [folder for folder in sys.path if folder not in own])
+    os._exit(0)  # without the seconds in which an interpreter forgets what it imported
+
+
+if __name__ == '__main__':
+    if sys.argv[2] == '--serve':
+        serve(sys.argv[1], sys.argv[3:])
+    else:
+        run(sys.argv[1], sys.argv[2:])
