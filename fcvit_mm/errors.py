@@ -49,10 +49,16 @@ ADVICE = (
     (r'No space left on device|Disk quota exceeded', 'Make room, or write to another disk'),
 )
 
-#: What libraries say whatever is done, of what nobody here has asked for; patterns of their warnings.
+#: What libraries say whatever is done, of what nobody here has asked for; patterns of their warnings, also logged ones.
 NOISE = (
     r'faster_coco_eval is not installed',  # mmdet, of a metric of its own, which says so itself when it is used
     r'pkg_resources is deprecated',  # setuptools, of its use in packages that MMEngine imports
+    r'"FileClient" will be deprecated',  # MMEngine, of its use in its own hooks
+    r'"HardDiskBackend" is the alias',
+    r'The prefix is not set in metric class',  # MMEngine, of the libraries' own metrics
+    r'`reduce_zero_label` will be deprecated',  # mmseg, of the argument that its own configs give
+    r'Default ``avg_non_ignore`` is False',  # mmseg, of its default
+    r'The draw is False, it means that the hook for visualization will not take effect',
 )
 
 
@@ -205,17 +211,25 @@ def silence_libraries() -> None:
         import mmengine.logging as library
     except ImportError:
         return
-    original = library.print_log
-    if getattr(original, 'silences', False):
-        return
+    original, call_original = library.print_log, library.MMLogger.callHandlers
+    if not getattr(original, 'silences', False):
 
-    @wraps(original)
-    def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
-        if logger is not None or level > logging.DEBUG:
-            original(msg, logger, level)
+        @wraps(original)
+        def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+            if logger is not None or level > logging.DEBUG:
+                original(msg, logger, level)
 
-    print_log.silences = True  # type: ignore[attr-defined]
-    library.print_log = print_log
+        print_log.silences = True  # type: ignore[attr-defined]
+        library.print_log = print_log
+    if not getattr(call_original, 'silences', False):
+
+        @wraps(call_original)
+        def call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
+            if record.levelno > logging.WARNING or not any(re.match(each, record.getMessage()) for each in NOISE):
+                call_original(self, record)
+
+        call_handlers.silences = True  # type: ignore[attr-defined]
+        library.MMLogger.callHandlers = call_handlers
 
 
 def run_command(main: Callable[[], object]) -> None:

@@ -171,13 +171,22 @@ def test_parsers_have_debug_and_keep_the_lines_of_the_docstring():
 def test_commands_keep_out_what_libraries_say_of_themselves(capsys, monkeypatch):
     import mmengine.logging as library
 
-    original = library.print_log
-    monkeypatch.setattr(library, 'print_log', getattr(original, '__wrapped__', original))
+    for owner, name in ((library, 'print_log'), (library.MMLogger, 'callHandlers')):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, getattr(original, '__wrapped__', original))
+    logged = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())
 
     def noise():
+        logger = library.MMLogger.get_instance('noise')
+        logger.handlers[:] = [handler]
+        logger.warning('The prefix is not set in metric class IoUMetric.')
+        logger.warning('said of the data')
         library.print_log('Could not import OneDL. Skipping OneDL datasets.', level=logging.DEBUG)
         library.print_log('said to everybody')
         warnings.warn('faster_coco_eval is not installed, metrics will not be computed. Please install it')
+        warnings.warn('`reduce_zero_label` will be deprecated, if you would like to ignore the zero label')
         warnings.warn('mind the gap')
 
     with warnings.catch_warnings(record=True) as caught:
@@ -185,10 +194,11 @@ def test_commands_keep_out_what_libraries_say_of_themselves(capsys, monkeypatch)
         noise()
         monkeypatch.setenv(DEBUG_VARIABLE, '1')
         run_command(noise)
-        assert len(caught) == 4 and capsys.readouterr().out.count('Could not') == 2
+        assert len(caught) == 6 and len(logged) == 4 and capsys.readouterr().out.count('Could not') == 2
         monkeypatch.setenv(DEBUG_VARIABLE, '0')
         caught.clear()
+        logged.clear()
         run_command(noise)
         silence_libraries()
     assert capsys.readouterr().out == 'said to everybody\n'
-    assert [str(each.message) for each in caught] == ['mind the gap']
+    assert [str(each.message) for each in caught] == ['mind the gap'] and logged == ['said of the data']

@@ -627,6 +627,11 @@ def label_map_problems(
         if image is not None and loaded is not None and image.shape[:2] != loaded.shape[:2]:
             size, wanted = image.shape[1::-1], loaded.shape[1::-1]
             wrong = f'{path} is {wanted} and its image {size} (width, height): they do not belong together'
+            if image.ndim == 3 and image.shape[1:] == loaded.shape[:2]:
+                wrong = (
+                    f'{info["img_path"]} is loaded as {image.shape}, channels first, but the pipeline takes (height, '
+                    'width, channels): save it so (a TIFF with planarconfig="contig")'
+                )
             (turned if size == wanted[::-1] else corrupt).append(wrong)
     if turned and len(turned) <= tolerated(len(dataset.data_list)):
         remark(f'{len(turned)} images will be skipped: {shorten(turned, 1)}, or EXIF data turns the image')
