@@ -93,6 +93,9 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         allowed (float): Part of the images that may be corrupt; so many are a remark and no problem.
         limit (TimeLimit): Of all checks.
     """
+    if not type_name(dataset_cfg):
+        known = shorten(dataset_cfg, 3)
+        return Leaf(None, None, [f'a data set ({known}) has no type: name its class, as in type="CustomDataset"'])
     try:
         dataset = build(dataset_cfg, limit)
     except Exception as error:

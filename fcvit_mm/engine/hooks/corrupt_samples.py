@@ -4,6 +4,7 @@ Images of another size than their annotations are for are skipped or replaced in
 """
 
 import copy
+import io
 import logging
 import os
 import tempfile
@@ -17,7 +18,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ...errors import UserError, is_defect, library_error
-from ...files import atomic_path
+from ...files import write_atomic
 from ...images import ARRAY_SUFFIXES, EXIF_ORIENTATION, image_problem, image_size, truncation_problem
 from ...registry import HOOKS
 from ..config import leaf_datasets
@@ -241,8 +242,8 @@ def _with_stand_ins(data: dict, folder: str, channels: int) -> dict:
         data[key] = os.path.join(below, os.path.basename(data[key]))
         if not os.path.exists(data[key]):
             os.makedirs(below, exist_ok=True)
-            with atomic_path(data[key]) as temporary:  # several workers may write it
-                write_image(temporary, empty_image(key, width, height, channels), data[key])
+            pixels = empty_image(key, width, height, channels)
+            write_atomic(data[key], encode(pixels, data[key]))  # several workers may write it
     return data
 
 
@@ -264,31 +265,29 @@ def empty_image(key: str, width: int, height: int, channels: int = 3) -> np.ndar
     return np.tile(np.array(colour, np.uint8), (height, width, 1))
 
 
-def write_image(path: str, pixels: np.ndarray, name: str) -> None:
-    """Write an image of 8 bits in a format that what reads files of this name reads, too.
+def encode(pixels: np.ndarray, name: str) -> bytes:
+    """Build the file of an image in a format that what reads files of this name reads, too.
 
     Args:
-        path (str): The file.
-        pixels (np.ndarray): ``(H, W)`` or ``(H, W, C)``, RGB where there are three channels.
-        name (str): Of the file that it stands in for: arrays of NumPy and TIFF stay such, else it is a PNG, which
-            decoders know by its first bytes.
+        pixels (np.ndarray): uint8, ``(H, W)`` or ``(H, W, C)``, RGB where there are three channels.
+        name (str): Arrays of NumPy and TIFF stay such, else it is a PNG, which decoders know by its first bytes.
 
     Raises:
         ImportError: tifffile is not installed, which images of two or more than four channels take.
     """
     from PIL import Image
 
-    suffix = os.path.splitext(name)[1].lower()
-    with open(path, 'wb') as file:
-        if suffix in ARRAY_SUFFIXES:
-            np.save(file, pixels)
-        elif pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
-            import tifffile
+    suffix, file = os.path.splitext(name)[1].lower(), io.BytesIO()
+    if suffix in ARRAY_SUFFIXES:
+        np.lib.format.write_array(file, pixels)
+    elif pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
+        import tifffile
 
-            tifffile.imwrite(file, pixels, photometric='minisblack', planarconfig='contig')
-        else:
-            image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-            image.save(file, 'TIFF' if suffix in ('.tif', '.tiff') else 'PNG')
+        tifffile.imwrite(file, pixels, photometric='minisblack', planarconfig='contig')
+    else:
+        image = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+        image.save(file, 'TIFF' if suffix in ('.tif', '.tiff') else 'PNG')
+    return file.getvalue()
 
 
 def map_problem(results: Any, classes: Optional[int] = None, ignored: int = IGNORED) -> Optional[str]:
