@@ -52,6 +52,7 @@ ADVICE = (
 #: What libraries say whatever is done, of what nobody here has asked for; patterns of their warnings, also logged ones.
 NOISE = (
     r'faster_coco_eval is not installed',  # mmdet, of a metric of its own, which says so itself when it is used
+    r'`isinstance\(treespec, LeafSpec\)` is deprecated',  # PyTorch, of its own export
     r'pkg_resources is deprecated',  # setuptools, of its use in packages that MMEngine imports
     r'"FileClient" will be deprecated',  # MMEngine, of its use in its own hooks
     r'"HardDiskBackend" is the alias',
