@@ -16,7 +16,7 @@ python=${PYTHON:-python3.11}
 case $stack in
     onedl)
         constraints=requirements/constraints.txt
-        extra=all,analysis,export,app,docs,test-browser
+        extra=all,analysis,export,predict,app,docs,test-browser
         mmcv=onedl-mmcv
         operators=${MMCV:-prebuilt}
         ;;

@@ -91,18 +91,44 @@ def _classification(cfg: Config, checkpoint: str, device: Optional[str]) -> Tupl
 
     def draw(image: np.ndarray) -> np.ndarray:
         (result,) = inferencer([image], return_datasamples=True)
-        shown = display(swap_channels(image))
-        # The library writes letters of 7 pixels on an image of 224: smaller ones are enlarged to be legible.
-        factor = max(1, 224 / min(image.shape[:2]))
-        return visualizer.visualize_cls(
-            shown,
-            result,
-            classes=inferencer.classes,
-            draw_gt=False,
-            rescale_factor=factor if factor > 1 else None,
-        )[..., ::-1]
+        return draw_classes(visualizer, swap_channels(image), result, inferencer.classes)[..., ::-1]
 
     return inferencer, draw
+
+
+def draw_classes(visualizer: Any, pixels: np.ndarray, sample: Any, classes: Optional[Sequence[str]]) -> np.ndarray:
+    """Write what is predicted on an image.
+
+    Args:
+        visualizer (UniversalVisualizer): mmpretrain's.
+        pixels (np.ndarray): As :class:`~fcvit_mm.images.ImageReader` reads it.
+        sample (DataSample): The prediction.
+        classes (Sequence[str], optional): Their names.
+
+    Returns:
+        np.ndarray: ``(H, W, 3)`` uint8 RGB, enlarged if it is small.
+    """
+    # The library writes letters of 7 pixels on an image of 224: smaller ones are enlarged to be legible.
+    factor = max(1, 224 / min(pixels.shape[:2]))
+    return visualizer.visualize_cls(
+        display(pixels), sample, classes=classes, draw_gt=False, rescale_factor=factor if factor > 1 else None
+    )
+
+
+def draw_sample(visualizer: Any, pixels: np.ndarray, sample: Any, **options: Any) -> np.ndarray:
+    """Draw boxes, masks or a map of classes on an image.
+
+    Args:
+        visualizer (DetLocalVisualizer | SegLocalVisualizer): mmdet's or mmseg's, which knows the classes.
+        pixels (np.ndarray): As :class:`~fcvit_mm.images.ImageReader` reads it.
+        sample (DetDataSample | SegDataSample): The prediction.
+        **options: Of its ``add_datasample``.
+
+    Returns:
+        np.ndarray: ``(H, W, 3)`` uint8 RGB.
+    """
+    visualizer.add_datasample('image', display(pixels), sample, draw_gt=False, **options)
+    return visualizer.get_image()
 
 
 def _detection(cfg: Config, checkpoint: str, device: Optional[str], score_thr: float) -> Tuple[Any, Drawer]:
@@ -112,10 +138,8 @@ def _detection(cfg: Config, checkpoint: str, device: Optional[str], score_thr: f
 
     def draw(image: np.ndarray) -> np.ndarray:
         results = inferencer(image.copy(), return_datasamples=True, no_save_vis=True)
-        inferencer.visualizer.add_datasample(
-            'image', display(swap_channels(image)), results['predictions'][0], draw_gt=False, pred_score_thr=score_thr
-        )
-        return inferencer.visualizer.get_image()[..., ::-1]
+        (sample,) = results['predictions']
+        return draw_sample(inferencer.visualizer, swap_channels(image), sample, pred_score_thr=score_thr)[..., ::-1]
 
     return inferencer, draw
 
@@ -131,8 +155,7 @@ def _segmentation(cfg: Config, checkpoint: str, device: Optional[str], opacity: 
 
     def draw(image: np.ndarray) -> np.ndarray:
         result = inferencer(image.copy(), return_datasamples=True)
-        inferencer.visualizer.add_datasample('image', display(swap_channels(image)), result, draw_gt=False)
-        return inferencer.visualizer.get_image()[..., ::-1]
+        return draw_sample(inferencer.visualizer, swap_channels(image), result)[..., ::-1]
 
     return inferencer, draw
 

@@ -54,6 +54,8 @@ def test_slurm(config, tmp_path):
     [
         ('dist_train.sh', 'CONFIG GPUS'),
         ('dist_test.sh', 'CONFIG CHECKPOINT GPUS'),
+        ('dist_predict.sh', 'CONFIG CHECKPOINT GPUS INPUT... --out DIR'),
+        ('slurm_predict.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT INPUT... --out DIR'),
         ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG'),
         ('slurm_test.sh', 'PARTITION JOB_NAME CONFIG CHECKPOINT'),
     ],

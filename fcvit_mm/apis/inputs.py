@@ -1,0 +1,115 @@
+"""Finding the images to predict: files, folders, lists and videos, as numbers from 0."""
+
+import os
+import os.path as osp
+from bisect import bisect_right
+from collections import Counter
+from itertools import accumulate
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from ..images import VIDEO_SUFFIXES, ImageError, find_images, find_inputs
+
+#: Endings of files that list images, one a line.
+LIST_SUFFIXES = ('.txt', '.lst')
+
+
+class Work:
+    """The images to predict, numbered from 0.
+
+    Args:
+        paths (Sequence[str]): Images and videos.
+        frames (dict): Frames of each video.
+
+    Attributes:
+        root (str): Folder that names are relative to: that of all images.
+    """
+
+    def __init__(self, paths: Sequence[str], frames: Dict[str, int]) -> None:
+        self.paths = list(paths)
+        self.frames = frames
+        self.ends = list(accumulate(frames.get(path, 1) for path in self.paths)) if frames else []
+        self.root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in self.paths])
+        stems = Counter(osp.splitext(self._relative(path))[0] for path in self.paths)
+        self.doubles = {stem for stem, count in stems.items() if count > 1}
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else len(self.paths)
+
+    def __getitem__(self, number: int) -> Tuple[str, Optional[int]]:
+        """Return the path of an image; or of a video, and the number of a frame."""
+        if not self.ends:
+            return self.paths[number], None
+        index = bisect_right(self.ends, number)
+        path = self.paths[index]
+        return path, number - (self.ends[index - 1] if index else 0) if path in self.frames else None
+
+    def _relative(self, path: str) -> str:
+        return osp.relpath(osp.abspath(path), self.root).replace(os.sep, '/')
+
+    def name(self, number: int) -> str:
+        """Return an image's path below ``root``; a frame is named like an image in a folder named like the video."""
+        path, frame = self[number]
+        return self._relative(path) if frame is None else f'{self._relative(path)}/{frame:06d}.png'
+
+    def file_name(self, name: str) -> str:
+        """Return what files of an image are called, without suffix: ``a.png`` and ``a.jpg`` keep apart."""
+        stem = osp.splitext(name)[0]
+        return name if stem in self.doubles else stem
+
+
+def find_work(inputs: Sequence[str]) -> Work:
+    """Find the images that inputs stand for.
+
+    Args:
+        inputs (Sequence[str]): Images, folders of images (those below them, too), videos, and files ending in ``.txt``
+            or ``.lst`` that list such, one a line, relative to the file's folder. Each path counts once.
+
+    Returns:
+        Work: In the order of the inputs; folders sorted.
+
+    Raises:
+        ImageError: An input does not exist or holds no image; a video has no frame that decodes.
+    """
+    paths: Dict[str, None] = {}
+    for given in inputs:
+        if osp.isdir(given):
+            found = find_images(given, recursive=True)
+        elif given.lower().endswith(LIST_SUFFIXES):
+            found = _listed(given)
+        else:
+            images, video = find_inputs(given)
+            found = [video] if video else images
+        paths.update(dict.fromkeys(found))
+    frames = {path: count_frames(path) for path in paths if path.lower().endswith(VIDEO_SUFFIXES)}
+    for path, number in frames.items():
+        if not number:
+            raise ImageError(f'{path} ({osp.getsize(path)} bytes) has no frame that decodes: convert it to MP4 (H.264)')
+    return Work(list(paths), frames)
+
+
+def _listed(path: str) -> List[str]:
+    """Return the images that a file lists; a missing one is found when it is read, and skipped."""
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            lines = [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f'{path} is not read as a list of images ({error}): one path a line, in UTF-8') from error
+    found = [osp.join(osp.dirname(path), line) for line in lines if line and not line.startswith('#')]
+    if not found:
+        raise ImageError(f'{path} lists no images: one path a line, relative to the folder of the list')
+    missing = next((name for name in found if name.lower().endswith(VIDEO_SUFFIXES) and not osp.isfile(name)), None)
+    if missing:
+        raise ImageError(f'{path} lists {missing}, which does not exist')
+    return found
+
+
+def count_frames(path: str) -> int:
+    """Count the frames of a video that decode, which its header need not tell."""
+    import cv2
+
+    video = cv2.VideoCapture(path)
+    number = 0
+    while video.grab():
+        number += 1
+    video.release()
+    return number

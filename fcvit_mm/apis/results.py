@@ -1,0 +1,530 @@
+"""Predictions as files: COCO results, label maps, tables of classes, features.
+
+What is predicted of an image becomes a record, which JSON can hold. The records of some images are a part, one file of
+``parts``; at the end the parts are merged in their order, one at a time, so that memory holds one part.
+"""
+
+import csv
+import io
+import json
+import os
+import os.path as osp
+from collections import Counter
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+from ..engine.config import leaf_datasets
+from ..errors import UserError
+from ..files import atomic_path, write_atomic
+
+#: What is known of an image: ``id``, ``name``, ``width``, ``height``, and ``found``, in the form of the task; or
+#: ``name``, and ``skipped``, the reason.
+Record = Dict[str, Any]
+#: Gives the records of all images in their order, anew each time that it is called.
+Records = Callable[[], Iterable[Record]]
+TABLES = ('csv', 'parquet')
+PARTS = 'parts'
+
+
+class PredictionError(UserError):
+    """Predictions cannot be made or written as asked."""
+
+
+class Meta(NamedTuple):
+    """The classes that a model predicts.
+
+    Attributes:
+        names (tuple[str]): Empty where neither checkpoint nor config tells them.
+        palette (tuple[tuple[int]]): A colour (RGB) for each; may be empty.
+    """
+
+    names: Tuple[str, ...] = ()
+    palette: Tuple[Tuple[int, int, int], ...] = ()
+
+    def name(self, index: int) -> str:
+        """Return the name of a class; its number where there is none."""
+        return self.names[index] if index < len(self.names) else str(index)
+
+
+def meta_of(cfg: Config, content: Dict[str, Any]) -> Meta:
+    """Find the names and colours of the classes: those in a checkpoint, else those of the config's test data set.
+
+    Args:
+        cfg (Config): Of the model.
+        content (dict): The checkpoint's.
+    """
+    meta = content.get('meta')
+    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    if not isinstance(found, dict) or not (found.get('classes') or found.get('CLASSES')):
+        found = _meta_of_dataset(cfg)
+    found = {str(key).lower(): value for key, value in found.items()}
+    names = found.get('classes')
+    palette = found.get('palette')
+    colors = np.asarray(palette if isinstance(palette, (list, tuple, np.ndarray)) else [])
+    return Meta(
+        tuple(map(str, names)) if isinstance(names, (list, tuple)) else (),
+        tuple((int(r), int(g), int(b)) for r, g, b in colors) if colors.ndim == 2 and colors.shape[1] == 3 else (),
+    )
+
+
+def _meta_of_dataset(cfg: Config) -> Dict[str, Any]:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    if not dataset:
+        return {}
+    leaf = next(leaf_datasets(dataset))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        try:
+            built = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
+        except Exception:
+            # Broad, because any data set may be named, and without its data: classes then have numbers.
+            return dict(leaf.get('metainfo') or {})
+    return dict(built.metainfo)
+
+
+class Coco(NamedTuple):
+    """Which ids images and classes have in COCO files.
+
+    Attributes:
+        path (str): Of the annotations that they are from; empty for numbers from 1.
+        images (dict): Ids by name.
+        categories (dict): Ids by class index.
+    """
+
+    path: str = ''
+    images: Dict[str, int] = {}
+    categories: Dict[int, int] = {}
+
+    def image_id(self, number: int, name: str) -> int:
+        """Return the id of the image of a number, from 0, and name.
+
+        Raises:
+            PredictionError: The file has no image of this name.
+        """
+        if not self.path:
+            return number + 1
+        for key in (name, osp.basename(name)):
+            if key in self.images:
+                return self.images[key]
+        raise PredictionError(
+            f'--coco {self.path} has no image {name}: give annotations of these images, or leave --coco out, which '
+            'numbers the images'
+        )
+
+    def category_id(self, index: int) -> int:
+        """Return the id of a class."""
+        return self.categories[index] if self.path else index + 1
+
+
+def coco_ids(path: Optional[str], meta: Meta) -> Coco:
+    """Read the ids of images and categories from COCO annotations, so that results can be evaluated against them.
+
+    Args:
+        path (str, optional): The file; without one images and classes are numbered from 1.
+        meta (Meta): The model's classes.
+
+    Raises:
+        PredictionError: No such file, no COCO annotations, or a class of the model is missing.
+    """
+    if path is None:
+        return Coco()
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+        images = {str(image['file_name']): int(image['id']) for image in content['images']}
+        categories = {str(category['name']): int(category['id']) for category in content['categories']}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PredictionError(
+            f'--coco {path} is not read as COCO annotations with images and categories '
+            f'({type(error).__name__}: {error}): give such a file, or leave --coco out'
+        ) from error
+    if not meta.names:
+        raise PredictionError(
+            f'--coco {path}: neither the checkpoint nor its config names the classes, so categories cannot be found by '
+            'name: leave --coco out'
+        )
+    missing = [name for name in meta.names if name not in categories]
+    if missing:
+        raise PredictionError(
+            f'--coco {path} has no category {", ".join(missing[:5])}, expected those that the model predicts: give '
+            'annotations with its classes, or leave --coco out'
+        )
+    # By its name alone, too, where no other image of the file has it.
+    counts = Counter(map(osp.basename, images))
+    short = {osp.basename(name): number for name, number in images.items() if counts[osp.basename(name)] == 1}
+    return Coco(path, {**short, **images}, {index: categories[name] for index, name in enumerate(meta.names)})
+
+
+class Detections:
+    """Boxes and masks, as COCO results and as a COCO data set.
+
+    Args:
+        folder (str): Where files go.
+        meta (Meta): The classes.
+        classes (int): How many the model has.
+        coco (Coco): Ids.
+        score_thr (float): Least score of what is written.
+    """
+
+    def __init__(self, folder: str, meta: Meta, classes: int, coco: Coco, score_thr: float) -> None:
+        self.folder, self.meta, self.classes = folder, meta, classes
+        self.coco, self.score_thr = coco, score_thr
+
+    def found(self, sample: Any, name: str) -> List[Dict[str, Any]]:
+        """Return the detections of a sample of mmdet, in its order, with masks run-length encoded."""
+        from mmdet.structures.mask import encode_mask_results
+
+        if 'pred_instances' not in sample:
+            raise PredictionError(
+                f'the model predicts {", ".join(sample.keys()) or "nothing"}, expected boxes (pred_instances): '
+                'panoptic maps and the like are for tools/test.py'
+            )
+        instances = sample.pred_instances
+        if instances.bboxes.shape[-1] != 4:
+            raise PredictionError(f'boxes of {instances.bboxes.shape[-1]} numbers, expected 4: COCO has upright boxes')
+        scores = instances.scores.float().cpu().numpy()
+        labels = instances.labels.cpu().numpy()
+        boxes = instances.bboxes.float().cpu().numpy()
+        masks = instances.masks if 'masks' in instances else None
+        found = []
+        for index in np.flatnonzero(scores >= self.score_thr):
+            left, top, right, bottom = (float(value) for value in boxes[index])
+            one: Dict[str, Any] = dict(
+                label=int(labels[index]),
+                score=round(float(scores[index]), 6),
+                bbox=[round(left, 3), round(top, 3), round(right - left, 3), round(bottom - top, 3)],
+            )
+            if masks is not None:
+                mask = masks[index]
+                rle = mask if isinstance(mask, dict) else encode_mask_results([np.asarray(mask.cpu())])[0]
+                counts = rle['counts']
+                one['segmentation'] = dict(
+                    size=[int(length) for length in rle['size']],
+                    counts=counts.decode() if isinstance(counts, bytes) else counts,
+                )
+            found.append(one)
+        return found
+
+    def finish(self, records: Records) -> List[str]:
+        """Write ``results.json``, for pycocotools' ``loadRes``, and ``annotations.json``, a data set."""
+        results = osp.join(self.folder, 'results.json')
+        _write_json(results, ['[', self._results(records), ']\n'])
+        annotations = osp.join(self.folder, 'annotations.json')
+        categories = [
+            dict(id=self.coco.category_id(index), name=self.meta.name(index), supercategory='')
+            for index in range(max(self.classes, len(self.meta.names)))
+        ]
+        _write_json(
+            annotations,
+            [
+                '{"info": {"description": "predictions"}, "licenses": [], "categories": '
+                f'{json.dumps(categories)},\n"images": [',
+                (
+                    dict(id=record['id'], file_name=record['name'], width=record['width'], height=record['height'])
+                    for record in records()
+                    if 'found' in record
+                ),
+                '],\n"annotations": [',
+                self._annotations(records),
+                ']}\n',
+            ],
+        )
+        return [results, annotations]
+
+    def _results(self, records: Records) -> Iterator[Dict[str, Any]]:
+        for record in records():
+            for one in record.get('found', ()):
+                one = dict(one)
+                yield dict(image_id=record['id'], category_id=self.coco.category_id(one.pop('label')), **one)
+
+    def _annotations(self, records: Records) -> Iterator[Dict[str, Any]]:
+        number = 0
+        for record in records():
+            for one in record.get('found', ()):
+                number += 1
+                polygons, area = _polygons(one)
+                yield dict(
+                    id=number,
+                    image_id=record['id'],
+                    category_id=self.coco.category_id(one['label']),
+                    bbox=one['bbox'],
+                    segmentation=polygons,
+                    area=area,
+                    iscrowd=0,
+                    score=one['score'],
+                )
+
+
+def _polygons(one: Dict[str, Any]) -> Tuple[List[List[float]], float]:
+    """Return the outlines of a detection's mask, which annotation tools take, and its area; without a mask none."""
+    left, top, width, height = one['bbox']
+    if 'segmentation' not in one:
+        return [], round(width * height, 3)
+    from pycocotools import mask as coder
+
+    rle = dict(one['segmentation'], counts=one['segmentation']['counts'].encode())
+    polygons = outlines(coder.decode(rle))
+    if not polygons:  # an empty mask
+        polygons = [[left, top, left + width, top, left + width, top + height, left, top + height]]
+    return polygons, float(coder.area(rle))
+
+
+def outlines(mask: np.ndarray) -> List[List[float]]:
+    """Return the outer outlines of a mask along the borders of its pixels.
+
+    COCO's polygons have no holes: those of the mask are filled.
+
+    Args:
+        mask (np.ndarray): ``(H, W)``, 0 and 1.
+
+    Returns:
+        list[list[float]]: ``[x, y, x, y, ...]`` of each connected piece.
+    """
+    import cv2
+
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return []
+    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # OpenCV goes through the middles of pixels. Of pixels cut in four it tells on which side of one it passes.
+    fine = np.repeat(np.repeat(part, 2, 0), 2, 1).astype(np.uint8)
+    found, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = []
+    for outline in found:
+        corners = (outline[:, 0] + 1) // 2 + (columns[0], rows[0])
+        corners = corners[(corners != np.roll(corners, 1, 0)).any(1)]
+        polygons.append([float(value) for value in corners.reshape(-1)])
+    return polygons
+
+
+def _write_json(path: str, pieces: Sequence[Any]) -> None:
+    """Write texts as they are, and items of iterators with commas between, one at a time."""
+    with atomic_path(path) as temporary, open(temporary, 'ab') as file:
+        for piece in pieces:
+            if isinstance(piece, str):
+                file.write(piece.encode())
+                continue
+            for number, item in enumerate(piece):
+                file.write((',\n' if number else '').encode() + json.dumps(item).encode())
+
+
+class Classes:
+    """Classes and probabilities, the likeliest first, as a table.
+
+    Args:
+        folder (str): Where the file goes.
+        meta (Meta): The classes.
+        top (int): How many of them are written for each image; 0 for all.
+        table (str): One of :data:`TABLES`.
+    """
+
+    COLUMNS = ('image', 'rank', 'class_id', 'class', 'probability')
+
+    def __init__(self, folder: str, meta: Meta, top: int, table: str) -> None:
+        self.folder, self.meta, self.top, self.table = folder, meta, top, table
+
+    def found(self, sample: Any, name: str) -> List[List[float]]:
+        """Return class and probability of a sample of mmpretrain, the likeliest first."""
+        if 'pred_score' not in sample:
+            raise PredictionError(
+                f'the model predicts {", ".join(sample.keys()) or "nothing"}, expected scores of classes (pred_score)'
+            )
+        scores = sample.pred_score.float().cpu().numpy()
+        # Of equal ones the first, as in sorting by hand.
+        order = np.argsort(-scores, kind='stable')[: self.top or None]
+        return [[int(index), round(float(scores[index]), 6)] for index in order]
+
+    def finish(self, records: Records) -> List[str]:
+        """Write ``predictions.csv`` or ``predictions.parquet``."""
+        path = osp.join(self.folder, f'predictions.{self.table}')
+        if self.table == 'csv':
+            write_table(path, self.COLUMNS, self._rows(records))
+        else:
+            self._write_parquet(path, records)
+        return [path]
+
+    def _rows(self, records: Records) -> Iterator[Tuple[Any, ...]]:
+        for record in records():
+            for rank, (index, score) in enumerate(record.get('found', ()), 1):
+                yield record['name'], rank, index, self.meta.name(index), score
+
+    def _write_parquet(self, path: str, records: Records) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        types = (pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.string(), pyarrow.float64())
+        schema = pyarrow.schema(list(zip(self.COLUMNS, types)))
+        with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+            rows: List[Tuple[Any, ...]] = []
+            for row in self._rows(records):
+                rows.append(row)
+                if len(rows) == 10_000:
+                    writer.write_table(pyarrow.table([list(column) for column in zip(*rows)], schema=schema))
+                    rows = []
+            if rows:
+                writer.write_table(pyarrow.table([list(column) for column in zip(*rows)], schema=schema))
+
+
+class LabelMaps:
+    """Maps of class indices, a PNG file for each image.
+
+    Args:
+        folder (str): Where files go.
+        meta (Meta): The classes.
+        classes (int): How many the model has.
+        file_name (callable): From an image's name to that of its map, without suffix.
+    """
+
+    def __init__(self, folder: str, meta: Meta, classes: int, file_name: Callable[[str], str]) -> None:
+        self.folder, self.meta, self.classes, self.file_name = folder, meta, classes, file_name
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Colours of the classes, ``(256, 3)`` uint8: the data set's, and where it has none others, always the same."""
+        colors = np.random.RandomState(42).randint(0, 256, (256, 3)).astype(np.uint8)
+        if self.meta.palette:
+            given = np.asarray(self.meta.palette[:256], np.uint8)
+            colors[: len(given)] = given
+        return colors
+
+    def path(self, name: str) -> str:
+        return osp.join(self.folder, 'labels', f'{self.file_name(name)}.png')
+
+    def found(self, sample: Any, name: str) -> List[int]:
+        """Write the map of a sample of mmseg; return the classes in it."""
+        from PIL import Image
+
+        if 'pred_sem_seg' not in sample:
+            raise PredictionError(
+                f'the model predicts {", ".join(sample.keys()) or "nothing"}, expected a map of classes (pred_sem_seg)'
+            )
+        labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+        stream = io.BytesIO()
+        if self.classes > 256:
+            Image.fromarray(labels.astype(np.uint16)).save(stream, 'PNG')
+        else:
+            image = Image.fromarray(labels.astype(np.uint8), 'L')
+            image.putpalette(self.palette.tobytes())
+            image.save(stream, 'PNG')
+        write_atomic(self.path(name), stream.getvalue())
+        return [int(value) for value in np.unique(labels)]
+
+    def finish(self, records: Records) -> List[str]:
+        """Write ``labels.csv``, which map belongs to which image, and ``classes.csv``, which label is which class."""
+        labels, classes = (osp.join(self.folder, name) for name in ('labels.csv', 'classes.csv'))
+        write_table(
+            labels,
+            ('image', 'labels', 'width', 'height', 'classes'),
+            (
+                (
+                    record['name'],
+                    osp.relpath(self.path(record['name']), self.folder),
+                    record['width'],
+                    record['height'],
+                    ' '.join(map(str, record['found'])),
+                )
+                for record in records()
+                if 'found' in record
+            ),
+        )
+        colors = self.palette if self.classes <= 256 else None
+        write_table(
+            classes,
+            ('label', 'class', 'red', 'green', 'blue'),
+            (
+                (index, self.meta.name(index), *(('', '', '') if colors is None else colors[index].tolist()))
+                for index in range(self.classes)
+            ),
+        )
+        return [osp.join(self.folder, 'labels'), labels, classes]
+
+
+def write_table(path: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, a row at a time."""
+    with atomic_path(path) as temporary, open(temporary, 'a', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+class Parts:
+    """The parts of a run, each one file.
+
+    Args:
+        folder (str): That of the results.
+        size (int): Images of a part, but for the last.
+        images (int): All of them.
+    """
+
+    def __init__(self, folder: str, size: int, images: int) -> None:
+        self.folder, self.size, self.images = osp.join(folder, PARTS), size, images
+        self.out = folder
+
+    def __len__(self) -> int:
+        return -(-self.images // self.size)
+
+    def numbers(self, part: int) -> range:
+        """Return the numbers of a part's images."""
+        return range(part * self.size, min((part + 1) * self.size, self.images))
+
+    def path(self, part: int, suffix: str = '.json') -> str:
+        return osp.join(self.folder, f'{part:08d}{suffix}')
+
+    def missing(self) -> List[int]:
+        """Return the parts that are still to be done."""
+        return [part for part in range(len(self)) if not osp.exists(self.path(part))]
+
+    def write(self, part: int, records: List[Record], features: List[np.ndarray]) -> None:
+        """Write a part; its features first, so that where the records are, they are."""
+        if features:
+            stream = io.BytesIO()
+            np.save(stream, np.stack(features))
+            write_atomic(self.path(part, '.npy'), stream.getvalue())
+        write_atomic(self.path(part), json.dumps(records).encode())
+
+    def records(self) -> Iterator[Record]:
+        """Read the records of all images, a part at a time."""
+        for part in range(len(self)):
+            with open(self.path(part), encoding='utf-8') as file:
+                yield from json.load(file)
+
+    def finish_features(self) -> List[str]:
+        """Write ``features.npy``, ``(images, channels)`` float32, and ``features.csv``, whose rows name the images."""
+        names = [self.path(part, '.npy') for part in range(len(self))]
+        names = [name for name in names if osp.exists(name)]  # parts of skipped images alone have none
+        rows = sum('found' in record for record in self.records())
+        channels = np.load(names[0]).shape[1] if names else 0
+        path, table = (osp.join(self.out, name) for name in ('features.npy', 'features.csv'))
+        with atomic_path(path, suffix='.npy') as temporary:
+            # A memory map, which holds no more than what is written at the time.
+            merged = np.lib.format.open_memmap(temporary, 'w+', np.float32, (rows, channels))
+            row = 0
+            for name in names:
+                part = np.load(name)
+                merged[row : row + len(part)] = part
+                row += len(part)
+            merged.flush()
+        images = (record['name'] for record in self.records() if 'found' in record)
+        write_table(table, ('row', 'image'), enumerate(images))
+        return [path, table]
+
+    def finish_skipped(self) -> Tuple[int, Optional[str]]:
+        """Write ``skipped.csv`` if images were skipped; return how many, and its path."""
+        number = sum('skipped' in record for record in self.records())
+        if not number:
+            return 0, None
+        path = osp.join(self.out, 'skipped.csv')
+        rows = ((record['name'], record['skipped']) for record in self.records() if 'skipped' in record)
+        write_table(path, ('image', 'reason'), rows)
+        return number, path
+
+    def remove(self) -> None:
+        """Remove the parts, once they are merged."""
+        for part in range(len(self)):
+            for suffix in ('.json', '.npy'):
+                if osp.exists(self.path(part, suffix)):
+                    os.remove(self.path(part, suffix))
+        if osp.isdir(self.folder) and not os.listdir(self.folder):
+            os.rmdir(self.folder)

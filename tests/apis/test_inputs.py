@@ -1,0 +1,66 @@
+"""Which images are predicted, and what they are called."""
+
+import cv2
+import numpy as np
+import pytest
+
+from fcvit_mm.apis.inputs import count_frames, find_work
+from fcvit_mm.images import ImageError
+
+
+def names(inputs):
+    work = find_work([str(each) for each in inputs])
+    return [work.name(number) for number in range(len(work))]
+
+
+def test_folders_lists_and_files_each_path_once(tmp_path):
+    for name in ('a/2.jpg', 'a/b/1.PNG', 'a/notes.md', 'c/3.jpg', 'a/.hidden.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b'')
+    (tmp_path / 'a' / 'list.txt').write_text('\ufeff2.jpg\n# no\n\n../c/3.jpg\n')
+    assert names([tmp_path / 'a']) == ['2.jpg', 'b/1.PNG']
+    assert names([tmp_path / 'c' / '3.jpg', tmp_path / 'a']) == ['c/3.jpg', 'a/2.jpg', 'a/b/1.PNG']
+    assert names([tmp_path / 'a', tmp_path / 'a' / '2.jpg']) == ['2.jpg', 'b/1.PNG']
+    assert len(find_work([str(tmp_path / 'a' / 'list.txt')])) == 2
+
+
+def test_files_of_the_same_stem_keep_apart(tmp_path):
+    for name in ('1.jpg', '1.png', '2.png'):
+        (tmp_path / name).write_bytes(b'')
+    work = find_work([str(tmp_path)])
+    assert [work.file_name(work.name(number)) for number in range(3)] == ['1.jpg', '1.png', '2']
+
+
+def test_frames_are_numbered_behind_what_stands_before(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / 'v.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 10, (32, 32))
+    for _ in range(3):
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.release()
+    (tmp_path / '1.jpg').write_bytes(b'')
+    (tmp_path / '2.jpg').write_bytes(b'')
+    assert count_frames(str(tmp_path / 'v.mp4')) == 3
+    work = find_work([str(tmp_path / name) for name in ('1.jpg', 'v.mp4', '2.jpg')])
+    assert [work[number][1] for number in range(len(work))] == [None, 0, 1, 2, None]
+    assert [work.name(number) for number in (0, 2, 4)] == ['1.jpg', 'v.mp4/000001.png', '2.jpg']
+
+
+@pytest.mark.parametrize(
+    'name, content, message',
+    [
+        ('gone.jpg', None, 'gone.jpg does not exist'),
+        ('a.xyz', b'', 'is neither an image .* nor a video'),
+        ('empty.txt', b'# nothing\n', 'empty.txt lists no images: one path a line'),
+        ('latin.txt', b'\xff\xfe\xe9.jpg', 'is not read as a list of images'),
+        ('list.txt', b'gone.mp4\n', 'list.txt lists .*gone.mp4, which does not exist'),
+        ('v.mp4', b'no video', r'v.mp4 \(8 bytes\) has no frame that decodes'),
+        ('gone.txt', None, 'gone.txt is not read as a list of images'),
+    ],
+)
+def test_what_is_none(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=message):
+        find_work([str(tmp_path / name)])
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(ImageError, match='no images'):
+        find_work([str(tmp_path / 'folder')])

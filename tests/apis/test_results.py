@@ -1,0 +1,77 @@
+"""What is written: ids of COCO files, outlines, tables, parts."""
+
+import json
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from fcvit_mm.apis.results import Coco, Meta, Parts, PredictionError, coco_ids, meta_of, outlines
+
+
+@pytest.mark.parametrize('holes', [False, True])
+def test_outlines_give_the_mask_again(holes):
+    coder = pytest.importorskip('pycocotools.mask')
+    random = np.random.RandomState(0)
+    for _ in range(20):
+        mask = (random.rand(12, 17) > 0.6).astype(np.uint8)
+        if not holes:  # none can be where every column is filled from the top
+            mask = np.sort(mask, 0)[::-1]
+        again = coder.decode(coder.merge(coder.frPyObjects(outlines(mask), *mask.shape))) if mask.any() else mask
+        assert (again >= mask).all() and (holes or (again == mask).all())
+    assert outlines(np.zeros((3, 3), np.uint8)) == []
+    assert outlines(np.pad(np.ones((1, 1), np.uint8), 2))[0] in ([2, 2, 2, 3, 3, 3, 3, 2],)
+
+
+def test_ids_without_annotations_count_from_1():
+    assert Coco().image_id(0, 'a.jpg') == 1 and Coco().category_id(4) == 5
+
+
+def test_ids_of_annotations(tmp_path):
+    content = dict(
+        images=[dict(id=7, file_name='x/a.jpg'), dict(id=8, file_name='b.jpg'), dict(id=9, file_name='y/b.jpg')],
+        categories=[dict(id=90, name='dog'), dict(id=3, name='cat'), dict(id=1, name='more')],
+    )
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    coco = coco_ids(str(tmp_path / 'a.json'), Meta(('cat', 'dog')))
+    assert [coco.image_id(0, name) for name in ('x/a.jpg', 'a.jpg', 'z/a.jpg', 'b.jpg', 'y/b.jpg')] == [7, 7, 7, 8, 9]
+    assert [coco.category_id(index) for index in (0, 1)] == [3, 90]
+    with pytest.raises(PredictionError, match='has no image c.jpg'):
+        coco.image_id(0, 'c.jpg')
+    with pytest.raises(PredictionError, match='has no category bird, expected those that the model predicts'):
+        coco_ids(str(tmp_path / 'a.json'), Meta(('bird', 'cat')))
+    with pytest.raises(PredictionError, match='names the classes'):
+        coco_ids(str(tmp_path / 'a.json'), Meta())
+    (tmp_path / 'a.json').write_text('[]')
+    with pytest.raises(PredictionError, match='is not read as COCO annotations'):
+        coco_ids(str(tmp_path / 'a.json'), Meta(('cat',)))
+
+
+def test_classes_are_those_of_the_checkpoint_else_of_the_config():
+    pytest.importorskip('mmseg')
+    dataset = dict(type='BaseSegDataset', metainfo=dict(classes=('a', 'b'), palette=[[1, 2, 3], [4, 5, 6]]))
+    cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset)))
+    assert meta_of(cfg, {}) == Meta(('a', 'b'), ((1, 2, 3), (4, 5, 6)))
+    assert meta_of(cfg, {'meta': {'dataset_meta': {'CLASSES': ['c']}}}) == Meta(('c',))
+    assert Meta(('c',)).name(0) == 'c' and Meta(('c',)).name(1) == '1'
+    dataset['type'] = 'NoSuchDataset'
+    cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset)))
+    assert meta_of(cfg, {}).names == ('a', 'b') and meta_of(Config(dict(default_scope='mmseg')), {}) == Meta()
+
+
+def test_parts_are_merged_in_their_order(tmp_path):
+    parts = Parts(str(tmp_path), 2, 5)
+    assert len(parts) == 3 and [list(parts.numbers(part)) for part in range(3)] == [[0, 1], [2, 3], [4]]
+    for part in (2, 0):
+        records = [dict(name=str(number), found=[]) for number in parts.numbers(part)]
+        parts.write(part, records, [np.full(3, number, np.float32) for number in parts.numbers(part)])
+    assert parts.missing() == [1]
+    parts.write(1, [dict(name='2', skipped='empty'), dict(name='3', skipped='gone')], [])
+    assert not parts.missing() and [record['name'] for record in parts.records()] == list('01234')
+    parts.finish_features()
+    assert np.load(tmp_path / 'features.npy')[:, 0].tolist() == [0, 1, 4]
+    assert (tmp_path / 'features.csv').read_text() == 'row,image\n0,0\n1,1\n2,4\n'
+    assert parts.finish_skipped() == (2, str(tmp_path / 'skipped.csv'))
+    assert (tmp_path / 'skipped.csv').read_text() == 'image,reason\n2,empty\n3,gone\n'
+    parts.remove()
+    assert not (tmp_path / 'parts').exists()

@@ -1,0 +1,24 @@
+"""tools/predict.py: the command, on what its API is tested with in tests/apis/test_predict.py."""
+
+import shutil
+
+import pytest
+from harness import run_tool
+
+
+def test_a_detector_on_a_folder(trained, tmp_path):
+    pytest.importorskip('mmdet')
+    result = trained('detection')
+    shutil.copytree(result.data / 'val2017', tmp_path / 'in')
+    first = sorted((tmp_path / 'in').iterdir())[0]
+    (tmp_path / 'in' / 'broken.jpg').write_bytes(first.read_bytes()[:200])
+    arguments = (result.config, result.checkpoint, tmp_path / 'in', '--out', tmp_path / 'out', '--device', 'cpu')
+    done = run_tool('predict.py', *arguments, '--batch-size', 2, '--workers', 1, '--score-thr', 0.1)
+    assert 'results.json' in done.stdout and 'annotations.json' in done.stdout
+    assert '1 of 6 images skipped' in done.stdout and 'images a second' in done.stdout
+    assert 'does not decode' in (tmp_path / 'out' / 'skipped.csv').read_text()
+    done = run_tool('predict.py', *arguments, check=False)
+    assert (
+        done.returncode == 1 and 'holds results of another run, which differs in batch_size, score_thr' in done.stdout
+    )
+    assert 'Traceback' not in done.stdout
