@@ -294,6 +294,8 @@ def test_wrong_steps_of_the_pipeline(own):
     assert '.jpg failed: KeyError' in only(cfg) and 'proposals' in only(cfg)
     steps[1] = dict(type='NoSuchStep')
     assert 'CocoDataset cannot be built: NoSuchStep' in only(cfg)
+    del cfg.train_dataloader.dataset['type']
+    assert 'has no type: name its class' in only(cfg)
 
 
 def test_pipeline_that_gives_nothing(own):
@@ -378,3 +380,17 @@ def test_it_is_the_subset_that_is_checked(own):
     assert data_problems(cfg, ['train_dataloader']) == []
     (data / 'train2017' / content['images'][0]['file_name']).unlink()
     assert 'does not exist' in only(cfg)
+
+
+def test_images_with_channels_first(own):
+    """As TIFF files with separate planes are loaded."""
+    cfg, data = own('segmentation')
+    for image in (data / 'images' / 'training').iterdir():
+        np.save(image.with_suffix('.npy'), np.zeros((13, 64, 64), np.float32))
+    steps = cfg.train_dataloader.dataset.pipeline
+    steps[0] = dict(type='LoadImageFromNpyFile')
+    cfg.train_dataloader.dataset.img_suffix = '.npy'
+    found = data_problems(cfg, ['train_dataloader'])
+    assert (
+        '.npy is loaded as (13, 64, 64), channels first, but the pipeline takes (height, width, channels)' in found[0]
+    )
