@@ -100,7 +100,7 @@ class Options(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
         images (int): All of them; a video's frames count as images.

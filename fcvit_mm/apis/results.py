@@ -480,7 +480,7 @@ class Parts:
         """Write a part; its features first, so that where the records are, they are."""
         if features:
             stream = io.BytesIO()
-            np.save(stream, np.stack(features))
+            np.lib.format.write_array(stream, np.stack(features))
             write_atomic(self.path(part, '.npy'), stream.getvalue())
         write_atomic(self.path(part), json.dumps(records).encode())
 
