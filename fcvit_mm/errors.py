@@ -59,6 +59,7 @@ NOISE = (
     r'The prefix is not set in metric class',  # MMEngine, of the libraries' own metrics
     r'`reduce_zero_label` will be deprecated',  # mmseg, of the argument that its own configs give
     r'Default ``avg_non_ignore`` is False',  # mmseg, of its default
+    r'Failed to add <class .*VisBackend',  # MMEngine, of a visualizer that keeps no files, as asked
     r'The draw is False, it means that the hook for visualization will not take effect',
 )
 

@@ -7,7 +7,7 @@ there is no time for all, and find the words for what they said.
 import copy
 import math
 from collections import Counter, defaultdict
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import origin
 from .limits import TimeLimit, shorten, spread
@@ -79,6 +79,16 @@ def fatal_annotations(content: dict) -> List[str]:
         elif not is_box(annotation['bbox']) or not is_number(annotation['area']):
             found['box'].append(annotation['id'])
     lines = [count_line(found[kind], len(annotations), words) for kind, words in FATAL.items() if kind in found]
+    incomplete = [
+        image.get('id', f'number {number}')
+        for number, image in enumerate(content['images'])
+        if not {'id', 'file_name', 'width', 'height'} <= set(image)
+    ]
+    if incomplete:
+        lines.append(
+            f'{len(incomplete)} of {len(content["images"])} images lack one of id, file_name, width, height '
+            f'(ids {shorten(incomplete, SHOWN)})'
+        )
     for items, name in ((annotations, 'annotations'), (content['images'], 'images')):
         times = Counter(each.get('id') for each in items)
         twice = [each for each, number in times.items() if number > 1 and each is not None]
@@ -151,13 +161,13 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
 
     Returns:
         str: ``''`` (nothing), ``'far'`` (points so far away, or no numbers, that drawing them would take forever),
-        ``'size'`` (run lengths for another size, which some libraries read all the same), ``'beyond'`` (points beyond
-        the image), or ``'unusual'``.
+        ``'size'`` (run lengths for another size, or that do not fill theirs, which some libraries read all the same),
+        ``'beyond'`` (points beyond the image), or ``'unusual'``.
     """
     if isinstance(mask, dict):
         if list(mask.get('size') or ()) != [height, width]:
             return 'size'
-        return '' if mask.get('counts') else 'unusual'
+        return 'size' if pixels(mask) not in (None, height * width) else '' if mask.get('counts') else 'unusual'
     if not isinstance(mask, list) or not mask:
         return 'unusual'
     kind, side = '', max(width, height)
@@ -178,6 +188,17 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
     return kind
 
 
+def pixels(mask: dict) -> Optional[float]:
+    """Return the sum of run lengths; ``None`` of those that are compressed, or none."""
+    counts = mask.get('counts')
+    if not isinstance(counts, list) or not counts:
+        return None
+    try:
+        return sum(counts)
+    except TypeError:
+        return None
+
+
 def mask_words(mask: Any, width: int, height: int, said: str) -> str:
     """Return as text why a library cannot read a segmentation.
 
@@ -191,11 +212,12 @@ def mask_words(mask: Any, width: int, height: int, said: str) -> str:
         return 'it is missing or empty'
     if isinstance(mask, dict):
         size = list(mask.get('size') or ())
-        return (
-            said
-            if size == [height, width]
-            else f'its size is {size}, that of its image {[height, width]} (height, width)'
-        )
+        if size != [height, width]:
+            return f'its size is {size}, that of its image {[height, width]} (height, width)'
+        filled = pixels(mask)
+        if filled not in (None, height * width):
+            return f'its run lengths make {filled} pixels, its size {size} (height, width) {height * width}'
+        return said
     if not all(isinstance(polygon, list) for polygon in mask):
         return f'it is a flat list, not one of polygons; {said}'
     if any(len(polygon) < 6 for polygon in mask):

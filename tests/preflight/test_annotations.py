@@ -106,6 +106,16 @@ def test_ids_that_are_not_unique():
     ]
 
 
+def test_images_that_lack_a_field():
+    content = dict(images=[IMAGE, dict(id=2, file_name='2.jpg')], categories=[], annotations=[])
+    assert fatal_annotations(content) == ['1 of 2 images lack one of id, file_name, width, height (ids 2)']
+
+
+def test_run_lengths_that_do_not_fill_their_image():
+    said = mask_words(dict(size=[48, 64], counts=[10, 20]), 64, 48, 'what a library says')
+    assert said == 'its run lengths make 30 pixels, its size [48, 64] (height, width) 3072'
+
+
 RUNS = dict(size=[48, 64], counts='PPYo1')
 
 
@@ -123,6 +133,9 @@ RUNS = dict(size=[48, 64], counts='PPYo1')
         (dict(size=[4, 4], counts='x'), 'size'),
         (dict(counts='x'), 'size'),
         (dict(size=[48, 64]), 'unusual'),
+        (dict(size=[48, 64], counts=[10, 3062]), ''),
+        (dict(size=[48, 64], counts=[10, 20]), 'size'),
+        (dict(size=[48, 64], counts=[10, 'x']), ''),
         ([[-20, 2, 12, 2, 12, 12]], 'beyond'),
         ([[1e9, 2, 12, 2, 12, 12]], 'far'),
         ([[math.inf, 2, 12, 2, 12, 12]], 'far'),
