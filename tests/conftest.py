@@ -54,6 +54,7 @@ def no_state_of_another_test():
     threads = torch.get_num_threads()
     environment = {name: value for name, value in os.environ.items() if name.startswith('FCVIT_MM_')}
     yield
+    quick.pass_over_what_is_imported()
     reset_mmengine()
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

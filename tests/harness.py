@@ -19,12 +19,14 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
 
-# What a user writes to train a config of the project on data of their own; small images and few proposals for speed.
+# What a user writes to train a config of the project on data of their own; small images, a block a stage and few
+# proposals for speed.
 CONFIGS = {
     'classification': """
 _base_ = '{root}/configs/classification/fcvit_tiny_in1k.py'
 data_preprocessor = dict(num_classes=5)
-model = dict(head=dict(num_classes=5))
+model = dict(head=dict(num_classes=5), backbone=dict(arch=dict(
+    _delete_=True, depths=(1, 1, 1, 1), channels=(32, 64, 160, 320), mlp_ratios=(8, 8, 4, 4))))
 data = dict(_delete_=True, batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
 pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]
 train_dataloader = dict(**data, dataset=dict(type='CustomDataset', data_root='{data}', data_prefix='train',
@@ -47,7 +49,8 @@ default_hooks = dict(logger=dict(interval=1))
 _base_ = '{root}/configs/detection/mask_rcnn_fcvit_tiny_coco.py'
 classes = ('circle', 'cross', 'square', 'star', 'triangle')
 model = dict(
-    backbone=dict(init_cfg=None),
+    backbone=dict(init_cfg=None, arch=dict(
+        _delete_=True, depths=(1, 1, 1, 1), channels=(32, 64, 160, 320), mlp_ratios=(8, 8, 4, 4))),
     roi_head=dict(bbox_head=dict(num_classes=5), mask_head=dict(num_classes=5)),
     train_cfg=dict(rpn_proposal=dict(max_per_img=40), rcnn=dict(sampler=dict(num=16))),
     test_cfg=dict(rpn=dict(max_per_img=40), rcnn=dict(max_per_img=10)))
@@ -74,7 +77,8 @@ metainfo = dict(classes=('background', 'circle', 'cross', 'square', 'star', 'tri
                 palette=[[9, 9, 9], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
-    backbone=dict(init_cfg=None),
+    backbone=dict(init_cfg=None, arch=dict(
+        _delete_=True, depths=(1, 1, 1, 1), channels=(32, 64, 160, 320), mlp_ratios=(8, 8, 4, 4))),
     decode_head=dict(channels=32, num_classes=6),
     auxiliary_head=dict(channels=16, num_classes=6))
 train_pipeline = [
@@ -221,15 +225,13 @@ class _Servers:
                 connection.sendall(warm.LEASE)
                 return connection
             self.process = self.process or self.start()
-            assert not self.process.poll(), self.log.read_text()
+            assert not self.process.poll(), 'the server of warm processes did not start: see its traceback'
             time.sleep(0.05)
 
     def start(self):
-        self.log = Path(self.folder.name) / 'log'
         command = [sys.executable, warm.__file__, self.name, '--serve', *quick.CORE, '-', *quick.PRELOAD]
-        with self.log.open('w') as file:
-            env = {**ENVIRONMENT, 'PYTHONPATH': str(ROOT)}
-            return subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
+        env = {**ENVIRONMENT, 'PYTHONPATH': str(ROOT)}
+        return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
 
     def command(self, suffix):
         path = Path(self.folder.name) / f'python{suffix}'

@@ -34,7 +34,10 @@ def run(name, arguments):
     """Let the server run Python with these arguments; end as that process ends."""
     import signal
 
-    connection = connect(name)
+    try:
+        connection = connect(name)
+    except ConnectionRefusedError:
+        sys.exit('the server of warm processes did not start: its traceback went to the first test that needed it')
     text = json.dumps(dict(arguments=arguments, folder=os.getcwd(), environment=dict(os.environ))).encode()
     socket.send_fds(connection, [len(text).to_bytes(8, 'big')], [0, 1, 2])
     connection.sendall(text)
@@ -215,6 +218,7 @@ def listen(name):
 def serve(name, modules):
     """Be two servers: of processes that have imported the modules up to ``-``, and of those that have imported all."""
     import importlib
+    import warnings
 
     import quick
 
@@ -226,7 +230,9 @@ def serve(name, modules):
     quick.collect_no_garbage()
     for module in modules:
         if module != '-':
-            importlib.import_module(module)
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                importlib.import_module(module)
         elif os.fork():
             all_of_them.close()
             break

@@ -82,7 +82,7 @@ def test_published_weights_by_name(trained, tmp_path, monkeypatch):
     """A complete detector as mmdet 2 saved it, with the authors' names, found in the folder of the variable."""
     result = trained('detection')
     state_dict = torch.load(result.checkpoint, weights_only=False)['state_dict']
-    backbone = {key[len('backbone.') :]: value for key, value in state_dict.items() if key.startswith('backbone.')}
+    backbone = fcvit_mm.FCViT('tiny').state_dict()
     heads = {key: value for key, value in state_dict.items() if not key.startswith('backbone.')}
     theirs = fcvit_mm.FCViT.published_names.to_published(backbone)
     meta = dict(mmdet_version='2.19.0', epoch=12, CLASSES=('circle', 'cross', 'square', 'star', 'triangle'))
@@ -92,8 +92,8 @@ def test_published_weights_by_name(trained, tmp_path, monkeypatch):
         'from fcvit_mm.checkpoints import PublishedWeights, register_published\n'
         "register_published(PublishedWeights('mine', 'fcvit_tiny', 'detector', 'detection.py', 'https://a.b', 'x'))\n"
     )
-    more = "\ncustom_imports = dict(imports=['fcvit_mm', 'mine'], allow_failed_imports=False)\n"
-    config = write_config('detection', tmp_path, result.data, more)
+    more = "custom_imports = dict(imports=['fcvit_mm', 'mine'], allow_failed_imports=False)\n"
+    config = write_config('detection', tmp_path, result.data, f"\nmodel['backbone'].pop('arch')\n{more}")
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(tmp_path))
     done = run_tool('test.py', config, 'published:mine', cwd=tmp_path)
