@@ -36,6 +36,8 @@ SAMPLE_SIZE = 64
 DECODE_SECONDS, END_SECONDS, SIZE_SECONDS = 1.5, 1.5, 1.0
 #: Samples that go through the pipeline before the start, and the seconds for them.
 REHEARSED, REHEARSAL_SECONDS = 8, 1.5
+#: What some editors put at the beginning of a text.
+BYTE_ORDER_MARK = '\ufeff'
 #: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
 #: and in testing empty ones stand in.
 TURNED = 0.01
@@ -218,6 +220,12 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
             ]
     if has_folders(dataset):
         return folder_problems(dataset, prefixes.get('img_path', dataset.data_root))
+    if ann_file:
+        try:
+            with open(ann_file, encoding='utf-8') as file:
+                file.read()
+        except UnicodeDecodeError as error:
+            return [f'{ann_file} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8']
     if getattr(dataset, 'with_label', False):
         return list_file_problems(ann_file)
     return []
@@ -274,6 +282,8 @@ def list_problems(
     if api is not None and not everything:
         return [f'{where} lists no images']
     problems: List[str] = []
+    if dataset.data_list and BYTE_ORDER_MARK in str(dataset.data_list[0].get('img_path')):
+        return [f'{where} begins with a byte order mark, which the library takes for part of a name: save it without']
     if is_segmentation(dataset):
         problems += suffix_problems(dataset, prefixes.get('img_path'))
     if has_folders(dataset):
@@ -677,6 +687,13 @@ def loaded_label_problems(
             f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
         ]
     taught = labels - {ignored}
+    # Of a validation set the metric says so.
+    if labels == {ignored} and not dataset.test_mode and checked == min(len(dataset.data_list), SAMPLE_SIZE):
+        return [
+            f'maps in {maps}: all pixels of the {checked} checked maps are ignored ({ignored}); their files hold '
+            f'{shorten(sorted(raw))} (reduce_zero_label={dataset.reduce_zero_label}): nothing can be learned. Correct '
+            'reduce_zero_label or the maps'
+        ]
     if len(taught) <= 1 < num_classes and (checked > 1 or not taught):
         remark(
             f'maps in {maps}: of {num_classes} classes only {len(taught)} occurs ({shorten(sorted(taught))}) in '

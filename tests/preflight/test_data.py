@@ -193,6 +193,19 @@ def test_list_files(own, change, message, end):
         assert message in only(cfg)
 
 
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('\ufeffcircle/000000.jpg 0\n'.encode(), 'train.txt begins with a byte order mark'),
+        ('circle/kr\xe4he.jpg 0\n'.encode('latin-1'), 'train.txt is not UTF-8 (invalid continuation byte at byte 9)'),
+    ],
+)
+def test_encodings_of_list_files(own, content, message):
+    cfg, data = own('classification', more=LISTS % (NAMES,))
+    (data / 'train.txt').write_bytes(content)
+    assert message in only(cfg)
+
+
 def test_what_systems_leave_behind(own):
     cfg, data = own('classification')
     for path in list(data.rglob('*.jpg')):
@@ -216,6 +229,13 @@ def test_hidden_images_and_maps(own):
 def maps_of(data, change, dtype=np.uint8):
     for path in (data / 'annotations').rglob('*.png'):
         Image.fromarray(change(np.asarray(Image.open(path)).astype(int)).astype(dtype)).save(path)
+
+
+def test_maps_that_teach_nothing(own):
+    cfg, data = own('segmentation')
+    maps_of(data, lambda labels: np.zeros_like(labels))
+    found = only(cfg)
+    assert 'checked maps are ignored (255); their files hold 0 (reduce_zero_label=True): nothing can be' in found
 
 
 def test_labels_that_loading_wraps(own):
