@@ -1,0 +1,71 @@
+"""The files of docs/cluster.md, with a scheduler that is none: what they start, and what they do when it ends."""
+
+import configparser
+import os
+import re
+import subprocess
+
+import pytest
+import yaml
+from harness import ROOT, path_of
+
+EXAMPLES = ROOT / 'docs' / 'examples' / 'cluster'
+
+
+def run_script(name, tmp_path, *arguments, status=0, **environment):
+    """Run a script whose commands only say how they were started; ``srun`` and python end in a status."""
+    for command in ('srun', 'scontrol', 'python'):
+        end = 0 if command == 'scontrol' else status
+        (tmp_path / command).write_text(f'#!/bin/sh\necho {command} "$@"\nexit {end}\n')
+        (tmp_path / command).chmod(0o755)
+    return subprocess.run(
+        ['bash', str(EXAMPLES / name), *arguments],
+        env={'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'PYTHON': str(tmp_path / 'python'), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize('status, ends, requeued', [(143, 0, True), (0, 0, False), (1, 1, False), (137, 137, False)])
+def test_a_warned_job_is_requeued_and_no_other(tmp_path, status, ends, requeued):
+    done = run_script('train.sbatch', tmp_path, 'CONFIG', '--amp', status=status, SLURM_JOB_ID='77')
+    assert done.returncode == ends, done.stderr
+    assert ('scontrol requeue 77' in done.stdout) == requeued
+    assert re.search(r'^srun .*tools/train.py CONFIG --launcher slurm --resume --amp$', done.stdout, re.MULTILINE)
+    # To the tasks, not to the script alone, and time enough for a checkpoint.
+    assert '#SBATCH --signal=TERM@180\n' in (EXAMPLES / 'train.sbatch').read_text()
+
+
+def test_nodes_meet_at_one_address(tmp_path):
+    done = run_script('elastic.sh', tmp_path, 'CONFIG', '--amp', HOST='node1', GPUS='4')
+    assert '--nnodes=2:4 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=node1:29400' in done.stdout
+    assert done.stdout.rstrip().endswith('tools/train.py CONFIG --launcher pytorch --resume --amp')
+    assert 'HOST=ADDRESS' in run_script('elastic.sh', tmp_path, 'CONFIG').stderr
+    for name in ('elastic.sh', 'train.sbatch'):
+        assert 'usage: ' in run_script(name, tmp_path, HOST='x').stderr
+
+
+def test_the_manifest_starts_what_there_is():
+    job = yaml.safe_load((EXAMPLES / 'pytorchjob.yaml').read_text())
+    pod = job['spec']['pytorchReplicaSpecs']['Worker']['template']['spec']
+    container = pod['containers'][0]
+    command = container['command']
+    for word in command:
+        if word.startswith(('tools/', 'configs/')):
+            assert (ROOT / word).is_file(), word
+    assert command[command.index('tools/train.py') + 1].startswith('configs/') and '--resume' in command
+    assert path_of('train.py').is_file()
+    assert {mount['name'] for mount in container['volumeMounts']} == {volume['name'] for volume in pod['volumes']}
+
+
+@pytest.mark.parametrize('name', ['Dockerfile', 'apptainer.def'])
+def test_containers_call_the_set_up(name):
+    """None was built: what is checked is that they call the one script, with a Python that it takes."""
+    text = (ROOT / name).read_text()
+    assert 'python:3.11-' in text and 'PYTHON=python3.11' in text and 'dev/setup_env.sh .venv' in text
+    assert not re.search(r'pip install', text)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    for extra in re.search(r'extra=(all\S*)', (ROOT / 'dev' / 'setup_env.sh').read_text())[1].split(','):
+        assert extra in setup['options.extras_require']
