@@ -17,6 +17,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 from PIL import Image
+from uninitialized import uninitialized
 
 from fcvit_mm import DWNet, FCViT
 from fcvit_mm.models.layers import count_parameters
@@ -57,12 +58,14 @@ def build(cfg):
 @functools.lru_cache(maxsize=None)
 def parameters_of(leaf):
     """Return the number of parameters of the complete model, counted without allocating them."""
-    with torch.device('meta'):
+    with uninitialized():
         return count_parameters(build(load(leaf)))
 
 
 def shrink(cfg):
-    """Leave fewer blocks per stage, narrow heads, few proposals, no padding to full crops: a step takes a second."""
+    """Leave a block a stage (two of the first), narrow heads, few proposals, no padding to full crops: a step takes a
+    second.
+    """
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (64, 96)
         for head in ('decode_head', 'auxiliary_head'):
@@ -72,7 +75,8 @@ def shrink(cfg):
     settings = getattr(MODELS.get(backbone.type), 'arch_settings', None)
     if settings and isinstance(backbone.get('arch'), str) and backbone.arch in settings:
         arch = settings[backbone.arch]
-        backbone.arch = dict(arch, depths=tuple(min(depth, 2) for depth in arch['depths']))
+        first, *others = arch['depths']
+        backbone.arch = dict(arch, depths=(min(first, 2), *(min(depth, 1) for depth in others)))
     if backbone.get('drop_path_rate'):
         backbone.drop_path_rate = 0.1
     if cfg.default_scope == 'mmdet' and 'rpn_head' in cfg.model:
@@ -81,6 +85,10 @@ def shrink(cfg):
         heads = cfg.model.roi_head.bbox_head
         for head in heads if isinstance(heads, list) else [heads]:
             head.fc_out_channels = 64
+            if 'num_shared_convs' in head:
+                head.conv_out_channels = 32
+        if 'mask_head' in cfg.model.roi_head:
+            cfg.model.roi_head.mask_head.conv_out_channels = 32
         stages = cfg.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:
             stage.sampler.num = 16
@@ -620,6 +628,7 @@ class TestModelIndex:
     """model-index.yml and the metafiles that it imports."""
 
     @staticmethod
+    @functools.lru_cache(maxsize=None)
     def entries():
         index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
         return {

@@ -5,9 +5,9 @@ import re
 from urllib.parse import urlparse
 
 import pytest
-import torch
 import yaml
 from harness import ROOT
+from uninitialized import uninitialized
 from weights_server import own_weights
 
 from fcvit_mm.apis.load import build_model
@@ -59,7 +59,7 @@ SMALLEST = (
 def test_its_key_is_one_of_the_network(name):
     pytest.importorskip('timm')
     variant = VARIANTS[name]
-    with torch.device('meta'):
+    with uninitialized():
         names = variant.build().state_dict()
     assert variant.network.published_names.to_ours(PUBLISHED[name].keys) in names
 
@@ -82,7 +82,7 @@ def test_heads_have_the_names_and_shapes_of_the_old_libraries(name):
     row = PUBLISHED[name]
     pytest.importorskip('mmdet' if row.task == 'detector' else 'mmseg')
     cfg = load_config(str(ROOT / row.config), {'pretrained': None})
-    with torch.device('meta'):
+    with uninitialized():
         state_dict = build_model(cfg).state_dict()
     ours = {key: list(value.shape) for key, value in state_dict.items() if not key.startswith('backbone.')}
     assert ours == OLD_NAMES[name]
