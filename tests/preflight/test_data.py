@@ -355,7 +355,7 @@ def test_concatenated_data_sets_of_different_classes(own):
     )
 
 
-class Numbers:
+class Tape:
     """A data set of somebody's own, of no library's kind."""
 
     def __init__(self, number, corrupt=False):
@@ -372,8 +372,8 @@ class Numbers:
 
 def test_data_sets_of_no_librarys_kind(own, said):
     cfg, _ = own('classification')
-    DATASETS.register_module(name='Numbers', module=Numbers, force=True)
-    cfg.train_dataloader.dataset = dict(type='Numbers', number=20)
+    DATASETS.register_module(name='Tape', module=Tape, force=True)
+    cfg.train_dataloader.dataset = dict(type='Tape', number=20)
     assert data_problems(cfg, ['train_dataloader']) == [] and said == []
     cfg.train_dataloader.dataset.corrupt = True
     assert 'sample 0 is not loaded (OSError: tape is torn)' in only(cfg)
