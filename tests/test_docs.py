@@ -28,7 +28,11 @@ WITH_EXAMPLES = sorted(
     if '>>> ' in path.read_text() and '.mim' not in path.parts
 )
 FOLDERS = ('tools/', 'dev/', 'configs/', 'docs/', 'requirements/', 'tests/', '.ci/', 'fcvit_mm/')
-OPTIONAL = ('mmpretrain', 'mmdet', 'mmseg', 'timm', 'gradio', 'onnx', 'onnxruntime', 'selenium')
+OPTIONAL = (
+    *('mmpretrain', 'mmdet', 'mmseg', 'timm', 'gradio', 'onnx', 'onnxruntime', 'selenium'),
+    *('captum', 'lightning', 'openvino', 'peft', 'sahi', 'segmentation_models_pytorch', 'supervision', 'torchao'),
+    'transformers',
+)
 
 
 @pytest.mark.parametrize('module', WITH_EXAMPLES)
