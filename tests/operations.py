@@ -42,6 +42,8 @@ if not native.available():
     _unavailable.add('native')
 if not (triton.available() and (INTERPRETED or 'cuda' in DEVICES)):
     _unavailable.add('triton')
+if 'cuda' not in DEVICES:
+    _unavailable.update(('product', 'blocks'))
 #: The rows of all tables whose backend is there, the references among them; in the interpreter, Triton's.
 ROWS = [
     pytest.param(op, row, id=f'{op.__name__}-{row.name}')

@@ -37,8 +37,10 @@ TESTED_ELSEWHERE = {
     'fcvit_mm/version.py': 'tests/test_package.py',
     'fcvit_mm/models/dwnet_names.py': 'tests/models/test_dwnet.py',
     'fcvit_mm/models/transformer_names.py': 'tests/models/test_transformer.py',
+    'fcvit_mm/ops/triton/add_scaled_kernels.py': 'tests/ops/triton/test_add_scaled.py',
     'fcvit_mm/ops/triton/depthwise_conv_kernels.py': 'tests/ops/triton/test_depthwise_conv.py',
     'fcvit_mm/ops/triton/global_context_kernels.py': 'tests/ops/triton/test_global_context.py',
+    'fcvit_mm/ops/triton/group_norm_kernels.py': 'tests/ops/triton/test_group_norm.py',
 }
 #: Modules that write other than by ``fcvit_mm.files``, and why.
 WRITERS = {

@@ -64,7 +64,7 @@ def check_arguments(args: argparse.Namespace) -> torch.device:
                 f'--device {args.device}: PyTorch {torch.__version__} sees {count} CUDA devices here; '
                 'take --device cpu, or a PyTorch built for the GPU and its driver'
             )
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
         torch.backends.cudnn.benchmark = True
     torch.set_num_threads(args.threads)
     return device

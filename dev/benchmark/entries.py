@@ -38,6 +38,7 @@ class Way(NamedTuple):
         ops (str): ``auto`` or ``reference``, for :func:`fcvit_mm.ops.use_ops`.
         layout (str, optional): A key of ``LAYOUTS``; ``None`` for the faster, measured when the run starts.
         optimized (bool): Whether inference goes through :func:`fcvit_mm.optimize_for_inference`.
+        graphs (bool): Whether it replays CUDA graphs.
         keeps_layout (bool): Whether a backbone of ours computes in its input's layout, whatever it prefers.
     """
 
@@ -45,12 +46,14 @@ class Way(NamedTuple):
     ops: str = 'auto'
     layout: Optional[str] = 'channels_last'
     optimized: bool = False
+    graphs: bool = False
     keeps_layout: bool = False
 
 
 #: Ways of our networks, by what follows the network's name.
 WAYS = {
     '': Way('as a user gets it: for inference through fcvit_mm.optimize_for_inference', optimized=True),
+    'graphs': Way('the same, with cuda_graphs=True', optimized=True, graphs=True),
     'as_built': Way('the module as built'),
     'reference': Way(
         'reference implementations, NCHW: as the published code runs', 'reference', 'NCHW', keeps_layout=True
@@ -61,8 +64,11 @@ WAYS = {
     ),
 }
 PEER_WAY = Way('timm, the faster layout of the two', 'reference', None)
-#: After any of these names: through ``torch.compile``, for inference with frozen weights.
-COMPILED = 'compiled'
+#: After any of these names: through ``torch.compile``, with what for inference and what for training.
+COMPILED: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
+    'compiled': (dict(options=dict(freezing=True)), {}),
+    'replayed': (dict(mode='reduce-overhead'), dict(mode='reduce-overhead')),
+}
 
 
 class Task(NamedTuple):
@@ -91,19 +97,22 @@ class Entry(NamedTuple):
     label: str
     network: str
     way: Way
-    compiled: bool
+    compiled: str
     dtype: str
 
 
-def choices() -> Dict[str, Tuple[str, Way, bool]]:
+def choices() -> Dict[str, Tuple[str, Way, str]]:
     """Return all names that ``--networks`` takes, without a dtype: network, way, whether compiled."""
-    found = {}
+    found: Dict[str, Tuple[str, Way, str]] = {}
     for network in VARIANTS:
         for suffix, way in WAYS.items():
-            found['_'.join(filter(None, (network, suffix)))] = (network, way, False)
+            found['_'.join(filter(None, (network, suffix)))] = (network, way, '')
     for network in PEERS:
-        found[network] = (network, PEER_WAY, False)
-    found.update({f'{name}_{COMPILED}': (network, way, True) for name, (network, way, _) in found.items()})
+        found[network] = (network, PEER_WAY, '')
+    for how in COMPILED:
+        found.update(
+            {f'{name}_{how}': (network, way, how) for name, (network, way, before) in found.items() if not before}
+        )
     return found
 
 
@@ -119,7 +128,7 @@ def parse_entry(label: str, dtype: str) -> Entry:
         raise UserError(
             f'unknown network {name!r}, expected one of ours ({", ".join(VARIANTS)}), with one of '
             f'{", ".join(f"_{way}" for way in WAYS if way)} behind it or none, or a peer '
-            f'({", ".join(PEERS)}); behind either may stand _{COMPILED}, and a dtype, as in '
+            f'({", ".join(PEERS)}); behind either may stand _{" or _".join(COMPILED)}, and a dtype, as in '
             'fcvit_b12@bfloat16'
         )
     if (own or dtype) not in DTYPES:
@@ -215,7 +224,7 @@ def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
     if entry.way.optimized:
         model = _optimized(model, images, entry)
     if entry.compiled:
-        model = torch.compile(model, options=dict(freezing=True))
+        model = torch.compile(model, **COMPILED[entry.compiled][0])
 
     def call() -> None:
         with torch.no_grad(), use_ops(entry.way.ops):
@@ -226,7 +235,7 @@ def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
 
 def faster_layout(entry: Entry, task: Task) -> Tuple[str, Dict[str, float]]:
     """Return the layout in which a network takes less time, eager, and the seconds in each."""
-    eager, device = entry._replace(compiled=False), torch.device(task.device)
+    eager, device = entry._replace(compiled=''), torch.device(task.device)
     # In turn, or a machine whose speed varies would decide.
     times = interleave({layout: prepare(eager, task, layout).call for layout in LAYOUTS}, 7, 1, device)
     seconds = {layout: spread(values).median for layout, values in times.items()}
@@ -248,7 +257,7 @@ def _optimized(model: nn.Module, images: Tensor, entry: Entry) -> nn.Module:
             f'{entry.label}: this fcvit_mm has no optimize_for_inference: name {entry.network}_as_built '
             'for the network without it'
         )
-    return optimize(model, images)
+    return optimize(model, images, **(dict(cuda_graphs=True) if entry.way.graphs else {}))
 
 
 def _let_compile_all() -> None:
@@ -265,7 +274,7 @@ def _training_step(model: nn.Module, images: Tensor, entry: Entry) -> Callable[[
     dtype = DTYPES[entry.dtype]
     # No weight is kept from one step to the next in the autocast dtype, so one context serves all of them.
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(images.device.type, dtype)
-    forward = torch.compile(model) if entry.compiled else model
+    forward = torch.compile(model, **COMPILED[entry.compiled][1]) if entry.compiled else model
 
     def call() -> None:
         with use_ops(entry.way.ops):

@@ -2,7 +2,8 @@
 
 Each is timed in turn, round after round. Names: fcvit_b12 (as a user gets it), fcvit_b12_as_built,
 fcvit_b12_reference (reference implementations in NCHW, as the published code runs), fcvit_b12_reference_channels_last,
-fcvit_b12_reference_best, timm's convnext_tiny and others; `_compiled` behind any of them, and a dtype of its own as in
+fcvit_b12_reference_best, fcvit_b12_graphs (CUDA graphs), timm's convnext_tiny and others; behind any `_compiled`
+or `_replayed` (torch.compile, the latter with its mode reduce-overhead), and a dtype of its own as in
 fcvit_b12@bfloat16.
 """
 
@@ -81,7 +82,7 @@ def prepare_all(entries: List[Entry], task: Task) -> Tuple[Dict[str, Prepared], 
                 kind=kind,
                 network=entry.network,
                 way=entry.way.about,
-                compiled=entry.compiled,
+                compiled=bool(entry.compiled),
                 dtype=entry.dtype,
                 layout=layout,
                 layouts_tried=tried,

@@ -34,6 +34,7 @@ from .layers import (
     fuse_batch_norm_before_,
     is_unmodified,
     pad_to_multiple,
+    residual,
     to_phases,
 )
 
@@ -253,8 +254,8 @@ class DWNetBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.mixer(x))
-        return x + self.drop_path(self.mlp(self.norm(x)))
+        x = residual(x, self.mixer(x), None, self.drop_path)
+        return residual(x, self.mlp(self.norm(x)), None, self.drop_path)
 
     def fuse_(self) -> None:
         """Make the BatchNorm part of the MLP's first layer, in place, for inference."""

@@ -36,6 +36,7 @@ from .layers import (
     is_pointwise,
     is_unmodified,
     may_bypass,
+    residual,
 )
 
 
@@ -296,8 +297,8 @@ class FCViTBlock(nn.Module):
             self.register_parameter(name, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(scaled(self.token_mixer(self.norm1(x)), self.layer_scale1))
-        return x + self.drop_path(scaled(self.channel_mixer(self.norm2(x)), self.layer_scale2))
+        x = residual(x, self.token_mixer(self.norm1(x)), self.layer_scale1, self.drop_path)
+        return residual(x, self.channel_mixer(self.norm2(x)), self.layer_scale2, self.drop_path)
 
     def fuse_(self) -> None:
         """Make ``norm2``'s affine part and ``layer_scale2`` part of the 1x1 convolutions, in place, for inference.
@@ -315,11 +316,6 @@ class FCViTBlock(nn.Module):
         if self.layer_scale2 is not None and can_fuse(mixer.fc2, mixer.drop, mixer.channel_attention):
             fuse_output_(mixer.fc2, self.layer_scale2, torch.zeros_like(self.layer_scale2))
             self.layer_scale2 = None
-
-
-def scaled(x: Tensor, scale: Optional[Tensor]) -> Tensor:
-    """Multiply the channels of ``(B, C, H, W)`` by ``(C, )``; by nothing if ``None``."""
-    return x if scale is None else x * scale[:, None, None]
 
 
 @MODELS.register_module()

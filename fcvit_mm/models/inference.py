@@ -8,16 +8,18 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from ..ops import triton
 from ..ops.conditions import HALF, lacks_half
 from .backbone import Backbone
-from .layers import is_unmodified
+from .graphs import CudaGraphs
+from .layers import Conv2d, is_unmodified
 
 #: Largest difference of outputs, in parts of the largest output (at least 1).
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 5e-2
 
 
-def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -> nn.Module:
+def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, cuda_graphs: bool = False) -> nn.Module:
     """Return a copy of a model whose backbone infers faster, with the same outputs.
 
     BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
@@ -31,12 +33,15 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
             Load its checkpoint first: the copy has other parameters.
         example (Tensor, optional): Images ``(B, C, H, W)`` for the model's ``forward``; the outputs of copy and model
             are then compared.
+        cuda_graphs (bool): On a GPU, record the backbone's forward pass for each size of images that comes twice, and
+            replay it: see :class:`~fcvit_mm.models.graphs.CudaGraphs`. Small batches are bound by Python's time for
+            each kernel otherwise.
 
     Returns:
         nn.Module: The copy, in evaluation mode, without gradients. It can be pickled, traced and exported.
 
     Raises:
-        ValueError: The model holds no :class:`Backbone`.
+        ValueError: The model holds no :class:`Backbone`, or ``cuda_graphs`` is wanted of one that is on no GPU.
         RuntimeError: The outputs for ``example`` differ by more than 1e-4 (half precision: 5e-2) of the largest.
     """
     optimized = _copy(model).eval().requires_grad_(False)
@@ -53,6 +58,15 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None) -
                 module.fuse_()
         backbone.to(memory_format=torch.channels_last)
         parameter = next(backbone.parameters())
+        if parameter.is_cuda:
+            _pack(backbone)
+        if cuda_graphs:
+            if not parameter.is_cuda:
+                raise ValueError(
+                    f'cuda_graphs=True, but the {type(backbone).__name__} is on {parameter.device}: move the model '
+                    "to a GPU first, with .to('cuda')"
+                )
+            backbone.cuda_graphs = CudaGraphs()
         if lacks_half(parameter):
             backbone.register_forward_pre_hook(_widen)
             backbone.register_forward_hook(partial(_narrow, dtype=parameter.dtype))
@@ -95,6 +109,14 @@ def _narrow(
     module: nn.Module, args: Tuple[Tensor, ...], outputs: Tuple[Tensor, ...], dtype: torch.dtype
 ) -> Tuple[Tensor, ...]:
     return tuple(output.to(dtype) for output in outputs)
+
+
+def _pack(backbone: Backbone) -> None:
+    """Store depth-wise weights as the GPU kernels read them, which would copy them at each call."""
+    for module in backbone.modules():
+        is_depthwise = type(module) is Conv2d and module.groups == module.in_channels == module.out_channels
+        if is_depthwise and is_unmodified(module):
+            module.weight = nn.Parameter(triton.pack_taps(module.weight), requires_grad=False)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import math
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import ContextManager, Iterator, List, Sequence, Tuple, Union
+from typing import ContextManager, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..deprecation import renamed_in
-from ..ops import conv2d, depthwise_conv2d, gelu_
+from ..ops import add_scaled, conv2d, depthwise_conv2d, gelu_, group_norm
 from ..ops.tracing import is_transformed, records_any_size
 
 
@@ -262,13 +262,13 @@ class GroupNorm1(nn.GroupNorm):
         super().__init__(1, channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not x.requires_grad:
+        if x.device.type == 'cpu' and torch.is_grad_enabled() and not x.requires_grad:
             # After frozen layers: PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward
             # pass when the affine parameters want a gradient and the input does not.
             x = x.contiguous()
         elif is_transformed():  # whose decomposition takes views
             x = x.contiguous()
-        return super().forward(x)
+        return group_norm(x, self.weight, self.bias, self.eps)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -366,14 +366,32 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        keep = self.keep(x)
+        return x if keep is None else x * keep.view(-1, *(1,) * (x.ndim - 1))
+
+    def keep(self, x: Tensor) -> Optional[Tensor]:
+        """Return the factors ``(B,)`` of a batch's branches: 0, or 1 / P(surviving); None for all 1."""
         if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask.div_(keep)
+            return None
+        probability = 1 - self.rate
+        return x.new_empty(x.shape[0]).bernoulli_(probability).div_(probability)
 
     def extra_repr(self) -> str:
         return f'rate={self.rate:.3g}'
+
+
+def residual(x: Tensor, branch: Tensor, scale: Optional[Tensor], drop_path: nn.Module) -> Tensor:
+    """Return a map plus a branch times its layer scale, after stochastic depth: all ``(B, C, H, W)``.
+
+    Args:
+        x (Tensor): The map.
+        branch (Tensor): What was computed from it.
+        scale (Tensor, optional): ``(C,)``.
+        drop_path (nn.Module): :class:`DropPath`, or what somebody put in its place.
+    """
+    if type(drop_path) is DropPath and is_unmodified(drop_path) and not has_global_hooks():
+        return add_scaled(x, branch, scale, drop_path.keep(branch))
+    return x + drop_path(branch if scale is None else branch * scale[:, None, None])
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> List[List[float]]:

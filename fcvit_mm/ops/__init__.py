@@ -6,6 +6,7 @@
 from typing import Any, Tuple
 
 from ..deprecation import warn_deprecated
+from .add_scaled import add_scaled
 from .channel_mixer import channel_mixer, recomputed_channel_mixer
 from .conv import conv2d
 from .depthwise_conv import depthwise_conv2d
@@ -14,6 +15,7 @@ from .dwconv_gelu import dwconv_gelu
 from .dynamic_depthwise import dynamic_depthwise_conv2d, inhomogeneous_depthwise_conv2d
 from .gelu import gelu_
 from .global_context import add_global_context, channel_means, normalised_similarity
+from .group_norm import group_norm
 
 #: Every operation. The tests and ``python -m fcvit_mm.ops`` read this.
 OPERATIONS: Tuple[Operation, ...] = (
@@ -23,6 +25,8 @@ OPERATIONS: Tuple[Operation, ...] = (
     gelu_,
     channel_mixer,
     add_global_context,
+    group_norm,
+    add_scaled,
     dynamic_depthwise_conv2d,
     inhomogeneous_depthwise_conv2d,
 )
@@ -30,6 +34,7 @@ OPERATIONS: Tuple[Operation, ...] = (
 __all__ = [
     'OPERATIONS',
     'add_global_context',
+    'add_scaled',
     'channel_means',
     'channel_mixer',
     'conv2d',
@@ -37,6 +42,7 @@ __all__ = [
     'dwconv_gelu',
     'dynamic_depthwise_conv2d',
     'gelu_',
+    'group_norm',
     'inhomogeneous_depthwise_conv2d',
     'normalised_similarity',
     'recomputed_channel_mixer',

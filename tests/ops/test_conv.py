@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fcvit_mm.ops import conv2d
+from fcvit_mm.ops.conv import _of_blocks, _product
 
 X = torch.ones(2, 16, 4, 4)
 
@@ -31,3 +32,27 @@ def test_stride_padding_and_groups(stride, padding, groups):
 def test_refuses_what_does_not_fit(args, message):
     with pytest.raises(ValueError, match=message):
         conv2d(X, *args)
+
+
+@pytest.mark.parametrize(
+    'size, stride, padding, side', [(7, 4, 3, (33, 40)), (3, 2, 1, (15, 8)), (5, 4, 0, (21, 9)), (7, 4, (2, 2), (7, 5))]
+)
+def test_the_convolution_of_blocks_is_the_convolution(size, stride, padding, side):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *side, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(4, 3, size, size, dtype=torch.double, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.double)
+    out, expected = _of_blocks(x, weight, bias, stride, padding), F.conv2d(x, weight, bias, stride, padding)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(out.square().sum(), (x, weight)), torch.autograd.grad(expected.square().sum(), (x, weight))
+    )
+
+
+def test_the_product_is_the_convolution_and_keeps_channels_last():
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 3, 5).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(8, 16, 1, 1), torch.randn(8)
+    out = _product(x, weight, bias)
+    torch.testing.assert_close(out, F.conv2d(x, weight, bias))
+    assert out.is_contiguous(memory_format=torch.channels_last)

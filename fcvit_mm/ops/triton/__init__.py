@@ -1,11 +1,25 @@
 """GPU kernels in Triton, registered as torch custom operators ``fcvit_mm::...``; importing this imports no Triton.
 
-Speed has not been measured on a GPU yet; what to expect stands in the modules' docstrings.
+What was measured on a GPU stands in docs/performance.md, what bounds each kernel in its module.
 """
 
-from .depthwise_conv import depthwise_conv2d
+from .add_scaled import add_scaled
+from .depthwise_conv import depthwise_conv2d, pack_taps
 from .dwconv_gelu import dwconv_gelu
 from .global_context import add_global_context
-from .support import APPLIES, applies, available
+from .group_norm import group_norm
+from .support import APPLIES, DTYPES, applies, available, usable
 
-__all__ = ['APPLIES', 'add_global_context', 'applies', 'available', 'depthwise_conv2d', 'dwconv_gelu']
+__all__ = [
+    'APPLIES',
+    'DTYPES',
+    'add_global_context',
+    'add_scaled',
+    'applies',
+    'available',
+    'depthwise_conv2d',
+    'dwconv_gelu',
+    'group_norm',
+    'pack_taps',
+    'usable',
+]

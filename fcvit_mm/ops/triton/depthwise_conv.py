@@ -8,14 +8,13 @@ The gradient of the weight reads x and the gradient once for each group of tap r
 cache, and sums in two steps without atomics: the same input gives the same bits on the same GPU.
 """
 
+import math
 from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from . import support
-
-NUM_WARPS = 4
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -31,36 +30,51 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
     Returns:
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.
     """
-    return _depthwise_conv2d(support.dense(support.autocast(x)), weight, bias)
+    return support.as_laid_out(_depthwise_conv2d(support.dense(support.autocast(x)), weight, bias), x)
 
 
-def taps_of(weight: Tensor) -> Tensor:
-    """Return the weight ``(C, 1, k, k)`` as ``(k * k, C)`` in float32.
+def taps_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the weight ``(C, 1, k, k)`` as ``(k * k, C)`` in a dtype, neighbouring channels side by side.
 
-    Neighbouring lanes then read neighbouring channels.
+    A copy, unless the weight has the dtype and is stored so: see :func:`pack_taps`.
     """
-    taps = weight.new_empty((weight[0].numel(), len(weight)), dtype=torch.float32)
-    return taps.copy_(weight.detach().flatten(1).t())
+    return weight.detach().flatten(1).t().to(dtype).contiguous()
 
 
-def tile(kernel_size: int, channels: int, channels_last: bool) -> Dict[str, int]:
-    """Return the sizes of what one program computes.
+def pack_taps(weight: Tensor) -> Tensor:
+    """Return an equal weight ``(C, 1, k, k)`` that is stored as :func:`taps_of` gives it, so that no call copies it."""
+    channels, _, height, width = weight.shape
+    return taps_of(weight, weight.dtype).t().view(channels, 1, height, width)
 
-    Enough outputs to use a load often, few enough to stay in registers.
 
-    7 columns divide the widths of a 224-pixel image's maps; other widths waste 3 columns on average. A 3x3 kernel is
-    bound by memory and takes fewer, for more programs at once.
+def tile(kernel_size: int, channels: int, batch: int, height: int, width: int, processors: int) -> Dict[str, int]:
+    """Return the sizes of what one program computes, and its warps.
+
+    Enough outputs to use a load often, few enough to stay in registers; fewer where a program for each processor
+    would not come together otherwise.
+
+    Args:
+        kernel_size (int): ``k``.
+        channels, batch, height, width (int): Of the map.
+        processors (int): Streaming multiprocessors.
     """
-    block_c = min(64, support.next_power_of_2(channels)) if channels_last else 8
-    # Where channels are not the fastest dimension each value takes an address of its own, and registers with it.
-    positions = (512 if channels_last else 256) // block_c
-    return dict(ROWS=2, COLS=7 if kernel_size > 5 else 4, POSITIONS=positions, BLOCK_C=block_c)
+    # 7 and 14 divide the widths of a 224-pixel image's maps; up to 6% more columns than the map has do not matter.
+    candidates = ((2, 4),) if kernel_size <= 5 else ((1, 14), (2, 7))
+    padded = {cols: -(-width // cols) * cols for _, cols in candidates}
+    rows, cols = next(each for each in candidates if padded[each[1]] <= 1.06 * min(padded.values()))
+    block_c = min(64, support.next_power_of_2(channels))
+    # Two sizes and no more: each is compiled, for seconds.
+    positions, warps = 512 // block_c, 4
+    programs = -(-batch * -(-width // cols) // positions) * -(-height // rows) * -(-channels // block_c)
+    if programs < 2 * processors:
+        positions, warps = 1, 1
+    return dict(ROWS=rows, COLS=cols, POSITIONS=positions, BLOCK_C=block_c, num_warps=warps)
 
 
-def tile_grad_weight(kernel_size: int, channels: int, channels_last: bool) -> Dict[str, int]:
+def tile_grad_weight(kernel_size: int, channels: int) -> Dict[str, int]:
     """Return the same for the gradient of the weight, which holds ``TAP_ROWS * kernel_size`` sums for each channel."""
-    block_c = min(64, support.next_power_of_2(channels)) if channels_last else 8
-    return dict(TAP_ROWS=3, COLS=7 if kernel_size > 5 else 4, POSITIONS=256 // block_c, BLOCK_C=block_c)
+    block_c = min(64, support.next_power_of_2(channels))
+    return dict(TAP_ROWS=3, COLS=7 if kernel_size > 5 else 4, POSITIONS=256 // block_c, BLOCK_C=block_c, num_warps=4)
 
 
 def run_depthwise(
@@ -73,44 +87,49 @@ def run_depthwise(
 ) -> Tensor:
     """Launch the kernel; see ``depthwise_kernel`` for the arguments."""
     x = support.dense(x)
-    out = torch.empty_like(x)
+    out = support.empty_like(x)
     if x.numel() == 0:
         return out
     from .depthwise_conv_kernels import depthwise_kernel
 
     (batch, channels, height, width), kernel_size = x.shape, weight.shape[-1]
-    channels_last = support.memory_format(x) == torch.channels_last
-    sizes = tile(kernel_size, channels, channels_last)
-    places_high, places_wide = -(-height // sizes['ROWS']), -(-width // sizes['COLS'])
-    num_places = batch * places_high * places_wide
-    grid = (-(-num_places // sizes['POSITIONS']), -(-channels // sizes['BLOCK_C']))
-    taps, bias = taps_of(weight), None if bias is None else bias.contiguous()
+    sizes = tile(kernel_size, channels, batch, height, width, support.num_processors(x.device))
+    places_wide, row_blocks = -(-width // sizes['COLS']), -(-height // sizes['ROWS'])
+    num_places = batch * places_wide
+    grid = (-(-num_places // sizes['POSITIONS']) * row_blocks, -(-channels // sizes['BLOCK_C']))
+    unit = math.gcd(channels, 64)
+    # In the map's dtype, as autocast casts them; and a kernel for each pair of dtypes would take longer to compile.
+    taps, bias = taps_of(weight, x.dtype), None if bias is None else bias.to(x.dtype).contiguous()
     with support.on_device(x):
-        depthwise_kernel[grid](
-            x,
-            taps,
-            taps if bias is None else bias,
-            x if grad is None else support.dense(grad, like=x),
-            out,
-            num_places,
-            height,
-            width,
-            channels,
-            places_high,
-            places_wide,
+        support.launch(
+            depthwise_kernel,
+            grid,
+            (
+                x,
+                taps,
+                taps if bias is None else bias,
+                x if grad is None else support.dense(grad),
+                out,
+                num_places,
+                height,
+                width,
+                places_wide,
+                row_blocks,
+                channels // unit,
+            ),
+            CHANNELS=channels if kernel_size > 5 else 0,
+            UNIT=unit,
             KERNEL=kernel_size,
             FLIP=flip,
             HAS_BIAS=bias is not None,
             EPILOGUE=epilogue,
-            CHANNELS_LAST=channels_last,
-            num_warps=NUM_WARPS,
             **sizes,
         )
     return out
 
 
 def _fake_forward(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    return torch.empty_like(x)
+    return support.empty_like(x)
 
 
 def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
@@ -121,7 +140,7 @@ def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
     x, weight = ctx.saved_tensors
-    return backward_of_convolution(ctx, support.dense(grad, like=x), x, weight)
+    return backward_of_convolution(ctx, grad, x, weight)
 
 
 def backward_of_convolution(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> Tuple[Optional[Tensor], ...]:
@@ -141,7 +160,7 @@ def _depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tens
     return run_depthwise(x, weight, bias)
 
 
-@support.custom_op('depthwise_conv2d_grad_input', lambda grad, weight: torch.empty_like(grad))
+@support.custom_op('depthwise_conv2d_grad_input', lambda grad, weight: support.empty_like(grad))
 def depthwise_conv2d_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
     """Compute the gradient of the input: the convolution of the output's gradient with the flipped weight."""
     return run_depthwise(grad, weight, None, flip=True)
@@ -166,8 +185,7 @@ def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, 
     from .depthwise_conv_kernels import depthwise_grad_weight_kernel
 
     x = support.dense(x)
-    channels_last = support.memory_format(x) == torch.channels_last
-    sizes = tile_grad_weight(kernel_size, channels, channels_last)
+    sizes, unit = tile_grad_weight(kernel_size, channels), math.gcd(channels, 64)
     places_wide = -(-width // sizes['COLS'])
     num_places = batch * height * places_wide
     blocks, groups = -(-channels // sizes['BLOCK_C']), -(-kernel_size // sizes['TAP_ROWS'])
@@ -178,20 +196,22 @@ def run_grad_weight(grad: Tensor, x: Tensor, kernel_size: int) -> Tuple[Tensor, 
     splits = -(-num_places // per_split)
     partial = x.new_empty((splits, taps + 1, channels), dtype=torch.float32)
     with support.on_device(x):
-        depthwise_grad_weight_kernel[(blocks, groups, splits)](
-            support.dense(grad, like=x),
-            x,
-            partial,
-            num_places,
-            height,
-            width,
-            channels,
-            height,
-            places_wide,
-            per_split,
+        support.launch(
+            depthwise_grad_weight_kernel,
+            (blocks, groups, splits),
+            (
+                support.dense(grad),
+                x,
+                partial,
+                num_places,
+                height,
+                width,
+                places_wide,
+                per_split,
+                channels // unit,
+            ),
+            UNIT=unit,
             KERNEL=kernel_size,
-            CHANNELS_LAST=channels_last,
-            num_warps=NUM_WARPS,
             **sizes,
         )
     sums = partial.sum(0)

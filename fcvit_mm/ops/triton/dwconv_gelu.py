@@ -8,7 +8,6 @@ pass; here that recomputes it, and keeps x alone.
 
 from typing import Any, Optional, Tuple
 
-import torch
 from torch import Tensor
 
 from . import support
@@ -28,7 +27,7 @@ def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
     Returns:
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.
     """
-    return _dwconv_gelu(support.dense(support.autocast(x)), weight, bias)
+    return support.as_laid_out(_dwconv_gelu(support.dense(support.autocast(x)), weight, bias), x)
 
 
 def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
@@ -39,16 +38,16 @@ def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
     x, weight, bias = ctx.saved_tensors
-    grad = dwconv_gelu_grad_preactivation(support.dense(grad, like=x), x, weight, bias)
+    grad = dwconv_gelu_grad_preactivation(grad, x, weight, bias)
     return backward_of_convolution(ctx, grad, x, weight)
 
 
-@support.custom_op('dwconv_gelu', lambda x, weight, bias: torch.empty_like(x), _backward, _save)
+@support.custom_op('dwconv_gelu', lambda x, weight, bias: support.empty_like(x), _backward, _save)
 def _dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     return run_depthwise(x, weight, bias, epilogue='gelu')
 
 
-@support.custom_op('dwconv_gelu_grad_preactivation', lambda grad, x, weight, bias: torch.empty_like(x))
+@support.custom_op('dwconv_gelu_grad_preactivation', lambda grad, x, weight, bias: support.empty_like(x))
 def dwconv_gelu_grad_preactivation(grad: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """Compute the gradient of GELU's input, which is computed again from x."""
     return run_depthwise(x, weight, bias, epilogue='gelu_grad', grad=grad)

@@ -40,7 +40,8 @@ def add_global_context(
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives with respect to all
         tensors, ``means`` among them.
     """
-    return _add_global_context(support.dense(x), means, context, num_heads, rescale_weight, rescale_bias, eps)[0]
+    out, _, _ = _add_global_context(support.dense(x), means, context, num_heads, rescale_weight, rescale_bias, eps)
+    return support.as_laid_out(out, x)
 
 
 def tile(channels: int, num_heads: int) -> Dict[str, int]:
@@ -55,21 +56,12 @@ def tile(channels: int, num_heads: int) -> Dict[str, int]:
     )
 
 
-def _split(x: Tensor, positions: int) -> Tuple[int, int]:
-    """Return the splits of an image's positions for about four programs a processor, and the positions in one."""
-    batch, num_positions = len(x), x.shape[2] * x.shape[3]
-    splits = min(MAX_SPLITS, max(1, 4 * support.num_processors(x.device) // batch))
-    per_split = -(-num_positions // splits)
-    per_split = -(-per_split // positions) * positions
-    return -(-num_positions // per_split), per_split
-
-
 def _fake_forward(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     batch, _, height, width = x.shape
     return (
-        torch.empty_like(x),
+        support.empty_like(x),
         x.new_empty((batch, height * width, num_heads), dtype=torch.float32),
         x.new_empty((batch, 2), dtype=torch.float32),
     )
@@ -86,7 +78,7 @@ def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, ...]) -> None
 def _backward(ctx: Any, grad: Tensor, *_: None) -> Tuple[Optional[Tensor], ...]:
     x, means, context, rescale_weight, rescale_bias, similarity, stats = ctx.saved_tensors
     grads = add_global_context_grad(
-        support.dense(grad, like=x),
+        support.dense(grad),
         x,
         means,
         context,
@@ -116,38 +108,43 @@ def run_forward(
     x = support.dense(x)
     batch, channels, height, width = x.shape
     num_positions = height * width
-    out = torch.empty_like(x)
+    out = support.empty_like(x)
     similarity = x.new_empty((batch, num_positions, num_heads), dtype=torch.float32)
     stats = x.new_empty((batch, 2), dtype=torch.float32)
     if x.numel() == 0:
         return out, similarity, stats
     from .global_context_kernels import apply_kernel, similarity_kernel
 
-    channels_last = support.memory_format(x) == torch.channels_last
     sizes = tile(channels, num_heads)
-    splits, per_split = _split(x, sizes['POSITIONS'])
+    splits, per_split = support.split(x, sizes['POSITIONS'], MAX_SPLITS)
     partial = x.new_empty((batch, splits, 2), dtype=torch.float32)
     means, context, rescale_weight, rescale_bias = (
         value.contiguous() for value in (means, context, rescale_weight, rescale_bias)
     )
     with support.on_device(x):
-        similarity_kernel[(batch * splits,)](
-            x, means, similarity, partial, num_positions, splits, per_split, CHANNELS_LAST=channels_last, **sizes
+        support.launch(
+            similarity_kernel,
+            (batch * splits,),
+            (x, means, similarity, partial, num_positions, splits, per_split),
+            **sizes,
         )
-        apply_kernel[(batch * -(-num_positions // sizes['POSITIONS']),)](
-            x,
-            means,
-            context,
-            similarity,
-            partial,
-            rescale_weight,
-            rescale_bias,
-            out,
-            stats,
-            num_positions,
-            splits,
-            eps,
-            CHANNELS_LAST=channels_last,
+        support.launch(
+            apply_kernel,
+            (batch * -(-num_positions // sizes['POSITIONS']),),
+            (
+                x,
+                means,
+                context,
+                similarity,
+                partial,
+                rescale_weight,
+                rescale_bias,
+                out,
+                stats,
+                num_positions,
+                splits,
+                eps,
+            ),
             BLOCK_SPLITS=MAX_SPLITS,
             **sizes,
         )
@@ -170,7 +167,7 @@ def _fake_grad(
     eps: float,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     vector, head = (x.new_empty(shape, dtype=torch.float32) for shape in (x.shape[:2], (num_heads,)))
-    return torch.empty_like(x), vector, torch.empty_like(vector), head, torch.empty_like(head)
+    return support.empty_like(x), vector, torch.empty_like(vector), head, torch.empty_like(head)
 
 
 def run_backward(
@@ -192,58 +189,63 @@ def run_backward(
     x = support.dense(x)
     batch, channels, height, width = x.shape
     num_positions = height * width
-    grad_x = torch.empty_like(x)
+    grad_x = support.empty_like(x)
     if x.numel() == 0:
         vector, head = (x.new_zeros(shape, dtype=torch.float32) for shape in ((batch, channels), (num_heads,)))
         return grad_x, vector, vector.clone(), head, head.clone()
     from .global_context_kernels import grad_map_kernel, grad_similarity_kernel
 
-    grad = support.dense(grad, like=x)
+    grad = support.dense(grad)
     means, context, rescale_weight, rescale_bias = (
         value.contiguous() for value in (means, context, rescale_weight, rescale_bias)
     )
-    channels_last = support.memory_format(x) == torch.channels_last
     sizes = tile(channels, num_heads)
-    splits, per_split = _split(x, sizes['POSITIONS'])
+    splits, per_split = support.split(x, sizes['POSITIONS'], MAX_SPLITS)
     grad_similarity = torch.empty_like(similarity)
     head_sums = x.new_empty((batch, splits, 2, num_heads), dtype=torch.float32)
     grad_context = x.new_empty((batch, splits, channels), dtype=torch.float32)
     grad_means = torch.empty_like(grad_context)
     with support.on_device(x):
-        grad_similarity_kernel[(batch * splits,)](
-            grad,
-            context,
-            similarity,
-            stats,
-            rescale_weight,
-            rescale_bias,
-            grad_similarity,
-            head_sums,
-            grad_context,
-            num_positions,
-            splits,
-            per_split,
-            eps,
-            CHANNELS_LAST=channels_last,
+        support.launch(
+            grad_similarity_kernel,
+            (batch * splits,),
+            (
+                grad,
+                context,
+                similarity,
+                stats,
+                rescale_weight,
+                rescale_bias,
+                grad_similarity,
+                head_sums,
+                grad_context,
+                num_positions,
+                splits,
+                per_split,
+                eps,
+            ),
             **sizes,
         )
         head_sums = head_sums.sum(1)
-        grad_map_kernel[(batch * splits,)](
-            grad,
-            x,
-            means,
-            similarity,
-            grad_similarity,
-            stats,
-            head_sums,
-            rescale_weight,
-            grad_x,
-            grad_means,
-            num_positions,
-            splits,
-            per_split,
-            eps,
-            CHANNELS_LAST=channels_last,
+        support.launch(
+            grad_map_kernel,
+            (batch * splits,),
+            (
+                grad,
+                x,
+                means,
+                similarity,
+                grad_similarity,
+                stats,
+                head_sums,
+                rescale_weight,
+                grad_x,
+                grad_means,
+                num_positions,
+                splits,
+                per_split,
+                eps,
+            ),
             **sizes,
         )
     grad_bias, grad_weight = head_sums.sum(0)

@@ -16,7 +16,6 @@ def _tile(
     end,
     image,
     num_positions,
-    CHANNELS_LAST: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -34,10 +33,7 @@ def _tile(
     start = image.to(tl.int64) * num_positions
     rows = (start + position)[:, None] * NUM_HEADS + head[None, :]
     start = start * (NUM_HEADS * HEAD_DIM)
-    if CHANNELS_LAST:
-        offsets = start + position[:, None, None] * (NUM_HEADS * HEAD_DIM) + channel[None, :, :]
-    else:
-        offsets = start + position[:, None, None] + channel[None, :, :] * num_positions
+    offsets = start + position[:, None, None] * (NUM_HEADS * HEAD_DIM) + channel[None, :, :]
     return offsets, mask, rows, row_mask
 
 
@@ -85,7 +81,6 @@ def similarity_kernel(
     num_positions,
     num_splits,
     per_split,
-    CHANNELS_LAST: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -106,7 +101,7 @@ def similarity_kernel(
     squares = tl.zeros((POSITIONS, BLOCK_HEADS), tl.float32)
     for first in range(split * per_split, end, POSITIONS):
         offsets, mask, rows, row_mask = _tile(
-            first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
+            first, end, image, num_positions, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
         )
         x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         similarity = tl.sum(x * mean[None, :, :], 2) * scale
@@ -133,7 +128,6 @@ def apply_kernel(
     num_positions,
     num_splits,
     eps,
-    CHANNELS_LAST: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -165,7 +159,6 @@ def apply_kernel(
         num_positions,
         image,
         num_positions,
-        CHANNELS_LAST,
         NUM_HEADS,
         HEAD_DIM,
         POSITIONS,
@@ -197,7 +190,6 @@ def grad_similarity_kernel(
     num_splits,
     per_split,
     eps,
-    CHANNELS_LAST: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -221,7 +213,7 @@ def grad_similarity_kernel(
     grad_context = tl.zeros((POSITIONS, BLOCK_HEADS, BLOCK_DIM), tl.float32)
     for first in range(split * per_split, end, POSITIONS):
         offsets, mask, rows, row_mask = _tile(
-            first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
+            first, end, image, num_positions, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
         )
         grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         normalised = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.0) - center) * factor
@@ -255,7 +247,6 @@ def grad_map_kernel(
     num_splits,
     per_split,
     eps,
-    CHANNELS_LAST: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -285,7 +276,7 @@ def grad_map_kernel(
     grad_means = tl.zeros((POSITIONS, BLOCK_HEADS, BLOCK_DIM), tl.float32)
     for first in range(split * per_split, end, POSITIONS):
         offsets, mask, rows, row_mask = _tile(
-            first, end, image, num_positions, CHANNELS_LAST, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
+            first, end, image, num_positions, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
         )
         grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)

@@ -18,9 +18,10 @@ def test_every_variant_has_every_way(load):
         assert known[f'{name}_reference_channels_last_compiled'] == (
             name,
             known[f'{name}_reference_channels_last'][1],
-            True,
+            'compiled',
         )
-    assert known['convnext_tiny_compiled'][2]
+        assert known[f'{name}_graphs'][1].graphs
+    assert known['convnext_tiny_replayed'][2] == 'replayed' and not known['convnext_tiny'][2]
 
 
 @pytest.mark.parametrize('name', {variant.network: name for name, variant in reversed(VARIANTS.items())}.values())

@@ -30,6 +30,21 @@ def test_values_and_gradients(shape, kernel_size, layout):
 
 
 @launches_kernels
+def test_the_large_kernel_in_half_precision():
+    """The rows of the kernel that the map does not reach are skipped, its columns masked: 11x11 on 3x17."""
+    check(depthwise_conv2d, reference, convolution_inputs((1, 3, 3, 17), 11, dtype=torch.bfloat16))
+
+
+@launches_kernels
+def test_programs_for_small_grids(monkeypatch):
+    """Where a few programs would leave most processors idle, each takes one place."""
+    monkeypatch.setattr(depthwise_conv.support, 'num_processors', lambda device: 100)
+    assert depthwise_conv.tile(3, 4, 2, 3, 5, 100)['POSITIONS'] == 1
+    x, weight, bias = (value.detach() for value in convolution_inputs((2, 4, 3, 5), 3))
+    assert_close('output', depthwise_conv2d(x, weight, bias), reference(x, weight, bias).double(), x.dtype)
+
+
+@launches_kernels
 def test_without_bias():
     x, weight, _ = convolution_inputs((1, 4, 3, 5), 3)
     check(
@@ -85,6 +100,14 @@ def test_operator_is_well_registered():
 
 def test_taps_are_the_weight_channels_last():
     weight = torch.randn(5, 1, 3, 3)
-    taps = depthwise_conv.taps_of(weight.half())
+    taps = depthwise_conv.taps_of(weight.half(), torch.float32)
     assert taps.dtype == torch.float32 and taps.shape == (9, 5)
     assert torch.equal(taps, weight.half().float().flatten(1).t())
+
+
+def test_a_packed_weight_is_the_same_and_not_copied():
+    weight = torch.randn(5, 1, 3, 3)
+    packed = depthwise_conv.pack_taps(weight)
+    assert packed.shape == weight.shape and torch.equal(packed, weight)
+    assert depthwise_conv.taps_of(packed, weight.dtype).data_ptr() == packed.data_ptr()
+    assert depthwise_conv.taps_of(weight, weight.dtype).data_ptr() != weight.data_ptr()

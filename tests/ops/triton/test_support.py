@@ -9,8 +9,10 @@ import pytest
 import torch
 from kernels import DEVICE, EPS, HEADS, LAST, convolution_inputs, launches_kernels, random
 from torch import library
+from torch.utils.flop_counter import FlopCounterMode
 
 from fcvit_mm.ops import channel_means
+from fcvit_mm.ops.conditions import tell_flop_counter
 from fcvit_mm.ops.triton import add_global_context, applies, available, depthwise_conv2d, dwconv_gelu, support
 
 in_interpreter = pytest.mark.skipif(support.INTERPRETED, reason='not about kernels: asked outside the interpreter')
@@ -32,7 +34,7 @@ def test_takes_no_map_on_a_cpu_nor_in_double_precision():
 
 @in_interpreter
 def test_a_torch_without_custom_operators_has_no_kernels(monkeypatch):
-    monkeypatch.delattr(library, 'custom_op', raising=False)
+    monkeypatch.delattr(library, 'infer_schema', raising=False)
     available.cache_clear()
     try:
         assert not available()
@@ -45,7 +47,7 @@ def test_a_torch_without_custom_operators_has_no_kernels(monkeypatch):
 @in_interpreter
 @pytest.mark.parametrize('version, enough', [('3.2.1', False), ('3.3.0', True), ('4.0', True), ('odd', False)])
 def test_needs_a_version_of_triton(monkeypatch, version, enough):
-    monkeypatch.setattr(library, 'custom_op', None, raising=False)
+    monkeypatch.setattr(library, 'infer_schema', None, raising=False)
     monkeypatch.setattr(support.metadata, 'version', lambda name: version)
     monkeypatch.setattr(torch.version, 'hip', None)
     available.cache_clear()
@@ -59,9 +61,12 @@ def test_needs_a_version_of_triton(monkeypatch, version, enough):
 def test_layouts():
     x = torch.ones(2, 3, 4, 5)
     last = x.contiguous(memory_format=torch.channels_last)
-    assert support.memory_format(x) == support.memory_format(x[:, :, ::2]) == torch.contiguous_format
-    assert support.memory_format(last) == torch.channels_last
-    assert support.dense(x, like=last).stride() == last.stride() == support.dense(last).stride()
+    for given in (x, x[:, :, ::2], last):
+        assert support.dense(given).is_contiguous(memory_format=LAST)
+        assert support.empty_like(given).is_contiguous(memory_format=LAST)
+        assert support.empty_like(given, torch.bfloat16).dtype == torch.bfloat16
+    assert support.as_laid_out(last, x).is_contiguous()
+    assert support.as_laid_out(last, last) is last
     assert [support.next_power_of_2(n) for n in (1, 2, 3, 64, 65)] == [1, 2, 4, 64, 128]
 
 
@@ -100,6 +105,41 @@ def test_export_records_the_operators():
     assert {f'fcvit_mm.{name}.default' for name in ('depthwise_conv2d', 'dwconv_gelu', 'add_global_context')} <= names
     x = random(3, 4, 2, 3).detach()
     torch.testing.assert_close(program.module()(x), module(x))
+
+
+@launches_kernels
+def test_calls_that_nobody_observes_go_past_the_dispatcher():
+    """Autograd, modes and subclasses see the operator; what they would not see is launched directly."""
+    tell_flop_counter()
+    x, weight, bias = (value.detach() for value in convolution_inputs((1, 4, 2, 3), 3))
+    with FlopCounterMode(display=False) as counted:
+        expected = depthwise_conv2d(x, weight, bias)
+    assert counted.get_total_flops() == 2 * x.numel() * 9
+    with torch.profiler.profile() as recorded:
+        torch.testing.assert_close(depthwise_conv2d(x, weight, bias), expected, rtol=0, atol=0)
+    assert not any('fcvit_mm::' in event.key for event in recorded.key_averages())
+    with torch.profiler.profile() as recorded:
+        assert depthwise_conv2d(x, weight.requires_grad_(), bias).requires_grad
+    assert any('fcvit_mm::depthwise_conv2d' in event.key for event in recorded.key_averages())
+
+
+@launches_kernels
+def test_second_derivatives_are_refused_by_name():
+    x, weight, bias = convolution_inputs((1, 4, 2, 3), 3)
+    (grad,) = torch.autograd.grad(depthwise_conv2d(x, weight, bias).sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r'depthwise_conv2d_grad_input has no derivative.*use_ops'):
+        grad.sum().backward()
+
+
+@launches_kernels
+def test_kernels_that_are_wrong_are_turned_off(monkeypatch):
+    import fcvit_mm.ops.triton as kernels
+
+    right = kernels.depthwise_conv2d
+    monkeypatch.setattr(support, '_usable', {})
+    monkeypatch.setattr(kernels, 'depthwise_conv2d', lambda *args: right(*args) * 1.1)
+    with pytest.warns(RuntimeWarning, match='11x11 convolution in bfloat16 is off'):
+        assert not applies(random(1, 4, 2, 3))
 
 
 @launches_kernels

@@ -1,0 +1,101 @@
+"""CUDA graphs: a forward pass recorded once and replayed, without the time that Python takes for each kernel."""
+
+import threading
+from collections import OrderedDict
+from typing import Any, Callable, Dict, NamedTuple, Tuple
+
+import torch
+from torch import Tensor
+
+from ..ops.dispatch import current_mode
+from ..ops.tracing import is_traced, is_transformed
+
+Forward = Callable[[Tensor], Tuple[Tensor, ...]]
+
+
+class Recorded(NamedTuple):
+    """A graph, the tensor that it reads and those that it writes."""
+
+    graph: Any
+    source: Tensor
+    outputs: Tuple[Tensor, ...]
+
+
+class CudaGraphs:
+    """Graphs of a function of a batch of images, one for each kind of batch.
+
+    A kind is a shape, dtype, memory layout and device, with the autocast dtype and the mode of the operations. The
+    first batch of a kind is computed as ever, the second is recorded, further ones replay what was recorded: single
+    sizes among many cost nothing. Weights are read where they lie, so what is loaded into them later counts; a model
+    that is moved or converted is recorded anew. (Single weights that are replaced by others do not count.)
+
+    Args:
+        limit (int): Graphs kept at once; the one that was not used for the longest time makes room. Each holds the
+            memory of the outputs and of one batch, all together that of one forward pass.
+    """
+
+    def __init__(self, limit: int = 16) -> None:
+        self.limit = limit
+        self._recorded: 'OrderedDict[Any, Recorded]' = OrderedDict()
+        self._seen: 'OrderedDict[Any, None]' = OrderedDict()
+        self._pool: Any = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """Return what a copy, or a file, keeps: no graphs, which hold addresses of this process."""
+        return dict(limit=self.limit)
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def apply_to(self, x: Any) -> bool:
+        """Return whether a batch may be replayed: on a GPU, no gradients, and nothing that records or observes."""
+        return (
+            type(x) is Tensor
+            and x.is_cuda
+            and not torch.is_grad_enabled()
+            and not is_traced()
+            and not is_transformed()
+            and torch._C._len_torch_dispatch_stack() == 0
+            and not torch.cuda.is_current_stream_capturing()
+        )
+
+    def __call__(self, function: Forward, x: Tensor, weight: Tensor) -> Tuple[Tensor, ...]:
+        """Return ``function(x)``, with outputs of their own memory.
+
+        Args:
+            function (Callable): Of the images.
+            x (Tensor): The images.
+            weight (Tensor): One that it reads, which tells whether the model was moved.
+        """
+        autocast = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
+        key = (x.shape, x.stride(), x.dtype, x.device, autocast, current_mode(), weight.data_ptr())
+        with self._lock:
+            recorded = self._recorded.get(key)
+            if recorded is None:
+                if key not in self._seen:
+                    self._seen[key] = None
+                    while len(self._seen) > 16 * self.limit:
+                        self._seen.popitem(last=False)
+                    return function(x)
+                recorded = self._recorded[key] = self._record(function, x)
+                while len(self._recorded) > self.limit:
+                    self._recorded.popitem(last=False)
+            self._recorded.move_to_end(key)
+            recorded.source.copy_(x)
+            recorded.graph.replay()
+            return tuple(output.clone() for output in recorded.outputs)
+
+    def _record(self, function: Forward, x: Tensor) -> Recorded:
+        with torch.cuda.device(x.device):
+            source, stream = x.clone(), torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # what is set up at a first call cannot be recorded
+                function(source)
+            torch.cuda.current_stream().wait_stream(stream)
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                outputs = function(source)
+        return Recorded(graph, source, outputs)

@@ -1,0 +1,53 @@
+"""Normalisation of an image by the mean and variance over all its channels and positions."""
+
+from typing import Any, Optional, Tuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import triton
+from .checks import check_arguments
+from .conditions import is_channels_last
+from .dispatch import Implementation, operation
+
+
+def _check(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> None:
+    vector = (x.shape[1],) if isinstance(x, Tensor) and x.ndim == 4 else ()
+    check_arguments('group_norm', x, any_dtype=True, weight=(weight, vector), bias=(bias, vector))
+    if (weight is None) != (bias is None):
+        given, missing = ('bias', 'weight') if weight is None else ('weight', 'bias')
+        raise ValueError(f'group_norm: {given} without {missing}, expected both or neither')
+
+
+def _example(x: Tensor) -> Tuple[Any, ...]:
+    channels = x.shape[1]
+    return x, x.new_empty(channels).normal_(1), x.new_empty(channels).normal_(), 1e-5
+
+
+@operation(_check, _example)
+def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> Tensor:
+    """GroupNorm with one group.
+
+    Source: Wu and He, "Group Normalization", arXiv 1803.08494.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``.
+        weight, bias (Tensor, optional): ``(C,)``; both or neither.
+        eps (float): Added to the variance.
+
+    Returns:
+        Tensor: ``(B, C, H, W)``.
+    """
+    return F.group_norm(x, 1, weight, bias, eps)
+
+
+group_norm.implementations = (
+    Implementation(
+        'triton',
+        triton.group_norm,
+        when=lambda x, *_: triton.applies(x) and is_channels_last(x),
+        condition=f'{triton.APPLIES}; channels_last',
+        why="3 passes over the map; PyTorch's copies it to NCHW and back, and sums an image in one program",
+        traceable=True,
+    ),
+)

@@ -1,0 +1,22 @@
+"""The norm over whole images; what all operations are asked is in test_implementations.py."""
+
+import pytest
+import torch
+
+from fcvit_mm.ops import group_norm
+
+X = torch.ones(2, 16, 4, 4)
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        ((torch.ones(8), torch.ones(16), 1e-5), r'group_norm: weight has the shape \(8,\).*takes \(16,\)'),
+        ((torch.ones(16), torch.ones(1, 16), 1e-5), r'bias has the shape \(1, 16\)'),
+        ((torch.ones(16), None, 1e-5), 'weight without bias, expected both or neither'),
+        ((None, torch.ones(16), 1e-5), 'bias without weight'),
+    ],
+)
+def test_refuses_what_does_not_fit(args, message):
+    with pytest.raises(ValueError, match=message):
+        group_norm(X, *args)
