@@ -51,7 +51,9 @@ test-light: setup-light
 		tests/models tests/ops tests/checkpoints tests/test_timm.py tests/test_stranger.py tests/test_errors.py \
 		tests/test_files.py
 
+# Commands and what they fork are counted, too. What is left of an earlier run would be counted with it.
 coverage: setup
+	rm -f .coverage .coverage.*
 	$(PYTEST) --cov --cov-report=
 	$(PYTHON_IN_VENV) -m coverage report
 

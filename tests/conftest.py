@@ -13,18 +13,19 @@ from mmengine.utils import ManagerMixin
 
 # Modules that take longest. Two processes share the modules out: begun last, one of these would keep one of them alone.
 LONG = (
+    'test_interpreter.py',
     'test_configs.py',
+    'test_timm.py',
+    'test_family.py',
+    'test_train.py',
     'test_demo.py',
     'test_exporter.py',
-    'test_dist.py',
-    'test_train.py',
-    'test_interpreter.py',
-    'test_family.py',
-    'test_timm.py',
     'test_sizes.py',
     'test_formats.py',
     'test_visualize.py',
     'test_report.py',
+    'test_stranger.py',
+    'test_dist.py',
 )
 
 
