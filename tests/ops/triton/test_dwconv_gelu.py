@@ -29,7 +29,7 @@ def test_weights_in_float32_beside_a_map_in_bfloat16():
 
 
 def test_the_tails_of_gelu():
-    x = torch.linspace(-9, 9, 31, device=DEVICE).view(1, 1, 1, -1).requires_grad_()
+    x = torch.linspace(-9, 9, 19, device=DEVICE).view(1, 1, 1, -1).requires_grad_()
     identity = F.pad(torch.ones(1, 1, 1, 1, device=DEVICE), (1, 1, 1, 1))
     check(lambda x: dwconv_gelu(x, identity, None), F.gelu, (x,))
 
