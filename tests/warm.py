@@ -17,6 +17,8 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 FORWARDED = ('SIGHUP', 'SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2')
 LEASE = b'lease'
+#: Seconds after which a server that nobody holds ends: who began it was killed.
+UNUSED = 120
 #: What follows the name in that of the server that has imported little.
 FEW = '-few'
 
@@ -79,7 +81,10 @@ class Server:
         """Return what the process that was forked has to run; None where all have gone."""
         had_leases = False
         while self.leases or not had_leases:
-            for key, _ in self.selector.select():
+            ready = self.selector.select(None if had_leases else UNUSED)
+            if not ready:
+                return None
+            for key, _ in ready:
                 request = key.data(key.fileobj)
                 if request is not None:
                     return request
@@ -90,9 +95,9 @@ class Server:
         self.selector.register(connection, 1, action)
 
     def accept(self, listener):
-        connection, _ = listener.accept()
         import struct
 
+        connection, _ = listener.accept()
         _, user, _ = struct.unpack('3i', connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if user != os.getuid():
             connection.close()
@@ -101,13 +106,12 @@ class Server:
         if first == LEASE:
             self.leases.add(connection)
             self.watch(connection, self.end_lease)
-            connection.sendall(b'granted')
             return None
         length, text = int.from_bytes(first, 'big'), b''
-        while len(text) < length:
-            text += connection.recv(length - len(text))
-        child = os.fork()
-        if not child:
+        while len(text) < length and (part := connection.recv(length - len(text))):
+            text += part
+        child = os.fork() if text and len(text) == length else None  # else who asked is gone
+        if child == 0:
             self.leave()
             for number, file in enumerate(files):
                 os.dup2(file, number)
@@ -117,6 +121,9 @@ class Server:
             return json.loads(text)
         for file in files:
             os.close(file)
+        if child is None:
+            connection.close()
+            return None
         self.children[child] = connection
         self.watch(connection, lambda connection: self.signal(child, connection))
         return None

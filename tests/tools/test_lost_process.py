@@ -1,11 +1,12 @@
 """Two processes, of which one is killed, and then one is told to end."""
 
 import signal
+import subprocess
 import time
 
 import pytest
 import torch
-from harness import run_ranks, run_tool, write_config
+from harness import run_ranks, run_tool, warm_python, write_config
 
 END = """
 import os, signal
@@ -41,6 +42,7 @@ def test_a_lost_process_and_a_warning(shapes, tmp_path, monkeypatch):
     config = write_config('classification', tmp_path, shapes('classification'), MORE)
     work_dir = tmp_path / 'w'
 
+    subprocess.run([warm_python(), '-c', ''], check=True)  # the imports are no part of the time
     # Epochs of 4 iterations: one is complete.
     start = time.monotonic()
     first, second = run_ranks(2, 'train.py', config, '--work-dir', work_dir, check=False, env={'END': '1 6 SIGKILL'})
