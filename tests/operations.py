@@ -114,7 +114,9 @@ def assert_agrees(op: Operation, row: Implementation, size: Sequence[int]) -> in
     grads = (True,) if INTERPRETED else (True, False)
     for dtype, tolerance in TOLERANCES.items():
         expected = None
-        layouts = ['channels_last'] if INTERPRETED and dtype != torch.float32 else LAYOUTS
+        if INTERPRETED and dtype == torch.float16:
+            continue  # bfloat16 is rounded in the same places
+        layouts = ['channels_last'] if INTERPRETED else LAYOUTS
         for device, layout, grad in ((d, at, g) for d in DEVICES for at in layouts for g in grads):
             args = cast(exact, dtype, layout, device)
             with torch.set_grad_enabled(grad):

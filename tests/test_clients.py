@@ -11,10 +11,7 @@ from harness import ROOT, write_config
 
 PAGE = (ROOT / 'docs' / 'clients.md').read_text()
 #: Title -> its example.
-EXAMPLES = {
-    title: re.search(r'```python\n(.*?)```', body, re.DOTALL)[1]
-    for title, body in re.findall(r'^## (.*?)\n(.*?)(?=^## |\Z)', PAGE, re.DOTALL | re.MULTILINE)
-}
+EXAMPLES = dict(re.findall(r'^## (\S+)\n(?:(?!^## ).)*?```python\n(.*?)```', PAGE, re.DOTALL | re.MULTILINE))
 PACKAGES = {'FSDP2': 'torch'}
 
 

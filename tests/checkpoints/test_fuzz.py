@@ -25,7 +25,7 @@ from fcvit_mm.checkpoints import (  # noqa: E402
 )
 from fcvit_mm.models.published_names import PublishedNames  # noqa: E402
 
-CASES = int(os.environ.get('FUZZ_CASES', 40))
+CASES = int(os.environ.get('FUZZ_CASES', 24))
 fuzz = settings(
     max_examples=CASES,
     deadline=None,
