@@ -14,7 +14,7 @@ from kernels import (
 from torch import library
 
 from fcvit_mm import ops
-from fcvit_mm.ops.triton import depthwise_conv, depthwise_conv2d
+from fcvit_mm.ops.triton import depthwise_conv, depthwise_conv2d, support
 
 reference = ops.depthwise_conv2d.reference
 
@@ -111,3 +111,20 @@ def test_a_packed_weight_is_the_same_and_not_copied():
     assert packed.shape == weight.shape and torch.equal(packed, weight)
     assert depthwise_conv.taps_of(packed, weight.dtype).data_ptr() == packed.data_ptr()
     assert depthwise_conv.taps_of(weight, weight.dtype).data_ptr() != weight.data_ptr()
+
+
+@pytest.mark.skipif(support.INTERPRETED, reason='about GPUs: asked outside the interpreter')
+@pytest.mark.parametrize(
+    'kernel_size, shape, expected',
+    [
+        (3, (128, 512, 56, 56), dict(ROWS=2, COLS=4, POSITIONS=8, BLOCK_C=64, num_warps=4)),
+        (11, (128, 64, 56, 56), dict(ROWS=1, COLS=14, POSITIONS=8, BLOCK_C=64, num_warps=4)),
+        (11, (128, 512, 7, 7), dict(ROWS=2, COLS=7, POSITIONS=8, BLOCK_C=64, num_warps=4)),
+        (11, (1, 320, 14, 14), dict(ROWS=1, COLS=14, POSITIONS=1, BLOCK_C=64, num_warps=1)),
+        (7, (2, 96, 25, 19), dict(ROWS=2, COLS=7, POSITIONS=1, BLOCK_C=64, num_warps=1)),
+    ],
+)
+def test_tiles_fit_the_map(kernel_size, shape, expected):
+    """Columns that divide the width, and a program for each processor."""
+    batch, channels, height, width = shape
+    assert depthwise_conv.tile(kernel_size, channels, batch, height, width, 132) == expected
