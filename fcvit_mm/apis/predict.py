@@ -207,7 +207,7 @@ def _without_annotations(steps: Any) -> Any:
     return kept
 
 
-class Predictor:
+class BatchPredictor:
     """A trained model that predicts images by its library's own test step.
 
     Args:
@@ -371,7 +371,7 @@ def _require(package: str, option: str) -> None:
         raise MissingPackageError(f"{option} needs {package}: pip install 'fcvit_mm[predict]'") from error
 
 
-def build_drawing(predictor: Predictor) -> Callable[[np.ndarray, Any], np.ndarray]:
+def build_drawing(predictor: BatchPredictor) -> Callable[[np.ndarray, Any], np.ndarray]:
     """Build a function that draws a prediction: ``draw(pixels, sample)``, RGB, ``(H, W, 3)`` uint8."""
     meta, scope = predictor.meta, predictor.scope
     visualizer: Any
@@ -438,7 +438,7 @@ def predict(
 
 def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, options: Options) -> Summary:
     first = not dist.is_initialized() or dist.get_rank() == 0
-    predictor = Predictor(cfg, checkpoint, options)
+    predictor = BatchPredictor(cfg, checkpoint, options)
 
     def plan() -> Tuple[Work, Coco, List[int]]:
         _check_folder(inputs, out)
@@ -492,7 +492,7 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
 
 
 def _predict_parts(
-    predictor: Predictor,
+    predictor: BatchPredictor,
     work: Work,
     coco: Coco,
     parts: Parts,
@@ -581,7 +581,7 @@ def _check_folder(inputs: Sequence[str], out: str) -> None:
             )
 
 
-def _settings(predictor: Predictor, work: Work, options: Options) -> Dict[str, Any]:
+def _settings(predictor: BatchPredictor, work: Work, options: Options) -> Dict[str, Any]:
     """Return what results depend on."""
     images = hashlib.sha256()
     for path in work.paths:

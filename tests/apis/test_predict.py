@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcvit_mm.apis import predict as module
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.apis.predict import Options, Predictor, predict
+from fcvit_mm.apis.predict import Options, BatchPredictor, predict
 from fcvit_mm.apis.results import PredictionError
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import UserError
@@ -174,7 +174,7 @@ def truth(model_of, monkeypatch):
             samples.append(DetDataSample(pred_instances=instances))
         return samples
 
-    monkeypatch.setattr(Predictor, '_step', step)
+    monkeypatch.setattr(BatchPredictor, '_step', step)
     return path, coco
 
 
@@ -219,7 +219,7 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
     model = model_of('segmentation')
     run(model, tmp_path / 'once', features=True)
     seen = []
-    original = Predictor._step
+    original = BatchPredictor._step
 
     def step(self, data):
         if len(seen) == 3:
@@ -227,11 +227,11 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
         seen.append(data)
         return original(self, data)
 
-    monkeypatch.setattr(Predictor, '_step', step)
+    monkeypatch.setattr(BatchPredictor, '_step', step)
     with pytest.raises(KeyboardInterrupt):
         run(model, tmp_path / 'twice', features=True)
     assert not (tmp_path / 'twice' / 'labels.csv').exists()
-    monkeypatch.setattr(Predictor, '_step', lambda self, data: seen.append(data) or original(self, data))
+    monkeypatch.setattr(BatchPredictor, '_step', lambda self, data: seen.append(data) or original(self, data))
     done = run(model, tmp_path / 'twice', features=True)
     # The part that was not complete is done again.
     assert done.resumed == 2 and len(seen) == 3 + 3
@@ -297,7 +297,7 @@ def test_what_does_not_decode_is_reported(model_of, tmp_path, parts_of_two):
 def test_features_are_the_mean_of_the_last_output(model_of, tmp_path):
     model = model_of('classification')
     run(model, tmp_path, batch_size=3, features=True)
-    predictor = Predictor(load_config(model[0]), model[1], Options(device='cpu'))
+    predictor = BatchPredictor(load_config(model[0]), model[1], Options(device='cpu'))
     features = np.load(tmp_path / 'features.npy')
     for row, expected in zip(table(tmp_path / 'features.csv'), features):
         pixels = read_image(model[2] / row['image'])
@@ -350,7 +350,7 @@ def test_tiles_of_a_segmentor_are_put_together(model_of, tmp_path, monkeypatch):
         found = [each['inputs'][0, : shape[0], : shape[1]] // 64 for each, shape in zip(data, labels)]
         return [SegDataSample(pred_sem_seg=PixelData(data=each[None])) for each in found]
 
-    monkeypatch.setattr(Predictor, '_step', step)
+    monkeypatch.setattr(BatchPredictor, '_step', step)
     config = tmp_path / 'plain.py'
     config.write_text(
         f"_base_ = '{model[0]}'\ntest_dataloader = dict(dataset=dict(pipeline=["

@@ -213,7 +213,8 @@ def _smoke(device: str) -> None:
     weight, vector, rescale = leaf(16, 1, 3, 3), leaf(16), leaf(2)
     # Forward alone: each large kernel takes seconds to compile.
     large = [value.detach() for value in (x, leaf(16, 1, 11, 11), vector)]
-    expected = F.conv2d(*(value.float() for value in large), padding=5, groups=16)
+    image, kernel, bias = (value.float() for value in large)
+    expected = F.conv2d(image, kernel, bias, padding=5, groups=16)
     if not torch.allclose(depthwise_conv2d(*large).float(), expected, rtol=2e-2, atol=2e-2):
         raise RuntimeError('an 11x11 convolution in bfloat16 is off')
     y = group_norm(depthwise_conv2d(x, weight, vector), vector, vector, 1e-5)
