@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcvit_mm.apis import predict as module
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.apis.predict import Options, BatchPredictor, predict
+from fcvit_mm.apis.predict import BatchPredictor, Options, predict
 from fcvit_mm.apis.results import PredictionError
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import UserError
