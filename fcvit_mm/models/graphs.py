@@ -24,8 +24,8 @@ class Recorded(NamedTuple):
 class CudaGraphs:
     """Graphs of a function of a batch of images, one for each kind of batch.
 
-    A kind is a shape, dtype, memory layout and device, with the autocast dtype and the mode of the operations. The
-    first batch of a kind is computed as ever, the second is recorded, further ones replay what was recorded: single
+    A kind is a shape, dtype, memory layout and device, with the autocast dtype, the mode of the operations and
+    inference mode. The first batch of a kind is computed as ever, the second is recorded, further ones replay what was recorded: single
     sizes among many cost nothing. Weights are read where they lie, so what is loaded into them later counts; a model
     that is moved or converted is recorded anew. (Single weights that are replaced by others do not count.)
 
@@ -69,7 +69,9 @@ class CudaGraphs:
             weight (Tensor): One that it reads, which tells whether the model was moved.
         """
         autocast = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
-        key = (x.shape, x.stride(), x.dtype, x.device, autocast, current_mode(), weight.data_ptr())
+        # Tensors made in inference mode cannot be written outside of it.
+        mode = (autocast, current_mode(), torch.is_inference_mode_enabled())
+        key = (x.shape, x.stride(), x.dtype, x.device, mode, weight.data_ptr())
         with self._lock:
             recorded = self._recorded.get(key)
             if recorded is None:

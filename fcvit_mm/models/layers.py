@@ -366,15 +366,15 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        keep = self.keep(x)
+        keep = self.keep(x, x.dtype)
         return x if keep is None else x * keep.view(-1, *(1,) * (x.ndim - 1))
 
-    def keep(self, x: Tensor) -> Optional[Tensor]:
+    def keep(self, x: Tensor, dtype: torch.dtype) -> Optional[Tensor]:
         """Return the factors ``(B,)`` of a batch's branches: 0, or 1 / P(surviving); None for all 1."""
         if not self.training or self.rate == 0:
             return None
         probability = 1 - self.rate
-        return x.new_empty(x.shape[0]).bernoulli_(probability).div_(probability)
+        return x.new_empty(x.shape[0], dtype=dtype).bernoulli_(probability).div_(probability)
 
     def extra_repr(self) -> str:
         return f'rate={self.rate:.3g}'
@@ -390,7 +390,9 @@ def residual(x: Tensor, branch: Tensor, scale: Optional[Tensor], drop_path: nn.M
         drop_path (nn.Module): :class:`DropPath`, or what somebody put in its place.
     """
     if type(drop_path) is DropPath and is_unmodified(drop_path) and not has_global_hooks():
-        return add_scaled(x, branch, scale, drop_path.keep(branch))
+        # Under autocast the branch may be of lower precision than its product with the scale, which the factor is for.
+        dtype = branch.dtype if scale is None else torch.promote_types(branch.dtype, scale.dtype)
+        return add_scaled(x, branch, scale, drop_path.keep(branch, dtype))
     return x + drop_path(branch if scale is None else branch * scale[:, None, None])
 
 

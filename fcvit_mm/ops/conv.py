@@ -83,11 +83,14 @@ def _product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *_: Any) 
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
-def _square(value: Any) -> int:
-    """Return what both sides have in common; 0 if they differ, or it is a word."""
-    if isinstance(value, int):
-        return value
-    return value[0] if not isinstance(value, str) and value[0] == value[1] else 0
+def _is_square(value: Any) -> bool:
+    """Return whether a setting is the same number for both sides."""
+    return isinstance(value, int) or (not isinstance(value, str) and value[0] == value[1])
+
+
+def _side(value: Any) -> int:
+    """Return the number of a square setting."""
+    return value if isinstance(value, int) else value[0]
 
 
 def _reads_blocks(
@@ -105,11 +108,11 @@ def _reads_blocks(
         and half
         and x.shape[1] <= 4
         and groups == 1
-        and _square(dilation) == 1
-        and 1 < _square(stride) < weight.shape[-1] == weight.shape[-2]
-        and not isinstance(padding, str)
-        and _square(padding) < weight.shape[-1]
-        and min(x.shape[2:]) + 2 * _square(padding) >= weight.shape[-1]
+        and all(map(_is_square, (stride, padding, dilation)))
+        and _side(dilation) == 1
+        and 1 < _side(stride) < weight.shape[-1] == weight.shape[-2]
+        and _side(padding) < weight.shape[-1]
+        and min(x.shape[2:]) + 2 * _side(padding) >= weight.shape[-1]
         and not records_any_size()
     )
 
@@ -119,11 +122,11 @@ def _of_blocks(
 ) -> Tensor:
     """Convolve blocks of ``stride x stride`` pixels, whose pixels are channels, by a kernel of few blocks."""
     (batch, channels, *sides), size = x.shape, int(weight.shape[-1])
-    step, before = _square(stride), -(-_square(padding) // _square(stride))
+    step, before = _side(stride), -(-_side(padding) // _side(stride))
     # Where the first window starts in its first block, and the blocks that a window meets.
-    start = before * step - _square(padding)
+    start = before * step - _side(padding)
     blocks = -(-(start + size) // step)
-    rows, columns = ((side + 2 * _square(padding) - size) // step + blocks for side in sides)
+    rows, columns = ((side + 2 * _side(padding) - size) // step + blocks for side in sides)
     margins = [(before * step, count * step - before * step - side) for count, side in zip((rows, columns), sides)]
     x = F.pad(x, (*margins[1], *margins[0])).view(batch, channels, rows, step, columns, step)
     x = x.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows, columns, -1).permute(0, 3, 1, 2)

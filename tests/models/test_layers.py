@@ -23,6 +23,7 @@ from fcvit_mm.models.layers import (
     init_weights_,
     may_bypass,
     pad_to_multiple,
+    residual,
     up_to_multiple,
 )
 
@@ -146,3 +147,23 @@ def test_initial_weights():
 
 def test_parameters_are_counted():
     assert layers.count_parameters(nn.BatchNorm2d(5).requires_grad_(False)) == 10
+
+
+def test_a_dropped_branch_is_scaled_in_the_precision_of_its_product():
+    """As under autocast, the branch in bfloat16, the layer scale in float32: 1 / 0.9 is not rounded to 1.11."""
+    drop_path = DropPath(0.1).train()
+    x, branch = torch.zeros(64, 2, 1, 1), torch.ones(64, 2, 1, 1, dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    out = residual(x, branch, torch.ones(2), drop_path)
+    torch.manual_seed(0)
+    expected = drop_path(branch * torch.ones(2)[:, None, None])
+    assert out.dtype == torch.float32 and torch.equal(out, expected)
+    assert set(out.unique().tolist()) == {0.0, torch.tensor(1.0).div(0.9).item()}
+
+
+def test_whoever_replaced_or_hooked_stochastic_depth_is_asked():
+    x, branch = torch.zeros(2, 2, 1, 1), torch.ones(2, 2, 1, 1)
+    hooked = DropPath(0.0)
+    hooked.register_forward_hook(lambda module, args, output: 3 * output)
+    assert torch.equal(residual(x, branch, torch.full((2,), 2.0), hooked), 6 * branch)
+    assert torch.equal(residual(x, branch, None, torch.nn.Identity()), branch)

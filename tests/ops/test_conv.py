@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fcvit_mm.ops import conv2d
 from fcvit_mm.ops.conv import _of_blocks, _product
@@ -56,3 +57,30 @@ def test_the_product_is_the_convolution_and_keeps_channels_last():
     out = _product(x, weight, bias)
     torch.testing.assert_close(out, F.conv2d(x, weight, bias))
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    'shape, kernel, settings, expected',
+    [
+        ((2, 3, 32, 32), (8, 3, 7, 7), (4, 3), 'blocks'),
+        ((2, 3, 32, 32), (8, 3, 7, 7), ((4, 4), (3, 3), 1, (1, 1)), 'blocks'),
+        ((2, 3, 32, 32), (8, 3, 7, 7), (4, (3, 2)), 'reference'),
+        ((2, 3, 32, 32), (8, 3, 7, 7), ((4, 2), 3), 'reference'),
+        ((2, 3, 32, 32), (8, 3, 7, 7), (4, 3, 1, 2), 'reference'),
+        ((2, 3, 32, 32), (8, 3, 7, 7), (4, 'valid'), 'reference'),
+        ((2, 3, 32, 32), (8, 3, 2, 2), (2, 0), 'reference'),
+        ((2, 3, 1, 32), (8, 3, 7, 7), (4, 2), 'reference'),
+        ((2, 16, 32, 32), (8, 16, 7, 7), (4, 3), 'reference'),
+        ((2, 16, 8, 8), (8, 16, 1, 1), (), 'product'),
+        ((2, 16, 8, 8), (8, 16, 1, 1), ((1, 1), (0, 0)), 'product'),
+        ((2, 16, 8, 8), (8, 16, 1, 1), (2,), 'reference'),
+        ((2, 16, 8, 8), (8, 16, 1, 1), (1, 1), 'reference'),
+        ((2, 16, 8, 8), (8, 4, 1, 1), (1, 0, 4), 'reference'),
+    ],
+)
+def test_what_runs_on_a_gpu(shape, kernel, settings, expected):
+    """Asked of tensors without values, which need no GPU."""
+    with FakeTensorMode():
+        x = torch.empty(shape, device='cuda', dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        weight = torch.empty(kernel, device='cuda', dtype=torch.bfloat16)
+        assert conv2d.choose(x, weight, None, *settings).name == expected

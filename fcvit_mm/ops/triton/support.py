@@ -36,7 +36,6 @@ APPLIES = (
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 
 _usable: Dict[str, bool] = {}
-_library = library.Library('fcvit_mm', 'FRAGMENT')
 _lock = threading.Lock()
 
 
@@ -48,7 +47,7 @@ def custom_op(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as ``fcvit_mm::name``, so that compilers and exporters record it as one node.
 
-    By the dispatcher's own interface: ``torch.library.custom_op`` checks each call, which costs more time than a small
+    By the dispatcher's own interface: PyTorch's ``custom_op`` checks each call, which costs more time than a small
     kernel takes. Under a torch that lacks it (before 2.5) the function stays unregistered; nobody calls it there.
 
     Args:
@@ -67,10 +66,8 @@ def custom_op(
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         if not hasattr(library, 'infer_schema'):
             return function
-        _library.define(f'{name}{library.infer_schema(function, mutates_args=())}')
-        _library.impl(name, function, 'CUDA')
-        if INTERPRETED:
-            _library.impl(name, function, 'CPU')
+        library.define(f'fcvit_mm::{name}', library.infer_schema(function, mutates_args=()))
+        library.impl(f'fcvit_mm::{name}', ('cuda', 'cpu') if INTERPRETED else 'cuda', function)
         library.register_fake(f'fcvit_mm::{name}', fake)
         library.register_autograd(f'fcvit_mm::{name}', backward or no_gradient, setup_context=setup_context)
         registered = getattr(torch.ops.fcvit_mm, name)
