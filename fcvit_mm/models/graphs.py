@@ -25,9 +25,10 @@ class CudaGraphs:
     """Graphs of a function of a batch of images, one for each kind of batch.
 
     A kind is a shape, dtype, memory layout and device, with the autocast dtype, the mode of the operations and
-    inference mode. The first batch of a kind is computed as ever, the second is recorded, further ones replay what was recorded: single
-    sizes among many cost nothing. Weights are read where they lie, so what is loaded into them later counts; a model
-    that is moved or converted is recorded anew. (Single weights that are replaced by others do not count.)
+    inference mode. The first batch of a kind is computed as ever, the second is recorded, further ones replay what was
+    recorded: single sizes among many cost nothing. Weights are read where they lie, so what is loaded into them later
+    counts; a model that is moved or converted is recorded anew. (Single weights that are replaced by others do not
+    count.)
 
     Args:
         limit (int): Graphs kept at once; the one that was not used for the longest time makes room. Each holds the
