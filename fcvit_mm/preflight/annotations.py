@@ -7,7 +7,7 @@ there is no time for all, and find the words for what they said.
 import copy
 import math
 from collections import Counter, defaultdict
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..errors import origin
 from .limits import TimeLimit, shorten, spread
@@ -161,13 +161,17 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
 
     Returns:
         str: ``''`` (nothing), ``'far'`` (points so far away, or no numbers, that drawing them would take forever),
-        ``'size'`` (run lengths for another size, or that do not fill theirs, which some libraries read all the same),
+        ``'size'`` (run lengths for another size, or that do not fill theirs or are cut off, which some libraries read
+        all the same),
         ``'beyond'`` (points beyond the image), or ``'unusual'``.
     """
     if isinstance(mask, dict):
         if list(mask.get('size') or ()) != [height, width]:
             return 'size'
-        return 'size' if pixels(mask) not in (None, height * width) else '' if mask.get('counts') else 'unusual'
+        filled = pixels(mask)
+        if filled is None:
+            return 'size' if isinstance(mask.get('counts'), (str, bytes)) else 'unusual'
+        return '' if filled == height * width else 'size'
     if not isinstance(mask, list) or not mask:
         return 'unusual'
     kind, side = '', max(width, height)
@@ -189,14 +193,50 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
 
 
 def pixels(mask: dict) -> Optional[float]:
-    """Return the sum of run lengths; ``None`` of those that are compressed, or none."""
+    """Return the sum of run lengths; ``None`` of those that are not numbers, or none.
+
+    pycocotools reads those that end too early, too, and gives for the rest what was in memory.
+    """
     counts = mask.get('counts')
+    if isinstance(counts, (str, bytes)):
+        counts = run_lengths(counts)
     if not isinstance(counts, list) or not counts:
         return None
     try:
         return sum(counts)
     except TypeError:
         return None
+
+
+def run_lengths(counts: Union[str, bytes]) -> Optional[List[int]]:
+    """Return the run lengths that COCO's compressed form holds; ``None`` where it holds none.
+
+    Characters from 48 on carry five bits each, the lowest first, and whether the number goes on; from the fourth on a
+    length is given as its difference to that two before.
+    """
+    try:
+        numbers = counts.encode('ascii') if isinstance(counts, str) else counts
+    except UnicodeEncodeError:
+        return None
+    lengths: List[int] = []
+    value = shift = 0
+    for number in numbers:
+        bits = number - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        if len(lengths) > 2:
+            value += lengths[-2]
+        if value < 0:
+            return None
+        lengths.append(value)
+        value = shift = 0
+    return None if shift else lengths
 
 
 def mask_words(mask: Any, width: int, height: int, said: str) -> str:
@@ -215,6 +255,8 @@ def mask_words(mask: Any, width: int, height: int, said: str) -> str:
         if size != [height, width]:
             return f'its size is {size}, that of its image {[height, width]} (height, width)'
         filled = pixels(mask)
+        if filled is None and isinstance(mask.get('counts'), (str, bytes)):
+            return 'its compressed run lengths are empty, cut off or not in the form of COCO'
         if filled not in (None, height * width):
             return f'its run lengths make {filled} pixels, its size {size} (height, width) {height * width}'
         return said

@@ -291,14 +291,17 @@ def list_problems(
     if is_coco(dataset, api):
         problems += category_problems(dataset, api)
         problems += coco_problems(dataset, everything, api)
-    problems = problems or emptiness_problems(dataset, len(everything), where)
+    problems = problems or emptiness_problems(dataset, len(everything), where, api)
     if not problems and 'gt_label' in dataset.data_list[0]:
         problems += label_problems(dataset, where, num_classes)
     return problems
 
 
-def emptiness_problems(dataset: Any, number: int, where: str) -> List[str]:
-    """Check that something is left of a data set: samples, objects, and of every class some."""
+def emptiness_problems(dataset: Any, number: int, where: str, api: Any) -> List[str]:
+    """Check that something is left of a data set: samples, objects, and of every class some.
+
+    A file without any annotation is one to test on, as COCO's test-dev is.
+    """
     left = len(dataset)
     reasons = f' (filter_cfg={dataset.filter_cfg})' if getattr(dataset, 'filter_cfg', None) else ''
     if left == 0:
@@ -309,7 +312,8 @@ def emptiness_problems(dataset: Any, number: int, where: str) -> List[str]:
     occurring = labels_of(dataset)
     if occurring is None:
         return []
-    if not occurring and hasattr(dataset, 'COCOAPI') and not dataset.test_mode:
+    annotated = not dataset.test_mode or bool(getattr(api, 'anns', None))
+    if not occurring and hasattr(dataset, 'COCOAPI') and annotated:
         return [
             f'{where}: no object is left in {left} images: {type(dataset).__name__} skips empty boxes, boxes '
             'outside of their image and unknown categories. Boxes are [x, y, width, height] in pixels; area is '

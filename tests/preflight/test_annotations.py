@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from fcvit_mm.preflight import annotations
@@ -14,6 +15,7 @@ from fcvit_mm.preflight.annotations import (
     fatal_annotations,
     mask_kind,
     mask_words,
+    run_lengths,
     skip_reason,
     skipped_annotations,
 )
@@ -116,7 +118,31 @@ def test_run_lengths_that_do_not_fill_their_image():
     assert said == 'its run lengths make 30 pixels, its size [48, 64] (height, width) 3072'
 
 
-RUNS = dict(size=[48, 64], counts='PPYo1')
+RUNS = dict(size=[48, 64], counts='PP3')
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_compressed_run_lengths_are_those_of_pycocotools(seed):
+    from pycocotools import mask as masks
+
+    drawn = np.asfortranarray(np.random.default_rng(seed).random((48, 64)) < 0.02 + 0.3 * seed, np.uint8)
+    drawn[:, 10:60] = 0  # a long one, too
+    changes = np.flatnonzero(np.diff(drawn.ravel('F'), prepend=0))
+    expected = np.diff(changes, prepend=0, append=drawn.size)
+    text = masks.encode(drawn)['counts']
+    assert run_lengths(text) == run_lengths(text.decode()) == expected.tolist()
+
+
+@pytest.mark.parametrize('text', ['', 'PPYo', 'Q', 'PP3 ', 'PP3\x7f', 'PPYo\u00e9', 'O'])
+def test_text_that_is_no_run_lengths(text):
+    said = mask_words(dict(size=[48, 64], counts=text), 64, 48, 'what a library says')
+    assert said == 'its compressed run lengths are empty, cut off or not in the form of COCO'
+
+
+@pytest.mark.parametrize('counts', ['1', 'PP35', b'PPYo1'])
+def test_compressed_run_lengths_that_do_not_fill_their_image(counts):
+    said = mask_words(dict(size=[48, 64], counts=counts), 64, 48, '')
+    assert said.startswith('its run lengths make ') and said.endswith(' pixels, its size [48, 64] (height, width) 3072')
 
 
 @pytest.mark.parametrize(
@@ -133,9 +159,11 @@ RUNS = dict(size=[48, 64], counts='PPYo1')
         (dict(size=[4, 4], counts='x'), 'size'),
         (dict(counts='x'), 'size'),
         (dict(size=[48, 64]), 'unusual'),
+        (dict(size=[48, 64], counts='1'), 'size'),
+        (dict(size=[48, 64], counts='PPYo'), 'size'),
         (dict(size=[48, 64], counts=[10, 3062]), ''),
         (dict(size=[48, 64], counts=[10, 20]), 'size'),
-        (dict(size=[48, 64], counts=[10, 'x']), ''),
+        (dict(size=[48, 64], counts=[10, 'x']), 'unusual'),
         ([[-20, 2, 12, 2, 12, 12]], 'beyond'),
         ([[1e9, 2, 12, 2, 12, 12]], 'far'),
         ([[math.inf, 2, 12, 2, 12, 12]], 'far'),

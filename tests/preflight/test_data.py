@@ -127,10 +127,21 @@ def test_boxes_that_are_no_numbers(own, said, change_annotations):
 )
 def test_nothing_is_left_to_learn(own, said, change_annotations, change):
     cfg, data = own('detection')
-    change_annotations(data, 'train', lambda content: [change(each) for each in content['annotations']])
+    for split in ('train', 'val'):
+        change_annotations(data, split, lambda content: [change(each) for each in content['annotations']])
     found = only(cfg)
     assert 'samples is left' in found or 'no object is left' in found
     assert re.search(r'(\d+) of \1 annotations have .* mmdet skips them', said[0])
+    # Nothing to measure by, either.
+    [found] = data_problems(cfg, ['val_dataloader'])
+    assert re.search(r'no object is left in \d+ images: CocoDataset skips', found)
+
+
+def test_a_file_without_annotations_is_one_to_test_on(own, said, change_annotations):
+    cfg, data = own('detection')
+    change_annotations(data, 'val', lambda content: content['annotations'].clear())
+    assert data_problems(cfg, ['val_dataloader']) == []
+    assert 'instances_val2017.json has no annotations' in said[0]
 
 
 def test_images_below_the_smallest_size(own, change_annotations):
