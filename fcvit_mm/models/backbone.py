@@ -8,8 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
-from torch import Tensor
-from torch.fx import Proxy
+from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import native, triton
@@ -128,6 +127,12 @@ def output_layout(images: Tensor) -> torch.memory_format:
     return torch.channels_last if is_channels_last else torch.contiguous_format
 
 
+@fx.wrap  # one node of a graph: it depends on the images
+def in_layout_of(images: Tensor, output: Tensor) -> Tensor:
+    """Return a map in the layout of :func:`output_layout`, a class token as it is."""
+    return output.contiguous(memory_format=output_layout(images)) if output.ndim == 4 else output
+
+
 class Backbone(BaseModule):
     """Base of all backbones, of this package and of others: a ``stem``, then ``stages``, then a norm for each output.
 
@@ -222,14 +227,7 @@ class Backbone(BaseModule):
 
     def forward_maps(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Return the outputs of :meth:`forward`, computed step by step."""
-        outputs = []
-        for output in self.forward_outputs(x):
-            if isinstance(x, Proxy):
-                outputs.append(output)
-                continue
-            is_map = output.ndim == 4  # and no class token
-            outputs.append(output.contiguous(memory_format=output_layout(x)) if is_map else output)
-        return tuple(outputs)
+        return tuple(in_layout_of(x, output) for output in self.forward_outputs(x))
 
     def forward_outputs(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the outputs of :meth:`forward`, each still in the layout that it was computed in."""
@@ -260,12 +258,14 @@ class Backbone(BaseModule):
         Raises:
             TypeError, ValueError: ``x`` is no batch of images: see :func:`check_image_batch`.
         """
-        if isinstance(x, Proxy):
-            return call(self.stem, x)
-        check_image_batch(x, self.in_channels, name=type(self).__name__)
-        if self.prefers_channels_last(x.device) and not is_exporting() and not is_transformed():
+        if isinstance(x, fx.Proxy):
+            device = next(self.parameters()).device
+        else:
+            check_image_batch(x, self.in_channels, name=type(self).__name__)
+            device = x.device
+        if self.prefers_channels_last(device) and not is_exporting() and not is_transformed():
             x = x.contiguous(memory_format=torch.channels_last)
-        return self.stem(x)
+        return call(self.stem, x)
 
     def prefers_channels_last(self, device: torch.device) -> bool:
         """Return whether channels_last is faster than the images' layout.

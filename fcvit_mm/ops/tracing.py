@@ -75,5 +75,9 @@ def call(module: torch.nn.Module, x: Any) -> Any:
     """Return ``module(x)``; under ``torch.fx``, record it as one node, whose inside depends on the input's size."""
     if isinstance(x, Proxy):
         tracer: Any = x.tracer
-        return tracer.create_proxy('call_module', tracer.path_of_module(module), (x,), {})
+
+        def record(x: Any) -> Any:
+            return tracer.create_proxy('call_module', tracer.path_of_module(module), (x,), {})
+
+        return tracer.call_module(module, record, (x,), {})  # whose tracers name a node by where they are
     return module(x)
