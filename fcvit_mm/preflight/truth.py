@@ -2,9 +2,14 @@
 
 import logging
 import math
+import multiprocessing
 import os.path as osp
+import sys
 from collections import Counter
+from contextlib import ExitStack
+from multiprocessing.pool import ThreadPool
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -196,6 +201,22 @@ def feeding_problem(metric: Any, error: Exception, packed: bool) -> str:
     return f'{name} fails on the data set ({kind}: {message or "no message"}): correct its settings or the annotations'
 
 
+def evaluate(metric: Any, number: int) -> Dict[str, float]:
+    """Return what a metric makes of the samples that it was fed, quietly and in this process.
+
+    mmdet's average precision forks processes and waits for them without a limit: from a process with threads, as one
+    that trains is, a copy may wait for a lock that nobody holds there. Threads do for the few samples.
+    """
+    forking, own = multiprocessing.Pool, 'mmdet.evaluation'
+    modules = [multiprocessing, *(module for name, module in sys.modules.items() if name.startswith(own))]
+    with ExitStack() as stack:
+        stack.enter_context(quiet(logging.ERROR))
+        for module in modules:
+            if getattr(module, 'Pool', None) == forking:
+                stack.enter_context(mock.patch.object(module, 'Pool', ThreadPool))
+        return metric.evaluate(number)
+
+
 def undefined_or_low(scores: Dict[str, float], best: float) -> Tuple[Dict[str, float], Dict[str, float]]:
     """Return the scores that are not defined (-1, NaN) and those that are below the best."""
     numbers = {key: float(value) for key, value in scores.items() if np.ndim(value) == 0}
@@ -319,8 +340,7 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
         remark(f'{path}: no object in the {len(fed)} images that are tried: their AP is not defined (-1)')
         return []
     try:
-        with quiet(logging.ERROR):
-            scores = metric.evaluate(len(fed))
+        scores = evaluate(metric, len(fed))
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
@@ -453,8 +473,7 @@ def voc_truth(metric: Any, config: dict, split: Split) -> List[str]:
     if not fed:
         return []
     try:
-        with quiet(logging.ERROR):
-            scores = metric.evaluate(fed)
+        scores = evaluate(metric, fed)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
@@ -505,8 +524,7 @@ def panoptic_truth(metric: Any, config: dict, split: Split) -> List[str]:
             return [feeding_problem(metric, error, packed is not None)]
         fed += 1
     try:
-        with quiet(logging.ERROR):
-            scores = metric.evaluate(fed)
+        scores = evaluate(metric, fed)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
@@ -569,8 +587,7 @@ def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
         return []
     occurring = sum(result[3] for result in metric.results) if metric.results and len(metric.results[0]) == 4 else None
     try:
-        with quiet(logging.ERROR):
-            scores = metric.evaluate(fed)
+        scores = evaluate(metric, fed)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
@@ -632,8 +649,7 @@ def labels_truth(metric: Any, config: dict, split: Split) -> List[str]:
             return [feeding_problem(metric, error, packed is not None)]
         fed += 1
     try:
-        with quiet(logging.ERROR):
-            scores = metric.evaluate(fed)
+        scores = evaluate(metric, fed)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [topk_problem(metric, number) or feeding_problem(metric, error, False)]

@@ -240,8 +240,9 @@ test_dataloader = val_dataloader
 """
 
 
-def test_voc(own, said):
+def test_voc(own, said, monkeypatch):
     cfg, _ = own('detection', more=VOC)
+    monkeypatch.setattr('os.fork', lambda: pytest.fail('a process was forked beside threads'))
     check(cfg, 0)
     assert said == []
     steps = cfg.val_dataloader.dataset.pipeline
