@@ -211,8 +211,8 @@ def pixels(mask: dict) -> Optional[float]:
 def run_lengths(counts: Union[str, bytes]) -> Optional[List[int]]:
     """Return the run lengths that COCO's compressed form holds; ``None`` where it holds none.
 
-    Characters from 48 on carry five bits each, the lowest first, and whether the number goes on; from the fourth on a
-    length is given as its difference to that two before.
+    Characters from 48 on carry five bits each, the lowest first, and whether more of the number follows; from the
+    fourth, a length is given as its difference to that two before.
     """
     try:
         numbers = counts.encode('ascii') if isinstance(counts, str) else counts
