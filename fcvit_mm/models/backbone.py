@@ -12,7 +12,6 @@ from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import native, triton
-from ..ops.conditions import tell_flop_counter
 from ..ops.dispatch import current_mode
 from ..ops.tracing import call, is_exporting, is_transformed, records_any_size
 from .graphs import CudaGraphs
@@ -207,7 +206,6 @@ class Backbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         native.available()  # loads the kernels' operators, which the counter is told of
-        tell_flop_counter()
         self.in_channels = in_channels
         self.out_indices = normalize_indices(out_indices, len(channels))
         self.num_stages = self.out_indices[-1] + 1

@@ -1,7 +1,12 @@
 """Conditions that the tables of several operations share."""
 
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import math
+import sys
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, Callable, List, Optional, Sequence
 
 import torch
@@ -59,14 +64,19 @@ def in_float32(op: Operation) -> Callable[..., Tensor]:
 def register_flops(depthwise: Any) -> None:
     """Tell ``torch.utils.flop_counter`` what a depth-wise convolution costs: two for each value and tap.
 
-    The counter is told by :func:`tell_flop_counter`: it imports Triton, which ``import fcvit_mm`` must not.
+    The counter is told when it is imported: it brings Triton, 50 MiB that a network does not need on CPUs.
 
     Args:
         depthwise (OpOverloadPacket): An operator that takes a map, and kernels ``(C, 1, k, k)``.
     """
     _counted.append(depthwise)
+    if _COUNTER in sys.modules:
+        tell_flop_counter()
+    elif len(_counted) == 1:
+        sys.meta_path.insert(0, _CounterFinder())
 
 
+_COUNTER = 'torch.utils.flop_counter'
 _counted: List[Any] = []
 
 
@@ -79,6 +89,28 @@ def tell_flop_counter() -> None:
     for depthwise in _counted:
         if depthwise not in flop_registry:
             register_flop_formula(depthwise)(_depthwise_flops)
+
+
+class _CounterFinder(importlib.abc.MetaPathFinder):
+    """Finds PyTorch's counter as it would be found without this, and tells it the formulas once it is imported."""
+
+    def find_spec(
+        self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[importlib.machinery.ModuleSpec]:
+        if fullname != _COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        loader: Any = spec and spec.loader
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                tell_flop_counter()
+
+            loader.exec_module = exec_module
+        return spec
 
 
 def _depthwise_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, **__: Any) -> int:

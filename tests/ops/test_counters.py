@@ -1,9 +1,15 @@
 """PyTorch's counter of operations counts the compiled operators, too."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from harness import python_path
 from networks import NETWORKS, build, images
 
+import fcvit_mm
 from fcvit_mm.ops import use_ops
 
 flop_counter = pytest.importorskip('torch.utils.flop_counter')
@@ -23,3 +29,25 @@ def test_flops_are_those_of_the_definition(name):
         expected = count()
     # The similarity is counted as the matrix products that it is only where it is computed so.
     assert expected <= count() <= 1.05 * expected
+
+
+@pytest.mark.parametrize('first', ['import torch.utils.flop_counter', 'import fcvit_mm'])
+def test_the_counter_is_told_whichever_is_imported_first(first):
+    """And a network alone brings neither it nor Triton, 50 MiB that CPUs do not need."""
+    code = f"""
+{first}
+import sys
+import torch, fcvit_mm
+model = fcvit_mm.FCViT('tiny').eval()
+assert 'counter' in {first!r} or 'triton' not in sys.modules, 'Triton was imported'
+from torch.utils.flop_counter import FlopCounterMode
+with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    model(torch.zeros(1, 3, 32, 32))
+print(counter.get_total_flops())
+"""
+    env = {**os.environ, 'PYTHONPATH': python_path()}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with torch.no_grad(), flop_counter.FlopCounterMode(display=False) as counter:
+        fcvit_mm.FCViT('tiny').eval()(torch.zeros(1, 3, 32, 32))
+    assert int(done.stdout.split()[-1]) == counter.get_total_flops() > 0

@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fcvit_mm import ops
 from fcvit_mm.ops import channel_means
-from fcvit_mm.ops.conditions import tell_flop_counter
 from fcvit_mm.ops.triton import add_global_context, applies, available, depthwise_conv2d, dwconv_gelu, support
 
 in_interpreter = pytest.mark.skipif(support.INTERPRETED, reason='not about kernels: asked outside the interpreter')
@@ -115,7 +114,6 @@ def test_export_records_the_operators():
 @launches_kernels
 def test_calls_that_nobody_observes_go_past_the_dispatcher():
     """Autograd, modes and subclasses see the operator; what they would not see is launched directly."""
-    tell_flop_counter()
     x, weight, bias = (value.detach() for value in convolution_inputs((1, 4, 2, 3), 3))
     with FlopCounterMode(display=False) as counted:
         expected = depthwise_conv2d(x, weight, bias)
