@@ -36,8 +36,10 @@ demo: setup
 demo-seg: setup
 	@$(PYTHON_IN_VENV) tools/demo.py segment
 
-# One thread per worker: PyTorch's own threads would fight over the cores. Each takes modules, the longest first.
-PYTEST = OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(TEST_WORKERS) --dist loadscope --no-loadscope-reorder
+# One thread per worker: PyTorch's own threads would fight over the cores. Each takes modules, the longest first. One
+# that hung or crashed is not replaced: its successor would begin with the same test.
+WORKERS = -n $(TEST_WORKERS) --max-worker-restart 0 --dist loadscope
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest $(WORKERS) --no-loadscope-reorder
 
 test: setup
 	$(PYTEST)
@@ -47,7 +49,7 @@ test-fast: setup
 
 # What needs no more than torch, MMEngine and timm; tests of the rest are skipped.
 test-light: setup-light
-	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadscope \
+	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest $(WORKERS) \
 		tests/models tests/ops tests/checkpoints tests/test_timm.py tests/test_stranger.py tests/test_errors.py \
 		tests/test_files.py
 

@@ -94,13 +94,18 @@ def tell_flop_counter() -> None:
 class _CounterFinder(importlib.abc.MetaPathFinder):
     """Finds PyTorch's counter as it would be found without this, and tells it the formulas once it is imported."""
 
+    asks_others = False
+
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
     ) -> Optional[importlib.machinery.ModuleSpec]:
-        if fullname != _COUNTER:
+        if fullname != _COUNTER or self.asks_others:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self.asks_others = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.asks_others = False
         loader: Any = spec and spec.loader
         if loader is not None:
             execute = loader.exec_module

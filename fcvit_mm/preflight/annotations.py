@@ -222,7 +222,7 @@ def run_lengths(counts: Union[str, bytes]) -> Optional[List[int]]:
     value = shift = 0
     for number in numbers:
         bits = number - 48
-        if not 0 <= bits < 64:
+        if not 0 <= bits < 64 or shift > 60:  # more than the 64 bits of a number
             return None
         value |= (bits & 31) << shift
         shift += 5

@@ -291,29 +291,33 @@ def list_problems(
     if is_coco(dataset, api):
         problems += category_problems(dataset, api)
         problems += coco_problems(dataset, everything, api)
-    problems = problems or emptiness_problems(dataset, len(everything), where, api)
+    problems = problems or emptiness_problems(dataset, everything, where, api)
     if not problems and 'gt_label' in dataset.data_list[0]:
         problems += label_problems(dataset, where, num_classes)
     return problems
 
 
-def emptiness_problems(dataset: Any, number: int, where: str, api: Any) -> List[str]:
+def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: Any) -> List[str]:
     """Check that something is left of a data set: samples, objects, and of every class some.
 
-    A file without any annotation is one to test on, as COCO's test-dev is.
+    To test on, a file may have no annotation, as COCO's test-dev has none, and a part of it, or the classes that are
+    asked for, no object.
     """
     left = len(dataset)
     reasons = f' (filter_cfg={dataset.filter_cfg})' if getattr(dataset, 'filter_cfg', None) else ''
     if left == 0:
         return [
-            f'{where}: none of {number} samples is left: {type(dataset).__name__} skips all of them{reasons}. Check '
-            'the annotations, and filter_cfg of the data set'
+            f'{where}: none of {len(everything)} samples is left: {type(dataset).__name__} skips all of them{reasons}. '
+            'Check the annotations, and filter_cfg of the data set'
         ]
     occurring = labels_of(dataset)
     if occurring is None:
         return []
-    annotated = not dataset.test_mode or bool(getattr(api, 'anns', None))
-    if not occurring and hasattr(dataset, 'COCOAPI') and annotated:
+    if (
+        not occurring
+        and hasattr(dataset, 'COCOAPI')
+        and (not dataset.test_mode or are_all_skipped(dataset, everything, api))
+    ):
         return [
             f'{where}: no object is left in {left} images: {type(dataset).__name__} skips empty boxes, boxes '
             'outside of their image and unknown categories. Boxes are [x, y, width, height] in pixels; area is '
@@ -324,6 +328,14 @@ def emptiness_problems(dataset: Any, number: int, where: str, api: Any) -> List[
     if absent and occurring:
         remark(f'{where}: {len(absent)} of {len(classes)} classes never occur ({shorten(absent)})')
     return []
+
+
+def are_all_skipped(dataset: Any, everything: List[dict], api: Any) -> bool:
+    """Check whether a COCO file has annotations of the data set's classes, or of unknown ones, and all are skipped."""
+    if not is_coco(dataset, api) or any(info['instances'] for info in everything):
+        return False
+    others = [category for category in api.cats if category not in dataset.cat_ids]
+    return any(each['category_id'] not in others for each in api.anns.values())
 
 
 def labels_of(dataset: Any) -> Optional[Set[int]]:

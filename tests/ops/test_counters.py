@@ -36,10 +36,11 @@ def test_the_counter_is_told_whichever_is_imported_first(first):
     """And a network alone brings neither it nor Triton, 50 MiB that CPUs do not need."""
     code = f"""
 {first}
-import sys
+import importlib.util, sys
 import torch, fcvit_mm
 model = fcvit_mm.FCViT('tiny').eval()
 assert 'counter' in {first!r} or 'triton' not in sys.modules, 'Triton was imported'
+importlib.util.find_spec('torch.utils.flop_counter')  # to look is not to import
 from torch.utils.flop_counter import FlopCounterMode
 with torch.no_grad(), FlopCounterMode(display=False) as counter:
     model(torch.zeros(1, 3, 32, 32))

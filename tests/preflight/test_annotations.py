@@ -133,7 +133,7 @@ def test_compressed_run_lengths_are_those_of_pycocotools(seed):
     assert run_lengths(text) == run_lengths(text.decode()) == expected.tolist()
 
 
-@pytest.mark.parametrize('text', ['', 'PPYo', 'Q', 'PP3 ', 'PP3\x7f', 'PPYo\u00e9', 'O'])
+@pytest.mark.parametrize('text', ['', 'PPYo', 'Q', 'PP3 ', 'PP3\x7f', 'PPYo\u00e9', 'O', 'o' * 10**6])
 def test_text_that_is_no_run_lengths(text):
     said = mask_words(dict(size=[48, 64], counts=text), 64, 48, 'what a library says')
     assert said == 'its compressed run lengths are empty, cut off or not in the form of COCO'

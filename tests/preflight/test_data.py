@@ -137,6 +137,27 @@ def test_nothing_is_left_to_learn(own, said, change_annotations, change):
     assert re.search(r'no object is left in \d+ images: CocoDataset skips', found)
 
 
+def test_a_part_without_objects_is_one_to_test_on(own, said, change_annotations):
+    cfg, data = own('detection', {'val_dataloader.dataset.indices': 1})
+    first = json.loads((data / 'annotations' / 'instances_val2017.json').read_text())['images'][0]['id']
+
+    def empty(content):
+        content['annotations'] = [each for each in content['annotations'] if each['image_id'] != first]
+
+    change_annotations(data, 'val', empty)
+    assert data_problems(cfg, ['val_dataloader']) == []
+
+
+def test_classes_without_objects_can_be_tested(own, said, change_annotations):
+    """The file has objects, of other classes."""
+    cfg, data = own('detection')
+    change_annotations(data, 'val', lambda content: [each.update(category_id=1) for each in content['annotations']])
+    cfg.val_dataloader.dataset.metainfo = dict(classes=('cross', 'square'))
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 2
+    problems = data_problems(cfg, ['val_dataloader'])
+    assert not any('no object is left' in problem for problem in problems), problems
+
+
 def test_a_file_without_annotations_is_one_to_test_on(own, said, change_annotations):
     cfg, data = own('detection')
     change_annotations(data, 'val', lambda content: content['annotations'].clear())
