@@ -15,7 +15,7 @@ Item = TypeVar('Item')
 
 #: Seconds for all checks before a run, without building the data sets, which the run does, too. Some steps, such as
 #: comparing ids, are done for all data and take what they take.
-SECONDS = 13.0
+SECONDS = 11.0
 #: Examples of one kind in a message.
 SHOWN = 5
 
