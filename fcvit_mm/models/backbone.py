@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import native, triton
+from ..ops.conditions import is_channels_last
 from ..ops.dispatch import current_mode
 from ..ops.tracing import call, is_exporting, is_transformed, records_any_size
 from .graphs import CudaGraphs
@@ -122,8 +123,7 @@ def output_layout(images: Tensor) -> torch.memory_format:
     """
     if records_any_size() or is_transformed() or images.is_contiguous():
         return torch.contiguous_format
-    is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if is_channels_last else torch.contiguous_format
+    return torch.channels_last if is_channels_last(images) else torch.contiguous_format
 
 
 @fx.wrap  # one node of a graph: it depends on the images

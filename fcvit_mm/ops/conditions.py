@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..deprecation import renamed_in
 from .dispatch import Operation
+from .tracing import is_traced
 
 HALF = (torch.float16, torch.bfloat16)
 #: The condition of :func:`lacks_half` as text.
@@ -27,6 +28,9 @@ def needs_grad(*tensors: Optional[Tensor]) -> bool:
 
 def is_channels_last(x: Tensor) -> bool:
     """Return whether a map ``(B, C, H, W)`` lies in memory as a contiguous ``(B, H, W, C)``."""
+    if is_traced() and not torch.jit.is_tracing():
+        # Of sizes that vary, Dynamo answers the question below with no (torch 2.11).
+        return x.ndim == 4 and x.permute(0, 2, 3, 1).is_contiguous()
     return x.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -1,7 +1,7 @@
 """The global context, weighed by similarity and added to the map."""
 
 import math
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from . import triton
 from .checks import autocast_dtype, check_arguments
 from .conditions import HALF, is_channels_last
 from .dispatch import Implementation, operation
+from .tracing import is_traced, records_any_size, records_file
+from .triton.support import custom_op
 
 
 def _check(
@@ -94,6 +96,8 @@ def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
 
 def _matmul_pays(x: Tensor, *_: Any) -> bool:
     # Autocast would take the matrix products to half precision.
+    if is_traced() and (not _REGISTERED or records_file() or records_any_size()):
+        return False
     return (
         x.device.type == 'cpu'
         and x.dtype not in HALF
@@ -106,11 +110,28 @@ def _matmul_pays(x: Tensor, *_: Any) -> bool:
 def _matmul(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tensor:
+    # A compiler that breaks it up gives the kept similarity a memory layout of its own choice, which PyTorch then takes
+    # for a constant of the graph: each size of image would be compiled anew in training (torch 2.11).
+    form = _registered_matmul if is_traced() else _run_matmul
+    return form(x, means, context, num_heads, rescale_weight, rescale_bias, eps)
+
+
+def _positions_first(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _of_heads(num_heads: int, x: Tensor) -> Tensor:
+    """Return one row per head, zero outside the head's channels: one matrix product then serves all heads."""
+    return torch.eye(num_heads, dtype=x.dtype).repeat_interleave(x.shape[1] // num_heads, 1)
+
+
+def _run_matmul(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> Tensor:
     batch, channels, height, width = x.shape
     positions = height * width
-    nhwc = x.permute(0, 2, 3, 1).reshape(batch, positions, channels)
-    # One row per head, zero outside the head's channels: one matrix product then serves all heads.
-    of_head = torch.eye(num_heads, dtype=x.dtype).repeat_interleave(channels // num_heads, 1)
+    nhwc = _positions_first(x)
+    of_head = _of_heads(num_heads, x)
     scaled = means.unsqueeze(1) * of_head * (channels // num_heads) ** -0.5
     similarity = torch.bmm(scaled, nhwc.transpose(1, 2))
     # Its mean over positions is that of the reference with the image's mean in place of x: no pass over the map.
@@ -120,6 +141,75 @@ def _matmul(
     similarity = similarity * (rescale_weight.unsqueeze(1) / (std + eps)) + rescale_bias.unsqueeze(1)
     result = torch.baddbmm(nhwc, similarity.transpose(1, 2), context.unsqueeze(1) * of_head)
     return result.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _run_matmul_grad(
+    grad: Tensor,
+    x: Tensor,
+    means: Tensor,
+    context: Tensor,
+    num_heads: int,
+    rescale_weight: Tensor,
+    rescale_bias: Tensor,
+    eps: float,
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, means, context, rescale weight and bias; the similarity is computed again."""
+    batch, channels, height, width = x.shape
+    nhwc, grad = _positions_first(x), _positions_first(grad)
+    of_head = _of_heads(num_heads, x)
+    scale = (channels // num_heads) ** -0.5
+    scaled = means.unsqueeze(1) * of_head * scale
+    similarity = torch.bmm(scaled, nhwc.transpose(1, 2))
+    similarity = similarity - similarity.mean((1, 2), keepdim=True)
+    freedom = max(num_heads * height * width - 1, 1)
+    std = torch.linalg.vector_norm(similarity, dim=(1, 2), keepdim=True) * freedom**-0.5
+    normalised = similarity / (std + eps)
+    weights = normalised * rescale_weight.unsqueeze(1) + rescale_bias.unsqueeze(1)
+    grad_weights = torch.bmm(context.unsqueeze(1) * of_head, grad.transpose(1, 2))
+    grad_context = (torch.bmm(weights, grad) * of_head).sum(1)
+    grad_normalised = grad_weights * rescale_weight.unsqueeze(1)
+    # Of the deviation; where all values are equal it has none.
+    along = (grad_normalised * normalised).sum((1, 2), keepdim=True) / (std * freedom)
+    grad_similarity = grad_normalised - grad_normalised.mean((1, 2), keepdim=True)
+    grad_similarity = grad_similarity / (std + eps) - normalised * along.masked_fill(std == 0, 0)
+    grad_x = torch.baddbmm(grad, grad_similarity.transpose(1, 2), scaled)
+    grad_means = (torch.bmm(grad_similarity, nhwc) * of_head).sum(1) * scale
+    return (
+        grad_x.view(batch, height, width, channels).permute(0, 3, 1, 2),
+        grad_means,
+        grad_context,
+        (grad_weights * normalised).sum((0, 2)),
+        grad_weights.sum((0, 2)),
+    )
+
+
+def _fake_matmul(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _fake_matmul_grad(
+    grad: Tensor, x: Tensor, means: Tensor, context: Tensor, num_heads: int, weight: Tensor, bias: Tensor, eps: float
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    vectors = (torch.empty(value.shape, dtype=value.dtype, device=value.device) for value in (means, context))
+    return (_fake_matmul(x), *vectors, torch.empty_like(weight), torch.empty_like(bias))
+
+
+def _save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
+    x, means, context, ctx.num_heads, weight, bias, ctx.eps = inputs
+    ctx.save_for_backward(x, means, context, weight, bias)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+    x, means, context, weight, bias = ctx.saved_tensors
+    grad_x, grad_means, grad_context, *grad_rescale = _registered_matmul_grad(
+        grad.contiguous(memory_format=torch.channels_last), x, means, context, ctx.num_heads, weight, bias, ctx.eps
+    )
+    return (grad_x, grad_means, grad_context, None, *grad_rescale, None)
+
+
+_registered_matmul_grad = custom_op('context_matmul_grad', _fake_matmul_grad, device='cpu')(_run_matmul_grad)
+_registered_matmul = custom_op('context_matmul', _fake_matmul, _backward, _save, device='cpu')(_run_matmul)
+_REGISTERED = _registered_matmul is not _run_matmul
 
 
 add_global_context.implementations = (
@@ -135,7 +225,8 @@ add_global_context.implementations = (
         'matmul',
         _matmul,
         when=_matmul_pays,
-        condition='float32 or float64, channels_last on a CPU; not empty; no autocast',
+        condition='float32 or float64, channels_last on a CPU; not empty; no autocast; not in exported files',
         why='two matrix products, statistics without a pass over the map: a third of the time in stage 1',
+        traceable=True,
     ),
 )

@@ -1,5 +1,7 @@
 """The global context; what all operations are asked is in test_implementations.py."""
 
+import os
+
 import pytest
 import torch
 from operations import CHANNELS, cast, random_call
@@ -62,3 +64,63 @@ def test_autocast_on_cpu():
 def test_refuses_what_does_not_fit(args, message):
     with pytest.raises(ValueError, match=message):
         add_global_context(X, *args, 1e-5)
+
+
+@pytest.mark.skipif(torch.__version__ < '2.5', reason='PyTorch registers operators with derivatives since 2.5')
+@pytest.mark.parametrize('dynamic', [False, True])
+@pytest.mark.parametrize('heads', [1, 4])
+@pytest.mark.parametrize('size', [(2, 9, 8), (3, 1, 1)])
+def test_compiled_gradients_are_those_of_the_definition(size, heads, dynamic):
+    """Under a compiler the operation is one node, whose derivatives are formulas here."""
+    x, means, context, *_, eps = cast(random_call(add_global_context, size), torch.float64, 'channels_last')
+    args = [x, means, context, heads, torch.randn(heads).double(), torch.randn(heads).double(), eps]
+    leaves = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
+    for i in leaves:
+        args[i] = args[i].detach().requires_grad_()
+    weigh = torch.randn_like(x)
+
+    def gradients(function):
+        output = function(*args)
+        return output, torch.autograd.grad((output * weigh).sum(), [args[i] for i in leaves])
+
+    graphs = []
+
+    def record(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = gradients(
+        torch.compile(lambda *given: add_global_context(*given), backend=record, fullgraph=True, dynamic=dynamic)
+    )
+    assert [node.name for node in graphs[0].graph.nodes if node.op == 'call_function'] == ['context_matmul_default']
+    torch.testing.assert_close(compiled, gradients(add_global_context.reference))
+
+
+class Compiled(torch.nn.Module):
+    """The operation between convolutions, as compilers meet it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 16, 3)
+        self.weight, self.bias = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        x = self.conv(x.contiguous(memory_format=torch.channels_last))
+        means = channel_means(x)
+        return add_global_context(x, means, means, 4, self.weight, self.bias, 1e-5).contiguous()
+
+
+@pytest.mark.skipif(not os.environ.get('LONG_COMPILES'), reason='takes half a minute: LONG_COMPILES=1 does it')
+def test_training_compiles_once_for_all_sizes():
+    """With the definition Inductor compiles each size of image anew, of a whole network minutes long."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    module = Compiled()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    for size in ((2, 3, 48, 32), (3, 3, 32, 56)):
+        x = torch.randn(size)
+        output = compiled(x)
+        output.square().sum().backward()
+        torch.testing.assert_close(output, module(x), rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 1

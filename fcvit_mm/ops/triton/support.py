@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, library
 
-from ..conditions import register_flops
+from ..conditions import is_channels_last, register_flops
 from ..tracing import assume_constant, is_traced
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -44,6 +44,7 @@ def custom_op(
     fake: Callable[..., Any],
     backward: Optional[Callable[..., Any]] = None,
     setup_context: Optional[Callable[..., None]] = None,
+    device: str = 'cuda',
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as ``fcvit_mm::name``, so that compilers and exporters record it as one node.
 
@@ -55,6 +56,7 @@ def custom_op(
         fake (Callable): Gives empty outputs of the right shape, dtype and strides.
         backward (Callable, optional): The gradient formula; ``None`` if the operator has none.
         setup_context (Callable, optional): Saves what ``backward`` needs.
+        device (str): The type of devices that it runs on.
     """
 
     def no_gradient(ctx: Any, *grads: Any) -> None:
@@ -67,7 +69,7 @@ def custom_op(
         if not hasattr(library, 'infer_schema'):
             return function
         library.define(f'fcvit_mm::{name}', library.infer_schema(function, mutates_args=()))
-        library.impl(f'fcvit_mm::{name}', ('cuda', 'cpu') if INTERPRETED else 'cuda', function)
+        library.impl(f'fcvit_mm::{name}', ('cuda', 'cpu') if INTERPRETED else device, function)
         library.register_fake(f'fcvit_mm::{name}', fake)
         library.register_autograd(f'fcvit_mm::{name}', backward or no_gradient, setup_context=setup_context)
         registered = getattr(torch.ops.fcvit_mm, name)
@@ -235,14 +237,14 @@ def dense(x: Tensor) -> Tensor:
 
 def empty_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     """Return an output of the kernels of the shape of ``x``: channels_last, with the very strides of ``x`` if it is."""
-    if x.is_contiguous(memory_format=LAST):
+    if is_channels_last(x):
         return torch.empty_like(x, dtype=dtype)
     return torch.empty_like(x, dtype=dtype, memory_format=LAST)
 
 
 def as_laid_out(out: Tensor, like: Tensor) -> Tensor:
     """Return an output of the kernels in the layout of the map that it was computed from."""
-    return out if like.is_contiguous(memory_format=LAST) else out.contiguous()
+    return out if is_channels_last(like) else out.contiguous()
 
 
 def on_device(x: Tensor) -> ContextManager:
