@@ -10,8 +10,8 @@ deprecation.install()
 mmcv_ext.make_known()
 
 # Importing registers: checkpoints makes init_cfg=dict(type='Pretrained') read published files, engine brings the
-# optimizer-wrapper constructor and hooks.
-from . import checkpoints, engine  # noqa: E402, F401
+# optimizer-wrapper constructor and hooks, datasets transforms.
+from . import checkpoints, datasets, engine  # noqa: E402, F401
 from .models import (  # noqa: E402
     CaiT,
     DWNet,

@@ -4,6 +4,6 @@ The root, and not registries of our own, because a class there is found by its b
 and mmseg scopes alike, and because a model's nested parts are still built in the scope that is running.
 """
 
-from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS
 
-__all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS']
+__all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'TRANSFORMS']
