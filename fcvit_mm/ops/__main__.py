@@ -3,6 +3,7 @@
 Example:
     python -m fcvit_mm.ops
     python -m fcvit_mm.ops depthwise_conv2d --shape 8 64 56 56 --dtype bfloat16 --grad
+    python -m fcvit_mm.ops --measured --device cuda
 """
 
 import argparse
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..errors import UserError, run_command
 from . import OPERATIONS
 from .dispatch import Operation, current_mode
+from .measured import describe_kind, device_name, is_untuned, path_of_choices, read_choices
 
 DTYPES = {'float32': torch.float32, 'float64': torch.float64, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 LAYOUTS = {'channels_last': torch.channels_last, 'contiguous': torch.contiguous_format}
@@ -34,6 +36,9 @@ def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Names
     parser.add_argument('--layout', default='channels_last', help=f'one of {", ".join(LAYOUTS)}')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
     parser.add_argument('--grad', action='store_true', help='the arguments need gradients, as in training')
+    parser.add_argument(
+        '--measured', action='store_true', help='list what was measured on the device, and where it is kept, instead'
+    )
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args(arguments)
 
@@ -89,10 +94,28 @@ def describe(op: Operation, args: Tuple[Any, ...]) -> str:
     return '\n'.join(_wrapped(line) for line in lines)
 
 
+def list_choices(operations: Sequence[Operation], device: torch.device) -> str:
+    """Return as text what was measured on a device, in this process and before."""
+    name = device_name(device)
+    wanted = [op.__name__ for op in operations]
+    choices = sorted((key, choice) for key, choice in read_choices(name).items() if key[0] in wanted)
+    if not choices:
+        tuned = 'its tables were tuned on this CPU' if device.type == 'cpu' and not is_untuned(torch.empty(1)) else ''
+        return f'Nothing was measured on {name}{": " + tuned if tuned else " yet"}.'
+    lines = [f'{name}: {path_of_choices(name)}, which may be deleted to measure anew']
+    for key, choice in choices:
+        times = ', '.join(f'{row} {value:.3g} ms' for row, value in sorted(choice.milliseconds.items()))
+        lines.append(f'{describe_kind(key)}: {choice.row} ({times})')
+    return '\n'.join(lines)
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Print what the command line asks for."""
     args = parse_arguments(arguments)
     operations = find_operations(args.operations)
+    if args.measured:
+        print(list_choices(operations, make_map(['1'] * 4, 'float32', 'contiguous', args.device).device))
+        return
     try:
         x = make_map(args.shape, args.dtype, args.layout, args.device)
         tables = [
@@ -106,7 +129,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         ) from error
     gradients = 'with gradients' if args.grad else 'without gradients'
     print(f'torch {torch.__version__}, {args.dtype}, {args.layout}, {args.device}, {gradients}, mode {current_mode()}')
-    print('The first implementation that applies runs; it is marked with ->.\n')
+    print(
+        'The implementation that runs is marked with ->: the first that applies, or the fastest where it is measured.\n'
+    )
     print('\n\n'.join(tables))
 
 

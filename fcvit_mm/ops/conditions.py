@@ -7,14 +7,16 @@ import math
 import sys
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, Callable, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from ..deprecation import renamed_in
-from .dispatch import Operation
 from .tracing import is_traced
+
+if TYPE_CHECKING:
+    from .dispatch import Operation
 
 HALF = (torch.float16, torch.bfloat16)
 #: The condition of :func:`lacks_half` as text.
@@ -53,7 +55,7 @@ def lacks_half(x: Tensor, *_: Any) -> bool:
     return x.device.type == 'cpu' and not cpu_convolves(x.dtype)
 
 
-def in_float32(op: Operation) -> Callable[..., Tensor]:
+def in_float32(op: 'Operation') -> Callable[..., Tensor]:
     """Build an implementation of an operation that computes in float32 and rounds the result to the map's dtype."""
 
     def widened(value: Any) -> Any:

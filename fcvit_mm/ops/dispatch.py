@@ -1,9 +1,11 @@
 """Dispatch: the one rule that says which implementation of an operation runs, and the user's switch.
 
 An operation is a reference (its definition in plain PyTorch) and a table of faster implementations, in order of
-preference. A call runs the first one whose condition its arguments meet, and else the reference.
+preference. A call runs the first one whose condition its arguments meet, and else the reference; on devices that the
+tables were not tuned on, the fastest of those (:mod:`.measured`).
 
-``FCVIT_MM_OPS=reference`` in the environment, or ``with fcvit_mm.ops.use_ops('reference'):``, turns the tables off.
+``FCVIT_MM_OPS=reference`` in the environment, or ``with fcvit_mm.ops.use_ops('reference'):``, turns the tables off, and
+``rules`` the measuring.
 ``python -m fcvit_mm.ops`` prints them, and what would run here.
 """
 
@@ -17,9 +19,10 @@ from torch import Tensor
 
 from ..deprecation import renamed_in, warn_deprecated
 from ..errors import UserError
+from .measured import fastest, is_untuned
 from .tracing import is_traced, is_transformed
 
-MODES = ('auto', 'reference')
+MODES = ('auto', 'rules', 'reference')
 _DEPRECATED_MODES = {'plain': 'reference'}
 _VARIABLE = 'FCVIT_MM_OPS'
 
@@ -31,8 +34,8 @@ def _check_mode(mode: str, origin: str, stacklevel: int = 3) -> str:
         return new
     if mode not in MODES:
         raise UserError(
-            f'{origin} is {mode!r}, expected one of {", ".join(MODES)}: "auto" runs the fastest implementation '
-            'of each operation, "reference" its definition'
+            f'{origin} is {mode!r}, expected one of {", ".join(MODES)}: "auto" runs the fastest implementation of each '
+            'operation, "rules" the first of its table that applies, without measuring, "reference" its definition'
         )
     return mode
 
@@ -42,7 +45,7 @@ _mode = _check_mode(os.environ.get(_VARIABLE, 'auto'), f'the environment variabl
 
 
 def current_mode() -> str:
-    """Return which implementations run at present: ``auto`` or ``reference``."""
+    """Return which implementations run at present: ``auto``, ``rules`` or ``reference``."""
     return _mode
 
 
@@ -51,7 +54,9 @@ def use_ops(mode: str) -> Iterator[None]:
     """Choose the implementations of all operations called inside, in the whole process.
 
     Args:
-        mode (str): ``auto`` for the first implementation of the table that applies, ``reference`` for the definitions.
+        mode (str): ``auto`` for the fastest implementation: the first of the table that applies, or, on devices that
+            the tables were not tuned on, what :mod:`fcvit_mm.ops.measured` finds. ``rules`` for the first that applies
+            everywhere, ``reference`` for the definitions.
 
     Raises:
         ValueError: Another mode.
@@ -129,6 +134,10 @@ class Operation:
         """Return the implementation that a call with these arguments runs."""
         if _mode != 'reference' and not is_transformed():
             traced = is_traced()
+            if not traced and _mode == 'auto' and is_untuned(args[0]):
+                measured = fastest(self.__name__, self.table, args)
+                if measured is not None:
+                    return measured
             for implementation in self.implementations:
                 if (implementation.traceable or not traced) and implementation.when(*args):
                     return implementation

@@ -63,7 +63,7 @@ def test_arguments_are_checked_but_not_in_a_trace():
 
 
 def test_unknown_mode():
-    with pytest.raises(UserError, match=r"mode is 'fast', expected one of auto, reference"), use_ops('fast'):
+    with pytest.raises(UserError, match=r"mode is 'fast', expected one of auto, rules, reference"), use_ops('fast'):
         pass
 
 
@@ -93,7 +93,7 @@ def test_environment_variable(mode_at_import):
     assert [mode_at_import(value) for value in ('auto', 'reference')] == ['auto', 'reference']
     with pytest.warns(DeprecationWarning, match="'plain' as the environment variable FCVIT_MM_OPS is deprecated"):
         assert mode_at_import('plain') == 'reference'
-    with pytest.raises(UserError, match="variable FCVIT_MM_OPS is 'quick', expected one of auto, reference"):
+    with pytest.raises(UserError, match="variable FCVIT_MM_OPS is 'quick', expected one of auto, rules, reference"):
         mode_at_import('quick')
 
 
