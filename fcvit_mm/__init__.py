@@ -4,7 +4,8 @@ from .dependencies import check_core
 
 check_core()
 
-from . import deprecation, mmcv_ext  # noqa: E402
+# A command has imported errors and options before (tools/command_line.py): here they become attributes.
+from . import deprecation, errors, mmcv_ext, options  # noqa: E402, F401
 
 deprecation.install()
 mmcv_ext.make_known()

@@ -70,6 +70,10 @@ RENAMED = {
         'read_upload': 'fcvit_mm.images.read_untrusted_image',
     },
     'fcvit_mm.engine.checkpoint': {'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook'},
+    'fcvit_mm.engine.config': {
+        name: f'fcvit_mm.options.{name}' for name in ('add_config_options', 'add_import_option')
+    },
+    'fcvit_mm.engine.distributed': {'LAUNCHERS': 'fcvit_mm.options.LAUNCHERS'},
     'fcvit_mm.engine.drawing': {
         'InputError': 'fcvit_mm.images.ImageError',
         'VIDEO_SUFFIXES': 'fcvit_mm.images.VIDEO_SUFFIXES',

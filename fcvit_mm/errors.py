@@ -188,13 +188,33 @@ class _Debug(argparse.Action):
         os.environ[DEBUG_VARIABLE] = '1'
 
 
-def command_parser(description: Optional[str]) -> argparse.ArgumentParser:
+class CommandParser(argparse.ArgumentParser):
+    """Argument parser of a command: all arguments are read, and mistakes reported, before one of them needs a library.
+
+    What an action with a method ``finish`` stored is replaced by what that makes of it, once all arguments are read.
+    """
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments as ``argparse`` does, then finish them.
+
+        Raises:
+            UserError: What an action found.
+        """
+        found = super().parse_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            if hasattr(action, 'finish') and value is not None:
+                setattr(found, action.dest, action.finish(value))
+        return found
+
+
+def command_parser(description: Optional[str]) -> CommandParser:
     """Build the argument parser of a command, with the option that all commands have: ``--debug``.
 
     Args:
         description (str): What the command does; its lines stay as they are. Commands give their docstring.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--debug', action=_Debug, help=f'show the traceback of an error (so does {DEBUG_VARIABLE}=1)')
     return parser
 
@@ -234,17 +254,23 @@ def silence_libraries() -> None:
         library.MMLogger.callHandlers = call_handlers
 
 
-def run_command(main: Callable[[], object]) -> None:
+def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], object]] = None) -> None:
     """Run a command; an error that the user can put right ends it with one message and exit status 1.
 
     ``--debug`` (:func:`command_parser`), or :data:`DEBUG_VARIABLE` in the environment, shows the traceback as well.
     Errors of any other kind are defects: they end the command with their traceback, as usual. What libraries say of
     themselves at every start is silenced (:func:`silence_libraries`), unless tracebacks are asked for.
+
+    Args:
+        main (callable): The command.
+        parse_args (callable, optional): Reads the arguments, before anything is imported for the command; ``main`` is
+            then called with what it returns.
     """
-    if not wants_traceback():
-        silence_libraries()
     try:
-        main()
+        arguments = () if parse_args is None else (parse_args(),)
+        if not wants_traceback():
+            silence_libraries()
+        main(*arguments)
     except UserError as error:
         if wants_traceback():
             traceback.print_exc()

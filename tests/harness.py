@@ -1,5 +1,6 @@
 """Running the project's tools on small generated data, with configs of one's own that inherit the project's."""
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import quick
 import warm
 
@@ -118,6 +120,22 @@ class Trained(NamedTuple):
 def path_of(tool):
     """Return the path of a command of ``tools`` or ``dev``, whichever has it."""
     return next(path for path in (ROOT / 'tools' / tool, ROOT / 'dev' / tool) if path.exists())
+
+
+def load_tool(tool):
+    """Return a command of ``tools`` as a module."""
+    path = path_of(tool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))
+        spec = importlib.util.spec_from_file_location(f'tools_{path.stem}', path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def call_tool(module, arguments):
+    """Do in this process what a command does; its errors are raised."""
+    module.main(module.parse_args(list(map(str, arguments))))
 
 
 def run_tool(tool, *arguments, cwd=None, check=True, env=None, timeout=300, python=None):

@@ -1,12 +1,12 @@
 """Checkpoints as runs leave them, and publishing them."""
 
-import runpy
+from functools import partial
 
 import numpy as np
 import torch
-from harness import ROOT
+from harness import call_tool, load_tool
 
-main = runpy.run_path(str(ROOT / 'tools' / 'publish_model.py'))['main']
+main = partial(call_tool, load_tool('publish_model.py'))
 #: FCViT-tiny with one block in each stage: its heads and necks fit.
 ARCH = dict(depths=(1, 1, 1, 1), channels=(32, 64, 160, 320), mlp_ratios=(1, 1, 1, 1))
 MICRO = "\nmodel['backbone'] = dict(model.get('backbone', {{}}), arch=dict(_delete_=True, **{arch}))\n"

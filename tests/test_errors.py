@@ -154,6 +154,24 @@ def test_defects_end_a_command_with_their_traceback():
         run_command(lambda: 1 / 0)
 
 
+@pytest.mark.parametrize('debug', [False, True])
+def test_arguments_are_read_first(debug, monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(errors, 'silence_libraries', lambda: done.append('silenced'))
+    monkeypatch.setattr(sys, 'argv', ['train.py', *(['--debug'] if debug else [])])
+    parser = command_parser('')
+
+    def parse_args():
+        done.append('parsed')
+        return parser.parse_args()
+
+    run_command(lambda args: done.append(vars(args)), parse_args)
+    assert done == ['parsed', *([] if debug else ['silenced']), {}]
+    with pytest.raises(SystemExit, match='train.py: mine'):
+        run_command(done.clear, lambda: (_ for _ in ()).throw(UserError('mine')))
+    assert done
+
+
 def test_missing_packages_are_no_defects(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(SystemExit, match='train.py: mmdet is not installed'):

@@ -12,7 +12,7 @@ from harness import ROOT
 
 #: Floors, the lowest first: a module imports from floors below its own, and from its own room.
 FLOORS = [
-    {'errors', 'version', 'registry', 'dependencies', 'files', 'images', 'deprecation'},
+    {'errors', 'options', 'version', 'registry', 'dependencies', 'files', 'images', 'deprecation'},
     {'ops'},
     {'models', 'datasets', 'mmcv_ext'},
     {'checkpoints'},
@@ -23,6 +23,8 @@ FLOORS = [
 #: On the same floor: who imports whom, one way.
 BESIDE = {
     ('dependencies', 'errors'),
+    ('options', 'errors'),
+    ('options', 'dependencies'),
     ('files', 'errors'),
     ('images', 'errors'),
     ('images', 'dependencies'),

@@ -12,12 +12,7 @@ import argparse
 from contextlib import suppress
 from typing import Optional, Sequence
 
-from mmengine.logging import MMLogger
-
-from fcvit_mm.app.models import Predictor, find_models
-from fcvit_mm.app.page import MAX_BYTES, MAX_PIXELS, build_page, import_gradio
-from fcvit_mm.app.server import build_server, open_port
-from fcvit_mm.errors import UserError, command_parser, run_command
+from command_line import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, UserError, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -35,14 +30,14 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--max-megabytes',
         type=float,
-        default=MAX_BYTES / 2**20,
+        default=MAX_UPLOAD_BYTES / 2**20,
         metavar='MIB',
         help='of an image (default: %(default)g)',
     )
     parser.add_argument(
         '--max-megapixels',
         type=float,
-        default=MAX_PIXELS / 1e6,
+        default=MAX_UPLOAD_PIXELS / 1e6,
         metavar='N',
         help='millions of pixels of an image (default: %(default)g)',
     )
@@ -53,8 +48,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+
+    from fcvit_mm.app.models import Predictor, find_models
+    from fcvit_mm.app.page import build_page, import_gradio
+    from fcvit_mm.app.server import build_server, open_port
+
     import_gradio()
     MMLogger.get_instance('mmengine', log_level='ERROR')
     import matplotlib
@@ -75,4 +75,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

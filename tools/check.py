@@ -4,18 +4,12 @@ Writes nothing. Ends with a short report, or with all that would end the run and
 """
 
 import argparse
+from typing import Optional, Sequence
 
-from mmengine.logging import MMLogger
-
-from fcvit_mm.engine.config import add_config_options, enable_amp, load_config
-from fcvit_mm.engine.distributed import LAUNCHERS
-from fcvit_mm.engine.hooks.resume import select_resume_point
-from fcvit_mm.errors import command_parser, run_command
-from fcvit_mm.preflight.checks import PreflightError, check_training
-from fcvit_mm.preflight.trial import format_trial, run_trial
+from command_line import LAUNCHERS, add_config_options, command_parser, run_command
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where the run is to write (default: ./work_dirs/<config name>)')
@@ -27,11 +21,17 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--verbose', action='store_true', help="show the libraries' own log")
     add_config_options(parser)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+
+    from fcvit_mm.engine.config import enable_amp, load_config
+    from fcvit_mm.engine.hooks.resume import select_resume_point
+    from fcvit_mm.preflight.checks import PreflightError, check_training
+    from fcvit_mm.preflight.trial import format_trial, run_trial
+
     if not args.verbose:
         MMLogger.get_instance('mmengine', log_level='WARNING')
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
@@ -54,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

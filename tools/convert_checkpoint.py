@@ -8,12 +8,9 @@ told apart by their keys, without running anything in them. Writes tensors only.
 """
 
 import argparse
-import sys
 from typing import Optional, Sequence
 
-from fcvit_mm.checkpoints import convert_checkpoint, is_published, published_path
-from fcvit_mm.engine.config import add_import_option
-from fcvit_mm.errors import command_parser, run_command
+from command_line import add_import_option, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -26,8 +23,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.checkpoints import convert_checkpoint, is_published, published_path
+
     source = published_path(args.src) if is_published(args.src) else args.src
     summary = convert_checkpoint(source, args.dst, ema=args.ema, force=args.force)
     print(f'{args.src}:')
@@ -37,4 +35,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(lambda: main(sys.argv[1:]))
+    run_command(main, parse_args)

@@ -12,15 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmengine.config import Config
-
-from fcvit_mm import __version__
-from fcvit_mm.datasets import generate
-from fcvit_mm.datasets.shapes import read_manifest
-from fcvit_mm.dependencies import require
-from fcvit_mm.errors import UserError, command_parser, run_command
-from fcvit_mm.files import write_atomic
-from fcvit_mm.images import find_images, read_image
+from command_line import UserError, command_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN = dict(config='classification/fcvit_tiny_shapes.py', kind='imagenet', metrics={'accuracy/top1': 'top-1 (%)'})
@@ -60,6 +52,8 @@ def read_json(path):
 
 
 def write_json(path, content):
+    from fcvit_mm.files import write_atomic
+
     write_atomic(path, (json.dumps(content, indent=2) + '\n').encode())
 
 
@@ -76,6 +70,8 @@ def run_step(title, folder, inputs, action, force):
     Returns:
         dict: What ``action`` returned, and the ``fingerprint`` of the inputs.
     """
+    from fcvit_mm import __version__
+
     fingerprint = hashlib.sha256(json.dumps([__version__, inputs], sort_keys=True, default=str).encode()).hexdigest()
     done, started = read_json(folder / 'done.json'), read_json(folder / 'started.json')
     if not force and done.get('fingerprint') == fingerprint and all(Path(path).exists() for path in done['files']):
@@ -140,6 +136,8 @@ def find_metrics(folder, names):
 
 def train(title, job, folder, inputs, options, force):
     """Train one config with tools/train.py; return its checkpoint and metrics."""
+    from mmengine.config import Config
+
     config = ROOT / 'configs' / job['config']
     cfg = Config.fromfile(config)
 
@@ -184,6 +182,9 @@ def draw_sheet(folder, target):
     import cv2
     import numpy as np
 
+    from fcvit_mm.files import write_atomic
+    from fcvit_mm.images import find_images, read_image
+
     images = [read_image(path)[..., ::-1] for path in find_images(folder, recursive=True)[: 2 * SHEET_ROWS]]
     height, width = images[0].shape[:2]
     title = np.full((22, width, 3), 255, np.uint8)
@@ -197,7 +198,7 @@ def draw_sheet(folder, target):
     write_atomic(target, cv2.imencode('.png', sheet)[1].tobytes())
 
 
-def main():
+def parse_args(argv=None):
     parser = command_parser(__doc__)
     parser.add_argument('job', choices=list(JOBS))
     parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'), help='where results go')
@@ -205,7 +206,14 @@ def main():
     parser.add_argument(
         '--quick', action='store_true', help='a few images and iterations: shows that it runs, and checks no result'
     )
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(args):
+    from fcvit_mm.datasets import generate
+    from fcvit_mm.datasets.shapes import read_manifest
+    from fcvit_mm.dependencies import require
+
     job = JOBS[args.job]
     for package in ('mmpretrain', job['package']):
         require(package)
@@ -269,4 +277,4 @@ def data_options(kind, folder):
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

@@ -10,11 +10,12 @@ A download that was cut off continues where it was. What is there already is che
 
 import argparse
 import os
-from typing import List, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence
 
-from fcvit_mm.checkpoints import PUBLISHED, PublishedWeights, fetch_published
-from fcvit_mm.engine.config import add_import_option
-from fcvit_mm.errors import UserError, command_parser, run_command
+from command_line import UserError, add_import_option, command_parser, run_command
+
+if TYPE_CHECKING:
+    from fcvit_mm.checkpoints import PublishedWeights
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -29,7 +30,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def describe(weights: PublishedWeights) -> List[str]:
+def describe(weights: 'PublishedWeights') -> List[str]:
     """Return the cells of a row of the list."""
     figures = ', '.join(f'{key} {value}' for key, value in weights.metrics.items()) or '-'
     return [weights.name, weights.task, weights.config, figures, 'downloads' if weights.address else 'by hand']
@@ -37,13 +38,16 @@ def describe(weights: PublishedWeights) -> List[str]:
 
 def list_weights() -> str:
     """Return all published weights as a table."""
+    from fcvit_mm.checkpoints import PUBLISHED
+
     rows = [['name', 'task', 'config', 'published', 'how'], *map(describe, PUBLISHED.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.checkpoints import fetch_published
+
     if not args.names:
         print(list_weights())
         return
@@ -61,4 +65,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

@@ -8,26 +8,28 @@ import argparse
 import json
 from typing import Optional, Sequence
 
-from fcvit_mm.engine.config import add_config_options
-from fcvit_mm.errors import command_parser, run_command
-from fcvit_mm.export.exporter import PREPROCESSING, export_model, format_report
-from fcvit_mm.export.formats import FORMATS
-from fcvit_mm.export.parts import PARTS
-from fcvit_mm.files import write_atomic
+from command_line import (
+    EXPORT_FORMATS,
+    EXPORT_PARTS,
+    EXPORT_PREPROCESSING,
+    add_config_options,
+    command_parser,
+    run_command,
+)
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor')
     parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
-    parser.add_argument('--format', required=True, choices=FORMATS, help='what to write')
+    parser.add_argument('--format', required=True, choices=EXPORT_FORMATS, help='what to write')
     parser.add_argument(
         '--out', required=True, metavar='FILE', help='the file: .onnx, .pt2 (torch_export) or .pt (torchscript)'
     )
     parser.add_argument(
         '--part',
         default='model',
-        choices=PARTS,
+        choices=EXPORT_PARTS,
         help="model: a classifier's scores, a segmentor's "
         "logits, a detector's boxes, scores, labels and masks; backbone: its stages' features; neck: the features "
         'behind the neck (default: model)',
@@ -35,7 +37,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--preprocess',
         default='beside',
-        choices=PREPROCESSING,
+        choices=EXPORT_PREPROCESSING,
         help='where pixels are normalised: inside, in the graph, which then takes uint8 images as OpenCV reads them; '
         'beside it, by whoever runs it (default: beside)',
     )
@@ -78,8 +80,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.export.exporter import export_model, format_report
+    from fcvit_mm.files import write_atomic
+
     report = export_model(
         args.config,
         args.checkpoint,
@@ -102,4 +106,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

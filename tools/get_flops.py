@@ -1,13 +1,12 @@
 """Count a model's parameters and multiply-adds, part by part, for a classifier, detector or segmentor."""
 
 import argparse
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
-from mmengine.logging import MMLogger
+from command_line import add_config_options, command_parser, run_command
 
-from fcvit_mm.apis.count import CONVENTION, Complexity, Part, measure
-from fcvit_mm.engine.config import add_config_options, load_config
-from fcvit_mm.errors import command_parser, run_command
+if TYPE_CHECKING:
+    from fcvit_mm.apis.count import Complexity
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -26,8 +25,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def format_table(found: Complexity) -> str:
+def format_table(found: 'Complexity') -> str:
     """Return the table that the command prints: one line for each part, and the total."""
+    from fcvit_mm.apis.count import Part
+
     rest = Part(
         'other',
         found.params - sum(part.params for part in found.parts),
@@ -42,8 +43,12 @@ def format_table(found: Complexity) -> str:
     return '\n'.join(lines)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+
+    from fcvit_mm.apis.count import CONVENTION, measure
+    from fcvit_mm.engine.config import load_config
+
     MMLogger.get_instance('mmengine', log_level='ERROR')
     found = measure(load_config(args.config, args.cfg_options), args.shape or ())
     size = f'{found.channels}x{found.shape[0]}x{found.shape[1]}'
@@ -55,4 +60,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

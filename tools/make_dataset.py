@@ -1,28 +1,29 @@
 """Make a data set of generated images of shapes, laid out like ImageNet, COCO or ADE20K."""
 
 import argparse
+from typing import Optional, Sequence
 
-from fcvit_mm.datasets import KINDS, generate
-from fcvit_mm.errors import command_parser, run_command
+from command_line import DATASET_KINDS, command_parser, run_command
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('kind', choices=list(KINDS), help='whose layout')
+    parser.add_argument('kind', choices=list(DATASET_KINDS), help='whose layout')
     parser.add_argument('root', nargs='?', help='folder to make (default: data/shapes/KIND)')
     parser.add_argument('--num-train', type=int, help='images to train on')
     parser.add_argument('--num-val', type=int, help='images held out')
     parser.add_argument('--size', type=int, help='side of the images in pixels')
     parser.add_argument('--seed', type=int, default=0)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.datasets import generate
+
     root = args.root or f'data/shapes/{args.kind}'
     written = generate(args.kind, root, args.num_train, args.num_val, args.size, args.seed)
     print(f'{root}: {"written" if written else "already there"}')
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

@@ -3,10 +3,9 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, Set
+from typing import Dict, Optional, Sequence, Set
 
-from fcvit_mm.errors import UserError, command_parser, run_command
-from fcvit_mm.files import atomic_path
+from command_line import UserError, command_parser, run_command
 
 #: Okabe and Ito's colours, which colour-blind people can tell apart.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -34,24 +33,25 @@ def read_metric(run: Path, key: str) -> Dict[int, float]:
     return dict(sorted(found.items()))
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('runs', nargs='+', type=Path, metavar='WORK_DIR')
     parser.add_argument('--key', required=True, help='such as accuracy/top1, coco/bbox_mAP or mIoU')
     parser.add_argument('--out', required=True, type=Path, help='PNG file')
     parser.add_argument('--step', default='epoch', help='what a step of these runs is, for the axis')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if len(args.runs) > len(COLORS):
         raise UserError(f'{len(args.runs)} runs, expected at most {len(COLORS)}, whose colours can be told apart')
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
+
+    from fcvit_mm.files import atomic_path
 
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout='constrained')
     for run, color in zip(args.runs, COLORS):
@@ -66,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

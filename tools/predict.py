@@ -10,16 +10,11 @@ import argparse
 import os
 from typing import Optional, Sequence
 
-from fcvit_mm.apis.predict import Options, predict
-from fcvit_mm.apis.results import TABLES
-from fcvit_mm.engine.config import add_config_options, load_config
-from fcvit_mm.engine.distributed import LAUNCHERS
-from fcvit_mm.errors import command_parser, run_command
+from command_line import LAUNCHERS, TABLES, add_config_options, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    default = Options()
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
     parser.add_argument(
@@ -29,24 +24,30 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='image, folder (with those below it), video, or .txt with a path a line',
     )
     parser.add_argument('--out', required=True, help='folder of the results')
-    parser.add_argument('--batch-size', type=int, default=default.batch_size, help='images at a time (default: 1)')
-    parser.add_argument('--workers', type=int, default=default.workers, help='processes that read images (default: 2)')
+    parser.add_argument('--batch-size', type=int, default=argparse.SUPPRESS, help='images at a time (default: 1)')
+    parser.add_argument(
+        '--workers', type=int, default=argparse.SUPPRESS, help='processes that read images (default: 2)'
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation, as the config describes it')
     parser.add_argument('--tile', type=int, help='predict tiles of so many pixels, for large images')
-    parser.add_argument('--overlap', type=float, default=default.overlap, help='of tiles, part of one (default: 0.2)')
+    parser.add_argument('--overlap', type=float, default=argparse.SUPPRESS, help='of tiles, part of one (default: 0.2)')
     parser.add_argument(
-        '--score-thr', type=float, default=default.score_thr, help='detection: least score (default: 0)'
+        '--score-thr', type=float, default=argparse.SUPPRESS, help='detection: least score (default: 0)'
     )
     parser.add_argument('--coco', help='detection: annotations whose ids of images and categories the results get')
-    parser.add_argument('--top', type=int, default=default.top, help='classification: classes an image (5; 0 for all)')
-    parser.add_argument('--format', dest='table', choices=TABLES, default=default.table, help='classification (csv)')
+    parser.add_argument(
+        '--top', type=int, default=argparse.SUPPRESS, help='classification: classes an image (5; 0 for all)'
+    )
+    parser.add_argument(
+        '--format', dest='table', choices=TABLES, default=argparse.SUPPRESS, help='classification (csv)'
+    )
     parser.add_argument(
         '--features', action='store_true', help="also the backbone's last output, averaged: features.npy"
     )
     parser.add_argument('--draw', action='store_true', help='also drawn images: drawn/NAME.png')
     parser.add_argument(
-        '--draw-score-thr', type=float, default=default.draw_score_thr, help='detection: least score of what is drawn'
+        '--draw-score-thr', type=float, default=argparse.SUPPRESS, help='detection: least score of what is drawn'
     )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     add_config_options(parser)
@@ -57,10 +58,12 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.apis.predict import Options, predict
+    from fcvit_mm.engine.config import load_config
+
     cfg = load_config(args.config, args.cfg_options, launcher=args.launcher)
-    options = Options(**{name: getattr(args, name) for name in Options._fields})
+    options = Options(**{name: value for name, value in vars(args).items() if name in Options._fields})
     done = predict(cfg, args.checkpoint, args.inputs, args.out, options)
     if not done.first:
         return
@@ -75,4 +78,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

@@ -10,15 +10,7 @@ import argparse
 import os.path as osp
 from typing import Optional, Sequence
 
-from mmengine.logging import MMLogger
-
-from fcvit_mm.apis.count import measure
-from fcvit_mm.apis.load import build_model
-from fcvit_mm.checkpoints import check_fits
-from fcvit_mm.engine.config import add_config_options, load_config
-from fcvit_mm.errors import UserError, command_parser, run_command
-from fcvit_mm.publishing.model_card import describe, results, write_card, write_entry
-from fcvit_mm.publishing.weights import pack, split_destination, strip_checkpoint, write_files
+from command_line import UserError, add_config_options, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -48,8 +40,16 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+
+    from fcvit_mm.apis.count import measure
+    from fcvit_mm.apis.load import build_model
+    from fcvit_mm.checkpoints import check_fits
+    from fcvit_mm.engine.config import load_config
+    from fcvit_mm.publishing.model_card import describe, results, write_card, write_entry
+    from fcvit_mm.publishing.weights import pack, split_destination, strip_checkpoint, write_files
+
     MMLogger.get_instance('mmengine', log_level='ERROR')
     folder, name = split_destination(args.out)
     stripped = strip_checkpoint(args.checkpoint, ema=not args.no_ema)
@@ -79,4 +79,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

@@ -7,13 +7,7 @@ model takes a training step on random images on the CPU.
 import argparse
 from typing import Optional, Sequence
 
-from mmengine.config import DictAction
-from mmengine.logging import MMLogger
-
-from fcvit_mm.apis.stock import fragment, read_stock, replace_backbone
-from fcvit_mm.engine.config import add_import_option
-from fcvit_mm.errors import UserError, command_parser, run_command
-from fcvit_mm.files import write_atomic
+from command_line import UserError, add_import_option, add_key_values, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -22,22 +16,21 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('network', help="one of this project's, such as fcvit_b12")
     parser.add_argument('--pretrained', metavar='CHECKPOINT', help='the backbone starts from it')
     parser.add_argument('--out', metavar='FILE', help='write the complete config, a .py file')
-    parser.add_argument(
-        '--options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='further arguments of the backbone, such as drop_path_rate=0.1 with_cp=True',
-    )
+    add_key_values(parser, '--options', 'further arguments of the backbone, such as drop_path_rate=0.1 with_cp=True')
     add_import_option(parser)
-    return parser.parse_args(argv)
-
-
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
-    MMLogger.get_instance('mmengine', log_level='ERROR')
+    args = parser.parse_args(argv)
     if args.out and not args.out.endswith('.py'):
         raise UserError(f'--out {args.out}: expected a name that ends in .py')
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+
+    from fcvit_mm.apis.stock import fragment, read_stock, replace_backbone
+    from fcvit_mm.files import write_atomic
+
+    MMLogger.get_instance('mmengine', log_level='ERROR')
     stock = read_stock(args.config)
     cfg = replace_backbone(stock, args.network, args.pretrained, args.options)
     print(f'# {args.config} with {args.network}\n{fragment(stock, cfg)}')
@@ -47,4 +40,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

@@ -2,21 +2,12 @@
 
 import argparse
 import os
+from typing import Optional, Sequence
 
-from fcvit_mm.engine.config import (
-    add_config_options,
-    dump_predictions,
-    enable_tta,
-    enable_visualization,
-    load_config,
-)
-from fcvit_mm.engine.distributed import LAUNCHERS
-from fcvit_mm.engine.run import is_first_here, test
-from fcvit_mm.errors import command_parser, run_command
-from fcvit_mm.preflight.checks import check_testing
+from command_line import LAUNCHERS, add_config_options, command_parser, run_command
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
@@ -32,13 +23,16 @@ def parse_args() -> argparse.Namespace:
     add_config_options(parser, 'test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list')
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.engine.config import dump_predictions, enable_tta, enable_visualization, load_config
+    from fcvit_mm.engine.run import is_first_here, test
+    from fcvit_mm.preflight.checks import check_testing
+
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     if args.show or args.show_dir:
         enable_visualization(cfg, args.show_dir, args.show, args.wait_time)
@@ -52,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

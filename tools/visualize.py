@@ -3,11 +3,7 @@
 import argparse
 from typing import Optional, Sequence
 
-from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
-from fcvit_mm.apis.load import image_reader
-from fcvit_mm.engine.config import add_config_options, load_config
-from fcvit_mm.errors import command_parser, run_command
-from fcvit_mm.images import ImageError, find_inputs
+from command_line import add_config_options, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -23,8 +19,12 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
+    from fcvit_mm.apis.load import image_reader
+    from fcvit_mm.engine.config import load_config
+    from fcvit_mm.images import ImageError, find_inputs
+
     images, video = find_inputs(args.input)
     cfg = load_config(args.config, args.cfg_options)
     read = image_reader(cfg)
@@ -39,4 +39,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

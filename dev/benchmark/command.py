@@ -14,11 +14,11 @@ import torch
 from entries import DTYPES
 
 import fcvit_mm
-from fcvit_mm.engine.config import add_import_option
-from fcvit_mm.errors import UserError
+from fcvit_mm.errors import CommandParser, UserError
+from fcvit_mm.options import add_import_option
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the arguments of every benchmark command."""
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--dtype', default='float32', choices=list(DTYPES))

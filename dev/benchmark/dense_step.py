@@ -20,11 +20,12 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from report import summarize, write_report
 
-from fcvit_mm.engine.config import add_config_options, load_config, set_pretrained, task_of
+from fcvit_mm.engine.config import load_config, set_pretrained, task_of
 from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.models.backbone import Backbone
 from fcvit_mm.models.layers import count_parameters
 from fcvit_mm.ops import use_ops
+from fcvit_mm.options import add_config_options
 
 
 class Way(NamedTuple):

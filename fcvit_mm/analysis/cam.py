@@ -15,6 +15,7 @@ import torch.nn as nn
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..options import CAM_METHODS as METHODS
 from .plots import draw_grid, overlay
 from .probe import (
     AnalysisError,
@@ -28,15 +29,6 @@ from .probe import (
 )
 from .similarity import short_name
 
-#: Names of the methods, and the library's classes.
-METHODS = {
-    'gradcam': 'GradCAM',
-    'gradcam++': 'GradCAMPlusPlus',
-    'xgradcam': 'XGradCAM',
-    'hirescam': 'HiResCAM',
-    'layercam': 'LayerCAM',
-    'eigencam': 'EigenCAM',
-}
 #: Name of the norm before a transformer block's attention: this project's and timm's, and mmpretrain's.
 FIRST_NORMS = ('norm1', 'ln1')
 #: Number of class names that an error lists.

@@ -32,11 +32,11 @@ from ..engine.distributed import lost_process, rendezvous_env
 from ..errors import library_errors
 from ..files import write_atomic
 from ..images import ImageError, ImageReader, swap_channels
+from ..options import TABLES
 from .draw import draw_classes, draw_sample
 from .inputs import Work, find_work
 from .load import NetworkError, build_model, check_channels, image_reader, input_channels, read_trained, split_pipeline
 from .results import (
-    TABLES,
     Classes,
     Coco,
     Detections,

@@ -25,7 +25,6 @@ from ..files import atomic_path, write_atomic
 Record = Dict[str, Any]
 #: Gives the records of all images in their order, anew each time that it is called.
 Records = Callable[[], Iterable[Record]]
-TABLES = ('csv', 'parquet')
 PARTS = 'parts'
 
 
@@ -317,7 +316,7 @@ class Classes:
         folder (str): Where the file goes.
         meta (Meta): The classes.
         top (int): How many of them are written for each image; 0 for all.
-        table (str): One of :data:`TABLES`.
+        table (str): One of :data:`~fcvit_mm.options.TABLES`.
     """
 
     COLUMNS = ('image', 'rank', 'class_id', 'class', 'probability')

@@ -8,13 +8,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..images import ImageError, read_untrusted_image
+from ..options import MAX_UPLOAD_BYTES as MAX_BYTES
+from ..options import MAX_UPLOAD_PIXELS as MAX_PIXELS
 from .models import Predictor, Similarity, draw_similarity, shrink
 
 #: Gradio serves all that its pages need by itself from this version on.
 MIN_GRADIO = (6, 17)
-#: Of an upload: more than any camera's JPEG has, and less than a decompression bomb decodes to.
-MAX_BYTES = 20 * 2**20
-MAX_PIXELS = 50_000_000
 
 
 def import_gradio() -> Any:

@@ -17,15 +17,10 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import WriteError, write_atomic
+from ..options import DATASET_KINDS as KINDS
 
 #: In the alphabetical order in which mmpretrain numbers the folders of a data set.
 CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
-#: Layouts, and what is generated where nothing else is asked for.
-KINDS: Dict[str, Dict[str, int]] = {
-    'imagenet': dict(num_train=1600, num_val=200, size=64),
-    'coco': dict(num_train=400, num_val=80, size=192),
-    'ade20k': dict(num_train=400, num_val=80, size=192),
-}
 #: File of a complete data set: the arguments it was made with.
 MANIFEST = 'shapes.json'
 

@@ -1,17 +1,16 @@
 """From a config file and a command line to the config that a runner is built from."""
 
-import argparse
-import importlib
 import os.path as osp
 from typing import Any, Iterator, Optional
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from ..checkpoints import with_scheme
 from ..dependencies import EXTRAS, require
+from ..deprecation import renamed_in
 from ..errors import UserError, library_errors
 from ..images import allow_large_images
 
@@ -84,50 +83,6 @@ def load_config(
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
     return cfg
-
-
-class _ConfigOptions(DictAction):
-    """MMEngine's action for ``KEY=VALUE``, with an error that names the option that is none."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        for value in values or ():
-            if '=' not in value:
-                raise ConfigError(f'{option_string} {value}: expected KEY=VALUE, such as model.head.num_classes=5')
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:
-            raise ConfigError(f'{option_string}: {error}: close every bracket, and quote the option') from error
-
-
-def add_config_options(parser: argparse.ArgumentParser, examples: str = 'model.head.num_classes=5') -> None:
-    """Add ``--cfg-options`` to a command, which changes the config.
-
-    Args:
-        parser (ArgumentParser): The command's.
-        examples (str): For the help.
-    """
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=_ConfigOptions, metavar='KEY=VALUE', help=f'change the config: {examples}'
-    )
-
-
-class _ImportModule(argparse.Action):
-    """Import a module as soon as its name is read, so that its networks are known."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        try:
-            importlib.import_module(values)
-        except ImportError as error:
-            raise UserError(
-                f'--import {values}: {error}: install the package, or name the folder that it stands in by PYTHONPATH'
-            ) from error
-
-
-def add_import_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--import`` to a command that reads no config, whose ``custom_imports`` would do it."""
-    parser.add_argument(
-        '--import', action=_ImportModule, metavar='MODULE', help='module that registers networks of another package'
-    )
 
 
 def library_of(node: Any) -> Optional[str]:
@@ -328,3 +283,6 @@ def dump_predictions(cfg: Config, out: str) -> None:
         evaluator['metrics'] = metrics
     else:
         cfg.test_evaluator = metrics
+
+
+__getattr__ = renamed_in(__name__)

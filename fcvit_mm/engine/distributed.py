@@ -16,9 +16,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+from ..deprecation import renamed_in
 from ..errors import UserError, library_errors
 
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 DEFAULT_PORT = '29500'  # torch.distributed's own
 
 
@@ -128,7 +128,7 @@ def joined_processes(cfg: Config) -> Iterator[None]:
     """Join the processes over gloo while something runs, where several of them run on CPUs; else leave it to MMEngine.
 
     Args:
-        cfg (Config): Its ``launcher`` started the processes: one of ``LAUNCHERS``.
+        cfg (Config): Its ``launcher`` started the processes: one of :data:`~fcvit_mm.options.LAUNCHERS`.
 
     Raises:
         LauncherError: See :func:`rendezvous_env`.
@@ -160,3 +160,6 @@ def _join_over_gloo(cfg: Config) -> None:
     with library_errors('joining the processes', 'Check MASTER_ADDR, the port and the number of processes'):
         dist.init_process_group('gloo', **options)
     print_log(f'No accelerator: {dist.get_world_size()} CPU processes joined over gloo.', logger='current')
+
+
+__getattr__ = renamed_in(__name__)

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..images import swap_channels
 from ..models import optimize_for_inference
 from ..models.layers import count_parameters
+from ..options import EXPORT_PREPROCESSING as PREPROCESSING
 from ..version import __version__
 from .formats import (
     FORMATS,
@@ -32,8 +33,6 @@ from .quantization import Labelled, calibration_images, labelled_images, measure
 
 #: Height and width at which speed is measured if the config's test pipeline crops to none.
 SIZES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
-#: Where pixels are normalised: by what reads and resizes images, as in OpenMMLab's own exports, or in the graph.
-PREPROCESSING = ('beside', 'inside')
 #: What the graph takes.
 INPUTS = {
     'beside': 'float32 ({batch}, {channels}, height, width), channels in channel_order, (pixel as loaded - mean) / std',

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import atomic_path, is_write_failure
 from ..models import optimize_for_inference
+from ..options import EXPORT_FORMATS as FORMATS
 from .detectors import match
 from .parts import Part, free_of_sizes_
 
@@ -30,19 +31,6 @@ class ExportError(UserError):
     """A model, or an operator in it, that a format cannot take."""
 
 
-class Format(NamedTuple):
-    """A kind of file: its suffix, its runtime, and the packages that it needs besides torch."""
-
-    suffix: str
-    runtime: str
-    packages: Tuple[str, ...] = ()
-
-
-FORMATS = {
-    'onnx': Format('.onnx', 'ONNX Runtime', ('onnx', 'onnxscript', 'onnxruntime')),
-    'torch_export': Format('.pt2', 'torch.export'),
-    'torchscript': Format('.pt', 'TorchScript'),
-}
 #: What PyTorch's exporter writes without converting, and ONNX Runtime reads since 1.14 (February 2023).
 OPSET = 18
 #: First torch whose ONNX exporter is by default the one that starts from torch.export.

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-
-PARTS = ('model', 'neck', 'backbone')
+from ..options import EXPORT_PARTS as PARTS
 
 
 def random_images(shape: Tuple[int, ...]) -> Tensor:

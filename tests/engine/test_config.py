@@ -13,7 +13,6 @@ from fcvit_mm.engine import config as engine_config
 from fcvit_mm.engine.config import (
     ConfigError,
     adapt_to_machine,
-    add_config_options,
     dump_predictions,
     enable_amp,
     enable_auto_scale_lr,
@@ -26,7 +25,7 @@ from fcvit_mm.engine.config import (
     walk,
 )
 from fcvit_mm.engine.hooks import NonFiniteHook
-from fcvit_mm.errors import LibraryError, command_parser
+from fcvit_mm.errors import LibraryError
 
 UPERNET = ROOT / 'configs/segmentation/upernet_fcvit_tiny_ade20k.py'
 MASK_RCNN = ROOT / 'configs/detection/mask_rcnn_fcvit_b12_coco.py'
@@ -213,14 +212,7 @@ def test_a_config_that_cannot_be_read(write, text, message):
         load_config(write(text))
 
 
-def test_options_that_are_none(write):
-    parser = command_parser('')
-    add_config_options(parser)
-    assert parser.parse_args(['--cfg-options', 'a=1', 'b=[1,2]']).cfg_options == {'a': 1, 'b': [1, 2]}
-    with pytest.raises(ConfigError, match='--cfg-options ab: expected KEY=VALUE, such as'):
-        parser.parse_args(['--cfg-options', 'ab'])
-    with pytest.raises(ConfigError, match='--cfg-options: Imbalanced brackets .*: close every bracket'):
-        parser.parse_args(['--cfg-options', 'a=[(1,2]'])
+def test_options_that_the_config_cannot_take(write):
     with pytest.raises(LibraryError, match='changing .* by --cfg-options failed: TypeError: .*Correct the names'):
         load_config(write("default_scope = 'mmseg'\nmodel = 3"), {'model.backbone.depth': 3})
 

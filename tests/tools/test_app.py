@@ -1,22 +1,20 @@
 """tools/app.py: its arguments."""
 
-import runpy
-
 import pytest
-from harness import ROOT
+from harness import call_tool, load_tool
 
 from fcvit_mm.errors import UserError
 
 
 @pytest.fixture(scope='module')
 def tool():
-    return runpy.run_path(str(ROOT / 'tools' / 'app.py'))
+    return load_tool('app.py')
 
 
 def test_arguments(tool):
-    assert tool['parse_args']([]).host == '127.0.0.1'
+    assert tool.parse_args([]).host == '127.0.0.1'
     with pytest.raises(UserError, match='--max-megapixels 0: expected more than 0'):
-        tool['parse_args'](['--max-megapixels', '0'])
+        tool.parse_args(['--max-megapixels', '0'])
     pytest.importorskip('gradio')
     with pytest.raises(UserError, match='config nowhere.py does not exist'):
-        tool['main'](['nowhere.py', 'nowhere.pth'])
+        call_tool(tool, ['nowhere.py', 'nowhere.pth'])

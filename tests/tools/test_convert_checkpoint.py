@@ -1,17 +1,17 @@
 """tools/convert_checkpoint.py; what it converts is tested beside fcvit_mm/checkpoints/convert.py."""
 
 import os
-import runpy
+from functools import partial
 
 import pytest
 import torch
-from harness import ROOT, run_python
+from harness import ROOT, call_tool, load_tool, run_python
 from reference import published
 
 from fcvit_mm.checkpoints import CheckpointExistsError, CheckpointNotFoundError
 
 TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
-main = runpy.run_path(str(TOOL))['main']
+main = partial(call_tool, load_tool('convert_checkpoint.py'))
 
 
 @pytest.fixture

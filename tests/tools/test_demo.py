@@ -1,14 +1,11 @@
 """The demo, with a few images and iterations: all of its stages, and what it does when it runs again."""
 
-import importlib.util
 import json
 
 import pytest
-from harness import ROOT, warm_python
+from harness import call_tool, load_tool, warm_python
 
-spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
-demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(demo)
+demo = load_tool('demo.py')
 
 
 @pytest.fixture
@@ -20,8 +17,7 @@ def run_demo(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo.sys, 'executable', warm_python())
 
     def run(*arguments):
-        monkeypatch.setattr('sys.argv', ['demo.py', *arguments])
-        demo.main()
+        call_tool(demo, arguments)
         return capsys.readouterr().out
 
     return run
@@ -133,13 +129,12 @@ def test_a_bad_result_is_an_error(monkeypatch, tmp_path, capsys):
         fingerprint='f',
         metrics={'accuracy/top1': 90.0, 'coco/bbox_mAP_50': 0.6, 'coco/segm_mAP_50': 0.49},
     )
-    for name in ('require', 'generate', 'read_manifest'):
-        monkeypatch.setattr(demo, name, lambda *args, **kwargs: None)
+    for name in ('dependencies.require', 'datasets.generate', 'datasets.shapes.read_manifest'):
+        monkeypatch.setattr(f'fcvit_mm.{name}', lambda *args, **kwargs: None)
     for name in ('train', 'test'):
         monkeypatch.setattr(demo, name, lambda *args, **kwargs: done)
-    monkeypatch.setattr('sys.argv', ['demo.py', 'detect', '--out', str(tmp_path)])
     with pytest.raises(demo.UserError, match=r'^mask AP50 below 0\.5'):
-        demo.main()
+        call_tool(demo, ['detect', '--out', tmp_path])
     assert '0.49' in capsys.readouterr().out
     done['metrics']['coco/segm_mAP_50'] = 0.5
-    demo.main()
+    call_tool(demo, ['detect', '--out', tmp_path])

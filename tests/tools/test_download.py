@@ -1,11 +1,11 @@
 """tools/download.py; what it calls is tested beside fcvit_mm/checkpoints/fetch.py."""
 
 import os
-import runpy
+from functools import partial
 
 import pytest
 import torch
-from harness import ROOT, run_tool
+from harness import call_tool, load_tool, run_tool
 from plain_net import own_rows
 from reference import arguments, published
 from weights_server import own_weights, running
@@ -15,7 +15,7 @@ from fcvit_mm.checkpoints import PUBLISHED, CheckpointError, PublishedWeights, r
 from fcvit_mm.errors import UserError
 from fcvit_mm.models.variants import Variant, register_variant
 
-main = runpy.run_path(str(ROOT / 'tools' / 'download.py'))['main']
+main = partial(call_tool, load_tool('download.py'))
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """tools/get_flops.py: counts of all three tasks, and what it says when it cannot count."""
 
-import importlib.util
+from functools import partial
 
 import pytest
-from harness import ROOT, run_python
+from harness import ROOT, call_tool, load_tool, run_python
 
 from fcvit_mm.errors import UserError
 
@@ -11,15 +11,12 @@ CONFIGS = ROOT / 'configs'
 
 
 @pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('get_flops', ROOT / 'tools' / 'get_flops.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def main():
+    return partial(call_tool, load_tool('get_flops.py'))
 
 
-def test_command_prints_a_table(tool, capsys):
-    tool.main(
+def test_command_prints_a_table(main, capsys):
+    main(
         [
             str(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py'),
             '--shape',
@@ -36,9 +33,9 @@ def test_command_prints_a_table(tool, capsys):
     assert 'multiply-add counts as one' in printed
 
 
-def test_detector_is_padded_and_its_heads_are_counted(tool, capsys):
+def test_detector_is_padded_and_its_heads_are_counted(main, capsys):
     pytest.importorskip('mmdet')
-    tool.main(
+    main(
         [
             str(CONFIGS / 'detection' / 'mask_rcnn_fcvit_tiny_coco.py'),
             '--size',
@@ -58,18 +55,18 @@ def test_detector_is_padded_and_its_heads_are_counted(tool, capsys):
     assert 'proposals that random weights gave' in printed
 
 
-def test_segmentor_with_an_auxiliary_head(tool, capsys):
+def test_segmentor_with_an_auxiliary_head(main, capsys):
     pytest.importorskip('mmseg')
     config = str(CONFIGS / 'segmentation' / 'upernet_fcvit_tiny_ade20k.py')
-    tool.main([config, '--shape', '64'])
+    main([config, '--shape', '64'])
     printed = capsys.readouterr().out
     assert 'input 3x64x64' in printed
     assert 'auxiliary head works in training only' in printed
 
 
-def test_missing_config(tool):
+def test_missing_config(main):
     with pytest.raises(UserError, match='nowhere.py does not exist: the configs are in configs/classification'):
-        tool.main(['nowhere.py'])
+        main(['nowhere.py'])
 
 
 def test_command_ends_with_a_message_and_without_a_traceback():
@@ -80,6 +77,6 @@ def test_command_ends_with_a_message_and_without_a_traceback():
 
 
 @pytest.mark.parametrize('shape', [['1', '2', '3'], ['0']])
-def test_shape_that_is_none(tool, shape):
+def test_shape_that_is_none(main, shape):
     with pytest.raises(UserError, match='expected a height and a width in pixels, or one number'):
-        tool.main([str(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py'), '--shape', *shape])
+        main([str(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py'), '--shape', *shape])

@@ -1,12 +1,11 @@
 import pickle
 import re
-import runpy
 import sys
 
 import cv2
 import pytest
 import torch
-from harness import path_of, run_tool, write_config
+from harness import call_tool, load_tool, run_tool, write_config
 
 import fcvit_mm
 from fcvit_mm.preflight.checks import PreflightError
@@ -122,13 +121,12 @@ def test_preflight_can_be_skipped(shapes, tmp_path, monkeypatch):
     pytest.importorskip('mmdet')
     config = write_config('detection', tmp_path, shapes('detection'), 'test_evaluator.update(type="NoSuchMetric")\n')
     torch.save({'state_dict': {}}, tmp_path / 'a.pth')
-    main = runpy.run_path(str(path_of('test.py')))['main']
+    tool = load_tool('test.py')
     tested = []
-    monkeypatch.setitem(main.__globals__, 'test', lambda cfg, checkpoint: tested.append(checkpoint))
-    monkeypatch.setattr(sys, 'argv', ['test.py', str(config), str(tmp_path / 'a.pth')])
+    monkeypatch.setattr('fcvit_mm.engine.run.test', lambda cfg, checkpoint: tested.append(checkpoint))
+    arguments = [config, tmp_path / 'a.pth']
     with pytest.raises(PreflightError, match='test_evaluator: NoSuchMetric cannot be built .*: correct the name'):
-        main()
+        call_tool(tool, arguments)
     assert not tested
-    monkeypatch.setattr(sys, 'argv', [*sys.argv, '--no-preflight'])
-    main()
+    call_tool(tool, [*arguments, '--no-preflight'])
     assert tested == [str(tmp_path / 'a.pth')]

@@ -1,13 +1,12 @@
 import os
 import pickle
 import re
-import runpy
 import shutil
 import sys
 
 import pytest
 import torch
-from harness import path_of, run_tool, write_config
+from harness import call_tool, load_tool, run_tool, write_config
 from mmengine.config import Config
 
 from fcvit_mm.preflight.checks import PreflightError
@@ -278,13 +277,12 @@ def test_preflight_can_be_skipped(shapes, tmp_path, monkeypatch):
     """The command's own steps, but for the training."""
     pytest.importorskip('mmdet')
     config = write_config('detection', tmp_path, shapes('detection'), 'val_evaluator["ann_file"] = "lost.json"\n')
-    main = runpy.run_path(str(path_of('train.py')))['main']
+    tool = load_tool('train.py')
     trained = []
-    monkeypatch.setitem(main.__globals__, 'train', trained.append)
-    monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--work-dir', str(tmp_path / 'w')])
+    monkeypatch.setattr('fcvit_mm.engine.run.train', trained.append)
+    arguments = [config, '--work-dir', tmp_path / 'w']
     with pytest.raises(PreflightError, match='val_evaluator: ann_file lost.json does not exist'):
-        main()
+        call_tool(tool, arguments)
     assert not trained
-    monkeypatch.setattr(sys, 'argv', [*sys.argv, '--no-preflight'])
-    main()
+    call_tool(tool, [*arguments, '--no-preflight'])
     assert len(trained) == 1

@@ -2,15 +2,15 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
-import torch
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the folder of command_line
+from command_line import UserError
 
-from fcvit_mm.apis.load import Network, load_network
-from fcvit_mm.deprecation import warn_deprecated
-from fcvit_mm.errors import UserError
-from fcvit_mm.images import ImageError, find_images, truncation_problem
+if TYPE_CHECKING:
+    from fcvit_mm.apis.load import Network
 
 NETWORK_HELP = (
     "config file of a classifier, detector or segmentor, or timm:NAME for one of timm's models, then @ and "
@@ -58,21 +58,35 @@ class _Images(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Optional[str] = None
     ) -> None:
         if option == DEPRECATED_IMAGES:
+            from fcvit_mm.deprecation import warn_deprecated
+
             warn_deprecated(DEPRECATED_IMAGES, '--images')
         setattr(namespace, self.dest, values)
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Turn ``args.size`` into a tuple or ``None``, and check the device.
+def parse_arguments(parser: argparse.ArgumentParser, argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """Parse the arguments of an analysis command; ``size`` becomes a tuple or ``None``.
 
     Raises:
-        UserError: A size that is none, or a device that cannot be used.
+        UserError: A size that is none.
     """
+    args = parser.parse_args(argv)
     args.size = parse_size(args.size)
+    return args
+
+
+def check_device(device: str) -> None:
+    """Check that a device can be used.
+
+    Raises:
+        UserError: It cannot.
+    """
+    import torch
+
     try:
-        torch.empty(0, device=args.device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'--device {args.device} cannot be used here: {str(error).splitlines()[0]}') from error
+        raise UserError(f'--device {device} cannot be used here: {str(error).splitlines()[0]}') from error
 
 
 def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
@@ -109,9 +123,11 @@ def parse_queries(texts: Sequence[str]) -> List[Tuple[float, float]]:
     return queries
 
 
-def load_networks(specs: Sequence[str], device: str) -> List[Network]:
+def load_networks(specs: Sequence[str], device: str) -> List['Network']:
     """Load networks, each given as ``CONFIG@CHECKPOINT``; a number is added to names that occur twice."""
-    networks: List[Network] = []
+    from fcvit_mm.apis.load import load_network
+
+    networks: List['Network'] = []
     for spec in specs:
         no_checkpoint = '@' not in spec or os.path.isfile(spec)  # a config's path may have an @
         config, _, checkpoint = (spec, '', '') if no_checkpoint else spec.rpartition('@')
@@ -127,6 +143,8 @@ def find_all_images(paths: Sequence[str]) -> List[str]:
     Raises:
         ImageError: A path that does not exist, is no image, is truncated, or is a folder without images.
     """
+    from fcvit_mm.images import ImageError, find_images, truncation_problem
+
     found = [image for path in paths for image in find_images(path)]
     for problem in filter(None, map(truncation_problem, found)):
         raise ImageError(problem)

@@ -10,17 +10,14 @@ from typing import Optional, Sequence
 from arguments import (
     add_arguments,
     add_networks_and_images,
-    check_arguments,
+    check_device,
     file_name,
     find_all_images,
     load_networks,
+    parse_arguments,
     parse_queries,
 )
-
-from fcvit_mm.analysis.plots import save_figure, write_json
-from fcvit_mm.analysis.similarity import attention_maps, draw_attention, draw_beside, similarity_maps
-from fcvit_mm.analysis.statistics import TOP, attention_statistics, draw_statistics, mean_statistics
-from fcvit_mm.errors import command_parser, run_command
+from command_line import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -42,13 +39,17 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'network (default: all are measured, six are drawn)',
     )
     add_arguments(parser)
-    return parser.parse_args(argv)
+    args = parse_arguments(parser, argv)
+    args.queries = parse_queries(args.queries)
+    return args
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
-    check_arguments(args)
-    queries = parse_queries(args.queries)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.analysis.plots import save_figure, write_json
+    from fcvit_mm.analysis.similarity import attention_maps, draw_attention, draw_beside, similarity_maps
+    from fcvit_mm.analysis.statistics import TOP, attention_statistics, draw_statistics, mean_statistics
+
+    check_device(args.device)
     paths = find_all_images(args.images)
     networks = load_networks(args.networks, args.device)
 
@@ -60,15 +61,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         )
         first = prepared[0]
         if found[network.name].kind == 'attention':
-            kind, maps = 'Attention', attention_maps(network.model, first.image, queries, args.layers)
+            kind, maps = 'Attention', attention_maps(network.model, first.image, args.queries, args.layers)
         else:
             kind, maps = 'Similarity', similarity_maps(network.model, first.image, args.layers)
         drawn[network.label.replace(' (', '\n(')] = maps, first.pixels
         figures[f'attention_{file_name(network.name)}'] = draw_attention(
-            maps, first.pixels, queries, f'{kind} of {network.label}, mean over heads'
+            maps, first.pixels, args.queries, f'{kind} of {network.label}, mean over heads'
         )
     if len(networks) > 1:
-        figures['comparison'] = draw_beside(drawn, queries, 'Attention and similarity, mean over heads')
+        figures['comparison'] = draw_beside(drawn, args.queries, 'Attention and similarity, mean over heads')
     figures['statistics'] = draw_statistics(
         {network.label: found[network.name] for network in networks},
         f'Mean over {len(paths)} image{"s" if len(paths) > 1 else ""}',
@@ -77,7 +78,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         print(save_figure(figure, args.out / f'{name}.png'))
     content = dict(
         images=paths,
-        queries=queries,
+        queries=args.queries,
         top=TOP,
         networks={
             network.name: dict(network=spec, checkpoint=network.checkpoint, **found[network.name]._asdict())
@@ -88,4 +89,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

@@ -3,12 +3,8 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import CHECKPOINT_HELP, add_arguments, check_arguments, find_all_images
-
-from fcvit_mm.analysis.cam import METHODS, class_activation_map, describe_class_map, draw_class_maps
-from fcvit_mm.analysis.plots import save_figure, write_json
-from fcvit_mm.apis.load import load_network
-from fcvit_mm.errors import command_parser, run_command
+from arguments import CHECKPOINT_HELP, add_arguments, check_device, find_all_images, parse_arguments
+from command_line import CAM_METHODS, command_parser, run_command
 
 #: Number of images side by side in a figure.
 COLUMNS = 8
@@ -26,14 +22,17 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='classes by name or index (default: the one predicted for each image)',
     )
     parser.add_argument('--layer', metavar='NAME', help='module of the backbone (default: its last block)')
-    parser.add_argument('--method', choices=list(METHODS), default='gradcam', help='default: %(default)s')
+    parser.add_argument('--method', choices=list(CAM_METHODS), default='gradcam', help='default: %(default)s')
     add_arguments(parser)
-    return parser.parse_args(argv)
+    return parse_arguments(parser, argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
-    check_arguments(args)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.analysis.cam import class_activation_map, describe_class_map, draw_class_maps
+    from fcvit_mm.analysis.plots import save_figure, write_json
+    from fcvit_mm.apis.load import load_network
+
+    check_device(args.device)
     paths = find_all_images(args.images)
     network = load_network(args.config, args.checkpoint, args.device)
     prepared = [network.prepare(path, args.size) for path in paths]
@@ -65,4 +64,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

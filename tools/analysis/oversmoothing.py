@@ -3,11 +3,16 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import add_arguments, add_networks_and_images, check_arguments, file_name, find_all_images, load_networks
-
-from fcvit_mm.analysis.frequency import describe_frequencies, draw_oversmoothing, draw_spectra, oversmoothing
-from fcvit_mm.analysis.plots import save_figure, write_json
-from fcvit_mm.errors import command_parser, run_command
+from arguments import (
+    add_arguments,
+    add_networks_and_images,
+    check_device,
+    file_name,
+    find_all_images,
+    load_networks,
+    parse_arguments,
+)
+from command_line import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -20,12 +25,14 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='modules of the backbone, which every network must have (default: all blocks)',
     )
     add_arguments(parser)
-    return parser.parse_args(argv)
+    return parse_arguments(parser, argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
-    check_arguments(args)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.analysis.frequency import describe_frequencies, draw_oversmoothing, draw_spectra, oversmoothing
+    from fcvit_mm.analysis.plots import save_figure, write_json
+
+    check_device(args.device)
     paths = find_all_images(args.images)
     networks = load_networks(args.networks, args.device)
 
@@ -49,4 +56,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

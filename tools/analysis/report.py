@@ -3,12 +3,16 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import CHECKPOINT_HELP, MODEL_HELP, add_arguments, check_arguments, file_name, find_all_images
-
-from fcvit_mm.analysis.report import write_report
-from fcvit_mm.apis.load import load_network
-from fcvit_mm.errors import command_parser, run_command
-from fcvit_mm.files import write_atomic
+from arguments import (
+    CHECKPOINT_HELP,
+    MODEL_HELP,
+    add_arguments,
+    check_device,
+    file_name,
+    find_all_images,
+    parse_arguments,
+)
+from command_line import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -22,12 +26,15 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='images or folders of them: the first four are drawn, numbers are means over all',
     )
     add_arguments(parser)
-    return parser.parse_args(argv)
+    return parse_arguments(parser, argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
-    check_arguments(args)
+def main(args: argparse.Namespace) -> None:
+    from fcvit_mm.analysis.report import write_report
+    from fcvit_mm.apis.load import load_network
+    from fcvit_mm.files import write_atomic
+
+    check_device(args.device)
     paths = find_all_images(args.images)
     network = load_network(args.config, args.checkpoint, args.device)
     page = write_report(network, args.config, paths, args.size)
@@ -37,4 +44,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

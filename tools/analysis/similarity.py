@@ -3,13 +3,8 @@
 import argparse
 from typing import Optional, Sequence
 
-import numpy as np
-from arguments import CHECKPOINT_HELP, add_arguments, check_arguments
-
-from fcvit_mm.analysis.plots import save_figure, write_json
-from fcvit_mm.analysis.similarity import draw_similarity, short_name, similarity_maps, stage_of
-from fcvit_mm.apis.load import load_network
-from fcvit_mm.errors import command_parser, run_command
+from arguments import CHECKPOINT_HELP, add_arguments, check_device, parse_arguments
+from command_line import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -25,12 +20,17 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'such as stages.3 (default: all)',
     )
     add_arguments(parser)
-    return parser.parse_args(argv)
+    return parse_arguments(parser, argv)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = parse_args(argv)
-    check_arguments(args)
+def main(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from fcvit_mm.analysis.plots import save_figure, write_json
+    from fcvit_mm.analysis.similarity import draw_similarity, short_name, similarity_maps, stage_of
+    from fcvit_mm.apis.load import load_network
+
+    check_device(args.device)
     network = load_network(args.config, args.checkpoint, args.device)
     prepared = network.prepare(args.image, args.size)
     maps = similarity_maps(network.model, prepared.image, args.blocks)
@@ -55,4 +55,4 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(main, parse_args)

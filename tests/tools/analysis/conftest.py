@@ -1,11 +1,11 @@
 """Commands of tools/analysis, imported as modules, and what to give them."""
 
-import importlib.util
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from harness import ROOT
+from harness import ROOT, call_tool, load_tool
 from PIL import Image
 
 from fcvit_mm.apis.load import load_network
@@ -14,18 +14,9 @@ CLASSIFIER = str(ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py')
 
 
 @pytest.fixture
-def command(monkeypatch):
-    """Name -> the command's module. By path, for dev/benchmark has modules of the same names."""
-    folder = ROOT / 'tools' / 'analysis'
-    monkeypatch.syspath_prepend(str(folder))
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(f'tools_analysis_{name}', folder / f'{name}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+def command():
+    """Name -> the command, as a function of its arguments."""
+    return lambda name: partial(call_tool, load_tool(f'analysis/{name}.py'))
 
 
 @pytest.fixture

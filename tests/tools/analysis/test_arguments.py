@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from harness import load_tool
 
 from fcvit_mm.apis.load import Network
 from fcvit_mm.errors import UserError
@@ -12,16 +13,15 @@ from fcvit_mm.images import ImageError
 
 
 @pytest.fixture
-def arguments(command):
-    return command('arguments')
+def arguments():
+    return load_tool('analysis/arguments.py')
 
 
 def test_networks_and_their_names(arguments, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path('me@home').write_text('')
     monkeypatch.setattr(
-        arguments,
-        'load_network',
+        'fcvit_mm.apis.load.load_network',
         lambda config, checkpoint, device: Network(Path(config).stem, None, 'classification', checkpoint, None),
     )
     networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py', 'me@home'], 'cpu')
@@ -32,6 +32,9 @@ def test_networks_and_their_names(arguments, monkeypatch, tmp_path):
 def test_sizes_queries_and_file_names(arguments):
     assert arguments.parse_size('48x64') == (48, 64) and arguments.parse_size('48') == (48, 48)
     assert arguments.parse_size(None) is None
+    parser = argparse.ArgumentParser()
+    arguments.add_arguments(parser)
+    assert arguments.parse_arguments(parser, ['--out', 'a', '--size', '32']).size == (32, 32)
     assert arguments.parse_queries(['0.5,0.25', '1,0']) == [(0.5, 0.25), (1, 0)]
     assert arguments.file_name('a/b (2).x') == 'a_b__2_.x'
 
@@ -50,10 +53,8 @@ def test_wrong_queries(arguments, text):
 
 def test_device_is_checked(arguments):
     with pytest.raises(UserError, match='--device cuda:99 cannot be used'):
-        arguments.check_arguments(argparse.Namespace(size='32', device='cuda:99'))
-    args = argparse.Namespace(size='32', device='cpu')
-    arguments.check_arguments(args)
-    assert args.size == (32, 32)
+        arguments.check_device('cuda:99')
+    arguments.check_device('cpu')
 
 
 def test_images_and_folders(arguments, image_folder):

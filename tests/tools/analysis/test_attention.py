@@ -9,7 +9,7 @@ from harness import run_tool
 def test_files_and_numbers(tmp_path, command, image_folder, classifier):
     pytest.importorskip('timm')
     out = tmp_path / 'out'
-    command('attention').main(
+    command('attention')(
         [
             classifier,
             'timm:deit_tiny_patch16_224',

@@ -32,14 +32,12 @@ def prepare(path, size=None):
 
 def test_files_and_numbers(tmp_path, command, image_folder, monkeypatch, capsys):
     pytest.importorskip('pytorch_grad_cam')
-    cam = command('cam')
     monkeypatch.setattr(
-        cam,
-        'load_network',
+        'fcvit_mm.apis.load.load_network',
         lambda config, checkpoint, device: Network('toy', Toy(), 'classification', checkpoint, prepare, NAMES),
     )
     out = tmp_path / 'out'
-    cam.main(['toy.py', 'toy.pth', str(image_folder), '--target', 'rose', '0', '--out', str(out)])
+    command('cam')(['toy.py', 'toy.pth', str(image_folder), '--target', 'rose', '0', '--out', str(out)])
     found = json.loads((out / 'cam.json').read_text())
     assert [[each['target_name'] for each in image['maps']] for image in found['images']] == [['rose', 'daisy']] * 2
     assert [image['image'] for image in found['images']] == [str(image_folder / f'{i}.png') for i in range(2)]

@@ -8,7 +8,7 @@ import pytest
 def test_files_and_numbers(tmp_path, command, image_folder):
     pytest.importorskip('timm')
     out = tmp_path / 'out'
-    command('oversmoothing').main(
+    command('oversmoothing')(
         [
             'timm:deit_tiny_patch16_224',
             'timm:vit_tiny_patch16_224',

@@ -8,7 +8,7 @@ from fcvit_mm.errors import UserError
 
 def test_page_is_written(tmp_path, command, image_folder, classifier, classifier_checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(report, 'SECTIONS', [section for section in report.SECTIONS if section[0] == 'Network'])
-    command('report').main(
+    command('report')(
         [classifier, classifier_checkpoint, str(image_folder), '--size', '32', '--out', str(tmp_path / 'out')]
     )
     path = tmp_path / 'out' / 'report_fcvit_tiny_in1k.html'
@@ -22,5 +22,5 @@ def test_corrupt_images_give_no_page(tmp_path, command, image_folder, classifier
     corrupt = image_folder / 'corrupt.png'
     corrupt.write_bytes((image_folder / '0.png').read_bytes()[:100])
     with pytest.raises(UserError, match='corrupt.png does not decode'):
-        command('report').main([classifier, classifier_checkpoint, str(corrupt), '--out', str(tmp_path / 'out')])
+        command('report')([classifier, classifier_checkpoint, str(corrupt), '--out', str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()

@@ -7,7 +7,7 @@ import numpy as np
 
 def test_files_and_numbers(tmp_path, command, image_folder, classifier, classifier_checkpoint):
     out = tmp_path / 'out'
-    command('similarity').main(
+    command('similarity')(
         [
             classifier,
             classifier_checkpoint,

@@ -1,0 +1,129 @@
+"""Options of several commands, and the values that their options are chosen from.
+
+A command reads its arguments before it imports what takes seconds (``tools/command_line.py``). What its parser needs
+therefore stands here and in :mod:`fcvit_mm.errors`, which import nothing but the standard library; the rooms read the
+same tables.
+"""
+
+import argparse
+import importlib
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+from .errors import CommandParser, UserError
+
+#: What starts the processes of a run.
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+class ExportFormat(NamedTuple):
+    """A kind of file: its suffix, its runtime, and the packages that it needs besides torch."""
+
+    suffix: str
+    runtime: str
+    packages: Tuple[str, ...] = ()
+
+
+EXPORT_FORMATS = {
+    'onnx': ExportFormat('.onnx', 'ONNX Runtime', ('onnx', 'onnxscript', 'onnxruntime')),
+    'torch_export': ExportFormat('.pt2', 'torch.export'),
+    'torchscript': ExportFormat('.pt', 'TorchScript'),
+}
+#: What of a model is exported.
+EXPORT_PARTS = ('model', 'neck', 'backbone')
+#: Where pixels are normalised: by what reads and resizes images, as in OpenMMLab's own exports, or in the graph.
+EXPORT_PREPROCESSING = ('beside', 'inside')
+#: Files of predicted classes.
+TABLES = ('csv', 'parquet')
+#: Names of the methods of class activation maps, and the classes of pytorch-grad-cam.
+CAM_METHODS = {
+    'gradcam': 'GradCAM',
+    'gradcam++': 'GradCAMPlusPlus',
+    'xgradcam': 'XGradCAM',
+    'hirescam': 'HiResCAM',
+    'layercam': 'LayerCAM',
+    'eigencam': 'EigenCAM',
+}
+#: Layouts of generated data sets, and what is generated where nothing else is asked for.
+DATASET_KINDS: Dict[str, Dict[str, int]] = {
+    'imagenet': dict(num_train=1600, num_val=200, size=64),
+    'coco': dict(num_train=400, num_val=80, size=192),
+    'ade20k': dict(num_train=400, num_val=80, size=192),
+}
+#: Of an upload to the page: more than any camera's JPEG has, and less than a decompression bomb decodes to.
+MAX_UPLOAD_BYTES = 20 * 2**20
+MAX_UPLOAD_PIXELS = 50_000_000
+
+
+class _KeyValues(argparse.Action):
+    """Collects ``KEY=VALUE``, which MMEngine's action reads when all arguments are known to be right."""
+
+    def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, nargs='+', metavar='KEY=VALUE', **kwargs)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        for value in values:
+            if '=' not in value:
+                raise UserError(f'{option_string} {value}: expected KEY=VALUE, such as model.head.num_classes=5')
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
+
+    def finish(self, texts: List[str]) -> Dict[str, Any]:
+        """Return the options as a dict."""
+        from .dependencies import require
+
+        require('mmengine')
+        from mmengine.config import DictAction
+
+        found = argparse.Namespace()
+        try:
+            DictAction(self.option_strings, self.dest)(argparse.ArgumentParser(), found, texts)
+        except AssertionError as error:
+            option = self.option_strings[0]
+            raise UserError(f'{option}: {error}: close every bracket, and quote the option') from error
+        options: Dict[str, Any] = getattr(found, self.dest)
+        return options
+
+
+def add_key_values(parser: CommandParser, option: str, help: str) -> None:
+    """Add an option that takes ``KEY=VALUE``, several or once more, and gives a dict.
+
+    Args:
+        parser (CommandParser): The command's.
+        option (str): Its name.
+        help (str): Its help.
+    """
+    parser.add_argument(option, action=_KeyValues, help=help)
+
+
+def add_config_options(parser: CommandParser, examples: str = 'model.head.num_classes=5') -> None:
+    """Add ``--cfg-options`` to a command, which changes the config.
+
+    Args:
+        parser (CommandParser): The command's.
+        examples (str): For the help.
+    """
+    add_key_values(parser, '--cfg-options', f'change the config: {examples}')
+
+
+class _ImportModule(argparse.Action):
+    """Imports a module when all arguments are known to be right, so that its networks are known."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), values])
+
+    def finish(self, names: List[str]) -> List[str]:
+        """Import them."""
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                raise UserError(
+                    f'--import {name}: {error}: install the package, or name the folder that it stands in by PYTHONPATH'
+                ) from error
+        return names
+
+
+def add_import_option(parser: CommandParser) -> None:
+    """Add ``--import`` to a command that reads no config, whose ``custom_imports`` would do it."""
+    parser.add_argument(
+        '--import', action=_ImportModule, metavar='MODULE', help='module that registers networks of another package'
+    )

@@ -1,0 +1,47 @@
+"""Options that commands share: how they are read, and when."""
+
+import sys
+
+import pytest
+
+from fcvit_mm.errors import UserError, command_parser
+from fcvit_mm.options import add_config_options, add_import_option, add_key_values
+
+
+@pytest.fixture
+def parser():
+    parser = command_parser('')
+    add_config_options(parser)
+    add_import_option(parser)
+    add_key_values(parser, '--options', 'more')
+    return parser
+
+
+def test_key_values_are_read_as_the_library_reads_them(parser):
+    args = parser.parse_args(['--cfg-options', 'a=1', 'b=[1,2]', 'c=x=y', '--options', 'a=b', '--cfg-options', 'd=2,3'])
+    assert args.cfg_options == {'a': 1, 'b': [1, 2], 'c': 'x=y', 'd': [2, 3]} and args.options == {'a': 'b'}
+    assert parser.parse_args([]).cfg_options is None
+
+
+@pytest.mark.parametrize('option', ['--cfg-options', '--options'])
+def test_key_values_that_are_none(parser, option):
+    with pytest.raises(UserError, match=f'{option} ab: expected KEY=VALUE, such as'):
+        parser.parse_args([option, 'a=1', 'ab'])
+    with pytest.raises(UserError, match=f'{option}: Imbalanced brackets .*: close every bracket'):
+        parser.parse_args([option, 'a=[(1,2]'])
+
+
+def test_modules_are_imported_once_all_arguments_are_right(parser, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ('my_first', 'my_second'):
+        (tmp_path / f'{name}.py').write_text('')
+    arguments = ['--import', 'my_first', '--import', 'my_second']
+    for wrong in (['--nothing'], ['--import'], ['more']):
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args([*arguments, *wrong])
+        assert caught.value.code == 2 and 'usage: ' in capsys.readouterr().err
+    assert not {'my_first', 'my_second'} & set(sys.modules)
+    parser.parse_args(arguments)
+    assert {'my_first', 'my_second'} <= set(sys.modules)
+    with pytest.raises(UserError, match="--import my_third: No module named 'my_third': install .* PYTHONPATH"):
+        parser.parse_args(['--import', 'my_third'])

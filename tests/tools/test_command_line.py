@@ -1,0 +1,141 @@
+"""Commands read their arguments before they import what takes seconds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from harness import ROOT, run_python
+
+COMMANDS = sorted(
+    path.relative_to(ROOT / 'tools').as_posix()
+    for path in (ROOT / 'tools').rglob('*.py')
+    if '__main__' in path.read_text()
+)
+#: Wrong arguments of commands, the exit status or the message that ends them, and what is printed.
+WRONG = [
+    ('train.py', ['a.py', '--launcher', 'ssh'], 2, "invalid choice: 'ssh'"),
+    ('train.py', ['a.py', '--cfg-options', 'a=1', '--resum', '--nothing'], 2, 'unrecognized arguments: --nothing'),
+    ('train.py', ['a.py', '--cfg-options', 'a'], '--cfg-options a: expected KEY=VALUE', ''),
+    ('replace_backbone.py', ['a.py', 'b', '--options', 'a'], '--options a: expected KEY=VALUE', ''),
+    ('replace_backbone.py', ['a.py', 'b', '--out', 'c.txt'], '--out c.txt: expected a name that ends in .py', ''),
+    ('download.py', ['--import', 'no_module', '--nothing'], 2, 'unrecognized arguments: --nothing'),
+    ('predict.py', ['a.py', 'b.pth', 'c', '--out', 'd', '--format', 'xml'], 2, "invalid choice: 'xml'"),
+    ('export.py', ['a.py', 'b.pth', '--out', 'c', '--format', 'xml'], 2, "invalid choice: 'xml'"),
+    ('make_dataset.py', ['voc'], 2, "invalid choice: 'voc'"),
+    ('app.py', ['--max-megabytes', '0'], '--max-megabytes 0: expected more than 0', ''),
+    ('publish_model.py', ['a.pth', 'b', '--shape', '64'], 'are for --config, which is missing', ''),
+    ('plot_metric.py', [*'abcdefgh', '--key', 'k', '--out', 'o'], '8 runs, expected at most', ''),
+    ('analysis/cam.py', ['a', 'b', 'c', '--out', 'o', '--method', 'x'], 2, "invalid choice: 'x'"),
+    ('analysis/report.py', ['a', 'b', 'c', '--out', 'o', '--size', 'x'], '--size x: expected a height', ''),
+    ('analysis/attention.py', ['a', '--images', 'b', '--out', 'o', '--queries', '2'], '--queries 2: expected Y,X', ''),
+]
+#: Runs commands one after the other in an interpreter that has imported nothing; says how each ended, and its imports.
+PROBE = """
+import contextlib, io, json, os, runpy, sys
+before = set(sys.modules)
+found, path = [], list(sys.path)
+for tool, arguments in json.loads(sys.argv[1]):
+    sys.argv, sys.path[:] = [tool, *arguments], [os.path.dirname(tool), *path]
+    printed, status = io.StringIO(), None
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            runpy.run_path(tool, run_name='__main__')
+        except SystemExit as end:
+            status = end.code
+    imported = {name for name in set(sys.modules) - before if name.split('.')[0] not in sys.stdlib_module_names}
+    found.append([status, printed.getvalue(), sorted(imported)])
+    for name in imported:
+        del sys.modules[name]
+print(json.dumps(found))
+"""
+
+
+def probe(calls):
+    """Run commands that end while their arguments are read; the exit status, the output and the imports of each."""
+    calls = [(str(ROOT / 'tools' / tool), arguments) for tool, arguments in calls]
+    done = subprocess.run(
+        [sys.executable, '-c', PROBE, json.dumps(calls)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope='module')
+def helped():
+    """Command -> how ``--help`` ended, what it printed and imported."""
+    return dict(zip(COMMANDS, probe([(command, ['--help']) for command in COMMANDS])))
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_imports_the_standard_library_alone(helped, command):
+    status, printed, imported = helped[command]
+    assert status == 0 and printed.startswith(f'usage: {os.path.basename(command)} ') and '--debug' in printed
+    own = {'arguments', 'command_line'} if command.startswith('analysis/') else {'command_line'}
+    assert set(imported) == {*own, 'fcvit_mm.errors', 'fcvit_mm.options'}
+
+
+def test_wrong_arguments_are_reported_before_anything_is_imported():
+    ends = probe((command, arguments) for command, arguments, _, _ in WRONG)
+    for (command, _, end, words), (status, printed, imported) in zip(WRONG, ends):
+        name = os.path.basename(command)
+        assert set(imported) <= {'arguments', 'command_line', 'fcvit_mm.errors', 'fcvit_mm.options'}, name
+        if end == 2:
+            assert status == 2 and printed.startswith(f'usage: {name} ') and words in printed, (name, status, printed)
+        else:
+            assert status.startswith(f'{name}: ') and end in status and not printed, (name, status, printed)
+
+
+def test_copies_of_the_commands_work_anywhere(tmp_path):
+    """As in the folder .mim of an installed package."""
+    shutil.copytree(ROOT / 'tools', tmp_path / 'mim' / 'tools')
+    for command in ('train.py', 'analysis/report.py'):
+        done = subprocess.run(
+            [sys.executable, os.path.join('mim', 'tools', command), '--help'],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        )
+        assert done.returncode == 0 and done.stdout.startswith('usage: '), done.stderr
+
+
+def test_the_package_has_what_the_command_imported_before():
+    code = """
+import sys
+import command_line
+assert 'fcvit_mm' not in sys.modules
+first = sys.modules['fcvit_mm.errors'], sys.modules['fcvit_mm.options']
+import fcvit_mm, fcvit_mm.dependencies
+assert (fcvit_mm.errors, fcvit_mm.options) == first
+assert issubclass(fcvit_mm.dependencies.MissingPackageError, command_line.UserError)
+assert fcvit_mm.FCViT.__name__ in fcvit_mm.registry.MODELS
+"""
+    done = run_python('-c', f'import sys; sys.path.insert(0, {str(ROOT / "tools")!r})\n{code}')
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize('arguments', [[], ['--cfg-options', 'a=1']])
+def test_a_missing_package_is_named(arguments):
+    code = f"""
+import importlib.util as util, runpy, sys
+find = util.find_spec
+util.find_spec = lambda name, *more: None if name == 'mmengine' else find(name, *more)
+sys.path.insert(0, {str(ROOT / 'tools')!r})
+sys.argv = ['get_flops.py', 'a.py', *{arguments}]
+runpy.run_path({str(ROOT / 'tools' / 'get_flops.py')!r}, run_name='__main__')
+"""
+    done = run_python('-c', code)
+    assert done.returncode == 1 and done.stderr.startswith('get_flops.py: mmengine is not installed.'), done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_the_package_itself_may_be_missing():
+    code = f'import sys; sys.path.insert(0, {str(ROOT / "tools")!r}); import command_line'
+    done = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)
+    assert done.stderr.rstrip().endswith("ModuleNotFoundError: No module named 'fcvit_mm'")

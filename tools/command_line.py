@@ -1,0 +1,64 @@
+"""What commands read their arguments with: at once, for neither ``--help`` nor a mistake waits for PyTorch.
+
+``import fcvit_mm`` registers networks, and so imports PyTorch and MMEngine, which takes seconds. Two of its modules,
+which need the standard library alone, are imported here without it. The package finds them imported when a command,
+whose arguments were read, imports it: there is one ``UserError``, and one table of what an option can be.
+
+A command imports this module alone, defines ``parse_args`` and ``main``, which imports what it needs, and ends in
+``run_command(main, parse_args)``.
+"""
+
+import importlib.util
+import sys
+from importlib.machinery import PathFinder
+
+PACKAGE = 'fcvit_mm'
+
+
+def import_without_package(name: str) -> None:
+    """Import a module of the package, but not the package; ordinarily if it is imported already or cannot be found."""
+    package = None if PACKAGE in sys.modules else importlib.util.find_spec(PACKAGE)
+    if package is None or name in sys.modules:
+        return
+    spec = PathFinder.find_spec(name, package.submodule_search_locations)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+for each in ('errors', 'options'):
+    import_without_package(f'{PACKAGE}.{each}')
+
+from fcvit_mm.errors import CommandParser, UserError, command_parser, run_command  # noqa: E402
+from fcvit_mm.options import (  # noqa: E402
+    CAM_METHODS,
+    DATASET_KINDS,
+    EXPORT_FORMATS,
+    EXPORT_PARTS,
+    EXPORT_PREPROCESSING,
+    LAUNCHERS,
+    MAX_UPLOAD_BYTES,
+    MAX_UPLOAD_PIXELS,
+    TABLES,
+    add_config_options,
+    add_import_option,
+    add_key_values,
+)
+
+__all__ = [
+    'CAM_METHODS',
+    'CommandParser',
+    'DATASET_KINDS',
+    'EXPORT_FORMATS',
+    'EXPORT_PARTS',
+    'EXPORT_PREPROCESSING',
+    'LAUNCHERS',
+    'MAX_UPLOAD_BYTES',
+    'MAX_UPLOAD_PIXELS',
+    'TABLES',
+    'UserError',
+    'add_config_options',
+    'add_import_option',
+    'add_key_values',
+    'command_parser',
+    'run_command',
+]
