@@ -13,6 +13,7 @@ from ..ops.conditions import HALF, lacks_half
 from .backbone import Backbone
 from .graphs import CudaGraphs
 from .layers import Conv2d, is_unmodified
+from .stock_parts import optimize_parts_
 
 #: Largest difference of outputs, in parts of the largest output (at least 1).
 TOLERANCE = 1e-4
@@ -20,7 +21,7 @@ TOLERANCE_HALF = 5e-2
 
 
 def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, cuda_graphs: bool = False) -> nn.Module:
-    """Return a copy of a model whose backbone infers faster, with the same outputs.
+    """Return a copy of a model that infers faster, with the same outputs.
 
     BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
     allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrisation, an adapter
@@ -28,9 +29,14 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
     CPU without fast half-precision arithmetic, a half-precision backbone computes in float32 between its input and its
     outputs. Which kernels run is decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
 
+    The necks, heads and convolutional backbones of mmdet, mmseg and mmpretrain that
+    :mod:`~fcvit_mm.models.stock_parts` knows are made faster, too, with a backbone of this package or another: maps in
+    channels_last, fused BatchNorms, 3x3 convolutions by fewer multiplications and a RoIAlign of one's own on CPUs. What
+    is not known stays as it is.
+
     Args:
-        model (nn.Module): A :class:`Backbone`, or a classifier, detector or segmentor around one. It is not changed.
-            Load its checkpoint first: the copy has other parameters.
+        model (nn.Module): A :class:`Backbone`, or a classifier, detector or segmentor. It is not changed. Load its
+            checkpoint first: the copy has other parameters.
         example (Tensor, optional): Images ``(B, C, H, W)`` for the model's ``forward``; the outputs of copy and model
             are then compared.
         cuda_graphs (bool): On a GPU, record the backbone's forward pass for each size of images that comes twice, and
@@ -41,15 +47,23 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
         nn.Module: The copy, in evaluation mode, without gradients. It can be pickled, traced and exported.
 
     Raises:
-        ValueError: The model holds no :class:`Backbone`, or ``cuda_graphs`` is wanted of one that is on no GPU.
+        ValueError: The model holds no :class:`Backbone` and no part that is known, or ``cuda_graphs`` is wanted of one
+            that is on no GPU or holds no :class:`Backbone`.
         RuntimeError: The outputs for ``example`` differ by more than 1e-4 (half precision: 5e-2) of the largest.
     """
     optimized = _copy(model).eval().requires_grad_(False)
     backbones = [module for module in optimized.modules() if isinstance(module, Backbone)]
-    if not backbones:
+    if not backbones and cuda_graphs:
         raise ValueError(
-            f'{type(model).__name__} holds no backbone of fcvit_mm, expected FCViT, DWNet or another subclass of '
-            'fcvit_mm.models.Backbone in it'
+            f'cuda_graphs=True, but {type(model).__name__} holds no backbone of fcvit_mm, whose passes are recorded: '
+            'leave it out'
+        )
+    parts = optimize_parts_(optimized)
+    if not backbones and not parts:
+        raise ValueError(
+            f'{type(model).__name__} holds nothing that is made faster, expected FCViT, DWNet or another subclass of '
+            'fcvit_mm.models.Backbone in it, or parts of mmdet, mmseg or mmpretrain that '
+            'fcvit_mm.models.stock_parts.KNOWN names'
         )
     for backbone in backbones:
         _separate(backbone, set())

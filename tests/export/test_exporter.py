@@ -160,7 +160,7 @@ def test_int8(exported):
                 options={'model.backbone': dict(_delete_=True, type='ResNet', depth=18), 'model.head.in_channels': 512},
                 optimize=True,
             ),
-            '--optimize: Scores holds no backbone of fcvit_mm',
+            '--optimize: Scores holds nothing that is made faster',
         ),
     ],
 )

@@ -112,9 +112,11 @@ def test_a_model_around_a_backbone():
         torch.testing.assert_close(optimized(images())['scores'], model(images())['scores'], rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_without_a_backbone_of_ours():
-    with pytest.raises(ValueError, match='Linear holds no backbone of fcvit_mm, expected FCViT, DWNet or'):
+def test_a_model_of_which_nothing_is_known():
+    with pytest.raises(ValueError, match='Linear holds nothing that is made faster, expected FCViT, DWNet or .*KNOWN'):
         fcvit_mm.optimize_for_inference(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match='cuda_graphs=True, but Linear holds no backbone of fcvit_mm, .*: leave it'):
+        fcvit_mm.optimize_for_inference(nn.Linear(2, 2), cuda_graphs=True)
 
 
 def test_outputs_that_differ_are_refused(monkeypatch):

@@ -1,0 +1,122 @@
+"""3x3 convolutions by fewer multiplications: PyTorch's values, and PyTorch's own wherever they do not apply."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from fcvit_mm.models import winograd
+from fcvit_mm.models.winograd import WinogradConv2d, winograd_conv2d, winograd_weight
+from fcvit_mm.ops import use_ops
+
+
+def layer(channels=5, outputs=7, **options):
+    torch.manual_seed(0)
+    return WinogradConv2d(channels, outputs, 3, padding=1, **options)
+
+
+@pytest.fixture
+def any_number(monkeypatch):
+    monkeypatch.setattr(winograd, 'MIN_TILES', 1)
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    def refuse(*_):
+        raise AssertionError('computed by tiles')
+
+    monkeypatch.setattr(winograd, 'winograd_conv2d', refuse)
+
+
+@pytest.mark.parametrize('tiles', [1, 7, 256])
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('size', [(2, 5, 1, 1), (1, 5, 4, 4), (3, 5, 9, 14), (5, 5, 8, 7), (1, 5, 33, 2)])
+def test_values(size, bias, tiles, monkeypatch):
+    monkeypatch.setattr(winograd, 'TILES', tiles)
+    torch.manual_seed(1)
+    x, conv = torch.randn(size), layer(bias=bias)
+    expected = F.conv2d(x.double(), conv.weight.double(), None if conv.bias is None else conv.bias.double(), padding=1)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        got = winograd_conv2d(x.contiguous(memory_format=layout), winograd_weight(conv.weight), conv.bias)
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+        assert got.permute(0, 2, 3, 1).stride(-1) == 1
+
+
+def test_layer(any_number):
+    conv = layer()
+    plain = nn.Conv2d(5, 7, 3, padding=1)
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 5, 9, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), plain(x), rtol=0, atol=1e-5)
+        assert not torch.equal(conv(x), plain(x))  # another arithmetic
+        with use_ops('reference'):
+            torch.testing.assert_close(conv(x), plain(x), rtol=0, atol=1e-7)
+
+
+def test_which_layers():
+    def fits(*args, **options):
+        return WinogradConv2d.fits(nn.Conv2d(*args, **options))
+
+    assert fits(256, 256, 3, padding=1) and fits(256, 512, 3, padding='same')
+    assert not fits(256, 64, 3, padding=1)
+    for options in (
+        dict(padding=0),
+        dict(padding=1, stride=2),
+        dict(padding=2, dilation=2),
+        dict(padding=1, groups=2),
+        dict(padding=1, padding_mode='reflect'),
+    ):
+        assert not fits(256, 256, 3, **options), options
+    assert not fits(256, 256, 5, padding=1) and not fits(256, 256, (3, 1), padding=1)
+
+
+def test_when_gradients_are_wanted(any_number, refused):
+    conv = layer()
+    conv(torch.randn(1, 5, 8, 8)).sum().backward()
+    assert conv.weight.grad is not None
+
+
+@torch.no_grad()
+def test_when_it_does_not_apply(any_number, refused):
+    conv, x = layer(), torch.randn(1, 5, 8, 8)
+    assert conv.double()(x.double()).dtype == torch.float64
+    conv.float()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert conv(x).dtype == torch.bfloat16
+    assert conv(x[:0]).shape == (0, 7, 8, 8)
+    with pytest.raises(ValueError, match='x of shape .1, 4, 8, 8. takes'):
+        conv(torch.randn(1, 4, 8, 8))
+    traced = torch.jit.trace(conv, x, check_trace=False)
+    assert traced(torch.randn(2, 5, 3, 30)).shape == (2, 7, 3, 30)
+    with pytest.raises(AssertionError, match='by tiles'):
+        conv(x)
+
+
+def test_small_maps_are_not_worth_it(refused):
+    with torch.no_grad():
+        layer()(torch.randn(1, 5, 16, 16))
+
+
+@torch.no_grad()
+def test_new_weights_are_taken(any_number):
+    conv, x = layer(), torch.randn(1, 5, 8, 8)
+    before = conv(x)
+    conv.weight.mul_(2)
+    conv.bias.mul_(2)
+    torch.testing.assert_close(conv(x), 2 * before, rtol=0, atol=1e-4)
+    conv.load_state_dict({name: value / 2 for name, value in conv.state_dict().items()})
+    torch.testing.assert_close(conv(x), before, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_copies_carry_no_second_weight(any_number):
+    conv, x = layer(64, 64), torch.randn(1, 64, 8, 8)
+    size, expected = len(pickle.dumps(conv)), conv(x)
+    assert len(pickle.dumps(conv)) < 1.1 * size
+    for other in (pickle.loads(pickle.dumps(conv)), copy.deepcopy(conv)):
+        assert torch.equal(other(x), expected)
+    assert set(conv.state_dict()) == {'weight', 'bias'}
