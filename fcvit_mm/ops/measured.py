@@ -44,7 +44,7 @@ Key = Tuple[Any, ...]
 
 
 class Choice(NamedTuple):
-    """What was measured for a kind of call.
+    """A row and the times that it was chosen by, for a kind of call.
 
     Attributes:
         row (str): Name of the implementation that runs.

@@ -51,7 +51,7 @@ class Calls:
 
 def twice(preferred, reference=None, when=lambda x: True):
     """An operation of a preferred implementation and the reference."""
-    call = reference or Calls(seconds=0.002)
+    call = reference or Calls(seconds=0.01)
     op = operation()(lambda x: call(x))
     op.__name__ = 'twice'
     op.implementations = (Implementation('preferred', preferred, when, 'always', 'speed'),)
@@ -60,8 +60,8 @@ def twice(preferred, reference=None, when=lambda x: True):
 
 def test_the_faster_implementation_runs(capsys):
     for preferred, reference, name in (
-        (Calls(), Calls(seconds=0.002), 'preferred'),
-        (Calls(seconds=0.002), Calls(), 'reference'),
+        (Calls(), Calls(seconds=0.01), 'preferred'),
+        (Calls(seconds=0.01), Calls(), 'reference'),
     ):
         op = twice(preferred, reference)
         torch.testing.assert_close(op(X), 2 * X)
@@ -74,7 +74,7 @@ def test_the_faster_implementation_runs(capsys):
 
 def test_what_was_measured_is_remembered_on_disk():
     """The same kind of call in another process runs the same, without a trial."""
-    preferred = Calls(seconds=0.002)
+    preferred = Calls(seconds=0.01)
     op = twice(preferred, Calls())
     op(X)
     trials = preferred.count
@@ -177,7 +177,7 @@ def test_nothing_is_measured_where_calls_are_followed(call):
 def test_the_tuned_cpu_is_not_measured(monkeypatch):
     monkeypatch.setattr(measured, 'TUNED_CPU', torch.backends.cpu.get_cpu_capability())
     measured._is_tuned_cpu.cache_clear()
-    op = twice(Calls(seconds=0.002), Calls())
+    op = twice(Calls(seconds=0.01), Calls())
     assert op.choose(X).name == 'preferred' and not os.path.exists(path_of_choices(device_name(CPU)))
 
 
