@@ -94,18 +94,8 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
     with scratch_folder() as folder, library_errors(f'trying {cfg.filename or "the config"}', advice):
         cfg.work_dir = folder
         cfg.resume, cfg.load_from = False, None if cfg.get('resume') else cfg.get('load_from')
-        runner = Runner.from_cfg(cfg)
-        loop = runner._train_loop = runner.build_train_loop(runner._train_loop)
-        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
-        if runner.param_schedulers is not None:
-            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-        if runner._val_loop is not None:
-            runner._val_loop = runner.build_val_loop(runner._val_loop)
-        runner.call_hook('before_run')
-        runner._init_model_weights()
-        runner.load_or_resume()
-        runner.optim_wrapper.initialize_count_status(runner.model, 0, loop.max_iters)
+        runner = build_runner(cfg)
+        loop = runner.train_loop
         steps, taken = train_steps(runner, problems)
         saved = Path(folder) / 'trial.pth'
         runner.save_checkpoint(folder, saved.name, meta=dict(epoch=0, iter=0))
@@ -145,6 +135,29 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
         remarks=[missing.text] if missing is not None and not missing.ends_run else [],
         **steps,
     )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build MMEngine's runner and what it builds when training starts: loops, optimizer, schedules, weights.
+
+    Args:
+        cfg (Config): Has gone through :data:`fcvit_mm.engine.run.TRAINING_STEPS`; its ``work_dir`` is written to.
+    """
+    # MMEngine names experiments by the second; one of the same name would draw into the folder of another.
+    cfg.experiment_name = Path(cfg.work_dir).name
+    runner = Runner.from_cfg(cfg)
+    loop = runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+    if runner.param_schedulers is not None:
+        runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    if runner._val_loop is not None:
+        runner._val_loop = runner.build_val_loop(runner._val_loop)
+    runner.call_hook('before_run')
+    runner._init_model_weights()
+    runner.load_or_resume()
+    runner.optim_wrapper.initialize_count_status(runner.model, 0, loop.max_iters)
+    return runner
 
 
 @contextmanager
