@@ -16,6 +16,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import UserError
 from .parts import Features, Part
@@ -58,6 +59,24 @@ def clip(boxes: Tensor, height: Any, width: Any) -> Tensor:
     return torch.stack((x, y), -1).flatten(-2)
 
 
+def best_of(values: Tensor, limit: int, stable: bool) -> Tuple[Tensor, Tensor]:
+    """Return the largest of values ``(N,)``, at most ``limit``, best first, and their indices; of equal ones the first.
+
+    Equal scores are common: what a ReLU sets to 0 scores 0.5, and a padded or a black area the same everywhere.
+
+    Args:
+        values (Tensor): Not empty.
+        limit (int): How many.
+        stable (bool): Whether ``topk`` takes the first of equal values. ONNX's does by definition, PyTorch's takes any.
+    """
+    found, index = values.topk(smaller(limit, values.shape[0]))
+    if not stable:
+        index = (values >= found[-1]).nonzero()[:, 0]
+        found, order = values[index].sort(descending=True, stable=True)
+        found, index = found[:limit], index[order[:limit]]
+    return found, index
+
+
 def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int) -> Tensor:
     """Return the indices of what non-maximum suppression within groups keeps, best first, at most ``limit``.
 
@@ -77,6 +96,16 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int
 def with_image(boxes: Tensor) -> Tensor:
     """Put the image's index, 0, before boxes: ``(R, 4)`` to ``(R, 5)``."""
     return torch.cat((torch.zeros_like(boxes[:, :1]), boxes), 1)
+
+
+class StableSorts(TorchDispatchMode):
+    """Within it, PyTorch sorts equal values by their places, as graphs do; mmdet leaves open which comes first."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.sort.default:
+            given = dict(zip(('self', 'dim', 'descending'), args), **(kwargs or {}))
+            return torch.ops.aten.sort.stable(given.pop('self'), stable=True, **given)
+        return function(*args, **(kwargs or {}))
 
 
 # -- what stands in the place of mmdet's ------------------------------------------------------------------------------
@@ -172,6 +201,8 @@ class Dense(nn.Module):
     has_masks = False
     #: Whether what scores too little is dropped.
     has_threshold = True
+    #: Whether the runtime's ``topk`` takes the first of equal values.
+    stable_topk = False
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -226,7 +257,7 @@ class Dense(nn.Module):
         classes = values.shape[1]
         values = values.flatten()
         if self.cfg.get('nms_pre', -1) > 0:
-            values, index = values.topk(smaller(self.cfg['nms_pre'], values.shape[0]))
+            values, index = best_of(values, self.cfg['nms_pre'], self.stable_topk)
         else:
             index = torch.arange(values.shape[0], device=values.device)
         place = index.div(classes, rounding_mode='floor')
@@ -485,6 +516,11 @@ class Detections(Part):
         height, width = images.shape[2:]
         return self.form(self.features(self.pad(images)), height, width)
 
+    def record_for(self, kind: str) -> None:
+        for module in self.modules():
+            if isinstance(module, Dense):
+                module.stable_topk = kind == 'onnx'
+
     def pad(self, images: Tensor) -> Tensor:
         """Pad on the right and below."""
         height, width = images.shape[2:]
@@ -492,14 +528,18 @@ class Detections(Part):
         return F.pad(images, (0, right, 0, below), value=self.padding) if self.divisor > 1 else images
 
     def expected(self, images: Tensor) -> Tuple[Tensor, ...]:
-        """Return what mmdet itself predicts; of its masks those that cover the image as given, ``(N, H, W)`` bool."""
+        """Return what mmdet itself predicts; of its masks those that cover the image as given, ``(N, H, W)`` bool.
+
+        Where scores are equal, mmdet takes any of them, and here the first.
+        """
         from mmdet.structures import DetDataSample
 
         size = tuple(images.shape[2:])
         padded = self.pad(images)
         told = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), batch_input_shape=tuple(padded.shape[2:]))
         (model,) = self.original
-        (sample,) = model.predict(padded, [DetDataSample(metainfo=told)], rescale=False)
+        with StableSorts():
+            (sample,) = model.predict(padded, [DetDataSample(metainfo=told)], rescale=False)
         found = sample.pred_instances
         outputs = [found.bboxes, found.scores, found.labels]
         return (*outputs, found.masks[:, : size[0], : size[1]]) if self.form.has_masks else tuple(outputs)

@@ -127,6 +127,7 @@ def write_export(
     check_format(path, kind)
     part = part.eval()
     recorded: Any = free_of_sizes_(copy.deepcopy(part)).requires_grad_(False)
+    recorded.record_for(kind)
     if optimize:
         try:
             recorded = optimize_for_inference(recorded)

@@ -55,6 +55,9 @@ class Part(nn.Module):
         """Describe its outputs, for the file's metadata."""
         return {}
 
+    def record_for(self, kind: str) -> None:
+        """Prepare it, in place, for being recorded as a kind of file."""
+
 
 class Features(Part):
     """Images to feature maps: a backbone and, if it is given, the neck behind it.
@@ -151,6 +154,9 @@ class FromPixels(Part):
 
     def description(self) -> Dict[str, str]:
         return self.part.description()
+
+    def record_for(self, kind: str) -> None:
+        self.part.record_for(kind)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Return images ``(B, C, H, W)``."""

@@ -18,8 +18,8 @@ from detectors import DETECTORS, build_detector, drawn_image
 from harness import ROOT
 
 from fcvit_mm.errors import UserError
-from fcvit_mm.export.detectors import Detections, match, suppress
-from fcvit_mm.export.formats import FORMATS, ExportError, compare, load_exported, write_export
+from fcvit_mm.export.detectors import Detections, best_of, match, suppress
+from fcvit_mm.export.formats import FORMATS, OPSET, ExportError, compare, load_exported, write_export
 from fcvit_mm.export.parts import FromPixels, Preparation, random_images
 
 LONG = bool(os.environ.get('LONG_EXPORTS'))
@@ -46,6 +46,44 @@ def test_the_graph_finds_what_mmdet_finds(name):
         assert matches.score < 1e-5
         # Best first, as mmdet has them.
         assert (found[1].diff() <= 0).all() and found[2].dtype == torch.int64
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+@torch.no_grad()
+def test_of_equal_scores_the_first_are_taken(name):
+    """What a ReLU sets to 0 scores 0.5, and more of it than the limits let pass: PyTorch's topk takes any of them."""
+    model = build_detector(name)
+    head = model.rpn_head if hasattr(model, 'rpn_head') else model.bbox_head
+    for place, parameter in head.named_parameters():
+        if '_cls' in place.split('.')[0] and parameter.ndim > 1:
+            nn.init.zeros_(parameter)
+    part = Detections(model)
+    images = random_images((1, 3, 97, 131))
+    expected, found = part.expected(images), part.complete(part(images), images)
+    assert match(expected, found).matched == len(expected[0]) == len(found[0]) > 3
+
+
+@pytest.mark.parametrize('limit', [3, 60, 100, 200])
+def test_best_of_takes_the_first_as_the_operator_of_onnx_does(limit):
+    onnx = pytest.importorskip('onnx')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    values = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    values[::2] = 0.5
+    values[::7] = 0.9
+    found, index = best_of(values, limit, stable=False)
+    assert index.tolist() == sorted(range(100), key=lambda place: -values[place].item())[:limit]
+    assert (found == values[index]).all()
+    helper, kinds = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [helper.make_node('TopK', ['values', 'limit'], ['found', 'index'])],
+        'topk',
+        [helper.make_tensor_value_info('values', kinds.FLOAT, [100])],
+        [helper.make_tensor_value_info('index', kinds.INT64, [None])],
+        [helper.make_tensor('limit', kinds.INT64, [1], [min(limit, 100)])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    assert session.run(None, {'values': values.numpy()})[0].tolist() == index.tolist()
 
 
 @pytest.mark.parametrize('kind', FORMATS)
