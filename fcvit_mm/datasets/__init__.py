@@ -1,5 +1,6 @@
 """Generated sample data sets in the layouts of ImageNet, COCO and ADE20K, and faster forms of transforms."""
 
+import importlib
 from typing import Any, Callable
 
 from ..dependencies import require
@@ -9,18 +10,24 @@ from .shapes import CLASSES, KINDS, generate
 
 __all__ = ['CLASSES', 'KINDS', 'ChannelsFirst', 'generate']
 
-#: Transforms that configs name, of the module ``transforms``, which imports mmpretrain.
-NAMES = ('FastRandAugment', 'FastRandomErasing', 'FastRandomFlip', 'FastRandomResizedCrop')
+#: Transforms that configs name: the module that has them, and the library that it imports.
+NAMES = {
+    'FastPhotoMetricDistortion': ('segmentation_transforms', 'mmseg'),
+    'FastRandAugment': ('transforms', 'mmpretrain'),
+    'FastRandomErasing': ('transforms', 'mmpretrain'),
+    'FastRandomFlip': ('transforms', 'mmpretrain'),
+    'FastRandomResizedCrop': ('transforms', 'mmpretrain'),
+    'FastSegRandomCrop': ('segmentation_transforms', 'mmseg'),
+}
 
 
 def _on_demand(name: str) -> Callable[..., Any]:
-    """Return what builds a class of the module ``transforms``, which is imported then and not before."""
+    """Return what builds a class of :data:`NAMES`, whose module is imported then and not before."""
+    module, package = NAMES[name]
 
     def build(*args: Any, **kwargs: Any) -> Any:
-        require('mmpretrain')
-        from . import transforms
-
-        return getattr(transforms, name)(*args, **kwargs)
+        require(package)
+        return getattr(importlib.import_module(f'.{module}', __name__), name)(*args, **kwargs)
 
     build.__name__ = name
     return build
