@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import triton
 from .checks import autocast_dtype, check_arguments
-from .conditions import HALF, is_channels_last
+from .conditions import HALF, is_channels_last, needs_grad
 from .dispatch import Implementation, operation
 from .tracing import is_traced, records_any_size, records_file
 from .triton.support import custom_op
@@ -94,10 +94,13 @@ def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
     return (similarity - similarity.mean((1, 2, 3), keepdim=True)) / (std + eps)
 
 
-def _matmul_pays(x: Tensor, *_: Any) -> bool:
+def _matmul_pays(x: Tensor, means: Tensor, context: Tensor, *_: Any) -> bool:
+    # Of a compiler's graphs only those for training need it (see _matmul); it makes the definition fast by itself.
+    if is_traced():
+        tensors = (arg for arg in (x, means, context, *_) if isinstance(arg, Tensor))
+        if not _REGISTERED or records_file() or records_any_size() or not needs_grad(*tensors):
+            return False
     # Autocast would take the matrix products to half precision.
-    if is_traced() and (not _REGISTERED or records_file() or records_any_size()):
-        return False
     return (
         x.device.type == 'cpu'
         and x.dtype not in HALF
@@ -228,7 +231,7 @@ add_global_context.implementations = (
         'matmul',
         _matmul,
         when=_matmul_pays,
-        condition='float32 or float64, channels_last on a CPU; not empty; no autocast; not in exported files',
+        condition='float32 or float64, channels_last on a CPU; not empty; no autocast; compiled: with gradients alone',
         why='two matrix products, statistics of the similarity alone: a third of the time in stage 1',
         traceable=True,
     ),
