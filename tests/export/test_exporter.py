@@ -157,7 +157,7 @@ def test_int8(exported):
         ),
         (
             dict(
-                options={'model.backbone': dict(_delete_=True, type='ResNet', depth=18), 'model.head.in_channels': 512},
+                options={'model.backbone': dict(_delete_=True, type='MobileNetV2'), 'model.head.in_channels': 1280},
                 optimize=True,
             ),
             '--optimize: Scores holds nothing that is made faster',
