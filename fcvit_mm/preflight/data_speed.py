@@ -22,7 +22,7 @@ WARM_UP = 4
 
 
 class DataSpeed(NamedTuple):
-    """What a config's training data and model take.
+    """The time that a config's training data and model take.
 
     Attributes:
         dataset (str): Type of the data set.

@@ -1,0 +1,76 @@
+"""The pipelines that are compared, and what counts as a difference."""
+
+import numpy as np
+import pytest
+from harness import ROOT
+
+from fcvit_mm.errors import UserError
+
+pytest.importorskip('mmpretrain')
+pytest.importorskip('timm')
+
+CONFIG = ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'
+
+
+@pytest.fixture
+def command(load):
+    return load('training_data')
+
+
+def test_the_librarys_transforms_take_the_place_of_the_faster_ones(command):
+    found = command.stock_pipeline(
+        [
+            dict(type='LoadImageFromFile'),
+            dict(type='FastRandomResizedCrop', scale=8, interpolation=('bilinear', 'bicubic')),
+            dict(type='FastRandomFlip', prob=0.5),
+            dict(type='ChannelsFirst'),
+            dict(type='PackInputs'),
+        ]
+    )
+    crops = [
+        [dict(type='RandomResizedCrop', scale=8, backend='pillow', interpolation=name)]
+        for name in ('bilinear', 'bicubic')
+    ]
+    assert found == [
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomChoice', transforms=crops),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs'),
+    ]
+    single = command.stock_pipeline([dict(type='FastRandomResizedCrop', scale=8, interpolation='bicubic')])
+    assert single == [dict(type='RandomResizedCrop', scale=8, backend='pillow', interpolation='bicubic')]
+
+
+def test_distances_of_distributions(command):
+    one = np.arange(1000) / 1000
+    assert command.distance(one, one) == 0 and command.distance(one, one + 2) == 1
+    assert command.distance(one, one + 0.1) == pytest.approx(0.1, abs=2e-3)
+
+
+def test_differences_beyond_chance_are_found(command):
+    draw = np.random.RandomState(0)
+    same = dict(area=draw.rand(4000), flips=draw.rand(4000), **{'flip happens': draw.rand(4000) < 0.5})
+    like = dict(area=draw.rand(4000), flips=draw.rand(4000), **{'flip happens': draw.rand(4000) < 0.5})
+    assert all(difference <= allowed for *_, difference, allowed in command.compare(same, like))
+    other = dict(like, area=draw.rand(4000) ** 1.2, **{'flip happens': draw.rand(4000) < 0.56})
+    found = {name: difference > allowed for name, *_, difference, allowed in command.compare(same, other)}
+    assert found == {'area': True, 'flips': False, 'flip happens': True}
+    del other['flips']
+    assert {row[0]: row[-2] > row[-1] for row in command.compare(same, other)}['flips']
+    # Of a few draws nothing follows.
+    few = [dict(area=np.zeros(20)), dict(area=np.ones(20))]
+    assert not any(difference > allowed for *_, difference, allowed in command.compare(*few))
+
+
+def test_a_config_is_compared(command, shapes, capsys):
+    folder = shapes('classification') / 'train'
+    command.main([str(CONFIG), str(folder), '--samples', '20', '--rounds', '1', '--batch', '2'])
+    printed = capsys.readouterr().out
+    assert "| mmpretrain's transforms |" in printed and '| timm |' in printed
+    assert 'From the same seeds' in printed and '| crop area | 20 |' in printed
+    assert '| RandomErasing happens | 20 |' in printed and '| flip happens | 20 |' in printed
+
+
+def test_a_folder_without_images_is_named(command, tmp_path):
+    with pytest.raises(UserError, match=f'no images below {tmp_path}'):
+        command.main([str(CONFIG), str(tmp_path)])

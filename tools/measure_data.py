@@ -1,0 +1,49 @@
+"""Measure what a config's training data delivers on a core and what its model takes, and say how many workers balance.
+
+Uses the config's own data set, pipeline, batch size and model; writes nothing.
+"""
+
+import argparse
+from typing import Optional, Sequence
+
+from command_line import UserError, add_config_options, command_parser, run_command
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    parser.add_argument('config', help='config file of a training run')
+    parser.add_argument('--samples', type=int, default=256, help='samples to time (default: %(default)s)')
+    parser.add_argument(
+        '--step-seconds',
+        type=float,
+        metavar='SECONDS',
+        help='do not run the model: one step takes so long, such as measured on another machine',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument(
+        '--processes', type=int, default=1, help='of the run on this machine, such as its GPUs (default: %(default)s)'
+    )
+    add_config_options(parser, 'train_dataloader.batch_size=64')
+    args = parser.parse_args(argv)
+    if args.processes < 1:
+        raise UserError(f'--processes {args.processes}: expected at least 1')
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+
+    from fcvit_mm.engine.config import enable_amp, load_config
+    from fcvit_mm.preflight.data_speed import format_data_speed, measure_data
+
+    MMLogger.get_instance('mmengine', log_level='ERROR')
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.log_level = 'ERROR'
+    if args.amp:
+        enable_amp(cfg)
+    found = measure_data(cfg, args.samples, args.step_seconds)
+    print(f'{args.config}\n{format_data_speed(found, args.processes)}')
+
+
+if __name__ == '__main__':
+    run_command(main, parse_args)
