@@ -15,7 +15,14 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..ops import add_global_context, channel_means, channel_mixer, normalised_similarity, recomputed_channel_mixer
+from ..ops import (
+    add_global_context,
+    bottleneck,
+    channel_means,
+    channel_mixer,
+    normalised_similarity,
+    recomputed_channel_mixer,
+)
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, dilate, resolve_arch
 from .fcvit_names import PUBLISHED_NAMES
@@ -142,8 +149,17 @@ class TokenMix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.global_context is not None:
             x = self.global_context(x)
-        x = activated(self.fc1, self.act1, self.dwconv(x))
-        return x if self.fc2 is None or self.act2 is None else activated(self.fc2, self.act2, x)
+        x = self.dwconv(x)
+        if self.fc2 is None or self.act2 is None:
+            return activated(self.fc1, self.act1, x)
+        if self.may_fuse(self.fc1, self.fc2, self.act1, self.act2):
+            return bottleneck(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        return activated(self.fc2, self.act2, activated(self.fc1, self.act1, x))
+
+    @staticmethod
+    def may_fuse(fc1: nn.Module, fc2: nn.Module, *activations: nn.Module) -> bool:
+        """Check whether nobody replaced or modified what :func:`bottleneck` stands in for."""
+        return may_bypass(fc1, fc2) and is_pointwise(fc1) and is_pointwise(fc2) and all(map(is_gelu, activations))
 
 
 class TokenMixer(nn.Module):

@@ -7,6 +7,7 @@ from typing import Any, Tuple
 
 from ..deprecation import warn_deprecated
 from .add_scaled import add_scaled
+from .bottleneck import bottleneck
 from .channel_mixer import channel_mixer, recomputed_channel_mixer
 from .conv import conv2d
 from .depthwise_conv import depthwise_conv2d
@@ -23,6 +24,7 @@ OPERATIONS: Tuple[Operation, ...] = (
     depthwise_conv2d,
     dwconv_gelu,
     gelu_,
+    bottleneck,
     channel_mixer,
     add_global_context,
     group_norm,
@@ -35,6 +37,7 @@ __all__ = [
     'OPERATIONS',
     'add_global_context',
     'add_scaled',
+    'bottleneck',
     'channel_means',
     'channel_mixer',
     'conv2d',

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from . import native
 from .checks import check_arguments
 from .conditions import LACKS_HALF, in_float32, lacks_half, needs_grad
 from .conv import conv2d
@@ -157,7 +158,22 @@ def _composed(
     return conv2d(dwconv_gelu(conv2d(x, fc1_weight, fc1_bias), dw_weight, dw_bias), fc2_weight, fc2_bias)
 
 
+def _native_pays(
+    x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor, *fc2: Tensor
+) -> bool:
+    others = (fc1_weight, fc1_bias, dw_weight, dw_bias, *fc2)
+    return native.applies(x, *others) and not needs_grad(x, *others) and dw_weight.shape[-1] == 3
+
+
 channel_mixer.implementations = (
+    Implementation(
+        'native',
+        native.channel_mixer,
+        when=_native_pays,
+        condition=f'3x3; {native.APPLIES}; no gradients needed',
+        why='what is expanded stays in the second-level cache: 1.1 to 2.0 times the speed of the other rows',
+        traceable=True,
+    ),
     Implementation(
         'float32',
         in_float32(channel_mixer),

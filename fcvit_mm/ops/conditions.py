@@ -67,15 +67,16 @@ def in_float32(op: 'Operation') -> Callable[..., Tensor]:
     return float32
 
 
-def register_flops(depthwise: Any) -> None:
-    """Tell ``torch.utils.flop_counter`` what a depth-wise convolution costs: two for each value and tap.
+def register_flops(operator: Any) -> None:
+    """Tell ``torch.utils.flop_counter`` what convolutions cost: two for each position and value of the weights.
 
     The counter is told when it is imported: it brings Triton, 50 MiB that a network does not need on CPUs.
 
     Args:
-        depthwise (OpOverloadPacket): An operator that takes a map, and kernels ``(C, 1, k, k)``.
+        operator (OpOverloadPacket): Takes a map, whose size it keeps, and the weights ``(D, C / groups, k, k)`` of
+            one convolution or several among its other arguments.
     """
-    _counted.append(depthwise)
+    _counted.append(operator)
     if _COUNTER in sys.modules:
         tell_flop_counter()
     elif len(_counted) == 1:
@@ -92,9 +93,9 @@ def tell_flop_counter() -> None:
         from torch.utils.flop_counter import flop_registry, register_flop_formula
     except ImportError:  # before torch 2.2
         return
-    for depthwise in _counted:
-        if depthwise not in flop_registry:
-            register_flop_formula(depthwise)(_depthwise_flops)
+    for operator in _counted:
+        if operator not in flop_registry:
+            register_flop_formula(operator)(_flops)
 
 
 class _CounterFinder(importlib.abc.MetaPathFinder):
@@ -124,8 +125,9 @@ class _CounterFinder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _depthwise_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, **__: Any) -> int:
-    return 2 * math.prod(x_shape) * math.prod(weight_shape[2:])
+def _flops(x_shape: Sequence[int], *others: Any, **_: Any) -> int:
+    weights = (shape for shape in others if isinstance(shape, (tuple, list)) and len(shape) == 4)
+    return 2 * x_shape[0] * math.prod(x_shape[2:]) * sum(map(math.prod, weights))
 
 
 __getattr__ = renamed_in(__name__)

@@ -19,6 +19,8 @@ from ..tracing import assume_constant, records_file
 
 FOLDER = Path(__file__).parent
 _PREFIX = 'kernels_for_torch_'
+#: Operators whose arguments are a map and weights of convolutions.
+CONVOLUTIONS = ('depthwise_conv2d', 'dwconv_gelu', 'pointwise_conv2d', 'bottleneck', 'channel_mixer')
 #: The condition of :func:`applies` as text.
 APPLIES = 'float32, channels_last on a CPU with AVX2; compiled kernels installed; no autocast; not in exported files'
 
@@ -45,7 +47,7 @@ def _load() -> bool:
     if library.is_file():
         try:
             torch.ops.load_library(library)
-            for name in ('depthwise_conv2d', 'dwconv_gelu'):
+            for name in CONVOLUTIONS:
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name))
             return torch.ops.fcvit_mm_cpu.supported()
         except (OSError, RuntimeError, AttributeError) as error:
@@ -140,6 +142,44 @@ def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Ten
     Args, Returns: As of :func:`depthwise_conv2d`.
     """
     return torch.ops.fcvit_mm_cpu.dwconv_gelu(x, weight, bias)
+
+
+def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """Compute the 1x1 convolution as a matrix product, without derivatives.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``, float32.
+        weight (Tensor): ``(D, C, 1, 1)``.
+        bias (Tensor, optional): ``(D,)``.
+
+    Returns:
+        Tensor: ``(B, D, H, W)`` in channels_last.
+    """
+    return torch.ops.fcvit_mm_cpu.pointwise_conv2d(x, weight, bias)
+
+
+def bottleneck(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:
+    """Compute two 1x1 convolutions, the exact GELU after each, for a few positions at a time, without derivatives.
+
+    Args, Returns: As of :func:`fcvit_mm.ops.bottleneck`.
+    """
+    return torch.ops.fcvit_mm_cpu.bottleneck(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+
+
+def channel_mixer(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
+    """Compute the channel mixer for a few rows and expanded channels at a time, without derivatives.
+
+    Args, Returns: As of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3.
+    """
+    return torch.ops.fcvit_mm_cpu.channel_mixer(x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
 
 
 def gelu_(x: Tensor) -> Tensor:

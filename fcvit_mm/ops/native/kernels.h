@@ -34,10 +34,28 @@ struct Region {
 int64_t scratch_size(int64_t rows, int64_t columns, int64_t kernel);
 void convolve_region(const Convolution& conv, const Region& region, const float* taps, float* scratch);
 
-// 3x3 kernels. Two rows of outputs of one image (one, if the map ends), for the channels from `begin` to `end`; `begin`
-// is a multiple of kLanes. `taps` as of pack_taps for all channels; `zeros` has as many as there are channels.
-void convolve_3x3_rows(const Convolution& conv, int64_t image, int64_t row, int64_t begin, int64_t end,
+// 3x3 kernels. One or two rows of outputs of one image, for the channels from `begin` to `end`; `begin` is a multiple
+// of kLanes. `taps` as of pack_taps for all channels; `zeros` has as many as there are channels.
+void convolve_3x3_rows(const Convolution& conv, int64_t image, int64_t row, int64_t rows, int64_t begin, int64_t end,
                        const float* taps, const float* zeros);
+
+// The columns of a matrix product, which are rows of a weight `(columns, depth)`, as `multiply` reads them: panels of
+// kBlock columns, each `(depth, kBlock)`, with zeros beyond the last column. `panels` is aligned to 32 bytes.
+void pack_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
+
+// A matrix product: each row of `out` is a row of `rows` times the packed weight, plus the bias or what is in `out`.
+struct Product {
+  const float* rows;  // (count, depth)
+  int64_t row_stride, count, depth;
+  const float* panels;  // as of pack_panels
+  int64_t columns;
+  const float* bias;  // (columns), or null
+  float* out;         // (count, columns)
+  int64_t out_stride;
+  bool accumulate;  // add to what is in `out`, in place of the bias
+  bool gelu;
+};
+void multiply(const Product& product);
 
 // GELU of `count` values in place.
 void gelu(float* x, int64_t count);

@@ -8,7 +8,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <iterator>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -28,6 +31,18 @@ constexpr int64_t kRegionColumns = 64;
 constexpr int64_t kRegionsPerThread = 2;
 // Channels that the 3x3 kernel computes at a time: the values that it reads again must stay in the first-level cache.
 constexpr int64_t kChannels3x3 = 256;
+
+// Values of a packed weight, and of rows of a map, that a thread multiplies at a time: parts of its second-level cache.
+constexpr int64_t kGroupValues = 32 * 1024;
+constexpr int64_t kBlockValues = 32 * 1024;
+// Values of a row that are read at a time: see the kernel.
+constexpr int64_t kBlockDepth = 256;
+// Rows that are multiplied twice at a time.
+constexpr int64_t kRowsTwice = 96;
+// Expanded channels that a channel mixer computes at a time.
+constexpr int64_t kFewestHidden = 64, kMostHidden = 128;
+// Rows of a map, as a matrix, that are not divided further.
+constexpr int64_t kFewestRows = 24;
 
 bool supported() {
   const std::string capability = at::get_cpu_capability();
@@ -57,8 +72,8 @@ void convolve_3x3(const Convolution& conv, int64_t batch) {
   at::parallel_for(0, batch * parts * pairs, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i % pairs * 2, first = i / pairs % parts * kChannels3x3;
-      avx2::convolve_3x3_rows(conv, i / pairs / parts, row, first, std::min(first + kChannels3x3, conv.channels),
-                              taps.data(), zeros.data());
+      avx2::convolve_3x3_rows(conv, i / pairs / parts, row, std::min<int64_t>(conv.height - row, 2), first,
+                              std::min(first + kChannels3x3, conv.channels), taps.data(), zeros.data());
     }
   });
 }
@@ -93,25 +108,219 @@ void convolve_large(const Convolution& conv, int64_t batch) {
   });
 }
 
-void check(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  const auto fits = [](const Tensor& tensor) { return tensor.scalar_type() == at::kFloat && tensor.device().is_cpu(); };
+// Products of a 1x1 convolution. A thread computes a group of columns, whose weight it packs, for one block of rows
+// after the other; both are parts of its second-level cache.
+void multiply_all(const avx2::Product& all, const float* weight) {
+  const int64_t depth = std::max<int64_t>(all.depth, 1), threads = at::get_num_threads();
+  const int64_t fitting = std::max(kGroupValues / depth / avx2::kBlock * avx2::kBlock, avx2::kBlock);
+  int64_t width = std::min(fitting, divide_up(all.columns, avx2::kBlock) * avx2::kBlock);
+  int64_t rows = std::min(divide_up(kBlockValues, std::min(depth, kBlockDepth)), all.count);
+  int64_t groups = divide_up(all.columns, width), blocks = divide_up(all.count, rows);
+  // As many parts for each thread: of the rows if there are enough of them, else of the columns.
+  if (blocks >= threads) {
+    blocks = divide_up(blocks, threads) * threads;
+  } else if (groups % threads) {
+    groups = std::min(divide_up(groups, threads) * threads, divide_up(all.columns, avx2::kBlock));
+    if (groups < threads) {
+      blocks = std::min(divide_up(threads, groups), divide_up(all.count, kFewestRows));
+    }
+  }
+  rows = divide_up(all.count, blocks);
+  width = divide_up(divide_up(all.columns, groups), avx2::kBlock) * avx2::kBlock;
+  groups = divide_up(all.columns, width);
+  blocks = divide_up(all.count, rows);
+
+  at::parallel_for(0, groups * blocks, 1, [&](int64_t begin, int64_t end) {
+    float* panels = thread_buffer(width * depth);
+    int64_t packed = -1;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i % blocks * rows, group = i / blocks, column = group * width;
+      avx2::Product product = all;
+      product.columns = std::min(width, all.columns - column);
+      if (group != packed) {
+        avx2::pack_panels(weight + column * all.depth, all.depth, product.columns, all.depth, panels);
+        packed = group;
+      }
+      product.panels = panels;
+      product.rows += row * all.row_stride;
+      product.count = std::min(rows, all.count - row);
+      product.out += row * all.out_stride + column;
+      product.bias = all.bias ? all.bias + column : nullptr;
+      avx2::multiply(product);
+    }
+  });
+}
+
+// Two 1x1 convolutions one after the other, for a block of rows at a time: what is between them stays in the cache.
+void multiply_twice(const avx2::Product& first, const float* first_weight, const avx2::Product& second,
+                    const float* second_weight) {
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), first.count);
+  const int64_t blocks = std::max(divide_up(first.count, kRowsTwice), threads);
+  const int64_t rows = divide_up(first.count, blocks);
+  at::parallel_for(0, divide_up(first.count, rows), 1, [&](int64_t begin, int64_t end) {
+    const auto size = [](const avx2::Product& product) {
+      return divide_up(product.columns, avx2::kBlock) * avx2::kBlock * product.depth;
+    };
+    float* first_panels = thread_buffer(size(first) + size(second) + rows * first.columns);
+    float* second_panels = first_panels + size(first);
+    float* between = second_panels + size(second);
+    avx2::pack_panels(first_weight, first.depth, first.columns, first.depth, first_panels);
+    avx2::pack_panels(second_weight, second.depth, second.columns, second.depth, second_panels);
+    for (int64_t i = begin; i < end; ++i) {
+      avx2::Product product = first;
+      product.panels = first_panels;
+      product.rows += i * rows * first.row_stride;
+      product.count = std::min(rows, first.count - i * rows);
+      product.out = between;
+      avx2::multiply(product);
+      const int64_t count = product.count;
+      product = second;
+      product.panels = second_panels;
+      product.rows = between;
+      product.count = count;
+      product.out += i * rows * second.out_stride;
+      avx2::multiply(product);
+    }
+  });
+}
+
+// Channel mixers: 1x1 convolution to more channels, 3x3 depth-wise convolution, GELU, 1x1 convolution back.
+struct Mixer {
+  const float* x;
+  float* out;
+  int64_t batch, height, width, channels, hidden;
+  const float *expand, *expand_bias;  // (hidden, channels)
+  const float *taps, *taps_bias;      // (hidden, 3, 3)
+  const float *reduce, *reduce_bias;  // (channels, hidden)
+};
+
+// The output rows of one image from `begin` to `end`, as far as some of the expanded channels go: a few rows at a time,
+// whose expanded values stay in the cache. Those that the next rows need, too, are kept.
+struct MixerPart {
+  int64_t first, count;  // of the expanded channels
+  int64_t rows;          // at a time
+  const float *expand, *taps, *reduce, *zeros;  // packed
+  float* expanded;                              // rows + 2 rows of the map
+  float* convolved;                             // rows of it; behind `expanded` in memory
+};
+
+void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t begin, int64_t end) {
+  const int64_t row_size = mixer.width * part.count, map_row = mixer.width * mixer.channels;
+  const int64_t start = image * mixer.height * map_row;
+  int64_t kept_from = std::max<int64_t>(begin - 1, 0), kept_to = kept_from;  // rows in `expanded`
+  for (int64_t row = begin; row < end; row += part.rows) {
+    const int64_t stop = std::min(row + part.rows, end);
+    const int64_t top = std::max<int64_t>(row - 1, 0), bottom = std::min(stop + 1, mixer.height);
+    std::memmove(part.expanded, part.expanded + (top - kept_from) * row_size,
+                 (kept_to - top) * row_size * sizeof(float));
+    avx2::Product product{};
+    product.rows = mixer.x + start + kept_to * map_row;
+    product.row_stride = product.depth = mixer.channels;
+    product.count = (bottom - kept_to) * mixer.width;
+    product.panels = part.expand;
+    product.columns = product.out_stride = part.count;
+    product.bias = mixer.expand_bias + part.first;
+    product.out = part.expanded + (kept_to - top) * row_size;
+    avx2::multiply(product);
+    kept_from = top;
+    kept_to = bottom;
+
+    // Row 0 of this map is `top`; what is above or below it is outside of the whole map, too.
+    Convolution conv{part.expanded, nullptr,      mixer.taps_bias + part.first, part.convolved - (row - top) * row_size,
+                     bottom - top,  mixer.width, part.count,                   3,
+                     true};
+    for (int64_t i = row; i < stop; i += 2) {
+      avx2::convolve_3x3_rows(conv, 0, i - top, std::min<int64_t>(stop - i, 2), 0, part.count, part.taps, part.zeros);
+    }
+
+    product.rows = part.convolved;
+    product.row_stride = product.depth = part.count;
+    product.count = (stop - row) * mixer.width;
+    product.panels = part.reduce;
+    product.columns = product.out_stride = mixer.channels;
+    product.bias = mixer.reduce_bias;
+    product.out = mixer.out + start + row * map_row;
+    product.accumulate = part.first > 0;
+    avx2::multiply(product);
+  }
+}
+
+void mix(const Mixer& mixer) {
+  const int64_t threads = at::get_num_threads(), wanted = kGroupValues / mixer.channels / avx2::kBlock * avx2::kBlock;
+  const int64_t width = std::min(std::min(std::max(wanted, kFewestHidden), kMostHidden), mixer.hidden);
+  const int64_t padded = divide_up(width, avx2::kBlock) * avx2::kBlock;
+  const int64_t fitting = kBlockValues / (mixer.width * width) - 2;
+  const int64_t rows = std::min(std::max<int64_t>(fitting / 2 * 2, 2), mixer.height);
+  // As many rows for each thread, where there are not many images.
+  const bool divide = mixer.batch % threads && mixer.batch < 4 * threads;
+  const int64_t bands = divide ? std::min(threads, divide_up(mixer.height, 2)) : 1;
+  at::parallel_for(0, mixer.batch * bands, 1, [&](int64_t begin, int64_t end) {
+    const int64_t row_size = mixer.width * width;
+    const int64_t sizes[] = {padded * mixer.channels, divide_up(mixer.channels, avx2::kBlock) * avx2::kBlock * width,
+                             padded * 9, padded, (rows + 2) * row_size, rows * row_size};
+    float* parts[7] = {thread_buffer(std::accumulate(std::begin(sizes), std::end(sizes), int64_t{16 * 6}))};
+    for (int i = 0; i < 6; ++i) {
+      parts[i + 1] = parts[i] + divide_up(sizes[i], 16) * 16;
+    }
+    std::fill(parts[3], parts[4], 0.f);
+    MixerPart part{0, 0, rows, parts[0], parts[2], parts[1], parts[3], parts[4], parts[5]};
+    const Convolution weights{nullptr, mixer.taps, nullptr, nullptr, 0, 0, mixer.hidden, 3, true};
+    // Expanded channels change slowest: their weights are packed once.
+    for (part.first = 0; part.first < mixer.hidden; part.first += width) {
+      part.count = std::min(width, mixer.hidden - part.first);
+      avx2::pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels,
+                        parts[0]);
+      avx2::pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
+      avx2::pack_taps(weights, part.first, divide_up(part.count, avx2::kLanes) * avx2::kLanes, parts[2]);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t band = i % bands;
+        mix_rows(mixer, part, i / bands, band * mixer.height / bands, (band + 1) * mixer.height / bands);
+      }
+    }
+  });
+}
+
+void check_map(const Tensor& x) {
   TORCH_CHECK(supported(), "fcvit_mm_cpu: this processor has no AVX2");
-  TORCH_CHECK(x.dim() == 4 && fits(x), "fcvit_mm_cpu: x is ", x.sizes(), " of ", x.scalar_type(), " on ", x.device(),
-              ", expected (B, C, H, W) of float32 on cpu");
-  TORCH_CHECK(weight.dim() == 4 && fits(weight) && weight.size(0) == x.size(1) && weight.size(1) == 1 &&
-                  weight.size(2) == weight.size(3) && weight.size(2) % 2 == 1,
+  TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat && x.device().is_cpu(), "fcvit_mm_cpu: x is ", x.sizes(),
+              " of ", x.scalar_type(), " on ", x.device(), ", expected (B, C, H, W) of float32 on cpu");
+}
+
+void check_shape(const char* name, const Tensor& tensor, at::IntArrayRef shape) {
+  TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.device().is_cpu() && tensor.sizes() == shape,
+              "fcvit_mm_cpu: ", name, " is ", tensor.sizes(), " of ", tensor.scalar_type(), " on ", tensor.device(),
+              ", expected ", shape, " of float32 on cpu");
+}
+
+// Of a 1x1 convolution from so many channels to any number; returns that number.
+int64_t check_pointwise(const char* name, const Tensor& weight, int64_t channels) {
+  TORCH_CHECK(weight.dim() == 4, "fcvit_mm_cpu: ", name, " is ", weight.sizes(), ", expected (D, ", channels,
+              ", 1, 1)");
+  check_shape(name, weight, {weight.size(0), channels, 1, 1});
+  return weight.size(0);
+}
+
+void check(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  check_map(x);
+  TORCH_CHECK(weight.dim() == 4 && weight.scalar_type() == at::kFloat && weight.device().is_cpu() &&
+                  weight.size(0) == x.size(1) && weight.size(1) == 1 && weight.size(2) == weight.size(3) &&
+                  weight.size(2) % 2 == 1,
               "fcvit_mm_cpu: weight is ", weight.sizes(), " of ", weight.scalar_type(), " on ", weight.device(),
               ", expected (", x.size(1), ", 1, k, k) of float32 on cpu, k odd");
-  TORCH_CHECK(!bias || (fits(*bias) && bias->dim() == 1 && bias->size(0) == x.size(1)),
-              "fcvit_mm_cpu: bias is ", bias->sizes(), " of ", bias->scalar_type(), " on ", bias->device(),
-              ", expected (", x.size(1), ") of float32 on cpu");
+  if (bias) {
+    check_shape("bias", *bias, {x.size(1)});
+  }
+}
+
+Tensor empty_map(const Tensor& x, int64_t channels) {
+  return at::empty({x.size(0), channels, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
 }
 
 Tensor convolve(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool gelu) {
   check(x, weight, bias);
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), taps = weight.contiguous();
   const Tensor shift = bias ? bias->contiguous() : Tensor();
-  Tensor out = at::empty(x.sizes(), x.options(), at::MemoryFormat::ChannelsLast);
+  Tensor out = empty_map(x, x.size(1));
   if (out.numel() == 0) {
     return out;
   }
@@ -134,8 +343,98 @@ Tensor dwconv_gelu(const Tensor& x, const Tensor& weight, const OptionalTensor& 
   return convolve(x, weight, bias, true);
 }
 
+Tensor pointwise_conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  check_map(x);
+  const int64_t columns = check_pointwise("weight", weight, x.size(1));
+  if (bias) {
+    check_shape("bias", *bias, {columns});
+  }
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), rows = weight.contiguous();
+  const Tensor shift = bias ? bias->contiguous() : Tensor();
+  Tensor out = empty_map(x, columns);
+  if (out.numel() == 0) {
+    return out;
+  }
+  avx2::Product product{};
+  product.rows = map.const_data_ptr<float>();
+  product.row_stride = product.depth = x.size(1);
+  product.count = x.size(0) * x.size(2) * x.size(3);
+  product.columns = product.out_stride = columns;
+  product.bias = bias ? shift.const_data_ptr<float>() : nullptr;
+  product.out = out.mutable_data_ptr<float>();
+  multiply_all(product, rows.const_data_ptr<float>());
+  return out;
+}
+
+Tensor bottleneck(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc1_bias, const Tensor& fc2_weight,
+                  const Tensor& fc2_bias) {
+  check_map(x);
+  const int64_t hidden = check_pointwise("fc1_weight", fc1_weight, x.size(1));
+  const int64_t columns = check_pointwise("fc2_weight", fc2_weight, hidden);
+  check_shape("fc1_bias", fc1_bias, {hidden});
+  check_shape("fc2_bias", fc2_bias, {columns});
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor others[] = {fc1_weight.contiguous(), fc1_bias.contiguous(), fc2_weight.contiguous(),
+                           fc2_bias.contiguous()};
+  Tensor out = empty_map(x, columns);
+  if (out.numel() == 0) {
+    return out;
+  }
+  avx2::Product first{}, second{};
+  first.rows = map.const_data_ptr<float>();
+  first.row_stride = first.depth = x.size(1);
+  first.count = x.size(0) * x.size(2) * x.size(3);
+  first.columns = first.out_stride = second.row_stride = second.depth = hidden;
+  first.bias = others[1].const_data_ptr<float>();
+  second.columns = second.out_stride = columns;
+  second.bias = others[3].const_data_ptr<float>();
+  second.out = out.mutable_data_ptr<float>();
+  first.gelu = second.gelu = true;
+  multiply_twice(first, others[0].const_data_ptr<float>(), second, others[2].const_data_ptr<float>());
+  return out;
+}
+
+Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc1_bias, const Tensor& dw_weight,
+                     const Tensor& dw_bias, const Tensor& fc2_weight, const Tensor& fc2_bias) {
+  check_map(x);
+  const int64_t hidden = check_pointwise("fc1_weight", fc1_weight, x.size(1));
+  check_shape("fc1_bias", fc1_bias, {hidden});
+  check_shape("dw_weight", dw_weight, {hidden, 1, 3, 3});
+  check_shape("dw_bias", dw_bias, {hidden});
+  check_shape("fc2_weight", fc2_weight, {x.size(1), hidden, 1, 1});
+  check_shape("fc2_bias", fc2_bias, {x.size(1)});
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor others[] = {fc1_weight.contiguous(), fc1_bias.contiguous(), dw_weight.contiguous(),
+                           dw_bias.contiguous(), fc2_weight.contiguous(), fc2_bias.contiguous()};
+  Tensor out = empty_map(x, x.size(1));
+  if (out.numel() == 0) {
+    return out;
+  }
+  if (hidden == 0) {
+    return out.copy_(fc2_bias.view({-1, 1, 1}));
+  }
+  const auto values = [&](int i) { return others[i].const_data_ptr<float>(); };
+  mix({map.const_data_ptr<float>(), out.mutable_data_ptr<float>(), x.size(0), x.size(2), x.size(3), x.size(1),
+       hidden, values(0), values(1), values(2), values(3), values(4), values(5)});
+  return out;
+}
+
 Tensor meta(const Tensor& x, const Tensor&, const OptionalTensor&) {
   return at::empty_symint(x.sym_sizes(), x.options(), at::MemoryFormat::ChannelsLast);
+}
+
+Tensor meta_of_pointwise(const Tensor& x, const Tensor& weight, const OptionalTensor&) {
+  return at::empty_symint({x.sym_size(0), weight.sym_size(0), x.sym_size(2), x.sym_size(3)}, x.options(),
+                          at::MemoryFormat::ChannelsLast);
+}
+
+Tensor meta_of_bottleneck(const Tensor& x, const Tensor&, const Tensor&, const Tensor& fc2_weight, const Tensor&) {
+  return meta_of_pointwise(x, fc2_weight, {});
+}
+
+Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                     const Tensor&) {
+  return meta(x, x, {});
 }
 
 Tensor& meta_in_place(Tensor& x) { return x; }
@@ -155,18 +454,30 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
   library.def("supported() -> bool", supported);
   library.def("depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   library.def("dwconv_gelu(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  library.def("pointwise_conv2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  library.def(
+      "bottleneck(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor");
+  library.def(
+      "channel_mixer(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor dw_weight, Tensor dw_bias, "
+      "Tensor fc2_weight, Tensor fc2_bias) -> Tensor");
   library.def("gelu_(Tensor(a!) x) -> Tensor(a!)");
 }
 
 TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("depthwise_conv2d", depthwise_conv2d);
   library.impl("dwconv_gelu", dwconv_gelu);
+  library.impl("pointwise_conv2d", pointwise_conv2d);
+  library.impl("bottleneck", bottleneck);
+  library.impl("channel_mixer", channel_mixer);
   library.impl("gelu_", gelu_);
 }
 
 TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("depthwise_conv2d", meta);
   library.impl("dwconv_gelu", meta);
+  library.impl("pointwise_conv2d", meta_of_pointwise);
+  library.impl("bottleneck", meta_of_bottleneck);
+  library.impl("channel_mixer", meta_of_mixer);
   library.impl("gelu_", meta_in_place);
 }
 

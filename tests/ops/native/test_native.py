@@ -77,6 +77,83 @@ def test_empty_maps(shape):
     weight = torch.randn(shape[1], 1, 3, 3)
     for function in (native.depthwise_conv2d, native.dwconv_gelu):
         assert function(torch.empty(shape), weight).shape == shape
+    x, (batch, channels, *size) = torch.empty(shape), shape
+    args = products(channels, 6, channels)
+    assert native.pointwise_conv2d(x, *args[:2]).shape == (batch, 6, *size)
+    assert native.bottleneck(x, *args).shape == shape
+    assert native.channel_mixer(x, *args[:2], torch.randn(6, 1, 3, 3), torch.randn(6), *args[2:]).shape == shape
+
+
+def products(channels: int, hidden: int, columns: int):
+    """Weights and biases of two 1x1 convolutions."""
+    sizes = ((hidden, channels), (columns, hidden))
+    return [value for n, k in sizes for value in (torch.randn(n, k, 1, 1) / max(k, 1) ** 0.5, torch.randn(n))]
+
+
+def check_product(x: torch.Tensor, columns: int) -> None:
+    weight, bias = torch.randn(columns, x.shape[1], 1, 1) / max(x.shape[1], 1) ** 0.5, torch.randn(columns)
+    for shift in (bias, None):
+        got = native.pointwise_conv2d(x, weight, shift)
+        assert got.dtype == torch.float32 and got.is_contiguous(memory_format=torch.channels_last)
+        want = F.conv2d(x.double(), weight.double(), None if shift is None else shift.double())
+        torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=5e-6)
+
+
+def check_twice(x: torch.Tensor, hidden: int, columns: int) -> None:
+    args = products(x.shape[1], hidden, columns)
+    want = ops.bottleneck.reference(*(arg.double() for arg in (x, *args)))
+    torch.testing.assert_close(native.bottleneck(x, *args).double(), want, rtol=1e-6, atol=5e-6)
+
+
+@built
+def test_products_of_any_number_of_channels():
+    """Parts of panels and of vectors, on either side; a tile of each number of rows."""
+    torch.manual_seed(0)
+    for positions in range(1, 14):
+        check_product(channels_last(1, 19, 1, positions), 37)
+    for columns in (*range(1, 34), 257):
+        check_product(channels_last(2, 13, 3, 2), columns)
+        check_twice(channels_last(2, 13, 3, 2), columns, 5)
+    for channels in (*range(1, 34), 255, 256, 257, 600):
+        check_product(channels_last(1, channels, 2, 4), 24)
+        check_twice(channels_last(1, channels, 2, 4), 9, 24)
+
+
+@built
+def test_products_of_more_than_a_thread_computes_at_a_time():
+    torch.manual_seed(0)
+    for batch, channels, size, columns in ((1, 4, 100, 20), (3, 300, 9, 700), (2, 1030, 5, 40)):
+        check_product(channels_last(batch, channels, size, size), columns)
+        check_twice(channels_last(batch, channels, size, size), 24, columns)
+
+
+@built
+@pytest.mark.parametrize('threads', [1, 2, 5])
+def test_channel_mixers_of_any_size(threads):
+    """Odd numbers of rows, of channels, of expanded channels; bands of rows, for threads and for the cache."""
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    cases = [
+        ((1, 8, 1, 1), 16),
+        ((2, 5, 2, 3), 7),
+        ((1, 24, 7, 7), 200),
+        ((3, 16, 9, 5), 131),
+        ((1, 12, 31, 40), 150),
+        ((1, 3, 5, 700), 65),
+        ((2, 600, 3, 4), 70),
+        ((1, 4, 3, 3), 0),
+    ]
+    try:
+        torch.set_num_threads(threads)
+        for shape, hidden in cases:
+            args = products(shape[1], hidden, shape[1])
+            args[2:2] = [torch.randn(hidden, 1, 3, 3) / 3, torch.randn(hidden)]
+            x = channels_last(*shape)
+            want = ops.channel_mixer.reference(*(arg.double() for arg in (x, *args))) if hidden else args[-1].double()
+            want = want if hidden else want.view(1, -1, 1, 1).expand(shape)
+            torch.testing.assert_close(native.channel_mixer(x, *args).double(), want, rtol=1e-6, atol=5e-6)
+    finally:
+        torch.set_num_threads(before)
 
 
 @built
@@ -86,6 +163,9 @@ def test_layouts_that_are_not_its_own():
     x, weight, bias = torch.randn(2, 12, 6, 7), torch.randn(24, 1, 7, 7)[::2], torch.randn(24)[::2]
     check(x, weight / 7, bias)
     check(x[:, :, ::2, 1:], weight.transpose(2, 3) / 7, bias)
+    weight = torch.randn(12, 24, 1, 1).transpose(0, 1)
+    got = native.pointwise_conv2d(x[:, :, ::2, 1:], weight, torch.randn(24, 2)[:, 1] * 0)
+    torch.testing.assert_close(got, F.conv2d(x[:, :, ::2, 1:], weight), rtol=1e-5, atol=1e-5)
 
 
 @built
@@ -100,6 +180,18 @@ def test_the_result_does_not_depend_on_threads():
                 torch.set_num_threads(threads)
                 outputs.append(native.dwconv_gelu(x, weight))
             assert all(torch.equal(outputs[0], output) for output in outputs)
+        x, args = channels_last(3, 40, 13, 11), products(40, 150, 40)
+        taps = [torch.randn(150, 1, 3, 3), torch.randn(150)]
+        for function, call in (
+            (native.pointwise_conv2d, args[:2]),
+            (native.bottleneck, args),
+            (native.channel_mixer, [*args[:2], *taps, *args[2:]]),
+        ):
+            outputs = []
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                outputs.append(function(x, *call))
+            assert all(torch.equal(outputs[0], output) for output in outputs), function
     finally:
         torch.set_num_threads(before)
 
@@ -184,6 +276,23 @@ def test_dispatch():
     assert chosen(ops.gelu_, x) is native.gelu_
     assert chosen(ops.gelu_, x.contiguous()) is not native.gelu_
     assert chosen(ops.gelu_, x.clone().requires_grad_()) is not native.gelu_
+    args = products(8, 12, 8)
+    taps = [torch.randn(12, 1, 3, 3), torch.randn(12)]
+    for op, call in (
+        (ops.conv2d, [x, *args[:2]]),
+        (ops.bottleneck, [x, *args]),
+        (ops.channel_mixer, [x, *args[:2], *taps, *args[2:]]),
+    ):
+        assert op.choose(*call).name == 'native'
+        assert op.choose(x.contiguous(), *call[1:]).name != 'native'
+        assert op.choose(x, call[1].clone().requires_grad_(), *call[2:]).name != 'native'
+        assert op.choose(*(arg.double() for arg in call)).name != 'native'
+        with torch.autocast('cpu', torch.bfloat16):
+            assert op.choose(*call).name != 'native'
+    for settings in ((2, 0), (1, 1), (1, 0, 8), (1, (0, 1))):  # stride, padding, groups
+        kernels = torch.randn(8, 8 // (settings[2:] or (1,))[0], 1, 1)
+        assert ops.conv2d.choose(x, kernels, None, *settings).name != 'native'
+    assert ops.channel_mixer.choose(x, *args[:2], torch.randn(12, 1, 5, 5), taps[1], *args[2:]).name != 'native'
     weight.requires_grad_()
     assert chosen(ops.depthwise_conv2d, x, weight) is not native.depthwise_conv2d
     assert chosen(ops.depthwise_conv2d, x, torch.ones(8, 1, 11, 11).requires_grad_()) is native.depthwise_conv2d
@@ -196,23 +305,32 @@ def test_dispatch():
 @pytest.mark.skipif(not hasattr(library, 'opcheck'), reason='opcheck came with torch 2.4')
 def test_operators_are_well_registered():
     x, weight, bias = channels_last(2, 8, 6, 6), torch.randn(8, 1, 3, 3), torch.randn(8)
+    weights, taps = products(8, 12, 8), (torch.randn(12, 1, 3, 3), torch.randn(12))
     utilities = ('test_schema', 'test_faketensor')
     for name, args in (
         ('depthwise_conv2d', (x, weight, bias)),
         ('depthwise_conv2d', (x.contiguous(), weight, None)),
         ('dwconv_gelu', (x, weight, bias)),
+        ('pointwise_conv2d', (x, *weights[:2])),
+        ('pointwise_conv2d', (x.contiguous(), weights[0], None)),
+        ('bottleneck', (x, *weights)),
+        ('channel_mixer', (x, *weights[:2], *taps, *weights[2:])),
         ('gelu_', (x,)),
     ):
         library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
 
 
-def block(x, weight, bias):
-    return ops.dwconv_gelu(ops.depthwise_conv2d(x, weight, bias), weight, bias)
+def block(x, weight, bias, *others):
+    x = ops.dwconv_gelu(ops.depthwise_conv2d(x, weight, bias), weight, bias)
+    x = ops.bottleneck(ops.conv2d(x, *others[:2]), *others[:2], *others[4:])
+    return ops.channel_mixer(x, *others)
 
 
 def args_of_block():
     torch.manual_seed(0)
-    return channels_last(2, 8, 6, 6), torch.randn(8, 1, 11, 11) / 11, torch.randn(8)
+    square = (torch.randn(8, 8, 1, 1) / 3, torch.randn(8))
+    taps = torch.randn(8, 1, 3, 3) / 3, torch.randn(8)
+    return channels_last(2, 8, 6, 6), torch.randn(8, 1, 11, 11) / 11, torch.randn(8), *square, *taps, *square
 
 
 @built
@@ -247,7 +365,7 @@ def test_a_compiler_records_them(grad):
     compiled = torch.compile(block, backend=backend, fullgraph=True)
     torch.testing.assert_close(compiled(*args), block(*args))
     assert len(graphs) == 1
-    for name in ('depthwise_conv2d', 'dwconv_gelu'):  # with gradients, inside another node or not at all
+    for name in native.CONVOLUTIONS:  # with gradients, inside another node or not at all
         assert grad or f'fcvit_mm_cpu.{name}' in graphs[0]
 
 
@@ -319,7 +437,7 @@ def test_setup_names_the_library_as_the_package_does():
         (dict(weight=torch.ones(8, 1, 4, 4)), r'weight is \[8, 1, 4, 4\].*k odd'),
         (dict(weight=torch.ones(9, 1, 3, 3)), r'expected \(8, 1, k, k\)'),
         (dict(weight=torch.ones(8, 1, 3, 5)), r'expected \(8, 1, k, k\)'),
-        (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \(8\)'),
+        (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \[8\]'),
         (dict(bias=torch.ones(8).bfloat16()), 'bias is .* of BFloat16'),
     ],
 )
@@ -329,3 +447,34 @@ def test_operators_refuse_what_does_not_fit(change, message):
     for name in ('depthwise_conv2d', 'dwconv_gelu'):
         with pytest.raises(RuntimeError, match=message):
             getattr(torch.ops.fcvit_mm_cpu, name)(**args)
+
+
+@built
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(x=torch.ones(2, 8, 4)), r'x is \[2, 8, 4\].*expected \(B, C, H, W\)'),
+        (dict(fc1_weight=torch.ones(12, 8)), r'fc1_weight is \[12, 8\], expected \(D, 8, 1, 1\)'),
+        (dict(fc1_weight=torch.ones(12, 9, 1, 1)), r'fc1_weight is \[12, 9, 1, 1\].*expected \[12, 8, 1, 1\]'),
+        (dict(fc1_bias=torch.ones(8)), r'fc1_bias is \[8\].*expected \[12\]'),
+        (dict(dw_weight=torch.ones(12, 1, 5, 5)), r'dw_weight is .*expected \[12, 1, 3, 3\]'),
+        (dict(dw_bias=torch.ones(12).half()), 'dw_bias is .* of Half .*expected .* of float32 on cpu'),
+        (dict(fc2_weight=torch.ones(8, 11, 1, 1)), r'fc2_weight is .*expected \[8, 12, 1, 1\]'),
+        (dict(fc2_bias=torch.ones(9)), r'fc2_bias is \[9\].*expected \[8\]'),
+    ],
+)
+def test_operators_of_products_refuse_what_does_not_fit(change, message):
+    args = dict(zip(('fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias'), products(8, 12, 8)))
+    args = dict(x=torch.ones(2, 8, 4, 4), **args, dw_weight=torch.ones(12, 1, 3, 3), dw_bias=torch.ones(12))
+    args.update(change)
+    of_mixer = any(name.startswith('dw') for name in change)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fcvit_mm_cpu.channel_mixer(**args)
+    rest = {name: value for name, value in args.items() if not name.startswith('dw')}
+    if not of_mixer:
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.fcvit_mm_cpu.bottleneck(**rest)
+    only = {name.replace('fc1_', ''): value for name, value in rest.items() if not name.startswith('fc2')}
+    if not of_mixer and 'fc2' not in next(iter(change)):
+        with pytest.raises(RuntimeError, match=message.replace('fc1_', '')):
+            torch.ops.fcvit_mm_cpu.pointwise_conv2d(**only)

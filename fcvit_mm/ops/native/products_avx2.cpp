@@ -1,0 +1,166 @@
+// Matrix products, which 1x1 convolutions are, for processors with AVX2 and FMA.
+#include "vectors_avx2.h"
+
+namespace fcvit_mm {
+namespace avx2 {
+namespace {
+
+// Values of a row that are multiplied before the next rows follow: 16 KiB of a panel, half of a first-level cache.
+constexpr int64_t kDepth = 256;
+// 6 x 2 sums, the two vectors of a panel and a value.
+constexpr int64_t kMaxRows = 6;
+
+struct ProductTile {
+  const float* rows;
+  int64_t row_stride, depth;
+  const float* panel;
+  const float* bias;  // of these columns, or null
+  float* out;
+  int64_t out_stride;
+  bool accumulate;
+  __m256i lanes;  // of the last vector
+};
+
+// The products of kRows rows and the first kVectors vectors of a panel's columns.
+template <int kRows, int kVectors, bool kPartial>
+void multiply_tile(const ProductTile& tile) {
+  constexpr int kLast = kVectors - 1;
+  const __m256i lanes = tile.lanes;
+  const int64_t stride = tile.row_stride, out_stride = tile.out_stride;
+  float* const out = tile.out;
+  Vector sums[kRows][kVectors];
+  UNROLL for (int t = 0; t < kVectors; ++t) {
+    const bool partial = kPartial && t == kLast;
+    if (tile.accumulate) {
+      UNROLL for (int r = 0; r < kRows; ++r) {
+        const float* from = out + r * out_stride + t * kLanes;
+        sums[r][t] = partial ? load<true>(from, lanes) : load<false>(from, lanes);
+      }
+    } else {
+      Vector bias = _mm256_setzero_ps();
+      if (tile.bias) {
+        bias = partial ? load<true>(tile.bias + t * kLanes, lanes) : load<false>(tile.bias + t * kLanes, lanes);
+      }
+      UNROLL for (int r = 0; r < kRows; ++r) {
+        sums[r][t] = bias;
+      }
+    }
+  }
+  const float* x = tile.rows;
+  const float* panel = tile.panel;
+  const float* const end = x + tile.depth;
+#pragma GCC unroll 4
+  for (; x < end; ++x, panel += kBlock) {
+    Vector weight[kVectors];
+    UNROLL for (int t = 0; t < kVectors; ++t) {
+      weight[t] = _mm256_load_ps(panel + t * kLanes);
+      KEEP_IN_REGISTER(weight[t]);
+    }
+    UNROLL for (int r = 0; r < kRows; ++r) {
+      const Vector value = _mm256_broadcast_ss(x + r * stride);
+      UNROLL for (int t = 0; t < kVectors; ++t) {
+        sums[r][t] = multiply_add(value, weight[t], sums[r][t]);
+      }
+    }
+  }
+  UNROLL for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int t = 0; t < kVectors; ++t) {
+      float* to = out + r * out_stride + t * kLanes;
+      if (kPartial && t == kLast) {
+        store<true>(to, lanes, sums[r][t]);
+      } else {
+        store<false>(to, lanes, sums[r][t]);
+      }
+    }
+  }
+}
+
+using MultiplyTile = void (*)(const ProductTile&);
+#define TILES_OF(vectors, partial)                                                        \
+  {                                                                                       \
+    multiply_tile<1, vectors, partial>, multiply_tile<2, vectors, partial>,               \
+        multiply_tile<3, vectors, partial>, multiply_tile<4, vectors, partial>,           \
+        multiply_tile<5, vectors, partial>, multiply_tile<6, vectors, partial>            \
+  }
+constexpr MultiplyTile kMultiplyTile[2][2][kMaxRows] = {{TILES_OF(1, false), TILES_OF(1, true)},
+                                                        {TILES_OF(2, false), TILES_OF(2, true)}};
+#undef TILES_OF
+
+// Eight rows of eight values become eight columns.
+INLINE void transpose(const float* from, int64_t stride, float* to, int64_t to_stride) {
+  Vector a[8], b[8];
+  UNROLL for (int i = 0; i < 8; ++i) {
+    a[i] = _mm256_loadu_ps(from + i * stride);
+  }
+  UNROLL for (int i = 0; i < 8; i += 2) {
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  }
+  UNROLL for (int i = 0; i < 8; i += 4) {
+    a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+    a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+    a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+    a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+  }
+  UNROLL for (int i = 0; i < 4; ++i) {
+    _mm256_store_ps(to + i * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+    _mm256_store_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+  }
+}
+
+}  // namespace
+
+void pack_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels) {
+  for (int64_t first = 0; first < columns; first += kLanes) {
+    const float* from = weight + first * stride;
+    float* to = panels + first / kBlock * depth * kBlock + first % kBlock;
+    const int64_t count = smaller(columns - first, kLanes);
+    int64_t i = 0;
+    if (count == kLanes) {
+      for (; i + kLanes <= depth; i += kLanes) {
+        transpose(from + i, stride, to + i * kBlock, kBlock);
+      }
+    }
+    for (; i < depth; ++i) {
+      for (int64_t j = 0; j < kLanes; ++j) {
+        to[i * kBlock + j] = j < count ? from[j * stride + i] : 0.f;
+      }
+    }
+  }
+}
+
+void multiply(const Product& product) {
+  ProductTile tile;
+  tile.row_stride = product.row_stride;
+  tile.out_stride = product.out_stride;
+  for (int64_t begin = 0; begin == 0 || begin < product.depth; begin += kDepth) {
+    tile.depth = smaller(product.depth - begin, kDepth);
+    tile.accumulate = product.accumulate || begin > 0;
+    const bool last_depth = begin + tile.depth == product.depth;
+    for (int64_t column = 0; column < product.columns; column += kBlock) {
+      const int64_t columns = smaller(product.columns - column, kBlock);
+      const int64_t vectors = (columns + kLanes - 1) / kLanes, last = columns - (vectors - 1) * kLanes;
+      const MultiplyTile* tiles = kMultiplyTile[vectors - 1][last < kLanes];
+      tile.lanes = first_lanes(last);
+      tile.panel = product.panels + column * product.depth + begin * kBlock;
+      tile.bias = product.bias ? product.bias + column : nullptr;
+      for (int64_t row = 0; row < product.count;) {
+        const int64_t rows = next_width(product.count - row, kMaxRows);
+        tile.rows = product.rows + row * product.row_stride + begin;
+        tile.out = product.out + row * product.out_stride + column;
+        tiles[rows - 1](tile);
+        if (last_depth && product.gelu) {
+          for (int64_t i = 0; i < rows; ++i) {
+            gelu(tile.out + i * tile.out_stride, columns);
+          }
+        }
+        row += rows;
+      }
+    }
+  }
+}
+
+}  // namespace avx2
+}  // namespace fcvit_mm
+
+#include "vectors_avx2_end.h"

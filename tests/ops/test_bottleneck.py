@@ -1,0 +1,45 @@
+"""The bottleneck of a token mix; what all operations are asked is in test_implementations.py."""
+
+import pytest
+import torch
+from operations import cast, random_call
+
+from fcvit_mm.models.fcvit import TokenMix
+from fcvit_mm.ops import bottleneck, use_ops
+
+
+def test_is_two_convolutions_with_gelu():
+    x = torch.full((1, 2, 1, 1), 0.5)
+    first, second = torch.tensor([[1.0, 1.0]])[..., None, None], torch.tensor([[1.0], [-1.0]])[..., None, None]
+    output = bottleneck(x, first, torch.zeros(1), second, torch.tensor([0.0, 1.0]))
+    gelu = 0.841344746  # of 1; and the second values are GELU of that, and of 1 minus that
+    assert output.flatten().tolist() == pytest.approx([gelu * 0.7999213, (1 - gelu) * 0.5630274], rel=1e-4)
+
+
+def test_token_mix_computes_it_unless_modified():
+    """A hook, another activation or another layer is called; the output stays."""
+    torch.manual_seed(0)
+    mix = TokenMix(16, 3, 4, None).eval()
+    x = torch.randn(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        with use_ops('reference'):
+            expected = mix(x)
+        torch.testing.assert_close(mix(x), expected)
+        seen = []
+        handles = [
+            layer.register_forward_hook(lambda module, *_: seen.append(module))
+            for layer in (mix.fc1, mix.act1, mix.fc2, mix.act2)
+        ]
+        torch.testing.assert_close(mix(x), expected)
+        assert seen == [mix.fc1, mix.act1, mix.fc2, mix.act2]
+        for handle in handles:
+            handle.remove()
+        mix.act2 = torch.nn.Identity()
+        torch.testing.assert_close(torch.nn.functional.gelu(mix(x)), expected)
+
+
+def test_refuses_what_does_not_fit():
+    x, *weights = cast(random_call(bottleneck, (2, 4, 4)), torch.float32)
+    weights[3] = torch.ones(7)
+    with pytest.raises(ValueError, match=r'bottleneck: fc2_bias has the shape \(7,\), but x of shape .* takes \(16,\)'):
+        bottleneck(x, *weights)
