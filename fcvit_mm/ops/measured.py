@@ -174,10 +174,11 @@ def fastest(name: str, table: Sequence['Implementation'], args: Sequence[Any]) -
     by_name = {row.name: row for row in rows}
     if choice is None or choice.row not in by_name:
         choice = _measure(name, rows, args)
-        if not choice.milliseconds:
-            return None
-        known[key] = choice
-        _keep(device, known)
+        if not choice.milliseconds:  # not tried at each call anew
+            choice = Choice(rows[0].name, {})
+        else:
+            known[key] = choice
+            _keep(device, known)
     if len(seen) >= MOST_SEEN:
         seen.clear()
     seen[glance] = by_name[choice.row]

@@ -126,6 +126,14 @@ def test_what_fails_or_differs_is_not_used(capsys, preferred, message):
     assert re.search(message, ''.join(capsys.readouterr()))
 
 
+def test_what_cannot_be_tried_is_not_tried_at_each_call():
+    """Memory that is short for a trial: the table decides for the rest of the process."""
+    preferred = Calls(error=RuntimeError('out of memory'))
+    op = twice(preferred)
+    assert op.choose(X).name == 'preferred' and preferred.count == 1
+    assert op.choose(X).name == 'preferred' and preferred.count == 1
+
+
 def test_gradients_are_compared_in_training():
     op = twice(Calls(gradient=3.0))
     assert op.choose(X).name == 'preferred'
