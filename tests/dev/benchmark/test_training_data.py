@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 from harness import ROOT
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from PIL import Image
 
 from fcvit_mm.errors import UserError
 
@@ -74,3 +77,41 @@ def test_a_config_is_compared(command, shapes, capsys):
 def test_a_folder_without_images_is_named(command, tmp_path):
     with pytest.raises(UserError, match=f'no images below {tmp_path}'):
         command.main([str(CONFIG), str(tmp_path)])
+
+
+def write_kinds(folder):
+    """Write images of the kinds that data sets hold; return their paths by name."""
+    draw = np.random.RandomState(0)
+    colours = Image.fromarray(draw.randint(0, 256, (9, 12, 3)).astype(np.uint8)).resize((320, 240), Image.BICUBIC)
+    turned = Image.Exif()
+    turned[274] = 6
+    files = {
+        'colour.jpg': (colours, {}),
+        'grey.jpg': (colours.convert('L'), {}),
+        'cmyk.jpg': (colours.convert('CMYK'), {}),
+        'turned.jpg': (colours, dict(exif=turned)),
+        'progressive.jpg': (colours, dict(progressive=True)),
+        'alpha.png': (colours.convert('RGBA'), {}),
+        'palette.png': (colours.convert('P'), {}),
+        'sixteen.png': (Image.fromarray(draw.randint(0, 65536, (60, 80)).astype(np.uint16)), {}),
+        'wide.png': (colours.resize((400, 3)), {}),
+        'point.png': (colours.resize((1, 1)), {}),
+    }
+    for name, (image, options) in files.items():
+        image.save(folder / name, **options)
+    return {path.name: str(path) for path in sorted(folder.iterdir())}
+
+
+def test_files_of_any_kind_give_what_the_librarys_transforms_give(command, tmp_path):
+    ours = [dict(step) for step in Config.fromfile(CONFIG).train_dataloader.dataset.pipeline]
+    stock = command.stock_pipeline(ours)
+    assert {step['type'] for step in ours} - {step['type'] for step in stock} == {
+        *command.STOCK,
+        'FastRandomResizedCrop',
+        'ChannelsFirst',
+    }
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        for name, path in write_kinds(tmp_path).items():
+            found = command.same_seed(ours, stock, [path], 6)
+            # Operations such as solarizing magnify what was rounded.
+            assert found['differ'] < 0.05 and found['mean'] < 0.1, f'{name}: {found}'
