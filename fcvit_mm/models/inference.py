@@ -51,7 +51,8 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
             that is on no GPU or holds no :class:`Backbone`.
         RuntimeError: The outputs for ``example`` differ by more than 1e-4 (half precision: 5e-2) of the largest.
     """
-    optimized = _copy(model).eval().requires_grad_(False)
+    optimized = _copy(model).requires_grad_(False)
+    optimized.eval()  # which returns nothing in mmdet's backbones
     backbones = [module for module in optimized.modules() if isinstance(module, Backbone)]
     if not backbones and cuda_graphs:
         raise ValueError(

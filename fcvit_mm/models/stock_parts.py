@@ -36,16 +36,15 @@ KNOWN: Dict[str, FrozenSet[str]] = {
         # Necks
         'FPN PAFPN ChannelMapper CSPNeXtPAFPN YOLOXPAFPN '
         # Heads
-        'RPNHead RetinaHead RetinaSepBNHead FCOSHead ATSSHead GFLHead RTMDetHead RTMDetSepBNHead RTMDetInsHead '
-        'RTMDetInsSepBNHead YOLOXHead StandardRoIHead CascadeRoIHead SingleRoIExtractor GenericRoIExtractor '
+        'RPNHead RetinaHead FCOSHead ATSSHead GFLHead RTMDetHead RTMDetSepBNHead RTMDetInsHead '
+        'RTMDetInsSepBNHead YOLOXHead StandardRoIHead CascadeRoIHead SingleRoIExtractor '
         'ConvFCBBoxHead Shared2FCBBoxHead Shared4Conv1FCBBoxHead FCNMaskHead'
     ),
     'mmseg': _names(
-        'EncoderDecoder CascadeEncoderDecoder ResNet ResNetV1c ResNetV1d ResNeXt HRNet Feature2Pyramid FPN '
-        'MultiLevelNeck UPerHead PSPHead FCNHead ASPPHead DepthwiseSeparableASPPHead DepthwiseSeparableFCNHead '
-        'SegformerHead FPNHead'
+        'EncoderDecoder ResNet ResNetV1c ResNetV1d ResNeXt HRNet FPN UPerHead PSPHead FCNHead ASPPHead '
+        'DepthwiseSeparableASPPHead SegformerHead FPNHead'
     ),
-    'mmpretrain': _names('ResNet ResNetV1c ResNetV1d ResNeXt RegNet HRNet CSPDarkNet'),
+    'mmpretrain': _names('ResNet ResNetV1c ResNetV1d ResNeXt'),
 }
 #: Library -> classes that parts hold; every layer of PyTorch is known.
 INSIDE: Dict[str, FrozenSet[str]] = {
@@ -54,7 +53,7 @@ INSIDE: Dict[str, FrozenSet[str]] = {
         'SPPBottleneck ChannelAttention Integral MaskFeatModule'
     ),
     'mmseg': _names('BasicBlock Bottleneck ResLayer HRModule PPM ASPPModule DepthwiseSeparableASPPModule Upsample'),
-    'mmpretrain': _names('BasicBlock Bottleneck ResLayer HRModule'),
+    'mmpretrain': _names('BasicBlock Bottleneck ResLayer'),
     'mmcv': _names(
         'ConvModule DepthwiseSeparableConvModule Scale Swish HSigmoid HSwish Conv2d ConvTranspose2d Linear MaxPool2d '
         'RoIAlign DropPath Dropout'

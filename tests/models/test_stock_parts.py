@@ -45,7 +45,8 @@ def disturbed_norms(model):
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.no_grad()
@@ -149,6 +150,35 @@ def test_stock_models_without_a_network_of_ours(always):
     optimized = fcvit_mm.optimize_for_inference(model)
     assert norms(model) and not norms(optimized)
     torch.testing.assert_close(logits(optimized), logits(model), rtol=1e-4, atol=1e-4)
+
+
+_TINY = dict(deepen_factor=0.17, widen_factor=0.125, out_indices=(2, 4))
+_RESNET = dict(depth=18, base_channels=4, out_indices=(0, 3))
+_RESNEXT = dict(depth=50, base_channels=4, groups=2, out_indices=(0, 3))
+BACKBONES = [
+    *(('mmdet', kind, _RESNET) for kind in ('ResNet', 'ResNetV1d')),
+    *(('mmseg', kind, _RESNET) for kind in ('ResNet', 'ResNetV1c', 'ResNetV1d')),
+    *(('mmpretrain', kind, _RESNET) for kind in ('ResNet', 'ResNetV1c', 'ResNetV1d')),
+    ('mmdet', 'ResNeXt', dict(_RESNEXT, base_width=4)),
+    ('mmseg', 'ResNeXt', dict(_RESNEXT, base_width=4)),
+    ('mmpretrain', 'ResNeXt', dict(depth=50, groups=2, width_per_group=4, out_indices=(0, 3))),
+    ('mmdet', 'CSPNeXt', _TINY),
+    ('mmdet', 'CSPDarknet', _TINY),
+]
+
+
+@pytest.mark.parametrize('library, kind, options', BACKBONES, ids=lambda value: value if isinstance(value, str) else '')
+def test_backbones_of_the_libraries(library, kind, options, always):
+    backbones = pytest.importorskip(f'{library}.models.backbones')
+    torch.manual_seed(0)
+    model = disturbed_norms(getattr(backbones, kind)(**options))
+    optimized = fcvit_mm.optimize_for_inference(model)
+    assert norms(model) and not norms(optimized)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for got, expected in zip(optimized(x), model(x)):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+            assert got.is_contiguous()
 
 
 def test_maps_stay_in_channels_last():
