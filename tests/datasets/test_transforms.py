@@ -1,6 +1,7 @@
 """Faster transforms draw what mmpretrain's draw from the same seed, and make the same images."""
 
 import copy
+import pickle
 
 import cv2
 import numpy as np
@@ -212,3 +213,17 @@ def test_configs_name_them_without_importing_mmpretrain_first():
         assert TRANSFORMS.get(name).__name__ == name
     built = TRANSFORMS.build(dict(type='FastRandomErasing', erase_prob=0.5))
     assert isinstance(built, library.RandomErasing)
+
+
+def test_pipelines_reach_workers_that_are_spawned():
+    augment = TRANSFORMS.build(dict(type='FastRandAugment', **copy.deepcopy(AUGMENT)))
+    crop = TRANSFORMS.build(dict(type='FastRandomResizedCrop', scale=32, interpolation=['bilinear', 'bicubic']))
+    flip = TRANSFORMS.build(dict(type='FastRandomFlip', prob=0.5))
+    made = []
+    for steps in ([crop, flip, augment], pickle.loads(pickle.dumps([crop, flip, augment]))):
+        seed(4)
+        data = dict(img=IMAGES[0])
+        for step in steps:
+            data = step(data)
+        made.append(data['img'])
+    assert np.array_equal(*made)
