@@ -4,9 +4,9 @@ from typing import Any, Optional, Tuple
 
 from torch import Tensor
 
-from . import triton
+from . import native, triton
 from .checks import check_arguments
-from .conditions import is_channels_last
+from .conditions import is_channels_last, needs_grad
 from .dispatch import Implementation, operation
 
 
@@ -46,6 +46,21 @@ def _fuses(x: Tensor, branch: Tensor, scale: Optional[Tensor] = None, keep: Opti
     return there_is_more and triton.applies(x) and is_channels_last(x) and branch.dtype in triton.DTYPES
 
 
+def _native_pays(x: Tensor, branch: Tensor, scale: Optional[Tensor] = None, keep: Optional[Tensor] = None) -> bool:
+    tensors = (x, branch, scale)
+    return (
+        scale is not None
+        and keep is None
+        and native.applies(*tensors)
+        and is_channels_last(branch)
+        and not needs_grad(*tensors)
+    )
+
+
+def _native(x: Tensor, branch: Tensor, scale: Tensor, keep: None = None) -> Tensor:
+    return native.add_scaled(x, branch, scale)
+
+
 add_scaled.implementations = (
     Implementation(
         'triton',
@@ -53,5 +68,12 @@ add_scaled.implementations = (
         when=_fuses,
         condition=f'{triton.APPLIES}; channels_last; a scale or a factor; not in compiled graphs',
         why='2 maps read and 1 written, where PyTorch moves 5 to 8 (and compilers fuse it themselves)',
+    ),
+    Implementation(
+        'native',
+        _native,
+        when=_native_pays,
+        condition=f'a scale and no factor; {native.APPLIES}; no gradients needed; not in compiled graphs',
+        why='one pass in place of two: 1.4 to 2.0 times the speed (and compilers fuse it themselves)',
     ),
 )

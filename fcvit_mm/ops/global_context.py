@@ -6,7 +6,7 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
-from . import triton
+from . import native, triton
 from .checks import autocast_dtype, check_arguments
 from .conditions import HALF, is_channels_last, needs_grad
 from .dispatch import Implementation, operation
@@ -35,7 +35,7 @@ def _check(
 
 
 def _example(x: Tensor) -> Tuple[Any, ...]:
-    num_heads = math.gcd(x.shape[1], 4)
+    num_heads = math.gcd(x.shape[1], 2)
     context, weight, bias = (x.new_empty(shape).normal_() for shape in (x.shape[:2], (num_heads,), (num_heads,)))
     return x, channel_means(x), context, num_heads, weight, bias, 1e-5
 
@@ -218,6 +218,13 @@ _registered_matmul = custom_op('context_matmul', _fake_matmul, _backward, _save,
 _REGISTERED = _registered_matmul is not _run_matmul
 
 
+def _native_pays(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> bool:
+    tensors = (x, means, context, rescale_weight, rescale_bias)
+    return x.shape[1] % (8 * num_heads) == 0 and native.applies(*tensors) and not needs_grad(*tensors)
+
+
 add_global_context.implementations = (
     Implementation(
         'triton',
@@ -225,6 +232,14 @@ add_global_context.implementations = (
         when=triton.applies,
         condition=triton.APPLIES,
         why='4 passes over the map where the reference makes about 14 (not yet measured)',
+        traceable=True,
+    ),
+    Implementation(
+        'native',
+        native.add_global_context,
+        when=_native_pays,
+        condition=f'a multiple of 8 channels for each head; {native.APPLIES}; no gradients needed',
+        why='two passes over the map and no others: 1.8 to 7 times the speed of two matrix products',
         traceable=True,
     ),
     Implementation(

@@ -182,6 +182,21 @@ def channel_mixer(
     return torch.ops.fcvit_mm_cpu.channel_mixer(x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
 
 
+def add_global_context(
+    x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> Tensor:
+    """Compute the similarity, then add the weighed context, in a pass over the map each, without derivatives.
+
+    Args, Returns: As of :func:`fcvit_mm.ops.add_global_context`, a multiple of 8 channels for each head.
+    """
+    return torch.ops.fcvit_mm_cpu.add_global_context(x, means, context, num_heads, rescale_weight, rescale_bias, eps)
+
+
+def add_scaled(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+    """Compute ``x + branch * scale``, a scale for each channel, in one pass and without derivatives."""
+    return torch.ops.fcvit_mm_cpu.add_scaled(x, branch, scale)
+
+
 def gelu_(x: Tensor) -> Tensor:
     """Compute the exact GELU in place, of any dense tensor of float32, without derivatives."""
     return torch.ops.fcvit_mm_cpu.gelu_(x)

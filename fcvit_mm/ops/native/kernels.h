@@ -57,6 +57,22 @@ struct Product {
 };
 void multiply(const Product& product);
 
+// The global context of one image, weighed at each position by its similarity. Channels / heads is a multiple of kLanes.
+struct Context {
+  int64_t channels, heads;
+  const float* means;    // (channels), times what the products are scaled by
+  const float* context;  // (channels)
+  const float* biases;   // (heads)
+};
+// The similarities, less `mean`, of `count` positions: (count, heads). Returns the sum of their squares.
+double similarities(const Context& context, const float* x, int64_t count, float mean, float* similarity);
+// The map plus the context times `similarity * factors + biases`.
+void add_context(const Context& context, const float* x, int64_t count, const float* similarity, const float* factors,
+                 float* out);
+
+// x + branch * scale, for `count` positions.
+void add_scaled(const float* x, const float* branch, const float* scale, int64_t count, int64_t channels, float* out);
+
 // GELU of `count` values in place.
 void gelu(float* x, int64_t count);
 

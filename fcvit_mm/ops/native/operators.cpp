@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
@@ -148,6 +149,62 @@ void multiply_all(const avx2::Product& all, const float* weight) {
       product.bias = all.bias ? all.bias + column : nullptr;
       avx2::multiply(product);
     }
+  });
+}
+
+// The global context of a batch: similarities and their deviation, then the weighed context, each in one pass.
+struct ContextOfBatch {
+  const float* x;
+  float* out;
+  int64_t batch, positions, channels, heads;
+  const float *means, *context;    // (batch, channels)
+  const float *weights, *biases;  // (heads)
+  double eps;
+};
+
+void add_contexts(const ContextOfBatch& all) {
+  const int64_t channels = all.channels, heads = all.heads, image_size = all.positions * channels;
+  // Blocks do not depend on the number of threads, nor do the sums of squares.
+  const int64_t rows = std::max<int64_t>(kBlockValues / channels, 1), blocks = divide_up(all.positions, rows);
+  const double scale = 1 / std::sqrt(static_cast<double>(channels / heads));
+  std::vector<float> scaled(all.batch * channels), means(all.batch), factors(all.batch * heads);
+  std::vector<double> squares(all.batch * blocks);
+  std::unique_ptr<float[]> similarity(new float[all.batch * all.positions * heads]);
+  for (int64_t image = 0; image < all.batch; ++image) {
+    const float* own = all.means + image * channels;
+    float* const own_scaled = scaled.data() + image * channels;
+    std::transform(own, own + channels, own_scaled, [&](float value) { return static_cast<float>(value * scale); });
+    // The mean over positions is the similarity of the means, computed as that of a position: a lone one has no other.
+    const avx2::Context context{channels, heads, own_scaled, nullptr, nullptr};
+    float* const of_means = factors.data() + image * heads;
+    avx2::similarities(context, own, 1, 0.f, of_means);
+    means[image] = static_cast<float>(std::accumulate(of_means, of_means + heads, 0.) / heads);
+  }
+  const auto for_blocks = [&](const auto& compute) {
+    at::parallel_for(0, all.batch * blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t image = i / blocks, row = i % blocks * rows;
+        const avx2::Context context{channels, heads, scaled.data() + image * channels, all.context + image * channels,
+                                    all.biases};
+        compute(i, image, context, std::min(rows, all.positions - row), image * all.positions + row);
+      }
+    });
+  };
+  for_blocks([&](int64_t i, int64_t image, const avx2::Context& context, int64_t count, int64_t position) {
+    squares[i] = avx2::similarities(context, all.x + position * channels, count, means[image],
+                                    similarity.get() + position * heads);
+  });
+  for (int64_t image = 0; image < all.batch; ++image) {
+    const double* first = squares.data() + image * blocks;
+    const double freedom = std::max<double>(static_cast<double>(heads) * all.positions - 1, 1);
+    const double deviation = std::sqrt(std::accumulate(first, first + blocks, 0.) / freedom);
+    for (int64_t head = 0; head < heads; ++head) {
+      factors[image * heads + head] = static_cast<float>(all.weights[head] / (deviation + all.eps));
+    }
+  }
+  for_blocks([&](int64_t, int64_t image, const avx2::Context& context, int64_t count, int64_t position) {
+    avx2::add_context(context, all.x + position * channels, count, similarity.get() + position * heads,
+                      factors.data() + image * heads, all.out + position * channels);
   });
 }
 
@@ -419,6 +476,49 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
   return out;
 }
 
+Tensor add_global_context(const Tensor& x, const Tensor& means, const Tensor& context, int64_t num_heads,
+                          const Tensor& rescale_weight, const Tensor& rescale_bias, double eps) {
+  check_map(x);
+  const int64_t channels = x.size(1), unit = num_heads * avx2::kLanes;
+  TORCH_CHECK(num_heads > 0 && channels % unit == 0, "fcvit_mm_cpu: x has ", channels,
+              " channels, expected a multiple of ", avx2::kLanes, " for each of num_heads=", num_heads);
+  check_shape("means", means, {x.size(0), channels});
+  check_shape("context", context, {x.size(0), channels});
+  check_shape("rescale_weight", rescale_weight, {num_heads});
+  check_shape("rescale_bias", rescale_bias, {num_heads});
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor others[] = {means.contiguous(), context.contiguous(), rescale_weight.contiguous(),
+                           rescale_bias.contiguous()};
+  Tensor out = empty_map(x, channels);
+  if (out.numel() == 0) {
+    return out;
+  }
+  const auto values = [&](int i) { return others[i].const_data_ptr<float>(); };
+  add_contexts({map.const_data_ptr<float>(), out.mutable_data_ptr<float>(), x.size(0), x.size(2) * x.size(3), channels,
+                num_heads, values(0), values(1), values(2), values(3), eps});
+  return out;
+}
+
+Tensor add_scaled(const Tensor& x, const Tensor& branch, const Tensor& scale) {
+  check_map(x);
+  check_shape("branch", branch, x.sizes());
+  check_shape("scale", scale, {x.size(1)});
+  const auto layout = at::MemoryFormat::ChannelsLast;
+  const Tensor map = x.contiguous(layout), other = branch.contiguous(layout), factors = scale.contiguous();
+  Tensor out = empty_map(x, x.size(1));
+  if (out.numel() == 0) {
+    return out;
+  }
+  const int64_t channels = x.size(1);
+  const float *from = map.const_data_ptr<float>(), *added = other.const_data_ptr<float>();
+  float* to = out.mutable_data_ptr<float>();
+  at::parallel_for(0, x.numel() / channels, divide_up(kBlockValues, channels), [&](int64_t begin, int64_t end) {
+    const int64_t start = begin * channels;
+    avx2::add_scaled(from + start, added + start, factors.const_data_ptr<float>(), end - begin, channels, to + start);
+  });
+  return out;
+}
+
 Tensor meta(const Tensor& x, const Tensor&, const OptionalTensor&) {
   return at::empty_symint(x.sym_sizes(), x.options(), at::MemoryFormat::ChannelsLast);
 }
@@ -436,6 +536,12 @@ Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor
                      const Tensor&) {
   return meta(x, x, {});
 }
+
+Tensor meta_of_context(const Tensor& x, const Tensor&, const Tensor&, int64_t, const Tensor&, const Tensor&, double) {
+  return meta(x, x, {});
+}
+
+Tensor meta_of_scaled(const Tensor& x, const Tensor&, const Tensor&) { return meta(x, x, {}); }
 
 Tensor& meta_in_place(Tensor& x) { return x; }
 
@@ -460,6 +566,10 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
   library.def(
       "channel_mixer(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor dw_weight, Tensor dw_bias, "
       "Tensor fc2_weight, Tensor fc2_bias) -> Tensor");
+  library.def(
+      "add_global_context(Tensor x, Tensor means, Tensor context, int num_heads, Tensor rescale_weight, "
+      "Tensor rescale_bias, float eps) -> Tensor");
+  library.def("add_scaled(Tensor x, Tensor branch, Tensor scale) -> Tensor");
   library.def("gelu_(Tensor(a!) x) -> Tensor(a!)");
 }
 
@@ -469,6 +579,8 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("pointwise_conv2d", pointwise_conv2d);
   library.impl("bottleneck", bottleneck);
   library.impl("channel_mixer", channel_mixer);
+  library.impl("add_global_context", add_global_context);
+  library.impl("add_scaled", add_scaled);
   library.impl("gelu_", gelu_);
 }
 
@@ -478,6 +590,8 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("pointwise_conv2d", meta_of_pointwise);
   library.impl("bottleneck", meta_of_bottleneck);
   library.impl("channel_mixer", meta_of_mixer);
+  library.impl("add_global_context", meta_of_context);
+  library.impl("add_scaled", meta_of_scaled);
   library.impl("gelu_", meta_in_place);
 }
 

@@ -157,6 +157,67 @@ def test_channel_mixers_of_any_size(threads):
 
 
 @built
+def test_global_context_of_any_size():
+    """Blocks of positions, several vectors a head, a lone value, equal values that have no deviation."""
+    torch.manual_seed(0)
+    for shape, heads in (
+        ((1, 8, 1, 1), 1),
+        ((3, 16, 5, 7), 2),
+        ((2, 72, 3, 4), 3),
+        ((2, 64, 41, 37), 8),
+        ((1, 8, 1, 6), 1),
+    ):
+        for x in (channels_last(*shape), torch.ones(shape).contiguous(memory_format=torch.channels_last)):
+            batch, channels = shape[:2]
+            vectors = [torch.randn(batch, channels), torch.randn(heads), torch.randn(heads)]
+            context, *rescale = (vector.double() for vector in vectors)
+            want = ops.add_global_context.reference(
+                x.double(), ops.channel_means(x.double()), context, heads, *rescale, 1e-5
+            )
+            got = native.add_global_context(x, ops.channel_means(x), vectors[0], heads, *vectors[1:], 1e-5)
+            torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=2e-5)
+
+
+@built
+def test_scaled_residual_of_any_number_of_channels():
+    torch.manual_seed(0)
+    for channels in (*range(1, 18), 300):
+        x, branch, scale = channels_last(2, channels, 3, 67), torch.randn(2, channels, 3, 67), torch.randn(channels)
+        want = x.double() + branch.double() * scale.double().view(-1, 1, 1)
+        torch.testing.assert_close(native.add_scaled(x, branch, scale).double(), want, rtol=1e-6, atol=1e-6)
+
+
+@built
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(x=torch.ones(2, 12, 4, 4)), r'x has 12 channels, expected a multiple of 8 for each of num_heads=2'),
+        (dict(num_heads=0), 'num_heads=0'),
+        (dict(x=torch.ones(2, 16, 4, 4).double()), 'x is .* of Double'),
+        (dict(means=torch.ones(2, 15)), r'means is \[2, 15\].*expected \[2, 16\]'),
+        (dict(context=torch.ones(3, 16)), r'context is \[3, 16\].*expected \[2, 16\]'),
+        (dict(rescale_weight=torch.ones(1)), r'rescale_weight is \[1\].*expected \[2\]'),
+        (dict(rescale_bias=torch.ones(2).half()), 'rescale_bias is .* of Half'),
+    ],
+)
+def test_operator_of_context_refuses_what_does_not_fit(change, message):
+    args = dict(x=torch.ones(2, 16, 4, 4), means=torch.ones(2, 16), context=torch.ones(2, 16), num_heads=2)
+    args.update(rescale_weight=torch.ones(2), rescale_bias=torch.ones(2), eps=1e-5)
+    args.update(change)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fcvit_mm_cpu.add_global_context(**args)
+
+
+@built
+def test_operator_of_residual_refuses_what_does_not_fit():
+    x, scale = torch.ones(2, 16, 4, 4), torch.ones(16)
+    with pytest.raises(RuntimeError, match=r'branch is \[2, 16, 4, 3\].*expected \[2, 16, 4, 4\]'):
+        torch.ops.fcvit_mm_cpu.add_scaled(x, x[..., 1:], scale)
+    with pytest.raises(RuntimeError, match=r'scale is \[15\].*expected \[16\]'):
+        torch.ops.fcvit_mm_cpu.add_scaled(x, x, scale[1:])
+
+
+@built
 def test_layouts_that_are_not_its_own():
     """Slices of a weight, a bias with gaps, a map in NCHW: as a direct call of the operators may bring them."""
     torch.manual_seed(0)
@@ -186,6 +247,8 @@ def test_the_result_does_not_depend_on_threads():
             (native.pointwise_conv2d, args[:2]),
             (native.bottleneck, args),
             (native.channel_mixer, [*args[:2], *taps, *args[2:]]),
+            (native.add_global_context, [x[..., 0, 0], x[..., 1, 1], 5, torch.randn(5), torch.randn(5), 1e-5]),
+            (native.add_scaled, [x.flip(2), torch.randn(40)]),
         ):
             outputs = []
             for threads in (1, 2, 5):
@@ -315,6 +378,8 @@ def test_operators_are_well_registered():
         ('pointwise_conv2d', (x.contiguous(), weights[0], None)),
         ('bottleneck', (x, *weights)),
         ('channel_mixer', (x, *weights[:2], *taps, *weights[2:])),
+        ('add_global_context', (x, x[..., 0, 0], x[..., 1, 1], 1, bias[:1], bias[1:2], 1e-5)),
+        ('add_scaled', (x, x, bias)),
         ('gelu_', (x,)),
     ):
         library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)

@@ -1,0 +1,68 @@
+// Passes over maps that memory bounds, for processors with AVX2 and FMA.
+#include "vectors_avx2.h"
+
+namespace fcvit_mm {
+namespace avx2 {
+namespace {
+
+INLINE float sum_of(Vector x) {
+  __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps(sum, sum, 1)));
+}
+
+}  // namespace
+
+double similarities(const Context& context, const float* x, int64_t count, float mean, float* similarity) {
+  const int64_t width = context.channels / context.heads;
+  double squares = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* means = context.means;
+    float of_position = 0.f;
+    for (int64_t head = 0; head < context.heads; ++head, x += width, means += width) {
+      Vector sum = _mm256_mul_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(means));
+      for (int64_t j = kLanes; j < width; j += kLanes) {
+        sum = multiply_add(_mm256_loadu_ps(x + j), _mm256_loadu_ps(means + j), sum);
+      }
+      const float value = sum_of(sum) - mean;
+      of_position += value * value;
+      *similarity++ = value;
+    }
+    squares += of_position;
+  }
+  return squares;
+}
+
+void add_context(const Context& context, const float* x, int64_t count, const float* similarity, const float* factors,
+                 float* out) {
+  const int64_t width = context.channels / context.heads;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* vector = context.context;
+    for (int64_t head = 0; head < context.heads; ++head, x += width, out += width, vector += width) {
+      const Vector weight = constant(*similarity++ * factors[head] + context.biases[head]);
+      for (int64_t j = 0; j < width; j += kLanes) {
+        _mm256_storeu_ps(out + j, multiply_add(weight, _mm256_loadu_ps(vector + j), _mm256_loadu_ps(x + j)));
+      }
+    }
+  }
+}
+
+void add_scaled(const float* x, const float* branch, const float* scale, int64_t count, int64_t channels, float* out) {
+  for (int64_t i = 0; i < count; ++i, x += channels, branch += channels, out += channels) {
+    int64_t j = 0;
+    for (; j + kLanes <= channels; j += kLanes) {
+      const Vector product = _mm256_mul_ps(_mm256_loadu_ps(branch + j), _mm256_loadu_ps(scale + j));
+      _mm256_storeu_ps(out + j, _mm256_add_ps(_mm256_loadu_ps(x + j), product));
+    }
+    if (j < channels) {
+      const __m256i rest = first_lanes(channels - j);
+      const Vector product = _mm256_mul_ps(load<true>(branch + j, rest), load<true>(scale + j, rest));
+      store<true>(out + j, rest, _mm256_add_ps(load<true>(x + j, rest), product));
+    }
+  }
+}
+
+}  // namespace avx2
+}  // namespace fcvit_mm
+
+#include "vectors_avx2_end.h"
