@@ -557,8 +557,8 @@ class Matches(NamedTuple):
 
     Attributes:
         expected, found (int): Lengths of the lists.
-        matched (int): Pairs of the same label, an overlap of at least :data:`SAME_IOU`, of masks too, and scores that
-            differ by at most :data:`SAME_SCORE`.
+        matched (int): Pairs of the same label, an overlap of at least ``iou``, of masks too, and scores that differ by
+            at most ``score``.
         score (float): Largest difference of scores within the pairs.
     """
 
@@ -573,12 +573,16 @@ class Matches(NamedTuple):
         return max(self.expected, self.found) - self.matched <= UNMATCHED * max(self.expected, self.found)
 
 
-def match(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Matches:
+def match(
+    expected: Sequence[Tensor], found: Sequence[Tensor], iou: float = SAME_IOU, score: float = SAME_SCORE
+) -> Matches:
     """Pair detections, each with the free one of the nearest score that is the same.
 
     Args:
         expected, found (Sequence[Tensor]): Boxes ``(N, 4)``, scores and labels ``(N,)`` and, if there are, masks ``(N,
             H, W)`` bool.
+        iou (float): Least overlap of two that are the same.
+        score (float): Largest difference of their scores.
     """
     from torchvision.ops import box_iou
 
@@ -586,10 +590,10 @@ def match(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Matches:
     if not min(counts):
         return Matches(*counts, 0, 0.0)
     apart = (expected[1][:, None] - found[1]).abs()
-    same = box_iou(expected[0].double(), found[0].double()) >= SAME_IOU
+    same = box_iou(expected[0].double(), found[0].double()) >= iou
     # Lines, which boxes outside the image are clipped to, overlap with nothing.
     same |= (expected[0][:, None] - found[0]).abs().amax(2) <= SAME_PLACE
-    same &= apart <= SAME_SCORE
+    same &= apart <= score
     same &= expected[2][:, None] == found[2]
     differences: List[float] = []
     for row in range(counts[0]):
@@ -599,7 +603,7 @@ def match(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Matches:
             same[:, partner] = False
             if len(expected) > 3:
                 want, have = expected[3][row], found[3][partner]
-                if (want & have).sum() < SAME_IOU * (want | have).sum():
+                if (want & have).sum() < iou * (want | have).sum():
                     continue
             differences.append(apart[row, partner].item())
     return Matches(*counts, len(differences), max(differences, default=0.0))

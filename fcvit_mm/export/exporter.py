@@ -29,7 +29,7 @@ from .formats import (
     write_export,
 )
 from .parts import PARTS, FromPixels, Part, Preparation, take_part
-from .quantization import Labelled, calibration_images, labelled_images, measure_drift, quantize
+from .quantization import Labelled, calibration_images, labelled_images, measure_detections, measure_drift, quantize
 
 #: Height and width at which speed is measured if the config's test pipeline crops to none.
 SIZES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
@@ -96,8 +96,6 @@ def export_model(
     size = speed_size(cfg, size)
     network = load_network(config, checkpoint, 'cpu', options)
     module = take_part(network.model, network.task, part)
-    if samples is not None and module.output == 'detections':
-        raise UserError('--int8 quantises classifiers, segmentors and features, no whole detectors: take --part neck')
     if preprocess == 'inside':
         module = FromPixels(module, preparation(cfg, network))
     module = module.eval().requires_grad_(False)
@@ -260,8 +258,12 @@ def _write_int8(
     def last_of(run: Runnable) -> Callable[[Tensor], Tensor]:
         return lambda images: run(images)[-1]
 
-    outputs = {name: last_of(run) for name, run in runtimes.items()}
-    drift = measure_drift(outputs, tested, read, module.output != 'features')
+    if module.output == 'detections':
+        with torch.no_grad():
+            drift = measure_detections(module, runtimes, tested, read)
+    else:
+        outputs = {name: last_of(run) for name, run in runtimes.items()}
+        drift = measure_drift(outputs, tested, read, module.output != 'features')
     return dict(
         file=small,
         file_bytes=osp.getsize(small),

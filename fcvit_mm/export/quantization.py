@@ -3,7 +3,7 @@
 import os
 import os.path as osp
 import tempfile
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from torch import Tensor
 
@@ -11,10 +11,16 @@ from ..checkpoints.names import some
 from ..errors import UserError
 from ..files import atomic_path
 from ..images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, find_images, image_problem, list_images
+from .detectors import match
+from .parts import Part
 
 #: What is computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: they cost little time and
 #: much accuracy.
 QUANTIZED = ('Conv', 'MatMul', 'Gemm')
+
+
+#: Least overlap of two detections that count as the same in 8 bits.
+DRIFTED_IOU = 0.5
 
 
 class Labelled(NamedTuple):
@@ -158,4 +164,42 @@ def measure_drift(
         if samples[0].label is not None:
             found['accuracy'] = total['right'] / len(samples)
         result['runtimes'][name] = found
+    return result
+
+
+def measure_detections(
+    part: Part,
+    runtimes: Dict[str, Callable[[Tensor], Tuple[Tensor, ...]]],
+    samples: Sequence[Labelled],
+    prepare: Callable[[str], Tensor],
+) -> dict:
+    """Measure how many of the library's detections those of several runtimes are, whatever their scores.
+
+    Args:
+        part (Part): A whole detector.
+        runtimes (dict[str, callable]): Images to detections, as its graph gives them.
+        samples (Sequence[Labelled]): Images.
+        prepare (callable): A path to images.
+
+    Returns:
+        dict: ``images``, and for each runtime the number of ``detections``, the share of ``same_detections`` (of the
+        same label, overlapping by :data:`DRIFTED_IOU`; of the longer list) and ``max_abs_difference`` of their scores.
+    """
+    sums = {name: dict(found=0, same=0, longer=0, largest=0.0) for name in runtimes}
+    for sample in samples:
+        images = prepare(sample.path)
+        expected = part.expected(images)
+        for name, run in runtimes.items():
+            matches = match(expected, part.complete(run(images), images), DRIFTED_IOU, 1.0)
+            sums[name]['found'] += matches.found
+            sums[name]['same'] += matches.matched
+            sums[name]['longer'] += max(matches.expected, matches.found)
+            sums[name]['largest'] = max(sums[name]['largest'], matches.score)
+    result: Dict[str, Any] = dict(images=len(samples), runtimes={})
+    for name, total in sums.items():
+        result['runtimes'][name] = dict(
+            detections=total['found'],
+            same_detections=total['same'] / max(total['longer'], 1),
+            max_abs_difference=total['largest'],
+        )
     return result

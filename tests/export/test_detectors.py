@@ -22,6 +22,7 @@ from fcvit_mm.errors import UserError
 from fcvit_mm.export.detectors import Detections, best_of, match, suppress
 from fcvit_mm.export.formats import FORMATS, OPSET, ExportError, compare, load_exported, write_export
 from fcvit_mm.export.parts import FromPixels, Preparation, random_images
+from fcvit_mm.export.quantization import Labelled, measure_detections, quantize
 
 LONG = bool(os.environ.get('LONG_EXPORTS'))
 #: Odd sizes, smaller than the largest stride and larger than the example's.
@@ -189,6 +190,23 @@ def test_the_example_of_the_docs_finds_what_mmdet_finds(onnx_files, name, tmp_pa
     drawn = cv2.imread(str(tmp_path / 'drawn.png'))
     assert drawn.shape == image.shape and (drawn != image).any()
     assert f'{matches.found} detections' in capsys.readouterr().out
+
+
+def test_a_detector_in_8_bits_finds_much_of_the_same(onnx_files, tmp_path):
+    part, path = onnx_files('retinanet')
+    small = str(tmp_path / 'small.onnx')
+    images = {str(seed): torch.from_numpy(drawn_image(64, 90, seed))[None] for seed in range(6)}
+    quantize(path, small, images.values())
+    runtimes = {'float': load_exported(path, 'onnx'), '8 bits': load_exported(small, 'onnx')}
+    with torch.no_grad():
+        found = measure_detections(part, runtimes, [Labelled(seed) for seed in images], images.__getitem__)
+    assert found['images'] == 6
+    drifts = found['runtimes']
+    assert drifts['float']['same_detections'] == 1 and drifts['float']['max_abs_difference'] < 1e-5
+    assert 0.7 < drifts['8 bits']['same_detections'] <= 1 and 1e-5 < drifts['8 bits']['max_abs_difference'] < 0.2
+    # What finds nothing has all of nothing's partners missing.
+    none = measure_detections(part, {'none': lambda _: [x[:0] for x in part(images['0'])]}, [Labelled('0')], images.get)
+    assert none['runtimes']['none'] == dict(detections=0, same_detections=0.0, max_abs_difference=0.0)
 
 
 @pytest.mark.parametrize('name', ['rtmdet_ins'])

@@ -222,10 +222,16 @@ def test_a_whole_detector_that_takes_pixels(saved, samples, tmp_path):
     assert told['preprocess'] == 'inside' and told['pad_size_divisor'] == '1' and 'left, top' in told['boxes']
 
 
-def test_a_whole_detector_in_8_bits_is_refused(saved, samples, tmp_path, needs):
+def test_a_whole_detector_in_8_bits(saved, samples, tmp_path, needs):
     needs('onnx')
-    with pytest.raises(UserError, match='--int8 quantises .*, no whole detectors: take --part neck'):
-        export_model(*saved('detection'), str(tmp_path / 'a.onnx'), 'onnx', int8=str(samples))
+    if not os.environ.get('LONG_EXPORTS'):
+        pytest.skip('takes a minute: LONG_EXPORTS=1 does it')
+    out = str(tmp_path / 'a.onnx')
+    report = export_model(*saved('detection'), out, 'onnx', rounds=0, int8=str(samples))
+    found = report['int8']['runtimes']
+    assert found['PyTorch']['same_detections'] == found['ONNX Runtime']['same_detections'] == 1
+    assert 0.5 < found['ONNX Runtime, INT8']['same_detections'] <= 1
+    assert 'same detections' in format_report(report)
 
 
 def test_a_detector_that_finds_nothing_says_how_little_that_tells(saved, tmp_path):
