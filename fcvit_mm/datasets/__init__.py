@@ -12,6 +12,7 @@ __all__ = ['CLASSES', 'KINDS', 'ChannelsFirst', 'generate']
 
 #: Transforms that configs name: the module that has them, and the library that it imports.
 NAMES = {
+    'FastDetRandomFlip': ('detection_transforms', 'mmdet'),
     'FastPhotoMetricDistortion': ('segmentation_transforms', 'mmseg'),
     'FastRandAugment': ('transforms', 'mmpretrain'),
     'FastRandomErasing': ('transforms', 'mmpretrain'),

@@ -1,11 +1,11 @@
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
-# mmdet's, and ChannelsFirst, which changes how the image lies in memory, and with that the time of packing (docs/data.md).
+# mmdet's, in less time: FastDetRandomFlip and ChannelsFirst (docs/data.md).
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
+    dict(type='FastDetRandomFlip', prob=0.5),
     dict(type='ChannelsFirst'),
     dict(type='PackDetInputs'),
 ]

@@ -5,7 +5,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomChoiceResize', scales=[(1333, short) for short in range(480, 801, 32)], keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
+    dict(type='FastDetRandomFlip', prob=0.5),
     dict(type='ChannelsFirst'),
     dict(type='PackDetInputs'),
 ]
