@@ -113,6 +113,57 @@ def softnms(
     return torch.from_numpy(order[:number].copy())
 
 
+def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -> List[Tensor]:
+    """Non-maximum suppression of lanes (arXiv 2203.10350): of lanes that lie close together the best one stays.
+
+    A lane is known at some of ``P`` rows from the image's bottom to its top. Two lanes are close if their mean distance
+    along x, over the rows that both have, is below ``thresh``. (mmcv's own kernel, for CUDA alone, compares what is
+    sorted by score with what is not: it is the same for lanes that are sorted.)
+
+    Args:
+        boxes (Tensor): ``(N, 5 + P)``: in column 2 the first row, 0 to 1, in column 4 the number of rows, from column 5
+            on x at each row. Columns 0, 1 and 3 are not read.
+        scores (Tensor): ``(N,)``.
+        thresh (float): In the unit of x.
+        top_k (int): At most so many stay.
+
+    Returns:
+        list[Tensor]: Indices of those that stay, best first, then zeros, ``(N,)``; their number; for each lane
+            the number, from 1, of the last better one that stays and is close to it, or of itself; else 0; ``(N,)``.
+    """
+    order = scores.argsort(descending=True)
+    lanes = boxes[order].float()
+    count = lanes.shape[1] - 5
+    start = (lanes[:, 2] * (count - 1) + 0.5).trunc()
+    end = (start + lanes[:, 4].trunc() - 1).clamp(max=count - 1)
+    first, last = torch.maximum(start[:, None], start), torch.minimum(end[:, None], end)
+    rows = torch.arange(count, device=boxes.device)
+    common = (rows >= first[..., None]) & (rows <= last[..., None])
+    xs = lanes[:, 5:]
+    distance = ((xs[:, None] - xs).abs() * common).sum(-1)
+    close = ((last >= first) & (first >= 0) & (distance < thresh * (last - first + 1))).cpu()
+    keep, parents = torch.zeros(len(lanes), dtype=torch.long), torch.zeros(len(lanes), dtype=torch.long)
+    removed = torch.zeros(len(lanes), dtype=torch.bool)
+    number = 0
+    for index in range(len(lanes)):
+        if removed[index]:
+            continue
+        if number >= top_k:
+            break
+        keep[number] = index
+        number += 1
+        later = close[index].clone()
+        later[: index + 1] = False
+        removed |= later
+        parents[index] = number
+        parents[later] = number
+    order = order.cpu()
+    kept = torch.zeros_like(keep)
+    kept[:number] = order[keep[:number]]
+    found = [kept, torch.tensor(number), torch.zeros_like(parents).scatter_(0, order, parents)]
+    return [each.to(boxes.device) for each in found]
+
+
 def nms_match(dets: Tensor, iou_threshold: float) -> List[List[int]]:
     """Group boxes ``(N, 5)`` by the box that suppresses them: each group's first is the one that is kept."""
     order = dets[:, 4].sort(descending=True)[1]
