@@ -1,0 +1,36 @@
+"""Predictions of whole models, part by part."""
+
+import json
+
+import pytest
+from harness import LIBRARIES, ROOT
+
+from fcvit_mm.errors import UserError
+
+
+@pytest.mark.parametrize(
+    'task, config, part',
+    [
+        ('detection', 'mask_rcnn_fcvit_tiny_shapes', 'mask head'),
+        ('segmentation', 'upernet_fcvit_tiny_shapes', 'head'),
+    ],
+)
+def test_parts_of_detectors_and_segmentors(load, capsys, tmp_path, task, config, part):
+    pytest.importorskip(LIBRARIES[task])
+    out = tmp_path / 'times.json'
+    path = ROOT / 'configs' / task / f'{config}.py'
+    load('whole_models').main([str(path), '--size', '64x96', '--rounds', '1', '--out', str(out)])
+    rows = json.loads(out.read_text())['rows']
+    assert list(rows) == [f'{config}, {way}' for way in ('as_built', 'channels_last_fused', 'optimized')]
+    for row in rows.values():
+        (times,) = row['rounds']
+        assert 0 < times['backbone'] + times[part] < times['total'] and times['clock'] > 0
+    assert len({row['objects'] for row in rows.values()}) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f'| {config}, optimized |')
+
+
+def test_a_classifier_is_another_commands(load, tmp_path):
+    pytest.importorskip('mmpretrain')
+    path = ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'
+    with pytest.raises(UserError, match='is for classification: expected a detector or segmentor'):
+        load('whole_models').main([str(path), '--out', str(tmp_path / 'a.json')])
