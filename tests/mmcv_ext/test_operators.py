@@ -1,7 +1,10 @@
 """Operators from torchvision in the place of mmcv's compiled ones: the same values and gradients."""
 
 import importlib
+import inspect
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +227,32 @@ def test_no_lanes():
 
     keep, number, parents = line_nms(torch.zeros(0, 77), torch.zeros(0), 5.0, 4)
     assert len(keep) == number == len(parents) == 0
+
+
+IMPORTS = r'from (mmcv\.ops[\w.]*) import (\([^)]*\)|[^\n]*)'
+#: Parts that stock configs of mmdet and mmseg name by their types; the others are imported by the libraries' code.
+BY_TYPE = ('DeformRoIPoolPack', 'ModulatedDeformRoIPoolPack', 'RoIAlign', 'SAConv2d')
+#: Operators of files that the libraries use for others: of rotated boxes.
+NOT_ASKED_FOR = r'\w*(rotated|quadri)'
+
+
+@pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
+def test_every_operator_that_the_library_imports_is_here(library):
+    """Read from its code: what it imports of mmcv.ops, and which compiled operators the files of these ask for."""
+    package = pytest.importorskip(library)
+    files = [path for path in Path(package.__file__).parent.rglob('*.py') if '.mim' not in path.parts]
+    found = [pair for path in files for pair in re.findall(IMPORTS, path.read_text(encoding='utf-8'))]
+    parts = {(where, name.split(' as ')[0].strip()) for where, line in found for name in line.strip('()').split(',')}
+    assert ('mmcv.ops', {'mmdet': 'line_nms', 'mmseg': 'PSAMask'}[library]) in parts
+    parts |= {('mmcv.ops', name) for name in BY_TYPE}
+    asked = set()
+    for where, name in parts:
+        if name:  # not after the last comma
+            module = inspect.getmodule(getattr(importlib.import_module(where), name))
+            asked |= set(re.findall(r'ext_module\.(\w+)', inspect.getsource(module)))
+    assert len(asked) > 10
+    missing = {name for name in asked if name not in vars(operators) and not re.fullmatch(NOT_ASKED_FOR, name)}
+    assert not missing
 
 
 def test_an_operator_that_torchvision_has_not_says_how_to_get_it():

@@ -1,0 +1,309 @@
+"""Try the stock models of mmdet and mmseg as they are: build with random weights, predict, train a step.
+
+On the CPU, on random images of 128x128 pixels with few proposals and queries; what fails is tried again at the size and
+with the numbers of the config, 640x640 pixels at most. What stops a model is sorted by its
+kind: an operator that mmcv lacks without its compiled build, a package or a download that is not here, inputs that a
+plain image data set does not have, time.
+"""
+
+import argparse
+import collections
+import contextlib
+import gc
+import importlib.util
+import json
+import multiprocessing
+import os
+import resource
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from fcvit_mm.apis.load import build_model
+from fcvit_mm.apis.step import BATCH, SIZES, random_batch, scope_of_library, without_downloads
+from fcvit_mm.apis.stock import LIBRARIES, find_stock
+from fcvit_mm.engine.config import type_name, walk
+from fcvit_mm.errors import UserError, command_parser, origin, run_command
+from fcvit_mm.mmcv_ext import MMCVOperatorError
+
+#: In the names of configs whose models are small; the first that a folder has of them is tried.
+SMALL = ('r18', 'r-18', 'b0', 'tiny', '_s_', '-s_', 'nano', 'r50', 'r-50', '-t_', 'base', '')
+#: Largest side of images, in pixels.
+LARGEST = 640
+#: What the processes import before their first config.
+PRELOAD = ['torch', 'fcvit_mm', 'mmdet.apis', 'mmseg.apis']
+#: Bytes that the process of one config may take.
+MEMORY = 10 << 30
+#: Beginnings of messages of models that ask for what is not on the machine.
+MISSING = (ImportError, OSError)
+
+
+class Result(NamedTuple):
+    """Outcome of a config.
+
+    Attributes:
+        config (str): ``'mmdet::folder/name.py'``.
+        predicts (str): ``'yes'``, or why it does not.
+        trains (str): The same for a training step: empty if it was not tried.
+        kind (str): What stopped the first of them that failed (:func:`kind_of`); empty if neither did.
+        seconds (float): In all.
+    """
+
+    config: str
+    predicts: str = ''
+    trains: str = ''
+    kind: str = ''
+    seconds: float = 0.0
+
+
+def first_of_folders(library: str, start: str = '') -> Iterator[str]:
+    """Yield one config of each folder of a library, from the folder ``start`` on: of the smallest models."""
+    root = Path(str(importlib.util.find_spec(library).submodule_search_locations[0])) / '.mim' / 'configs'
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith('_')):
+        configs = sorted(path.name for path in folder.glob('*.py'))
+        if configs and folder.name >= start:
+            name = next(name for part in SMALL for name in configs if part in name)
+            yield f'{library}::{folder.name}/{name}'
+
+
+def kind_of(error: BaseException) -> str:
+    """Return what kind of failure an error is, from the error that stood at its beginning."""
+    chain: List[BaseException] = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)  # type: ignore[arg-type]
+    if any(isinstance(each, MMCVOperatorError) for each in chain):
+        return 'operator'
+    if any(isinstance(each, MemoryError) for each in chain):
+        return 'memory'
+    if any(isinstance(each, MISSING) or 'pip install' in str(each) for each in chain):
+        return 'package or download'
+    return 'other'
+
+
+def try_config(config: str, training: bool = True) -> Result:
+    """Build the model of a config, let it predict and take a training step, in this process."""
+    start = time.perf_counter()
+    try:
+        cfg = Config.fromfile(find_stock(config))
+        if not cfg.get('model'):
+            raise UserError('no model: a part of other configs')
+        cfg.setdefault('default_scope', config.partition('::')[0])
+        found = attempt(cfg, SIZES[0], SIZES[0], training)
+        if found.get('kind') == 'other':
+            found = attempt(cfg, side_of(cfg), None, training)
+    except Exception as error:
+        # Broad, as below: the failure, whatever it is, is the result.
+        found = dict(predicts=said(error), kind=kind_of(error))
+    return Result(config, **found, seconds=round(time.perf_counter() - start, 1))
+
+
+def attempt(cfg: Config, side: int, size: Optional[int], training: bool) -> Dict[str, Any]:
+    """Try a config's model on images of ``side`` pixels; return what :class:`Result` holds of it.
+
+    Args:
+        cfg (Config): Its model is made for small images (:func:`build_random`) if ``size`` is not ``None``.
+        side (int): Of the images.
+        size (int, optional): What the model is made for.
+        training (bool): Whether it takes a training step.
+    """
+    found: Dict[str, Any] = {}
+    with scope_of_library(cfg):
+        try:
+            model: Any = build_random(cfg, size)
+        except Exception as error:
+            return dict(predicts=said(error), kind=kind_of(error))
+        for key, action in (('predicts', predict), ('trains', train))[: 1 + training]:
+            try:
+                action(model, cfg, side)
+                found[key] = 'yes'
+            except Exception as error:
+                found[key] = said(error)
+                found.setdefault('kind', kind_of(error))
+    return found
+
+
+def side_of(cfg: Config) -> int:
+    """Return the side of the images that a config's model is made for, in pixels: of a segmentor's crop."""
+    size = (cfg.model.get('data_preprocessor') or {}).get('size') or (LARGEST,)
+    return min(max(size), LARGEST)
+
+
+def build_random(cfg: Config, size: Optional[int]) -> torch.nn.Module:
+    """Build a config's model with random weights; with ``size``, for small images of that side."""
+    torch.manual_seed(0)
+    small = without_downloads(cfg, size)
+    for node in walk(small.model):
+        if type_name(node) == 'TIMMBackbone':
+            node['pretrained'] = False
+    model: Any = build_model(small)
+    model.init_weights()
+    return model
+
+
+def predict(model: Any, cfg: Config, size: int) -> None:
+    """Let a model predict on random images.
+
+    Raises:
+        UserError: It gives another number of predictions.
+    """
+    batch = batch_for(cfg, size)
+    with torch.no_grad():
+        samples = model.eval().test_step(batch)
+    if len(samples) != len(batch['data_samples']):
+        raise UserError(f'{len(samples)} predictions for {len(batch["data_samples"])} images')
+
+
+def train(model: Any, cfg: Config, size: int) -> None:
+    """Let a model compute a loss on random images, and its gradients.
+
+    Raises:
+        UserError: A loss is not finite.
+    """
+    data = model.train().data_preprocessor(batch_for(cfg, size), True)
+    loss, losses = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    bad = [name for name, value in losses.items() if not torch.isfinite(torch.as_tensor(value)).all()]
+    if bad:
+        raise UserError(f'not finite: {", ".join(bad)}')
+
+
+def batch_for(cfg: Config, size: int) -> Dict[str, Any]:
+    """Make a batch as a model expects it: images, or videos of two frames for those that track."""
+    batch = random_batch(cfg, size)
+    if cfg.default_scope != 'mmdet':
+        return batch
+    from mmengine.structures import InstanceData
+
+    for number, sample in enumerate(batch['data_samples']):
+        boxes = sample.gt_instances.bboxes
+        if type_name(cfg.model) == 'FastRCNN':  # of others they would take the place of their own
+            sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(len(boxes)))
+        sample.text = 'a cat . a dog'
+        sample.custom_entities = False
+        sample.gt_instances.instances_ids = torch.arange(len(boxes))
+        sample.set_metainfo(dict(frame_id=number, ori_video_length=BATCH))
+    if type_name(cfg.model.get('data_preprocessor')) == 'TrackDataPreprocessor':
+        from mmdet.structures import TrackDataSample
+
+        video = TrackDataSample(video_data_samples=batch['data_samples'])
+        video.set_metainfo(dict(key_frames_inds=[0], ref_frames_inds=[1], ori_length=BATCH))
+        return dict(inputs=[torch.stack(batch['inputs'])], data_samples=[video])
+    return batch
+
+
+def said(error: BaseException) -> str:
+    """Return an error as one line."""
+    kind, message, _ = origin(error)
+    return ' '.join(f'{kind}: {message}'.split())[:300]
+
+
+class Worker:
+    """A process that tries configs one after the other; a new one takes over from one that ended or took too long.
+
+    Args:
+        seconds (float): Time for a config.
+        training (bool): Whether models take a training step too.
+    """
+
+    def __init__(self, seconds: float, training: bool) -> None:
+        self.seconds, self.training = seconds, training
+        self.context = multiprocessing.get_context('forkserver')
+        self.context.set_forkserver_preload(PRELOAD)
+        self.process: Any = None
+
+    def try_config(self, config: str) -> Result:
+        """Return the outcome of a config."""
+        if self.process is None:
+            self.pipe, other = self.context.Pipe()
+            self.process = self.context.Process(target=_work, args=(other, self.training))
+            self.process.start()
+            other.close()
+        self.pipe.send(config)
+        try:
+            if self.pipe.poll(self.seconds):
+                result: Result = self.pipe.recv()
+                return result
+            result = Result(config, f'not finished in {self.seconds:g} seconds', kind='time', seconds=self.seconds)
+        except EOFError:
+            result = Result(config, 'its process ended without a result', kind='memory')
+        self.end()
+        return result
+
+    def end(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = None
+
+
+def _work(pipe: Any, training: bool) -> None:
+    torch.set_num_threads(1)
+    os.environ['HF_HUB_OFFLINE'] = '1'
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    MMLogger.get_instance('mmengine', log_level='ERROR')
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(try_config(pipe.recv(), training))
+            gc.collect()
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Return how many configs of each library predicted and trained, and what stopped the others."""
+    lines = []
+    for library in LIBRARIES:
+        own = [result for result in results if result.config.startswith(f'{library}::')]
+        if not own:
+            continue
+        counts = collections.Counter(result.kind for result in own if result.kind)
+        lines.append(
+            f'{library}: of {len(own)} configs {sum(result.predicts == "yes" for result in own)} predicted, '
+            f'{sum(result.trains == "yes" for result in own)} trained a step; stopped by '
+            + (', '.join(f'{kind}: {count}' for kind, count in sorted(counts.items())) or 'nothing')
+        )
+    return '\n'.join(lines)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Try configs, and write a line of JSON for each.
+
+    Raises:
+        UserError: An operator of mmcv is missing that a model asks for.
+    """
+    parser = command_parser(__doc__)
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='such as mmdet::atss/atss_r50_fpn_1x_coco.py')
+    parser.add_argument('--library', choices=LIBRARIES, help='one config of each of its folders')
+    parser.add_argument('--start', default='', metavar='FOLDER', help='begin with this folder')
+    parser.add_argument('--log', type=Path, metavar='FILE', help='add the lines to it, leave out configs it has')
+    parser.add_argument('--timeout', type=float, default=180, metavar='SECONDS', help='for a config (180)')
+    parser.add_argument('--predict-only', action='store_true', help='no training step')
+    args: argparse.Namespace = parser.parse_args(argv)
+    configs = list(args.configs) + (list(first_of_folders(args.library, args.start)) if args.library else [])
+    if not configs:
+        raise UserError('nothing to try: name configs, or a library with --library')
+    results = []
+    if args.log and args.log.is_file():
+        results = [Result(**json.loads(line)) for line in args.log.read_text(encoding='utf-8').splitlines()]
+    worker = Worker(args.timeout, not args.predict_only)
+    for config in configs:
+        if any(config == result.config for result in results):
+            continue
+        results.append(worker.try_config(config))
+        line = json.dumps(results[-1]._asdict())
+        print(line, flush=True)
+        if args.log:
+            with args.log.open('a', encoding='utf-8') as file:
+                file.write(f'{line}\n')
+    worker.end()
+    print(summary(results))
+    missing = [result.config for result in results if result.kind == 'operator']
+    if missing:
+        raise UserError(f'an operator of mmcv is missing for {", ".join(missing)}')
+
+
+if __name__ == '__main__':
+    run_command(main)

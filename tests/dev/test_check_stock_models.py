@@ -1,0 +1,126 @@
+"""Stock models that are tried as they are: which ones, what is said of those that fail, and what a log is for."""
+
+import importlib
+import json
+
+import pytest
+import torch
+from harness import ROOT
+from mmengine.config import Config
+
+from fcvit_mm.apis.stock import find_stock
+from fcvit_mm.errors import UserError
+from fcvit_mm.mmcv_ext import MMCVOperatorError
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'dev'))
+    return importlib.import_module('check_stock_models')
+
+
+@pytest.mark.parametrize('library, folder', [('mmdet', 'yolof'), ('mmseg', 'twins')])
+def test_one_config_of_each_folder(tool, library, folder):
+    pytest.importorskip(library)
+    names = list(tool.first_of_folders(library, folder))
+    folders = [name.partition('::')[2].partition('/')[0] for name in names]
+    assert folders == sorted(set(folders)) and folders[0] == folder and len(folders) < 8
+    for name in names:
+        find_stock(name)
+    assert len(list(tool.first_of_folders(library))) > 40
+
+
+def test_failures_have_kinds(tool):
+    def chained(first):
+        try:
+            raise ValueError('outside') from first
+        except ValueError as error:
+            return error
+
+    assert tool.kind_of(chained(MMCVOperatorError('box_iou_rotated'))) == 'operator'
+    assert tool.kind_of(chained(ModuleNotFoundError('lap'))) == 'package or download'
+    assert tool.kind_of(RuntimeError('pip install fairscale')) == 'package or download'
+    assert tool.kind_of(MemoryError()) == 'memory'
+    assert tool.kind_of(ValueError('shape')) == 'other'
+
+
+class Model(torch.nn.Module):
+    """A model that a missing operator, or a loss, fails."""
+
+    def __init__(self, error=None, loss=1.0):
+        super().__init__()
+        self.error, self.loss = error, loss
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def data_preprocessor(self, data, training):
+        return data
+
+    def test_step(self, batch):
+        if self.error:
+            raise self.error
+        return batch['data_samples']
+
+    def forward(self, inputs, data_samples, mode):
+        return dict(loss=self.scale * self.loss)
+
+    def parse_losses(self, losses):
+        return losses['loss'].sum(), losses
+
+
+@pytest.mark.parametrize(
+    'model, predicts, trains, kind',
+    [
+        (Model(), 'yes', 'yes', ''),
+        (Model(MMCVOperatorError('convex_iou')), 'MMCVOperatorError: the operator convex_iou', 'yes', 'operator'),
+        (Model(loss=float('nan')), 'yes', 'UserError: not finite: loss', 'other'),
+    ],
+)
+def test_outcomes(tool, monkeypatch, model, predicts, trains, kind):
+    pytest.importorskip('mmdet')
+    monkeypatch.setattr(tool, 'build_random', lambda cfg, size: model)
+    result = tool.try_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    assert (result.predicts.startswith(predicts), result.trains, result.kind) == (True, trains, kind)
+    assert tool.try_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', training=False).trains == ''
+
+
+def test_a_part_of_other_configs_is_named(tool):
+    pytest.importorskip('mmdet')
+    assert 'no model: a part of other configs' in tool.try_config('mmdet::common/ms_3x_coco.py').predicts
+
+
+def test_models_that_track_get_a_video(tool):
+    pytest.importorskip('mmdet')
+    cfg = Config(dict(default_scope='mmdet', model=dict(data_preprocessor=dict(type='TrackDataPreprocessor'))))
+    batch = tool.batch_for(cfg, 32)
+    (frames,), (video,) = batch['inputs'], batch['data_samples']
+    assert frames.shape == (2, 3, 32, 32) and [frame.frame_id for frame in video] == [0, 1]
+
+
+def test_a_log_is_gone_on_with(tool, monkeypatch, tmp_path, capsys):
+    log = tmp_path / 'log.jsonl'
+    monkeypatch.setattr(tool.Worker, 'try_config', lambda self, config: tool.Result(config, 'yes', 'yes'))
+    tool.main(['mmdet::a/b.py', '--log', str(log)])
+    monkeypatch.setattr(tool.Worker, 'try_config', lambda self, config: tool.Result(config, 'no', kind='operator'))
+    with pytest.raises(UserError, match='an operator of mmcv is missing for mmseg::c/d.py'):
+        tool.main(['mmdet::a/b.py', 'mmseg::c/d.py', '--log', str(log)])
+    assert [json.loads(line)['config'] for line in log.read_text().splitlines()] == ['mmdet::a/b.py', 'mmseg::c/d.py']
+    shown = capsys.readouterr().out
+    assert 'mmdet: of 1 configs 1 predicted, 1 trained a step; stopped by nothing' in shown
+    assert 'mmseg: of 1 configs 0 predicted, 0 trained a step; stopped by operator: 1' in shown
+
+
+@pytest.mark.parametrize('size, side', [(None, 640), ((224, 224), 224), ((512, 1024), 640)])
+def test_the_second_try_is_at_the_size_of_the_config(tool, size, side):
+    assert tool.side_of(Config(dict(model=dict(data_preprocessor=dict(type='X', size=size))))) == side
+
+
+def test_nothing_to_try(tool):
+    with pytest.raises(UserError, match='nothing to try: name configs, or a library with --library'):
+        tool.main([])
+
+
+def test_a_process_that_takes_too_long_is_a_result(tool, monkeypatch):
+    monkeypatch.setattr(tool, 'PRELOAD', [])
+    worker = tool.Worker(0.0, training=False)
+    result = worker.try_config('mmdet::no/config.py')
+    assert result.kind == 'time' and worker.process is None
