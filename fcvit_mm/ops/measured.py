@@ -303,8 +303,8 @@ def device_name(device: torch.device) -> str:
 
 def path_of_choices(device: str) -> str:
     """Return the file of a device's choices, in PyTorch's cache folder (``TORCH_HOME``)."""
-    words = f'{device} torch {torch.__version__} fcvit_mm {__version__}'
-    name = ''.join(letter if letter.isalnum() else '_' for letter in words)
+    label = f'{device} torch {torch.__version__} fcvit_mm {__version__}'
+    name = ''.join(letter if letter.isalnum() else '_' for letter in label)
     return os.path.join(torch.hub.get_dir(), 'fcvit_mm', f'{name}.json')
 
 
