@@ -3,7 +3,8 @@
 #
 #   dev/benchmark/cpu.sh [OUT [RUN...]]
 #
-# OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 dense train family mask_rcnn upernet.
+# OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 dense train family
+# mask_rcnn upernet (training steps) detector segmentor (predictions).
 # PYTHON names the interpreter. Leave the machine to it.
 set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,29 +12,42 @@ configs=$tools/../../configs
 python=${PYTHON:-python}
 out=${1:-work_dirs/benchmark/cpu}
 shift || true
-[ $# -gt 0 ] || set -- batch8 batch1 dense train family mask_rcnn upernet
+[ $# -gt 0 ] || set -- batch8 batch1 dense train family mask_rcnn upernet detector segmentor
 
 speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@"; }
 step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 2 --warmup 1; }
 
+whole() { "$python" "$tools/whole_models.py" "$@" --threads 2 --out "$out/$run/results.json"; }
+
 for run; do
     case $run in
     batch8)
-        speed --profile --rounds 7 --warmup 1 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 fcvit_b12@bfloat16 \
-            fcvit_b24_reference fcvit_b24 fcvit_b24@bfloat16 poolformer_s24 convnext_tiny swin_tiny_patch4_window7_224 \
-            resnet50 --baseline fcvit_b12_reference fcvit_b24_reference poolformer_s24 convnext_tiny ;;
-    batch1) speed --batch 1 --repeat 3 --rounds 10 --warmup 2 --networks fcvit_b12_reference fcvit_b12 poolformer_s24 convnext_tiny ;;
+        speed --profile --warmup 2 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 fcvit_b12_compiled \
+            fcvit_b24 poolformer_s24 poolformer_s24_compiled convnext_tiny convnext_tiny_compiled \
+            swin_tiny_patch4_window7_224 resnet50 resnet50_compiled \
+            --baseline fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 fcvit_b24 ;;
+    batch1)
+        speed --batch 1 --repeat 3 --warmup 2 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 \
+            fcvit_b24 poolformer_s24 convnext_tiny resnet50 --baseline fcvit_b12_reference fcvit_b12 fcvit_b24 ;;
     dense)
-        speed --batch 1 --size 800x1216 --features --rounds 5 --warmup 1 --networks fcvit_b12_reference \
-            fcvit_b12_reference_channels_last fcvit_b12 ;;
+        speed --batch 1 --size 800x1216 --features --rounds 7 --warmup 1 --networks fcvit_b12_reference \
+            fcvit_b12_reference_channels_last fcvit_b12 poolformer_s24 convnext_tiny resnet50 \
+            --baseline fcvit_b12_reference fcvit_b12 ;;
     train)
-        speed --mode train --rounds 5 --warmup 1 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 ;;
+        speed --mode train --rounds 10 --warmup 1 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 \
+            --baseline fcvit_b12_reference fcvit_b12_reference_channels_last ;;
     family)
         speed --rounds 7 --warmup 1 --networks dwnet_tiny_reference dwnet_tiny dynamic_dwnet_tiny inhomogeneous_dwnet_tiny \
             convnext_tiny swin_tiny_patch4_window7_224 --baseline dwnet_tiny_reference convnext_tiny \
             swin_tiny_patch4_window7_224 ;;
     mask_rcnn) step "$configs/detection/mask_rcnn_fcvit_b12_coco.py" --batch 1 ;;
     upernet) step "$configs/segmentation/upernet_fcvit_b12_ade20k.py" --batch 2 ;;
-    *) echo "cpu.sh: no run $run, expected batch8, batch1, dense, train, family, mask_rcnn or upernet" >&2; exit 1 ;;
+    detector)
+        whole mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py "$configs/detection/mask_rcnn_fcvit_b12_coco.py" \
+            --size 800x1216 ;;
+    segmentor)
+        whole mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py \
+            "$configs/segmentation/upernet_fcvit_b12_ade20k.py" --size 512x512 ;;
+    *) echo "cpu.sh: no run $run, expected batch8, batch1, dense, train, family, mask_rcnn, upernet, detector or segmentor" >&2; exit 1 ;;
     esac
 done

@@ -8,6 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from measure import interleave, peak_growth, spread
 from torch import Tensor
+from torch.fx.experimental.optimization import fuse
 
 import fcvit_mm
 from fcvit_mm.errors import UserError
@@ -177,7 +178,10 @@ def _build_peer(network: str, task: Task) -> nn.Module:
             f'{network} comes from timm, which is not installed: pip install timm, or name other networks'
         ) from error
     options: Dict[str, Any] = dict(img_size=task.size) if PEERS[network]['sized'] else {}
-    return timm.create_model(network, features_only=task.features, **options)
+    model = timm.create_model(network, features_only=task.features, **options)
+    if task.mode == 'inference' and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        model = fuse(model.eval())  # ours has its BatchNorms in its convolutions, too
+    return model
 
 
 def counted(network: str, task: Task, device: str, batch: int) -> Tuple[nn.Module, Tensor]:

@@ -18,6 +18,7 @@ import torch
 import torch.nn as nn
 from command import parse_size
 from mmengine.config import Config
+from mmengine.utils import get_installed_path
 
 import fcvit_mm
 from fcvit_mm.apis.load import build_model
@@ -60,7 +61,9 @@ _DRAWN = ('neck', 'rpn_conv', 'shared_fcs', 'mask_head')
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('configs', nargs='+', help='config files of detectors or segmentors, of one task')
+    parser.add_argument(
+        'configs', nargs='+', help='config files of detectors or segmentors; of a library its own as mmdet::FOLDER/FILE'
+    )
     parser.add_argument('--ways', nargs='+', default=list(WAYS), choices=list(WAYS))
     parser.add_argument('--size', default='512x512', metavar='HxW', help='of the image (default 512x512)')
     parser.add_argument('--rounds', type=int, default=5, help='how many times each is timed, in turn (default 5)')
@@ -137,13 +140,19 @@ class Row:
         return {part: float(np.median([each[part] for each in self.rounds])) for part in self.rounds[0]}
 
 
+def path_of(config: str) -> str:
+    """Return the file of a config, which may be one that a library brings: ``mmdet::FOLDER/FILE``."""
+    library, _, name = config.rpartition('::')
+    return str(Path(get_installed_path(library), '.mim', 'configs', name)) if library else config
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
     height, width = parse_size(args.size)
     rows, objects = [], {}
     images = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    for path in args.configs:
+    for path in map(path_of, args.configs):
         for way in args.ways:
             cfg = load_config(path)
             task = task_of(cfg)

@@ -79,3 +79,12 @@ def test_without_the_inference_path_the_error_names_another_way(load, monkeypatc
     task = entries.Task('inference', 'cpu', 1, (32, 32), False, 1)
     with pytest.raises(UserError, match='no optimize_for_inference: name fcvit_tiny_as_built'):
         entries.prepare(entries.parse_entry('fcvit_tiny', 'float32'), task, 'channels_last')
+
+
+@pytest.mark.parametrize('mode, norms', [('inference', 0), ('train', 53)])
+def test_peers_infer_with_their_batch_norms_in_their_convolutions(load, mode, norms):
+    """As ours do; in training there is nothing to fold."""
+    entries = load('entries')
+    task = entries.Task(mode, 'cpu', 1, (64, 64), False, 1)
+    peer = entries.build('resnet50', entries.choices()['resnet50'][1], task)
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in peer.modules()) == norms
