@@ -223,18 +223,18 @@ def class_map(scene: Scene) -> np.ndarray:
     return np.where(mixed, 0, fine[::SUPERSAMPLE, ::SUPERSAMPLE]).astype(np.uint8)
 
 
-def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
+def image_rng(seed: int, split: str, index: int) -> 'np.random.Generator':
     """Build the random numbers of one image."""
     return np.random.default_rng([seed, ('train', 'val').index(split), index])
 
 
-def draw_many(rng: np.random.Generator, size: int) -> Scene:
+def draw_many(rng: 'np.random.Generator', size: int) -> Scene:
     """Draw two to five small shapes."""
     labels = rng.integers(len(CLASSES), size=rng.integers(2, 6)).tolist()
     return draw_scene(rng, size, labels, radius=(0.09, 0.22))
 
 
-def draw_scene(rng: np.random.Generator, size: int, labels: List[int], radius: Tuple[float, float]) -> Scene:
+def draw_scene(rng: 'np.random.Generator', size: int, labels: List[int], radius: Tuple[float, float]) -> Scene:
     """Draw shapes, later ones over earlier ones, on a cluttered background.
 
     A shape that would leave too little of another is moved, and skipped if no place is found.
@@ -321,7 +321,7 @@ def unit_polygon(label: int) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
 
 
-def place_polygon(rng: np.random.Generator, label: int, side: int, radius: Tuple[float, float]) -> np.ndarray:
+def place_polygon(rng: 'np.random.Generator', label: int, side: int, radius: Tuple[float, float]) -> np.ndarray:
     """Return a class's shape, stretched, rotated and moved: ``(points, 2)`` int32. A little may stick out."""
     r = rng.uniform(*radius) * side
     angle = rng.uniform(0, 2 * math.pi)
@@ -331,19 +331,19 @@ def place_polygon(rng: np.random.Generator, label: int, side: int, radius: Tuple
     return np.round(unit_polygon(label) * stretch @ turn.T * r + centre).astype(np.int32)
 
 
-def random_color(rng: np.random.Generator) -> np.ndarray:
+def random_color(rng: 'np.random.Generator') -> np.ndarray:
     """Return a muted colour: shapes are more colourful than their background."""
     color = rng.uniform(20, 236, size=3)
     return (color + color.mean()) / 2
 
 
-def shape_color(rng: np.random.Generator, label: int) -> np.ndarray:
+def shape_color(rng: 'np.random.Generator', label: int) -> np.ndarray:
     """Return a strong colour of the class's range of hues, so that a few minutes of training tell classes apart."""
     hue = (label + 0.5) / len(CLASSES) + rng.normal(0, 0.03)
     return np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.55, 1), rng.uniform(0.5, 1)))[::-1] * 255
 
 
-def draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
+def draw_background(rng: 'np.random.Generator', side: int) -> np.ndarray:
     """Draw soft colours, then strokes, rings and dots in front: ``(side, side, 3)`` uint8."""
     import cv2
 
@@ -377,7 +377,7 @@ def draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def paint_shape(
-    rng: np.random.Generator, canvas: np.ndarray, label: int, window: tuple, inside: np.ndarray, polygon: np.ndarray
+    rng: 'np.random.Generator', canvas: np.ndarray, label: int, window: tuple, inside: np.ndarray, polygon: np.ndarray
 ) -> None:
     """Fill ``canvas[window][inside]`` with a colour that stands out and a pattern of a second one."""
     import cv2

@@ -35,7 +35,7 @@ def detector(name, **changes):
     model = disturbed_norms(build_detector(name, **changes))
     for name, parameter in model.named_parameters():
         if '_reg' in name and parameter.ndim > 1:
-            parameter.data.mul_(0.2)
+            parameter.data.mul_(0.02)
     return model
 
 
