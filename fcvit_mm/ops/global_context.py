@@ -51,7 +51,8 @@ def add_global_context(
 
     Args:
         x (Tensor): ``(B, C, H, W)``.
-        means (Tensor): :func:`channel_means` of ``x``, ``(B, C)``; best in float32.
+        means (Tensor): :func:`channel_means` of ``x``, ``(B, C)``; best in float32. Others are not for this operation:
+            an implementation may take the similarity's mean from them.
         context (Tensor): Context vectors, ``(B, C)``.
         num_heads (int): ``h``; each head weighs its own ``C / h`` channels.
         rescale_weight (Tensor): ``(h,)``, times the normalised similarity.

@@ -68,7 +68,8 @@ def records_variable(size: Any) -> bool:
 
 def records_file() -> bool:
     """Return whether the recorded graph is for a file, which must not need this package's compiled operators."""
-    return is_traced() and not (_is_dynamo() and not torch.jit.is_tracing())
+    # Under a strict torch.export Dynamo records for a file, too.
+    return is_traced() and (torch.jit.is_tracing() or not _is_dynamo() or is_exporting())
 
 
 def call(module: torch.nn.Module, x: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..checks import autocast_dtype
 from ..conditions import is_channels_last, needs_grad, register_flops
-from ..tracing import assume_constant, records_file
+from ..tracing import assume_constant, is_traced, records_file
 
 FOLDER = Path(__file__).parent
 _PREFIX = 'kernels_for_torch_'
@@ -199,4 +199,8 @@ def add_scaled(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
 
 def gelu_(x: Tensor) -> Tensor:
     """Compute the exact GELU in place, of any dense tensor of float32, without derivatives."""
-    return torch.ops.fcvit_mm_cpu.gelu_(x)
+    result = torch.ops.fcvit_mm_cpu.gelu_(x)
+    increment: Any = getattr(torch.autograd.graph, 'increment_version', None)
+    if increment is not None and not is_traced() and not x.is_inference():
+        increment(x)  # so that autograd sees that what it kept is not so any more
+    return result
