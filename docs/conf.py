@@ -13,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmcv.transforms.utils import cache_randomness  # noqa: E402
+
 from fcvit_mm import __version__  # noqa: E402
 
 project = 'fcvit_mm'
@@ -28,6 +30,9 @@ myst_heading_anchors = 4
 myst_enable_extensions = ['colon_fence']
 
 autodoc_default_options = {'members': True, 'show-inheritance': True, 'ignore-module-all': True}
+# mmcv's decorator of transforms' methods refuses to be read from the class, as documenting it does.
+_read = cache_randomness.__get__
+cache_randomness.__get__ = lambda self, instance, owner=None: self if instance is None else _read(self, instance, owner)
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'  # the docstrings have them, with shapes
 autodoc_preserve_defaults = True

@@ -176,7 +176,7 @@ def measure_detections(
     """Measure how many of the library's detections those of several runtimes are, whatever their scores.
 
     Args:
-        part (Part): A whole detector.
+        part (nn.Module): A whole detector, as a :class:`fcvit_mm.export.parts.Part`.
         runtimes (dict[str, callable]): Images to detections, as its graph gives them.
         samples (Sequence[Labelled]): Images.
         prepare (callable): A path to images.
