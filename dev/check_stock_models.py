@@ -277,13 +277,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """
     parser = command_parser(__doc__)
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='such as mmdet::atss/atss_r50_fpn_1x_coco.py')
-    parser.add_argument('--library', choices=LIBRARIES, help='one config of each of its folders')
+    parser.add_argument('--library', dest='source', choices=LIBRARIES, help='one config of each of its folders')
     parser.add_argument('--start', default='', metavar='FOLDER', help='begin with this folder')
     parser.add_argument('--log', type=Path, metavar='FILE', help='add the lines to it, leave out configs it has')
     parser.add_argument('--timeout', type=float, default=180, metavar='SECONDS', help='for a config (180)')
     parser.add_argument('--predict-only', action='store_true', help='no training step')
     args: argparse.Namespace = parser.parse_args(argv)
-    configs = list(args.configs) + (list(first_of_folders(args.library, args.start)) if args.library else [])
+    configs = list(args.configs) + (list(first_of_folders(args.source, args.start)) if args.source else [])
     if not configs:
         raise UserError('nothing to try: name configs, or a library with --library')
     results = []
