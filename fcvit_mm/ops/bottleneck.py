@@ -65,7 +65,7 @@ bottleneck.implementations = (
     Implementation(
         'native',
         native.bottleneck,
-        when=lambda *args: native.applies(*args) and not needs_grad(*args),
+        when=lambda *args: native.applies(*args) and not needs_grad(*args) and all(arg is not None for arg in args),
         condition=f'{native.APPLIES}; no gradients needed',
         why='the map is read once and written once, by one call: 1.3 to 2.5 times the speed of four',
         traceable=True,

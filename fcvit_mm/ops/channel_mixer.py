@@ -162,7 +162,8 @@ def _native_pays(
     x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor, *fc2: Tensor
 ) -> bool:
     others = (fc1_weight, fc1_bias, dw_weight, dw_bias, *fc2)
-    return native.applies(x, *others) and not needs_grad(x, *others) and dw_weight.shape[-1] == 3
+    complete = all(other is not None for other in others)
+    return complete and native.applies(x, *others) and not needs_grad(x, *others) and dw_weight.shape[-1] == 3
 
 
 channel_mixer.implementations = (

@@ -27,7 +27,7 @@ def _check(
         rescale_weight=(rescale_weight, (num_heads,)),
         rescale_bias=(rescale_bias, (num_heads,)),
     )
-    if x.shape[1] % num_heads:
+    if num_heads < 1 or x.shape[1] % num_heads:
         raise ValueError(
             f'add_global_context: num_heads={num_heads} does not divide the {x.shape[1]} channels of x, '
             f'of shape {tuple(x.shape)}'

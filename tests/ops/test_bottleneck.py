@@ -5,7 +5,7 @@ import torch
 from operations import cast, random_call
 
 from fcvit_mm.models.fcvit import TokenMix
-from fcvit_mm.ops import bottleneck, use_ops
+from fcvit_mm.ops import bottleneck, channel_mixer, use_ops
 
 
 def test_is_two_convolutions_with_gelu():
@@ -43,3 +43,13 @@ def test_refuses_what_does_not_fit():
     weights[3] = torch.ones(7)
     with pytest.raises(ValueError, match=r'bottleneck: fc2_bias has the shape \(7,\), but x of shape .* takes \(16,\)'):
         bottleneck(x, *weights)
+
+
+@pytest.mark.parametrize('op, biases', [(bottleneck, (2, 4)), (channel_mixer, (2, 4, 6))])
+def test_biases_may_be_missing(op, biases):
+    """As of the convolutions that the definition is made of."""
+    args = list(cast(random_call(op, (1, 5, 4)), torch.float32, 'channels_last'))
+    for place in biases:
+        args[place] = None
+    with torch.no_grad():
+        torch.testing.assert_close(op(*args), op.reference(*args), rtol=1e-4, atol=1e-5)

@@ -56,6 +56,10 @@ def test_autocast_on_cpu():
             'num_heads=5 does not divide the 16 channels',
         ),
         (
+            (torch.ones(2, 16), torch.ones(2, 16), 0, torch.ones(0), torch.ones(0)),
+            'num_heads=0 does not divide the 16 channels',
+        ),
+        (
             (torch.ones(2, 16), torch.ones(2, 16), 4, torch.ones(4), torch.ones(1)),
             r'add_global_context: rescale_bias has the shape \(1,\), .* takes \(4,\)',
         ),
