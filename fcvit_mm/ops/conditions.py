@@ -7,7 +7,7 @@ import math
 import sys
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -67,16 +67,18 @@ def in_float32(op: 'Operation') -> Callable[..., Tensor]:
     return float32
 
 
-def register_flops(operator: Any) -> None:
-    """Tell ``torch.utils.flop_counter`` what convolutions cost: two for each position and value of the weights.
+def register_flops(operator: Any, formula: Optional[Callable[..., int]] = None) -> None:
+    """Tell ``torch.utils.flop_counter`` what an operator costs.
 
     The counter is told when it is imported: it brings Triton, 50 MiB that a network does not need on CPUs.
 
     Args:
         operator (OpOverloadPacket): Takes a map, whose size it keeps, and the weights ``(D, C / groups, k, k)`` of
             one convolution or several among its other arguments.
+        formula (Callable, optional): Takes the operator's arguments, shapes in place of tensors, and returns the cost;
+            by default two for each position and value of the weights.
     """
-    _counted.append(operator)
+    _counted.append((operator, formula or _flops))
     if _COUNTER in sys.modules:
         tell_flop_counter()
     elif len(_counted) == 1:
@@ -84,7 +86,7 @@ def register_flops(operator: Any) -> None:
 
 
 _COUNTER = 'torch.utils.flop_counter'
-_counted: List[Any] = []
+_counted: List[Tuple[Any, Callable[..., int]]] = []
 
 
 def tell_flop_counter() -> None:
@@ -93,9 +95,9 @@ def tell_flop_counter() -> None:
         from torch.utils.flop_counter import flop_registry, register_flop_formula
     except ImportError:  # before torch 2.2
         return
-    for operator in _counted:
+    for operator, formula in _counted:
         if operator not in flop_registry:
-            register_flop_formula(operator)(_flops)
+            register_flop_formula(operator)(formula)
 
 
 class _CounterFinder(importlib.abc.MetaPathFinder):

@@ -1,7 +1,7 @@
 """The global context, weighed by similarity and added to the map."""
 
 import math
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from . import native, triton
 from .checks import autocast_dtype, check_arguments
 from .conditions import HALF, is_channels_last, needs_grad
 from .dispatch import Implementation, operation
+from .native import gradients
 from .tracing import is_traced, records_any_size, records_file
 from .triton.support import custom_op
 
@@ -219,11 +220,31 @@ _registered_matmul = custom_op('context_matmul', _fake_matmul, _backward, _save,
 _REGISTERED = _registered_matmul is not _run_matmul
 
 
-def _native_pays(
+def _native_applies(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> bool:
     tensors = (x, means, context, rescale_weight, rescale_bias)
-    return x.shape[1] % (8 * num_heads) == 0 and native.applies(*tensors) and not needs_grad(*tensors)
+    return (
+        x.shape[1] % (8 * num_heads) == 0
+        and native.applies(*tensors)
+        and not (is_traced() and needs_grad(*tensors))
+        and (x.numel() > 0 or not needs_grad(*tensors))
+    )
+
+
+def _native_gradients(grad: Tensor, needed: Any, args: Sequence[Any]) -> Tuple[Optional[Tensor], ...]:
+    grad_x, grad_means, grad_context, *grad_rescale = _run_matmul_grad(grad, *args)
+    return (grad_x, grad_means, grad_context, None, *grad_rescale, None)
+
+
+_native_with_gradients = gradients.differentiable(
+    add_global_context.reference, lambda *args: (native.add_global_context(*args),), _native_gradients
+)
+
+
+def _native(x: Tensor, *others: Any) -> Tensor:
+    wanted = needs_grad(x, *(other for other in others if isinstance(other, Tensor)))
+    return (_native_with_gradients if wanted else native.add_global_context)(x, *others)
 
 
 add_global_context.implementations = (
@@ -237,9 +258,9 @@ add_global_context.implementations = (
     ),
     Implementation(
         'native',
-        native.add_global_context,
-        when=_native_pays,
-        condition=f'a multiple of 8 channels for each head; {native.APPLIES}; no gradients needed',
+        _native,
+        when=_native_applies,
+        condition=f'a multiple of 8 channels for each head; {native.APPLIES}; compiled: no gradients needed',
         why='two passes over the map and no others: 1.8 to 7 times the speed of two matrix products',
         traceable=True,
     ),

@@ -40,7 +40,7 @@ def test_prints_every_row_with_its_condition_and_reason(capsys):
     'arguments, name',
     [
         (['channel_mixer', '--shape', '8', '64', '56', '56', '--layout', 'contiguous'], 'sliced'),
-        (['channel_mixer', '--shape', '8', '64', '56', '56', '--grad'], 'composed'),
+        (['channel_mixer', '--shape', '8', '64', '56', '56', '--grad', '--layout', 'contiguous'], 'composed'),
         (['channel_mixer', '--shape', '8', '64', '56', '56', '--dtype', 'bfloat16'], 'float32'),
         (['add_global_context', '--shape', '1', '8', '4', '4'], 'matmul'),
         (['add_global_context', '--shape', '1', '8', '4', '4', '--layout', 'contiguous'], 'reference'),

@@ -4,11 +4,12 @@ setup.py builds them if torch and a compiler are there. They need an x86-64 proc
 that they were built with: the library's name holds its version. Elsewhere :func:`applies` is false, and nothing fails.
 """
 
+import math
 import re
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -49,6 +50,8 @@ def _load() -> bool:
             torch.ops.load_library(library)
             for name in CONVOLUTIONS:
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name))
+            for name, formula in _FLOPS_OF_GRADIENTS.items():
+                register_flops(getattr(torch.ops.fcvit_mm_cpu, name), formula)
             return torch.ops.fcvit_mm_cpu.supported()
         except (OSError, RuntimeError, AttributeError) as error:
             _warn(f'do not load ({error})')
@@ -57,6 +60,25 @@ def _load() -> bool:
     if others:
         _warn(f'were built with torch {", ".join(others)}, but this is {torch.__version__}')
     return False
+
+
+def _flops_of_taps(grad: Sequence[int], x: Sequence[int], kernel_size: int, **_: Any) -> int:
+    return 2 * math.prod(x) * kernel_size**2
+
+
+def _flops_of_taps_and_convolution(grad: Sequence[int], x: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * _flops_of_taps(grad, x, 3)
+
+
+def _flops_of_pointwise(grad: Sequence[int], x: Sequence[int], **_: Any) -> int:
+    return 2 * math.prod(grad) * x[1]
+
+
+_FLOPS_OF_GRADIENTS: Dict[str, Callable[..., int]] = {
+    'depthwise_conv2d_grad_weight': _flops_of_taps,
+    'dwconv_gelu_grad_': _flops_of_taps_and_convolution,
+    'pointwise_conv2d_grad_weight': _flops_of_pointwise,
+}
 
 
 def _warn(what: str) -> None:
@@ -117,7 +139,10 @@ class _DepthwiseConv2d(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         if needs_x:
             grad_x = depthwise_conv2d(grad, weight.flip(2, 3))
-        if any(needs_others):
+        if any(needs_others) and (is_traced() or not torch.is_grad_enabled()):
+            grad_weight, grad_bias = torch.ops.fcvit_mm_cpu.depthwise_conv2d_grad_weight(grad, x, weight.shape[-1])
+            grad_bias = grad_bias if ctx.has_bias else None
+        elif any(needs_others):  # by an operator that has derivatives
             channels, padding = weight.shape[0], weight.shape[-1] // 2
             grad = grad.contiguous(memory_format=torch.channels_last)
             _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(

@@ -1,6 +1,12 @@
 // Depth-wise convolutions for processors with AVX2 and FMA.
 #include "vectors_avx2.h"
 
+#if defined(__clang__)
+#define UNROLL_TAPS _Pragma("unroll")
+#else
+#define UNROLL_TAPS _Pragma("GCC unroll 12")
+#endif
+
 namespace fcvit_mm {
 namespace avx2 {
 namespace {
@@ -18,6 +24,30 @@ void copy_columns(const float* from, int64_t stride, int64_t count, __m256i lane
 void zero_columns(int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) {
     _mm256_store_ps(to + i * kLanes, _mm256_setzero_ps());
+  }
+}
+
+// Rows from `top` to `bottom` and columns from `left` to `right` of a map of one image, for kBlock channels: a plane for
+// each vector of them.
+void copy_rows(const float* x, int64_t width, int64_t channels, int64_t channel, int64_t top, int64_t bottom,
+               int64_t left, int64_t right, float* scratch) {
+  const int64_t inside_left = larger(left, 0), inside_right = smaller(right, width);
+  const int64_t row_stride = (right - left) * kLanes, plane = (bottom - top) * row_stride;
+  for (int64_t row = top; row < bottom; ++row) {
+    for (int64_t first = 0; first < kBlock && channel + first < channels; first += kLanes) {
+      const int64_t count = smaller(channels - channel - first, kLanes);
+      const float* from = x + (row * width + inside_left) * channels + channel + first;
+      float* to = scratch + first / kLanes * plane + (row - top) * row_stride;
+      const __m256i lanes = first_lanes(count);
+      zero_columns(inside_left - left, to);
+      to += (inside_left - left) * kLanes;
+      if (count == kLanes) {
+        copy_columns<false>(from, channels, inside_right - inside_left, lanes, to);
+      } else {
+        copy_columns<true>(from, channels, inside_right - inside_left, lanes, to);
+      }
+      zero_columns(right - inside_right, to + (inside_right - inside_left) * kLanes);
+    }
   }
 }
 
@@ -189,6 +219,160 @@ constexpr Convolve3x3Tile kConvolve3x3Tile[2][2][kMaxColumns3x3] = {
      {convolve_3x3_tile<2, 1, true>, convolve_3x3_tile<2, 2, true>, convolve_3x3_tile<2, 3, true>,
       convolve_3x3_tile<2, 4, true>}}};
 
+// Gradients of weights.
+
+// Adds the products of rows of gradients with those of the map under kTaps neighbouring taps of one row of the kernel,
+// both as copied. Two columns at a time: most values of the map serve both.
+template <int kTaps>
+void add_taps(const float* x, int64_t x_stride, const float* grad, int64_t grad_stride, int64_t rows, int64_t columns,
+              float* sums) {
+  Vector total[kTaps];
+  UNROLL_TAPS for (int j = 0; j < kTaps; ++j) {
+    total[j] = _mm256_loadu_ps(sums + j * kLanes);
+  }
+  for (int64_t row = 0; row < rows; ++row, x += x_stride, grad += grad_stride) {
+    const float *from = x, *of = grad;
+    int64_t column = 0;
+    for (; column + 2 <= columns; column += 2, from += 2 * kLanes, of += 2 * kLanes) {
+      const Vector left = _mm256_load_ps(of), right = _mm256_load_ps(of + kLanes);
+      UNROLL_TAPS for (int j = 0; j <= kTaps; ++j) {
+        Vector value = _mm256_load_ps(from + j * kLanes);
+        KEEP_IN_REGISTER(value);
+        if (j < kTaps) {
+          total[j] = multiply_add(value, left, total[j]);
+        }
+        if (j > 0) {
+          total[j - 1] = multiply_add(value, right, total[j - 1]);
+        }
+      }
+    }
+    if (column < columns) {
+      const Vector left = _mm256_load_ps(of);
+      UNROLL_TAPS for (int j = 0; j < kTaps; ++j) {
+        total[j] = multiply_add(_mm256_load_ps(from + j * kLanes), left, total[j]);
+      }
+    }
+  }
+  UNROLL_TAPS for (int j = 0; j < kTaps; ++j) {
+    _mm256_storeu_ps(sums + j * kLanes, total[j]);
+  }
+}
+
+// 11 sums, two gradients and a value.
+constexpr int64_t kMaxTaps = 11;
+using AddTaps = void (*)(const float*, int64_t, const float*, int64_t, int64_t, int64_t, float*);
+constexpr AddTaps kAddTaps[kMaxTaps] = {add_taps<1>, add_taps<2>, add_taps<3>, add_taps<4>,  add_taps<5>, add_taps<6>,
+                                        add_taps<7>, add_taps<8>, add_taps<9>, add_taps<10>, add_taps<11>};
+
+template <int kRows, int kColumns, bool kPartial, bool kGelu>
+INLINE void add_gradient_3x3_vector(const Gradient& gradient, const float* const (*x)[kColumns + 2], int64_t offset,
+                                    int64_t channel, __m256i lanes, float* sums) {
+  const int64_t row_stride = gradient.width * gradient.channels;
+  const float* grad = gradient.grad + offset + channel;
+  Vector grads[kRows][kColumns];
+  if (kGelu) {
+    const float* all_taps = gradient.taps + channel * 9;
+    const Vector bias = gradient.bias ? load<kPartial>(gradient.bias + channel, lanes) : _mm256_setzero_ps();
+    UNROLL for (int r = 0; r < kRows; ++r) {
+      UNROLL for (int t = 0; t < kColumns; ++t) {
+        grads[r][t] = bias;
+      }
+    }
+    UNROLL for (int i = 0; i < kRows + 2; ++i) {
+      UNROLL for (int j = 0; j < kColumns + 2; ++j) {
+        const Vector value = load<kPartial>(x[i][j] + channel, lanes);
+        UNROLL for (int r = 0; r < kRows; ++r) {
+          UNROLL for (int t = 0; t < kColumns; ++t) {
+            if (i >= r && i < r + 3 && j >= t && j < t + 3) {
+              const Vector tap = _mm256_loadu_ps(all_taps + ((i - r) * 3 + j - t) * kLanes);
+              grads[r][t] = multiply_add(value, tap, grads[r][t]);
+            }
+          }
+        }
+      }
+    }
+    UNROLL for (int r = 0; r < kRows; ++r) {
+      UNROLL for (int t = 0; t < kColumns; ++t) {
+        const int64_t place = r * row_stride + t * gradient.channels;
+        Vector slope;
+        const Vector activated = gelu_and_slope(grads[r][t], slope);
+        store<kPartial>(gradient.activated + offset + channel + place, lanes, activated);
+        grads[r][t] = _mm256_mul_ps(load<kPartial>(grad + place, lanes), slope);
+        store<kPartial>(gradient.out + offset + channel + place, lanes, grads[r][t]);
+      }
+    }
+  } else {
+    UNROLL for (int r = 0; r < kRows; ++r) {
+      UNROLL for (int t = 0; t < kColumns; ++t) {
+        grads[r][t] = load<kPartial>(grad + r * row_stride + t * gradient.channels, lanes);
+      }
+    }
+  }
+  // The taps of one row at a time, for as many registers.
+  Vector of_bias = _mm256_loadu_ps(sums + 9 * kLanes);
+  UNROLL for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int t = 0; t < kColumns; ++t) {
+      of_bias = _mm256_add_ps(of_bias, grads[r][t]);
+    }
+  }
+  _mm256_storeu_ps(sums + 9 * kLanes, of_bias);
+  UNROLL for (int i = 0; i < 3; ++i) {
+    Vector total[3];
+    UNROLL for (int j = 0; j < 3; ++j) {
+      total[j] = _mm256_loadu_ps(sums + (i * 3 + j) * kLanes);
+    }
+    UNROLL for (int r = 0; r < kRows; ++r) {
+      UNROLL for (int j = 0; j < kColumns + 2; ++j) {
+        const Vector value = load<kPartial>(x[r + i][j] + channel, lanes);
+        UNROLL for (int t = 0; t < kColumns; ++t) {
+          if (j >= t && j < t + 3) {
+            total[j - t] = multiply_add(value, grads[r][t], total[j - t]);
+          }
+        }
+      }
+    }
+    UNROLL for (int j = 0; j < 3; ++j) {
+      _mm256_storeu_ps(sums + (i * 3 + j) * kLanes, total[j]);
+    }
+  }
+}
+
+template <int kRows, int kColumns, bool kGelu>
+void add_gradient_3x3_tile(const Gradient& gradient, int64_t image, int64_t row, int64_t column, int64_t begin,
+                           int64_t end, float* sums, const float* zeros) {
+  const int64_t column_stride = gradient.channels, row_stride = gradient.width * gradient.channels;
+  const int64_t start = image * gradient.height * row_stride;
+  const float* x[kRows + 2][kColumns + 2];
+  for (int i = 0; i < kRows + 2; ++i) {
+    for (int j = 0; j < kColumns + 2; ++j) {
+      const int64_t y = row + i - 1, z = column + j - 1;
+      const bool inside = y >= 0 && y < gradient.height && z >= 0 && z < gradient.width;
+      x[i][j] = inside ? gradient.x + start + y * row_stride + z * column_stride : zeros;
+    }
+  }
+  const int64_t offset = start + row * row_stride + column * column_stride;
+  int64_t channel = begin;
+  for (; channel + kLanes <= end; channel += kLanes, sums += 10 * kLanes) {
+    add_gradient_3x3_vector<kRows, kColumns, false, kGelu>(gradient, x, offset, channel, first_lanes(kLanes), sums);
+  }
+  if (channel < end) {
+    add_gradient_3x3_vector<kRows, kColumns, true, kGelu>(gradient, x, offset, channel, first_lanes(end - channel),
+                                                          sums);
+  }
+}
+
+using AddGradient3x3Tile = void (*)(const Gradient&, int64_t, int64_t, int64_t, int64_t, int64_t, float*,
+                                    const float*);
+constexpr AddGradient3x3Tile kAddGradient3x3Tile[2][2][kMaxColumns3x3] = {
+    {{add_gradient_3x3_tile<1, 1, false>, add_gradient_3x3_tile<1, 2, false>, add_gradient_3x3_tile<1, 3, false>,
+      add_gradient_3x3_tile<1, 4, false>},
+     {add_gradient_3x3_tile<2, 1, false>, add_gradient_3x3_tile<2, 2, false>, add_gradient_3x3_tile<2, 3, false>,
+      add_gradient_3x3_tile<2, 4, false>}},
+    {{add_gradient_3x3_tile<1, 1, true>, add_gradient_3x3_tile<1, 2, true>, add_gradient_3x3_tile<1, 3, true>,
+      add_gradient_3x3_tile<1, 4, true>},
+     {add_gradient_3x3_tile<2, 1, true>, add_gradient_3x3_tile<2, 2, true>, add_gradient_3x3_tile<2, 3, true>,
+      add_gradient_3x3_tile<2, 4, true>}}};
+
 }  // namespace
 
 void pack_taps(const Convolution& conv, int64_t first, int64_t count, float* taps) {
@@ -214,25 +398,9 @@ void convolve_region(const Convolution& conv, const Region& region, const float*
   const int64_t top = larger(region.row_begin - padding, 0);
   const int64_t bottom = smaller(region.row_end + padding, conv.height);
   const int64_t left = region.column_begin - padding, right = region.column_end + padding;
-  const int64_t inside_left = larger(left, 0), inside_right = smaller(right, conv.width);
   const int64_t row_stride = (right - left) * kLanes, plane = (bottom - top) * row_stride;
 
-  for (int64_t row = top; row < bottom; ++row) {
-    for (int64_t first = 0; first < kBlock && region.channel + first < channels; first += kLanes) {
-      const int64_t channel = region.channel + first, count = smaller(channels - channel, kLanes);
-      const float* from = conv.x + (image + row * conv.width + inside_left) * channels + channel;
-      float* to = scratch + first / kLanes * plane + (row - top) * row_stride;
-      const __m256i lanes = first_lanes(count);
-      zero_columns(inside_left - left, to);
-      to += (inside_left - left) * kLanes;
-      if (count == kLanes) {
-        copy_columns<false>(from, channels, inside_right - inside_left, lanes, to);
-      } else {
-        copy_columns<true>(from, channels, inside_right - inside_left, lanes, to);
-      }
-      zero_columns(right - inside_right, to + (inside_right - inside_left) * kLanes);
-    }
-  }
+  copy_rows(conv.x + image * channels, conv.width, channels, region.channel, top, bottom, left, right, scratch);
 
   // Both vectors of a block for the same rows: together they fill the cache lines of the output.
   for (int64_t row = region.row_begin; row < region.row_end; row += 2) {
@@ -271,6 +439,73 @@ void convolve_3x3_rows(const Convolution& conv, int64_t image, int64_t row, int6
     const int64_t columns = next_width(conv.width - column, kMaxColumns3x3);
     kConvolve3x3Tile[conv.gelu][rows - 1][columns - 1](conv, image, row, column, begin, end, taps, zeros);
     column += columns;
+  }
+}
+
+int64_t gradient_scratch_size(int64_t rows, int64_t columns, int64_t kernel) {
+  return scratch_size(rows, columns, kernel) + rows * columns * kBlock;
+}
+
+void add_gradient_of_region(const Gradient& gradient, const Region& region, float* sums, float* scratch) {
+  const int64_t kernel = gradient.kernel, padding = kernel / 2, channels = gradient.channels;
+  const int64_t image = region.image * gradient.height * gradient.width * channels;
+  const int64_t top = larger(region.row_begin - padding, 0);
+  const int64_t bottom = smaller(region.row_end + padding, gradient.height);
+  const int64_t left = region.column_begin - padding, right = region.column_end + padding;
+  const int64_t rows = region.row_end - region.row_begin, columns = region.column_end - region.column_begin;
+  const int64_t stride = (right - left) * kLanes, plane = (bottom - top) * stride;
+  const int64_t grad_stride = columns * kLanes, grad_plane = rows * grad_stride;
+  float* grads = scratch + kBlock / kLanes * plane;
+  copy_rows(gradient.x + image, gradient.width, channels, region.channel, top, bottom, left, right, scratch);
+  copy_rows(gradient.grad + image, gradient.width, channels, region.channel, region.row_begin, region.row_end,
+            region.column_begin, region.column_end, grads);
+  for (int64_t first = 0; first < kBlock && region.channel + first < channels; first += kLanes) {
+    const float* x = scratch + first / kLanes * plane;
+    const float* grad = grads + first / kLanes * grad_plane;
+    float* to = sums + first * (kernel * kernel + 1);
+    for (int64_t i = 0; i < kernel; ++i) {
+      const int64_t row_begin = larger(region.row_begin, padding - i);
+      const int64_t row_end = smaller(region.row_end, gradient.height + padding - i);
+      if (row_begin >= row_end) {
+        continue;
+      }
+      for (int64_t j = 0; j < kernel;) {
+        const int64_t taps = next_width(kernel - j, kMaxTaps);
+        kAddTaps[taps - 1](x + (row_begin + i - padding - top) * stride + j * kLanes, stride,
+                           grad + (row_begin - region.row_begin) * grad_stride, grad_stride, row_end - row_begin,
+                           columns, to + (i * kernel + j) * kLanes);
+        j += taps;
+      }
+    }
+    Vector of_bias = _mm256_loadu_ps(to + kernel * kernel * kLanes);
+    for (int64_t i = 0; i < grad_plane; i += kLanes) {
+      of_bias = _mm256_add_ps(of_bias, _mm256_load_ps(grad + i));
+    }
+    _mm256_storeu_ps(to + kernel * kernel * kLanes, of_bias);
+  }
+}
+
+void add_gradient_3x3_rows(const Gradient& gradient, int64_t image, int64_t row, int64_t rows, int64_t begin,
+                           int64_t end, float* sums, const float* zeros) {
+  for (int64_t column = 0; column < gradient.width;) {
+    const int64_t columns = next_width(gradient.width - column, kMaxColumns3x3);
+    kAddGradient3x3Tile[gradient.out != nullptr][rows - 1][columns - 1](gradient, image, row, column, begin, end, sums,
+                                                                        zeros);
+    column += columns;
+  }
+}
+
+void gelu_gradient(float* x, const float* grad, int64_t count) {
+  int64_t i = 0;
+  Vector slope;
+  for (; i + kLanes <= count; i += kLanes) {
+    gelu_and_slope(_mm256_loadu_ps(x + i), slope);
+    _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(grad + i), slope));
+  }
+  if (i < count) {
+    const __m256i rest = first_lanes(count - i);
+    gelu_and_slope(load<true>(x + i, rest), slope);
+    store<true>(x + i, rest, _mm256_mul_ps(load<true>(grad + i, rest), slope));
   }
 }
 

@@ -39,9 +39,30 @@ void convolve_region(const Convolution& conv, const Region& region, const float*
 void convolve_3x3_rows(const Convolution& conv, int64_t image, int64_t row, int64_t rows, int64_t begin, int64_t end,
                        const float* taps, const float* zeros);
 
+// The gradients of a convolution's weight and bias, from that of its outputs.
+struct Gradient {
+  const float* x;
+  const float* grad;  // of what follows the convolution
+  int64_t height, width, channels, kernel;
+  // 3x3 kernels alone: of the convolution and GELU. The convolution is computed again, from `taps` as of pack_taps for
+  // all channels, and the gradient of its outputs written to `out`. Null: `grad` is that of the convolution's outputs.
+  const float* taps;
+  const float* bias;  // (C), or null
+  float* out;         // may be `grad`
+  float* activated;   // gets the values after GELU
+};
+// Adds what one region, or one or two rows of outputs, contribute. `sums` is as of pack_taps, with a further value for
+// each channel, the bias, after the taps: (count / kLanes, k * k + 1, kLanes), from `region.channel` or `begin` on.
+int64_t gradient_scratch_size(int64_t rows, int64_t columns, int64_t kernel);
+void add_gradient_of_region(const Gradient& gradient, const Region& region, float* sums, float* scratch);
+void add_gradient_3x3_rows(const Gradient& gradient, int64_t image, int64_t row, int64_t rows, int64_t begin,
+                           int64_t end, float* sums, const float* zeros);
+
 // The columns of a matrix product, which are rows of a weight `(columns, depth)`, as `multiply` reads them: panels of
 // kBlock columns, each `(depth, kBlock)`, with zeros beyond the last column. `panels` is aligned to 32 bytes.
 void pack_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
+// The same of a weight `(depth, columns)`.
+void copy_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
 
 // A matrix product: each row of `out` is a row of `rows` times the packed weight, plus the bias or what is in `out`.
 struct Product {
@@ -56,6 +77,21 @@ struct Product {
   bool gelu;
 };
 void multiply(const Product& product);
+
+// Of two maps, the sums over positions of the products of each channel of one with each of the other: what the gradient
+// of a 1x1 convolution's weight is. Adds to `out`, and the sums of the left map to `sums`.
+struct Correlation {
+  const float* left;  // (count, rows)
+  int64_t left_stride, rows;
+  const float* right;  // (count, columns)
+  int64_t right_stride, columns, count;
+  float* out;  // (rows, columns)
+  int64_t out_stride;
+  float* sums;  // (rows), or null
+};
+// `scratch` has correlation_scratch_size() values, aligned to 32 bytes.
+int64_t correlation_scratch_size(int64_t rows);
+void add_correlation(const Correlation& correlation, float* scratch);
 
 // The global context of one image, weighed at each position by its similarity. Channels / heads is a multiple of kLanes.
 struct Context {
@@ -75,6 +111,9 @@ void add_scaled(const float* x, const float* branch, const float* scale, int64_t
 
 // GELU of `count` values in place.
 void gelu(float* x, int64_t count);
+
+// `x` becomes the derivative of GELU there, times `grad`.
+void gelu_gradient(float* x, const float* grad, int64_t count);
 
 }  // namespace avx2
 }  // namespace fcvit_mm

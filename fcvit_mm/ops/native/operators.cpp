@@ -3,6 +3,7 @@
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Optional.h>
 #include <torch/library.h>
 
@@ -14,6 +15,7 @@
 #include <memory>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels.h"
@@ -32,6 +34,10 @@ constexpr int64_t kRegionColumns = 64;
 constexpr int64_t kRegionsPerThread = 2;
 // Channels that the 3x3 kernel computes at a time: the values that it reads again must stay in the first-level cache.
 constexpr int64_t kChannels3x3 = 256;
+// The same for the gradient of its weight, which has more to keep there.
+constexpr int64_t kGradientChannels3x3 = 128;
+// Parts of a map whose sums are added at last, at most.
+constexpr int64_t kGradientParts = 32;
 
 // Values of a packed weight, and of rows of a map, that a thread multiplies at a time: parts of its second-level cache.
 constexpr int64_t kGroupValues = 32 * 1024;
@@ -42,6 +48,8 @@ constexpr int64_t kBlockDepth = 256;
 constexpr int64_t kRowsTwice = 96;
 // Expanded channels that a channel mixer computes at a time.
 constexpr int64_t kFewestHidden = 64, kMostHidden = 128;
+// Rows of the sums of products of two maps' channels that a thread computes at a time.
+constexpr int64_t kCorrelationRows = 256;
 // Rows of a map, as a matrix, that are not divided further.
 constexpr int64_t kFewestRows = 24;
 
@@ -109,9 +117,70 @@ void convolve_large(const Convolution& conv, int64_t batch) {
   });
 }
 
+// The gradients of the weight (C, k, k) and the bias (C) of a convolution. The map is divided into parts, by its size and
+// not by the number of threads, whose sums are added in order: the same bits with any number of threads.
+void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weight, float* of_bias) {
+  const int64_t kernel = gradient.kernel, values = kernel * kernel + 1;
+  const int64_t width = kernel == 3 ? kGradientChannels3x3 : avx2::kBlock;
+  const int64_t groups = divide_up(gradient.channels, width), padded = groups * width;
+  const int64_t strips = kernel == 3 ? 1 : divide_up(gradient.width, kRegionColumns);
+  const int64_t columns = divide_up(gradient.width, strips);
+  int64_t rows = 2;
+  if (kernel != 3) {
+    const int64_t halo = (kernel - 1) * (columns + kernel - 1) * avx2::kBlock;
+    const int64_t most_rows = (kScratchValues - halo) / ((2 * columns + kernel - 1) * avx2::kBlock);
+    rows = divide_up(gradient.height, divide_up(gradient.height, std::max(most_rows, kernel)));
+  }
+  const int64_t bands = divide_up(gradient.height, rows), units = batch * strips * bands;
+  const int64_t parts = std::min(units, kGradientParts), size = padded * values;
+  const std::unique_ptr<float[]> partial(new float[parts * size]);
+  const std::vector<float> zeros(gradient.channels);
+
+  at::parallel_for(0, parts * groups, 1, [&](int64_t begin, int64_t end) {
+    float* scratch = kernel == 3 ? nullptr : thread_buffer(avx2::gradient_scratch_size(rows, columns, kernel));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t part = i % parts, first = i / parts * width;
+      float* sums = partial.get() + part * size + first * values;
+      std::fill_n(sums, width * values, 0.f);
+      for (int64_t unit = part * units / parts; unit < (part + 1) * units / parts; ++unit) {
+        const int64_t row = unit % bands * rows, strip = unit / bands % strips, image = unit / bands / strips;
+        const int64_t row_end = std::min(row + rows, gradient.height);
+        if (kernel == 3) {
+          avx2::add_gradient_3x3_rows(gradient, image, row, row_end - row, first,
+                                      std::min(first + width, gradient.channels), sums, zeros.data());
+        } else {
+          const avx2::Region region{image, first, row, row_end, strip * columns,
+                                    std::min((strip + 1) * columns, gradient.width)};
+          avx2::add_gradient_of_region(gradient, region, sums, scratch);
+        }
+      }
+    }
+  });
+
+  at::parallel_for(0, gradient.channels, avx2::kBlock, [&](int64_t begin, int64_t end) {
+    for (int64_t channel = begin; channel < end; ++channel) {
+      const float* from = partial.get() + channel / avx2::kLanes * avx2::kLanes * values + channel % avx2::kLanes;
+      for (int64_t i = 0; i < values; ++i) {
+        float sum = 0.f;
+        for (int64_t part = 0; part < parts; ++part) {
+          sum += from[part * size + i * avx2::kLanes];
+        }
+        (i + 1 < values ? of_weight[channel * (values - 1) + i] : of_bias[channel]) = sum;
+      }
+    }
+  });
+}
+
+// The weight of a 1x1 convolution: (columns, depth), or turned: (depth, columns).
+struct Weight {
+  const float* values;
+  int64_t stride;
+  bool turned;
+};
+
 // Products of a 1x1 convolution. A thread computes a group of columns, whose weight it packs, for one block of rows
 // after the other; both are parts of its second-level cache.
-void multiply_all(const avx2::Product& all, const float* weight) {
+void multiply_all(const avx2::Product& all, const Weight& weight) {
   const int64_t depth = std::max<int64_t>(all.depth, 1), threads = at::get_num_threads();
   const int64_t fitting = std::max(kGroupValues / depth / avx2::kBlock * avx2::kBlock, avx2::kBlock);
   int64_t width = std::min(fitting, divide_up(all.columns, avx2::kBlock) * avx2::kBlock);
@@ -139,7 +208,11 @@ void multiply_all(const avx2::Product& all, const float* weight) {
       avx2::Product product = all;
       product.columns = std::min(width, all.columns - column);
       if (group != packed) {
-        avx2::pack_panels(weight + column * all.depth, all.depth, product.columns, all.depth, panels);
+        if (weight.turned) {
+          avx2::copy_panels(weight.values + column, weight.stride, product.columns, all.depth, panels);
+        } else {
+          avx2::pack_panels(weight.values + column * weight.stride, weight.stride, product.columns, all.depth, panels);
+        }
         packed = group;
       }
       product.panels = panels;
@@ -148,6 +221,38 @@ void multiply_all(const avx2::Product& all, const float* weight) {
       product.out += row * all.out_stride + column;
       product.bias = all.bias ? all.bias + column : nullptr;
       avx2::multiply(product);
+    }
+  });
+}
+
+// The gradients of the weight and the bias of a 1x1 convolution. `all.out` and `all.sums` hold zeros. Threads divide the
+// rows of the sums if there are many, else the columns: the columns' map is read again for each part of the rows.
+void correlate(const avx2::Correlation& all) {
+  const int64_t threads = at::get_num_threads();
+  int64_t row_parts = divide_up(all.rows, kCorrelationRows);
+  int64_t column_parts = 1;
+  if (row_parts >= threads) {
+    row_parts = divide_up(row_parts, threads) * threads;
+  } else {
+    column_parts = std::min(threads, divide_up(all.columns, avx2::kBlock));
+    row_parts = std::max(row_parts, std::min(divide_up(threads, column_parts), divide_up(all.rows, kFewestRows)));
+  }
+  const int64_t rows = divide_up(all.rows, row_parts);
+  const int64_t columns = divide_up(divide_up(all.columns, column_parts), avx2::kBlock) * avx2::kBlock;
+  row_parts = divide_up(all.rows, rows);
+  column_parts = divide_up(all.columns, columns);
+  at::parallel_for(0, row_parts * column_parts, 1, [&](int64_t begin, int64_t end) {
+    float* scratch = thread_buffer(avx2::correlation_scratch_size(rows));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i / column_parts * rows, column = i % column_parts * columns;
+      avx2::Correlation part = all;
+      part.left += row;
+      part.rows = std::min(rows, all.rows - row);
+      part.right += column;
+      part.columns = std::min(columns, all.columns - column);
+      part.out += row * all.out_stride + column;
+      part.sums = column ? nullptr : all.sums + row;
+      avx2::add_correlation(part, scratch);
     }
   });
 }
@@ -163,7 +268,7 @@ struct ContextOfBatch {
 };
 
 void add_contexts(const ContextOfBatch& all) {
-  const int64_t channels = all.channels, heads = all.heads, image_size = all.positions * channels;
+  const int64_t channels = all.channels, heads = all.heads;
   // Blocks do not depend on the number of threads, nor do the sums of squares.
   const int64_t rows = std::max<int64_t>(kBlockValues / channels, 1), blocks = divide_up(all.positions, rows);
   const double scale = 1 / std::sqrt(static_cast<double>(channels / heads));
@@ -373,11 +478,17 @@ Tensor empty_map(const Tensor& x, int64_t channels) {
   return at::empty({x.size(0), channels, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
 }
 
-Tensor convolve(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool gelu) {
+// A map of such a size, channels_last.
+void check_layout(const char* name, const Tensor& out, at::IntArrayRef shape) {
+  check_shape(name, out, shape);
+  TORCH_CHECK(out.is_contiguous(at::MemoryFormat::ChannelsLast), "fcvit_mm_cpu: ", name, " is not channels_last");
+}
+
+Tensor& convolve(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool gelu, Tensor& out) {
   check(x, weight, bias);
+  check_layout("out", out, x.sizes());
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), taps = weight.contiguous();
   const Tensor shift = bias ? bias->contiguous() : Tensor();
-  Tensor out = empty_map(x, x.size(1));
   if (out.numel() == 0) {
     return out;
   }
@@ -392,26 +503,111 @@ Tensor convolve(const Tensor& x, const Tensor& weight, const OptionalTensor& bia
   return out;
 }
 
+Tensor& depthwise_conv2d_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Tensor& out) {
+  return convolve(x, weight, bias, false, out);
+}
+
+Tensor& dwconv_gelu_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Tensor& out) {
+  return convolve(x, weight, bias, true, out);
+}
+
 Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  return convolve(x, weight, bias, false);
+  check_map(x);
+  Tensor out = empty_map(x, x.size(1));
+  return convolve(x, weight, bias, false, out);
 }
 
 Tensor dwconv_gelu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  return convolve(x, weight, bias, true);
+  check_map(x);
+  Tensor out = empty_map(x, x.size(1));
+  return convolve(x, weight, bias, true, out);
 }
 
-Tensor pointwise_conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+// The gradient of a map with so many channels, of the size of `x`.
+void check_grad(const Tensor& grad, const Tensor& x, int64_t channels) {
+  check_map(x);
+  check_shape("grad", grad, {x.size(0), channels, x.size(2), x.size(3)});
+}
+
+std::tuple<Tensor, Tensor> depthwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x, int64_t kernel_size) {
+  check_grad(grad, x, x.size(1));
+  TORCH_CHECK(kernel_size > 0 && kernel_size % 2 == 1, "fcvit_mm_cpu: kernel_size is ", kernel_size, ", expected odd");
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor of_outputs = grad.contiguous(at::MemoryFormat::ChannelsLast);
+  Tensor of_weight = at::empty({x.size(1), 1, kernel_size, kernel_size}, x.options());
+  Tensor of_bias = at::empty({x.size(1)}, x.options());
+  if (x.numel() == 0) {
+    return {of_weight.zero_(), of_bias.zero_()};
+  }
+  sum_gradients({map.const_data_ptr<float>(), of_outputs.const_data_ptr<float>(), x.size(2), x.size(3), x.size(1),
+                 kernel_size, nullptr, nullptr, nullptr, nullptr},
+                x.size(0), of_weight.mutable_data_ptr<float>(), of_bias.mutable_data_ptr<float>());
+  return {of_weight, of_bias};
+}
+
+std::tuple<Tensor, Tensor> dwconv_gelu_grad_(Tensor& grad, const Tensor& x, const Tensor& weight,
+                                             const OptionalTensor& bias, Tensor& activated) {
+  check(x, weight, bias);
+  const int64_t channels = x.size(1);
+  check_shape("weight", weight, {channels, 1, 3, 3});
+  check_layout("grad", grad, x.sizes());
+  check_layout("activated", activated, x.sizes());
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), kernels = weight.contiguous();
+  const Tensor shift = bias ? bias->contiguous() : Tensor();
+  Tensor of_weight = at::empty(weight.sizes(), x.options()), of_bias = at::empty({channels}, x.options());
+  if (x.numel() == 0) {
+    return {of_weight.zero_(), of_bias.zero_()};
+  }
+  Convolution conv{};
+  conv.weight = kernels.const_data_ptr<float>();
+  conv.channels = channels;
+  conv.kernel = 3;
+  const int64_t padded = divide_up(channels, avx2::kLanes) * avx2::kLanes;
+  std::vector<float> taps(padded * 9);
+  avx2::pack_taps(conv, 0, padded, taps.data());
+  float* of_outputs = grad.mutable_data_ptr<float>();
+  sum_gradients({map.const_data_ptr<float>(), of_outputs, x.size(2), x.size(3), channels, 3, taps.data(),
+                 bias ? shift.const_data_ptr<float>() : nullptr, of_outputs, activated.mutable_data_ptr<float>()},
+                x.size(0), of_weight.mutable_data_ptr<float>(), of_bias.mutable_data_ptr<float>());
+  return {of_weight, of_bias};
+}
+
+std::tuple<Tensor, Tensor> pointwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x) {
+  TORCH_CHECK(grad.dim() == 4, "fcvit_mm_cpu: grad is ", grad.sizes(), ", expected (B, D, H, W)");
+  check_grad(grad, x, grad.size(1));
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor of_outputs = grad.contiguous(at::MemoryFormat::ChannelsLast);
+  Tensor of_weight = at::zeros({grad.size(1), x.size(1), 1, 1}, x.options());
+  Tensor of_bias = at::zeros({grad.size(1)}, x.options());
+  if (grad.numel() == 0 || x.numel() == 0) {
+    return {of_weight, grad.sum({0, 2, 3})};
+  }
+  avx2::Correlation all{};
+  all.left = of_outputs.const_data_ptr<float>();
+  all.left_stride = all.rows = grad.size(1);
+  all.right = map.const_data_ptr<float>();
+  all.right_stride = all.columns = all.out_stride = x.size(1);
+  all.count = x.size(0) * x.size(2) * x.size(3);
+  all.out = of_weight.mutable_data_ptr<float>();
+  all.sums = of_bias.mutable_data_ptr<float>();
+  correlate(all);
+  return {of_weight, of_bias};
+}
+
+Tensor& pointwise_conv2d_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Tensor& out) {
   check_map(x);
   const int64_t columns = check_pointwise("weight", weight, x.size(1));
   if (bias) {
     check_shape("bias", *bias, {columns});
   }
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), rows = weight.contiguous();
-  const Tensor shift = bias ? bias->contiguous() : Tensor();
-  Tensor out = empty_map(x, columns);
+  check_layout("out", out, {x.size(0), columns, x.size(2), x.size(3)});
   if (out.numel() == 0) {
     return out;
   }
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), matrix = weight.flatten(1);
+  // A transposed view, as gradients take, is read as it is.
+  const bool turned = matrix.stride(1) != 1 && matrix.stride(0) == 1;
+  const Tensor rows = turned ? matrix : matrix.contiguous(), shift = bias ? bias->contiguous() : Tensor();
   avx2::Product product{};
   product.rows = map.const_data_ptr<float>();
   product.row_stride = product.depth = x.size(1);
@@ -419,8 +615,14 @@ Tensor pointwise_conv2d(const Tensor& x, const Tensor& weight, const OptionalTen
   product.columns = product.out_stride = columns;
   product.bias = bias ? shift.const_data_ptr<float>() : nullptr;
   product.out = out.mutable_data_ptr<float>();
-  multiply_all(product, rows.const_data_ptr<float>());
+  multiply_all(product, {rows.const_data_ptr<float>(), turned ? rows.stride(1) : product.depth, turned});
   return out;
+}
+
+Tensor pointwise_conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  check_map(x);
+  Tensor out = empty_map(x, check_pointwise("weight", weight, x.size(1)));
+  return pointwise_conv2d_out(x, weight, bias, out);
 }
 
 Tensor bottleneck(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc1_bias, const Tensor& fc2_weight,
@@ -523,10 +725,30 @@ Tensor meta(const Tensor& x, const Tensor&, const OptionalTensor&) {
   return at::empty_symint(x.sym_sizes(), x.options(), at::MemoryFormat::ChannelsLast);
 }
 
+std::tuple<Tensor, Tensor> meta_of_grad_weight(const Tensor&, const Tensor& x, int64_t kernel_size) {
+  const c10::SymInt channels = x.sym_size(1);
+  return {at::empty_symint({channels, 1, kernel_size, kernel_size}, x.options()),
+          at::empty_symint({channels}, x.options())};
+}
+
+std::tuple<Tensor, Tensor> meta_of_gelu_grad(Tensor&, const Tensor& x, const Tensor& weight, const OptionalTensor&,
+                                             Tensor&) {
+  return {at::empty_symint(weight.sym_sizes(), x.options()), at::empty_symint({x.sym_size(1)}, x.options())};
+}
+
+std::tuple<Tensor, Tensor> meta_of_pointwise_grad_weight(const Tensor& grad, const Tensor& x) {
+  return {at::empty_symint({grad.sym_size(1), x.sym_size(1), 1, 1}, x.options()),
+          at::empty_symint({grad.sym_size(1)}, x.options())};
+}
+
+Tensor& meta_of_gelu_grad_in_place(Tensor& x, const Tensor&) { return x; }
+
 Tensor meta_of_pointwise(const Tensor& x, const Tensor& weight, const OptionalTensor&) {
   return at::empty_symint({x.sym_size(0), weight.sym_size(0), x.sym_size(2), x.sym_size(3)}, x.options(),
                           at::MemoryFormat::ChannelsLast);
 }
+
+Tensor& meta_of_out(const Tensor&, const Tensor&, const OptionalTensor&, Tensor& out) { return out; }
 
 Tensor meta_of_bottleneck(const Tensor& x, const Tensor&, const Tensor&, const Tensor& fc2_weight, const Tensor&) {
   return meta_of_pointwise(x, fc2_weight, {});
@@ -554,13 +776,35 @@ Tensor& gelu_(Tensor& x) {
   return x;
 }
 
+// `x` becomes the gradient of what GELU is taken of, from that of its outputs.
+Tensor& gelu_grad_(Tensor& x, const Tensor& grad) {
+  check_map(x);
+  check_layout("x", x, x.sizes());
+  check_layout("grad", grad, x.sizes());
+  float* values = x.mutable_data_ptr<float>();
+  const float* grads = grad.const_data_ptr<float>();
+  at::parallel_for(0, x.numel(), 4096, [&](int64_t begin, int64_t end) {
+    avx2::gelu_gradient(values + begin, grads + begin, end - begin);
+  });
+  return x;
+}
+
 }  // namespace
 
 TORCH_LIBRARY(fcvit_mm_cpu, library) {
   library.def("supported() -> bool", supported);
   library.def("depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  library.def("depthwise_conv2d.out(Tensor x, Tensor weight, Tensor? bias, *, Tensor(a!) out) -> Tensor(a!)");
   library.def("dwconv_gelu(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  library.def("dwconv_gelu.out(Tensor x, Tensor weight, Tensor? bias, *, Tensor(a!) out) -> Tensor(a!)");
+  library.def("depthwise_conv2d_grad_weight(Tensor grad, Tensor x, int kernel_size) -> (Tensor, Tensor)");
+  library.def(
+      "dwconv_gelu_grad_(Tensor(a!) grad, Tensor x, Tensor weight, Tensor? bias, *, Tensor(b!) activated) "
+      "-> (Tensor, Tensor)");
+  library.def("pointwise_conv2d_grad_weight(Tensor grad, Tensor x) -> (Tensor, Tensor)");
+  library.def("gelu_grad_(Tensor(a!) x, Tensor grad) -> Tensor(a!)");
   library.def("pointwise_conv2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  library.def("pointwise_conv2d.out(Tensor x, Tensor weight, Tensor? bias, *, Tensor(a!) out) -> Tensor(a!)");
   library.def(
       "bottleneck(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor");
   library.def(
@@ -575,8 +819,15 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
 
 TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("depthwise_conv2d", depthwise_conv2d);
+  library.impl("depthwise_conv2d.out", depthwise_conv2d_out);
   library.impl("dwconv_gelu", dwconv_gelu);
+  library.impl("dwconv_gelu.out", dwconv_gelu_out);
+  library.impl("depthwise_conv2d_grad_weight", depthwise_conv2d_grad_weight);
+  library.impl("dwconv_gelu_grad_", dwconv_gelu_grad_);
+  library.impl("pointwise_conv2d_grad_weight", pointwise_conv2d_grad_weight);
+  library.impl("gelu_grad_", gelu_grad_);
   library.impl("pointwise_conv2d", pointwise_conv2d);
+  library.impl("pointwise_conv2d.out", pointwise_conv2d_out);
   library.impl("bottleneck", bottleneck);
   library.impl("channel_mixer", channel_mixer);
   library.impl("add_global_context", add_global_context);
@@ -586,8 +837,15 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
 
 TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("depthwise_conv2d", meta);
+  library.impl("depthwise_conv2d.out", meta_of_out);
   library.impl("dwconv_gelu", meta);
+  library.impl("dwconv_gelu.out", meta_of_out);
+  library.impl("depthwise_conv2d_grad_weight", meta_of_grad_weight);
+  library.impl("dwconv_gelu_grad_", meta_of_gelu_grad);
+  library.impl("pointwise_conv2d_grad_weight", meta_of_pointwise_grad_weight);
+  library.impl("gelu_grad_", meta_of_gelu_grad_in_place);
   library.impl("pointwise_conv2d", meta_of_pointwise);
+  library.impl("pointwise_conv2d.out", meta_of_out);
   library.impl("bottleneck", meta_of_bottleneck);
   library.impl("channel_mixer", meta_of_mixer);
   library.impl("add_global_context", meta_of_context);

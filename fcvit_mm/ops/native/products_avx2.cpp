@@ -12,7 +12,7 @@ constexpr int64_t kMaxRows = 6;
 
 struct ProductTile {
   const float* rows;
-  int64_t row_stride, depth;
+  int64_t row_stride, depth;  // the stride is not read of interleaved rows
   const float* panel;
   const float* bias;  // of these columns, or null
   float* out;
@@ -21,12 +21,14 @@ struct ProductTile {
   __m256i lanes;  // of the last vector
 };
 
-// The products of kRows rows and the first kVectors vectors of a panel's columns.
-template <int kRows, int kVectors, bool kPartial>
+// The products of kRows rows and the first kVectors vectors of a panel's columns. Interleaved rows are kMaxRows values,
+// one of each row, after the other.
+template <int kRows, int kVectors, bool kPartial, bool kInterleaved>
 void multiply_tile(const ProductTile& tile) {
   constexpr int kLast = kVectors - 1;
   const __m256i lanes = tile.lanes;
-  const int64_t stride = tile.row_stride, out_stride = tile.out_stride;
+  const int64_t stride = kInterleaved ? 1 : tile.row_stride, step = kInterleaved ? kMaxRows : 1;
+  const int64_t out_stride = tile.out_stride;
   float* const out = tile.out;
   Vector sums[kRows][kVectors];
   UNROLL for (int t = 0; t < kVectors; ++t) {
@@ -48,9 +50,9 @@ void multiply_tile(const ProductTile& tile) {
   }
   const float* x = tile.rows;
   const float* panel = tile.panel;
-  const float* const end = x + tile.depth;
+  const float* const end = x + tile.depth * step;
 #pragma GCC unroll 4
-  for (; x < end; ++x, panel += kBlock) {
+  for (; x < end; x += step, panel += kBlock) {
     Vector weight[kVectors];
     UNROLL for (int t = 0; t < kVectors; ++t) {
       weight[t] = _mm256_load_ps(panel + t * kLanes);
@@ -76,14 +78,21 @@ void multiply_tile(const ProductTile& tile) {
 }
 
 using MultiplyTile = void (*)(const ProductTile&);
-#define TILES_OF(vectors, partial)                                                        \
-  {                                                                                       \
-    multiply_tile<1, vectors, partial>, multiply_tile<2, vectors, partial>,               \
-        multiply_tile<3, vectors, partial>, multiply_tile<4, vectors, partial>,           \
-        multiply_tile<5, vectors, partial>, multiply_tile<6, vectors, partial>            \
+#define TILES_OF(vectors, partial, interleaved)                                                                 \
+  {                                                                                                             \
+    multiply_tile<1, vectors, partial, interleaved>, multiply_tile<2, vectors, partial, interleaved>,           \
+        multiply_tile<3, vectors, partial, interleaved>, multiply_tile<4, vectors, partial, interleaved>,       \
+        multiply_tile<5, vectors, partial, interleaved>, multiply_tile<6, vectors, partial, interleaved>        \
   }
-constexpr MultiplyTile kMultiplyTile[2][2][kMaxRows] = {{TILES_OF(1, false), TILES_OF(1, true)},
-                                                        {TILES_OF(2, false), TILES_OF(2, true)}};
+#define ALL_TILES(interleaved)                                                \
+  {                                                                           \
+    {TILES_OF(1, false, interleaved), TILES_OF(1, true, interleaved)}, {      \
+      TILES_OF(2, false, interleaved), TILES_OF(2, true, interleaved)         \
+    }                                                                         \
+  }
+constexpr MultiplyTile kMultiplyTile[2][2][kMaxRows] = ALL_TILES(false);
+constexpr MultiplyTile kMultiplyInterleaved[2][2][kMaxRows] = ALL_TILES(true);
+#undef ALL_TILES
 #undef TILES_OF
 
 // Eight rows of eight values become eight columns.
@@ -108,6 +117,20 @@ INLINE void transpose(const float* from, int64_t stride, float* to, int64_t to_s
   }
 }
 
+// `depth` rows of up to kMaxRows columns, as interleaved rows. `sums` becomes larger by each column's sum, if not null.
+void interleave(const float* from, int64_t stride, int64_t depth, int64_t columns, float* to, float* sums) {
+  const __m256i lanes = first_lanes(columns);
+  Vector sum = _mm256_setzero_ps();
+  for (int64_t i = 0; i < depth; ++i, from += stride, to += kMaxRows) {
+    const Vector values = load<true>(from, lanes);
+    _mm256_storeu_ps(to, values);  // what is too much is overwritten next
+    sum = _mm256_add_ps(sum, values);
+  }
+  if (sums) {
+    store<true>(sums, lanes, _mm256_add_ps(load<true>(sums, lanes), sum));
+  }
+}
+
 }  // namespace
 
 void pack_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels) {
@@ -125,6 +148,18 @@ void pack_panels(const float* weight, int64_t stride, int64_t columns, int64_t d
       for (int64_t j = 0; j < kLanes; ++j) {
         to[i * kBlock + j] = j < count ? from[j * stride + i] : 0.f;
       }
+    }
+  }
+}
+
+void copy_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels) {
+  for (; columns > 0; columns -= kBlock, weight += kBlock) {
+    const float* from = weight;
+    const __m256i left = first_lanes(smaller(columns, kLanes));
+    const __m256i right = first_lanes(smaller(larger(columns - kLanes, 0), kLanes));
+    for (int64_t i = 0; i < depth; ++i, from += stride, panels += kBlock) {
+      _mm256_store_ps(panels, load<true>(from, left));
+      _mm256_store_ps(panels + kLanes, load<true>(from + kLanes, right));
     }
   }
 }
@@ -154,6 +189,44 @@ void multiply(const Product& product) {
             gelu(tile.out + i * tile.out_stride, columns);
           }
         }
+        row += rows;
+      }
+    }
+  }
+}
+
+int64_t correlation_scratch_size(int64_t rows) {
+  const int64_t left = (rows + kMaxRows - 1) / kMaxRows * kMaxRows * kDepth + kLanes;
+  return kBlock * kDepth + (left + kBlock - 1) / kBlock * kBlock;
+}
+
+void add_correlation(const Correlation& all, float* scratch) {
+  float* const panel = scratch;
+  float* const interleaved = scratch + kBlock * kDepth;
+  ProductTile tile{};
+  tile.out_stride = all.out_stride;
+  tile.accumulate = true;
+  tile.panel = panel;
+  for (int64_t begin = 0; begin < all.count; begin += kDepth) {
+    tile.depth = smaller(all.count - begin, kDepth);
+    float* to = interleaved;
+    for (int64_t row = 0; row < all.rows; to += kMaxRows * tile.depth) {
+      const int64_t rows = next_width(all.rows - row, kMaxRows);
+      interleave(all.left + begin * all.left_stride + row, all.left_stride, tile.depth, rows, to,
+                 all.sums ? all.sums + row : nullptr);
+      row += rows;
+    }
+    for (int64_t column = 0; column < all.columns; column += kBlock) {
+      const int64_t columns = smaller(all.columns - column, kBlock);
+      const int64_t vectors = (columns + kLanes - 1) / kLanes, last = columns - (vectors - 1) * kLanes;
+      const MultiplyTile* tiles = kMultiplyInterleaved[vectors - 1][last < kLanes];
+      copy_panels(all.right + begin * all.right_stride + column, all.right_stride, columns, tile.depth, panel);
+      tile.lanes = first_lanes(last);
+      tile.rows = interleaved;
+      for (int64_t row = 0; row < all.rows; tile.rows += kMaxRows * tile.depth) {
+        const int64_t rows = next_width(all.rows - row, kMaxRows);
+        tile.out = all.out + row * all.out_stride + column;
+        tiles[rows - 1](tile);
         row += rows;
       }
     }
