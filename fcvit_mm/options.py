@@ -26,6 +26,7 @@ class ExportFormat(NamedTuple):
 EXPORT_FORMATS = {
     'onnx': ExportFormat('.onnx', 'ONNX Runtime', ('onnx', 'onnxscript', 'onnxruntime')),
     'torch_export': ExportFormat('.pt2', 'torch.export'),
+    'aot_inductor': ExportFormat('.pt2', 'AOTInductor'),
     'torchscript': ExportFormat('.pt', 'TorchScript'),
 }
 #: What of a model is exported.

@@ -75,6 +75,14 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         metavar='NUMBER',
         help='how many images of --int8 to use (default: 100)',
     )
+    parser.add_argument(
+        '--evaluate',
+        action='store_true',
+        help="evaluate the model and the files by the config's test data and evaluator, and print the metrics of each",
+    )
+    parser.add_argument(
+        '--openvino', action='store_true', help='run the ONNX files in OpenVINO, too: their drift, metrics and speed'
+    )
     parser.add_argument('--json', metavar='FILE', help='write all figures there')
     add_config_options(parser)
     return parser.parse_args(argv)
@@ -99,6 +107,8 @@ def main(args: argparse.Namespace) -> None:
         args.cfg_options,
         args.preprocess,
         args.compare,
+        args.evaluate,
+        args.openvino,
     )
     print(format_report(report))
     if args.json:

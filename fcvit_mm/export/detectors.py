@@ -9,6 +9,7 @@ Shapes: ``N`` candidates or detections, ``C`` classes, ``R`` regions.
 """
 
 import copy
+import math
 import warnings
 from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Type
 
@@ -330,11 +331,13 @@ class DenseMasks(Dense):
         # A copy: an output that is a view of another tensor cannot be recorded.
         return x[:, 0].unflatten(1, (height, width)).clone()
 
-    def cover(self, boxes: Tensor, masks: Tensor, height: int, width: int) -> Tensor:
-        """Return masks ``(N, height, width)`` bool of those of the graph."""
+    def cover(self, boxes: Tensor, masks: Tensor, size: Sequence[int], scale: Sequence[float]) -> Tensor:
+        """Return masks ``(N, height, width)`` bool of an image of a size, of those of the graph."""
         stride = self.head.prior_generator.strides[0][0]
-        masks = F.interpolate(masks[None], scale_factor=stride, mode='bilinear')[0]
-        return masks.sigmoid()[:, :height, :width] > self.cfg['mask_thr_binary']
+        masks = F.interpolate(masks[None], scale_factor=stride, mode='bilinear')
+        sides = [math.ceil(side * (1 / each)) for side, each in zip(masks.shape[2:], scale[::-1])]
+        masks = F.interpolate(masks, size=sides, mode='bilinear', align_corners=False)[0]
+        return masks.sigmoid()[:, : size[0], : size[1]] > self.cfg['mask_thr_binary']
 
 
 class Proposals(Dense):
@@ -425,15 +428,15 @@ class TwoStage(nn.Module):
         """Return probabilities ``(N, C, 28, 28)``."""
         return self.roi_head._mask_forward(maps, regions)['mask_preds'].sigmoid()
 
-    def cover(self, boxes: Tensor, masks: Tensor, height: int, width: int) -> Tensor:
-        """Return masks ``(N, height, width)`` bool of those of the graph."""
+    def cover(self, boxes: Tensor, masks: Tensor, size: Sequence[int], scale: Sequence[float]) -> Tensor:
+        """Return masks ``(N, height, width)`` bool of an image of a size, of those of the graph."""
         if not len(masks):
-            return masks.new_zeros((0, height, width), dtype=torch.bool)
-        told = dict(scale_factor=(1.0, 1.0), ori_shape=(height, width))
+            return masks.new_zeros((0, *size), dtype=torch.bool)
+        told = dict(scale_factor=scale, ori_shape=size)
         # As if of one class: the graph has chosen the detection's.
         labels = torch.zeros(len(masks), dtype=torch.long)
         paste = self.mask_heads[-1]._predict_by_feat_single
-        return paste(masks[:, None], boxes, labels, told, self.cfg, rescale=False, activate_map=True)
+        return paste(masks[:, None], boxes.clone(), labels, told, self.cfg, rescale=True, activate_map=True)
 
 
 class Cascade(TwoStage):
@@ -546,10 +549,19 @@ class Detections(Part):
 
     def complete(self, outputs: Sequence[Tensor], images: Tensor) -> Tuple[Tensor, ...]:
         """Return the graph's outputs with masks that cover the images, ``(N, H, W)`` bool, made of those by mmdet."""
-        if not self.form.has_masks:
-            return tuple(outputs)
-        height, width = images.shape[2:]
-        return (*outputs[:3], self.form.cover(outputs[0], outputs[3], height, width))
+        return self.placed(outputs, tuple(images.shape[2:]), (1.0, 1.0))
+
+    def placed(self, outputs: Sequence[Tensor], size: Sequence[int], scale: Sequence[float]) -> Tuple[Tensor, ...]:
+        """Return the graph's outputs in an image that was resized for it, as mmdet maps them back.
+
+        Args:
+            outputs (Sequence[Tensor]): Of the graph.
+            size (Sequence[int]): Height and width of the image before it was resized, which masks then cover.
+            scale (Sequence[float]): By which its width and its height were multiplied.
+        """
+        boxes, scores, labels, *masks = outputs
+        covers = [self.form.cover(boxes, each, size, scale) for each in masks]
+        return (boxes / boxes.new_tensor(scale).repeat(2), scores, labels, *covers)
 
 
 class Matches(NamedTuple):

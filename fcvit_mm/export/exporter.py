@@ -18,13 +18,16 @@ from ..models import optimize_for_inference
 from ..models.layers import count_parameters
 from ..options import EXPORT_PREPROCESSING as PREPROCESSING
 from ..version import __version__
+from .evaluation import PYTORCH, build_test_data, evaluate
 from .formats import (
     FORMATS,
     OPSET,
     Runnable,
     as_tuple,
     check_format,
+    check_openvino,
     load_exported,
+    load_openvino,
     time_in_turn,
     write_export,
 )
@@ -55,6 +58,8 @@ def export_model(
     options: Optional[dict] = None,
     preprocess: str = 'beside',
     compared: Optional[str] = None,
+    evaluated: bool = False,
+    openvino: bool = False,
 ) -> dict:
     """Export a trained model, check the file against PyTorch, and measure both.
 
@@ -74,6 +79,8 @@ def export_model(
         options (dict, optional): Changes to the config.
         preprocess (str): One of :data:`PREPROCESSING`.
         compared (str, optional): Folder of images on which the file is compared with PyTorch, besides random ones.
+        evaluated (bool): Evaluate the model and the files by the config's test data and evaluator.
+        openvino (bool): Run ONNX files in OpenVINO, too.
 
     Returns:
         dict: What :func:`format_report` prints, ready for JSON.
@@ -90,10 +97,15 @@ def export_model(
         raise UserError(f'--rounds {rounds}, expected 0 or more')
     if preprocess not in PREPROCESSING:
         raise UserError(f'preprocess {preprocess!r}, expected one of {", ".join(PREPROCESSING)}')
+    if openvino:
+        check_openvino(kind)
     samples = _check_int8(kind, int8, labelled, calibration)
     real = [] if compared is None else calibration_images(compared, None, '--compare')
     cfg = load_config(config, options)
     size = speed_size(cfg, size)
+    if evaluated and part != 'model':
+        raise UserError(f'--evaluate takes all of a model, --part {part} is none: give --part model')
+    test_data = build_test_data(cfg) if evaluated else None
     network = load_network(config, checkpoint, 'cpu', options)
     module = take_part(network.model, network.task, part)
     if preprocess == 'inside':
@@ -125,14 +137,27 @@ def export_model(
         differences=[difference._asdict() for difference in differences],
     )
     in_pytorch = optimize_for_inference(module) if optimize else module
-    runtimes = {'PyTorch': _in_pytorch(in_pytorch), FORMATS[kind].runtime: load_exported(out, kind)}
+    files = {'': out}
     if samples is not None:
-        small = osp.splitext(out)[0] + '_int8.onnx'
-        report['int8'] = _write_int8(out, small, module, read, samples, tested or samples)
-        runtimes['ONNX Runtime, INT8'] = load_exported(small, kind)
+        files[', INT8'] = osp.splitext(out)[0] + '_int8.onnx'
+        quantize(out, files[', INT8'], (read(sample.path) for sample in samples))
+    runtimes = {FORMATS[kind].runtime + what: load_exported(path, kind) for what, path in files.items()}
+    if openvino:
+        runtimes.update({f'OpenVINO{what}': load_openvino(path) for what, path in files.items()})
+    if samples is not None:
+        report['int8'] = dict(
+            file=files[', INT8'],
+            file_bytes=osp.getsize(files[', INT8']),
+            calibrated_on=len(samples),
+            measured_on='the images of the calibration' if tested is samples else 'labelled images',
+            **_measure(module, runtimes, tested or samples, read),
+        )
+    if test_data is not None:
+        report['metrics'] = evaluate(cfg, network, module, test_data, runtimes)
     if rounds:
         images = module.inputs(1, channels, *size)
-        times = time_in_turn({name: partial(run, images) for name, run in runtimes.items()}, rounds)
+        timed = {PYTORCH: _in_pytorch(in_pytorch), **runtimes}
+        times = time_in_turn({name: partial(run, images) for name, run in timed.items()}, rounds)
         report['speed'] = dict(size=list(size), rounds=rounds, threads=torch.get_num_threads(), ms_per_image=times)
     return report
 
@@ -238,39 +263,21 @@ def _check_labelled(folder: str, module: Part, network: Network, channels: int) 
     return labelled_images(folder, network.class_names, scores.shape[1])
 
 
-def _write_int8(
-    path: str,
-    small: str,
-    module: Part,
-    read: Callable[[str], Tensor],
-    samples: List[Labelled],
-    tested: List[Labelled],
+def _measure(
+    module: Part, runtimes: Dict[str, Runnable], samples: Sequence[Labelled], read: Callable[[str], Tensor]
 ) -> dict:
-    """Write the 8-bit version of an ONNX file and measure its drift."""
-    quantize(path, small, (read(sample.path) for sample in samples))
-    # Of a backbone's maps the last, which all the others led to.
-    runtimes = {
-        'PyTorch': _in_pytorch(module),
-        'ONNX Runtime': load_exported(path, 'onnx'),
-        'ONNX Runtime, INT8': load_exported(small, 'onnx'),
-    }
-
-    def last_of(run: Runnable) -> Callable[[Tensor], Tensor]:
-        return lambda images: run(images)[-1]
-
+    """Measure how far files drift from PyTorch."""
+    runtimes = {PYTORCH: _in_pytorch(module), **runtimes}
     if module.output == 'detections':
         with torch.no_grad():
-            drift = measure_detections(module, runtimes, tested, read)
-    else:
-        outputs = {name: last_of(run) for name, run in runtimes.items()}
-        drift = measure_drift(outputs, tested, read, module.output != 'features')
-    return dict(
-        file=small,
-        file_bytes=osp.getsize(small),
-        calibrated_on=len(samples),
-        measured_on='the images of the calibration' if tested is samples else 'labelled images',
-        **drift,
-    )
+            return measure_detections(module, runtimes, samples, read)
+
+    def last_of(run: Runnable) -> Callable[[Tensor], Tensor]:
+        # Of a backbone's maps the last, which all the others led to.
+        return lambda images: run(images)[-1]
+
+    outputs = {name: last_of(run) for name, run in runtimes.items()}
+    return measure_drift(outputs, samples, read, module.output != 'features')
 
 
 def format_report(report: dict) -> str:
@@ -304,6 +311,10 @@ def format_report(report: dict) -> str:
         for name, found in int8['runtimes'].items():
             values = [f'{key.replace("_", " ")} {value:.4g}' for key, value in found.items()]
             lines.append(f'  {name}: ' + ', '.join(values))
+    if report.get('metrics'):
+        lines += ['', 'metrics on the test data:']
+        for name, metrics in report['metrics'].items():
+            lines.append(f'  {name}: ' + ', '.join(f'{key} {value:.6g}' for key, value in metrics.items()))
     return '\n'.join(lines)
 
 

@@ -258,6 +258,26 @@ def _record_torch_export(part: Part, example: Tensor, names: List[str], path: st
     torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
 
 
+def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    program = _program(part, example)
+    options: Dict[str, Any] = {'freezing': True, 'aot_inductor.metadata': metadata}
+    if part.output == 'detections':
+        # Of a number of regions that only the image tells, torch 2.11 computes two convolutions in a row wrongly in
+        # channels_last, and prints the bounds of checks of it that are beyond 64 bits, which stops the compiler.
+        options.update(layout_optimization=False, scalar_asserts=False)
+    try:
+        with torch.no_grad():
+            aoti_compile_and_package(program, package_path=path, inductor_configs=options)
+    except InvalidCxxCompiler as error:
+        raise ExportError(
+            '--format aot_inductor compiles the model and found no C++ compiler: install g++ or clang++, or name one by '
+            'the environment variable CXX; --format torch_export needs none'
+        ) from error
+
+
 def _record_torchscript(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         # About each check of a shape, that it may be another for other images: `compare` checks that.
@@ -266,7 +286,12 @@ def _record_torchscript(part: Part, example: Tensor, names: List[str], path: str
         torch.jit.save(traced, path, _extra_files={'metadata.json': json.dumps(metadata)})
 
 
-RECORDERS = {'onnx': _record_onnx, 'torch_export': _record_torch_export, 'torchscript': _record_torchscript}
+RECORDERS = {
+    'onnx': _record_onnx,
+    'torch_export': _record_torch_export,
+    'aot_inductor': _record_aot_inductor,
+    'torchscript': _record_torchscript,
+}
 
 
 def load_exported(path: str, kind: str) -> Runnable:
@@ -282,6 +307,10 @@ def load_exported(path: str, kind: str) -> Runnable:
     if kind == 'torch_export':
         # Its guards are what the exporter took from the example's layout, some of them no single image passes.
         module = torch.export.load(path).module(check_guards=False)
+    elif kind == 'aot_inductor':
+        from torch._inductor import aoti_load_package
+
+        module = aoti_load_package(path)
     else:
         module = torch.jit.load(path)
 
@@ -290,6 +319,29 @@ def load_exported(path: str, kind: str) -> Runnable:
         return as_tuple(module(images))
 
     return run
+
+
+def check_openvino(kind: str) -> None:
+    """Check, before anything is loaded, that files of a kind can be run in OpenVINO here.
+
+    Raises:
+        UserError: Another kind than ONNX, or OpenVINO is not installed.
+    """
+    if kind != 'onnx':
+        raise UserError(f'--openvino runs ONNX files, --format {kind} makes others: take --format onnx')
+    if importlib.util.find_spec('openvino') is None:
+        raise UserError('openvino is not installed, which --openvino runs the file in: pip install openvino')
+
+
+def load_openvino(path: str) -> Runnable:
+    """Load an ONNX file in OpenVINO to run on the CPU in float32 (8-bit parts stay so), with PyTorch's threads."""
+    import openvino
+
+    told = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=torch.get_num_threads())
+    # Not the file itself, which stays mapped into memory while the model lives.
+    model = openvino.Core().compile_model(openvino.Core().read_model(path), 'CPU', told)
+    # A copy: the next call writes to the same memory.
+    return lambda images: tuple(torch.from_numpy(value.copy()) for value in model([images.numpy()]).to_tuple())
 
 
 def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:

@@ -58,6 +58,10 @@ class Part(nn.Module):
     def record_for(self, kind: str) -> None:
         """Prepare it, in place, for being recorded as a kind of file."""
 
+    def from_normalized(self, images: Tensor) -> Tensor:
+        """Return normalised images ``(B, C, H, W)`` as it takes them."""
+        return images
+
 
 class Features(Part):
     """Images to feature maps: a backbone and, if it is given, the neck behind it.
@@ -164,6 +168,11 @@ class FromPixels(Part):
         if self.swap:
             images = torch.cat((images[:, 2:], images[:, 1:2], images[:, :1]), 1)
         return (images - self.mean) / self.std
+
+    def from_normalized(self, images: Tensor) -> Tensor:
+        """Return the pixels ``(B, H, W, C)`` that images are of; what was padded with 0 gets the mean's."""
+        pixels = (images * self.std + self.mean).round().clamp(0, 255).byte()
+        return (pixels.flip(1) if self.swap else pixels).permute(0, 2, 3, 1).contiguous()
 
     def forward(self, pixels: Tensor) -> Any:
         return self.part(self.normalize(pixels))

@@ -1,0 +1,140 @@
+"""The metrics of exported files by a config's own test data and evaluator, beside those of the model they are of.
+
+The library prepares the images, completes the predictions and evaluates them; the file only takes the network's place
+within it.
+"""
+
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Sequence
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.registry import EVALUATOR, DefaultScope
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..apis.load import Network
+from ..errors import UserError, library_errors
+from .detectors import Detections
+from .formats import Runnable
+from .parts import FromPixels, Part
+
+#: The first row of a table: the model, evaluated as the library does it.
+PYTORCH = 'PyTorch'
+ADVICE = 'Check what the config says of the test data and the evaluator'
+
+
+def build_test_data(cfg: Config) -> DataLoader:
+    """Build a config's test data, before what takes longer.
+
+    Raises:
+        UserError: It has none, or no evaluator, or they cannot be built.
+    """
+    for key in ('test_dataloader', 'test_evaluator'):
+        if not cfg.get(key):
+            raise UserError(f'--evaluate: {cfg.filename or "the config"} has no {key}: give one, or leave --evaluate')
+    with library_errors('building the test data', ADVICE), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        _build_evaluator(cfg)
+        return Runner.build_dataloader(cfg.test_dataloader, seed=0)
+
+
+def evaluate(
+    cfg: Config, network: Network, part: Part, data: DataLoader, runtimes: Dict[str, Runnable]
+) -> Dict[str, Dict[str, float]]:
+    """Evaluate a model and the files that were made of it on the config's test data.
+
+    Args:
+        cfg (Config): Of the model.
+        network (Network): The model.
+        part (nn.Module): What the files are of: all of the model, with its head.
+        data (DataLoader): From :func:`build_test_data`.
+        runtimes (dict[str, callable]): Name -> images, as ``part`` takes them, to the file's outputs.
+
+    Returns:
+        dict: ``'PyTorch'`` and each runtime -> the metrics by the evaluator's names.
+
+    Raises:
+        UserError: The library cannot read the data or evaluate the predictions.
+    """
+    model: Any = network.model
+    places = {PYTORCH: _nothing, **{name: _places(model, part, run) for name, run in runtimes.items()}}
+    with library_errors('evaluating on the test data', ADVICE), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        evaluators = {name: _build_evaluator(cfg) for name in places}
+        for evaluator in evaluators.values():
+            evaluator.dataset_meta = getattr(data.dataset, 'metainfo', None)
+        for batch in data:
+            for name, evaluator in evaluators.items():
+                with torch.no_grad(), places[name]():
+                    # The step changes samples in place.
+                    outputs = model.test_step(
+                        dict(batch, data_samples=[each.clone() for each in batch['data_samples']])
+                    )
+                evaluator.process(data_samples=outputs, data_batch=batch)
+        return {
+            name: {key: float(value) for key, value in evaluator.evaluate(len(data.dataset)).items()}
+            for name, evaluator in evaluators.items()
+        }
+
+
+def _build_evaluator(cfg: Config) -> Evaluator:
+    """Build an evaluator as the runner does: of one metric, of a list, or of a kind of its own."""
+    told = cfg.test_evaluator
+    if isinstance(told, dict) and told.get('metrics') is not None:
+        return EVALUATOR.build({'type': 'Evaluator', **told})
+    return Evaluator(told)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _places(model: Any, part: Part, run: Runnable) -> Callable[[], Any]:
+    """Return a context within which a file stands in the place of what it is of."""
+
+    def outputs(images: Tensor) -> Sequence[Tensor]:
+        return run(part.from_normalized(images))
+
+    inner = part.part if isinstance(part, FromPixels) else part
+    if isinstance(inner, Detections):
+        return lambda: _replaced((model, 'predict', _detect(model, inner, outputs)))
+    if part.output == 'logits':
+        return lambda: _replaced((model, 'encode_decode', lambda images, _: outputs(images)[0]))
+    if part.output == 'scores':
+        return lambda: _replaced(
+            (model, 'extract_feat', lambda images, *_, **__: images),
+            # Its softmax undoes the logarithm.
+            (model.head, 'forward', lambda images: outputs(images)[0].log()),
+        )
+    raise UserError(f'--evaluate takes all of a model, the graph gives {part.output}: give --part model')
+
+
+@contextmanager
+def _replaced(*places: Any) -> Iterator[None]:
+    """Give objects other methods; in the end they have their class's again."""
+    for owner, name, function in places:
+        setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        for owner, name, _ in places:
+            delattr(owner, name)
+
+
+def _detect(model: Any, part: Detections, outputs: Callable[[Tensor], Sequence[Tensor]]) -> Callable[..., List[Any]]:
+    """Return what a detector's ``predict`` returns, of a file that takes an image at a time, unpadded."""
+    from mmengine.structures import InstanceData
+
+    def predict(images: Tensor, samples: Any, rescale: bool = True) -> List[Any]:
+        results = []
+        for image, sample in zip(images, samples):
+            height, width = sample.img_shape[:2]
+            found = outputs(image[None, :, :height, :width].contiguous())
+            names = ('bboxes', 'scores', 'labels', 'masks')[: len(found)]
+            boxes = part.placed(found, sample.ori_shape[:2], sample.scale_factor)
+            results.append(InstanceData(**dict(zip(names, boxes))))
+        return model.add_pred_to_datasample(samples, results)
+
+    return predict
