@@ -263,18 +263,20 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
     from torch._inductor.exc import InvalidCxxCompiler
 
     program = _program(part, example)
-    options: Dict[str, Any] = {'freezing': True, 'aot_inductor.metadata': metadata}
+    options: Dict[str, Any] = {'aot_inductor.metadata': metadata}
     if part.output == 'detections':
         # Of a number of regions that only the image tells, torch 2.11 computes two convolutions in a row wrongly in
-        # channels_last, and prints the bounds of checks of it that are beyond 64 bits, which stops the compiler.
+        # channels_last, cannot choose packed weights (freezing), and stops at checks whose bounds exceed 64 bits.
         options.update(layout_optimization=False, scalar_asserts=False)
+    else:
+        options.update(freezing=True)
     try:
         with torch.no_grad():
             aoti_compile_and_package(program, package_path=path, inductor_configs=options)
     except InvalidCxxCompiler as error:
         raise ExportError(
-            '--format aot_inductor compiles the model and found no C++ compiler: install g++ or clang++, or name one by '
-            'the environment variable CXX; --format torch_export needs none'
+            '--format aot_inductor compiles the model and found no C++ compiler: install g++ or clang++, or name one '
+            'by the environment variable CXX; --format torch_export needs none'
         ) from error
 
 

@@ -1,5 +1,7 @@
 """Small models and images to export."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -62,6 +64,8 @@ def needs():
     """Skip a test unless this torch and the packages here can write a kind of file."""
 
     def check(kind):
+        if kind == 'aot_inductor' and not os.environ.get('LONG_EXPORTS'):
+            pytest.skip('compiles for a minute: LONG_EXPORTS=1 does it')
         if kind != 'torchscript':
             if torch.__version__ < '2.9':
                 pytest.skip('the exporter of ONNX started from TorchScript before')

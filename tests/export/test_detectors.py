@@ -336,4 +336,5 @@ def test_pixels_are_normalised_as_mmdet_does():
     preprocessor = DetDataPreprocessor(USUAL.mean, USUAL.std, bgr_to_rgb=True)
     data = preprocessor(dict(inputs=[image.permute(2, 0, 1)], data_samples=[DetDataSample()]))
     torch.testing.assert_close(part.normalize(image[None]), data['inputs'])
+    assert (part.from_normalized(data['inputs']) == image[None]).all()
     assert part.axes == {1: 'height', 2: 'width'} and part.inputs(3, 3, 8, 9).shape == (1, 8, 9, 3)

@@ -105,6 +105,18 @@ def test_what_an_onnx_file_tells(exported):
     assert b'.py' not in model.SerializeToString()
 
 
+def test_openvino(saved, samples, tmp_path, needs):
+    needs('onnx')
+    pytest.importorskip('openvino')
+    out = str(tmp_path / 'a.onnx')
+    report = export_model(*saved('classification'), out, 'onnx', rounds=1, int8=str(samples), openvino=True)
+    found = report['int8']['runtimes']
+    assert list(found) == ['PyTorch', 'ONNX Runtime', 'ONNX Runtime, INT8', 'OpenVINO', 'OpenVINO, INT8']
+    assert list(report['speed']['ms_per_image']) == list(found)
+    assert found['OpenVINO']['agreement'] == 1 and found['OpenVINO']['max_abs_difference'] < 1e-5
+    assert 1e-5 < found['OpenVINO, INT8']['mean_abs_difference'] < 0.1
+
+
 def test_what_the_other_files_tell(exported):
     extra = {'metadata.json': ''}
     torch.jit.load(exported('torchscript')[0], _extra_files=extra)
@@ -113,6 +125,10 @@ def test_what_the_other_files_tell(exported):
     extra = {'metadata.json': ''}
     torch.export.load(out, extra_files=extra)
     assert json.loads(extra['metadata.json'])['part'] == 'model'
+    if os.environ.get('LONG_EXPORTS'):
+        from torch._inductor import aoti_load_package
+
+        assert aoti_load_package(exported('aot_inductor')[0]).get_metadata()['part'] == 'model'
 
 
 def test_int8(exported):
@@ -144,6 +160,7 @@ def test_int8(exported):
         (dict(rounds=-1), '--rounds -1, expected 0 or more'),
         (dict(preprocess='within'), "preprocess 'within', expected one of beside, inside"),
         (dict(compared='nowhere'), '--compare nowhere is no folder'),
+        (dict(openvino=True), '--openvino runs ONNX files, --format torchscript makes others: take --format onnx'),
         (dict(size=(0, 3)), '--size 0 3: expected a height and a width'),
         (dict(size=(1, 2, 3)), '--size 1 2 3: expected a height and a width'),
         (dict(checkpoint='nowhere.pth'), 'nowhere.pth does not exist'),

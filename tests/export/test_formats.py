@@ -12,7 +12,7 @@ import torch
 from networks import NETWORKS, assert_same, build, disturbed, images
 
 from fcvit_mm.errors import UserError
-from fcvit_mm.export.formats import FORMATS, ExportError, check_format, write_export
+from fcvit_mm.export.formats import FORMATS, ExportError, check_format, check_openvino, write_export
 from fcvit_mm.export.parts import Features, Part
 from fcvit_mm.files import WriteError
 
@@ -117,3 +117,18 @@ def test_what_is_not_installed(monkeypatch):
     with pytest.raises(UserError, match='--format torch_export needs torch 2.9 or newer, found 2.1.2'):
         check_format('a.pt2', 'torch_export')
     check_format('a.pt', 'torchscript')
+    with pytest.raises(UserError, match='openvino is not installed, which --openvino runs the file in: pip install'):
+        check_openvino('onnx')
+
+
+def test_a_compiler_that_is_not_installed(tmp_path, monkeypatch, needs):
+    needs('torch_export')
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def compile_nothing(*args, **kwargs):
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr('torch._inductor.aoti_compile_and_package', compile_nothing)
+    with pytest.raises(ExportError, match=r'found no C\+\+ compiler: install g\+\+ or clang\+\+.*torch_export needs n'):
+        write_export(Function(lambda x: x * 2), str(tmp_path / 'a.pt2'), 'aot_inductor')
+    assert not os.listdir(tmp_path)
