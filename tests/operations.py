@@ -39,7 +39,7 @@ DERIVED: Dict[str, Dict[int, Callable[[Tensor], Tensor]]] = {'add_global_context
 
 _unavailable = set()
 if not native.available():
-    _unavailable.add('native')
+    _unavailable.update(('native', 'windows'))
 if not (triton.available() and (INTERPRETED or 'cuda' in DEVICES)):
     _unavailable.add('triton')
 if 'cuda' not in DEVICES:

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from fcvit_mm.ops import conditions
+from fcvit_mm.ops import conditions, conv
 
 # The package exports the operation under the module's name.
 channel_mixer = importlib.import_module('fcvit_mm.ops.channel_mixer')
@@ -12,7 +12,8 @@ channel_mixer = importlib.import_module('fcvit_mm.ops.channel_mixer')
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    """Slices for small maps, too, and a CPU without half precision whatever this one is."""
+    """Slices and windows for small maps and weights, too, and a CPU without half precision whatever this one is."""
+    monkeypatch.setattr(conv, 'MANY_WEIGHTS', 1)
     monkeypatch.setattr(channel_mixer, 'SLICE_BYTES', 2048)
     monkeypatch.setattr(channel_mixer, 'WIDE', 16)
     monkeypatch.setattr(channel_mixer, 'NARROW', 8)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fcvit_mm.ops import conv2d
+from fcvit_mm.ops import conv2d, native
 from fcvit_mm.ops.conv import _of_blocks, _product
 
 X = torch.ones(2, 16, 4, 4)
@@ -48,6 +48,51 @@ def test_the_convolution_of_blocks_is_the_convolution(size, stride, padding, sid
     torch.testing.assert_close(
         torch.autograd.grad(out.square().sum(), (x, weight)), torch.autograd.grad(expected.square().sum(), (x, weight))
     )
+
+
+def in_channels_last(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels for this torch and processor')
+@pytest.mark.parametrize(
+    'kernel, stride, padding, sides',
+    [
+        ((3, 3), 2, 1, (14, 14)),
+        ((3, 3), 1, 0, (3, 3)),
+        ((2, 5), (2, 1), (0, 3), (7, 4)),
+        ((3, 3), (1, 3), (2, 1), (1, 9)),
+    ],
+)
+def test_copied_windows_of_a_large_weight(kernel, stride, padding, sides):
+    torch.manual_seed(0)
+    weight, bias = in_channels_last(96, 512, *kernel) / 50, torch.randn(96)
+    x = in_channels_last(2, 512, *sides)
+    assert conv2d.choose(x, weight, bias, stride, padding).name == 'windows'
+    for shift in (bias, None):
+        expected = F.conv2d(x.double(), weight.double(), shift if shift is None else shift.double(), stride, padding)
+        have = conv2d(x, weight, shift, stride, padding)
+        torch.testing.assert_close(have.double(), expected, rtol=1e-5, atol=1e-5)
+        assert have.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels for this torch and processor')
+def test_windows_are_not_copied_where_it_does_not_pay_or_is_not_right():
+    x, weight = in_channels_last(1, 512, 14, 14), in_channels_last(512, 512, 3, 3)
+    assert conv2d.choose(x, weight, None, 2, 1).name == 'windows'
+    for other in (
+        (in_channels_last(1, 512, 42, 42), weight, None, 2, 1),
+        (x, weight.contiguous(), None, 2, 1),
+        (x, weight[:32].contiguous(memory_format=torch.channels_last), None, 2, 1),
+        (x, weight, None, 2, 'valid'),
+        (x, weight, None, 2, 1, 1, 2),
+        (x, in_channels_last(1024, 256, 3, 3), None, 2, 1, 2),
+        (x, weight.clone().requires_grad_(), None, 2, 1),
+        (x[:0], weight, None, 2, 1),
+    ):
+        assert conv2d.choose(*other).name != 'windows'
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        conv2d(in_channels_last(1, 512, 1, 1), weight, None, 1, 0)
 
 
 def test_the_product_is_the_convolution_and_keeps_channels_last():

@@ -50,6 +50,8 @@ constexpr int64_t kRowsTwice = 96;
 constexpr int64_t kFewestHidden = 64, kMostHidden = 128;
 // Rows of the sums of products of two maps' channels that a thread computes at a time.
 constexpr int64_t kCorrelationRows = 256;
+// Positions for each thread up to which channel mixers divide expanded channels among threads.
+constexpr int64_t kFewPositions = 512;
 // Rows of a map, as a matrix, that are not divided further.
 constexpr int64_t kFewestRows = 24;
 
@@ -364,6 +366,9 @@ struct MixerPart {
   const float *expand, *taps, *reduce, *zeros;  // packed
   float* expanded;                              // rows + 2 rows of the map
   float* convolved;                             // rows of it; behind `expanded` in memory
+  float* out;         // (batch, height, width, channels)
+  const float* bias;  // (channels), or null
+  bool accumulate;    // add to what is in `out`, in place of the bias
 };
 
 void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t begin, int64_t end) {
@@ -400,45 +405,80 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.count = (stop - row) * mixer.width;
     product.panels = part.reduce;
     product.columns = product.out_stride = mixer.channels;
-    product.bias = mixer.reduce_bias;
-    product.out = mixer.out + start + row * map_row;
-    product.accumulate = part.first > 0;
+    product.bias = part.bias;
+    product.out = part.out + start + row * map_row;
+    product.accumulate = part.accumulate;
     avx2::multiply(product);
   }
 }
 
-void mix(const Mixer& mixer) {
-  const int64_t threads = at::get_num_threads(), wanted = kGroupValues / mixer.channels / avx2::kBlock * avx2::kBlock;
-  const int64_t width = std::min(std::min(std::max(wanted, kFewestHidden), kMostHidden), mixer.hidden);
+// The images and rows `begin` to `end`, each image in so many bands, as far as the expanded channels in a range go.
+struct MixerShare {
+  int64_t begin, end, bands;
+  int64_t first, last;
+  float* out;
+  const float* bias;
+};
+
+void mix_share(const Mixer& mixer, const MixerShare& share) {
+  const int64_t wanted = kGroupValues / mixer.channels / avx2::kBlock * avx2::kBlock;
+  const int64_t width = std::min(std::min(std::max(wanted, kFewestHidden), kMostHidden), share.last - share.first);
   const int64_t padded = divide_up(width, avx2::kBlock) * avx2::kBlock;
   const int64_t fitting = kBlockValues / (mixer.width * width) - 2;
   const int64_t rows = std::min(std::max<int64_t>(fitting / 2 * 2, 2), mixer.height);
-  // As many rows for each thread, where there are not many images.
+  const int64_t row_size = mixer.width * width;
+  const int64_t sizes[] = {padded * mixer.channels, divide_up(mixer.channels, avx2::kBlock) * avx2::kBlock * width,
+                           padded * 9, padded, (rows + 2) * row_size, rows * row_size};
+  float* parts[7] = {thread_buffer(std::accumulate(std::begin(sizes), std::end(sizes), int64_t{16 * 6}))};
+  for (int i = 0; i < 6; ++i) {
+    parts[i + 1] = parts[i] + divide_up(sizes[i], 16) * 16;
+  }
+  std::fill(parts[3], parts[4], 0.f);
+  MixerPart part{0,        0,        rows,     parts[0],  parts[2],   parts[1],
+                 parts[3], parts[4], parts[5], share.out, share.bias, false};
+  const Convolution weights{nullptr, mixer.taps, nullptr, nullptr, 0, 0, mixer.hidden, 3, true};
+  // Expanded channels change slowest: their weights are packed once.
+  for (part.first = share.first; part.first < share.last; part.first += width, part.accumulate = true) {
+    part.count = std::min(width, share.last - part.first);
+    avx2::pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels, parts[0]);
+    avx2::pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
+    avx2::pack_taps(weights, part.first, divide_up(part.count, avx2::kLanes) * avx2::kLanes, parts[2]);
+    for (int64_t i = share.begin; i < share.end; ++i) {
+      const int64_t band = i % share.bands;
+      mix_rows(mixer, part, i / share.bands, band * mixer.height / share.bands,
+               (band + 1) * mixer.height / share.bands);
+    }
+  }
+}
+
+void mix(const Mixer& mixer) {
+  const int64_t threads = at::get_num_threads(), positions = mixer.batch * mixer.height * mixer.width;
   const bool divide = mixer.batch % threads && mixer.batch < 4 * threads;
+  if (divide && positions <= kFewPositions * threads && mixer.hidden >= threads * kFewestHidden) {
+    // Threads divide the expanded channels: the weights are most of what is read, and rows would be computed twice.
+    const int64_t size = positions * mixer.channels, channels = divide_up(mixer.hidden, threads * 16) * 16;
+    const int64_t shares = divide_up(mixer.hidden, channels);
+    const std::unique_ptr<float[]> sums(new float[(shares - 1) * size]);
+    at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        mix_share(mixer, {0, mixer.batch, 1, i * channels, std::min((i + 1) * channels, mixer.hidden),
+                          i ? sums.get() + (i - 1) * size : mixer.out, i ? nullptr : mixer.reduce_bias});
+      }
+    });
+    at::parallel_for(0, size, 4096, [&](int64_t begin, int64_t end) {
+      for (int64_t share = 1; share < shares; ++share) {
+        const float* from = sums.get() + (share - 1) * size;
+        for (int64_t i = begin; i < end; ++i) {
+          mixer.out[i] += from[i];
+        }
+      }
+    });
+    return;
+  }
+  // As many rows for each thread, where there are not many images.
   const int64_t bands = divide ? std::min(threads, divide_up(mixer.height, 2)) : 1;
   at::parallel_for(0, mixer.batch * bands, 1, [&](int64_t begin, int64_t end) {
-    const int64_t row_size = mixer.width * width;
-    const int64_t sizes[] = {padded * mixer.channels, divide_up(mixer.channels, avx2::kBlock) * avx2::kBlock * width,
-                             padded * 9, padded, (rows + 2) * row_size, rows * row_size};
-    float* parts[7] = {thread_buffer(std::accumulate(std::begin(sizes), std::end(sizes), int64_t{16 * 6}))};
-    for (int i = 0; i < 6; ++i) {
-      parts[i + 1] = parts[i] + divide_up(sizes[i], 16) * 16;
-    }
-    std::fill(parts[3], parts[4], 0.f);
-    MixerPart part{0, 0, rows, parts[0], parts[2], parts[1], parts[3], parts[4], parts[5]};
-    const Convolution weights{nullptr, mixer.taps, nullptr, nullptr, 0, 0, mixer.hidden, 3, true};
-    // Expanded channels change slowest: their weights are packed once.
-    for (part.first = 0; part.first < mixer.hidden; part.first += width) {
-      part.count = std::min(width, mixer.hidden - part.first);
-      avx2::pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels,
-                        parts[0]);
-      avx2::pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
-      avx2::pack_taps(weights, part.first, divide_up(part.count, avx2::kLanes) * avx2::kLanes, parts[2]);
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t band = i % bands;
-        mix_rows(mixer, part, i / bands, band * mixer.height / bands, (band + 1) * mixer.height / bands);
-      }
-    }
+    mix_share(mixer, {begin, end, bands, 0, mixer.hidden, mixer.out, mixer.reduce_bias});
   });
 }
 

@@ -142,6 +142,8 @@ def test_channel_mixers_of_any_size(threads):
         ((1, 3, 5, 700), 65),
         ((2, 600, 3, 4), 70),
         ((1, 4, 3, 3), 0),
+        ((1, 9, 5, 6), 333),  # expanded channels divided among threads, the last share smaller
+        ((3, 16, 8, 7), 640),
     ]
     try:
         torch.set_num_threads(threads)
@@ -241,8 +243,9 @@ def test_the_result_does_not_depend_on_threads():
                 torch.set_num_threads(threads)
                 outputs.append(native.dwconv_gelu(x, weight))
             assert all(torch.equal(outputs[0], output) for output in outputs)
-        x, args = channels_last(3, 40, 13, 11), products(40, 150, 40)
-        taps = [torch.randn(150, 1, 3, 3), torch.randn(150)]
+        # Up to 2 x 64 expanded channels are not divided among threads, as those of small maps are.
+        x, args = channels_last(3, 40, 13, 11), products(40, 127, 40)
+        taps = [torch.randn(127, 1, 3, 3), torch.randn(127)]
         for function, call in (
             (native.pointwise_conv2d, args[:2]),
             (native.bottleneck, args),
