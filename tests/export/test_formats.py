@@ -33,6 +33,8 @@ def test_any_size(name, kind, tmp_path):
     traced = kind == 'torchscript'
     if not traced and not LONG:
         pytest.skip('takes minutes: LONG_EXPORTS=1 does it')
+    if kind == 'aot_inductor' and name != 'fcvit':
+        pytest.skip('compiles for minutes')
     model = disturbed(build(NETWORKS[name], **({} if traced else FIRST_STAGE[name])))
     differences = write_export(Features(model), str(tmp_path / f'a{FORMATS[kind].suffix}'), kind, shapes=SHAPES)
     assert [found.shape for found in differences] == list(SHAPES)
