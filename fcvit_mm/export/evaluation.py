@@ -59,11 +59,12 @@ def evaluate(
         UserError: The library cannot read the data or evaluate the predictions.
     """
     model: Any = network.model
+    dataset: Any = data.dataset
     places = {PYTORCH: _nothing, **{name: _places(model, part, run) for name, run in runtimes.items()}}
     with library_errors('evaluating on the test data', ADVICE), DefaultScope.overwrite_default_scope(cfg.default_scope):
         evaluators = {name: _build_evaluator(cfg) for name in places}
         for evaluator in evaluators.values():
-            evaluator.dataset_meta = getattr(data.dataset, 'metainfo', None)
+            evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
         for batch in data:
             for name, evaluator in evaluators.items():
                 with torch.no_grad(), places[name]():
@@ -73,7 +74,7 @@ def evaluate(
                     )
                 evaluator.process(data_samples=outputs, data_batch=batch)
         return {
-            name: {key: float(value) for key, value in evaluator.evaluate(len(data.dataset)).items()}
+            name: {key: float(value) for key, value in evaluator.evaluate(len(dataset)).items()}
             for name, evaluator in evaluators.items()
         }
 

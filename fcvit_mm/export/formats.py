@@ -306,6 +306,7 @@ def load_exported(path: str, kind: str) -> Runnable:
         options.log_severity_level = 3  # errors
         session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
         return lambda images: tuple(map(torch.from_numpy, session.run(None, {'images': images.numpy()})))
+    module: Any
     if kind == 'torch_export':
         # Its guards are what the exporter took from the example's layout, some of them no single image passes.
         module = torch.export.load(path).module(check_guards=False)
