@@ -272,12 +272,14 @@ class ChannelMixer(nn.Module):
             and self.dwconv.groups == self.dwconv.in_channels == self.dwconv.out_channels
         )
 
-    def fused(self, x: Tensor) -> Tensor:
-        """Return all but the channel attention, computed in one operation."""
-        mixer = recomputed_channel_mixer if self.recompute and torch.is_grad_enabled() else channel_mixer
+    def fused(self, x: Tensor, shortcut: Optional[Tensor] = None) -> Tensor:
+        """Return all but the channel attention, computed in one operation, and added to a map if there is one."""
         layers = (self.fc1, self.dwconv, self.fc2)
         parameters: List[Any] = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-        return mixer(x, *parameters)
+        if self.recompute and torch.is_grad_enabled():
+            x = recomputed_channel_mixer(x, *parameters)
+            return x if shortcut is None else shortcut + x
+        return channel_mixer(x, *parameters, shortcut)
 
 
 class FCViTBlock(nn.Module):
@@ -314,7 +316,23 @@ class FCViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = residual(x, self.token_mixer(self.norm1(x)), self.layer_scale1, self.drop_path)
-        return residual(x, self.channel_mixer(self.norm2(x)), self.layer_scale2, self.drop_path)
+        normed = self.norm2(x)
+        if self.mixer_may_add() and normed.dtype == x.dtype:
+            return self.channel_mixer.fused(normed, x)
+        return residual(x, self.channel_mixer(normed), self.layer_scale2, self.drop_path)
+
+    def mixer_may_add(self) -> bool:
+        """Check whether the channel mixer's operation may add the map that its output is added to."""
+        mixer = self.channel_mixer
+        return (
+            self.layer_scale2 is None
+            and is_inactive(self.drop_path)
+            and type(mixer) is ChannelMixer
+            and is_unmodified(mixer)
+            and type(mixer.channel_attention) is nn.Identity
+            and is_unmodified(mixer.channel_attention)
+            and mixer.may_fuse()
+        )
 
     def fuse_(self) -> None:
         """Make ``norm2``'s affine part and ``layer_scale2`` part of the 1x1 convolutions, in place, for inference.

@@ -97,9 +97,11 @@ def is_gelu(activation: nn.Module) -> bool:
 
 
 def is_inactive(dropout: nn.Module) -> bool:
-    """Check whether a dropout drops nothing, and need not be called."""
-    drops_nothing = type(dropout) is nn.Identity or (
-        type(dropout) is nn.Dropout and not (dropout.training and dropout.p > 0)
+    """Check whether a dropout, or a stochastic depth, drops nothing, and need not be called."""
+    drops_nothing = (
+        type(dropout) is nn.Identity
+        or (type(dropout) is nn.Dropout and not (dropout.training and dropout.p > 0))
+        or (type(dropout) is DropPath and not (dropout.training and dropout.rate > 0))
     )
     return drops_nothing and is_unmodified(dropout)
 

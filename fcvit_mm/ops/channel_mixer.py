@@ -33,6 +33,7 @@ def _check(
     dw_bias: Tensor,
     fc2_weight: Tensor,
     fc2_bias: Tensor,
+    shortcut: Optional[Tensor] = None,
 ) -> None:
     channels = x.shape[1] if isinstance(x, Tensor) and x.ndim == 4 else 0
     hidden = fc1_weight.shape[0]
@@ -46,6 +47,7 @@ def _check(
         dw_bias=(dw_bias, (hidden,)),
         fc2_weight=(fc2_weight, (channels, hidden, 1, 1)),
         fc2_bias=(fc2_bias, (channels,)),
+        shortcut=(shortcut, tuple(x.shape) if isinstance(x, Tensor) else ()),
     )
 
 
@@ -71,6 +73,7 @@ def channel_mixer(
     dw_bias: Tensor,
     fc2_weight: Tensor,
     fc2_bias: Tensor,
+    shortcut: Optional[Tensor] = None,
 ) -> Tensor:
     """1x1 convolution to more channels, depth-wise convolution, GELU, 1x1 convolution back.
 
@@ -84,13 +87,18 @@ def channel_mixer(
         dw_bias (Tensor): ``(E,)``.
         fc2_weight (Tensor): ``(C, E, 1, 1)``.
         fc2_bias (Tensor): ``(C,)``.
+        shortcut (Tensor, optional): ``(B, C, H, W)``, to which all this is added.
 
     Returns:
         Tensor: ``(B, C, H, W)``.
     """
     x = F.conv2d(x, fc1_weight, fc1_bias)
     x = F.gelu(F.conv2d(x, dw_weight, dw_bias, padding=int(dw_weight.shape[-1]) // 2, groups=x.shape[1]))
-    return F.conv2d(x, fc2_weight, fc2_bias)
+    return _added(shortcut, F.conv2d(x, fc2_weight, fc2_bias))
+
+
+def _added(shortcut: Optional[Tensor], x: Tensor) -> Tensor:
+    return x if shortcut is None else shortcut + x
 
 
 class Slices(NamedTuple):
@@ -127,6 +135,7 @@ def _sliced(
     dw_bias: Tensor,
     fc2_weight: Tensor,
     fc2_bias: Tensor,
+    shortcut: Optional[Tensor] = None,
 ) -> Tensor:
     hidden = fc1_weight.shape[0]
     slices = plan_slices(x, hidden)
@@ -141,7 +150,7 @@ def _sliced(
             total = y if total is None else total.add_(y)
         assert total is not None
         outputs.append(total)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return _added(shortcut, outputs[0] if len(outputs) == 1 else torch.cat(outputs))
 
 
 def _parts(hidden: int, width: int) -> Iterator[slice]:
@@ -156,17 +165,26 @@ def _composed(
     dw_bias: Tensor,
     fc2_weight: Tensor,
     fc2_bias: Tensor,
+    shortcut: Optional[Tensor] = None,
 ) -> Tensor:
-    return conv2d(dwconv_gelu(conv2d(x, fc1_weight, fc1_bias), dw_weight, dw_bias), fc2_weight, fc2_bias)
+    x = dwconv_gelu(conv2d(x, fc1_weight, fc1_bias), dw_weight, dw_bias)
+    return _added(shortcut, conv2d(x, fc2_weight, fc2_bias))
 
 
 def _native_applies(
-    x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, dw_weight: Tensor, dw_bias: Tensor, *fc2: Tensor
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    shortcut: Optional[Tensor] = None,
 ) -> bool:
-    others = (fc1_weight, fc1_bias, dw_weight, dw_bias, *fc2)
-    if any(other is None for other in others) or dw_weight.shape[-1] != 3 or not native.applies(x, *others):
+    others = (fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
+    if any(other is None for other in others) or dw_weight.shape[-1] != 3 or not native.applies(x, *others, shortcut):
         return False
-    return not is_traced() or not needs_grad(x, *others)
+    return not is_traced() or not needs_grad(x, *others, shortcut)
 
 
 _native_with_gradients = gradients.differentiable(
@@ -174,8 +192,20 @@ _native_with_gradients = gradients.differentiable(
 )
 
 
-def _native(x: Tensor, *others: Tensor) -> Tensor:
-    return (_native_with_gradients if needs_grad(x, *others) else native.channel_mixer)(x, *others)
+def _native(
+    x: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    shortcut: Optional[Tensor] = None,
+) -> Tensor:
+    args = (x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
+    if needs_grad(*args, shortcut):
+        return _added(shortcut, _native_with_gradients(*args))
+    return native.channel_mixer(*args, shortcut)
 
 
 channel_mixer.implementations = (

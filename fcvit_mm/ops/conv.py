@@ -130,8 +130,8 @@ def _of_windows(
     """Copy the window of each output position into a vector, and multiply the weight, as it lies in memory, with it."""
     (rows, columns), (row_step, column_step) = _pair(padding), _pair(stride)
     nhwc = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
-    size, (of_image, of_row, of_column, _) = _output_size(x, weight, stride, padding), nhwc.stride()
-    _, channels, height, width = map(int, weight.shape)
+    size, (of_image, of_row, of_column) = _output_size(x, weight, stride, padding), nhwc.stride()[:3]
+    channels, height, width = map(int, weight.shape[1:])
     windows = nhwc.as_strided(
         (x.shape[0], *size, height, width * channels),
         (of_image, of_row * row_step, of_column * column_step, of_row, 1),

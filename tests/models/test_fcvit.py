@@ -209,3 +209,35 @@ def test_bad_options(options, error, words):
         micro(**options)
     for word in words:
         assert word in str(caught.value)
+
+
+@torch.no_grad()
+def test_the_mixer_adds_the_shortcut_only_where_nobody_can_tell():
+    """After optimising, the map is added inside the channel mixer's operation; hooks and replaced parts still see all."""
+    torch.manual_seed(0)
+    model = fcvit_mm.optimize_for_inference(micro().eval())
+    block = model.stages[0].blocks[0]
+    x = torch.randn(1, block.norm1.num_channels, 8, 8)
+    expected = block(x)
+    assert block.mixer_may_add()
+
+    seen = []
+    handle = block.channel_mixer.register_forward_hook(lambda *args: seen.append(args[2]))
+    assert not block.mixer_may_add()
+    torch.testing.assert_close(block(x), expected)
+    assert len(seen) == 1
+    handle.remove()
+    assert block.mixer_may_add()
+    for part, other in (
+        ('drop_path', nn.Sequential()),
+        ('channel_mixer', nn.Sequential(block.channel_mixer)),
+        ('norm2', nn.Sequential(block.norm2)),
+    ):
+        before = getattr(block, part)
+        setattr(block, part, other)
+        torch.testing.assert_close(block(x), expected)
+        assert block.mixer_may_add() == (part == 'norm2')
+        setattr(block, part, before)
+    block.drop_path.rate = 0.5
+    block.drop_path.train()
+    assert not block.mixer_may_add()

@@ -101,3 +101,31 @@ def test_refuses_what_does_not_fit():
         match=r'channel_mixer: fc2_weight has the shape \(16, 32, 1, 1\), but x .* takes \(16, 64, 1, 1\)',
     ):
         channel_mixer(x, *weights)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
+@pytest.mark.parametrize('grad', [False, True])
+def test_adds_a_shortcut(small_machine, dtype, layout, grad):
+    """Each row, values and gradients."""
+    x, *weights = cast(random_call(channel_mixer, (2, 5, 7)), dtype, layout)
+    torch.manual_seed(1)
+    shortcut = torch.randn(x.shape).to(x)
+    args = [arg.requires_grad_(grad) for arg in (x, *weights, shortcut)]
+    for row in channel_mixer.table:
+        if not row.when(*args):
+            continue
+        output, without = row.function(*args), row.function(*args[:-1])
+        tolerance = 0.06 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(output, shortcut + without, rtol=tolerance, atol=tolerance)
+        if grad:
+            slope = torch.randn(x.shape).to(x)
+            torch.testing.assert_close(torch.autograd.grad(output, shortcut, slope)[0], slope)
+
+
+def test_refuses_a_shortcut_of_another_size():
+    x, *weights = cast(random_call(channel_mixer, (2, 4, 4)), torch.float32)
+    with pytest.raises(
+        ValueError, match=r'channel_mixer: shortcut has the shape \(2, 16, 4, 1\), but x .* takes \(2, 16, 4, 4\)'
+    ):
+        channel_mixer(x, *weights, x[..., :1])

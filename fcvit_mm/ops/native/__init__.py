@@ -199,12 +199,15 @@ def channel_mixer(
     dw_bias: Tensor,
     fc2_weight: Tensor,
     fc2_bias: Tensor,
+    shortcut: Optional[Tensor] = None,
 ) -> Tensor:
     """Compute the channel mixer for a few rows and expanded channels at a time, without derivatives.
 
     Args, Returns: As of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3.
     """
-    return torch.ops.fcvit_mm_cpu.channel_mixer(x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias)
+    return torch.ops.fcvit_mm_cpu.channel_mixer(
+        x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, shortcut
+    )
 
 
 def add_global_context(

@@ -64,7 +64,7 @@ void pack_panels(const float* weight, int64_t stride, int64_t columns, int64_t d
 // The same of a weight `(depth, columns)`.
 void copy_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
 
-// A matrix product: each row of `out` is a row of `rows` times the packed weight, plus the bias or what is in `out`.
+// A matrix product: each row of `out` is a row of `rows` times the packed weight, plus the bias and a row of `added`.
 struct Product {
   const float* rows;  // (count, depth)
   int64_t row_stride, count, depth;
@@ -73,7 +73,7 @@ struct Product {
   const float* bias;  // (columns), or null
   float* out;         // (count, columns)
   int64_t out_stride;
-  bool accumulate;  // add to what is in `out`, in place of the bias
+  const float* added;  // (count, columns) with the strides of `out`, which it may be; or null
   bool gelu;
 };
 void multiply(const Product& product);

@@ -356,6 +356,7 @@ struct Mixer {
   const float *expand, *expand_bias;  // (hidden, channels)
   const float *taps, *taps_bias;      // (hidden, 3, 3)
   const float *reduce, *reduce_bias;  // (channels, hidden)
+  const float* shortcut;              // a map to add, or null
 };
 
 // The output rows of one image from `begin` to `end`, as far as some of the expanded channels go: a few rows at a time,
@@ -367,8 +368,8 @@ struct MixerPart {
   float* expanded;                              // rows + 2 rows of the map
   float* convolved;                             // rows of it; behind `expanded` in memory
   float* out;         // (batch, height, width, channels)
-  const float* bias;  // (channels), or null
-  bool accumulate;    // add to what is in `out`, in place of the bias
+  const float* bias;   // (channels), or null
+  const float* added;  // a map, which `out` may be, or null
 };
 
 void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t begin, int64_t end) {
@@ -407,7 +408,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.columns = product.out_stride = mixer.channels;
     product.bias = part.bias;
     product.out = part.out + start + row * map_row;
-    product.accumulate = part.accumulate;
+    product.added = part.added ? part.added + start + row * map_row : nullptr;
     avx2::multiply(product);
   }
 }
@@ -417,7 +418,7 @@ struct MixerShare {
   int64_t begin, end, bands;
   int64_t first, last;
   float* out;
-  const float* bias;
+  const float *bias, *added;  // each may be null
 };
 
 void mix_share(const Mixer& mixer, const MixerShare& share) {
@@ -435,10 +436,10 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
   }
   std::fill(parts[3], parts[4], 0.f);
   MixerPart part{0,        0,        rows,     parts[0],  parts[2],   parts[1],
-                 parts[3], parts[4], parts[5], share.out, share.bias, false};
+                 parts[3], parts[4], parts[5], share.out, share.bias, share.added};
   const Convolution weights{nullptr, mixer.taps, nullptr, nullptr, 0, 0, mixer.hidden, 3, true};
   // Expanded channels change slowest: their weights are packed once.
-  for (part.first = share.first; part.first < share.last; part.first += width, part.accumulate = true) {
+  for (part.first = share.first; part.first < share.last; part.first += width) {
     part.count = std::min(width, share.last - part.first);
     avx2::pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels, parts[0]);
     avx2::pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
@@ -448,6 +449,8 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
       mix_rows(mixer, part, i / share.bands, band * mixer.height / share.bands,
                (band + 1) * mixer.height / share.bands);
     }
+    part.bias = nullptr;
+    part.added = part.out;
   }
 }
 
@@ -462,7 +465,8 @@ void mix(const Mixer& mixer) {
     at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         mix_share(mixer, {0, mixer.batch, 1, i * channels, std::min((i + 1) * channels, mixer.hidden),
-                          i ? sums.get() + (i - 1) * size : mixer.out, i ? nullptr : mixer.reduce_bias});
+                          i ? sums.get() + (i - 1) * size : mixer.out, i ? nullptr : mixer.reduce_bias,
+                          i ? nullptr : mixer.shortcut});
       }
     });
     at::parallel_for(0, size, 4096, [&](int64_t begin, int64_t end) {
@@ -478,7 +482,7 @@ void mix(const Mixer& mixer) {
   // As many rows for each thread, where there are not many images.
   const int64_t bands = divide ? std::min(threads, divide_up(mixer.height, 2)) : 1;
   at::parallel_for(0, mixer.batch * bands, 1, [&](int64_t begin, int64_t end) {
-    mix_share(mixer, {begin, end, bands, 0, mixer.hidden, mixer.out, mixer.reduce_bias});
+    mix_share(mixer, {begin, end, bands, 0, mixer.hidden, mixer.out, mixer.reduce_bias, mixer.shortcut});
   });
 }
 
@@ -694,7 +698,8 @@ Tensor bottleneck(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc1_b
 }
 
 Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc1_bias, const Tensor& dw_weight,
-                     const Tensor& dw_bias, const Tensor& fc2_weight, const Tensor& fc2_bias) {
+                     const Tensor& dw_bias, const Tensor& fc2_weight, const Tensor& fc2_bias,
+                     const OptionalTensor& shortcut) {
   check_map(x);
   const int64_t hidden = check_pointwise("fc1_weight", fc1_weight, x.size(1));
   check_shape("fc1_bias", fc1_bias, {hidden});
@@ -702,7 +707,11 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
   check_shape("dw_bias", dw_bias, {hidden});
   check_shape("fc2_weight", fc2_weight, {x.size(1), hidden, 1, 1});
   check_shape("fc2_bias", fc2_bias, {x.size(1)});
+  if (shortcut) {
+    check_shape("shortcut", *shortcut, x.sizes());
+  }
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor added = shortcut ? shortcut->contiguous(at::MemoryFormat::ChannelsLast) : Tensor();
   const Tensor others[] = {fc1_weight.contiguous(), fc1_bias.contiguous(), dw_weight.contiguous(),
                            dw_bias.contiguous(), fc2_weight.contiguous(), fc2_bias.contiguous()};
   Tensor out = empty_map(x, x.size(1));
@@ -710,11 +719,13 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
     return out;
   }
   if (hidden == 0) {
-    return out.copy_(fc2_bias.view({-1, 1, 1}));
+    out.copy_(fc2_bias.view({-1, 1, 1}));
+    return shortcut ? out.add_(added) : out;
   }
   const auto values = [&](int i) { return others[i].const_data_ptr<float>(); };
   mix({map.const_data_ptr<float>(), out.mutable_data_ptr<float>(), x.size(0), x.size(2), x.size(3), x.size(1),
-       hidden, values(0), values(1), values(2), values(3), values(4), values(5)});
+       hidden, values(0), values(1), values(2), values(3), values(4), values(5),
+       shortcut ? added.const_data_ptr<float>() : nullptr});
   return out;
 }
 
@@ -795,7 +806,7 @@ Tensor meta_of_bottleneck(const Tensor& x, const Tensor&, const Tensor&, const T
 }
 
 Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                     const Tensor&) {
+                     const Tensor&, const OptionalTensor&) {
   return meta(x, x, {});
 }
 
@@ -849,7 +860,7 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
       "bottleneck(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor");
   library.def(
       "channel_mixer(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor dw_weight, Tensor dw_bias, "
-      "Tensor fc2_weight, Tensor fc2_bias) -> Tensor");
+      "Tensor fc2_weight, Tensor fc2_bias, Tensor? shortcut=None) -> Tensor");
   library.def(
       "add_global_context(Tensor x, Tensor means, Tensor context, int num_heads, Tensor rescale_weight, "
       "Tensor rescale_bias, float eps) -> Tensor");

@@ -17,7 +17,7 @@ struct ProductTile {
   const float* bias;  // of these columns, or null
   float* out;
   int64_t out_stride;
-  bool accumulate;
+  const float* added;  // with the strides of `out`, or null
   __m256i lanes;  // of the last vector
 };
 
@@ -33,18 +33,17 @@ void multiply_tile(const ProductTile& tile) {
   Vector sums[kRows][kVectors];
   UNROLL for (int t = 0; t < kVectors; ++t) {
     const bool partial = kPartial && t == kLast;
-    if (tile.accumulate) {
+    Vector bias = _mm256_setzero_ps();
+    if (tile.bias) {
+      bias = partial ? load<true>(tile.bias + t * kLanes, lanes) : load<false>(tile.bias + t * kLanes, lanes);
+    }
+    UNROLL for (int r = 0; r < kRows; ++r) {
+      sums[r][t] = bias;
+    }
+    if (tile.added) {
       UNROLL for (int r = 0; r < kRows; ++r) {
-        const float* from = out + r * out_stride + t * kLanes;
-        sums[r][t] = partial ? load<true>(from, lanes) : load<false>(from, lanes);
-      }
-    } else {
-      Vector bias = _mm256_setzero_ps();
-      if (tile.bias) {
-        bias = partial ? load<true>(tile.bias + t * kLanes, lanes) : load<false>(tile.bias + t * kLanes, lanes);
-      }
-      UNROLL for (int r = 0; r < kRows; ++r) {
-        sums[r][t] = bias;
+        const float* from = tile.added + r * out_stride + t * kLanes;
+        sums[r][t] = _mm256_add_ps(bias, partial ? load<true>(from, lanes) : load<false>(from, lanes));
       }
     }
   }
@@ -170,7 +169,7 @@ void multiply(const Product& product) {
   tile.out_stride = product.out_stride;
   for (int64_t begin = 0; begin == 0 || begin < product.depth; begin += kDepth) {
     tile.depth = smaller(product.depth - begin, kDepth);
-    tile.accumulate = product.accumulate || begin > 0;
+    const float* added = begin > 0 ? product.out : product.added;
     const bool last_depth = begin + tile.depth == product.depth;
     for (int64_t column = 0; column < product.columns; column += kBlock) {
       const int64_t columns = smaller(product.columns - column, kBlock);
@@ -178,11 +177,12 @@ void multiply(const Product& product) {
       const MultiplyTile* tiles = kMultiplyTile[vectors - 1][last < kLanes];
       tile.lanes = first_lanes(last);
       tile.panel = product.panels + column * product.depth + begin * kBlock;
-      tile.bias = product.bias ? product.bias + column : nullptr;
+      tile.bias = product.bias && begin == 0 ? product.bias + column : nullptr;
       for (int64_t row = 0; row < product.count;) {
         const int64_t rows = next_width(product.count - row, kMaxRows);
         tile.rows = product.rows + row * product.row_stride + begin;
         tile.out = product.out + row * product.out_stride + column;
+        tile.added = added ? added + row * product.out_stride + column : nullptr;
         tiles[rows - 1](tile);
         if (last_depth && product.gelu) {
           for (int64_t i = 0; i < rows; ++i) {
@@ -205,7 +205,6 @@ void add_correlation(const Correlation& all, float* scratch) {
   float* const interleaved = scratch + kBlock * kDepth;
   ProductTile tile{};
   tile.out_stride = all.out_stride;
-  tile.accumulate = true;
   tile.panel = panel;
   for (int64_t begin = 0; begin < all.count; begin += kDepth) {
     tile.depth = smaller(all.count - begin, kDepth);
@@ -225,7 +224,7 @@ void add_correlation(const Correlation& all, float* scratch) {
       tile.rows = interleaved;
       for (int64_t row = 0; row < all.rows; tile.rows += kMaxRows * tile.depth) {
         const int64_t rows = next_width(all.rows - row, kMaxRows);
-        tile.out = all.out + row * all.out_stride + column;
+        tile.added = tile.out = all.out + row * all.out_stride + column;
         tiles[rows - 1](tile);
         row += rows;
       }
