@@ -3,8 +3,8 @@
 #
 #   dev/benchmark/cpu.sh [OUT [RUN...]]
 #
-# OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 dense train family
-# mask_rcnn upernet (training steps) detector segmentor (predictions).
+# OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 dense sizes train
+# family mask_rcnn upernet (training steps) detector segmentor (predictions).
 # PYTHON names the interpreter. Leave the machine to it.
 set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,7 +12,7 @@ configs=$tools/../../configs
 python=${PYTHON:-python}
 out=${1:-work_dirs/benchmark/cpu}
 shift || true
-[ $# -gt 0 ] || set -- batch8 batch1 dense train family mask_rcnn upernet detector segmentor
+[ $# -gt 0 ] || set -- batch8 batch1 dense sizes train family mask_rcnn upernet detector segmentor
 
 speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@"; }
 step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 2 --warmup 1; }
@@ -23,7 +23,7 @@ for run; do
     case $run in
     batch8)
         speed --profile --warmup 2 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 fcvit_b12_compiled \
-            fcvit_b24 poolformer_s24 poolformer_s24_compiled convnext_tiny convnext_tiny_compiled \
+            fcvit_b24 fcvit_b24_compiled poolformer_s24 poolformer_s24_compiled convnext_tiny convnext_tiny_compiled \
             swin_tiny_patch4_window7_224 resnet50 resnet50_compiled \
             --baseline fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 fcvit_b24 ;;
     batch1)
@@ -33,6 +33,9 @@ for run; do
         speed --batch 1 --size 800x1216 --features --rounds 7 --warmup 1 --networks fcvit_b12_reference \
             fcvit_b12_reference_channels_last fcvit_b12 poolformer_s24 convnext_tiny resnet50 \
             --baseline fcvit_b12_reference fcvit_b12 ;;
+    sizes)
+        "$python" "$tools/sizes.py" --out "$out/$run" --rounds 9 --warmup 1 --networks fcvit_b12 fcvit_b24 resnet50 convnext_tiny \
+            poolformer_s24 ;;
     train)
         speed --mode train --rounds 10 --warmup 1 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 \
             --baseline fcvit_b12_reference fcvit_b12_reference_channels_last ;;
@@ -48,6 +51,6 @@ for run; do
     segmentor)
         whole mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py \
             "$configs/segmentation/upernet_fcvit_b12_ade20k.py" --size 512x512 ;;
-    *) echo "cpu.sh: no run $run, expected batch8, batch1, dense, train, family, mask_rcnn, upernet, detector or segmentor" >&2; exit 1 ;;
+    *) echo "cpu.sh: no run $run, expected batch8, batch1, dense, sizes, train, family, mask_rcnn, upernet, detector or segmentor" >&2; exit 1 ;;
     esac
 done
