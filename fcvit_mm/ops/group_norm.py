@@ -5,9 +5,9 @@ from typing import Any, Optional, Tuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import triton
+from . import native, triton
 from .checks import check_arguments
-from .conditions import is_channels_last
+from .conditions import is_channels_last, needs_grad
 from .dispatch import Implementation, operation
 
 
@@ -41,6 +41,11 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
     return F.group_norm(x, 1, weight, bias, eps)
 
 
+def _native_pays(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> bool:
+    # PyTorch refuses a lone value.
+    return x.numel() != 1 and native.applies(x, weight, bias) and not needs_grad(x, weight, bias)
+
+
 group_norm.implementations = (
     Implementation(
         'triton',
@@ -49,5 +54,12 @@ group_norm.implementations = (
         condition=f'{triton.APPLIES}; channels_last',
         why="3 passes over the map; PyTorch's copies it to NCHW and back, and sums an image in one program",
         traceable=True,
+    ),
+    Implementation(
+        'native',
+        native.group_norm,
+        when=_native_pays,
+        condition=f'not a lone value; {native.APPLIES}; no gradients needed; not in compiled graphs',
+        why="an image is read again while it is in the cache: 1.2 to 1.5 times PyTorch's speed, and more precise",
     ),
 )

@@ -20,3 +20,9 @@ X = torch.ones(2, 16, 4, 4)
 def test_refuses_what_does_not_fit(args, message):
     with pytest.raises(ValueError, match=message):
         group_norm(X, *args)
+
+
+def test_a_lone_value_is_refused_as_by_pytorch():
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with pytest.raises(ValueError, match='Expected more than 1 value per channel'):
+            group_norm(torch.ones(1, 1, 1, 1).contiguous(memory_format=layout), None, None, 1e-5)

@@ -220,6 +220,14 @@ def add_global_context(
     return torch.ops.fcvit_mm_cpu.add_global_context(x, means, context, num_heads, rescale_weight, rescale_bias, eps)
 
 
+def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> Tensor:
+    """Compute GroupNorm with one group, image after image, without derivatives.
+
+    Args, Returns: As of :func:`fcvit_mm.ops.group_norm`.
+    """
+    return torch.ops.fcvit_mm_cpu.group_norm(x, weight, bias, eps)
+
+
 def add_scaled(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
     """Compute ``x + branch * scale``, a scale for each channel, in one pass and without derivatives."""
     return torch.ops.fcvit_mm_cpu.add_scaled(x, branch, scale)

@@ -62,6 +62,51 @@ void add_scaled(const float* x, const float* branch, const float* scale, int64_t
   }
 }
 
+void add_moments(const float* x, int64_t count, float shift, double& sum, double& squares) {
+  constexpr int64_t kVectors = 4, kStep = kVectors * kLanes;
+  // Single precision for so many values at a time.
+  constexpr int64_t kRun = 64 * kStep;
+  const Vector shifts = constant(shift);
+  int64_t i = 0;
+  while (i + kStep <= count) {
+    Vector sums[kVectors], of_squares[kVectors];
+    UNROLL for (int t = 0; t < kVectors; ++t) {
+      sums[t] = of_squares[t] = _mm256_setzero_ps();
+    }
+    for (const int64_t end = smaller(i + kRun, count - kStep + 1); i < end; i += kStep) {
+      UNROLL for (int t = 0; t < kVectors; ++t) {
+        const Vector value = _mm256_sub_ps(_mm256_loadu_ps(x + i + t * kLanes), shifts);
+        sums[t] = _mm256_add_ps(sums[t], value);
+        of_squares[t] = multiply_add(value, value, of_squares[t]);
+      }
+    }
+    UNROLL for (int t = 0; t < kVectors; ++t) {
+      sum += sum_of(sums[t]);
+      squares += sum_of(of_squares[t]);
+    }
+  }
+  for (; i < count; ++i) {
+    const double value = x[i] - shift;
+    sum += value;
+    squares += value * value;
+  }
+}
+
+void scale(const float* x, const float* scale, const float* bias, int64_t count, int64_t channels, float* out) {
+  for (int64_t i = 0; i < count; ++i, x += channels, out += channels) {
+    int64_t j = 0;
+    for (; j + kLanes <= channels; j += kLanes) {
+      const Vector value = _mm256_loadu_ps(x + j);
+      _mm256_storeu_ps(out + j, multiply_add(value, _mm256_loadu_ps(scale + j), _mm256_loadu_ps(bias + j)));
+    }
+    if (j < channels) {
+      const __m256i rest = first_lanes(channels - j);
+      const Vector value = load<true>(x + j, rest);
+      store<true>(out + j, rest, multiply_add(value, load<true>(scale + j, rest), load<true>(bias + j, rest)));
+    }
+  }
+}
+
 }  // namespace avx2
 }  // namespace fcvit_mm
 

@@ -16,6 +16,7 @@
 #include <numeric>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -752,6 +753,77 @@ Tensor add_global_context(const Tensor& x, const Tensor& means, const Tensor& co
   return out;
 }
 
+// GroupNorm of one group: statistics, then a factor and a bias for each channel. Images one after the other, while they
+// are in the cache, if there are enough of them for the threads. Sums do not depend on that.
+Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, double eps) {
+  check_map(x);
+  const int64_t batch = x.size(0), channels = x.size(1), positions = x.size(2) * x.size(3);
+  for (const auto& [name, vector] : {std::make_pair("weight", &weight), std::make_pair("bias", &bias)}) {
+    if (*vector) {
+      check_shape(name, **vector, {channels});
+    }
+  }
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor factors = weight ? weight->contiguous() : Tensor(), shifts = bias ? bias->contiguous() : Tensor();
+  Tensor out = empty_map(x, channels);
+  if (out.numel() == 0) {
+    return out;
+  }
+  const float* const from = map.const_data_ptr<float>();
+  float* const to = out.mutable_data_ptr<float>();
+  const float* const own_factors = weight ? factors.const_data_ptr<float>() : nullptr;
+  const float* const own_shifts = bias ? shifts.const_data_ptr<float>() : nullptr;
+  const int64_t size = positions * channels, rows = std::max<int64_t>(kBlockValues / channels, 1);
+  const int64_t blocks = divide_up(positions, rows);
+  std::vector<double> sums(batch * blocks), squares(batch * blocks);
+  std::vector<float> scales(batch * channels), biases(batch * channels);
+  const auto add_block = [&](int64_t i) {
+    const int64_t image = i / blocks, row = i % blocks * rows;
+    const float* const first = from + image * size;
+    avx2::add_moments(first + row * channels, std::min(rows, positions - row) * channels, *first, sums[i], squares[i]);
+  };
+  const auto finish_image = [&](int64_t image) {
+    const double* const of_image = sums.data() + image * blocks;
+    const double shifted = std::accumulate(of_image, of_image + blocks, 0.) / size;
+    const double* const of_squares = squares.data() + image * blocks;
+    const double variance = std::accumulate(of_squares, of_squares + blocks, 0.) / size - shifted * shifted;
+    const double mean = shifted + from[image * size], inverse = 1 / std::sqrt(std::max(variance, 0.) + eps);
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      const double scale = inverse * (own_factors ? own_factors[channel] : 1.);
+      scales[image * channels + channel] = static_cast<float>(scale);
+      biases[image * channels + channel] = static_cast<float>((own_shifts ? own_shifts[channel] : 0.) - mean * scale);
+    }
+  };
+  const auto scale_block = [&](int64_t i) {
+    const int64_t image = i / blocks, row = i % blocks * rows, start = image * size + row * channels;
+    avx2::scale(from + start, scales.data() + image * channels, biases.data() + image * channels,
+                std::min(rows, positions - row), channels, to + start);
+  };
+  const auto for_all = [](int64_t count, const auto& compute) {
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        compute(i);
+      }
+    });
+  };
+  if (batch % at::get_num_threads() == 0) {
+    for_all(batch, [&](int64_t image) {
+      for (int64_t i = image * blocks; i < (image + 1) * blocks; ++i) {
+        add_block(i);
+      }
+      finish_image(image);
+      for (int64_t i = image * blocks; i < (image + 1) * blocks; ++i) {
+        scale_block(i);
+      }
+    });
+  } else {
+    for_all(batch * blocks, add_block);
+    for_all(batch, finish_image);
+    for_all(batch * blocks, scale_block);
+  }
+  return out;
+}
+
 Tensor add_scaled(const Tensor& x, const Tensor& branch, const Tensor& scale) {
   check_map(x);
   check_shape("branch", branch, x.sizes());
@@ -810,6 +882,8 @@ Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor
   return meta(x, x, {});
 }
 
+Tensor meta_of_norm(const Tensor& x, const OptionalTensor&, const OptionalTensor&, double) { return meta(x, x, {}); }
+
 Tensor meta_of_context(const Tensor& x, const Tensor&, const Tensor&, int64_t, const Tensor&, const Tensor&, double) {
   return meta(x, x, {});
 }
@@ -864,6 +938,7 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
   library.def(
       "add_global_context(Tensor x, Tensor means, Tensor context, int num_heads, Tensor rescale_weight, "
       "Tensor rescale_bias, float eps) -> Tensor");
+  library.def("group_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor");
   library.def("add_scaled(Tensor x, Tensor branch, Tensor scale) -> Tensor");
   library.def("gelu_(Tensor(a!) x) -> Tensor(a!)");
 }
@@ -882,6 +957,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("bottleneck", bottleneck);
   library.impl("channel_mixer", channel_mixer);
   library.impl("add_global_context", add_global_context);
+  library.impl("group_norm", group_norm);
   library.impl("add_scaled", add_scaled);
   library.impl("gelu_", gelu_);
 }
@@ -900,6 +976,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("bottleneck", meta_of_bottleneck);
   library.impl("channel_mixer", meta_of_mixer);
   library.impl("add_global_context", meta_of_context);
+  library.impl("group_norm", meta_of_norm);
   library.impl("add_scaled", meta_of_scaled);
   library.impl("gelu_", meta_in_place);
 }

@@ -82,6 +82,7 @@ def test_empty_maps(shape):
     assert native.pointwise_conv2d(x, *args[:2]).shape == (batch, 6, *size)
     assert native.bottleneck(x, *args).shape == shape
     assert native.channel_mixer(x, *args[:2], torch.randn(6, 1, 3, 3), torch.randn(6), *args[2:]).shape == shape
+    assert native.group_norm(x, None, None, 1e-5).shape == shape
 
 
 def products(channels: int, hidden: int, columns: int):
@@ -252,6 +253,7 @@ def test_the_result_does_not_depend_on_threads():
             (native.channel_mixer, [*args[:2], *taps, *args[2:]]),
             (native.add_global_context, [x[..., 0, 0], x[..., 1, 1], 5, torch.randn(5), torch.randn(5), 1e-5]),
             (native.add_scaled, [x.flip(2), torch.randn(40)]),
+            (native.group_norm, [torch.randn(40), None, 1e-5]),
         ):
             outputs = []
             for threads in (1, 2, 5):
@@ -319,6 +321,26 @@ def test_only_the_gradients_that_are_wanted():
         assert [arg.grad is not None for arg in args] == list(wanted)
 
 
+@built
+@pytest.mark.parametrize('affine', [False, True])
+def test_group_norm(affine):
+    """Any size, one image or many for each thread, with a mean that is large beside the deviation, constant maps."""
+    torch.manual_seed(0)
+    for shape in ((2, 3, 1, 2), (2, 8, 3, 5), (3, 13, 9, 8), (4, 64, 40, 23), (1, 300, 11, 13)):
+        weight, bias = (torch.randn(shape[1]), torch.randn(shape[1])) if affine else (None, None)
+        for offset in (0, 1000):
+            x = channels_last(*shape) + offset
+            doubles = [None if vector is None else vector.double() for vector in (weight, bias)]
+            want = F.group_norm(x.double(), 1, *doubles, 1e-5)
+            have = native.group_norm(x, weight, bias, 1e-5)
+            # Far from 0, the map's own digits are what is left.
+            torch.testing.assert_close(have.double(), want, rtol=1e-5, atol=1e-5 if not offset else 2e-3)
+            assert have.is_contiguous(memory_format=torch.channels_last)
+    flat = native.group_norm(torch.full((2, 8, 4, 4), 3.0), None, None, 1e-5)
+    assert torch.equal(flat, torch.zeros(2, 8, 4, 4))
+    assert native.group_norm(torch.full((1, 8, 4, 4), float('nan')), None, None, 1e-5).isnan().all()
+
+
 # Which calls they take.
 
 
@@ -383,6 +405,7 @@ def test_operators_are_well_registered():
         ('channel_mixer', (x, *weights[:2], *taps, *weights[2:])),
         ('add_global_context', (x, x[..., 0, 0], x[..., 1, 1], 1, bias[:1], bias[1:2], 1e-5)),
         ('add_scaled', (x, x, bias)),
+        ('group_norm', (x, bias, None, 1e-5)),
         ('gelu_', (x,)),
     ):
         library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
