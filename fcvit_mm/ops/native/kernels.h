@@ -111,8 +111,8 @@ void add_scaled(const float* x, const float* branch, const float* scale, int64_t
 
 // Adds the sums of `count` values less `shift`, and of the squares of these.
 void add_moments(const float* x, int64_t count, float shift, double& sum, double& squares);
-// x * scale + bias, each of which has a value for a channel, for `count` positions.
-void scale(const float* x, const float* scale, const float* bias, int64_t count, int64_t channels, float* out);
+// (x - mean) * scale + bias, a scale and a bias for each channel, for `count` positions.
+void scale(const float* x, float mean, const float* scale, const float* bias, int64_t count, int64_t channels, float* out);
 
 // GELU of `count` values in place.
 void gelu(float* x, int64_t count);

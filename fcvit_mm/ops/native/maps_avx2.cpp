@@ -92,16 +92,18 @@ void add_moments(const float* x, int64_t count, float shift, double& sum, double
   }
 }
 
-void scale(const float* x, const float* scale, const float* bias, int64_t count, int64_t channels, float* out) {
+void scale(const float* x, float mean, const float* scale, const float* bias, int64_t count, int64_t channels,
+           float* out) {
+  const Vector means = constant(mean);
   for (int64_t i = 0; i < count; ++i, x += channels, out += channels) {
     int64_t j = 0;
     for (; j + kLanes <= channels; j += kLanes) {
-      const Vector value = _mm256_loadu_ps(x + j);
+      const Vector value = _mm256_sub_ps(_mm256_loadu_ps(x + j), means);
       _mm256_storeu_ps(out + j, multiply_add(value, _mm256_loadu_ps(scale + j), _mm256_loadu_ps(bias + j)));
     }
     if (j < channels) {
       const __m256i rest = first_lanes(channels - j);
-      const Vector value = load<true>(x + j, rest);
+      const Vector value = _mm256_sub_ps(load<true>(x + j, rest), means);
       store<true>(out + j, rest, multiply_add(value, load<true>(scale + j, rest), load<true>(bias + j, rest)));
     }
   }

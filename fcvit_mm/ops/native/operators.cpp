@@ -776,7 +776,8 @@ Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalT
   const int64_t size = positions * channels, rows = std::max<int64_t>(kBlockValues / channels, 1);
   const int64_t blocks = divide_up(positions, rows);
   std::vector<double> sums(batch * blocks), squares(batch * blocks);
-  std::vector<float> scales(batch * channels), biases(batch * channels);
+  std::vector<float> means(batch), scales(batch * channels);
+  const std::vector<float> zeros(own_shifts ? 0 : channels);
   const auto add_block = [&](int64_t i) {
     const int64_t image = i / blocks, row = i % blocks * rows;
     const float* const first = from + image * size;
@@ -787,16 +788,15 @@ Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalT
     const double shifted = std::accumulate(of_image, of_image + blocks, 0.) / size;
     const double* const of_squares = squares.data() + image * blocks;
     const double variance = std::accumulate(of_squares, of_squares + blocks, 0.) / size - shifted * shifted;
-    const double mean = shifted + from[image * size], inverse = 1 / std::sqrt(std::max(variance, 0.) + eps);
+    const double inverse = 1 / std::sqrt(std::max(variance, 0.) + eps);
+    means[image] = static_cast<float>(shifted + from[image * size]);
     for (int64_t channel = 0; channel < channels; ++channel) {
-      const double scale = inverse * (own_factors ? own_factors[channel] : 1.);
-      scales[image * channels + channel] = static_cast<float>(scale);
-      biases[image * channels + channel] = static_cast<float>((own_shifts ? own_shifts[channel] : 0.) - mean * scale);
+      scales[image * channels + channel] = static_cast<float>(inverse * (own_factors ? own_factors[channel] : 1.));
     }
   };
   const auto scale_block = [&](int64_t i) {
     const int64_t image = i / blocks, row = i % blocks * rows, start = image * size + row * channels;
-    avx2::scale(from + start, scales.data() + image * channels, biases.data() + image * channels,
+    avx2::scale(from + start, means[image], scales.data() + image * channels, own_shifts ? own_shifts : zeros.data(),
                 std::min(rows, positions - row), channels, to + start);
   };
   const auto for_all = [](int64_t count, const auto& compute) {
