@@ -157,32 +157,47 @@ def _run_matmul_grad(
     eps: float,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, means, context, rescale weight and bias; the similarity is computed again."""
-    batch, channels, height, width = x.shape
     nhwc, grad = _positions_first(x), _positions_first(grad)
     of_head = _of_heads(num_heads, x)
-    scale = (channels // num_heads) ** -0.5
+    scale = (x.shape[1] // num_heads) ** -0.5
     scaled = means.unsqueeze(1) * of_head * scale
-    similarity = torch.bmm(scaled, nhwc.transpose(1, 2))
+    weights, grad_similarity, *grad_rescale = _grad_of_similarity(
+        torch.bmm(nhwc, scaled.transpose(1, 2)),
+        torch.bmm(grad, (context.unsqueeze(1) * of_head).transpose(1, 2)),
+        rescale_weight,
+        rescale_bias,
+        eps,
+    )
+    grad_context = (torch.bmm(weights.transpose(1, 2), grad) * of_head).sum(1)
+    grad_x = torch.baddbmm(grad, grad_similarity, scaled)
+    grad_means = (torch.bmm(grad_similarity.transpose(1, 2), nhwc) * of_head).sum(1) * scale
+    return (grad_x.view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2), grad_means, grad_context, *grad_rescale)
+
+
+def _grad_of_similarity(
+    similarity: Tensor, grad_weights: Tensor, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the weights of the context, and the gradients of the similarity, of rescale weight and bias.
+
+    Args:
+        similarity (Tensor): ``(B, HW, h)``, as it is before it is normalised.
+        grad_weights (Tensor): ``(B, HW, h)``, the gradient of the context's weights.
+        rescale_weight, rescale_bias, eps: As of :func:`add_global_context`.
+    """
     similarity = similarity - similarity.mean((1, 2), keepdim=True)
-    freedom = max(num_heads * height * width - 1, 1)
+    freedom = max(similarity[0].numel() - 1, 1)
     std = torch.linalg.vector_norm(similarity, dim=(1, 2), keepdim=True) * freedom**-0.5
     normalised = similarity / (std + eps)
-    weights = normalised * rescale_weight.unsqueeze(1) + rescale_bias.unsqueeze(1)
-    grad_weights = torch.bmm(context.unsqueeze(1) * of_head, grad.transpose(1, 2))
-    grad_context = (torch.bmm(weights, grad) * of_head).sum(1)
-    grad_normalised = grad_weights * rescale_weight.unsqueeze(1)
+    grad_normalised = grad_weights * rescale_weight
     # Of the deviation; where all values are equal it has none.
     along = (grad_normalised * normalised).sum((1, 2), keepdim=True) / (std * freedom)
     grad_similarity = grad_normalised - grad_normalised.mean((1, 2), keepdim=True)
     grad_similarity = grad_similarity / (std + eps) - normalised * along.masked_fill(std == 0, 0)
-    grad_x = torch.baddbmm(grad, grad_similarity.transpose(1, 2), scaled)
-    grad_means = (torch.bmm(grad_similarity, nhwc) * of_head).sum(1) * scale
     return (
-        grad_x.view(batch, height, width, channels).permute(0, 3, 1, 2),
-        grad_means,
-        grad_context,
-        (grad_weights * normalised).sum((0, 2)),
-        grad_weights.sum((0, 2)),
+        normalised * rescale_weight + rescale_bias,
+        grad_similarity,
+        (grad_weights * normalised).sum((0, 1)),
+        grad_weights.sum((0, 1)),
     )
 
 
@@ -233,8 +248,23 @@ def _native_applies(
 
 
 def _native_gradients(grad: Tensor, needed: Any, args: Sequence[Any]) -> Tuple[Optional[Tensor], ...]:
-    grad_x, grad_means, grad_context, *grad_rescale = _run_matmul_grad(grad, *args)
-    return (grad_x, grad_means, grad_context, None, *grad_rescale, None)
+    x, means, context, num_heads, rescale_weight, rescale_bias, eps = args
+    kernels, scale = torch.ops.fcvit_mm_cpu, (x.shape[1] // num_heads) ** -0.5
+    weights, grad_similarity, *grad_rescale = _grad_of_similarity(
+        kernels.similarities(x, means * scale, num_heads),
+        kernels.similarities(grad, context, num_heads),
+        rescale_weight,
+        rescale_bias,
+        eps,
+    )
+    return (
+        kernels.add_weighed(grad, grad_similarity, means * scale),
+        kernels.weighed_sums(x, grad_similarity) * scale,
+        kernels.weighed_sums(grad, weights),
+        None,
+        *grad_rescale,
+        None,
+    )
 
 
 _native_with_gradients = gradients.differentiable(

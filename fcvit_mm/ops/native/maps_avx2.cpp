@@ -47,6 +47,22 @@ void add_context(const Context& context, const float* x, int64_t count, const fl
   }
 }
 
+void add_weighed(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads, float* sums) {
+  // Pairs of positions: the sums are loaded and stored half as often.
+  const int64_t width = channels / heads;
+  for (int64_t i = 0; i < count; i += 2, x += 2 * channels, weights += 2 * heads) {
+    const bool pair = i + 1 < count;
+    const float* other = pair ? x + channels : x;
+    for (int64_t head = 0; head < heads; ++head) {
+      const Vector a = constant(weights[head]), b = constant(pair ? weights[heads + head] : 0.f);
+      for (int64_t j = head * width; j < (head + 1) * width; j += kLanes) {
+        const Vector sum = multiply_add(a, _mm256_loadu_ps(x + j), _mm256_loadu_ps(sums + j));
+        _mm256_storeu_ps(sums + j, pair ? multiply_add(b, _mm256_loadu_ps(other + j), sum) : sum);
+      }
+    }
+  }
+}
+
 void add_scaled(const float* x, const float* branch, const float* scale, int64_t count, int64_t channels, float* out) {
   for (int64_t i = 0; i < count; ++i, x += channels, branch += channels, out += channels) {
     int64_t j = 0;

@@ -37,8 +37,9 @@ constexpr int64_t kRegionsPerThread = 2;
 constexpr int64_t kChannels3x3 = 256;
 // The same for the gradient of its weight, which has more to keep there.
 constexpr int64_t kGradientChannels3x3 = 128;
-// Parts of a map whose sums are added at last, at most.
-constexpr int64_t kGradientParts = 32;
+// Parts of a map, each with sums of its own, times groups of channels: enough for the threads, but not more sums than
+// values.
+constexpr int64_t kGradientShares = 64;
 
 // Values of a packed weight, and of rows of a map, that a thread multiplies at a time: parts of its second-level cache.
 constexpr int64_t kGroupValues = 32 * 1024;
@@ -135,7 +136,7 @@ void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weig
     rows = divide_up(gradient.height, divide_up(gradient.height, std::max(most_rows, kernel)));
   }
   const int64_t bands = divide_up(gradient.height, rows), units = batch * strips * bands;
-  const int64_t parts = std::min(units, kGradientParts), size = padded * values;
+  const int64_t parts = std::min(units, std::max(kGradientShares / groups, int64_t{1})), size = padded * values;
   const std::unique_ptr<float[]> partial(new float[parts * size]);
   const std::vector<float> zeros(gradient.channels);
 
@@ -753,6 +754,82 @@ Tensor add_global_context(const Tensor& x, const Tensor& means, const Tensor& co
   return out;
 }
 
+// What the gradients of the global context are made of: products of each position and head of a map with a vector, and
+// sums over positions.
+int64_t check_heads(const Tensor& x, int64_t num_heads) {
+  check_map(x);
+  const int64_t channels = x.size(1);
+  TORCH_CHECK(num_heads > 0 && channels % (num_heads * avx2::kLanes) == 0, "fcvit_mm_cpu: x has ", channels,
+              " channels, expected a multiple of ", avx2::kLanes, " for each of num_heads=", num_heads);
+  return x.size(2) * x.size(3);
+}
+
+// Calls `compute` with an image, the first position and how many, for blocks of positions of all images.
+template <typename Compute>
+void for_blocks(const Tensor& x, int64_t rows, const Compute& compute) {
+  const int64_t positions = x.size(2) * x.size(3), blocks = divide_up(positions, rows);
+  at::parallel_for(0, x.size(0) * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i % blocks * rows;
+      compute(i / blocks, row, std::min(rows, positions - row));
+    }
+  });
+}
+
+int64_t rows_of_block(int64_t channels) { return std::max<int64_t>(kBlockValues / channels, 1); }
+
+Tensor similarities(const Tensor& x, const Tensor& vectors, int64_t num_heads) {
+  const int64_t positions = check_heads(x, num_heads), channels = x.size(1);
+  check_shape("vectors", vectors, {x.size(0), channels});
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), own = vectors.contiguous();
+  Tensor out = at::empty({x.size(0), positions, num_heads}, x.options());
+  const float *from = map.const_data_ptr<float>(), *of_vectors = own.const_data_ptr<float>();
+  float* to = out.mutable_data_ptr<float>();
+  for_blocks(map, rows_of_block(channels), [&](int64_t image, int64_t row, int64_t count) {
+    const avx2::Context context{channels, num_heads, of_vectors + image * channels, nullptr, nullptr};
+    const int64_t position = image * positions + row;
+    avx2::similarities(context, from + position * channels, count, 0.f, to + position * num_heads);
+  });
+  return out;
+}
+
+Tensor add_weighed(const Tensor& x, const Tensor& weights, const Tensor& vectors) {
+  const int64_t heads = weights.size(-1), positions = check_heads(x, heads), channels = x.size(1);
+  check_shape("weights", weights, {x.size(0), positions, heads});
+  check_shape("vectors", vectors, {x.size(0), channels});
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), own = vectors.contiguous();
+  const Tensor factors = weights.contiguous();
+  Tensor out = empty_map(x, channels);
+  const float *from = map.const_data_ptr<float>(), *of_vectors = own.const_data_ptr<float>();
+  const float* of_factors = factors.const_data_ptr<float>();
+  float* to = out.mutable_data_ptr<float>();
+  const std::vector<float> ones(heads, 1.f), zeros(heads);
+  for_blocks(map, rows_of_block(channels), [&](int64_t image, int64_t row, int64_t count) {
+    const avx2::Context context{channels, heads, nullptr, of_vectors + image * channels, zeros.data()};
+    const int64_t position = image * positions + row;
+    avx2::add_context(context, from + position * channels, count, of_factors + position * heads, ones.data(),
+                      to + position * channels);
+  });
+  return out;
+}
+
+Tensor weighed_sums(const Tensor& x, const Tensor& weights) {
+  const int64_t heads = weights.size(-1), positions = check_heads(x, heads), channels = x.size(1);
+  check_shape("weights", weights, {x.size(0), positions, heads});
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), factors = weights.contiguous();
+  const int64_t rows = rows_of_block(channels);
+  // Sums of blocks, added in order: the same bits with any number of threads.
+  Tensor sums = at::zeros({x.size(0), divide_up(positions, rows), channels}, x.options());
+  const float *from = map.const_data_ptr<float>(), *of_factors = factors.const_data_ptr<float>();
+  float* to = sums.mutable_data_ptr<float>();
+  for_blocks(map, rows, [&](int64_t image, int64_t row, int64_t count) {
+    const int64_t position = image * positions + row, block = image * sums.size(1) + row / rows;
+    avx2::add_weighed(from + position * channels, of_factors + position * heads, count, channels, heads,
+                      to + block * channels);
+  });
+  return sums.sum(1);
+}
+
 // GroupNorm of one group: statistics, then a factor and a bias for each channel. Images one after the other, while they
 // are in the cache, if there are enough of them for the threads. Sums do not depend on that.
 Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, double eps) {
@@ -882,6 +959,14 @@ Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor
   return meta(x, x, {});
 }
 
+Tensor meta_of_similarities(const Tensor& x, const Tensor&, int64_t num_heads) {
+  return at::empty_symint({x.sym_size(0), x.sym_size(2) * x.sym_size(3), num_heads}, x.options());
+}
+
+Tensor meta_of_sums(const Tensor& x, const Tensor&) {
+  return at::empty_symint({x.sym_size(0), x.sym_size(1)}, x.options());
+}
+
 Tensor meta_of_norm(const Tensor& x, const OptionalTensor&, const OptionalTensor&, double) { return meta(x, x, {}); }
 
 Tensor meta_of_context(const Tensor& x, const Tensor&, const Tensor&, int64_t, const Tensor&, const Tensor&, double) {
@@ -938,6 +1023,9 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
   library.def(
       "add_global_context(Tensor x, Tensor means, Tensor context, int num_heads, Tensor rescale_weight, "
       "Tensor rescale_bias, float eps) -> Tensor");
+  library.def("similarities(Tensor x, Tensor vectors, int num_heads) -> Tensor");
+  library.def("add_weighed(Tensor x, Tensor weights, Tensor vectors) -> Tensor");
+  library.def("weighed_sums(Tensor x, Tensor weights) -> Tensor");
   library.def("group_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor");
   library.def("add_scaled(Tensor x, Tensor branch, Tensor scale) -> Tensor");
   library.def("gelu_(Tensor(a!) x) -> Tensor(a!)");
@@ -957,6 +1045,9 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("bottleneck", bottleneck);
   library.impl("channel_mixer", channel_mixer);
   library.impl("add_global_context", add_global_context);
+  library.impl("similarities", similarities);
+  library.impl("add_weighed", add_weighed);
+  library.impl("weighed_sums", weighed_sums);
   library.impl("group_norm", group_norm);
   library.impl("add_scaled", add_scaled);
   library.impl("gelu_", gelu_);
@@ -976,6 +1067,9 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("bottleneck", meta_of_bottleneck);
   library.impl("channel_mixer", meta_of_mixer);
   library.impl("add_global_context", meta_of_context);
+  library.impl("similarities", meta_of_similarities);
+  library.impl("add_weighed", meta_of_scaled);
+  library.impl("weighed_sums", meta_of_sums);
   library.impl("group_norm", meta_of_norm);
   library.impl("add_scaled", meta_of_scaled);
   library.impl("gelu_", meta_in_place);

@@ -59,6 +59,17 @@ def test_any_size(op, shape):
     assert_agrees(op, example(op, *shape))
 
 
+@pytest.mark.parametrize(
+    'heads, channels, size', [(1, 8, (1, 2)), (3, 24, (5, 7)), (5, 80, (30, 23)), (2, 1024, (9, 4))]
+)
+def test_global_context(heads, channels, size):
+    """An odd number of positions, several blocks of them, of any number of heads."""
+    torch.manual_seed(0)
+    x = channels_last(2, channels, *size)
+    vectors = [torch.randn(2, channels), torch.randn(2, channels)]
+    assert_agrees(ops.add_global_context, [x, *vectors, heads, torch.randn(heads), torch.randn(heads), 1e-5])
+
+
 @pytest.mark.parametrize('columns', [1, 7, 8, 9, 16, 17, 40, 300])
 def test_sums_over_positions_of_any_number_of_channels(columns):
     torch.manual_seed(0)
@@ -193,6 +204,10 @@ def test_derivative_of_gelu(value):
         ('pointwise_conv2d_grad_weight', {0: torch.ones(1, 4, 6, 6)}, r'expected \[2, 4, 6, 6\]'),
         ('gelu_grad_', {1: torch.ones(2, 8, 6, 6)}, 'grad is not channels_last'),
         ('gelu_grad_', {1: torch.ones(2, 8, 6, 6).double()}, 'grad is .* of Double'),
+        ('similarities', {2: 2}, 'x has 8 channels, expected a multiple of 8 for each of num_heads=2'),
+        ('similarities', {1: torch.ones(2, 9)}, r'vectors is \[2, 9\].*expected \[2, 8\]'),
+        ('add_weighed', {1: torch.ones(2, 35, 1)}, r'weights is \[2, 35, 1\].*expected \[2, 36, 1\]'),
+        ('weighed_sums', {1: torch.ones(2, 36, 3)}, 'expected a multiple of 8 for each of num_heads=3'),
     ],
 )
 def test_refuses_what_does_not_fit(name, change, message):
@@ -202,6 +217,9 @@ def test_refuses_what_does_not_fit(name, change, message):
         'dwconv_gelu_grad_': [grad, x, torch.ones(8, 1, 3, 3), None],
         'pointwise_conv2d_grad_weight': [grad, x],
         'gelu_grad_': [x, grad],
+        'similarities': [x, torch.ones(2, 8), 1],
+        'add_weighed': [x, torch.ones(2, 36, 1), torch.ones(2, 8)],
+        'weighed_sums': [x, torch.ones(2, 36, 1)],
     }
     args = [change.get(place, arg) for place, arg in enumerate(calls[name])]
     outputs = {'activated': torch.empty_like(x)} if name == 'dwconv_gelu_grad_' else {}
@@ -219,6 +237,9 @@ def test_operators_are_well_registered():
         (kernels.dwconv_gelu_grad_.default, (grad, x, weight, bias), {'activated': out}),
         (kernels.pointwise_conv2d_grad_weight.default, (grad, x), {}),
         (kernels.gelu_grad_.default, (x, grad), {}),
+        (kernels.similarities.default, (x, x[..., 0, 0], 1), {}),
+        (kernels.add_weighed.default, (x, torch.randn(2, 36, 1), x[..., 0, 0]), {}),
+        (kernels.weighed_sums.default, (x, torch.randn(2, 36, 1)), {}),
         (kernels.depthwise_conv2d.out, (x, weight, bias), {'out': out}),
         (kernels.dwconv_gelu.out, (x, weight, bias), {'out': out}),
         (kernels.pointwise_conv2d.out, (x, torch.randn(8, 8, 1, 1), None), {'out': out}),
