@@ -154,7 +154,7 @@ def test_int8(exported):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(kind='caffe'), "format 'caffe', expected one of onnx, torch_export, torchscript"),
+        (dict(kind='caffe'), "format 'caffe', expected one of onnx, torch_export, aot_inductor, torchscript"),
         (dict(out='a.onnx'), r'--out .*a.onnx: a file for --format torchscript ends in .pt'),
         (dict(part='head'), "part 'head', expected one of model, neck, backbone"),
         (dict(rounds=-1), '--rounds -1, expected 0 or more'),
