@@ -5,7 +5,7 @@
 #
 # OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 dense sizes train
 # family mask_rcnn upernet (training steps) detector segmentor (predictions).
-# PYTHON names the interpreter. Leave the machine to it.
+# PYTHON names the interpreter, SPEED_OPTIONS further options of speed.py. Leave the machine to it.
 set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 configs=$tools/../../configs
@@ -14,7 +14,8 @@ out=${1:-work_dirs/benchmark/cpu}
 shift || true
 [ $# -gt 0 ] || set -- batch8 batch1 dense sizes train family mask_rcnn upernet detector segmentor
 
-speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@"; }
+# shellcheck disable=SC2086 -- several options
+speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@" ${SPEED_OPTIONS:-}; }
 step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 2 --warmup 1; }
 
 whole() { "$python" "$tools/whole_models.py" "$@" --threads 2 --out "$out/$run/results.json"; }
