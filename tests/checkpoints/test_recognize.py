@@ -144,11 +144,15 @@ def test_networks_of_others_are_not_taken_for_ours(name, parts):
         recognize({f'{root}.{part}': torch.ones(4) for part in parts}, 'a.pth')
 
 
-PREFIXES = ['student.', 'net.', 'model.', 'timm_model.', 'base_model.model.', 'encoder.', 'm.', 'model.net.', 'a.b.c.']
+# Of one part and of several for each network.
+PREFIXES = [
+    *(('fcvit', prefix) for prefix in ('student.', 'model.', 'a.b.c.')),
+    *(('dwnet', prefix) for prefix in ('net.', 'timm_model.', 'base_model.model.')),
+    *(('vit', prefix) for prefix in ('encoder.', 'm.', 'model.net.')),
+]
 
 
-@pytest.mark.parametrize('prefix', PREFIXES)
-@pytest.mark.parametrize('name', ['fcvit', 'dwnet', 'vit'])
+@pytest.mark.parametrize('name, prefix', PREFIXES)
 def test_the_prefix_of_a_wrapper_is_found(name, prefix):
     model = build(NETWORKS[name])
     head = {'head.fc.weight': torch.rand(5, 8), 'head.fc.bias': torch.rand(5)}
