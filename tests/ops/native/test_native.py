@@ -146,17 +146,18 @@ def test_channel_mixers_of_any_size(threads):
         ((1, 9, 5, 6), 333),  # expanded channels divided among threads, the last share smaller
         ((3, 16, 8, 7), 640),
     ]
-    try:
-        torch.set_num_threads(threads)
-        for shape, hidden in cases:
-            args = products(shape[1], hidden, shape[1])
-            args[2:2] = [torch.randn(hidden, 1, 3, 3) / 3, torch.randn(hidden)]
-            x = channels_last(*shape)
-            want = ops.channel_mixer.reference(*(arg.double() for arg in (x, *args))) if hidden else args[-1].double()
-            want = want if hidden else want.view(1, -1, 1, 1).expand(shape)
-            torch.testing.assert_close(native.channel_mixer(x, *args).double(), want, rtol=1e-6, atol=5e-6)
-    finally:
-        torch.set_num_threads(before)
+    for shape, hidden in cases:
+        args = products(shape[1], hidden, shape[1])
+        args[2:2] = [torch.randn(hidden, 1, 3, 3) / 3, torch.randn(hidden)]
+        x = channels_last(*shape)
+        want = ops.channel_mixer.reference(*(arg.double() for arg in (x, *args))) if hidden else args[-1].double()
+        want = want if hidden else want.view(1, -1, 1, 1).expand(shape)
+        try:
+            torch.set_num_threads(threads)  # of the kernel alone: PyTorch's would wait for each other here
+            have = native.channel_mixer(x, *args)
+        finally:
+            torch.set_num_threads(before)
+        torch.testing.assert_close(have.double(), want, rtol=1e-6, atol=5e-6)
 
 
 @built
