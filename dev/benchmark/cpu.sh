@@ -35,8 +35,7 @@ for run; do
             fcvit_b12_reference_channels_last fcvit_b12 poolformer_s24 convnext_tiny resnet50 \
             --baseline fcvit_b12_reference fcvit_b12 ;;
     sizes)
-        "$python" "$tools/sizes.py" --out "$out/$run" --rounds 9 --warmup 1 --networks fcvit_b12 fcvit_b24 resnet50 convnext_tiny \
-            poolformer_s24 ;;
+        "$python" "$tools/sizes.py" --out "$out/$run" --rounds 9 --warmup 1 --networks fcvit_b12 fcvit_b24 resnet50 convnext_tiny ;;
     train)
         speed --mode train --rounds 10 --warmup 1 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 \
             --baseline fcvit_b12_reference fcvit_b12_reference_channels_last ;;
