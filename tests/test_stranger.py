@@ -109,7 +109,7 @@ def test_hub(stranger):
     assert find_variant('stranger_net_in1k').network is StrangerNet
 
 
-@pytest.mark.parametrize('kind, name', [('onnx', 'net.onnx'), ('torch_export', 'net.pt2'), ('torchscript', 'net.pt')])
+@pytest.mark.parametrize('kind, name', [('onnx', 'net.onnx'), ('torchscript', 'net.pt')])
 def test_export(stranger, tmp_path, kind, name):
     from fcvit_mm.export.formats import FORMATS
 

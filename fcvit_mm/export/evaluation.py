@@ -59,8 +59,8 @@ def evaluate(
         UserError: The library cannot read the data or evaluate the predictions.
     """
     model: Any = network.model
-    dataset: Any = data.dataset
     places = {PYTORCH: _nothing, **{name: _places(model, part, run) for name, run in runtimes.items()}}
+    dataset: Any = data.dataset
     with library_errors('evaluating on the test data', ADVICE), DefaultScope.overwrite_default_scope(cfg.default_scope):
         evaluators = {name: _build_evaluator(cfg) for name in places}
         for evaluator in evaluators.values():

@@ -10,8 +10,8 @@ pytest.importorskip('matplotlib')
 
 def test_times_each_point_once_and_draws(load, results, tmp_path, capsys):
     load('sizes').main(
-        ['--networks', 'fcvit_tiny', 'resnet50', '--sizes', '64', '32', '--batches', '1', '2', '--rounds', '4']
-        + ['--warmup', '0', '--threads', '1', '--trial-pixels', '2048', '--out', str(tmp_path)]
+        ['--networks', 'fcvit_tiny', 'fcvit_tiny_reference_best', '--sizes', '64', '32', '--batches', '1', '2']
+        + ['--rounds', '4', '--warmup', '0', '--threads', '1', '--trial-pixels', '2048', '--out', str(tmp_path)]
     )
     found = results(tmp_path)
     assert [(point['size'], point['batch'], point['rounds']) for point in found['points']] == [
@@ -21,11 +21,11 @@ def test_times_each_point_once_and_draws(load, results, tmp_path, capsys):
     ]
     for point in found['points']:
         assert {label: len(times) for label, times in point['times'].items()} == dict.fromkeys(
-            ('fcvit_tiny', 'resnet50'), point['rounds']
+            ('fcvit_tiny', 'fcvit_tiny_reference_best'), point['rounds']
         )
         assert point['layouts']['fcvit_tiny'] == 'channels_last'
     table = (tmp_path / 'table.md').read_text()
-    assert table.count('\n') == 5 and table.startswith('| size | batch | fcvit_tiny | resnet50 |')
+    assert table.count('\n') == 5 and table.startswith('| size | batch | fcvit_tiny | fcvit_tiny_reference_best |')
     assert table in capsys.readouterr().out
 
 

@@ -69,6 +69,7 @@ def test_training_steps_on_all_stages(load, results, tmp_path):
             '--rounds',
             '1',
             '--no-ceilings',
+            '--no-memory',
             '--out',
             str(tmp_path),
         ]
