@@ -18,8 +18,8 @@ from fcvit_mm.errors import CommandParser, UserError
 from fcvit_mm.options import add_import_option
 
 
-def add_arguments(parser: CommandParser) -> None:
-    """Add the arguments of every benchmark command."""
+def add_arguments(parser: CommandParser, memory: bool = True) -> None:
+    """Add the arguments of every benchmark command; ``memory``: of those that measure it."""
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--dtype', default='float32', choices=list(DTYPES))
     parser.add_argument('--rounds', type=int, default=20, help='how many times each is timed, in turn (default 20)')
@@ -30,9 +30,12 @@ def add_arguments(parser: CommandParser) -> None:
         default=torch.get_num_threads(),
         help="PyTorch's threads on the CPU (default here: %(default)s)",
     )
-    parser.add_argument(
-        '--no-memory', action='store_true', help='do not measure the peak memory (on a CPU it takes a process for each)'
-    )
+    if memory:
+        parser.add_argument(
+            '--no-memory',
+            action='store_true',
+            help='do not measure the peak memory (on a CPU it takes a process for each)',
+        )
     parser.add_argument(
         '--out',
         type=Path,

@@ -14,7 +14,7 @@ out=${1:-work_dirs/benchmark/cpu}
 shift || true
 [ $# -gt 0 ] || set -- batch8 batch1 dense sizes train family mask_rcnn upernet detector segmentor
 
-# shellcheck disable=SC2086 -- several options
+# shellcheck disable=SC2086  # several options
 speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@" ${SPEED_OPTIONS:-}; }
 step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 2 --warmup 1; }
 

@@ -31,7 +31,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--trial-pixels', type=int, default=4 * 224 * 224, help='pixels of a batch up to which layouts are tried'
     )
-    add_arguments(parser)
+    add_arguments(parser, memory=False)
     return parser.parse_args(argv)
 
 
