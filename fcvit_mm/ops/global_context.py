@@ -258,9 +258,9 @@ def _native_gradients(grad: Tensor, needed: Any, args: Sequence[Any]) -> Tuple[O
         eps,
     )
     return (
-        kernels.add_weighed(grad, grad_similarity, means * scale),
-        kernels.weighed_sums(x, grad_similarity) * scale,
-        kernels.weighed_sums(grad, weights),
+        kernels.add_weighted(grad, grad_similarity, means * scale),
+        kernels.weighted_sums(x, grad_similarity) * scale,
+        kernels.weighted_sums(grad, weights),
         None,
         *grad_rescale,
         None,

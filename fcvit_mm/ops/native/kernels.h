@@ -107,7 +107,7 @@ void add_context(const Context& context, const float* x, int64_t count, const fl
                  float* out);
 
 // Adds the sum over `count` positions of the map, weighed at each for each head: (count, heads) weights, (channels) sums.
-void add_weighed(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads, float* sums);
+void add_weighted(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads, float* sums);
 
 // x + branch * scale, for `count` positions.
 void add_scaled(const float* x, const float* branch, const float* scale, int64_t count, int64_t channels, float* out);

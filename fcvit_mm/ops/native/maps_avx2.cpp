@@ -47,7 +47,7 @@ void add_context(const Context& context, const float* x, int64_t count, const fl
   }
 }
 
-void add_weighed(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads, float* sums) {
+void add_weighted(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads, float* sums) {
   // Pairs of positions: the sums are loaded and stored half as often.
   const int64_t width = channels / heads;
   for (int64_t i = 0; i < count; i += 2, x += 2 * channels, weights += 2 * heads) {

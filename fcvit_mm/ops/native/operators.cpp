@@ -764,10 +764,11 @@ int64_t check_heads(const Tensor& x, int64_t num_heads) {
   return x.size(2) * x.size(3);
 }
 
-// Calls `compute` with an image, the first position and how many, for blocks of positions of all images.
+// Calls `compute` with an image, the first position and how many, for blocks of positions of all images; of a map
+// without values it does not.
 template <typename Compute>
 void for_blocks(const Tensor& x, int64_t rows, const Compute& compute) {
-  const int64_t positions = x.size(2) * x.size(3), blocks = divide_up(positions, rows);
+  const int64_t positions = x.size(2) * x.size(3), blocks = x.numel() ? divide_up(positions, rows) : 0;
   at::parallel_for(0, x.size(0) * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i % blocks * rows;
@@ -776,13 +777,13 @@ void for_blocks(const Tensor& x, int64_t rows, const Compute& compute) {
   });
 }
 
-int64_t rows_of_block(int64_t channels) { return std::max<int64_t>(kBlockValues / channels, 1); }
+int64_t rows_of_block(int64_t channels) { return std::max<int64_t>(kBlockValues / std::max<int64_t>(channels, 1), 1); }
 
 Tensor similarities(const Tensor& x, const Tensor& vectors, int64_t num_heads) {
   const int64_t positions = check_heads(x, num_heads), channels = x.size(1);
   check_shape("vectors", vectors, {x.size(0), channels});
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), own = vectors.contiguous();
-  Tensor out = at::empty({x.size(0), positions, num_heads}, x.options());
+  Tensor out = at::zeros({x.size(0), positions, num_heads}, x.options());
   const float *from = map.const_data_ptr<float>(), *of_vectors = own.const_data_ptr<float>();
   float* to = out.mutable_data_ptr<float>();
   for_blocks(map, rows_of_block(channels), [&](int64_t image, int64_t row, int64_t count) {
@@ -793,7 +794,7 @@ Tensor similarities(const Tensor& x, const Tensor& vectors, int64_t num_heads) {
   return out;
 }
 
-Tensor add_weighed(const Tensor& x, const Tensor& weights, const Tensor& vectors) {
+Tensor add_weighted(const Tensor& x, const Tensor& weights, const Tensor& vectors) {
   const int64_t heads = weights.size(-1), positions = check_heads(x, heads), channels = x.size(1);
   check_shape("weights", weights, {x.size(0), positions, heads});
   check_shape("vectors", vectors, {x.size(0), channels});
@@ -813,7 +814,7 @@ Tensor add_weighed(const Tensor& x, const Tensor& weights, const Tensor& vectors
   return out;
 }
 
-Tensor weighed_sums(const Tensor& x, const Tensor& weights) {
+Tensor weighted_sums(const Tensor& x, const Tensor& weights) {
   const int64_t heads = weights.size(-1), positions = check_heads(x, heads), channels = x.size(1);
   check_shape("weights", weights, {x.size(0), positions, heads});
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), factors = weights.contiguous();
@@ -824,7 +825,7 @@ Tensor weighed_sums(const Tensor& x, const Tensor& weights) {
   float* to = sums.mutable_data_ptr<float>();
   for_blocks(map, rows, [&](int64_t image, int64_t row, int64_t count) {
     const int64_t position = image * positions + row, block = image * sums.size(1) + row / rows;
-    avx2::add_weighed(from + position * channels, of_factors + position * heads, count, channels, heads,
+    avx2::add_weighted(from + position * channels, of_factors + position * heads, count, channels, heads,
                       to + block * channels);
   });
   return sums.sum(1);
@@ -850,7 +851,7 @@ Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalT
   float* const to = out.mutable_data_ptr<float>();
   const float* const own_factors = weight ? factors.const_data_ptr<float>() : nullptr;
   const float* const own_shifts = bias ? shifts.const_data_ptr<float>() : nullptr;
-  const int64_t size = positions * channels, rows = std::max<int64_t>(kBlockValues / channels, 1);
+  const int64_t size = positions * channels, rows = rows_of_block(channels);
   const int64_t blocks = divide_up(positions, rows);
   std::vector<double> sums(batch * blocks), squares(batch * blocks);
   std::vector<float> means(batch), scales(batch * channels);
@@ -1024,8 +1025,8 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
       "add_global_context(Tensor x, Tensor means, Tensor context, int num_heads, Tensor rescale_weight, "
       "Tensor rescale_bias, float eps) -> Tensor");
   library.def("similarities(Tensor x, Tensor vectors, int num_heads) -> Tensor");
-  library.def("add_weighed(Tensor x, Tensor weights, Tensor vectors) -> Tensor");
-  library.def("weighed_sums(Tensor x, Tensor weights) -> Tensor");
+  library.def("add_weighted(Tensor x, Tensor weights, Tensor vectors) -> Tensor");
+  library.def("weighted_sums(Tensor x, Tensor weights) -> Tensor");
   library.def("group_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor");
   library.def("add_scaled(Tensor x, Tensor branch, Tensor scale) -> Tensor");
   library.def("gelu_(Tensor(a!) x) -> Tensor(a!)");
@@ -1046,8 +1047,8 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("channel_mixer", channel_mixer);
   library.impl("add_global_context", add_global_context);
   library.impl("similarities", similarities);
-  library.impl("add_weighed", add_weighed);
-  library.impl("weighed_sums", weighed_sums);
+  library.impl("add_weighted", add_weighted);
+  library.impl("weighted_sums", weighted_sums);
   library.impl("group_norm", group_norm);
   library.impl("add_scaled", add_scaled);
   library.impl("gelu_", gelu_);
@@ -1068,8 +1069,8 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("channel_mixer", meta_of_mixer);
   library.impl("add_global_context", meta_of_context);
   library.impl("similarities", meta_of_similarities);
-  library.impl("add_weighed", meta_of_scaled);
-  library.impl("weighed_sums", meta_of_sums);
+  library.impl("add_weighted", meta_of_scaled);
+  library.impl("weighted_sums", meta_of_sums);
   library.impl("group_norm", meta_of_norm);
   library.impl("add_scaled", meta_of_scaled);
   library.impl("gelu_", meta_in_place);
