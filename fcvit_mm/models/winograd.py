@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops import native
 from ..ops.checks import autocast_dtype
 from ..ops.conditions import needs_grad
 from ..ops.dispatch import current_mode
@@ -16,9 +17,10 @@ from .layers import Conv2d
 TILE, READ = 4, 6
 #: Tiles that are computed at once: their transforms stay in the cache, and the products are of a good size.
 TILES = 256
-#: With fewer channels, or fewer tiles in all, the transforms take longer than what they save.
-MIN_CHANNELS = 192
-MIN_TILES = 96
+#: With fewer channels, or fewer tiles in all, the transforms take longer than what they save: in PyTorch's operators,
+#: and in compiled kernels (:mod:`fcvit_mm.ops.native`).
+MIN_CHANNELS, MIN_CHANNELS_NATIVE = 192, 48
+MIN_TILES, MIN_TILES_NATIVE = 96, 1
 #: The transform of a kernel's taps to the ``READ`` points 0, 1, -1, 2, -2 and infinity.
 _POINTS = (
     (1 / 4, 0, 0),
@@ -55,12 +57,14 @@ class WinogradConv2d(Conv2d):
             and layer.padding in ((1, 1), 'same')
             and layer.padding_mode == 'zeros'
             and layer.groups == 1
-            and min(layer.in_channels, layer.out_channels) >= MIN_CHANNELS
+            and min(layer.in_channels, layer.out_channels) >= min(MIN_CHANNELS, MIN_CHANNELS_NATIVE)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._applies(x):
             return super().forward(x)
+        if native.available():
+            return native.winograd_conv2d(x, self._transform(), self.out_channels, self.bias)
         return winograd_conv2d(x, self._transform(), self.bias)
 
     def _applies(self, x: Tensor) -> bool:
@@ -73,15 +77,22 @@ class WinogradConv2d(Conv2d):
             and x.dtype == self.weight.dtype == torch.float32
             and autocast_dtype(x) is None
             and x.shape[1] == self.in_channels
-            and x.shape[0] * -(-x.shape[2] // TILE) * -(-x.shape[3] // TILE) >= MIN_TILES
+            and self._pays(x.shape[0] * -(-x.shape[2] // TILE) * -(-x.shape[3] // TILE))
             and not needs_grad(x, self.weight, self.bias)
         )
 
+    def _pays(self, tiles: int) -> bool:
+        channels = min(self.in_channels, self.out_channels)
+        if native.available():
+            return tiles >= MIN_TILES_NATIVE and channels >= MIN_CHANNELS_NATIVE
+        return tiles >= MIN_TILES and channels >= MIN_CHANNELS
+
     def _transform(self) -> Tensor:
-        version = None if self.weight.is_inference() else self.weight._version
-        key = (self.weight.data_ptr(), version)
+        version, compiled = None if self.weight.is_inference() else self.weight._version, native.available()
+        key = (self.weight.data_ptr(), version, compiled)
         if self._transformed is None or self._transformed[0] != key:
-            self._transformed = key, winograd_weight(self.weight)
+            weight = winograd_weight(self.weight)
+            self._transformed = key, native.winograd_panels(weight) if compiled else weight
         return self._transformed[1]
 
     def __getstate__(self) -> Dict[str, Any]:

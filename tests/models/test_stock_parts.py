@@ -24,8 +24,8 @@ SMALL_RESNET = dict(backbone=RESNET, neck=dict(type='FPN', in_channels=[4, 8], o
 @pytest.fixture
 def always(monkeypatch):
     """Compute by tiles whatever its size."""
-    monkeypatch.setattr(winograd, 'MIN_CHANNELS', 1)
-    monkeypatch.setattr(winograd, 'MIN_TILES', 1)
+    for name in ('MIN_TILES', 'MIN_CHANNELS', 'MIN_TILES_NATIVE', 'MIN_CHANNELS_NATIVE'):
+        monkeypatch.setattr(winograd, name, 1)
 
 
 def detector(name, **changes):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fcvit_mm.models import winograd
 from fcvit_mm.models.winograd import WinogradConv2d, winograd_conv2d, winograd_weight
-from fcvit_mm.ops import use_ops
+from fcvit_mm.ops import native, use_ops
 
 
 def layer(channels=5, outputs=7, **options):
@@ -18,9 +18,15 @@ def layer(channels=5, outputs=7, **options):
     return WinogradConv2d(channels, outputs, 3, padding=1, **options)
 
 
-@pytest.fixture
-def any_number(monkeypatch):
-    monkeypatch.setattr(winograd, 'MIN_TILES', 1)
+@pytest.fixture(params=['native', 'torch'])
+def any_number(monkeypatch, request):
+    """Compute by tiles whatever the size, by the compiled kernels and by PyTorch's operators."""
+    if request.param == 'torch':
+        monkeypatch.setattr(native, 'available', lambda: False)
+    elif not native.available():
+        pytest.skip('no compiled CPU kernels here')
+    for name in ('MIN_TILES', 'MIN_CHANNELS', 'MIN_TILES_NATIVE', 'MIN_CHANNELS_NATIVE'):
+        monkeypatch.setattr(winograd, name, 1)
 
 
 @pytest.fixture
@@ -29,6 +35,7 @@ def refused(monkeypatch):
         raise AssertionError('computed by tiles')
 
     monkeypatch.setattr(winograd, 'winograd_conv2d', refuse)
+    monkeypatch.setattr(native, 'winograd_conv2d', refuse)
 
 
 @pytest.mark.parametrize('tiles', [1, 7, 256])
@@ -61,8 +68,8 @@ def test_which_layers():
     def fits(*args, **options):
         return WinogradConv2d.fits(nn.Conv2d(*args, **options))
 
-    assert fits(256, 256, 3, padding=1) and fits(256, 512, 3, padding='same')
-    assert not fits(256, 64, 3, padding=1)
+    assert fits(256, 256, 3, padding=1) and fits(64, 512, 3, padding='same')
+    assert not fits(256, 32, 3, padding=1)
     for options in (
         dict(padding=0),
         dict(padding=1, stride=2),
@@ -96,9 +103,25 @@ def test_when_it_does_not_apply(any_number, refused):
         conv(x)
 
 
-def test_small_maps_are_not_worth_it(refused):
-    with torch.no_grad():
-        layer()(torch.randn(1, 5, 16, 16))
+@torch.no_grad()
+def test_what_is_not_worth_it(refused, monkeypatch):
+    layer(40, 40)(torch.randn(1, 40, 64, 64))
+    monkeypatch.setattr(native, 'available', lambda: False)
+    layer(128, 128)(torch.randn(1, 128, 64, 64))
+    layer(192, 192)(torch.randn(1, 192, 36, 36))
+    with pytest.raises(AssertionError, match='by tiles'):
+        layer(192, 192)(torch.randn(1, 192, 40, 40))
+
+
+@torch.no_grad()
+def test_kernels_that_come_and_go(any_number, monkeypatch):
+    """A layer that was called without the compiled kernels is called with them, as after unpickling elsewhere."""
+    conv, x = layer(), torch.randn(1, 5, 8, 8)
+    expected = conv(x)
+    there = native._load()
+    for available in (there, False, there):
+        monkeypatch.setattr(native, 'available', lambda available=available: available)
+        torch.testing.assert_close(conv(x), expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

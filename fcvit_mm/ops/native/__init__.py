@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import autocast_dtype
@@ -50,7 +51,7 @@ def _load() -> bool:
             torch.ops.load_library(library)
             for name in CONVOLUTIONS:
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name))
-            for name, formula in _FLOPS_OF_GRADIENTS.items():
+            for name, formula in _FLOPS.items():
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name), formula)
             return torch.ops.fcvit_mm_cpu.supported()
         except (OSError, RuntimeError, AttributeError) as error:
@@ -70,14 +71,19 @@ def _flops_of_taps_and_convolution(grad: Sequence[int], x: Sequence[int], *_: An
     return 2 * _flops_of_taps(grad, x, 3)
 
 
+def _flops_of_winograd(x: Sequence[int], panels: Sequence[int], outputs: int, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * outputs * 9
+
+
 def _flops_of_pointwise(grad: Sequence[int], x: Sequence[int], **_: Any) -> int:
     return 2 * math.prod(grad) * x[1]
 
 
-_FLOPS_OF_GRADIENTS: Dict[str, Callable[..., int]] = {
+_FLOPS: Dict[str, Callable[..., int]] = {
     'depthwise_conv2d_grad_weight': _flops_of_taps,
     'dwconv_gelu_grad_': _flops_of_taps_and_convolution,
     'pointwise_conv2d_grad_weight': _flops_of_pointwise,
+    'winograd_conv2d': _flops_of_winograd,
 }
 
 
@@ -181,6 +187,32 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
         Tensor: ``(B, D, H, W)`` in channels_last.
     """
     return torch.ops.fcvit_mm_cpu.pointwise_conv2d(x, weight, bias)
+
+
+def winograd_panels(weight: Tensor) -> Tensor:
+    """Arrange weights for :func:`winograd_conv2d`: ``(36, C, D)`` to ``(36, D / 16 rounded up, C, 16)``."""
+    points, channels, outputs = weight.shape
+    padded = F.pad(weight, (0, -outputs % _PANEL))
+    return padded.view(points, channels, -1, _PANEL).transpose(1, 2).contiguous()
+
+
+#: Outputs that the products compute at a time.
+_PANEL = 16
+
+
+def winograd_conv2d(x: Tensor, panels: Tensor, outputs: int, bias: Optional[Tensor] = None) -> Tensor:
+    """Compute the 3x3 convolution with one zero around the map by Winograd's tiles, without derivatives.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``, float32.
+        panels (Tensor): Of :func:`winograd_panels`.
+        outputs (int): D.
+        bias (Tensor, optional): ``(D,)``.
+
+    Returns:
+        Tensor: ``(B, D, H, W)`` in channels_last.
+    """
+    return torch.ops.fcvit_mm_cpu.winograd_conv2d(x, panels, outputs, bias)
 
 
 def bottleneck(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:

@@ -93,6 +93,22 @@ struct Correlation {
 int64_t correlation_scratch_size(int64_t rows);
 void add_correlation(const Correlation& correlation, float* scratch);
 
+// Winograd's F(4x4, 3x3): 3x3 convolutions by tiles of kTile x kTile outputs, whose kTileReads x kTileReads inputs become
+// as many values for each channel, one at each point. The products of channels are taken point by point.
+constexpr int64_t kTile = 4, kTileReads = 6, kTilePoints = kTileReads * kTileReads;
+struct InputTile {
+  const float* x;      // one image
+  const float* zeros;  // (channels)
+  int64_t height, width, channels, row, column;  // its first row and column may lie outside of the map
+};
+struct OutputTile {
+  float* out;  // its first value
+  int64_t row_stride, channels, rows, columns;  // those inside of the map, at least one and at most kTile
+};
+// The values at the points, each (channels), lie `stride` apart.
+void to_points(const InputTile& tile, float* points, int64_t stride);
+void from_points(const float* points, int64_t stride, const OutputTile& tile);
+
 // The global context of one image, weighed at each position by its similarity. Channels / heads is a multiple of kLanes.
 struct Context {
   int64_t channels, heads;

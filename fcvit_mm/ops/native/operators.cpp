@@ -54,6 +54,8 @@ constexpr int64_t kFewestHidden = 64, kMostHidden = 128;
 constexpr int64_t kCorrelationRows = 256;
 // Positions for each thread up to which channel mixers divide expanded channels among threads.
 constexpr int64_t kFewPositions = 512;
+// Tiles of a 3x3 convolution that are transformed and multiplied at a time, and parts of the products for each thread.
+constexpr int64_t kTilesAtOnce = 96, kPartsPerThread = 8;
 // Rows of a map, as a matrix, that are not divided further.
 constexpr int64_t kFewestRows = 24;
 
@@ -173,6 +175,72 @@ void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weig
       }
     }
   });
+}
+
+// 3x3 convolutions with zeros around by Winograd's tiles. Of some tiles at a time, threads divide the tiles for the
+// transforms, and the points and outputs for the products: each reads its part of the weight once.
+struct TiledConvolution {
+  const float* x;
+  const float* panels;  // (kTilePoints, outputs / kBlock rounded up, channels, kBlock)
+  const float* bias;    // (outputs), or null
+  float* out;
+  int64_t batch, height, width, channels, outputs;
+};
+
+void convolve_tiles(const TiledConvolution& conv) {
+  const int64_t down = divide_up(conv.height, avx2::kTile), across = divide_up(conv.width, avx2::kTile);
+  const int64_t all = conv.batch * down * across;
+  const int64_t chunks = divide_up(all, kTilesAtOnce), most = divide_up(all, chunks);
+  // An odd number of cache lines apart: the points of a tile are not all in the same set of a cache.
+  const auto stride_of = [&](int64_t channels) { return (divide_up(most * channels, avx2::kBlock) | 1) * avx2::kBlock; };
+  const int64_t in_stride = stride_of(conv.channels), out_stride = stride_of(conv.outputs);
+  const Tensor memory = at::empty({avx2::kTilePoints * (in_stride + out_stride)}, at::kFloat);
+  float* const inputs = memory.mutable_data_ptr<float>();
+  float* const products = inputs + avx2::kTilePoints * in_stride;
+  const std::vector<float> zeros(conv.channels);
+  const int64_t blocks = divide_up(conv.outputs, avx2::kBlock);
+  const int64_t fitting = std::max<int64_t>(kGroupValues / conv.channels / avx2::kBlock, 1);
+  const int64_t wanted = divide_up(kPartsPerThread * at::get_num_threads(), avx2::kTilePoints);
+  const int64_t width = divide_up(blocks, std::min(std::max(divide_up(blocks, fitting), wanted), blocks));
+  const int64_t groups = divide_up(blocks, width);
+
+  for (int64_t first = 0; first < all; first += most) {
+    const int64_t count = std::min(most, all - first);
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t tile = first + i, image = tile / across / down;
+        avx2::to_points({conv.x + image * conv.height * conv.width * conv.channels, zeros.data(), conv.height, conv.width,
+                         conv.channels, tile / across % down * avx2::kTile - 1, tile % across * avx2::kTile - 1},
+                        inputs + i * conv.channels, in_stride);
+      }
+    });
+    at::parallel_for(0, avx2::kTilePoints * groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t point = i / groups, block = i % groups * width;
+        avx2::Product product{};
+        product.rows = inputs + point * in_stride;
+        product.row_stride = product.depth = conv.channels;
+        product.count = count;
+        product.panels = conv.panels + (point * blocks + block) * conv.channels * avx2::kBlock;
+        product.columns = std::min(width * avx2::kBlock, conv.outputs - block * avx2::kBlock);
+        // What is at the point (1, 1) goes to all outputs of a tile alike.
+        product.bias = conv.bias && point == avx2::kTileReads + 1 ? conv.bias + block * avx2::kBlock : nullptr;
+        product.out = products + point * out_stride + block * avx2::kBlock;
+        product.out_stride = conv.outputs;
+        avx2::multiply(product);
+      }
+    });
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t tile = first + i, image = tile / across / down;
+        const int64_t row = tile / across % down * avx2::kTile, column = tile % across * avx2::kTile;
+        float* const out = conv.out + ((image * conv.height + row) * conv.width + column) * conv.outputs;
+        avx2::from_points(products + i * conv.outputs, out_stride,
+                          {out, conv.width * conv.outputs, conv.outputs, std::min(avx2::kTile, conv.height - row),
+                           std::min(avx2::kTile, conv.width - column)});
+      }
+    });
+  }
 }
 
 // The weight of a 1x1 convolution: (columns, depth), or turned: (depth, columns).
@@ -754,6 +822,28 @@ Tensor add_global_context(const Tensor& x, const Tensor& means, const Tensor& co
   return out;
 }
 
+Tensor winograd_conv2d(const Tensor& x, const Tensor& panels, int64_t outputs, const OptionalTensor& bias) {
+  check_map(x);
+  const int64_t channels = x.size(1);
+  check_shape("panels", panels,
+              {avx2::kTilePoints, divide_up(outputs, avx2::kBlock), channels, avx2::kBlock});
+  if (bias) {
+    check_shape("bias", *bias, {outputs});
+  }
+  const float* const values = panels.const_data_ptr<float>();
+  TORCH_CHECK(panels.is_contiguous() && reinterpret_cast<uintptr_t>(values) % 32 == 0,
+              "fcvit_mm_cpu: panels is not contiguous and aligned to 32 bytes");
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor added = bias ? bias->contiguous() : Tensor();
+  Tensor out = empty_map(x, outputs);
+  if (out.numel() == 0 || channels == 0) {
+    return bias ? out.copy_(added.view({-1, 1, 1})) : out.zero_();
+  }
+  convolve_tiles({map.const_data_ptr<float>(), values, bias ? added.const_data_ptr<float>() : nullptr,
+                  out.mutable_data_ptr<float>(), x.size(0), x.size(2), x.size(3), channels, outputs});
+  return out;
+}
+
 // What the gradients of the global context are made of: products of each position and head of a map with a vector, and
 // sums over positions.
 int64_t check_heads(const Tensor& x, int64_t num_heads) {
@@ -949,6 +1039,11 @@ Tensor meta_of_pointwise(const Tensor& x, const Tensor& weight, const OptionalTe
                           at::MemoryFormat::ChannelsLast);
 }
 
+Tensor meta_of_winograd(const Tensor& x, const Tensor&, int64_t outputs, const OptionalTensor&) {
+  return at::empty_symint({x.sym_size(0), outputs, x.sym_size(2), x.sym_size(3)}, x.options(),
+                          at::MemoryFormat::ChannelsLast);
+}
+
 Tensor& meta_of_out(const Tensor&, const Tensor&, const OptionalTensor&, Tensor& out) { return out; }
 
 Tensor meta_of_bottleneck(const Tensor& x, const Tensor&, const Tensor&, const Tensor& fc2_weight, const Tensor&) {
@@ -1016,6 +1111,7 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
   library.def("gelu_grad_(Tensor(a!) x, Tensor grad) -> Tensor(a!)");
   library.def("pointwise_conv2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   library.def("pointwise_conv2d.out(Tensor x, Tensor weight, Tensor? bias, *, Tensor(a!) out) -> Tensor(a!)");
+  library.def("winograd_conv2d(Tensor x, Tensor panels, int outputs, Tensor? bias) -> Tensor");
   library.def(
       "bottleneck(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor fc2_weight, Tensor fc2_bias) -> Tensor");
   library.def(
@@ -1043,6 +1139,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("gelu_grad_", gelu_grad_);
   library.impl("pointwise_conv2d", pointwise_conv2d);
   library.impl("pointwise_conv2d.out", pointwise_conv2d_out);
+  library.impl("winograd_conv2d", winograd_conv2d);
   library.impl("bottleneck", bottleneck);
   library.impl("channel_mixer", channel_mixer);
   library.impl("add_global_context", add_global_context);
@@ -1065,6 +1162,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("gelu_grad_", meta_of_gelu_grad_in_place);
   library.impl("pointwise_conv2d", meta_of_pointwise);
   library.impl("pointwise_conv2d.out", meta_of_out);
+  library.impl("winograd_conv2d", meta_of_winograd);
   library.impl("bottleneck", meta_of_bottleneck);
   library.impl("channel_mixer", meta_of_mixer);
   library.impl("add_global_context", meta_of_context);

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import library
 
 from fcvit_mm import ops
+from fcvit_mm.models.winograd import winograd_weight
 from fcvit_mm.ops import native, use_ops
 
 built = pytest.mark.skipif(
@@ -160,6 +161,66 @@ def test_channel_mixers_of_any_size(threads):
         torch.testing.assert_close(have.double(), want, rtol=1e-6, atol=5e-6)
 
 
+def tiled(weight: torch.Tensor):
+    return native.winograd_panels(winograd_weight(weight)), len(weight)
+
+
+@built
+@pytest.mark.parametrize('batch, height, width', [(1, 1, 1), (2, 4, 8), (3, 7, 5), (1, 33, 2), (2, 41, 43)])
+@pytest.mark.parametrize('channels, outputs', [(1, 1), (7, 17), (8, 16), (20, 3), (300, 40)])
+def test_tiles_of_any_size(batch, height, width, channels, outputs):
+    torch.manual_seed(0)
+    x, weight, bias = (
+        torch.randn(batch, channels, height, width),
+        torch.randn(outputs, channels, 3, 3),
+        torch.randn(outputs),
+    )
+    expected = F.conv2d(x.double(), weight.double(), padding=1)
+    for layout, added in ((torch.contiguous_format, None), (torch.channels_last, bias)):
+        got = native.winograd_conv2d(x.contiguous(memory_format=layout), *tiled(weight), added)
+        assert got.is_contiguous(memory_format=torch.channels_last)
+        want = expected if added is None else expected + bias.double()[:, None, None]
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5 * max(1, want.abs().max().item()))
+
+
+@built
+def test_tiles_beside_what_is_no_number():
+    """Values outside of the map are zeros, not products with them; a tile does not spoil its neighbours."""
+    x = torch.zeros(1, 8, 8, 12)
+    x[..., 0, 0] = float('nan')
+    got = native.winograd_conv2d(x, *tiled(torch.ones(8, 8, 3, 3)), torch.ones(8))
+    assert got[..., :2, :2].isnan().all() and torch.equal(got[..., 8:], torch.ones(1, 8, 8, 4))
+
+
+@built
+@pytest.mark.parametrize('shape', [(0, 8, 4, 4), (2, 8, 0, 4), (2, 8, 4, 0), (2, 0, 4, 4)])
+def test_tiles_of_empty_maps(shape):
+    bias, panels = torch.arange(5.0), torch.ones(36, 1, shape[1], 16)
+    got = native.winograd_conv2d(torch.ones(shape), panels, 5, bias)
+    torch.testing.assert_close(got, bias[:, None, None].expand(shape[0], 5, *shape[2:]))
+    assert not native.winograd_conv2d(torch.ones(shape), panels, 5).any()
+
+
+@built
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(x=torch.ones(2, 8, 4)), r'x is \[2, 8, 4\].*expected \(B, C, H, W\)'),
+        (dict(x=torch.ones(2, 9, 4, 4)), r'panels is \[36, 2, 8, 16\].*expected \[36, 2, 9, 16\]'),
+        (dict(outputs=33), r'expected \[36, 3, 8, 16\]'),
+        (dict(outputs=-1), r'expected \[36, 0, 8, 16\]'),
+        (dict(panels=torch.ones(36, 2, 8, 16).double()), 'panels is .* of Double'),
+        (dict(panels=torch.ones(36, 2, 16, 8).transpose(2, 3)), 'panels is not contiguous'),
+        (dict(panels=torch.ones(36 * 2 * 8 * 16 + 1)[1:].view(36, 2, 8, 16)), 'aligned to 32 bytes'),
+        (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \[20\]'),
+    ],
+)
+def test_operator_of_tiles_refuses_what_does_not_fit(change, message):
+    args = dict(x=torch.ones(2, 8, 4, 4), panels=torch.ones(36, 2, 8, 16), outputs=20, bias=torch.ones(20))
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fcvit_mm_cpu.winograd_conv2d(**{**args, **change})
+
+
 @built
 def test_global_context_of_any_size():
     """Blocks of positions, several vectors a head, a lone value, equal values that have no deviation."""
@@ -255,6 +316,7 @@ def test_the_result_does_not_depend_on_threads():
             (native.add_global_context, [x[..., 0, 0], x[..., 1, 1], 5, torch.randn(5), torch.randn(5), 1e-5]),
             (native.add_scaled, [x.flip(2), torch.randn(40)]),
             (native.group_norm, [torch.randn(40), None, 1e-5]),
+            (native.winograd_conv2d, [*tiled(torch.randn(50, 40, 3, 3)), torch.randn(50)]),
         ):
             outputs = []
             for threads in (1, 2, 5):
@@ -407,6 +469,7 @@ def test_operators_are_well_registered():
         ('add_global_context', (x, x[..., 0, 0], x[..., 1, 1], 1, bias[:1], bias[1:2], 1e-5)),
         ('add_scaled', (x, x, bias)),
         ('group_norm', (x, bias, None, 1e-5)),
+        ('winograd_conv2d', (x, *tiled(torch.randn(24, 8, 3, 3)), None)),
         ('gelu_', (x,)),
     ):
         library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
