@@ -9,6 +9,7 @@ model), and the outputs for two images. ``fcvit_micro_grads.npz`` holds gradient
 
 import json
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +83,22 @@ def images() -> dict:
 
 
 def fixture(option: str, network: str = 'fcvit') -> dict:
+    return dict(_fixture(option, network))
+
+
+@lru_cache(maxsize=None)
+def _fixture(option: str, network: str) -> dict:
     with np.load(DATA / f'{network}_micro_{option}.npz') as file:
         return {name: file[name] for name in file.files}
 
 
 def published(option: str = 'default', dense: bool = False, network: str = 'fcvit') -> dict:
-    """The published state dict of one small network."""
+    """The published state dict of one small network, its tensors the caller's own."""
+    return {key: value.clone() for key, value in _published(option, dense, network).items()}
+
+
+@lru_cache(maxsize=None)
+def _published(option: str, dense: bool, network: str) -> dict:
     names = json.loads(str(fixture(option, network)['dense_names' if dense else 'names']))
     return {key: values(key, shape) for key, shape in names.items()}
 

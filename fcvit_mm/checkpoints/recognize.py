@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections import OrderedDict
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Match, NamedTuple, Optional, Sequence, Set, Tuple, Type
 
 import torch
 from torch import Tensor
@@ -82,14 +82,14 @@ def recognize(
     tensors = tensors_of(state_dict)
     if not tensors:
         raise CheckpointError(f'{path} has no tensors in it, only {some(state_dict)}: expected a state_dict')
-    prefix = _find_prefix(tensors, path, prefix, backbone)
+    prefix, matches = _find_prefix(tensors, path, prefix, backbone)
     inside = OrderedDict((key[len(prefix) :], value) for key, value in tensors.items() if key.startswith(prefix))
     rest = OrderedDict((key, value) for key, value in tensors.items() if not key.startswith(prefix))
     paddle = any(key.rsplit('.', 1)[-1] in PADDLE_LEAVES for key in inside)
     if paddle:
         inside = OrderedDict((_torch_leaf(key), value) for key, value in inside.items())
 
-    match = _find_network(list(inside), path, backbone)
+    match = _find_network(list(inside), matches, path, backbone)
     is_ignored = renamer((pattern, pattern) for pattern in names_of(match.network).ignored)
     named: Dict[str, Tensor] = OrderedDict()
     for key, value in inside.items():
@@ -237,7 +237,6 @@ class _Match(NamedTuple):
         published (bool): Whether these are its published names.
         names (dict[str, str]): Names in the file and ours, of those that are explained.
         unexplained (int): How many names of the file are not, beside those of heads and those that are not read.
-        share_of_blocks (float): The part of the file's names in blocks that is explained.
         size (int): How many patterns of names the network has.
     """
 
@@ -245,7 +244,6 @@ class _Match(NamedTuple):
     published: bool
     names: Dict[str, str]
     unexplained: int
-    share_of_blocks: float
     size: int
 
     @property
@@ -254,13 +252,12 @@ class _Match(NamedTuple):
         return -len(self.names), self.size
 
 
-def _find_network(keys: Sequence[str], path: str, backbone: Optional[torch.nn.Module]) -> _Match:
-    """Return the network whose names explain the file best.
+def _find_network(keys: Sequence[str], matches: List[_Match], path: str, backbone: Optional[torch.nn.Module]) -> _Match:
+    """Return the network whose names explain the file best, of ``matches`` by the rows of published names.
 
     Raises:
         CheckpointError: None does, or two do alike.
     """
-    matches = _matches(keys, backbone, rows_suffice=True)
     if all(match.unexplained for match in matches):
         matches = _matches(keys, backbone, rows_suffice=False)
     if not matches:
@@ -289,8 +286,10 @@ def _matches(keys: Sequence[str], backbone: Optional[torch.nn.Module], rows_suff
     for network in _candidates(backbone):
         own = tuple(backbone.state_dict()) if backbone is not None and type(backbone) is network else ()
         for published in (False, True) if names_of(network).rows else (False,):
-            matches.append(_explain(keys, network, published, own, rows_suffice))
-    return [match for match in matches if match.share_of_blocks >= SHARE_OF_BLOCKS]
+            match = _explain(keys, network, published, own, rows_suffice)
+            if match is not None:
+                matches.append(match)
+    return matches
 
 
 def list_networks() -> List[Type[Backbone]]:
@@ -315,8 +314,8 @@ def names_of(network: Type[Backbone]) -> PublishedNames:
 
 def _explain(
     keys: Sequence[str], network: Type[Backbone], published: bool, own: Sequence[str], rows_suffice: bool
-) -> _Match:
-    """Find our names for those of a file.
+) -> Optional[_Match]:
+    """Find our names for those of a file; ``None`` if too few of those in blocks are the network's.
 
     Args:
         keys (Sequence[str]): The file's.
@@ -332,16 +331,17 @@ def _explain(
     if not rows or not rows_suffice:
         everything = {*own, *(reference_names(network) if rows else _all_names(network))}
         known = {(pattern, pattern) for name in everything for pattern in _patterns(name)}
-    rename, keep = renamer(pairs), renamer(known)
-    found = ((key, rename(key) or keep(key)) for key in keys)
-    names = {key: name for key, name in found if name is not None}
-    pairs |= known
-    in_block = _block_finder(pairs)
+    rename, keep, in_block = renamer(pairs), renamer(known), _block_finder(pairs | known)
+    # Most networks end here, after the names in blocks.
     blocks = [key for key in keys if in_block(key)]
-    share = sum(key in names for key in blocks) / len(blocks) if blocks else 0.0
+    found = {key: rename(key) or keep(key) for key in blocks}
+    if not blocks or sum(found[key] is not None for key in blocks) < SHARE_OF_BLOCKS * len(blocks):
+        return None
+    found.update((key, rename(key) or keep(key)) for key in keys if key not in found)
+    names = {key: name for key in keys if (name := found[key]) is not None}
     is_ignored = renamer((pattern, pattern) for pattern in names_of(network).ignored)
     unexplained = sum(key not in names and not is_head(key) and is_ignored(key) is None for key in keys)
-    return _Match(network, published, names, unexplained, share, len(pairs))
+    return _Match(network, published, names, unexplained, len(pairs | known))
 
 
 def _patterns(name: str) -> Iterator[str]:
@@ -354,52 +354,50 @@ def _patterns(name: str) -> Iterator[str]:
         yield from (f'norm{i}.{pattern[norm.end() :]}' for i in range(MAX_OUTPUTS))
 
 
-def _block_finder(pairs: Set[Tuple[str, str]]) -> Callable[[str], bool]:
+def _block_finder(pairs: Set[Tuple[str, str]]) -> Callable[[str], Optional[Match[str]]]:
     """Build a function that tells whether a name in the file stands in a block."""
     roots = set()
     for pattern, ours in pairs:
         block, parts = BLOCK.match(ours), pattern.split('.')
         stars = [i for i, part in enumerate(parts) if part == '*']
         if block is not None and 0 < block.group().count('*') <= len(stars):
-            roots.add(tuple(parts[: stars[block.group().count('*') - 1] + 1]))
-
-    def in_block(key: str) -> bool:
-        parts = key.split('.')
-        return any(
-            len(parts) > len(root) and all(expected in ('*', part) for expected, part in zip(root, parts))
-            for root in roots
-        )
-
-    return in_block
+            root = parts[: stars[block.group().count('*') - 1] + 1]
+            roots.add(r'\.'.join('[^.]*' if part == '*' else re.escape(part) for part in root))
+    return re.compile(rf'(?:{"|".join(sorted(roots))})\.' if roots else '(?!)').match
 
 
 def _find_prefix(
     tensors: Mapping[str, Tensor], path: str, prefix: Optional[str], backbone: Optional[torch.nn.Module]
-) -> str:
-    """Return what precedes the backbone's names: ``prefix``, else the one after which some network's names stand.
+) -> Tuple[str, List[_Match]]:
+    """Find what precedes the backbone's names: ``prefix``, else what some network's names stand after.
+
+    Returns:
+        tuple: The prefix, and the networks that the names after it are of by the rows of published names.
 
     Raises:
         CheckpointError: Nothing begins with ``prefix``, or a network's names stand after each of several.
     """
     if prefix is None:
         prefix = 'backbone.' if any(key.startswith('backbone.') for key in tensors) else ''
-        inside = [key[len(prefix) :] for key in tensors if key.startswith(prefix)]
-        if not _is_known(inside, backbone):
-            fitting = [found for found in _prefixes(tensors) if _is_known(_after(tensors, found), backbone)]
+        matches = _matches_after(tensors, prefix, backbone)
+        if not matches:
+            fitting = {each: found for each in _prefixes(tensors) if (found := _matches_after(tensors, each, backbone))}
             if len(fitting) > 1:
                 raise CheckpointError(
                     f'{path} has weights of a network after each of {", ".join(map(repr, fitting))}: '
                     'give the one to take as prefix'
                 )
-            prefix = fitting[0] if fitting else prefix
-    elif prefix and not prefix.endswith('.'):
+            for prefix, matches in fitting.items():
+                return prefix, matches
+        return prefix, matches
+    if prefix and not prefix.endswith('.'):
         prefix += '.'
     if not any(key.startswith(prefix) for key in tensors):
         raise CheckpointError(
             f'{path} has no tensor whose name begins with {prefix!r}, they begin with '
             f'{sorted({key.split(".")[0] for key in tensors})}: give one of these as prefix, or none'
         )
-    return prefix
+    return prefix, _matches_after(tensors, prefix, backbone)
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> List[str]:
@@ -414,14 +412,10 @@ def _prefixes(tensors: Mapping[str, Tensor]) -> List[str]:
     return list(found)
 
 
-def _after(tensors: Mapping[str, Tensor], prefix: str) -> List[str]:
-    return [key[len(prefix) :] for key in tensors if key.startswith(prefix)]
-
-
-def _is_known(keys: Sequence[str], backbone: Optional[torch.nn.Module]) -> bool:
-    """Return whether these are, for the most part, the names of some network."""
-    keys = [_torch_leaf(key) for key in keys]
-    return any(match.share_of_blocks >= SHARE_OF_BLOCKS for match in _matches(keys, backbone, rows_suffice=True))
+def _matches_after(tensors: Mapping[str, Tensor], prefix: str, backbone: Optional[torch.nn.Module]) -> List[_Match]:
+    """Return the networks that the names after a prefix are of, for the most part."""
+    keys = [_torch_leaf(key[len(prefix) :]) for key in tensors if key.startswith(prefix)]
+    return _matches(keys, backbone, rows_suffice=True)
 
 
 def _torch_leaf(key: str) -> str:
