@@ -21,8 +21,8 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {'classification': 'mmpretrain', 'detection': 'mmdet', 'segmentation': 'mmseg'}
 
-# What a user writes to train a config of the project on data of their own; small images, a block a stage and few
-# proposals for speed.
+# What a user writes to train a config of the project on data of their own; small images, a block a stage, narrow heads
+# and few proposals for speed.
 CONFIGS = {
     'classification': """
 _base_ = '{root}/configs/classification/fcvit_tiny_in1k.py'
@@ -53,7 +53,13 @@ classes = ('circle', 'cross', 'square', 'star', 'triangle')
 model = dict(
     backbone=dict(init_cfg=None, arch=dict(
         _delete_=True, depths=(1, 1, 1, 1), channels=(32, 64, 160, 320), mlp_ratios=(8, 8, 4, 4))),
-    roi_head=dict(bbox_head=dict(num_classes=5), mask_head=dict(num_classes=5)),
+    neck=dict(out_channels=32),
+    rpn_head=dict(in_channels=32, feat_channels=32),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=32),
+        bbox_head=dict(in_channels=32, fc_out_channels=64, num_classes=5),
+        mask_roi_extractor=dict(out_channels=32),
+        mask_head=dict(num_convs=1, in_channels=32, conv_out_channels=32, num_classes=5)),
     train_cfg=dict(rpn_proposal=dict(max_per_img=40), rcnn=dict(sampler=dict(num=16))),
     test_cfg=dict(rpn=dict(max_per_img=40), rcnn=dict(max_per_img=10)))
 train_pipeline = [
@@ -201,13 +207,13 @@ class _Started:
         return self.output.read()
 
 
-def run_python(*arguments, **options):
+def run_python(*arguments, timeout=300, **options):
     """Run Python as ``subprocess.run`` does, with text captured, in a process that has imported PyTorch and MMEngine.
 
     It imports the rest itself: this package, and whatever it finds.
     """
     command, env = [_Servers.get().python_of_few, *arguments], {**os.environ, 'PYTHONPATH': python_path()}
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, **options)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=timeout, **options)
 
 
 def warm_python():

@@ -27,9 +27,19 @@ def test_published_multiply_adds(variant, published):
     assert f'{recorded("classification", f"fcvit_{variant}_in1k")["FLOPs"] / 1e9:.2f}' == published
 
 
-def test_counts_of_a_classifier_and_of_its_parts():
+@pytest.fixture(scope='module')
+def tiny():
+    """What is found of a classifier; a random number drawn after it, and what it would have been before."""
     pytest.importorskip('mmpretrain')
-    found = measure(Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py'))
+    cfg = Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py')
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    return measure(cfg), torch.rand(1), expected
+
+
+def test_counts_of_a_classifier_and_of_its_parts(tiny):
+    found, _, _ = tiny
     table = recorded('classification', 'fcvit_tiny_in1k')
     assert found.shape == (224, 224)
     assert (found.params, found.flops) == (table['Parameters'], table['FLOPs'])
@@ -47,19 +57,15 @@ def test_counts_of_a_classifier_and_of_its_parts():
     assert sum(part.flops for part in found.parts) == found.flops
 
 
-def test_known_layers_are_counted_exactly():
+def test_known_layers_are_counted_exactly(tiny):
     """The stem by hand: 7x7 convolutions of 3 to 32 channels at 56x56 positions; BatchNorm counts nothing."""
-    stem = measure(Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py')).parts[0]
-    assert stem == ('stem', 7 * 7 * 3 * 32 + 32 + 2 * 32, 7 * 7 * 3 * 32 * 56 * 56)
+    found, _, _ = tiny
+    assert found.parts[0] == ('stem', 7 * 7 * 3 * 32 + 32 + 2 * 32, 7 * 7 * 3 * 32 * 56 * 56)
 
 
-def test_counting_leaves_no_random_state_behind():
-    cfg = Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py')
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    measure(cfg, (64,))
-    assert torch.equal(torch.rand(1), expected)
+def test_counting_leaves_no_random_state_behind(tiny):
+    _, drawn, expected = tiny
+    assert torch.equal(drawn, expected)
 
 
 def test_config_of_another_library():
@@ -90,7 +96,7 @@ def test_attention_is_counted():
 
 def test_channels_are_those_of_the_backbone():
     cfg = Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py')
-    cfg.model.backbone.in_channels = 5
+    cfg.model.backbone.update(in_channels=5, arch=dict(FCViT.arch_settings['tiny'], depths=(1, 1, 1, 1)))
     found = measure(cfg, (64,))
     assert found.channels == 5 and found.parts[0].flops == 7 * 7 * 5 * 32 * 16 * 16
 
@@ -101,6 +107,8 @@ def test_masks_are_counted_for_as_many_as_are_detected():
     cfg = load_config(str(CONFIGS / 'detection' / 'cascade_mask_rcnn_fcvit_b24_3x_coco.py'))
     cfg.model.backbone.arch = dict(FCViT.arch_settings['b24'], depths=(1, 1, 1, 1))
     cfg.model.test_cfg.rpn.max_per_img = 20
+    for head in cfg.model.roi_head.bbox_head:
+        head.fc_out_channels = 32
     totals = []
     for detections in (2, 1):
         cfg.model.test_cfg.rcnn.max_per_img = detections

@@ -31,12 +31,7 @@ model.setdefault('backbone', {})['arch'] = dict(
 """
 HEADS = {
     'classification': "model['head']['in_channels'] = 32\n",
-    'detection': "model['neck'] = dict(in_channels=[8, 16, 24, 32], out_channels=32)\n"
-    "model['rpn_head'] = dict(in_channels=32, feat_channels=32)\n"
-    "for head, name in (('bbox_roi_extractor', 'out_channels'), ('mask_roi_extractor', 'out_channels'),\n"
-    "                   ('bbox_head', 'in_channels'), ('mask_head', 'in_channels')):\n"
-    "    model['roi_head'].setdefault(head, {})[name] = 32\n"
-    "model['roi_head']['bbox_head']['fc_out_channels'] = 32\n",
+    'detection': "model['neck']['in_channels'] = [8, 16, 24, 32]\n",
     'segmentation': "model['decode_head']['in_channels'] = [8, 16, 24, 32]\n"
     "model['auxiliary_head']['in_channels'] = 24\n",
 }

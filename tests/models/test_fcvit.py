@@ -9,6 +9,7 @@ import torch.nn as nn
 from networks import FCVIT_OPTIONS as OPTIONS
 from networks import NETWORKS, assert_all_grads
 from networks import build_fcvit as micro
+from uninitialized import uninitialized
 
 import fcvit_mm
 from fcvit_mm.models.fcvit import GlobalContext
@@ -22,7 +23,8 @@ MICRO = NETWORKS['fcvit'].arguments['arch']
     [('tiny', 4_784_752, 0.90), ('b12', 14_701_832, 2.65), ('b24', 26_960_232, 5.06), ('b48', 51_477_032, 9.88)],
 )
 def test_variant_has_the_published_size(arch, parameters, gigamacs):
-    backbone = fcvit_mm.FCViT(arch, out_indices=(-1,))
+    with uninitialized():
+        backbone, meta = fcvit_mm.FCViT(arch, out_indices=(-1,)), fcvit_mm.FCViT(arch)
     width = backbone.out_channels[-1]
     assert count_parameters(backbone) + 1000 * width + 1000 == parameters
     macs = 0
@@ -31,7 +33,6 @@ def test_variant_has_the_published_size(arch, parameters, gigamacs):
         nonlocal macs
         macs += output[0].numel() * module.weight[0].numel()
 
-    meta = fcvit_mm.FCViT(arch).to('meta')
     for module in meta.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.register_forward_hook(count)

@@ -19,11 +19,12 @@ from fcvit_mm.ops.triton import depthwise_conv, depthwise_conv2d, support
 reference = ops.depthwise_conv2d.reference
 
 
-# More than one block of channels, widths that are no multiple of a program's columns, maps smaller than the kernel.
+# More than one block of rows or channels, more than one split of the places, widths that are no multiple of a program's
+# columns, maps smaller than the kernel. A map that one program could do takes one for each place: others take less.
 @launches_kernels
 @pytest.mark.parametrize(
     'shape, kernel_size, layout',
-    [((2, 5, 6, 9), 3, LAST), ((2, 3, 1, 1), 3, CONTIGUOUS), ((1, 70, 2, 2), 5, LAST), ((1, 3, 3, 3), 7, LAST)],
+    [((3, 5, 3, 13), 3, LAST), ((2, 3, 1, 1), 3, CONTIGUOUS), ((1, 70, 2, 2), 5, LAST), ((1, 3, 3, 3), 7, LAST)],
 )
 def test_values_and_gradients(shape, kernel_size, layout):
     check(depthwise_conv2d, reference, convolution_inputs(shape, kernel_size, layout=layout))
@@ -39,8 +40,8 @@ def test_the_large_kernel_in_half_precision():
 def test_programs_for_small_grids(monkeypatch):
     """Where a few programs would leave most processors idle, each takes one place."""
     monkeypatch.setattr(depthwise_conv.support, 'num_processors', lambda device: 100)
-    assert depthwise_conv.tile(3, 4, 1, 2, 5, 100)['POSITIONS'] == 1
-    x, weight, bias = (value.detach() for value in convolution_inputs((1, 4, 2, 5), 3))
+    assert depthwise_conv.tile(3, 4, 1, 2, 3, 100)['POSITIONS'] == 1
+    x, weight, bias = (value.detach() for value in convolution_inputs((1, 4, 2, 3), 3))
     assert_close('output', depthwise_conv2d(x, weight, bias), reference(x, weight, bias).double(), x.dtype)
 
 
@@ -54,7 +55,7 @@ def test_without_bias():
 
 @launches_kernels
 def test_a_strided_map_and_an_expanded_gradient():
-    x, weight, bias = convolution_inputs((1, 4, 4, 6), 3)
+    x, weight, bias = convolution_inputs((1, 4, 4, 4), 3)
     x = x.detach()[:, :, ::2, 1::2].requires_grad_()
     out = depthwise_conv2d(x, weight, bias)
     out.sum().backward()
@@ -67,7 +68,7 @@ def test_a_strided_map_and_an_expanded_gradient():
 
 @launches_kernels
 def test_computes_only_the_gradients_that_are_needed():
-    x, weight, bias = convolution_inputs((1, 4, 2, 3), 3)
+    x, weight, bias = convolution_inputs((1, 4, 2, 2), 3)
     out = depthwise_conv2d(x, weight.detach(), bias.detach())
     out.sum().backward()
     assert x.grad is not None and weight.grad is None
@@ -79,7 +80,7 @@ def test_computes_only_the_gradients_that_are_needed():
 @launches_kernels
 def test_autocast_as_a_convolution():
     """In half precision, the weights in float32."""
-    x, weight, bias = convolution_inputs((1, 4, 2, 3), 3)
+    x, weight, bias = convolution_inputs((1, 4, 2, 2), 3)
     with torch.autocast(DEVICE, torch.bfloat16):
         expected = reference(x, weight, bias)
         out = depthwise_conv2d(x, weight, bias)
@@ -93,7 +94,7 @@ def test_autocast_as_a_convolution():
 def test_operator_is_well_registered():
     library.opcheck(
         torch.ops.fcvit_mm.depthwise_conv2d.default,
-        convolution_inputs((1, 4, 2, 3), 3),
+        convolution_inputs((1, 4, 2, 2), 3),
         test_utils=('test_schema', 'test_autograd_registration', 'test_faketensor'),
     )
 

@@ -4,12 +4,10 @@ The interpreter must be chosen before Triton is first imported, and another test
 this folder, and the questions to every implementation, run in a process of their own.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from harness import run_python
 
 import fcvit_mm.ops.triton as triton_ops
 
@@ -20,13 +18,10 @@ QUESTIONS = f'{FOLDER.parent / "test_implementations.py"}::test_agrees_with_the_
 @pytest.mark.skipif(
     not triton_ops.available() or triton_ops.support.INTERPRETED, reason='needs Triton 3.3 and torch 2.4'
 )
-def test_kernels_agree_with_the_references():
-    done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', str(FOLDER), QUESTIONS],
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'TRITON_INTERPRET': '1'},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+def test_kernels_agree_with_the_references(monkeypatch):
+    for name in ('OMP_NUM_THREADS', 'TRITON_INTERPRET'):
+        monkeypatch.setenv(name, '1')
+    options = ('-q', '-p', 'no:cacheprovider', '-p', 'no:xdist')
+    done = run_python('-m', 'pytest', *options, str(FOLDER), QUESTIONS, timeout=600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert 'needs a GPU' not in done.stdout and ' passed' in done.stdout

@@ -91,7 +91,7 @@ class Module(torch.nn.Module):
 
 @launches_kernels
 def test_compile_records_the_operators(monkeypatch):
-    module, x = Module(), random(2, 4, 1, 2, layout=LAST)
+    module, x = Module(), random(1, 4, 1, 2, layout=LAST)
     compiled = torch.compile(module, fullgraph=True, backend='aot_eager')
     monkeypatch.setattr(support, '_usable', {})  # the kernels are tried while the compiler traces
     out, expected = compiled(x), module.reference(x)
@@ -114,7 +114,7 @@ def test_export_records_the_operators():
 @launches_kernels
 def test_calls_that_nobody_observes_go_past_the_dispatcher():
     """Autograd, modes and subclasses see the operator; what they would not see is launched directly."""
-    x, weight, bias = (value.detach() for value in convolution_inputs((1, 4, 2, 3), 3))
+    x, weight, bias = (value.detach() for value in convolution_inputs((1, 4, 2, 2), 3))
     with FlopCounterMode(display=False) as counted:
         expected = depthwise_conv2d(x, weight, bias)
     assert counted.get_total_flops() == 2 * x.numel() * 9
@@ -128,7 +128,7 @@ def test_calls_that_nobody_observes_go_past_the_dispatcher():
 
 @launches_kernels
 def test_second_derivatives_are_refused_by_name():
-    x, weight, bias = convolution_inputs((1, 4, 2, 3), 3)
+    x, weight, bias = convolution_inputs((1, 4, 2, 2), 3)
     (grad,) = torch.autograd.grad(depthwise_conv2d(x, weight, bias).sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match=r'depthwise_conv2d_grad_input has no derivative.*use_ops'):
         grad.sum().backward()
