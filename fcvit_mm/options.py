@@ -7,6 +7,7 @@ same tables.
 
 import argparse
 import importlib
+import os.path as osp
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 from .errors import CommandParser, UserError
@@ -103,6 +104,19 @@ def add_config_options(parser: CommandParser, examples: str = 'model.head.num_cl
         examples (str): For the help.
     """
     add_key_values(parser, '--cfg-options', f'change the config: {examples}')
+
+
+def check_config(path: str) -> None:
+    """Refuse a config file that is not there, which a command can before it imports anything.
+
+    Raises:
+        UserError: It does not exist.
+    """
+    if not osp.isfile(path):
+        raise UserError(
+            f'config {path} does not exist: the configs are in configs/classification, configs/detection '
+            'and configs/segmentation of the project'
+        )
 
 
 class _ImportModule(argparse.Action):

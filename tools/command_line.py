@@ -42,6 +42,7 @@ from fcvit_mm.options import (  # noqa: E402
     add_config_options,
     add_import_option,
     add_key_values,
+    check_config,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     'add_config_options',
     'add_import_option',
     'add_key_values',
+    'check_config',
     'command_parser',
     'run_command',
 ]

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Optional, Sequence
 
-from command_line import add_config_options, command_parser, run_command
+from command_line import add_config_options, check_config, command_parser, run_command
 
 if TYPE_CHECKING:
     from fcvit_mm.apis.count import Complexity
@@ -44,6 +44,7 @@ def format_table(found: 'Complexity') -> str:
 
 
 def main(args: argparse.Namespace) -> None:
+    check_config(args.config)
     from mmengine.logging import MMLogger
 
     from fcvit_mm.apis.count import CONVENTION, measure

@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Optional, Sequence
 
-from command_line import LAUNCHERS, add_config_options, command_parser, run_command
+from command_line import LAUNCHERS, add_config_options, check_config, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -29,6 +29,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    check_config(args.config)
     from fcvit_mm.engine.config import dump_predictions, enable_tta, enable_visualization, load_config
     from fcvit_mm.engine.run import is_first_here, test
     from fcvit_mm.preflight.checks import check_testing

@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Optional, Sequence
 
-from command_line import LAUNCHERS, add_config_options, command_parser, run_command
+from command_line import LAUNCHERS, add_config_options, check_config, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -38,6 +38,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    check_config(args.config)
     from fcvit_mm.engine.config import enable_amp, enable_auto_scale_lr, load_config
     from fcvit_mm.engine.hooks.resume import request_resume, select_resume_point
     from fcvit_mm.engine.run import is_first_here, train

@@ -13,6 +13,7 @@ from ..dependencies import EXTRAS, require
 from ..deprecation import renamed_in
 from ..errors import UserError, library_errors
 from ..images import allow_large_images
+from ..options import check_config
 
 #: Task of each library, by the default scope of its configs.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
@@ -47,15 +48,11 @@ def load_config(
         Config: Ready for :func:`adapt_to_machine`.
 
     Raises:
-        ConfigError: The file is missing or is no config of the three libraries.
+        UserError: The file is missing, or (``ConfigError``) is no config of the three libraries.
         ImportError: The task's library is not installed; the message names the extra that brings it.
     """
     options = dict(options or {})
-    if not osp.isfile(path):
-        raise ConfigError(
-            f'config {path} does not exist: the configs are in configs/classification, configs/detection '
-            'and configs/segmentation of the project'
-        )
+    check_config(path)
     with library_errors(f'reading {path}', 'Correct the config'):
         try:
             cfg = Config.fromfile(path)
