@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.dwnet import DWMixer
 from ..options import EXPORT_PARTS as PARTS
 
 
@@ -271,6 +272,32 @@ class AdaptiveAvgPool2d(nn.Module):
         return inside / inside.sum(1, keepdim=True)
 
 
+class SameSize(nn.Module):
+    """A module whose maps keep their size, which torch.export is told.
+
+    It takes the size of what is padded and then cropped for a number that only the data tell, and stops where such a
+    map and another one are to be of the same size.
+
+    Args:
+        module (nn.Module): ``(B, C, H, W)`` to ``(B, C', H, W)``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.module(x)
+        for wanted, size in zip(x.shape[2:], outputs.shape[2:]):
+            if isinstance(size, torch.SymInt):
+                torch._check(size == wanted)
+        return outputs
+
+
+#: Modules that pad and crop.
+KEEP_SIZE = (DWMixer,)
+
+
 def free_of_sizes_(module: nn.Module) -> nn.Module:
     """Replace modules that exporters record at one size by modules that compute the same at any size.
 
@@ -291,6 +318,8 @@ def free_of_sizes_(module: nn.Module) -> nn.Module:
                 name,
                 nn.Upsample(scale_factor=child.scale_factor, mode=child.mode, align_corners=child.align_corners),
             )
+        elif isinstance(child, KEEP_SIZE):
+            setattr(module, name, SameSize(child))
         else:
             free_of_sizes_(child)
     return module

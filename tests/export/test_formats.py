@@ -13,8 +13,9 @@ from networks import NETWORKS, assert_same, build, disturbed, images
 
 from fcvit_mm.errors import UserError
 from fcvit_mm.export.formats import FORMATS, ExportError, check_format, check_openvino, write_export
-from fcvit_mm.export.parts import Features, Part
+from fcvit_mm.export.parts import Features, Part, SameSize
 from fcvit_mm.files import WriteError
+from fcvit_mm.models.dwnet import DWNetBlock
 
 #: Batch, height and width. 224: positions are those learned; 27: one window of Swin's is as high as the map, so that it
 #: is not shifted, as it was in the example; 27 and 61: nothing is a multiple of anything.
@@ -68,6 +69,17 @@ class Function(Part):
 
     def forward(self, images):
         return self.function(images)
+
+
+def test_what_pads_and_crops_keeps_its_size(tmp_path, needs):
+    """Of a map of another size than it came in, torch.export would not know that the shortcut can be added to it."""
+    needs('torch_export')
+    network = disturbed(build(NETWORKS['dwnet']))
+    block = next(module for module in network.modules() if isinstance(module, DWNetBlock))
+    out, shapes = str(tmp_path / 'a.pt2'), SHAPES[:2]
+    differences = write_export(Function(block), out, 'torch_export', shapes=shapes, channels=block.norm.num_features)
+    assert [found.shape for found in differences] == list(shapes)
+    assert not any(isinstance(module, SameSize) for module in block.modules())  # which the recorded copy alone has
 
 
 class _Double(torch.autograd.Function):
