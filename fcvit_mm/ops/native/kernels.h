@@ -93,8 +93,8 @@ struct Correlation {
 int64_t correlation_scratch_size(int64_t rows);
 void add_correlation(const Correlation& correlation, float* scratch);
 
-// Winograd's F(4x4, 3x3): 3x3 convolutions by tiles of kTile x kTile outputs, whose kTileReads x kTileReads inputs become
-// as many values for each channel, one at each point. The products of channels are taken point by point.
+// Winograd's F(4x4, 3x3): 3x3 convolutions by tiles of kTile x kTile outputs, whose kTileReads x kTileReads inputs
+// become as many values for each channel, one at each point. The products of channels are taken point by point.
 constexpr int64_t kTile = 4, kTileReads = 6, kTilePoints = kTileReads * kTileReads;
 struct InputTile {
   const float* x;      // one image

@@ -177,8 +177,8 @@ void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weig
   });
 }
 
-// 3x3 convolutions with zeros around by Winograd's tiles. Of some tiles at a time, threads divide the tiles for the
-// transforms, and the points and outputs for the products: each reads its part of the weight once.
+// 3x3 convolutions with zeros around by Winograd's tiles, some at a time. Where there are enough for all threads, each
+// computes its own; else they divide the tiles for the transforms, and the points and outputs for the products.
 struct TiledConvolution {
   const float* x;
   const float* panels;  // (kTilePoints, outputs / kBlock rounded up, channels, kBlock)
@@ -189,57 +189,82 @@ struct TiledConvolution {
 
 void convolve_tiles(const TiledConvolution& conv) {
   const int64_t down = divide_up(conv.height, avx2::kTile), across = divide_up(conv.width, avx2::kTile);
-  const int64_t all = conv.batch * down * across;
-  const int64_t chunks = divide_up(all, kTilesAtOnce), most = divide_up(all, chunks);
-  // An odd number of cache lines apart: the points of a tile are not all in the same set of a cache.
-  const auto stride_of = [&](int64_t channels) { return (divide_up(most * channels, avx2::kBlock) | 1) * avx2::kBlock; };
-  const int64_t in_stride = stride_of(conv.channels), out_stride = stride_of(conv.outputs);
-  const Tensor memory = at::empty({avx2::kTilePoints * (in_stride + out_stride)}, at::kFloat);
-  float* const inputs = memory.mutable_data_ptr<float>();
-  float* const products = inputs + avx2::kTilePoints * in_stride;
+  const int64_t all = conv.batch * down * across, threads = at::get_num_threads();
+  int64_t chunks = divide_up(all, kTilesAtOnce);
+  const bool alone = chunks >= threads;
+  if (alone) {
+    chunks = divide_up(chunks, threads) * threads;
+  }
+  const int64_t most = divide_up(all, chunks);
+  // Values at points, and tiles, are odd numbers of cache lines apart: not all in the same set of a cache.
+  const auto odd_lines = [](int64_t values) { return (divide_up(values, avx2::kBlock) | 1) * avx2::kBlock; };
+  const int64_t in_stride = odd_lines(conv.channels), out_stride = odd_lines(conv.outputs);
+  const int64_t in_tile = odd_lines(avx2::kTilePoints * in_stride);
+  const int64_t out_tile = odd_lines(avx2::kTilePoints * out_stride);
   const std::vector<float> zeros(conv.channels);
   const int64_t blocks = divide_up(conv.outputs, avx2::kBlock);
   const int64_t fitting = std::max<int64_t>(kGroupValues / conv.channels / avx2::kBlock, 1);
-  const int64_t wanted = divide_up(kPartsPerThread * at::get_num_threads(), avx2::kTilePoints);
+  const int64_t wanted = alone ? 1 : divide_up(kPartsPerThread * threads, avx2::kTilePoints);
   const int64_t width = divide_up(blocks, std::min(std::max(divide_up(blocks, fitting), wanted), blocks));
   const int64_t groups = divide_up(blocks, width);
 
-  for (int64_t first = 0; first < all; first += most) {
+  // `divide` calls a function for a part of a range, or for parts of it on several threads.
+  const auto compute = [&](int64_t first, float* inputs, const auto& divide) {
     const int64_t count = std::min(most, all - first);
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    float* const products = inputs + most * in_tile;
+    divide(count, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t tile = first + i, image = tile / across / down;
-        avx2::to_points({conv.x + image * conv.height * conv.width * conv.channels, zeros.data(), conv.height, conv.width,
-                         conv.channels, tile / across % down * avx2::kTile - 1, tile % across * avx2::kTile - 1},
-                        inputs + i * conv.channels, in_stride);
+        const float* const from = conv.x + image * conv.height * conv.width * conv.channels;
+        avx2::to_points({from, zeros.data(), conv.height, conv.width, conv.channels,
+                         tile / across % down * avx2::kTile - 1, tile % across * avx2::kTile - 1},
+                        inputs + i * in_tile, in_stride);
       }
     });
-    at::parallel_for(0, avx2::kTilePoints * groups, 1, [&](int64_t begin, int64_t end) {
+    divide(avx2::kTilePoints * groups, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t point = i / groups, block = i % groups * width;
         avx2::Product product{};
         product.rows = inputs + point * in_stride;
-        product.row_stride = product.depth = conv.channels;
+        product.row_stride = in_tile;
+        product.depth = conv.channels;
         product.count = count;
         product.panels = conv.panels + (point * blocks + block) * conv.channels * avx2::kBlock;
         product.columns = std::min(width * avx2::kBlock, conv.outputs - block * avx2::kBlock);
         // What is at the point (1, 1) goes to all outputs of a tile alike.
         product.bias = conv.bias && point == avx2::kTileReads + 1 ? conv.bias + block * avx2::kBlock : nullptr;
         product.out = products + point * out_stride + block * avx2::kBlock;
-        product.out_stride = conv.outputs;
+        product.out_stride = out_tile;
         avx2::multiply(product);
       }
     });
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    divide(count, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t tile = first + i, image = tile / across / down;
         const int64_t row = tile / across % down * avx2::kTile, column = tile % across * avx2::kTile;
         float* const out = conv.out + ((image * conv.height + row) * conv.width + column) * conv.outputs;
-        avx2::from_points(products + i * conv.outputs, out_stride,
+        avx2::from_points(products + i * out_tile, out_stride,
                           {out, conv.width * conv.outputs, conv.outputs, std::min(avx2::kTile, conv.height - row),
                            std::min(avx2::kTile, conv.width - column)});
       }
     });
+  };
+
+  const int64_t size = most * (in_tile + out_tile);
+  if (alone) {
+    at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+      const Tensor memory = at::empty({size}, at::kFloat);
+      for (int64_t i = begin; i < end && i * most < all; ++i) {
+        compute(i * most, memory.mutable_data_ptr<float>(),
+                [](int64_t count, const auto& function) { function(0, count); });
+      }
+    });
+  } else {
+    const Tensor memory = at::empty({size}, at::kFloat);
+    for (int64_t i = 0; i < chunks; ++i) {
+      compute(i * most, memory.mutable_data_ptr<float>(),
+            [](int64_t count, const auto& function) { at::parallel_for(0, count, 1, function); });
+    }
   }
 }
 
