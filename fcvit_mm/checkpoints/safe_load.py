@@ -7,6 +7,7 @@ here as well (a zip archive of a pickle and raw storages, or several pickles fol
 is no second reader to be talked into something.
 """
 
+import io
 import json
 import math
 import os
@@ -490,7 +491,8 @@ def _read_torch_zip(file: IO[bytes], path: str) -> Any:
             return storages[key].view(dtype)
 
         with archive.open(pickles[0]) as pickled:
-            return RestrictedUnpickler(pickled, path, storage).load()
+            # The archive's own file takes long for each of the thousands of small reads.
+            return RestrictedUnpickler(io.BufferedReader(pickled), path, storage).load()  # type: ignore[type-var]
 
 
 def _read_pickles(file: IO[bytes], path: str) -> Any:
