@@ -127,9 +127,9 @@ CAIT = dict(arch=dict(depths=(1, 1), channels=(24, 24), num_heads=(3, 3)), out_t
 BOUNDS = [
     # In maps of the stem. Two are the residual and its norm, two the sum over slices and what is added to it, and two
     # slices of 64 channels are as large: 6. With whole expanded maps, of 8 times the size, it would be 18 and more.
-    ('FCViT', FCVIT, (1024, 1024), 'fcvit_mm.ops.channel_mixer', 256 * 256 * 64 * 4, 8),
+    ('FCViT', FCVIT, (512, 1024), 'fcvit_mm.ops.channel_mixer', 128 * 256 * 64 * 4, 8),
     # In slices: some forms of one live at a time, and the tokens.
-    ('CaiT', CAIT, (512, 1024), 'fcvit_mm.models.timm_blocks', 8 * MIB, 8),
+    ('CaiT', CAIT, (512, 768), 'fcvit_mm.models.timm_blocks', 8 * MIB, 8),
 ]
 
 
