@@ -4,7 +4,7 @@
 #   dev/benchmark/cpu.sh [OUT [RUN...]]
 #
 # OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 dense sizes train
-# family mask_rcnn upernet (training steps) detector segmentor (predictions).
+# family mask_rcnn upernet (training steps) detector one_stage segmentor (predictions).
 # PYTHON names the interpreter, SPEED_OPTIONS further options of speed.py. Leave the machine to it.
 set -euo pipefail
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,7 +12,7 @@ configs=$tools/../../configs
 python=${PYTHON:-python}
 out=${1:-work_dirs/benchmark/cpu}
 shift || true
-[ $# -gt 0 ] || set -- batch8 batch1 dense sizes train family mask_rcnn upernet detector segmentor
+[ $# -gt 0 ] || set -- batch8 batch1 dense sizes train family mask_rcnn upernet detector one_stage segmentor
 
 # shellcheck disable=SC2086  # several options
 speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@" ${SPEED_OPTIONS:-}; }
@@ -48,9 +48,11 @@ for run; do
     detector)
         whole mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py "$configs/detection/mask_rcnn_fcvit_b12_coco.py" \
             --size 800x1216 ;;
+    one_stage)
+        whole mmdet::retinanet/retinanet_r50_fpn_1x_coco.py "$configs/detection/retinanet_fcvit_b12_coco.py" --size 800x1216 ;;
     segmentor)
         whole mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py \
             "$configs/segmentation/upernet_fcvit_b12_ade20k.py" --size 512x512 ;;
-    *) echo "cpu.sh: no run $run, expected batch8, batch1, dense, sizes, train, family, mask_rcnn, upernet, detector or segmentor" >&2; exit 1 ;;
+    *) echo "cpu.sh: no run $run, expected batch8, batch1, dense, sizes, train, family, mask_rcnn, upernet, detector, one_stage or segmentor" >&2; exit 1 ;;
     esac
 done

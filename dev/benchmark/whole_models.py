@@ -39,12 +39,13 @@ WAYS: Dict[str, Callable[[nn.Module], nn.Module]] = {
     'channels_last_fused': fused,
     'optimized': fcvit_mm.optimize_for_inference,
 }
-#: Part -> the module, and its method that is timed.
+#: Part -> the module, where a model has it, and its method that is timed.
 PARTS = {
     'detection': {
         'backbone': ('backbone', 'forward'),
         'neck': ('neck', 'forward'),
         'rpn': ('rpn_head', 'predict'),
+        'dense head': ('bbox_head', 'predict'),
         'regions of boxes': ('roi_head.bbox_roi_extractor', 'forward'),
         'box head': ('roi_head.bbox_head', 'forward'),
         'boxes': ('roi_head.bbox_head', 'predict_by_feat'),
@@ -55,8 +56,17 @@ PARTS = {
     'segmentation': {'backbone': ('backbone', 'forward'), 'head': ('decode_head', 'forward')},
 }
 #: What of a detector's names gets which standard deviation, so that random weights find a hundred objects.
-SPREAD = {'rpn_cls.weight': 0.02, 'rpn_reg.weight': 0.004, 'fc_cls.weight': 0.05, 'fc_reg.weight': 0.01}
-_DRAWN = ('neck', 'rpn_conv', 'shared_fcs', 'mask_head')
+SPREAD = {
+    'rpn_cls.weight': 0.02,
+    'rpn_reg.weight': 0.004,
+    'fc_cls.weight': 0.05,
+    'fc_reg.weight': 0.01,
+    'retina_reg.weight': 0.004,
+}
+#: Of heads that score every position: mean and spread of the scores before the sigmoid, by which a thousand or so are
+#: candidates, as in a trained one.
+LOGITS = {'retina_cls': (-4.6, 0.45)}
+_DRAWN = ('neck', 'rpn_conv', 'shared_fcs', 'mask_head', 'cls_convs', 'reg_convs')
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -88,6 +98,19 @@ def build(cfg: Config) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def spread_logits(model: nn.Module, images: torch.Tensor) -> None:
+    """Scale the layers of :data:`LOGITS` by what they return for these images."""
+    for name, layer in model.named_modules():
+        mean, spread = LOGITS.get(name.rpartition('.')[2], (0.0, 0.0))
+        if spread:
+            found: List[torch.Tensor] = []
+            with layer.register_forward_hook(lambda module, args, output, found=found: found.append(output)):
+                model(images)
+            layer.weight.mul_(spread / found[0].std())  # type: ignore[operator, union-attr]
+            nn.init.constant_(layer.bias, mean)  # type: ignore[arg-type]
+
+
 class Row:
     """A model in one way, and what its predictions took.
 
@@ -102,7 +125,11 @@ class Row:
         self.rounds: List[Dict[str, float]] = []
         self.current: Dict[str, float] = defaultdict(float)
         for part, (name, method) in PARTS[task].items():
-            self._time(part, model.get_submodule(name), method)
+            try:
+                module = model.get_submodule(name)
+            except AttributeError:
+                continue
+            self._time(part, module, method)
 
     def _time(self, part: str, module: nn.Module, method: str) -> None:
         inner = getattr(module, method)
@@ -158,7 +185,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             task = task_of(cfg)
             if task not in PARTS:
                 raise UserError(f'{path} is for {task}: expected a detector or segmentor')
-            rows.append(Row(f'{Path(path).stem}, {way}', WAYS[way](build(cfg)), task))
+            model = build(cfg)
+            spread_logits(model.eval(), images)
+            rows.append(Row(f'{Path(path).stem}, {way}', WAYS[way](model), task))
     for row in rows:
         objects[row.label] = row.run(images.contiguous(memory_format=_layout(row)))
     for _ in range(args.rounds):
@@ -176,7 +205,8 @@ def _layout(row: Row) -> torch.memory_format:
 
 
 def _table(rows: Sequence[Row], objects: Dict[str, int]) -> str:
-    parts = list(rows[0].rounds[0])
+    parts = list(dict.fromkeys(part for row in rows for part in row.rounds[0]))
+    parts.sort(key=lambda part: part in ('total', 'clock'))
     lines = [
         '| | ' + ' | '.join(parts) + ' | objects | ratio of each row to the last |',
         '|---' * (len(parts) + 3) + '|',
@@ -184,7 +214,8 @@ def _table(rows: Sequence[Row], objects: Dict[str, int]) -> str:
     for row in rows:
         ratios = [one['total'] / last['total'] for one, last in zip(row.rounds, rows[-1].rounds)]
         low, middle, high = np.percentile(ratios, (25, 50, 75))
-        cells = [f'{row.medians()[part]:.3f}' for part in parts]
+        medians = row.medians()
+        cells = [f'{medians[part]:.3f}' if part in medians else '' for part in parts]
         lines.append(
             f'| {row.label} | {" | ".join(cells)} | {objects[row.label]} | {middle:.2f} ({low:.2f} to {high:.2f}) |'
         )

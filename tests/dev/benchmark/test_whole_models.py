@@ -12,6 +12,7 @@ from fcvit_mm.errors import UserError
     'task, config, part',
     [
         ('detection', 'mask_rcnn_fcvit_tiny_shapes', 'mask head'),
+        ('detection', 'retinanet_fcvit_b12_coco', 'dense head'),
         ('segmentation', 'upernet_fcvit_tiny_shapes', 'head'),
     ],
 )
