@@ -127,7 +127,7 @@ import importlib.util as util, runpy, sys
 find = util.find_spec
 util.find_spec = lambda name, *more: None if name == 'mmengine' else find(name, *more)
 sys.path.insert(0, {str(ROOT / 'tools')!r})
-sys.argv = ['get_flops.py', 'a.py', *{arguments}]
+sys.argv = ['get_flops.py', {str(ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py')!r}, *{arguments}]
 runpy.run_path({str(ROOT / 'tools' / 'get_flops.py')!r}, run_name='__main__')
 """
     done = run_python('-c', code)
