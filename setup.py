@@ -17,7 +17,17 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'tools', 'model-index.yml')
 NATIVE = 'fcvit_mm/ops/native'
-KERNELS = ('operators', 'convolutions_avx2', 'products_avx2', 'maps_avx2', 'winograd_avx2')
+#: Operators; what divides their work among threads; the kernels.
+SOURCES = (
+    'operators',
+    'convolutions',
+    'products',
+    'maps',
+    'convolutions_avx2',
+    'products_avx2',
+    'maps_avx2',
+    'winograd_avx2',
+)
 
 
 class BuildWithMim(build_py):
@@ -77,8 +87,8 @@ def native_kernels():
     # OpenMP for at::parallel_for, but for the compiler only: the threads are to be those of torch's own OpenMP library.
     kernels = CppExtension(
         f'{NATIVE.replace("/", ".")}.kernels_for_torch_{version}',
-        [f'{NATIVE}/{name}.cpp' for name in KERNELS],
-        depends=[f'{NATIVE}/{name}.h' for name in ('kernels', 'vectors_avx2', 'vectors_avx2_end')],
+        [f'{NATIVE}/{name}.cpp' for name in SOURCES],
+        depends=[f'{NATIVE}/{name}.h' for name in ('kernels', 'threads', 'vectors_avx2', 'vectors_avx2_end')],
         extra_compile_args=['-O3', '-g0', '-fno-predictive-commoning', '-fopenmp', '-fvisibility=hidden'],
         optional=True,
     )

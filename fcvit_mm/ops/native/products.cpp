@@ -1,0 +1,274 @@
+// 1x1 convolutions, and what is made of them, on several threads.
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <memory>
+#include <numeric>
+
+#include "threads.h"
+
+namespace fcvit_mm {
+namespace {
+
+// Values of a row that are read at a time: see the kernel.
+constexpr int64_t kBlockDepth = 256;
+// Rows that are multiplied twice at a time.
+constexpr int64_t kRowsTwice = 96;
+// Expanded channels that a channel mixer computes at a time.
+constexpr int64_t kFewestHidden = 64, kMostHidden = 128;
+// Rows of the sums of products of two maps' channels that a thread computes at a time.
+constexpr int64_t kCorrelationRows = 256;
+// Positions for each thread up to which channel mixers divide expanded channels among threads.
+constexpr int64_t kFewPositions = 512;
+// Rows of a map, as a matrix, that are not divided further.
+constexpr int64_t kFewestRows = 24;
+
+}  // namespace
+
+// Products of a 1x1 convolution. A thread computes a group of columns, whose weight it packs, for one block of rows
+// after the other; both are parts of its second-level cache.
+void multiply_all(const avx2::Product& all, const Weight& weight) {
+  const int64_t depth = std::max<int64_t>(all.depth, 1), threads = at::get_num_threads();
+  const int64_t fitting = std::max(kGroupValues / depth / avx2::kBlock * avx2::kBlock, avx2::kBlock);
+  int64_t width = std::min(fitting, divide_up(all.columns, avx2::kBlock) * avx2::kBlock);
+  int64_t rows = std::min(divide_up(kBlockValues, std::min(depth, kBlockDepth)), all.count);
+  int64_t groups = divide_up(all.columns, width), blocks = divide_up(all.count, rows);
+  // As many parts for each thread: of the rows if there are enough of them, else of the columns.
+  if (blocks >= threads) {
+    blocks = divide_up(blocks, threads) * threads;
+  } else if (groups % threads) {
+    groups = std::min(divide_up(groups, threads) * threads, divide_up(all.columns, avx2::kBlock));
+    if (groups < threads) {
+      blocks = std::min(divide_up(threads, groups), divide_up(all.count, kFewestRows));
+    }
+  }
+  rows = divide_up(all.count, blocks);
+  width = divide_up(divide_up(all.columns, groups), avx2::kBlock) * avx2::kBlock;
+  groups = divide_up(all.columns, width);
+  blocks = divide_up(all.count, rows);
+
+  at::parallel_for(0, groups * blocks, 1, [&](int64_t begin, int64_t end) {
+    float* panels = thread_buffer(width * depth);
+    int64_t packed = -1;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i % blocks * rows, group = i / blocks, column = group * width;
+      avx2::Product product = all;
+      product.columns = std::min(width, all.columns - column);
+      if (group != packed) {
+        if (weight.turned) {
+          avx2::copy_panels(weight.values + column, weight.stride, product.columns, all.depth, panels);
+        } else {
+          avx2::pack_panels(weight.values + column * weight.stride, weight.stride, product.columns, all.depth, panels);
+        }
+        packed = group;
+      }
+      product.panels = panels;
+      product.rows += row * all.row_stride;
+      product.count = std::min(rows, all.count - row);
+      product.out += row * all.out_stride + column;
+      product.bias = all.bias ? all.bias + column : nullptr;
+      avx2::multiply(product);
+    }
+  });
+}
+
+// The gradients of the weight and the bias of a 1x1 convolution. `all.out` and `all.sums` hold zeros. Threads divide the
+// rows of the sums if there are many, else the columns: the columns' map is read again for each part of the rows.
+void correlate(const avx2::Correlation& all) {
+  const int64_t threads = at::get_num_threads();
+  int64_t row_parts = divide_up(all.rows, kCorrelationRows);
+  int64_t column_parts = 1;
+  if (row_parts >= threads) {
+    row_parts = divide_up(row_parts, threads) * threads;
+  } else {
+    column_parts = std::min(threads, divide_up(all.columns, avx2::kBlock));
+    row_parts = std::max(row_parts, std::min(divide_up(threads, column_parts), divide_up(all.rows, kFewestRows)));
+  }
+  const int64_t rows = divide_up(all.rows, row_parts);
+  const int64_t columns = divide_up(divide_up(all.columns, column_parts), avx2::kBlock) * avx2::kBlock;
+  row_parts = divide_up(all.rows, rows);
+  column_parts = divide_up(all.columns, columns);
+  at::parallel_for(0, row_parts * column_parts, 1, [&](int64_t begin, int64_t end) {
+    float* scratch = thread_buffer(avx2::correlation_scratch_size(rows));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i / column_parts * rows, column = i % column_parts * columns;
+      avx2::Correlation part = all;
+      part.left += row;
+      part.rows = std::min(rows, all.rows - row);
+      part.right += column;
+      part.columns = std::min(columns, all.columns - column);
+      part.out += row * all.out_stride + column;
+      part.sums = column ? nullptr : all.sums + row;
+      avx2::add_correlation(part, scratch);
+    }
+  });
+}
+
+// Two 1x1 convolutions one after the other, for a block of rows at a time: what is between them stays in the cache.
+void multiply_twice(const avx2::Product& first, const float* first_weight, const avx2::Product& second,
+                    const float* second_weight) {
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), first.count);
+  const int64_t blocks = std::max(divide_up(first.count, kRowsTwice), threads);
+  const int64_t rows = divide_up(first.count, blocks);
+  at::parallel_for(0, divide_up(first.count, rows), 1, [&](int64_t begin, int64_t end) {
+    const auto size = [](const avx2::Product& product) {
+      return divide_up(product.columns, avx2::kBlock) * avx2::kBlock * product.depth;
+    };
+    float* first_panels = thread_buffer(size(first) + size(second) + rows * first.columns);
+    float* second_panels = first_panels + size(first);
+    float* between = second_panels + size(second);
+    avx2::pack_panels(first_weight, first.depth, first.columns, first.depth, first_panels);
+    avx2::pack_panels(second_weight, second.depth, second.columns, second.depth, second_panels);
+    for (int64_t i = begin; i < end; ++i) {
+      avx2::Product product = first;
+      product.panels = first_panels;
+      product.rows += i * rows * first.row_stride;
+      product.count = std::min(rows, first.count - i * rows);
+      product.out = between;
+      avx2::multiply(product);
+      const int64_t count = product.count;
+      product = second;
+      product.panels = second_panels;
+      product.rows = between;
+      product.count = count;
+      product.out += i * rows * second.out_stride;
+      avx2::multiply(product);
+    }
+  });
+}
+
+namespace {
+
+// The output rows of one image from `begin` to `end`, as far as some of the expanded channels go: a few rows at a time,
+// whose expanded values stay in the cache. Those that the next rows need, too, are kept.
+struct MixerPart {
+  int64_t first, count;  // of the expanded channels
+  int64_t rows;          // at a time
+  const float *expand, *taps, *reduce, *zeros;  // packed
+  float* expanded;                              // rows + 2 rows of the map
+  float* convolved;                             // rows of it; behind `expanded` in memory
+  float* out;         // (batch, height, width, channels)
+  const float* bias;   // (channels), or null
+  const float* added;  // a map, which `out` may be, or null
+};
+
+void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t begin, int64_t end) {
+  const int64_t row_size = mixer.width * part.count, map_row = mixer.width * mixer.channels;
+  const int64_t start = image * mixer.height * map_row;
+  int64_t kept_from = std::max<int64_t>(begin - 1, 0), kept_to = kept_from;  // rows in `expanded`
+  for (int64_t row = begin; row < end; row += part.rows) {
+    const int64_t stop = std::min(row + part.rows, end);
+    const int64_t top = std::max<int64_t>(row - 1, 0), bottom = std::min(stop + 1, mixer.height);
+    std::memmove(part.expanded, part.expanded + (top - kept_from) * row_size,
+                 (kept_to - top) * row_size * sizeof(float));
+    avx2::Product product{};
+    product.rows = mixer.x + start + kept_to * map_row;
+    product.row_stride = product.depth = mixer.channels;
+    product.count = (bottom - kept_to) * mixer.width;
+    product.panels = part.expand;
+    product.columns = product.out_stride = part.count;
+    product.bias = mixer.expand_bias + part.first;
+    product.out = part.expanded + (kept_to - top) * row_size;
+    avx2::multiply(product);
+    kept_from = top;
+    kept_to = bottom;
+
+    // Row 0 of this map is `top`; what is above or below it is outside of the whole map, too.
+    Convolution conv{part.expanded, nullptr,      mixer.taps_bias + part.first, part.convolved - (row - top) * row_size,
+                     bottom - top,  mixer.width, part.count,                   3,
+                     true};
+    for (int64_t i = row; i < stop; i += 2) {
+      avx2::convolve_3x3_rows(conv, 0, i - top, std::min<int64_t>(stop - i, 2), 0, part.count, part.taps, part.zeros);
+    }
+
+    product.rows = part.convolved;
+    product.row_stride = product.depth = part.count;
+    product.count = (stop - row) * mixer.width;
+    product.panels = part.reduce;
+    product.columns = product.out_stride = mixer.channels;
+    product.bias = part.bias;
+    product.out = part.out + start + row * map_row;
+    product.added = part.added ? part.added + start + row * map_row : nullptr;
+    avx2::multiply(product);
+  }
+}
+
+// The images and rows `begin` to `end`, each image in so many bands, as far as the expanded channels in a range go.
+struct MixerShare {
+  int64_t begin, end, bands;
+  int64_t first, last;
+  float* out;
+  const float *bias, *added;  // each may be null
+};
+
+void mix_share(const Mixer& mixer, const MixerShare& share) {
+  const int64_t wanted = kGroupValues / mixer.channels / avx2::kBlock * avx2::kBlock;
+  const int64_t width = std::min(std::min(std::max(wanted, kFewestHidden), kMostHidden), share.last - share.first);
+  const int64_t padded = divide_up(width, avx2::kBlock) * avx2::kBlock;
+  const int64_t fitting = kBlockValues / (mixer.width * width) - 2;
+  const int64_t rows = std::min(std::max<int64_t>(fitting / 2 * 2, 2), mixer.height);
+  const int64_t row_size = mixer.width * width;
+  const int64_t sizes[] = {padded * mixer.channels, divide_up(mixer.channels, avx2::kBlock) * avx2::kBlock * width,
+                           padded * 9, padded, (rows + 2) * row_size, rows * row_size};
+  float* parts[7] = {thread_buffer(std::accumulate(std::begin(sizes), std::end(sizes), int64_t{16 * 6}))};
+  for (int i = 0; i < 6; ++i) {
+    parts[i + 1] = parts[i] + divide_up(sizes[i], 16) * 16;
+  }
+  std::fill(parts[3], parts[4], 0.f);
+  MixerPart part{0,        0,        rows,     parts[0],  parts[2],   parts[1],
+                 parts[3], parts[4], parts[5], share.out, share.bias, share.added};
+  const Convolution weights{nullptr, mixer.taps, nullptr, nullptr, 0, 0, mixer.hidden, 3, true};
+  // Expanded channels change slowest: their weights are packed once.
+  for (part.first = share.first; part.first < share.last; part.first += width) {
+    part.count = std::min(width, share.last - part.first);
+    avx2::pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels, parts[0]);
+    avx2::pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
+    avx2::pack_taps(weights, part.first, divide_up(part.count, avx2::kLanes) * avx2::kLanes, parts[2]);
+    for (int64_t i = share.begin; i < share.end; ++i) {
+      const int64_t band = i % share.bands;
+      mix_rows(mixer, part, i / share.bands, band * mixer.height / share.bands,
+               (band + 1) * mixer.height / share.bands);
+    }
+    part.bias = nullptr;
+    part.added = part.out;
+  }
+}
+
+}  // namespace
+
+void mix(const Mixer& mixer) {
+  const int64_t threads = at::get_num_threads(), positions = mixer.batch * mixer.height * mixer.width;
+  const bool divide = mixer.batch % threads && mixer.batch < 4 * threads;
+  if (divide && positions <= kFewPositions * threads && mixer.hidden >= threads * kFewestHidden) {
+    // Threads divide the expanded channels: the weights are most of what is read, and rows would be computed twice.
+    const int64_t size = positions * mixer.channels, channels = divide_up(mixer.hidden, threads * 16) * 16;
+    const int64_t shares = divide_up(mixer.hidden, channels);
+    const std::unique_ptr<float[]> sums(new float[(shares - 1) * size]);
+    at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        mix_share(mixer, {0, mixer.batch, 1, i * channels, std::min((i + 1) * channels, mixer.hidden),
+                          i ? sums.get() + (i - 1) * size : mixer.out, i ? nullptr : mixer.reduce_bias,
+                          i ? nullptr : mixer.shortcut});
+      }
+    });
+    at::parallel_for(0, size, 4096, [&](int64_t begin, int64_t end) {
+      for (int64_t share = 1; share < shares; ++share) {
+        const float* from = sums.get() + (share - 1) * size;
+        for (int64_t i = begin; i < end; ++i) {
+          mixer.out[i] += from[i];
+        }
+      }
+    });
+    return;
+  }
+  // As many rows for each thread, where there are not many images.
+  const int64_t bands = divide ? std::min(threads, divide_up(mixer.height, 2)) : 1;
+  at::parallel_for(0, mixer.batch * bands, 1, [&](int64_t begin, int64_t end) {
+    mix_share(mixer, {begin, end, bands, 0, mixer.hidden, mixer.out, mixer.reduce_bias, mixer.shortcut});
+  });
+}
+
+}  // namespace fcvit_mm

@@ -1,0 +1,79 @@
+// What divides the work of the kernels among PyTorch's threads. Results do not depend on their number, but for channel
+// mixers of small maps.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace fcvit_mm {
+
+// Values of a packed weight, and of rows of a map, that a thread computes with at a time: parts of its second-level
+// cache.
+constexpr int64_t kGroupValues = 32 * 1024, kBlockValues = 32 * 1024;
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Memory of this thread, aligned to 64 bytes and kept for the next call.
+float* thread_buffer(int64_t count);
+
+// ---- convolutions.cpp ----
+
+// Depth-wise convolutions, 3x3 and larger, and the gradients of their weight (C, k, k) and bias (C).
+void convolve_3x3(const Convolution& conv, int64_t batch);
+void convolve_large(const Convolution& conv, int64_t batch);
+void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weight, float* of_bias);
+
+// 3x3 convolutions with zeros around by Winograd's tiles, some at a time. Where there are enough for all threads, each
+// computes its own; else they divide the tiles for the transforms, and the points and outputs for the products.
+struct TiledConvolution {
+  const float* x;
+  const float* panels;  // (kTilePoints, outputs / kBlock rounded up, channels, kBlock)
+  const float* bias;    // (outputs), or null
+  float* out;
+  int64_t batch, height, width, channels, outputs;
+};
+void convolve_tiles(const TiledConvolution& conv);
+
+// ---- products.cpp ----
+
+// The weight of a 1x1 convolution: (columns, depth), or turned: (depth, columns).
+struct Weight {
+  const float* values;
+  int64_t stride;
+  bool turned;
+};
+// Products of a 1x1 convolution, without `panels`.
+void multiply_all(const avx2::Product& all, const Weight& weight);
+// The gradients of the weight and the bias of a 1x1 convolution. `all.out` and `all.sums` hold zeros.
+void correlate(const avx2::Correlation& all);
+// Two 1x1 convolutions one after the other, the weights (columns, depth).
+void multiply_twice(const avx2::Product& first, const float* first_weight, const avx2::Product& second,
+                    const float* second_weight);
+
+// Channel mixers: 1x1 convolution to more channels, 3x3 depth-wise convolution, GELU, 1x1 convolution back.
+struct Mixer {
+  const float* x;
+  float* out;
+  int64_t batch, height, width, channels, hidden;
+  const float *expand, *expand_bias;  // (hidden, channels)
+  const float *taps, *taps_bias;      // (hidden, 3, 3)
+  const float *reduce, *reduce_bias;  // (channels, hidden)
+  const float* shortcut;              // a map to add, or null
+};
+void mix(const Mixer& mixer);
+
+// ---- maps.cpp ----
+
+// The global context of a batch: similarities and their deviation, then the weighed context, each in one pass.
+struct ContextOfBatch {
+  const float* x;
+  float* out;
+  int64_t batch, positions, channels, heads;
+  const float *means, *context;    // (batch, channels)
+  const float *weights, *biases;  // (heads)
+  double eps;
+};
+void add_contexts(const ContextOfBatch& all);
+
+}  // namespace fcvit_mm
