@@ -9,6 +9,7 @@ plain image data set does not have, time.
 import argparse
 import collections
 import contextlib
+import copy
 import gc
 import importlib.util
 import json
@@ -19,7 +20,9 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
@@ -34,6 +37,8 @@ from fcvit_mm.mmcv_ext import MMCVOperatorError
 SMALL = ('r18', 'r-18', 'b0', 'tiny', '_s_', '-s_', 'nano', 'r50', 'r-50', '-t_', 'base', '')
 #: Largest side of images, in pixels.
 LARGEST = 640
+#: What models that learn from images without labels, too, get a batch of each: with labels, and two views without.
+BRANCHES = ('sup', 'unsup_teacher', 'unsup_student')
 #: What the processes import before their first config.
 PRELOAD = ['torch', 'fcvit_mm', 'mmdet.apis', 'mmseg.apis']
 #: Bytes that the process of one config may take.
@@ -139,10 +144,24 @@ def build_random(cfg: Config, size: Optional[int]) -> torch.nn.Module:
     for node in walk(small.model):
         if type_name(node) == 'TIMMBackbone':
             node['pretrained'] = False
-    model: Any = build_model(small)
+    with process_group():
+        model: Any = build_model(small)
     with contextlib.suppress(AttributeError):  # SAN's text encoder has none but its checkpoint's: PyTorch's own stay
         model.init_weights()
     return model
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Make this process a group of its own, which mmcv's MMSyncBN asks for when it is built.
+
+    Not longer: within a group PyTorch's own SyncBatchNorm refuses to be trained on a CPU.
+    """
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def predict(model: Any, cfg: Config, size: int) -> None:
@@ -164,7 +183,7 @@ def train(model: Any, cfg: Config, size: int) -> None:
     Raises:
         UserError: A loss is not finite.
     """
-    data = model.train().data_preprocessor(batch_for(cfg, size), True)
+    data = model.train().data_preprocessor(batch_for(cfg, size, training=True), True)
     loss, losses = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     bad = [name for name, value in losses.items() if not torch.isfinite(torch.as_tensor(value)).all()]
@@ -172,8 +191,14 @@ def train(model: Any, cfg: Config, size: int) -> None:
         raise UserError(f'not finite: {", ".join(bad)}')
 
 
-def batch_for(cfg: Config, size: int) -> Dict[str, Any]:
-    """Make a batch as a model expects it: images, or videos of two frames for those that track."""
+def batch_for(cfg: Config, size: int, training: bool = False) -> Dict[str, Any]:
+    """Make a batch as a model expects it: images, or videos of two frames for those that track.
+
+    Args:
+        cfg (Config): Of the model.
+        size (int): Side of the images in pixels.
+        training (bool): Semi-supervised models are trained on :data:`BRANCHES`, each of the same images.
+    """
     batch = random_batch(cfg, size)
     if cfg.default_scope != 'mmdet':
         return batch
@@ -186,8 +211,11 @@ def batch_for(cfg: Config, size: int) -> Dict[str, Any]:
         sample.text = 'a cat . a dog'
         sample.custom_entities = False
         sample.gt_instances.instances_ids = torch.arange(len(boxes))
-        sample.set_metainfo(dict(frame_id=number, ori_video_length=BATCH))
-    if type_name(cfg.model.get('data_preprocessor')) == 'TrackDataPreprocessor':
+        sample.set_metainfo(dict(frame_id=number, ori_video_length=BATCH, homography_matrix=np.eye(3)))
+    preprocessor = type_name(cfg.model.get('data_preprocessor'))
+    if preprocessor == 'MultiBranchDataPreprocessor' and training:
+        return {key: {branch: copy.deepcopy(value) for branch in BRANCHES} for key, value in batch.items()}
+    if preprocessor == 'TrackDataPreprocessor':
         from mmdet.structures import TrackDataSample
 
         video = TrackDataSample(video_data_samples=batch['data_samples'])

@@ -96,6 +96,18 @@ def test_models_that_track_get_a_video(tool):
     assert frames.shape == (2, 3, 32, 32) and [frame.frame_id for frame in video] == [0, 1]
 
 
+def test_semi_supervised_models_are_trained_on_three_branches(tool):
+    pytest.importorskip('mmdet')
+    cfg = Config(dict(default_scope='mmdet', model=dict(data_preprocessor=dict(type='MultiBranchDataPreprocessor'))))
+    batch = tool.batch_for(cfg, 32, training=True)
+    for key, kind in (('inputs', torch.Tensor), ('data_samples', object)):
+        assert list(batch[key]) == ['sup', 'unsup_teacher', 'unsup_student']
+        assert all(len(part) == 2 and isinstance(part[0], kind) for part in batch[key].values())
+    first, *others = (part[0] for part in batch['data_samples'].values())
+    assert all(other is not first for other in others)  # a model changes them in place
+    assert len(tool.batch_for(cfg, 32)['inputs']) == 2  # what it predicts on is plain
+
+
 def test_a_log_is_gone_on_with(tool, monkeypatch, tmp_path, capsys):
     log = tmp_path / 'log.jsonl'
     monkeypatch.setattr(tool.Worker, 'try_config', lambda self, config: tool.Result(config, 'yes', 'yes'))
