@@ -32,6 +32,7 @@ from ..engine.distributed import lost_process, rendezvous_env
 from ..errors import library_errors
 from ..files import write_atomic
 from ..images import ImageError, ImageReader, swap_channels
+from ..models import optimize_for_inference
 from ..options import TABLES
 from .draw import draw_classes, draw_sample
 from .inputs import Work, find_work
@@ -68,6 +69,7 @@ class Options(NamedTuple):
         batch_size (int): Images, or tiles, that the model gets at a time.
         workers (int): Processes that read images; 0 for none.
         amp (bool): Mixed precision.
+        optimize (bool): Predict with what :func:`~fcvit_mm.optimize_for_inference` makes of the model.
         tta (bool): Test-time augmentation as the config describes it.
         tile (int, optional): Predict tiles of so many pixels, high and wide, in place of the image.
         overlap (float): Of neighbouring tiles, as a part of their size.
@@ -85,6 +87,7 @@ class Options(NamedTuple):
     batch_size: int = 1
     workers: int = 2
     amp: bool = False
+    optimize: bool = False
     tta: bool = False
     tile: Optional[int] = None
     overlap: float = 0.2
@@ -235,6 +238,13 @@ class BatchPredictor:
         self.classes = max([int(n) for n in _numbers_of_classes(cfg.model)] or [len(self.meta.names)])
         self.channels = input_channels(model, cfg)
         self.reader = image_reader(cfg)
+        self._weights = _hash_of(model)
+        self.device = torch.device(options.device or _default_device())
+        if options.optimize:
+            try:
+                model = optimize_for_inference(model.to(self.device))
+            except ValueError as error:
+                raise PredictionError(f'--optimize: {error}: leave it out') from error
         self.network = model
         if options.tta:
             enable_tta(cfg)
@@ -245,7 +255,6 @@ class BatchPredictor:
         self.steps = _without_annotations([*(steps.geometry or []), *steps.packing])
         with DefaultScope.overwrite_default_scope(self.scope):
             self.pipeline = Compose(self.steps)
-        self.device = torch.device(options.device or _default_device())
         self.described = repr((self.steps, cfg.model, self.meta))
         self.model: Any = model.to(self.device).eval()
         self._features: List[Tensor] = []
@@ -260,11 +269,7 @@ class BatchPredictor:
 
     def fingerprint(self) -> Dict[str, str]:
         """Return what stands for the model and how it is used, so that results of two are told apart."""
-        weights = hashlib.sha256()
-        for name, value in self.network.state_dict().items():
-            weights.update(name.encode())
-            weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return {'weights': weights.hexdigest(), 'config': hashlib.sha256(self.described.encode()).hexdigest()}
+        return {'weights': self._weights, 'config': hashlib.sha256(self.described.encode()).hexdigest()}
 
     def _step(self, data: List[Dict[str, Any]]) -> List[Any]:
         precision: ContextManager[Any] = autocast(device_type=self.device.type) if self.options.amp else nullcontext()
@@ -317,6 +322,14 @@ class BatchPredictor:
             masks = sample.pred_instances.pop('masks')
             sample.pred_instances.masks = encode_mask_results([np.asarray(mask) for mask in masks])
         return sample
+
+
+def _hash_of(model: torch.nn.Module) -> str:
+    weights = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return weights.hexdigest()
 
 
 def _default_device() -> str:

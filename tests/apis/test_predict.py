@@ -324,6 +324,52 @@ def test_mixed_precision_and_augmentation_change_little(model_of, tmp_path, task
             assert 0.5 < (found[name] == found['none']).mean() < 1
 
 
+@pytest.mark.parametrize('task', FOLDERS)
+def test_optimized_predictions_are_the_same(model_of, tmp_path, task):
+    model = model_of(task)
+    image = [str(sorted(path for path in model[2].rglob('*') if path.is_file())[0])]
+    for name in ('plain', 'optimized'):
+        run(model, tmp_path / name, image, top=0, optimize=name == 'optimized')
+    plain, optimized = tmp_path / 'plain', tmp_path / 'optimized'
+    if task == 'classification':
+        rows = [table(folder / 'predictions.csv') for folder in (plain, optimized)]
+        probabilities = [[float(row['probability']) for row in each] for each in rows]
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+    elif task == 'detection':
+        found = [json.loads((folder / 'results.json').read_text()) for folder in (plain, optimized)]
+        assert len(found[0]) == len(found[1]) >= 10
+        for one, other in zip(*found):
+            assert one['category_id'] == other['category_id']
+            assert [*one['bbox'], one['score']] == pytest.approx([*other['bbox'], other['score']], abs=0.01)
+    else:
+        (name,) = (path.name for path in (plain / 'labels').iterdir())
+        labels = [np.asarray(Image.open(folder / 'labels' / name)) for folder in (plain, optimized)]
+        assert (labels[0] == labels[1]).mean() > 0.999
+    config = load_config(model[0])
+    network = BatchPredictor(config, model[1], Options(device='cpu', optimize=True)).network
+    assert network.state_dict().keys() != build_model(load_config(model[0])).state_dict().keys()
+    with pytest.raises(PredictionError, match='results of another run, which differs in optimize'):
+        run(model, plain, image, top=0, optimize=True)
+
+
+def test_nothing_to_optimize(tmp_path):
+    pytest.importorskip('mmpretrain')
+    config = tmp_path / 'config.py'
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='MobileNetV2', widen_factor=0.1),
+        head=dict(type='LinearClsHead', num_classes=5, in_channels=1280),
+    )
+    config.write_text(
+        f"default_scope = 'mmpretrain'\nmodel = {model}\n"
+        "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=32), dict(type='PackInputs')]\n"
+        "test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=test_pipeline))\n"
+    )
+    torch.save(build_model(load_config(str(config))).state_dict(), tmp_path / 'model.pth')
+    with pytest.raises(PredictionError, match='--optimize: ImageClassifier holds nothing that is .*: leave it out'):
+        BatchPredictor(load_config(str(config)), str(tmp_path / 'model.pth'), Options(device='cpu', optimize=True))
+
+
 def test_augmentation_that_the_config_lacks(model_of, tmp_path):
     with pytest.raises(UserError, match='--tta needs tta_model'):
         run(model_of('detection'), tmp_path / 'out', tta=True)
