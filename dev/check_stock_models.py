@@ -211,7 +211,9 @@ def batch_for(cfg: Config, size: int, training: bool = False) -> Dict[str, Any]:
         sample.text = 'a cat . a dog'
         sample.custom_entities = False
         sample.gt_instances.instances_ids = torch.arange(len(boxes))
-        sample.set_metainfo(dict(frame_id=number, ori_video_length=BATCH, homography_matrix=np.eye(3)))
+        sample.set_metainfo(
+            dict(frame_id=number, ori_video_length=BATCH, homography_matrix=np.eye(3, dtype=np.float32))
+        )
     preprocessor = type_name(cfg.model.get('data_preprocessor'))
     if preprocessor == 'MultiBranchDataPreprocessor' and training:
         return {key: {branch: copy.deepcopy(value) for branch in BRANCHES} for key, value in batch.items()}
