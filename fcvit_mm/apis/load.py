@@ -150,7 +150,7 @@ def load_network(
 
     Raises:
         NetworkError: No such model of timm, or a config without a model.
-        UserError: The config is missing, or (``ConfigError``) is none of the three libraries.
+        ConfigError: The config is missing or is none of the three libraries.
         CheckpointError: The checkpoint cannot be read or belongs to another network.
         ImportError: The network's library is not installed.
     """

@@ -48,11 +48,14 @@ def load_config(
         Config: Ready for :func:`adapt_to_machine`.
 
     Raises:
-        UserError: The file is missing, or (``ConfigError``) is no config of the three libraries.
+        ConfigError: The file is missing or is no config of the three libraries.
         ImportError: The task's library is not installed; the message names the extra that brings it.
     """
     options = dict(options or {})
-    check_config(path)
+    try:
+        check_config(path)
+    except UserError as error:
+        raise ConfigError(str(error)) from None
     with library_errors(f'reading {path}', 'Correct the config'):
         try:
             cfg = Config.fromfile(path)

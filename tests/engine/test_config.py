@@ -25,7 +25,7 @@ from fcvit_mm.engine.config import (
     walk,
 )
 from fcvit_mm.engine.hooks import NonFiniteHook
-from fcvit_mm.errors import LibraryError, UserError
+from fcvit_mm.errors import LibraryError
 
 UPERNET = ROOT / 'configs/segmentation/upernet_fcvit_tiny_ade20k.py'
 MASK_RCNN = ROOT / 'configs/detection/mask_rcnn_fcvit_b12_coco.py'
@@ -87,7 +87,7 @@ def test_gpu_keeps_what_the_config_says(monkeypatch):
 
 
 def test_missing_config():
-    with pytest.raises(UserError, match='config nowhere.py does not exist: the configs are in'):
+    with pytest.raises(ConfigError, match='config nowhere.py does not exist: the configs are in'):
         load_config('nowhere.py')
 
 
