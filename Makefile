@@ -1,6 +1,6 @@
 # make demo       set up, then pretrain, detect and draw on generated images (about 8 minutes after set-up)
 # make demo-seg   the same for segmentation
-# make test       set up, then run the test suite (about 11 minutes on 2 cores)
+# make test       set up, then run the test suite (about 10 minutes on 2 cores)
 # make test-fast  the essential questions of everything (at most 90 seconds on 2 cores)
 # make coverage   run the test suite and list the lines that it does not reach
 # make lint       style and types of the code, shell scripts, configs against their tables and metafiles, docs
