@@ -92,8 +92,7 @@ def native_kernels():
         extra_compile_args=['-O3', '-g0', '-fno-predictive-commoning', '-fopenmp', '-fvisibility=hidden'],
         optional=True,
     )
-    # Without ninja, two files are compiled one after the other, and a failure is an exception of distutils.
-    build_ext = BuildKernels.with_options(use_ninja=False, no_python_abi_suffix=True)
+    build_ext = BuildKernels.with_options(no_python_abi_suffix=True)
     return dict(ext_modules=[kernels], cmdclass=dict(build_ext=build_ext))
 
 
