@@ -104,11 +104,11 @@ def spread_logits(model: nn.Module, images: torch.Tensor) -> None:
     for name, layer in model.named_modules():
         mean, spread = LOGITS.get(name.rpartition('.')[2], (0.0, 0.0))
         if spread:
+            nn.init.constant_(layer.bias, mean)  # type: ignore[arg-type]
             found: List[torch.Tensor] = []
             with layer.register_forward_hook(lambda module, args, output, found=found: found.append(output)):
                 model(images)
             layer.weight.mul_(spread / found[0].std())  # type: ignore[operator, union-attr]
-            nn.init.constant_(layer.bias, mean)  # type: ignore[arg-type]
 
 
 class Row:

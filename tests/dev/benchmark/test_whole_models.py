@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from harness import LIBRARIES, ROOT
 
 from fcvit_mm.errors import UserError
@@ -28,6 +29,17 @@ def test_parts_of_detectors_and_segmentors(load, capsys, tmp_path, task, config,
         assert 0 < times['backbone'] + times[part] < times['total'] and times['clock'] > 0
     assert len({row['objects'] for row in rows.values()}) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith(f'| {config}, optimized |')
+
+
+def test_scores_before_the_sigmoid_are_spread_as_wanted(load):
+    module = load('whole_models')
+    torch.manual_seed(0)
+    model, images = torch.nn.Sequential(), torch.randn(1, 3, 40, 40)
+    model.add_module('retina_cls', torch.nn.Conv2d(3, 9, 3))
+    module.spread_logits(model, images)
+    mean, spread = module.LOGITS['retina_cls']
+    assert model(images).std().item() == pytest.approx(spread, rel=1e-3)
+    assert model(images).mean().item() == pytest.approx(mean, abs=0.1)
 
 
 def test_a_classifier_is_another_commands(load, tmp_path):
