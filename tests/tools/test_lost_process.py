@@ -9,7 +9,7 @@ import torch
 from harness import run_ranks, run_tool, warm_python, write_config
 
 END = """
-import os, signal
+import os, signal, time
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -21,6 +21,10 @@ class End(Hook):
         rank, iteration, name = os.environ['END'].split()
         if runner.rank == int(rank) and runner.iter + 1 == int(iteration):
             os.kill(os.getpid(), getattr(signal, name))
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        if runner.rank == 0 and runner.iter == 6:
+            time.sleep(1)  # a large file: torchrun tells process 0 to end as soon as another has ended
 """
 MORE = """
 custom_imports = dict(imports=['fcvit_mm', 'end'], allow_failed_imports=False)

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, Collection, Dict, Iterator, List, Optional
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
@@ -66,7 +66,8 @@ class AtomicCheckpointHook(CheckpointHook):
     - In the order: new checkpoint, ``last_checkpoint``, removal of old ones (``max_keep_ckpts``, earlier bests). So
       there is a complete checkpoint at any moment after the first, and ``last_checkpoint`` names one.
     - SIGTERM, by which schedulers announce the end, saves the state to ``interrupted.pth`` after the current
-      iteration and exits with status 143. The next regular checkpoint replaces it.
+      iteration and exits with status 143. The next regular checkpoint replaces it. A SIGTERM that comes while the
+      state is saved (``torchrun`` sends one to all others as soon as one process has ended) changes nothing.
 
     ``tools/train.py`` uses it in place of ``CheckpointHook``.
 
@@ -91,7 +92,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self._previous_handler = signal.signal(signal.SIGTERM, self._note)
 
     def stop_listening(self) -> None:
-        """Restore what SIGTERM did before training."""
+        """Restore what SIGTERM did before training; not before the state is saved, as it may come again."""
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
             self._previous_handler = None
@@ -121,8 +122,11 @@ class AtomicCheckpointHook(CheckpointHook):
     ) -> None:
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if self._agreed(runner):
-            # This iteration is complete, its epoch is not: the run resumes inside it.
-            self._save_interrupted(runner, runner.iter + 1)
+            try:
+                # This iteration is complete, its epoch is not: the run resumes inside it.
+                self._save_interrupted(runner, runner.iter + 1)
+            finally:
+                barrier()  # a launcher ends the others, in the end by SIGKILL, as soon as one process has ended
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # No agreement here: processes may have different numbers of batches. Each ends by itself; the first one saves.
@@ -142,7 +146,6 @@ class AtomicCheckpointHook(CheckpointHook):
         runner.logger.warning(
             f'SIGTERM: saving {INTERRUPTED} after iteration {iteration} and ending. Continue with --resume'
         )
-        self.stop_listening()
         self._interrupted_at = dict(epoch=runner.epoch, iter=iteration)
         try:
             runner.save_checkpoint(

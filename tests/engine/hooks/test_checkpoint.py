@@ -23,6 +23,10 @@ class Group(small_run.Witness):
         if runner.iter == 5:
             os.killpg(0, signal.SIGTERM)
 
+    def before_save_checkpoint(self, runner, checkpoint):
+        if runner.iter >= 5:
+            os.kill(os.getpid(), signal.SIGTERM)  # again, as torchrun does
+
 small_run.Witness = Group
 small_run.train(Path({work_dir!r}), by_epoch=True, workers=2)
 """
@@ -109,8 +113,8 @@ def test_hooks_of_others_write_atomically_and_sigterm_is_heard(runner, tmp_path,
     assert 'atomic' not in LocalBackend.put.__qualname__.lower()
 
 
-def test_sigterm_for_the_workers_too(tmp_path):
-    """As Slurm sends it to a whole group: torch would end training for its workers' end."""
+def test_sigterm_for_the_workers_too_and_while_saving(tmp_path):
+    """As Slurm sends it to a whole group: torch would end training for its workers' end. Then it comes again."""
     code = ALONE.format(root=str(ROOT), tests=str(ROOT / 'tests'), work_dir=str(tmp_path))
     done = run_python('-c', code, start_new_session=True)
     assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth'), done.stderr
