@@ -1,5 +1,6 @@
 # make demo       set up, then pretrain, detect and draw on generated images (about 8 minutes after set-up)
 # make demo-seg   the same for segmentation
+# make setup      set up all that is needed for anything below (make setup-demo: for the demos)
 # make test       set up, then run the test suite (about 10 minutes on 2 cores)
 # make test-fast  the essential questions of everything (at most 90 seconds on 2 cores)
 # make coverage   run the test suite and list the lines that it does not reach
@@ -22,18 +23,22 @@ TEST_WORKERS ?= 2
 LIGHT = .venv-light
 SPHINX = $(PYTHON_IN_VENV) -m sphinx -q -b html docs docs/_build
 
-.PHONY: setup setup-light demo demo-seg test test-fast test-light coverage lint docs release clean
+.PHONY: setup setup-demo setup-light demo demo-seg test test-fast test-light coverage lint docs release clean
 
 setup:
 	@dev/setup_env.sh $(VENV) $(STACK)
 
+# No extras, and no tools of tests, lint and docs: those come with the first `make test`.
+setup-demo:
+	@dev/setup_env.sh $(VENV) $(STACK) use
+
 setup-light:
 	@dev/setup_env.sh $(LIGHT) light
 
-demo: setup
+demo: setup-demo
 	@$(PYTHON_IN_VENV) tools/demo.py detect
 
-demo-seg: setup
+demo-seg: setup-demo
 	@$(PYTHON_IN_VENV) tools/demo.py segment
 
 # One thread per worker: PyTorch's own threads would fight over the cores. Each takes modules, the longest first. One

@@ -1,34 +1,40 @@
 #!/usr/bin/env bash
 # Make a virtual environment with this project and everything it needs; a second run does nothing.
-# Usage: dev/setup_env.sh VENV [onedl|openmmlab|light]
+# Usage: dev/setup_env.sh VENV [onedl|openmmlab|light] [all|use]
 #   onedl      the maintained continuations of OpenMMLab's packages (the default)
 #   openmmlab  the original packages, as last published
 #   light      torch, MMEngine, timm, pytest and ruff, for work on networks alone: nothing is compiled
+#   all        with the extras of tools (export, app, ...), and what tests, lint and docs need (the default)
+#   use        what training, testing and drawing need, no more: `make demo` is ready sooner; `all` adds to it later
 # MMCV=compiled compiles mmcv's operators (10 minutes on 2 cores); MMCV=prebuilt, the default of onedl, takes them from
 # torchvision's kernels (fcvit_mm/mmcv_ext.py). An mmcv that is installed already stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-venv=${1:?usage: dev/setup_env.sh VENV [onedl|openmmlab|light]}
+venv=${1:?usage: dev/setup_env.sh VENV [onedl|openmmlab|light] [all|use]}
 stack=${2:-onedl}
+scope=${3:-all}
 python=${PYTHON:-python3.11}
 
 case $stack in
     onedl)
         constraints=requirements/constraints.txt
-        extra=all,analysis,export,predict,app,docs,test-browser
+        extra=all
+        more=analysis,export,predict,app,docs,test-browser,test,lint
         mmcv=onedl-mmcv
         operators=${MMCV:-prebuilt}
         ;;
     openmmlab)
         constraints=requirements/constraints-openmmlab.txt
         extra=openmmlab
+        more=test,lint
         mmcv=mmcv
         operators=compiled
         ;;
     light)
         constraints=requirements/constraints.txt
         extra=light
+        more=test,lint
         mmcv=
         operators=prebuilt
         ;;
@@ -46,13 +52,23 @@ case $operators in
         ;;
 esac
 
+case $scope in
+    all | use) ;;
+    *)
+        echo "unknown scope '$scope', expected all or use" >&2
+        exit 2
+        ;;
+esac
+
 say() { printf '\n== %s\n' "$*"; }
 
 stamp=$venv/.fcvit_mm-setup
 wanted=$(cat setup.cfg setup.py pyproject.toml "$constraints" dev/setup_env.sh fcvit_mm/ops/native/*.{cpp,h} | sha256sum | cut -d' ' -f1)-$operators-$PWD
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
-    exit 0
-fi
+done_before=$(cat "$stamp" 2>/dev/null || true)
+case $done_before in
+    "$wanted-all") exit 0 ;;
+    "$wanted-use") [ "$scope" = all ] || exit 0 ;;
+esac
 
 # The venv module, and the header that compiling needs, are packages of their own on Debian.
 if ! command -v "$python" >/dev/null; then
@@ -85,11 +101,6 @@ if ! [ -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-pip install -q -c "$constraints" setuptools wheel ninja psutil packaging
-
-say 'torch and torchvision: about 2 minutes, 5 GB'
-pip install -q -c "$constraints" torch torchvision numpy
-
 # What mmcv is installed: none, prebuilt (without compiled operators), compiled, or stale (compiled for another torch).
 mmcv_state() {
     "$venv/bin/python" - <<'PYTHON'
@@ -122,40 +133,63 @@ wait_for() {
     wait "$1"
 }
 modules=fcvit_mm
-if [ "$operators" = compiled ]; then
-    say "mmcv, its operators compiled against this torch: 10 minutes on 2 cores, seconds if pip kept the built wheel"
-    export MAX_JOBS="${MAX_JOBS:-$(nproc)}"
-    case $(mmcv_state) in
-        none) compile_mmcv ;;
-        prebuilt | stale) compile_mmcv --force-reinstall --no-deps --no-cache-dir ;;
-    esac
-    # pip's cache does not know whether, and against which torch, a wheel of mmcv was compiled.
-    [ "$(mmcv_state)" = compiled ] || compile_mmcv --force-reinstall --no-deps --no-cache-dir
-elif [ -n "$mmcv" ]; then
-    # Where it finds no torch while it is built, mmcv leaves them out. Not from pip's cache: a wheel there may be compiled.
-    case $(mmcv_state) in
-        none) say 'mmcv without its compiled operators: they come from torchvision'
-            pip install -q --no-cache-dir -c "$constraints" "$mmcv" ;;
-        stale) say 'mmcv was compiled for another torch: installing it without its compiled operators'
-            pip install -q --no-cache-dir --force-reinstall --no-deps -c "$constraints" "$mmcv" ;;
-    esac
-fi
+native=0
 if [ -n "$mmcv" ]; then
     modules='fcvit_mm, mmcv.ops, mmdet, mmpretrain, mmseg'
-else
-    export FCVIT_MM_NATIVE=0
+    native=1
 fi
+install() {
+    pip install -q -c "$constraints" setuptools wheel ninja psutil packaging
 
-say "This project, its dependencies and the test tools"
-pip install -q --no-build-isolation -c "$constraints" -e ".[$extra,test,lint]"
+    say 'torch and torchvision: about 2 minutes, 5 GB'
+    pip install -q -c "$constraints" torch torchvision numpy
 
-# A machine without a display often lacks libGL; the headless build of OpenCV does without.
-if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
-    pip install -q --force-reinstall --no-deps -c "$constraints" opencv-python-headless
+    # While pip fetches and unpacks, the compiler works on the CPU kernels; without a compiler they are left out.
+    FCVIT_MM_NATIVE=$native "$venv/bin/python" setup.py -q build_ext --inplace >"$venv/kernels.log" 2>&1 &
+    kernels=$!
+    trap 'kill $kernels 2>/dev/null || true' EXIT
+
+    if [ "$operators" = compiled ]; then
+        say "mmcv, its operators compiled against this torch: 10 minutes on 2 cores, seconds if pip kept the built wheel"
+        export MAX_JOBS="${MAX_JOBS:-$(nproc)}"
+        case $(mmcv_state) in
+            none) compile_mmcv ;;
+            prebuilt | stale) compile_mmcv --force-reinstall --no-deps --no-cache-dir ;;
+        esac
+        # pip's cache does not know whether, and against which torch, a wheel of mmcv was compiled.
+        [ "$(mmcv_state)" = compiled ] || compile_mmcv --force-reinstall --no-deps --no-cache-dir
+    elif [ -n "$mmcv" ]; then
+        # Where it finds no torch while it is built, mmcv leaves them out. Not from pip's cache: a wheel there may be compiled.
+        case $(mmcv_state) in
+            none) say 'mmcv without its compiled operators: they come from torchvision'
+                pip install -q --no-cache-dir -c "$constraints" "$mmcv" ;;
+            stale) say 'mmcv was compiled for another torch: installing it without its compiled operators'
+                pip install -q --no-cache-dir --force-reinstall --no-deps -c "$constraints" "$mmcv" ;;
+        esac
+    fi
+    say 'This project and its dependencies'
+    FCVIT_MM_NATIVE=0 pip install -q --no-build-isolation -c "$constraints" -e ".[$extra]"
+    if ! wait $kernels || grep '^fcvit_mm: ' "$venv/kernels.log" >&2; then
+        echo "the CPU kernels were not compiled ($venv/kernels.log): everything runs without them, slower" >&2
+    fi
+    trap - EXIT
+
+    # A machine without a display often lacks libGL; the headless build of OpenCV does without.
+    if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
+        pip install -q --force-reinstall --no-deps -c "$constraints" opencv-python-headless
+    fi
+    [ -z "$mmcv" ] || "$venv/bin/python" -m fcvit_mm.mmcv_ext install
+    "$venv/bin/python" -c "import $modules"
+}
+
+if [ "$done_before" != "$wanted-use" ]; then
+    install
 fi
-[ -z "$mmcv" ] || "$venv/bin/python" -m fcvit_mm.mmcv_ext install
-"$venv/bin/python" -c "import $modules"
+if [ "$scope" = all ]; then
+    say 'What tools, tests, lint and docs need besides'
+    pip install -q --no-build-isolation -c "$constraints" "fcvit_mm[$more]"
+fi
 pip check
-printf '%s' "$wanted" >"$stamp.tmp"
+printf '%s' "$wanted-$scope" >"$stamp.tmp"
 mv "$stamp.tmp" "$stamp"
 say "Ready: $venv"

@@ -17,13 +17,18 @@ def run(*arguments, **variables):
 
 def test_usage_without_arguments():
     result = run()
-    assert result.returncode != 0 and 'usage: dev/setup_env.sh VENV [onedl|openmmlab|light]' in result.stderr
+    assert result.returncode != 0 and 'usage: dev/setup_env.sh VENV [onedl|openmmlab|light] [all|use]' in result.stderr
 
 
 def test_unknown_stacks_are_refused(tmp_path):
     result = run(tmp_path / 'venv', 'conda')
     assert result.returncode == 2
     assert result.stderr == "unknown stack 'conda', expected onedl, openmmlab or light\n"
+
+
+def test_unknown_scopes_are_refused(tmp_path):
+    result = run(tmp_path / 'venv', 'onedl', 'most')
+    assert result.returncode == 2 and result.stderr == "unknown scope 'most', expected all or use\n"
 
 
 def test_a_missing_python_is_named(tmp_path):
@@ -47,9 +52,11 @@ def test_a_second_run_does_nothing(tmp_path, stack):
         text=True,
         check=True,
     ).stdout
-    (tmp_path / '.fcvit_mm-setup').write_text(wanted)
-    result = run(tmp_path, stack, PYTHON='python9.9', MMCV='prebuilt')
-    assert result.returncode == 0 and not result.stdout + result.stderr
+    cases = [('all', 'all', True), ('all', 'use', True), ('use', 'use', True), ('use', 'all', False)]
+    for done, scope, nothing in cases:
+        (tmp_path / '.fcvit_mm-setup').write_text(f'{wanted}-{done}')
+        result = run(tmp_path, stack, scope, PYTHON='python9.9', MMCV='prebuilt')
+        assert (result.returncode == 0 and not result.stdout + result.stderr) == nothing, (done, scope)
     (tmp_path / '.fcvit_mm-setup').write_text('of another version')
     assert run(tmp_path, stack, PYTHON='python9.9').returncode == 1
 
