@@ -147,7 +147,7 @@ def random_batch(cfg: Config, size: int, channels: int = 3) -> Dict[str, list]:
     Returns:
         dict: ``inputs``, a list of uint8 tensors ``(channels, size, size)``, and ``data_samples``: in detection two
             boxes of label 0, and their masks and a map of labels 0 if the training pipeline loads such; in segmentation
-            a map of labels 0 and 1.
+            a map of labels 0 and 1, and of edges and depths if the pipeline makes such.
     """
     rng = np.random.RandomState(0)
     images = [torch.from_numpy(rng.randint(0, 255, (channels, size, size), dtype=np.uint8)) for _ in range(BATCH)]
@@ -207,7 +207,16 @@ def _segmented(cfg: Config, size: int, number: int) -> Any:
 
     labels = torch.zeros(1, size, size, dtype=torch.long)
     labels[:, : size // 2] = 1
-    return SegDataSample(metainfo=_described(size, number), gt_sem_seg=PixelData(data=labels))
+    sample = SegDataSample(metainfo=_described(size, number), gt_sem_seg=PixelData(data=labels))
+    # What the training pipeline makes besides: heads of PIDNet and of depth estimators ask for it.
+    steps = {type_name(step) for step in walk((cfg.get('train_dataloader') or {}).get('dataset'))}
+    if 'GenerateEdge' in steps:
+        edge = torch.zeros_like(labels)
+        edge[:, size // 2] = 1
+        sample.set_data(dict(gt_edge_map=PixelData(data=edge)))
+    if 'LoadDepthAnnotation' in steps:
+        sample.set_data(dict(gt_depth_map=PixelData(data=torch.ones(1, size, size))))
+    return sample
 
 
 #: Makes the ground truth of an image, by task.

@@ -113,6 +113,18 @@ def test_ground_truth_is_what_the_pipeline_loads(steps, masks, side):
     assert (sample.gt_sem_seg.sem_seg.shape[-1] if 'gt_sem_seg' in sample else None) == side
 
 
+@pytest.mark.parametrize(
+    'steps', [['GenerateEdge'], ['LoadDepthAnnotation'], ['GenerateEdge', 'LoadDepthAnnotation'], []]
+)
+def test_maps_of_edges_and_depths_are_what_the_pipeline_makes(steps):
+    pytest.importorskip('mmseg')
+    sample = random_batch(config_of('mmseg', *(dict(type=name) for name in steps)), 64)['data_samples'][0]
+    assert ('gt_edge_map' in sample) == ('GenerateEdge' in steps)
+    assert ('gt_depth_map' in sample) == ('LoadDepthAnnotation' in steps)
+    for name in set(sample.keys()):
+        assert getattr(sample, name).data.shape == (1, 64, 64)
+
+
 def test_the_current_message_hub_comes_back():
     before = MessageHub.get_current_instance()
     with step.scope_of_library(config_of('mmdet')):
