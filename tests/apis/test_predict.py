@@ -324,32 +324,56 @@ def test_mixed_precision_and_augmentation_change_little(model_of, tmp_path, task
             assert 0.5 < (found[name] == found['none']).mean() < 1
 
 
-@pytest.mark.parametrize('task', FOLDERS)
-def test_optimized_predictions_are_the_same(model_of, tmp_path, task):
+#: Options beside --optimize, and how far it may change probabilities, boxes and scores, and the share of pixels.
+TOGETHER = [
+    ('classification', {}, 1e-5),
+    ('classification', dict(features=True), 1e-5),
+    ('classification', dict(amp=True), 0.02),
+    ('detection', {}, 0.01),
+    ('detection', dict(tile=64), 0.01),
+    ('segmentation', {}, 0.001),
+    ('segmentation', dict(tile=64, amp=True), 0.2),
+]
+
+
+@pytest.mark.parametrize('task, options, tolerance', TOGETHER)
+def test_optimized_predictions_are_the_same(model_of, tmp_path, task, options, tolerance):
+    if 'tile' in options:
+        pytest.importorskip('sahi')
     model = model_of(task)
     image = [str(sorted(path for path in model[2].rglob('*') if path.is_file())[0])]
     for name in ('plain', 'optimized'):
-        run(model, tmp_path / name, image, top=0, optimize=name == 'optimized')
-    plain, optimized = tmp_path / 'plain', tmp_path / 'optimized'
+        run(model, tmp_path / name, image, top=0, optimize=name == 'optimized', **options)
+    folders = plain, _ = tmp_path / 'plain', tmp_path / 'optimized'
     if task == 'classification':
-        rows = [table(folder / 'predictions.csv') for folder in (plain, optimized)]
+        rows = [sorted(table(folder / 'predictions.csv'), key=lambda row: row['class']) for folder in folders]
         probabilities = [[float(row['probability']) for row in each] for each in rows]
-        assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+        assert probabilities[0] == pytest.approx(probabilities[1], abs=tolerance)
+        if 'features' in options:
+            features = [np.load(folder / 'features.npy') for folder in folders]
+            assert features[0] == pytest.approx(features[1], abs=tolerance) and features[0].std() > 0
     elif task == 'detection':
-        found = [json.loads((folder / 'results.json').read_text()) for folder in (plain, optimized)]
+        found = [json.loads((folder / 'results.json').read_text()) for folder in folders]
         assert len(found[0]) == len(found[1]) >= 10
         for one, other in zip(*found):
             assert one['category_id'] == other['category_id']
-            assert [*one['bbox'], one['score']] == pytest.approx([*other['bbox'], other['score']], abs=0.01)
+            assert [*one['bbox'], one['score']] == pytest.approx([*other['bbox'], other['score']], abs=tolerance)
     else:
         (name,) = (path.name for path in (plain / 'labels').iterdir())
-        labels = [np.asarray(Image.open(folder / 'labels' / name)) for folder in (plain, optimized)]
-        assert (labels[0] == labels[1]).mean() > 0.999
+        labels = [np.asarray(Image.open(folder / 'labels' / name)) for folder in folders]
+        assert (labels[0] != labels[1]).mean() < tolerance
+
+
+@pytest.mark.parametrize('task', FOLDERS)
+def test_optimize_changes_the_network_and_is_part_of_a_run(model_of, tmp_path, task):
+    model = model_of(task)
     config = load_config(model[0])
     network = BatchPredictor(config, model[1], Options(device='cpu', optimize=True)).network
     assert network.state_dict().keys() != build_model(load_config(model[0])).state_dict().keys()
+    image = [str(sorted(path for path in model[2].rglob('*') if path.is_file())[0])]
+    run(model, tmp_path, image)
     with pytest.raises(PredictionError, match='results of another run, which differs in optimize'):
-        run(model, plain, image, top=0, optimize=True)
+        run(model, tmp_path, image, optimize=True)
 
 
 def test_nothing_to_optimize(tmp_path):
