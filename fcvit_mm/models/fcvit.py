@@ -20,6 +20,7 @@ from ..ops import (
     bottleneck,
     channel_means,
     channel_mixer,
+    native,
     normalised_similarity,
     recomputed_channel_mixer,
 )
@@ -43,6 +44,7 @@ from .layers import (
     is_pointwise,
     is_unmodified,
     may_bypass,
+    packed_parameters,
     residual,
 )
 
@@ -153,6 +155,9 @@ class TokenMix(nn.Module):
         if self.fc2 is None or self.act2 is None:
             return activated(self.fc1, self.act1, x)
         if self.may_fuse(self.fc1, self.fc2, self.act1, self.act2):
+            packed = packed_parameters(x, self.fc1, self.fc2)
+            if packed is not None:
+                return native.bottleneck(x, *packed)
             return bottleneck(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         return activated(self.fc2, self.act2, activated(self.fc1, self.act1, x))
 
@@ -276,6 +281,11 @@ class ChannelMixer(nn.Module):
         """Return all but the channel attention, computed in one operation, and added to a map if there is one."""
         layers = (self.fc1, self.dwconv, self.fc2)
         parameters: List[Any] = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+        _, _, dw_weight, dw_bias, _, _ = parameters
+        packed = packed_parameters(x, self.fc1, self.fc2, dw_weight, dw_bias, shortcut)
+        if packed is not None and self.dwconv.kernel_size == (3, 3):
+            fc1_weight, fc1_bias, fc2_weight, fc2_bias = packed
+            return native.channel_mixer(x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, shortcut)
         if self.recompute and torch.is_grad_enabled():
             x = recomputed_channel_mixer(x, *parameters)
             return x if shortcut is None else shortcut + x

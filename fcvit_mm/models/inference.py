@@ -12,7 +12,7 @@ from ..ops import triton
 from ..ops.conditions import HALF, lacks_half
 from .backbone import Backbone
 from .graphs import CudaGraphs
-from .layers import Conv2d, is_unmodified
+from .layers import Conv2d, Derived, is_pointwise, is_unmodified
 from .stock_parts import optimize_parts_
 
 #: Largest difference of outputs, in parts of the largest output (at least 1).
@@ -73,8 +73,7 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
                 module.fuse_()
         backbone.to(memory_format=torch.channels_last)
         parameter = next(backbone.parameters())
-        if parameter.is_cuda:
-            _pack(backbone)
+        _pack(backbone)
         if cuda_graphs:
             if not parameter.is_cuda:
                 raise ValueError(
@@ -127,11 +126,15 @@ def _narrow(
 
 
 def _pack(backbone: Backbone) -> None:
-    """Store depth-wise weights as the GPU kernels read them, which would copy them at each call."""
+    """Store weights as kernels read them, which would copy them at each call: on GPUs depth-wise ones, on CPUs 1x1."""
     for module in backbone.modules():
-        is_depthwise = type(module) is Conv2d and module.groups == module.in_channels == module.out_channels
-        if is_depthwise and is_unmodified(module):
-            module.weight = nn.Parameter(triton.pack_taps(module.weight), requires_grad=False)
+        if type(module) is not Conv2d or not is_unmodified(module):
+            continue
+        if module.weight.is_cuda:
+            if module.groups == module.in_channels == module.out_channels:
+                module.weight = nn.Parameter(triton.pack_taps(module.weight), requires_grad=False)
+        elif is_pointwise(module) and module.bias is not None:
+            module.packed = Derived()
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import math
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import ContextManager, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -14,12 +14,42 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..deprecation import renamed_in
-from ..ops import add_scaled, conv2d, depthwise_conv2d, gelu_, group_norm
-from ..ops.tracing import is_transformed, records_any_size
+from ..ops import add_scaled, conv2d, depthwise_conv2d, gelu_, group_norm, native
+from ..ops.conditions import needs_grad
+from ..ops.dispatch import current_mode
+from ..ops.tracing import is_traced, is_transformed, records_any_size
+
+
+class Derived:
+    """A tensor that is made from a weight when it is needed, and again if the weight has changed since.
+
+    Changes are those that PyTorch counts: in place and by ``load_state_dict``, not what is written through ``.data``.
+    It is part of no ``state_dict``, and neither copied nor pickled with its layer.
+    """
+
+    _key: Any = None
+    _made: Any = None
+
+    def of(self, weight: Tensor, make: Callable[[Tensor], Tensor], *conditions: Any) -> Tensor:
+        """Return ``make(weight)``, as made before if neither the weight nor the conditions changed."""
+        key = (weight.data_ptr(), None if weight.is_inference() else weight._version, weight.shape, *conditions)
+        if self._key != key:
+            self._key, self._made = key, make(weight)
+        return self._made
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {}
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d``, computed by the fastest implementation for its input."""
+    """``nn.Conv2d``, computed by the fastest implementation for its input.
+
+    Attributes:
+        packed (Derived, optional): The weight of a 1x1 kernel as compiled kernels read it, for inference;
+            see :func:`packed_parameters`.
+    """
+
+    packed: Optional[Derived] = None
 
     @property
     def keeps_size(self) -> bool:
@@ -89,6 +119,36 @@ def may_bypass(*layers: nn.Module) -> bool:
         if layer.bias is None or not is_unmodified(layer):
             return False
     return not has_global_hooks()
+
+
+def packed_parameters(x: Tensor, fc1: Conv2d, fc2: Conv2d, *others: Optional[Tensor]) -> Optional[Tuple[Any, ...]]:
+    """Return weights and biases of two 1x1 convolutions as compiled kernels read them, if those may compute this map.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``, which ``fc1`` reads.
+        fc1 (Conv2d): Layers that :func:`may_bypass` allows.
+        fc2 (Conv2d): The same.
+        others (Tensor, optional): What else is computed with.
+
+    Returns:
+        tuple or None: Weight, bias, weight, bias, the weights of :func:`fcvit_mm.ops.native.pack`; ``None`` if
+            ``packed`` is not set in both layers, or another implementation is wanted: while gradients are needed or a
+            graph is made, in other dtypes and layouts.
+    """
+    if fc1.packed is None or fc2.packed is None:
+        return None
+    parameters = (fc1.weight, fc1.bias, fc2.weight, fc2.bias, *others)
+    if (
+        is_traced()
+        or current_mode() == 'reference'
+        or is_transformed()
+        or x.ndim != 4
+        or x.shape[1] != fc1.in_channels
+        or not native.applies(x, *parameters)
+        or needs_grad(x, *parameters)
+    ):
+        return None
+    return fc1.packed.of(fc1.weight, native.pack), fc1.bias, fc2.packed.of(fc2.weight, native.pack), fc2.bias
 
 
 def is_gelu(activation: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """3x3 convolutions by fewer multiplications, for inference on CPUs."""
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from ..ops.checks import autocast_dtype
 from ..ops.conditions import needs_grad
 from ..ops.dispatch import current_mode
 from ..ops.tracing import is_traced, is_transformed
-from .layers import Conv2d
+from .layers import Conv2d, Derived
 
 #: Outputs of a tile on each side, and inputs that it reads.
 TILE, READ = 4, 6
@@ -47,7 +47,7 @@ class WinogradConv2d(Conv2d):
         ``(B, C, H, W)`` to ``(B, D, H, W)`` in channels_last.
     """
 
-    _transformed: Optional[Tuple[Any, Tensor]] = None
+    _transformed: Optional[Derived] = None
 
     @staticmethod
     def fits(layer: torch.nn.Conv2d) -> bool:
@@ -89,15 +89,14 @@ class WinogradConv2d(Conv2d):
         return tiles >= MIN_TILES and channels >= MIN_CHANNELS
 
     def _transform(self) -> Tensor:
-        version, compiled = None if self.weight.is_inference() else self.weight._version, native.available()
-        key = (self.weight.data_ptr(), version, compiled)
-        if self._transformed is None or self._transformed[0] != key:
-            weight = winograd_weight(self.weight)
-            self._transformed = key, native.winograd_panels(weight) if compiled else weight
-        return self._transformed[1]
+        compiled = native.available()
 
-    def __getstate__(self) -> Dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != '_transformed'}
+        def make(weight: Tensor) -> Tensor:
+            return native.winograd_panels(winograd_weight(weight)) if compiled else winograd_weight(weight)
+
+        if self._transformed is None:
+            self._transformed = Derived()
+        return self._transformed.of(self.weight, make, compiled)
 
 
 def winograd_weight(weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from networks import disturbed as trained
 
 import fcvit_mm
 from fcvit_mm.models import inference
-from fcvit_mm.ops import conditions, use_ops
+from fcvit_mm.ops import conditions, native, use_ops
 
 
 def images(channels=3, size=(64, 40)):
@@ -63,6 +63,52 @@ def test_pickles():
     with torch.no_grad():
         for want, have in zip(optimized(images()), loaded(images())):
             assert torch.equal(want, have)
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+def test_packed_weights_are_those_of_the_layers(monkeypatch):
+    """Used by calls that nothing else is wanted of, made again for changed weights, and part of no file."""
+    used = []
+    for name in ('bottleneck', 'channel_mixer'):
+        whole = getattr(native, name)
+
+        def count(x, fc1_weight, *others, _whole=whole, _name=name):
+            used.append((_name, fc1_weight.ndim))
+            return _whole(x, fc1_weight, *others)
+
+        monkeypatch.setattr(native, name, count)
+    optimized = fcvit_mm.optimize_for_inference(trained(micro()))
+    x = images()
+    with torch.no_grad():
+        optimized(x)
+    assert set(used) == {('bottleneck', 3), ('channel_mixer', 3)}
+    block = optimized.stages[0].blocks[0]
+    for change in (
+        lambda: block.channel_mixer.fc2.weight.mul_(2),
+        lambda: block.token_mixer.mixes[0].fc1.weight.neg_(),
+        lambda: optimized.load_state_dict({key: value * 0.9 for key, value in optimized.state_dict().items()}),
+    ):
+        with torch.no_grad():
+            before = optimized(x)
+            change()
+            have = optimized(x)
+            with use_ops('reference'):
+                want = optimized(x)
+        assert not torch.allclose(before[0], have[0])
+        torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
+    assert not [key for key in optimized.state_dict() if 'packed' in key]
+    for copied in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
+        assert copied.stages[0].blocks[0].channel_mixer.fc1.packed._made is None
+
+    used.clear()
+    optimized.requires_grad_(True)
+    optimized(x)[0].sum().backward()
+    assert block.channel_mixer.fc1.weight.grad is not None
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        optimized(x)
+    with torch.no_grad():
+        optimized.double()(x.double())
+    assert ('channel_mixer', 3) not in used and ('bottleneck', 3) not in used
 
 
 def test_traces():

@@ -16,7 +16,7 @@ import torch
 from networks import NETWORKS, build, disturbed, images
 
 import fcvit_mm
-from fcvit_mm.ops import channel_mixer
+from fcvit_mm.ops import native
 
 SIZES = [(1, 1), (3, 200), (200, 3), (37, 61)]
 LONG = bool(os.environ.get('LONG_SIZES'))
@@ -145,7 +145,7 @@ def peaks(benchmark_path):
         model = fcvit_mm.optimize_for_inference(getattr(fcvit_mm, network)(**arguments), images(64, 64))
         x = images(*size, batch=1)
         usual = peak_of(model, x)
-        channel_mixer.implementations = [row for row in channel_mixer.implementations if row.name != 'native']
+        native.available = lambda: False
         sliced = peak_of(model, x)
         importlib.import_module(module).SLICE_BYTES = 2**40
         found.append(tuple(peak / unit for peak in (usual, sliced, peak_of(model, x))))

@@ -191,9 +191,21 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 def winograd_panels(weight: Tensor) -> Tensor:
     """Arrange weights for :func:`winograd_conv2d`: ``(36, C, D)`` to ``(36, D / 16 rounded up, C, 16)``."""
-    points, channels, outputs = weight.shape
+    return _panels(weight)
+
+
+def pack(weight: Tensor) -> Tensor:
+    """Arrange the weight ``(D, C, 1, 1)`` of a 1x1 convolution as the products read it: ``(D / 16 rounded up, C, 16)``.
+
+    :func:`bottleneck` and :func:`channel_mixer` take both weights so; else they arrange them at each call.
+    """
+    return _panels(weight.detach().flatten(1).t())
+
+
+def _panels(weight: Tensor) -> Tensor:
+    *points, channels, outputs = weight.shape
     padded = F.pad(weight, (0, -outputs % _PANEL))
-    return padded.view(points, channels, -1, _PANEL).transpose(1, 2).contiguous()
+    return padded.reshape(*points, channels, -1, _PANEL).transpose(-3, -2).contiguous()
 
 
 #: Outputs that the products compute at a time.
@@ -218,7 +230,7 @@ def winograd_conv2d(x: Tensor, panels: Tensor, outputs: int, bias: Optional[Tens
 def bottleneck(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:
     """Compute two 1x1 convolutions, the exact GELU after each, for a few positions at a time, without derivatives.
 
-    Args, Returns: As of :func:`fcvit_mm.ops.bottleneck`.
+    Args, Returns: As of :func:`fcvit_mm.ops.bottleneck`; ``fc1_weight`` and ``fc2_weight`` may be of :func:`pack`.
     """
     return torch.ops.fcvit_mm_cpu.bottleneck(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
 
@@ -235,7 +247,8 @@ def channel_mixer(
 ) -> Tensor:
     """Compute the channel mixer for a few rows and expanded channels at a time, without derivatives.
 
-    Args, Returns: As of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3.
+    Args, Returns: As of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3; ``fc1_weight`` and
+        ``fc2_weight`` may be those of :func:`pack`.
     """
     return torch.ops.fcvit_mm_cpu.channel_mixer(
         x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, shortcut

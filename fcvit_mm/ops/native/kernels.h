@@ -68,7 +68,8 @@ void copy_panels(const float* weight, int64_t stride, int64_t columns, int64_t d
 struct Product {
   const float* rows;  // (count, depth)
   int64_t row_stride, count, depth;
-  const float* panels;  // as of pack_panels
+  const float* panels;   // as of pack_panels
+  int64_t panel_stride;  // from a panel to the next: more than depth * kBlock where the panels are deeper; or 0
   int64_t columns;
   const float* bias;  // (columns), or null
   float* out;         // (count, columns)

@@ -49,6 +49,26 @@ int64_t check_pointwise(const char* name, const Tensor& weight, int64_t channels
   return weight.size(0);
 }
 
+// The same of a weight that may be as pack_panels arranges it: (columns / kBlock rounded up, depth, kBlock). The bias then
+// says how many columns there are.
+int64_t check_columns(const char* name, const Tensor& weight, const Tensor& bias, int64_t depth) {
+  if (weight.dim() != 3) {
+    return check_pointwise(name, weight, depth);
+  }
+  check_shape(name, weight, {divide_up(bias.numel(), avx2::kBlock), depth, avx2::kBlock});
+  TORCH_CHECK(weight.is_contiguous() && reinterpret_cast<uintptr_t>(weight.const_data_ptr<float>()) % 32 == 0,
+              "fcvit_mm_cpu: ", name, " is not contiguous and aligned to 32 bytes");
+  return bias.numel();
+}
+
+// Whether both weights are packed.
+bool check_both(const Tensor& fc1_weight, const Tensor& fc2_weight) {
+  const bool packed = fc1_weight.dim() == 3;
+  TORCH_CHECK(packed == (fc2_weight.dim() == 3), "fcvit_mm_cpu: fc1_weight is ", fc1_weight.sizes(),
+              " and fc2_weight is ", fc2_weight.sizes(), ", expected both packed or neither");
+  return packed;
+}
+
 void check(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   check_map(x);
   TORCH_CHECK(weight.dim() == 4 && weight.scalar_type() == at::kFloat && weight.device().is_cpu() &&
@@ -215,8 +235,9 @@ Tensor pointwise_conv2d(const Tensor& x, const Tensor& weight, const OptionalTen
 Tensor bottleneck(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc1_bias, const Tensor& fc2_weight,
                   const Tensor& fc2_bias) {
   check_map(x);
-  const int64_t hidden = check_pointwise("fc1_weight", fc1_weight, x.size(1));
-  const int64_t columns = check_pointwise("fc2_weight", fc2_weight, hidden);
+  const bool packed = check_both(fc1_weight, fc2_weight);
+  const int64_t hidden = check_columns("fc1_weight", fc1_weight, fc1_bias, x.size(1));
+  const int64_t columns = check_columns("fc2_weight", fc2_weight, fc2_bias, hidden);
   check_shape("fc1_bias", fc1_bias, {hidden});
   check_shape("fc2_bias", fc2_bias, {columns});
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
@@ -236,7 +257,7 @@ Tensor bottleneck(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc1_b
   second.bias = others[3].const_data_ptr<float>();
   second.out = out.mutable_data_ptr<float>();
   first.gelu = second.gelu = true;
-  multiply_twice(first, others[0].const_data_ptr<float>(), second, others[2].const_data_ptr<float>());
+  multiply_twice(first, others[0].const_data_ptr<float>(), second, others[2].const_data_ptr<float>(), packed);
   return out;
 }
 
@@ -244,11 +265,16 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
                      const Tensor& dw_bias, const Tensor& fc2_weight, const Tensor& fc2_bias,
                      const OptionalTensor& shortcut) {
   check_map(x);
-  const int64_t hidden = check_pointwise("fc1_weight", fc1_weight, x.size(1));
+  const bool packed = check_both(fc1_weight, fc2_weight);
+  const int64_t hidden = check_columns("fc1_weight", fc1_weight, fc1_bias, x.size(1));
   check_shape("fc1_bias", fc1_bias, {hidden});
   check_shape("dw_weight", dw_weight, {hidden, 1, 3, 3});
   check_shape("dw_bias", dw_bias, {hidden});
-  check_shape("fc2_weight", fc2_weight, {x.size(1), hidden, 1, 1});
+  if (packed) {
+    check_columns("fc2_weight", fc2_weight, fc2_bias, hidden);
+  } else {
+    check_shape("fc2_weight", fc2_weight, {x.size(1), hidden, 1, 1});
+  }
   check_shape("fc2_bias", fc2_bias, {x.size(1)});
   if (shortcut) {
     check_shape("shortcut", *shortcut, x.sizes());
@@ -267,7 +293,7 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
   }
   const auto values = [&](int i) { return others[i].const_data_ptr<float>(); };
   mix({map.const_data_ptr<float>(), out.mutable_data_ptr<float>(), x.size(0), x.size(2), x.size(3), x.size(1),
-       hidden, values(0), values(1), values(2), values(3), values(4), values(5),
+       hidden, packed, values(0), values(1), values(2), values(3), values(4), values(5),
        shortcut ? added.const_data_ptr<float>() : nullptr});
   return out;
 }

@@ -109,7 +109,7 @@ void correlate(const avx2::Correlation& all) {
 
 // Two 1x1 convolutions one after the other, for a block of rows at a time: what is between them stays in the cache.
 void multiply_twice(const avx2::Product& first, const float* first_weight, const avx2::Product& second,
-                    const float* second_weight) {
+                    const float* second_weight, bool packed) {
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), first.count);
   const int64_t blocks = std::max(divide_up(first.count, kRowsTwice), threads);
   const int64_t rows = divide_up(first.count, blocks);
@@ -117,11 +117,15 @@ void multiply_twice(const avx2::Product& first, const float* first_weight, const
     const auto size = [](const avx2::Product& product) {
       return divide_up(product.columns, avx2::kBlock) * avx2::kBlock * product.depth;
     };
-    float* first_panels = thread_buffer(size(first) + size(second) + rows * first.columns);
-    float* second_panels = first_panels + size(first);
-    float* between = second_panels + size(second);
-    avx2::pack_panels(first_weight, first.depth, first.columns, first.depth, first_panels);
-    avx2::pack_panels(second_weight, second.depth, second.columns, second.depth, second_panels);
+    float* const between = thread_buffer(rows * first.columns + avx2::kBlock + (packed ? 0 : size(first) + size(second)));
+    const float *first_panels = first_weight, *second_panels = second_weight;
+    if (!packed) {
+      float* const panels = between + divide_up(rows * first.columns, avx2::kBlock) * avx2::kBlock;
+      avx2::pack_panels(first_weight, first.depth, first.columns, first.depth, panels);
+      avx2::pack_panels(second_weight, second.depth, second.columns, second.depth, panels + size(first));
+      first_panels = panels;
+      second_panels = panels + size(first);
+    }
     for (int64_t i = begin; i < end; ++i) {
       avx2::Product product = first;
       product.panels = first_panels;
@@ -148,6 +152,7 @@ struct MixerPart {
   int64_t first, count;  // of the expanded channels
   int64_t rows;          // at a time
   const float *expand, *taps, *reduce, *zeros;  // packed
+  int64_t reduce_stride;                        // from a panel of `reduce` to the next
   float* expanded;                              // rows + 2 rows of the map
   float* convolved;                             // rows of it; behind `expanded` in memory
   float* out;         // (batch, height, width, channels)
@@ -188,6 +193,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.row_stride = product.depth = part.count;
     product.count = (stop - row) * mixer.width;
     product.panels = part.reduce;
+    product.panel_stride = part.reduce_stride;
     product.columns = product.out_stride = mixer.channels;
     product.bias = part.bias;
     product.out = part.out + start + row * map_row;
@@ -211,21 +217,30 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
   const int64_t fitting = kBlockValues / (mixer.width * width) - 2;
   const int64_t rows = std::min(std::max<int64_t>(fitting / 2 * 2, 2), mixer.height);
   const int64_t row_size = mixer.width * width;
-  const int64_t sizes[] = {padded * mixer.channels, divide_up(mixer.channels, avx2::kBlock) * avx2::kBlock * width,
+  const int64_t own = !mixer.packed;
+  const int64_t sizes[] = {own * padded * mixer.channels,
+                           own * divide_up(mixer.channels, avx2::kBlock) * avx2::kBlock * width,
                            padded * 9, padded, (rows + 2) * row_size, rows * row_size};
   float* parts[7] = {thread_buffer(std::accumulate(std::begin(sizes), std::end(sizes), int64_t{16 * 6}))};
   for (int i = 0; i < 6; ++i) {
     parts[i + 1] = parts[i] + divide_up(sizes[i], 16) * 16;
   }
   std::fill(parts[3], parts[4], 0.f);
-  MixerPart part{0,        0,        rows,     parts[0],  parts[2],   parts[1],
-                 parts[3], parts[4], parts[5], share.out, share.bias, share.added};
+  MixerPart part{0,        0, rows,     parts[0], parts[2],  parts[1],
+                 parts[3], 0, parts[4], parts[5], share.out, share.bias, share.added};
   const Convolution weights{nullptr, mixer.taps, nullptr, nullptr, 0, 0, mixer.hidden, 3, true};
   // Expanded channels change slowest: their weights are packed once.
   for (part.first = share.first; part.first < share.last; part.first += width) {
     part.count = std::min(width, share.last - part.first);
-    avx2::pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels, parts[0]);
-    avx2::pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
+    if (mixer.packed) {
+      part.expand = mixer.expand + part.first * mixer.channels;
+      part.reduce = mixer.reduce + part.first * avx2::kBlock;
+      part.reduce_stride = mixer.hidden * avx2::kBlock;
+    } else {
+      avx2::pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels,
+                        parts[0]);
+      avx2::pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
+    }
     avx2::pack_taps(weights, part.first, divide_up(part.count, avx2::kLanes) * avx2::kLanes, parts[2]);
     for (int64_t i = share.begin; i < share.end; ++i) {
       const int64_t band = i % share.bands;

@@ -167,6 +167,7 @@ void multiply(const Product& product) {
   ProductTile tile;
   tile.row_stride = product.row_stride;
   tile.out_stride = product.out_stride;
+  const int64_t panel_stride = product.panel_stride ? product.panel_stride : product.depth * kBlock;
   for (int64_t begin = 0; begin == 0 || begin < product.depth; begin += kDepth) {
     tile.depth = smaller(product.depth - begin, kDepth);
     const float* added = begin > 0 ? product.out : product.added;
@@ -176,7 +177,7 @@ void multiply(const Product& product) {
       const int64_t vectors = (columns + kLanes - 1) / kLanes, last = columns - (vectors - 1) * kLanes;
       const MultiplyTile* tiles = kMultiplyTile[vectors - 1][last < kLanes];
       tile.lanes = first_lanes(last);
-      tile.panel = product.panels + column * product.depth + begin * kBlock;
+      tile.panel = product.panels + column / kBlock * panel_stride + begin * kBlock;
       tile.bias = product.bias && begin == 0 ? product.bias + column : nullptr;
       for (int64_t row = 0; row < product.count;) {
         const int64_t rows = next_width(product.count - row, kMaxRows);

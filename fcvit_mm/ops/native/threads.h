@@ -47,15 +47,16 @@ struct Weight {
 void multiply_all(const avx2::Product& all, const Weight& weight);
 // The gradients of the weight and the bias of a 1x1 convolution. `all.out` and `all.sums` hold zeros.
 void correlate(const avx2::Correlation& all);
-// Two 1x1 convolutions one after the other, the weights (columns, depth).
+// Two 1x1 convolutions one after the other, the weights (columns, depth), or both packed as pack_panels does.
 void multiply_twice(const avx2::Product& first, const float* first_weight, const avx2::Product& second,
-                    const float* second_weight);
+                    const float* second_weight, bool packed);
 
 // Channel mixers: 1x1 convolution to more channels, 3x3 depth-wise convolution, GELU, 1x1 convolution back.
 struct Mixer {
   const float* x;
   float* out;
   int64_t batch, height, width, channels, hidden;
+  bool packed;                        // `expand` and `reduce` are as of pack_panels
   const float *expand, *expand_bias;  // (hidden, channels)
   const float *taps, *taps_bias;      // (hidden, 3, 3)
   const float *reduce, *reduce_bias;  // (channels, hidden)

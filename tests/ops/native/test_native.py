@@ -92,6 +92,58 @@ def products(channels: int, hidden: int, columns: int):
     return [value for n, k in sizes for value in (torch.randn(n, k, 1, 1) / max(k, 1) ** 0.5, torch.randn(n))]
 
 
+@built
+@pytest.mark.parametrize('threads', [1, 2, 5])
+@pytest.mark.parametrize('channels, hidden', [(8, 12), (20, 300), (33, 1), (64, 512), (300, 37)])
+@pytest.mark.parametrize('shape', [(1, 7, 7), (3, 9, 5), (2, 40, 33), (0, 4, 4)])
+def test_packed_weights_give_the_same_bits(shape, channels, hidden, threads):
+    torch.manual_seed(0)
+    batch, *size = shape
+    x = channels_last(batch, channels, *size)
+    first, first_bias, second, second_bias = products(channels, hidden, channels)
+    taps = (torch.randn(hidden, 1, 3, 3), torch.randn(hidden))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        results = [
+            (
+                native.bottleneck(x, one, first_bias, two, second_bias),
+                native.channel_mixer(x, one, first_bias, *taps, two, second_bias, x),
+            )
+            for one, two in ((first, second), (native.pack(first), native.pack(second)))
+        ]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(want, have) for want, have in zip(*results))
+
+
+@built
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            dict(fc1_weight=torch.ones(12, 8, 1, 1)),
+            r'fc1_weight is \[12, 8, 1, 1\] and fc2_weight is \[1, 12, 16\].*both',
+        ),
+        (dict(fc1_weight=torch.ones(2, 8, 16)), r'fc1_weight is \[2, 8, 16\].*expected \[1, 8, 16\]'),
+        (dict(fc1_weight=torch.ones(1, 16, 8).mT), 'fc1_weight is not contiguous'),
+        (dict(fc2_weight=torch.ones(1, 12 * 16 + 1)[:, 1:].view(1, 12, 16)), 'fc2_weight is not .* aligned'),
+        (dict(fc2_weight=torch.ones(1, 11, 16)), r'fc2_weight is \[1, 11, 16\].*expected \[1, 12, 16\]'),
+        (dict(fc1_bias=torch.ones(13)), r'fc2_weight is \[1, 12, 16\].*expected \[1, 13, 16\]'),
+    ],
+)
+def test_packed_weights_that_do_not_fit(change, message):
+    names = ('fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias')
+    args = dict(zip(names, products(8, 12, 8)), x=torch.ones(2, 8, 4, 4))
+    args.update({name: native.pack(args[name]) for name in ('fc1_weight', 'fc2_weight')})
+    args.update(change)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fcvit_mm_cpu.bottleneck(**args)
+    hidden = args['fc1_bias'].numel()
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fcvit_mm_cpu.channel_mixer(**args, dw_weight=torch.ones(hidden, 1, 3, 3), dw_bias=torch.ones(hidden))
+
+
 def check_product(x: torch.Tensor, columns: int) -> None:
     weight, bias = torch.randn(columns, x.shape[1], 1, 1) / max(x.shape[1], 1) ** 0.5, torch.randn(columns)
     for shift in (bias, None):
