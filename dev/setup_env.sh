@@ -101,6 +101,7 @@ if ! [ -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+
 # What mmcv is installed: none, prebuilt (without compiled operators), compiled, or stale (compiled for another torch).
 mmcv_state() {
     "$venv/bin/python" - <<'PYTHON'

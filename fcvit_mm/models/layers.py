@@ -27,15 +27,20 @@ class Derived:
     It is part of no ``state_dict``, and neither copied nor pickled with its layer.
     """
 
-    _key: Any = None
-    _made: Any = None
+    _made: Optional[Tuple[Any, Tensor]] = None
 
     def of(self, weight: Tensor, make: Callable[[Tensor], Tensor], *conditions: Any) -> Tensor:
         """Return ``make(weight)``, as made before if neither the weight nor the conditions changed."""
+        if type(weight) not in (Tensor, nn.Parameter):  # of a subclass, such as fake tensors, which have no memory
+            return make(weight)
         key = (weight.data_ptr(), None if weight.is_inference() else weight._version, weight.shape, *conditions)
-        if self._key != key:
-            self._key, self._made = key, make(weight)
-        return self._made
+        kept = self._made  # key and tensor as one: other threads may be here, too
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        made = make(weight)
+        if type(made) is Tensor:  # else a mode made it, which ends
+            self._made = key, made
+        return made
 
     def __getstate__(self) -> Dict[str, Any]:
         return {}

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -109,6 +110,27 @@ def test_packed_weights_are_those_of_the_layers(monkeypatch):
     with torch.no_grad():
         optimized.double()(x.double())
     assert ('channel_mixer', 3) not in used and ('bottleneck', 3) not in used
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+def test_packed_weights_under_fake_tensors_and_by_several_threads():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    optimized, x = fcvit_mm.optimize_for_inference(trained(micro())), images()
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        shapes = [tuple(output.shape) for output in optimized(mode.from_tensor(x))]
+
+    def outputs(_):
+        with torch.no_grad():
+            return optimized(x)
+
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(outputs, range(8)))
+    assert [tuple(output.shape) for output in results[0]] == shapes
+    with torch.no_grad(), use_ops('reference'):
+        want = optimized(x)
+    for have in results:
+        torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
 
 
 def test_traces():

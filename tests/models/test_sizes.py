@@ -145,10 +145,11 @@ def peaks(benchmark_path):
         model = fcvit_mm.optimize_for_inference(getattr(fcvit_mm, network)(**arguments), images(64, 64))
         x = images(*size, batch=1)
         usual = peak_of(model, x)
-        native.available = lambda: False
+        native.available, available = (lambda: False), native.available
         sliced = peak_of(model, x)
         importlib.import_module(module).SLICE_BYTES = 2**40
         found.append(tuple(peak / unit for peak in (usual, sliced, peak_of(model, x))))
+        native.available = available
     return found
 
 

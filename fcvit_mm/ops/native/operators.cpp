@@ -545,8 +545,8 @@ Tensor meta_of_winograd(const Tensor& x, const Tensor&, int64_t outputs, const O
 
 Tensor& meta_of_out(const Tensor&, const Tensor&, const OptionalTensor&, Tensor& out) { return out; }
 
-Tensor meta_of_bottleneck(const Tensor& x, const Tensor&, const Tensor&, const Tensor& fc2_weight, const Tensor&) {
-  return meta_of_pointwise(x, fc2_weight, {});
+Tensor meta_of_bottleneck(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor& fc2_bias) {
+  return meta_of_pointwise(x, fc2_bias, {});
 }
 
 Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
