@@ -17,17 +17,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'tools', 'model-index.yml')
 NATIVE = 'fcvit_mm/ops/native'
-#: Operators; what divides their work among threads; the kernels.
-SOURCES = (
-    'operators',
-    'convolutions',
-    'products',
-    'maps',
-    'convolutions_avx2',
-    'products_avx2',
-    'maps_avx2',
-    'winograd_avx2',
-)
+#: Operators; what divides their work among threads; the kernels, for processors with these instructions.
+SOURCES = ('operators', 'convolutions', 'products', 'maps', 'kernels', 'avx2', 'avx512')
 
 
 class BuildWithMim(build_py):
@@ -88,7 +79,7 @@ def native_kernels():
     kernels = CppExtension(
         f'{NATIVE.replace("/", ".")}.kernels_for_torch_{version}',
         [f'{NATIVE}/{name}.cpp' for name in SOURCES],
-        depends=[f'{NATIVE}/{name}.h' for name in ('kernels', 'threads', 'vectors_avx2', 'vectors_avx2_end')],
+        depends=[str(header) for header in sorted(Path(NATIVE).glob('*.h'))],
         extra_compile_args=['-O3', '-g0', '-fno-predictive-commoning', '-fopenmp', '-fvisibility=hidden'],
         optional=True,
     )

@@ -189,27 +189,43 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
     return torch.ops.fcvit_mm_cpu.pointwise_conv2d(x, weight, bias)
 
 
+@assume_constant
+def instructions() -> str:
+    """Return for which instructions the kernels that run are: ``AVX2`` or ``AVX512``.
+
+    Those that PyTorch uses itself, so ``ATEN_CPU_CAPABILITY=avx2`` in the environment keeps both from AVX-512.
+    """
+    return str(torch.ops.fcvit_mm_cpu.instructions())
+
+
+@assume_constant
+def panel_width() -> int:
+    """Return how many outputs the products compute at a time: 16 with AVX2, 32 with AVX-512."""
+    return int(torch.ops.fcvit_mm_cpu.panel_width())
+
+
 def winograd_panels(weight: Tensor) -> Tensor:
-    """Arrange weights for :func:`winograd_conv2d`: ``(36, C, D)`` to ``(36, D / 16 rounded up, C, 16)``."""
+    """Arrange weights for :func:`winograd_conv2d`: ``(36, C, D)`` to ``(36, D / P rounded up, C, P)``.
+
+    P is :func:`panel_width`.
+    """
     return _panels(weight)
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Arrange the weight ``(D, C, 1, 1)`` of a 1x1 convolution as the products read it: ``(D / 16 rounded up, C, 16)``.
+    """Arrange the weight ``(D, C, 1, 1)`` of a 1x1 convolution as the products read it: ``(D / P rounded up, C, P)``.
 
-    :func:`bottleneck` and :func:`channel_mixer` take both weights so; else they arrange them at each call.
+    P is :func:`panel_width`. :func:`bottleneck` and :func:`channel_mixer` take both weights so; else they arrange them at
+    each call.
     """
     return _panels(weight.detach().flatten(1).t())
 
 
 def _panels(weight: Tensor) -> Tensor:
     *points, channels, outputs = weight.shape
-    padded = F.pad(weight, (0, -outputs % _PANEL))
-    return padded.reshape(*points, channels, -1, _PANEL).transpose(-3, -2).contiguous()
-
-
-#: Outputs that the products compute at a time.
-_PANEL = 16
+    width = panel_width()
+    padded = F.pad(weight, (0, -outputs % width))
+    return padded.reshape(*points, channels, -1, width).transpose(-3, -2).contiguous()
 
 
 def winograd_conv2d(x: Tensor, panels: Tensor, outputs: int, bias: Optional[Tensor] = None) -> Tensor:

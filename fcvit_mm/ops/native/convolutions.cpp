@@ -28,27 +28,29 @@ constexpr int64_t kGradientChannels3x3 = 128;
 constexpr int64_t kGradientShares = 64;
 // Tiles of a 3x3 convolution that are transformed and multiplied at a time, and parts of the products for each thread.
 constexpr int64_t kTilesAtOnce = 96, kPartsPerThread = 8;
+// Values of a cache line.
+constexpr int64_t kLine = 16;
 
 }  // namespace
 
 void convolve_3x3(const Convolution& conv, int64_t batch) {
-  const int64_t padded = divide_up(conv.channels, avx2::kLanes) * avx2::kLanes;
+  const int64_t padded = divide_up(conv.channels, kernels().lanes) * kernels().lanes;
   std::vector<float> taps(padded * 9), zeros(padded);
-  avx2::pack_taps(conv, 0, padded, taps.data());
+  kernels().pack_taps(conv, 0, padded, taps.data());
   const int64_t pairs = divide_up(conv.height, 2), parts = divide_up(conv.channels, kChannels3x3);
   at::parallel_for(0, batch * parts * pairs, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i % pairs * 2, first = i / pairs % parts * kChannels3x3;
-      avx2::convolve_3x3_rows(conv, i / pairs / parts, row, std::min<int64_t>(conv.height - row, 2), first,
+      kernels().convolve_3x3_rows(conv, i / pairs / parts, row, std::min<int64_t>(conv.height - row, 2), first,
                               std::min(first + kChannels3x3, conv.channels), taps.data(), zeros.data());
     }
   });
 }
 
 void convolve_large(const Convolution& conv, int64_t batch) {
-  const int64_t kernel = conv.kernel, blocks = divide_up(conv.channels, avx2::kBlock);
+  const int64_t kernel = conv.kernel, blocks = divide_up(conv.channels, kernels().block);
   const int64_t strips = divide_up(conv.width, kRegionColumns), columns = divide_up(conv.width, strips);
-  const int64_t most_rows = kScratchValues / ((columns + kernel - 1) * avx2::kBlock) - (kernel - 1);
+  const int64_t most_rows = kScratchValues / ((columns + kernel - 1) * kernels().block) - (kernel - 1);
   const int64_t regions = blocks * batch * strips, wanted = kRegionsPerThread * at::get_num_threads();
   int64_t bands = divide_up(conv.height, std::max<int64_t>(most_rows, 2 * kernel));
   bands = std::max(bands, std::min(divide_up(wanted, regions), divide_up(conv.height, 2 * kernel)));
@@ -57,36 +59,36 @@ void convolve_large(const Convolution& conv, int64_t batch) {
   bands = divide_up(conv.height, rows);
 
   at::parallel_for(0, regions * bands, 1, [&](int64_t begin, int64_t end) {
-    const int64_t taps_size = kernel * kernel * avx2::kBlock;
-    float* taps = thread_buffer(taps_size + avx2::scratch_size(rows, columns, kernel));
+    const int64_t taps_size = kernel * kernel * kernels().block;
+    float* taps = thread_buffer(taps_size + kernels().scratch_size(rows, columns, kernel));
     int64_t packed = -1;
     // Channels change slowest: their taps are packed once.
     for (int64_t i = begin; i < end; ++i) {
       const int64_t band = i % bands, strip = i / bands % strips, image = i / bands / strips % batch;
       const int64_t block = i / bands / strips / batch;
       if (block != packed) {
-        avx2::pack_taps(conv, block * avx2::kBlock, avx2::kBlock, taps);
+        kernels().pack_taps(conv, block * kernels().block, kernels().block, taps);
         packed = block;
       }
-      const avx2::Region region{image, block * avx2::kBlock, band * rows, std::min((band + 1) * rows, conv.height),
+      const Region region{image, block * kernels().block, band * rows, std::min((band + 1) * rows, conv.height),
                                 strip * columns, std::min((strip + 1) * columns, conv.width)};
-      avx2::convolve_region(conv, region, taps, taps + taps_size);
+      kernels().convolve_region(conv, region, taps, taps + taps_size);
     }
   });
 }
 
 // The gradients of the weight (C, k, k) and the bias (C) of a convolution. The map is divided into parts, by its size and
 // not by the number of threads, whose sums are added in order: the same bits with any number of threads.
-void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weight, float* of_bias) {
+void sum_gradients(const Gradient& gradient, int64_t batch, float* of_weight, float* of_bias) {
   const int64_t kernel = gradient.kernel, values = kernel * kernel + 1;
-  const int64_t width = kernel == 3 ? kGradientChannels3x3 : avx2::kBlock;
+  const int64_t width = kernel == 3 ? kGradientChannels3x3 : kernels().block;
   const int64_t groups = divide_up(gradient.channels, width), padded = groups * width;
   const int64_t strips = kernel == 3 ? 1 : divide_up(gradient.width, kRegionColumns);
   const int64_t columns = divide_up(gradient.width, strips);
   int64_t rows = 2;
   if (kernel != 3) {
-    const int64_t halo = (kernel - 1) * (columns + kernel - 1) * avx2::kBlock;
-    const int64_t most_rows = (kScratchValues - halo) / ((2 * columns + kernel - 1) * avx2::kBlock);
+    const int64_t halo = (kernel - 1) * (columns + kernel - 1) * kernels().block;
+    const int64_t most_rows = (kScratchValues - halo) / ((2 * columns + kernel - 1) * kernels().block);
     rows = divide_up(gradient.height, divide_up(gradient.height, std::max(most_rows, kernel)));
   }
   const int64_t bands = divide_up(gradient.height, rows), units = batch * strips * bands;
@@ -95,7 +97,7 @@ void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weig
   const std::vector<float> zeros(gradient.channels);
 
   at::parallel_for(0, parts * groups, 1, [&](int64_t begin, int64_t end) {
-    float* scratch = kernel == 3 ? nullptr : thread_buffer(avx2::gradient_scratch_size(rows, columns, kernel));
+    float* scratch = kernel == 3 ? nullptr : thread_buffer(kernels().gradient_scratch_size(rows, columns, kernel));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t part = i % parts, first = i / parts * width;
       float* sums = partial.get() + part * size + first * values;
@@ -104,24 +106,24 @@ void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weig
         const int64_t row = unit % bands * rows, strip = unit / bands % strips, image = unit / bands / strips;
         const int64_t row_end = std::min(row + rows, gradient.height);
         if (kernel == 3) {
-          avx2::add_gradient_3x3_rows(gradient, image, row, row_end - row, first,
+          kernels().add_gradient_3x3_rows(gradient, image, row, row_end - row, first,
                                       std::min(first + width, gradient.channels), sums, zeros.data());
         } else {
-          const avx2::Region region{image, first, row, row_end, strip * columns,
+          const Region region{image, first, row, row_end, strip * columns,
                                     std::min((strip + 1) * columns, gradient.width)};
-          avx2::add_gradient_of_region(gradient, region, sums, scratch);
+          kernels().add_gradient_of_region(gradient, region, sums, scratch);
         }
       }
     }
   });
 
-  at::parallel_for(0, gradient.channels, avx2::kBlock, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, gradient.channels, kernels().block, [&](int64_t begin, int64_t end) {
     for (int64_t channel = begin; channel < end; ++channel) {
-      const float* from = partial.get() + channel / avx2::kLanes * avx2::kLanes * values + channel % avx2::kLanes;
+      const float* from = partial.get() + channel / kernels().lanes * kernels().lanes * values + channel % kernels().lanes;
       for (int64_t i = 0; i < values; ++i) {
         float sum = 0.f;
         for (int64_t part = 0; part < parts; ++part) {
-          sum += from[part * size + i * avx2::kLanes];
+          sum += from[part * size + i * kernels().lanes];
         }
         (i + 1 < values ? of_weight[channel * (values - 1) + i] : of_bias[channel]) = sum;
       }
@@ -130,7 +132,7 @@ void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weig
 }
 
 void convolve_tiles(const TiledConvolution& conv) {
-  const int64_t down = divide_up(conv.height, avx2::kTile), across = divide_up(conv.width, avx2::kTile);
+  const int64_t down = divide_up(conv.height, kTile), across = divide_up(conv.width, kTile);
   const int64_t all = conv.batch * down * across, threads = at::get_num_threads();
   int64_t chunks = divide_up(all, kTilesAtOnce);
   const bool alone = chunks >= threads;
@@ -139,14 +141,14 @@ void convolve_tiles(const TiledConvolution& conv) {
   }
   const int64_t most = divide_up(all, chunks);
   // Values at points, and tiles, are odd numbers of cache lines apart: not all in the same set of a cache.
-  const auto odd_lines = [](int64_t values) { return (divide_up(values, avx2::kBlock) | 1) * avx2::kBlock; };
+  const auto odd_lines = [](int64_t values) { return (divide_up(values, kLine) | 1) * kLine; };
   const int64_t in_stride = odd_lines(conv.channels), out_stride = odd_lines(conv.outputs);
-  const int64_t in_tile = odd_lines(avx2::kTilePoints * in_stride);
-  const int64_t out_tile = odd_lines(avx2::kTilePoints * out_stride);
+  const int64_t in_tile = odd_lines(kTilePoints * in_stride);
+  const int64_t out_tile = odd_lines(kTilePoints * out_stride);
   const std::vector<float> zeros(conv.channels);
-  const int64_t blocks = divide_up(conv.outputs, avx2::kBlock);
-  const int64_t fitting = std::max<int64_t>(kGroupValues / conv.channels / avx2::kBlock, 1);
-  const int64_t wanted = alone ? 1 : divide_up(kPartsPerThread * threads, avx2::kTilePoints);
+  const int64_t blocks = divide_up(conv.outputs, kernels().block);
+  const int64_t fitting = std::max<int64_t>(kGroupValues / conv.channels / kernels().block, 1);
+  const int64_t wanted = alone ? 1 : divide_up(kPartsPerThread * threads, kTilePoints);
   const int64_t width = divide_up(blocks, std::min(std::max(divide_up(blocks, fitting), wanted), blocks));
   const int64_t groups = divide_up(blocks, width);
 
@@ -158,36 +160,36 @@ void convolve_tiles(const TiledConvolution& conv) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t tile = first + i, image = tile / across / down;
         const float* const from = conv.x + image * conv.height * conv.width * conv.channels;
-        avx2::to_points({from, zeros.data(), conv.height, conv.width, conv.channels,
-                         tile / across % down * avx2::kTile - 1, tile % across * avx2::kTile - 1},
+        kernels().to_points({from, zeros.data(), conv.height, conv.width, conv.channels,
+                         tile / across % down * kTile - 1, tile % across * kTile - 1},
                         inputs + i * in_tile, in_stride);
       }
     });
-    divide(avx2::kTilePoints * groups, [&](int64_t begin, int64_t end) {
+    divide(kTilePoints * groups, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t point = i / groups, block = i % groups * width;
-        avx2::Product product{};
+        Product product{};
         product.rows = inputs + point * in_stride;
         product.row_stride = in_tile;
         product.depth = conv.channels;
         product.count = count;
-        product.panels = conv.panels + (point * blocks + block) * conv.channels * avx2::kBlock;
-        product.columns = std::min(width * avx2::kBlock, conv.outputs - block * avx2::kBlock);
+        product.panels = conv.panels + (point * blocks + block) * conv.channels * kernels().block;
+        product.columns = std::min(width * kernels().block, conv.outputs - block * kernels().block);
         // What is at the point (1, 1) goes to all outputs of a tile alike.
-        product.bias = conv.bias && point == avx2::kTileReads + 1 ? conv.bias + block * avx2::kBlock : nullptr;
-        product.out = products + point * out_stride + block * avx2::kBlock;
+        product.bias = conv.bias && point == kTileReads + 1 ? conv.bias + block * kernels().block : nullptr;
+        product.out = products + point * out_stride + block * kernels().block;
         product.out_stride = out_tile;
-        avx2::multiply(product);
+        kernels().multiply(product);
       }
     });
     divide(count, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t tile = first + i, image = tile / across / down;
-        const int64_t row = tile / across % down * avx2::kTile, column = tile % across * avx2::kTile;
+        const int64_t row = tile / across % down * kTile, column = tile % across * kTile;
         float* const out = conv.out + ((image * conv.height + row) * conv.width + column) * conv.outputs;
-        avx2::from_points(products + i * out_tile, out_stride,
-                          {out, conv.width * conv.outputs, conv.outputs, std::min(avx2::kTile, conv.height - row),
-                           std::min(avx2::kTile, conv.width - column)});
+        kernels().from_points(products + i * out_tile, out_stride,
+                          {out, conv.width * conv.outputs, conv.outputs, std::min(kTile, conv.height - row),
+                           std::min(kTile, conv.width - column)});
       }
     });
   };

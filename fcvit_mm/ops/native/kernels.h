@@ -15,29 +15,10 @@ struct Convolution {
   bool gelu;
 };
 
-namespace avx2 {
-
-// Channels that a vector holds.
-constexpr int64_t kLanes = 8;
-// Channels that are computed at a time: a cache line.
-constexpr int64_t kBlock = 2 * kLanes;
-
-// The values of `weight` for channels from `first` on, all taps of one vector of channels after those of another's:
-// (count / kLanes, k * k, kLanes) with zeros beyond the last channel. `count` is a multiple of kLanes.
-void pack_taps(const Convolution& conv, int64_t first, int64_t count, float* taps);
-
-// Large kernels. The outputs of one image in these rows and columns, for the kBlock channels from `channel` on. `taps`
-// as of pack_taps for these channels; `scratch` has scratch_size() values, aligned to 32 bytes.
+// The outputs of one image in these rows and columns, for a block of channels from `channel` on.
 struct Region {
   int64_t image, channel, row_begin, row_end, column_begin, column_end;
 };
-int64_t scratch_size(int64_t rows, int64_t columns, int64_t kernel);
-void convolve_region(const Convolution& conv, const Region& region, const float* taps, float* scratch);
-
-// 3x3 kernels. One or two rows of outputs of one image, for the channels from `begin` to `end`; `begin` is a multiple
-// of kLanes. `taps` as of pack_taps for all channels; `zeros` has as many as there are channels.
-void convolve_3x3_rows(const Convolution& conv, int64_t image, int64_t row, int64_t rows, int64_t begin, int64_t end,
-                       const float* taps, const float* zeros);
 
 // The gradients of a convolution's weight and bias, from that of its outputs.
 struct Gradient {
@@ -51,25 +32,13 @@ struct Gradient {
   float* out;         // may be `grad`
   float* activated;   // gets the values after GELU
 };
-// Adds what one region, or one or two rows of outputs, contribute. `sums` is as of pack_taps, with a further value for
-// each channel, the bias, after the taps: (count / kLanes, k * k + 1, kLanes), from `region.channel` or `begin` on.
-int64_t gradient_scratch_size(int64_t rows, int64_t columns, int64_t kernel);
-void add_gradient_of_region(const Gradient& gradient, const Region& region, float* sums, float* scratch);
-void add_gradient_3x3_rows(const Gradient& gradient, int64_t image, int64_t row, int64_t rows, int64_t begin,
-                           int64_t end, float* sums, const float* zeros);
-
-// The columns of a matrix product, which are rows of a weight `(columns, depth)`, as `multiply` reads them: panels of
-// kBlock columns, each `(depth, kBlock)`, with zeros beyond the last column. `panels` is aligned to 32 bytes.
-void pack_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
-// The same of a weight `(depth, columns)`.
-void copy_panels(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
 
 // A matrix product: each row of `out` is a row of `rows` times the packed weight, plus the bias and a row of `added`.
 struct Product {
   const float* rows;  // (count, depth)
   int64_t row_stride, count, depth;
   const float* panels;   // as of pack_panels
-  int64_t panel_stride;  // from a panel to the next: more than depth * kBlock where the panels are deeper; or 0
+  int64_t panel_stride;  // from a panel to the next: more than depth * block where the panels are deeper; or 0
   int64_t columns;
   const float* bias;  // (columns), or null
   float* out;         // (count, columns)
@@ -77,7 +46,6 @@ struct Product {
   const float* added;  // (count, columns) with the strides of `out`, which it may be; or null
   bool gelu;
 };
-void multiply(const Product& product);
 
 // Of two maps, the sums over positions of the products of each channel of one with each of the other: what the gradient
 // of a 1x1 convolution's weight is. Adds to `out`, and the sums of the left map to `sums`.
@@ -90,9 +58,6 @@ struct Correlation {
   int64_t out_stride;
   float* sums;  // (rows), or null
 };
-// `scratch` has correlation_scratch_size() values, aligned to 32 bytes.
-int64_t correlation_scratch_size(int64_t rows);
-void add_correlation(const Correlation& correlation, float* scratch);
 
 // Winograd's F(4x4, 3x3): 3x3 convolutions by tiles of kTile x kTile outputs, whose kTileReads x kTileReads inputs
 // become as many values for each channel, one at each point. The products of channels are taken point by point.
@@ -106,39 +71,93 @@ struct OutputTile {
   float* out;  // its first value
   int64_t row_stride, channels, rows, columns;  // those inside of the map, at least one and at most kTile
 };
-// The values at the points, each (channels), lie `stride` apart.
-void to_points(const InputTile& tile, float* points, int64_t stride);
-void from_points(const float* points, int64_t stride, const OutputTile& tile);
 
-// The global context of one image, weighed at each position by its similarity. Channels / heads is a multiple of kLanes.
+// The global context of one image, weighed at each position by its similarity. Channels / heads is a multiple of kMapLanes.
 struct Context {
   int64_t channels, heads;
   const float* means;    // (channels), times what the products are scaled by
   const float* context;  // (channels)
   const float* biases;   // (heads)
 };
-// The similarities, less `mean`, of `count` positions: (count, heads). Returns the sum of their squares.
-double similarities(const Context& context, const float* x, int64_t count, float mean, float* similarity);
-// The map plus the context times `similarity * factors + biases`.
-void add_context(const Context& context, const float* x, int64_t count, const float* similarity, const float* factors,
-                 float* out);
 
-// Adds the sum over `count` positions of the map, weighed at each for each head: (count, heads) weights, (channels) sums.
-void add_weighted(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads, float* sums);
+// Channels that a vector of the passes over maps holds.
+constexpr int64_t kMapLanes = 8;
 
-// x + branch * scale, for `count` positions.
-void add_scaled(const float* x, const float* branch, const float* scale, int64_t count, int64_t channels, float* out);
+// The kernels for processors with the same instructions. What they pack is of `lanes` and `block`: each reads its own.
+// Memory from thread_buffer and packed weights are aligned to 64 bytes.
+struct Kernels {
+  const char* instructions;  // as PyTorch names them
+  // Channels that a vector holds, and that are computed at a time.
+  int64_t lanes, block;
 
-// Adds the sums of `count` values less `shift`, and of the squares of these.
-void add_moments(const float* x, int64_t count, float shift, double& sum, double& squares);
-// (x - mean) * scale + bias, a scale and a bias for each channel, for `count` positions.
-void scale(const float* x, float mean, const float* scale, const float* bias, int64_t count, int64_t channels, float* out);
+  // The values of `weight` for channels from `first` on, all taps of one vector of channels after those of another's:
+  // (count / lanes, k * k, lanes) with zeros beyond the last channel. `count` is a multiple of `lanes`.
+  void (*pack_taps)(const Convolution& conv, int64_t first, int64_t count, float* taps);
+  // Large kernels. `taps` as of pack_taps for the channels of the region; `scratch` has scratch_size() values.
+  int64_t (*scratch_size)(int64_t rows, int64_t columns, int64_t kernel);
+  void (*convolve_region)(const Convolution& conv, const Region& region, const float* taps, float* scratch);
+  // 3x3 kernels. One or two rows of outputs of one image, for the channels from `begin` to `end`; `begin` is a multiple
+  // of `lanes`. `taps` as of pack_taps for all channels; `zeros` has as many as there are channels.
+  void (*convolve_3x3_rows)(const Convolution& conv, int64_t image, int64_t row, int64_t rows, int64_t begin,
+                            int64_t end, const float* taps, const float* zeros);
 
-// GELU of `count` values in place.
-void gelu(float* x, int64_t count);
+  // Adds what one region, or one or two rows of outputs, contribute to gradients. `sums` is as of pack_taps, with a
+  // further value for each channel, the bias, after the taps: (count / lanes, k * k + 1, lanes), from `region.channel`
+  // or `begin` on.
+  int64_t (*gradient_scratch_size)(int64_t rows, int64_t columns, int64_t kernel);
+  void (*add_gradient_of_region)(const Gradient& gradient, const Region& region, float* sums, float* scratch);
+  void (*add_gradient_3x3_rows)(const Gradient& gradient, int64_t image, int64_t row, int64_t rows, int64_t begin,
+                                int64_t end, float* sums, const float* zeros);
 
-// `x` becomes the derivative of GELU there, times `grad`.
-void gelu_gradient(float* x, const float* grad, int64_t count);
+  // The columns of a matrix product, which are rows of a weight `(columns, depth)`, as `multiply` reads them: panels of
+  // `block` columns, each `(depth, block)`, with zeros beyond the last column.
+  void (*pack_panels)(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
+  // The same of a weight `(depth, columns)`.
+  void (*copy_panels)(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
+  void (*multiply)(const Product& product);
+  // `scratch` has correlation_scratch_size() values.
+  int64_t (*correlation_scratch_size)(int64_t rows);
+  void (*add_correlation)(const Correlation& correlation, float* scratch);
 
+  // The values at the points, each (channels), lie `stride` apart.
+  void (*to_points)(const InputTile& tile, float* points, int64_t stride);
+  void (*from_points)(const float* points, int64_t stride, const OutputTile& tile);
+
+  // The similarities, less `mean`, of `count` positions: (count, heads). Returns the sum of their squares.
+  double (*similarities)(const Context& context, const float* x, int64_t count, float mean, float* similarity);
+  // The map plus the context times `similarity * factors + biases`.
+  void (*add_context)(const Context& context, const float* x, int64_t count, const float* similarity,
+                      const float* factors, float* out);
+  // Adds the sum over `count` positions of the map, weighed at each for each head: (count, heads) weights, (channels)
+  // sums.
+  void (*add_weighted)(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads,
+                       float* sums);
+  // x + branch * scale, for `count` positions.
+  void (*add_scaled)(const float* x, const float* branch, const float* scale, int64_t count, int64_t channels,
+                     float* out);
+  // Adds the sums of `count` values less `shift`, and of the squares of these.
+  void (*add_moments)(const float* x, int64_t count, float shift, double& sum, double& squares);
+  // (x - mean) * scale + bias, a scale and a bias for each channel, for `count` positions.
+  void (*scale)(const float* x, float mean, const float* scale, const float* bias, int64_t count, int64_t channels,
+                float* out);
+
+  // GELU of `count` values in place.
+  void (*gelu)(float* x, int64_t count);
+  // `x` becomes the derivative of GELU there, times `grad`.
+  void (*gelu_gradient)(float* x, const float* grad, int64_t count);
+};
+
+// What fills the table.
+namespace avx2 {
+void set_convolutions(Kernels& kernels);
+void set_products(Kernels& kernels);
+void set_winograd(Kernels& kernels);
+void set_maps(Kernels& kernels);
 }  // namespace avx2
+namespace avx512 {
+void set_convolutions(Kernels& kernels);
+void set_products(Kernels& kernels);
+void set_winograd(Kernels& kernels);
+}  // namespace avx512
+
 }  // namespace fcvit_mm

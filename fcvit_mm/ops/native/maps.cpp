@@ -37,23 +37,23 @@ void add_contexts(const ContextOfBatch& all) {
     float* const own_scaled = scaled.data() + image * channels;
     std::transform(own, own + channels, own_scaled, [&](float value) { return static_cast<float>(value * scale); });
     // The mean over positions is the similarity of the means, computed as that of a position: a lone one has no other.
-    const avx2::Context context{channels, heads, own_scaled, nullptr, nullptr};
+    const Context context{channels, heads, own_scaled, nullptr, nullptr};
     float* const of_means = factors.data() + image * heads;
-    avx2::similarities(context, own, 1, 0.f, of_means);
+    kernels().similarities(context, own, 1, 0.f, of_means);
     means[image] = static_cast<float>(std::accumulate(of_means, of_means + heads, 0.) / heads);
   }
   const auto for_blocks = [&](const auto& compute) {
     at::parallel_for(0, all.batch * blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t image = i / blocks, row = i % blocks * rows;
-        const avx2::Context context{channels, heads, scaled.data() + image * channels, all.context + image * channels,
+        const Context context{channels, heads, scaled.data() + image * channels, all.context + image * channels,
                                     all.biases};
         compute(i, image, context, std::min(rows, all.positions - row), image * all.positions + row);
       }
     });
   };
-  for_blocks([&](int64_t i, int64_t image, const avx2::Context& context, int64_t count, int64_t position) {
-    squares[i] = avx2::similarities(context, all.x + position * channels, count, means[image],
+  for_blocks([&](int64_t i, int64_t image, const Context& context, int64_t count, int64_t position) {
+    squares[i] = kernels().similarities(context, all.x + position * channels, count, means[image],
                                     similarity.get() + position * heads);
   });
   for (int64_t image = 0; image < all.batch; ++image) {
@@ -64,8 +64,8 @@ void add_contexts(const ContextOfBatch& all) {
       factors[image * heads + head] = static_cast<float>(all.weights[head] / (deviation + all.eps));
     }
   }
-  for_blocks([&](int64_t, int64_t image, const avx2::Context& context, int64_t count, int64_t position) {
-    avx2::add_context(context, all.x + position * channels, count, similarity.get() + position * heads,
+  for_blocks([&](int64_t, int64_t image, const Context& context, int64_t count, int64_t position) {
+    kernels().add_context(context, all.x + position * channels, count, similarity.get() + position * heads,
                       factors.data() + image * heads, all.out + position * channels);
   });
 }

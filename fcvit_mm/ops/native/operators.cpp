@@ -55,9 +55,8 @@ int64_t check_columns(const char* name, const Tensor& weight, const Tensor& bias
   if (weight.dim() != 3) {
     return check_pointwise(name, weight, depth);
   }
-  check_shape(name, weight, {divide_up(bias.numel(), avx2::kBlock), depth, avx2::kBlock});
-  TORCH_CHECK(weight.is_contiguous() && reinterpret_cast<uintptr_t>(weight.const_data_ptr<float>()) % 32 == 0,
-              "fcvit_mm_cpu: ", name, " is not contiguous and aligned to 32 bytes");
+  check_shape(name, weight, {divide_up(bias.numel(), kernels().block), depth, kernels().block});
+  TORCH_CHECK(weight.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
   return bias.numel();
 }
 
@@ -159,19 +158,19 @@ std::tuple<Tensor, Tensor> dwconv_gelu_grad_(Tensor& grad, const Tensor& x, cons
   check_shape("weight", weight, {channels, 1, 3, 3});
   check_layout("grad", grad, x.sizes());
   check_layout("activated", activated, x.sizes());
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), kernels = weight.contiguous();
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), own = weight.contiguous();
   const Tensor shift = bias ? bias->contiguous() : Tensor();
   Tensor of_weight = at::empty(weight.sizes(), x.options()), of_bias = at::empty({channels}, x.options());
   if (x.numel() == 0) {
     return {of_weight.zero_(), of_bias.zero_()};
   }
   Convolution conv{};
-  conv.weight = kernels.const_data_ptr<float>();
+  conv.weight = own.const_data_ptr<float>();
   conv.channels = channels;
   conv.kernel = 3;
-  const int64_t padded = divide_up(channels, avx2::kLanes) * avx2::kLanes;
+  const int64_t padded = divide_up(channels, kernels().lanes) * kernels().lanes;
   std::vector<float> taps(padded * 9);
-  avx2::pack_taps(conv, 0, padded, taps.data());
+  kernels().pack_taps(conv, 0, padded, taps.data());
   float* of_outputs = grad.mutable_data_ptr<float>();
   sum_gradients({map.const_data_ptr<float>(), of_outputs, x.size(2), x.size(3), channels, 3, taps.data(),
                  bias ? shift.const_data_ptr<float>() : nullptr, of_outputs, activated.mutable_data_ptr<float>()},
@@ -189,7 +188,7 @@ std::tuple<Tensor, Tensor> pointwise_conv2d_grad_weight(const Tensor& grad, cons
   if (grad.numel() == 0 || x.numel() == 0) {
     return {of_weight, grad.sum({0, 2, 3})};
   }
-  avx2::Correlation all{};
+  Correlation all{};
   all.left = of_outputs.const_data_ptr<float>();
   all.left_stride = all.rows = grad.size(1);
   all.right = map.const_data_ptr<float>();
@@ -215,7 +214,7 @@ Tensor& pointwise_conv2d_out(const Tensor& x, const Tensor& weight, const Option
   // A transposed view, as gradients take, is read as it is.
   const bool turned = matrix.stride(1) != 1 && matrix.stride(0) == 1;
   const Tensor rows = turned ? matrix : matrix.contiguous(), shift = bias ? bias->contiguous() : Tensor();
-  avx2::Product product{};
+  Product product{};
   product.rows = map.const_data_ptr<float>();
   product.row_stride = product.depth = x.size(1);
   product.count = x.size(0) * x.size(2) * x.size(3);
@@ -247,7 +246,7 @@ Tensor bottleneck(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc1_b
   if (out.numel() == 0) {
     return out;
   }
-  avx2::Product first{}, second{};
+  Product first{}, second{};
   first.rows = map.const_data_ptr<float>();
   first.row_stride = first.depth = x.size(1);
   first.count = x.size(0) * x.size(2) * x.size(3);
@@ -301,9 +300,9 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
 Tensor add_global_context(const Tensor& x, const Tensor& means, const Tensor& context, int64_t num_heads,
                           const Tensor& rescale_weight, const Tensor& rescale_bias, double eps) {
   check_map(x);
-  const int64_t channels = x.size(1), unit = num_heads * avx2::kLanes;
+  const int64_t channels = x.size(1), unit = num_heads * kMapLanes;
   TORCH_CHECK(num_heads > 0 && channels % unit == 0, "fcvit_mm_cpu: x has ", channels,
-              " channels, expected a multiple of ", avx2::kLanes, " for each of num_heads=", num_heads);
+              " channels, expected a multiple of ", kMapLanes, " for each of num_heads=", num_heads);
   check_shape("means", means, {x.size(0), channels});
   check_shape("context", context, {x.size(0), channels});
   check_shape("rescale_weight", rescale_weight, {num_heads});
@@ -325,13 +324,12 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& panels, int64_t outputs, c
   check_map(x);
   const int64_t channels = x.size(1);
   check_shape("panels", panels,
-              {avx2::kTilePoints, divide_up(outputs, avx2::kBlock), channels, avx2::kBlock});
+              {kTilePoints, divide_up(outputs, kernels().block), channels, kernels().block});
   if (bias) {
     check_shape("bias", *bias, {outputs});
   }
   const float* const values = panels.const_data_ptr<float>();
-  TORCH_CHECK(panels.is_contiguous() && reinterpret_cast<uintptr_t>(values) % 32 == 0,
-              "fcvit_mm_cpu: panels is not contiguous and aligned to 32 bytes");
+  TORCH_CHECK(panels.is_contiguous(), "fcvit_mm_cpu: panels is not contiguous");
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
   const Tensor added = bias ? bias->contiguous() : Tensor();
   Tensor out = empty_map(x, outputs);
@@ -348,8 +346,8 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& panels, int64_t outputs, c
 int64_t check_heads(const Tensor& x, int64_t num_heads) {
   check_map(x);
   const int64_t channels = x.size(1);
-  TORCH_CHECK(num_heads > 0 && channels % (num_heads * avx2::kLanes) == 0, "fcvit_mm_cpu: x has ", channels,
-              " channels, expected a multiple of ", avx2::kLanes, " for each of num_heads=", num_heads);
+  TORCH_CHECK(num_heads > 0 && channels % (num_heads * kMapLanes) == 0, "fcvit_mm_cpu: x has ", channels,
+              " channels, expected a multiple of ", kMapLanes, " for each of num_heads=", num_heads);
   return x.size(2) * x.size(3);
 }
 
@@ -376,9 +374,9 @@ Tensor similarities(const Tensor& x, const Tensor& vectors, int64_t num_heads) {
   const float *from = map.const_data_ptr<float>(), *of_vectors = own.const_data_ptr<float>();
   float* to = out.mutable_data_ptr<float>();
   for_blocks(map, rows_of_block(channels), [&](int64_t image, int64_t row, int64_t count) {
-    const avx2::Context context{channels, num_heads, of_vectors + image * channels, nullptr, nullptr};
+    const Context context{channels, num_heads, of_vectors + image * channels, nullptr, nullptr};
     const int64_t position = image * positions + row;
-    avx2::similarities(context, from + position * channels, count, 0.f, to + position * num_heads);
+    kernels().similarities(context, from + position * channels, count, 0.f, to + position * num_heads);
   });
   return out;
 }
@@ -395,9 +393,9 @@ Tensor add_weighted(const Tensor& x, const Tensor& weights, const Tensor& vector
   float* to = out.mutable_data_ptr<float>();
   const std::vector<float> ones(heads, 1.f), zeros(heads);
   for_blocks(map, rows_of_block(channels), [&](int64_t image, int64_t row, int64_t count) {
-    const avx2::Context context{channels, heads, nullptr, of_vectors + image * channels, zeros.data()};
+    const Context context{channels, heads, nullptr, of_vectors + image * channels, zeros.data()};
     const int64_t position = image * positions + row;
-    avx2::add_context(context, from + position * channels, count, of_factors + position * heads, ones.data(),
+    kernels().add_context(context, from + position * channels, count, of_factors + position * heads, ones.data(),
                       to + position * channels);
   });
   return out;
@@ -414,7 +412,7 @@ Tensor weighted_sums(const Tensor& x, const Tensor& weights) {
   float* to = sums.mutable_data_ptr<float>();
   for_blocks(map, rows, [&](int64_t image, int64_t row, int64_t count) {
     const int64_t position = image * positions + row, block = image * sums.size(1) + row / rows;
-    avx2::add_weighted(from + position * channels, of_factors + position * heads, count, channels, heads,
+    kernels().add_weighted(from + position * channels, of_factors + position * heads, count, channels, heads,
                       to + block * channels);
   });
   return sums.sum(1);
@@ -448,7 +446,7 @@ Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalT
   const auto add_block = [&](int64_t i) {
     const int64_t image = i / blocks, row = i % blocks * rows;
     const float* const first = from + image * size;
-    avx2::add_moments(first + row * channels, std::min(rows, positions - row) * channels, *first, sums[i], squares[i]);
+    kernels().add_moments(first + row * channels, std::min(rows, positions - row) * channels, *first, sums[i], squares[i]);
   };
   const auto finish_image = [&](int64_t image) {
     const double* const of_image = sums.data() + image * blocks;
@@ -463,7 +461,7 @@ Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalT
   };
   const auto scale_block = [&](int64_t i) {
     const int64_t image = i / blocks, row = i % blocks * rows, start = image * size + row * channels;
-    avx2::scale(from + start, means[image], scales.data() + image * channels, own_shifts ? own_shifts : zeros.data(),
+    kernels().scale(from + start, means[image], scales.data() + image * channels, own_shifts ? own_shifts : zeros.data(),
                 std::min(rows, positions - row), channels, to + start);
   };
   const auto for_all = [](int64_t count, const auto& compute) {
@@ -506,7 +504,7 @@ Tensor add_scaled(const Tensor& x, const Tensor& branch, const Tensor& scale) {
   float* to = out.mutable_data_ptr<float>();
   at::parallel_for(0, x.numel() / channels, divide_up(kBlockValues, channels), [&](int64_t begin, int64_t end) {
     const int64_t start = begin * channels;
-    avx2::add_scaled(from + start, added + start, factors.const_data_ptr<float>(), end - begin, channels, to + start);
+    kernels().add_scaled(from + start, added + start, factors.const_data_ptr<float>(), end - begin, channels, to + start);
   });
   return out;
 }
@@ -577,7 +575,7 @@ Tensor& gelu_(Tensor& x) {
   TORCH_CHECK(x.scalar_type() == at::kFloat && x.is_non_overlapping_and_dense(),
               "fcvit_mm_cpu: x is not a dense tensor of float32");
   float* values = x.mutable_data_ptr<float>();
-  at::parallel_for(0, x.numel(), 4096, [&](int64_t begin, int64_t end) { avx2::gelu(values + begin, end - begin); });
+  at::parallel_for(0, x.numel(), 4096, [&](int64_t begin, int64_t end) { kernels().gelu(values + begin, end - begin); });
   return x;
 }
 
@@ -589,7 +587,7 @@ Tensor& gelu_grad_(Tensor& x, const Tensor& grad) {
   float* values = x.mutable_data_ptr<float>();
   const float* grads = grad.const_data_ptr<float>();
   at::parallel_for(0, x.numel(), 4096, [&](int64_t begin, int64_t end) {
-    avx2::gelu_gradient(values + begin, grads + begin, end - begin);
+    kernels().gelu_gradient(values + begin, grads + begin, end - begin);
   });
   return x;
 }
@@ -598,6 +596,9 @@ Tensor& gelu_grad_(Tensor& x, const Tensor& grad) {
 
 TORCH_LIBRARY(fcvit_mm_cpu, library) {
   library.def("supported() -> bool", supported);
+  library.def("instructions() -> str", [] { return std::string(kernels().instructions); });
+  library.def("choose_instructions(str instructions) -> ()", choose_kernels);
+  library.def("panel_width() -> int", [] { return kernels().block; });
   library.def("depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   library.def("depthwise_conv2d.out(Tensor x, Tensor weight, Tensor? bias, *, Tensor(a!) out) -> Tensor(a!)");
   library.def("dwconv_gelu(Tensor x, Tensor weight, Tensor? bias) -> Tensor");

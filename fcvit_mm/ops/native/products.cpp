@@ -30,23 +30,23 @@ constexpr int64_t kFewestRows = 24;
 
 // Products of a 1x1 convolution. A thread computes a group of columns, whose weight it packs, for one block of rows
 // after the other; both are parts of its second-level cache.
-void multiply_all(const avx2::Product& all, const Weight& weight) {
+void multiply_all(const Product& all, const Weight& weight) {
   const int64_t depth = std::max<int64_t>(all.depth, 1), threads = at::get_num_threads();
-  const int64_t fitting = std::max(kGroupValues / depth / avx2::kBlock * avx2::kBlock, avx2::kBlock);
-  int64_t width = std::min(fitting, divide_up(all.columns, avx2::kBlock) * avx2::kBlock);
+  const int64_t fitting = std::max(kGroupValues / depth / kernels().block * kernels().block, kernels().block);
+  int64_t width = std::min(fitting, divide_up(all.columns, kernels().block) * kernels().block);
   int64_t rows = std::min(divide_up(kBlockValues, std::min(depth, kBlockDepth)), all.count);
   int64_t groups = divide_up(all.columns, width), blocks = divide_up(all.count, rows);
   // As many parts for each thread: of the rows if there are enough of them, else of the columns.
   if (blocks >= threads) {
     blocks = divide_up(blocks, threads) * threads;
   } else if (groups % threads) {
-    groups = std::min(divide_up(groups, threads) * threads, divide_up(all.columns, avx2::kBlock));
+    groups = std::min(divide_up(groups, threads) * threads, divide_up(all.columns, kernels().block));
     if (groups < threads) {
       blocks = std::min(divide_up(threads, groups), divide_up(all.count, kFewestRows));
     }
   }
   rows = divide_up(all.count, blocks);
-  width = divide_up(divide_up(all.columns, groups), avx2::kBlock) * avx2::kBlock;
+  width = divide_up(divide_up(all.columns, groups), kernels().block) * kernels().block;
   groups = divide_up(all.columns, width);
   blocks = divide_up(all.count, rows);
 
@@ -55,13 +55,13 @@ void multiply_all(const avx2::Product& all, const Weight& weight) {
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i % blocks * rows, group = i / blocks, column = group * width;
-      avx2::Product product = all;
+      Product product = all;
       product.columns = std::min(width, all.columns - column);
       if (group != packed) {
         if (weight.turned) {
-          avx2::copy_panels(weight.values + column, weight.stride, product.columns, all.depth, panels);
+          kernels().copy_panels(weight.values + column, weight.stride, product.columns, all.depth, panels);
         } else {
-          avx2::pack_panels(weight.values + column * weight.stride, weight.stride, product.columns, all.depth, panels);
+          kernels().pack_panels(weight.values + column * weight.stride, weight.stride, product.columns, all.depth, panels);
         }
         packed = group;
       }
@@ -70,76 +70,76 @@ void multiply_all(const avx2::Product& all, const Weight& weight) {
       product.count = std::min(rows, all.count - row);
       product.out += row * all.out_stride + column;
       product.bias = all.bias ? all.bias + column : nullptr;
-      avx2::multiply(product);
+      kernels().multiply(product);
     }
   });
 }
 
 // The gradients of the weight and the bias of a 1x1 convolution. `all.out` and `all.sums` hold zeros. Threads divide the
 // rows of the sums if there are many, else the columns: the columns' map is read again for each part of the rows.
-void correlate(const avx2::Correlation& all) {
+void correlate(const Correlation& all) {
   const int64_t threads = at::get_num_threads();
   int64_t row_parts = divide_up(all.rows, kCorrelationRows);
   int64_t column_parts = 1;
   if (row_parts >= threads) {
     row_parts = divide_up(row_parts, threads) * threads;
   } else {
-    column_parts = std::min(threads, divide_up(all.columns, avx2::kBlock));
+    column_parts = std::min(threads, divide_up(all.columns, kernels().block));
     row_parts = std::max(row_parts, std::min(divide_up(threads, column_parts), divide_up(all.rows, kFewestRows)));
   }
   const int64_t rows = divide_up(all.rows, row_parts);
-  const int64_t columns = divide_up(divide_up(all.columns, column_parts), avx2::kBlock) * avx2::kBlock;
+  const int64_t columns = divide_up(divide_up(all.columns, column_parts), kernels().block) * kernels().block;
   row_parts = divide_up(all.rows, rows);
   column_parts = divide_up(all.columns, columns);
   at::parallel_for(0, row_parts * column_parts, 1, [&](int64_t begin, int64_t end) {
-    float* scratch = thread_buffer(avx2::correlation_scratch_size(rows));
+    float* scratch = thread_buffer(kernels().correlation_scratch_size(rows));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i / column_parts * rows, column = i % column_parts * columns;
-      avx2::Correlation part = all;
+      Correlation part = all;
       part.left += row;
       part.rows = std::min(rows, all.rows - row);
       part.right += column;
       part.columns = std::min(columns, all.columns - column);
       part.out += row * all.out_stride + column;
       part.sums = column ? nullptr : all.sums + row;
-      avx2::add_correlation(part, scratch);
+      kernels().add_correlation(part, scratch);
     }
   });
 }
 
 // Two 1x1 convolutions one after the other, for a block of rows at a time: what is between them stays in the cache.
-void multiply_twice(const avx2::Product& first, const float* first_weight, const avx2::Product& second,
+void multiply_twice(const Product& first, const float* first_weight, const Product& second,
                     const float* second_weight, bool packed) {
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), first.count);
   const int64_t blocks = std::max(divide_up(first.count, kRowsTwice), threads);
   const int64_t rows = divide_up(first.count, blocks);
   at::parallel_for(0, divide_up(first.count, rows), 1, [&](int64_t begin, int64_t end) {
-    const auto size = [](const avx2::Product& product) {
-      return divide_up(product.columns, avx2::kBlock) * avx2::kBlock * product.depth;
+    const auto size = [](const Product& product) {
+      return divide_up(product.columns, kernels().block) * kernels().block * product.depth;
     };
-    float* const between = thread_buffer(rows * first.columns + avx2::kBlock + (packed ? 0 : size(first) + size(second)));
+    float* const between = thread_buffer(rows * first.columns + kernels().block + (packed ? 0 : size(first) + size(second)));
     const float *first_panels = first_weight, *second_panels = second_weight;
     if (!packed) {
-      float* const panels = between + divide_up(rows * first.columns, avx2::kBlock) * avx2::kBlock;
-      avx2::pack_panels(first_weight, first.depth, first.columns, first.depth, panels);
-      avx2::pack_panels(second_weight, second.depth, second.columns, second.depth, panels + size(first));
+      float* const panels = between + divide_up(rows * first.columns, kernels().block) * kernels().block;
+      kernels().pack_panels(first_weight, first.depth, first.columns, first.depth, panels);
+      kernels().pack_panels(second_weight, second.depth, second.columns, second.depth, panels + size(first));
       first_panels = panels;
       second_panels = panels + size(first);
     }
     for (int64_t i = begin; i < end; ++i) {
-      avx2::Product product = first;
+      Product product = first;
       product.panels = first_panels;
       product.rows += i * rows * first.row_stride;
       product.count = std::min(rows, first.count - i * rows);
       product.out = between;
-      avx2::multiply(product);
+      kernels().multiply(product);
       const int64_t count = product.count;
       product = second;
       product.panels = second_panels;
       product.rows = between;
       product.count = count;
       product.out += i * rows * second.out_stride;
-      avx2::multiply(product);
+      kernels().multiply(product);
     }
   });
 }
@@ -169,7 +169,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     const int64_t top = std::max<int64_t>(row - 1, 0), bottom = std::min(stop + 1, mixer.height);
     std::memmove(part.expanded, part.expanded + (top - kept_from) * row_size,
                  (kept_to - top) * row_size * sizeof(float));
-    avx2::Product product{};
+    Product product{};
     product.rows = mixer.x + start + kept_to * map_row;
     product.row_stride = product.depth = mixer.channels;
     product.count = (bottom - kept_to) * mixer.width;
@@ -177,7 +177,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.columns = product.out_stride = part.count;
     product.bias = mixer.expand_bias + part.first;
     product.out = part.expanded + (kept_to - top) * row_size;
-    avx2::multiply(product);
+    kernels().multiply(product);
     kept_from = top;
     kept_to = bottom;
 
@@ -186,7 +186,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
                      bottom - top,  mixer.width, part.count,                   3,
                      true};
     for (int64_t i = row; i < stop; i += 2) {
-      avx2::convolve_3x3_rows(conv, 0, i - top, std::min<int64_t>(stop - i, 2), 0, part.count, part.taps, part.zeros);
+      kernels().convolve_3x3_rows(conv, 0, i - top, std::min<int64_t>(stop - i, 2), 0, part.count, part.taps, part.zeros);
     }
 
     product.rows = part.convolved;
@@ -198,7 +198,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.bias = part.bias;
     product.out = part.out + start + row * map_row;
     product.added = part.added ? part.added + start + row * map_row : nullptr;
-    avx2::multiply(product);
+    kernels().multiply(product);
   }
 }
 
@@ -211,15 +211,15 @@ struct MixerShare {
 };
 
 void mix_share(const Mixer& mixer, const MixerShare& share) {
-  const int64_t wanted = kGroupValues / mixer.channels / avx2::kBlock * avx2::kBlock;
+  const int64_t wanted = kGroupValues / mixer.channels / kernels().block * kernels().block;
   const int64_t width = std::min(std::min(std::max(wanted, kFewestHidden), kMostHidden), share.last - share.first);
-  const int64_t padded = divide_up(width, avx2::kBlock) * avx2::kBlock;
+  const int64_t padded = divide_up(width, kernels().block) * kernels().block;
   const int64_t fitting = kBlockValues / (mixer.width * width) - 2;
   const int64_t rows = std::min(std::max<int64_t>(fitting / 2 * 2, 2), mixer.height);
   const int64_t row_size = mixer.width * width;
   const int64_t own = !mixer.packed;
   const int64_t sizes[] = {own * padded * mixer.channels,
-                           own * divide_up(mixer.channels, avx2::kBlock) * avx2::kBlock * width,
+                           own * divide_up(mixer.channels, kernels().block) * kernels().block * width,
                            padded * 9, padded, (rows + 2) * row_size, rows * row_size};
   float* parts[7] = {thread_buffer(std::accumulate(std::begin(sizes), std::end(sizes), int64_t{16 * 6}))};
   for (int i = 0; i < 6; ++i) {
@@ -234,14 +234,14 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
     part.count = std::min(width, share.last - part.first);
     if (mixer.packed) {
       part.expand = mixer.expand + part.first * mixer.channels;
-      part.reduce = mixer.reduce + part.first * avx2::kBlock;
-      part.reduce_stride = mixer.hidden * avx2::kBlock;
+      part.reduce = mixer.reduce + part.first * kernels().block;
+      part.reduce_stride = mixer.hidden * kernels().block;
     } else {
-      avx2::pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels,
+      kernels().pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels,
                         parts[0]);
-      avx2::pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
+      kernels().pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
     }
-    avx2::pack_taps(weights, part.first, divide_up(part.count, avx2::kLanes) * avx2::kLanes, parts[2]);
+    kernels().pack_taps(weights, part.first, divide_up(part.count, kernels().lanes) * kernels().lanes, parts[2]);
     for (int64_t i = share.begin; i < share.end; ++i) {
       const int64_t band = i % share.bands;
       mix_rows(mixer, part, i / share.bands, band * mixer.height / share.bands,
@@ -259,7 +259,8 @@ void mix(const Mixer& mixer) {
   const bool divide = mixer.batch % threads && mixer.batch < 4 * threads;
   if (divide && positions <= kFewPositions * threads && mixer.hidden >= threads * kFewestHidden) {
     // Threads divide the expanded channels: the weights are most of what is read, and rows would be computed twice.
-    const int64_t size = positions * mixer.channels, channels = divide_up(mixer.hidden, threads * 16) * 16;
+    const int64_t size = positions * mixer.channels, block = kernels().block;
+    const int64_t channels = divide_up(mixer.hidden, threads * block) * block;
     const int64_t shares = divide_up(mixer.hidden, channels);
     const std::unique_ptr<float[]> sums(new float[(shares - 1) * size]);
     at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "kernels.h"
 
@@ -17,12 +18,20 @@ inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Memory of this thread, aligned to 64 bytes and kept for the next call.
 float* thread_buffer(int64_t count);
 
+// ---- kernels.cpp ----
+
+// The kernels that run: those for the most that this processor has, unless PyTorch was told to use less of it
+// (ATEN_CPU_CAPABILITY). Not to be called where it has no AVX2.
+const Kernels& kernels();
+// Chooses others, by PyTorch's name of their instructions, for comparison. What was packed before does not fit them.
+void choose_kernels(const std::string& instructions);
+
 // ---- convolutions.cpp ----
 
 // Depth-wise convolutions, 3x3 and larger, and the gradients of their weight (C, k, k) and bias (C).
 void convolve_3x3(const Convolution& conv, int64_t batch);
 void convolve_large(const Convolution& conv, int64_t batch);
-void sum_gradients(const avx2::Gradient& gradient, int64_t batch, float* of_weight, float* of_bias);
+void sum_gradients(const Gradient& gradient, int64_t batch, float* of_weight, float* of_bias);
 
 // 3x3 convolutions with zeros around by Winograd's tiles, some at a time. Where there are enough for all threads, each
 // computes its own; else they divide the tiles for the transforms, and the points and outputs for the products.
@@ -44,11 +53,11 @@ struct Weight {
   bool turned;
 };
 // Products of a 1x1 convolution, without `panels`.
-void multiply_all(const avx2::Product& all, const Weight& weight);
+void multiply_all(const Product& all, const Weight& weight);
 // The gradients of the weight and the bias of a 1x1 convolution. `all.out` and `all.sums` hold zeros.
-void correlate(const avx2::Correlation& all);
+void correlate(const Correlation& all);
 // Two 1x1 convolutions one after the other, the weights (columns, depth), or both packed as pack_panels does.
-void multiply_twice(const avx2::Product& first, const float* first_weight, const avx2::Product& second,
+void multiply_twice(const Product& first, const float* first_weight, const Product& second,
                     const float* second_weight, bool packed);
 
 // Channel mixers: 1x1 convolution to more channels, 3x3 depth-wise convolution, GELU, 1x1 convolution back.

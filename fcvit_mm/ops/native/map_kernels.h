@@ -1,17 +1,15 @@
-// Passes over maps that memory bounds, for processors with AVX2 and FMA.
-#include "vectors_avx2.h"
-
+// Passes over maps that memory bounds.
 namespace fcvit_mm {
-namespace avx2 {
+namespace INSTANCE {
 namespace {
+
+static_assert(kLanes == kMapLanes);
 
 INLINE float sum_of(Vector x) {
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
   return _mm_cvtss_f32(_mm_add_ss(sum, _mm_shuffle_ps(sum, sum, 1)));
 }
-
-}  // namespace
 
 double similarities(const Context& context, const float* x, int64_t count, float mean, float* similarity) {
   const int64_t width = context.channels / context.heads;
@@ -20,9 +18,9 @@ double similarities(const Context& context, const float* x, int64_t count, float
     const float* means = context.means;
     float of_position = 0.f;
     for (int64_t head = 0; head < context.heads; ++head, x += width, means += width) {
-      Vector sum = _mm256_mul_ps(_mm256_loadu_ps(x), _mm256_loadu_ps(means));
+      Vector sum = load(x) * load(means);
       for (int64_t j = kLanes; j < width; j += kLanes) {
-        sum = multiply_add(_mm256_loadu_ps(x + j), _mm256_loadu_ps(means + j), sum);
+        sum = multiply_add(load(x + j), load(means + j), sum);
       }
       const float value = sum_of(sum) - mean;
       of_position += value * value;
@@ -41,7 +39,7 @@ void add_context(const Context& context, const float* x, int64_t count, const fl
     for (int64_t head = 0; head < context.heads; ++head, x += width, out += width, vector += width) {
       const Vector weight = constant(*similarity++ * factors[head] + context.biases[head]);
       for (int64_t j = 0; j < width; j += kLanes) {
-        _mm256_storeu_ps(out + j, multiply_add(weight, _mm256_loadu_ps(vector + j), _mm256_loadu_ps(x + j)));
+        store(out + j, multiply_add(weight, load(vector + j), load(x + j)));
       }
     }
   }
@@ -56,8 +54,8 @@ void add_weighted(const float* x, const float* weights, int64_t count, int64_t c
     for (int64_t head = 0; head < heads; ++head) {
       const Vector a = constant(weights[head]), b = constant(pair ? weights[heads + head] : 0.f);
       for (int64_t j = head * width; j < (head + 1) * width; j += kLanes) {
-        const Vector sum = multiply_add(a, _mm256_loadu_ps(x + j), _mm256_loadu_ps(sums + j));
-        _mm256_storeu_ps(sums + j, pair ? multiply_add(b, _mm256_loadu_ps(other + j), sum) : sum);
+        const Vector sum = multiply_add(a, load(x + j), load(sums + j));
+        store(sums + j, pair ? multiply_add(b, load(other + j), sum) : sum);
       }
     }
   }
@@ -67,13 +65,13 @@ void add_scaled(const float* x, const float* branch, const float* scale, int64_t
   for (int64_t i = 0; i < count; ++i, x += channels, branch += channels, out += channels) {
     int64_t j = 0;
     for (; j + kLanes <= channels; j += kLanes) {
-      const Vector product = _mm256_mul_ps(_mm256_loadu_ps(branch + j), _mm256_loadu_ps(scale + j));
-      _mm256_storeu_ps(out + j, _mm256_add_ps(_mm256_loadu_ps(x + j), product));
+      const Vector product = load(branch + j) * load(scale + j);
+      store(out + j, load(x + j) + product);
     }
     if (j < channels) {
-      const __m256i rest = first_lanes(channels - j);
-      const Vector product = _mm256_mul_ps(load<true>(branch + j, rest), load<true>(scale + j, rest));
-      store<true>(out + j, rest, _mm256_add_ps(load<true>(x + j, rest), product));
+      const Lanes rest = first_lanes(channels - j);
+      const Vector product = load<true>(branch + j, rest) * load<true>(scale + j, rest);
+      store<true>(out + j, rest, load<true>(x + j, rest) + product);
     }
   }
 }
@@ -87,12 +85,12 @@ void add_moments(const float* x, int64_t count, float shift, double& sum, double
   while (i + kStep <= count) {
     Vector sums[kVectors], of_squares[kVectors];
     UNROLL for (int t = 0; t < kVectors; ++t) {
-      sums[t] = of_squares[t] = _mm256_setzero_ps();
+      sums[t] = of_squares[t] = zero();
     }
     for (const int64_t end = smaller(i + kRun, count - kStep + 1); i < end; i += kStep) {
       UNROLL for (int t = 0; t < kVectors; ++t) {
-        const Vector value = _mm256_sub_ps(_mm256_loadu_ps(x + i + t * kLanes), shifts);
-        sums[t] = _mm256_add_ps(sums[t], value);
+        const Vector value = load(x + i + t * kLanes) - shifts;
+        sums[t] = sums[t] + value;
         of_squares[t] = multiply_add(value, value, of_squares[t]);
       }
     }
@@ -114,18 +112,27 @@ void scale(const float* x, float mean, const float* scale, const float* bias, in
   for (int64_t i = 0; i < count; ++i, x += channels, out += channels) {
     int64_t j = 0;
     for (; j + kLanes <= channels; j += kLanes) {
-      const Vector value = _mm256_sub_ps(_mm256_loadu_ps(x + j), means);
-      _mm256_storeu_ps(out + j, multiply_add(value, _mm256_loadu_ps(scale + j), _mm256_loadu_ps(bias + j)));
+      const Vector value = load(x + j) - means;
+      store(out + j, multiply_add(value, load(scale + j), load(bias + j)));
     }
     if (j < channels) {
-      const __m256i rest = first_lanes(channels - j);
-      const Vector value = _mm256_sub_ps(load<true>(x + j, rest), means);
+      const Lanes rest = first_lanes(channels - j);
+      const Vector value = load<true>(x + j, rest) - means;
       store<true>(out + j, rest, multiply_add(value, load<true>(scale + j, rest), load<true>(bias + j, rest)));
     }
   }
 }
 
-}  // namespace avx2
-}  // namespace fcvit_mm
+}  // namespace
 
-#include "vectors_avx2_end.h"
+void set_maps(Kernels& kernels) {
+  kernels.similarities = similarities;
+  kernels.add_context = add_context;
+  kernels.add_weighted = add_weighted;
+  kernels.add_scaled = add_scaled;
+  kernels.add_moments = add_moments;
+  kernels.scale = scale;
+}
+
+}  // namespace INSTANCE
+}  // namespace fcvit_mm

@@ -1,29 +1,21 @@
-// Depth-wise convolutions for processors with AVX2 and FMA.
-#include "vectors_avx2.h"
-
-#if defined(__clang__)
-#define UNROLL_TAPS _Pragma("unroll")
-#else
-#define UNROLL_TAPS _Pragma("GCC unroll 12")
-#endif
-
+// Depth-wise convolutions.
 namespace fcvit_mm {
-namespace avx2 {
+namespace INSTANCE {
 namespace {
 
 // Large kernels: the part of the map that a region needs is first copied to where neighbouring columns are neighbouring
 // vectors, with zeros outside. In the map they are C values apart, often a power of two: the cache would hold few.
 
 template <bool kPartial>
-void copy_columns(const float* from, int64_t stride, int64_t count, __m256i lanes, float* to) {
+void copy_columns(const float* from, int64_t stride, int64_t count, Lanes lanes, float* to) {
   for (int64_t i = 0; i < count; ++i) {
-    _mm256_store_ps(to + i * kLanes, load<kPartial>(from + i * stride, lanes));
+    store(to + i * kLanes, load<kPartial>(from + i * stride, lanes));
   }
 }
 
 void zero_columns(int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) {
-    _mm256_store_ps(to + i * kLanes, _mm256_setzero_ps());
+    store(to + i * kLanes, zero());
   }
 }
 
@@ -38,7 +30,7 @@ void copy_rows(const float* x, int64_t width, int64_t channels, int64_t channel,
       const int64_t count = smaller(channels - channel - first, kLanes);
       const float* from = x + (row * width + inside_left) * channels + channel + first;
       float* to = scratch + first / kLanes * plane + (row - top) * row_stride;
-      const __m256i lanes = first_lanes(count);
+      const Lanes lanes = first_lanes(count);
       zero_columns(inside_left - left, to);
       to += (inside_left - left) * kLanes;
       if (count == kLanes) {
@@ -62,7 +54,7 @@ struct Tile {
   Vector bias;
   float* out;
   int64_t out_row_stride, out_column_stride;
-  __m256i lanes;
+  Lanes lanes;
   bool partial, gelu;
 };
 
@@ -73,13 +65,13 @@ INLINE void add_row(const float* x, const float* taps, int64_t kernel, int64_t c
   for (int64_t i = 0; i < count; ++i, x += kLanes, taps += kLanes) {
     Vector tap[kLast + 1];
     UNROLL for (int r = kFirst; r <= kLast; ++r) {
-      tap[r] = _mm256_loadu_ps(taps - r * kernel * kLanes);
+      tap[r] = load(taps - r * kernel * kLanes);
     }
     UNROLL for (int t = 0; t < kColumns; ++t) {
-      Vector value = _mm256_load_ps(x + t * kLanes);
+      Vector value = load(x + t * kLanes);
       KEEP_IN_REGISTER(value);
       UNROLL for (int r = kFirst; r <= kLast; ++r) {
-        sums[r][t] = _mm256_fmadd_ps(value, tap[r], sums[r][t]);
+        sums[r][t] = multiply_add(value, tap[r], sums[r][t]);
       }
     }
   }
@@ -121,14 +113,13 @@ void convolve_tile(const Tile& tile) {
   }
 }
 
-// 2 x 6 sums, two taps and a value fill the 16 registers.
-constexpr int64_t kMaxColumns = 6;
 using ConvolveTile = void (*)(const Tile&);
-constexpr ConvolveTile kConvolveTile[2][kMaxColumns] = {
-    {convolve_tile<1, 1>, convolve_tile<1, 2>, convolve_tile<1, 3>, convolve_tile<1, 4>, convolve_tile<1, 5>,
-     convolve_tile<1, 6>},
-    {convolve_tile<2, 1>, convolve_tile<2, 2>, convolve_tile<2, 3>, convolve_tile<2, 4>, convolve_tile<2, 5>,
-     convolve_tile<2, 6>}};
+template <int kRows, int... kColumns>
+constexpr Table<ConvolveTile, kConvolutionColumns> convolve_tiles(Counts<kColumns...>) {
+  return {{convolve_tile<kRows, kColumns>...}};
+}
+constexpr Table<ConvolveTile, kConvolutionColumns> kConvolveTile[2] = {
+    convolve_tiles<1>(CountsTo<kConvolutionColumns>::type()), convolve_tiles<2>(CountsTo<kConvolutionColumns>::type())};
 
 // 3x3 kernels: read from the map itself, a few positions at a time and along all of their channels.
 
@@ -136,7 +127,7 @@ constexpr ConvolveTile kConvolveTile[2][kMaxColumns] = {
 constexpr int64_t kLargeMap = 128 * 1024;
 
 template <int kRows, int kColumns, bool kPartial>
-INLINE void convolve_3x3_vector(const float* const (*x)[kColumns + 2], const float* taps, Vector bias, __m256i lanes,
+INLINE void convolve_3x3_vector(const float* const (*x)[kColumns + 2], const float* taps, Vector bias, Lanes lanes,
                                 bool with_gelu, float* out, int64_t row_stride, int64_t column_stride,
                                 int64_t channel) {
   Vector sums[kRows][kColumns];
@@ -151,8 +142,8 @@ INLINE void convolve_3x3_vector(const float* const (*x)[kColumns + 2], const flo
       UNROLL for (int r = 0; r < kRows; ++r) {
         UNROLL for (int t = 0; t < kColumns; ++t) {
           if (i >= r && i < r + 3 && j >= t && j < t + 3) {
-            const Vector tap = _mm256_loadu_ps(taps + ((i - r) * 3 + j - t) * kLanes);
-            sums[r][t] = _mm256_fmadd_ps(value, tap, sums[r][t]);
+            const Vector tap = load(taps + ((i - r) * 3 + j - t) * kLanes);
+            sums[r][t] = multiply_add(value, tap, sums[r][t]);
           }
         }
       }
@@ -180,7 +171,7 @@ void convolve_3x3_tile(const Convolution& conv, int64_t image, int64_t row, int6
     }
   }
   float* out = conv.out + start + row * row_stride + column * column_stride;
-  const __m256i lanes = first_lanes(smaller(kLanes, end - begin));
+  const Lanes lanes = first_lanes(smaller(kLanes, end - begin));
   // Fetch ahead what the tiles below this one read first: the processor foresees a row, not the next one. Not
   // in small maps, where that is slower.
   const bool large = conv.height * conv.width * (end - begin) > kLargeMap;
@@ -193,31 +184,29 @@ void convolve_3x3_tile(const Convolution& conv, int64_t image, int64_t row, int6
         _mm_prefetch(ahead + row_stride + t * column_stride + channel, _MM_HINT_T1);
       }
     }
-    const Vector bias = conv.bias ? _mm256_loadu_ps(conv.bias + channel) : _mm256_setzero_ps();
+    const Vector bias = conv.bias ? load(conv.bias + channel) : zero();
     convolve_3x3_vector<kRows, kColumns, false>(x, taps + channel * 9, bias, lanes, kGelu, out, row_stride,
                                                 column_stride, channel);
   }
   if (channel < end) {
-    const __m256i rest = first_lanes(end - channel);
-    const Vector bias = conv.bias ? load<true>(conv.bias + channel, rest) : _mm256_setzero_ps();
+    const Lanes rest = first_lanes(end - channel);
+    const Vector bias = conv.bias ? load<true>(conv.bias + channel, rest) : zero();
     convolve_3x3_vector<kRows, kColumns, true>(x, taps + channel * 9, bias, rest, kGelu, out, row_stride,
                                                column_stride, channel);
   }
 }
 
-// 2 x 4 sums, the 6 taps of two rows and a value.
-constexpr int64_t kMaxColumns3x3 = 4;
 using Convolve3x3Tile = void (*)(const Convolution&, int64_t, int64_t, int64_t, int64_t, int64_t, const float*,
                                  const float*);
-constexpr Convolve3x3Tile kConvolve3x3Tile[2][2][kMaxColumns3x3] = {
-    {{convolve_3x3_tile<1, 1, false>, convolve_3x3_tile<1, 2, false>, convolve_3x3_tile<1, 3, false>,
-      convolve_3x3_tile<1, 4, false>},
-     {convolve_3x3_tile<2, 1, false>, convolve_3x3_tile<2, 2, false>, convolve_3x3_tile<2, 3, false>,
-      convolve_3x3_tile<2, 4, false>}},
-    {{convolve_3x3_tile<1, 1, true>, convolve_3x3_tile<1, 2, true>, convolve_3x3_tile<1, 3, true>,
-      convolve_3x3_tile<1, 4, true>},
-     {convolve_3x3_tile<2, 1, true>, convolve_3x3_tile<2, 2, true>, convolve_3x3_tile<2, 3, true>,
-      convolve_3x3_tile<2, 4, true>}}};
+using Convolve3x3Tiles = Table<Convolve3x3Tile, kConvolution3x3Columns>;
+template <int kRows, bool kGelu, int... kColumns>
+constexpr Convolve3x3Tiles convolve_3x3_tiles(Counts<kColumns...>) {
+  return {{convolve_3x3_tile<kRows, kColumns, kGelu>...}};
+}
+using Columns3x3 = CountsTo<kConvolution3x3Columns>::type;
+constexpr Convolve3x3Tiles kConvolve3x3Tile[2][2] = {
+    {convolve_3x3_tiles<1, false>(Columns3x3()), convolve_3x3_tiles<2, false>(Columns3x3())},
+    {convolve_3x3_tiles<1, true>(Columns3x3()), convolve_3x3_tiles<2, true>(Columns3x3())}};
 
 // Gradients of weights.
 
@@ -227,16 +216,16 @@ template <int kTaps>
 void add_taps(const float* x, int64_t x_stride, const float* grad, int64_t grad_stride, int64_t rows, int64_t columns,
               float* sums) {
   Vector total[kTaps];
-  UNROLL_TAPS for (int j = 0; j < kTaps; ++j) {
-    total[j] = _mm256_loadu_ps(sums + j * kLanes);
+  UNROLL for (int j = 0; j < kTaps; ++j) {
+    total[j] = load(sums + j * kLanes);
   }
   for (int64_t row = 0; row < rows; ++row, x += x_stride, grad += grad_stride) {
     const float *from = x, *of = grad;
     int64_t column = 0;
     for (; column + 2 <= columns; column += 2, from += 2 * kLanes, of += 2 * kLanes) {
-      const Vector left = _mm256_load_ps(of), right = _mm256_load_ps(of + kLanes);
-      UNROLL_TAPS for (int j = 0; j <= kTaps; ++j) {
-        Vector value = _mm256_load_ps(from + j * kLanes);
+      const Vector left = load(of), right = load(of + kLanes);
+      UNROLL for (int j = 0; j <= kTaps; ++j) {
+        Vector value = load(from + j * kLanes);
         KEEP_IN_REGISTER(value);
         if (j < kTaps) {
           total[j] = multiply_add(value, left, total[j]);
@@ -247,32 +236,35 @@ void add_taps(const float* x, int64_t x_stride, const float* grad, int64_t grad_
       }
     }
     if (column < columns) {
-      const Vector left = _mm256_load_ps(of);
-      UNROLL_TAPS for (int j = 0; j < kTaps; ++j) {
-        total[j] = multiply_add(_mm256_load_ps(from + j * kLanes), left, total[j]);
+      const Vector left = load(of);
+      UNROLL for (int j = 0; j < kTaps; ++j) {
+        total[j] = multiply_add(load(from + j * kLanes), left, total[j]);
       }
     }
   }
-  UNROLL_TAPS for (int j = 0; j < kTaps; ++j) {
-    _mm256_storeu_ps(sums + j * kLanes, total[j]);
+  UNROLL for (int j = 0; j < kTaps; ++j) {
+    store(sums + j * kLanes, total[j]);
   }
 }
 
 // 11 sums, two gradients and a value.
-constexpr int64_t kMaxTaps = 11;
+constexpr int kMaxTaps = 11;
 using AddTaps = void (*)(const float*, int64_t, const float*, int64_t, int64_t, int64_t, float*);
-constexpr AddTaps kAddTaps[kMaxTaps] = {add_taps<1>, add_taps<2>, add_taps<3>, add_taps<4>,  add_taps<5>, add_taps<6>,
-                                        add_taps<7>, add_taps<8>, add_taps<9>, add_taps<10>, add_taps<11>};
+template <int... kTaps>
+constexpr Table<AddTaps, kMaxTaps> add_taps_of(Counts<kTaps...>) {
+  return {{add_taps<kTaps>...}};
+}
+constexpr Table<AddTaps, kMaxTaps> kAddTaps = add_taps_of(CountsTo<kMaxTaps>::type());
 
 template <int kRows, int kColumns, bool kPartial, bool kGelu>
 INLINE void add_gradient_3x3_vector(const Gradient& gradient, const float* const (*x)[kColumns + 2], int64_t offset,
-                                    int64_t channel, __m256i lanes, float* sums) {
+                                    int64_t channel, Lanes lanes, float* sums) {
   const int64_t row_stride = gradient.width * gradient.channels;
   const float* grad = gradient.grad + offset + channel;
   Vector grads[kRows][kColumns];
   if (kGelu) {
     const float* all_taps = gradient.taps + channel * 9;
-    const Vector bias = gradient.bias ? load<kPartial>(gradient.bias + channel, lanes) : _mm256_setzero_ps();
+    const Vector bias = gradient.bias ? load<kPartial>(gradient.bias + channel, lanes) : zero();
     UNROLL for (int r = 0; r < kRows; ++r) {
       UNROLL for (int t = 0; t < kColumns; ++t) {
         grads[r][t] = bias;
@@ -284,7 +276,7 @@ INLINE void add_gradient_3x3_vector(const Gradient& gradient, const float* const
         UNROLL for (int r = 0; r < kRows; ++r) {
           UNROLL for (int t = 0; t < kColumns; ++t) {
             if (i >= r && i < r + 3 && j >= t && j < t + 3) {
-              const Vector tap = _mm256_loadu_ps(all_taps + ((i - r) * 3 + j - t) * kLanes);
+              const Vector tap = load(all_taps + ((i - r) * 3 + j - t) * kLanes);
               grads[r][t] = multiply_add(value, tap, grads[r][t]);
             }
           }
@@ -297,7 +289,7 @@ INLINE void add_gradient_3x3_vector(const Gradient& gradient, const float* const
         Vector slope;
         const Vector activated = gelu_and_slope(grads[r][t], slope);
         store<kPartial>(gradient.activated + offset + channel + place, lanes, activated);
-        grads[r][t] = _mm256_mul_ps(load<kPartial>(grad + place, lanes), slope);
+        grads[r][t] = load<kPartial>(grad + place, lanes) * slope;
         store<kPartial>(gradient.out + offset + channel + place, lanes, grads[r][t]);
       }
     }
@@ -309,17 +301,17 @@ INLINE void add_gradient_3x3_vector(const Gradient& gradient, const float* const
     }
   }
   // The taps of one row at a time, for as many registers.
-  Vector of_bias = _mm256_loadu_ps(sums + 9 * kLanes);
+  Vector of_bias = load(sums + 9 * kLanes);
   UNROLL for (int r = 0; r < kRows; ++r) {
     UNROLL for (int t = 0; t < kColumns; ++t) {
-      of_bias = _mm256_add_ps(of_bias, grads[r][t]);
+      of_bias = of_bias + grads[r][t];
     }
   }
-  _mm256_storeu_ps(sums + 9 * kLanes, of_bias);
+  store(sums + 9 * kLanes, of_bias);
   UNROLL for (int i = 0; i < 3; ++i) {
     Vector total[3];
     UNROLL for (int j = 0; j < 3; ++j) {
-      total[j] = _mm256_loadu_ps(sums + (i * 3 + j) * kLanes);
+      total[j] = load(sums + (i * 3 + j) * kLanes);
     }
     UNROLL for (int r = 0; r < kRows; ++r) {
       UNROLL for (int j = 0; j < kColumns + 2; ++j) {
@@ -332,7 +324,7 @@ INLINE void add_gradient_3x3_vector(const Gradient& gradient, const float* const
       }
     }
     UNROLL for (int j = 0; j < 3; ++j) {
-      _mm256_storeu_ps(sums + (i * 3 + j) * kLanes, total[j]);
+      store(sums + (i * 3 + j) * kLanes, total[j]);
     }
   }
 }
@@ -363,17 +355,14 @@ void add_gradient_3x3_tile(const Gradient& gradient, int64_t image, int64_t row,
 
 using AddGradient3x3Tile = void (*)(const Gradient&, int64_t, int64_t, int64_t, int64_t, int64_t, float*,
                                     const float*);
-constexpr AddGradient3x3Tile kAddGradient3x3Tile[2][2][kMaxColumns3x3] = {
-    {{add_gradient_3x3_tile<1, 1, false>, add_gradient_3x3_tile<1, 2, false>, add_gradient_3x3_tile<1, 3, false>,
-      add_gradient_3x3_tile<1, 4, false>},
-     {add_gradient_3x3_tile<2, 1, false>, add_gradient_3x3_tile<2, 2, false>, add_gradient_3x3_tile<2, 3, false>,
-      add_gradient_3x3_tile<2, 4, false>}},
-    {{add_gradient_3x3_tile<1, 1, true>, add_gradient_3x3_tile<1, 2, true>, add_gradient_3x3_tile<1, 3, true>,
-      add_gradient_3x3_tile<1, 4, true>},
-     {add_gradient_3x3_tile<2, 1, true>, add_gradient_3x3_tile<2, 2, true>, add_gradient_3x3_tile<2, 3, true>,
-      add_gradient_3x3_tile<2, 4, true>}}};
-
-}  // namespace
+using AddGradient3x3Tiles = Table<AddGradient3x3Tile, kConvolution3x3Columns>;
+template <int kRows, bool kGelu, int... kColumns>
+constexpr AddGradient3x3Tiles add_gradient_3x3_tiles(Counts<kColumns...>) {
+  return {{add_gradient_3x3_tile<kRows, kColumns, kGelu>...}};
+}
+constexpr AddGradient3x3Tiles kAddGradient3x3Tile[2][2] = {
+    {add_gradient_3x3_tiles<1, false>(Columns3x3()), add_gradient_3x3_tiles<2, false>(Columns3x3())},
+    {add_gradient_3x3_tiles<1, true>(Columns3x3()), add_gradient_3x3_tiles<2, true>(Columns3x3())}};
 
 void pack_taps(const Convolution& conv, int64_t first, int64_t count, float* taps) {
   const int64_t area = conv.kernel * conv.kernel;
@@ -413,7 +402,7 @@ void convolve_region(const Convolution& conv, const Region& region, const float*
       tile.kernel = kernel;
       tile.lanes = first_lanes(count);
       tile.partial = count < kLanes;
-      tile.bias = conv.bias ? load<true>(conv.bias + channel, tile.lanes) : _mm256_setzero_ps();
+      tile.bias = conv.bias ? load<true>(conv.bias + channel, tile.lanes) : zero();
       tile.gelu = conv.gelu;
       tile.out_row_stride = conv.width * channels;
       tile.out_column_stride = channels;
@@ -421,12 +410,12 @@ void convolve_region(const Convolution& conv, const Region& region, const float*
       tile.row_end = smaller(kernel + rows - 1, conv.height - row + padding);
       const float* x = scratch + first / kLanes * plane + (row - padding - top) * row_stride;
       for (int64_t column = region.column_begin; column < region.column_end;) {
-        const int64_t columns = next_width(region.column_end - column, kMaxColumns);
+        const int64_t columns = next_width(region.column_end - column, kConvolutionColumns);
         tile.tap_begin = larger(padding - (column + columns - 1), 0);
         tile.tap_end = smaller(kernel, conv.width + padding - column);
         tile.x = x + (column - region.column_begin) * kLanes;
         tile.out = conv.out + (image + row * conv.width + column) * channels + channel;
-        kConvolveTile[rows - 1][columns - 1](tile);
+        kConvolveTile[rows - 1].of(columns)(tile);
         column += columns;
       }
     }
@@ -436,8 +425,8 @@ void convolve_region(const Convolution& conv, const Region& region, const float*
 void convolve_3x3_rows(const Convolution& conv, int64_t image, int64_t row, int64_t rows, int64_t begin, int64_t end,
                        const float* taps, const float* zeros) {
   for (int64_t column = 0; column < conv.width;) {
-    const int64_t columns = next_width(conv.width - column, kMaxColumns3x3);
-    kConvolve3x3Tile[conv.gelu][rows - 1][columns - 1](conv, image, row, column, begin, end, taps, zeros);
+    const int64_t columns = next_width(conv.width - column, kConvolution3x3Columns);
+    kConvolve3x3Tile[conv.gelu][rows - 1].of(columns)(conv, image, row, column, begin, end, taps, zeros);
     column += columns;
   }
 }
@@ -471,25 +460,25 @@ void add_gradient_of_region(const Gradient& gradient, const Region& region, floa
       }
       for (int64_t j = 0; j < kernel;) {
         const int64_t taps = next_width(kernel - j, kMaxTaps);
-        kAddTaps[taps - 1](x + (row_begin + i - padding - top) * stride + j * kLanes, stride,
+        kAddTaps.of(taps)(x + (row_begin + i - padding - top) * stride + j * kLanes, stride,
                            grad + (row_begin - region.row_begin) * grad_stride, grad_stride, row_end - row_begin,
                            columns, to + (i * kernel + j) * kLanes);
         j += taps;
       }
     }
-    Vector of_bias = _mm256_loadu_ps(to + kernel * kernel * kLanes);
+    Vector of_bias = load(to + kernel * kernel * kLanes);
     for (int64_t i = 0; i < grad_plane; i += kLanes) {
-      of_bias = _mm256_add_ps(of_bias, _mm256_load_ps(grad + i));
+      of_bias = of_bias + load(grad + i);
     }
-    _mm256_storeu_ps(to + kernel * kernel * kLanes, of_bias);
+    store(to + kernel * kernel * kLanes, of_bias);
   }
 }
 
 void add_gradient_3x3_rows(const Gradient& gradient, int64_t image, int64_t row, int64_t rows, int64_t begin,
                            int64_t end, float* sums, const float* zeros) {
   for (int64_t column = 0; column < gradient.width;) {
-    const int64_t columns = next_width(gradient.width - column, kMaxColumns3x3);
-    kAddGradient3x3Tile[gradient.out != nullptr][rows - 1][columns - 1](gradient, image, row, column, begin, end, sums,
+    const int64_t columns = next_width(gradient.width - column, kConvolution3x3Columns);
+    kAddGradient3x3Tile[gradient.out != nullptr][rows - 1].of(columns)(gradient, image, row, column, begin, end, sums,
                                                                         zeros);
     column += columns;
   }
@@ -499,28 +488,42 @@ void gelu_gradient(float* x, const float* grad, int64_t count) {
   int64_t i = 0;
   Vector slope;
   for (; i + kLanes <= count; i += kLanes) {
-    gelu_and_slope(_mm256_loadu_ps(x + i), slope);
-    _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(grad + i), slope));
+    gelu_and_slope(load(x + i), slope);
+    store(x + i, (load(grad + i) * slope));
   }
   if (i < count) {
-    const __m256i rest = first_lanes(count - i);
+    const Lanes rest = first_lanes(count - i);
     gelu_and_slope(load<true>(x + i, rest), slope);
-    store<true>(x + i, rest, _mm256_mul_ps(load<true>(grad + i, rest), slope));
+    store<true>(x + i, rest, (load<true>(grad + i, rest) * slope));
   }
 }
 
 void gelu(float* x, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    _mm256_storeu_ps(x + i, gelu(_mm256_loadu_ps(x + i)));
+    store(x + i, gelu(load(x + i)));
   }
   if (i < count) {
-    const __m256i rest = first_lanes(count - i);
+    const Lanes rest = first_lanes(count - i);
     store<true>(x + i, rest, gelu(load<true>(x + i, rest)));
   }
 }
 
-}  // namespace avx2
-}  // namespace fcvit_mm
+}  // namespace
 
-#include "vectors_avx2_end.h"
+void set_convolutions(Kernels& kernels) {
+  kernels.lanes = kLanes;
+  kernels.block = kBlock;
+  kernels.pack_taps = pack_taps;
+  kernels.scratch_size = scratch_size;
+  kernels.convolve_region = convolve_region;
+  kernels.convolve_3x3_rows = convolve_3x3_rows;
+  kernels.gradient_scratch_size = gradient_scratch_size;
+  kernels.add_gradient_of_region = add_gradient_of_region;
+  kernels.add_gradient_3x3_rows = add_gradient_3x3_rows;
+  kernels.gelu = gelu;
+  kernels.gelu_gradient = gelu_gradient;
+}
+
+}  // namespace INSTANCE
+}  // namespace fcvit_mm

@@ -1,17 +1,15 @@
-// The transforms of Winograd's F(4x4, 3x3), for processors with AVX2 and FMA.
-#include "vectors_avx2.h"
-
+// The transforms of Winograd's F(4x4, 3x3).
 namespace fcvit_mm {
-namespace avx2 {
+namespace INSTANCE {
 namespace {
 
 // What six neighbouring inputs are at the points 0, 1, -1, 2, -2 and infinity.
 INLINE void transform(const Vector (&d)[kTileReads], Vector (&points)[kTileReads]) {
   const Vector even = multiply_add(d[2], constant(-4.f), d[4]), odd = multiply_add(d[1], constant(-4.f), d[3]);
-  const Vector even2 = _mm256_sub_ps(d[4], d[2]), odd2 = _mm256_sub_ps(d[3], d[1]);
+  const Vector even2 = d[4] - d[2], odd2 = d[3] - d[1];
   points[0] = multiply_add(d[0], constant(4.f), multiply_add(d[2], constant(-5.f), d[4]));
-  points[1] = _mm256_add_ps(even, odd);
-  points[2] = _mm256_sub_ps(even, odd);
+  points[1] = even + odd;
+  points[2] = even - odd;
   points[3] = multiply_add(odd2, constant(2.f), even2);
   points[4] = multiply_add(odd2, constant(-2.f), even2);
   points[5] = multiply_add(d[1], constant(4.f), multiply_add(d[3], constant(-5.f), d[5]));
@@ -19,16 +17,16 @@ INLINE void transform(const Vector (&d)[kTileReads], Vector (&points)[kTileReads
 
 // The four outputs of the products at these points.
 INLINE void transform_back(const Vector (&m)[kTileReads], Vector (&outputs)[kTile]) {
-  const Vector plus = _mm256_add_ps(m[1], m[2]), minus = _mm256_sub_ps(m[1], m[2]);
-  const Vector plus2 = _mm256_add_ps(m[3], m[4]), minus2 = _mm256_sub_ps(m[3], m[4]);
-  outputs[0] = _mm256_add_ps(m[0], _mm256_add_ps(plus, plus2));
+  const Vector plus = m[1] + m[2], minus = m[1] - m[2];
+  const Vector plus2 = m[3] + m[4], minus2 = m[3] - m[4];
+  outputs[0] = m[0] + (plus + plus2);
   outputs[1] = multiply_add(minus2, constant(2.f), minus);
   outputs[2] = multiply_add(plus2, constant(4.f), plus);
-  outputs[3] = _mm256_add_ps(m[5], multiply_add(minus2, constant(8.f), minus));
+  outputs[3] = m[5] + multiply_add(minus2, constant(8.f), minus);
 }
 
 template <bool kPartial>
-INLINE void vector_to_points(const float* const* from, int64_t channel, __m256i lanes, float* to, int64_t stride) {
+INLINE void vector_to_points(const float* const* from, int64_t channel, Lanes lanes, float* to, int64_t stride) {
   Vector rows[kTileReads][kTileReads];
   UNROLL for (int column = 0; column < kTileReads; ++column) {
     Vector inputs[kTileReads], points[kTileReads];
@@ -51,7 +49,7 @@ INLINE void vector_to_points(const float* const* from, int64_t channel, __m256i 
 }
 
 template <bool kPartial>
-INLINE void vector_from_points(const float* from, int64_t stride, __m256i lanes, const OutputTile& tile,
+INLINE void vector_from_points(const float* from, int64_t stride, Lanes lanes, const OutputTile& tile,
                                int64_t channel) {
   Vector rows[kTile][kTileReads];
   from += channel;
@@ -77,8 +75,6 @@ INLINE void vector_from_points(const float* from, int64_t stride, __m256i lanes,
   }
 }
 
-}  // namespace
-
 void to_points(const InputTile& tile, float* points, int64_t stride) {
   const float* from[kTilePoints];
   for (int64_t i = 0; i < kTilePoints; ++i) {
@@ -86,7 +82,7 @@ void to_points(const InputTile& tile, float* points, int64_t stride) {
     const bool inside = row >= 0 && row < tile.height && column >= 0 && column < tile.width;
     from[i] = inside ? tile.x + (row * tile.width + column) * tile.channels : tile.zeros;
   }
-  const __m256i all = first_lanes(kLanes);
+  const Lanes all = first_lanes(kLanes);
   int64_t channel = 0;
   for (; channel + kLanes <= tile.channels; channel += kLanes) {
     vector_to_points<false>(from, channel, all, points, stride);
@@ -97,7 +93,7 @@ void to_points(const InputTile& tile, float* points, int64_t stride) {
 }
 
 void from_points(const float* points, int64_t stride, const OutputTile& tile) {
-  const __m256i all = first_lanes(kLanes);
+  const Lanes all = first_lanes(kLanes);
   int64_t channel = 0;
   for (; channel + kLanes <= tile.channels; channel += kLanes) {
     vector_from_points<false>(points, stride, all, tile, channel);
@@ -107,7 +103,12 @@ void from_points(const float* points, int64_t stride, const OutputTile& tile) {
   }
 }
 
-}  // namespace avx2
-}  // namespace fcvit_mm
+}  // namespace
 
-#include "vectors_avx2_end.h"
+void set_winograd(Kernels& kernels) {
+  kernels.to_points = to_points;
+  kernels.from_points = from_points;
+}
+
+}  // namespace INSTANCE
+}  // namespace fcvit_mm
