@@ -18,7 +18,7 @@ constexpr int64_t kBlockDepth = 256;
 // Rows that are multiplied twice at a time.
 constexpr int64_t kRowsTwice = 96;
 // Expanded channels that a channel mixer computes at a time.
-constexpr int64_t kFewestHidden = 64, kMostHidden = 128;
+constexpr int64_t kFewestHidden = 64, kMostHidden = 256;
 // Rows of the sums of products of two maps' channels that a thread computes at a time.
 constexpr int64_t kCorrelationRows = 256;
 // Positions for each thread up to which channel mixers divide expanded channels among threads.
