@@ -9,7 +9,7 @@ the image's mean, and lets large depth-wise convolutions mix locally. Any input 
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width, ``h`` heads of ``d = C / h``.
 """
 
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -32,6 +32,7 @@ from .layers import (
     DropPath,
     GroupNorm1,
     PatchEmbed,
+    Snapshot,
     Stage,
     activated,
     can_fuse,
@@ -44,6 +45,7 @@ from .layers import (
     is_pointwise,
     is_unmodified,
     may_bypass,
+    may_use_packed,
     packed_parameters,
     residual,
 )
@@ -160,6 +162,42 @@ class TokenMix(nn.Module):
                 return native.bottleneck(x, *packed)
             return bottleneck(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         return activated(self.fc2, self.act2, activated(self.fc1, self.act1, x))
+
+    def may_pack(self) -> bool:
+        """Check whether nobody replaced or modified what :meth:`pack` is made for, and the mix is of that kind."""
+        context, dwconv = self.global_context, self.dwconv
+        return (
+            type(context) is GlobalContext
+            and context.compete
+            and context.weighted
+            and is_unmodified(context)
+            and type(context.act) is nn.Identity
+            and is_unmodified(context.act)
+            and may_bypass(context.fc1, context.fc2, dwconv)
+            and dwconv.groups == dwconv.in_channels == dwconv.out_channels
+            and dwconv.kernel_size[0] == dwconv.kernel_size[1] > 3
+            and self.fc2 is not None
+            and self.act2 is not None
+            and self.may_fuse(self.fc1, self.fc2, self.act1, self.act2)
+        )
+
+    def pack(self) -> Tuple[Tensor, ...]:
+        """Return the parameters in the order of :func:`native.token_mixer`, weights packed."""
+        context = self.global_context
+        return (
+            native.pack(context.fc1.weight),
+            context.fc1.bias,
+            native.pack(context.fc2.weight),
+            context.fc2.bias,
+            context.rescale_weight,
+            context.rescale_bias,
+            native.pack_taps(self.dwconv.weight),
+            self.dwconv.bias,
+            native.pack(self.fc1.weight),
+            self.fc1.bias,
+            native.pack(self.fc2.weight),
+            self.fc2.bias,
+        )
 
     @staticmethod
     def may_fuse(fc1: nn.Module, fc2: nn.Module, *activations: nn.Module) -> bool:
@@ -283,9 +321,10 @@ class ChannelMixer(nn.Module):
         parameters: List[Any] = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
         _, _, dw_weight, dw_bias, _, _ = parameters
         packed = packed_parameters(x, self.fc1, self.fc2, dw_weight, dw_bias, shortcut)
-        if packed is not None and self.dwconv.kernel_size == (3, 3):
+        if packed is not None and self.dwconv.packed is not None and self.dwconv.kernel_size == (3, 3):
             fc1_weight, fc1_bias, fc2_weight, fc2_bias = packed
-            return native.channel_mixer(x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, shortcut)
+            taps = self.dwconv.packed.of(dw_weight, native.pack_taps)
+            return native.channel_mixer(x, fc1_weight, fc1_bias, taps, dw_bias, fc2_weight, fc2_bias, shortcut)
         if self.recompute and torch.is_grad_enabled():
             x = recomputed_channel_mixer(x, *parameters)
             return x if shortcut is None else shortcut + x
@@ -295,12 +334,16 @@ class ChannelMixer(nn.Module):
 class FCViTBlock(nn.Module):
     """Token mixer and channel mixer, each after a norm, in a scaled residual branch.
 
+    Attributes:
+        packed (Snapshot, optional): What compiled kernels need for the complete block, for inference.
+
     Shape:
         ``(B, C, H, W)`` to the same.
     """
 
     layer_scale1: Optional[nn.Parameter]
     layer_scale2: Optional[nn.Parameter]
+    packed: Optional[Snapshot] = None
 
     def __init__(
         self,
@@ -311,6 +354,7 @@ class FCViTBlock(nn.Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
+        self.channels = channels
         self.norm1 = GroupNorm1(channels)
         self.token_mixer = token_mixer
         self.norm2 = GroupNorm1(channels)
@@ -325,11 +369,69 @@ class FCViTBlock(nn.Module):
             self.register_parameter(name, scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        packed = self.packed_parameters(x)
+        if packed is not None:
+            of_tokens, of_channels = packed
+            x, normed = native.token_mixer(x, *of_tokens)
+            return native.channel_mixer(normed, *of_channels, x)
         x = residual(x, self.token_mixer(self.norm1(x)), self.layer_scale1, self.drop_path)
         normed = self.norm2(x)
         if self.mixer_may_add() and normed.dtype == x.dtype:
             return self.channel_mixer.fused(normed, x)
         return residual(x, self.channel_mixer(normed), self.layer_scale2, self.drop_path)
+
+    def packed_parameters(self, x: Tensor) -> Optional[Tuple[Tuple[Any, ...], Tuple[Any, ...]]]:
+        """Return what :meth:`pack` does, if compiled kernels may compute this map with it."""
+        if self.packed is None or not may_use_packed(x, self.channels):
+            return None
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
+            return None
+        return self.packed.of(self, self.pack)
+
+    def pack(self) -> Optional[Tuple[Tuple[Any, ...], Tuple[Any, ...]]]:
+        """Return what :func:`native.token_mixer` and :func:`native.channel_mixer` take after the map, weights packed.
+
+        ``None`` if somebody replaced or modified what they stand in for, or the block is of another kind.
+        """
+        mixer, norms = self.token_mixer, (self.norm1, self.norm2)
+        if not (
+            type(mixer) is TokenMixer
+            and mixer.spatial_attention is None
+            and all(type(mix) is TokenMix and mix.may_pack() for mix in mixer.mixes)
+            and len({mix.global_context.num_heads for mix in mixer.mixes}) == 1
+            and all(map(is_unmodified, (self, mixer, mixer.mixes, *mixer.mixes, *norms)))
+            and type(self.norm1) is type(self.norm2) is GroupNorm1
+            and self.norm1.eps == self.norm2.eps
+            and not self.norm2.affine
+            and self.mixer_may_add()
+            and self.channel_mixer.dwconv.kernel_size == (3, 3)
+            and all(each.dtype == torch.float32 and each.device.type == 'cpu' for each in self.parameters())
+        ):
+            return None
+        num_heads = mixer.mixes[0].global_context.num_heads
+        if self.channels % (8 * num_heads):
+            return None
+        fc1, dwconv, fc2 = self.channel_mixer.fc1, self.channel_mixer.dwconv, self.channel_mixer.fc2
+        of_mixes = [tensor for mix in mixer.mixes for tensor in mix.pack()]
+        return (
+            (
+                self.norm1.weight,
+                self.norm1.bias,
+                of_mixes,
+                num_heads,
+                self.layer_scale1,
+                self.norm1.eps,
+                GlobalContext.eps,
+            ),
+            (
+                native.pack(fc1.weight),
+                fc1.bias,
+                native.pack_taps(dwconv.weight),
+                dwconv.bias,
+                native.pack(fc2.weight),
+                fc2.bias,
+            ),
+        )
 
     def mixer_may_add(self) -> bool:
         """Check whether the channel mixer's operation may add the map that its output is added to."""

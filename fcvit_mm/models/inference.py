@@ -11,8 +11,9 @@ from torch import Tensor
 from ..ops import triton
 from ..ops.conditions import HALF, lacks_half
 from .backbone import Backbone
+from .fcvit import FCViTBlock
 from .graphs import CudaGraphs
-from .layers import Conv2d, Derived, is_pointwise, is_unmodified
+from .layers import Conv2d, Derived, Snapshot, is_pointwise, is_unmodified
 from .stock_parts import optimize_parts_
 
 #: Largest difference of outputs, in parts of the largest output (at least 1).
@@ -126,14 +127,19 @@ def _narrow(
 
 
 def _pack(backbone: Backbone) -> None:
-    """Store weights as kernels read them, which would copy them at each call: on GPUs depth-wise ones, on CPUs 1x1."""
+    """Store weights as kernels read them, which would copy them at each call: on GPUs depth-wise ones, on CPUs all."""
     for module in backbone.modules():
-        if type(module) is not Conv2d or not is_unmodified(module):
+        if not is_unmodified(module):
             continue
+        if isinstance(module, FCViTBlock):
+            module.packed = Snapshot()
+        if type(module) is not Conv2d:
+            continue
+        is_depthwise = module.groups == module.in_channels == module.out_channels
         if module.weight.is_cuda:
-            if module.groups == module.in_channels == module.out_channels:
+            if is_depthwise:
                 module.weight = nn.Parameter(triton.pack_taps(module.weight), requires_grad=False)
-        elif is_pointwise(module) and module.bias is not None:
+        elif module.bias is not None and (is_depthwise or is_pointwise(module)):
             module.packed = Derived()
 
 

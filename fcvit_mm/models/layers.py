@@ -33,7 +33,7 @@ class Derived:
         """Return ``make(weight)``, as made before if neither the weight nor the conditions changed."""
         if type(weight) not in (Tensor, nn.Parameter):  # of a subclass, such as fake tensors, which have no memory
             return make(weight)
-        key = (weight.data_ptr(), None if weight.is_inference() else weight._version, weight.shape, *conditions)
+        key = (_state_of(weight), weight.shape, *conditions)
         kept = self._made  # key and tensor as one: other threads may be here, too
         if kept is not None and kept[0] == key:
             return kept[1]
@@ -46,12 +46,61 @@ class Derived:
         return {}
 
 
+def _state_of(value: Optional[Tensor]) -> Any:
+    """Return what changes when a tensor's values do."""
+    if value is None:
+        return None
+    return value.data_ptr(), None if value.is_inference() else value._version
+
+
+class Snapshot:
+    """What is made from the parameters of a module and those in it, until one of them changes.
+
+    Changes are those of :class:`Derived`, and of the modules: others in their places, hooks, parametrisations, training
+    or not. It is neither copied nor pickled with the module.
+    """
+
+    _made: Optional[Tuple[Any, ...]] = None
+
+    def of(self, module: nn.Module, make: Callable[[], Any]) -> Any:
+        """Return ``make()``, as made before if nothing changed.
+
+        Args:
+            module (nn.Module): Whose parameters, and whose modules' parameters, it is made from.
+            make (Callable): Returns what is kept, or ``None`` if the modules do not allow it.
+        """
+        kept = self._made  # as one: other threads may be here, too
+        if kept is not None:
+            children, modules, parameters, made = kept
+            if (
+                all(place.get(name) is child for place, name, child in children)
+                and all(each.training == training and is_unmodified(each) for each, training in modules)
+                and not has_global_hooks()
+                and all(
+                    place.get(name) is value and _state_of(value) == state for place, name, value, state in parameters
+                )
+            ):
+                return made
+        self._made = None
+        made = make()
+        if made is not None:
+            modules = [(each, each.training) for each in module.modules()]
+            children = [(each._modules, *child) for each, _ in modules for child in each._modules.items()]
+            named = [(each._parameters, *value) for each, _ in modules for value in each._parameters.items()]
+            parameters = [(place, name, value, _state_of(value)) for place, name, value in named]
+            self._made = children, modules, parameters, made
+        return made
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {}
+
+
 class Conv2d(nn.Conv2d):
     """``nn.Conv2d``, computed by the fastest implementation for its input.
 
     Attributes:
-        packed (Derived, optional): The weight of a 1x1 kernel as compiled kernels read it, for inference;
-            see :func:`packed_parameters`.
+        packed (Derived, optional): The weight of a 1x1 or a depth-wise kernel as compiled kernels read it, for
+            inference; see :func:`packed_parameters`.
     """
 
     packed: Optional[Derived] = None
@@ -126,6 +175,25 @@ def may_bypass(*layers: nn.Module) -> bool:
     return not has_global_hooks()
 
 
+def may_use_packed(x: Tensor, channels: int, *others: Optional[Tensor]) -> bool:
+    """Check whether compiled kernels may compute a map with packed weights.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``.
+        channels (int): What C is expected to be.
+        others (Tensor, optional): What it is computed with.
+    """
+    return not (
+        is_traced()
+        or current_mode() == 'reference'
+        or is_transformed()
+        or x.ndim != 4
+        or x.shape[1] != channels
+        or not native.applies(x, *others)
+        or needs_grad(x, *others)
+    )
+
+
 def packed_parameters(x: Tensor, fc1: Conv2d, fc2: Conv2d, *others: Optional[Tensor]) -> Optional[Tuple[Any, ...]]:
     """Return weights and biases of two 1x1 convolutions as compiled kernels read them, if those may compute this map.
 
@@ -142,16 +210,7 @@ def packed_parameters(x: Tensor, fc1: Conv2d, fc2: Conv2d, *others: Optional[Ten
     """
     if fc1.packed is None or fc2.packed is None:
         return None
-    parameters = (fc1.weight, fc1.bias, fc2.weight, fc2.bias, *others)
-    if (
-        is_traced()
-        or current_mode() == 'reference'
-        or is_transformed()
-        or x.ndim != 4
-        or x.shape[1] != fc1.in_channels
-        or not native.applies(x, *parameters)
-        or needs_grad(x, *parameters)
-    ):
+    if not may_use_packed(x, fc1.in_channels, fc1.weight, fc1.bias, fc2.weight, fc2.bias, *others):
         return None
     return fc1.packed.of(fc1.weight, native.pack), fc1.bias, fc2.packed.of(fc2.weight, native.pack), fc2.bias
 

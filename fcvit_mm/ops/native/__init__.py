@@ -79,7 +79,18 @@ def _flops_of_pointwise(grad: Sequence[int], x: Sequence[int], **_: Any) -> int:
     return 2 * math.prod(grad) * x[1]
 
 
+def _flops_of_token_mixer(
+    x: Sequence[int], norm_weight: Any, norm_bias: Any, mixes: Sequence[Sequence[int]], *_: Any, **__: Any
+) -> int:
+    batch, channels, height, width = x
+    # Of layers (outputs / P, inputs, P) and taps (C / L, k * k, L), rounded up to whole panels.
+    positions = [batch, batch, batch * height * width, batch * height * width, batch * height * width]
+    weights = [shape for shape in mixes if len(shape) == 3]
+    return sum(2 * count * math.prod(shape) for shape, count in zip(weights, positions * (len(weights) // 5)))
+
+
 _FLOPS: Dict[str, Callable[..., int]] = {
+    'token_mixer': _flops_of_token_mixer,
     'depthwise_conv2d_grad_weight': _flops_of_taps,
     'dwconv_gelu_grad_': _flops_of_taps_and_convolution,
     'pointwise_conv2d_grad_weight': _flops_of_pointwise,
@@ -228,6 +239,17 @@ def _panels(weight: Tensor) -> Tensor:
     return padded.reshape(*points, channels, -1, width).transpose(-3, -2).contiguous()
 
 
+def pack_taps(weight: Tensor) -> Tensor:
+    """Arrange the weight ``(C, 1, k, k)`` of a depth-wise convolution as the kernels read it: ``(C / L, k * k, L)``.
+
+    L is half of :func:`panel_width`, and C rounded up to a multiple of it. :func:`token_mixer` and
+    :func:`channel_mixer` take it.
+    """
+    width = panel_width()
+    taps = F.pad(weight.detach().flatten(1), (0, 0, 0, -len(weight) % width))
+    return taps.reshape(-1, width // 2, taps.shape[1]).transpose(1, 2).contiguous()
+
+
 def winograd_conv2d(x: Tensor, panels: Tensor, outputs: int, bias: Optional[Tensor] = None) -> Tensor:
     """Compute the 3x3 convolution with one zero around the map by Winograd's tiles, without derivatives.
 
@@ -263,12 +285,42 @@ def channel_mixer(
 ) -> Tensor:
     """Compute the channel mixer for a few rows and expanded channels at a time, without derivatives.
 
-    Args, Returns: As of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3; ``fc1_weight`` and
-        ``fc2_weight`` may be those of :func:`pack`.
+    Args, Returns: As of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3. The weights may be those of
+        :func:`pack` and :func:`pack_taps`, all three or none.
     """
     return torch.ops.fcvit_mm_cpu.channel_mixer(
         x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, shortcut
     )
+
+
+def token_mixer(
+    x: Tensor,
+    norm_weight: Optional[Tensor],
+    norm_bias: Optional[Tensor],
+    mixes: Sequence[Tensor],
+    num_heads: int,
+    scale: Optional[Tensor],
+    eps: float,
+    context_eps: float,
+) -> Tuple[Tensor, Tensor]:
+    """Compute the first half of a block, image by image where there are enough of them, without derivatives.
+
+    Args:
+        x (Tensor): ``(B, C, H, W)``, float32, a multiple of 8 channels for each head.
+        norm_weight (Tensor, optional): ``(C,)``, of the GroupNorm of one group at the beginning.
+        norm_bias (Tensor, optional): ``(C,)``.
+        mixes (Sequence[Tensor]): For each token mix weight and bias of the context's two linear layers, weight and bias
+            of its scale, and weight and bias of the depth-wise and the two 1x1 convolutions; weights as of :func:`pack`
+            and :func:`pack_taps`, the kernel larger than 3x3.
+        num_heads (int): Of the context's similarities.
+        scale (Tensor, optional): ``(C,)``, what the mixes' result is multiplied with before ``x`` is added.
+        eps (float): Of the norms.
+        context_eps (float): Added to the similarities' deviation.
+
+    Returns:
+        tuple[Tensor]: The map, and its GroupNorm without weight and bias: both ``(B, C, H, W)`` in channels_last.
+    """
+    return torch.ops.fcvit_mm_cpu.token_mixer(x, norm_weight, norm_bias, mixes, num_heads, scale, eps, context_eps)
 
 
 def add_global_context(

@@ -66,13 +66,13 @@ void convolve_large(const Convolution& conv, int64_t batch) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t band = i % bands, strip = i / bands % strips, image = i / bands / strips % batch;
       const int64_t block = i / bands / strips / batch;
-      if (block != packed) {
+      if (!conv.taps && block != packed) {
         kernels().pack_taps(conv, block * kernels().block, kernels().block, taps);
         packed = block;
       }
       const Region region{image, block * kernels().block, band * rows, std::min((band + 1) * rows, conv.height),
                                 strip * columns, std::min((strip + 1) * columns, conv.width)};
-      kernels().convolve_region(conv, region, taps, taps + taps_size);
+      kernels().convolve_region(conv, region, conv.taps ? conv.taps + block * taps_size : taps, taps + taps_size);
     }
   });
 }

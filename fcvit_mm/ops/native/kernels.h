@@ -13,6 +13,7 @@ struct Convolution {
   float* out;
   int64_t height, width, channels, kernel;
   bool gelu;
+  const float* taps;  // the weight as of pack_taps, for whole blocks of channels; or null
 };
 
 // The outputs of one image in these rows and columns, for a block of channels from `channel` on.

@@ -60,6 +60,13 @@ int64_t check_columns(const char* name, const Tensor& weight, const Tensor& bias
   return bias.numel();
 }
 
+// Depth-wise weights as pack_taps arranges those of whole blocks of channels: (channels / lanes rounded up, k * k, lanes).
+void check_taps(const char* name, const Tensor& taps, int64_t channels, int64_t kernel) {
+  const int64_t vectors = divide_up(channels, kernels().block) * (kernels().block / kernels().lanes);
+  check_shape(name, taps, {vectors, kernel * kernel, kernels().lanes});
+  TORCH_CHECK(taps.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
+}
+
 // Whether both weights are packed.
 bool check_both(const Tensor& fc1_weight, const Tensor& fc2_weight) {
   const bool packed = fc1_weight.dim() == 3;
@@ -267,8 +274,12 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
   const bool packed = check_both(fc1_weight, fc2_weight);
   const int64_t hidden = check_columns("fc1_weight", fc1_weight, fc1_bias, x.size(1));
   check_shape("fc1_bias", fc1_bias, {hidden});
-  check_shape("dw_weight", dw_weight, {hidden, 1, 3, 3});
   check_shape("dw_bias", dw_bias, {hidden});
+  if (packed) {
+    check_taps("dw_weight", dw_weight, hidden, 3);
+  } else {
+    check_shape("dw_weight", dw_weight, {hidden, 1, 3, 3});
+  }
   if (packed) {
     check_columns("fc2_weight", fc2_weight, fc2_bias, hidden);
   } else {
@@ -295,6 +306,85 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
        hidden, packed, values(0), values(1), values(2), values(3), values(4), values(5),
        shortcut ? added.const_data_ptr<float>() : nullptr});
   return out;
+}
+
+// The number of positions of a map whose channels the kernels can divide among so many heads.
+int64_t check_heads(const Tensor& x, int64_t num_heads) {
+  check_map(x);
+  const int64_t channels = x.size(1);
+  TORCH_CHECK(num_heads > 0 && channels % (num_heads * kMapLanes) == 0, "fcvit_mm_cpu: x has ", channels,
+              " channels, expected a multiple of ", kMapLanes, " for each of num_heads=", num_heads);
+  return x.size(2) * x.size(3);
+}
+
+// Parameters of a token mix, in this order: see TokenMix.
+constexpr int64_t kOfTokenMix = 12;
+
+std::tuple<Tensor, Tensor> token_mixer(const Tensor& x, const OptionalTensor& norm_weight,
+                                       const OptionalTensor& norm_bias, at::TensorList mixes, int64_t num_heads,
+                                       const OptionalTensor& scale, double eps, double context_eps) {
+  check_heads(x, num_heads);
+  const int64_t channels = x.size(1);
+  TORCH_CHECK(!mixes.empty() && mixes.size() % kOfTokenMix == 0, "fcvit_mm_cpu: mixes has ", mixes.size(),
+              " tensors, expected ", kOfTokenMix, " for each token mix");
+  for (const auto& [name, vector] :
+       {std::make_pair("norm_weight", &norm_weight), std::make_pair("norm_bias", &norm_bias), std::make_pair("scale", &scale)}) {
+    if (*vector) {
+      check_shape(name, **vector, {channels});
+    }
+  }
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  std::vector<Tensor> kept;  // contiguous ones
+  const auto values = [&](const Tensor& tensor) {
+    kept.push_back(tensor.contiguous());
+    return kept.back().const_data_ptr<float>();
+  };
+  Tensor out = empty_map(x, channels), normed = empty_map(x, channels);
+  if (out.numel() == 0) {
+    return {out, normed};
+  }
+  TokenMixer mixer{map.const_data_ptr<float>(), out.mutable_data_ptr<float>(), normed.mutable_data_ptr<float>(),
+                   x.size(0), x.size(2), x.size(3), channels, num_heads,
+                   norm_weight ? values(*norm_weight) : nullptr, norm_bias ? values(*norm_bias) : nullptr, {},
+                   scale ? values(*scale) : nullptr, eps, context_eps};
+  for (size_t i = 0; i < mixes.size(); i += kOfTokenMix) {
+    const auto of = [&](int64_t index) -> const Tensor& { return mixes[i + index]; };
+    TokenMix mix{};
+    const int64_t candidates = check_columns("context fc1_weight", of(0), of(1), channels);
+    mix.context_hidden = candidates / 2;
+    check_shape("context fc1_bias", of(1), {2 * mix.context_hidden});
+    check_columns("context fc2_weight", of(2), of(3), mix.context_hidden);
+    check_shape("context fc2_bias", of(3), {channels});
+    check_shape("rescale_weight", of(4), {num_heads});
+    check_shape("rescale_bias", of(5), {num_heads});
+    TORCH_CHECK(of(6).dim() == 3, "fcvit_mm_cpu: taps is ", of(6).sizes(), ", expected packed");
+    mix.kernel = static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(of(6).size(1)))));
+    check_taps("taps", of(6), channels, mix.kernel);
+    TORCH_CHECK(mix.kernel % 2 == 1 && mix.kernel > 3, "fcvit_mm_cpu: kernel size is ", mix.kernel,
+                ", expected an odd one above 3");
+    check_shape("dwconv bias", of(7), {channels});
+    mix.hidden = check_columns("fc1_weight", of(8), of(9), channels);
+    check_shape("fc1_bias", of(9), {mix.hidden});
+    check_columns("fc2_weight", of(10), of(11), mix.hidden);
+    check_shape("fc2_bias", of(11), {channels});
+    TORCH_CHECK(of(0).dim() == 3 && of(2).dim() == 3 && of(8).dim() == 3 && of(10).dim() == 3,
+                "fcvit_mm_cpu: weights of token mixes are not packed");
+    mix.context_fc1 = values(of(0));
+    mix.context_fc1_bias = values(of(1));
+    mix.context_fc2 = values(of(2));
+    mix.context_fc2_bias = values(of(3));
+    mix.rescale_weight = values(of(4));
+    mix.rescale_bias = values(of(5));
+    mix.taps = values(of(6));
+    mix.taps_bias = values(of(7));
+    mix.fc1 = values(of(8));
+    mix.fc1_bias = values(of(9));
+    mix.fc2 = values(of(10));
+    mix.fc2_bias = values(of(11));
+    mixer.mixes.push_back(mix);
+  }
+  mix_tokens(mixer);
+  return {out, normed};
 }
 
 Tensor add_global_context(const Tensor& x, const Tensor& means, const Tensor& context, int64_t num_heads,
@@ -341,16 +431,6 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& panels, int64_t outputs, c
   return out;
 }
 
-// What the gradients of the global context are made of: products of each position and head of a map with a vector, and
-// sums over positions.
-int64_t check_heads(const Tensor& x, int64_t num_heads) {
-  check_map(x);
-  const int64_t channels = x.size(1);
-  TORCH_CHECK(num_heads > 0 && channels % (num_heads * kMapLanes) == 0, "fcvit_mm_cpu: x has ", channels,
-              " channels, expected a multiple of ", kMapLanes, " for each of num_heads=", num_heads);
-  return x.size(2) * x.size(3);
-}
-
 // Calls `compute` with an image, the first position and how many, for blocks of positions of all images; of a map
 // without values it does not.
 template <typename Compute>
@@ -366,6 +446,8 @@ void for_blocks(const Tensor& x, int64_t rows, const Compute& compute) {
 
 int64_t rows_of_block(int64_t channels) { return std::max<int64_t>(kBlockValues / std::max<int64_t>(channels, 1), 1); }
 
+// What the gradients of the global context are made of: products of each position and head of a map with a vector, and
+// sums over positions.
 Tensor similarities(const Tensor& x, const Tensor& vectors, int64_t num_heads) {
   const int64_t positions = check_heads(x, num_heads), channels = x.size(1);
   check_shape("vectors", vectors, {x.size(0), channels});
@@ -552,6 +634,11 @@ Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor
   return meta(x, x, {});
 }
 
+std::tuple<Tensor, Tensor> meta_of_token_mixer(const Tensor& x, const OptionalTensor&, const OptionalTensor&,
+                                               at::TensorList, int64_t, const OptionalTensor&, double, double) {
+  return {meta(x, x, {}), meta(x, x, {})};
+}
+
 Tensor meta_of_similarities(const Tensor& x, const Tensor&, int64_t num_heads) {
   return at::empty_symint({x.sym_size(0), x.sym_size(2) * x.sym_size(3), num_heads}, x.options());
 }
@@ -618,6 +705,9 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
       "channel_mixer(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor dw_weight, Tensor dw_bias, "
       "Tensor fc2_weight, Tensor fc2_bias, Tensor? shortcut=None) -> Tensor");
   library.def(
+      "token_mixer(Tensor x, Tensor? norm_weight, Tensor? norm_bias, Tensor[] mixes, int num_heads, Tensor? scale, "
+      "float eps, float context_eps) -> (Tensor, Tensor)");
+  library.def(
       "add_global_context(Tensor x, Tensor means, Tensor context, int num_heads, Tensor rescale_weight, "
       "Tensor rescale_bias, float eps) -> Tensor");
   library.def("similarities(Tensor x, Tensor vectors, int num_heads) -> Tensor");
@@ -642,6 +732,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("winograd_conv2d", winograd_conv2d);
   library.impl("bottleneck", bottleneck);
   library.impl("channel_mixer", channel_mixer);
+  library.impl("token_mixer", token_mixer);
   library.impl("add_global_context", add_global_context);
   library.impl("similarities", similarities);
   library.impl("add_weighted", add_weighted);
@@ -665,6 +756,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("winograd_conv2d", meta_of_winograd);
   library.impl("bottleneck", meta_of_bottleneck);
   library.impl("channel_mixer", meta_of_mixer);
+  library.impl("token_mixer", meta_of_token_mixer);
   library.impl("add_global_context", meta_of_context);
   library.impl("similarities", meta_of_similarities);
   library.impl("add_weighted", meta_of_scaled);

@@ -107,6 +107,19 @@ void correlate(const Correlation& all) {
   });
 }
 
+void multiply_rows_twice(const Product& first, const Product& second, int64_t row, int64_t count, float* between) {
+  Product product = first;
+  product.rows += row * first.row_stride;
+  product.count = count;
+  product.out = between;
+  kernels().multiply(product);
+  product = second;
+  product.rows = between;
+  product.count = count;
+  product.out += row * second.out_stride;
+  kernels().multiply(product);
+}
+
 // Two 1x1 convolutions one after the other, for a block of rows at a time: what is between them stays in the cache.
 void multiply_twice(const Product& first, const float* first_weight, const Product& second,
                     const float* second_weight, bool packed) {
@@ -118,28 +131,18 @@ void multiply_twice(const Product& first, const float* first_weight, const Produ
       return divide_up(product.columns, kernels().block) * kernels().block * product.depth;
     };
     float* const between = thread_buffer(rows * first.columns + kernels().block + (packed ? 0 : size(first) + size(second)));
-    const float *first_panels = first_weight, *second_panels = second_weight;
+    Product own_first = first, own_second = second;
+    own_first.panels = first_weight;
+    own_second.panels = second_weight;
     if (!packed) {
       float* const panels = between + divide_up(rows * first.columns, kernels().block) * kernels().block;
       kernels().pack_panels(first_weight, first.depth, first.columns, first.depth, panels);
       kernels().pack_panels(second_weight, second.depth, second.columns, second.depth, panels + size(first));
-      first_panels = panels;
-      second_panels = panels + size(first);
+      own_first.panels = panels;
+      own_second.panels = panels + size(first);
     }
     for (int64_t i = begin; i < end; ++i) {
-      Product product = first;
-      product.panels = first_panels;
-      product.rows += i * rows * first.row_stride;
-      product.count = std::min(rows, first.count - i * rows);
-      product.out = between;
-      kernels().multiply(product);
-      const int64_t count = product.count;
-      product = second;
-      product.panels = second_panels;
-      product.rows = between;
-      product.count = count;
-      product.out += i * rows * second.out_stride;
-      kernels().multiply(product);
+      multiply_rows_twice(own_first, own_second, i * rows, std::min(rows, first.count - i * rows), between);
     }
   });
 }
@@ -241,7 +244,11 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
                         parts[0]);
       kernels().pack_panels(mixer.reduce + part.first, mixer.hidden, mixer.channels, part.count, parts[1]);
     }
-    kernels().pack_taps(weights, part.first, divide_up(part.count, kernels().lanes) * kernels().lanes, parts[2]);
+    if (mixer.packed) {
+      part.taps = mixer.taps + part.first * 9;
+    } else {
+      kernels().pack_taps(weights, part.first, divide_up(part.count, kernels().lanes) * kernels().lanes, parts[2]);
+    }
     for (int64_t i = share.begin; i < share.end; ++i) {
       const int64_t band = i % share.bands;
       mix_rows(mixer, part, i / share.bands, band * mixer.height / share.bands,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 
@@ -60,6 +61,10 @@ void correlate(const Correlation& all);
 void multiply_twice(const Product& first, const float* first_weight, const Product& second,
                     const float* second_weight, bool packed);
 
+// The same of `count` rows from `row` on, without threads. The panels of both are set; `between` is for what is between
+// them: the second may overwrite the rows of the first.
+void multiply_rows_twice(const Product& first, const Product& second, int64_t row, int64_t count, float* between);
+
 // Channel mixers: 1x1 convolution to more channels, 3x3 depth-wise convolution, GELU, 1x1 convolution back.
 struct Mixer {
   const float* x;
@@ -67,11 +72,38 @@ struct Mixer {
   int64_t batch, height, width, channels, hidden;
   bool packed;                        // `expand` and `reduce` are as of pack_panels
   const float *expand, *expand_bias;  // (hidden, channels)
-  const float *taps, *taps_bias;      // (hidden, 3, 3)
+  const float *taps, *taps_bias;      // (hidden, 3, 3), or as of pack_taps if `packed`
   const float *reduce, *reduce_bias;  // (channels, hidden)
   const float* shortcut;              // a map to add, or null
 };
 void mix(const Mixer& mixer);
+
+// ---- token_mixer.cpp ----
+
+// Adds the global context, convolves depth-wise, and takes two 1x1 convolutions, GELU after each. Weights of products are
+// as of pack_panels, those of depth-wise convolutions as of pack_taps.
+struct TokenMix {
+  int64_t context_hidden;
+  const float *context_fc1, *context_fc1_bias;  // (2 context_hidden, channels)
+  const float *context_fc2, *context_fc2_bias;  // (channels, context_hidden)
+  const float *rescale_weight, *rescale_bias;   // (heads)
+  int64_t kernel;                               // not 3
+  const float *taps, *taps_bias;
+  int64_t hidden;
+  const float *fc1, *fc1_bias, *fc2, *fc2_bias;
+};
+// GroupNorm of one group, token mixes, the residual, and GroupNorm without a weight of that: the map after the residual,
+// and the normed one.
+struct TokenMixer {
+  const float* x;
+  float *out, *normed;
+  int64_t batch, height, width, channels, heads;
+  const float *norm_weight, *norm_bias;  // (channels), each may be null
+  std::vector<TokenMix> mixes;
+  const float* scale;  // of the branch, (channels), or null
+  double eps, context_eps;
+};
+void mix_tokens(const TokenMixer& mixer);
 
 // ---- maps.cpp ----
 

@@ -1,0 +1,237 @@
+// Token mixers with all that surrounds them in a block, on several threads.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "threads.h"
+
+namespace fcvit_mm {
+namespace {
+
+// Values that a pass reads at a time: a part of a first-level cache, as sums of their channels read them twice.
+constexpr int64_t kPassValues = 8 * 1024;
+// Rows that are multiplied at a time, at least and at most, and parts of an image that there are if rows suffice.
+constexpr int64_t kFewestRows = 24, kMostRows = 96, kParts = 8;
+
+// Parts of an image, of about as many positions each. They do not depend on the number of threads, nor do the sums that
+// are made of theirs.
+struct Blocks {
+  int64_t positions, count;
+
+  Blocks(int64_t of, int64_t most) : positions(of), count(divide_up(of, std::max<int64_t>(most, 1))) {}
+
+  // Calls `compute` with a block, its first position and how many, on several threads unless this is one of them.
+  template <typename Compute>
+  void each(const Compute& compute) const {
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t position = i * positions / count;
+        compute(i, position, (i + 1) * positions / count - position);
+      }
+    });
+  }
+};
+
+// Sums over the positions of a map of one image, by blocks.
+class Sums {
+ public:
+  Sums(const Blocks& passes, const Blocks& products, int64_t channels)
+      : positions_(passes.positions),
+        channels_(channels),
+        ones_(std::max(divide_up(positions_, passes.count), divide_up(positions_, products.count)), 1.f),
+        moments_(2 * passes.count),
+        sums_(std::max(passes.count, products.count) * channels) {}
+
+  // What a block of a map adds to the means of its channels.
+  void add_channels(int64_t block, const float* map, int64_t position, int64_t count) {
+    float* const sums = sums_.data() + block * channels_;
+    std::fill_n(sums, channels_, 0.f);
+    kernels().add_weighted(map + position * channels_, ones_.data(), count, channels_, 1, sums);
+  }
+
+  // The means of channels, after add_channels of all blocks.
+  void finish_channels(const Blocks& blocks, double* means) const {
+    std::fill_n(means, channels_, 0.);
+    for (int64_t block = 0; block < blocks.count; ++block) {
+      for (int64_t i = 0; i < channels_; ++i) {
+        means[i] += sums_[block * channels_ + i];
+      }
+    }
+    for (int64_t i = 0; i < channels_; ++i) {
+      means[i] /= positions_;
+    }
+  }
+
+  // What a block adds to mean and variance.
+  void add_moments(int64_t block, const float* map, int64_t position, int64_t count, float shift) {
+    moments_[2 * block] = moments_[2 * block + 1] = 0.;
+    kernels().add_moments(map + position * channels_, count * channels_, shift, moments_[2 * block],
+                          moments_[2 * block + 1]);
+  }
+
+  // Mean, and one over the deviation, after add_moments of all blocks with this shift.
+  std::pair<float, double> finish_moments(float shift, double eps) const {
+    double sum = 0., squares = 0.;
+    for (size_t i = 0; i < moments_.size(); i += 2) {
+      sum += moments_[i];
+      squares += moments_[i + 1];
+    }
+    const double values = static_cast<double>(positions_) * channels_;
+    const double shifted = sum / values, variance = squares / values - shifted * shifted;
+    return {static_cast<float>(shifted + shift), 1 / std::sqrt(std::max(variance, 0.) + eps)};
+  }
+
+ private:
+  int64_t positions_, channels_;
+  std::vector<float> ones_;
+  std::vector<double> moments_;
+  std::vector<float> sums_;
+};
+
+// The context vector of an image: a layer to two candidates for each value, the larger of them, a layer back.
+void find_context(const TokenMix& mix, int64_t channels, const float* means, float* context) {
+  std::vector<float> candidates(2 * mix.context_hidden);
+  Product product{};
+  product.rows = means;
+  product.row_stride = product.depth = channels;
+  product.count = 1;
+  product.panels = mix.context_fc1;
+  product.columns = product.out_stride = 2 * mix.context_hidden;
+  product.bias = mix.context_fc1_bias;
+  product.out = candidates.data();
+  kernels().multiply(product);
+  for (int64_t i = 0; i < mix.context_hidden; ++i) {
+    const float a = candidates[i], b = candidates[mix.context_hidden + i];
+    candidates[i] = a > b || a != a ? a : b;  // not-a-number stays so
+  }
+  product.rows = candidates.data();
+  product.row_stride = product.depth = mix.context_hidden;
+  product.panels = mix.context_fc2;
+  product.columns = product.out_stride = channels;
+  product.bias = mix.context_fc2_bias;
+  product.out = context;
+  kernels().multiply(product);
+}
+
+// One image of a block's first half. `a` and `b` have as many values as the sums.
+void mix_image(const TokenMixer& mixer, int64_t index, float* a, float* b) {
+  const int64_t channels = mixer.channels, positions = mixer.height * mixer.width, heads = mixer.heads;
+  const Blocks passes(positions, kPassValues / channels);
+  const Blocks products(positions, std::min(std::max(divide_up(positions, kParts), kFewestRows), kMostRows));
+  Sums sums(passes, products, channels);
+  const int64_t values = positions * channels;
+  const float* const x = mixer.x + index * values;
+  float *const out = mixer.out + index * values, *const normed = mixer.normed + index * values;
+  std::vector<double> channel_means(channels);
+  std::vector<float> factors(channels), shifts(channels), means(channels), scaled(channels), context(channels);
+  std::vector<float> similarity(positions * heads), of_heads(heads);
+  std::vector<double> squares(passes.count);
+
+  passes.each([&](int64_t block, int64_t position, int64_t count) {
+    sums.add_moments(block, x, position, count, *x);
+    sums.add_channels(block, x, position, count);
+  });
+  auto [mean, inverse] = sums.finish_moments(*x, mixer.eps);
+  sums.finish_channels(passes, channel_means.data());
+  for (int64_t i = 0; i < channels; ++i) {
+    factors[i] = static_cast<float>(inverse * (mixer.norm_weight ? mixer.norm_weight[i] : 1.f));
+    shifts[i] = mixer.norm_bias ? mixer.norm_bias[i] : 0.f;
+    channel_means[i] = (channel_means[i] - mean) * factors[i] + shifts[i];
+  }
+
+  const double scale = 1 / std::sqrt(static_cast<double>(channels / heads));
+  bool first = true;
+  for (const TokenMix& mix : mixer.mixes) {
+    for (int64_t i = 0; i < channels; ++i) {
+      means[i] = static_cast<float>(channel_means[i]);
+      scaled[i] = static_cast<float>(means[i] * scale);
+    }
+    find_context(mix, channels, means.data(), context.data());
+    const Context of_image{channels, heads, scaled.data(), context.data(), mix.rescale_bias};
+    // The mean over positions is the similarity of the means.
+    kernels().similarities(of_image, means.data(), 1, 0.f, of_heads.data());
+    const float mean_similarity =
+        static_cast<float>(std::accumulate(of_heads.begin(), of_heads.end(), 0.) / heads);
+    passes.each([&](int64_t block, int64_t position, int64_t count) {
+      float* const own = a + position * channels;
+      if (first) {
+        kernels().scale(x + position * channels, mean, factors.data(), shifts.data(), count, channels, own);
+      }
+      squares[block] =
+          kernels().similarities(of_image, own, count, mean_similarity, similarity.data() + position * heads);
+    });
+    first = false;
+    const double freedom = std::max<double>(static_cast<double>(heads) * positions - 1, 1);
+    const double deviation = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.) / freedom);
+    for (int64_t head = 0; head < heads; ++head) {
+      of_heads[head] = static_cast<float>(mix.rescale_weight[head] / (deviation + mixer.context_eps));
+    }
+    passes.each([&](int64_t, int64_t position, int64_t count) {
+      float* const own = a + position * channels;
+      kernels().add_context(of_image, own, count, similarity.data() + position * heads, of_heads.data(), own);
+    });
+    Convolution conv{a, nullptr, mix.taps_bias, b, mixer.height, mixer.width, channels, mix.kernel, false};
+    conv.taps = mix.taps;
+    convolve_large(conv, 1);
+    Product reduce{}, expand{};
+    reduce.rows = expand.out = b;
+    reduce.row_stride = reduce.depth = expand.columns = expand.out_stride = channels;
+    reduce.columns = reduce.out_stride = expand.row_stride = expand.depth = mix.hidden;
+    reduce.panels = mix.fc1;
+    reduce.bias = mix.fc1_bias;
+    expand.panels = mix.fc2;
+    expand.bias = mix.fc2_bias;
+    reduce.gelu = expand.gelu = true;
+    products.each([&](int64_t block, int64_t position, int64_t count) {
+      multiply_rows_twice(reduce, expand, position, count, thread_buffer(count * mix.hidden));
+      sums.add_channels(block, b, position, count);
+    });
+    sums.finish_channels(products, channel_means.data());
+    std::swap(a, b);
+  }
+
+  // The residual, then the norm of it.
+  const std::vector<float> ones(channels, 1.f), zeros(channels);
+  const float* const of_branch = mixer.scale ? mixer.scale : ones.data();
+  const float shift = x[0] + a[0] * of_branch[0];
+  passes.each([&](int64_t block, int64_t position, int64_t count) {
+    const int64_t start = position * channels;
+    kernels().add_scaled(x + start, a + start, of_branch, count, channels, out + start);
+    sums.add_moments(block, out, position, count, shift);
+  });
+  std::tie(mean, inverse) = sums.finish_moments(shift, mixer.eps);
+  std::fill(factors.begin(), factors.end(), static_cast<float>(inverse));
+  passes.each([&](int64_t, int64_t position, int64_t count) {
+    const int64_t start = position * channels;
+    kernels().scale(out + start, mean, factors.data(), zeros.data(), count, channels, normed + start);
+  });
+}
+
+}  // namespace
+
+void mix_tokens(const TokenMixer& mixer) {
+  const int64_t threads = at::get_num_threads(), values = mixer.height * mixer.width * mixer.channels;
+  const auto mix_images = [&](int64_t begin, int64_t end) {
+    const at::Tensor memory = at::empty({2 * values}, at::kFloat);
+    float* const first = memory.mutable_data_ptr<float>();
+    for (int64_t i = begin; i < end; ++i) {
+      mix_image(mixer, i, first, first + values);
+    }
+  };
+  // Images one after the other, while they are in a thread's cache, if there are enough of them for the threads.
+  if (mixer.batch % threads == 0 || mixer.batch >= 4 * threads) {
+    at::parallel_for(0, mixer.batch, 1, mix_images);
+  } else {
+    mix_images(0, mixer.batch);
+  }
+}
+
+}  // namespace fcvit_mm
