@@ -182,7 +182,7 @@ class TokenMix(nn.Module):
         )
 
     def pack(self) -> Tuple[Tensor, ...]:
-        """Return the parameters in the order of :func:`native.token_mixer`, weights packed."""
+        """Return the parameters in the order of :func:`native.fcvit_block`, weights packed."""
         context = self.global_context
         return (
             native.pack(context.fc1.weight),
@@ -371,16 +371,14 @@ class FCViTBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         packed = self.packed_parameters(x)
         if packed is not None:
-            of_tokens, of_channels = packed
-            x, normed = native.token_mixer(x, *of_tokens)
-            return native.channel_mixer(normed, *of_channels, x)
+            return native.fcvit_block(x, *packed)
         x = residual(x, self.token_mixer(self.norm1(x)), self.layer_scale1, self.drop_path)
         normed = self.norm2(x)
         if self.mixer_may_add() and normed.dtype == x.dtype:
             return self.channel_mixer.fused(normed, x)
         return residual(x, self.channel_mixer(normed), self.layer_scale2, self.drop_path)
 
-    def packed_parameters(self, x: Tensor) -> Optional[Tuple[Tuple[Any, ...], Tuple[Any, ...]]]:
+    def packed_parameters(self, x: Tensor) -> Optional[Tuple[Any, ...]]:
         """Return what :meth:`pack` does, if compiled kernels may compute this map with it."""
         if self.packed is None or not may_use_packed(x, self.channels):
             return None
@@ -388,8 +386,8 @@ class FCViTBlock(nn.Module):
             return None
         return self.packed.of(self, self.pack)
 
-    def pack(self) -> Optional[Tuple[Tuple[Any, ...], Tuple[Any, ...]]]:
-        """Return what :func:`native.token_mixer` and :func:`native.channel_mixer` take after the map, weights packed.
+    def pack(self) -> Optional[Tuple[Any, ...]]:
+        """Return what :func:`native.fcvit_block` takes after the map.
 
         ``None`` if somebody replaced or modified what they stand in for, or the block is of another kind.
         """
@@ -412,25 +410,22 @@ class FCViTBlock(nn.Module):
         if self.channels % (8 * num_heads):
             return None
         fc1, dwconv, fc2 = self.channel_mixer.fc1, self.channel_mixer.dwconv, self.channel_mixer.fc2
-        of_mixes = [tensor for mix in mixer.mixes for tensor in mix.pack()]
         return (
-            (
-                self.norm1.weight,
-                self.norm1.bias,
-                of_mixes,
-                num_heads,
-                self.layer_scale1,
-                self.norm1.eps,
-                GlobalContext.eps,
-            ),
-            (
+            self.norm1.weight,
+            self.norm1.bias,
+            [tensor for mix in mixer.mixes for tensor in mix.pack()],
+            num_heads,
+            self.layer_scale1,
+            [
                 native.pack(fc1.weight),
                 fc1.bias,
                 native.pack_taps(dwconv.weight),
                 dwconv.bias,
                 native.pack(fc2.weight),
                 fc2.bias,
-            ),
+            ],
+            self.norm1.eps,
+            GlobalContext.eps,
         )
 
     def mixer_may_add(self) -> bool:

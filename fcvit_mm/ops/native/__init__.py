@@ -79,18 +79,32 @@ def _flops_of_pointwise(grad: Sequence[int], x: Sequence[int], **_: Any) -> int:
     return 2 * math.prod(grad) * x[1]
 
 
-def _flops_of_token_mixer(
-    x: Sequence[int], norm_weight: Any, norm_bias: Any, mixes: Sequence[Sequence[int]], *_: Any, **__: Any
+def _flops_of_block(
+    x: Sequence[int],
+    norm_weight: Any,
+    norm_bias: Any,
+    mixes: Sequence[Sequence[int]],
+    num_heads: int,
+    scale: Any,
+    channel_mixer: Sequence[Sequence[int]],
+    *_: Any,
+    **__: Any,
 ) -> int:
+    # Packed weights are rounded up to whole panels, so from the biases behind them.
     batch, channels, height, width = x
-    # Of layers (outputs / P, inputs, P) and taps (C / L, k * k, L), rounded up to whole panels.
-    positions = [batch, batch, batch * height * width, batch * height * width, batch * height * width]
-    weights = [shape for shape in mixes if len(shape) == 3]
-    return sum(2 * count * math.prod(shape) for shape, count in zip(weights, positions * (len(weights) // 5)))
+    per_image, per_position = 0, 0
+    for i in range(0, len(mixes), 12):
+        of = mixes[i : i + 12]
+        candidates, hidden = of[1][0], of[9][0]
+        per_image += candidates * channels + candidates // 2 * channels
+        per_position += channels * of[6][1] + 2 * channels * hidden
+    expanded = channel_mixer[1][0]
+    per_position += expanded * (2 * channels + 9)
+    return 2 * batch * (per_image + height * width * per_position)
 
 
 _FLOPS: Dict[str, Callable[..., int]] = {
-    'token_mixer': _flops_of_token_mixer,
+    'fcvit_block': _flops_of_block,
     'depthwise_conv2d_grad_weight': _flops_of_taps,
     'dwconv_gelu_grad_': _flops_of_taps_and_convolution,
     'pointwise_conv2d_grad_weight': _flops_of_pointwise,
@@ -226,8 +240,7 @@ def winograd_panels(weight: Tensor) -> Tensor:
 def pack(weight: Tensor) -> Tensor:
     """Arrange the weight ``(D, C, 1, 1)`` of a 1x1 convolution as the products read it: ``(D / P rounded up, C, P)``.
 
-    P is :func:`panel_width`. :func:`bottleneck` and :func:`channel_mixer` take both weights so; else they arrange them at
-    each call.
+    P is :func:`panel_width`. :func:`bottleneck`, :func:`channel_mixer` and :func:`fcvit_block` take weights so.
     """
     return _panels(weight.detach().flatten(1).t())
 
@@ -242,7 +255,7 @@ def _panels(weight: Tensor) -> Tensor:
 def pack_taps(weight: Tensor) -> Tensor:
     """Arrange the weight ``(C, 1, k, k)`` of a depth-wise convolution as the kernels read it: ``(C / L, k * k, L)``.
 
-    L is half of :func:`panel_width`, and C rounded up to a multiple of it. :func:`token_mixer` and
+    L is half of :func:`panel_width`, and C rounded up to a multiple of it. :func:`fcvit_block` and
     :func:`channel_mixer` take it.
     """
     width = panel_width()
@@ -293,34 +306,38 @@ def channel_mixer(
     )
 
 
-def token_mixer(
+def fcvit_block(
     x: Tensor,
     norm_weight: Optional[Tensor],
     norm_bias: Optional[Tensor],
     mixes: Sequence[Tensor],
     num_heads: int,
     scale: Optional[Tensor],
+    channel_mixer: Sequence[Tensor],
     eps: float,
     context_eps: float,
-) -> Tuple[Tensor, Tensor]:
-    """Compute the first half of a block, image by image where there are enough of them, without derivatives.
+) -> Tensor:
+    """Compute a block of FCViT, image by image where there are enough of them, without derivatives.
 
     Args:
         x (Tensor): ``(B, C, H, W)``, float32, a multiple of 8 channels for each head.
-        norm_weight (Tensor, optional): ``(C,)``, of the GroupNorm of one group at the beginning.
+        norm_weight (Tensor, optional): ``(C,)``, of the first GroupNorm of one group; the second has none.
         norm_bias (Tensor, optional): ``(C,)``.
         mixes (Sequence[Tensor]): For each token mix weight and bias of the context's two linear layers, weight and bias
             of its scale, and weight and bias of the depth-wise and the two 1x1 convolutions; weights as of :func:`pack`
             and :func:`pack_taps`, the kernel larger than 3x3.
         num_heads (int): Of the context's similarities.
         scale (Tensor, optional): ``(C,)``, what the mixes' result is multiplied with before ``x`` is added.
+        channel_mixer (Sequence[Tensor]): What :func:`channel_mixer` takes between the maps, weights packed.
         eps (float): Of the norms.
         context_eps (float): Added to the similarities' deviation.
 
     Returns:
-        tuple[Tensor]: The map, and its GroupNorm without weight and bias: both ``(B, C, H, W)`` in channels_last.
+        Tensor: ``(B, C, H, W)`` in channels_last.
     """
-    return torch.ops.fcvit_mm_cpu.token_mixer(x, norm_weight, norm_bias, mixes, num_heads, scale, eps, context_eps)
+    return torch.ops.fcvit_mm_cpu.fcvit_block(
+        x, norm_weight, norm_bias, mixes, num_heads, scale, channel_mixer, eps, context_eps
+    )
 
 
 def add_global_context(

@@ -317,74 +317,81 @@ int64_t check_heads(const Tensor& x, int64_t num_heads) {
   return x.size(2) * x.size(3);
 }
 
-// Parameters of a token mix, in this order: see TokenMix.
-constexpr int64_t kOfTokenMix = 12;
+// Parameters of a token mix, and of a channel mixer, in this order: see TokenMix and Mixer.
+constexpr int64_t kOfTokenMix = 12, kOfChannelMixer = 6;
 
-std::tuple<Tensor, Tensor> token_mixer(const Tensor& x, const OptionalTensor& norm_weight,
-                                       const OptionalTensor& norm_bias, at::TensorList mixes, int64_t num_heads,
-                                       const OptionalTensor& scale, double eps, double context_eps) {
+Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const OptionalTensor& norm_bias,
+                   at::TensorList mixes, int64_t num_heads, const OptionalTensor& scale, at::TensorList channel_mixer,
+                   double eps, double context_eps) {
   check_heads(x, num_heads);
   const int64_t channels = x.size(1);
   TORCH_CHECK(!mixes.empty() && mixes.size() % kOfTokenMix == 0, "fcvit_mm_cpu: mixes has ", mixes.size(),
               " tensors, expected ", kOfTokenMix, " for each token mix");
-  for (const auto& [name, vector] :
-       {std::make_pair("norm_weight", &norm_weight), std::make_pair("norm_bias", &norm_bias), std::make_pair("scale", &scale)}) {
-    if (*vector) {
-      check_shape(name, **vector, {channels});
-    }
-  }
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  TORCH_CHECK(channel_mixer.size() == kOfChannelMixer, "fcvit_mm_cpu: channel_mixer has ", channel_mixer.size(),
+              " tensors, expected ", kOfChannelMixer);
   std::vector<Tensor> kept;  // contiguous ones
-  const auto values = [&](const Tensor& tensor) {
+  const auto vector = [&](const char* name, const Tensor& tensor, int64_t count) {
+    check_shape(name, tensor, {count});
     kept.push_back(tensor.contiguous());
     return kept.back().const_data_ptr<float>();
   };
-  Tensor out = empty_map(x, channels), normed = empty_map(x, channels);
-  if (out.numel() == 0) {
-    return {out, normed};
-  }
-  TokenMixer mixer{map.const_data_ptr<float>(), out.mutable_data_ptr<float>(), normed.mutable_data_ptr<float>(),
-                   x.size(0), x.size(2), x.size(3), channels, num_heads,
-                   norm_weight ? values(*norm_weight) : nullptr, norm_bias ? values(*norm_bias) : nullptr, {},
-                   scale ? values(*scale) : nullptr, eps, context_eps};
+  const auto vector_or_null = [&](const char* name, const OptionalTensor& tensor) {
+    return tensor ? vector(name, *tensor, channels) : nullptr;
+  };
+  const auto columns = [&](const char* name, const Tensor& weight, int64_t count, int64_t depth) {
+    check_shape(name, weight, {divide_up(count, kernels().block), depth, kernels().block});
+    TORCH_CHECK(weight.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
+    return weight.const_data_ptr<float>();
+  };
+  const auto taps = [&](const char* name, const Tensor& weight, int64_t count, int64_t kernel) {
+    check_taps(name, weight, count, kernel);
+    return weight.const_data_ptr<float>();
+  };
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
+  Tensor out = empty_map(x, channels);
+  Block block{};
+  block.x = map.const_data_ptr<float>();
+  block.heads = num_heads;
+  block.norm_weight = vector_or_null("norm_weight", norm_weight);
+  block.norm_bias = vector_or_null("norm_bias", norm_bias);
+  block.scale = vector_or_null("scale", scale);
+  block.eps = eps;
+  block.context_eps = context_eps;
   for (size_t i = 0; i < mixes.size(); i += kOfTokenMix) {
     const auto of = [&](int64_t index) -> const Tensor& { return mixes[i + index]; };
-    TokenMix mix{};
-    const int64_t candidates = check_columns("context fc1_weight", of(0), of(1), channels);
-    mix.context_hidden = candidates / 2;
-    check_shape("context fc1_bias", of(1), {2 * mix.context_hidden});
-    check_columns("context fc2_weight", of(2), of(3), mix.context_hidden);
-    check_shape("context fc2_bias", of(3), {channels});
-    check_shape("rescale_weight", of(4), {num_heads});
-    check_shape("rescale_bias", of(5), {num_heads});
-    TORCH_CHECK(of(6).dim() == 3, "fcvit_mm_cpu: taps is ", of(6).sizes(), ", expected packed");
-    mix.kernel = static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(of(6).size(1)))));
-    check_taps("taps", of(6), channels, mix.kernel);
-    TORCH_CHECK(mix.kernel % 2 == 1 && mix.kernel > 3, "fcvit_mm_cpu: kernel size is ", mix.kernel,
+    TORCH_CHECK(of(6).dim() == 3, "fcvit_mm_cpu: taps is ", of(6).sizes(), ", expected three dimensions");
+    const int64_t kernel = std::lround(std::sqrt(static_cast<double>(of(6).size(1))));
+    TORCH_CHECK(kernel % 2 == 1 && kernel > 3, "fcvit_mm_cpu: taps are of a kernel of ", kernel,
                 ", expected an odd one above 3");
-    check_shape("dwconv bias", of(7), {channels});
-    mix.hidden = check_columns("fc1_weight", of(8), of(9), channels);
-    check_shape("fc1_bias", of(9), {mix.hidden});
-    check_columns("fc2_weight", of(10), of(11), mix.hidden);
-    check_shape("fc2_bias", of(11), {channels});
-    TORCH_CHECK(of(0).dim() == 3 && of(2).dim() == 3 && of(8).dim() == 3 && of(10).dim() == 3,
-                "fcvit_mm_cpu: weights of token mixes are not packed");
-    mix.context_fc1 = values(of(0));
-    mix.context_fc1_bias = values(of(1));
-    mix.context_fc2 = values(of(2));
-    mix.context_fc2_bias = values(of(3));
-    mix.rescale_weight = values(of(4));
-    mix.rescale_bias = values(of(5));
-    mix.taps = values(of(6));
-    mix.taps_bias = values(of(7));
-    mix.fc1 = values(of(8));
-    mix.fc1_bias = values(of(9));
-    mix.fc2 = values(of(10));
-    mix.fc2_bias = values(of(11));
-    mixer.mixes.push_back(mix);
+    const int64_t candidates = of(1).numel(), hidden = of(9).numel();
+    block.mixes.push_back({candidates / 2,
+                           columns("context_fc1_weight", of(0), candidates, channels),
+                           vector("context_fc1_bias", of(1), candidates / 2 * 2),
+                           columns("context_fc2_weight", of(2), channels, candidates / 2),
+                           vector("context_fc2_bias", of(3), channels),
+                           vector("rescale_weight", of(4), num_heads),
+                           vector("rescale_bias", of(5), num_heads),
+                           kernel,
+                           taps("taps", of(6), channels, kernel),
+                           vector("taps_bias", of(7), channels),
+                           hidden,
+                           columns("fc1_weight", of(8), hidden, channels),
+                           vector("fc1_bias", of(9), hidden),
+                           columns("fc2_weight", of(10), channels, hidden),
+                           vector("fc2_bias", of(11), channels)});
   }
-  mix_tokens(mixer);
-  return {out, normed};
+  const Tensor* const of = channel_mixer.data();
+  const int64_t hidden = of[1].numel();
+  TORCH_CHECK(hidden > 0, "fcvit_mm_cpu: the channel mixer has no expanded channels");
+  block.channel_mixer = {nullptr, out.mutable_data_ptr<float>(), x.size(0), x.size(2), x.size(3), channels, hidden, true,
+                         columns("expand_weight", of[0], hidden, channels), vector("expand_bias", of[1], hidden),
+                         taps("mixer_taps", of[2], hidden, 3), vector("mixer_taps_bias", of[3], hidden),
+                         columns("reduce_weight", of[4], channels, hidden), vector("reduce_bias", of[5], channels),
+                         nullptr};
+  if (out.numel() > 0) {
+    compute_block(block);
+  }
+  return out;
 }
 
 Tensor add_global_context(const Tensor& x, const Tensor& means, const Tensor& context, int64_t num_heads,
@@ -634,9 +641,9 @@ Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor
   return meta(x, x, {});
 }
 
-std::tuple<Tensor, Tensor> meta_of_token_mixer(const Tensor& x, const OptionalTensor&, const OptionalTensor&,
-                                               at::TensorList, int64_t, const OptionalTensor&, double, double) {
-  return {meta(x, x, {}), meta(x, x, {})};
+Tensor meta_of_block(const Tensor& x, const OptionalTensor&, const OptionalTensor&, at::TensorList, int64_t,
+                     const OptionalTensor&, at::TensorList, double, double) {
+  return meta(x, x, {});
 }
 
 Tensor meta_of_similarities(const Tensor& x, const Tensor&, int64_t num_heads) {
@@ -705,8 +712,8 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
       "channel_mixer(Tensor x, Tensor fc1_weight, Tensor fc1_bias, Tensor dw_weight, Tensor dw_bias, "
       "Tensor fc2_weight, Tensor fc2_bias, Tensor? shortcut=None) -> Tensor");
   library.def(
-      "token_mixer(Tensor x, Tensor? norm_weight, Tensor? norm_bias, Tensor[] mixes, int num_heads, Tensor? scale, "
-      "float eps, float context_eps) -> (Tensor, Tensor)");
+      "fcvit_block(Tensor x, Tensor? norm_weight, Tensor? norm_bias, Tensor[] mixes, int num_heads, Tensor? scale, "
+      "Tensor[] channel_mixer, float eps, float context_eps) -> Tensor");
   library.def(
       "add_global_context(Tensor x, Tensor means, Tensor context, int num_heads, Tensor rescale_weight, "
       "Tensor rescale_bias, float eps) -> Tensor");
@@ -732,7 +739,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("winograd_conv2d", winograd_conv2d);
   library.impl("bottleneck", bottleneck);
   library.impl("channel_mixer", channel_mixer);
-  library.impl("token_mixer", token_mixer);
+  library.impl("fcvit_block", fcvit_block);
   library.impl("add_global_context", add_global_context);
   library.impl("similarities", similarities);
   library.impl("add_weighted", add_weighted);
@@ -756,7 +763,7 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
   library.impl("winograd_conv2d", meta_of_winograd);
   library.impl("bottleneck", meta_of_bottleneck);
   library.impl("channel_mixer", meta_of_mixer);
-  library.impl("token_mixer", meta_of_token_mixer);
+  library.impl("fcvit_block", meta_of_block);
   library.impl("add_global_context", meta_of_context);
   library.impl("similarities", meta_of_similarities);
   library.impl("add_weighted", meta_of_scaled);

@@ -263,7 +263,8 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
 
 void mix(const Mixer& mixer) {
   const int64_t threads = at::get_num_threads(), positions = mixer.batch * mixer.height * mixer.width;
-  const bool divide = mixer.batch % threads && mixer.batch < 4 * threads;
+  // Not on one of several threads, which has no others.
+  const bool divide = mixer.batch % threads && mixer.batch < 4 * threads && !at::in_parallel_region();
   if (divide && positions <= kFewPositions * threads && mixer.hidden >= threads * kFewestHidden) {
     // Threads divide the expanded channels: the weights are most of what is read, and rows would be computed twice.
     const int64_t size = positions * mixer.channels, block = kernels().block;

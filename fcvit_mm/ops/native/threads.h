@@ -78,7 +78,20 @@ struct Mixer {
 };
 void mix(const Mixer& mixer);
 
-// ---- token_mixer.cpp ----
+// ---- maps.cpp ----
+
+// The global context of a batch: similarities and their deviation, then the weighed context, each in one pass.
+struct ContextOfBatch {
+  const float* x;
+  float* out;
+  int64_t batch, positions, channels, heads;
+  const float *means, *context;    // (batch, channels)
+  const float *weights, *biases;  // (heads)
+  double eps;
+};
+void add_contexts(const ContextOfBatch& all);
+
+// ---- blocks.cpp ----
 
 // Adds the global context, convolves depth-wise, and takes two 1x1 convolutions, GELU after each. Weights of products are
 // as of pack_panels, those of depth-wise convolutions as of pack_taps.
@@ -92,30 +105,16 @@ struct TokenMix {
   int64_t hidden;
   const float *fc1, *fc1_bias, *fc2, *fc2_bias;
 };
-// GroupNorm of one group, token mixes, the residual, and GroupNorm without a weight of that: the map after the residual,
-// and the normed one.
-struct TokenMixer {
+// A block: GroupNorm of one group, token mixes and residual, GroupNorm without a weight, channel mixer and residual.
+struct Block {
   const float* x;
-  float *out, *normed;
-  int64_t batch, height, width, channels, heads;
+  int64_t heads;
   const float *norm_weight, *norm_bias;  // (channels), each may be null
   std::vector<TokenMix> mixes;
-  const float* scale;  // of the branch, (channels), or null
+  const float* scale;   // of what the mixes give, (channels), or null
+  Mixer channel_mixer;  // packed; reads and adds to what the first half gives: its `x` and `shortcut` are not read
   double eps, context_eps;
 };
-void mix_tokens(const TokenMixer& mixer);
-
-// ---- maps.cpp ----
-
-// The global context of a batch: similarities and their deviation, then the weighed context, each in one pass.
-struct ContextOfBatch {
-  const float* x;
-  float* out;
-  int64_t batch, positions, channels, heads;
-  const float *means, *context;    // (batch, channels)
-  const float *weights, *biases;  // (heads)
-  double eps;
-};
-void add_contexts(const ContextOfBatch& all);
+void compute_block(const Block& block);
 
 }  // namespace fcvit_mm

@@ -1,4 +1,4 @@
-// Token mixers with all that surrounds them in a block, on several threads.
+// Blocks of FCViT, on several threads.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -121,35 +121,37 @@ void find_context(const TokenMix& mix, int64_t channels, const float* means, flo
   kernels().multiply(product);
 }
 
-// One image of a block's first half. `a` and `b` have as many values as the sums.
-void mix_image(const TokenMixer& mixer, int64_t index, float* a, float* b) {
-  const int64_t channels = mixer.channels, positions = mixer.height * mixer.width, heads = mixer.heads;
+// The first half of a block for one image: norm, token mixes and residual to the block's output, and the norm of that to
+// `normed`. `a` and `b` have as many values as the image.
+void mix_tokens(const Block& block, int64_t index, float* normed, float* a, float* b) {
+  const int64_t height = block.channel_mixer.height, width = block.channel_mixer.width;
+  const int64_t channels = block.channel_mixer.channels, positions = height * width, heads = block.heads;
   const Blocks passes(positions, kPassValues / channels);
   const Blocks products(positions, std::min(std::max(divide_up(positions, kParts), kFewestRows), kMostRows));
   Sums sums(passes, products, channels);
   const int64_t values = positions * channels;
-  const float* const x = mixer.x + index * values;
-  float *const out = mixer.out + index * values, *const normed = mixer.normed + index * values;
+  const float* const x = block.x + index * values;
+  float* const out = block.channel_mixer.out + index * values;
   std::vector<double> channel_means(channels);
   std::vector<float> factors(channels), shifts(channels), means(channels), scaled(channels), context(channels);
   std::vector<float> similarity(positions * heads), of_heads(heads);
   std::vector<double> squares(passes.count);
 
-  passes.each([&](int64_t block, int64_t position, int64_t count) {
-    sums.add_moments(block, x, position, count, *x);
-    sums.add_channels(block, x, position, count);
+  passes.each([&](int64_t part, int64_t position, int64_t count) {
+    sums.add_moments(part, x, position, count, *x);
+    sums.add_channels(part, x, position, count);
   });
-  auto [mean, inverse] = sums.finish_moments(*x, mixer.eps);
+  auto [mean, inverse] = sums.finish_moments(*x, block.eps);
   sums.finish_channels(passes, channel_means.data());
   for (int64_t i = 0; i < channels; ++i) {
-    factors[i] = static_cast<float>(inverse * (mixer.norm_weight ? mixer.norm_weight[i] : 1.f));
-    shifts[i] = mixer.norm_bias ? mixer.norm_bias[i] : 0.f;
+    factors[i] = static_cast<float>(inverse * (block.norm_weight ? block.norm_weight[i] : 1.f));
+    shifts[i] = block.norm_bias ? block.norm_bias[i] : 0.f;
     channel_means[i] = (channel_means[i] - mean) * factors[i] + shifts[i];
   }
 
   const double scale = 1 / std::sqrt(static_cast<double>(channels / heads));
   bool first = true;
-  for (const TokenMix& mix : mixer.mixes) {
+  for (const TokenMix& mix : block.mixes) {
     for (int64_t i = 0; i < channels; ++i) {
       means[i] = static_cast<float>(channel_means[i]);
       scaled[i] = static_cast<float>(means[i] * scale);
@@ -160,25 +162,25 @@ void mix_image(const TokenMixer& mixer, int64_t index, float* a, float* b) {
     kernels().similarities(of_image, means.data(), 1, 0.f, of_heads.data());
     const float mean_similarity =
         static_cast<float>(std::accumulate(of_heads.begin(), of_heads.end(), 0.) / heads);
-    passes.each([&](int64_t block, int64_t position, int64_t count) {
+    passes.each([&](int64_t part, int64_t position, int64_t count) {
       float* const own = a + position * channels;
       if (first) {
         kernels().scale(x + position * channels, mean, factors.data(), shifts.data(), count, channels, own);
       }
-      squares[block] =
+      squares[part] =
           kernels().similarities(of_image, own, count, mean_similarity, similarity.data() + position * heads);
     });
     first = false;
     const double freedom = std::max<double>(static_cast<double>(heads) * positions - 1, 1);
     const double deviation = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.) / freedom);
     for (int64_t head = 0; head < heads; ++head) {
-      of_heads[head] = static_cast<float>(mix.rescale_weight[head] / (deviation + mixer.context_eps));
+      of_heads[head] = static_cast<float>(mix.rescale_weight[head] / (deviation + block.context_eps));
     }
     passes.each([&](int64_t, int64_t position, int64_t count) {
       float* const own = a + position * channels;
       kernels().add_context(of_image, own, count, similarity.data() + position * heads, of_heads.data(), own);
     });
-    Convolution conv{a, nullptr, mix.taps_bias, b, mixer.height, mixer.width, channels, mix.kernel, false};
+    Convolution conv{a, nullptr, mix.taps_bias, b, height, width, channels, mix.kernel, false};
     conv.taps = mix.taps;
     convolve_large(conv, 1);
     Product reduce{}, expand{};
@@ -190,9 +192,9 @@ void mix_image(const TokenMixer& mixer, int64_t index, float* a, float* b) {
     expand.panels = mix.fc2;
     expand.bias = mix.fc2_bias;
     reduce.gelu = expand.gelu = true;
-    products.each([&](int64_t block, int64_t position, int64_t count) {
+    products.each([&](int64_t part, int64_t position, int64_t count) {
       multiply_rows_twice(reduce, expand, position, count, thread_buffer(count * mix.hidden));
-      sums.add_channels(block, b, position, count);
+      sums.add_channels(part, b, position, count);
     });
     sums.finish_channels(products, channel_means.data());
     std::swap(a, b);
@@ -200,14 +202,14 @@ void mix_image(const TokenMixer& mixer, int64_t index, float* a, float* b) {
 
   // The residual, then the norm of it.
   const std::vector<float> ones(channels, 1.f), zeros(channels);
-  const float* const of_branch = mixer.scale ? mixer.scale : ones.data();
+  const float* const of_branch = block.scale ? block.scale : ones.data();
   const float shift = x[0] + a[0] * of_branch[0];
-  passes.each([&](int64_t block, int64_t position, int64_t count) {
+  passes.each([&](int64_t part, int64_t position, int64_t count) {
     const int64_t start = position * channels;
     kernels().add_scaled(x + start, a + start, of_branch, count, channels, out + start);
-    sums.add_moments(block, out, position, count, shift);
+    sums.add_moments(part, out, position, count, shift);
   });
-  std::tie(mean, inverse) = sums.finish_moments(shift, mixer.eps);
+  std::tie(mean, inverse) = sums.finish_moments(shift, block.eps);
   std::fill(factors.begin(), factors.end(), static_cast<float>(inverse));
   passes.each([&](int64_t, int64_t position, int64_t count) {
     const int64_t start = position * channels;
@@ -217,21 +219,48 @@ void mix_image(const TokenMixer& mixer, int64_t index, float* a, float* b) {
 
 }  // namespace
 
-void mix_tokens(const TokenMixer& mixer) {
-  const int64_t threads = at::get_num_threads(), values = mixer.height * mixer.width * mixer.channels;
-  const auto mix_images = [&](int64_t begin, int64_t end) {
-    const at::Tensor memory = at::empty({2 * values}, at::kFloat);
-    float* const first = memory.mutable_data_ptr<float>();
+void compute_block(const Block& block) {
+  const Mixer& all = block.channel_mixer;
+  const int64_t threads = at::get_num_threads(), values = all.height * all.width * all.channels;
+  const auto mix_images = [&](int64_t begin, int64_t end, float* normed, float* scratch) {
     for (int64_t i = begin; i < end; ++i) {
-      mix_image(mixer, i, first, first + values);
+      mix_tokens(block, i, normed + (i - begin) * values, scratch, scratch + values);
     }
   };
   // Images one after the other, while they are in a thread's cache, if there are enough of them for the threads.
-  if (mixer.batch % threads == 0 || mixer.batch >= 4 * threads) {
-    at::parallel_for(0, mixer.batch, 1, mix_images);
-  } else {
-    mix_images(0, mixer.batch);
+  const bool apart = all.batch % threads == 0 || all.batch >= 4 * threads;
+  // The second half, too, unless its weights are more than the image: then all images read them one after the other.
+  if (apart && 2 * all.hidden * all.channels <= values) {
+    at::parallel_for(0, all.batch, 1, [&](int64_t begin, int64_t end) {
+      const at::Tensor memory = at::empty({3 * values}, at::kFloat);
+      float* const normed = memory.mutable_data_ptr<float>();
+      for (int64_t i = begin; i < end; ++i) {
+        mix_images(i, i + 1, normed, normed + values);
+        Mixer mixer = all;
+        mixer.batch = 1;
+        mixer.x = normed;
+        mixer.out += i * values;
+        mixer.shortcut = mixer.out;
+        mix(mixer);
+      }
+    });
+    return;
   }
+  const at::Tensor memory = at::empty({all.batch * values}, at::kFloat);
+  float* const normed = memory.mutable_data_ptr<float>();
+  const auto mix_range = [&](int64_t begin, int64_t end) {
+    const at::Tensor scratch = at::empty({2 * values}, at::kFloat);
+    mix_images(begin, end, normed + begin * values, scratch.mutable_data_ptr<float>());
+  };
+  if (apart) {
+    at::parallel_for(0, all.batch, 1, mix_range);
+  } else {
+    mix_range(0, all.batch);
+  }
+  Mixer mixer = all;
+  mixer.x = normed;
+  mixer.shortcut = mixer.out;
+  mix(mixer);
 }
 
 }  // namespace fcvit_mm
