@@ -406,15 +406,12 @@ class FCViTBlock(nn.Module):
             and all(each.dtype == torch.float32 and each.device.type == 'cpu' for each in self.parameters())
         ):
             return None
-        num_heads = mixer.mixes[0].global_context.num_heads
-        if self.channels % (8 * num_heads):
-            return None
         fc1, dwconv, fc2 = self.channel_mixer.fc1, self.channel_mixer.dwconv, self.channel_mixer.fc2
         return (
             self.norm1.weight,
             self.norm1.bias,
             [tensor for mix in mixer.mixes for tensor in mix.pack()],
-            num_heads,
+            mixer.mixes[0].global_context.num_heads,
             self.layer_scale1,
             [
                 native.pack(fc1.weight),

@@ -98,7 +98,9 @@ def list_choices(operations: Sequence[Operation], device: torch.device) -> str:
     """Return as text what was measured on a device, in this process and before."""
     name = device_name(device)
     wanted = [op.__name__ for op in operations]
-    choices = sorted((key, choice) for key, choice in read_choices(name).items() if key[0] in wanted)
+    found = [(key, choice) for key, choice in read_choices(name).items() if key[0] in wanted]
+    # Keys hold None beside shapes, which have no order.
+    choices = sorted(found, key=lambda each: (*each[0][:3], str(each[0])))
     if not choices:
         tuned = 'its tables were tuned on this CPU' if device.type == 'cpu' and not is_untuned(torch.empty(1)) else ''
         return f'Nothing was measured on {name}{": " + tuned if tuned else " yet"}.'

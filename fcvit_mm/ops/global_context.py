@@ -240,8 +240,7 @@ def _native_applies(
 ) -> bool:
     tensors = (x, means, context, rescale_weight, rescale_bias)
     return (
-        x.shape[1] % (8 * num_heads) == 0
-        and native.applies(*tensors)
+        native.applies(*tensors)
         and not (is_traced() and needs_grad(*tensors))
         and (x.numel() > 0 or not needs_grad(*tensors))
     )
@@ -290,7 +289,7 @@ add_global_context.implementations = (
         'native',
         _native,
         when=_native_applies,
-        condition=f'a multiple of 8 channels for each head; {native.APPLIES}; compiled: no gradients needed',
+        condition=f'{native.APPLIES}; compiled: no gradients needed',
         why='two passes over the map and no others: 1.8 to 7 times the speed of two matrix products',
         traceable=True,
     ),

@@ -1,6 +1,6 @@
 """Choice by measurement: on devices that the tables were not tuned on, the fastest row is found by timing.
 
-The tables' order was found on a CPU with AVX2 and on an H100. On another CPU, and on every GPU, the rows that apply to
+The tables' order was found on CPUs with AVX2 and with AVX-512 (AMD's) and on an H100. On another CPU, and on every GPU, the rows that apply to
 a call are timed at the first call of its kind, in training with their gradients, and compared with the reference. What
 won is kept in a file for each device and version (:func:`path_of_choices`), so that later runs compute the same.
 """
@@ -28,8 +28,8 @@ from .conditions import is_channels_last, needs_grad
 if TYPE_CHECKING:
     from .dispatch import Implementation
 
-#: Capability of the CPUs that the tables were tuned on.
-TUNED_CPU = 'AVX2'
+#: Capability and vendor of the CPUs that the tables were tuned on; an empty vendor is any.
+TUNED_CPUS: Tuple[Tuple[str, str], ...] = (('AVX2', ''), ('AVX512', 'AuthenticAMD'))
 #: Timed calls of each row, in turn, and the seconds after which no further round begins.
 ROUNDS, SECONDS = 5, 0.5
 #: Largest difference from the reference, in parts of its largest value (at least 1).
@@ -59,9 +59,19 @@ _choices: Dict[str, Dict[Key, Choice]] = {}
 _seen: Dict[str, Dict[Tuple[Any, ...], 'Implementation']] = {}
 
 
+def cpu_vendor() -> str:
+    """Return the CPU's vendor as Linux names it, or an empty string."""
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8', errors='replace') as file:
+            return next((line.partition(':')[2].strip() for line in file if line.startswith('vendor_id')), '')
+    except OSError:
+        return ''
+
+
 @lru_cache(maxsize=None)
 def _is_tuned_cpu() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == TUNED_CPU
+    capability, vendor = torch.backends.cpu.get_cpu_capability(), cpu_vendor()
+    return any(capability == each and tuned_vendor in ('', vendor) for each, tuned_vendor in TUNED_CPUS)
 
 
 def is_untuned(x: Any) -> bool:

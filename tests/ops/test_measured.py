@@ -22,7 +22,7 @@ CPU = torch.device('cpu')
 @pytest.fixture(autouse=True)
 def untuned(monkeypatch, tmp_path):
     """Another kind of CPU, whose choices are kept in a folder of the test."""
-    monkeypatch.setattr(measured, 'TUNED_CPU', 'of another kind')
+    monkeypatch.setattr(measured, 'TUNED_CPUS', ())
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     caches = (measured._is_tuned_cpu, measured._warn, measured._say_slower)
     for cache in caches:
@@ -182,8 +182,25 @@ def test_nothing_is_measured_where_calls_are_followed(call):
     assert not os.path.exists(path_of_choices(device_name(CPU)))
 
 
+@pytest.mark.parametrize(
+    'capability, vendor, tuned',
+    [
+        ('AVX2', 'GenuineIntel', True),
+        ('AVX512', 'AuthenticAMD', True),
+        ('AVX512', 'GenuineIntel', False),
+        ('AVX512', '', False),
+        ('DEFAULT', 'AuthenticAMD', False),
+    ],
+)
+def test_cpus_that_the_tables_were_tuned_on(monkeypatch, capability, vendor, tuned):
+    monkeypatch.setattr(measured, 'TUNED_CPUS', (('AVX2', ''), ('AVX512', 'AuthenticAMD')))
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
+    monkeypatch.setattr(measured, 'cpu_vendor', lambda: vendor)
+    assert measured.is_untuned(X) != tuned
+
+
 def test_the_tuned_cpu_is_not_measured(monkeypatch):
-    monkeypatch.setattr(measured, 'TUNED_CPU', torch.backends.cpu.get_cpu_capability())
+    monkeypatch.setattr(measured, 'TUNED_CPUS', ((torch.backends.cpu.get_cpu_capability(), measured.cpu_vendor()),))
     measured._is_tuned_cpu.cache_clear()
     op = twice(Calls(seconds=0.01), Calls())
     assert op.choose(X).name == 'preferred' and not os.path.exists(path_of_choices(device_name(CPU)))

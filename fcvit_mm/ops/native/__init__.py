@@ -320,7 +320,7 @@ def fcvit_block(
     """Compute a block of FCViT, image by image where there are enough of them, without derivatives.
 
     Args:
-        x (Tensor): ``(B, C, H, W)``, float32, a multiple of 8 channels for each head.
+        x (Tensor): ``(B, C, H, W)``, float32.
         norm_weight (Tensor, optional): ``(C,)``, of the first GroupNorm of one group; the second has none.
         norm_bias (Tensor, optional): ``(C,)``.
         mixes (Sequence[Tensor]): For each token mix weight and bias of the context's two linear layers, weight and bias
@@ -345,7 +345,7 @@ def add_global_context(
 ) -> Tensor:
     """Compute the similarity, then add the weighed context, in a pass over the map each, without derivatives.
 
-    Args, Returns: As of :func:`fcvit_mm.ops.add_global_context`, a multiple of 8 channels for each head.
+    Args, Returns: As of :func:`fcvit_mm.ops.add_global_context`.
     """
     return torch.ops.fcvit_mm_cpu.add_global_context(x, means, context, num_heads, rescale_weight, rescale_bias, eps)
 

@@ -73,16 +73,13 @@ struct OutputTile {
   int64_t row_stride, channels, rows, columns;  // those inside of the map, at least one and at most kTile
 };
 
-// The global context of one image, weighed at each position by its similarity. Channels / heads is a multiple of kMapLanes.
+// The global context of one image, weighed at each position by its similarity.
 struct Context {
   int64_t channels, heads;
   const float* means;    // (channels), times what the products are scaled by
   const float* context;  // (channels)
   const float* biases;   // (heads)
 };
-
-// Channels that a vector of the passes over maps holds.
-constexpr int64_t kMapLanes = 8;
 
 // The kernels for processors with the same instructions. What they pack is of `lanes` and `block`: each reads its own.
 // Memory from thread_buffer and packed weights are aligned to 64 bytes.

@@ -3,8 +3,6 @@ namespace fcvit_mm {
 namespace INSTANCE {
 namespace {
 
-static_assert(kLanes == kMapLanes);
-
 INLINE float sum_of(Vector x) {
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
@@ -12,15 +10,19 @@ INLINE float sum_of(Vector x) {
 }
 
 double similarities(const Context& context, const float* x, int64_t count, float mean, float* similarity) {
-  const int64_t width = context.channels / context.heads;
+  const int64_t width = context.channels / context.heads, whole = width / kLanes * kLanes;
+  const Lanes rest = first_lanes(width - whole);
   double squares = 0;
   for (int64_t i = 0; i < count; ++i) {
     const float* means = context.means;
     float of_position = 0.f;
     for (int64_t head = 0; head < context.heads; ++head, x += width, means += width) {
-      Vector sum = load(x) * load(means);
-      for (int64_t j = kLanes; j < width; j += kLanes) {
+      Vector sum = zero();
+      for (int64_t j = 0; j < whole; j += kLanes) {
         sum = multiply_add(load(x + j), load(means + j), sum);
+      }
+      if (whole < width) {
+        sum = multiply_add(load<true>(x + whole, rest), load<true>(means + whole, rest), sum);
       }
       const float value = sum_of(sum) - mean;
       of_position += value * value;
@@ -33,13 +35,18 @@ double similarities(const Context& context, const float* x, int64_t count, float
 
 void add_context(const Context& context, const float* x, int64_t count, const float* similarity, const float* factors,
                  float* out) {
-  const int64_t width = context.channels / context.heads;
+  const int64_t width = context.channels / context.heads, whole = width / kLanes * kLanes;
+  const Lanes rest = first_lanes(width - whole);
   for (int64_t i = 0; i < count; ++i) {
     const float* vector = context.context;
     for (int64_t head = 0; head < context.heads; ++head, x += width, out += width, vector += width) {
       const Vector weight = constant(*similarity++ * factors[head] + context.biases[head]);
-      for (int64_t j = 0; j < width; j += kLanes) {
+      for (int64_t j = 0; j < whole; j += kLanes) {
         store(out + j, multiply_add(weight, load(vector + j), load(x + j)));
+      }
+      if (whole < width) {
+        const Vector value = load<true>(x + whole, rest);
+        store<true>(out + whole, rest, multiply_add(weight, load<true>(vector + whole, rest), value));
       }
     }
   }
@@ -47,15 +54,21 @@ void add_context(const Context& context, const float* x, int64_t count, const fl
 
 void add_weighted(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads, float* sums) {
   // Pairs of positions: the sums are loaded and stored half as often.
-  const int64_t width = channels / heads;
+  const int64_t width = channels / heads, whole = width / kLanes * kLanes;
+  const Lanes rest = first_lanes(width - whole);
   for (int64_t i = 0; i < count; i += 2, x += 2 * channels, weights += 2 * heads) {
     const bool pair = i + 1 < count;
     const float* other = pair ? x + channels : x;
     for (int64_t head = 0; head < heads; ++head) {
       const Vector a = constant(weights[head]), b = constant(pair ? weights[heads + head] : 0.f);
-      for (int64_t j = head * width; j < (head + 1) * width; j += kLanes) {
+      int64_t j = head * width;
+      for (const int64_t end = j + whole; j < end; j += kLanes) {
         const Vector sum = multiply_add(a, load(x + j), load(sums + j));
         store(sums + j, pair ? multiply_add(b, load(other + j), sum) : sum);
+      }
+      if (whole < width) {
+        const Vector sum = multiply_add(a, load<true>(x + j, rest), load<true>(sums + j, rest));
+        store<true>(sums + j, rest, pair ? multiply_add(b, load<true>(other + j, rest), sum) : sum);
       }
     }
   }

@@ -308,12 +308,11 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
   return out;
 }
 
-// The number of positions of a map whose channels the kernels can divide among so many heads.
+// The number of positions of a map whose channels so many heads divide.
 int64_t check_heads(const Tensor& x, int64_t num_heads) {
   check_map(x);
-  const int64_t channels = x.size(1);
-  TORCH_CHECK(num_heads > 0 && channels % (num_heads * kMapLanes) == 0, "fcvit_mm_cpu: x has ", channels,
-              " channels, expected a multiple of ", kMapLanes, " for each of num_heads=", num_heads);
+  TORCH_CHECK(num_heads > 0 && x.size(1) % num_heads == 0, "fcvit_mm_cpu: x has ", x.size(1),
+              " channels, expected a multiple of num_heads=", num_heads);
   return x.size(2) * x.size(3);
 }
 
@@ -396,10 +395,8 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
 
 Tensor add_global_context(const Tensor& x, const Tensor& means, const Tensor& context, int64_t num_heads,
                           const Tensor& rescale_weight, const Tensor& rescale_bias, double eps) {
-  check_map(x);
-  const int64_t channels = x.size(1), unit = num_heads * kMapLanes;
-  TORCH_CHECK(num_heads > 0 && channels % unit == 0, "fcvit_mm_cpu: x has ", channels,
-              " channels, expected a multiple of ", kMapLanes, " for each of num_heads=", num_heads);
+  check_heads(x, num_heads);
+  const int64_t channels = x.size(1);
   check_shape("means", means, {x.size(0), channels});
   check_shape("context", context, {x.size(0), channels});
   check_shape("rescale_weight", rescale_weight, {num_heads});

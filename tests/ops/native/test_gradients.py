@@ -216,10 +216,10 @@ def test_derivative_of_gelu(value):
         ('pointwise_conv2d_grad_weight', {0: torch.ones(1, 4, 6, 6)}, r'expected \[2, 4, 6, 6\]'),
         ('gelu_grad_', {1: torch.ones(2, 8, 6, 6)}, 'grad is not channels_last'),
         ('gelu_grad_', {1: torch.ones(2, 8, 6, 6).double()}, 'grad is .* of Double'),
-        ('similarities', {2: 2}, 'x has 8 channels, expected a multiple of 8 for each of num_heads=2'),
+        ('similarities', {2: 3}, 'x has 8 channels, expected a multiple of num_heads=3'),
         ('similarities', {1: torch.ones(2, 9)}, r'vectors is \[2, 9\].*expected \[2, 8\]'),
         ('add_weighted', {1: torch.ones(2, 35, 1)}, r'weights is \[2, 35, 1\].*expected \[2, 36, 1\]'),
-        ('weighted_sums', {1: torch.ones(2, 36, 3)}, 'expected a multiple of 8 for each of num_heads=3'),
+        ('weighted_sums', {1: torch.ones(2, 36, 3)}, 'expected a multiple of num_heads=3'),
     ],
 )
 def test_refuses_what_does_not_fit(name, change, message):

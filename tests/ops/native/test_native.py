@@ -46,7 +46,7 @@ def check(x: torch.Tensor, weight: torch.Tensor, bias=None) -> None:
 def test_convolution_at_any_size(kernel):
     """One pixel, less than a tile, tiles of each width, odd and even rows; with and without a bias."""
     torch.manual_seed(0)
-    for height, width in ((1, 1), (1, 6), (5, 1), (2, 3), (7, 7), (8, 13), (3, 16)):
+    for height, width in ((1, 1), (1, 6), (5, 1), (2, 3), (7, 7), (8, 13), (3, 16), (3, 29)):
         for batch, channels in ((1, 8), (3, 5), (2, 20)):
             weight = torch.randn(channels, 1, kernel, kernel) / kernel
             for bias in (None, torch.randn(channels)):
@@ -57,7 +57,7 @@ def test_convolution_at_any_size(kernel):
 @pytest.mark.parametrize('kernel', [3, 7])
 def test_convolution_with_any_number_of_channels(kernel):
     torch.manual_seed(0)
-    for channels in (*range(1, 34), 257, 300):
+    for channels in (*range(1, 34), 40, 257, 300):
         check(
             channels_last(2, channels, 4, 5), torch.randn(channels, 1, kernel, kernel) / kernel, torch.randn(channels)
         )
@@ -101,16 +101,19 @@ def test_packed_weights_give_the_same_bits(shape, channels, hidden, threads):
     batch, *size = shape
     x = channels_last(batch, channels, *size)
     first, first_bias, second, second_bias = products(channels, hidden, channels)
-    taps = (torch.randn(hidden, 1, 3, 3), torch.randn(hidden))
+    taps, taps_bias = torch.randn(hidden, 1, 3, 3), torch.randn(hidden)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         results = [
             (
                 native.bottleneck(x, one, first_bias, two, second_bias),
-                native.channel_mixer(x, one, first_bias, *taps, two, second_bias, x),
+                native.channel_mixer(x, one, first_bias, kernels, taps_bias, two, second_bias, x),
             )
-            for one, two in ((first, second), (native.pack(first), native.pack(second)))
+            for one, kernels, two in (
+                (first, taps, second),
+                (native.pack(first), native.pack_taps(taps), native.pack(second)),
+            )
         ]
     finally:
         torch.set_num_threads(before)
@@ -119,20 +122,18 @@ def test_packed_weights_give_the_same_bits(shape, channels, hidden, threads):
 
 @built
 @pytest.mark.parametrize(
-    'change, message',
+    'change, message',  # P: the width of a panel
     [
-        (
-            dict(fc1_weight=torch.ones(12, 8, 1, 1)),
-            r'fc1_weight is \[12, 8, 1, 1\] and fc2_weight is \[1, 12, 16\].*both',
-        ),
-        (dict(fc1_weight=torch.ones(2, 8, 16)), r'fc1_weight is \[2, 8, 16\].*expected \[1, 8, 16\]'),
-        (dict(fc1_weight=torch.ones(1, 16, 8).mT), 'fc1_weight is not contiguous'),
-        (dict(fc2_weight=torch.ones(1, 12 * 16 + 1)[:, 1:].view(1, 12, 16)), 'fc2_weight is not .* aligned'),
-        (dict(fc2_weight=torch.ones(1, 11, 16)), r'fc2_weight is \[1, 11, 16\].*expected \[1, 12, 16\]'),
-        (dict(fc1_bias=torch.ones(13)), r'fc2_weight is \[1, 12, 16\].*expected \[1, 13, 16\]'),
+        (lambda P: dict(fc1_weight=torch.ones(12, 8, 1, 1)), r'is \[12, 8, 1, 1\] and fc2_weight is \[1, 12, P\].*both'),
+        (lambda P: dict(fc1_weight=torch.ones(2, 8, P)), r'fc1_weight is \[2, 8, P\].*expected \[1, 8, P\]'),
+        (lambda P: dict(fc1_weight=torch.ones(1, P, 8).mT), 'fc1_weight is not contiguous'),
+        (lambda P: dict(fc2_weight=torch.ones(1, 11, P)), r'fc2_weight is \[1, 11, P\].*expected \[1, 12, P\]'),
+        (lambda P: dict(fc1_bias=torch.ones(13)), r'fc2_weight is \[1, 12, P\].*expected \[1, 13, P\]'),
     ],
 )
 def test_packed_weights_that_do_not_fit(change, message):
+    width = native.panel_width()
+    change, message = change(width), message.replace('P', str(width))
     names = ('fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias')
     args = dict(zip(names, products(8, 12, 8)), x=torch.ones(2, 8, 4, 4))
     args.update({name: native.pack(args[name]) for name in ('fc1_weight', 'fc2_weight')})
@@ -141,7 +142,19 @@ def test_packed_weights_that_do_not_fit(change, message):
         torch.ops.fcvit_mm_cpu.bottleneck(**args)
     hidden = args['fc1_bias'].numel()
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.fcvit_mm_cpu.channel_mixer(**args, dw_weight=torch.ones(hidden, 1, 3, 3), dw_bias=torch.ones(hidden))
+        taps = native.pack_taps(torch.ones(hidden, 1, 3, 3))
+        torch.ops.fcvit_mm_cpu.channel_mixer(**args, dw_weight=taps, dw_bias=torch.ones(hidden))
+
+
+@built
+def test_packed_weights_beside_taps_that_are_not():
+    first, first_bias, second, second_bias = products(8, 12, 8)
+    fc1, fc2, taps = native.pack(first), native.pack(second), torch.ones(12, 1, 3, 3)
+    with pytest.raises(RuntimeError, match=r'dw_weight is \[12, 1, 3, 3\].*expected \[2, 9, '):
+        native.channel_mixer(torch.ones(2, 8, 4, 4), fc1, first_bias, taps, torch.ones(12), fc2, second_bias)
+    with pytest.raises(RuntimeError, match=r'dw_weight is .*expected \[12, 1, 3, 3\]'):
+        packed = native.pack_taps(taps)
+        native.channel_mixer(torch.ones(2, 8, 4, 4), first, first_bias, packed, torch.ones(12), second, second_bias)
 
 
 def check_product(x: torch.Tensor, columns: int) -> None:
@@ -163,9 +176,9 @@ def check_twice(x: torch.Tensor, hidden: int, columns: int) -> None:
 def test_products_of_any_number_of_channels():
     """Parts of panels and of vectors, on either side; a tile of each number of rows."""
     torch.manual_seed(0)
-    for positions in range(1, 14):
+    for positions in range(1, 30):
         check_product(channels_last(1, 19, 1, positions), 37)
-    for columns in (*range(1, 34), 257):
+    for columns in (*range(1, 66), 257):
         check_product(channels_last(2, 13, 3, 2), columns)
         check_twice(channels_last(2, 13, 3, 2), columns, 5)
     for channels in (*range(1, 34), 255, 256, 257, 600):
@@ -247,7 +260,7 @@ def test_tiles_beside_what_is_no_number():
 @built
 @pytest.mark.parametrize('shape', [(0, 8, 4, 4), (2, 8, 0, 4), (2, 8, 4, 0), (2, 0, 4, 4)])
 def test_tiles_of_empty_maps(shape):
-    bias, panels = torch.arange(5.0), torch.ones(36, 1, shape[1], 16)
+    bias, panels = torch.arange(5.0), torch.ones(36, 1, shape[1], native.panel_width())
     got = native.winograd_conv2d(torch.ones(shape), panels, 5, bias)
     torch.testing.assert_close(got, bias[:, None, None].expand(shape[0], 5, *shape[2:]))
     assert not native.winograd_conv2d(torch.ones(shape), panels, 5).any()
@@ -258,17 +271,21 @@ def test_tiles_of_empty_maps(shape):
     'change, message',
     [
         (dict(x=torch.ones(2, 8, 4)), r'x is \[2, 8, 4\].*expected \(B, C, H, W\)'),
-        (dict(x=torch.ones(2, 9, 4, 4)), r'panels is \[36, 2, 8, 16\].*expected \[36, 2, 9, 16\]'),
-        (dict(outputs=33), r'expected \[36, 3, 8, 16\]'),
-        (dict(outputs=-1), r'expected \[36, 0, 8, 16\]'),
+        (dict(x=torch.ones(2, 9, 4, 4)), r'panels is \[36, 2, 8, P\].*expected \[36, 2, 9, P\]'),
+        (dict(outputs=65), r'expected \[36, [35], 8, P\]'),
+        (dict(outputs=-1), r'expected \[36, 0, 8, P\]'),
         (dict(panels=torch.ones(36, 2, 8, 16).double()), 'panels is .* of Double'),
-        (dict(panels=torch.ones(36, 2, 16, 8).transpose(2, 3)), 'panels is not contiguous'),
-        (dict(panels=torch.ones(36 * 2 * 8 * 16 + 1)[1:].view(36, 2, 8, 16)), 'aligned to 32 bytes'),
-        (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \[20\]'),
+        (dict(panels=None), 'panels is not contiguous'),
+        (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \[P\]'),
     ],
 )
 def test_operator_of_tiles_refuses_what_does_not_fit(change, message):
-    args = dict(x=torch.ones(2, 8, 4, 4), panels=torch.ones(36, 2, 8, 16), outputs=20, bias=torch.ones(20))
+    width = native.panel_width()
+    message = message.replace('P', str(width + 4) if 'bias' in message else str(width))
+    outputs = width + 4
+    args = dict(x=torch.ones(2, 8, 4, 4), panels=torch.ones(36, 2, 8, width), outputs=outputs, bias=torch.ones(outputs))
+    if 'panels' in change and change['panels'] is None:
+        change = dict(panels=torch.ones(36, 2, width, 8).transpose(2, 3))
     with pytest.raises(RuntimeError, match=message):
         torch.ops.fcvit_mm_cpu.winograd_conv2d(**{**args, **change})
 
@@ -283,6 +300,9 @@ def test_global_context_of_any_size():
         ((2, 72, 3, 4), 3),
         ((2, 64, 41, 37), 8),
         ((1, 8, 1, 6), 1),
+        ((2, 12, 4, 3), 3),
+        ((1, 40, 5, 3), 2),
+        ((2, 3, 2, 7), 3),
     ):
         for x in (channels_last(*shape), torch.ones(shape).contiguous(memory_format=torch.channels_last)):
             batch, channels = shape[:2]
@@ -308,7 +328,7 @@ def test_scaled_residual_of_any_number_of_channels():
 @pytest.mark.parametrize(
     'change, message',
     [
-        (dict(x=torch.ones(2, 12, 4, 4)), r'x has 12 channels, expected a multiple of 8 for each of num_heads=2'),
+        (dict(x=torch.ones(2, 13, 4, 4)), r'x has 13 channels, expected a multiple of num_heads=2'),
         (dict(num_heads=0), 'num_heads=0'),
         (dict(x=torch.ones(2, 16, 4, 4).double()), 'x is .* of Double'),
         (dict(means=torch.ones(2, 15)), r'means is \[2, 15\].*expected \[2, 16\]'),
