@@ -165,7 +165,8 @@ class TokenMix(nn.Module):
 
     def may_pack(self) -> bool:
         """Check whether nobody replaced or modified what :meth:`pack` is made for, and the mix is of that kind."""
-        context, dwconv = self.global_context, self.dwconv
+        context: Any = self.global_context
+        dwconv = self.dwconv
         return (
             type(context) is GlobalContext
             and context.compete
@@ -181,9 +182,10 @@ class TokenMix(nn.Module):
             and self.may_fuse(self.fc1, self.fc2, self.act1, self.act2)
         )
 
-    def pack(self) -> Tuple[Tensor, ...]:
+    def pack(self) -> Tuple[Optional[Tensor], ...]:
         """Return the parameters in the order of :func:`native.fcvit_block`, weights packed."""
-        context = self.global_context
+        context: Any = self.global_context
+        fc2: Any = self.fc2
         return (
             native.pack(context.fc1.weight),
             context.fc1.bias,
@@ -195,8 +197,8 @@ class TokenMix(nn.Module):
             self.dwconv.bias,
             native.pack(self.fc1.weight),
             self.fc1.bias,
-            native.pack(self.fc2.weight),
-            self.fc2.bias,
+            native.pack(fc2.weight),
+            fc2.bias,
         )
 
     @staticmethod
@@ -321,9 +323,10 @@ class ChannelMixer(nn.Module):
         parameters: List[Any] = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
         _, _, dw_weight, dw_bias, _, _ = parameters
         packed = packed_parameters(x, self.fc1, self.fc2, dw_weight, dw_bias, shortcut)
-        if packed is not None and self.dwconv.packed is not None and self.dwconv.kernel_size == (3, 3):
+        of_taps: Any = self.dwconv.packed
+        if packed is not None and of_taps is not None and self.dwconv.kernel_size == (3, 3):
             fc1_weight, fc1_bias, fc2_weight, fc2_bias = packed
-            taps = self.dwconv.packed.of(dw_weight, native.pack_taps)
+            taps = of_taps.of(dw_weight, native.pack_taps)
             return native.channel_mixer(x, fc1_weight, fc1_bias, taps, dw_bias, fc2_weight, fc2_bias, shortcut)
         if self.recompute and torch.is_grad_enabled():
             x = recomputed_channel_mixer(x, *parameters)
@@ -380,7 +383,7 @@ class FCViTBlock(nn.Module):
 
     def packed_parameters(self, x: Tensor) -> Optional[Tuple[Any, ...]]:
         """Return what :meth:`pack` does, if compiled kernels may compute this map with it."""
-        if self.packed is None or not may_use_packed(x, self.channels):
+        if self.packed is None or type(x) is not Tensor or not may_use_packed(x, self.channels):
             return None
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
             return None
@@ -389,29 +392,31 @@ class FCViTBlock(nn.Module):
     def pack(self) -> Optional[Tuple[Any, ...]]:
         """Return what :func:`native.fcvit_block` takes after the map.
 
-        ``None`` if somebody replaced or modified what they stand in for, or the block is of another kind.
+        ``None`` if somebody replaced or modified what it stands in for, or the block is of another kind.
         """
-        mixer, norms = self.token_mixer, (self.norm1, self.norm2)
+        mixer, channel_mixer, norms = self.token_mixer, self.channel_mixer, (self.norm1, self.norm2)
+        mixes: List[Any] = list(mixer.mixes) if type(mixer) is TokenMixer else []
         if not (
             type(mixer) is TokenMixer
             and mixer.spatial_attention is None
-            and all(type(mix) is TokenMix and mix.may_pack() for mix in mixer.mixes)
-            and len({mix.global_context.num_heads for mix in mixer.mixes}) == 1
-            and all(map(is_unmodified, (self, mixer, mixer.mixes, *mixer.mixes, *norms)))
+            and all(type(mix) is TokenMix and mix.may_pack() for mix in mixes)
+            and len({mix.global_context.num_heads for mix in mixes}) == 1
+            and all(map(is_unmodified, (self, mixer, mixer.mixes, *mixes, *norms)))
             and type(self.norm1) is type(self.norm2) is GroupNorm1
             and self.norm1.eps == self.norm2.eps
             and not self.norm2.affine
             and self.mixer_may_add()
-            and self.channel_mixer.dwconv.kernel_size == (3, 3)
+            and channel_mixer.dwconv.kernel_size == (3, 3)
             and all(each.dtype == torch.float32 and each.device.type == 'cpu' for each in self.parameters())
         ):
             return None
-        fc1, dwconv, fc2 = self.channel_mixer.fc1, self.channel_mixer.dwconv, self.channel_mixer.fc2
+        fc1, fc2 = channel_mixer.fc1, channel_mixer.fc2
+        dwconv: Any = channel_mixer.dwconv
         return (
             self.norm1.weight,
             self.norm1.bias,
-            [tensor for mix in mixer.mixes for tensor in mix.pack()],
-            mixer.mixes[0].global_context.num_heads,
+            [tensor for mix in mixes for tensor in mix.pack()],
+            mixes[0].global_context.num_heads,
             self.layer_scale1,
             [
                 native.pack(fc1.weight),

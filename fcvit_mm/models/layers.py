@@ -54,7 +54,7 @@ def _state_of(value: Optional[Tensor]) -> Any:
 
 
 class Snapshot:
-    """What is made from the parameters of a module and those in it, until one of them changes.
+    """A result that is made from the parameters of a module and those in it, and again if one of them has changed.
 
     Changes are those of :class:`Derived`, and of the modules: others in their places, hooks, parametrisations, training
     or not. It is neither copied nor pickled with the module.

@@ -1,8 +1,9 @@
 """Choice by measurement: on devices that the tables were not tuned on, the fastest row is found by timing.
 
-The tables' order was found on CPUs with AVX2 and with AVX-512 (AMD's) and on an H100. On another CPU, and on every GPU, the rows that apply to
-a call are timed at the first call of its kind, in training with their gradients, and compared with the reference. What
-won is kept in a file for each device and version (:func:`path_of_choices`), so that later runs compute the same.
+The tables' order was found on CPUs with AVX2 and (AMD) AVX-512, and on an H100. On another CPU, and on every GPU, the
+rows that apply to a call are timed at the first call of its kind, in training with their gradients, and compared
+with the reference. What won is kept in a file for each device and version (:func:`path_of_choices`), so that later runs
+compute the same.
 """
 
 import ast

@@ -10,6 +10,7 @@ import torch.nn as nn
 from networks import FCVIT_OPTIONS as OPTIONS
 from networks import build_fcvit as micro
 from networks import disturbed as trained
+from torch.nn.utils import parametrize
 
 import fcvit_mm
 from fcvit_mm.models import inference
@@ -70,20 +71,25 @@ def test_pickles():
 def test_packed_weights_are_those_of_the_layers(monkeypatch):
     """Used by calls that nothing else is wanted of, made again for changed weights, and part of no file."""
     used = []
-    for name in ('bottleneck', 'channel_mixer'):
+    for name in ('bottleneck', 'channel_mixer', 'fcvit_block'):
         whole = getattr(native, name)
 
-        def count(x, fc1_weight, *others, _whole=whole, _name=name):
-            used.append((_name, fc1_weight.ndim))
-            return _whole(x, fc1_weight, *others)
+        def count(x, weight, *others, _whole=whole, _name=name):
+            used.append((_name, weight.ndim))
+            return _whole(x, weight, *others)
 
         monkeypatch.setattr(native, name, count)
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
     x = images()
     with torch.no_grad():
         optimized(x)
-    assert set(used) == {('bottleneck', 3), ('channel_mixer', 3)}
-    block = optimized.stages[0].blocks[0]
+        assert set(used) == {('fcvit_block', 1)}
+        block = optimized.stages[0].blocks[0]
+        block.norm1.eps *= 2  # so that the operator of the complete block does not fit the layers
+        block.packed._made = None
+        optimized(x)
+        block.norm1.eps /= 2
+    assert set(used) == {('fcvit_block', 1), ('bottleneck', 3), ('channel_mixer', 3)}
     for change in (
         lambda: block.channel_mixer.fc2.weight.mul_(2),
         lambda: block.token_mixer.mixes[0].fc1.weight.neg_(),
@@ -100,6 +106,7 @@ def test_packed_weights_are_those_of_the_layers(monkeypatch):
     assert not [key for key in optimized.state_dict() if 'packed' in key]
     for copied in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
         assert copied.stages[0].blocks[0].channel_mixer.fc1.packed._made is None
+        assert copied.stages[0].blocks[0].packed._made is None
 
     used.clear()
     optimized.requires_grad_(True)
@@ -109,7 +116,43 @@ def test_packed_weights_are_those_of_the_layers(monkeypatch):
         optimized(x)
     with torch.no_grad():
         optimized.double()(x.double())
-    assert ('channel_mixer', 3) not in used and ('bottleneck', 3) not in used
+    assert set(used) <= {('channel_mixer', 4), ('bottleneck', 4)}
+
+
+#: What somebody may do to a block of an optimized network after its first pass.
+CHANGES = {
+    'nothing': lambda block: None,
+    'hook': lambda block: block.token_mixer.mixes[0].dwconv.register_forward_hook(lambda *args: args[2] + 1),
+    'activation': lambda block: setattr(block.token_mixer.mixes[1], 'act2', torch.nn.ReLU()),
+    'context': lambda block: setattr(block.token_mixer.mixes[0], 'global_context', None),
+    'norm': lambda block: setattr(block, 'norm2', torch.nn.Identity()),
+    'fewer_mixes': lambda block: block.token_mixer.mixes.pop(0),
+    'forward': lambda block: setattr(block.token_mixer, 'forward', lambda x: x * 2),
+    'parametrization': lambda block: parametrize.register_parametrization(
+        block.channel_mixer.fc1, 'weight', torch.nn.Hardtanh()
+    ),
+    'weight_norm': lambda block: torch.nn.utils.weight_norm(block.token_mixer.mixes[0].fc2),
+    'other_weights': lambda block: setattr(
+        block.norm1, 'weight', torch.nn.Parameter(torch.ones_like(block.norm1.weight), requires_grad=False)
+    ),
+    'in_place': lambda block: block.token_mixer.mixes[1].global_context.rescale_bias.add_(1),
+    'no_scale': lambda block: setattr(block, 'layer_scale1', None),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
+def test_blocks_that_somebody_changes_compute_what_their_layers_say(change):
+    optimized = fcvit_mm.optimize_for_inference(trained(micro()))
+    x = images()
+    with torch.no_grad():
+        before = optimized(x)
+        change(optimized.stages[1].blocks[0])
+        have = optimized(x)
+        with use_ops('reference'):
+            want = optimized(x)
+    torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(before[0], have[0], rtol=1e-5, atol=1e-5)
+    assert torch.equal(before[1], have[1]) == (change is CHANGES['nothing'])
 
 
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')

@@ -124,7 +124,10 @@ def test_packed_weights_give_the_same_bits(shape, channels, hidden, threads):
 @pytest.mark.parametrize(
     'change, message',  # P: the width of a panel
     [
-        (lambda P: dict(fc1_weight=torch.ones(12, 8, 1, 1)), r'is \[12, 8, 1, 1\] and fc2_weight is \[1, 12, P\].*both'),
+        (
+            lambda P: dict(fc1_weight=torch.ones(12, 8, 1, 1)),
+            r'\[12, 8, 1, 1\] and fc2_weight is \[1, 12, P\].*both',
+        ),
         (lambda P: dict(fc1_weight=torch.ones(2, 8, P)), r'fc1_weight is \[2, 8, P\].*expected \[1, 8, P\]'),
         (lambda P: dict(fc1_weight=torch.ones(1, P, 8).mT), 'fc1_weight is not contiguous'),
         (lambda P: dict(fc2_weight=torch.ones(1, 11, P)), r'fc2_weight is \[1, 11, P\].*expected \[1, 12, P\]'),
