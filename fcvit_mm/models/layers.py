@@ -17,6 +17,7 @@ from ..deprecation import renamed_in
 from ..ops import add_scaled, conv2d, depthwise_conv2d, gelu_, group_norm, native
 from ..ops.conditions import needs_grad
 from ..ops.dispatch import current_mode
+from ..ops.measured import is_untuned
 from ..ops.tracing import is_traced, is_transformed, records_any_size
 
 
@@ -120,6 +121,24 @@ class Conv2d(nn.Conv2d):
         if self.padding_mode != 'zeros':
             return super().forward(x)
         return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.groups, self.dilation)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` by the compiled kernels where these are faster, for inference: with AVX-512 on AMD's processors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 2 or x.shape[-1] != self.in_features or is_traced() or not self.pays(x):
+            return super().forward(x)
+        rows = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)
+        if not may_use_packed(rows, self.in_features, self.weight, self.bias):
+            return super().forward(x)
+        out = native.pointwise_conv2d(rows, self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+
+    @staticmethod
+    def pays(x: Tensor) -> bool:
+        """Return whether PyTorch's matrix products are slower: MKL has none with AVX-512 for processors of AMD."""
+        return x.device.type == 'cpu' and native.available() and native.instructions() == 'AVX512' and not is_untuned(x)
 
 
 # -- the one rule for what may be computed without calling it, or be fused ---------------------------------------------
@@ -250,7 +269,7 @@ def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
 
 
 #: Layers that can take over a norm or scale next to them.
-Linear = Union[nn.Conv2d, nn.Linear]
+Weighted = Union[nn.Conv2d, nn.Linear]
 
 
 def can_fuse(*modules: nn.Module) -> bool:
@@ -290,28 +309,28 @@ def batch_norm_affine(norm: _BatchNorm) -> Tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def fuse_output_(layer: Linear, scale: Tensor, shift: Tensor) -> None:
+def fuse_output_(layer: Weighted, scale: Tensor, shift: Tensor) -> None:
     """Make a convolution or linear layer multiply its output channels by ``scale`` and add ``shift``."""
     bias = shift if layer.bias is None else layer.bias.double() * scale + shift
     _set(layer, layer.weight.double().flatten(1) * scale.double()[:, None], bias)
 
 
 @torch.no_grad()
-def fuse_input_(layer: Linear, scale: Tensor, shift: Tensor) -> None:
+def fuse_input_(layer: Weighted, scale: Tensor, shift: Tensor) -> None:
     """Make a 1x1 convolution or linear layer multiply its input channels by ``scale`` and add ``shift`` first."""
     weight = layer.weight.double().flatten(1)
     bias = weight @ shift.double() + (0 if layer.bias is None else layer.bias.double())
     _set(layer, weight * scale.double(), bias)
 
 
-def _set(layer: Linear, weight: Tensor, bias: Tensor) -> None:
+def _set(layer: Weighted, weight: Tensor, bias: Tensor) -> None:
     # New parameters: another layer may share the old ones.
     like = layer.weight
     layer.weight = nn.Parameter(weight.to(like.dtype).view_as(like), requires_grad=False)
     layer.bias = nn.Parameter(bias.to(like.dtype), requires_grad=False)
 
 
-def fuse_batch_norm_(layer: Linear, norm: nn.Module) -> nn.Module:
+def fuse_batch_norm_(layer: Weighted, norm: nn.Module) -> nn.Module:
     """Make a convolution apply the BatchNorm (in evaluation mode) behind it, too.
 
     Any other norm stays, and one that, or whose convolution, somebody modified: see :func:`can_fuse`.
@@ -325,7 +344,7 @@ def fuse_batch_norm_(layer: Linear, norm: nn.Module) -> nn.Module:
     return nn.Identity()
 
 
-def fuse_batch_norm_before_(norm: nn.Module, layer: Linear) -> nn.Module:
+def fuse_batch_norm_before_(norm: nn.Module, layer: Weighted) -> nn.Module:
     """Make a 1x1 convolution or linear layer apply the BatchNorm (in evaluation mode) before it.
 
     Any other norm stays, and one that, or whose layer, somebody modified: see :func:`can_fuse`.

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.tracing import is_traced
 from .backbone import Backbone
-from .layers import Conv2d, can_fuse, fuse_batch_norm_, is_unmodified
+from .layers import Conv2d, Linear, can_fuse, fuse_batch_norm_, is_unmodified
 from .regions import RoIAlign
 from .winograd import WinogradConv2d
 
@@ -60,8 +60,10 @@ INSIDE: Dict[str, FrozenSet[str]] = {
     ),
     'mmengine': _names('ModuleList Sequential _BatchNormXd'),
     'torch': frozenset(),
-    'fcvit_mm': _names('RoIAlign Conv2d WinogradConv2d'),
+    'fcvit_mm': _names('RoIAlign Conv2d Linear WinogradConv2d'),
 }
+#: Weights of a linear layer from which it is replaced.
+MANY_WEIGHTS = 2**16
 #: Children that predictions do not call with maps: names begin so.
 _NOT_CALLED = ('loss', 'data_preprocessor', 'auxiliary_head')
 
@@ -222,10 +224,21 @@ def _faster(module: nn.Module) -> nn.Module:
         if type(module) is nn.Conv2d:
             layer.__class__ = WinogradConv2d if WinogradConv2d.fits(module) else Conv2d
         return layer
+    if type(module) is nn.Linear or _is_of(module, {'mmcv': frozenset({'Linear'})}):
+        return _faster_linear(module)
     described: Any = module
     if type(module).__name__ == 'RoIAlign' and not isinstance(module, RoIAlign) and described.pool_mode == 'avg':
         return RoIAlign(described.output_size, described.spatial_scale, described.sampling_ratio, described.aligned)
     return module
+
+
+def _faster_linear(module: Any) -> nn.Module:
+    if module.weight.numel() < MANY_WEIGHTS:
+        return module
+    layer = copy.copy(module)
+    layer._parameters = dict(module._parameters)
+    layer.__class__ = Linear
+    return layer
 
 
 def _weight(parameter: Tensor) -> Tensor:

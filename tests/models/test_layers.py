@@ -26,6 +26,7 @@ from fcvit_mm.models.layers import (
     residual,
     up_to_multiple,
 )
+from fcvit_mm.ops import native, use_ops
 
 
 def test_drop_path():
@@ -167,3 +168,35 @@ def test_whoever_replaced_or_hooked_stochastic_depth_is_asked():
     hooked.register_forward_hook(lambda module, args, output: 3 * output)
     assert torch.equal(residual(x, branch, torch.full((2,), 2.0), hooked), 6 * branch)
     assert torch.equal(residual(x, branch, None, torch.nn.Identity()), branch)
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+@pytest.mark.parametrize('bias', [True, False])
+def test_linear_layers_by_compiled_kernels(monkeypatch, bias):
+    """Any leading sizes and strides; the layer's own way in training, in other dtypes and where it pays nothing."""
+    calls = []
+    pointwise = native.pointwise_conv2d
+    monkeypatch.setattr(native, 'pointwise_conv2d', lambda *args: calls.append(args) or pointwise(*args))
+    monkeypatch.setattr(layers.Linear, 'pays', lambda self, x: True)
+    torch.manual_seed(0)
+    layer = layers.Linear(70, 33, bias=bias)
+    expected = nn.Linear(70, 33, bias=bias)
+    expected.load_state_dict(layer.state_dict())
+    inputs = [torch.randn(5, 70), torch.randn(2, 3, 70), torch.randn(70, 6).t(), torch.randn(1, 140)[:, ::2]]
+    with torch.no_grad():
+        for x in (*inputs, torch.randn(0, 70), torch.randn(2, 0, 70)):
+            torch.testing.assert_close(layer(x), expected(x), rtol=1e-5, atol=1e-5)
+        assert len(calls) == len(inputs) + 2
+        calls.clear()
+        assert torch.equal(layer(inputs[0][0]), expected(inputs[0][0]))
+        with pytest.raises(RuntimeError, match='shapes cannot be multiplied'):
+            layer(torch.ones(2, 69))
+        with torch.autocast('cpu', torch.bfloat16):
+            assert layer(inputs[0]).dtype == torch.bfloat16
+        with use_ops('reference'):
+            assert torch.equal(layer(inputs[0]), expected(inputs[0]))
+        torch.testing.assert_close(torch.func.vmap(layer)(inputs[1]), expected(inputs[1]))
+        torch.testing.assert_close(torch.jit.trace(layer, inputs[0])(torch.ones(3, 70)), expected(torch.ones(3, 70)))
+        assert layers.Linear(70, 33).double()(inputs[0].double()).dtype == torch.float64
+    layer(inputs[0]).sum().backward()
+    assert layer.weight.grad is not None and not calls
