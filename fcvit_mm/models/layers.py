@@ -127,7 +127,7 @@ class Linear(nn.Linear):
     """``nn.Linear`` by the compiled kernels where these are faster, for inference: with AVX-512 on AMD's processors."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim < 2 or x.shape[-1] != self.in_features or is_traced() or not self.pays(x):
+        if is_traced() or x.ndim < 2 or x.shape[-1] != self.in_features or x.numel() == 0 or not self.pays(x):
             return super().forward(x)
         rows = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)
         if not may_use_packed(rows, self.in_features, self.weight, self.bias):

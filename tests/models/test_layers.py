@@ -186,7 +186,7 @@ def test_linear_layers_by_compiled_kernels(monkeypatch, bias):
     with torch.no_grad():
         for x in (*inputs, torch.randn(0, 70), torch.randn(2, 0, 70)):
             torch.testing.assert_close(layer(x), expected(x), rtol=1e-5, atol=1e-5)
-        assert len(calls) == len(inputs) + 2
+        assert len(calls) == len(inputs)
         calls.clear()
         assert torch.equal(layer(inputs[0][0]), expected(inputs[0][0]))
         with pytest.raises(RuntimeError, match='shapes cannot be multiplied'):
