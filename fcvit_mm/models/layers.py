@@ -129,7 +129,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if is_traced() or x.ndim < 2 or x.shape[-1] != self.in_features or x.numel() == 0 or not self.pays(x):
             return super().forward(x)
-        rows = x.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)
+        rows = x.reshape(1, -1, 1, self.in_features).contiguous().permute(0, 3, 1, 2)
         if not may_use_packed(rows, self.in_features, self.weight, self.bias):
             return super().forward(x)
         out = native.pointwise_conv2d(rows, self.weight[:, :, None, None], self.bias)
