@@ -13,7 +13,7 @@ from ..ops.conditions import HALF, lacks_half
 from .backbone import Backbone
 from .fcvit import FCViTBlock
 from .graphs import CudaGraphs
-from .layers import Conv2d, Derived, Snapshot, is_pointwise, is_unmodified
+from .layers import Conv2d, Derived, Snapshot, is_unmodified
 from .stock_parts import optimize_parts_
 
 #: Largest difference of outputs, in parts of the largest output (at least 1).
@@ -139,7 +139,7 @@ def _pack(backbone: Backbone) -> None:
         if module.weight.is_cuda:
             if is_depthwise:
                 module.weight = nn.Parameter(triton.pack_taps(module.weight), requires_grad=False)
-        elif module.bias is not None and (is_depthwise or is_pointwise(module)):
+        elif module.bias is not None and (is_depthwise or module.groups == 1):
             module.packed = Derived()
 
 

@@ -1,6 +1,6 @@
 """Convolution."""
 
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +9,8 @@ from torch import Tensor
 from . import native
 from .checks import autocast_dtype, check_arguments
 from .conditions import HALF, LACKS_HALF, in_float32, is_channels_last, lacks_half, needs_grad
-from .dispatch import Implementation, operation
-from .tracing import records_any_size
+from .dispatch import Implementation, current_mode, operation
+from .tracing import is_traced, is_transformed, records_any_size
 
 
 def _check(
@@ -128,6 +128,11 @@ def _of_windows(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Any = 1, padding: Any = 0, *_: Any
 ) -> Tensor:
     """Copy the window of each output position into a vector, and multiply the weight, as it lies in memory, with it."""
+    return native.pointwise_conv2d(_windows(x, weight, stride, padding), window_matrix(weight), bias)
+
+
+def _windows(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
+    """Return the windows that a kernel meets as vectors, row after row: ``(B, k * k * C, H', W')``."""
     (rows, columns), (row_step, column_step) = _pair(padding), _pair(stride)
     nhwc = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
     size, (of_image, of_row, of_column) = _output_size(x, weight, stride, padding), nhwc.stride()[:3]
@@ -135,9 +140,32 @@ def _of_windows(
     windows = nhwc.as_strided(
         (x.shape[0], *size, height, width * channels),
         (of_image, of_row * row_step, of_column * column_step, of_row, 1),
-    ).flatten(3)
-    matrix = weight.permute(0, 2, 3, 1).flatten(1)[:, :, None, None]
-    return native.pointwise_conv2d(windows.permute(0, 3, 1, 2), matrix, bias)
+    )
+    return windows.flatten(3).permute(0, 3, 1, 2)
+
+
+def window_matrix(weight: Tensor) -> Tensor:
+    """Return a weight ``(D, C, k, k)`` as that of a 1x1 convolution of windows: ``(D, k * k * C, 1, 1)``."""
+    return weight.permute(0, 2, 3, 1).flatten(1)[:, :, None, None]
+
+
+def packed_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: Any, padding: Any, dilation: Any, pack: Callable[[], Tensor]
+) -> Optional[Tensor]:
+    """Convolve by a weight that is arranged already, if :func:`conv2d` would copy windows and arrange it.
+
+    Args:
+        x, weight, bias, stride, padding, dilation: As of :func:`conv2d`.
+        pack (Callable): Returns ``native.pack(window_matrix(weight))``.
+
+    Returns:
+        Tensor, optional: ``(B, D, H', W')``.
+    """
+    if is_traced() or current_mode() == 'reference' or is_transformed() or x.ndim != 4 or x.shape[1] != weight.shape[1]:
+        return None
+    if not _copies_windows(x, weight, bias, stride, padding, 1, dilation):
+        return None
+    return native.pointwise_conv2d(_windows(x, weight, stride, padding), pack(), bias)
 
 
 def _is_product(

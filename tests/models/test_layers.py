@@ -26,7 +26,7 @@ from fcvit_mm.models.layers import (
     residual,
     up_to_multiple,
 )
-from fcvit_mm.ops import native, use_ops
+from fcvit_mm.ops import conv, native, use_ops
 
 
 def test_drop_path():
@@ -201,3 +201,30 @@ def test_linear_layers_by_compiled_kernels(monkeypatch, bias):
     calls.clear()
     layer(inputs[0]).sum().backward()
     assert layer.weight.grad is not None and not calls
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+def test_convolutions_of_few_positions_pack_their_weight_once(monkeypatch):
+    monkeypatch.setattr(conv, 'MANY_WEIGHTS', 1)
+    packed = []
+    pack = native.pack
+    monkeypatch.setattr(native, 'pack', lambda weight: packed.append(weight) or pack(weight))
+    torch.manual_seed(0)
+    layer = Conv2d(5, 7, 3, stride=2, padding=1).to(memory_format=torch.channels_last)
+    layer.packed = layers.Derived()
+    x = torch.randn(2, 5, 9, 6).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, 2, 1), rtol=1e-5, atol=1e-5)
+        assert len(packed) == 1
+        layer.weight.mul_(-1)
+        torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias, 2, 1), rtol=1e-5, atol=1e-5)
+        assert len(packed) == 2
+        with use_ops('reference'):
+            assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, 2, 1))
+        large = torch.randn(2, 5, 60, 60).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(layer(large), F.conv2d(large, layer.weight, layer.bias, 2, 1), rtol=1e-5, atol=1e-5)
+        with pytest.raises(ValueError, match=r'takes \(7, 4, 3, 3\)'):
+            layer(torch.ones(2, 4, 9, 6))
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None and len(packed) == 2

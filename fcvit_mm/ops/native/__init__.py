@@ -205,7 +205,7 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
     Args:
         x (Tensor): ``(B, C, H, W)``, float32.
-        weight (Tensor): ``(D, C, 1, 1)``.
+        weight (Tensor): ``(D, C, 1, 1)``; with a bias, also that of :func:`pack`.
         bias (Tensor, optional): ``(D,)``.
 
     Returns:
@@ -240,7 +240,7 @@ def winograd_panels(weight: Tensor) -> Tensor:
 def pack(weight: Tensor) -> Tensor:
     """Arrange the weight ``(D, C, 1, 1)`` of a 1x1 convolution as the products read it: ``(D / P rounded up, C, P)``.
 
-    P is :func:`panel_width`. :func:`bottleneck`, :func:`channel_mixer` and :func:`fcvit_block` take weights so.
+    P is :func:`panel_width`. All that multiplies with 1x1 weights takes them so.
     """
     return _panels(weight.detach().flatten(1).t())
 

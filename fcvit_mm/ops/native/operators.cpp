@@ -207,9 +207,16 @@ std::tuple<Tensor, Tensor> pointwise_conv2d_grad_weight(const Tensor& grad, cons
   return {of_weight, of_bias};
 }
 
-Tensor& pointwise_conv2d_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Tensor& out) {
+// The columns of the weight of a 1x1 convolution, which may be packed if there is a bias.
+int64_t columns_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   check_map(x);
-  const int64_t columns = check_pointwise("weight", weight, x.size(1));
+  TORCH_CHECK(weight.dim() != 3 || bias, "fcvit_mm_cpu: weight is ", weight.sizes(),
+              " without a bias, expected (D, C, 1, 1)");
+  return bias ? check_columns("weight", weight, *bias, x.size(1)) : check_pointwise("weight", weight, x.size(1));
+}
+
+Tensor& pointwise_conv2d_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Tensor& out) {
+  const int64_t columns = columns_of(x, weight, bias);
   if (bias) {
     check_shape("bias", *bias, {columns});
   }
@@ -217,10 +224,7 @@ Tensor& pointwise_conv2d_out(const Tensor& x, const Tensor& weight, const Option
   if (out.numel() == 0) {
     return out;
   }
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), matrix = weight.flatten(1);
-  // A transposed view, as gradients take, is read as it is.
-  const bool turned = matrix.stride(1) != 1 && matrix.stride(0) == 1;
-  const Tensor rows = turned ? matrix : matrix.contiguous(), shift = bias ? bias->contiguous() : Tensor();
+  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), shift = bias ? bias->contiguous() : Tensor();
   Product product{};
   product.rows = map.const_data_ptr<float>();
   product.row_stride = product.depth = x.size(1);
@@ -228,13 +232,20 @@ Tensor& pointwise_conv2d_out(const Tensor& x, const Tensor& weight, const Option
   product.columns = product.out_stride = columns;
   product.bias = bias ? shift.const_data_ptr<float>() : nullptr;
   product.out = out.mutable_data_ptr<float>();
-  multiply_all(product, {rows.const_data_ptr<float>(), turned ? rows.stride(1) : product.depth, turned});
+  if (weight.dim() == 3) {
+    multiply_all(product, {weight.const_data_ptr<float>(), 0, false, true});
+    return out;
+  }
+  // A transposed view, as gradients take, is read as it is.
+  const Tensor matrix = weight.flatten(1);
+  const bool turned = matrix.stride(1) != 1 && matrix.stride(0) == 1;
+  const Tensor rows = turned ? matrix : matrix.contiguous();
+  multiply_all(product, {rows.const_data_ptr<float>(), turned ? rows.stride(1) : product.depth, turned, false});
   return out;
 }
 
 Tensor pointwise_conv2d(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  check_map(x);
-  Tensor out = empty_map(x, check_pointwise("weight", weight, x.size(1)));
+  Tensor out = empty_map(x, columns_of(x, weight, bias));
   return pointwise_conv2d_out(x, weight, bias, out);
 }
 
@@ -617,8 +628,9 @@ std::tuple<Tensor, Tensor> meta_of_pointwise_grad_weight(const Tensor& grad, con
 
 Tensor& meta_of_gelu_grad_in_place(Tensor& x, const Tensor&) { return x; }
 
-Tensor meta_of_pointwise(const Tensor& x, const Tensor& weight, const OptionalTensor&) {
-  return at::empty_symint({x.sym_size(0), weight.sym_size(0), x.sym_size(2), x.sym_size(3)}, x.options(),
+Tensor meta_of_pointwise(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  const auto columns = weight.dim() == 3 && bias ? bias->sym_size(0) : weight.sym_size(0);
+  return at::empty_symint({x.sym_size(0), columns, x.sym_size(2), x.sym_size(3)}, x.options(),
                           at::MemoryFormat::ChannelsLast);
 }
 

@@ -51,13 +51,13 @@ void multiply_all(const Product& all, const Weight& weight) {
   blocks = divide_up(all.count, rows);
 
   at::parallel_for(0, groups * blocks, 1, [&](int64_t begin, int64_t end) {
-    float* panels = thread_buffer(width * depth);
+    float* const panels = weight.packed ? nullptr : thread_buffer(width * depth);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = i % blocks * rows, group = i / blocks, column = group * width;
       Product product = all;
       product.columns = std::min(width, all.columns - column);
-      if (group != packed) {
+      if (!weight.packed && group != packed) {
         if (weight.turned) {
           kernels().copy_panels(weight.values + column, weight.stride, product.columns, all.depth, panels);
         } else {
@@ -65,7 +65,7 @@ void multiply_all(const Product& all, const Weight& weight) {
         }
         packed = group;
       }
-      product.panels = panels;
+      product.panels = weight.packed ? weight.values + column * all.depth : panels;
       product.rows += row * all.row_stride;
       product.count = std::min(rows, all.count - row);
       product.out += row * all.out_stride + column;

@@ -47,11 +47,11 @@ void convolve_tiles(const TiledConvolution& conv);
 
 // ---- products.cpp ----
 
-// The weight of a 1x1 convolution: (columns, depth), or turned: (depth, columns).
+// The weight of a 1x1 convolution: (columns, depth), or turned: (depth, columns), or as of pack_panels.
 struct Weight {
   const float* values;
   int64_t stride;
-  bool turned;
+  bool turned, packed;
 };
 // Products of a 1x1 convolution, without `panels`.
 void multiply_all(const Product& all, const Weight& weight);

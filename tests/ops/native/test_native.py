@@ -109,6 +109,7 @@ def test_packed_weights_give_the_same_bits(shape, channels, hidden, threads):
             (
                 native.bottleneck(x, one, first_bias, two, second_bias),
                 native.channel_mixer(x, one, first_bias, kernels, taps_bias, two, second_bias, x),
+                native.pointwise_conv2d(x, one, first_bias),
             )
             for one, kernels, two in (
                 (first, taps, second),
@@ -147,6 +148,12 @@ def test_packed_weights_that_do_not_fit(change, message):
     with pytest.raises(RuntimeError, match=message):
         taps = native.pack_taps(torch.ones(hidden, 1, 3, 3))
         torch.ops.fcvit_mm_cpu.channel_mixer(**args, dw_weight=taps, dw_bias=torch.ones(hidden))
+
+
+@built
+def test_packed_weights_without_a_bias():
+    with pytest.raises(RuntimeError, match=r'weight is \[1, 8, \d+\] without a bias'):
+        native.pointwise_conv2d(torch.ones(1, 8, 2, 2), native.pack(torch.ones(3, 8, 1, 1)))
 
 
 @built
