@@ -1,5 +1,6 @@
 """Loading a trained network, with the preparation of images that belongs to it."""
 
+import copy
 import inspect
 import os
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
 from ..dependencies import require
-from ..engine.config import leaf_datasets, load_config, set_pretrained, task_of, type_name
+from ..engine.config import leaf_datasets, load_config, replace_sync_bn, set_pretrained, task_of, type_name
 from ..errors import UserError
 from ..images import ImageReader, PathLike, display, swap_channels
 
@@ -112,7 +113,8 @@ def build_model(cfg: Config) -> nn.Module:
         ConfigError: A config of another library.
     """
     task_of(cfg)
-    model = dict(cfg.model)
+    model = copy.deepcopy(cfg.model)
+    replace_sync_bn(model, 'SyncBN')  # MMSyncBN cannot be built outside of distributed training
     if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

@@ -163,6 +163,24 @@ def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
     cfg.pretrained = checkpoint
 
 
+def replace_sync_bn(model: Any, kind: str) -> int:
+    """Make each SyncBN and MMSyncBN of a model's config another kind of norm, without their own settings.
+
+    Args:
+        model (dict): It is changed.
+        kind (str): Name of the norm that takes their place.
+
+    Returns:
+        int: How many there were.
+    """
+    found = [node for node in walk(model) if type_name(node) == 'SyncBN']
+    for node in found:
+        node['type'] = kind
+        for key in ('group', 'process_group', 'stats_mode'):
+            node.pop(key, None)
+    return len(found)
+
+
 def adapt_to_machine(cfg: Config) -> None:
     """Replace what the machine cannot do, with a message; fill in what the libraries' own tools fill in.
 
@@ -170,9 +188,7 @@ def adapt_to_machine(cfg: Config) -> None:
     mixed precision is switched off (MMEngine's wrapper refuses without an accelerator).
     """
     if get_device() == 'cpu':
-        found = [node for node in walk(cfg.get('model', {})) if type_name(node) == 'SyncBN']
-        for node in found:
-            node['type'] = 'BN'
+        found = replace_sync_bn(cfg.get('model', {}), 'BN')
         if found or cfg.get('sync_bn'):
             cfg.sync_bn = None
             print_log('No accelerator: SyncBN in the model becomes BN.', logger='current')

@@ -175,3 +175,15 @@ def test_images_that_the_loading_steps_do_not_read(name, tmp_path, image_file):
         network.prepare(path)
     with pytest.raises((ImageError, NetworkError), match='image.png (is not read by the loading steps|has 3 channels)'):
         network.prepare(image_file)
+
+
+@pytest.mark.parametrize('settings', [dict(), dict(stats_mode='N', eps=1e-3, requires_grad=True)])
+def test_norms_of_several_processes(settings):
+    """mmcv's MMSyncBN asks for a process group when it is built; here it is an ordinary norm with its settings."""
+    pytest.importorskip('mmseg')
+    norm = dict(type='MMSyncBN', **settings)
+    config = str(ROOT / 'configs' / CONFIGS['mmseg'])
+    network = load_network(config, options={'model.decode_head.norm_cfg': norm, 'model.auxiliary_head': None})
+    norms = [each for each in network.model.decode_head.modules() if 'Norm' in type(each).__name__]
+    assert norms and all(each.eps == settings.get('eps', 1e-5) for each in norms)
+    assert not any(isinstance(each, torch.nn.SyncBatchNorm) for each in norms)

@@ -76,6 +76,22 @@ def test_cpu_gets_what_it_can_do(monkeypatch):
     assert cfg.val_dataloader.persistent_workers is True
 
 
+def test_a_cpu_gets_norms_without_the_settings_of_several_processes(monkeypatch):
+    norms = [
+        dict(type='MMSyncBN', stats_mode='N', eps=1e-3),
+        dict(type='SyncBN', process_group=None, momentum=0.2),
+        dict(type='GN', num_groups=2),
+    ]
+    cfg = Config(dict(model=dict(heads=[dict(norm_cfg=norm) for norm in norms])))
+    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
+    adapt_to_machine(cfg)
+    assert [head.norm_cfg for head in cfg.model.heads] == [
+        dict(type='BN', eps=1e-3),
+        dict(type='BN', momentum=0.2),
+        dict(type='GN', num_groups=2),
+    ]
+
+
 def test_gpu_keeps_what_the_config_says(monkeypatch):
     pytest.importorskip('mmseg')
     cfg = load_config(UPERNET)

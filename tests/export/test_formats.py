@@ -146,3 +146,20 @@ def test_a_compiler_that_is_not_installed(tmp_path, monkeypatch, needs):
     with pytest.raises(ExportError, match=r'found no C\+\+ compiler: install g\+\+ or clang\+\+.*torch_export needs n'):
         write_export(Function(lambda x: x * 2), str(tmp_path / 'a.pt2'), 'aot_inductor')
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_a_model_that_torchs_compiler_fails_at(tmp_path, monkeypatch, needs, wrapped):
+    needs('torch_export')
+    from torch._inductor import exc
+
+    def compile_wrongly(*args, **kwargs):
+        error = exc.CppCompileError(['g++'], "a.cpp:1: error: 'u0' was not declared")
+        raise exc.InductorError(error, None) if wrapped else error
+
+    if wrapped and not hasattr(exc, 'InductorError'):
+        pytest.skip('before torch 2.7')
+    monkeypatch.setattr('torch._inductor.aoti_compile_and_package', compile_wrongly)
+    with pytest.raises(ExportError, match=r'Inductor of torch \S+ cannot compile this model.*C\+\+.*take --format t'):
+        write_export(Function(lambda x: x * 2), str(tmp_path / 'a.pt2'), 'aot_inductor')
+    assert not os.listdir(tmp_path)
