@@ -259,8 +259,7 @@ def _record_torch_export(part: Part, example: Tensor, names: List[str], path: st
 
 
 def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
-    from torch._inductor import aoti_compile_and_package
-    from torch._inductor import exc
+    from torch._inductor import aoti_compile_and_package, exc
 
     program = _program(part, example)
     options: Dict[str, Any] = {'aot_inductor.metadata': metadata}
@@ -278,7 +277,7 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
             '--format aot_inductor compiles the model and found no C++ compiler: install g++ or clang++, or name one '
             'by the environment variable CXX; --format torch_export needs none'
         ) from error
-    except (exc.CppCompileError, getattr(exc, 'InductorError', exc.CppCompileError)) as error:  # wrapped since torch 2.7
+    except (exc.CppCompileError, getattr(exc, 'InductorError', exc.CppCompileError)) as error:  # wrapped: torch 2.7
         raise ExportError(
             f'--format aot_inductor: Inductor of torch {torch.__version__} cannot compile this model '
             f'({str(error).splitlines()[0]}): take --format torch_export or onnx'
