@@ -17,8 +17,9 @@ namespace {
 constexpr int64_t kBlockDepth = 256;
 // Rows that are multiplied twice at a time.
 constexpr int64_t kRowsTwice = 96;
-// Expanded channels that a channel mixer computes at a time.
-constexpr int64_t kFewestHidden = 64, kMostHidden = 256;
+// Expanded channels that a channel mixer computes at a time, at least, and at most blocks of them: processors with
+// AVX-512 have twice the second-level cache.
+constexpr int64_t kFewestHidden = 64, kMostHiddenBlocks = 8;
 // Rows of the sums of products of two maps' channels that a thread computes at a time.
 constexpr int64_t kCorrelationRows = 256;
 // Positions for each thread up to which channel mixers divide expanded channels among threads.
@@ -215,7 +216,7 @@ struct MixerShare {
 
 void mix_share(const Mixer& mixer, const MixerShare& share) {
   const int64_t wanted = kGroupValues / mixer.channels / kernels().block * kernels().block;
-  const int64_t width = std::min(std::min(std::max(wanted, kFewestHidden), kMostHidden), share.last - share.first);
+  const int64_t width = std::min({std::max(wanted, kFewestHidden), kMostHiddenBlocks * kernels().block, share.last - share.first});
   const int64_t padded = divide_up(width, kernels().block) * kernels().block;
   const int64_t fitting = kBlockValues / (mixer.width * width) - 2;
   const int64_t rows = std::min(std::max<int64_t>(fitting / 2 * 2, 2), mixer.height);
