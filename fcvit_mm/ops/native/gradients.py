@@ -57,7 +57,8 @@ def differentiable(
 def _by_definition(
     definition: Callable[..., Tensor], args: Sequence[Any], needed: Sequence[bool], grad: Tensor
 ) -> Gradients:
-    inputs = [arg.view_as(arg) if wanted else arg for arg, wanted in zip(args, needed)]
+    # Copies, not views: of views in channels_last torch 2.1 computes wrong gradients here.
+    inputs = [arg.clone() if wanted else arg for arg, wanted in zip(args, needed)]
     gradients = iter(
         torch.autograd.grad(
             definition(*inputs),
