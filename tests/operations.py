@@ -16,6 +16,9 @@ from fcvit_mm import ops
 from fcvit_mm.ops import native, tracing, triton
 from fcvit_mm.ops.dispatch import Implementation, Operation
 
+#: Operators of ours are counted since then.
+counts_flops = pytest.mark.skipif(digit_version(torch.__version__) < digit_version('2.2'), reason='torch before 2.2')
+
 CHANNELS = 16
 #: Images, height and width.
 SIZES = {

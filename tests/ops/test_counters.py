@@ -8,6 +8,7 @@ import pytest
 import torch
 from harness import python_path
 from networks import NETWORKS, build, images
+from operations import counts_flops
 
 import fcvit_mm
 from fcvit_mm.ops import conditions, use_ops
@@ -15,6 +16,7 @@ from fcvit_mm.ops import conditions, use_ops
 flop_counter = pytest.importorskip('torch.utils.flop_counter')
 
 
+@counts_flops
 @pytest.mark.parametrize('name', ['fcvit', 'dwnet'])
 @torch.no_grad()
 def test_flops_are_those_of_the_definition(name):
@@ -31,6 +33,7 @@ def test_flops_are_those_of_the_definition(name):
     assert expected <= count() <= 1.05 * expected
 
 
+@counts_flops
 def test_an_operator_that_comes_later_is_told_at_once():
     operator = torch.ops.aten.frac
     assert operator not in flop_counter.flop_registry

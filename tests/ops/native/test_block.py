@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from operations import counts_flops
 from torch.utils.flop_counter import FlopCounterMode
 
 import fcvit_mm
@@ -75,6 +76,7 @@ def test_not_a_number_stays_in_its_image():
 
 
 @built
+@counts_flops
 def test_costs_what_the_layers_cost():
     own, reference = block()
     x, packed = maps(2, 24, 6, 5), own.pack()

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from operations import counts_flops
 from torch import library
 
 from fcvit_mm import ops
@@ -259,6 +260,7 @@ def test_operators_are_well_registered():
         library.opcheck(operator, args, outputs, test_utils=('test_schema', 'test_faketensor'))
 
 
+@counts_flops
 def test_counted_by_the_flop_counter():
     """A training step is three times the forward pass, and the convolution that is computed again. (Of the gradients of
     convolutions in groups PyTorch's own formula, in torch 2.11, counts too much.)"""
