@@ -15,10 +15,9 @@
 #endif
 #define INLINE inline __attribute__((always_inline))
 
+// In this order.
 #include "vectors_avx2.h"
-//
 #include "vectors.h"
-//
 #include "convolution_kernels.h"
 #include "map_kernels.h"
 #include "product_kernels.h"

@@ -17,10 +17,9 @@
 #endif
 #define INLINE inline __attribute__((always_inline))
 
+// In this order.
 #include "vectors_avx512.h"
-//
 #include "vectors.h"
-//
 #include "convolution_kernels.h"
 #include "product_kernels.h"
 #include "winograd_kernels.h"

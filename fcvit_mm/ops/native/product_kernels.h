@@ -14,8 +14,8 @@ struct ProductTile {
   Lanes lanes;  // of the last vector
 };
 
-// The products of kRows rows and the first kVectors vectors of a panel's columns. Interleaved rows are kProductRows values,
-// one of each row, after the other.
+// The products of kRows rows and the first kVectors vectors of a panel's columns. Interleaved rows are kProductRows
+// values, one of each row, after the other.
 template <int kRows, int kVectors, bool kPartial, bool kInterleaved>
 void multiply_tile(const ProductTile& tile) {
   constexpr int kLast = kVectors - 1;

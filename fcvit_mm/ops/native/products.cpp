@@ -216,7 +216,8 @@ struct MixerShare {
 
 void mix_share(const Mixer& mixer, const MixerShare& share) {
   const int64_t wanted = kGroupValues / mixer.channels / kernels().block * kernels().block;
-  const int64_t width = std::min({std::max(wanted, kFewestHidden), kMostHiddenBlocks * kernels().block, share.last - share.first});
+  const int64_t most = std::min(kMostHiddenBlocks * kernels().block, share.last - share.first);
+  const int64_t width = std::min(std::max(wanted, kFewestHidden), most);
   const int64_t padded = divide_up(width, kernels().block) * kernels().block;
   const int64_t fitting = kBlockValues / (mixer.width * width) - 2;
   const int64_t rows = std::min(std::max<int64_t>(fitting / 2 * 2, 2), mixer.height);

@@ -6,7 +6,8 @@ namespace {
 using Vector = __m256;
 using Lanes = __m256i;  // a mask
 
-// Products: 6 x 2 sums, the two vectors of a panel and a value. Their panels' depth: 16 KiB, half of a first-level cache.
+// Products: 6 x 2 sums, the two vectors of a panel and a value. Their panels' depth: 16 KiB of a first-level cache of
+// 32.
 constexpr int kProductRows = 6;
 constexpr int64_t kProductDepth = 256;
 // Depth-wise convolutions: 2 x 6 sums, two taps and a value.

@@ -6,7 +6,8 @@ namespace {
 using Vector = __m512;
 using Lanes = __mmask16;
 
-// Products: 14 x 2 sums, the two vectors of a panel and a value. Their panels' depth: 32 KiB, of a first-level cache of 48.
+// Products: 14 x 2 sums, the two vectors of a panel and a value. Their panels' depth: 32 KiB of a first-level cache
+// of 48.
 constexpr int kProductRows = 14;
 constexpr int64_t kProductDepth = 256;
 // Depth-wise convolutions: 2 x 14 sums, two taps and a value.
