@@ -1,6 +1,5 @@
-// The kernels for processors with AVX-512. Passes over maps have none of their own: they are
-// bound by what is read. No standard templates here: compiled for these
-// instructions, a copy of one might be linked into code that runs elsewhere.
+// The kernels for processors with AVX-512. Passes over maps have none of their own: they are bound by what is read. No
+// standard templates here: compiled for these instructions, a copy of one might be linked into code that runs elsewhere.
 #include <immintrin.h>
 
 #include "kernels.h"
