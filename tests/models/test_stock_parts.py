@@ -10,9 +10,10 @@ from detectors import DETECTORS, build_detector, drawn_image
 from torch.nn.utils import parametrizations, prune
 
 import fcvit_mm
-from fcvit_mm.models import regions, winograd
+from fcvit_mm.models import layers, regions, stock_parts, winograd
 from fcvit_mm.models.regions import RoIAlign
 from fcvit_mm.models.winograd import WinogradConv2d
+from fcvit_mm.ops import native
 
 SIZE = (64, 96)
 RESNET = dict(
@@ -23,7 +24,9 @@ SMALL_RESNET = dict(backbone=RESNET, neck=dict(type='FPN', in_channels=[4, 8], o
 
 @pytest.fixture
 def always(monkeypatch):
-    """Compute by tiles whatever its size."""
+    """Compute by tiles, and linear layers by the compiled kernels if there are any, whatever their size."""
+    monkeypatch.setattr(stock_parts, 'MANY_WEIGHTS', 1)
+    monkeypatch.setattr(layers.Linear, 'pays', lambda self, x: native.available())
     for name in ('MIN_TILES', 'MIN_CHANNELS', 'MIN_TILES_NATIVE', 'MIN_CHANNELS_NATIVE'):
         monkeypatch.setattr(winograd, name, 1)
 

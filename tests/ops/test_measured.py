@@ -253,6 +253,13 @@ def test_networks_compute_the_same():
     assert read_choices(device_name(CPU))
 
 
+def test_the_command_lists_calls_with_and_without_a_weight(capsys):
+    for vector in (None, torch.ones(4)):
+        fcvit_mm.ops.group_norm(X.clone(memory_format=torch.channels_last), vector, vector, 1e-5)
+    command.main(['--measured'])
+    assert capsys.readouterr().out.count('group_norm  ') == 2
+
+
 def test_the_command_lists_what_was_measured(capsys):
     command.main(['--measured'])
     assert 'Nothing was measured on CPU' in capsys.readouterr().out
