@@ -59,7 +59,7 @@ class Snapshot:
     """A result that is made from the parameters of a module and those in it, and again if one of them has changed.
 
     Changes are those of :class:`Derived`, and of the modules: others in their places, hooks, parametrisations, training
-    or not. It is neither copied nor pickled with the module.
+    or not, settings such as ``eps``. It is neither copied nor pickled with the module.
     """
 
     _made: Optional[Tuple[Any, ...]] = None
@@ -73,9 +73,10 @@ class Snapshot:
         """
         kept = self._made  # as one: other threads may be here, too
         if kept is not None:
-            children, modules, parameters, made = kept
+            children, modules, settings, parameters, made = kept
             if (
                 all(place.get(name) is child for place, name, child in children)
+                and all(place.get(name) is value for place, name, value in settings)
                 and all(each.training == training and is_unmodified(each) for each, training in modules)
                 and not has_global_hooks()
                 and all(
@@ -88,9 +89,15 @@ class Snapshot:
         if made is not None:
             modules = [(each, each.training) for each in module.modules()]
             children = [(each._modules, *child) for each, _ in modules for child in each._modules.items()]
+            settings = [
+                (vars(each), name, value)
+                for each, _ in modules
+                for name, value in vars(each).items()
+                if name[0] != '_' and name != 'training' and isinstance(value, (int, float, str, tuple))
+            ]
             named = [(each._parameters, *value) for each, _ in modules for value in each._parameters.items()]
             parameters = [(place, name, value, _state_of(value)) for place, name, value in named]
-            self._made = children, modules, parameters, made
+            self._made = children, modules, settings, parameters, made
         return made
 
     def __getstate__(self) -> Dict[str, Any]:

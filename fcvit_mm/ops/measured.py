@@ -2,11 +2,12 @@
 
 The tables' order was found on CPUs with AVX2 and (AMD) AVX-512, and on an H100. On another CPU, and on every GPU, the
 rows that apply to a call are timed at the first call of its kind, in training with their gradients, and compared
-with the reference. What won is kept in a file for each device and version (:func:`path_of_choices`), so that later runs
-compute the same.
+with the reference. What won is kept in a file for each device and for the kernels that are there
+(:func:`path_of_choices`), so that later runs compute the same.
 """
 
 import ast
+import hashlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from contextlib import nullcontext
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -312,9 +314,22 @@ def device_name(device: torch.device) -> str:
     return f'CPU {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads'
 
 
+@lru_cache(maxsize=None)
+def _digest_of_kernels() -> str:
+    """Return what changes when the sources of the operations, or their compiled library, do."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(each for each in folder.rglob('*') if each.suffix in ('.py', '.so')):
+        digest.update(path.relative_to(folder).as_posix().encode() + b'\0' + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 def path_of_choices(device: str) -> str:
-    """Return the file of a device's choices, in PyTorch's cache folder (``TORCH_HOME``)."""
-    label = f'{device} torch {torch.__version__} fcvit_mm {__version__}'
+    """Return the file of a device's choices, in PyTorch's cache folder (``TORCH_HOME``).
+
+    Its name holds the versions, and a digest of the operations' files: kernels built anew are measured anew.
+    """
+    label = f'{device} torch {torch.__version__} fcvit_mm {__version__} {_digest_of_kernels()}'
     name = ''.join(letter if letter.isalnum() else '_' for letter in label)
     return os.path.join(torch.hub.get_dir(), 'fcvit_mm', f'{name}.json')
 

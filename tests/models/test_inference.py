@@ -86,7 +86,6 @@ def test_packed_weights_are_those_of_the_layers(monkeypatch):
         assert set(used) == {('fcvit_block', 1)}
         block = optimized.stages[0].blocks[0]
         block.norm1.eps *= 2  # so that the operator of the complete block does not fit the layers
-        block.packed._made = None
         optimized(x)
         block.norm1.eps /= 2
     assert set(used) == {('fcvit_block', 1), ('bottleneck', 3), ('channel_mixer', 3)}
@@ -137,6 +136,11 @@ CHANGES = {
     ),
     'in_place': lambda block: block.token_mixer.mixes[1].global_context.rescale_bias.add_(1),
     'no_scale': lambda block: setattr(block, 'layer_scale1', None),
+    'eps': lambda block: setattr(block.norm1, 'eps', 0.5),
+    'both_eps': lambda block: [setattr(norm, 'eps', 0.5) for norm in (block.norm1, block.norm2)],
+    'gelu': lambda block: setattr(block.token_mixer.mixes[0].act1, 'approximate', 'tanh'),
+    'dilation': lambda block: vars(block.token_mixer.mixes[0].dwconv).update(dilation=(2, 2), padding=(10, 10)),
+    'unweighted': lambda block: setattr(block.token_mixer.mixes[1].global_context, 'weighted', False),
 }
 
 

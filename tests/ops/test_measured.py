@@ -219,6 +219,20 @@ def test_a_file_that_is_damaged_is_measured_anew(capsys):
     assert 'are not readable' in ''.join(capsys.readouterr())
 
 
+def test_kernels_built_anew_are_measured_anew(monkeypatch, tmp_path):
+    monkeypatch.setattr(measured, '__file__', str(tmp_path / 'measured.py'))
+    paths = []
+    for build in ('one', 'other', 'one'):
+        for name in ('conv.py', 'kernels.so', 'notes.txt'):
+            (tmp_path / name).write_text(build)
+        measured._digest_of_kernels.cache_clear()
+        paths.append(path_of_choices('CPU'))
+    (tmp_path / 'notes.txt').unlink()
+    measured._digest_of_kernels.cache_clear()
+    assert paths[0] != paths[1] and paths[0] == paths[2] == path_of_choices('CPU')
+    measured._digest_of_kernels.cache_clear()
+
+
 def test_a_choice_of_a_row_that_is_gone_is_measured_anew():
     """An implementation that another version had, or that does not apply here."""
     twice(Calls()).choose(X)
