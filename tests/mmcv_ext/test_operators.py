@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import ROOT
+from harness import ROOT, run_ranks
 from mmcv_cases import CASES
 
 from fcvit_mm.mmcv_ext import MMCVOperatorError, operators
@@ -201,6 +201,53 @@ def test_synchronised_batch_norm_of_one_process_is_batch_norm(mode, dtype):
     tolerance = {} if dtype == torch.float32 else dict(rtol=5e-3, atol=2e-2)
     for got, want in zip(found, expected):
         torch.testing.assert_close(got.float(), want.float(), **tolerance)
+
+
+#: Trains on its process's images with MMSyncBN, and on all images with BatchNorm.
+RANK = """
+import copy, os, sys
+import torch
+import torch.distributed as dist
+from mmcv.ops import SyncBatchNorm, sync_bn
+from torch import nn
+from fcvit_mm.mmcv_ext import operators
+
+sync_bn.ext_module = operators
+dist.init_process_group('gloo')
+rank, ranks = dist.get_rank(), dist.get_world_size()
+generator = torch.Generator().manual_seed(0)
+steps = [3 * torch.randn(4, 2, 5, 4, generator=generator) + 1 for _ in range(3)]
+torch.manual_seed(1)
+alone = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+net = copy.deepcopy(alone)
+for index in (1, 4):
+    net[index] = SyncBatchNorm(alone[index].num_features, stats_mode=sys.argv[1])
+net.load_state_dict(alone.state_dict())
+ddp = nn.parallel.DistributedDataParallel(net)
+for x in steps:
+    for model, images in ((alone, x), (ddp, x.chunk(ranks)[rank])):
+        y = model(images)
+        model.zero_grad()
+        y.pow(3).mean().backward()
+        if model is ddp:
+            torch.testing.assert_close(y, expected.chunk(ranks)[rank])
+            for one, other in zip(net.parameters(), alone.parameters()):
+                torch.testing.assert_close(one.grad, other.grad)
+        expected = y.detach()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+torch.testing.assert_close(net.state_dict(), alone.state_dict())
+print('compared', rank)
+"""
+
+
+@pytest.mark.parametrize('mode', ['default', 'N'])
+def test_synchronised_batch_norm_of_two_processes_is_batch_norm_of_all_images(mode, tmp_path):
+    script = tmp_path / 'rank.py'
+    script.write_text(RANK)
+    done = run_ranks(2, str(script), mode)
+    assert [process.stdout.count(f'compared {rank}') for rank, process in enumerate(done)] == [1, 1]
 
 
 def test_synchronised_batch_norm_of_an_empty_batch_keeps_its_statistics():
