@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 import triton
+from launches import Launch as Launched
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -87,17 +88,74 @@ def source_of(kernel: Any, args: Sequence[Any], constants: Dict[str, Any]) -> AS
     return ASTSource(kernel, signature, constexprs=values, attrs=attributes)
 
 
-def resources(cubin: bytes) -> Tuple[int, int]:
-    """Return registers, and bytes of local memory (spills), of a thread."""
-    tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+class Resources(NamedTuple):
+    """Resources of a compiled kernel.
+
+    Attributes:
+        registers (int): Of a thread.
+        spills (int): Bytes of local memory of a thread.
+        shared (int): Bytes of shared memory of a program.
+        instructions (int): Of the machine code.
+        in_loop (int): Of these, those in its loop; our kernels have one at most.
+    """
+
+    registers: int
+    spills: int
+    shared: int
+    instructions: int
+    in_loop: int
+
+
+def compile_kernel(
+    kernel: Any, args: Sequence[Any], constants: Dict[str, Any], num_warps: int, capability: int
+) -> Resources:
+    """Compile a kernel for a GPU of a compute capability."""
+    target, options = GPUTarget('cuda', capability, 32), dict(num_warps=num_warps)
+    compiled = triton.compile(source_of(kernel, args, constants), target=target, options=options)
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
-        file.write(cubin)
+        file.write(compiled.asm['cubin'])
         file.flush()
-        text = subprocess.run(
-            [tool, '--dump-resource-usage', file.name], capture_output=True, text=True, check=True
-        ).stdout
-    found = dict(re.findall(r'\b(REG|STACK|LOCAL):(\d+)', text))
-    return int(found['REG']), int(found['STACK']) + int(found['LOCAL'])
+        used, code = (_dump(file.name, option) for option in ('--dump-resource-usage', '--dump-sass'))
+    found = dict(re.findall(r'\b(REG|STACK|LOCAL):(\d+)', used))
+    instructions = [(int(address, 16), text) for address, text in _INSTRUCTION.findall(code)]
+    loops = [
+        (address - target) // BYTES_OF_INSTRUCTION + 1
+        for address, text in instructions
+        for target in (int(place, 16) for place in _BRANCH.findall(text))
+        if target < address
+    ]
+    return Resources(
+        int(found['REG']),
+        int(found['STACK']) + int(found['LOCAL']),
+        compiled.metadata.shared,
+        sum(not text.startswith('NOP') for _, text in instructions),
+        max(loops, default=0),
+    )
+
+
+#: Address and text of an instruction, and where a branch leads.
+_INSTRUCTION = re.compile(r'/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*);')
+_BRANCH = re.compile(r'^BRA\b.*?0x([0-9a-f]+)')
+BYTES_OF_INSTRUCTION = 16
+
+
+def _dump(path: str, option: str) -> str:
+    tool = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin' / 'cuobjdump'
+    return subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
+
+
+def key_of(source: ASTSource, num_warps: int) -> Tuple[Any, ...]:
+    """Return what tells compiled kernels apart."""
+    return source.fn.__name__, str(source.signature), str(source.constants), str(source.attrs), num_warps
+
+
+def compile_for(launch: Launched, capability: int, known: Dict[Any, Resources]) -> Resources:
+    """Compile what a launch runs, unless it is known."""
+    kernel, args, constants, num_warps = launch.kernel, launch.args, launch.constants, launch.num_warps
+    key = (capability, *key_of(source_of(kernel, args, constants), num_warps))
+    if key not in known:
+        known[key] = compile_kernel(kernel, args, constants, num_warps, capability)
+    return known[key]
 
 
 def main() -> None:
@@ -116,25 +174,20 @@ def main() -> None:
         for dtype in args.dtypes:
             for channels in args.channels:
                 for kernel, values, constants, num_warps in record(channels, args.kernel_sizes, getattr(torch, dtype)):
-                    source = source_of(kernel, values, constants)
-                    key = (capability, kernel.__name__, str(source.signature), str(constants), str(source.attrs))
+                    key = (capability, *key_of(source_of(kernel, values, constants), num_warps))
                     if key in seen:
                         continue
                     seen.add(key)
                     start = time.perf_counter()
-                    compiled = triton.compile(
-                        source, target=GPUTarget('cuda', capability, 32), options=dict(num_warps=num_warps)
-                    )
-                    seconds = time.perf_counter() - start
-                    registers, spills = resources(compiled.asm['cubin'])
+                    found = compile_kernel(kernel, values, constants, num_warps, capability)
                     line = (
                         f'sm_{capability} {dtype} {kernel.__name__} '
                         f'{" ".join(f"{name}={value}" for name, value in constants.items())}: '
-                        f'{registers} registers, {spills} bytes spilled, {compiled.metadata.shared} shared, '
-                        f'{seconds:.1f} s'
+                        f'{found.registers} registers, {found.spills} bytes spilled, {found.shared} shared, '
+                        f'{found.instructions} instructions, {time.perf_counter() - start:.1f} s'
                     )
                     print(line, flush=True)
-                    if spills:
+                    if found.spills:
                         spilled.append(line)
     print(f'{len(seen)} kernels compiled, {len(spilled)} of them spill')
     if spilled:

@@ -11,7 +11,7 @@ from .checks import autocast_dtype, check_arguments
 from .conditions import HALF, is_channels_last, needs_grad
 from .dispatch import Implementation, operation
 from .native import gradients
-from .tracing import is_traced, records_any_size, records_file
+from .tracing import is_traced, is_transformed, records_any_size, records_file
 from .triton.support import custom_op
 
 
@@ -74,7 +74,27 @@ def channel_means(x: Tensor) -> Tensor:
 
     In float32 (float64 if ``x`` is).
     """
+    if needs_grad(x) and not is_traced() and not is_transformed():
+        return _ChannelMeans.apply(x)
+    return _channel_means(x)
+
+
+def _channel_means(x: Tensor) -> Tensor:
     return x.mean((2, 3), dtype=torch.float32 if x.dtype in HALF else x.dtype)
+
+
+class _ChannelMeans(torch.autograd.Function):
+    """The means, whose gradient is a view of vectors: PyTorch's own divides it, and casts it, at each position."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        return _channel_means(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        positions = ctx.shape[2] * ctx.shape[3]
+        return (grad / positions).to(ctx.dtype)[:, :, None, None].expand(ctx.shape)
 
 
 def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) -> Tensor:

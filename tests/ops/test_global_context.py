@@ -19,6 +19,25 @@ def test_channel_means_are_in_float32_at_least():
         torch.testing.assert_close(means.double(), x.to(dtype).double().mean((2, 3)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_channel_means(dtype, layout):
+    x = torch.randn(2, 3, 4, 5).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    slope = torch.randn(2, 3)
+    (grad,) = torch.autograd.grad((channel_means(x) * slope).sum(), x)
+    (want,) = torch.autograd.grad((x.double().mean((2, 3)) * slope).sum(), x)
+    torch.testing.assert_close(grad, want)
+    if dtype == torch.float64:
+        assert torch.autograd.gradcheck(channel_means, x) and torch.autograd.gradgradcheck(channel_means, x)
+    # A view of the means' gradient: no map is written.
+    assert grad.stride()[2:] == (0, 0)
+    # Joined with another gradient of the map, as in a network.
+    (grad,) = torch.autograd.grad((channel_means(x) * slope).sum() + x.float().square().sum(), x)
+    torch.testing.assert_close(
+        grad.float(), (want + 2 * x).float(), rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2
+    )
+
+
 def test_similarity_is_normalised_over_heads_and_positions():
     x = torch.randn(2, 8, 5, 6).half()
     similarity = normalised_similarity(x, channel_means(x), 4, 0.0)

@@ -9,6 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
+from ..checks import autocast_dtype
 from . import support
 
 #: Values that a program holds at once, and most splits of an image's positions (partial sums, added up afterwards).
@@ -28,7 +29,7 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
     Returns:
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.
     """
-    dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else None
+    dtype = None if autocast_dtype(x) is None else torch.float32
     out, _ = _group_norm(support.dense(x), weight, bias, eps, dtype)
     return support.as_laid_out(out, x)
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, library
 
+from ..checks import autocast_dtype
 from ..conditions import is_channels_last, register_flops
 from ..tracing import assume_constant, is_traced
 
@@ -226,8 +227,8 @@ def _smoke(device: str) -> None:
 
 def autocast(x: Tensor) -> Tensor:
     """Cast as autocast casts the input of a convolution; unchanged where autocast is off."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    dtype = autocast_dtype(x)
+    return x if dtype is None else x.to(dtype)
 
 
 def dense(x: Tensor) -> Tensor:

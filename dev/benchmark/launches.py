@@ -1,0 +1,184 @@
+"""What a pass launches on a GPU that need not be there.
+
+The pass runs on tensors without values (the device ``meta``) which claim to be on a GPU, so that the implementations
+for GPUs are chosen. Triton kernels are noted where they would be launched, PyTorch's operators where they would run.
+"""
+
+import math
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+import fcvit_mm
+from fcvit_mm.models.backbone import Backbone
+from fcvit_mm.ops.triton import support
+
+LAST = torch.channels_last
+_ON_GPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+
+
+class Launch(NamedTuple):
+    """A kernel of ours, or an operator of PyTorch.
+
+    Attributes:
+        name (str): Of the operator, or of our kernel with its module: ``group_norm.statistics``.
+        shape (tuple[int]): Of the first tensor that a kernel takes, and of the first that an operator returns.
+        bytes (int): Of the tensors that it reads and writes, each once.
+        multiply_adds (int): Of convolutions and matrix products; 0 of a kernel of ours.
+        copies (bool): Whether it returns the values that it takes, in another layout or dtype.
+        kernel (triton.JITFunction, optional): None of an operator of PyTorch.
+        grid (tuple[int]): Programs.
+        args (tuple): The kernel's.
+        constants (dict): The kernel's.
+        num_warps (int): Of a program.
+    """
+
+    name: str
+    shape: Tuple[int, ...]
+    bytes: int
+    multiply_adds: int = 0
+    copies: bool = False
+    kernel: Any = None
+    grid: Tuple[int, ...] = ()
+    args: Tuple[Any, ...] = ()
+    constants: Dict[str, Any] = {}
+    num_warps: int = 0
+
+
+class Recorder(TorchDispatchMode):
+    """Within it, what runs is noted in ``launches``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: List[Launch] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == 'fcvit_mm':
+            with self:  # the operator's function as it runs on a GPU
+                return func.redispatch(_ON_GPU, *args, **kwargs)
+        out = func(*args, **kwargs)
+        out = _in_cudnns_layout(func, out, args)
+        if func.namespace == 'aten' and not _only_describes(func):
+            self._note(func, args, kwargs, out)
+        return out
+
+    def _note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        results = _tensors(out)
+        if not results:
+            return
+        count = flop_registry.get(func.overloadpacket)
+        work = count(*args, **kwargs, out_val=out) // 2 if count is not None else 0
+        self.launches.append(
+            Launch(
+                func.overloadpacket.__name__,
+                tuple(results[0].shape),
+                _bytes([*_tensors((args, kwargs)), *results]),
+                work,
+                func.overloadpacket in _COPIES,
+            )
+        )
+
+    def launch(
+        self, kernel: Any, grid: Sequence[int], args: Sequence[Any], num_warps: int = 4, **constants: Any
+    ) -> None:
+        """Note a kernel in place of :func:`support.launch`."""
+        tensors = _tensors(args)
+        module = kernel.fn.__module__.rpartition('.')[2]
+        self.launches.append(
+            Launch(
+                f'{module.replace("_kernels", "")}.{kernel.__name__.replace("_kernel", "")}',
+                tuple(tensors[0].shape),
+                _bytes(tensors),
+                kernel=kernel,
+                grid=tuple(grid),
+                args=tuple(args),
+                constants=constants,
+                num_warps=num_warps,
+            )
+        )
+
+
+_COPIES = {torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten._to_copy}
+
+
+def _only_describes(func: Any) -> bool:
+    """Return whether an operator gives a view or memory without values, and launches nothing."""
+    is_view = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
+    return is_view or 'empty' in func.__name__ or func.overloadpacket is torch.ops.aten._unsafe_view
+
+
+def _in_cudnns_layout(func: Any, out: Any, args: Any) -> Any:
+    """Return a convolution's outputs as cuDNN lays them out: channels_last if map or weight is."""
+
+    def laid_out(x: Any, *others: Tensor) -> Any:
+        is_last = any(each.is_contiguous(memory_format=LAST) and not each.is_contiguous() for each in others)
+        return torch.empty_like(x, memory_format=LAST) if isinstance(x, Tensor) and is_last else x
+
+    if func is torch.ops.aten.convolution.default:
+        return laid_out(out, *args[:2])
+    if func is torch.ops.aten.convolution_backward.default:
+        return (laid_out(out[0], *args[1:3]), *out[1:])
+    return out
+
+
+def _tensors(values: Any) -> List[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    """Return the bytes of tensors, those of one that is named twice once, and of an expanded one what it is made of."""
+    different = {id(each): each for each in tensors}.values()
+    return sum(
+        each.element_size() * math.prod(size for size, stride in zip(each.shape, each.stride()) if stride or size == 1)
+        for each in different
+    )
+
+
+@contextmanager
+def on_gpu(recorder: Recorder, processors: int) -> Iterator[None]:
+    """Let tensors of the device ``meta`` be those of a GPU, and launch nothing.
+
+    Args:
+        recorder (Recorder): Told of each launch.
+        processors (int): Streaming multiprocessors of the GPU.
+    """
+    with ExitStack() as stack:
+        for place, name, value in (
+            (Tensor, 'is_cuda', property(lambda x: x.is_meta)),
+            (Backbone, 'prefers_channels_last', lambda self, device: True),
+            (support, 'num_processors', lambda device: processors),
+            (support, 'on_device', lambda x: nullcontext()),
+            (support, 'launch', recorder.launch),
+        ):
+            stack.enter_context(mock.patch.object(place, name, value))
+        stack.enter_context(mock.patch.dict(support._usable, {'meta': True}))
+        stack.enter_context(fcvit_mm.ops.use_ops('rules'))
+        yield
+
+
+def record(model: Backbone, images: Tensor, processors: int, backward: bool = False) -> List[Launch]:
+    """Return what a backbone's pass launches.
+
+    Args:
+        model (Backbone): On the device ``meta``.
+        images (Tensor): ``(B, 3, H, W)``, on the same, in the dtype to compute in.
+        processors (int): Streaming multiprocessors of the GPU.
+        backward (bool): Train it: the pass forward and that for the gradients. Else it is optimized for inference.
+    """
+    recorder = Recorder()
+    with on_gpu(recorder, processors):
+        model = model.to(images.dtype).train(backward)
+        if not backward:
+            model = fcvit_mm.optimize_for_inference(model)
+        with recorder, torch.set_grad_enabled(backward):
+            outputs = model(images)
+            if backward:
+                torch.autograd.backward(outputs, [torch.empty_like(each) for each in outputs])
+    return recorder.launches
