@@ -141,7 +141,8 @@ def rows_of(launches: List[Launch], gpu: Gpu) -> Tuple[List[List[str]], float, C
         resources = None if launch.kernel is None else compile_for(launch, gpu.capability, compiled)
         of_launch = bound(launch, gpu, resources)
         by_limit[of_launch.limit] += of_launch.seconds
-        name = launch.name + (f' {launch.constants["KERNEL"]}' if 'KERNEL' in launch.constants else '')
+        of_kernel = [launch.constants.get(key) for key in ('KERNEL', 'EPILOGUE')]
+        name = ' '.join(map(str, [launch.name, *(value for value in of_kernel if value not in (None, 'none'))]))
         row = found.setdefault((name, launch.shape), [0, 0.0, of_launch, resources])
         row[0] += 1
         row[1] += of_launch.seconds
