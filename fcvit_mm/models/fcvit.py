@@ -24,6 +24,7 @@ from ..ops import (
     normalised_similarity,
     recomputed_channel_mixer,
 )
+from ..ops.tracing import is_traced
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, dilate, resolve_arch
 from .fcvit_names import PUBLISHED_NAMES
@@ -45,7 +46,7 @@ from .layers import (
     is_pointwise,
     is_unmodified,
     may_bypass,
-    may_use_packed,
+    may_use_kernels,
     packed_parameters,
     residual,
 )
@@ -383,11 +384,12 @@ class FCViTBlock(nn.Module):
 
     def packed_parameters(self, x: Tensor) -> Optional[Tuple[Any, ...]]:
         """Return what :meth:`pack` does, if compiled kernels may compute this map with it."""
-        if self.packed is None or type(x) is not Tensor or not may_use_packed(x, self.channels):
+        if self.packed is None or type(x) is not Tensor or not may_use_kernels(x, self.channels):
             return None
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
             return None
-        return self.packed.of(self, self.pack)
+        # A compiler records how the weights are packed: with freezing it does so once, else at each call.
+        return self.pack() if is_traced() else self.packed.of(self, self.pack)
 
     def pack(self) -> Optional[Tuple[Any, ...]]:
         """Return what :func:`native.fcvit_block` takes after the map.

@@ -212,16 +212,23 @@ def may_bypass(*layers: nn.Module) -> bool:
 
 
 def may_use_packed(x: Tensor, channels: int, *others: Optional[Tensor]) -> bool:
-    """Check whether compiled kernels may compute a map with packed weights.
+    """Check whether compiled kernels may compute a map with weights that were packed before.
+
+    Args: As of :func:`may_use_kernels`.
+    """
+    return not is_traced() and may_use_kernels(x, channels, *others)
+
+
+def may_use_kernels(x: Tensor, channels: int, *others: Optional[Tensor]) -> bool:
+    """Check whether compiled kernels may compute a map, in a graph that a compiler records, too.
 
     Args:
         x (Tensor): ``(B, C, H, W)``.
-        channels (int): What C is expected to be.
-        others (Tensor, optional): What it is computed with.
+        channels (int): Expected number of channels.
+        others (Tensor, optional): Parameters that the result is computed with.
     """
     return not (
-        is_traced()
-        or current_mode() == 'reference'
+        current_mode() == 'reference'
         or is_transformed()
         or x.ndim != 4
         or x.shape[1] != channels
