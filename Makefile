@@ -1,15 +1,15 @@
-# make demo       set up, then pretrain, detect and draw on generated images (about 8 minutes after set-up)
+# make demo       set up, then pretrain, detect and draw on generated images (6.5 minutes after set-up in one run)
 # make demo-seg   the same for segmentation
-# make setup      set up all that is needed for anything below (make setup-demo: for the demos)
+# make setup      set up the complete environment (make setup-demo: only for the demos)
 # make test       set up, then run the test suite (about 10 minutes on 2 cores)
-# make test-fast  the essential questions of everything (at most 90 seconds on 2 cores)
-# make coverage   run the test suite and list the lines that it does not reach
+# make test-fast  a fast subset of all tests (at most 90 seconds on 2 cores)
+# make coverage   run the test suite and list the lines that it does not cover
 # make lint       style and types of the code, shell scripts, configs against their tables and metafiles, docs
 # make docs       build the documentation site: docs/_build/index.html
-# make setup-light, make test-light    an environment of a few minutes for work on networks alone, and the tests it runs
-# make release VERSION=X.Y.Z [DRY_RUN=1]    check, build, try and tag a version (CONTRIBUTING.md)
-# make clean      remove what was built (not the environment: `rm -r .venv`)
-# VENV=DIR names the environment; STACK=openmmlab takes the original OpenMMLab packages in one of their own.
+# make setup-light, make test-light    set up an environment in a few minutes for work on networks only; run its tests
+# make release VERSION=X.Y.Z [DRY_RUN=1]    check, build, test and tag a version (CONTRIBUTING.md)
+# make clean      remove build outputs (not the environment: `rm -r .venv`)
+# VENV=DIR sets the environment; STACK=openmmlab uses the original OpenMMLab packages, in an environment of their own.
 
 STACK ?= onedl
 ifeq ($(STACK),onedl)
@@ -28,7 +28,7 @@ SPHINX = $(PYTHON_IN_VENV) -m sphinx -q -b html docs docs/_build
 setup:
 	@dev/setup_env.sh $(VENV) $(STACK)
 
-# No extras, and no tools of tests, lint and docs: those come with the first `make test`.
+# Without the extras and the tools of tests, lint and docs: the first `make test` installs those.
 setup-demo:
 	@dev/setup_env.sh $(VENV) $(STACK) use
 
@@ -41,8 +41,8 @@ demo: setup-demo
 demo-seg: setup-demo
 	@$(PYTHON_IN_VENV) tools/demo.py segment
 
-# One thread per worker: PyTorch's own threads would fight over the cores. Each takes modules, the longest first. One
-# that hung or crashed is not replaced: its successor would begin with the same test.
+# One thread per worker: PyTorch's own threads would compete for the cores. Each worker runs whole modules, the longest
+# first. A worker that hung or crashed is not replaced: its successor would start with the same test.
 WORKERS = -n $(TEST_WORKERS) --max-worker-restart 0 --dist loadscope
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest $(WORKERS) --no-loadscope-reorder
 
@@ -52,13 +52,13 @@ test: setup
 test-fast: setup
 	$(PYTEST) --dist loadgroup -m fast
 
-# What needs no more than torch, MMEngine and timm; tests of the rest are skipped.
+# The tests that need only torch, MMEngine and timm; the others are skipped.
 test-light: setup-light
 	OMP_NUM_THREADS=1 $(LIGHT)/bin/python -m pytest $(WORKERS) \
 		tests/models tests/ops tests/checkpoints tests/test_timm.py tests/test_stranger.py tests/test_errors.py \
 		tests/test_files.py
 
-# Commands and what they fork are counted, too. What is left of an earlier run would be counted with it.
+# Commands and the processes that they fork are counted, too. The data of an earlier run would be added: remove it.
 coverage: setup
 	rm -f .coverage .coverage.*
 	$(PYTEST) --cov --cov-report=

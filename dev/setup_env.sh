@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Make a virtual environment with this project and everything it needs; a second run does nothing.
+# Create a virtual environment with this project and its dependencies; a second run does nothing.
 # Usage: dev/setup_env.sh VENV [onedl|openmmlab|light] [all|use]
-#   onedl      the maintained continuations of OpenMMLab's packages (the default)
+#   onedl      the maintained forks of OpenMMLab's packages (the default)
 #   openmmlab  the original packages, as last published
-#   light      torch, MMEngine, timm, pytest and ruff, for work on networks alone: nothing is compiled
-#   all        with the extras of tools (export, app, ...), and what tests, lint and docs need (the default)
-#   use        what training, testing and drawing need, no more: `make demo` is ready sooner; `all` adds to it later
+#   light      torch, MMEngine, timm, pytest and ruff, for work on networks only: nothing is compiled
+#   all        with the extras of tools (export, app, ...), and the packages of tests, lint and docs (the default)
+#   use        only the packages for training, testing and visualization: `make demo` starts sooner; `all` adds the rest
 # MMCV=compiled compiles mmcv's operators (10 minutes on 2 cores); MMCV=prebuilt, the default of onedl, takes them from
-# torchvision's kernels (fcvit_mm/mmcv_ext.py). An mmcv that is installed already stays.
+# torchvision's kernels (fcvit_mm/mmcv_ext). An mmcv that was compiled for this torch is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -70,7 +70,7 @@ case $done_before in
     "$wanted-use") [ "$scope" = all ] || exit 0 ;;
 esac
 
-# The venv module, and the header that compiling needs, are packages of their own on Debian.
+# On Debian, the venv module and the headers for compiling are separate packages.
 if ! command -v "$python" >/dev/null; then
     echo "no $python found: install Python 3.11, or name another with PYTHON=" >&2
     exit 1
@@ -102,7 +102,7 @@ if ! [ -x "$venv/bin/python" ]; then
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
-# What mmcv is installed: none, prebuilt (without compiled operators), compiled, or stale (compiled for another torch).
+# Print the state of mmcv: none, prebuilt (without compiled operators), compiled, or stale (compiled for another torch).
 mmcv_state() {
     "$venv/bin/python" - <<'PYTHON'
 import glob, importlib.util
@@ -120,7 +120,7 @@ print(state)
 PYTHON
 }
 compile_mmcv() {
-    # Python's own flags say -g, which doubles the time.
+    # Python's default flags contain -g, which doubles the time.
     CFLAGS=-g0 CXXFLAGS=-g0 pip install -q --no-build-isolation -c "$constraints" "$@" "$mmcv" &
     wait_for $!
 }
@@ -145,7 +145,7 @@ install() {
     say 'torch and torchvision: about 2 minutes, 5 GB'
     pip install -q -c "$constraints" torch torchvision numpy
 
-    # While pip fetches and unpacks, the compiler works on the CPU kernels; without a compiler they are left out.
+    # The CPU kernels are compiled while pip downloads and unpacks; without a compiler they are skipped.
     FCVIT_MM_NATIVE=$native "$venv/bin/python" setup.py -q build_ext --inplace >"$venv/kernels.log" 2>&1 &
     kernels=$!
     trap 'kill $kernels 2>/dev/null || true' EXIT
@@ -157,12 +157,12 @@ install() {
             none) compile_mmcv ;;
             prebuilt | stale) compile_mmcv --force-reinstall --no-deps --no-cache-dir ;;
         esac
-        # pip's cache does not know whether, and against which torch, a wheel of mmcv was compiled.
+        # pip's cache does not record whether, and for which torch, a wheel of mmcv was compiled.
         [ "$(mmcv_state)" = compiled ] || compile_mmcv --force-reinstall --no-deps --no-cache-dir
     elif [ -n "$mmcv" ]; then
-        # Where it finds no torch while it is built, mmcv leaves them out. Not from pip's cache: a wheel there may be compiled.
+        # Built without torch, mmcv has no compiled operators. No pip cache: a wheel there may have them.
         case $(mmcv_state) in
-            none) say 'mmcv without its compiled operators: they come from torchvision'
+            none) say 'mmcv without its compiled operators: torchvision provides them'
                 pip install -q --no-cache-dir -c "$constraints" "$mmcv" ;;
             stale) say 'mmcv was compiled for another torch: installing it without its compiled operators'
                 pip install -q --no-cache-dir --force-reinstall --no-deps -c "$constraints" "$mmcv" ;;
@@ -175,7 +175,7 @@ install() {
     fi
     trap - EXIT
 
-    # A machine without a display often lacks libGL; the headless build of OpenCV does without.
+    # A machine without a display often lacks libGL; the headless build of OpenCV does not need it.
     if ! "$venv/bin/python" -c 'import cv2' 2>/dev/null; then
         pip install -q --force-reinstall --no-deps -c "$constraints" opencv-python-headless
     fi
@@ -187,7 +187,7 @@ if [ "$done_before" != "$wanted-use" ]; then
     install
 fi
 if [ "$scope" = all ]; then
-    say 'What tools, tests, lint and docs need besides'
+    say 'Packages of tools, tests, lint and docs'
     pip install -q --no-build-isolation -c "$constraints" "fcvit_mm[$more]"
 fi
 pip check
