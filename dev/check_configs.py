@@ -1,4 +1,4 @@
-"""Keep the configs honest: each one parses, registers this package, and stands in its folder's table and metafile."""
+"""Check the configs: each one parses, registers this package, and is listed in its folder's table and metafile."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Kill training again and again, resume it, and compare with a run that nobody interrupted.
+"""Kill training repeatedly, resume it, and compare with an uninterrupted run.
 
 For each task a tiny model is trained on generated images in processes that get SIGKILL: at random moments, in the
 middle of writing a checkpoint, and during validation. Between them, some get SIGTERM or find the disk full. After every
@@ -436,15 +436,17 @@ def table(results):
 
 def main():
     parser = command_parser(__doc__)
-    parser.add_argument('tasks', nargs='*', metavar='TASK', help=f'of {", ".join(TASKS)} (default: all)')
-    parser.add_argument('--kills', type=int, default=50, help='for each task')
-    parser.add_argument('--per-run', type=int, default=5, help='kills before a run is let through')
-    parser.add_argument('--seed', type=int, default=0, help='of the moments')
+    parser.add_argument('tasks', nargs='*', metavar='TASK', help=f'one or more of {", ".join(TASKS)} (default: all)')
+    parser.add_argument('--kills', type=int, default=50, help='number of kills per task (default: %(default)s)')
     parser.add_argument(
-        '--stock', action='store_true', help='without what this package adds to MMEngine, to see what it is there for'
+        '--per-run', type=int, default=5, help='number of kills before a run may finish (default: %(default)s)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the moments of the kills (default: %(default)s)')
+    parser.add_argument(
+        '--stock', action='store_true', help='without the additions of this package to MMEngine, to show their effect'
     )
     parser.add_argument('--out', type=Path, help='JSON file for the counts')
-    parser.add_argument('--lock', type=Path, help='file to lock while processes train, for machines that are shared')
+    parser.add_argument('--lock', type=Path, help='file to lock while processes train, for shared machines')
     args = parser.parse_args()
     turn = Turn(args.lock)
     if args.stock:

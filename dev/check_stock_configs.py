@@ -1,4 +1,4 @@
-"""Try networks of this project in stock configs of mmdet and mmseg, and write the table of docs/stock_configs.md.
+"""Test networks of this project in stock configs of mmdet and mmseg, and write the table of docs/stock_configs.md.
 
 In each config the backbone is replaced (fcvit_mm.apis.stock); the written config is read again by two processes, which
 train two steps on random images under DistributedDataParallel over gloo, without find_unused_parameters (it would stop
@@ -214,7 +214,7 @@ def train_and_predict(cfg: Config, sizes: Sequence[int] = SIZES) -> Dict[str, An
         if bad:
             raise UserError(f'not finite: {", ".join(bad)}')
     if len(samples) != BATCH:
-        raise UserError(f'{len(samples)} predictions for {BATCH} images')
+        raise UserError(f'{len(samples)} predictions, expected one for each of {BATCH} images')
     check_equal_weights(inner)
     return dict(losses=sum('loss' in name for name in losses[0]) - 1, predicts=described(samples[0]))
 
@@ -238,7 +238,7 @@ def described(sample: Any) -> str:
     if 'pred_sem_seg' in sample:
         found.append('map of labels')
     if not found:
-        raise UserError(f'the prediction holds none of instances and maps: {list(sample.keys())}')
+        raise UserError(f'the prediction contains {list(sample.keys())}, expected instances or segmentation maps')
     return ', '.join(found)
 
 
@@ -292,13 +292,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         UserError: One fails.
     """
     parser = command_parser(__doc__)
-    parser.add_argument('--only', metavar='TEXT', help='only rows with this in one of their cells; the others stay')
-    parser.add_argument('--missing', action='store_true', help='only rows that the table has no success of')
+    parser.add_argument(
+        '--only', metavar='TEXT', help='only rows with this text in one of their cells; the others are kept'
+    )
+    parser.add_argument('--missing', action='store_true', help='only rows without a success in the table')
     args: argparse.Namespace = parser.parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     rows = [row for row in ROWS if not args.only or any(args.only.lower() in cell.lower() for cell in row)]
     if not rows:
-        raise UserError(f'--only {args.only}: no row has it; methods are {", ".join(row.method for row in ROWS)}')
+        raise UserError(f'--only {args.only} matches no row; the methods are {", ".join(row.method for row in ROWS)}')
     if args.missing:
         page = PAGE.read_text(encoding='utf-8').splitlines()
         done = [row for row in rows if any(line.startswith(begin_of(row)) and ' yes, ' in line for line in page)]

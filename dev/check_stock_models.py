@@ -1,4 +1,4 @@
-"""Try the stock models of mmdet and mmseg as they are: build with random weights, predict, train a step.
+"""Test the unmodified stock models of mmdet and mmseg: build with random weights, predict, train a step.
 
 On the CPU, on random images of 128x128 pixels with few proposals and queries; what fails is tried again at the size and
 with the numbers of the config, 640x640 pixels at most. What stops a model is sorted by its
@@ -306,16 +306,27 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         UserError: An operator of mmcv is missing that a model asks for.
     """
     parser = command_parser(__doc__)
-    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='such as mmdet::atss/atss_r50_fpn_1x_coco.py')
-    parser.add_argument('--library', dest='source', choices=LIBRARIES, help='one config of each of its folders')
-    parser.add_argument('--start', default='', metavar='FOLDER', help='begin with this folder')
-    parser.add_argument('--log', type=Path, metavar='FILE', help='add the lines to it, leave out configs it has')
-    parser.add_argument('--timeout', type=float, default=180, metavar='SECONDS', help='for a config (180)')
-    parser.add_argument('--predict-only', action='store_true', help='no training step')
+    parser.add_argument(
+        'configs', nargs='*', metavar='CONFIG', help='configs to test, such as mmdet::atss/atss_r50_fpn_1x_coco.py'
+    )
+    parser.add_argument(
+        '--library', dest='source', choices=LIBRARIES, help='test one config of each folder of this library'
+    )
+    parser.add_argument('--start', default='', metavar='FOLDER', help='start with this folder')
+    parser.add_argument(
+        '--log',
+        type=Path,
+        metavar='FILE',
+        help='append the results to this file and skip the configs it already contains',
+    )
+    parser.add_argument(
+        '--timeout', type=float, default=180, metavar='SECONDS', help='time limit per config (default: %(default)g)'
+    )
+    parser.add_argument('--predict-only', action='store_true', help='only predict, without a training step')
     args: argparse.Namespace = parser.parse_args(argv)
     configs = list(args.configs) + (list(first_of_folders(args.source, args.start)) if args.source else [])
     if not configs:
-        raise UserError('nothing to try: name configs, or a library with --library')
+        raise UserError('nothing to test: give configs, or a library with --library')
     results = []
     if args.log and args.log.is_file():
         results = [Result(**json.loads(line)) for line in args.log.read_text(encoding='utf-8').splitlines()]

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] = (), root: Path = ROOT) -> None:
         UserError: A file lacks a marker; with ``--check``, a table is out of date.
     """
     parser = command_parser(__doc__)
-    parser.add_argument('--check', action='store_true', help='write nothing, name what is out of date')
+    parser.add_argument('--check', action='store_true', help='write nothing and list the files that are out of date')
     check = parser.parse_args(argv).check
     texts: Dict[str, str] = {}
     for table in TABLES:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] = (), root: Path = ROOT) -> None:
         texts[table.file] = fill(text, table, root)
     stale = [name for name, text in texts.items() if text != (root / name).read_text(encoding='utf-8')]
     if check and stale:
-        raise UserError(f'tables are out of date in {", ".join(stale)}: python dev/fill_tables.py fills them in')
+        raise UserError(f'tables are out of date in {", ".join(stale)}: run python dev/fill_tables.py to update them')
     for name in stale:
         write_atomic(root / name, texts[name].encode())
     print(f'{len(TABLES)} tables are up to date' + (f', written: {", ".join(stale)}' if stale else ''))

@@ -74,7 +74,7 @@ def run(tool: Path, *arguments: object) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = command_parser(__doc__)
-    parser.add_argument('--version', help='that fcvit_mm must have')
+    parser.add_argument('--version', help='expected version of fcvit_mm')
     args = parser.parse_args(argv)
     shipped = find_installed(args.version)
     print(f'fcvit_mm {fcvit_mm.__version__} in {shipped.parent}', flush=True)

@@ -1,4 +1,4 @@
-"""Record what mmcv's compiled operators give, for the tests of the operators that stand in for them.
+"""Record outputs of mmcv's compiled operators, for the tests of their replacements.
 
 Needs an mmcv with its compiled operators (``MMCV=compiled make setup``). Writes ``tests/data/mmcv_ops.npz``.
 """
@@ -24,9 +24,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument('--out', type=Path, default=OUT, help='default: %(default)s')
     args = parser.parse_args(argv)
     if not is_compiled():
-        raise UserError(
-            'this mmcv has no compiled operators, which are what is to be recorded: MMCV=compiled make setup'
-        )
+        raise UserError('this mmcv has no compiled operators to record: build one with MMCV=compiled make setup')
     sys.path.insert(0, str(ROOT / 'tests'))
     from mmcv_cases import CASES
 

@@ -56,9 +56,9 @@ IN_SDIST = (
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('version', help='X.Y.Z, or X.Y.Zrc1 and the like')
+    parser.add_argument('version', help='version to release, X.Y.Z, X.Y.Za1, X.Y.Zb1 or X.Y.Zrc1')
     parser.add_argument('--dry-run', action='store_true', help='stop before commit and tag')
-    parser.add_argument('--keep', metavar='DIR', help='empty folder to work in, which stays (default: a temporary one)')
+    parser.add_argument('--keep', metavar='DIR', help='empty working folder, which is kept (default: a temporary one)')
     return parser.parse_args(argv)
 
 
@@ -89,7 +89,7 @@ def parse_version(text: str) -> tuple:
     """
     match = re.fullmatch(r'(\d+)\.(\d+)\.(\d+)(?:(a|b|rc)(\d+))?', text)
     if match is None:
-        raise UserError(f'{text!r} is no version, expected X.Y.Z, X.Y.Za1, X.Y.Zb1 or X.Y.Zrc1')
+        raise UserError(f'{text!r} is not a version, expected X.Y.Z, X.Y.Za1, X.Y.Zb1 or X.Y.Zrc1')
     numbers = tuple(int(part) for part in match.groups()[:3])
     return (*numbers, match[4] or 'release', int(match[5] or 0))
 
@@ -112,7 +112,7 @@ def check_tree(root: Path, version: str) -> None:
     if changed:
         raise UserError(f'{root} has changes that are not committed: commit or remove them\n{changed}')
     if run(['git', 'tag', '--list', f'v{version}'], root, 'git tag').strip():
-        raise UserError(f'v{version} is tagged already: release a later version')
+        raise UserError(f'v{version} is already tagged: release a later version')
     now = read_version(root)
     if parse_version(version) < parse_version(now):
         raise UserError(f'{version} is older than {now}, which {VERSION_FILE} has: release {now} or a later version')
@@ -185,7 +185,7 @@ def check_contents(path: Path) -> None:
     if wheel:
         extra += sorted(name for name in names if re.match(r'(fcvit_mm/\.mim/)?(dev|tests|docs)/', name))
     if missing or extra:
-        raise UserError(f'{path.name} lacks {missing} and holds {extra}: correct MANIFEST.in, setup.py or setup.cfg')
+        raise UserError(f'{path.name} lacks {missing} and contains {extra}: correct MANIFEST.in, setup.py or setup.cfg')
 
 
 def try_package(path: Path, folder: Path, version: str) -> str:
@@ -240,7 +240,7 @@ def release(version: str, folder: Path, dry_run: bool, today: datetime.date) -> 
     (ROOT / 'dist').mkdir(exist_ok=True)
     for path in packages:
         shutil.copy2(path, ROOT / 'dist')
-    print(f'tagged v{version}; dist/ holds wheel and sdist. To publish: git push --follow-tags, and upload dist/')
+    print(f'tagged v{version}; dist/ contains wheel and sdist. To publish: git push --follow-tags, and upload dist/')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -254,7 +254,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     folder = Path(args.keep).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise UserError(f'--keep {folder} is not empty: name a new folder')
+        raise UserError(f'--keep {folder} is not empty: give a new folder')
     release(args.version, folder, args.dry_run, today)
 
 

@@ -1,4 +1,4 @@
-"""Time the checks before a run on a generated data set of COCO's size: 118287 images with 860001 objects, and 5000.
+"""Time the preflight checks on a generated data set of COCO's size: 118287 images with about 860,000 objects, and 5000.
 
     python dev/time_preflight.py FOLDER
 
@@ -87,8 +87,14 @@ def measure(cfg: Config) -> Dict[str, float]:
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument('folder', type=Path, help='where the data set is, or is to be')
-    parser.add_argument('--images', type=int, nargs=2, default=(118287, 5000), help='to train on and to validate on')
+    parser.add_argument('folder', type=Path, help='folder of the data set, which is generated if missing')
+    parser.add_argument(
+        '--images',
+        type=int,
+        nargs=2,
+        default=(118287, 5000),
+        help='numbers of training and validation images (default: %(default)s)',
+    )
     args = parser.parse_args()
     cfg = load_config(str(CONFIG))
     with_classes = [f'class{number}' for number in range(CATEGORIES)]

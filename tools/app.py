@@ -18,28 +18,30 @@ from command_line import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, UserError, command
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('models', nargs='*', metavar='CONFIG CHECKPOINT', help='pairs of a config and a checkpoint')
-    parser.add_argument('--runs', help='folder of runs of tools/train.py (work_dirs), each with its best checkpoint')
+    parser.add_argument('--runs', help='folder of tools/train.py runs (work_dirs); the best checkpoint of each is used')
     parser.add_argument(
         '--host',
         default='127.0.0.1',
-        help='address to listen on (default: %(default)s, this machine alone; there is no password)',
+        help='address to listen on (default: %(default)s, which only this machine can reach; there is no password)',
     )
-    parser.add_argument('--port', type=int, help='port to listen on (default: 7860, or the next that is free)')
+    parser.add_argument('--port', type=int, help='port to listen on (default: 7860, or the next free port)')
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='detection: least score of what is drawn')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='minimum detection score to draw (default: %(default)s)'
+    )
     parser.add_argument(
         '--max-megabytes',
         type=float,
         default=MAX_UPLOAD_BYTES / 2**20,
         metavar='MIB',
-        help='of an image (default: %(default)g)',
+        help='largest accepted image file (default: %(default)g)',
     )
     parser.add_argument(
         '--max-megapixels',
         type=float,
         default=MAX_UPLOAD_PIXELS / 1e6,
         metavar='N',
-        help='millions of pixels of an image (default: %(default)g)',
+        help='largest accepted image, in millions of pixels (default: %(default)g)',
     )
     args = parser.parse_args(argv)
     for name in ('max_megabytes', 'max_megapixels'):

@@ -1,6 +1,6 @@
 """Check everything before a long run: data, checkpoints, classes, disk; then one step, one evaluation batch.
 
-Writes nothing. Ends with a short report, or with all that would end the run and the way out of each.
+Writes nothing. Prints a short report, or all problems that would end the run and how to fix them.
 """
 
 import argparse
@@ -12,12 +12,14 @@ from command_line import LAUNCHERS, add_config_options, command_parser, run_comm
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where the run is to write (default: ./work_dirs/<config name>)')
-    parser.add_argument('--resume', action='store_true', help='for a run that resumes from its last checkpoint')
+    parser.add_argument('--work-dir', help='work directory of the planned run (default: ./work_dirs/<config name>)')
+    parser.add_argument('--resume', action='store_true', help='check a run that resumes from its last checkpoint')
     parser.add_argument('--amp', action='store_true', help='mixed precision')
-    parser.add_argument('--quick', action='store_true', help='only what tools/train.py checks by itself')
     parser.add_argument(
-        '--launcher', choices=LAUNCHERS, default='none', help='what is to start the processes of the run, if several'
+        '--quick', action='store_true', help='run only the checks that tools/train.py does at its start'
+    )
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='launcher of the planned run, if it has several processes'
     )
     parser.add_argument('--verbose', action='store_true', help="show the libraries' own log")
     add_config_options(parser)

@@ -17,7 +17,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('src', help='checkpoint to read, or published:NAME')
     parser.add_argument('dst', help='file to write')
-    parser.add_argument('--ema', action='store_true', help='take the averaged (EMA) weights of a file that has both')
+    parser.add_argument('--ema', action='store_true', help='convert the averaged (EMA) weights if the file has both')
     parser.add_argument('--force', action='store_true', help='overwrite DST')
     add_import_option(parser)
     return parser.parse_args(argv)

@@ -81,7 +81,7 @@ def run_step(title, folder, inputs, action, force):
     resume = not force and not done and started.get('fingerprint') == fingerprint
     if not resume:
         if folder.exists() and not (done or started) and any(folder.iterdir()):
-            raise UserError(f'{folder} holds something that the demo did not write: name another folder with --out')
+            raise UserError(f'{folder} contains files that the demo did not write: give another folder with --out')
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / 'started.json', dict(fingerprint=fingerprint))
@@ -130,7 +130,7 @@ def find_metrics(folder, names):
                 found.update({name: values[name] for name in names if name in values})
     missing = [name for name in names if name not in found]
     if missing:
-        raise UserError(f'the logs in {folder} have no {missing}: run again with --force')
+        raise UserError(f'the logs in {folder} contain no {missing}: run again with --force')
     return found
 
 
@@ -201,10 +201,14 @@ def draw_sheet(folder, target):
 def parse_args(argv=None):
     parser = command_parser(__doc__)
     parser.add_argument('job', choices=list(JOBS))
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/demo'), help='where results go')
-    parser.add_argument('--force', action='store_true', help='do everything again')
     parser.add_argument(
-        '--quick', action='store_true', help='a few images and iterations: shows that it runs, and checks no result'
+        '--out', type=Path, default=Path('work_dirs/demo'), help='folder for the results (default: %(default)s)'
+    )
+    parser.add_argument('--force', action='store_true', help='repeat all steps, also completed ones')
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='use few images and iterations: shows that everything runs, without checking the results',
     )
     return parser.parse_args(argv)
 

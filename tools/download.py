@@ -1,4 +1,4 @@
-"""Download published weights by name, check them, and tell their SHA-256; without a name, list what there is.
+"""Download published weights by name, check them, and print their SHA-256; without a name, list all weights.
 
 For example, on a machine with internet, for machines without:
 
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('names', nargs='*', metavar='NAME', help='what to download (default: list the names)')
+    parser.add_argument(
+        'names', nargs='*', metavar='NAME', help='published weights to download (default: list the names)'
+    )
     parser.add_argument(
         '--to',
         metavar='DIR',
-        help="where the files are to be (default: where they are found, else torch.hub's folder of checkpoints)",
+        help="destination folder (default: the folder where a file is found, otherwise torch.hub's checkpoint folder)",
     )
     add_import_option(parser)
     return parser.parse_args(argv)
@@ -61,7 +63,9 @@ def main(args: argparse.Namespace) -> None:
         note = '' if found.remembered else f'  (not remembered: {os.path.dirname(found.path)} cannot be written)'
         print(f'{name}: {found.how}\n  {found.path}  {found.size} bytes\n  SHA-256 {found.sha256}{note}', flush=True)
     if problems:
-        raise UserError(problems[0] if len(args.names) == 1 else '\n  - '.join(['not all is there:', *problems]))
+        raise UserError(
+            problems[0] if len(args.names) == 1 else '\n  - '.join(['not all weights are available:', *problems])
+        )
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Export a classifier, segmentor or detector, or the backbone and neck of any model, to ONNX or to files of PyTorch.
 
-The file is run on odd sizes and other batches and compared with PyTorch before it gets its name; then size and speed of
-both are printed.
+The file is compared with PyTorch on odd sizes and other batches before it is renamed; then size and speed of both are
+printed.
 """
 
 import argparse
@@ -22,68 +22,73 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a classifier, detector or segmentor')
     parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
-    parser.add_argument('--format', required=True, choices=EXPORT_FORMATS, help='what to write')
+    parser.add_argument('--format', required=True, choices=EXPORT_FORMATS, help='file format')
     parser.add_argument(
-        '--out', required=True, metavar='FILE', help='the file: .onnx, .pt2 (torch_export) or .pt (torchscript)'
+        '--out',
+        required=True,
+        metavar='FILE',
+        help='file to write: .onnx, .pt2 (torch_export, aot_inductor) or .pt (torchscript)',
     )
     parser.add_argument(
         '--part',
         default='model',
         choices=EXPORT_PARTS,
-        help="model: a classifier's scores, a segmentor's "
-        "logits, a detector's boxes, scores, labels and masks; backbone: its stages' features; neck: the features "
-        'behind the neck (default: model)',
+        help="part of the model to export. model: a classifier's scores, a segmentor's logits, a detector's boxes, "
+        'scores, labels and masks; backbone: the features of its stages; neck: the features after the neck '
+        '(default: model)',
     )
     parser.add_argument(
         '--preprocess',
         default='beside',
         choices=EXPORT_PREPROCESSING,
-        help='where pixels are normalised: inside, in the graph, which then takes uint8 images as OpenCV reads them; '
-        'beside it, by whoever runs it (default: beside)',
+        help='where pixels are normalised. inside: in the graph, which then takes uint8 images as OpenCV reads them; '
+        'beside: outside the graph, by the program that runs it (default: beside)',
     )
     parser.add_argument(
         '--compare',
         metavar='FOLDER',
-        help="also compare the file with PyTorch on the folder's images, read by the config's test pipeline",
+        help="also compare the file with PyTorch on the images in this folder, read by the config's test pipeline",
     )
-    parser.add_argument('--optimize', action='store_true', help='export the model as optimize_for_inference makes it')
+    parser.add_argument('--optimize', action='store_true', help='export the model after optimize_for_inference')
     parser.add_argument(
         '--size',
         type=int,
         nargs='+',
         default=[],
         metavar='PIXELS',
-        help='height and width at which speed is measured, or one number; the file takes any',
+        help='height and width at which speed is measured, or one number for both; the file takes any size',
     )
-    parser.add_argument(
-        '--rounds', type=int, default=10, help='how often each is timed, 0 for not at all (default: 10)'
-    )
+    parser.add_argument('--rounds', type=int, default=10, help='number of timing rounds; 0: no timing (default: 10)')
     parser.add_argument(
         '--int8',
         metavar='FOLDER',
-        help="also write FILE_int8.onnx in 8 bits, calibrated on the folder's images, and measure how far it drifts",
+        help='also write FILE_int8.onnx in 8 bits, calibrated on the images in this folder, and measure how much its '
+        'outputs differ',
     )
     parser.add_argument(
         '--labelled',
         metavar='FOLDER',
-        help='measure that on these images, one folder per class, and the accuracy too (default: on those of --int8)',
+        help='measure the difference, and the accuracy, on these images, one folder per class (default: the difference '
+        'only, on the images of --int8)',
     )
     parser.add_argument(
         '--calibration-images',
         type=int,
         default=100,
         metavar='NUMBER',
-        help='how many images of --int8 to use (default: 100)',
+        help='number of --int8 images used for calibration (default: 100)',
     )
     parser.add_argument(
         '--evaluate',
         action='store_true',
-        help="evaluate the model and the files by the config's test data and evaluator, and print the metrics of each",
+        help="evaluate the model and the files with the config's test data and evaluator, and print the metrics",
     )
     parser.add_argument(
-        '--openvino', action='store_true', help='run the ONNX files in OpenVINO, too: their drift, metrics and speed'
+        '--openvino',
+        action='store_true',
+        help='also run the ONNX files in OpenVINO and report their differences, metrics and speed',
     )
-    parser.add_argument('--json', metavar='FILE', help='write all figures there')
+    parser.add_argument('--json', metavar='FILE', help='also write all results to this JSON file')
     add_config_options(parser)
     return parser.parse_args(argv)
 

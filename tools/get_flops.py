@@ -18,8 +18,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='PIXELS',
-        help='height and width of the input, or one number for both; by default 224 for classifiers, '
-        '800 1280 for detectors, 512 for segmentors',
+        help='height and width of the input, or one number for both (default: 224 for classifiers, 800 1280 for '
+        'detectors, 512 for segmentors)',
     )
     add_config_options(parser, 'model.backbone.arch=b24')
     return parser.parse_args(argv)
@@ -55,9 +55,9 @@ def main(args: argparse.Namespace) -> None:
     size = f'{found.channels}x{found.shape[0]}x{found.shape[1]}'
     print(f'{args.config}, input {size}\n\n{format_table(found)}\n\n{CONVENTION}')
     if any(part.name.endswith('roi_head') for part in found.parts):
-        print('The RoI heads were counted on the proposals that random weights gave, masks on as many as are detected.')
+        print('RoI heads were counted on the proposals of the model with random weights, mask heads on its detections.')
     if any(part.name == 'auxiliary_head' for part in found.parts):
-        print('The auxiliary head works in training only: 0 multiply-adds.')
+        print('The auxiliary head is used in training only: 0 multiply-adds.')
 
 
 if __name__ == '__main__':

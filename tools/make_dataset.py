@@ -1,4 +1,4 @@
-"""Make a data set of generated images of shapes, laid out like ImageNet, COCO or ADE20K."""
+"""Generate a data set of images of shapes, in the layout of ImageNet, COCO or ADE20K."""
 
 import argparse
 from typing import Optional, Sequence
@@ -8,10 +8,10 @@ from command_line import DATASET_KINDS, command_parser, run_command
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('kind', choices=list(DATASET_KINDS), help='whose layout')
-    parser.add_argument('root', nargs='?', help='folder to make (default: data/shapes/KIND)')
-    parser.add_argument('--num-train', type=int, help='images to train on')
-    parser.add_argument('--num-val', type=int, help='images held out')
+    parser.add_argument('kind', choices=list(DATASET_KINDS), help='data set whose layout is used')
+    parser.add_argument('root', nargs='?', help='folder to create (default: data/shapes/KIND)')
+    parser.add_argument('--num-train', type=int, help='number of training images')
+    parser.add_argument('--num-val', type=int, help='number of validation images')
     parser.add_argument('--size', type=int, help='side of the images in pixels')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args(argv)

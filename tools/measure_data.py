@@ -1,4 +1,4 @@
-"""Measure what a config's training data delivers on a core and what its model takes, and say how many workers balance.
+"""Measure the time of data loading and of the model, and print the number of workers that balances them.
 
 Uses the config's own data set, pipeline, batch size and model; writes nothing.
 """
@@ -12,16 +12,19 @@ from command_line import UserError, add_config_options, command_parser, run_comm
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a training run')
-    parser.add_argument('--samples', type=int, default=256, help='samples to time (default: %(default)s)')
+    parser.add_argument('--samples', type=int, default=256, help='number of samples to time (default: %(default)s)')
     parser.add_argument(
         '--step-seconds',
         type=float,
         metavar='SECONDS',
-        help='do not run the model: one step takes so long, such as measured on another machine',
+        help='time of one training step, for example measured on another machine; the model is not run',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument(
-        '--processes', type=int, default=1, help='of the run on this machine, such as its GPUs (default: %(default)s)'
+        '--processes',
+        type=int,
+        default=1,
+        help='number of processes (GPUs) of the run on this machine (default: %(default)s)',
     )
     add_config_options(parser, 'train_dataloader.batch_size=64')
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Draw how a metric grew in one or more runs of tools/train.py, from the logs that MMEngine wrote."""
+"""Plot a metric of one or more runs of tools/train.py, from MMEngine's logs."""
 
 import argparse
 import json
@@ -36,12 +36,17 @@ def read_metric(run: Path, key: str) -> Dict[int, float]:
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('runs', nargs='+', type=Path, metavar='WORK_DIR')
-    parser.add_argument('--key', required=True, help='such as accuracy/top1, coco/bbox_mAP or mIoU')
-    parser.add_argument('--out', required=True, type=Path, help='PNG file')
-    parser.add_argument('--step', default='epoch', help='what a step of these runs is, for the axis')
+    parser.add_argument('--key', required=True, help='metric to plot, such as accuracy/top1, coco/bbox_mAP or mIoU')
+    parser.add_argument('--out', required=True, type=Path, help='PNG file to write')
+    parser.add_argument(
+        '--step', default='epoch', help='label of the x axis: the unit of a step (default: %(default)s)'
+    )
     args = parser.parse_args(argv)
     if len(args.runs) > len(COLORS):
-        raise UserError(f'{len(args.runs)} runs, expected at most {len(COLORS)}, whose colours can be told apart')
+        raise UserError(
+            f'{len(args.runs)} runs, expected at most {len(COLORS)}, the number of distinguishable colours: plot '
+            'fewer runs'
+        )
     return args
 
 

@@ -1,9 +1,9 @@
-"""Predict images, folders of images, lists and videos, and write what is found as data.
+"""Predict images, folders, lists and videos, and write the results to files.
 
 Detection: results.json (COCO results, for pycocotools' loadRes) and annotations.json (a COCO data set, for annotation
 tools). Segmentation: labels/NAME.png (class indices, with palette), labels.csv, classes.csv. Classification:
-predictions.csv or predictions.parquet. What is skipped stands in skipped.csv. The same command again continues what was
-killed.
+predictions.csv or predictions.parquet. Skipped images are listed in skipped.csv. The same command again continues what
+was killed.
 """
 
 import argparse
@@ -21,42 +21,54 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'inputs',
         nargs='+',
         metavar='INPUT',
-        help='image, folder (with those below it), video, or .txt with a path a line',
+        help='image, folder (searched recursively), video, or a .txt or .lst file with one path per line',
     )
-    parser.add_argument('--out', required=True, help='folder of the results')
-    parser.add_argument('--batch-size', type=int, default=argparse.SUPPRESS, help='images at a time (default: 1)')
+    parser.add_argument('--out', required=True, help='folder for the results')
+    parser.add_argument('--batch-size', type=int, default=argparse.SUPPRESS, help='batch size (default: 1)')
     parser.add_argument(
-        '--workers', type=int, default=argparse.SUPPRESS, help='processes that read images (default: 2)'
+        '--workers', type=int, default=argparse.SUPPRESS, help='number of processes that read images (default: 2)'
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument(
         '--optimize',
         action='store_true',
-        help='the model as optimize_for_inference makes it: faster, above all on CPUs',
+        help='predict with the model after optimize_for_inference: faster, above all on CPUs',
     )
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation, as the config describes it')
-    parser.add_argument('--tile', type=int, help='predict tiles of so many pixels, for large images')
-    parser.add_argument('--overlap', type=float, default=argparse.SUPPRESS, help='of tiles, part of one (default: 0.2)')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation as defined in the config')
+    parser.add_argument('--tile', type=int, help='tile size in pixels, for large images (default: no tiles)')
     parser.add_argument(
-        '--score-thr', type=float, default=argparse.SUPPRESS, help='detection: least score (default: 0)'
-    )
-    parser.add_argument('--coco', help='detection: annotations whose ids of images and categories the results get')
-    parser.add_argument(
-        '--top', type=int, default=argparse.SUPPRESS, help='classification: classes an image (5; 0 for all)'
+        '--overlap',
+        type=float,
+        default=argparse.SUPPRESS,
+        help='overlap of neighbouring tiles, as a fraction of their size (default: 0.2)',
     )
     parser.add_argument(
-        '--format', dest='table', choices=TABLES, default=argparse.SUPPRESS, help='classification (csv)'
+        '--score-thr', type=float, default=argparse.SUPPRESS, help='minimum detection score to write (default: 0)'
+    )
+    parser.add_argument('--coco', help='detection: take image and category ids from this COCO file')
+    parser.add_argument(
+        '--top',
+        type=int,
+        default=argparse.SUPPRESS,
+        help='classification: number of classes written per image (default: 5; 0: all)',
     )
     parser.add_argument(
-        '--features', action='store_true', help="also the backbone's last output, averaged: features.npy"
+        '--format',
+        dest='table',
+        choices=TABLES,
+        default=argparse.SUPPRESS,
+        help='file format of classification results (default: csv)',
     )
-    parser.add_argument('--draw', action='store_true', help='also drawn images: drawn/NAME.png')
     parser.add_argument(
-        '--draw-score-thr', type=float, default=argparse.SUPPRESS, help='detection: least score of what is drawn'
+        '--features', action='store_true', help='also write the averaged last output of the backbone to features.npy'
+    )
+    parser.add_argument('--draw', action='store_true', help='also draw the predictions: drawn/NAME.png')
+    parser.add_argument(
+        '--draw-score-thr', type=float, default=argparse.SUPPRESS, help='minimum detection score to draw'
     )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     add_config_options(parser)
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher that started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -73,13 +85,13 @@ def main(args: argparse.Namespace) -> None:
     if not done.first:
         return
     if not done.written:
-        print(f'{args.out} has the results of all {done.images} images already.')
+        print(f'{args.out} already contains the results of all {done.images} images.')
         return
     if done.resumed:
-        print(f'{done.resumed} of {done.images} images had been predicted before.')
+        print(f'{done.resumed} of {done.images} images were already predicted by an earlier run.')
     print('\n'.join(done.written))
     if done.skipped:
-        print(f'{done.skipped} of {done.images} images skipped: skipped.csv has the reasons.')
+        print(f'{done.skipped} of {done.images} images skipped; skipped.csv lists the reasons.')
 
 
 if __name__ == '__main__':

@@ -16,13 +16,15 @@ from command_line import UserError, add_config_options, command_parser, run_comm
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint of a training run')
-    parser.add_argument('out', help='file to write, without the hash; .pth is added if it is missing')
-    parser.add_argument('--config', help='what it was trained with: the card and the entry for metafile.yml need it')
-    parser.add_argument('--work-dir', help="of the run, with its logs (default: the checkpoint's folder)")
+    parser.add_argument('out', help='file to write, without the hash; .pth is appended if missing')
+    parser.add_argument(
+        '--config', help='training config; needed for the complete model card and the metafile.yml entry'
+    )
+    parser.add_argument('--work-dir', help="work directory with the run's logs (default: the checkpoint's folder)")
     parser.add_argument(
         '--no-ema',
         action='store_true',
-        help='of a run with EMAHook take the weights in training, not the averaged ones',
+        help='publish the raw weights of a run with EMAHook instead of the averaged ones',
     )
     parser.add_argument('--safetensors', action='store_true', help='also write a .safetensors file')
     parser.add_argument(
@@ -30,13 +32,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='PIXELS',
-        help='height and width to count multiply-adds at (default as tools/get_flops.py)',
+        help='height and width at which multiply-adds are counted (default: as tools/get_flops.py)',
     )
-    parser.add_argument('--force', action='store_true', help='overwrite what is there')
+    parser.add_argument('--force', action='store_true', help='overwrite existing files')
     add_config_options(parser)
     args = parser.parse_args(argv)
     if not args.config and (args.cfg_options or args.shape):
-        raise UserError('--cfg-options and --shape are for --config, which is missing')
+        raise UserError('--cfg-options and --shape need --config: give the training config, or omit them')
     return args
 
 
@@ -72,9 +74,9 @@ def main(args: argparse.Namespace) -> None:
         f'{", ".join(stripped.dropped) or "nothing"}'
     )
     if not results(model):
-        print('No metric: the log of a validation with these weights was not found (--work-dir)')
+        print('No metrics: no log of a validation with these weights was found (--work-dir)')
     if cfg is None:
-        print('No entry for metafile.yml, and less in the card: they need --config')
+        print('No entry for metafile.yml and a shorter card: both need --config')
     print('\n'.join(written))
 
 

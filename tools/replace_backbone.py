@@ -1,7 +1,7 @@
 """Put a network of this project into a stock config of mmdet or mmseg, in place of its backbone.
 
-Prints what changes, to stand behind _base_ in a config of your own; --out writes the complete config. Before, the new
-model takes a training step on random images on the CPU.
+Prints the changes, to put after _base_ in your own config; --out writes the complete config. Before that, the new model
+takes a training step on random images on the CPU.
 """
 
 import argparse
@@ -12,15 +12,17 @@ from command_line import UserError, add_import_option, add_key_values, command_p
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('config', help='mmdet::FOLDER/NAME or mmseg::FOLDER/NAME of the installed library, or a file')
-    parser.add_argument('network', help="one of this project's, such as fcvit_b12")
-    parser.add_argument('--pretrained', metavar='CHECKPOINT', help='the backbone starts from it')
-    parser.add_argument('--out', metavar='FILE', help='write the complete config, a .py file')
+    parser.add_argument(
+        'config', help='config of the installed library, mmdet::FOLDER/NAME or mmseg::FOLDER/NAME, or a config file'
+    )
+    parser.add_argument('network', help='network of this project, such as fcvit_b12')
+    parser.add_argument('--pretrained', metavar='CHECKPOINT', help='checkpoint that initialises the backbone')
+    parser.add_argument('--out', metavar='FILE', help='write the complete config to this .py file')
     add_key_values(parser, '--options', 'further arguments of the backbone, such as drop_path_rate=0.1 with_cp=True')
     add_import_option(parser)
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith('.py'):
-        raise UserError(f'--out {args.out}: expected a name that ends in .py')
+        raise UserError(f'--out {args.out}: expected a file name ending in .py')
     return args
 
 
@@ -36,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
     print(f'# {args.config} with {args.network}\n{fragment(stock, cfg)}')
     if args.out:
         write_atomic(args.out, cfg.pretty_text.encode())
-        print(f'# The complete config is {args.out}')
+        print(f'# The complete config was written to {args.out}')
 
 
 if __name__ == '__main__':

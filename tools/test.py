@@ -11,17 +11,22 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
-    parser.add_argument('--work-dir', help='where the metrics go (default: ./work_dirs/<config name>)')
-    parser.add_argument('--out', help='write the predictions: a .pkl file, for segmentation a folder of PNG files')
-    parser.add_argument('--show', action='store_true', help='show drawn predictions in a window')
+    parser.add_argument('--work-dir', help='folder for the metrics (default: ./work_dirs/<config name>)')
     parser.add_argument(
-        '--show-dir', help='folder for drawn predictions (of several processes the first one draws its share)'
+        '--out', help='write the predictions to this .pkl file, or folder of PNG files for segmentation'
     )
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows each')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation, as the config describes it')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument(
+        '--show-dir',
+        help='folder for images with predictions drawn on them (with several processes, only those of the first)',
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds for which --show shows each image (default: %(default)s)'
+    )
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation as defined in the config')
     parser.add_argument('--no-preflight', action='store_true', help='do not check data and evaluators before the start')
     add_config_options(parser, 'test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list')
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher that started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

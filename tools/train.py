@@ -10,19 +10,19 @@ from command_line import LAUNCHERS, add_config_options, check_config, command_pa
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: ./work_dirs/<config name>)')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/<config name>)')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='auto|PATH',
-        help='resume from this checkpoint, or without a path from the last one in the work directory, if any',
+        help='resume from this checkpoint; without a path, from the last one in the work directory, if any',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='multiply the learning rate by the batch size of all processes over the base batch size of the config',
+        help='scale the learning rate by the total batch size divided by the base batch size of the config',
     )
     parser.add_argument('--no-preflight', action='store_true', help='do not check data and evaluators before the start')
     add_config_options(
@@ -30,7 +30,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'model.head.num_classes=5, key="[a,b]" or key=a,b for a list. pretrained=PATH is the checkpoint that the '
         'backbone starts from, pretrained=NAME published weights, pretrained=None starts from scratch',
     )
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher that started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

@@ -1,4 +1,4 @@
-"""Draw what a classifier, detector or segmentor predicts on an image, a folder of images or a video."""
+"""Draw the predictions of a classifier, detector or segmentor on an image, a folder of images or a video."""
 
 import argparse
 from typing import Optional, Sequence
@@ -11,9 +11,15 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or published:NAME')
     parser.add_argument('input', help='image, folder of images, or video')
-    parser.add_argument('--out-dir', required=True, help='folder for the drawn images (PNG) or the video (MP4)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='detection: least score of what is drawn')
-    parser.add_argument('--opacity', type=float, default=0.5, help='segmentation: of the colours over the image')
+    parser.add_argument(
+        '--out-dir', required=True, help='folder for the images (PNG) or the video (MP4) with predictions drawn on them'
+    )
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='minimum detection score to draw (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--opacity', type=float, default=0.5, help='opacity of the segmentation overlay (default: %(default)s)'
+    )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     add_config_options(parser)
     return parser.parse_args(argv)

@@ -22,25 +22,27 @@ def add_arguments(parser: CommandParser, memory: bool = True) -> None:
     """Add the arguments of every benchmark command; ``memory``: of those that measure it."""
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--dtype', default='float32', choices=list(DTYPES))
-    parser.add_argument('--rounds', type=int, default=20, help='how many times each is timed, in turn (default 20)')
-    parser.add_argument('--warmup', type=int, default=3, help='rounds before those, which do not count (default 3)')
+    parser.add_argument(
+        '--rounds', type=int, default=20, help='number of timing rounds; all networks are timed in turn (default: 20)'
+    )
+    parser.add_argument('--warmup', type=int, default=3, help='number of untimed rounds before them (default: 3)')
     parser.add_argument(
         '--threads',
         type=int,
         default=torch.get_num_threads(),
-        help="PyTorch's threads on the CPU (default here: %(default)s)",
+        help='number of PyTorch threads on the CPU (default: %(default)s)',
     )
     if memory:
         parser.add_argument(
             '--no-memory',
             action='store_true',
-            help='do not measure the peak memory (on a CPU it takes a process for each)',
+            help='do not measure peak memory (on a CPU this starts one process per network)',
         )
     parser.add_argument(
         '--out',
         type=Path,
         required=True,
-        help='folder for results.json, table.md and plot.png; an earlier run there is overwritten',
+        help='folder for results.json, table.md and plot.png; existing files are overwritten',
     )
     add_import_option(parser)
 
@@ -64,8 +66,8 @@ def check_arguments(args: argparse.Namespace) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise UserError(
-                f'--device {args.device}: PyTorch {torch.__version__} sees {count} CUDA devices here; '
-                'take --device cpu, or a PyTorch built for the GPU and its driver'
+                f'--device {args.device}: PyTorch {torch.__version__} sees {count} CUDA devices: use --device cpu, or '
+                'a PyTorch built for the GPU and its driver'
             )
         torch.cuda.set_device(device.index or 0)
         torch.backends.cudnn.benchmark = True
@@ -81,7 +83,9 @@ def parse_size(text: str) -> Tuple[int, int]:
     """
     parts = text.lower().split('x')
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UserError(f'--size {text}: expected a height and a width in pixels, as 800x1216, or one number for both')
+        raise UserError(
+            f'--size {text}: expected a height and a width in pixels, such as 800x1216, or one number for both'
+        )
     return int(parts[0]), int(parts[-1])
 
 

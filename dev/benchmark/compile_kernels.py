@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for GPUs that need not be there, and report registers, spills and shared memory.
+"""Compile the Triton kernels, without a GPU, and report registers, spills and shared memory.
 
 The kernels are those that FCViT's maps would launch, with the sizes that the code chooses for them. Ends with status 1
 if one does not compile, or spills registers to memory.
@@ -160,7 +160,13 @@ def compile_for(launch: Launched, capability: int, known: Dict[Any, Resources]) 
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument('--capabilities', type=int, nargs='+', default=[80, 90], help='80 is an A100, 90 an H100')
+    parser.add_argument(
+        '--capabilities',
+        type=int,
+        nargs='+',
+        default=[80, 90],
+        help='compute capabilities: 80 is an A100, 90 an H100 (default: both)',
+    )
     parser.add_argument(
         '--dtypes', nargs='+', default=['bfloat16', 'float16', 'float32'], choices=['bfloat16', 'float16', 'float32']
     )

@@ -69,11 +69,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config file of a detector or segmentor')
     parser.add_argument('--ways', nargs='+', default=list(WAYS), choices=list(WAYS))
-    parser.add_argument('--batch', type=int, default=2, help='images at a time (default 2)')
+    parser.add_argument('--batch', type=int, default=2, help='batch size (default: 2)')
     parser.add_argument(
-        '--size', metavar='HxW', help='of the images, in pixels (default: 800x1216 for detectors, 512 for segmentors)'
+        '--size', metavar='HxW', help='image size in pixels (default: 800x1216 for detectors, 512 for segmentors)'
     )
-    parser.add_argument('--objects', type=int, default=8, help='objects in each image of a detector (default 8)')
+    parser.add_argument(
+        '--objects', type=int, default=8, help='number of objects per image, for detectors (default: 8)'
+    )
     add_config_options(parser, 'model.backbone.with_cp=True')
     add_arguments(parser)
     return parser.parse_args(argv)
@@ -133,7 +135,9 @@ def prepare(name: str, task: Task) -> Tuple[Callable[[], None], int]:
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(ConfigDict(cfg.model)))
     if not isinstance(model.backbone, Backbone):
-        raise UserError(f'{task.config} has the backbone {type(model.backbone).__name__}: expected one of this package')
+        raise UserError(
+            f'{task.config} has the backbone {type(model.backbone).__name__}, expected a backbone of fcvit_mm'
+        )
     params = count_parameters(model)
     if way.keeps_layout:
         keep_layout(model.backbone)
@@ -158,8 +162,8 @@ def _load(task: Task) -> Config:
     cfg = load_config(task.config, task.options)
     if task_of(cfg, task.config) == 'classification':
         raise UserError(
-            f'{task.config} is of a classifier: expected a detector or segmentor; classifiers are timed '
-            'with speed.py --mode train'
+            f'{task.config} is for a classifier, expected a detector or segmentor: time classifiers with speed.py '
+            '--mode train'
         )
     set_pretrained(cfg, None)
     return cfg

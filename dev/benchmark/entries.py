@@ -127,10 +127,9 @@ def parse_entry(label: str, dtype: str) -> Entry:
     known = choices()
     if name not in known:
         raise UserError(
-            f'unknown network {name!r}, expected one of ours ({", ".join(VARIANTS)}), with one of '
-            f'{", ".join(f"_{way}" for way in WAYS if way)} behind it or none, or a peer '
-            f'({", ".join(PEERS)}); behind either may stand _{" or _".join(COMPILED)}, and a dtype, as in '
-            'fcvit_b12@bfloat16'
+            f'unknown network {name!r}, expected one of ours ({", ".join(VARIANTS)}), optionally followed by one of '
+            f'{", ".join(f"_{way}" for way in WAYS if way)}, or a peer ({", ".join(PEERS)}); both optionally followed '
+            f'by _{" or _".join(COMPILED)} and a dtype, as in fcvit_b12@bfloat16'
         )
     if (own or dtype) not in DTYPES:
         raise UserError(f'{label}: unknown dtype {own!r}, expected one of {", ".join(DTYPES)}')
@@ -175,7 +174,7 @@ def _build_peer(network: str, task: Task) -> nn.Module:
         import timm
     except ImportError as error:
         raise UserError(
-            f'{network} comes from timm, which is not installed: pip install timm, or name other networks'
+            f'{network} needs timm, which is not installed: pip install timm, or choose other networks'
         ) from error
     options: Dict[str, Any] = dict(img_size=task.size) if PEERS[network]['sized'] else {}
     model = timm.create_model(network, features_only=task.features, **options)
@@ -258,8 +257,8 @@ def _optimized(model: nn.Module, images: Tensor, entry: Entry) -> nn.Module:
     optimize = getattr(fcvit_mm, 'optimize_for_inference', None)
     if optimize is None:
         raise UserError(
-            f'{entry.label}: this fcvit_mm has no optimize_for_inference: name {entry.network}_as_built '
-            'for the network without it'
+            f'{entry.label}: this fcvit_mm has no optimize_for_inference: use {entry.network}_as_built for the '
+            'network without it'
         )
     return optimize(model, images, **(dict(cuda_graphs=True) if entry.way.graphs else {}))
 

@@ -1,4 +1,4 @@
-"""Tell what bounds a pass on a GPU that need not be there: bytes, instructions and multiply-adds of each kernel.
+"""Estimate what bounds a pass on a GPU, without the GPU: bytes, instructions and multiply-adds of each kernel.
 
 The pass runs on tensors without values, and our kernels are compiled for the GPU. Each kernel takes at least as long as
 its bytes take to move, its instructions to issue, and its matrix products to multiply; their sum is the expected time.
@@ -113,14 +113,20 @@ def bound(launch: Launch, gpu: Gpu, resources: Optional[Resources]) -> Bound:
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('--gpu', default='h100', choices=list(GPUS))
-    parser.add_argument('--networks', nargs='+', default=['fcvit_b12'], metavar='NAME', help='default fcvit_b12')
-    parser.add_argument('--batch', type=int, default=128, help='images at a time (default 128)')
-    parser.add_argument('--size', default='224', help='height x width of the images (default 224)')
+    parser.add_argument(
+        '--networks', nargs='+', default=['fcvit_b12'], metavar='NAME', help='networks to analyse (default: fcvit_b12)'
+    )
+    parser.add_argument('--batch', type=int, default=128, help='batch size (default: 128)')
+    parser.add_argument('--size', default='224', help='image size, one number or HxW (default: 224)')
     parser.add_argument('--dtype', default='bfloat16', choices=list(DTYPES))
-    parser.add_argument('--train', action='store_true', help='the pass forward and that for the gradients')
-    parser.add_argument('--bandwidth', type=float, help="bytes a second, measured, in place of the maker's")
-    parser.add_argument('--multiply-adds', type=float, help='in a second, likewise')
-    parser.add_argument('--out', type=Path, help='file for the table, in Markdown; else it is printed')
+    parser.add_argument('--train', action='store_true', help='analyse a training step: forward and backward pass')
+    parser.add_argument(
+        '--bandwidth', type=float, help="measured bytes per second, instead of the manufacturer's figure"
+    )
+    parser.add_argument(
+        '--multiply-adds', type=float, help="measured multiply-adds per second, instead of the manufacturer's figure"
+    )
+    parser.add_argument('--out', type=Path, help='Markdown file for the table (default: print it)')
     args = parser.parse_args(argv)
     for name in ('batch', 'bandwidth', 'multiply_adds'):
         value = getattr(args, name)

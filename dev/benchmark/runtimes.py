@@ -1,4 +1,4 @@
-"""Time exported models in the runtimes that take them beside PyTorch, an image at a time.
+"""Time exported models in their runtimes and in PyTorch, one image at a time.
 
 Each config's model gets random weights that find something, and is written to --files in every format that --ways asks
 for, minutes for each; what is there already is taken as it is. Then all are timed in turn, round after round, on one
@@ -66,13 +66,15 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'models',
         nargs='+',
         metavar='CONFIG[@HxW]',
-        help='config files of classifiers, segmentors or detectors, with the size of the image (default 224x224)',
+        help='config files of classifiers, segmentors or detectors, optionally with the image size (default: 224x224)',
     )
     parser.add_argument('--ways', nargs='+', default=USUAL, choices=list(WAYS))
-    parser.add_argument('--files', type=Path, required=True, help='folder of the exported files')
-    parser.add_argument('--rounds', type=int, default=10, help='how many times each is timed, in turn (default 10)')
-    parser.add_argument('--warmup', type=int, default=2, help='rounds before those, which do not count (default 2)')
-    parser.add_argument('--threads', type=int, default=1, help='of each runtime (default 1)')
+    parser.add_argument('--files', type=Path, required=True, help='folder for the exported files')
+    parser.add_argument(
+        '--rounds', type=int, default=10, help='number of timing rounds; all runtimes are timed in turn (default: 10)'
+    )
+    parser.add_argument('--warmup', type=int, default=2, help='number of untimed rounds before them (default: 2)')
+    parser.add_argument('--threads', type=int, default=1, help='number of threads of each runtime (default: 1)')
     parser.add_argument('--out', type=Path, help='JSON file for the results')
     return parser.parse_args(argv)
 

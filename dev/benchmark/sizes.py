@@ -24,12 +24,19 @@ STYLES = [('#0072B2', 'o'), ('#56B4E9', 's'), ('#E69F00', '^'), ('#009E73', 'v')
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument(
-        '--networks', nargs='+', required=True, metavar='NAME', help='the first is what others are held against'
+        '--networks',
+        nargs='+',
+        required=True,
+        metavar='NAME',
+        help='networks to time; the first is the baseline of the others',
     )
     parser.add_argument('--sizes', nargs='+', type=int, default=[224, 320, 448, 640, 896, 1280, 2048], metavar='PIXELS')
     parser.add_argument('--batches', nargs='+', type=int, default=[1, 2, 4, 8, 16, 32], metavar='IMAGES')
     parser.add_argument(
-        '--trial-pixels', type=int, default=4 * 224 * 224, help='pixels of a batch up to which layouts are tried'
+        '--trial-pixels',
+        type=int,
+        default=4 * 224 * 224,
+        help='largest number of pixels per batch for which both layouts are timed (default: %(default)s)',
     )
     add_arguments(parser, memory=False)
     return parser.parse_args(argv)

@@ -29,27 +29,27 @@ STEP_FACTOR = 3
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('--networks', nargs='+', required=True, metavar='NAME', help='what to time: see above')
+    parser.add_argument('--networks', nargs='+', required=True, metavar='NAME', help='networks to time: see above')
     parser.add_argument(
         '--baseline',
         nargs='+',
         metavar='NAME',
-        help='of --networks: what the others are held against (default: the first)',
+        help='networks, also in --networks, that the others are compared with (default: the first)',
     )
     parser.add_argument('--mode', default='inference', choices=['inference', 'train'])
-    parser.add_argument('--batch', type=int, default=8, help='images at a time (default 8)')
-    parser.add_argument('--size', default='224', metavar='HxW', help='of the images, in pixels (default 224)')
+    parser.add_argument('--batch', type=int, default=8, help='batch size (default: 8)')
+    parser.add_argument('--size', default='224', metavar='HxW', help='image size in pixels (default: 224)')
     parser.add_argument(
         '--features',
         action='store_true',
-        help="all stages' maps, as dense prediction takes them, in place of 1000 class scores",
+        help='compute the feature maps of all stages, as for dense prediction, instead of 1000 class scores',
     )
-    parser.add_argument('--repeat', type=int, help='calls for one time (default: 1 on a CPU, 10 on a GPU)')
+    parser.add_argument('--repeat', type=int, help='number of calls per measurement (default: 1 on a CPU, 10 on a GPU)')
     parser.add_argument('--no-ceilings', action='store_true', help="do not measure the machine's ceilings")
     parser.add_argument(
         '--profile',
         action='store_true',
-        help='write profile.txt too: the operations that take most time in each network',
+        help='also write profile.txt with the slowest operations of each network',
     )
     add_arguments(parser)
     return parser.parse_args(argv)
@@ -65,15 +65,15 @@ def prepare_all(entries: List[Entry], task: Task) -> Tuple[Dict[str, Prepared], 
             prepared[entry.label].call()
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(
-                f'{entry.label}: the memory of {task.device} does not suffice for --batch {task.batch} '
-                'beside the networks before it: lower it, or name fewer networks'
+                f'{entry.label}: {task.device} has too little memory for --batch {task.batch} besides the previous '
+                'networks: lower it, or time fewer networks'
             ) from error
         except (RuntimeError, NotImplementedError) as error:
             if 'not implemented for' not in str(error):
                 raise
             raise UserError(
-                f'{entry.label}: PyTorch {torch.__version__} cannot run it in {entry.dtype} on '
-                f'{task.device} ({error}): take another dtype or device'
+                f'{entry.label}: PyTorch {torch.__version__} cannot run it in {entry.dtype} on {task.device} '
+                f'({error}): use another dtype or device'
             ) from error
         kind = 'peer' if entry.network in PEERS else 'reference' if entry.way.ops == 'reference' else 'ours'
         rows.append(
@@ -147,11 +147,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     labels = [entry.label for entry in entries]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise UserError(f'--networks names {", ".join(twice)} more than once')
+        raise UserError(f'--networks contains {", ".join(twice)} more than once: remove the duplicates')
     baselines = args.baseline or labels[:1]
     for label in baselines:
         if label not in labels:
-            raise UserError(f'--baseline {label} is none of --networks ({", ".join(labels)})')
+            raise UserError(f'--baseline {label} is not one of --networks ({", ".join(labels)})')
 
     found = describe_run(device)
     prepared, rows = prepare_all(entries, task)

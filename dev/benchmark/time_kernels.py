@@ -49,10 +49,12 @@ class Case(NamedTuple):
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('--network', default='fcvit_b12', help='whose maps (default fcvit_b12)')
-    parser.add_argument('--batch', type=int, default=128, help='images at a time (default 128)')
-    parser.add_argument('--size', type=int, default=224, help='side of the images, in pixels (default 224)')
-    parser.add_argument('--backward', action='store_true', help='time the gradients instead')
+    parser.add_argument(
+        '--network', default='fcvit_b12', help='network whose feature maps are used (default: fcvit_b12)'
+    )
+    parser.add_argument('--batch', type=int, default=128, help='batch size (default: 128)')
+    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels (default: 224)')
+    parser.add_argument('--backward', action='store_true', help='time the backward pass instead')
     add_arguments(parser)
     return parser.parse_args(argv)
 

@@ -218,10 +218,12 @@ def measure(
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument('config', help='config of a classifier')
-    parser.add_argument('images', help='folder of images, with folders below it')
-    parser.add_argument('--samples', type=int, default=10_000, help='for the statistics (default %(default)s)')
-    parser.add_argument('--rounds', type=int, default=9, help='of timing (default %(default)s)')
-    parser.add_argument('--batch', type=int, default=200, help='images timed in a round (default %(default)s)')
+    parser.add_argument('images', help='folder of images, searched recursively')
+    parser.add_argument(
+        '--samples', type=int, default=10_000, help='number of samples for the statistics (default: %(default)s)'
+    )
+    parser.add_argument('--rounds', type=int, default=9, help='number of timing rounds (default: %(default)s)')
+    parser.add_argument('--batch', type=int, default=200, help='number of images per round (default: %(default)s)')
     return parser.parse_args(argv)
 
 
@@ -264,7 +266,7 @@ def report(args: argparse.Namespace, images: List[str]) -> None:
         print(f'| {name} | {number} | {one:.4f} | {other:.4f} | {difference:.4f} | {allowed:.4f} |')
     wrong = [name for name, *_, difference, allowed in rows if difference > allowed]
     if wrong:
-        raise UserError(f'{", ".join(wrong)}: other than by chance, 1 in 1000 each')
+        raise UserError(f'{", ".join(wrong)} differ from mmpretrain beyond chance (p = 0.001 each)')
 
 
 if __name__ == '__main__':

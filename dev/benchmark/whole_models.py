@@ -2,8 +2,8 @@
 
 Each config is timed as built, in channels_last with BatchNorms fused by mmcv (the layout and algebra that a user of the
 library gets without us), and as fcvit_mm.optimize_for_inference makes it: all in turn, round after round, on random
-images with random weights that find something. Seconds are the processor's, of all threads, beside those of the clock:
-on a machine that others use, too, only the former can be compared.
+images with random weights that find something. CPU time of all threads is reported beside wall-clock time: on a shared
+machine only CPU time is comparable.
 """
 
 import argparse
@@ -72,12 +72,14 @@ _DRAWN = ('neck', 'rpn_conv', 'shared_fcs', 'mask_head', 'cls_convs', 'reg_convs
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument(
-        'configs', nargs='+', help='config files of detectors or segmentors; of a library its own as mmdet::FOLDER/FILE'
+        'configs', nargs='+', help='config files of detectors or segmentors; configs of a library as mmdet::FOLDER/FILE'
     )
     parser.add_argument('--ways', nargs='+', default=list(WAYS), choices=list(WAYS))
-    parser.add_argument('--size', default='512x512', metavar='HxW', help='of the image (default 512x512)')
-    parser.add_argument('--rounds', type=int, default=5, help='how many times each is timed, in turn (default 5)')
-    parser.add_argument('--threads', type=int, default=1, help="PyTorch's threads (default 1)")
+    parser.add_argument('--size', default='512x512', metavar='HxW', help='image size (default: 512x512)')
+    parser.add_argument(
+        '--rounds', type=int, default=5, help='number of timing rounds; all models are timed in turn (default: 5)'
+    )
+    parser.add_argument('--threads', type=int, default=1, help='number of PyTorch threads (default: 1)')
     parser.add_argument('--out', type=Path, required=True, help='JSON file for the results')
     return parser.parse_args(argv)
 

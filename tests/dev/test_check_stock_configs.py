@@ -64,13 +64,13 @@ def test_table():
 
 
 def test_an_unknown_row_is_named():
-    with pytest.raises(UserError, match='--only Nothing: no row has it; methods are Faster R-CNN, '):
+    with pytest.raises(UserError, match='--only Nothing matches no row; the methods are Faster R-CNN, '):
         stock.main(['--only', 'Nothing'])
 
 
 def test_a_failure_is_a_result(tmp_path):
     found = stock.check(stock.Row('None', 'mmdet::no/config'), tmp_path)
-    assert 'is no config of the installed mmdet' in found.error and not found.predicts
+    assert 'is not a config of the installed mmdet' in found.error and not found.predicts
 
 
 def sample_of(**fields):
@@ -85,7 +85,7 @@ def test_predictions_are_described():
     assert stock.described(sample) == 'masks, panoptic map'
     assert stock.described(sample_of(pred_instances={})) == 'boxes'
     assert stock.described(sample_of(pred_sem_seg=1)) == 'map of labels'
-    with pytest.raises(UserError, match='holds none of'):
+    with pytest.raises(UserError, match='expected instances or segmentation maps'):
         stock.described(sample_of())
     cfg = Config(dict(model=dict(backbone=dict(out_indices=[1, 2], output_stride=16))))
     assert stock.describe_outputs(cfg) == '(1, 2), output_stride 16'

@@ -127,7 +127,7 @@ def test_the_second_try_is_at_the_size_of_the_config(tool, size, side):
 
 
 def test_nothing_to_try(tool):
-    with pytest.raises(UserError, match='nothing to try: name configs, or a library with --library'):
+    with pytest.raises(UserError, match='nothing to test: give configs, or a library with --library'):
         tool.main([])
 
 

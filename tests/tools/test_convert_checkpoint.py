@@ -38,7 +38,7 @@ def test_averaged_weights(tmp_path, capsys):
 
 def test_nothing_is_overwritten_unasked(source, tmp_path):
     (tmp_path / 'out.pth').write_text('precious')
-    with pytest.raises(CheckpointExistsError, match='out.pth is there already: give another name, or --force'):
+    with pytest.raises(CheckpointExistsError, match='out.pth already exists: give another name, or --force'):
         main([source, str(tmp_path / 'out.pth')])
     assert (tmp_path / 'out.pth').read_text() == 'precious'
     main([source, str(tmp_path / 'out.pth'), '--force'])
@@ -55,5 +55,5 @@ def test_as_a_command(source, tmp_path):
     done = run_python(*command, cwd=tmp_path)
     assert done.returncode == 0 and 'written to out.pth' in done.stdout, done.stderr
     done = run_python(*command, cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith('convert_checkpoint.py: out.pth is there already')
+    assert done.returncode == 1 and done.stderr.startswith('convert_checkpoint.py: out.pth already exists')
     assert 'Traceback' not in done.stderr

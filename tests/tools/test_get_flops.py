@@ -52,7 +52,7 @@ def test_detector_is_padded_and_its_heads_are_counted(main, capsys):
     for part in ('neck', 'rpn_head', 'roi_head'):
         (line,) = (line for line in printed.splitlines() if line.startswith(part))
         assert float(line.split()[-2]) > 0
-    assert 'proposals that random weights gave' in printed
+    assert 'proposals of the model with random weights' in printed
 
 
 def test_segmentor_with_an_auxiliary_head(main, capsys):
@@ -61,7 +61,7 @@ def test_segmentor_with_an_auxiliary_head(main, capsys):
     main([config, '--shape', '64'])
     printed = capsys.readouterr().out
     assert 'input 3x64x64' in printed
-    assert 'auxiliary head works in training only' in printed
+    assert 'auxiliary head is used in training only' in printed
 
 
 def test_missing_config(main):

@@ -51,7 +51,10 @@ def test_a_lost_process_and_a_warning(shapes, tmp_path, monkeypatch):
     start = time.monotonic()
     first, second = run_ranks(2, 'train.py', config, '--work-dir', work_dir, check=False, env={'END': '1 6 SIGKILL'})
     assert first.returncode == 1 and second.returncode == -signal.SIGKILL and time.monotonic() - start < 90
-    for words in ('process 0 lost another process of this run', 'Start all of them again with --resume'):
+    for words in (
+        'process 0 lost the connection to another process of this run',
+        'Restart all processes with --resume',
+    ):
         assert words in first.stdout
     assert (work_dir / 'last_checkpoint').read_text().endswith('epoch_1.pth')
 
@@ -61,7 +64,7 @@ def test_a_lost_process_and_a_warning(shapes, tmp_path, monkeypatch):
     output = done.stdout
     assert done.returncode != 0
     assert 'resumed epoch: 1, iter: 4' in output
-    assert 'SIGTERM: saving interrupted.pth after iteration 7 and ending. Continue with --resume' in output
+    assert 'SIGTERM: saving interrupted.pth after iteration 7 and exiting. Resume with --resume' in output
     assert 'exitcode  : 143' in output or 'exitcode: 143' in output, output
     saved = torch.load(work_dir / 'interrupted.pth', map_location='cpu', weights_only=False)
     assert (saved['meta']['epoch'], saved['meta']['iter']) == (1, 7) and saved['optimizer']['state']

@@ -8,7 +8,7 @@ from harness import run_tool, write_config
 def test_measures_each_task(task, tmp_path, shapes):
     config = write_config(task, tmp_path, shapes(task))
     done = run_tool('measure_data.py', config, '--samples', '4', cwd=tmp_path)
-    assert f'{config}\n' in done.stdout and 'one sample' in done.stdout and 'images/s a core' in done.stdout
+    assert f'{config}\n' in done.stdout and 'one sample' in done.stdout and 'images/s per core' in done.stdout
     assert 'LoadImageFromFile' in done.stdout and 'Pack' in done.stdout
     assert 'one step' in done.stdout and 'up with the model' in done.stdout and 'num_workers=0' in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == [config.name]

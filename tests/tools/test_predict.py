@@ -16,9 +16,9 @@ def test_a_detector_on_a_folder(trained, tmp_path):
     done = run_tool('predict.py', *arguments, '--batch-size', 2, '--workers', 1, '--score-thr', 0.1)
     assert 'results.json' in done.stdout and 'annotations.json' in done.stdout
     assert '1 of 6 images skipped' in done.stdout and 'images a second' in done.stdout
-    assert 'does not decode' in (tmp_path / 'out' / 'skipped.csv').read_text()
+    assert 'cannot be decoded' in (tmp_path / 'out' / 'skipped.csv').read_text()
     done = run_tool('predict.py', *arguments, check=False)
     assert (
-        done.returncode == 1 and 'holds results of another run, which differs in batch_size, score_thr' in done.stdout
+        done.returncode == 1 and 'contains results of another run, with different batch_size, score_thr' in done.stdout
     )
     assert 'Traceback' not in done.stdout

@@ -17,7 +17,7 @@ def test_prints_the_changes_and_writes_the_config(tmp_path):
         '_delete_=True',
         'drop_path_rate=0.2',
         'custom_imports=dict(',
-        f'# The complete config is {out}',
+        f'# The complete config was written to {out}',
     ):
         assert words in done.stdout
     printed = Config.fromstring(done.stdout, '.py')
@@ -30,8 +30,8 @@ def test_prints_the_changes_and_writes_the_config(tmp_path):
 def test_mistakes_are_named(tmp_path):
     pytest.importorskip('mmdet')
     for arguments, words in (
-        ((STOCK, 'fcvit_tiny', '--out', 'own.json'), '--out own.json: expected a name that ends in .py'),
-        (('mmdet::retinanet/nothing', 'fcvit_tiny'), 'mmdet::retinanet/nothing is no config of the installed mmdet'),
+        ((STOCK, 'fcvit_tiny', '--out', 'own.json'), '--out own.json: expected a file name ending in .py'),
+        (('mmdet::retinanet/nothing', 'fcvit_tiny'), 'mmdet::retinanet/nothing is not a config of the installed mmdet'),
         ((STOCK, 'resnet'), "unknown network 'resnet', expected one of"),
     ):
         done = run_tool('replace_backbone.py', *arguments, cwd=tmp_path, check=False)

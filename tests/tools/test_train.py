@@ -58,7 +58,7 @@ def test_nothing_to_resume_from_needs_the_pretrained_file(trained, tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert 'starting anew' in done.stdout
+    assert 'starting from scratch' in done.stdout
     # Every problem in one message, without a traceback.
     assert 'gone.pth does not exist' in done.stdout and '/lost does not exist' in done.stdout
     assert 'Traceback' not in done.stdout
@@ -78,7 +78,7 @@ def test_hostile_checkpoint_is_refused_before_it_is_unpickled(trained, tmp_path,
     torch.save({'state_dict': {}, 'meta': Bomb(tmp_path / 'boom')}, tmp_path / 'hostile.pth')
     arguments = ['--resume', tmp_path / 'hostile.pth'] if tool == 'train.py' else [tmp_path / 'hostile.pth']
     done = run_tool(tool, result.config, *arguments, '--work-dir', tmp_path / 'w', check=False)
-    assert done.returncode == 1 and 'mkdir' in done.stdout and 'Refused' in done.stdout
+    assert done.returncode == 1 and 'mkdir' in done.stdout and 'Rejected' in done.stdout
     assert not (tmp_path / 'boom').exists()
     # The bomb is a real one.
     pickle.loads(pickle.dumps(Bomb(tmp_path / 'boom')))
@@ -92,7 +92,7 @@ def test_corrupt_image_is_found_before_training(trained, tmp_path):
     image.write_bytes(image.read_bytes()[:300])
     config = write_config('classification', tmp_path, tmp_path / 'data')
     done = run_tool('train.py', config, '--work-dir', tmp_path / 'w', check=False)
-    assert done.returncode == 1 and f'{image} does not decode' in done.stdout and 'Traceback' not in done.stdout
+    assert done.returncode == 1 and f'{image} cannot be decoded' in done.stdout and 'Traceback' not in done.stdout
 
 
 def test_corrupt_image_that_is_met_in_training_is_skipped_and_named(trained, tmp_path, monkeypatch):
@@ -123,11 +123,11 @@ custom_hooks = [dict(type='Spoil')]
 """,
     )
     done = run_tool('train.py', config, '--work-dir', tmp_path / 'w')
-    assert f'loading {image} failed: {image} does not decode' in done.stdout
-    assert 'Skipped, another sample stands in (1 of 8 so far)' in done.stdout
-    assert '1 of 8 samples were skipped so far: corrupt files, named above' in done.stdout
+    assert f'loading {image} failed: {image} cannot be decoded' in done.stdout
+    assert 'Skipped and replaced by another sample (1 of 8 so far)' in done.stdout
+    assert '1 of 8 samples were skipped so far because of corrupt files, listed above' in done.stdout
     assert f'loading {held_out} failed: ' in done.stdout and 'accuracy/top1' in done.stdout
-    assert 'An empty file stands in, which the metrics count (1 of 5 so far)' in done.stdout
+    assert 'Replaced by an empty file, which the metrics count (1 of 5 so far)' in done.stdout
 
 
 def test_dumped_config_is_complete(trained):

@@ -37,8 +37,8 @@ def test_draws_a_folder(trained, tmp_path, task):
         'cpu',
         check=False,
     )
-    # One that does not decode costs only itself, and is told.
-    assert done.returncode == 1 and '1 of' in done.stdout and 'broken.jpg does not decode' in done.stdout
+    # One that cannot be decoded costs only itself, and is told.
+    assert done.returncode == 1 and '1 of' in done.stdout and 'broken.jpg cannot be decoded' in done.stdout
     assert 'Traceback' not in done.stdout
     drawn = cv2.imread(str(tmp_path / 'out' / f'{first.stem}.png'))
     source = cv2.imread(str(first))

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--size',
-        help='height and width that images are resized to cover and cropped to, as 224 or '
-        '480x640 (default: as the network is tested)',
+        help='height and width in pixels: images are resized to cover them and cropped, such as 224 or 480x640 '
+        '(default: the size at which the network is tested)',
     )
     parser.add_argument('--device', default='cpu', help='such as cpu (default) or cuda:0')
 
@@ -99,7 +99,9 @@ def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
         return None
     parts = text.lower().split('x')
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UserError(f'--size {text}: expected a height and a width in pixels, as 480x640, or one number for both')
+        raise UserError(
+            f'--size {text}: expected a height and a width in pixels, such as 480x640, or one number for both'
+        )
     return int(parts[0]), int(parts[-1])
 
 
@@ -117,7 +119,8 @@ def parse_queries(texts: Sequence[str]) -> List[Tuple[float, float]]:
             y = x = -1.0
         if not (0 <= y <= 1 and 0 <= x <= 1):
             raise UserError(
-                f'--queries {text}: expected Y,X from 0 to 1, fractions of the height and width: 0.5,0.5 is the middle'
+                f'--queries {text}: expected Y,X as fractions of the height and width, from 0 to 1, such as 0.5,0.5 '
+                'for the centre'
             )
         queries.append((y, x))
     return queries

@@ -28,15 +28,15 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         nargs='+',
         metavar='Y,X',
         default=['0.5,0.5', '0.15,0.15', '0.85,0.6'],
-        help='query points as fractions of height and width: 0,0 is the top left, 0.5,0.5 the middle '
-        '(default: %(default)s)',
+        help='query points as fractions of height and width: 0,0 is the top left, 0.5,0.5 the centre (default: '
+        '%(default)s)',
     )
     parser.add_argument(
         '--layers',
         nargs='+',
         metavar='NAME',
-        help='layers to draw and measure, or the beginnings of their names; they must be in every '
-        'network (default: all are measured, six are drawn)',
+        help='layers to draw and measure, by name or prefix; every network must have them (default: all are measured, '
+        'six are drawn)',
     )
     add_arguments(parser)
     args = parse_arguments(parser, argv)

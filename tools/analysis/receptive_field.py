@@ -25,8 +25,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--layers',
         nargs='+',
         metavar='NAME',
-        help='modules of the backbone, which every network must have (default: the last block of each '
-        'stage, or four blocks of a network of one stage)',
+        help='modules of the backbone, which every network must have (default: the last block of each stage, or four '
+        'blocks of a network with one stage)',
     )
     add_arguments(parser)
     return parse_arguments(parser, argv)

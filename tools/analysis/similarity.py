@@ -16,8 +16,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--blocks',
         nargs='+',
         metavar='NAME',
-        help='token mixes to draw, such as stages.3.blocks.1.mixes.0, or the beginnings of their names, '
-        'such as stages.3 (default: all)',
+        help='token mixes to draw, by name, such as stages.3.blocks.1.mixes.0, or prefix, such as stages.3 (default: '
+        'all)',
     )
     add_arguments(parser)
     return parse_arguments(parser, argv)

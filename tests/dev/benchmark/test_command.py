@@ -17,13 +17,13 @@ BENCHMARK = ROOT / 'dev' / 'benchmark'
     [
         (['--networks', 'fcvit_b13'], "unknown network 'fcvit_b13', expected one of ours .*fcvit_b12.*convnext_tiny"),
         (['--networks', 'resnet50@int8'], "unknown dtype 'int8', expected one of float32, bfloat16, float16"),
-        (['--networks', 'resnet50', 'resnet50'], 'names resnet50 more than once'),
-        (['--networks', 'resnet50', '--baseline', 'fcvit_b12'], 'fcvit_b12 is none of --networks .resnet50'),
+        (['--networks', 'resnet50', 'resnet50'], 'contains resnet50 more than once'),
+        (['--networks', 'resnet50', '--baseline', 'fcvit_b12'], 'fcvit_b12 is not one of --networks .resnet50'),
         (['--networks', 'resnet50', '--size', '32x'], '--size 32x: expected a height and a width in pixels'),
         (['--networks', 'resnet50', '--batch', '0'], '--batch 0: expected at least 1'),
         (['--networks', 'resnet50', '--rounds', '0'], '--rounds 0: expected at least 1'),
         (['--networks', 'resnet50', '--device', 'tpu'], '--device tpu: expected cpu, cuda or cuda:N'),
-        (['--networks', 'resnet50', '--device', 'cuda:99'], 'sees [0-9]+ CUDA devices here'),
+        (['--networks', 'resnet50', '--device', 'cuda:99'], 'sees [0-9]+ CUDA devices: use'),
     ],
 )
 def test_what_cannot_be_measured_is_refused(load, tmp_path, arguments, message):

@@ -36,7 +36,7 @@ def test_steps_of_detectors_and_segmentors(load, results, tmp_path, task, config
 
 def test_a_step_of_a_classifier_is_another_commands(load, tmp_path):
     pytest.importorskip('mmpretrain')
-    with pytest.raises(UserError, match='expected a detector or segmentor; classifiers are timed with speed.py'):
+    with pytest.raises(UserError, match='expected a detector or segmentor: time classifiers with speed.py'):
         load('dense_step').main(
             [str(ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'), '--out', str(tmp_path)]
         )

@@ -80,7 +80,7 @@ def test_without_the_inference_path_the_error_names_another_way(load, monkeypatc
     entries = load('entries')
     monkeypatch.delattr(fcvit_mm, 'optimize_for_inference', raising=False)
     task = entries.Task('inference', 'cpu', 1, (32, 32), False, 1)
-    with pytest.raises(UserError, match='no optimize_for_inference: name fcvit_tiny_as_built'):
+    with pytest.raises(UserError, match='no optimize_for_inference: use fcvit_tiny_as_built'):
         entries.prepare(entries.parse_entry('fcvit_tiny', 'float32'), task, 'channels_last')
 
 

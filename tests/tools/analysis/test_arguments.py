@@ -47,7 +47,7 @@ def test_wrong_sizes(arguments, text):
 
 @pytest.mark.parametrize('text', ['2,0.5', '0.5', 'middle', '0,0,0'])
 def test_wrong_queries(arguments, text):
-    with pytest.raises(UserError, match=f'--queries {text}: expected Y,X from 0 to 1'):
+    with pytest.raises(UserError, match=f'--queries {text}: expected Y,X as fractions'):
         arguments.parse_queries([text])
 
 
@@ -64,8 +64,8 @@ def test_images_and_folders(arguments, image_folder):
     (image_folder / 'cut.png').write_bytes(Path(paths[0]).read_bytes()[:60])
     for name, message in (
         ('none.png', 'none.png does not exist'),
-        ('film.mp4', 'film.mp4 is not an image'),
-        ('cut.png', 'cut.png does not decode'),
+        ('film.mp4', 'film.mp4 does not have the name of an image'),
+        ('cut.png', 'cut.png cannot be decoded'),
     ):
         with pytest.raises(ImageError, match=message):
             arguments.find_all_images([str(image_folder / name)])

@@ -21,6 +21,6 @@ def test_page_is_written(tmp_path, command, image_folder, classifier, classifier
 def test_corrupt_images_give_no_page(tmp_path, command, image_folder, classifier, classifier_checkpoint):
     corrupt = image_folder / 'corrupt.png'
     corrupt.write_bytes((image_folder / '0.png').read_bytes()[:100])
-    with pytest.raises(UserError, match='corrupt.png does not decode'):
+    with pytest.raises(UserError, match='corrupt.png cannot be decoded'):
         command('report')([classifier, classifier_checkpoint, str(corrupt), '--out', str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()
