@@ -34,7 +34,7 @@ from timm.models._features import feature_take_indices  # noqa: E402
 
 
 class Recorded(nn.Module):
-    """A recorded model, which can be scripted."""
+    """A traced model, which can be scripted."""
 
     def __init__(self, recorded: nn.Module) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Classifier(nn.Module):
         return ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=self.drop_rate)
 
     def is_last(self, stage: int) -> bool:
-        """Return whether the output norm is made for this stage."""
+        """Return whether this stage has the output norm."""
         return stage == len(self.feature_info) - 1
 
     def last_norm(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Classifier(nn.Module):
             RuntimeError: In training: a recording holds one mode.
         """
         if self.training:
-            raise RuntimeError(f'{type(self).__name__} can be scripted for inference alone: call eval() first')
+            raise RuntimeError(f'{type(self).__name__} can only be scripted for inference: call eval() first')
         like = next(self.parameters())
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore', torch.jit.TracerWarning)
@@ -424,8 +424,8 @@ def _build(
     if output_stride != 32:
         if 'output_stride' not in inspect.signature(variant.network.__init__).parameters:
             raise ValueError(
-                f'output_stride={output_stride!r}: {variant.network.__name__} cannot be dilated; leave it out, or take '
-                'FCViT, DWNet or Swin'
+                f'output_stride={output_stride!r}: {variant.network.__name__} cannot be dilated: omit output_stride, '
+                'or use FCViT, DWNet or Swin'
             )
         options['output_stride'] = output_stride
     backbone = variant.build(**options)

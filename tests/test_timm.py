@@ -305,9 +305,7 @@ def test_where_there_are_no_published_weights(monkeypatch, tmp_path):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     with pytest.raises(RuntimeError, match=r'inhomogeneous_dwnet_tiny has no published weights.*checkpoint_path=FILE'):
         timm.create_model('inhomogeneous_dwnet_tiny', pretrained=True)
-    with pytest.raises(
-        CheckpointError, match=r'fcvit_b12 lies where only a person can download it: open https://drive'
-    ):
+    with pytest.raises(CheckpointError, match=r'fcvit_b12 must be downloaded by hand: open https://drive'):
         timm.create_model('fcvit_b12', pretrained=True)
 
 
@@ -391,7 +389,7 @@ def test_scripted_and_traced_by_fx(name):
         x = torch.randn(1, 3, *size)
         torch.testing.assert_close(scripted(x), model(x), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(traced(x), model(x), rtol=0, atol=0)  # in the same memory layout
-    with pytest.raises(RuntimeError, match=r'scripted for inference alone: call eval\(\) first'):
+    with pytest.raises(RuntimeError, match=r'only be scripted for inference: call eval\(\) first'):
         torch.jit.script(model.train())
 
 

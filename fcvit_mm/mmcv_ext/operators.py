@@ -68,7 +68,7 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Soft non-maximum suppression (arXiv 1704.04503) on the CPU.
+    """Apply soft non-maximum suppression (arXiv 1704.04503) on the CPU.
 
     Args:
         boxes (Tensor): ``(N, 4)``.
@@ -114,7 +114,7 @@ def softnms(
 
 
 def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -> List[Tensor]:
-    """Non-maximum suppression of lanes (arXiv 2203.10350): of lanes that lie close together the best one stays.
+    """Apply non-maximum suppression to lanes (arXiv 2203.10350): of close lanes the best one is kept.
 
     A lane is known at some of ``P`` rows from the image's bottom to its top. Two lanes are close if their mean distance
     along x, over the rows that both have, is below ``thresh``. (mmcv's own kernel, for CUDA alone, compares what is
@@ -211,7 +211,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """RoIAlign (arXiv 1703.06870): ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``."""
+    """Apply RoIAlign (arXiv 1703.06870): ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``."""
     if pool_mode == 0:
         raise MMCVOperatorError("roi_align with pool_mode='max'")
     # Contiguous: torchvision's kernels read any memory as if it were.
@@ -267,9 +267,9 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """RoIPool (arXiv 1504.08083): ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``.
+    """Apply RoIPool (arXiv 1504.08083): ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``.
 
-    mmcv's own rounding, which torchvision's differs from. ``argmax`` gets where each maximum stood, -1 for none.
+    With mmcv's rounding, which differs from torchvision's. ``argmax`` gets the index of each maximum, -1 for none.
     """
     height, width = input.shape[2:]
     scaled = torch.stack((rois[:, 1], rois[:, 2], rois[:, 3] + 1, rois[:, 4] + 1), 1).to(input.dtype) * spatial_scale
@@ -319,7 +319,7 @@ def roi_pool_backward(
 def _deform_roi_pool(
     input: Tensor, offset: Tensor, rois: Tensor, size: Tuple[int, int], scale: float, ratio: int, gamma: float
 ) -> Tensor:
-    """Deformable RoI pooling (arXiv 1703.06211, section 2.2) of ``(B, C, H, W)``: ``(R, C, h, w)``.
+    """Compute deformable RoI pooling (arXiv 1703.06211, section 2.2) of ``(B, C, H, W)``: ``(R, C, h, w)``.
 
     Regions one after the other: the number of samples in a bin depends on the region.
     """
@@ -405,7 +405,7 @@ def _sigmoid_focal(input: Tensor, target: Tensor, weight: Tensor, gamma: float, 
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Focal loss (arXiv 1708.02002) of logits ``(N, K)`` and classes ``(N,)`` into ``output`` ``(N, K)``."""
+    """Write the focal loss (arXiv 1708.02002) of logits ``(N, K)`` and classes ``(N,)`` into ``output`` ``(N, K)``."""
     output.copy_(_sigmoid_focal(input.float(), target, weight.float(), gamma, alpha))
 
 
@@ -432,7 +432,7 @@ def _of_class(softmax: Tensor, target: Tensor, weight: Tensor) -> Tuple[Tensor, 
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Focal loss of softmax probabilities ``(N, K)`` and classes ``(N,)`` into ``output`` ``(N,)``."""
+    """Write the focal loss of softmax probabilities ``(N, K)`` and classes ``(N,)`` into ``output`` ``(N,)``."""
     chance, factor = _of_class(input, target, weight)
     output.copy_(-alpha * (1 - chance) ** gamma * chance.clamp(min=TINY).log() * factor)
 
@@ -470,7 +470,7 @@ def deform_conv_forward(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Deformable convolution (arXiv 1703.06211) into ``output``."""
+    """Write the deformable convolution (arXiv 1703.06211) into ``output``."""
     output.copy_(
         _kernels().deform_conv2d(
             input.contiguous(),
@@ -612,7 +612,7 @@ def modulated_deform_conv_forward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Modulated deformable convolution (arXiv 1811.11168) into ``output``."""
+    """Write the modulated deformable convolution (arXiv 1811.11168) into ``output``."""
     output.copy_(
         _kernels().deform_conv2d(
             input.contiguous(),
@@ -708,7 +708,7 @@ def masked_col2im_forward(
 
 
 def _carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
-    """Content-aware reassembly (arXiv 1905.02188): ``(B, C, h, w)``, ``(B, G k k, H, W)`` to ``(B, C, H, W)``."""
+    """Compute CARAFE (arXiv 1905.02188): ``(B, C, h, w)``, ``(B, G k k, H, W)`` to ``(B, C, H, W)``."""
     batch, channels, height, width = features.shape
     windows = F.unfold(features, kernel_size, padding=kernel_size // 2)
     windows = windows.view(batch, group_size, channels // group_size, kernel_size**2, height, 1, width, 1)
@@ -784,7 +784,7 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Multi-scale deformable attention (arXiv 2010.04159), by mmcv's own form in PyTorch: ``(B, queries, C)``."""
+    """Compute multi-scale deformable attention (arXiv 2010.04159) with mmcv's PyTorch version: ``(B, queries, C)``."""
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     return multi_scale_deformable_attn_pytorch(value, value_spatial_shapes, sampling_locations, attention_weights)
@@ -894,7 +894,7 @@ def sync_bn_forward_output(
     momentum: float,
     group_size: int,
 ) -> None:
-    """Batch normalisation (arXiv 1502.03167) of ``(B, C, L)`` by statistics ``(C,)`` of all processes.
+    """Normalise (arXiv 1502.03167) ``(B, C, L)`` by statistics ``(C,)`` of all processes.
 
     Args:
         input (Tensor): ``(B, C, L)``.
@@ -941,12 +941,12 @@ def sync_bn_backward_data(
 
 
 def get_compiler_version() -> str:
-    """Return what stands for the compiler in reports of the environment."""
+    """Return the compiler entry in reports of the environment."""
     return 'none (operators from torchvision, by fcvit_mm.mmcv_ext)'
 
 
 def get_compiling_cuda_version() -> str:
-    """Return what stands for CUDA's version in reports of the environment."""
+    """Return the CUDA version entry in reports of the environment."""
     return 'not compiled'
 
 

@@ -1,6 +1,6 @@
 """The contract of backbones: what a subclass builds, and what it gets for it.
 
-The forward loop, the memory layout that networks compute in and that of their outputs stand here, once.
+The forward loop and the memory formats of computation and outputs are defined only here.
 """
 
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -38,15 +38,15 @@ def normalize_indices(indices: Union[int, Sequence[int]], length: int, name: str
     given = indices
     indices = (indices,) if isinstance(indices, int) else tuple(indices)
     if not indices:
-        raise ValueError(f'{name} is empty: name at least one of the {length} stages')
+        raise ValueError(f'{name} is empty, expected at least one of the {length} stages')
     for index in indices:
         if not isinstance(index, int):
-            raise TypeError(f'{name} takes integers, got {index!r} in {given!r}')
+            raise TypeError(f'{name} has {index!r} in {given!r}, expected integers')
         if not -length <= index < length:
             raise ValueError(f'{name} has {index}, expected {-length} to {length - 1} for {length} stages')
     ascending = tuple(sorted(index % length for index in indices))
     if len(set(ascending)) != len(ascending):
-        raise ValueError(f'{name}={given!r} names a stage twice: each stage gives one output')
+        raise ValueError(f'{name}={given!r} contains a stage twice, expected each stage at most once')
     return ascending
 
 
@@ -80,8 +80,8 @@ def resolve_arch(
     unknown = [key for key in arch if key not in (*per_stage, *defaults)]
     if missing or unknown:
         raise ValueError(
-            f'arch lacks {missing} and has unknown {unknown}: it takes {list(per_stage)} '
-            f'and, if wanted, {list(defaults)}'
+            f'arch lacks {missing} and has unknown {unknown}, expected {list(per_stage)} and optionally '
+            f'{list(defaults)}'
         )
     for key in per_stage:
         if len(arch[key]) != num_stages or not all(value > 0 for value in arch[key]):
@@ -90,7 +90,7 @@ def resolve_arch(
 
 
 def check_frozen_stages(frozen_stages: int, count: int, parts: str) -> None:
-    """Refuse a ``frozen_stages`` that counts more than the ``count`` parts after the stem.
+    """Reject a ``frozen_stages`` larger than ``count``, the number of parts after the stem.
 
     Raises:
         ValueError: Names the range.
@@ -117,9 +117,9 @@ def dilate(strides: Sequence[int], output_stride: int) -> List[int]:
 
 
 def output_layout(images: Tensor) -> torch.memory_format:
-    """Return the memory layout for maps made of these images: theirs; in recorded graphs always the contiguous one.
+    """Return the memory format of the outputs: that of the images, or contiguous in traced graphs.
 
-    The images' own, because mmcv's RoIAlign on CPU reads any memory as if it were contiguous.
+    The format of the images, because mmcv's RoIAlign on CPU reads any memory as if it were contiguous.
     """
     if records_any_size() or is_transformed() or images.is_contiguous():
         return torch.contiguous_format
@@ -285,7 +285,10 @@ class Backbone(BaseModule):
         pretrained = [cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', 'PretrainedInit')]
         loader = type(self).pretrained_loader
         if pretrained and loader is None:
-            raise RuntimeError('no reader for pretrained files is set: import fcvit_mm (not a part of it by path)')
+            raise RuntimeError(
+                'no reader for pretrained files is registered: import the package fcvit_mm, not only one of its '
+                'modules by path'
+            )
         given = self.init_cfg
         self.init_cfg = [cfg for cfg in init_cfgs if cfg not in pretrained] or None
         try:

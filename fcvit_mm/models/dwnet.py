@@ -128,9 +128,8 @@ class DynamicDepthwiseConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if type(self.norm) is nn.BatchNorm2d and self.norm.training and x.shape[0] == 1:
             raise ValueError(
-                'dynamic DWNet computes its kernels through a BatchNorm over the images of a batch, which '
-                'needs at least 2 of them in training, got 1: take a larger batch, norm_eval=True or '
-                'SyncBN'
+                'dynamic DWNet computes its kernels with a BatchNorm over the images of a batch, which needs at least '
+                '2 images in training, got 1: use a larger batch, norm_eval=True or SyncBN'
             )
         kernels = self.fc2(self.act(self.norm(self.fc1(x.mean((2, 3), keepdim=True)))))
         kernels = kernels.reshape(x.shape[0], x.shape[1], self.kernel_size, self.kernel_size)
@@ -141,7 +140,7 @@ class DynamicDepthwiseConv(nn.Module):
         return from_phases(dynamic_depthwise_conv2d(to_phases(x, dilation), kernels, bias), dilation)
 
     def fuse_(self) -> None:
-        """Make the BatchNorm part of the convolution before it, in place, for inference."""
+        """Fuse the BatchNorm into the preceding convolution, in place, for inference."""
         self.norm = fuse_batch_norm_(self.fc1, self.norm)
 
 
@@ -173,7 +172,7 @@ class InhomogeneousDepthwiseConv(nn.Module):
         return from_phases(inhomogeneous_depthwise_conv2d(to_phases(x, self.dilation), kernels), self.dilation)
 
     def fuse_(self) -> None:
-        """Make the BatchNorm part of the convolution before it, in place, for inference."""
+        """Fuse the BatchNorm into the preceding convolution, in place, for inference."""
         self.norm = fuse_batch_norm_(self.fc1, self.norm)
 
 
@@ -214,7 +213,7 @@ class DWMixer(nn.Module):
         return self.norm3(self.fc2(x))[:, :, :height, :width]
 
     def fuse_(self) -> None:
-        """Make BatchNorms part of the convolutions before them, in place, for inference."""
+        """Fuse the BatchNorms into the preceding convolutions, in place, for inference."""
         self.norm1 = fuse_batch_norm_(self.fc1, self.norm1)
         self.norm3 = fuse_batch_norm_(self.fc2, self.norm3)
         if isinstance(self.dwconv, nn.Conv2d):
@@ -258,7 +257,7 @@ class DWNetBlock(nn.Module):
         return residual(x, self.mlp(self.norm(x)), None, self.drop_path)
 
     def fuse_(self) -> None:
-        """Make the BatchNorm part of the MLP's first layer, in place, for inference."""
+        """Fuse the BatchNorm into the first layer of the MLP, in place, for inference."""
         if type(self.mlp) is MLP and is_unmodified(self.mlp):
             self.norm = fuse_batch_norm_before_(self.norm, self.mlp.fc1)
 
@@ -377,14 +376,14 @@ class DWNet(Backbone):
         self.freeze_stages()
 
     def prefers_channels_last(self, device: torch.device) -> bool:
-        """Return ``True``: in it, norms and linear layers over the channels need no copy, on any device."""
+        """Return ``True``: norms and linear layers over the channels need no copy in channels_last, on any device."""
         return True
 
     def fit_state_dict(self, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Drop output norms of the other kind, and resize the position embedding.
 
-        A classifier's LayerNorm and a dense model's BatchNorm stand under the same name; the scale of one is of no use
-        to the other. Swin's classifiers store position embeddings as (1, H * W, C).
+        A classifier's LayerNorm and a dense model's BatchNorm have the same name, but their scales are not
+        interchangeable. Swin's classifiers store position embeddings as (1, H * W, C).
         """
 
         def is_other_kind(name: str) -> bool:
@@ -440,11 +439,13 @@ def check_options(
     drop_path_rate: float,
     position_size: Optional[int],
 ) -> None:
-    """Refuse options that make no network, naming the value and what was expected."""
+    """Reject invalid options; the error names the value and what was expected."""
     if dynamic not in KINDS or (dynamic == 0 and dynamic is not False):
         raise ValueError(f'dynamic={dynamic!r}, expected one of {", ".join(map(repr, KINDS))}')
     if dynamic and min(channels) < 4:
-        raise ValueError(f'channels={tuple(channels)}: kernels are computed through a quarter of them, at least 4')
+        raise ValueError(
+            f'channels={tuple(channels)}, expected at least 4, because kernels are computed from a quarter of them'
+        )
     if dynamic == 'inhomogeneous':
         fits = (
             group_channels is not None
@@ -453,8 +454,8 @@ def check_options(
         )
         if not fits:
             raise ValueError(
-                f'arch has group_channels={group_channels!r} for channels={tuple(channels)}: '
-                "dynamic='inhomogeneous' takes one divisor of the channels for each stage"
+                f"arch has group_channels={group_channels!r} for channels={tuple(channels)}: dynamic='inhomogeneous' "
+                'needs one divisor of the channels per stage'
             )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')

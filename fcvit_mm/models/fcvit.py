@@ -128,7 +128,7 @@ class TokenMix(nn.Module):
         channels (int): ``C``.
         kernel_size (int): Side of the depth-wise kernel, odd.
         hidden (int, optional): Channels between the two 1x1 convolutions; ``None`` for a single one.
-        global_context (nn.Module, optional): What is added first.
+        global_context (nn.Module, optional): The global context, which is added first.
         dilation (int): Steps between the positions that the kernel reads.
 
     Shape:
@@ -165,7 +165,7 @@ class TokenMix(nn.Module):
         return activated(self.fc2, self.act2, activated(self.fc1, self.act1, x))
 
     def may_pack(self) -> bool:
-        """Check whether nobody replaced or modified what :meth:`pack` is made for, and the mix is of that kind."""
+        """Check that the layers are unmodified and that :meth:`pack` supports this configuration."""
         context: Any = self.global_context
         dwconv = self.dwconv
         return (
@@ -204,7 +204,7 @@ class TokenMix(nn.Module):
 
     @staticmethod
     def may_fuse(fc1: nn.Module, fc2: nn.Module, *activations: nn.Module) -> bool:
-        """Check whether nobody replaced or modified what :func:`bottleneck` stands in for."""
+        """Check that the layers replaced by :func:`bottleneck` are unmodified."""
         return may_bypass(fc1, fc2) and is_pointwise(fc1) and is_pointwise(fc2) and all(map(is_gelu, activations))
 
 
@@ -307,7 +307,7 @@ class ChannelMixer(nn.Module):
         return self.channel_attention(x)
 
     def may_fuse(self) -> bool:
-        """Check whether nobody replaced or modified what :meth:`fused` stands in for."""
+        """Check that the layers replaced by :meth:`fused` are unmodified."""
         layers = (self.fc1, self.dwconv, self.fc2)
         return (
             may_bypass(*layers)
@@ -319,7 +319,7 @@ class ChannelMixer(nn.Module):
         )
 
     def fused(self, x: Tensor, shortcut: Optional[Tensor] = None) -> Tensor:
-        """Return all but the channel attention, computed in one operation, and added to a map if there is one."""
+        """Return the output without channel attention, computed in one operation; a given map is added to it."""
         layers = (self.fc1, self.dwconv, self.fc2)
         parameters: List[Any] = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
         _, _, dw_weight, dw_bias, _, _ = parameters
@@ -339,7 +339,7 @@ class FCViTBlock(nn.Module):
     """Token mixer and channel mixer, each after a norm, in a scaled residual branch.
 
     Attributes:
-        packed (Snapshot, optional): What compiled kernels need for the complete block, for inference.
+        packed (Snapshot, optional): Arguments of the compiled kernel for the complete block, for inference.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -383,7 +383,7 @@ class FCViTBlock(nn.Module):
         return residual(x, self.channel_mixer(normed), self.layer_scale2, self.drop_path)
 
     def packed_parameters(self, x: Tensor) -> Optional[Tuple[Any, ...]]:
-        """Return what :meth:`pack` does, if compiled kernels may compute this map with it."""
+        """Return the result of :meth:`pack` if compiled kernels can compute this map, otherwise ``None``."""
         if self.packed is None or type(x) is not Tensor or not may_use_kernels(x, self.channels):
             return None
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
@@ -392,9 +392,9 @@ class FCViTBlock(nn.Module):
         return self.pack() if is_traced() else self.packed.of(self, self.pack)
 
     def pack(self) -> Optional[Tuple[Any, ...]]:
-        """Return what :func:`native.fcvit_block` takes after the map.
+        """Return the arguments of :func:`native.fcvit_block` after the map.
 
-        ``None`` if somebody replaced or modified what it stands in for, or the block is of another kind.
+        ``None`` if a layer of the block was modified, or the configuration of the block is not supported.
         """
         mixer, channel_mixer, norms = self.token_mixer, self.channel_mixer, (self.norm1, self.norm2)
         mixes: List[Any] = list(mixer.mixes) if type(mixer) is TokenMixer else []
@@ -433,7 +433,7 @@ class FCViTBlock(nn.Module):
         )
 
     def mixer_may_add(self) -> bool:
-        """Check whether the channel mixer's operation may add the map that its output is added to."""
+        """Check whether the channel mixer's operation can include the residual addition."""
         mixer = self.channel_mixer
         return (
             self.layer_scale2 is None
@@ -446,9 +446,9 @@ class FCViTBlock(nn.Module):
         )
 
     def fuse_(self) -> None:
-        """Make ``norm2``'s affine part and ``layer_scale2`` part of the 1x1 convolutions, in place, for inference.
+        """Fuse the affine part of ``norm2`` and ``layer_scale2`` into the 1x1 convolutions, in place, for inference.
 
-        Not so ``norm1``, which the similarity reads, nor ``layer_scale1``, which stands behind a GELU.
+        ``norm1``, which the similarity reads, and ``layer_scale1``, which follows a GELU, cannot be fused.
         """
         mixer = self.channel_mixer
         if type(mixer) is not ChannelMixer or not is_unmodified(mixer):
@@ -620,17 +620,19 @@ def check_options(
     context_reduction: int,
     drop_path_rate: float,
 ) -> None:
-    """Refuse options that make no network, naming the value and what was expected."""
+    """Reject invalid options; the error names the value and what was expected."""
     for width in channels:
         if width % num_heads:
             raise ValueError(
-                f'num_heads={num_heads} does not divide the {width} channels of a stage '
-                f'(channels={tuple(channels)}): change either in arch'
+                f'num_heads={num_heads} does not divide the {width} channels of a stage (channels={tuple(channels)}): '
+                'change one of them in arch'
             )
         if width < context_reduction:
-            raise ValueError(f'context_reduction={context_reduction} leaves nothing of the {width} channels of a stage')
+            raise ValueError(
+                f'context_reduction={context_reduction} reduces the {width} channels of a stage to 0: use a smaller one'
+            )
     if not 1 <= len(kernel_sizes) <= 2 or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
-        raise ValueError(f'kernel_sizes={kernel_sizes!r}, expected one or two odd numbers, one for each token mix')
+        raise ValueError(f'kernel_sizes={kernel_sizes!r}, expected one or two odd numbers, one per token mix')
     if token_mix_reduction < 1 or context_reduction < 1:
         raise ValueError(
             f'token_mix_reduction={token_mix_reduction} and context_reduction={context_reduction} must be at least 1'

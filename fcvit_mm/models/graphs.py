@@ -1,4 +1,4 @@
-"""CUDA graphs: a forward pass recorded once and replayed, without the time that Python takes for each kernel."""
+"""CUDA graphs: a forward pass captured once and replayed, without Python's launch overhead."""
 
 import threading
 from collections import OrderedDict
@@ -22,17 +22,16 @@ class Recorded(NamedTuple):
 
 
 class CudaGraphs:
-    """Graphs of a function of a batch of images, one for each kind of batch.
+    """CUDA graphs of a function of a batch of images, one for each kind of batch.
 
     A kind is a shape, dtype, memory layout and device, with the autocast dtype, the mode of the operations and
-    inference mode. The first batch of a kind is computed as ever, the second is recorded, further ones replay what was
-    recorded: single sizes among many cost nothing. Weights are read where they lie, so what is loaded into them later
-    counts; a model that is moved or converted is recorded anew. (Single weights that are replaced by others do not
-    count.)
+    inference mode. The first batch of a kind is computed eagerly, the second is captured, further ones replay the
+    graph: image sizes that occur once cost nothing. Weights are read in place, so weights loaded later are used; a
+    model that is moved or converted is captured again. (Single weights that are replaced by others do not count.)
 
     Args:
-        limit (int): Graphs kept at once; the one that was not used for the longest time makes room. Each holds the
-            memory of the outputs and of one batch, all together that of one forward pass.
+        limit (int): Maximum number of graphs; the least recently used one is dropped. Each graph holds the memory of
+            its outputs and of one batch; all share the memory of one forward pass.
     """
 
     def __init__(self, limit: int = 16) -> None:
@@ -43,14 +42,14 @@ class CudaGraphs:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> Dict[str, Any]:
-        """Return what a copy, or a file, keeps: no graphs, which hold addresses of this process."""
+        """Return the state for copying and pickling: without graphs, which contain addresses of this process."""
         return dict(limit=self.limit)
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def apply_to(self, x: Any) -> bool:
-        """Return whether a batch may be replayed: on a GPU, no gradients, and nothing that records or observes."""
+        """Return whether a batch may be replayed: on a GPU, without gradients, tracing or observers."""
         return (
             type(x) is Tensor
             and x.is_cuda
@@ -67,7 +66,7 @@ class CudaGraphs:
         Args:
             function (Callable): Of the images.
             x (Tensor): The images.
-            weight (Tensor): One that it reads, which tells whether the model was moved.
+            weight (Tensor): A weight that it reads; it shows whether the model was moved.
         """
         autocast = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
         # Tensors made in inference mode cannot be written outside of it.

@@ -1,4 +1,4 @@
-"""Inference with a trained model made faster."""
+"""Optimizing a trained model for inference."""
 
 import copy
 from functools import partial
@@ -22,7 +22,7 @@ TOLERANCE_HALF = 5e-2
 
 
 def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, cuda_graphs: bool = False) -> nn.Module:
-    """Return a copy of a model that infers faster, with the same outputs.
+    """Return a copy of a model that is faster at inference, with the same outputs.
 
     BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
     allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrisation, an adapter
@@ -30,26 +30,26 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
     CPU without fast half-precision arithmetic, a half-precision backbone computes in float32 between its input and its
     outputs. Which kernels run is decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
 
-    The necks, heads and convolutional backbones of mmdet, mmseg and mmpretrain that
-    :mod:`~fcvit_mm.models.stock_parts` knows are made faster, too, with a backbone of this package or another: maps in
-    channels_last, fused BatchNorms, 3x3 convolutions by fewer multiplications and a RoIAlign of one's own on CPUs. What
-    is not known stays as it is.
+    Necks, heads and convolutional backbones of mmdet, mmseg and mmpretrain listed in
+    :mod:`~fcvit_mm.models.stock_parts` are optimized, too, with a backbone of this package or another: maps in
+    channels_last, fused BatchNorms, Winograd 3x3 convolutions, and this package's RoIAlign on CPUs. Other modules are
+    left unchanged.
 
     Args:
         model (nn.Module): A :class:`Backbone`, or a classifier, detector or segmentor. It is not changed. Load its
             checkpoint first: the copy has other parameters.
         example (Tensor, optional): Images ``(B, C, H, W)`` for the model's ``forward``; the outputs of copy and model
             are then compared.
-        cuda_graphs (bool): On a GPU, record the backbone's forward pass for each size of images that comes twice, and
-            replay it: see :class:`~fcvit_mm.models.graphs.CudaGraphs`. Small batches are bound by Python's time for
-            each kernel otherwise.
+        cuda_graphs (bool): On a GPU, capture the backbone's forward pass for each image size that occurs twice, and
+            replay it: see :class:`~fcvit_mm.models.graphs.CudaGraphs`. Otherwise the launch overhead of Python
+            dominates at small batches.
 
     Returns:
         nn.Module: The copy, in evaluation mode, without gradients. It can be pickled, traced and exported.
 
     Raises:
-        ValueError: The model holds no :class:`Backbone` and no part that is known, or ``cuda_graphs`` is wanted of one
-            that is on no GPU or holds no :class:`Backbone`.
+        ValueError: The model contains neither a :class:`Backbone` nor a supported module, or ``cuda_graphs`` is set for
+            a model that is not on a GPU or contains no :class:`Backbone`.
         RuntimeError: The outputs for ``example`` differ by more than 1e-4 (half precision: 5e-2) of the largest.
     """
     optimized = _copy(model).requires_grad_(False)
@@ -57,15 +57,15 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
     backbones = [module for module in optimized.modules() if isinstance(module, Backbone)]
     if not backbones and cuda_graphs:
         raise ValueError(
-            f'cuda_graphs=True, but {type(model).__name__} holds no backbone of fcvit_mm, whose passes are recorded: '
-            'leave it out'
+            f'cuda_graphs=True, but {type(model).__name__} contains no backbone of fcvit_mm to capture: omit '
+            'cuda_graphs'
         )
     parts = optimize_parts_(optimized)
     if not backbones and not parts:
         raise ValueError(
-            f'{type(model).__name__} holds nothing that is made faster, expected FCViT, DWNet or another subclass of '
-            'fcvit_mm.models.Backbone in it, or parts of mmdet, mmseg or mmpretrain that '
-            'fcvit_mm.models.stock_parts.KNOWN names'
+            f'{type(model).__name__} contains nothing to optimize, expected FCViT, DWNet or another subclass of '
+            'fcvit_mm.models.Backbone, or a module of mmdet, mmseg or mmpretrain listed in '
+            'fcvit_mm.models.stock_parts.KNOWN'
         )
     for backbone in backbones:
         _separate(backbone, set())
@@ -127,7 +127,7 @@ def _narrow(
 
 
 def _pack(backbone: Backbone) -> None:
-    """Store weights as kernels read them, which would copy them at each call: on GPUs depth-wise ones, on CPUs all."""
+    """Store weights in the layout of the kernels: depth-wise ones on GPUs, all on CPUs. Saves a copy at each call."""
     for module in backbone.modules():
         if not is_unmodified(module):
             continue
@@ -157,9 +157,9 @@ def _compare(model: nn.Module, optimized: nn.Module, example: Tensor) -> None:
         largest = expected.float().abs().max().clamp(min=1).item() if expected.numel() else 1.0
         if not difference <= limit * largest:
             raise RuntimeError(
-                f'the optimized {type(model).__name__} differs from the model by {difference:.3g} on '
-                f'outputs of up to {largest:.3g}, more than {limit:g} of them: please report this with '
-                'the config; until then, use the model itself'
+                f'the optimized {type(model).__name__} differs from the model by {difference:.3g} (largest output '
+                f'{largest:.3g}), more than the tolerance of {limit:g} of it: please report this with the config, and '
+                'use the model without optimization meanwhile'
             )
 
 

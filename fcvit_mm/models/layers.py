@@ -23,16 +23,16 @@ from ..ops.tracing import is_traced, is_transformed, records_any_size
 
 
 class Derived:
-    """A tensor that is made from a weight when it is needed, and again if the weight has changed since.
+    """A tensor computed lazily from a weight and recomputed when the weight changes.
 
-    Changes are those that PyTorch counts: in place and by ``load_state_dict``, not what is written through ``.data``.
-    It is part of no ``state_dict``, and neither copied nor pickled with its layer.
+    Changes are detected by PyTorch's version counter: in-place changes and ``load_state_dict``, but not writes through
+    ``.data``. The tensor is not part of a ``state_dict`` and is neither copied nor pickled with its layer.
     """
 
     _made: Optional[Tuple[Any, Tensor]] = None
 
     def of(self, weight: Tensor, make: Callable[[Tensor], Tensor], *conditions: Any) -> Tensor:
-        """Return ``make(weight)``, as made before if neither the weight nor the conditions changed."""
+        """Return ``make(weight)``, cached while neither the weight nor the conditions change."""
         if type(weight) not in (Tensor, nn.Parameter):  # of a subclass, such as fake tensors, which have no memory
             return make(weight)
         key = (_state_of(weight), weight.shape, *conditions)
@@ -49,27 +49,27 @@ class Derived:
 
 
 def _state_of(value: Optional[Tensor]) -> Any:
-    """Return what changes when a tensor's values do."""
+    """Return a key that changes with the values of a tensor."""
     if value is None:
         return None
     return value.data_ptr(), None if value.is_inference() else value._version
 
 
 class Snapshot:
-    """A result that is made from the parameters of a module and those in it, and again if one of them has changed.
+    """A value computed from a module's parameters, recomputed when a parameter, child, hook or setting changes.
 
-    Changes are those of :class:`Derived`, and of the modules: others in their places, hooks, parametrisations, training
-    or not, settings such as ``eps``. It is neither copied nor pickled with the module.
+    Parameter changes are detected as in :class:`Derived`; also replaced child modules, hooks, parametrisations, the
+    training mode and settings such as ``eps``. It is neither copied nor pickled with the module.
     """
 
     _made: Optional[Tuple[Any, ...]] = None
 
     def of(self, module: nn.Module, make: Callable[[], Any]) -> Any:
-        """Return ``make()``, as made before if nothing changed.
+        """Return ``make()``, cached while nothing changes.
 
         Args:
-            module (nn.Module): Whose parameters, and whose modules' parameters, it is made from.
-            make (Callable): Returns what is kept, or ``None`` if the modules do not allow it.
+            module (nn.Module): The module whose parameters, including those of its children, the value depends on.
+            make (Callable): Returns the value, or ``None`` if the modules do not permit it.
         """
         kept = self._made  # as one: other threads may be here, too
         if kept is not None:
@@ -141,7 +141,7 @@ class Conv2d(nn.Conv2d):
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` by the compiled kernels where these are faster, for inference: with AVX-512 on AMD's processors."""
+    """``nn.Linear`` that uses the compiled kernels for inference where they are faster: on AMD CPUs with AVX-512."""
 
     def forward(self, x: Tensor) -> Tensor:
         if is_traced() or x.ndim < 2 or x.shape[-1] != self.in_features or x.numel() == 0 or not self.pays(x):
@@ -154,7 +154,7 @@ class Linear(nn.Linear):
 
     @staticmethod
     def pays(x: Tensor) -> bool:
-        """Return whether PyTorch's matrix products are slower: MKL has none with AVX-512 for processors of AMD."""
+        """Return whether PyTorch's matrix products are slower: MKL only uses AVX2 on AMD CPUs."""
         return x.device.type == 'cpu' and native.available() and native.instructions() == 'AVX512' and not is_untuned(x)
 
 
@@ -162,10 +162,10 @@ class Linear(nn.Linear):
 
 
 def is_unmodified(module: nn.Module) -> bool:
-    """Check whether a module computes what its class says: no hooks, no ``forward`` of its own, no parametrisation.
+    """Check that a module is unmodified: no hooks, no ``forward`` of its own, no parametrisation.
 
     Pruning, feature extraction, old ``weight_norm``, offloading (accelerate) and ``parametrize`` (spectral norm, LoRA)
-    live there.
+    use these.
     """
     own = module.__dict__
     return not (
@@ -198,7 +198,7 @@ def is_pointwise(layer: nn.Module) -> bool:
 def may_bypass(*layers: nn.Module) -> bool:
     """Check whether these convolutions or linear layers may be computed from their weights, without calling them.
 
-    Not if they are modified, see :func:`is_unmodified`, if another class took their place, or with global hooks.
+    Not if they are modified (:func:`is_unmodified`), replaced by another class, or if global hooks are registered.
     """
     for layer in layers:
         if type(layer) is Conv2d:
@@ -238,7 +238,7 @@ def may_use_kernels(x: Tensor, channels: int, *others: Optional[Tensor]) -> bool
 
 
 def packed_parameters(x: Tensor, fc1: Conv2d, fc2: Conv2d, *others: Optional[Tensor]) -> Optional[Tuple[Any, ...]]:
-    """Return weights and biases of two 1x1 convolutions as compiled kernels read them, if those may compute this map.
+    """Return packed weights and biases of two 1x1 convolutions, if compiled kernels can compute this map.
 
     Args:
         x (Tensor): ``(B, C, H, W)``, which ``fc1`` reads.
@@ -297,7 +297,7 @@ Weighted = Union[nn.Conv2d, nn.Linear]
 
 
 def can_fuse(*modules: nn.Module) -> bool:
-    """Check whether these modules compute what their classes say, so that one may take over another's arithmetic.
+    """Check that these modules are unmodified, so that one can be fused into another.
 
     Layers and norms of classes that override ``forward`` are none of those: adapters (LoRA), quantised layers.
     """
@@ -334,14 +334,14 @@ def batch_norm_affine(norm: _BatchNorm) -> Tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fuse_output_(layer: Weighted, scale: Tensor, shift: Tensor) -> None:
-    """Make a convolution or linear layer multiply its output channels by ``scale`` and add ``shift``."""
+    """Fuse a ``scale`` and ``shift`` of the output channels into a convolution or linear layer."""
     bias = shift if layer.bias is None else layer.bias.double() * scale + shift
     _set(layer, layer.weight.double().flatten(1) * scale.double()[:, None], bias)
 
 
 @torch.no_grad()
 def fuse_input_(layer: Weighted, scale: Tensor, shift: Tensor) -> None:
-    """Make a 1x1 convolution or linear layer multiply its input channels by ``scale`` and add ``shift`` first."""
+    """Fuse a ``scale`` and ``shift`` of the input channels into a 1x1 convolution or linear layer."""
     weight = layer.weight.double().flatten(1)
     bias = weight @ shift.double() + (0 if layer.bias is None else layer.bias.double())
     _set(layer, weight * scale.double(), bias)
@@ -355,12 +355,12 @@ def _set(layer: Weighted, weight: Tensor, bias: Tensor) -> None:
 
 
 def fuse_batch_norm_(layer: Weighted, norm: nn.Module) -> nn.Module:
-    """Make a convolution apply the BatchNorm (in evaluation mode) behind it, too.
+    """Fuse a BatchNorm (in evaluation mode) into the convolution before it.
 
-    Any other norm stays, and one that, or whose convolution, somebody modified: see :func:`can_fuse`.
+    Other norms are not fused, nor if the norm or the convolution is modified: see :func:`can_fuse`.
 
     Returns:
-        nn.Module: What takes the norm's place.
+        nn.Module: The replacement of the norm.
     """
     if not isinstance(norm, _BatchNorm) or not can_fuse(layer, norm):
         return norm
@@ -369,12 +369,12 @@ def fuse_batch_norm_(layer: Weighted, norm: nn.Module) -> nn.Module:
 
 
 def fuse_batch_norm_before_(norm: nn.Module, layer: Weighted) -> nn.Module:
-    """Make a 1x1 convolution or linear layer apply the BatchNorm (in evaluation mode) before it.
+    """Fuse a BatchNorm (in evaluation mode) into the 1x1 convolution or linear layer after it.
 
-    Any other norm stays, and one that, or whose layer, somebody modified: see :func:`can_fuse`.
+    Other norms are not fused, nor if the norm or the layer is modified: see :func:`can_fuse`.
 
     Returns:
-        nn.Module: What takes the norm's place.
+        nn.Module: The replacement of the norm.
     """
     if not (isinstance(norm, _BatchNorm) and can_fuse(layer, norm) and is_pointwise(layer)):
         return norm
@@ -410,7 +410,7 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x))
 
     def fuse_(self) -> None:
-        """Make the BatchNorm part of the convolution, in place, for inference."""
+        """Fuse the BatchNorm into the convolution, in place, for inference."""
         self.norm = fuse_batch_norm_(self.proj, self.norm)
 
 
@@ -645,7 +645,7 @@ def from_phases(x: Tensor, dilation: int) -> Tensor:
 
 
 def check_image_batch(x: Tensor, channels: int, name: str) -> None:
-    """Refuse what a network cannot take as a batch of images.
+    """Raise an error if ``x`` is not a batch of images for the network.
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
@@ -654,21 +654,23 @@ def check_image_batch(x: Tensor, channels: int, name: str) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
-            f'{name} takes a floating-point tensor, got {got}: convert the images first, '
-            'as the data_preprocessor of a config does'
+            f'{name} got {got}, expected a floating-point tensor: convert the images first, as the data_preprocessor '
+            'of a config does'
         )
     if x.ndim != 4:
         raise ValueError(
-            f'{name} takes a batch of images (B, {channels}, H, W), got {x.ndim} dimensions '
-            f'{tuple(x.shape)}: add the batch dimension of a single image with image[None]'
+            f'{name} got {x.ndim} dimensions {tuple(x.shape)}, expected a batch of images (B, {channels}, H, W): add '
+            'the batch dimension of a single image with image[None]'
         )
     if x.shape[1] != channels:
         raise ValueError(
-            f'{name} was built for {channels} input channels, got {x.shape[1]} in {tuple(x.shape)}: '
-            'pass (B, C, H, W), or build it with in_channels'
+            f'{name} got {x.shape[1]} channels in {tuple(x.shape)}, expected {channels}: pass (B, {channels}, H, W), '
+            f'or build it with in_channels={x.shape[1]}'
         )
     if any(side < 1 for side in x.shape[2:]):
-        raise ValueError(f'{name} needs images of at least 1x1 pixels, got {x.shape[2]}x{x.shape[3]}: check their size')
+        raise ValueError(
+            f'{name} got images of {x.shape[2]}x{x.shape[3]} pixels, expected at least 1x1: check their size'
+        )
 
 
 __getattr__ = renamed_in(__name__)

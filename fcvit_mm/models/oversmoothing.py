@@ -28,14 +28,14 @@ def check_methods(methods: Sequence[str]) -> Tuple[str, ...]:
     """
     if isinstance(methods, str) or not isinstance(methods, Sequence):
         raise TypeError(
-            f'methods={methods!r}, expected a sequence of names out of {METHODS}, '
-            f'such as {METHODS[:1]}; an empty one for the unmodified transformer'
+            f'methods={methods!r}, expected a sequence of names out of {METHODS}, such as {METHODS[:1]}; an empty one '
+            'gives the unmodified transformer'
         )
     unknown = [method for method in methods if method not in METHODS]
     if unknown or len(set(methods)) != len(methods):
         raise ValueError(
-            f'methods={methods!r}, expected each of {METHODS} once at most'
-            + (f': there is no {unknown[0]!r}' if unknown else '')
+            f'methods={methods!r}, expected each of {METHODS} at most once'
+            + (f': {unknown[0]!r} is unknown' if unknown else '')
         )
     return tuple(methods)
 
@@ -151,9 +151,9 @@ def fit_table(table: Tensor, like: Tensor, extra: int, new_size: Tuple[int, int]
     side = round(max(length, 0) ** 0.5)
     if length < 1 or side**2 != length:
         raise ValueError(
-            f'{name} of the checkpoint has {length} positions, expected {like.shape[-2] - extra} or those '
-            f'of a square, which would be resized to {new_size[0]}x{new_size[1]}: build the network for '
-            'the size that the checkpoint was trained at'
+            f'{name} of the checkpoint has {length} positions, expected {like.shape[-2] - extra}, or a square number, '
+            f'which would be resized to {new_size[0]}x{new_size[1]}: build the network for the image size of the '
+            'checkpoint'
         )
     return resample_table(table, (side, side), new_size)
 

@@ -1,4 +1,4 @@
-"""The names that published files of a network have for its parameters, as data: see ``*_names.py`` beside it."""
+"""The parameter names in published files of a network, as data: see ``*_names.py`` in this folder."""
 
 import re
 from collections import OrderedDict
@@ -74,9 +74,9 @@ class PublishedNames(NamedTuple):
 
 
 def renamer(pairs: Iterable[Tuple[str, str]]) -> Callable[[str], Optional[str]]:
-    """Build a function that renames a key by the pair of patterns whose first is like it; else it gives ``None``.
+    """Build a function that renames a key by the first matching pattern pair, or returns ``None``.
 
-    Of several such pairs the one with the fewest stars is taken, so that their order does not matter.
+    Among several matching pairs the one with the fewest stars is used, so their order does not matter.
     """
     by_length: Dict[int, List[Tuple[List[str], List[str]]]] = {}
     for pattern, other in sorted(pairs, key=lambda pair: pair[0].count('*')):
@@ -95,7 +95,7 @@ def renamer(pairs: Iterable[Tuple[str, str]]) -> Callable[[str], Optional[str]]:
 
 
 def is_like(key: str, patterns: Iterable[str]) -> bool:
-    """Return whether ``key`` is like one of the patterns, in which ``*`` is one part between dots."""
+    """Return whether ``key`` matches one of the patterns, in which ``*`` is one part between dots."""
     return renamer((pattern, pattern) for pattern in patterns)(key) is not None
 
 

@@ -18,13 +18,13 @@ REGIONS = 256
 class RoIAlign(nn.Module):
     """RoIAlign with averages, for inference: torchvision's, or :func:`roi_align_rows` where that is faster.
 
-    It takes the place of mmcv's, whose compiled operator on CPUs reads any memory as if it were contiguous.
+    It replaces mmcv's RoIAlign, whose compiled CPU operator reads any memory as if it were contiguous.
 
     Source: He et al., "Mask R-CNN", arXiv 1703.06870.
 
     Args:
         output_size (tuple[int, int]): Height and width of the outputs.
-        spatial_scale (float): What regions are multiplied by.
+        spatial_scale (float): Factor that regions are multiplied by.
         sampling_ratio (int): Samples in each bin along each axis; 0: as many as the bin has pixels.
         aligned (bool): Whether pixels have their centres at halves.
 
@@ -76,7 +76,7 @@ def roi_align_rows(
         x (Tensor): ``(B, C, H, W)`` in channels_last, float32.
         rois (Tensor): ``(R, 5)``: image, and left, top, right, bottom.
         output_size (tuple[int, int]): ``(h, w)``.
-        scale (float): What regions are multiplied by.
+        scale (float): Factor that regions are multiplied by.
         sampling_ratio (int): Samples in each bin along each axis; 0: as many as the bin has pixels.
         aligned (bool): Whether pixels have their centres at halves.
 

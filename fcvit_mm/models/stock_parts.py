@@ -1,10 +1,10 @@
 """Parts of mmdet, mmseg and mmpretrain made faster for inference: necks, heads, convolutional backbones.
 
-What is changed is what :data:`KNOWN` names, and only if all that it holds is known, too: its convolutions compute in
-channels_last, with the BatchNorm behind them and by this package's operations, and regions are aligned by
-:class:`~fcvit_mm.models.regions.RoIAlign`. Where every part of a detector or segmentor is known, maps stay in
-channels_last from the images on; else a known part returns contiguous maps, which others may need: operators of mmcv's
-compiled build read any memory as if it were contiguous, and ``view`` refuses channels_last.
+A module is changed only if it and all its children are listed in :data:`KNOWN`: its convolutions compute in
+channels_last, fused with the BatchNorm after them and by the operations of this package, and RoI features are extracted
+by :class:`~fcvit_mm.models.regions.RoIAlign`. If every component of a detector or segmentor is known, maps stay in
+channels_last from the images on; otherwise a known component returns contiguous maps, because compiled operators of
+mmcv read any memory as if it were contiguous, and ``view`` rejects channels_last.
 """
 
 import copy
@@ -69,7 +69,7 @@ _NOT_CALLED = ('loss', 'data_preprocessor', 'auxiliary_head')
 
 
 def optimize_parts_(model: nn.Module) -> int:
-    """Make the known parts of a model in evaluation mode faster, in place.
+    """Optimize the known components of a model in evaluation mode, in place.
 
     Modules are replaced rather than changed, so that whoever else holds one keeps what it was. A :class:`Backbone`
     stays as it is.
@@ -78,7 +78,7 @@ def optimize_parts_(model: nn.Module) -> int:
         model (nn.Module): Of any library.
 
     Returns:
-        int: How many parts are known.
+        int: Number of known components.
     """
     parts = list(_parts(model))
     for part in parts:
@@ -182,7 +182,7 @@ def _called(module: nn.Module) -> List[nn.Module]:
 
 
 def _fuse(module: nn.Module) -> None:
-    """Make the BatchNorms that a module calls right behind convolutions part of these."""
+    """Fuse BatchNorms into the convolutions they directly follow."""
     for layer_name, norm_name in _pairs(module):
         layer, norm = module._modules.get(layer_name), module._modules.get(norm_name)
         if not isinstance(layer, nn.Conv2d) or not isinstance(norm, _BatchNorm) or not can_fuse(layer, norm):
@@ -212,7 +212,7 @@ def _pairs(module: nn.Module) -> List[Tuple[str, str]]:
 
 
 def _faster(module: nn.Module) -> nn.Module:
-    """Return what takes a module's place: the module itself if there is nothing."""
+    """Return the faster replacement of a module, or the module itself if there is none."""
     if not is_unmodified(module):
         return module
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and not type(module).__module__.startswith('fcvit_mm'):

@@ -129,7 +129,7 @@ class TalkingHeads(TalkingHeadAttn):
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Scaled queries ``(B, H, n, d)`` on keys and values ``(B, H, N, d)``: ``(B, H, n, d)``."""
+        """Attend from scaled queries ``(B, H, n, d)`` to keys and values ``(B, H, N, d)``: ``(B, H, n, d)``."""
         return self.attn_drop(self._mix(q @ k.transpose(-2, -1))) @ v
 
     def _mix(self, scores: Tensor) -> Tensor:
@@ -279,7 +279,7 @@ class SwinBlock(SwinTransformerBlock):
         return x[:, :height, :width]
 
     def _shift(self, sides: Sequence[int], like: Tensor) -> Sequence[Union[int, Tensor]]:
-        """How far a map of this height and width is rolled up and left; empty for not at all.
+        """Return how far a map of this height and width is rolled up and left; empty if it is not rolled.
 
         In exported graphs tensors, for any size.
         """
@@ -293,7 +293,7 @@ class SwinBlock(SwinTransformerBlock):
         return shift if any(shift) else []
 
     def window_positions(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
-        """Return where the tokens of the windows stand in the block's map. For analyses.
+        """Return the positions of the window tokens in the block's map. For analyses.
 
         Args:
             x (Tensor): The block's input, ``(B, H, W, C)``.
@@ -313,7 +313,7 @@ class SwinBlock(SwinTransformerBlock):
 
 
 def rolled(x: Tensor, shift: Sequence[Union[int, Tensor]]) -> Tensor:
-    """A map ``(B, H, W, C)`` rolled down and right; ``shift`` in pixels, or tensors of them."""
+    """Roll a map ``(B, H, W, C)`` down and right; ``shift`` in pixels, or tensors of them."""
     if not isinstance(shift[0], Tensor):
         return x.roll([int(step) for step in shift], (1, 2))
     for dim, step in zip((1, 2), shift):

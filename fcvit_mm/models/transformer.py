@@ -1,4 +1,4 @@
-"""What ViT, CaiT and Swin share: learned tables of positions, tokens, and the outputs made of them.
+"""Common code of ViT, CaiT and Swin: position tables, tokens, and the outputs computed from them.
 
 AttnScale and FeatScale (``oversmoothing.py``) are one idea for all transformers; the blocks are timm's, which
 ``timm_blocks.py`` opens for them. timm rather than mmpretrain, because it is the lighter of the two and the same in
@@ -43,12 +43,12 @@ def init_transformer_weights_(module: nn.Module) -> None:
 
 
 def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_path_rate: float) -> None:
-    """Refuse heads that do not divide their channels, and drop rates outside of ``[0, 1)``."""
+    """Reject heads that do not divide their channels, and drop rates outside ``[0, 1)``."""
     for width, heads in zip(channels, num_heads):
         if width % heads:
             raise ValueError(
-                f'arch has num_heads={tuple(num_heads)} for channels={tuple(channels)}, expected heads '
-                f'that divide them: {heads} does not divide {width}'
+                f'arch has num_heads={tuple(num_heads)} for channels={tuple(channels)}, expected divisors of the '
+                f'channels: {heads} does not divide {width}'
             )
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
@@ -156,8 +156,8 @@ class TokenTransformer(Transformer):
         if out_type == 'cls_token':
             if out_indices is not None:
                 raise ValueError(
-                    f"out_indices={out_indices!r} with out_type='cls_token': the class token has no "
-                    "levels; give no out_indices, or take out_type='pyramid'"
+                    f"out_indices={out_indices!r} with out_type='cls_token': the class token has no levels: omit "
+                    "out_indices, or use out_type='pyramid'"
                 )
             out_indices, levels = 0, [(channels, patch_size)]
         else:

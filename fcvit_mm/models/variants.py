@@ -94,7 +94,7 @@ def register_variant(variant: Variant) -> Variant:
     known = _variants.get(variant.name)
     if known is not None and known != variant:
         raise UserError(
-            f'the variant {variant.name!r} of {variant.network.__name__} has the name of one of '
+            f'the variant name {variant.name!r} of {variant.network.__name__} is already used by '
             f'{known.network.__name__}: register it under another name'
         )
     if known is None:

@@ -1,4 +1,4 @@
-"""3x3 convolutions by fewer multiplications, for inference on CPUs."""
+"""Winograd 3x3 convolutions, for inference on CPUs."""
 
 from typing import List, Optional, Sequence
 
@@ -33,15 +33,15 @@ _POINTS = (
 
 
 class WinogradConv2d(Conv2d):
-    """A 3x3 convolution that computes tiles of 4x4 outputs with 36 products for each pair of channels, not 144.
+    """A 3x3 convolution by Winograd F(4x4, 3x3): 36 instead of 144 multiplications per channel pair and tile.
 
     Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308: F(4x4, 3x3). Outputs
     differ from the convolution's own by about 1e-5 of the largest (3e-5 at 2048 channels), as float32 rounds. In any
     other case than float32 inference on a CPU with maps of some size it computes as
     :class:`~fcvit_mm.models.layers.Conv2d` does.
 
-    The transformed weight, four times as large as the weight, is made by the first call that needs it, and again if
-    the weight has changed since; it is neither stored in ``state_dict`` nor pickled.
+    The transformed weight, four times as large as the weight, is computed lazily and recomputed when the weight
+    changes; it is neither stored in ``state_dict`` nor pickled.
 
     Shape:
         ``(B, C, H, W)`` to ``(B, D, H, W)`` in channels_last.
@@ -51,7 +51,7 @@ class WinogradConv2d(Conv2d):
 
     @staticmethod
     def fits(layer: torch.nn.Conv2d) -> bool:
-        """Return whether a convolution is one that this class may compute, and worth it."""
+        """Return whether this class supports a convolution and is faster."""
         return (
             layer.kernel_size == (3, 3)
             and layer.stride == layer.dilation == (1, 1)

@@ -1,4 +1,4 @@
-"""Print the implementations of every operation, and which of them would run here for a map of a given shape.
+"""Print the implementations of every operation, and which of them would run here for a feature map of a given shape.
 
 Example:
     python -m fcvit_mm.ops
@@ -31,13 +31,17 @@ def parse_arguments(arguments: Optional[Sequence[str]] = None) -> argparse.Names
     )
     names = ', '.join(op.__name__ for op in OPERATIONS)
     parser.add_argument('operations', nargs='*', metavar='OPERATION', help=f'one or more of {names}; default: all')
-    parser.add_argument('--shape', nargs='+', default=['8', '64', '56', '56'], metavar='B C H W', help='of the map')
+    parser.add_argument(
+        '--shape', nargs='+', default=['8', '64', '56', '56'], metavar='B C H W', help='shape of the feature map'
+    )
     parser.add_argument('--dtype', default='float32', help=f'one of {", ".join(DTYPES)}')
     parser.add_argument('--layout', default='channels_last', help=f'one of {", ".join(LAYOUTS)}')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1, ...')
-    parser.add_argument('--grad', action='store_true', help='the arguments need gradients, as in training')
+    parser.add_argument('--grad', action='store_true', help='with gradients for the arguments, as in training')
     parser.add_argument(
-        '--measured', action='store_true', help='list what was measured on the device, and where it is kept, instead'
+        '--measured',
+        action='store_true',
+        help='list the measured choices on the device and the file that stores them, instead',
     )
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     return parser.parse_args(arguments)
@@ -104,7 +108,7 @@ def list_choices(operations: Sequence[Operation], device: torch.device) -> str:
     if not choices:
         tuned = 'its tables were tuned on this CPU' if device.type == 'cpu' and not is_untuned(torch.empty(1)) else ''
         return f'Nothing was measured on {name}{": " + tuned if tuned else " yet"}.'
-    lines = [f'{name}: {path_of_choices(name)}, which may be deleted to measure anew']
+    lines = [f'{name}: {path_of_choices(name)}, which can be deleted to measure again']
     for key, choice in choices:
         times = ', '.join(f'{row} {value:.3g} ms' for row, value in sorted(choice.milliseconds.items()))
         lines.append(f'{describe_kind(key)}: {choice.row} ({times})')
@@ -127,12 +131,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         if 'memory' not in str(error):
             raise
         raise UserError(
-            f'--shape is {" ".join(args.shape)}, which does not fit into the memory of {args.device}: try a smaller one'
+            f'--shape is {" ".join(args.shape)}, which does not fit in the memory of {args.device}: try a smaller one'
         ) from error
     gradients = 'with gradients' if args.grad else 'without gradients'
     print(f'torch {torch.__version__}, {args.dtype}, {args.layout}, {args.device}, {gradients}, mode {current_mode()}')
     print(
-        'The implementation that runs is marked with ->: the first that applies, or the fastest where it is measured.\n'
+        'The implementation that runs is marked with ->: the first that applies, or the fastest '
+        'where they are measured.\n'
     )
     print('\n\n'.join(tables))
 

@@ -1,4 +1,4 @@
-"""The scaled residual: what ends each branch of a block."""
+"""The scaled residual at the end of each branch of a block."""
 
 from typing import Any, Optional, Tuple
 
@@ -23,7 +23,7 @@ def _example(x: Tensor) -> Tuple[Any, ...]:
 
 @operation(_check, _example)
 def add_scaled(x: Tensor, branch: Tensor, scale: Optional[Tensor] = None, keep: Optional[Tensor] = None) -> Tensor:
-    """A map plus a branch, times a scale per channel (layer scale), times a factor per image (stochastic depth).
+    """Add a branch to a map, times a scale per channel (layer scale) and a factor per image (stochastic depth).
 
     Source: Touvron et al., arXiv 2103.17239 (layer scale); Huang et al., arXiv 1603.09382 (stochastic depth).
 
@@ -67,13 +67,14 @@ add_scaled.implementations = (
         triton.add_scaled,
         when=_fuses,
         condition=f'{triton.APPLIES}; channels_last; a scale or a factor; not in compiled graphs',
-        why='2 maps read and 1 written, where PyTorch moves 5 to 8 (and compilers fuse it themselves)',
+        why='reads 2 maps and writes 1, where PyTorch moves 5 to 8: 2.2 to 2.7 times the speed on an H100 (compilers '
+        'fuse it themselves)',
     ),
     Implementation(
         'native',
         _native,
         when=_native_pays,
         condition=f'a scale and no factor; {native.APPLIES}; no gradients needed; not in compiled graphs',
-        why='one pass in place of two: 1.4 to 2.0 times the speed (and compilers fuse it themselves)',
+        why='one pass instead of two: 1.4 to 2.0 times the speed (compilers fuse it themselves)',
     ),
 )

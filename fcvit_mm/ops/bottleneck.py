@@ -1,4 +1,4 @@
-"""Two 1x1 convolutions with a GELU after each: what ends a token mix."""
+"""Two 1x1 convolutions with a GELU after each, at the end of a token mix."""
 
 from typing import Any, Tuple
 
@@ -42,7 +42,7 @@ def _example(x: Tensor) -> Tuple[Any, ...]:
 
 @operation(_check, _example)
 def bottleneck(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:
-    """1x1 convolution to few channels, GELU, 1x1 convolution to many, GELU.
+    """Apply a 1x1 convolution to few channels, GELU, a 1x1 convolution to many channels, and GELU.
 
     Source: arXiv 2212.12552, section 3.3.
 
@@ -81,8 +81,8 @@ bottleneck.implementations = (
         _native,
         when=_native_applies,
         condition=f'{native.APPLIES}; compiled: no gradients needed',
-        why='the map is read once and written once, by one call: 1.3 to 2.5 times the speed of four; in training '
-        'nothing is kept but the map',
+        why='one call that reads and writes the map once: 1.3 to 2.5 times the speed of four calls; in training only '
+        'the map is stored',
         traceable=True,
     ),
     Implementation(

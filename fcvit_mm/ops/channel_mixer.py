@@ -75,7 +75,7 @@ def channel_mixer(
     fc2_bias: Tensor,
     shortcut: Optional[Tensor] = None,
 ) -> Tensor:
-    """1x1 convolution to more channels, depth-wise convolution, GELU, 1x1 convolution back.
+    """Apply a 1x1 convolution to more channels, a depth-wise convolution, GELU, and a 1x1 convolution back.
 
     Source: arXiv 2212.12552, section 3.3.
 
@@ -87,7 +87,7 @@ def channel_mixer(
         dw_bias (Tensor): ``(E,)``.
         fc2_weight (Tensor): ``(C, E, 1, 1)``.
         fc2_bias (Tensor): ``(C,)``.
-        shortcut (Tensor, optional): ``(B, C, H, W)``, to which all this is added.
+        shortcut (Tensor, optional): ``(B, C, H, W)``, which is added to the result.
 
     Returns:
         Tensor: ``(B, C, H, W)``.
@@ -214,8 +214,8 @@ channel_mixer.implementations = (
         _native,
         when=_native_applies,
         condition=f'3x3; {native.APPLIES}; compiled: no gradients needed',
-        why='what is expanded stays in the second-level cache: 1.1 to 2.0 times the speed of the other rows; in '
-        'training one expanded map is kept, not three',
+        why='the expanded map stays in the L2 cache: 1.1 to 2.0 times the speed of the other rows; in training one '
+        'expanded map is stored, not three',
         traceable=True,
     ),
     Implementation(
@@ -254,9 +254,9 @@ def recomputed_channel_mixer(
 ) -> Tensor:
     """Compute :func:`channel_mixer` in little memory, for training.
 
-    The expanded channels are computed in slices, forgotten, and computed again in the backward pass: instead of three
-    expanded maps of all channels, memory holds those of an eighth of the channels (at least :data:`NARROW`) at a
-    time. It takes about a third more arithmetic.
+    The expanded channels are computed in slices, discarded, and recomputed in the backward pass: instead of three
+    expanded maps of all channels, memory holds those of an eighth of the channels (at least :data:`NARROW`) at a time,
+    for about a third more arithmetic.
 
     Args, Returns: As of :func:`channel_mixer`.
     """

@@ -68,15 +68,15 @@ def in_float32(op: 'Operation') -> Callable[..., Tensor]:
 
 
 def register_flops(operator: Any, formula: Optional[Callable[..., int]] = None) -> None:
-    """Tell ``torch.utils.flop_counter`` what an operator costs.
+    """Register the FLOP formula of an operator with ``torch.utils.flop_counter``.
 
-    The counter is told when it is imported: it brings Triton, 50 MiB that a network does not need on CPUs.
+    Registration waits until the counter is imported, because that import loads Triton (50 MiB), which CPUs do not need.
 
     Args:
         operator (OpOverloadPacket): Takes a map, whose size it keeps, and the weights ``(D, C / groups, k, k)`` of
             one convolution or several among its other arguments.
         formula (Callable, optional): Takes the operator's arguments, shapes in place of tensors, and returns the cost;
-            by default two for each position and value of the weights.
+            default: two per position and weight element.
     """
     _counted.append((operator, formula or _flops))
     if _COUNTER in sys.modules:

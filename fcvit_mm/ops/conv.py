@@ -46,7 +46,7 @@ def conv2d(
     groups: int = 1,
     dilation: Union[int, Tuple[int, int]] = 1,
 ) -> Tensor:
-    """Convolution with zero padding.
+    """Convolve with zero padding.
 
     Args:
         x (Tensor): ``(B, C, H, W)``.
@@ -54,8 +54,8 @@ def conv2d(
         bias (Tensor, optional): ``(D,)``.
         stride (int | tuple[int, int]): Steps between windows.
         padding (int | tuple[int, int] | str): Zeros around the map; ``'same'`` or ``'valid'``, as PyTorch's.
-        groups (int): Groups of channels that do not see each other.
-        dilation (int | tuple[int, int]): Steps between the values that a window reads.
+        groups (int): Number of channel groups.
+        dilation (int | tuple[int, int]): Steps between the elements that a window reads.
 
     Returns:
         Tensor: ``(B, D, H', W')``.
@@ -248,7 +248,7 @@ conv2d.implementations = (
         _product,
         when=_is_product,
         condition='1x1, stride 1, channels_last on a GPU, half precision (or float32 with TF32 as for convolutions)',
-        why="cuDNN adds the bias in a pass of its own: up to 4 times a matrix product's time",
+        why='cuDNN adds the bias in a separate pass: up to 4 times the time of a matrix product',
         traceable=True,
     ),
     Implementation(
@@ -256,7 +256,7 @@ conv2d.implementations = (
         _of_blocks,
         when=_reads_blocks,
         condition='up to 4 channels, 1 < stride < kernel, half precision on a GPU; not in graphs for any size',
-        why="cuDNN's kernels want many channels: 0.7 of 10 ms of FCViT-B12 went into the stem's 3",
+        why="cuDNN's kernels are made for many channels: the 3 of the stem took 0.7 of 10 ms of FCViT-B12",
         traceable=True,
     ),
     Implementation(
@@ -264,16 +264,17 @@ conv2d.implementations = (
         _native,
         when=_native_pays,
         condition=f'1x1, stride 1; {native.APPLIES}; no gradients needed',
-        why="oneDNN packs weights at each call, PyTorch's own kernel takes small maps: 1.0 to 1.9 times their speed",
+        why="oneDNN packs the weights at each call and PyTorch's kernel handles small maps: 1.0 to 1.9 times their "
+        'speed',
         traceable=True,
     ),
     Implementation(
         'windows',
         _of_windows,
         when=_copies_windows,
-        condition=f'up to {FEW_POSITIONS} output positions, weights of {MANY_WEIGHTS} values or more in channels_last; '
-        f'{native.APPLIES}; no gradients needed; not in compiled graphs',
-        why='oneDNN arranges the weight anew at each call: 1.0 to 2.2 times its speed, in the last patch embedding',
+        condition=f'up to {FEW_POSITIONS} output positions, weights of {MANY_WEIGHTS} or more elements in '
+        f'channels_last; {native.APPLIES}; no gradients needed; not in compiled graphs',
+        why='oneDNN reorders the weight at each call: 1.0 to 2.2 times its speed in the last patch embedding',
     ),
     Implementation(
         'float32',

@@ -1,12 +1,11 @@
 """Dispatch: the one rule that says which implementation of an operation runs, and the user's switch.
 
-An operation is a reference (its definition in plain PyTorch) and a table of faster implementations, in order of
-preference. A call runs the first one whose condition its arguments meet, and else the reference; on devices that the
-tables were not tuned on, the fastest of those (:mod:`.measured`).
+An operation has a reference implementation (its definition in PyTorch) and a table of faster implementations, in order
+of preference. On devices that the tables were tuned for, a call runs the first implementation whose condition its
+arguments meet, otherwise the reference; on other devices, the fastest by measurement (:mod:`.measured`).
 
-``FCVIT_MM_OPS=reference`` in the environment, or ``with fcvit_mm.ops.use_ops('reference'):``, turns the tables off, and
-``rules`` the measuring.
-``python -m fcvit_mm.ops`` prints them, and what would run here.
+``FCVIT_MM_OPS=reference`` in the environment, or ``with fcvit_mm.ops.use_ops('reference'):``, disables the tables, and
+``rules`` disables measuring. ``python -m fcvit_mm.ops`` prints the tables and the implementations that would run here.
 """
 
 import os
@@ -45,7 +44,7 @@ _mode = _check_mode(os.environ.get(_VARIABLE, 'auto'), f'the environment variabl
 
 
 def current_mode() -> str:
-    """Return which implementations run at present: ``auto``, ``rules`` or ``reference``."""
+    """Return the current mode of dispatch: ``auto``, ``rules`` or ``reference``."""
     return _mode
 
 
@@ -82,7 +81,7 @@ class Implementation(NamedTuple):
         function (Callable): Takes the operation's arguments.
         when (Callable): Takes them too; returns whether the implementation is correct, and faster, for them.
         condition (str): The same as text.
-        why (str): What it gains over the rows below.
+        why (str): Its measured gain over the rows below.
         traceable (bool): Whether ``torch.compile`` and exporters may record it.
     """
 
@@ -156,7 +155,7 @@ class Operation:
 def operation(
     check: Optional[Callable[..., None]] = None, example: Optional[Callable[[Tensor], Tuple[Any, ...]]] = None
 ) -> Callable[[Callable[..., Any]], Operation]:
-    """Make the decorated reference an :class:`Operation`, with these arguments of it."""
+    """Turn the decorated reference implementation into an :class:`Operation` with these arguments."""
     return lambda reference: Operation(reference, check, example)
 
 

@@ -40,8 +40,8 @@ def _check_inhomogeneous(x: Tensor, weight: Tensor) -> None:
         )
     if _side(weight) ** 2 != taps or taps % 2 == 0:
         raise ValueError(
-            f'{name}: weight has kernels of {taps} values in its shape {tuple(weight.shape)}, expected the square of '
-            'an odd number'
+            f'{name}: weight has kernels of {taps} elements in its shape {tuple(weight.shape)}, expected the square '
+            'of an odd number'
         )
 
 
@@ -119,8 +119,8 @@ dynamic_depthwise_conv2d.implementations = (
         'row_by_row',
         _dynamic_row_by_row,
         when=lambda x, *_: tracing.records_variable(x.shape[0]),
-        condition='recorded for any number of images',
-        why='correct for them: the number of groups of a convolution is a constant in every file format',
+        condition='graph recorded for any batch size',
+        why='needed for correctness: the number of groups of a convolution is a constant in every file format',
         traceable=True,
     ),
 )
@@ -157,7 +157,7 @@ def inhomogeneous_depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _TapByTap(torch.autograd.Function):
-    """Sum over the taps of the kernel, each a shifted view of the map; nothing of ``k*k`` times the map is stored."""
+    """Sum over the kernel elements, each times a shifted view of the map, without storing copies of the map."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def _grouped(x: Tensor, weight: Tensor) -> Tuple[int, int, int]:
 
 
 def _views(padded: Tensor, x: Tensor, weight: Tensor) -> Iterator[Tensor]:
-    """Yield for each tap of the kernels the part of the padded map that it meets, a view ``(B, G, C / G, H, W)``."""
+    """Yield, for each kernel position, its view ``(B, G, C / G, H, W)`` of the padded map."""
     side = _side(weight)
     height, width = x.shape[2:]
     padded = padded.view(*_grouped(x, weight), *padded.shape[2:])
@@ -252,8 +252,8 @@ inhomogeneous_depthwise_conv2d.implementations = (
         'row_by_row',
         _row_by_row,
         when=lambda *_: tracing.records_any_size(),
-        condition='recorded for any image size',
-        why='standard operations that every format has, k copies of the map in place of k*k',
+        condition='graph recorded for any image size',
+        why='only standard operations, supported by every format; k copies of the map instead of k*k',
         traceable=True,
     ),
 )

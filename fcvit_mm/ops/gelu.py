@@ -1,4 +1,4 @@
-"""GELU of a map that nothing else reads."""
+"""In-place GELU."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from .dispatch import Implementation, operation
 
 @operation(lambda x: check_arguments('gelu_', x))
 def gelu_(x: Tensor) -> Tensor:
-    """GELU in its exact form (Hendrycks and Gimpel, arXiv 1606.08415); ``x`` may be overwritten.
+    """Apply the exact GELU (Hendrycks and Gimpel, arXiv 1606.08415); ``x`` may be overwritten.
 
     Args:
         x (Tensor): ``(B, C, H, W)``, not read again by the caller.
@@ -50,7 +50,7 @@ gelu_.implementations = (
         native.gelu_,
         when=lambda x: native.applies(x) and not needs_grad(x),
         condition=f'{native.APPLIES}; no gradients needed',
-        why='in place, with a polynomial in place of the error function',
+        why='in place, with a polynomial instead of the error function',
     ),
     Implementation(
         'permuted',

@@ -1,9 +1,9 @@
-"""Choice by measurement: on devices that the tables were not tuned on, the fastest row is found by timing.
+"""Measured choice: on devices that the tables were not tuned for, the fastest row is found by timing.
 
 The tables' order was found on CPUs with AVX2 and (AMD) AVX-512, and on an H100. On another CPU, and on every GPU, the
 rows that apply to a call are timed at the first call of its kind, in training with their gradients, and compared
-with the reference. What won is kept in a file for each device and for the kernels that are there
-(:func:`path_of_choices`), so that later runs compute the same.
+with the reference. The choices are stored in one file per device and version of the kernels (:func:`path_of_choices`),
+so later runs compute the same.
 """
 
 import ast
@@ -85,8 +85,8 @@ def is_untuned(x: Any) -> bool:
 def _may_measure(x: Tensor) -> bool:
     """Return whether a call may be timed now.
 
-    Not where PyTorch was told to be deterministic, nor where something follows each operation: a CUDA graph that is
-    recorded, a counter, fake tensors, a subclass of tensors.
+    Not in the deterministic mode of PyTorch, nor while operations are observed: during CUDA graph capture, by a
+    counter, fake tensors or tensor subclasses.
     """
     return (
         type(x) in (Tensor, torch.nn.Parameter)
@@ -101,8 +101,8 @@ def _may_measure(x: Tensor) -> bool:
 def kind_of_call(name: str, args: Sequence[Any]) -> Key:
     """Return what a choice depends on: dtypes, layout, gradients, autocast, shapes.
 
-    Of the map's images, height and width only the power of two above their product, so that a detector's image sizes
-    are not measured one by one.
+    Of images x height x width only the next power of two counts, so that the image sizes of a detector are not measured
+    one by one.
 
     Args:
         name (str): The operation's.
@@ -157,7 +157,7 @@ def _glance(x: Tensor, args: Sequence[Any]) -> Tuple[Any, ...]:
 
 
 def fastest(name: str, table: Sequence['Implementation'], args: Sequence[Any]) -> Optional['Implementation']:
-    """Return the row that computes a call fastest; time them if its kind was not met before.
+    """Return the fastest row for a call; time the rows if this kind of call is new.
 
     Args:
         name (str): The operation's.
@@ -215,7 +215,7 @@ def _measure(name: str, rows: Sequence['Implementation'], args: Sequence[Any]) -
             with on_device, torch.autocast(device.type, dtype, enabled=dtype is not None):
                 found.append(_time_rows(name, rows, args, grad))
         except RuntimeError as error:
-            _warn(f'{name} cannot be measured ({str(error).splitlines()[0]}): its table decides')
+            _warn(f'{name} cannot be measured ({str(error).splitlines()[0]}): the choice follows its table')
 
     thread = threading.Thread(target=work, name='fcvit_mm measures')
     thread.start()
@@ -335,7 +335,7 @@ def path_of_choices(device: str) -> str:
 
 
 def read_choices(device: str) -> Dict[Key, Choice]:
-    """Return the choices that were kept for a device; none of a file that is missing or not readable."""
+    """Return the stored choices of a device; none if the file is missing or unreadable."""
     try:
         with open(path_of_choices(device), encoding='utf-8') as file:
             content = json.load(file)
@@ -343,7 +343,7 @@ def read_choices(device: str) -> Dict[Key, Choice]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError, SyntaxError) as error:
-        _warn(f'the choices in {path_of_choices(device)} are not readable ({error}); they are measured again')
+        _warn(f'the choices in {path_of_choices(device)} cannot be read ({error}); they are measured again')
         return {}
 
 
@@ -355,11 +355,14 @@ def _keep(device: str, known: Dict[Key, Choice]) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_atomic(path, json.dumps(content, indent=1).encode())
     except OSError as error:
-        _warn(f'{path} cannot be written ({error}): what is measured is forgotten at the end. Set TORCH_HOME')
+        _warn(
+            f'{path} cannot be written ({error}): measured choices are lost when the process ends. Set TORCH_HOME to '
+            'a writable folder'
+        )
 
 
 def forget_choices() -> None:
-    """Forget what this process knows; what the files hold stays."""
+    """Discard the choices in memory; the files are kept."""
     _choices.clear()
     _seen.clear()
 
@@ -367,7 +370,7 @@ def forget_choices() -> None:
 @lru_cache(maxsize=None)
 def _say_slower(name: str, preferred: str, winner: str, device: str) -> None:
     print_log(
-        f'fcvit_mm: {name} runs as {winner} for some maps, measured faster than {preferred} on {device}; '
+        f'fcvit_mm: {name} uses {winner} for some maps, because it was measured faster than {preferred} on {device}; '
         '`python -m fcvit_mm.ops --measured` lists them.',
         logger='current',
         level=logging.INFO,

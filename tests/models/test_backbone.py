@@ -146,10 +146,10 @@ def test_indices_are_normalised(indices, expected):
 @pytest.mark.parametrize(
     'indices, error, match',
     [
-        ((), ValueError, 'out_indices is empty: name at least one of the 3 stages'),
+        ((), ValueError, 'out_indices is empty, expected at least one of the 3 stages'),
         ((0, 3), ValueError, 'out_indices has 3, expected -3 to 2'),
-        ((1, -2), ValueError, r'out_indices=\(1, -2\) names a stage twice'),
-        ((0.0,), TypeError, 'out_indices takes integers, got 0.0'),
+        ((1, -2), ValueError, r'out_indices=\(1, -2\) contains a stage twice'),
+        ((0.0,), TypeError, 'out_indices has 0.0'),
     ],
 )
 def test_bad_indices(indices, error, match):

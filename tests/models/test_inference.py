@@ -228,9 +228,11 @@ def test_a_model_around_a_backbone():
 
 
 def test_a_model_of_which_nothing_is_known():
-    with pytest.raises(ValueError, match='Linear holds nothing that is made faster, expected FCViT, DWNet or .*KNOWN'):
+    with pytest.raises(ValueError, match='Linear contains nothing to optimize, expected FCViT, DWNet or .*KNOWN'):
         fcvit_mm.optimize_for_inference(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match='cuda_graphs=True, but Linear holds no backbone of fcvit_mm, .*: leave it'):
+    with pytest.raises(
+        ValueError, match='cuda_graphs=True, but Linear contains no backbone of fcvit_mm to capture: omit'
+    ):
         fcvit_mm.optimize_for_inference(nn.Linear(2, 2), cuda_graphs=True)
 
 

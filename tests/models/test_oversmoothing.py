@@ -63,9 +63,11 @@ def test_feat_scale_is_the_definition(shape, factor):
 
 def test_methods_are_checked():
     assert check_methods([]) == () and check_methods(list(METHODS)) == METHODS
-    with pytest.raises(TypeError, match="methods='attn_scale', expected a sequence .*an empty one for the unmodified"):
+    with pytest.raises(
+        TypeError, match="methods='attn_scale', expected a sequence .*an empty one gives the unmodified"
+    ):
         check_methods('attn_scale')
-    with pytest.raises(ValueError, match="there is no 'attnscale'"):
+    with pytest.raises(ValueError, match="'attnscale' is unknown"):
         check_methods(['attnscale'])
 
 
@@ -85,5 +87,5 @@ def test_a_table_is_fitted_to_a_parameter():
     assert fit_table(other, like, 1, (3, 3), 'a') is other, 'the loader reports another width'
     table = torch.randn(1, 17, 3)
     assert torch.equal(fit_table(table, like, 1, (3, 3), 'a'), resample_table(table, (4, 4), (3, 3)))
-    with pytest.raises(ValueError, match=r'a of the checkpoint has 15 positions, expected 9 or those of a square'):
+    with pytest.raises(ValueError, match=r'a of the checkpoint has 15 positions, expected 9, or a square number'):
         fit_table(torch.randn(1, 16, 3), like, 1, (3, 3), 'a')

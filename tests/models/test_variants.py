@@ -101,6 +101,6 @@ def test_a_row_is_registered_before_and_after_listening(own_rows):
 def test_a_name_is_taken_once(own_rows):
     register_variant(ROW)
     with pytest.raises(
-        UserError, match="variant 'fcvit_nano' of DWNet has the name of one of FCViT: register it under"
+        UserError, match="variant name 'fcvit_nano' of DWNet is already used by FCViT: register it under"
     ):
         register_variant(ROW._replace(network=fcvit_mm.DWNet))

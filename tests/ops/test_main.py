@@ -76,7 +76,7 @@ def test_says_that_the_reference_mode_is_on(capsys):
         (['--device', 'cuda:99'], '--device is cuda:99, which PyTorch cannot use here'),
         (
             ['gelu_', '--shape', '9999999', '9999', '9999', '9'],
-            '--shape is 9999999 9999 9999 9, which does not fit into the memory of cpu: try a smaller one',
+            '--shape is 9999999 9999 9999 9, which does not fit in the memory of cpu: try a smaller one',
         ),
     ],
 )

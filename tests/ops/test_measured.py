@@ -69,7 +69,7 @@ def test_the_faster_implementation_runs(capsys):
         forget_choices()
         os.remove(path_of_choices(device_name(CPU)))
     said = ''.join(capsys.readouterr())
-    assert said.count('twice runs as reference for some maps, measured faster than preferred on CPU') == 1
+    assert said.count('twice uses reference for some maps, because it was measured faster than preferred on CPU') == 1
 
 
 def test_what_was_measured_is_remembered_on_disk():
@@ -216,7 +216,7 @@ def test_a_file_that_is_damaged_is_measured_anew(capsys):
         forget_choices()
         with open(path) as file:
             assert len(json.load(file)) == 1
-    assert 'are not readable' in ''.join(capsys.readouterr())
+    assert 'cannot be read' in ''.join(capsys.readouterr())
 
 
 def test_kernels_built_anew_are_measured_anew(monkeypatch, tmp_path):
@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_written_is_said(monkeypatch, capsys, tmp_path):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
     assert twice(Calls()).choose(X).name == 'preferred'
-    assert 'is forgotten at the end. Set TORCH_HOME' in ''.join(capsys.readouterr())
+    assert 'are lost when the process ends. Set TORCH_HOME' in ''.join(capsys.readouterr())
 
 
 def test_networks_compute_the_same():

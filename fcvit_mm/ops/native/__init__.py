@@ -55,11 +55,11 @@ def _load() -> bool:
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name), formula)
             return torch.ops.fcvit_mm_cpu.supported()
         except (OSError, RuntimeError, AttributeError) as error:
-            _warn(f'do not load ({error})')
+            _warn(f'cannot be loaded ({error})')
             return False
     others = sorted(path.stem[len(_PREFIX) :].replace('_', '.') for path in FOLDER.glob(f'{_PREFIX}*.so'))
     if others:
-        _warn(f'were built with torch {", ".join(others)}, but this is {torch.__version__}')
+        _warn(f'were built for torch {", ".join(others)}, but torch {torch.__version__} is installed')
     return False
 
 
@@ -114,9 +114,9 @@ _FLOPS: Dict[str, Callable[..., int]] = {
 
 def _warn(what: str) -> None:
     warnings.warn(
-        f"fcvit_mm: the compiled CPU kernels {what}. PyTorch's own run instead: same results, slower. To "
-        'build them again, install the package again with `pip install --no-build-isolation`, or install it '
-        'without them with FCVIT_MM_NATIVE=0 in the environment',
+        f"fcvit_mm: the compiled CPU kernels {what}. PyTorch's kernels are used instead: same results, slower. "
+        'Reinstall the package with `pip install --no-build-isolation` to rebuild them, or with FCVIT_MM_NATIVE=0 in '
+        'the environment to install without them',
         RuntimeWarning,
         stacklevel=5,
     )
@@ -238,7 +238,7 @@ def winograd_panels(weight: Tensor) -> Tensor:
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Arrange the weight ``(D, C, 1, 1)`` of a 1x1 convolution as the products read it: ``(D / P rounded up, C, P)``.
+    """Pack the weight ``(D, C, 1, 1)`` of a 1x1 convolution for the matrix products: ``(D / P rounded up, C, P)``.
 
     P is :func:`panel_width`. All that multiplies with 1x1 weights takes them so.
     """
@@ -253,7 +253,7 @@ def _panels(weight: Tensor) -> Tensor:
 
 
 def pack_taps(weight: Tensor) -> Tensor:
-    """Arrange the weight ``(C, 1, k, k)`` of a depth-wise convolution as the kernels read it: ``(C / L, k * k, L)``.
+    """Pack the weight ``(C, 1, k, k)`` of a depth-wise convolution for the kernels: ``(C / L, k * k, L)``.
 
     L is half of :func:`panel_width`, and C rounded up to a multiple of it. :func:`fcvit_block` and
     :func:`channel_mixer` take it.
@@ -330,7 +330,7 @@ def fcvit_block(
         scale (Tensor, optional): ``(C,)``, what the mixes' result is multiplied with before ``x`` is added.
         channel_mixer (Sequence[Tensor]): What :func:`channel_mixer` takes between the maps, weights packed.
         eps (float): Of the norms.
-        context_eps (float): Added to the similarities' deviation.
+        context_eps (float): Added to the standard deviation of the similarities.
 
     Returns:
         Tensor: ``(B, C, H, W)`` in channels_last.

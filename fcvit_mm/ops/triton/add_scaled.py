@@ -1,6 +1,6 @@
 """The scaled residual: a map plus a branch, times a scale per channel, times a factor per image, in one pass.
 
-What bounds it on a GPU: memory. Two maps are read and one is written, where PyTorch moves five to eight.
+Bound by memory on a GPU: two maps are read and one is written, where PyTorch moves five to eight.
 """
 
 from typing import Any, Dict, Optional, Tuple

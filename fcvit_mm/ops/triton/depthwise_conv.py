@@ -1,11 +1,12 @@
 """Depth-wise convolution: forward, gradient of the input, gradient of the weight.
 
-What bounds it on a GPU, by count, not yet measured: 11x11 in bfloat16 moves 4 bytes per value and multiplies 121 times
-in float32 on the ordinary (not the matrix) units. An H100 at 33 T multiply-adds/s takes 0.09 ms for the 128 x 64 x 56 x
-56 map of FCViT-B12's first stage, its memory 0.03 ms: arithmetic bounds it. Of the instructions of the inner loop about
-60% multiply; the loads ask for 0.8 bytes per multiplication, where a load of value and weight for each would ask for 6.
-The gradient of the weight reads x and the gradient once for each group of tap rows, mostly from the second-level
-cache, and sums in two steps without atomics: the same input gives the same bits on the same GPU.
+Bound by arithmetic on a GPU: 11x11 in bfloat16 moves 4 bytes per element and multiplies 121 times in float32 on the
+ordinary (not the matrix) units. For the 128 x 64 x 56 x 56 map of FCViT-B12's first stage, an H100 at 33 T
+multiply-adds/s needs at least 0.09 ms for arithmetic and 0.03 ms for memory; measured: 0.21 ms (docs/performance.md).
+About 60% of the instructions in the inner loop multiply; the loads read 0.8 bytes per multiplication, where loading an
+element and a weight for each would read 6. The gradient of the weight reads x and the gradient once for each group of
+kernel rows, mostly from the L2 cache, and sums in two steps without atomics: the same input gives the same bits on the
+same GPU.
 """
 
 import math

@@ -1,6 +1,6 @@
 """GroupNorm with one group: statistics of an image in splits, and its normalisation, in two passes.
 
-What bounds it on a GPU: memory. PyTorch (2.11) has no kernel for channels_last: it copies the map to NCHW, gives one
+Bound by memory on a GPU. PyTorch (2.11) has no kernel for channels_last: it copies the map to NCHW, gives one
 program to each image's statistics, and returns NCHW, so that what follows copies again.
 """
 

@@ -62,8 +62,8 @@ def custom_op(
 
     def no_gradient(ctx: Any, *grads: Any) -> None:
         raise NotImplementedError(
-            f'fcvit_mm::{name} has no derivative (only first derivatives exist): run the model in '
-            "fcvit_mm.ops.use_ops('reference') for others"
+            f'fcvit_mm::{name} only has first derivatives: for higher ones, run the model under '
+            "fcvit_mm.ops.use_ops('reference')"
         )
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,8 +194,8 @@ def _builds(device: str) -> bool:
     for error in failures:
         name = torch.cuda.get_device_name(device) if device.startswith('cuda') else device
         warnings.warn(
-            f'fcvit_mm: the Triton kernels do not build on {device} ({name}): {type(error).__name__}: '
-            f'{error}. The reference implementations in PyTorch run there instead: same results, slower',
+            f'fcvit_mm: the Triton kernels cannot be built on {device} ({name}): {type(error).__name__}: {error}. The '
+            'reference implementations in PyTorch are used instead: same results, slower',
             RuntimeWarning,
             stacklevel=4,
         )

@@ -656,13 +656,13 @@ def test_without_kernels(folder):
 def test_kernels_for_another_torch(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
     (folder / f'{native.name_of_library("1.0.0+cu1")}.so').touch()
-    falls_back(f'were built with torch 1.0.0, but this is {torch.__version__}')
+    falls_back(f'were built for torch 1.0.0, but torch {torch.__version__} is installed')
 
 
 def test_kernels_that_do_not_load(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
     (folder / f'{native.name_of_library(torch.__version__)}.so').write_bytes(b'\x7fELF')
-    falls_back('do not load')
+    falls_back('cannot be loaded')
 
 
 def test_a_processor_that_lacks_the_instructions(monkeypatch):
