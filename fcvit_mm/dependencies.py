@@ -1,4 +1,4 @@
-"""What must be installed, and what to type when it is not."""
+"""Required packages, and the commands that install them."""
 
 import importlib.util
 
@@ -14,7 +14,7 @@ class MissingPackageError(UserError, ImportError):
 
 
 def require(package: str) -> None:
-    """Stop with the command that installs ``package`` if it is not there.
+    """Raise an error with the install command if ``package`` is missing.
 
     Args:
         package (str): An import name of ``EXTRAS``, or ``'mmengine'``.
@@ -26,12 +26,12 @@ def require(package: str) -> None:
         extra = EXTRAS.get(package, 'cls')
         raise MissingPackageError(
             f"{package} is not installed. In a new environment: pip install --no-build-isolation 'fcvit_mm[{extra}]' "
-            f'(after torch). In one with the original OpenMMLab packages: mim install {package}'
+            f'(after torch). In an environment with the original OpenMMLab packages: mim install {package}'
         )
 
 
 def check_core() -> None:
-    """Check what every part of this package needs: MMEngine and a recent torch.
+    """Check the packages that every part of this package needs: MMEngine and a recent torch.
 
     Raises:
         MissingPackageError: MMEngine is missing or torch is too old.

@@ -141,7 +141,9 @@ RENAMED = {
 def warn_deprecated(old: str, new: str, stacklevel: int = 3) -> None:
     """Warn that ``old`` is a deprecated name of ``new``."""
     warnings.warn(
-        f'{old} is deprecated and goes in fcvit_mm {REMOVED_IN}: use {new}', DeprecationWarning, stacklevel=stacklevel
+        f'{old} is deprecated and will be removed in fcvit_mm {REMOVED_IN}: use {new}',
+        DeprecationWarning,
+        stacklevel=stacklevel,
     )
 
 

@@ -1,4 +1,4 @@
-"""Errors that a user can put right, and the one way in which commands report them."""
+"""User errors and how commands report them."""
 
 import argparse
 import dis
@@ -20,8 +20,8 @@ FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 ADVICE = (
     (
         r"out of memory|can't allocate memory|^(OutOf)?MemoryError",
-        'The memory does not hold it: lower the batch size (train_dataloader.batch_size), set '
-        'model.backbone.with_cp=True, or use --amp',
+        'Out of memory: lower the batch size (train_dataloader.batch_size), set model.backbone.with_cp=True, or use '
+        '--amp',
     ),
     (
         r'shared memory|Bus error|DataLoader worker .* (killed|exited)',
@@ -30,7 +30,7 @@ ADVICE = (
     ),
     (
         r'Expected to have finished reduction|parameters that were not used in producing loss',
-        'Parameters get no gradient: tools/check.py CONFIG names them, and the out_indices that are right. '
+        'Parameters get no gradient: tools/check.py CONFIG lists them and the correct out_indices. '
         'find_unused_parameters=True lets DistributedDataParallel search for them in every step',
     ),
     (
@@ -40,13 +40,13 @@ ADVICE = (
     ),
     (
         r'unexpected keyword argument|missing \d+ required|multiple values for',
-        'Correct the arguments that the config gives to that type',
+        'Correct the arguments of this type in the config',
     ),
     (
         r'^(ImportError|ModuleNotFoundError)|Failed to import',
-        'Install the package, or name the folder of the module in the environment variable PYTHONPATH',
+        'Install the package, or add the folder of the module to the environment variable PYTHONPATH',
     ),
-    (r'No space left on device|Disk quota exceeded', 'Make room, or write to another disk'),
+    (r'No space left on device|Disk quota exceeded', 'Free disk space, or write to another disk'),
 )
 
 #: What libraries say whatever is done, of what nobody here has asked for; patterns of their warnings, also logged ones.
@@ -65,7 +65,7 @@ NOISE = (
 
 
 class UserError(ValueError):
-    """An error that the user can put right. The message names the value, what was expected and the way out."""
+    """An error the user can fix. The message names the value, what was expected and the way out."""
 
 
 class LibraryError(UserError):
@@ -73,11 +73,11 @@ class LibraryError(UserError):
 
 
 class Origin(NamedTuple):
-    """Where an error comes from, also through the process of a data loader's worker.
+    """The origin of an error, also in the worker process of a data loader.
 
     Attributes:
         kind (str): Name of the error's type.
-        message (str): What it says.
+        message (str): Its message.
         package (str): Top-level package or module that raised it; ``'?'`` if that is not known.
     """
 
@@ -87,7 +87,7 @@ class Origin(NamedTuple):
 
 
 def origin(error: BaseException) -> Origin:
-    """Find out where an error comes from."""
+    """Determine the origin of an error."""
     found = _origin_in_worker(str(error))
     if found is not None:
         return found
@@ -118,9 +118,9 @@ def _origin_in_worker(text: str) -> Optional[Origin]:
 
 
 def is_defect(error: BaseException) -> bool:
-    """Check whether an error is a defect of this package, whose traceback must be seen.
+    """Check whether an error is a defect of this package, whose traceback must be shown.
 
-    It is one if it was raised in this package, unless a ``raise`` of ours refuses a value: networks and operations do
+    It is one if raised in this package, unless by a ``raise`` of ours that rejects a value: networks and operations do
     so with ``ValueError`` and ``TypeError``.
     """
     if isinstance(error, UserError) or origin(error).package != PACKAGE:
@@ -135,33 +135,32 @@ def is_defect(error: BaseException) -> bool:
 
 
 def library_error(error: BaseException, doing: str, advice: str) -> LibraryError:
-    """Say of an error what was being done and what to try.
+    """Wrap an error with the action that failed and advice.
 
     Args:
         error (BaseException): What was raised.
-        doing (str): What was being done, with which file: ``'training with CONFIG'``.
-        advice (str): What to try where :data:`ADVICE` has nothing for this error.
+        doing (str): The action and its file: ``'training with CONFIG'``.
+        advice (str): Advice if :data:`ADVICE` has none for this error.
     """
     kind, message, package = origin(error)
     found = f'{kind}: {message}' if message else kind
     advice = next((text for pattern, text in ADVICE if re.search(pattern, found)), advice)
     return LibraryError(
-        f'{doing} failed: {found} (raised in {package}). {advice}. '
-        f'The traceback: --debug, or {DEBUG_VARIABLE}=1 in the environment'
+        f'{doing} failed: {found} (raised in {package}). {advice}. To see the traceback: --debug, or '
+        f'{DEBUG_VARIABLE}=1 in the environment'
     )
 
 
 @contextmanager
 def library_errors(doing: str, advice: str) -> Iterator[None]:
-    """Turn what a library raises inside into a :class:`LibraryError`.
+    """Convert errors raised by a library in this context to :class:`LibraryError`.
 
     Args:
         doing (str): As for :func:`library_error`, as the next one.
         advice (str): What to try.
 
     Raises:
-        LibraryError: For any error but a :class:`UserError`, which says what to do by itself, and a defect of this
-            package (:func:`is_defect`).
+        LibraryError: For any error except a :class:`UserError` and a defect of this package (:func:`is_defect`).
     """
     try:
         yield
@@ -179,7 +178,7 @@ def wants_traceback() -> bool:
 
 
 class _Debug(argparse.Action):
-    """Switches tracebacks on, here and in the processes that the command starts."""
+    """Enables tracebacks, here and in the processes that the command starts."""
 
     def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **kwargs)
@@ -189,16 +188,16 @@ class _Debug(argparse.Action):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Argument parser of a command: all arguments are read, and mistakes reported, before one of them needs a library.
+    """Argument parser of a command that reports all mistakes before an argument needs a library.
 
-    What an action with a method ``finish`` stored is replaced by what that makes of it, once all arguments are read.
+    After parsing, actions with a ``finish`` method convert their stored value.
     """
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments as ``argparse`` does, then finish them.
 
         Raises:
-            UserError: What an action found.
+            UserError: Raised by an action.
         """
         found = super().parse_args(args, namespace)
         for action in self._actions:
@@ -220,10 +219,10 @@ def command_parser(description: Optional[str]) -> CommandParser:
 
 
 def silence_libraries() -> None:
-    """Keep from the output what libraries say of themselves: :data:`NOISE`, and what is meant for their developers.
+    """Suppress the libraries' start-up warnings (:data:`NOISE`) and debug messages.
 
-    MMEngine's ``print_log`` without a logger prints what it is given, of whatever level; the libraries tell each other
-    so, at level DEBUG, which of their data sets they could not import.
+    MMEngine's ``print_log`` without a logger prints messages of any level; the libraries use it, at level DEBUG, for
+    data sets that they could not import.
     """
     for pattern in NOISE:
         warnings.filterwarnings('ignore', message=pattern)
@@ -255,11 +254,11 @@ def silence_libraries() -> None:
 
 
 def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], object]] = None) -> None:
-    """Run a command; an error that the user can put right ends it with one message and exit status 1.
+    """Run a command; a user error ends it with one message and exit status 1.
 
     ``--debug`` (:func:`command_parser`), or :data:`DEBUG_VARIABLE` in the environment, shows the traceback as well.
-    Errors of any other kind are defects: they end the command with their traceback, as usual. What libraries say of
-    themselves at every start is silenced (:func:`silence_libraries`), unless tracebacks are asked for.
+    Errors of any other kind are defects: they end the command with their traceback, as usual. Start-up messages of
+    libraries are suppressed (:func:`silence_libraries`), unless tracebacks are requested.
 
     Args:
         main (callable): The command.

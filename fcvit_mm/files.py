@@ -24,7 +24,7 @@ PARTIAL = '.part.tmp'
 
 
 class WriteError(UserError):
-    """A file could not be written; what stood there before still does."""
+    """A file could not be written; its old content is unchanged."""
 
 
 def write_atomic(path: PathLike, data: bytes) -> None:
@@ -67,7 +67,7 @@ def write_all_atomic(files: Mapping[str, bytes]) -> List[str]:
 
 @contextmanager
 def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') -> Iterator[str]:
-    """Give a temporary path to libraries that write files by name; what they wrote gets the final name at the end.
+    """Yield a temporary path for libraries that write files by name; the file is renamed at the end.
 
     Args:
         path (str | os.PathLike): The final name; its folder is made if it is missing.
@@ -116,7 +116,7 @@ class Partial(NamedTuple):
 
 
 def find_partials(path: PathLike) -> List[Partial]:
-    """Return what :func:`partial_path` kept of a file, the newest first."""
+    """Return the partial files kept by :func:`partial_path`, the newest first."""
     folder, name = os.path.split(os.fspath(path))
     begin = f'.{name}.'
     found = glob.glob(os.path.join(glob.escape(folder or '.'), f'{glob.escape(begin)}*{PARTIAL}'))
@@ -129,7 +129,7 @@ def find_partials(path: PathLike) -> List[Partial]:
 
 @contextmanager
 def partial_path(path: PathLike, tag: str) -> Iterator[str]:
-    """Give a temporary path for what arrives in parts; at the end it gets the final name, as of :func:`atomic_path`.
+    """Yield a temporary path for data that arrive in parts; the file is renamed at the end, as in :func:`atomic_path`.
 
     One process at a time may use it: who calls holds a lock.
 
@@ -193,7 +193,7 @@ def _umask() -> int:
 
 
 def _sync(path: str) -> None:
-    """Bring a file, or the names in a folder, onto the disk, where the system can."""
+    """Sync a file or folder to disk, if the system can."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # folders cannot be opened on Windows

@@ -1,4 +1,4 @@
-"""Finding, checking and reading image files: the one reader, which gives what training sees."""
+"""Finding, checking and reading image files exactly as training does."""
 
 import logging
 import os
@@ -39,7 +39,7 @@ _PILLOW_LIMIT = threading.Lock()
 
 
 class ImageError(UserError):
-    """An image that is missing or cannot be read, or a path that stands for none."""
+    """An image is missing or cannot be read, or a path contains none."""
 
 
 class ImageReader:
@@ -65,7 +65,7 @@ class ImageReader:
             np.ndarray: ``(H, W, 3)`` RGB if it has three channels; else ``(H, W)`` or ``(H, W, C)`` as loaded.
 
         Raises:
-            ImageError: It is missing, empty, truncated, or not loaded by these steps.
+            ImageError: It is missing, empty, truncated, or cannot be loaded by these steps.
         """
         problem = truncation_problem(path)
         if problem:
@@ -76,19 +76,19 @@ class ImageReader:
             # Broad, because decoders fail in any way there is.
             raise ImageError(
                 image_problem(path)
-                or f'{path} is not read by the loading steps of the config ({type(error).__name__}: {error}): give '
-                'images of the kind that it is trained on'
+                or f'{path} cannot be read by the loading steps of the config ({type(error).__name__}: {error}): '
+                'give images of the kind it was trained on'
             ) from error
         if pixels is None:
             raise ImageError(
                 image_problem(path)
-                or f'{path} is not decoded by OpenCV, which training reads images with: convert it to PNG or JPEG, or '
-                'load it with LoadImageFromFile(imdecode_backend="tifffile") or LoadImageFromNpyFile'
+                or f'{path} cannot be decoded by OpenCV, which training uses: convert it to PNG or JPEG, or load it '
+                'with LoadImageFromFile(imdecode_backend="tifffile") or LoadImageFromNpyFile'
             )
         return swap_channels(pixels)
 
     def convert(self, pixels: np.ndarray) -> np.ndarray:
-        """Return what reading a file of these pixels would give: grey where images are read so, else the same."""
+        """Return the pixels as read from a file: converted to grey if images are read as grey."""
         if not self.grey or pixels.ndim < 3 or pixels.shape[2] != 3:
             return pixels
         import cv2
@@ -108,10 +108,10 @@ def read_image(path: PathLike) -> np.ndarray:
         path (str | os.PathLike): The file.
 
     Returns:
-        np.ndarray: ``(H, W, 3)`` uint8 RGB, turned as its EXIF data says.
+        np.ndarray: ``(H, W, 3)`` uint8 RGB, rotated according to its EXIF data.
 
     Raises:
-        ImageError: It is missing, empty, truncated, or no image.
+        ImageError: It is missing, empty, truncated, or not an image.
     """
     return ImageReader()(path)
 
@@ -122,7 +122,7 @@ def swap_channels(pixels: np.ndarray) -> np.ndarray:
 
 
 def display(pixels: np.ndarray) -> np.ndarray:
-    """Make an image to look at of one with any channels and values.
+    """Convert an image with any channels and dtype to displayable RGB.
 
     Args:
         pixels (np.ndarray): From :class:`ImageReader`.
@@ -164,14 +164,14 @@ def reduce_image(pixels: np.ndarray, factor: float) -> np.ndarray:
 
 @lru_cache(maxsize=None)
 def say_once(text: str) -> None:
-    """Log a line the first time that it is asked for."""
+    """Log a line once."""
     print_log(text, logger='current', level=logging.INFO)
 
 
 def allow_large_images() -> None:
-    """Lift Pillow's limit of pixels in this process, for the user's own data: libraries decode label maps with it.
+    """Lift Pillow's pixel limit in this process, for the user's own data: libraries decode segmentation maps with it.
 
-    What is of unknown origin has limits of its own, see :func:`read_untrusted_image`.
+    Images of unknown origin have their own limits, see :func:`read_untrusted_image`.
     """
     from PIL import Image
 
@@ -179,7 +179,7 @@ def allow_large_images() -> None:
 
 
 def open_image(path: PathLike, formats: Optional[Tuple[str, ...]] = None) -> 'Image.Image':
-    """Open an image with Pillow, however large, if it is of one of some kinds; it is decoded when it is used."""
+    """Open an image of given formats with Pillow, of any size; it is decoded on use."""
     from PIL import Image
 
     with _PILLOW_LIMIT:
@@ -196,17 +196,17 @@ def read_untrusted_image(
     """Read an image of unknown origin within limits.
 
     Args:
-        path (str | os.PathLike): The file. It is decoded as what it contains, whatever it is called.
-        name (str): What messages call it: they are for the person who sent it.
-        max_bytes (int): Of the file.
-        max_pixels (int): Of the image; checked before anything is decoded.
+        path (str | os.PathLike): The file. It is decoded according to its content, not its name.
+        name (str): Its name in messages, which are shown to the person who sent it.
+        max_bytes (int): Maximum size of the file.
+        max_pixels (int): Maximum size of the image; checked before decoding.
         read (ImageReader, optional): Reads it. Default: as :func:`read_image` does.
 
     Returns:
-        np.ndarray: As ``read`` gives it, by default ``(H, W, 3)`` uint8 RGB, turned as its EXIF data says.
+        np.ndarray: As ``read`` returns it, by default ``(H, W, 3)`` uint8 RGB, rotated according to its EXIF data.
 
     Raises:
-        ImageError: Too large, truncated, or no image of a kind in :data:`FORMATS`.
+        ImageError: Too large, truncated, or not an image of :data:`FORMATS`.
     """
     size = os.path.getsize(path)
     if size > max_bytes:
@@ -224,12 +224,12 @@ def read_untrusted_image(
     except Exception as error:
         # Broad, because corrupt bytes make decoders fail in any way there is.
         raise ImageError(
-            f'{name} does not open as an image: it is corrupt, truncated, or of another kind than '
-            f'{", ".join(FORMATS[:-1])} and {FORMATS[-1]}.'
+            f'{name} cannot be opened as an image: it is corrupt, truncated, or not one of {", ".join(FORMATS[:-1])} '
+            f'and {FORMATS[-1]}.'
         ) from error
     if width * height > 10 * max_pixels:
         raise ImageError(
-            f'{name} decodes to far more than the {max_pixels / 1e6:.0f} million pixels that are accepted.'
+            f'{name} decodes to far more than the accepted {max_pixels / 1e6:.0f} million pixels. Save it smaller.'
         )
     if width * height > max_pixels:
         raise ImageError(
@@ -272,7 +272,7 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
 
 
 def find_images(path: PathLike, recursive: bool = False) -> List[str]:
-    """Find the images that a path given by a user stands for.
+    """Find the images of a path given by a user.
 
     Args:
         path (str | os.PathLike): An image, or a folder of images.
@@ -293,12 +293,14 @@ def find_images(path: PathLike, recursive: bool = False) -> List[str]:
     if not os.path.isfile(path):
         raise ImageError(f'{path} does not exist: give an image or a folder of images')
     if not path.lower().endswith(IMAGE_SUFFIXES + ARRAY_SUFFIXES):
-        raise ImageError(f'{path} is not an image by its name, expected one that ends in {", ".join(IMAGE_SUFFIXES)}')
+        raise ImageError(
+            f'{path} does not have the name of an image, expected one that ends in {", ".join(IMAGE_SUFFIXES)}'
+        )
     return [path]
 
 
 def find_inputs(path: PathLike) -> Tuple[List[str], Optional[str]]:
-    """Find the images that a path stands for, or a video.
+    """Find the images of a path, or a video.
 
     Args:
         path (str | os.PathLike): An image, a video, or a folder of images.
@@ -319,8 +321,8 @@ def find_inputs(path: PathLike) -> Tuple[List[str], Optional[str]]:
     if path.lower().endswith(IMAGE_SUFFIXES + ARRAY_SUFFIXES):
         return [path], None
     raise ImageError(
-        f'{path} is neither an image ({", ".join(IMAGE_SUFFIXES)}) nor a video '
-        f'({", ".join(VIDEO_SUFFIXES)}) by its name'
+        f'{path} has the name of neither an image ({", ".join(IMAGE_SUFFIXES)}) nor a video '
+        f'({", ".join(VIDEO_SUFFIXES)}): give a file that ends in one of these'
     )
 
 
@@ -331,7 +333,7 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
 
     Args:
         path (str | os.PathLike): The file.
-        read (callable, optional): What will load it, which is asked first. Default: what its kind is read with, Pillow,
+        read (callable, optional): The loader, which is tried first. Default: the library for its format: Pillow,
             tifffile, NumPy or OpenCV.
     """
     path = Path(path)
@@ -346,12 +348,14 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
         return f'{path} does not exist: complete the data set, or correct data_root, data_prefix or the annotations'
     except Exception as error:
         # Broad, because corrupt bytes make decoders fail in any way there is.
-        return f'{path} does not decode ({type(error).__name__}: {error}): copy it again or remove it from the data set'
+        return (
+            f'{path} cannot be decoded ({type(error).__name__}: {error}): copy it again or remove it from the data set'
+        )
     return None
 
 
 def _decode_completely(path: Path) -> None:
-    """Decode a file by what its kind is read with, whatever its channels.
+    """Decode a file with the library for its format, for any number of channels.
 
     Raises:
         Exception: It is corrupt, truncated, or of no known kind.
@@ -394,10 +398,9 @@ def _others_decode(path: Path, head: bytes) -> bool:
 
 
 def ends_completely(path: PathLike) -> bool:
-    """Check, by reading a few bytes, whether a file has all that its kind says of its length.
+    """Check, by reading a few bytes, whether a file has the length that its format specifies.
 
-    Known of JPEG, PNG, BMP, WebP, TIFF and NumPy's arrays; other kinds are left to the decoders, which refuse truncated
-    files.
+    Implemented for JPEG, PNG, BMP, WebP, TIFF and NumPy arrays; for other formats the decoders reject truncated files.
     """
     size = os.path.getsize(path)
     with open(path, 'rb') as file:
@@ -422,7 +425,7 @@ def ends_completely(path: PathLike) -> bool:
 
 
 def _tiff_ends_completely(path: PathLike, size: int) -> bool:
-    """Check the places of a TIFF's images; without tifffile that is left to the decoders."""
+    """Check the offsets of the images in a TIFF; without tifffile the decoders do it."""
     try:
         import tifffile
     except ImportError:
@@ -436,7 +439,7 @@ def _tiff_ends_completely(path: PathLike, size: int) -> bool:
 
 
 def truncation_problem(path: PathLike) -> Optional[str]:
-    """Return what :func:`image_problem` does, at the cost of reading a few bytes for files that are complete.
+    """Return the result of :func:`image_problem`, reading only a few bytes of complete files.
 
     A file that ends as its kind ends is taken to be complete (:func:`ends_completely`). One that does not is decoded:
     bytes may follow the image.
@@ -448,7 +451,7 @@ def truncation_problem(path: PathLike) -> Optional[str]:
 
 
 def image_size(path: PathLike) -> Tuple[int, int]:
-    """Return the width and height of an image as training sees it (turned as its EXIF data says), from its header.
+    """Return width and height of an image as training sees it (after EXIF rotation), from its header.
 
     Raises:
         OSError: It is missing or no image; corrupt bytes may raise other errors of Pillow.
@@ -457,7 +460,7 @@ def image_size(path: PathLike) -> Tuple[int, int]:
 
 
 def size_and_orientation(path: PathLike) -> Tuple[Tuple[int, int], int]:
-    """Return what :func:`image_size` does, and how EXIF data says to turn the image: 1 for not at all, at most 8.
+    """Return the result of :func:`image_size`, and the EXIF orientation: 1 (none) to 8.
 
     Raises:
         OSError: As for :func:`image_size`.
@@ -489,6 +492,6 @@ def _tiff_shape(path: PathLike) -> Tuple[int, ...]:
 
 
 def read_labels(path: PathLike) -> List[int]:
-    """Return the different values in a map of labels; of an image of colours none."""
+    """Return the distinct values in a segmentation map; empty for a colour image."""
     with open_image(path) as image:
         return np.unique(np.asarray(image)).tolist() if image.mode != 'RGB' else []

@@ -1,4 +1,4 @@
-"""Options of several commands, and the values that their options are chosen from.
+"""Options shared by several commands, and their choices.
 
 A command reads its arguments before it imports what takes seconds (``tools/command_line.py``). What its parser needs
 therefore stands here and in :mod:`fcvit_mm.errors`, which import nothing but the standard library; the rooms read the
@@ -57,7 +57,7 @@ MAX_UPLOAD_PIXELS = 50_000_000
 
 
 class _KeyValues(argparse.Action):
-    """Collects ``KEY=VALUE``, which MMEngine's action reads when all arguments are known to be right."""
+    """Collect ``KEY=VALUE``, which MMEngine's action parses after argument validation."""
 
     def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
         super().__init__(option_strings, dest, nargs='+', metavar='KEY=VALUE', **kwargs)
@@ -86,7 +86,7 @@ class _KeyValues(argparse.Action):
 
 
 def add_key_values(parser: CommandParser, option: str, help: str) -> None:
-    """Add an option that takes ``KEY=VALUE``, several or once more, and gives a dict.
+    """Add an option that takes one or more ``KEY=VALUE``, may be repeated, and returns a dict.
 
     Args:
         parser (CommandParser): The command's.
@@ -107,7 +107,7 @@ def add_config_options(parser: CommandParser, examples: str = 'model.head.num_cl
 
 
 def check_config(path: str) -> None:
-    """Refuse a config file that is not there, which a command can before it imports anything.
+    """Raise an error for a missing config file, before anything is imported.
 
     Raises:
         UserError: It does not exist.
@@ -120,7 +120,7 @@ def check_config(path: str) -> None:
 
 
 class _ImportModule(argparse.Action):
-    """Imports a module when all arguments are known to be right, so that its networks are known."""
+    """Import a module after argument validation, to register its networks."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), values])
@@ -132,7 +132,7 @@ class _ImportModule(argparse.Action):
                 importlib.import_module(name)
             except ImportError as error:
                 raise UserError(
-                    f'--import {name}: {error}: install the package, or name the folder that it stands in by PYTHONPATH'
+                    f'--import {name}: {error}: install the package, or add its folder to PYTHONPATH'
                 ) from error
         return names
 

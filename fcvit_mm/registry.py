@@ -1,4 +1,4 @@
-"""The registries that this package's classes stand in: MMEngine's root registries.
+"""The registries of this package's classes: MMEngine's root registries.
 
 The root, and not registries of our own, because a class there is found by its bare name from the mmpretrain, mmdet
 and mmseg scopes alike, and because a model's nested parts are still built in the scope that is running.

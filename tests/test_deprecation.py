@@ -89,7 +89,7 @@ def test_a_deprecated_class_builds_the_new_one_and_takes_the_old_arguments():
             self.size, self.methods = size, methods
 
     old = deprecation.deprecated_class('Old', New, __name__, dict(remedies='methods'))
-    with pytest.warns(DeprecationWarning, match=r'Old is deprecated and goes in fcvit_mm 0\.\d+: use New'):
+    with pytest.warns(DeprecationWarning, match=r'Old is deprecated and will be removed in fcvit_mm 0\.\d+: use New'):
         found = old(3, remedies=('attn_scale',))
     assert type(found) is New and (found.size, found.methods) == (3, ('attn_scale',))
     assert issubclass(old, New) and old.__name__ == 'Old' and 'New' in old.__doc__

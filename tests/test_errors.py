@@ -60,7 +60,7 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
     text = converted(RuntimeError('no such thing'))
     assert text == (
         'training with a.py failed: RuntimeError: no such thing (raised in tests). Check the data. '
-        'The traceback: --debug, or FCVIT_MM_DEBUG=1 in the environment'
+        'To see the traceback: --debug, or FCVIT_MM_DEBUG=1 in the environment'
     )
 
 
@@ -72,9 +72,9 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
         (MemoryError(), r'failed: MemoryError \(raised in tests\). .*lower the batch size'),
         (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'), 'lower num_workers'),
         (KeyError('FCVit is not in the mmpretrain::model registry. Check'), 'KeyError: FCVit is not .* custom_imports'),
-        (TypeError("__init__() got an unexpected keyword argument 'a'"), 'Correct the arguments that the config'),
-        (ModuleNotFoundError("No module named 'mine'"), 'in the environment variable PYTHONPATH'),
-        (OSError(28, 'No space left on device'), 'Make room'),
+        (TypeError("__init__() got an unexpected keyword argument 'a'"), 'Correct the arguments of this type'),
+        (ModuleNotFoundError("No module named 'mine'"), 'to the environment variable PYTHONPATH'),
+        (OSError(28, 'No space left on device'), 'Free disk space'),
         (KeyError('gt'), "KeyError: 'gt' .*Check the data"),
     ],
 )

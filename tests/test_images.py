@@ -63,7 +63,7 @@ def test_images_that_cannot_be_read(photo, tmp_path):
     for name, message in (
         ('nowhere.jpg', 'does not exist'),
         ('empty.jpg', r'is empty \(0 bytes\)'),
-        ('short.jpg', 'does not decode .*truncated'),
+        ('short.jpg', 'cannot be decoded .*truncated'),
     ):
         with pytest.raises(ImageError, match=message):
             read_image(tmp_path / name)
@@ -127,8 +127,8 @@ def test_images_of_any_kind_are_checked(kind, suffix, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
     for problem in (image_problem(path), truncation_problem(path)):
-        assert f'{path} does not decode' in problem
-    with pytest.raises(ImageError, match='does not decode'):
+        assert f'{path} cannot be decoded' in problem
+    with pytest.raises(ImageError, match='cannot be decoded'):
         read_image(path)
 
 
@@ -149,12 +149,12 @@ def test_problems_are_those_of_what_loads_an_image(tmp_path):
     read = ImageReader(LoadImageFromFile(color_type='unchanged', imdecode_backend='tifffile'))
     assert image_problem(path, read) is None and read(path).shape == (64, 256, 8)
     (tmp_path / 'text.tif').write_text('not an image')
-    assert 'text.tif does not decode' in image_problem(tmp_path / 'text.tif', read)
+    assert 'text.tif cannot be decoded' in image_problem(tmp_path / 'text.tif', read)
     # Complete, and not of the kind that the steps load.
     np.save(tmp_path / 'array.npy', np.zeros((4, 5, 3), np.float32))
     assert image_problem(tmp_path / 'array.npy') is None
-    assert 'array.npy does not decode' in image_problem(tmp_path / 'array.npy', read)
-    with pytest.raises(ImageError, match='array.npy is not read by the loading steps of the config'):
+    assert 'array.npy cannot be decoded' in image_problem(tmp_path / 'array.npy', read)
+    with pytest.raises(ImageError, match='array.npy cannot be read by the loading steps of the config'):
         read(tmp_path / 'array.npy')
 
 
@@ -225,8 +225,8 @@ def test_images_are_found(folder):
         ('empty', r'no images \(.*\) in .*empty', r'no images \(.*\) in .*empty'),
         (
             'notes.txt',
-            'notes.txt is not an image by its name, expected',
-            'notes.txt is neither an image .* nor a video',
+            'notes.txt does not have the name of an image, expected',
+            'notes.txt has the name of neither an image .* nor a video',
         ),
     ],
 )
@@ -254,16 +254,16 @@ def truncate(path):
         (lambda path: path.write_bytes(b''), 'holiday.png is empty'),
         (
             lambda path: path.write_text('not an image'),
-            'does not open as an image: it is corrupt, truncated, or of another',
+            'cannot be opened as an image: it is corrupt, truncated, or not one of',
         ),
-        (truncate, 'does not open as an image'),
+        (truncate, 'cannot be opened as an image'),
         (
             lambda path: path.write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n'),
-            'of another kind than',
+            'not one of',
         ),
         (lambda path: path.write_bytes(bytes(2**20 + 1)), r'has 1.0 MiB, expected at most 1 MiB'),
         (lambda path: write_bomb(path, 9000, 8000), 'has 9000x8000 pixels, expected at most 50 million'),
-        (lambda path: write_bomb(path, 2**30, 2**30), 'decodes to far more than the 50 million pixels'),
+        (lambda path: write_bomb(path, 2**30, 2**30), 'decodes to far more than the accepted 50 million pixels'),
     ],
 )
 def test_untrusted_images_that_are_refused(make, message, tmp_path):

@@ -47,7 +47,7 @@ class Attention(NamedTuple):
         weights (Tensor): ``(B, windows, heads, N, N)``: how much the token of the last but one axis takes from that of
             the last. One window where attention is global. Rows sum to 1 and are not negative, except for AttnScale,
             which lets weights below the mean fall under 0, and talking heads, which are mixed after the softmax.
-        positions (Tensor): ``(windows, N)``: where a token stands in the grid of patches, ``row * W + column``; -1 for
+        positions (Tensor): ``(windows, N)``: position of a token in the grid of patches, ``row * W + column``; -1 for
             class tokens and padding.
         grid (tuple[int, int]): ``(H, W)`` of that grid.
     """
@@ -86,8 +86,8 @@ def similarity_layers(model: nn.Module) -> Dict[str, nn.Module]:
     }
     if not found:
         raise AnalysisError(
-            f'{describe(model)} has no similarity to show, expected an FCViT with global_context=True '
-            'and weighted=True; a transformer has attention maps'
+            f'{describe(model)} has no similarity maps, expected an FCViT with global_context=True and weighted=True; '
+            'a transformer has attention maps'
         )
     return found
 
@@ -139,7 +139,7 @@ def attention_function(module: nn.Module, others: Mapping[type, AttentionFunctio
 
 
 def attention_layers(model: nn.Module) -> Dict[str, nn.Module]:
-    """Find the self-attentions of a transformer that show their matrix, by the names of the blocks they stand in.
+    """Find self-attention modules that expose their matrix, keyed by block name.
 
     CaiT's class attention is not among them: its only query is the class token.
 
@@ -154,8 +154,9 @@ def attention_layers(model: nn.Module) -> Dict[str, nn.Module]:
     }
     if not found:
         raise AnalysisError(
-            f'{describe(model)} has no attention that can be shown, expected a ViT or DeiT of timm or mmpretrain, ViT, '
-            'CaiT or Swin, or attention modules with a method attention_matrix; an FCViT has similarity maps'
+            f'{describe(model)} has no attention maps that can be computed, expected a ViT or DeiT of timm or '
+            'mmpretrain, ViT, CaiT or Swin, or attention modules with a method attention_matrix; an FCViT has '
+            'similarity maps'
         )
     return found
 

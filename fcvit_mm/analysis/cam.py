@@ -62,7 +62,7 @@ def load_method(method: str) -> Callable[..., Any]:
         AnalysisError: No such method, or the library is not installed.
     """
     if method not in METHODS:
-        raise AnalysisError(f'no method is called {method!r}, expected one of {", ".join(METHODS)}')
+        raise AnalysisError(f'unknown method {method!r}, expected one of {", ".join(METHODS)}')
     try:
         import pytorch_grad_cam
     except ImportError as error:
@@ -93,12 +93,12 @@ def find_class(target: Union[int, str], count: int, class_names: Optional[Sequen
     if not text.lstrip('-').isdigit():
         if not class_names:
             raise AnalysisError(
-                f'target {target!r}: the checkpoint does not have the names of its {count} classes, '
-                f'expected an index, 0 to {count - 1}'
+                f'target {target!r}: the checkpoint does not contain the names of its {count} classes, expected an '
+                f'index, 0 to {count - 1}'
             )
         near = difflib.get_close_matches(text, class_names, SHOWN) if count > SHOWN else class_names
         raise AnalysisError(
-            f'no class is called {target!r}, expected an index, 0 to {count - 1}, or one of '
+            f'unknown class {target!r}, expected an index, 0 to {count - 1}, or one of '
             f'{", ".join(near or class_names[:SHOWN])}{", ..." if count > SHOWN else ""}'
         )
     if not 0 <= int(text) < count:
@@ -116,10 +116,7 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
     # Of detectors and segmentors, forward gives raw maps.
     head = getattr(model, 'head', None)
     if backbone_of(model) is not model and not isinstance(head, nn.Module):
-        raise AnalysisError(
-            f'{describe(model)} is not a classifier, expected one: a class activation map shows the evidence for the '
-            'class of an image'
-        )
+        raise AnalysisError(f'{describe(model)} is not a classifier: class activation maps need one')
     try:
         scores = model(image)
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
@@ -128,7 +125,7 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
         ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise AnalysisError(f'{describe(model)} gives {got}, expected a classifier that gives scores (B, classes)')
+        raise AnalysisError(f'{describe(model)} returns {got}, expected a classifier that returns scores (B, classes)')
     return scores[0].double().softmax(0)
 
 
@@ -181,8 +178,8 @@ def class_activation_map(
         block, maps = list(collect_features(model, image, None if layer is None else [layer]).items())[-1]
         if maps.shape[2:].numel() == 1:
             raise AnalysisError(
-                f'the map at {block} of {describe(model)} is a single position for an image of '
-                f'{tuple(image.shape[2:])} pixels: give a larger size, or name an earlier layer'
+                f'the map at {block} of {describe(model)} has a single position for an image of '
+                f'{tuple(image.shape[2:])} pixels: use a larger size or an earlier layer'
             )
         children = dict(find_layers(model, [block])[block].named_children())
         choices = [block, *(f'{block}.{norm}' for norm in FIRST_NORMS if norm in children and layer is None)]
@@ -191,8 +188,8 @@ def class_activation_map(
             if values is not None:
                 return ClassMap(values, name, target, scores[target].item(), prediction, scores[prediction].item())
     raise AnalysisError(
-        f'the score of class {target} does not depend on the map at {" or ".join(choices)} of '
-        f'{describe(model)}, as where only a class token is read after it: name an earlier layer'
+        f'the score of class {target} does not depend on the map at {" or ".join(choices)} of {describe(model)}, for '
+        'example because only a class token is used after it: choose an earlier layer'
     )
 
 

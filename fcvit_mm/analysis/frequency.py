@@ -171,7 +171,7 @@ def oversmoothing(
                 )
             )
     if not found:
-        raise AnalysisError('there are no images, expected at least one')
+        raise AnalysisError('no images given, expected at least one')
     return {name: _mean(values) for name, values in found.items()}
 
 

@@ -1,6 +1,6 @@
-"""What timm's and mmpretrain's modules do not say themselves: their attention matrices, and the layout of their maps.
+"""Attention matrices and layouts of timm's and mmpretrain's modules, which do not expose them.
 
-A class is imported only where its package already is: no network of another package can be at hand.
+A class is imported only if its package already is: otherwise no network of that package exists.
 """
 
 import sys

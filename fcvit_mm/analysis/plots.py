@@ -126,7 +126,7 @@ def overlay(
         values (Tensor | np.ndarray): ``(h, w)``, resized bilinearly to the size of the image.
         limits (tuple[float], optional): Values of the first and the last colour. Default: the map's least and largest.
         colormap (str): One of Matplotlib's.
-        opacity (float): Of the colours.
+        opacity (float): Opacity of the colours.
 
     Returns:
         np.ndarray: ``(H, W, 3)`` uint8 RGB.
@@ -134,7 +134,7 @@ def overlay(
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f'image is {image.dtype} {image.shape}, expected uint8 (H, W, 3) in RGB')
     if len(values.shape) != 2:
-        raise ValueError(f'the map has shape {tuple(values.shape)}, expected (h, w): take one head, or their mean')
+        raise ValueError(f'the map has shape {tuple(values.shape)}, expected (h, w): select one head, or average them')
     low, high = limits or limits_of([values])
     colors = colormaps[colormap](Normalize(low, high, clip=True)(resize_map(values, image.shape[:2])))[..., :3]
     grey = (image @ np.array([0.299, 0.587, 0.114]) / 255)[..., None]

@@ -1,4 +1,4 @@
-"""What the analyses share: run a network's backbone on an image and record what its layers take and give.
+"""Common code of the analyses: run a backbone on an image and record inputs and outputs of its layers.
 
 Everything is recorded by forward hooks, which leave the network unchanged.
 """
@@ -25,7 +25,7 @@ Take = Callable[[str, Any, Tuple[Any, ...], Dict[str, Any], Any], Any]
 
 
 class AnalysisError(UserError):
-    """An analysis that does not apply to a network, a layer that it lacks, or an image that it does not take."""
+    """An analysis does not apply to a network, a layer is missing, or an image is not accepted."""
 
 
 def describe(model: nn.Module) -> str:
@@ -65,7 +65,7 @@ def as_single(model: nn.Module, image: Tensor) -> Tensor:
     """
     image = as_batch(model, image)
     if len(image) != 1:
-        raise AnalysisError(f'{len(image)} images were given, expected one')
+        raise AnalysisError(f'{len(image)} images given, expected one')
     return image
 
 
@@ -166,8 +166,7 @@ def select(names: Sequence[str], wanted: Optional[Sequence[str]], what: str) -> 
         found = [name for name in names if name == each or name.startswith(f'{each}.')]
         if not found:
             raise AnalysisError(
-                f'no {what} is called {each!r}, expected one of these, or what several of them begin '
-                f'with: {", ".join(names)}'
+                f'unknown {what} {each!r}, expected one of these names or a common prefix of them: {", ".join(names)}'
             )
         chosen.update(found)
     return tuple(name for name in names if name in chosen)
@@ -209,8 +208,8 @@ def count_extra_tokens(model: nn.Module, tokens: int, grid: Optional[Tuple[int, 
         embedding = f'of {grid[0]}x{grid[1]} patches' if grid else 'that was not found'
         raise AnalysisError(
             f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {embedding}: expected a '
-            f'convolution called {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, or one whose stride is its '
-            'kernel size, and a token for each of its patches'
+            f'convolution named {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, or one whose stride equals '
+            'its kernel size, and one token per patch'
         )
     return tokens - grid[0] * grid[1]
 
@@ -235,7 +234,8 @@ def feature_layers(model: nn.Module) -> Tuple[str, ...]:
         if found:
             return tuple(found)
     raise AnalysisError(
-        f'{describe(model)} has no blocks called blocks, layer1 to layer4, layers or stages: name the layers'
+        f'{describe(model)} has no blocks named blocks, layer1 to layer4, layers or stages: give the names of the '
+        'layers'
     )
 
 
@@ -342,8 +342,8 @@ def collect_features(model: nn.Module, image: Tensor, layers: Optional[Sequence[
     missing = [name for name in find_layers(model, layers) if name not in values]
     if missing and (layers is not None or not values):
         raise AnalysisError(
-            f'{describe(model)} gives no map (B, C, H, W), nor tokens of patches, at '
-            f'{", ".join(missing)}: name others, such as {", ".join(feature_layers(model)[:4])}'
+            f'{describe(model)} returns neither a map (B, C, H, W) nor patch tokens at {", ".join(missing)}: choose '
+            f'other layers, such as {", ".join(feature_layers(model)[:4])}'
         )
     return values
 

@@ -115,15 +115,15 @@ def receptive_fields(
         size = size or image.shape
         if image.shape != size:
             raise AnalysisError(
-                f'images of {tuple(size[2:])} and {tuple(image.shape[2:])} pixels (height, width), '
-                'expected one size, for their maps are averaged: give a size'
+                f'images of {tuple(size[2:])} and {tuple(image.shape[2:])} pixels (height, width), expected one size, '
+                'because their maps are averaged: give a size'
             )
         if layers is None:
             layers = stage_layers(list(collect_features(model, image)))
         for name, gradient in _gradients(model, image, layers, grids).items():
             sums[name] = sums[name] + gradient if name in sums else gradient
     if size is None:
-        raise AnalysisError('there are no images, expected at least one')
+        raise AnalysisError('no images given, expected at least one')
     return {name: _measure(model, name, total.cpu().numpy(), grids[name]) for name, total in sums.items()}
 
 
@@ -136,8 +136,8 @@ def _gradients(
     missing = [name for name in find_layers(model, layers) if name not in features]
     if missing:
         raise AnalysisError(
-            f'{describe(model)} gives no map (B, C, H, W), nor tokens of patches, at '
-            f'{", ".join(missing)}: name other layers'
+            f'{describe(model)} returns neither a map (B, C, H, W) nor patch tokens at {", ".join(missing)}: choose '
+            'other layers'
         )
     found = {}
     for name, maps in features.items():
@@ -149,7 +149,7 @@ def _gradients(
             else (None,)
         )
         if gradient is None:
-            raise AnalysisError(f'{name} of {describe(model)} does not depend on the image: name another layer')
+            raise AnalysisError(f'{name} of {describe(model)} does not depend on the image: choose another layer')
         found[name] = gradient[0].double().abs().sum(0)
     return found
 
@@ -157,7 +157,9 @@ def _gradients(
 def _measure(model: nn.Module, name: str, mass: np.ndarray, grid: Tuple[int, int]) -> ReceptiveField:
     """Measure the extent of a gradient's magnitude ``(H, W)``."""
     if not 0 < mass.sum() < np.inf:
-        raise AnalysisError(f'the gradients of {name} of {describe(model)} add up to {mass.sum()}: name another layer')
+        raise AnalysisError(
+            f'the gradients of {name} of {describe(model)} add up to {mass.sum()}: choose another layer'
+        )
     mass = mass / mass.sum()
     shares, corners = square_shares(mass)
     squares = {}

@@ -86,7 +86,7 @@ def write_report(network: Network, config: str, paths: Sequence[str], size: Opti
         ImageError: An image is missing or corrupt.
     """
     if not paths:
-        raise AnalysisError('there are no images, expected at least one')
+        raise AnalysisError('no images given, expected at least one')
     originals = [network.read(path) for path in paths]
     subject = Subject(network, config, paths, originals, [network.prepare(each, size) for each in originals])
     sections = [_section(title, source, make, subject) for title, source, make in SECTIONS]
@@ -194,7 +194,7 @@ def _drawn_predictions(subject: Subject) -> List[np.ndarray]:
     """Draw boxes, masks or labels on the first images, by the inferencers of the libraries."""
     network = subject.network
     if network.checkpoint is None:
-        raise AnalysisError(f'{network.name} has random weights, whose predictions mean nothing: give a checkpoint')
+        raise AnalysisError(f'{network.name} has random weights, so its predictions are meaningless: give a checkpoint')
     meta = read_checkpoint(network.checkpoint).get('meta')
     content = dict(
         state_dict=network.model.state_dict(),

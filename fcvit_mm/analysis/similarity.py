@@ -40,7 +40,7 @@ def similarity_maps(model: nn.Module, image: Tensor, blocks: Optional[Sequence[s
 
     Returns:
         dict[str, Tensor]: ``(heads, H_i, W_i)`` by name, float32: normalised over heads and positions to mean 0 and
-        deviation 1, then rescaled per head as trained. Negative where the context vector is subtracted.
+        standard deviation 1, then rescaled per head as trained. Negative where the context vector is subtracted.
 
     Raises:
         AnalysisError: Not an FCViT, no such block, or an image that it does not take.
@@ -82,8 +82,8 @@ def check_queries(queries: Sequence[Tuple[float, float]]) -> List[Tuple[float, f
     wrong = [query for query in queries if len(query) != 2 or not all(0 <= value <= 1 for value in query)]
     if wrong or not queries:
         raise AnalysisError(
-            f'queries={[tuple(query) for query in queries]}, expected points (y, x) from 0 to 1, fractions of the '
-            'height and width' + (f', unlike {tuple(wrong[0])}' if wrong else '')
+            f'queries={[tuple(query) for query in queries]}, expected points (y, x) as fractions of the height and '
+            'width, from 0 to 1' + (f', got {tuple(wrong[0])}' if wrong else '')
         )
     return [(y, x) for y, x in queries]
 
@@ -144,7 +144,7 @@ def draw_similarity(
         AnalysisError: No maps.
     """
     if not maps:
-        raise AnalysisError('there are no similarity maps to draw')
+        raise AnalysisError('no similarity maps given, expected at least one')
     label = 'similarity to the image mean (normalised)'
     shown = maps if heads else {name: values.mean(0, keepdim=True) for name, values in maps.items()}
     limits = shared_limits(list(shown.values()))
@@ -205,7 +205,7 @@ def draw_attention(
     unknown = [layer for layer in layers or () if layer not in maps]
     if unknown or not maps:
         raise AnalysisError(
-            f'there is no map of {", ".join(unknown) or "any layer"}, expected some of {", ".join(maps) or "them"}'
+            f'no map of {", ".join(unknown) or "any layer"}, expected some of {", ".join(maps) or "the layers"}'
         )
     layers = list(layers or spread(list(maps), min(DRAWN_LAYERS, len(maps))))
     rows = attention_rows(maps, image, queries, layers)

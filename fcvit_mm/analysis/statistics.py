@@ -100,8 +100,8 @@ def attention_statistics(model: nn.Module, image: Tensor, layers: Optional[Seque
     if has_layers(attention_layers, model):
         return Statistics('attention', collect_attention(model, image, layers, of_attention), (), len(image))
     raise AnalysisError(
-        f'{describe(model)} has neither attention nor similarity to measure, expected a ViT or DeiT of '
-        'timm or mmpretrain, ViT, CaiT, Swin, or an FCViT that weighs by similarity'
+        f'{describe(model)} has neither attention nor similarity maps, expected a ViT or DeiT of timm or mmpretrain, '
+        'ViT, CaiT, Swin, or an FCViT with weighted=True'
     )
 
 
@@ -166,7 +166,7 @@ def mean_statistics(each: Sequence[Statistics]) -> Statistics:
         AnalysisError: They are of different networks or layers, or there are none.
     """
     if not each or len({(one.kind, tuple(one.layers)) for one in each}) != 1:
-        raise AnalysisError(f'{len(each)} statistics, expected one or more of the same layers of a network')
+        raise AnalysisError(f'{len(each)} statistics, expected one or more, all of the same layers of one network')
     images = sum(one.images for one in each)
     layers = {
         name: {
@@ -244,7 +244,9 @@ def draw_statistics(statistics: Dict[str, Statistics], title: Optional[str] = No
         title (str, optional): Of the figure.
     """
     if not statistics or len(statistics) > len(COLORS):
-        raise AnalysisError(f'{len(statistics)} networks, expected 1 to {len(COLORS)}, whose lines can be told apart')
+        raise AnalysisError(
+            f'{len(statistics)} networks, expected 1 to {len(COLORS)}, the number of distinguishable colours'
+        )
     measures = [name for name in MEASURES if name != 'other_share']
     xlabel = 'layer (of FCViT: token mix)' if any(each.by_construction for each in statistics.values()) else 'layer'
     figure = new_figure(9.6, 5.6, title)

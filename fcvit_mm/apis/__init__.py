@@ -1,1 +1,1 @@
-"""A trained model in hand: load it, predict, draw, count."""
+"""Loading a trained model, predicting, drawing, counting, and stock configs."""

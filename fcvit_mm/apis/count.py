@@ -62,8 +62,8 @@ def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
     """Count the multiply-adds of one forward pass, by :data:`CONVENTION`.
 
     Args:
-        model (nn.Module): In the mode to count, as a rule ``eval()``.
-        image (Tensor): What its ``forward`` takes.
+        model (nn.Module): The model, in the mode to count, usually ``eval()``.
+        image (Tensor): Input of its ``forward``.
 
     Returns:
         dict[str, float]: By the name of each module; ``''`` is the complete model.
@@ -107,11 +107,11 @@ class _Traffic(TorchDispatchMode):
 def count_traffic(model: nn.Module, image: Tensor) -> int:
     """Count the bytes that one forward pass moves if each operation reads its inputs and writes its output once.
 
-    So many move where nothing is fused and nothing stays in a cache. Weights count as read once.
+    This assumes that nothing is fused or cached. Weights count as read once.
 
     Args:
-        model (nn.Module): May stand on the ``meta`` device, where counting costs nothing.
-        image (Tensor): What its ``forward`` takes, on the same device.
+        model (nn.Module): The model; on the ``meta`` device nothing is computed.
+        image (Tensor): Input of its ``forward``, on the same device.
     """
     with torch.no_grad(), _Traffic() as traffic:
         model(image)
@@ -119,7 +119,7 @@ def count_traffic(model: nn.Module, image: Tensor) -> int:
 
 
 def input_shape(given: Sequence[int], scope: str) -> Tuple[int, int]:
-    """Return height and width from ``--shape``, or those that models of this library are compared at."""
+    """Return height and width from ``--shape``, or the usual ones of the library."""
     if not given:
         return DEFAULT_SHAPES[scope]
     if len(given) > 2 or min(given) < 1:
@@ -155,8 +155,8 @@ def group_parts(model: nn.Module) -> Dict[str, List[str]]:
 def predicted_tensors(detector: Any, shape: Tuple[int, int], image: Tensor) -> List[Tensor]:
     """Return what a detector of mmdet predicts for an image, ``(1, C, *shape)``, as tensors.
 
-    No detection is dropped for its low score, so that masks are made of as many as there can be: the raw forward pass
-    makes those of Cascade for every proposal, and random weights give no score worth keeping.
+    No detection is dropped for a low score, so masks are computed for the maximum number of detections: the raw forward
+    pass of Cascade computes masks for every proposal, and scores of random weights are meaningless.
     """
     from mmdet.structures import DetDataSample
 
@@ -184,7 +184,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         ``test_cfg`` allows.
 
     Raises:
-        UserError: A config of another library, or a shape that is none.
+        UserError: The config is of another library, or the shape is invalid.
     """
     task_of(cfg)
     height, width = input_shape(shape, cfg.default_scope)

@@ -26,12 +26,12 @@ def build_drawer(
     """Build a function that draws predictions on an image.
 
     Args:
-        cfg (Config): Of any of the three tasks, from :func:`~fcvit_mm.engine.config.load_config`; it is adapted to
-            this machine and its pretrained backbone is removed.
-        checkpoint (str): One that was trained with it.
+        cfg (Config): A config of any of the three tasks, from :func:`~fcvit_mm.engine.config.load_config`; it is
+            adapted to this machine and its pretrained backbone is removed.
+        checkpoint (str): A checkpoint trained with this config.
         device (str, optional): Default: a GPU if there is one.
-        score_thr (float): Detection: least score of what is drawn.
-        opacity (float): Segmentation: of the colours over the image.
+        score_thr (float): Minimum detection score to draw.
+        opacity (float): Opacity of the segmentation overlay.
 
     Returns:
         callable: Takes an image as the config's loading steps give it, three channels in OpenCV's order (BGR), and
@@ -39,7 +39,7 @@ def build_drawer(
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or belongs to another model.
-        NetworkError: Of the function: not as many channels as the model takes.
+        NetworkError: Raised by the function if the image has the wrong number of channels.
     """
     task = task_of(cfg)
     read_trained(checkpoint)
@@ -73,7 +73,7 @@ def build_drawer(
 
 
 def _for_loaded_images(cfg: Config) -> Config:
-    """Return a config for the inferencers of the libraries, which know one loading step: images are loaded before."""
+    """Return a config for the libraries' inferencers, whose images are loaded beforehand."""
     cfg = copy.deepcopy(cfg)
     _, geometry, packing = split_pipeline(cfg)
     if geometry is not None:
@@ -97,7 +97,7 @@ def _classification(cfg: Config, checkpoint: str, device: Optional[str]) -> Tupl
 
 
 def draw_classes(visualizer: Any, pixels: np.ndarray, sample: Any, classes: Optional[Sequence[str]]) -> np.ndarray:
-    """Write what is predicted on an image.
+    """Draw the predicted classes on an image.
 
     Args:
         visualizer (UniversalVisualizer): mmpretrain's.
@@ -116,13 +116,13 @@ def draw_classes(visualizer: Any, pixels: np.ndarray, sample: Any, classes: Opti
 
 
 def draw_sample(visualizer: Any, pixels: np.ndarray, sample: Any, **options: Any) -> np.ndarray:
-    """Draw boxes, masks or a map of classes on an image.
+    """Draw boxes, masks or a segmentation map on an image.
 
     Args:
         visualizer (DetLocalVisualizer | SegLocalVisualizer): mmdet's or mmseg's, which knows the classes.
         pixels (np.ndarray): As :class:`~fcvit_mm.images.ImageReader` reads it.
         sample (DetDataSample | SegDataSample): The prediction.
-        **options: Of its ``add_datasample``.
+        **options: Arguments of its ``add_datasample``.
 
     Returns:
         np.ndarray: ``(H, W, 3)`` uint8 RGB.
@@ -163,7 +163,7 @@ def _segmentation(cfg: Config, checkpoint: str, device: Optional[str], opacity: 
 def draw_images(
     draw: Drawer, sources: Sequence[str], out_dir: str, read: Callable[[str], np.ndarray] = read_image
 ) -> Tuple[List[str], List[str]]:
-    """Draw on each image and write ``<name>.png`` into a folder; what does not decode is skipped.
+    """Draw on each image and write ``<name>.png`` into a folder; images that cannot be decoded are skipped.
 
     Args:
         draw (callable): From :func:`build_drawer`.
@@ -175,14 +175,15 @@ def draw_images(
         tuple[list[str], list[str]]: Paths written, and one line for each skipped image.
 
     Raises:
-        ImageError: ``out_dir`` holds the images themselves.
+        ImageError: ``out_dir`` is the folder of the input images.
         WriteError: The disk is full, ...
     """
     import cv2
 
     if any(osp.realpath(osp.dirname(source) or '.') == osp.realpath(out_dir) for source in sources):
         raise ImageError(
-            f'--out-dir {out_dir} is the folder of the images, which drawn ones could overwrite: name another'
+            f'--out-dir {out_dir} is the folder of the input images, which the output could overwrite: give another '
+            'folder'
         )
     stems = [osp.splitext(osp.basename(source))[0] for source in sources]
     written, problems = [], []
@@ -214,7 +215,9 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
 
     path = osp.join(out_dir, osp.splitext(osp.basename(video))[0] + '.mp4')
     if osp.realpath(path) == osp.realpath(video):
-        raise ImageError(f'--out-dir {out_dir} is the folder of {video}, which would be overwritten: name another')
+        raise ImageError(
+            f'--out-dir {out_dir} is the folder of {video}, which would be overwritten: give another folder'
+        )
     source = cv2.VideoCapture(video)
     with atomic_path(path, suffix='.mp4') as temporary:  # OpenCV tells the format by the name
         writer = None
@@ -232,7 +235,7 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
                         drawn.shape[1::-1],
                     )
                     if not writer.isOpened():
-                        raise ImageError(f'this OpenCV cannot write {path} (MPEG-4): give the frames as images')
+                        raise ImageError(f'this OpenCV build cannot write {path} (MPEG-4): give the frames as images')
                 writer.write(drawn)
         finally:
             source.release()
@@ -240,6 +243,6 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
                 writer.release()
         if writer is None:
             raise ImageError(
-                f'{video} ({osp.getsize(video)} bytes) has no frame that decodes: convert it to MP4 (H.264)'
+                f'{video} ({osp.getsize(video)} bytes) has no frame that can be decoded: convert it to MP4 (H.264)'
             )
     return path

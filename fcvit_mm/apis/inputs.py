@@ -18,10 +18,10 @@ class Work:
 
     Args:
         paths (Sequence[str]): Images and videos.
-        frames (dict): Frames of each video.
+        frames (dict): Number of frames of each video.
 
     Attributes:
-        root (str): Folder that names are relative to: that of all images.
+        root (str): Common folder of all images, which names are relative to.
     """
 
     def __init__(self, paths: Sequence[str], frames: Dict[str, int]) -> None:
@@ -36,7 +36,7 @@ class Work:
         return self.ends[-1] if self.ends else len(self.paths)
 
     def __getitem__(self, number: int) -> Tuple[str, Optional[int]]:
-        """Return the path of an image; or of a video, and the number of a frame."""
+        """Return the path of an image, or the path of a video and a frame number."""
         if not self.ends:
             return self.paths[number], None
         index = bisect_right(self.ends, number)
@@ -52,23 +52,23 @@ class Work:
         return self._relative(path) if frame is None else f'{self._relative(path)}/{frame:06d}.png'
 
     def file_name(self, name: str) -> str:
-        """Return what files of an image are called, without suffix: ``a.png`` and ``a.jpg`` keep apart."""
+        """Return the file name for the results of an image, without suffix; it differs for ``a.png`` and ``a.jpg``."""
         stem = osp.splitext(name)[0]
         return name if stem in self.doubles else stem
 
 
 def find_work(inputs: Sequence[str]) -> Work:
-    """Find the images that inputs stand for.
+    """Find the images of the given inputs.
 
     Args:
-        inputs (Sequence[str]): Images, folders of images (those below them, too), videos, and files ending in ``.txt``
-            or ``.lst`` that list such, one a line, relative to the file's folder. Each path counts once.
+        inputs (Sequence[str]): Images, folders (searched recursively), videos, and ``.txt`` or ``.lst`` files that list
+            such paths, one per line, relative to the folder of the file. Duplicates are removed.
 
     Returns:
         Work: In the order of the inputs; folders sorted.
 
     Raises:
-        ImageError: An input does not exist or holds no image; a video has no frame that decodes.
+        ImageError: An input does not exist or contains no image; a video has no frame that can be decoded.
     """
     paths: Dict[str, None] = {}
     for given in inputs:
@@ -83,28 +83,32 @@ def find_work(inputs: Sequence[str]) -> Work:
     frames = {path: count_frames(path) for path in paths if path.lower().endswith(VIDEO_SUFFIXES)}
     for path, number in frames.items():
         if not number:
-            raise ImageError(f'{path} ({osp.getsize(path)} bytes) has no frame that decodes: convert it to MP4 (H.264)')
+            raise ImageError(
+                f'{path} ({osp.getsize(path)} bytes) has no frame that can be decoded: convert it to MP4 (H.264)'
+            )
     return Work(list(paths), frames)
 
 
 def _listed(path: str) -> List[str]:
-    """Return the images that a file lists; a missing one is found when it is read, and skipped."""
+    """Return the images listed in a file; missing ones are skipped when they are read."""
     try:
         with open(path, encoding='utf-8-sig') as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
-        raise ImageError(f'{path} is not read as a list of images ({error}): one path a line, in UTF-8') from error
+        raise ImageError(
+            f'cannot read {path} as an image list ({error}): expected UTF-8 with one path per line'
+        ) from error
     found = [osp.join(osp.dirname(path), line) for line in lines if line and not line.startswith('#')]
     if not found:
-        raise ImageError(f'{path} lists no images: one path a line, relative to the folder of the list')
+        raise ImageError(f'{path} lists no images: expected one path per line, relative to the folder of the list')
     missing = next((name for name in found if name.lower().endswith(VIDEO_SUFFIXES) and not osp.isfile(name)), None)
     if missing:
-        raise ImageError(f'{path} lists {missing}, which does not exist')
+        raise ImageError(f'{path} lists {missing}, which does not exist: correct or remove this line')
     return found
 
 
 def count_frames(path: str) -> int:
-    """Count the frames of a video that decode, which its header need not tell."""
+    """Count the frames of a video that can be decoded; its header may be wrong."""
     import cv2
 
     video = cv2.VideoCapture(path)

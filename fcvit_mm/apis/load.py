@@ -1,4 +1,4 @@
-"""Loading a trained network, with the preparation of images that belongs to it."""
+"""Loading a trained network together with its image preprocessing."""
 
 import copy
 import inspect
@@ -32,15 +32,15 @@ ImageLike = Union[PathLike, np.ndarray]
 
 
 class NetworkError(UserError):
-    """No network can be built from what was given, or it cannot take the image."""
+    """The network cannot be built from the arguments, or does not accept the image."""
 
 
 class Prepared(NamedTuple):
-    """An image as a network sees it.
+    """An image after the preprocessing of a network.
 
     Attributes:
         image (Tensor): ``(1, C, H, W)``, resized, normalised and padded, on the network's device.
-        pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, the same before normalisation, to draw on
+        pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, the image before normalisation, for drawing
             (:func:`~fcvit_mm.images.display`).
         size (tuple[int, int]): Height and width before padding.
     """
@@ -57,11 +57,11 @@ class Network(NamedTuple):
         name (str): For titles: the config's or model's name.
         model (nn.Module): A classifier, detector or segmentor of OpenMMLab, or a model of timm.
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
-        checkpoint (str, optional): The file that its weights are from; ``None``: random ones.
+        checkpoint (str, optional): The file of its weights; ``None`` for random weights.
         prepare (callable): ``prepare(image, size=None)`` turns an image into :class:`Prepared`: a file, which ``read``
             reads, or what it returns, RGB if it has three channels. ``size`` is the height and width wanted, which the
             image is resized to cover and cropped to; ``None`` resizes and crops as the network is tested.
-        class_names (tuple[str], optional): If the checkpoint tells them.
+        class_names (tuple[str], optional): The class names, if the checkpoint contains them.
         read (ImageReader): Reads images as the config's test pipeline loads them.
         in_channels (int): How many channels the images have.
     """
@@ -82,7 +82,7 @@ class Network(NamedTuple):
 
 
 def read_trained(checkpoint: str) -> Dict[str, Any]:
-    """Read a checkpoint that is to be used as it is, and check it; nothing in it is run.
+    """Read and check a checkpoint without running code from it.
 
     Args:
         checkpoint (str): A local file.
@@ -91,12 +91,10 @@ def read_trained(checkpoint: str) -> Dict[str, Any]:
         dict: Its content: ``state_dict``, ``meta``, ... or bare weights.
 
     Raises:
-        CheckpointError: It is an address, cannot be read, or has NaN or infinity among its weights.
+        CheckpointError: It is a URL, cannot be read, or contains NaN or infinite weights.
     """
     if '://' in checkpoint:
-        raise CheckpointError(
-            f'{checkpoint} is an address: download it and give the path, so that it can be checked first'
-        )
+        raise CheckpointError(f'{checkpoint} is a URL: download the file and give its path')
     content = read_checkpoint(checkpoint)
     check_finite(content.get('state_dict', content), checkpoint)
     return content
@@ -122,7 +120,7 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def input_channels(model: nn.Module, cfg: Config) -> int:
-    """Return how many channels a model's images have: its backbone's ``in_channels``; 3 for one that takes no other."""
+    """Return the number of image channels of a model: ``in_channels`` of its backbone, or 3 if it has none."""
     backbone: Any = getattr(model, 'backbone', model)
     default = inspect.signature(type(backbone).__init__).parameters.get('in_channels')
     for found in (
@@ -141,13 +139,13 @@ def load_network(
     device: Union[str, torch.device] = 'cpu',
     options: Optional[dict] = None,
 ) -> Network:
-    """Build a network and load its weights; nothing in the checkpoint is run.
+    """Build a network and load its weights, without running code from the checkpoint.
 
     Args:
         network (str): A config file of mmpretrain, mmdet or mmseg, this project's or another; or ``timm:NAME``, one
             of timm's models or this project's under timm's names (``timm:deit_small_patch16_224``).
-        checkpoint (str, optional): A file that was trained with it; ``None`` leaves random weights, the same each time.
-        device (str | torch.device): Where it works.
+        checkpoint (str, optional): A checkpoint of this network; ``None`` for random weights, the same each time.
+        device (str | torch.device): Device of the network.
         options (dict, optional): Changes to the config, or arguments of timm's model.
 
     Raises:
@@ -188,7 +186,7 @@ def _load_config(
         if size is not None:
             pixels = fit_image(pixels, size)
         elif pipeline is None:
-            raise NetworkError(f'{network} has no test_dataloader that says how images are resized: give a size')
+            raise NetworkError(f'{network} has no test_dataloader, which defines how images are resized: give a size')
         else:
             pixels = _run_pipeline(pipeline, pixels)
         # OpenCV's order, as pipelines pack images; torch lacks some of NumPy's integers.
@@ -203,14 +201,14 @@ def _load_config(
 
 
 def _read(image: ImageLike, read: ImageReader, channels: int) -> np.ndarray:
-    """Return the pixels of a file or of what was read, as ``read`` gives them."""
+    """Return the pixels of a file, or of an image already read, as ``read`` returns them."""
     if isinstance(image, np.ndarray):
         return check_channels(read.convert(image), channels)
     return check_channels(read(image), channels, os.fspath(image))
 
 
 def check_channels(pixels: np.ndarray, channels: int, where: str = 'the image') -> np.ndarray:
-    """Return an image if it has as many channels as a network takes.
+    """Return the image if it has the number of channels that the network takes.
 
     Raises:
         NetworkError: It has more or fewer.
@@ -219,14 +217,14 @@ def check_channels(pixels: np.ndarray, channels: int, where: str = 'the image') 
     if found != channels:
         raise NetworkError(
             f'{where} has {found} channel{"s" if found > 1 else ""}, but the network takes {channels}: give images of '
-            'the kind that it was trained on. How many are read of a file is said by the loading step of the test '
-            'pipeline (color_type, imdecode_backend)'
+            'the kind it was trained on, or change the number of channels that the loading step of the test pipeline '
+            'reads (color_type, imdecode_backend)'
         )
     return pixels
 
 
 def _load_weights(model: nn.Module, checkpoint: str) -> Optional[Tuple[str, ...]]:
-    """Load a checkpoint of MMEngine into its model; return the class names that it tells."""
+    """Load a checkpoint of MMEngine into its model; return its class names."""
     content = read_trained(checkpoint)
     check_fits(model, checkpoint)
     model.load_state_dict(weights_of(content), strict=False)
@@ -277,12 +275,12 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
 
 
 class Pipeline(NamedTuple):
-    """The steps of a config's test pipeline, by what they are for.
+    """The steps of a config's test pipeline, by purpose.
 
     Attributes:
-        loading (list): Load an image; empty if none does.
-        geometry (list, optional): Between loading and packing; ``None`` without a pipeline.
-        packing (list): What a model takes is made by these.
+        loading (list): Steps that load an image; may be empty.
+        geometry (list, optional): Steps between loading and packing; ``None`` without a pipeline.
+        packing (list): Steps that pack the inputs of the model.
     """
 
     loading: List[Any]
@@ -291,7 +289,7 @@ class Pipeline(NamedTuple):
 
 
 def split_pipeline(cfg: Config) -> Pipeline:
-    """Return the steps of a config's test pipeline; those that load annotations are none of them."""
+    """Return the steps of a config's test pipeline, without those that load annotations."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     dataset = next(leaf_datasets(dataset)) if dataset else None
     if not dataset or 'pipeline' not in dataset:
@@ -309,7 +307,7 @@ def split_pipeline(cfg: Config) -> Pipeline:
 
 
 def image_reader(cfg: Config) -> ImageReader:
-    """Build what reads images as a config's test pipeline loads them, from local files."""
+    """Build a reader that loads local image files as a config's test pipeline does."""
     steps = [dict(step) for step in split_pipeline(cfg).loading if type_name(step) != 'LoadImageFromNDArray']
     if not steps:
         return ImageReader()
@@ -330,12 +328,12 @@ def _run_pipeline(pipeline: Compose, pixels: np.ndarray) -> np.ndarray:
 
 
 def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) -> np.ndarray:
-    """Resize an image to cover ``size`` (height, width) and crop the middle, without a change of its proportions.
+    """Resize an image to cover ``size`` (height, width) and crop the centre, keeping its aspect ratio.
 
     Args:
         pixels (np.ndarray): ``(H, W)`` or ``(H, W, C)``; values other than uint8 become float32.
         size (Sequence[int]): Height and width wanted.
-        crop_ratio (float): Part of the covering square that the crop keeps, as in evaluation on ImageNet.
+        crop_ratio (float): Fraction of the covering square that the crop keeps, as in evaluation on ImageNet.
     """
     from PIL import Image, ImageOps
 
@@ -368,7 +366,7 @@ def pad_image(pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:
     rows, columns = size[0] - pixels.shape[0], size[1] - pixels.shape[1]
     if rows < 0 or columns < 0:
         raise NetworkError(
-            f'the data preprocessor made {tuple(size)} of an image of {pixels.shape[:2]} pixels '
-            '(height, width), expected no less: give a size that it does not change'
+            f'the data preprocessor changed the image from {pixels.shape[:2]} to {tuple(size)} pixels (height, '
+            'width), expected no reduction: give a size that it does not change'
         )
     return np.pad(pixels, ((0, rows), (0, columns), (0, 0)), constant_values=PADDING)

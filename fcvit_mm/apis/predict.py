@@ -1,7 +1,7 @@
-"""Predictions of many images as data, by the model and the test pipeline that the library itself evaluates with.
+"""Predicting many images and writing the results, with the model and test pipeline used for evaluation.
 
-The images are divided into parts, the same whatever the number of processes. Each process predicts its share of the
-parts and writes each as a file; the first one merges them at the end. What was killed continues behind its last part.
+The images are divided into shards that do not depend on the number of processes. Each process predicts some shards and
+writes each to a file; the first process merges them at the end. An interrupted run continues after its last shard.
 """
 
 import hashlib
@@ -63,25 +63,25 @@ Result = TypeVar('Result')
 
 
 class Options(NamedTuple):
-    """How images are predicted, and what is written.
+    """Options of a prediction run.
 
     Attributes:
-        batch_size (int): Images, or tiles, that the model gets at a time.
-        workers (int): Processes that read images; 0 for none.
+        batch_size (int): Number of images, or tiles, per forward pass.
+        workers (int): Number of processes that read images; may be 0.
         amp (bool): Mixed precision.
-        optimize (bool): Predict with what :func:`~fcvit_mm.optimize_for_inference` makes of the model.
-        tta (bool): Test-time augmentation as the config describes it.
-        tile (int, optional): Predict tiles of so many pixels, high and wide, in place of the image.
-        overlap (float): Of neighbouring tiles, as a part of their size.
-        score_thr (float): Detection: least score of what is written.
-        top (int): Classification: how many classes are written; 0 for all.
-        table (str): Classification: ``'csv'`` or ``'parquet'``.
-        coco (str, optional): Detection: annotations whose ids results get.
+        optimize (bool): Predict with the model after :func:`~fcvit_mm.optimize_for_inference`.
+        tta (bool): Test-time augmentation as defined in the config.
+        tile (int, optional): Side of the tiles in pixels; ``None``: predict complete images.
+        overlap (float): Overlap of neighbouring tiles, as a fraction of their size.
+        score_thr (float): Minimum detection score to write.
+        top (int): Number of classes written per image, for classification; 0 for all.
+        table (str): File format of classification results: ``'csv'`` or ``'parquet'``.
+        coco (str, optional): COCO file with the image and category ids, for detection.
         features (bool): Also write the backbone's last output, averaged over its positions.
-        draw (bool): Also write drawn images.
-        draw_score_thr (float): Detection: least score of what is drawn.
+        draw (bool): Also write images with the predictions drawn on them.
+        draw_score_thr (float): Minimum detection score to draw.
         device (str, optional): Default: a GPU if there is one.
-        launcher (str): What started the processes.
+        launcher (str): Launcher that started the processes.
     """
 
     batch_size: int = 1
@@ -106,10 +106,10 @@ class Summary(NamedTuple):
     """The outcome of a run.
 
     Attributes:
-        images (int): All of them; a video's frames count as images.
-        skipped (int): That are corrupt, missing, or not what the model takes.
+        images (int): Number of images; frames of videos count as images.
+        skipped (int): Number of images that are corrupt, missing, or not accepted by the model.
         written (list[str]): Paths of the results.
-        resumed (int): Images that an earlier run had predicted.
+        resumed (int): Number of images predicted by an earlier run.
         first (bool): Whether this process merged the results.
     """
 
@@ -121,14 +121,14 @@ class Summary(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """An image as a worker hands it over.
+    """An image loaded by a worker.
 
     Attributes:
-        number (int): In :class:`Work`.
+        number (int): Index in :class:`Work`.
         size (tuple[int, int]): Height and width.
-        data (dict, optional): As the pipeline packs it; ``None`` for a skipped image, or where tiles are predicted.
-        pixels (np.ndarray, optional): Where they are needed, to draw on or to cut tiles from.
-        problem (str): Why the image is skipped.
+        data (dict, optional): Output of the pipeline; ``None`` for a skipped image, or if tiles are predicted.
+        pixels (np.ndarray, optional): The image, if needed for drawing or tiles.
+        problem (str): Reason why the image is skipped.
     """
 
     number: int
@@ -160,7 +160,7 @@ class _Images(Dataset):
         return Loaded(number, size, data, pixels if self.keep or self.tiled else None)
 
     def _frame(self, path: str, frame: int) -> np.ndarray:
-        """Decode a frame; frames are asked for in their order, so that those between are skipped."""
+        """Decode a frame; frames are requested in order, and those between are skipped."""
         import cv2
 
         opened, video, position = self.video
@@ -171,12 +171,12 @@ class _Images(Dataset):
         found, image = video.read()
         self.video = (path, video, position + 1)
         if not found:
-            raise ImageError(f'{path}: frame {frame} does not decode')
+            raise ImageError(f'{path}: frame {frame} cannot be decoded')
         return self.reader.convert(swap_channels(image))
 
 
 def prepare(pipeline: Compose, pixels: np.ndarray, name: str, number: int) -> Dict[str, Any]:
-    """Prepare an image that was read, as the test pipeline does.
+    """Preprocess a loaded image with the test pipeline.
 
     Args:
         pipeline (Compose): Without the steps that load.
@@ -196,7 +196,7 @@ def prepare(pipeline: Compose, pixels: np.ndarray, name: str, number: int) -> Di
 
 
 def _without_annotations(steps: Any) -> Any:
-    """Return steps without those that load: images are loaded before, and annotations there are none."""
+    """Return the steps that do not load: images are loaded before, and there are no annotations."""
     kept = []
     for step in steps:
         if isinstance(step, (list, tuple)):
@@ -211,16 +211,16 @@ def _without_annotations(steps: Any) -> Any:
 
 
 class BatchPredictor:
-    """A trained model that predicts images by its library's own test step.
+    """A trained model that predicts images with the test step of its library.
 
     Args:
         cfg (Config): From :func:`~fcvit_mm.engine.config.load_config`; it is changed.
-        checkpoint (str): One that was trained with it.
-        options (Options): How.
+        checkpoint (str): A checkpoint trained with this config.
+        options (Options): Options of the run.
 
     Raises:
         ConfigError, CheckpointError: The config or the checkpoint cannot be used.
-        PredictionError: The options do not go together.
+        PredictionError: The options cannot be combined.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, options: Options) -> None:
@@ -229,7 +229,9 @@ class BatchPredictor:
         check_options(options, self.task)
         adapt_to_machine(cfg)
         if not (cfg.get('test_dataloader') or {}).get('dataset'):
-            raise PredictionError(f'{cfg.filename} has no test_dataloader, whose pipeline says how images are prepared')
+            raise PredictionError(
+                f'{cfg.filename} has no test_dataloader, whose pipeline prepares the images: add one to the config'
+            )
         content = read_trained(checkpoint)
         model = build_model(cfg)
         check_fits(model, checkpoint)
@@ -244,7 +246,7 @@ class BatchPredictor:
             try:
                 model = optimize_for_inference(model.to(self.device))
             except ValueError as error:
-                raise PredictionError(f'--optimize: {error}: leave it out') from error
+                raise PredictionError(f'--optimize: {error}. Omit --optimize') from error
         self.network = model
         if options.tta:
             enable_tta(cfg)
@@ -268,7 +270,7 @@ class BatchPredictor:
         self._features = list((last if axes is None else last.mean(axes)).float().cpu())
 
     def fingerprint(self) -> Dict[str, str]:
-        """Return what stands for the model and how it is used, so that results of two are told apart."""
+        """Return a fingerprint of the model and its use, which distinguishes results of different models."""
         return {'weights': self._weights, 'config': hashlib.sha256(self.described.encode()).hexdigest()}
 
     def _step(self, data: List[Dict[str, Any]]) -> List[Any]:
@@ -280,8 +282,8 @@ class BatchPredictor:
         """Predict images.
 
         Args:
-            batch (Sequence[Loaded]): None of them skipped.
-            names (Sequence[str]): Theirs.
+            batch (Sequence[Loaded]): Images that are not skipped.
+            names (Sequence[str]): Their names.
 
         Returns:
             list[BaseDataElement]: A data sample of the library for each.
@@ -309,7 +311,7 @@ class BatchPredictor:
         return merge(samples, boxes, loaded.size)
 
     def _reduced(self, sample: Any) -> Any:
-        """Keep of a tile's prediction what is used of it: no scores of each pixel, and masks encoded."""
+        """Reduce the prediction of a tile to what is used: no per-pixel scores, and encoded masks."""
         if self.task == 'segmentation':
             labels = sample.pred_sem_seg.data
             # Memory: one byte a pixel, where 256 classes are enough.
@@ -338,7 +340,7 @@ def _default_device() -> str:
 
 
 def _numbers_of_classes(model: Any) -> Iterator[int]:
-    """Yield the numbers of classes that a model's heads have, but for those of a region proposal network."""
+    """Yield the number of classes of each head of a model, except region proposal networks."""
     for name, head in model.items():
         if name not in ('rpn_head', 'auxiliary_head', 'train_cfg', 'test_cfg', 'backbone'):
             for node in walk(head):
@@ -347,34 +349,40 @@ def _numbers_of_classes(model: Any) -> Iterator[int]:
 
 
 def check_options(options: Options, task: str) -> None:
-    """Refuse options that do not go together, before anything is loaded.
+    """Reject options that cannot be combined, before anything is loaded.
 
     Raises:
-        PredictionError: Says which, and what to do.
+        PredictionError: Names the options and the way out.
         MissingPackageError: They need a package that is not installed.
     """
     if options.batch_size < 1 or options.workers < 0:
         raise PredictionError(
-            f'--batch-size {options.batch_size} --workers {options.workers}: expected at least 1 and at least 0'
+            f'--batch-size {options.batch_size} --workers {options.workers}: expected a batch size of at least 1 and '
+            'at least 0 workers'
         )
     if options.tile is not None:
         if task == 'classification':
-            raise PredictionError('--tile: a classifier says one thing of an image; cut it before, or leave --tile out')
+            raise PredictionError(
+                '--tile: a classifier makes one prediction per image: cut the images first, or omit --tile'
+            )
         if options.tile < 32 or not 0 <= options.overlap < 1:
             raise PredictionError(
-                f'--tile {options.tile} --overlap {options.overlap}: expected at least 32 pixels, and from 0 to below 1'
+                f'--tile {options.tile} --overlap {options.overlap}: expected a tile of at least 32 pixels and an '
+                'overlap from 0 to below 1'
             )
         if options.features or options.tta:
-            raise PredictionError('--tile with --features or --tta: leave one of them out')
+            raise PredictionError('--tile cannot be combined with --features or --tta: omit one of them')
         _require('sahi', '--tile')
     if options.features and options.tta:
-        raise PredictionError('--features with --tta, which runs the backbone several times: leave one of them out')
+        raise PredictionError(
+            '--features cannot be combined with --tta, which runs the backbone several times: omit one of them'
+        )
     if options.table not in TABLES:
         raise PredictionError(f'--format {options.table}: expected one of {", ".join(TABLES)}')
     if options.table == 'parquet' and task == 'classification':
         _require('pyarrow', '--format parquet')
     if options.coco and task != 'detection':
-        raise PredictionError(f'--coco is for detection, the config is for {task}: leave it out')
+        raise PredictionError(f'--coco is for detection, but the config is for {task}: omit --coco')
 
 
 def _require(package: str, option: str) -> None:
@@ -427,20 +435,21 @@ def build_drawing(predictor: BatchPredictor) -> Callable[[np.ndarray, Any], np.n
 def predict(
     cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, options: Optional[Options] = None
 ) -> Summary:
-    """Predict images and write what was found as data.
+    """Predict images and write the results to files.
 
     Args:
-        cfg (Config): Of any of the three tasks, from :func:`~fcvit_mm.engine.config.load_config`; it is changed.
-        checkpoint (str): One that was trained with it, or ``published:NAME``.
+        cfg (Config): A config of any of the three tasks, from :func:`~fcvit_mm.engine.config.load_config`; it is
+            changed.
+        checkpoint (str): A checkpoint trained with this config, or ``published:NAME``.
         inputs (Sequence[str]): See :func:`find_work`.
-        out (str): Folder of the results. What an earlier run of the same settings left there is continued.
-        options (Options): How.
+        out (str): Folder for the results. An earlier run with the same settings is continued.
+        options (Options): Options of the run.
 
     Returns:
-        Summary: What was done.
+        Summary: The outcome of the run.
 
     Raises:
-        UserError: Something that was given cannot be used: nothing was written.
+        UserError: An argument cannot be used; nothing was written.
     """
     options = options or Options()
     check_options(options, task_of(cfg))
@@ -482,15 +491,15 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
         missing = parts.missing()
         if missing:
             raise PredictionError(
-                f'{out} lacks {len(missing)} parts that other processes wrote: it must be the same folder for all of '
-                'them, on a file system that the nodes share'
+                f'{out} lacks {len(missing)} shards that other processes wrote: --out must be the same folder for all '
+                'processes, on a file system shared by all nodes'
             )
         skipped, path = parts.finish_skipped()
         written = [] if path is None else [path]
         if skipped == len(work):
             reason = next(iter(parts.records()))['skipped']
             parts.remove()
-            raise PredictionError(f'all {skipped} images were skipped, the first since {reason}')
+            raise PredictionError(f'all {skipped} images were skipped; first reason: {reason}')
         written = [*writer.finish(parts.records), *(parts.finish_features() if options.features else []), *written]
         if options.draw:
             written.append(osp.join(out, 'drawn'))
@@ -514,7 +523,7 @@ def _predict_parts(
     out: str,
     shown: bool,
 ) -> None:
-    """Predict the images of parts, and write each part as soon as its images are done."""
+    """Predict the images of some shards, and write each shard as soon as it is complete."""
     options = predictor.options
     size = options.batch_size if options.tile is None else 1
     batches = [
@@ -578,24 +587,24 @@ def _write_drawn(path: str, drawn: np.ndarray) -> None:
 
 
 def _part_size(options: Options) -> int:
-    """Return how many images a part has: batches are the same whatever the number of processes."""
+    """Return the number of images per shard; batches do not depend on the number of processes."""
     return options.batch_size * max(1, PART // options.batch_size) if options.tile is None else 1
 
 
 def _check_folder(inputs: Sequence[str], out: str) -> None:
     if osp.exists(out) and not osp.isdir(out):
-        raise PredictionError(f'--out {out} is a file: name a folder')
+        raise PredictionError(f'--out {out} is a file: give a folder')
     folder = osp.realpath(out)
     for given in inputs:
         if osp.isdir(given) and (folder + os.sep).startswith(osp.realpath(given) + os.sep):
             raise PredictionError(
-                f'--out {out} lies in {given}, whose images are predicted, so that results would be taken for images: '
-                'name another folder'
+                f'--out {out} is inside {given}, whose images are predicted, so the results would be read as input '
+                'images: give another folder'
             )
 
 
 def _settings(predictor: BatchPredictor, work: Work, options: Options) -> Dict[str, Any]:
-    """Return what results depend on."""
+    """Return the settings that results depend on."""
     images = hashlib.sha256()
     for path in work.paths:
         images.update(f'{osp.abspath(path)}\n{work.frames.get(path, 1)}\n'.encode(errors='surrogateescape'))
@@ -604,10 +613,10 @@ def _settings(predictor: BatchPredictor, work: Work, options: Options) -> Dict[s
 
 
 def json_of(path: str) -> Dict[str, Any]:
-    """Read a run's settings; none if there are none.
+    """Read the settings of a run; empty without a file.
 
     Raises:
-        PredictionError: The file is of something else.
+        PredictionError: The file was not written by this command.
     """
     if not osp.exists(path):
         return {}
@@ -618,14 +627,14 @@ def json_of(path: str) -> Dict[str, Any]:
             raise ValueError('no settings')
         return content
     except ValueError as error:
-        raise PredictionError(f'{path} is not of a run of this command ({error}): name another folder') from error
+        raise PredictionError(f'{path} was not written by this command ({error}): give another folder') from error
 
 
 def _claim(out: str, settings: Dict[str, Any]) -> None:
-    """Write a run's settings into the folder of its results, or compare them with what stands there.
+    """Write the settings of a run to its results folder, or compare them with those stored there.
 
     Raises:
-        PredictionError: It holds the results of another run.
+        PredictionError: The folder contains the results of another run.
     """
     settings = json.loads(json.dumps(settings))
     found = json_of(osp.join(out, RUN))
@@ -635,8 +644,8 @@ def _claim(out: str, settings: Dict[str, Any]) -> None:
     differ = [key for key in settings if found.get(key) != settings[key]]
     if differ:
         raise PredictionError(
-            f'--out {out} holds results of another run, which differs in {", ".join(differ)}: name another folder, or '
-            'remove this one'
+            f'--out {out} contains results of another run, with different {", ".join(differ)}: give another folder, '
+            'or delete this one'
         )
 
 
@@ -645,7 +654,7 @@ def _write_run(out: str, settings: Dict[str, Any]) -> None:
 
 
 def _from_first(action: Callable[[], Result]) -> Result:
-    """Return what an action gives in the first process; its error ends all of them."""
+    """Run an action in the first process and return its result to all; an error ends all processes."""
     if not dist.is_initialized():
         return action()
     outcome: List[Any] = [None, None]
@@ -664,7 +673,7 @@ def _from_first(action: Callable[[], Result]) -> Result:
 
 @contextmanager
 def _joined(launcher: str) -> Iterator[None]:
-    """Join the processes that a launcher started. They say little to each other, so gloo does on GPUs, too."""
+    """Join the processes started by a launcher. They exchange little, so gloo suffices on GPUs, too."""
     if launcher == 'none':
         yield
         return
@@ -676,9 +685,9 @@ def _joined(launcher: str) -> Iterator[None]:
     except RuntimeError as error:
         if lost_process(error):
             raise PredictionError(
-                f'process {dist.get_rank()} lost another process, which ended, was killed or cannot be reached '
-                f"({str(error).strip().splitlines()[0]}): the reason is in that process's output. The same command "
-                'continues from what is done'
+                f'process {dist.get_rank()} lost the connection to another process, which ended, was killed or is '
+                f'unreachable ({str(error).strip().splitlines()[0]}): see the output of that process for the reason. '
+                'Run the same command again to continue with the remaining images'
             ) from error
         raise
     finally:
@@ -687,7 +696,7 @@ def _joined(launcher: str) -> Iterator[None]:
 
 @contextmanager
 def _progress(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Show how many images this process has done, how fast, and the time left; in a terminal as a bar."""
+    """Show the progress, speed and remaining time of this process; in a terminal as a bar."""
     if not shown or not total:
         yield lambda number: None
     elif sys.stderr.isatty():

@@ -1,7 +1,7 @@
-"""Predictions as files: COCO results, label maps, tables of classes, features.
+"""Prediction files: COCO results, segmentation maps, class tables, features.
 
-What is predicted of an image becomes a record, which JSON can hold. The records of some images are a part, one file of
-``parts``; at the end the parts are merged in their order, one at a time, so that memory holds one part.
+The prediction of an image is stored as a JSON record. Records are written in shards, one file in ``parts`` each; at the
+end the shards are merged in order, one at a time, so memory holds only one.
 """
 
 import csv
@@ -29,14 +29,22 @@ PARTS = 'parts'
 
 
 class PredictionError(UserError):
-    """Predictions cannot be made or written as asked."""
+    """Predictions cannot be computed or written as requested."""
+
+
+def unexpected_prediction(sample: Any, expected: str) -> PredictionError:
+    """Build the error for a data sample without the predictions of its task."""
+    return PredictionError(
+        f'the model predicts {", ".join(sample.keys()) or "nothing"}, expected {expected}: evaluate other predictions, '
+        'such as panoptic segmentation maps, with tools/test.py'
+    )
 
 
 class Meta(NamedTuple):
     """The classes that a model predicts.
 
     Attributes:
-        names (tuple[str]): Empty where neither checkpoint nor config tells them.
+        names (tuple[str]): Class names; empty if neither checkpoint nor config contains them.
         palette (tuple[tuple[int]]): A colour (RGB) for each; may be empty.
     """
 
@@ -44,7 +52,7 @@ class Meta(NamedTuple):
     palette: Tuple[Tuple[int, int, int], ...] = ()
 
     def name(self, index: int) -> str:
-        """Return the name of a class; its number where there is none."""
+        """Return the name of a class, or its index if it has no name."""
         return self.names[index] if index < len(self.names) else str(index)
 
 
@@ -84,10 +92,10 @@ def _meta_of_dataset(cfg: Config) -> Dict[str, Any]:
 
 
 class Coco(NamedTuple):
-    """Which ids images and classes have in COCO files.
+    """Ids of images and classes in COCO files.
 
     Attributes:
-        path (str): Of the annotations that they are from; empty for numbers from 1.
+        path (str): The annotation file of the ids; empty for numbers from 1.
         images (dict): Ids by name.
         categories (dict): Ids by class index.
     """
@@ -108,8 +116,8 @@ class Coco(NamedTuple):
             if key in self.images:
                 return self.images[key]
         raise PredictionError(
-            f'--coco {self.path} has no image {name}: give annotations of these images, or leave --coco out, which '
-            'numbers the images'
+            f'--coco {self.path} has no image {name}: give the annotations of these images, or omit --coco to number '
+            'the images'
         )
 
     def category_id(self, index: int) -> int:
@@ -121,7 +129,7 @@ def coco_ids(path: Optional[str], meta: Meta) -> Coco:
     """Read the ids of images and categories from COCO annotations, so that results can be evaluated against them.
 
     Args:
-        path (str, optional): The file; without one images and classes are numbered from 1.
+        path (str, optional): The file; ``None``: images and classes are numbered from 1.
         meta (Meta): The model's classes.
 
     Raises:
@@ -136,19 +144,19 @@ def coco_ids(path: Optional[str], meta: Meta) -> Coco:
         categories = {str(category['name']): int(category['id']) for category in content['categories']}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PredictionError(
-            f'--coco {path} is not read as COCO annotations with images and categories '
-            f'({type(error).__name__}: {error}): give such a file, or leave --coco out'
+            f'--coco {path} cannot be read as COCO annotations with images and categories ({type(error).__name__}: '
+            f'{error}): give such a file, or omit --coco'
         ) from error
     if not meta.names:
         raise PredictionError(
-            f'--coco {path}: neither the checkpoint nor its config names the classes, so categories cannot be found by '
-            'name: leave --coco out'
+            f'--coco {path}: neither the checkpoint nor its config names the classes, so categories cannot be matched '
+            'by name: omit --coco'
         )
     missing = [name for name in meta.names if name not in categories]
     if missing:
         raise PredictionError(
-            f'--coco {path} has no category {", ".join(missing[:5])}, expected those that the model predicts: give '
-            'annotations with its classes, or leave --coco out'
+            f'--coco {path} has no category {", ".join(missing[:5])}, expected all classes of the model: give '
+            'annotations with its classes, or omit --coco'
         )
     # By its name alone, too, where no other image of the file has it.
     counts = Counter(map(osp.basename, images))
@@ -162,9 +170,9 @@ class Detections:
     Args:
         folder (str): Where files go.
         meta (Meta): The classes.
-        classes (int): How many the model has.
+        classes (int): Number of classes of the model.
         coco (Coco): Ids.
-        score_thr (float): Least score of what is written.
+        score_thr (float): Minimum score to write.
     """
 
     def __init__(self, folder: str, meta: Meta, classes: int, coco: Coco, score_thr: float) -> None:
@@ -176,13 +184,10 @@ class Detections:
         from mmdet.structures.mask import encode_mask_results
 
         if 'pred_instances' not in sample:
-            raise PredictionError(
-                f'the model predicts {", ".join(sample.keys()) or "nothing"}, expected boxes (pred_instances): '
-                'panoptic maps and the like are for tools/test.py'
-            )
+            raise unexpected_prediction(sample, 'boxes (pred_instances)')
         instances = sample.pred_instances
         if instances.bboxes.shape[-1] != 4:
-            raise PredictionError(f'boxes of {instances.bboxes.shape[-1]} numbers, expected 4: COCO has upright boxes')
+            raise PredictionError(f'boxes have {instances.bboxes.shape[-1]} values, expected 4 (axis-aligned)')
         scores = instances.scores.float().cpu().numpy()
         labels = instances.labels.cpu().numpy()
         boxes = instances.bboxes.float().cpu().numpy()
@@ -257,7 +262,7 @@ class Detections:
 
 
 def _polygons(one: Dict[str, Any]) -> Tuple[List[List[float]], float]:
-    """Return the outlines of a detection's mask, which annotation tools take, and its area; without a mask none."""
+    """Return the polygons of a detection's mask, for annotation tools, and its area; empty without a mask."""
     left, top, width, height = one['bbox']
     if 'segmentation' not in one:
         return [], round(width * height, 3)
@@ -273,7 +278,7 @@ def _polygons(one: Dict[str, Any]) -> Tuple[List[List[float]], float]:
 def outlines(mask: np.ndarray) -> List[List[float]]:
     """Return the outer outlines of a mask along the borders of its pixels.
 
-    COCO's polygons have no holes: those of the mask are filled.
+    Holes of the mask are filled, because COCO polygons cannot represent them.
 
     Args:
         mask (np.ndarray): ``(H, W)``, 0 and 1.
@@ -310,12 +315,12 @@ def _write_json(path: str, pieces: Sequence[Any]) -> None:
 
 
 class Classes:
-    """Classes and probabilities, the likeliest first, as a table.
+    """Classes and probabilities, the most probable first, as a table.
 
     Args:
         folder (str): Where the file goes.
         meta (Meta): The classes.
-        top (int): How many of them are written for each image; 0 for all.
+        top (int): Number of classes written per image; 0 for all.
         table (str): One of :data:`~fcvit_mm.options.TABLES`.
     """
 
@@ -325,11 +330,9 @@ class Classes:
         self.folder, self.meta, self.top, self.table = folder, meta, top, table
 
     def found(self, sample: Any, name: str) -> List[List[float]]:
-        """Return class and probability of a sample of mmpretrain, the likeliest first."""
+        """Return classes and probabilities of a sample of mmpretrain, the most probable first."""
         if 'pred_score' not in sample:
-            raise PredictionError(
-                f'the model predicts {", ".join(sample.keys()) or "nothing"}, expected scores of classes (pred_score)'
-            )
+            raise unexpected_prediction(sample, 'class scores (pred_score)')
         scores = sample.pred_score.float().cpu().numpy()
         # Of equal ones the first, as in sorting by hand.
         order = np.argsort(-scores, kind='stable')[: self.top or None]
@@ -367,12 +370,12 @@ class Classes:
 
 
 class LabelMaps:
-    """Maps of class indices, a PNG file for each image.
+    """Segmentation maps of class indices, one PNG file per image.
 
     Args:
         folder (str): Where files go.
         meta (Meta): The classes.
-        classes (int): How many the model has.
+        classes (int): Number of classes of the model.
         file_name (callable): From an image's name to that of its map, without suffix.
     """
 
@@ -396,9 +399,7 @@ class LabelMaps:
         from PIL import Image
 
         if 'pred_sem_seg' not in sample:
-            raise PredictionError(
-                f'the model predicts {", ".join(sample.keys()) or "nothing"}, expected a map of classes (pred_sem_seg)'
-            )
+            raise unexpected_prediction(sample, 'a segmentation map (pred_sem_seg)')
         labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
         stream = io.BytesIO()
         if self.classes > 256:
@@ -411,7 +412,7 @@ class LabelMaps:
         return [int(value) for value in np.unique(labels)]
 
     def finish(self, records: Records) -> List[str]:
-        """Write ``labels.csv``, which map belongs to which image, and ``classes.csv``, which label is which class."""
+        """Write ``labels.csv``, the map of each image, and ``classes.csv``, the class of each label."""
         labels, classes = (osp.join(self.folder, name) for name in ('labels.csv', 'classes.csv'))
         write_table(
             labels,
@@ -449,12 +450,12 @@ def write_table(path: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 class Parts:
-    """The parts of a run, each one file.
+    """The shards of a run, one file each.
 
     Args:
-        folder (str): That of the results.
-        size (int): Images of a part, but for the last.
-        images (int): All of them.
+        folder (str): Folder of the results.
+        size (int): Number of images per shard, except the last.
+        images (int): Total number of images.
     """
 
     def __init__(self, folder: str, size: int, images: int) -> None:
@@ -465,18 +466,18 @@ class Parts:
         return -(-self.images // self.size)
 
     def numbers(self, part: int) -> range:
-        """Return the numbers of a part's images."""
+        """Return the image numbers of a shard."""
         return range(part * self.size, min((part + 1) * self.size, self.images))
 
     def path(self, part: int, suffix: str = '.json') -> str:
         return osp.join(self.folder, f'{part:08d}{suffix}')
 
     def missing(self) -> List[int]:
-        """Return the parts that are still to be done."""
+        """Return the shards that are not yet complete."""
         return [part for part in range(len(self)) if not osp.exists(self.path(part))]
 
     def write(self, part: int, records: List[Record], features: List[np.ndarray]) -> None:
-        """Write a part; its features first, so that where the records are, they are."""
+        """Write a shard; the features first, so that they exist if the records do."""
         if features:
             stream = io.BytesIO()
             np.lib.format.write_array(stream, np.stack(features))
@@ -484,7 +485,7 @@ class Parts:
         write_atomic(self.path(part), json.dumps(records).encode())
 
     def records(self) -> Iterator[Record]:
-        """Read the records of all images, a part at a time."""
+        """Read the records of all images, one shard at a time."""
         for part in range(len(self)):
             with open(self.path(part), encoding='utf-8') as file:
                 yield from json.load(file)
@@ -520,7 +521,7 @@ class Parts:
         return number, path
 
     def remove(self) -> None:
-        """Remove the parts, once they are merged."""
+        """Remove the shards after merging."""
         for part in range(len(self)):
             for suffix in ('.json', '.npy'):
                 if osp.exists(self.path(part, suffix)):

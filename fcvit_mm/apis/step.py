@@ -1,7 +1,7 @@
-"""One training step on random images, to ask a model what it learns from: outputs of its backbone, parameters.
+"""A training step on random images that shows which backbone outputs and parameters a model uses.
 
 Necks and heads differ in which of the outputs they read (``start_level``, ``in_index``, the last alone, ...).
-Nothing here knows how: the loss is computed, and autograd tells.
+No rule is needed here: autograd of the loss shows it.
 """
 
 import copy
@@ -41,7 +41,7 @@ class WatchedOutput:
 
 
 class Step(NamedTuple):
-    """Findings of a training step.
+    """Results of a training step.
 
     Attributes:
         outputs (list[WatchedOutput]): Of the backbone; empty if the model has no ``backbone`` or all of it is frozen.
@@ -77,8 +77,8 @@ class StepError(UserError):
     """A model could not take a training step.
 
     Attributes:
-        part (str, optional): The part of the config that failed, such as ``'model.roi_head.shared_head'``; ``None`` if
-            the model could not be built.
+        part (str, optional): The component of the config that failed, such as ``'model.roi_head.shared_head'``;
+            ``None`` if the model could not be built.
     """
 
     def __init__(self, message: str, part: Optional[str]) -> None:
@@ -88,7 +88,7 @@ class StepError(UserError):
 
 @contextmanager
 def watched_outputs(model: nn.Module) -> Iterator[List[WatchedOutput]]:
-    """Find out which outputs of a model's backbone the gradients come back through.
+    """Record which outputs of a model's backbone receive gradients.
 
     Args:
         model (nn.Module): Its attribute ``backbone`` gives a tuple or list of tensors.
@@ -125,7 +125,7 @@ def _note(watched: WatchedOutput, gradient: Tensor) -> None:
 
 
 def observed(model: nn.Module, outputs: List[WatchedOutput], without: List[str], losses: Dict[str, float]) -> Step:
-    """Return what a training step of a model found, from :func:`watched_outputs` and the gradients."""
+    """Return the results of a training step, from :func:`watched_outputs` and the gradients."""
     indices = getattr(getattr(model, 'backbone', None), 'out_indices', None)
     known = isinstance(indices, (tuple, list)) and len(indices) == len(outputs)
     return Step(outputs, tuple(indices) if known and indices is not None else None, without, losses)
@@ -137,7 +137,7 @@ def parameters_without_gradient(model: nn.Module) -> List[str]:
 
 
 def random_batch(cfg: Config, size: int, channels: int = 3) -> Dict[str, list]:
-    """Make images with a ground truth, as a data loader of the config gives them.
+    """Make random images with ground truth, as a data loader of the config would.
 
     Args:
         cfg (Config): Of a classifier, detector or segmentor.
@@ -146,8 +146,8 @@ def random_batch(cfg: Config, size: int, channels: int = 3) -> Dict[str, list]:
 
     Returns:
         dict: ``inputs``, a list of uint8 tensors ``(channels, size, size)``, and ``data_samples``: in detection two
-            boxes of label 0, and their masks and a map of labels 0 if the training pipeline loads such; in segmentation
-            a map of labels 0 and 1, and of edges and depths if the pipeline makes such.
+            boxes of label 0, and masks and a segmentation map of label 0 if the training pipeline loads them; in
+            segmentation a map with labels 0 and 1, and edge and depth maps if the pipeline makes them.
     """
     rng = np.random.RandomState(0)
     images = [torch.from_numpy(rng.randint(0, 255, (channels, size, size), dtype=np.uint8)) for _ in range(BATCH)]
@@ -256,7 +256,7 @@ def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
 
 @contextmanager
 def scope_of_library(cfg: Config) -> Iterator[None]:
-    """Set what a library's models ask for in a run: its scope, and that training is at its beginning (as TOOD's)."""
+    """Set the state that models read during a run: the library's scope, and the first iteration (TOOD)."""
     name = f'{__name__}.scope_of_library'
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         hub = MessageHub.get_instance(name)  # the newest one is the current one
@@ -279,7 +279,7 @@ def try_step(cfg: Config, sizes: Sequence[int] = ()) -> Step:
         Step: What it found.
 
     Raises:
-        StepError: The model cannot be built, or no step can be taken; names the part.
+        StepError: The model cannot be built, or no step can be taken; names the component.
     """
     sizes = sizes or SIZES
     logger = MMLogger.get_current_instance()
@@ -330,9 +330,9 @@ def _said(error: BaseException) -> str:
 
 
 def failing_part(model: nn.Module, error: BaseException) -> str:
-    """Return the name of the part of a model whose code an error passed through last; empty for the model itself.
+    """Return the name of the innermost model component in an error's traceback; empty for the model itself.
 
-    Parts are the modules that have a class of a library's or a user's, not PyTorch's.
+    Components are modules whose class is from a library or the user, not from PyTorch.
     """
     names = {id(module): name for name, module in model.named_modules()}
     part = ''
@@ -342,7 +342,7 @@ def failing_part(model: nn.Module, error: BaseException) -> str:
 
 
 def named_in_config(model: Any, part: str) -> Tuple[str, str]:
-    """Return the dotted name and the type of the innermost part of a model's config that has a module inside.
+    """Return dotted name and type of the innermost component of a config that contains a module.
 
     Args:
         model (dict): The config.
@@ -362,7 +362,7 @@ def named_in_config(model: Any, part: str) -> Tuple[str, str]:
 
 
 def part_in_building(model: Any, error: BaseException) -> str:
-    """Return the dotted name in a config of the part whose constructor failed, with its type; empty if not known.
+    """Return dotted name and type of the config component whose constructor failed; empty if unknown.
 
     Args:
         model (dict): The config.

@@ -1,8 +1,7 @@
 """Stock configs of mmdet and mmseg with a network of :data:`~fcvit_mm.models.variants.VARIANTS` as their backbone.
 
-What the stock backbone gives (channels and strides of its outputs) is found out by running it. Which outputs the neck
-and heads read is found out by a training step of the new model (:mod:`fcvit_mm.apis.step`): outputs that nothing reads
-are not made.
+The stock backbone is run to find channels and strides of its outputs. A training step of the new model
+(:mod:`fcvit_mm.apis.step`) shows which outputs neck and heads use: unused outputs are not computed.
 """
 
 import copy
@@ -38,7 +37,7 @@ INSTEAD = 'Take another config, or write the model by hand'
 
 
 class StockConfigError(UserError):
-    """A config that cannot have another backbone; the message names the part that keeps it from it."""
+    """The backbone of a config cannot be replaced; the message names the component."""
 
 
 class Output(NamedTuple):
@@ -61,16 +60,16 @@ def replace_backbone(
     pretrained: Optional[str] = None,
     options: Optional[Mapping[str, Any]] = None,
 ) -> Config:
-    """Return a config of mmdet or mmseg with another backbone, and all else that has to change with it.
+    """Return a config of mmdet or mmseg with another backbone, and adapt everything that depends on it.
 
-    Set are: the backbone, with ``out_indices`` of the stages that something reads and, in place of a dilated backbone,
-    ``output_stride``; channels (``in_channels``, ``c1_in_channels``), levels (``start_level``, ``end_level``) and
-    indices (``in_index``) of the first neck, or of all heads, auxiliary ones too, where there is none; ``pretrained``,
-    ``init_cfg`` and ``load_from`` of the stock backbone's weights (none); the images' normalisation, to the
-    classifiers'; a constructor of layer-wise learning rates, to one that knows the network; ``custom_imports``. The
-    optimizer, its learning rate and the schedule stay those of the stock config.
+    Sets the backbone (``out_indices`` of the stages in use and, if the original is dilated, ``output_stride``);
+    channels (``in_channels``, ``c1_in_channels``), levels (``start_level``, ``end_level``) and indices (``in_index``)
+    of the first neck, or of all heads, auxiliary ones too, where there is none; ``pretrained``, ``init_cfg`` and
+    ``load_from`` of the stock backbone's weights (none); the images' normalisation, to the classifiers'; a constructor
+    of layer-wise learning rates, to one that knows the network; ``custom_imports``. The optimizer, its learning rate
+    and the schedule stay those of the stock config.
 
-    The new model then takes a training step on random images on the CPU, which shows that every part fits and that
+    The new model then takes a training step on random images on the CPU, which checks that all components fit and that
     every parameter gets a gradient.
 
     Args:
@@ -84,7 +83,7 @@ def replace_backbone(
         Config: Complete; ``Config.dump(path)`` writes it as a file.
 
     Raises:
-        StockConfigError: A part that another backbone does not fit; names it.
+        StockConfigError: A component does not fit another backbone; names it.
         UserError: No such config or variant.
 
     Example:
@@ -111,8 +110,8 @@ def replace_backbone(
         step = _check(cfg, network)
         if None in step.used_channels:
             raise StockConfigError(
-                f'{_name(cfg)}: of the outputs out_indices={step.out_indices} of {network}, {_parts(cfg)} reads '
-                f'{step.used_indices} alone, and which ones it reads cannot be set. {INSTEAD}'
+                f'{_name(cfg)}: {_parts(cfg)} uses only the outputs {step.used_indices} of '
+                f'out_indices={step.out_indices} of {network}, and this choice cannot be configured. {INSTEAD}'
             )
     return cfg
 
@@ -123,7 +122,7 @@ def read_stock(config: Union[str, Config]) -> Config:
     MMEngine's own ``'mmseg::'`` finds the configs of the original distribution only.
 
     Raises:
-        StockConfigError: It is not there, or is none of mmdet or mmseg with a backbone.
+        StockConfigError: It does not exist, or is not a config of mmdet or mmseg with a backbone.
     """
     if isinstance(config, Config):
         cfg = copy.deepcopy(config)
@@ -139,7 +138,7 @@ def read_stock(config: Union[str, Config]) -> Config:
         )
     require(cfg.default_scope)
     if not (cfg.get('model') or {}).get('backbone'):
-        raise StockConfigError(f'{_name(cfg)} has no model.backbone that could be replaced. {INSTEAD}')
+        raise StockConfigError(f'{_name(cfg)} has no model.backbone to replace. {INSTEAD}')
     return cfg
 
 
@@ -150,7 +149,7 @@ def find_stock(name: str) -> str:
         name (str): ``'LIBRARY::FOLDER/NAME'``, with or without ``.py``.
 
     Raises:
-        StockConfigError: It is not there; the configs of its folder are named.
+        StockConfigError: It does not exist; the error lists the configs of its folder.
     """
     library, _, path = name.partition('::')
     if library not in TASKS:
@@ -163,16 +162,16 @@ def find_stock(name: str) -> str:
         return found
     near = sorted(path.stem for path in Path(found).parent.glob('*.py'))
     raise StockConfigError(
-        f'{name} is no config of the installed {library}'
+        f'{name} is not a config of the installed {library}'
         + (f'; {osp.dirname(path)} has {", ".join(near)}' if near else f'; its folders are in {root}')
     )
 
 
 def describe_backbone(cfg: Config) -> Stock:
-    """Run the backbone of a config, without weights, to see what it gives.
+    """Run the backbone of a config with random weights to find its outputs.
 
     Raises:
-        StockConfigError: It cannot be built or run, or gives something other than maps.
+        StockConfigError: It cannot be built or run, or does not return feature maps.
     """
     node = copy.deepcopy(cfg.model.backbone)
     node.pop('init_cfg', None)
@@ -186,13 +185,13 @@ def describe_backbone(cfg: Config) -> Stock:
         except Exception as error:
             found = origin(error)
             raise StockConfigError(
-                f'{_name(cfg)}: model.backbone ({kind}), which is to be replaced, does not run, so that what it gives '
-                f'to neck and heads is not known: {found.kind}: {found.message}. {INSTEAD}'
+                f'{_name(cfg)}: model.backbone ({kind}), which is to be replaced, cannot be run, so its outputs for '
+                f'neck and heads are unknown: {found.kind}: {found.message}. {INSTEAD}'
             ) from error
     if not isinstance(outputs, (tuple, list)) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in outputs):
         raise StockConfigError(
-            f'{_name(cfg)}: model.backbone ({kind}) gives something other than a list of maps, which no network here '
-            f'does. {INSTEAD}'
+            f'{_name(cfg)}: model.backbone ({kind}) does not return a list of feature maps, as all networks of '
+            f'fcvit_mm do. {INSTEAD}'
         )
     dilated = any(
         max(module.dilation) > 1 and max(module.kernel_size) > 1
@@ -211,12 +210,12 @@ def _run_backbone(cfg: Config, node: ConfigDict, device: str) -> Tuple[nn.Module
 
 
 def _match(cfg: Config, stock: Stock, variant: Variant, options: Dict[str, Any]) -> Tuple[Dict[str, Any], List[Output]]:
-    """Return the config of a variant's backbone that gives what the stock one gives, and its outputs."""
+    """Return the config of a variant's backbone that matches the stock outputs, and its outputs."""
     chosen = sorted({'type', 'out_indices', 'init_cfg'} & set(options))
     if chosen:
         raise UserError(
-            f'options has {", ".join(chosen)}: out_indices are those that neck and heads read, init_cfg is made of '
-            'pretrained, and the network has the type'
+            f'options contains {", ".join(chosen)}, which are set automatically: out_indices from what neck and heads '
+            'use, init_cfg from pretrained, type from the network. Remove them from options'
         )
     node = {**variant.options, **variant.dense, **options}
     node.pop('out_indices', None)
@@ -241,15 +240,15 @@ def _match(cfg: Config, stock: Stock, variant: Variant, options: Dict[str, Any])
         picked = list(range(len(levels)))
     if picked is None:
         raise StockConfigError(
-            f'{_name(cfg)}: model.backbone ({type_name(cfg.model.backbone)}) gives maps of strides {wanted}, '
-            f'{variant.name} those of strides {strides}. {INSTEAD}'
+            f'{_name(cfg)}: model.backbone ({type_name(cfg.model.backbone)}) returns feature maps with strides '
+            f'{wanted}, {variant.name} with strides {strides}. {INSTEAD}'
         )
     backbone = dict(type=variant.network.__name__, **node, out_indices=tuple(picked))
     return backbone, [levels[index] for index in picked]
 
 
 def _levels(variant: Variant, node: Dict[str, Any]) -> List[Output]:
-    """Return all levels that a variant's network gives in dense prediction."""
+    """Return all output levels of a variant's network in dense prediction."""
     try:
         with torch.device('meta'):
             network = variant.network(**node)
@@ -272,12 +271,12 @@ def _pick(wanted: Sequence[int], strides: Sequence[int]) -> Optional[List[int]]:
 
 
 def rewire(model: ConfigDict, old: Sequence[int], new: Sequence[Optional[int]]) -> None:
-    """Let the neck, or the heads where there is none, take another backbone's outputs.
+    """Adapt the neck, or the heads if there is no neck, to the outputs of another backbone.
 
     Args:
         model (ConfigDict): The config of a model; changed in place.
-        old (Sequence[int]): Channels of the outputs that it is made for.
-        new (Sequence[int | None]): Channels that these outputs have now; ``None`` for one that is left out.
+        old (Sequence[int]): Channels of the original outputs.
+        new (Sequence[int | None]): Channels of the new outputs; ``None`` for a removed one.
 
     Raises:
         StockConfigError: A part whose channels are not those of ``old``, or that has no argument for them.
@@ -287,12 +286,12 @@ def rewire(model: ConfigDict, old: Sequence[int], new: Sequence[Optional[int]]) 
     if not any(changed):
         raise StockConfigError(
             f'{", ".join(f"model.{name} ({type_name(node)})" for name, node in parts) or "the model"} has no argument '
-            f'in_channels, so that it takes no other backbone. {INSTEAD}'
+            f'in_channels, so it accepts no other backbone. {INSTEAD}'
         )
 
 
 def readers(model: Mapping[str, Any]) -> Iterator[Tuple[str, ConfigDict]]:
-    """Yield dotted name and config of each part of a model that reads the backbone's outputs.
+    """Yield dotted name and config of each component that reads the backbone's outputs.
 
     That is the first neck; without a neck, heads, and those heads inside them that choose outputs by ``in_index``, or
     that take what RoIs of one output are pooled to.
@@ -322,7 +321,7 @@ def _reading_heads(name: str, node: Any, is_head: bool) -> Iterator[Tuple[str, C
 
 
 def _rewire_part(name: str, node: ConfigDict, old: Sequence[int], new: Sequence[Optional[int]]) -> bool:
-    """Change a part's channels and indices; return whether it has any."""
+    """Change channels and indices of a component; return whether it has any."""
     kept = [index for index, channels in enumerate(new) if channels is not None]
     index = node.get('in_index')
     keys = [key for key in node if key.endswith('in_channels')]
@@ -350,8 +349,8 @@ def _taken(name: str, value: Sequence[int], index: Any, old: Sequence[int]) -> L
         if [old[each] for each in order] == list(value):
             return order
     raise StockConfigError(
-        f'{name}={list(value)}, but the backbone gives {list(old)} channels, so that it is not known what belongs to '
-        f'what. {INSTEAD}'
+        f'{name}={list(value)}, but the backbone returns {list(old)} channels, so its outputs cannot be matched to '
+        f'them. {INSTEAD}'
     )
 
 
@@ -362,8 +361,8 @@ def _taken_one(name: str, value: Any, index: Any, old: Sequence[int]) -> int:
     found = [each for each, channels in enumerate(old) if channels == value]
     if not found or isinstance(index, int):
         raise StockConfigError(
-            f'{name}={value}, but the backbone gives {list(old)} channels, so that it is not known what belongs to '
-            f'what. {INSTEAD}'
+            f'{name}={value}, but the backbone returns {list(old)} channels, so its outputs cannot be matched to '
+            f'them. {INSTEAD}'
         )
     return found[-1]
 
@@ -387,7 +386,7 @@ def _renumber(node: ConfigDict, kept: Sequence[int], count: int) -> None:
 
 
 def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:
-    """Let nothing start from weights of the stock backbone, and the new one from ``pretrained``."""
+    """Remove the pretrained weights of the stock backbone; initialise the new one from ``pretrained``."""
     if pretrained is not None:
         set_pretrained(cfg, pretrained)
     if cfg.model.get('pretrained') is not None:  # mmseg hands it to the backbone
@@ -419,7 +418,7 @@ def _adapt_the_rest(cfg: Config, variant: Variant) -> None:
 
 
 def _check(cfg: Config, network: str) -> Step:
-    """Let the model take a step.
+    """Run a training step of the model.
 
     Raises:
         StockConfigError: It cannot; names the part of the config.
@@ -439,7 +438,7 @@ def _parts(cfg: Config) -> str:
 
 
 def differences(before: Any, after: Any, name: str = '') -> Iterator[Tuple[str, Any]]:
-    """Yield dotted name and new value of each entry of a config that another one has differently.
+    """Yield dotted name and new value of each entry that differs between two configs.
 
     Args:
         before, after (dict | list): The two.
@@ -460,7 +459,7 @@ def differences(before: Any, after: Any, name: str = '') -> Iterator[Tuple[str, 
 
 
 def fragment(before: Config, after: Config) -> str:
-    """Return what has to follow ``_base_`` in a config file to make another config of it.
+    """Return the text after ``_base_`` in a config file that turns one config into another.
 
     Args:
         before, after (Config): The two.
@@ -470,7 +469,7 @@ def fragment(before: Config, after: Config) -> str:
 
 
 def _changes(before: Any, after: Any, key: str = '') -> Any:
-    """Return what MMEngine has to merge into a part of a config to make another of it; lists are replaced."""
+    """Return the changes that MMEngine merges to turn one config node into another; lists are replaced."""
     if not isinstance(before, dict) or not isinstance(after, dict):
         return after
     if key == 'backbone' or set(before) - set(after):

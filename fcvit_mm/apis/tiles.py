@@ -1,4 +1,4 @@
-"""Large images in tiles: cut by SAHI, detections merged by mmdet, label maps put together."""
+"""Tiled prediction of large images: tiles by SAHI, detections merged by mmdet, segmentation maps stitched."""
 
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -16,8 +16,8 @@ def tile_boxes(size: Tuple[int, int], tile: int, overlap: float) -> List[Box]:
 
     Args:
         size (tuple[int, int]): Height and width of the image.
-        tile (int): Of a tile; those of a smaller image are as large as it is.
-        overlap (float): Part of a tile that the next one has, too.
+        tile (int): Side of a tile; limited by the size of the image.
+        overlap (float): Overlap of neighbouring tiles, as a fraction.
 
     Returns:
         list[tuple[int]]: Left, top, right, bottom.
@@ -62,7 +62,7 @@ def merge(samples: List[Any], boxes: Sequence[Box], size: Tuple[int, int]) -> An
 
 
 def _placed(rle: Dict[str, Any], box: Box, size: Tuple[int, int]) -> Dict[str, Any]:
-    """Put a tile's mask into its place in the image."""
+    """Place the mask of a tile in the image."""
     from pycocotools import mask as coder
 
     left, top, right, bottom = box
@@ -72,7 +72,7 @@ def _placed(rle: Dict[str, Any], box: Box, size: Tuple[int, int]) -> Dict[str, A
 
 
 def stitch(samples: Sequence[Any], boxes: Sequence[Box], size: Tuple[int, int]) -> Any:
-    """Put the label maps of an image's tiles together, each up to the middle of where it overlaps the next one.
+    """Stitch the segmentation maps of tiles, each up to the middle of its overlap with the next.
 
     Args:
         samples (Sequence[SegDataSample]): Of the tiles.
@@ -95,6 +95,6 @@ def stitch(samples: Sequence[Any], boxes: Sequence[Box], size: Tuple[int, int]) 
 
 
 def _cuts(spans: Sequence[Tuple[int, int]], length: int) -> Dict[Tuple[int, int], Tuple[int, int]]:
-    """Return of each span, along one axis, what belongs to it: up to the middle of what it shares with the next."""
+    """Return the part of each span along one axis up to the middle of its overlap with the next."""
     middles = [(span[1] + after[0]) // 2 for span, after in zip(spans, spans[1:])]
     return dict(zip(spans, zip([0, *middles], [*middles, length])))

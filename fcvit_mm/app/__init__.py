@@ -1,1 +1,1 @@
-"""A page in the browser on which trained models predict."""
+"""The web demo for trained models."""

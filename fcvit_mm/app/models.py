@@ -1,4 +1,4 @@
-"""The models of the page: choosing them, loading them when they are asked for, and letting them predict."""
+"""The models of the web demo: finding, loading on demand, predicting."""
 
 import os.path as osp
 import time
@@ -105,9 +105,10 @@ def find_models(pairs: Sequence[str], runs: Optional[str] = None) -> Dict[str, M
                 models.setdefault(folder.resolve().name, model)
     if not models:
         raise UserError(
-            f'no run in {runs}: expected folders of tools/train.py, with a config (.py) and a checkpoint (.pth)'
+            f'no run in {runs}: expected work directories of tools/train.py, each with a config (.py) and a '
+            'checkpoint (.pth)'
             if runs
-            else 'no model: give a config and a checkpoint, or --runs with a folder of runs of tools/train.py'
+            else 'no model given: give a config and a checkpoint, or --runs with a folder of tools/train.py runs'
         )
     return models
 
@@ -123,12 +124,12 @@ def _run_model(folder: Path) -> Optional[Model]:
 
 
 class Predictor:
-    """Models that are loaded as they are asked for, and predict.
+    """Models that are loaded on demand and predict.
 
     Args:
         models (dict[str, Model]): By name.
         device (str, optional): Default: a GPU if there is one.
-        score_thr (float): Detection: least score of what is drawn.
+        score_thr (float): Minimum detection score to draw.
     """
 
     def __init__(self, models: Dict[str, Model], device: Optional[str] = None, score_thr: float = 0.3) -> None:
@@ -138,13 +139,13 @@ class Predictor:
         self._loaded: 'OrderedDict[str, Loaded]' = OrderedDict()
 
     def load(self, name: str) -> Loaded:
-        """Load a model, unless it is among those used last.
+        """Load a model, unless it is cached.
 
         Raises:
             UserError: No such model, or its config or checkpoint cannot be used.
         """
         if name not in self.models:
-            raise UserError(f'there is no model {name!r}, expected one of {", ".join(self.models)}')
+            raise UserError(f'unknown model {name!r}, expected one of {", ".join(self.models)}')
         if name not in self._loaded:
             model = self.models[name]
             cfg = load_config(model.config)

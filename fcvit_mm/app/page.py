@@ -1,4 +1,4 @@
-"""The page in the browser on which a trained model predicts for images that are dropped there, built on Gradio."""
+"""The page of the web demo, built on Gradio: a trained model predicts for uploaded images."""
 
 import html
 import traceback
@@ -20,16 +20,16 @@ def import_gradio() -> Any:
     """Import Gradio, which is imported nowhere else.
 
     Raises:
-        UserError: It is missing or too old.
+        UserError: Gradio is missing or too old.
     """
     try:
         import gradio
     except ImportError as error:
-        raise UserError("the page is built on Gradio, which is not installed: pip install 'fcvit_mm[app]'") from error
+        raise UserError("the web demo needs Gradio, which is not installed: pip install 'fcvit_mm[app]'") from error
     if tuple(int(part) for part in gradio.__version__.split('.')[:2]) < MIN_GRADIO:
         raise UserError(
-            f'the page needs Gradio {".".join(map(str, MIN_GRADIO))} or newer, found {gradio.__version__}: '
-            "pip install --upgrade 'fcvit_mm[app]'"
+            f'the web demo needs Gradio {".".join(map(str, MIN_GRADIO))} or newer, found {gradio.__version__}: pip '
+            "install --upgrade 'fcvit_mm[app]'"
         )
     return gradio
 

@@ -1,4 +1,4 @@
-"""The server of the page: its address, and what keeps it to this machine."""
+"""The server of the web demo: its address, and the restriction to this machine."""
 
 import os
 import socket
@@ -54,8 +54,8 @@ def open_port(host: str, port: Optional[int]) -> socket.socket:
         except (OSError, OverflowError) as error:
             failure = error
     raise UserError(
-        f'the page cannot listen on {host}, port {port or f"{ports[0]} to {ports[-1]}"} ({failure}): '
-        'name another by --host and --port'
+        f'the web demo cannot listen on {host}, port {port or f"{ports[0]} to {ports[-1]}"} ({failure}): choose '
+        'another with --host and --port'
     ) from failure
 
 

@@ -1,4 +1,4 @@
-"""Writing a checkpoint of any published format as one of this package: tensors only, our names."""
+"""Converting checkpoints of any published format to the format of this package: tensors only, our names."""
 
 import os
 from collections import OrderedDict
@@ -18,7 +18,7 @@ KEPT_META = ('dataset_meta', 'CLASSES', 'PALETTE', 'classes')
 
 
 def convert_checkpoint(source: str, destination: str, ema: bool = False, force: bool = False) -> Dict[str, str]:
-    """Convert a published checkpoint, or strip one that OpenMMLab's tools wrote to its weights.
+    """Convert a published checkpoint, or reduce a checkpoint of OpenMMLab's tools to its weights.
 
     The result, ``dict(state_dict=..., meta=...)``, loads with ``torch.load(weights_only=True)`` and strictly into the
     model that it belongs to: a classifier, a detector or a segmentor with the backbone under ``backbone.``, or a bare
@@ -31,12 +31,11 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
         force (bool): Overwrite ``destination``.
 
     Returns:
-        dict[str, str]: What was recognised: network, arch, task, source, weights, number of tensors and, where the
-        source says so, epoch.
+        dict[str, str]: Network, arch, task, source, weights, number of tensors and, if the source contains it, epoch.
 
     Raises:
-        CheckpointError: The source cannot be read, or not all of it is recognised.
-        CheckpointExistsError: ``destination`` is there and ``force`` is not given; also a ``FileExistsError``.
+        CheckpointError: The source cannot be read or is not recognised completely.
+        CheckpointExistsError: ``destination`` exists and ``force`` is not set; also a ``FileExistsError``.
         WriteError: ``destination`` cannot be written.
     """
     _check_destination(destination, force)
@@ -52,11 +51,11 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
 
 
 def to_ours(checkpoint: Dict[str, Any], found: Recognized, source: str) -> Dict[str, Any]:
-    """Return a checkpoint of any published format as one of this package.
+    """Return a checkpoint of any published format in the format of this package.
 
     Args:
         checkpoint (dict): As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint` returns it.
-        found (Recognized): What it holds; what is unknown of it is left away.
+        found (Recognized): Its recognised content; unknown tensors are dropped.
         source (str): Its file.
 
     Returns:
@@ -71,7 +70,7 @@ def to_ours(checkpoint: Dict[str, Any], found: Recognized, source: str) -> Dict[
 
 
 def _summary(checkpoint: Dict[str, Any], found: Recognized) -> Dict[str, str]:
-    """Return what was recognised, as text."""
+    """Return the recognised content as text."""
     summary = {
         'network': found.network.__name__,
         'arch': found.arch,
@@ -88,39 +87,41 @@ def _summary(checkpoint: Dict[str, Any], found: Recognized) -> Dict[str, str]:
 
 def _check_destination(destination: str, force: bool) -> None:
     if os.path.exists(destination) and not force:
-        raise CheckpointExistsError(f'{destination} is there already: give another name, or --force to overwrite it')
+        raise CheckpointExistsError(f'{destination} already exists: give another name, or --force to overwrite it')
     folder = os.path.dirname(os.path.abspath(destination))
     if not os.path.isdir(folder) or os.path.isdir(destination):
         wrong = destination if os.path.isdir(destination) else folder
         raise CheckpointError(
-            f'{destination} cannot be written: {wrong} is {"a" if wrong == destination else "not a"} '
-            'directory; give the name of a file in one that exists'
+            f'{destination} cannot be written: {wrong} is {"a" if wrong == destination else "not a"} directory: give '
+            'a file name in an existing directory'
         )
 
 
 def _check_complete(found: Recognized, source: str) -> None:
-    """Refuse what would not load strictly."""
+    """Reject a checkpoint that would not load strictly."""
     if found.unknown:
         raise CheckpointError(
-            f'{source} has {len(found.unknown)} tensors that are neither of '
-            f'{found.network.__name__} nor of a known head or neck: {some(found.unknown)}'
+            f'{source} has {len(found.unknown)} tensors that belong neither to {found.network.__name__} nor to a '
+            f'known head or neck: {some(found.unknown)}'
         )
     if found.source == 'Paddle' and found.task not in ('classifier', 'backbone'):
         raise CheckpointError(
-            f'{source} is a Paddle {found.task}, expected a classifier or a backbone: how Paddle '
-            'stores the other heads is not known here'
+            f'{source} is a Paddle {found.task}, expected a classifier or a backbone: the names of other Paddle heads '
+            'are not supported'
         )
     if found.task == 'backbone' and found.others:
-        raise CheckpointError(f'{source} has a neck but no head that would tell its task: {some(found.others)}')
+        raise CheckpointError(
+            f'{source} has a neck but no head, from which the task is recognized: {some(found.others)}'
+        )
     missing = _missing(found)
     if missing:
-        raise CheckpointError(f'{source} is an incomplete {found.task}, it lacks {some(missing)}: download it again')
+        raise CheckpointError(f'{source} is an incomplete {found.task}: {some(missing)} missing. Download it again')
 
 
 def _missing(found: Recognized) -> List[str]:
-    """Return names that the others of the file call for.
+    """Return missing names that the other names of the file imply.
 
-    Not of the heads of detectors and segmentors, of which there are too many kinds.
+    Heads of detectors and segmentors are not checked: there are too many kinds.
     """
     names = set(found.backbone)
     count = 1 + max((int(name.split('.')[1]) for name in names if name.startswith('stages.')), default=-1)

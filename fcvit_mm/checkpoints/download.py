@@ -1,7 +1,7 @@
-"""Downloading a file that may be large over a connection that may be cut: continued, checked, and atomic.
+"""Downloading large files over unreliable connections: resumed, checked and atomic.
 
-torch.hub's and pooch's downloads begin anew after a cut, and huggingface_hub's are for that site alone; so the protocol
-is here, on the standard library's client.
+Downloads of torch.hub and pooch start again after an interruption, and huggingface_hub only supports its own site;
+therefore this module implements it on the HTTP client of the standard library.
 """
 
 import hashlib
@@ -32,37 +32,38 @@ BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
 class DownloadError(CheckpointError):
-    """A file does not come; says why."""
+    """A download failed."""
 
 
 class _Cut(Exception):
-    """The connection was cut, or the server is busy: what came is kept, and it is tried again."""
+    """The connection was lost, or the server is busy: received data are kept and the download is retried."""
 
 
 class _Unreachable(Exception):
-    """There is no connection: tried again if there was one before."""
+    """There is no connection: retried if there was one before."""
 
 
 def download(address: str, path: str, check: Callable[[str], object], size: Optional[int] = None) -> bool:
     """Download a file, unless another process has done so in the meantime.
 
-    What came before a connection was cut, by the server or with this process, stays beside ``path`` and is continued if
-    the server can send parts and still has the same content (by ``ETag``, ``Last-Modified`` and length); else it begins
-    anew. Of several processes one downloads, and the others wait for it. A terminal shows the progress.
+    After an interruption, by the server or with this process, received data are kept beside ``path``, and the download
+    is resumed if the server supports ranges and still has the same content (by ``ETag``, ``Last-Modified`` and length);
+    otherwise it starts again. If several processes call this, one downloads and the others wait. A terminal shows the
+    progress.
 
     Args:
         address (str): ``http://`` or ``https://``.
-        path (str): Where the file goes, atomically; its folder is made if it is missing.
-        check (callable): Gets the complete file's temporary path before it gets its name. If it raises a
+        path (str): Destination, written atomically; its folder is created if missing.
+        check (callable): Called with the temporary path of the complete file before it is renamed. If it raises a
             ``CheckpointError``, the file is removed.
-        size (int, optional): Its length in bytes, if that is known from elsewhere.
+        size (int, optional): Its length in bytes, if known.
 
     Returns:
         bool: Whether this call downloaded it.
 
     Raises:
-        DownloadError: No connection, no such file, a connection that is cut again and again, or another length.
-        CheckpointError: Of ``check``.
+        DownloadError: No connection, no such file, repeatedly lost connections, or a different length.
+        CheckpointError: Raised by ``check``.
         WriteError: The folder or the disk cannot be written.
     """
     with _only_one(path):
@@ -82,13 +83,13 @@ def download(address: str, path: str, check: Callable[[str], object], size: Opti
             if failures >= len(PAUSES) or not connected:
                 kept = f'; the {_mebibytes(reached)} that came are kept, and the next try continues' if reached else ''
                 raise DownloadError(f'{address} could not be downloaded: {reason}{kept}') from reason
-            print_log(f'{address}: {reason}; trying again.', logger='current')
+            print_log(f'{address}: {reason}; retrying.', logger='current')
             time.sleep(PAUSES[failures])
 
 
 @contextmanager
 def _only_one(path: str) -> Iterator[None]:
-    """Let one process at a time in; on file systems that can lock, of all machines that share the folder."""
+    """Admit one process at a time; on file systems with locks, across all machines that share the folder."""
     from filelock import FileLock, Timeout  # which importing this package does not bring
 
     folder, name = os.path.split(path)
@@ -98,10 +99,12 @@ def _only_one(path: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print_log(f'Another process downloads {path}: waiting for it.', logger='current')
+            print_log(f'Another process is downloading {path}: waiting for it.', logger='current')
             lock.acquire()
         except NotImplementedError:
-            print_log(f'{folder} cannot lock files: download to it in one process at a time.', logger='current')
+            print_log(
+                f'{folder} does not support file locks: download to it with one process at a time.', logger='current'
+            )
     try:
         yield
     finally:
@@ -127,7 +130,7 @@ def _try(address: str, path: str, check: Callable[[str], object], size: Optional
     total, tag = _describe(response)
     if size is not None and total not in (None, size):
         response.close()
-        raise DownloadError(f'{address} has {total} bytes, expected {size}: it is another file now')
+        raise DownloadError(f'{address} has {total} bytes, expected {size}: the file on the server has changed')
     where = f', from {_mebibytes(start)} on' if start else ''
     print_log(f'Downloading {address} to {path} ({_mebibytes(total)}{where}).', logger='current')
     with response, partial_path(path, tag) as temporary:
@@ -142,7 +145,7 @@ def _try(address: str, path: str, check: Callable[[str], object], size: Optional
                 received += len(data)
                 advance(len(data))
         if total is not None and received != total:
-            raise _Cut(f'the connection was cut after {_mebibytes(received)} of {_mebibytes(total)}')
+            raise _Cut(f'the connection was lost after {_mebibytes(received)} of {_mebibytes(total)}')
         try:
             check(temporary)
         except CheckpointError:
@@ -151,7 +154,7 @@ def _try(address: str, path: str, check: Callable[[str], object], size: Optional
 
 
 def _open(address: str, start: int) -> http.client.HTTPResponse:
-    """Ask for a file from a byte on; the answer may be all of it."""
+    """Request a file from a byte offset on; the response may contain the complete file."""
     headers = {'User-Agent': f'fcvit_mm/{__version__}', 'Accept-Encoding': 'identity'}
     if start:
         headers['Range'] = f'bytes={start}-'
@@ -174,17 +177,17 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise _Cut(f'the connection was cut ({error or type(error).__name__})') from error
+        raise _Cut(f'the connection was lost ({error or type(error).__name__})') from error
 
 
 def _continues(response: http.client.HTTPResponse, start: int, tag: str) -> bool:
-    """Return whether an answer continues what is there: the part that was asked for, of the same content."""
+    """Return whether a response continues the partial file: the requested range of the same content."""
     begin = response.headers.get('Content-Range', '').startswith(f'bytes {start}-')
     return response.status == 206 and begin and _describe(response)[1] == tag
 
 
 def _describe(response: http.client.HTTPResponse) -> Tuple[Optional[int], str]:
-    """Return the length of the complete file, if the server tells it, and what tells its content from another."""
+    """Return the length of the complete file, if the server sends it, and an identifier of its content."""
     headers = response.headers
     pattern, field = (r'.*/(\d+)$', 'Content-Range') if response.status == 206 else (r'(\d+)$', 'Content-Length')
     found = re.match(pattern, headers.get(field, ''))
@@ -195,7 +198,7 @@ def _describe(response: http.client.HTTPResponse) -> Tuple[Optional[int], str]:
 
 @contextmanager
 def _progress(name: str, start: int, total: Optional[int]) -> Iterator[Callable[[int], object]]:
-    """Show a bar where somebody sees it."""
+    """Show a progress bar in a terminal."""
     if not sys.stderr.isatty():
         yield lambda number: None
         return

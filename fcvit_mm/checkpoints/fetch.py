@@ -1,6 +1,6 @@
-"""Published weights on this machine: found, or downloaded, and read as ``published:NAME`` wherever a checkpoint is.
+"""Local files of published weights: found or downloaded, and read as ``published:NAME`` like any checkpoint.
 
-The folder of :data:`VARIABLE` is searched first, then torch.hub's folder of checkpoints, where downloads go.
+The folder of :data:`VARIABLE` is searched first, then torch.hub's checkpoint folder, where downloads are stored.
 """
 
 import hashlib
@@ -30,14 +30,15 @@ _built: Dict[str, Tuple[Variant, Dict[str, Tensor]]] = {}
 
 
 class Fetched(NamedTuple):
-    """A file that :func:`fetch_published` brought or found.
+    """A file downloaded, copied or found by :func:`fetch_published`.
 
     Attributes:
         path (str): Where it is.
         size (int): Its bytes.
         sha256 (str): The hash of its content.
         how (str): ``'downloaded'``, ``'copied from PATH'`` or ``'found'``.
-        remembered (bool): Whether the hash stands in a file ``.sha256`` beside it; not in a folder of somebody else.
+        remembered (bool): Whether the hash is stored in a ``.sha256`` file beside it; not in folders without write
+            access.
     """
 
     path: str
@@ -48,40 +49,40 @@ class Fetched(NamedTuple):
 
 
 def download_folder() -> str:
-    """Return where downloads go: torch.hub's folder of checkpoints (``TORCH_HOME`` moves it)."""
+    """Return the download folder: torch.hub's checkpoint folder (``TORCH_HOME`` moves it)."""
     return os.path.join(torch.hub.get_dir(), 'checkpoints')
 
 
 def weight_folders() -> List[str]:
-    """Return the folders in which published files are looked for, in order.
+    """Return the folders searched for published files, in order.
 
     Raises:
-        CheckpointError: :data:`VARIABLE` names no folder.
+        CheckpointError: :data:`VARIABLE` is not a folder.
     """
     first = os.environ.get(VARIABLE)
     if first and not os.path.isdir(first):
         raise CheckpointError(
-            f'{VARIABLE}={first} is no folder: make it and fill it (python tools/download.py NAME --to {first}), or '
+            f'{VARIABLE}={first} is not a folder: create and fill it (python tools/download.py NAME --to {first}), or '
             'unset the variable'
         )
     return [*([first] if first else []), download_folder()]
 
 
 def find_file(weights: PublishedWeights) -> Optional[str]:
-    """Return the file of published weights on this machine, if it is here."""
+    """Return the local file of published weights, if it exists."""
     paths = (os.path.join(folder, weights.file) for folder in weight_folders())
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def published_path(name: str) -> str:
-    """Return the file of published weights, which is downloaded if it is not here.
+    """Return the local file of published weights, downloading it if necessary.
 
     Args:
-        name (str): As of :func:`~fcvit_mm.checkpoints.published.find_published`.
+        name (str): See :func:`~fcvit_mm.checkpoints.published.find_published`.
 
     Raises:
-        CheckpointError: No such name, or what came is something else.
-        DownloadError: It cannot be downloaded, or only by a person.
+        CheckpointError: Unknown name, or the downloaded file contains something else.
+        DownloadError: It cannot be downloaded, or only by hand.
         WriteError: It cannot be written.
     """
     weights = find_published(name)
@@ -93,15 +94,15 @@ def published_path(name: str) -> str:
 
 
 def fetch_published(name: str, folder: Optional[str] = None) -> Fetched:
-    """Bring published weights onto this machine, and check what the file holds and that it is still the same.
+    """Download or find published weights, and check their content and hash.
 
     Args:
-        name (str): As of :func:`~fcvit_mm.checkpoints.published.find_published`.
-        folder (str, optional): Where the file is to be; it is copied if it is elsewhere here. Default: where it is
-            found, else :func:`download_folder`.
+        name (str): See :func:`~fcvit_mm.checkpoints.published.find_published`.
+        folder (str, optional): Destination; a file found elsewhere is copied. Default: the folder where it is found,
+            otherwise :func:`download_folder`.
 
     Raises:
-        CheckpointError: As of :func:`published_path`, or the file has changed since its hash was remembered.
+        CheckpointError: As for :func:`published_path`, or the file has changed since its hash was stored.
         DownloadError, WriteError: As of :func:`published_path`.
     """
     weights = find_published(name)
@@ -125,12 +126,12 @@ def fetch_published(name: str, folder: Optional[str] = None) -> Fetched:
 
 
 def _download(weights: PublishedWeights, path: str) -> bool:
-    """Download a file, and tell a person what to do where that fails."""
+    """Download a file; the error on failure says what to do by hand."""
     by_hand = f'open {weights.page} in a browser, download the checkpoint and save it as {path}'
     if weights.address is None:
         raise DownloadError(
-            f'{weights.name} lies where only a person can download it: {by_hand} (or as {weights.file} in the folder '
-            f'that {VARIABLE} names), whatever it is called there'
+            f'{weights.name} must be downloaded by hand: {by_hand} (or as {weights.file} in the folder {VARIABLE}); '
+            'rename it if the page uses another name'
         )
     wanted = _wanted(weights)  # not after the download: the network may need a package that is missing
     try:
@@ -148,10 +149,10 @@ def _download(weights: PublishedWeights, path: str) -> bool:
 
 
 def _remember(path: str) -> Tuple[str, bool]:
-    """Return a file's SHA-256, and whether it stands beside it, as ``sha256sum`` writes it.
+    """Return a file's SHA-256, and whether it is stored beside the file, in the format of ``sha256sum``.
 
     Raises:
-        CheckpointError: Another one does.
+        CheckpointError: The stored hash is different.
     """
     found = hashlib.sha256()
     with open(path, 'rb') as file:
@@ -168,17 +169,17 @@ def _remember(path: str) -> Tuple[str, bool]:
         known = text.read().partition(' ')[0]
     if known != sha256:
         raise CheckpointError(
-            f'{path} has the SHA-256 {sha256}, but {beside} remembers {known}: the file has changed. If that is meant, '
-            'remove the .sha256 file; else remove both and download it again'
+            f'{path} has SHA-256 {sha256}, expected {known} (from {beside}): the file has changed. If the change is '
+            'intended, delete the .sha256 file; otherwise delete both files and download again'
         )
     return sha256, True
 
 
 def read_published(name: str) -> Dict[str, Any]:
-    """Read published weights as a checkpoint of this package, which loads into the model of their config.
+    """Read published weights as a checkpoint of this package that loads into the model of their config.
 
     Args:
-        name (str): As of :func:`~fcvit_mm.checkpoints.published.find_published`. It is downloaded if it is not here.
+        name (str): See :func:`~fcvit_mm.checkpoints.published.find_published`. Downloaded if necessary.
 
     Returns:
         dict: ``state_dict`` and ``meta``, as ``tools/convert_checkpoint.py`` writes them.
@@ -193,7 +194,7 @@ def read_published(name: str) -> Dict[str, Any]:
     found = _check(weights, _wanted(weights), content, path)
     if found.unknown:
         print_log(
-            f'{path}: {len(found.unknown)} tensors of no known part, not loaded: {some(found.unknown)}',
+            f'{path}: {len(found.unknown)} tensors of unknown components are not loaded: {some(found.unknown)}',
             logger='current',
             level=logging.WARNING,
         )
@@ -204,7 +205,7 @@ READERS[SCHEME] = read_published
 
 
 def check_content(weights: PublishedWeights, path: str) -> None:
-    """Check that a file holds what its name says: the network, its variant, the task.
+    """Check that a file contains the network, variant and task of its name.
 
     Raises:
         CheckpointError: It cannot be read or holds something else.
@@ -213,12 +214,12 @@ def check_content(weights: PublishedWeights, path: str) -> None:
 
 
 def _check_download(weights: PublishedWeights, wanted: Mapping[str, Tensor], path: str) -> None:
-    """Check a file under its temporary name, which the message is not to have."""
+    """Check a file under its temporary name, without that name in the error message."""
     try:
         _check(weights, wanted, read_checkpoint(path), path)
     except CheckpointError as error:
         text = str(error).replace(path, 'what came')
-        raise CheckpointError(f'{weights.address} does not give {weights.name}: {text}') from error
+        raise CheckpointError(f'{weights.address} is not the file of {weights.name}: {text}') from error
 
 
 def _wanted(weights: PublishedWeights) -> Dict[str, Tensor]:
@@ -236,7 +237,7 @@ def _is_compared(name: str, task: str) -> bool:
 
 
 def _check(weights: PublishedWeights, wanted: Mapping[str, Tensor], content: Dict[str, Any], path: str) -> Recognized:
-    """Recognise what was read, and check it.
+    """Recognise the content, and check it.
 
     Raises:
         CheckpointError: It is something else.
@@ -254,5 +255,5 @@ def _check(weights: PublishedWeights, wanted: Mapping[str, Tensor], content: Dic
     raise CheckpointError(
         f'{path} is a {found.task} with {found.network.__name__} {found.arch}, expected {weights.name}: a '
         f'{weights.task} with {network.__name__} {name_arch(wanted, network)} and keys such as {weights.keys}{what}. '
-        'Another file has its name: remove it'
+        'The file under this name is a different one: delete it'
     )

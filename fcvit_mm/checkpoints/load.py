@@ -28,12 +28,12 @@ def load_pretrained(
 ) -> None:
     """Load the backbone's weights from a published file or from one that mmpretrain, mmdet or mmseg wrote.
 
-    The file's kind, prefixes and names are recognised, see :func:`~fcvit_mm.checkpoints.recognize.recognize`; nothing
-    in it is run. What does not fit is reported through MMEngine's logger. Missing output norms are no fault: a
-    classifier has but the last stage's.
+    The file's kind, prefixes and names are recognised, see :func:`~fcvit_mm.checkpoints.recognize.recognize`; no code
+    in it is run. Tensors that do not fit are reported through MMEngine's logger. Missing output norms are not an error:
+    a classifier only has that of the last stage.
 
     Args:
-        backbone (Backbone): Where the weights go.
+        backbone (Backbone): The backbone that gets the weights.
         checkpoint (str): A path, ``published:NAME`` (:mod:`fcvit_mm.checkpoints.fetch`), or an http(s) URL, which is
             downloaded to torch.hub's directory once.
         prefix (str, optional): What precedes the backbone's names in the file, if not ``backbone.`` or nothing.
@@ -41,7 +41,7 @@ def load_pretrained(
         ema (bool): Take the averaged weights of a file that has both.
 
     Raises:
-        CheckpointError: The file cannot be read, holds nothing of this network or another variant of it.
+        CheckpointError: The file cannot be read, or contains no weights of this network or those of another variant.
     """
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise CheckpointError(
@@ -66,7 +66,7 @@ def load_pretrained(
 
 
 def local_path(checkpoint: str) -> str:
-    """Return the file for a path, ``published:NAME`` or URL. It is downloaded once, by one process of each machine.
+    """Return the local file of a path, ``published:NAME`` or URL; one process per machine downloads it.
 
     Raises:
         CheckpointError: Another kind of address, or the download fails.
@@ -78,12 +78,12 @@ def local_path(checkpoint: str) -> str:
         return checkpoint
     if scheme not in ('http', 'https'):
         raise CheckpointError(
-            f'checkpoint {checkpoint}: expected a path, http:// or https:// (names such as '
-            'torchvision:// and open-mmlab:// stand for weights of other networks)'
+            f'checkpoint {checkpoint}: expected a path, http:// or https:// (torchvision://, open-mmlab:// and '
+            'similar names are weights of other networks)'
         )
     name = os.path.basename(urlparse(checkpoint).path)
     if not name:
-        raise CheckpointError(f'checkpoint {checkpoint} does not end in the name of a file')
+        raise CheckpointError(f'checkpoint {checkpoint} does not end in a file name')
     path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
     rank = int(os.environ.get('LOCAL_RANK', get_dist_info()[0]))
     error: Optional[Exception] = None
@@ -103,7 +103,7 @@ def local_path(checkpoint: str) -> str:
 
 
 class _DownloadError(Exception):
-    """The file does not come; not an ``OSError``, which would say that it cannot be written."""
+    """A download failed; not an ``OSError``, which would mean that the file cannot be written."""
 
 
 def _download(address: str, path: str) -> None:
@@ -142,7 +142,7 @@ def load_from_published(filename: str, map_location: Any = None) -> Dict[str, An
 
 
 def _check_fit(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:
-    """Refuse another variant: other depths, other shapes, or nothing for this backbone."""
+    """Reject another variant: other depths, other shapes, or no weights for this backbone."""
     network = found.network
     theirs, ours = arch_of(found.backbone)['depths'], arch_of(own)['depths']
     wrong = [
@@ -206,7 +206,7 @@ def _is_past(name: str, stages: int) -> bool:
 
 
 def check_fits(model: nn.Module, checkpoint: str) -> None:
-    """Refuse weights of another model: MMEngine only warns, and random layers give random predictions.
+    """Reject weights of another model: MMEngine only warns, and random layers predict at random.
 
     Args:
         model (nn.Module): The complete model.

@@ -1,4 +1,4 @@
-"""What surrounds a backbone's weights in a file: containers, prefixes of wrappers, heads, Paddle's own names.
+"""Containers, wrapper prefixes, heads and Paddle names around a backbone's weights in a file.
 
 The names of the backbone's weights themselves are data beside each network: see ``fcvit_mm.models.published_names``.
 """
@@ -48,14 +48,14 @@ def is_head(name: str) -> bool:
 def find_state_dict(
     checkpoint: Dict[str, Any], path: str = 'the checkpoint', ema: bool = False
 ) -> Tuple[Dict[str, Any], str]:
-    """Return the dict of weights in a checkpoint, and which they are as text.
+    """Return the dict of weights in a checkpoint, and a description of them.
 
-    The weights as trained are taken unless ``ema`` asks for the averaged ones; where there is but one kind, that one.
-    MMEngine's EMAHook puts the averaged weights under ``state_dict`` and those in training under ``ema_state_dict``,
-    whatever these names say; from such a file the averaged ones are taken, as MMEngine does itself.
+    The raw weights are used unless ``ema`` is set; if there is only one kind, that one is used. MMEngine's EMAHook
+    stores the averaged weights in ``state_dict`` and the raw ones in ``ema_state_dict``, despite these names; from such
+    a file the averaged weights are used, as in MMEngine.
 
     Raises:
-        CheckpointError: Averaged weights asked for and not there.
+        CheckpointError: Averaged weights are requested but missing.
     """
     if isinstance(checkpoint.get('ema_state_dict'), dict) and isinstance(checkpoint.get('state_dict'), dict):
         return checkpoint['state_dict'], 'averaged (EMA) weights, which MMEngine keeps under state_dict'
@@ -64,7 +64,7 @@ def find_state_dict(
     if ema and averaged is None:
         raise CheckpointError(
             f'{path} has no averaged (EMA) weights, expected one of {list(EMA_KEYS)} among its keys '
-            f'{some(checkpoint)}: take the weights as trained (without ema=True or --ema)'
+            f'{some(checkpoint)}: use the raw weights (without ema=True or --ema)'
         )
     if averaged is not None and (ema or trained is None):
         return checkpoint[averaged], f'averaged (EMA) weights, {averaged}'

@@ -1,7 +1,7 @@
-"""Published weights, one row a file: whose they are, where they lie, what they load into.
+"""Published weights, one row per file: authors, address, and the config they load into.
 
-The rows say what the publications say; nobody has downloaded the files here. :mod:`fcvit_mm.checkpoints.fetch` brings
-them onto a machine and reads them.
+The rows follow the publications; the downloads have not been tested against the real servers.
+:mod:`fcvit_mm.checkpoints.fetch` downloads and reads the files.
 """
 
 import difflib
@@ -19,18 +19,18 @@ SCHEME = 'published:'
 
 
 class PublishedWeights(NamedTuple):
-    """A file of weights that the authors of a network published.
+    """A file of weights published by the authors of a network.
 
     Attributes:
         name (str): Its name here.
         variant (str): The network, a name of :data:`~fcvit_mm.models.variants.VARIANTS`.
         task (str): ``'classifier'``, ``'detector'`` or ``'segmentor'``.
-        config (str): What it loads into: path of the config, absolute or from the folder that ``configs`` stands in.
-        page (str): Address of the page that a person opens.
-        keys (str): One of its keys, by which a person knows it.
+        config (str): The config it loads into: an absolute path, or relative to the folder that contains ``configs``.
+        page (str): URL of the download page.
+        keys (str): One of its keys, by which the file can be recognised.
         metrics (dict[str, float]): Published figures, from the authors' training, by their names in metafiles.
-        address (str, optional): Of the file; ``None`` where only a person can download it.
-        confirmed (bool): Whether the publication names the file. If not, its name follows from the network's.
+        address (str, optional): URL of the file; ``None`` if it must be downloaded by hand.
+        confirmed (bool): Whether the publication names the file. Otherwise its name is derived from the network's.
         size (int, optional): Bytes, where published.
     """
 
@@ -47,7 +47,7 @@ class PublishedWeights(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The file's name: as published, or what a person who downloads it is to call it."""
+        """File name: as published, or the name to use for a download by hand."""
         return f'{self.name}.pth' if self.address is None else os.path.basename(urlparse(self.address).path)
 
 
@@ -61,30 +61,30 @@ def register_published(weights: PublishedWeights) -> PublishedWeights:
     """Add published weights, of a network in any package, to :data:`PUBLISHED`.
 
     Raises:
-        UserError: Others have this name, or no variant is called as their network.
+        UserError: The name is already used, or the network is not the name of a variant.
     """
     find_variant(weights.variant)
     if _published.setdefault(weights.name, weights) != weights:
         raise UserError(
-            f'published weights {weights.name!r} of {_published[weights.name].variant} are there already: register '
-            'these under another name'
+            f'published weights {weights.name!r} of {_published[weights.name].variant} are already registered: '
+            'register these under another name'
         )
     return weights
 
 
 def find_published(name: str) -> PublishedWeights:
-    """Return the row of a name, with or without ``published:``; the name of its config does as well.
+    """Return the row of a name, with or without ``published:``, or of the name of its config.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: The name is unknown.
     """
     name = name[len(SCHEME) :] if is_published(name) else name
     found = PUBLISHED.get(name) or next((row for row in PUBLISHED.values() if _stem(row.config) == name), None)
     if found is None:
         near = difflib.get_close_matches(name, PUBLISHED) or list(PUBLISHED)
         raise CheckpointError(
-            f'{name!r} is no name of published weights, expected one such as {", ".join(near[:3])}; '
-            'python tools/download.py lists all'
+            f'{name!r} is not the name of published weights, expected one such as {", ".join(near[:3])}; python '
+            'tools/download.py lists all'
         )
     return found
 
@@ -95,7 +95,7 @@ def is_published(checkpoint: str) -> bool:
 
 
 def with_scheme(checkpoint: str) -> str:
-    """Return ``published:NAME`` for a bare name of the table, unless a file has this name; else what was given."""
+    """Return ``published:NAME`` for a bare name of the table, unless it is a file; otherwise the argument."""
     return f'{SCHEME}{checkpoint}' if checkpoint in PUBLISHED and not os.path.exists(checkpoint) else checkpoint
 
 

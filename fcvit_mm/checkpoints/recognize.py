@@ -1,4 +1,4 @@
-"""What a checkpoint holds: which network, trained for what, and its weights under the names of this package."""
+"""Recognising the network and task of a checkpoint, and renaming its weights to the names of this package."""
 
 import re
 import warnings
@@ -62,10 +62,10 @@ def recognize(
     prefix: Optional[str] = None,
     backbone: Optional[torch.nn.Module] = None,
 ) -> Recognized:
-    """Recognise what a checkpoint holds by its keys, and give its weights our names.
+    """Recognise the content of a checkpoint by its keys, and rename its weights to our names.
 
     The network is the one whose names, published or ours, explain most of the file's; of several, the one with the
-    fewest names. All subclasses of :class:`~fcvit_mm.models.Backbone` are tried, whoever wrote them.
+    fewest names. All subclasses of :class:`~fcvit_mm.models.Backbone` are considered, also those of other packages.
 
     Args:
         checkpoint (dict): As :func:`read_checkpoint` returns it.
@@ -73,15 +73,15 @@ def recognize(
         ema (bool): Take the averaged weights.
         prefix (str, optional): What precedes the backbone's names. ``None``: ``backbone.``, nothing, or, where one
             fits, what a wrapper put before either (``student.``, ``base_model.model.``).
-        backbone (nn.Module, optional): Where the weights are to go. It decides between two networks of the same names.
+        backbone (nn.Module, optional): The backbone to load. It decides between two networks with the same names.
 
     Raises:
-        CheckpointError: No tensors inside, none of a known network, of two networks alike, or NaN among them.
+        CheckpointError: No tensors, no known network, an ambiguous network, or NaN in the weights.
     """
     state_dict, weights = find_state_dict(checkpoint, path, ema)
     tensors = tensors_of(state_dict)
     if not tensors:
-        raise CheckpointError(f'{path} has no tensors in it, only {some(state_dict)}: expected a state_dict')
+        raise CheckpointError(f'{path} contains no tensors, only {some(state_dict)}: expected a state_dict')
     prefix, matches = _find_prefix(tensors, path, prefix, backbone)
     inside = OrderedDict((key[len(prefix) :], value) for key, value in tensors.items() if key.startswith(prefix))
     rest = OrderedDict((key, value) for key, value in tensors.items() if not key.startswith(prefix))
@@ -130,8 +130,8 @@ def recognize(
     ]
     if wrong:
         raise CheckpointError(
-            f'{path} holds {named[wrong[0]].dtype} values where weights stand ({some(wrong)}): '
-            'expected floating point, as quantised or complex weights are not understood'
+            f'{path} stores weights as {named[wrong[0]].dtype} ({some(wrong)}), expected floating point: quantised '
+            'and complex weights are not supported'
         )
     check_finite({**named, **others}, path)
     parts = {name.split('.')[0] for name in others}
@@ -141,7 +141,7 @@ def recognize(
 
 
 def check_finite(state_dict: Mapping[str, Any], path: str) -> None:
-    """Refuse weights with NaN or infinity among them: a training that diverged wrote them.
+    """Reject weights with NaN or infinity, which a diverged training writes.
 
     Raises:
         CheckpointError: Names the first such tensors.
@@ -153,15 +153,15 @@ def check_finite(state_dict: Mapping[str, Any], path: str) -> None:
     ]
     if wrong:
         raise CheckpointError(
-            f'{path} holds NaN or infinite values in {len(wrong)} of {len(state_dict)} tensors '
-            f'({some(wrong)}): the training that wrote it had diverged, take an earlier checkpoint'
+            f'{path} contains NaN or infinite values in {len(wrong)} of {len(state_dict)} tensors ({some(wrong)}): '
+            'the training had diverged; use an earlier checkpoint'
         )
 
 
 def arch_of(backbone: Mapping[str, Tensor]) -> Dict[str, Tuple[int, ...]]:
     """Return depths and channels of a backbone's state dict (our names), for the stages that it has.
 
-    The channels are those of the norms that stand in the first block of each stage; 0 where there is none.
+    The channels are those of the norms in the first block of each stage; 0 if there is none.
     """
     blocks: Dict[str, Set[str]] = {}
     widths: Dict[str, int] = {}
@@ -200,7 +200,7 @@ def name_arch(backbone: Mapping[str, Tensor], network: Type[Backbone]) -> str:
 def reference_names(network: Type[Backbone]) -> Tuple[str, ...]:
     """Return the names in a complete state dict of a network: of its first variant, or as built without arguments.
 
-    A network that cannot be built so has none: timm may be missing, or an argument be needed.
+    A network that cannot be built this way has none: timm may be missing, or an argument be required.
     """
     return _names_in(network, next((variant.name for variant in variants_of(network)), None))
 
@@ -230,7 +230,7 @@ def _build_names(network: Type[Backbone], variant: Optional[str]) -> Tuple[str, 
 
 
 class _Match(NamedTuple):
-    """How a network's names explain those in a file.
+    """Match between a network's names and those in a file.
 
     Attributes:
         network (type): The network.
@@ -263,14 +263,16 @@ def _find_network(keys: Sequence[str], matches: List[_Match], path: str, backbon
     if not matches:
         names = ', '.join(network.__name__ for network in _candidates(backbone))
         raise CheckpointError(
-            f'{path} has nothing in common with {names}: its {len(keys)} tensors are called {some(keys)}'
+            f'{path} has nothing in common with {names}: its {len(keys)} tensors are named {some(keys)}'
         )
     best = [match for match in matches if match.rank == min(match.rank for match in matches)]
     for match in best:  # the class that is loaded, or the one that all others are subclasses of
         if match.network is type(backbone) or all(issubclass(other.network, match.network) for other in best):
             return match
     names = ' and '.join(match.network.__name__ for match in best)
-    raise CheckpointError(f'{path} could be of {names}, whose parameters have the same names: load it by init_cfg')
+    raise CheckpointError(
+        f'{path} fits {names}, whose parameters have the same names: load it with init_cfg of the backbone'
+    )
 
 
 def _candidates(backbone: Optional[torch.nn.Module]) -> List[Type[Backbone]]:
@@ -355,7 +357,7 @@ def _patterns(name: str) -> Iterator[str]:
 
 
 def _block_finder(pairs: Set[Tuple[str, str]]) -> Callable[[str], Optional[Match[str]]]:
-    """Build a function that tells whether a name in the file stands in a block."""
+    """Build a function that checks whether a name in the file belongs to a block."""
     roots = set()
     for pattern, ours in pairs:
         block, parts = BLOCK.match(ours), pattern.split('.')
@@ -369,13 +371,13 @@ def _block_finder(pairs: Set[Tuple[str, str]]) -> Callable[[str], Optional[Match
 def _find_prefix(
     tensors: Mapping[str, Tensor], path: str, prefix: Optional[str], backbone: Optional[torch.nn.Module]
 ) -> Tuple[str, List[_Match]]:
-    """Find what precedes the backbone's names: ``prefix``, else what some network's names stand after.
+    """Find the prefix of the backbone's names: ``prefix``, or one after which the names of some network follow.
 
     Returns:
         tuple: The prefix, and the networks that the names after it are of by the rows of published names.
 
     Raises:
-        CheckpointError: Nothing begins with ``prefix``, or a network's names stand after each of several.
+        CheckpointError: No name begins with ``prefix``, or the names of a network follow several prefixes.
     """
     if prefix is None:
         prefix = 'backbone.' if any(key.startswith('backbone.') for key in tensors) else ''
@@ -384,8 +386,8 @@ def _find_prefix(
             fitting = {each: found for each in _prefixes(tensors) if (found := _matches_after(tensors, each, backbone))}
             if len(fitting) > 1:
                 raise CheckpointError(
-                    f'{path} has weights of a network after each of {", ".join(map(repr, fitting))}: '
-                    'give the one to take as prefix'
+                    f'{path} has weights of a network after each of {", ".join(map(repr, fitting))}: give one of them '
+                    'as prefix'
                 )
             for prefix, matches in fitting.items():
                 return prefix, matches
@@ -394,14 +396,14 @@ def _find_prefix(
         prefix += '.'
     if not any(key.startswith(prefix) for key in tensors):
         raise CheckpointError(
-            f'{path} has no tensor whose name begins with {prefix!r}, they begin with '
+            f'no tensor name in {path} begins with {prefix!r}; the names begin with '
             f'{sorted({key.split(".")[0] for key in tensors})}: give one of these as prefix, or none'
         )
     return prefix, _matches_after(tensors, prefix, backbone)
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> List[str]:
-    """Return what may stand before a network's names: beginnings that end before a part that is no number."""
+    """Return possible prefixes of a network's names: those that end before a part that is not a number."""
     found: Dict[str, None] = {}
     for key in tensors:
         parts = key.split('.')
@@ -424,7 +426,7 @@ def _torch_leaf(key: str) -> str:
 
 
 def _linear_weights(backbone: Dict[str, Tensor], others: Dict[str, Tensor]) -> List[Tuple[Dict[str, Tensor], str]]:
-    """Return where the linear weights stand, the only ones with two dimensions: the dict and the name."""
+    """Return dict and name of the linear weights, the only ones with two dimensions."""
     result = [(backbone, name) for name in backbone if name.endswith('.weight')]
     if 'head.fc.weight' in others:
         result.append((others, 'head.fc.weight'))
@@ -434,7 +436,7 @@ def _linear_weights(backbone: Dict[str, Tensor], others: Dict[str, Tensor]) -> L
 def _are_transposed(linear: Sequence[Tuple[Dict[str, Tensor], str]], path: str, default: bool) -> bool:
     """Return whether linear weights are (in, out), as Paddle stores them.
 
-    Their biases tell, except for square ones; ``default`` where none tells.
+    Determined by their biases, except for square weights; ``default`` if undetermined.
     """
     votes: Dict[str, bool] = {}
     for where, name in linear:

@@ -1,10 +1,10 @@
-"""Read checkpoint files without running anything that they ask for.
+"""Reading checkpoint files without running any code in them.
 
 A pickle is a program: it names functions and has them called. The unpickler here never imports what a file names. It
 looks the name up in :data:`ALLOWED`, a table of this module's own rebuilders and of plain data; any other name stops
 the reading. Only those rebuilders are called, and nothing has its attributes set. torch's containers are taken apart
-here as well (a zip archive of a pickle and raw storages, or several pickles followed by raw storages), so that there
-is no second reader to be talked into something.
+here as well (a zip archive of a pickle and raw storages, or several pickles followed by raw storages), so no second
+reader can be exploited.
 """
 
 import io
@@ -27,15 +27,15 @@ from ..errors import UserError
 
 
 class CheckpointError(UserError):
-    """A file that cannot be read or does not fit. The message names the file, what is wrong and the way out."""
+    """A checkpoint cannot be read or does not fit. The message names the file, the problem and the way out."""
 
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
-    """There is no such file."""
+    """The checkpoint file does not exist."""
 
 
 class CheckpointExistsError(CheckpointError, FileExistsError):
-    """A file to be written is there already."""
+    """The file to write already exists."""
 
 
 #: Readers of what is not the path of a file, by what it begins with: :mod:`fcvit_mm.checkpoints.fetch` has one.
@@ -43,7 +43,7 @@ READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
 
 
 class Opaque:
-    """Stands for an object of a file whose content nobody needs: training arguments, log buffers, paths."""
+    """Placeholder for an object whose content is not needed: training arguments, log buffers, paths."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -60,7 +60,7 @@ class Rebuild:
 
 
 class StorageType(Opaque):
-    """A torch storage class, which says what its numbers are; ``dtype`` is None for bare bytes."""
+    """A torch storage class with its ``dtype``; ``None`` for raw bytes."""
 
     def __init__(self, name: str, dtype: Optional[torch.dtype]) -> None:
         super().__init__(name)
@@ -90,7 +90,7 @@ _STORAGES = {
 
 
 def _strided(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """A tensor over a storage (1-D), checked to lie inside it."""
+    """Build a tensor over a 1-D storage, checking its bounds."""
     if not isinstance(storage, Tensor):
         raise ValueError(f'a tensor without a storage: {storage!r}')
     size, stride = tuple(size), tuple(stride)
@@ -246,7 +246,7 @@ def _call(function: Any, args: Any) -> Any:
 def _complete_line(file: IO[bytes]) -> bytes:
     line = file.readline()
     if not line.endswith(b'\n'):  # else half a name in a cut file would be reported as a name that is refused
-        raise EOFError('it ends in the middle of a name')
+        raise EOFError('it is truncated in the middle of a name')
     return line
 
 
@@ -278,14 +278,14 @@ class RestrictedUnpickler(pickle._Unpickler):
         module = re.sub(r'^numpy\._core\b', 'numpy.core', module)
         if (module, name) not in ALLOWED:
             raise CheckpointError(
-                f'{self.path} asks for {module}.{name}, which is not among the plain data that weights are made of. '
-                'Refused, because loading it could run code. If you trust whoever made the file, load it on your own '
-                "and save its weights alone: torch.save({'state_dict': model.state_dict()}, PATH)"
+                f'{self.path} needs {module}.{name}, which is not plain data or tensors. Rejected, because loading it '
+                'could run code. If you trust the author of the file, load it yourself and save only its weights: '
+                "torch.save({'state_dict': model.state_dict()}, PATH)"
             )
         return ALLOWED[module, name]
 
     def get_extension(self, code: int) -> None:
-        raise CheckpointError(f'{self.path} asks for the pickle extension {code}: refused, no checkpoint needs one')
+        raise CheckpointError(f'{self.path} needs the pickle extension {code}: rejected, no checkpoint needs one')
 
     def persistent_load(self, saved: Any) -> Tensor:
         if self.storage is None or not isinstance(saved, tuple) or len(saved) < 5 or saved[0] != 'storage':
@@ -377,7 +377,7 @@ class RestrictedUnpickler(pickle._Unpickler):
 def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
     """Read a checkpoint of torch (``.pth``, ``.pth.tar``, ``.pt``), Paddle (``.pdparams``) or safetensors.
 
-    What the file is is told by its content, not by its name. Tensors come to the CPU and need no gradient; NumPy
+    The format is determined by the content, not by the file name. Tensors come to the CPU and need no gradient; NumPy
     arrays stay NumPy arrays; objects that are neither weights nor plain data become :class:`Opaque`.
 
     Args:
@@ -389,7 +389,7 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
 
     Raises:
         CheckpointNotFoundError: There is no such file; a ``CheckpointError`` and a ``FileNotFoundError``.
-        CheckpointError: It is not a checkpoint, damaged, or holds something that could run code.
+        CheckpointError: It is not a checkpoint, is corrupt, or contains something that could run code.
     """
     path = os.path.expanduser(os.fspath(path))
     for beginning, read in READERS.items():
@@ -409,12 +409,12 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
     except Exception as error:
         # Broad, because damaged and hostile bytes make readers fail in any way there is.
         raise CheckpointError(
-            f'{path} ({os.path.getsize(path)} bytes) is damaged or cut off '
-            f'({type(error).__name__}: {error}): download or copy it again'
+            f'{path} ({os.path.getsize(path)} bytes) is corrupt or truncated ({type(error).__name__}: {error}): '
+            'download or copy it again'
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f'{path} holds a {type(content).__name__}, expected a dict of tensors or one with a state_dict in it'
+            f'{path} contains a {type(content).__name__}, expected a dict of tensors or a dict with a state_dict'
         )
     return content
 
@@ -423,7 +423,7 @@ def _read_head(path: str) -> bytes:
     """Return the first bytes of a file that may be a checkpoint.
 
     Raises:
-        CheckpointError: It cannot be one; says what it is.
+        CheckpointError: It is not a checkpoint; names its actual type.
     """
     if not os.path.exists(path):
         raise CheckpointNotFoundError(
@@ -443,15 +443,17 @@ def _read_head(path: str) -> bytes:
         raise CheckpointError(f'{path} is a Git LFS pointer, not the checkpoint itself: fetch it with `git lfs pull`')
     if head.startswith(b'\x1f\x8b') or head[257:262] == b'ustar':
         raise CheckpointError(
-            f'{path} is a compressed or tar archive (checkpoints called .pth.tar are none): unpack '
-            'it and give the checkpoint in it'
+            f'{path} is a compressed or tar archive (.pth.tar checkpoints are not archives): unpack it and give the '
+            'checkpoint inside'
         )
     if head.startswith((b'PK\x03\x04', b'\x80')):
         return head
     if _safetensors_header_size(head) <= os.path.getsize(path) and head[8:9] == b'{':
         return head
     if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.IGNORECASE):
-        raise CheckpointError(f'{path} is a web page, not a checkpoint: the download went to the page about the file')
+        raise CheckpointError(
+            f'{path} is a web page, not a checkpoint: download the file itself, not the page about it'
+        )
     if not re.search(rb'[^\t\n\r\f -~\x80-\xff]', head):
         raise CheckpointError(f'{path} is text that begins with {head[:40]!r}, not a checkpoint')
     raise CheckpointError(f'{path} begins with {head[:8]!r}: neither a torch, a Paddle nor a safetensors checkpoint')
@@ -464,8 +466,8 @@ def _read_torch_zip(file: IO[bytes], path: str) -> Any:
         pickles = [name for name in names if name.count('/') == 1 and name.endswith('/data.pkl')]
         if any(name.endswith('/constants.pkl') or '/code/' in name for name in names):
             raise CheckpointError(
-                f'{path} is a TorchScript archive, which holds code: refused. Save the weights '
-                'alone: torch.save(module.state_dict(), PATH)'
+                f'{path} is a TorchScript archive, which contains code: rejected. Save only the weights: '
+                'torch.save(module.state_dict(), PATH)'
             )
         if len(pickles) != 1:
             raise CheckpointError(
@@ -478,10 +480,10 @@ def _read_torch_zip(file: IO[bytes], path: str) -> Any:
                 'the checkpoint is inside'
             )
         if sum(info.file_size for info in archive.infolist()) > os.fstat(file.fileno()).st_size:
-            raise ValueError('its records announce more than the file holds')
+            raise ValueError('its records are larger than the file')
         root = pickles[0][: -len('data.pkl')]
         if f'{root}byteorder' in names and archive.read(f'{root}byteorder') != sys.byteorder.encode():
-            raise CheckpointError(f'{path} was written on a machine of another byte order: save it again on this one')
+            raise CheckpointError(f'{path} was written on a machine with another byte order: save it again on this one')
         storages: Dict[str, Tensor] = {}
 
         def storage(dtype: torch.dtype, key: str, numel: int, view: Any) -> Tensor:
@@ -503,8 +505,8 @@ def _read_pickles(file: IO[bytes], path: str) -> Any:
     protocol, system = (RestrictedUnpickler(file, path).load() for _ in range(2))
     if protocol != _PROTOCOL or system.get('little_endian') is not (_NATIVE == '<'):
         raise CheckpointError(
-            f'{path} is of an unknown torch format (protocol {protocol}, {system}): load it with the '
-            'torch that wrote it and save it again'
+            f'{path} has an unknown torch format (protocol {protocol}, {system}): load it with the torch version that '
+            'wrote it and save it again'
         )
     size = left = os.fstat(file.fileno()).st_size
     storages: Dict[str, Tensor] = {}
@@ -514,7 +516,7 @@ def _read_pickles(file: IO[bytes], path: str) -> Any:
         if key not in storages:
             left -= numel * dtype.itemsize
             if left < 0:
-                raise ValueError(f'its tensors announce more than the {size} bytes of the file')
+                raise ValueError(f'its tensors are larger than the {size} bytes of the file')
             storages[key] = torch.empty(numel, dtype=dtype)
         values = storages[key]
         if view is None:
@@ -530,7 +532,7 @@ def _read_pickles(file: IO[bytes], path: str) -> Any:
         (numel,) = struct.unpack('<q', file.read(8))
         target = storages[key]
         if numel != target.numel():
-            raise ValueError(f'{numel} values stored where {target.numel()} were announced')
+            raise ValueError(f'{numel} values stored, expected {target.numel()}')
         data = bytearray(file.read(target.numel() * target.element_size()))
         if data:
             target.copy_(torch.frombuffer(data, dtype=target.dtype))
@@ -546,7 +548,9 @@ def _read_safetensors(path: str) -> Any:
         from safetensors import safe_open
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f'{path} is a safetensors file: `pip install safetensors` to read it') from error
+        raise CheckpointError(
+            f'{path} is a safetensors file: install safetensors to read it (pip install safetensors)'
+        ) from error
     with safe_open(path, 'pt') as file:
         meta = (file.metadata() or {}).get(META_KEY)
     return load_file(path) if meta is None else {'state_dict': load_file(path), 'meta': json.loads(meta)}

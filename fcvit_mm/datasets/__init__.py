@@ -1,4 +1,4 @@
-"""Generated sample data sets in the layouts of ImageNet, COCO and ADE20K, and faster forms of transforms."""
+"""Generated sample data sets in the layouts of ImageNet, COCO and ADE20K, and faster training transforms."""
 
 import importlib
 from typing import Any, Callable

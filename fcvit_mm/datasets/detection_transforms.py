@@ -1,4 +1,4 @@
-"""Faster forms of mmdet's training transforms: the same random draws and the same samples, to the last bit.
+"""Faster versions of mmdet's training transforms: the same random draws and the same samples, bit for bit.
 
 They are named by configs and imported on demand as those of :mod:`fcvit_mm.datasets.transforms`; they need mmdet.
 """

@@ -1,4 +1,4 @@
-"""How images lie in memory: copies that take a tenth of NumPy's time, for the same values."""
+"""Memory layout of images: copies in a tenth of NumPy's time, with the same values."""
 
 from typing import Any, Dict
 
@@ -11,7 +11,7 @@ DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 
 def contiguous(image: np.ndarray) -> np.ndarray:
-    """Return an image contiguous; one that was flipped, which NumPy only notes, is flipped in memory by OpenCV.
+    """Return a contiguous image; a flipped view is flipped in memory by OpenCV.
 
     Args:
         image (np.ndarray): ``(H, W)`` or ``(H, W, C)``.
@@ -32,7 +32,7 @@ def contiguous(image: np.ndarray) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class ChannelsFirst:
-    """Lay the channels of ``img`` one behind the other in memory, as batches have them.
+    """Store ``img`` channels-first in memory, as in batches.
 
     It stays ``(H, W, C)`` in shape and values. Before the step that packs, of mmpretrain, mmdet or mmseg: that step
     then has nothing to copy, and the sample is the same.

@@ -1,4 +1,4 @@
-"""Faster forms of mmseg's training transforms: the same random draws and the same images, to the last bit.
+"""Faster versions of mmseg's training transforms: the same random draws and the same images, bit for bit.
 
 They are named by configs and imported on demand as those of :mod:`fcvit_mm.datasets.transforms`; they need mmseg.
 """

@@ -1,6 +1,6 @@
-"""Images of shapes on cluttered backgrounds, written as ImageNet, COCO and ADE20K lay theirs out.
+"""Images of shapes on cluttered backgrounds, in the layouts of ImageNet, COCO and ADE20K.
 
-They let this package be tried where there is no data set: training, evaluation, drawing. Every image
+They are for trying training, evaluation and drawing without a data set. Every image
 depends on the seed, its split and its number alone, so the first hundred of a thousand are those of a hundred.
 """
 
@@ -32,7 +32,7 @@ MIN_SIZE = 64
 
 
 class FolderInUseError(UserError, FileExistsError):
-    """A folder holds something that was not generated here."""
+    """A folder contains files that were not generated here."""
 
 
 class Scene(NamedTuple):
@@ -58,7 +58,7 @@ def generate(
     size: Optional[int] = None,
     seed: int = 0,
 ) -> bool:
-    """Write a data set of shapes, unless the very same is there already.
+    """Write a data set of shapes, unless the same one already exists.
 
     It is written beside ``root`` under a temporary name and takes its place when it is complete. A data set of shapes
     that was made with other arguments is replaced; any other folder stays as it is.
@@ -98,13 +98,14 @@ def generate(
         return False
     if root.exists() and read_manifest(root) is None and (not root.is_dir() or any(root.iterdir())):
         raise FolderInUseError(
-            f'{root} exists and is no generated data set (it has no {MANIFEST}): name another folder, or move it away'
+            f'{root} exists and is not a generated data set (it has no {MANIFEST}): give another folder, or move it '
+            'away'
         )
     try:
         _write(root, wanted)
     except OSError as error:
         raise WriteError(
-            f'{root} could not be written: {error.strerror or error}: make room, or name another folder'
+            f'{root} could not be written: {error.strerror or error}: free disk space, or give another folder'
         ) from error
     return True
 
@@ -151,7 +152,7 @@ def _write_image(path: Path, image: np.ndarray) -> None:
     import cv2
 
     if not cv2.imwrite(str(path), image):
-        raise WriteError(f'{path} could not be written: make room, or name another folder')
+        raise WriteError(f'{path} could not be written: free disk space, or give another folder')
 
 
 def write_imagenet(root: Path, split: str, number: int, size: int, seed: int) -> None:

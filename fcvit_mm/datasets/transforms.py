@@ -1,4 +1,4 @@
-"""Faster forms of mmpretrain's training transforms: the same random draws, the same images, less time.
+"""Faster versions of mmpretrain's training transforms: the same random draws, the same images, less time.
 
 Each is the library's class with the arithmetic of its ``transform`` in fewer passes. From the same seed it draws the
 same numbers, so crops, operations and magnitudes are the library's. Results are equal to the last bit but for two,
@@ -140,8 +140,9 @@ class FastRandomResizedCrop(library.RandomResizedCrop):
         self.interpolations = (interpolation,) if isinstance(interpolation, str) else tuple(interpolation)
         if not self.interpolations or not set(self.interpolations) <= set(INTERPOLATIONS):
             raise UserError(
-                f'FastRandomResizedCrop(interpolation={interpolation!r}), expected one of {", ".join(INTERPOLATIONS)}; '
-                "RandomResizedCrop(backend='pillow') has others"
+                f'FastRandomResizedCrop(interpolation={interpolation!r}), expected one of '
+                f'{", ".join(INTERPOLATIONS)}; '
+                "RandomResizedCrop(backend='pillow') supports others"
             )
         first = self.interpolations[0]
         super().__init__(scale, crop_ratio_range, aspect_ratio_range, max_attempts, first, backend='pillow')

@@ -1,4 +1,4 @@
-"""What plugs into the training loop, and nothing else: the run, its config, its processes, hooks, optimizers."""
+"""Extensions of the training loop: runs, configs, processes, hooks, optimizers."""
 
 from ..deprecation import renamed_in
 from ..files import AtomicFileBackend

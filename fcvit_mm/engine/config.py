@@ -1,4 +1,4 @@
-"""From a config file and a command line to the config that a runner is built from."""
+"""Building the config of a runner from a config file and a command line."""
 
 import os.path as osp
 from typing import Any, Iterator, Optional
@@ -29,7 +29,7 @@ REGISTERED_NAMES = {
 
 
 class ConfigError(UserError):
-    """A config or command line that cannot work."""
+    """A config or command line is invalid."""
 
 
 def load_config(
@@ -39,16 +39,16 @@ def load_config(
 
     Args:
         path (str): The config file.
-        options (dict, optional): ``--cfg-options``. ``pretrained`` among them is the checkpoint of the backbone, a file
-            or the name of published weights.
-        work_dir (str, optional): Where results go. Default: the config's, else ``./work_dirs/<config name>``.
-        launcher (str): What started the processes.
+        options (dict, optional): ``--cfg-options``. ``pretrained`` sets the checkpoint of the backbone: a file or the
+            name of published weights.
+        work_dir (str, optional): Folder for the results. Default: the config's, else ``./work_dirs/<config name>``.
+        launcher (str): Launcher that started the processes.
 
     Returns:
         Config: Ready for :func:`adapt_to_machine`.
 
     Raises:
-        ConfigError: The file is missing or is no config of the three libraries.
+        ConfigError: The file is missing or is not a config of the three libraries.
         ImportError: The task's library is not installed; the message names the extra that brings it.
     """
     options = dict(options or {})
@@ -86,7 +86,7 @@ def load_config(
 
 
 def library_of(node: Any) -> Optional[str]:
-    """Return the library that the type of a config's node is from; ``None`` unless it is given as a class."""
+    """Return the library of the type of a config node; ``None`` unless the type is given as a class."""
     kind = node.get('type') if isinstance(node, dict) else None
     package = getattr(kind, '__module__', '').partition('.')[0]
     return package if package in TASKS else None
@@ -157,7 +157,9 @@ def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
     """
     backbone = cfg.get('model', {}).get('backbone')
     if backbone is None:
-        raise ConfigError('pretrained is the checkpoint of model.backbone, which the config lacks')
+        raise ConfigError(
+            'pretrained sets the checkpoint of model.backbone, but the config has no model.backbone: omit pretrained'
+        )
     checkpoint = with_scheme(checkpoint) if isinstance(checkpoint, str) else checkpoint
     backbone.init_cfg = None if checkpoint is None else dict(type='Pretrained', checkpoint=checkpoint)
     cfg.pretrained = checkpoint
@@ -182,7 +184,7 @@ def replace_sync_bn(model: Any, kind: str) -> int:
 
 
 def adapt_to_machine(cfg: Config) -> None:
-    """Replace what the machine cannot do, with a message; fill in what the libraries' own tools fill in.
+    """Replace settings that the machine does not support, with a message; add the defaults of the libraries' tools.
 
     On a CPU: SyncBN becomes BatchNorm (SyncBN trains on GPUs only; the statistics are then each process's own), and
     mixed precision is switched off (MMEngine's wrapper refuses without an accelerator).
@@ -215,23 +217,26 @@ def adapt_to_machine(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config) -> None:
-    """``--amp``: mixed precision, as the libraries' own tools switch it on."""
+    """Enable mixed precision (``--amp``) as the libraries' own tools do."""
     kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ConfigError(f'--amp turns an OptimWrapper into an AmpOptimWrapper, the config has {kind}')
+        raise ConfigError(
+            f'--amp needs optim_wrapper.type OptimWrapper or AmpOptimWrapper, but the config has {kind}: omit --amp '
+            'or change the type'
+        )
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:
-    """``--auto-scale-lr``: multiply the learning rate by the batch size over the config's base batch size."""
+    """Scale the learning rate by the batch size over the base batch size of the config (``--auto-scale-lr``)."""
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
         raise ConfigError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config')
     cfg.auto_scale_lr.enable = True
 
 
 def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = False, wait_time: float = 2) -> None:
-    """``--show-dir`` and ``--show``: draw predictions with the hook and visualizer of the task's library."""
+    """Draw predictions with the hook and visualizer of the task's library (``--show-dir``, ``--show``)."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ConfigError(
@@ -255,16 +260,16 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
 
 
 def enable_tta(cfg: Config) -> None:
-    """``--tta``: test-time augmentation as the config describes it."""
+    """Enable the test-time augmentation defined in the config (``--tta``)."""
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise ConfigError(
-            '--tta needs tta_model and tta_pipeline in the config, which lacks them (mmdet merges boxes '
-            'but no masks, so configs with masks have none)'
+            '--tta needs tta_model and tta_pipeline in the config: add them, or omit --tta (mmdet merges boxes but '
+            'not masks, so configs with masks have none)'
         )
     if task_of(cfg) == 'classification' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
         raise ConfigError(
-            '--tta with --show-dir or --show: mmpretrain draws on what the model was given, and with '
-            '--tta that is several images for each one. Leave one of them out'
+            '--tta cannot be combined with --show-dir or --show: mmpretrain draws on the input of the model, which '
+            'with --tta is several images per sample. Omit one of them'
         )
     for dataset in leaf_datasets(cfg.test_dataloader.dataset):
         dataset['pipeline'] = cfg.tta_pipeline
@@ -274,7 +279,7 @@ def enable_tta(cfg: Config) -> None:
 
 
 def dump_predictions(cfg: Config, out: str) -> None:
-    """``--out``: write the predictions, as the task's library can.
+    """Write the predictions in the format of the task's library (``--out``).
 
     Args:
         cfg (Config): Its evaluator is changed.
@@ -283,9 +288,11 @@ def dump_predictions(cfg: Config, out: str) -> None:
     task = task_of(cfg)
     if task == 'segmentation':
         if osp.splitext(out)[1]:
-            raise ConfigError(f'--out {out}: for segmentation it is a folder, which gets one PNG file per image')
+            raise ConfigError(
+                f'--out {out}: expected a folder for segmentation, where one PNG file per image is written'
+            )
     elif not out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(f'--out {out}: for {task} it is a file whose name ends in .pkl or .pickle')
+        raise ConfigError(f'--out {out}: expected a file name ending in .pkl or .pickle for {task}')
     evaluator = cfg.test_evaluator
     # One metric, a list of them, or an evaluator that has them.
     nested = isinstance(evaluator, dict) and 'metrics' in evaluator

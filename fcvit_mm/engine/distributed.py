@@ -23,22 +23,22 @@ DEFAULT_PORT = '29500'  # torch.distributed's own
 
 
 class LauncherError(UserError):
-    """The environment lacks what a launcher sets."""
+    """The environment lacks variables that the launcher sets."""
 
 
 class LostProcessError(UserError):
-    """Another process of the run ended, was killed or cannot be reached.
+    """Another process of the run ended, was killed or is unreachable.
 
     Args:
-        error (Exception): How this process noticed.
+        error (Exception): The error in this process.
     """
 
     def __init__(self, error: Exception) -> None:
         rank = dist.get_rank() if dist.is_initialized() else os.environ.get('RANK', '?')
         super().__init__(
-            f'process {rank} lost another process of this run, which ended, was killed or cannot be '
-            f"reached ({str(error).strip().splitlines()[0]}). The reason is in that process's own "
-            "output, or in the system's log if its memory ran out. Start all of them again with --resume"
+            f'process {rank} lost the connection to another process of this run, which ended, was killed or is '
+            f'unreachable ({str(error).strip().splitlines()[0]}). See the output of that process for the reason, or '
+            'the system log if memory ran out. Restart all processes with --resume'
         )
 
 
@@ -57,12 +57,12 @@ LOST = (
 
 
 def lost_process(error: Exception) -> bool:
-    """Check whether an error of torch's means that another process is gone."""
+    """Check whether a torch error means that another process is gone."""
     return dist.is_available() and dist.is_initialized() and any(words in str(error) for words in LOST)
 
 
 def rendezvous_env(launcher: str, env: Dict[str, str]) -> Dict[str, str]:
-    """Return what ``torch.distributed`` reads from the environment, from what a launcher set there.
+    """Return the environment variables of ``torch.distributed`` from those of a launcher.
 
     Args:
         launcher (str): ``'pytorch'`` (torchrun), ``'slurm'`` (srun) or ``'mpi'`` (Open MPI's mpirun).
@@ -85,8 +85,8 @@ def rendezvous_env(launcher: str, env: Dict[str, str]) -> Dict[str, str]:
     missing = [name for name in names.values() if name not in env]
     if missing:
         raise LauncherError(
-            f'--launcher {launcher} needs {", ".join(missing)} in the environment: start the processes '
-            f'with {starters[launcher]}, or leave --launcher out for one process'
+            f'--launcher {launcher} needs {", ".join(missing)} in the environment: start the processes with '
+            f'{starters[launcher]}, or omit --launcher for a single process'
         )
     found = {key: env[name] for key, name in names.items()}
     found['MASTER_PORT'] = env.get('MASTER_PORT', DEFAULT_PORT)
@@ -125,7 +125,7 @@ def wrap_model_for_cpus(cfg: Config) -> None:
 
 @contextmanager
 def joined_processes(cfg: Config) -> Iterator[None]:
-    """Join the processes over gloo while something runs, where several of them run on CPUs; else leave it to MMEngine.
+    """Join several CPU processes over gloo within the context; on accelerators MMEngine does it.
 
     Args:
         cfg (Config): Its ``launcher`` started the processes: one of :data:`~fcvit_mm.options.LAUNCHERS`.

@@ -1,4 +1,4 @@
-"""Results that are written one file an image: as many files as images."""
+"""Results written as one file per image, without name collisions."""
 
 import functools
 import os
@@ -18,9 +18,9 @@ class Writer(NamedTuple):
     """A metric or hook that writes a file for each image, named after it.
 
     Attributes:
-        attribute (str): Where it keeps its folder.
-        method (str): What it writes in.
-        keeps_suffix (bool): The image's suffix is part of the file's name.
+        attribute (str): Attribute that stores its folder.
+        method (str): Method that writes the files.
+        keeps_suffix (bool): Whether the file name contains the suffix of the image.
         alone (callable): Calls ``method``'s original for one sample: ``alone(original, arguments, number)``, a
             generator of one step for each sample, which yields the sample's image before it is called.
     """
@@ -59,7 +59,7 @@ CLASSES = Writer('out_dir', 'after_test_iter', True, _classes)
 
 
 def keep_every_result(runner: Runner) -> None:
-    """Let what writes a file for each image of the test set write as many as there are images.
+    """Make metrics and hooks that write one file per test image write a file for every image.
 
     Where two images of different folders have the same name, the files go to folders as the images are in, below their
     common one; else all stay in one folder.
@@ -102,7 +102,7 @@ def image_paths(dataset: Any) -> Iterator[str]:
 
 
 def _split(target: Any, writer: Writer, paths: List[str]) -> None:
-    """Give a writer folders, if names in one folder are not enough."""
+    """Give a writer several folders, if file names in one folder collide."""
 
     def name(path: str) -> str:
         return path if writer.keeps_suffix else osp.splitext(path)[0]
@@ -135,6 +135,6 @@ def _refuse_doubles(paths: Iterable[str], name: Callable[[str], str], writer: st
         other = first.setdefault(name(path), path)
         if other != path:
             raise ConfigError(
-                f'{writer} writes one file an image, named after it without its suffix, so {path} would overwrite the '
-                f'file of {other}: give them different names, or test them one folder at a time'
+                f'{writer} writes one file per image, named after the image without its suffix, so {path} would '
+                f'overwrite the file of {other}: give them different names, or test one folder at a time'
             )

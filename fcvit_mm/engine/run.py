@@ -1,6 +1,6 @@
-"""Train and test, for all three tasks: what a config goes through, step by step, then MMEngine's runner.
+"""Training and testing for all three tasks: the steps applied to a config, then MMEngine's runner.
 
-:data:`TRAINING_STEPS` and :data:`TESTING_STEPS` are all that is done to a config before the runner is built from it.
+:data:`TRAINING_STEPS` and :data:`TESTING_STEPS` are all steps applied to a config before the runner is built.
 """
 
 import logging
@@ -27,7 +27,7 @@ Step = Callable[[Config], None]
 
 
 def keep_seed(cfg: Config) -> None:
-    """Resume with the seed that the run has had: MMEngine restores it when the data is already shuffled."""
+    """Resume with the original seed of the run: MMEngine only restores it after the data are shuffled."""
     randomness = cfg.get('randomness') or {}
     path, own = cfg.get('load_from'), randomness.get('seed')
     if not cfg.get('resume') or not path or own is not None and '://' in path:
@@ -37,7 +37,7 @@ def keep_seed(cfg: Config) -> None:
         return
     if own is not None:
         print_log(
-            f'Resuming: randomness.seed={own} begins another run; this one continues with its seed, {seed}.',
+            f'Resuming: randomness.seed={own} is ignored; the run continues with its original seed, {seed}.',
             logger='current',
             level=logging.WARNING,
         )
@@ -45,7 +45,7 @@ def keep_seed(cfg: Config) -> None:
 
 
 def write_checkpoints_atomically(cfg: Config) -> None:
-    """Replace ``CheckpointHook`` by :class:`AtomicCheckpointHook`; beside another type's hook, add it for SIGTERM."""
+    """Replace ``CheckpointHook`` by :class:`AtomicCheckpointHook`; beside another hook, add it for SIGTERM."""
     # Not by setdefault: MMEngine's returns what it was given, not the copy that the config holds.
     if not cfg.get('default_hooks'):
         cfg.default_hooks = {}
@@ -55,11 +55,13 @@ def write_checkpoints_atomically(cfg: Config) -> None:
     if checkpoint and type_name(checkpoint) == 'CheckpointHook':
         checkpoint['type'] = 'AtomicCheckpointHook'
     elif not checkpoint:
-        print_log('default_hooks.checkpoint is switched off: nothing is saved, at SIGTERM neither.', logger='current')
+        print_log(
+            'default_hooks.checkpoint is disabled: no checkpoints are saved, not even at SIGTERM.', logger='current'
+        )
     elif type_name(checkpoint) != 'AtomicCheckpointHook':
         print_log(
-            f'{type_name(checkpoint)} saves checkpoints; its files are written atomically, in the order that it says. '
-            'AtomicCheckpointHook saves at SIGTERM only.',
+            f'{type_name(checkpoint)} saves the checkpoints; its files are written atomically, in its own order. '
+            'AtomicCheckpointHook only saves at SIGTERM.',
             logger='current',
         )
         hooks = list(cfg.get('custom_hooks') or [])
@@ -99,7 +101,7 @@ TESTING_STEPS: Tuple[Step, ...] = (adapt_to_machine, wrap_model_for_cpus, skip_c
 
 
 def train(cfg: Config) -> nn.Module:
-    """Train what a config describes.
+    """Train the model of a config.
 
     ``tools/train.py`` calls :func:`fcvit_mm.preflight.checks.check_training` before, which lists all problems at once.
 
@@ -110,7 +112,7 @@ def train(cfg: Config) -> nn.Module:
         nn.Module: The trained model.
 
     Raises:
-        UserError: Training ended by what the user can put right, such as a :class:`LibraryError`.
+        UserError: Training ended by an error the user can fix, such as a :class:`LibraryError`.
     """
     for step in TRAINING_STEPS:
         step(cfg)
@@ -145,20 +147,20 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
 
 
 def run(cfg: Config, doing: str, action: Callable[[Runner], Result]) -> Result:
-    """Join the processes, build the runner, and do something with it.
+    """Join the processes, build the runner, and run an action with it.
 
     Args:
-        cfg (Config): What the runner gets.
-        doing (str): What is done, for messages.
-        action (callable): Does it: ``action(runner)``.
+        cfg (Config): Config of the runner.
+        doing (str): Name of the action, for messages.
+        action (callable): Called as ``action(runner)``.
     """
-    advice = 'Check what the config says of the data, the model and the evaluators'
+    advice = 'Check the data, the model and the evaluators in the config'
     with library_errors(f'{doing} with {cfg.filename or "the config"}', advice), joined_processes(cfg):
         return action(RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg))
 
 
 def run_training_loop(runner: Runner) -> nn.Module:
-    """Train; also where the data loader's workers were told to end together with this process."""
+    """Train; handle data loader workers that are terminated together with this process."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
     try:
         with atomic_local_writes():

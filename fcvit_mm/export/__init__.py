@@ -1,1 +1,1 @@
-"""Out of PyTorch: the parts of a model that can leave it, the formats, 8 bits."""
+"""Exporting models: exportable parts, file formats, complete detectors, 8-bit quantisation, evaluation."""

@@ -1,9 +1,8 @@
-"""Whole detectors as one graph: an image in; boxes, scores, labels and masks out.
+"""Complete detectors as one graph, from an image to boxes, scores, labels and masks.
 
-The networks are mmdet's own modules. What mmdet does with their outputs works on lists of objects, with branches that
-depend on what was found, which no exporter records; here the same steps are arithmetic on tensors of open length, one
-class for each way of predicting. Which heads predict in which way is asked of the classes themselves: a head belongs to
-the class that defines its prediction, whatever its name.
+The networks are mmdet's own modules. mmdet's postprocessing uses lists of objects with data-dependent branches, which
+no exporter records; here the same steps are arithmetic on tensors of dynamic length, with one class per detection head
+type. The type of a head is determined by the class that defines its prediction method, not by its name.
 
 Shapes: ``N`` candidates or detections, ``C`` classes, ``R`` regions.
 """
@@ -61,14 +60,14 @@ def clip(boxes: Tensor, height: Any, width: Any) -> Tensor:
 
 
 def best_of(values: Tensor, limit: int, stable: bool) -> Tuple[Tensor, Tensor]:
-    """Return the largest of values ``(N,)``, at most ``limit``, best first, and their indices; of equal ones the first.
+    """Return the top ``limit`` of values ``(N,)``, best first, and their indices; ties are broken by order.
 
-    Equal scores are common: what a ReLU sets to 0 scores 0.5, and a padded or a black area the same everywhere.
+    Ties are common: after a ReLU scores are 0.5, and padded or black areas have constant scores.
 
     Args:
         values (Tensor): Not empty.
-        limit (int): How many.
-        stable (bool): Whether ``topk`` takes the first of equal values. ONNX's does by definition, PyTorch's takes any.
+        limit (int): Number of values to return.
+        stable (bool): Whether ``topk`` breaks ties by order. ONNX defines this, PyTorch breaks ties arbitrarily.
     """
     found, index = values.topk(smaller(limit, values.shape[0]))
     if not stable:
@@ -79,7 +78,7 @@ def best_of(values: Tensor, limit: int, stable: bool) -> Tuple[Tensor, Tensor]:
 
 
 def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int) -> Tensor:
-    """Return the indices of what non-maximum suppression within groups keeps, best first, at most ``limit``.
+    """Apply non-maximum suppression within groups; return at most ``limit`` indices, best first.
 
     Groups are shifted apart as mmcv's ``batched_nms`` shifts them, so that rounding is the same.
     """
@@ -95,12 +94,12 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int
 
 
 def with_image(boxes: Tensor) -> Tensor:
-    """Put the image's index, 0, before boxes: ``(R, 4)`` to ``(R, 5)``."""
+    """Prepend the image index 0 to boxes: ``(R, 4)`` to ``(R, 5)``."""
     return torch.cat((torch.zeros_like(boxes[:, :1]), boxes), 1)
 
 
 class StableSorts(TorchDispatchMode):
-    """Within it, PyTorch sorts equal values by their places, as graphs do; mmdet leaves open which comes first."""
+    """Context in which PyTorch sorts stably, as graphs do; mmdet breaks ties arbitrarily."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.ops.aten.sort.default:
@@ -113,7 +112,7 @@ class StableSorts(TorchDispatchMode):
 
 
 class BoxCoder:
-    """A coder of mmdet whose decoding asks nothing of the number of boxes.
+    """A box coder of mmdet whose decoding does not branch on the number of boxes.
 
     Args:
         coder (BaseBBoxCoder): A ``DeltaXYWHBBoxCoder`` or ``DistancePointBBoxCoder``.
@@ -134,10 +133,10 @@ class BoxCoder:
 
 
 class RoIExtractor(nn.Module):
-    """mmdet's ``SingleRoIExtractor`` with torchvision's RoIAlign, which exporters know, and without branches.
+    """mmdet's ``SingleRoIExtractor`` without branches, with torchvision's RoIAlign, which exporters support.
 
     Args:
-        extractor (SingleRoIExtractor): Its level for each region, strides and sizes are taken.
+        extractor (SingleRoIExtractor): Source of the level assignment, strides and sizes.
     """
 
     def __init__(self, extractor: Any) -> None:
@@ -149,7 +148,7 @@ class RoIExtractor(nn.Module):
         return self.extractor.num_inputs
 
     def forward(self, maps: Sequence[Tensor], regions: Tensor, roi_scale_factor: Optional[float] = None) -> Tensor:
-        """Return what lies under regions ``(R, 5)``: ``(R, channels, height, width)``."""
+        """Extract RoI features of regions ``(R, 5)``: ``(R, channels, height, width)``."""
         levels = self.extractor.map_roi_levels(regions, len(maps))
         if roi_scale_factor is not None:
             regions = self.extractor.roi_rescale(regions, roi_scale_factor)
@@ -193,7 +192,7 @@ class Found(NamedTuple):
 
 
 class Dense(nn.Module):
-    """Heads that predict at every place, as ``BaseDenseHead`` does: RetinaNet, FCOS, ATSS, RTMDet.
+    """Heads that predict at every location, as ``BaseDenseHead`` does: RetinaNet, FCOS, ATSS, RTMDet.
 
     Args:
         head (BaseDenseHead): Its coder is replaced.
@@ -223,7 +222,7 @@ class Dense(nn.Module):
         return found.boxes, found.scores, found.labels
 
     def find(self, outputs: Sequence[Any], height: Any, width: Any) -> Found:
-        """Choose, decode and suppress what a head gave for each level: scores, deltas and more."""
+        """Select, decode and suppress the outputs of a head for each level: scores, deltas and more."""
         maps, deltas, *others = outputs
         levels = zip(maps, deltas, self.priors([x.shape[-2:] for x in maps], maps[0]), *others)
         chosen = [self.choose(number, *level) for number, level in enumerate(levels)]
@@ -246,13 +245,13 @@ class Dense(nn.Module):
         return self.head.prior_generator.grid_priors(sizes, dtype=like.dtype, device=like.device)
 
     def points(self, priors: Tensor) -> Tensor:
-        """Return what of the priors the coder takes."""
+        """Return the prior values that the coder needs."""
         return priors
 
     def choose(
         self, number: int, scores: Tensor, deltas: Tensor, priors: Tensor, *others: Tensor
     ) -> Tuple[Tensor, ...]:
-        """Take the best pairs of a place and a class of a level."""
+        """Select the best pairs of location and class of a level."""
         logits = rows(scores, self.head.cls_out_channels)
         values = logits.sigmoid() if self.head.use_sigmoid_cls else logits.softmax(-1)[:, :-1]
         classes = values.shape[1]
@@ -266,11 +265,11 @@ class Dense(nn.Module):
         return (values, self.label(number, index - place * classes), rows(deltas, 4)[place], priors[place], *rest)
 
     def widths(self, number: int) -> List[int]:
-        """Return how many values each further output has at a prior."""
+        """Return the number of values per prior of each additional output."""
         return [1] * number
 
     def label(self, number: int, classes: Tensor) -> Tensor:
-        """Return what is suppressed apart: the class."""
+        """Return the groups of non-maximum suppression: the classes."""
         return classes
 
     def weighted(self, scores: Tensor, rest: List[Tensor]) -> Tuple[Tensor, List[Tensor]]:
@@ -279,7 +278,7 @@ class Dense(nn.Module):
 
 
 class DenseMasks(Dense):
-    """RTMDet-Ins: a small network of its own for each detection, on maps that all share.
+    """RTMDet-Ins: a small network per detection, applied to shared feature maps.
 
     The masks are logits at the stride of the first level, ``(N, H / stride, W / stride)``: mmdet enlarges them.
     """
@@ -341,7 +340,7 @@ class DenseMasks(Dense):
 
 
 class Proposals(Dense):
-    """The RPN: one class, suppressed apart on each level."""
+    """RPN: class-agnostic, NMS per level."""
 
     has_threshold = False
 
@@ -350,7 +349,7 @@ class Proposals(Dense):
 
 
 class TwoStage(nn.Module):
-    """Faster and Mask R-CNN: proposals, then what lies under them.
+    """Faster and Mask R-CNN: proposals, RoI heads, NMS.
 
     The masks are probabilities of the detection's class within its box, ``(N, 28, 28)``: mmdet pastes them.
 
@@ -492,7 +491,7 @@ class Detections(Part):
         model (nn.Module): A detector of mmdet. It is not changed.
 
     Raises:
-        UserError: One of its parts predicts in a way that is not known here; the message names it.
+        UserError: The detection head type of one of its components is not supported; the message names it.
     """
 
     output = 'detections'
@@ -531,9 +530,9 @@ class Detections(Part):
         return F.pad(images, (0, right, 0, below), value=self.padding) if self.divisor > 1 else images
 
     def expected(self, images: Tensor) -> Tuple[Tensor, ...]:
-        """Return what mmdet itself predicts; of its masks those that cover the image as given, ``(N, H, W)`` bool.
+        """Return mmdet's own predictions, with masks of the size of the given image, ``(N, H, W)`` bool.
 
-        Where scores are equal, mmdet takes any of them, and here the first.
+        mmdet breaks ties arbitrarily, the graph by order.
         """
         from mmdet.structures import DetDataSample
 
@@ -548,16 +547,16 @@ class Detections(Part):
         return (*outputs, found.masks[:, : size[0], : size[1]]) if self.form.has_masks else tuple(outputs)
 
     def complete(self, outputs: Sequence[Tensor], images: Tensor) -> Tuple[Tensor, ...]:
-        """Return the graph's outputs with masks that cover the images, ``(N, H, W)`` bool, made of those by mmdet."""
+        """Return the graph's outputs with masks pasted into the images by mmdet, ``(N, H, W)`` bool."""
         return self.placed(outputs, tuple(images.shape[2:]), (1.0, 1.0))
 
     def placed(self, outputs: Sequence[Tensor], size: Sequence[int], scale: Sequence[float]) -> Tuple[Tensor, ...]:
-        """Return the graph's outputs in an image that was resized for it, as mmdet maps them back.
+        """Map the graph's outputs back to the original image, as mmdet does.
 
         Args:
             outputs (Sequence[Tensor]): Of the graph.
-            size (Sequence[int]): Height and width of the image before it was resized, which masks then cover.
-            scale (Sequence[float]): By which its width and its height were multiplied.
+            size (Sequence[int]): Height and width of the original image, and of the returned masks.
+            scale (Sequence[float]): Factors of its width and height in resizing.
         """
         boxes, scores, labels, *masks = outputs
         covers = [self.form.cover(boxes, each, size, scale) for each in masks]
@@ -565,7 +564,7 @@ class Detections(Part):
 
 
 class Matches(NamedTuple):
-    """How two lists of detections agree.
+    """Agreement of two lists of detections.
 
     Attributes:
         expected, found (int): Lengths of the lists.
@@ -581,19 +580,19 @@ class Matches(NamedTuple):
 
     @property
     def agree(self) -> bool:
-        """Check whether all but a share of :data:`UNMATCHED` have a partner."""
+        """Check whether all but a fraction of :data:`UNMATCHED` are matched."""
         return max(self.expected, self.found) - self.matched <= UNMATCHED * max(self.expected, self.found)
 
 
 def match(
     expected: Sequence[Tensor], found: Sequence[Tensor], iou: float = SAME_IOU, score: float = SAME_SCORE
 ) -> Matches:
-    """Pair detections, each with the free one of the nearest score that is the same.
+    """Match detections of the same object, preferring the nearest score.
 
     Args:
         expected, found (Sequence[Tensor]): Boxes ``(N, 4)``, scores and labels ``(N,)`` and, if there are, masks ``(N,
             H, W)`` bool.
-        iou (float): Least overlap of two that are the same.
+        iou (float): Minimum IoU of a pair.
         score (float): Largest difference of their scores.
     """
     from torchvision.ops import box_iou
@@ -622,7 +621,7 @@ def match(
 
 
 def _form(model: Any) -> Any:
-    """Choose the way of predicting by the classes that define it."""
+    """Return the graph class for a detection head type, by the class that defines its prediction."""
     kind = _definer(model, 'predict')
     if kind == 'SingleStageDetector':
         head = copy.deepcopy(model.bbox_head)
@@ -651,35 +650,37 @@ def _form(model: Any) -> Any:
 
 
 def _definer(instance: Any, method: str) -> Optional[str]:
-    """Return the name of the class that defines a method of an object; ``None`` if it has none."""
+    """Return the name of the class that defines a method of an object; ``None`` if undefined."""
     return next((kind.__name__ for kind in type(instance).__mro__ if method in vars(kind)), None)
 
 
 def refuse(part: Any, why: str) -> NoReturn:
-    """Say which part of a detector cannot leave PyTorch, and what can.
+    """Raise an error that names the component that cannot be exported, and the alternatives.
 
     Raises:
         UserError: Always.
     """
     raise UserError(
-        f'{type(part).__name__} {why}, which cannot be exported as one graph. Exported whole are {WHOLE}. Of others '
-        'take --part neck (the feature maps that their heads take) or --part backbone'
+        f'{type(part).__name__} {why}, which cannot be exported as one graph. Complete detectors are supported for '
+        f'{WHOLE}. For others use --part neck (the feature maps for their heads) or --part backbone'
     )
 
 
 def _checked_cfg(head: Any, cfg: Any) -> Any:
-    """Return a head's test_cfg if its steps are those known here."""
+    """Return a head's test_cfg after checking that its steps are supported."""
     name = type(head).__name__
     if not cfg or not cfg.get('nms') or 'max_per_img' not in cfg:
-        raise UserError(f'the test_cfg of {name} has no nms, or no max_per_img: the graph needs both')
+        raise UserError(
+            f'the test_cfg of {name} lacks nms or max_per_img: the graph needs both, set them by --cfg-options'
+        )
     nms = cfg['nms']
     kind = nms.get('type', 'nms')
     unknown = sorted(set(nms) - NMS_KEYS)
     if kind != 'nms' or unknown:
         what = f'type {kind!r}' if kind != 'nms' else ', '.join(unknown)
         raise UserError(
-            f'the test_cfg of {name} suppresses by nms with {what}, which ONNX has no operator for: export with '
-            "type='nms' and an iou_threshold, by --cfg-options"
+            f"the test_cfg of {name} has nms with {what}, for which ONNX has no operator: export with type='nms' and "
+            'an iou_threshold, by --cfg-options'
         )
     return cfg
 

@@ -1,7 +1,7 @@
-"""The metrics of exported files by a config's own test data and evaluator, beside those of the model they are of.
+"""Metrics of exported files and of their model, by the config's test data and evaluator.
 
-The library prepares the images, completes the predictions and evaluates them; the file only takes the network's place
-within it.
+The library preprocesses the images, postprocesses the predictions and evaluates them; the file only replaces the
+network.
 """
 
 from contextlib import contextmanager
@@ -23,18 +23,18 @@ from .parts import FromPixels, Part
 
 #: The first row of a table: the model, evaluated as the library does it.
 PYTORCH = 'PyTorch'
-ADVICE = 'Check what the config says of the test data and the evaluator'
+ADVICE = 'Check the test data and the evaluator in the config'
 
 
 def build_test_data(cfg: Config) -> DataLoader:
-    """Build a config's test data, before what takes longer.
+    """Build a config's test data, before the longer steps.
 
     Raises:
-        UserError: It has none, or no evaluator, or they cannot be built.
+        UserError: Test data or evaluator are missing or cannot be built.
     """
     for key in ('test_dataloader', 'test_evaluator'):
         if not cfg.get(key):
-            raise UserError(f'--evaluate: {cfg.filename or "the config"} has no {key}: give one, or leave --evaluate')
+            raise UserError(f'--evaluate: {cfg.filename or "the config"} has no {key}: add it, or omit --evaluate')
     with library_errors('building the test data', ADVICE), DefaultScope.overwrite_default_scope(cfg.default_scope):
         _build_evaluator(cfg)
         return Runner.build_dataloader(cfg.test_dataloader, seed=0)
@@ -43,12 +43,12 @@ def build_test_data(cfg: Config) -> DataLoader:
 def evaluate(
     cfg: Config, network: Network, part: Part, data: DataLoader, runtimes: Dict[str, Runnable]
 ) -> Dict[str, Dict[str, float]]:
-    """Evaluate a model and the files that were made of it on the config's test data.
+    """Evaluate a model and its exported files on the config's test data.
 
     Args:
         cfg (Config): Of the model.
         network (Network): The model.
-        part (nn.Module): What the files are of: all of the model, with its head.
+        part (nn.Module): The exported part: the complete model with its head.
         data (DataLoader): From :func:`build_test_data`.
         runtimes (dict[str, callable]): Name -> images, as ``part`` takes them, to the file's outputs.
 
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _build_evaluator(cfg: Config) -> Evaluator:
-    """Build an evaluator as the runner does: of one metric, of a list, or of a kind of its own."""
+    """Build an evaluator as the runner does: from one metric, a list, or an evaluator type."""
     told = cfg.test_evaluator
     if isinstance(told, dict) and told.get('metrics') is not None:
         return EVALUATOR.build({'type': 'Evaluator', **told})
@@ -93,7 +93,7 @@ def _nothing() -> Iterator[None]:
 
 
 def _places(model: Any, part: Part, run: Runnable) -> Callable[[], Any]:
-    """Return a context within which a file stands in the place of what it is of."""
+    """Return a context in which a file replaces the module it was exported from."""
 
     def outputs(images: Tensor) -> Sequence[Tensor]:
         return run(part.from_normalized(images))
@@ -109,12 +109,12 @@ def _places(model: Any, part: Part, run: Runnable) -> Callable[[], Any]:
             # Its softmax undoes the logarithm.
             (model.head, 'forward', lambda images: outputs(images)[0].log()),
         )
-    raise UserError(f'--evaluate takes all of a model, the graph gives {part.output}: give --part model')
+    raise UserError(f'--evaluate needs the complete model, but the graph returns {part.output}: use --part model')
 
 
 @contextmanager
 def _replaced(*places: Any) -> Iterator[None]:
-    """Give objects other methods; in the end they have their class's again."""
+    """Replace methods of objects temporarily."""
     for owner, name, function in places:
         setattr(owner, name, function)
     try:
@@ -125,7 +125,7 @@ def _replaced(*places: Any) -> Iterator[None]:
 
 
 def _detect(model: Any, part: Detections, outputs: Callable[[Tensor], Sequence[Tensor]]) -> Callable[..., List[Any]]:
-    """Return what a detector's ``predict`` returns, of a file that takes an image at a time, unpadded."""
+    """Return the result of a detector's ``predict``, from a file that takes one unpadded image at a time."""
     from mmengine.structures import InstanceData
 
     def predict(images: Tensor, samples: Any, rescale: bool = True) -> List[Any]:

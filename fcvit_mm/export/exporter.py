@@ -1,4 +1,4 @@
-"""Exporting a trained model to a file for other runtimes, and the report on it."""
+"""Exporting a trained model to a file for other runtimes, and its report."""
 
 import json
 import os.path as osp
@@ -61,29 +61,30 @@ def export_model(
     evaluated: bool = False,
     openvino: bool = False,
 ) -> dict:
-    """Export a trained model, check the file against PyTorch, and measure both.
+    """Export a trained model, compare the file with PyTorch, and measure both.
 
     Args:
         config (str): Config file of a classifier, detector or segmentor.
-        checkpoint (str): One that was trained with it.
+        checkpoint (str): A checkpoint trained with this config.
         out (str): The file to write.
         kind (str): A key of :data:`~fcvit_mm.export.formats.FORMATS`.
         part (str): One of :data:`~fcvit_mm.export.parts.PARTS`.
-        optimize (bool): Export what :func:`fcvit_mm.optimize_for_inference` makes of it.
+        optimize (bool): Export the model after :func:`fcvit_mm.optimize_for_inference`.
         size (Sequence[int]): Height and width at which speed is measured, or one number for both; empty for the
             config's.
-        rounds (int): How many times each is timed; 0 for not at all.
+        rounds (int): Number of timing rounds; 0: no timing.
         int8 (str, optional): Folder of images; an 8-bit file is then written beside ``out``, calibrated on them.
-        labelled (str, optional): Folder of a folder of images per class, on which the 8-bit file is measured.
-        calibration (int): How many images of ``int8`` are used.
+        labelled (str, optional): Folder with one folder of images per class, on which the 8-bit file is measured.
+        calibration (int): Number of images of ``int8`` to use.
         options (dict, optional): Changes to the config.
         preprocess (str): One of :data:`PREPROCESSING`.
-        compared (str, optional): Folder of images on which the file is compared with PyTorch, besides random ones.
-        evaluated (bool): Evaluate the model and the files by the config's test data and evaluator.
-        openvino (bool): Run ONNX files in OpenVINO, too.
+        compared (str, optional): Folder of images on which the file is compared with PyTorch, in addition to random
+            ones.
+        evaluated (bool): Evaluate the model and the files with the config's test data and evaluator.
+        openvino (bool): Also run ONNX files in OpenVINO.
 
     Returns:
-        dict: What :func:`format_report` prints, ready for JSON.
+        dict: The input of :func:`format_report`, serialisable as JSON.
 
     Raises:
         UserError: Arguments that cannot work, a model or an operator that cannot be exported, a file that does not do
@@ -104,7 +105,7 @@ def export_model(
     cfg = load_config(config, options)
     size = speed_size(cfg, size)
     if evaluated and part != 'model':
-        raise UserError(f'--evaluate takes all of a model, --part {part} is none: give --part model')
+        raise UserError(f'--evaluate needs the complete model, not --part {part}: use --part model')
     test_data = build_test_data(cfg) if evaluated else None
     network = load_network(config, checkpoint, 'cpu', options)
     module = take_part(network.model, network.task, part)
@@ -166,12 +167,14 @@ def _check_int8(kind: str, folder: Optional[str], labelled: Optional[str], numbe
     """Find the images to calibrate on; ``None`` if no 8-bit file is wanted."""
     if folder is None:
         if labelled is not None:
-            raise UserError('--labelled is what an 8-bit file is measured on: give --int8 FOLDER too')
+            raise UserError('--labelled measures an 8-bit file: also give --int8 FOLDER, or omit --labelled')
         return None
     if kind != 'onnx':
-        raise UserError(f"--int8 is ONNX Runtime's, --format {kind} has none: take --format onnx")
+        raise UserError(f'--int8 is not supported with --format {kind}: use --format onnx')
     if labelled is not None and not osp.isdir(labelled):
-        raise UserError(f'--labelled {labelled} is no folder: give one with a folder of images for each class')
+        raise UserError(
+            f'--labelled {labelled} is not a folder: give a folder that contains one folder of images per class'
+        )
     return calibration_images(folder, number)
 
 
@@ -258,7 +261,9 @@ def _in_pytorch(module: nn.Module) -> Runnable:
 def _check_labelled(folder: str, module: Part, network: Network, channels: int) -> List[Labelled]:
     """Find the images to measure accuracy on."""
     if module.output != 'scores':
-        raise UserError(f'--labelled measures the accuracy of a classifier, the graph gives {module.output}: remove it')
+        raise UserError(
+            f'--labelled measures the accuracy of a classifier, but the graph returns {module.output}: omit --labelled'
+        )
     (scores,) = _in_pytorch(module)(module.inputs(1, channels, 64, 64))
     return labelled_images(folder, network.class_names, scores.shape[1])
 
@@ -266,7 +271,7 @@ def _check_labelled(folder: str, module: Part, network: Network, channels: int) 
 def _measure(
     module: Part, runtimes: Dict[str, Runnable], samples: Sequence[Labelled], read: Callable[[str], Tensor]
 ) -> dict:
-    """Measure how far files drift from PyTorch."""
+    """Measure how much the outputs of files differ from PyTorch."""
     runtimes = {PYTORCH: _in_pytorch(module), **runtimes}
     if module.output == 'detections':
         with torch.no_grad():
@@ -299,8 +304,8 @@ def format_report(report: dict) -> str:
     if speed:
         times = ', '.join(f'{name} {value:.1f} ms' for name, value in speed['ms_per_image'].items())
         lines.append(
-            f'speed    {times} (an image of {speed["size"][0]}x{speed["size"][1]}; medians of '
-            f'{speed["rounds"]} rounds in turn, {speed["threads"]} threads)'
+            f'speed    {times} (one {speed["size"][0]}x{speed["size"][1]} image; medians of {speed["rounds"]} rounds '
+            f'in turn, {speed["threads"]} threads)'
         )
     if int8:
         lines += [
@@ -319,7 +324,7 @@ def format_report(report: dict) -> str:
 
 
 def _format_differences(differences: List[dict], compared: Optional[str]) -> List[str]:
-    """Say on what a file was compared with PyTorch, and how much it differed."""
+    """Describe the images of the comparison with PyTorch, and the differences."""
     lines = []
     for real in (False, True):
         found = [each for each in differences if each['real'] == real]

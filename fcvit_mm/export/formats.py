@@ -1,4 +1,4 @@
-"""Recording a part of a model as a graph in a file, which is compared with PyTorch before it gets its name."""
+"""Exporting a part of a model to a file, which is compared with PyTorch before it is renamed."""
 
 import copy
 import importlib.util
@@ -28,7 +28,7 @@ Runnable = Callable[[Tensor], Tuple[Tensor, ...]]
 
 
 class ExportError(UserError):
-    """A model, or an operator in it, that a format cannot take."""
+    """A format does not support a model or one of its operators."""
 
 
 #: What PyTorch's exporter writes without converting, and ONNX Runtime reads since 1.14 (February 2023).
@@ -57,9 +57,9 @@ class Difference(NamedTuple):
         shape (tuple[int, int, int]): Batch, height and width of the images.
         largest (float): The difference; of detections, that of their scores.
         of (float): The largest value of that output.
-        detections (int, optional): How many the library finds, where detections are compared.
-        matched (int, optional): How many of them the file finds.
-        real (bool): Whether the images were given, and not random.
+        detections (int, optional): Number of detections of the library, if detections are compared.
+        matched (int, optional): Number of these that the file finds.
+        real (bool): Whether the images were given instead of random.
     """
 
     shape: Tuple[int, int, int]
@@ -71,7 +71,7 @@ class Difference(NamedTuple):
 
 
 def check_format(path: str, kind: str) -> None:
-    """Check, before anything is loaded, that a file of this name and kind can be written here.
+    """Check that a file of this name and format can be written, before anything is loaded.
 
     Raises:
         UserError: An unknown kind, another suffix, a missing package, too old a torch.
@@ -80,7 +80,7 @@ def check_format(path: str, kind: str) -> None:
         raise UserError(f'format {kind!r}, expected one of {", ".join(FORMATS)}')
     suffix, _, packages = FORMATS[kind]
     if not path.endswith(suffix):
-        raise UserError(f'--out {path}: a file for --format {kind} ends in {suffix}')
+        raise UserError(f'--out {path}: expected a file name ending in {suffix} for --format {kind}')
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -90,8 +90,8 @@ def check_format(path: str, kind: str) -> None:
     version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
     if kind != 'torchscript' and version < MIN_TORCH:
         raise UserError(
-            f'--format {kind} needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found '
-            f'{torch.__version__}: take --format torchscript'
+            f'--format {kind} needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}: use '
+            '--format torchscript'
         )
 
 
@@ -105,14 +105,14 @@ def write_export(
     channels: int = 3,
     images: Iterable[Tensor] = (),
 ) -> List[Difference]:
-    """Record a part of a model and write it, if it then does what the part does.
+    """Export a part of a model; keep the file if its outputs match.
 
     Args:
         part (nn.Module): From :func:`~fcvit_mm.export.parts.take_part`, on the CPU. It stays as it is.
-        path (str): The file; what stands there is replaced at the end.
+        path (str): The file; an existing one is replaced at the end.
         kind (str): A key of :data:`FORMATS`.
-        optimize (bool): Record it as :func:`fcvit_mm.optimize_for_inference` makes it.
-        metadata (dict[str, str], optional): Goes into the file.
+        optimize (bool): Export it after :func:`fcvit_mm.optimize_for_inference`.
+        metadata (dict[str, str], optional): Metadata of the file.
         shapes (Sequence[tuple]): Batch, height and width of random images to compare on.
         channels (int): Of the images.
         images (iterable[Tensor]): Others to compare on, as the part takes them.
@@ -121,7 +121,7 @@ def write_export(
         list[Difference]: One for each of ``shapes`` and ``images``.
 
     Raises:
-        ExportError: It cannot be recorded, or the file's outputs are others than the part's. No file is left.
+        ExportError: It cannot be exported, or the outputs of file and part differ. No file is left.
         WriteError: The disk is full, ...
     """
     check_format(path, kind)
@@ -154,7 +154,7 @@ def as_tuple(outputs: Any) -> Tuple[Tensor, ...]:
 
 @contextmanager
 def naming_operators(what: str) -> Iterator[None]:
-    """Turn what exporters and runtimes raise into one message: the operator, where it is called, the way out."""
+    """Convert errors of exporters and runtimes to one message: the operator, its call, the way out."""
     try:
         yield
     except UserError:
@@ -168,11 +168,10 @@ def naming_operators(what: str) -> Iterator[None]:
         line = next((line.strip() for line in str(cause).splitlines() if line.strip()), '')
         raise ExportError(
             f'{what}: '
-            + (f'the operator {operator} stops it' if operator else 'no operator is named')
+            + (f'the operator {operator} cannot be exported' if operator else 'the error names no operator')
             + (f', called in {place}' if place else '')
-            + f' ({type(cause).__name__}: {line[:300]}). Replace that '
-            'layer by one of standard operations, export the part before it (--part backbone), or try another '
-            '--format'
+            + f' ({type(cause).__name__}: {line[:300]}). Replace this layer by standard operations, export the part '
+            'before it (--part backbone), or try another --format'
         ) from error
 
 
@@ -274,13 +273,13 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
             aoti_compile_and_package(program, package_path=path, inductor_configs=options)
     except exc.InvalidCxxCompiler as error:
         raise ExportError(
-            '--format aot_inductor compiles the model and found no C++ compiler: install g++ or clang++, or name one '
-            'by the environment variable CXX; --format torch_export needs none'
+            '--format aot_inductor compiles the model and found no C++ compiler: install g++ or clang++, or set the '
+            'environment variable CXX; --format torch_export needs no compiler'
         ) from error
     except (exc.CppCompileError, getattr(exc, 'InductorError', exc.CppCompileError)) as error:  # wrapped: torch 2.7
         raise ExportError(
             f'--format aot_inductor: Inductor of torch {torch.__version__} cannot compile this model '
-            f'({str(error).splitlines()[0]}): take --format torch_export or onnx'
+            f'({str(error).splitlines()[0]}): use --format torch_export or onnx'
         ) from error
 
 
@@ -301,7 +300,7 @@ RECORDERS = {
 
 
 def load_exported(path: str, kind: str) -> Runnable:
-    """Load a file to run on the CPU, with as many threads as PyTorch has: from images to a tuple of outputs."""
+    """Load a file to run on the CPU with PyTorch's number of threads; maps images to a tuple of outputs."""
     if kind == 'onnx':
         import onnxruntime
 
@@ -335,9 +334,9 @@ def check_openvino(kind: str) -> None:
         UserError: Another kind than ONNX, or OpenVINO is not installed.
     """
     if kind != 'onnx':
-        raise UserError(f'--openvino runs ONNX files, --format {kind} makes others: take --format onnx')
+        raise UserError(f'--openvino runs ONNX files, not those of --format {kind}: use --format onnx')
     if importlib.util.find_spec('openvino') is None:
-        raise UserError('openvino is not installed, which --openvino runs the file in: pip install openvino')
+        raise UserError('--openvino needs openvino, which is not installed: pip install openvino')
 
 
 def load_openvino(path: str) -> Runnable:
@@ -375,8 +374,8 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:
         matches = match(expected, part.complete(found, images))
         if not matches.agree:
             raise ExportError(
-                f'the {kind} file finds {matches.found} objects on an image of {height}x{width}, of which '
-                f'{matches.matched} are among the {matches.expected} that mmdet finds. Please report this with the '
+                f'the {kind} file finds {matches.found} objects on a {height}x{width} image, of which '
+                f'{matches.matched} match the {matches.expected} detections of mmdet. Please report this with the '
                 'config'
             )
         of = expected[1].max().item() if matches.expected else 1.0
@@ -384,17 +383,17 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:
     for name, want, have in zip(part.names(len(expected)), expected, found):
         if want.shape != have.shape:
             raise ExportError(
-                f'the {kind} file makes {name} {tuple(have.shape)} of {batch} images of '
-                f'{height}x{width}, PyTorch {tuple(want.shape)}: a size was recorded as a constant. '
+                f'for {batch} images of {height}x{width}, {name} of the {kind} file has the shape '
+                f'{tuple(have.shape)}, expected {tuple(want.shape)} as in PyTorch: a size was recorded as a constant. '
                 'Please report this with the config'
             )
         largest, difference = want.abs().max().item(), (have - want).abs().max().item()
         # NaN is no agreement.
         if not difference <= TOLERANCE * largest:
             raise ExportError(
-                f'the {kind} file differs from PyTorch by {difference:.3g} in {name} of up to '
-                f'{largest:.3g} on {batch} images of {height}x{width}, more than {TOLERANCE:g} of it. '
-                'Please report this with the config; another --format may do'
+                f'the {kind} file differs from PyTorch by {difference:.3g} in {name} (largest value {largest:.3g}) on '
+                f'{batch} images of {height}x{width}, more than the tolerance of {TOLERANCE:g} of it. Please report '
+                'this with the config; another --format may work'
             )
         if difference / max(largest, 1e-30) >= worst.largest / worst.of:
             worst = Difference((batch, height, width), difference, largest)

@@ -1,4 +1,4 @@
-"""The parts of a classifier, detector or segmentor that make one graph: tensors in, tensors out, at any size."""
+"""Exportable parts of a classifier, detector or segmentor: graphs from tensors to tensors, of any image size."""
 
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -13,7 +13,7 @@ from ..options import EXPORT_PARTS as PARTS
 
 
 def random_images(shape: Tuple[int, ...]) -> Tensor:
-    """Return images as they are after normalisation, the same at each call."""
+    """Return random normalised images, the same at each call."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -21,9 +21,9 @@ class Part(nn.Module):
     """A part of a model that is exported.
 
     Attributes:
-        output (str): What its graph gives: ``'features'``, ``'scores'``, ``'logits'`` or ``'detections'``.
-        axes (dict[int, str]): Dimensions of its input that the graph leaves open.
-        pads (bool): Whether it pads images to sizes that the network takes.
+        output (str): Output of its graph: ``'features'``, ``'scores'``, ``'logits'`` or ``'detections'``.
+        axes (dict[int, str]): Dynamic dimensions of its input.
+        pads (bool): Whether it pads images to sizes that the network accepts.
     """
 
     output: str
@@ -31,25 +31,25 @@ class Part(nn.Module):
     pads: bool = False
 
     def inputs(self, batch: int, channels: int, height: int, width: int) -> Tensor:
-        """Return random inputs, the same at each call: images as they are after normalisation.
+        """Return random inputs, the same at each call: normalised images.
 
         Args:
-            batch (int): How many; one if the graph takes no more.
+            batch (int): Batch size; 1 if the graph takes single images.
             channels, height, width (int): Of each.
         """
         return random_images((batch if 'batch' in self.axes.values() else 1, channels, height, width))
 
     def names(self, number: int) -> Tuple[str, ...]:
-        """Return the names of its outputs, of which there are ``number``."""
+        """Return the output names for ``number`` outputs."""
         return (self.output,)
 
     def expected(self, inputs: Tensor) -> Tuple[Tensor, ...]:
-        """Return what a file has to give for inputs."""
+        """Return the reference outputs for inputs."""
         outputs = self(inputs)
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
     def complete(self, outputs: Sequence[Tensor], inputs: Tensor) -> Tuple[Tensor, ...]:
-        """Return a file's outputs as :meth:`expected` has them."""
+        """Postprocess a file's outputs into the format of :meth:`expected`."""
         return tuple(outputs)
 
     def description(self) -> Dict[str, str]:
@@ -57,15 +57,15 @@ class Part(nn.Module):
         return {}
 
     def record_for(self, kind: str) -> None:
-        """Prepare it, in place, for being recorded as a kind of file."""
+        """Prepare for export to a format, in place."""
 
     def from_normalized(self, images: Tensor) -> Tensor:
-        """Return normalised images ``(B, C, H, W)`` as it takes them."""
+        """Convert normalised images ``(B, C, H, W)`` to its inputs."""
         return images
 
 
 class Features(Part):
-    """Images to feature maps: a backbone and, if it is given, the neck behind it.
+    """Images to feature maps: a backbone and, if given, its neck.
 
     Shape:
         ``(B, C, H, W)`` to a tuple of maps in the order of the backbone's ``out_indices`` or the neck's outputs; a
@@ -131,11 +131,11 @@ class Preparation(NamedTuple):
 
 
 class FromPixels(Part):
-    """A part behind the normalisation of its images. ``(B, H, W, C)`` uint8, as OpenCV reads them, to its outputs.
+    """A part that includes normalisation. ``(B, H, W, C)`` uint8, as OpenCV reads images, to its outputs.
 
     Args:
         part (nn.Module): Takes normalised images; a :class:`fcvit_mm.export.parts.Part`.
-        preparation (Preparation): How they are.
+        preparation (Preparation): The normalisation.
     """
 
     mean: Tensor
@@ -171,7 +171,7 @@ class FromPixels(Part):
         return (images - self.mean) / self.std
 
     def from_normalized(self, images: Tensor) -> Tensor:
-        """Return the pixels ``(B, H, W, C)`` that images are of; what was padded with 0 gets the mean's."""
+        """Undo the normalisation: return pixels ``(B, H, W, C)``; zero padding becomes the mean."""
         pixels = (images * self.std + self.mean).round().clamp(0, 255).byte()
         return (pixels.flip(1) if self.swap else pixels).permute(0, 2, 3, 1).contiguous()
 
@@ -186,12 +186,12 @@ class FromPixels(Part):
 
 
 def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
-    """Take a part of a model that can be exported.
+    """Return an exportable part of a model.
 
     Args:
         model (nn.Module): A classifier, detector or segmentor.
-        task (str): Which of them.
-        part (str): ``'backbone'``: the feature maps of its stages; ``'neck'``: those behind the neck; ``'model'``: a
+        task (str): Its task.
+        part (str): ``'backbone'``: the feature maps of its stages; ``'neck'``: those after the neck; ``'model'``: a
             classifier's scores, a segmentor's logits at the size of the images, a detector's detections.
 
     Returns:
@@ -199,7 +199,7 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
         model's own modules.
 
     Raises:
-        UserError: An unknown part, one that the model lacks, a head of another kind.
+        UserError: An unknown or missing part, or an unsupported head.
     """
     name = type(model).__name__
     if part not in PARTS:
@@ -207,14 +207,14 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
     backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
     if not isinstance(backbone, nn.Module):
         raise UserError(
-            f'{name} has no backbone in model.backbone: only models of backbone, neck and head are exported'
+            f'{name} has no backbone in model.backbone: only models with a backbone, neck and head can be exported'
         )
     if part == 'backbone':
         return Features(backbone)
     if part == 'neck':
         if neck is None:
             raise UserError(
-                f'{name} has no neck: take --part backbone' + ('' if task == 'detection' else ' or --part model')
+                f'{name} has no neck: use --part backbone' + ('' if task == 'detection' else ' or --part model')
             )
         return Features(backbone, neck)
     if task == 'detection':
@@ -228,8 +228,8 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
         head = getattr(model, 'head', None)
         if not isinstance(head, ClsHead):
             raise UserError(
-                f'{name} has a head of {type(head).__name__}, expected a ClsHead, whose scores are a '
-                'softmax: take --part backbone'
+                f'{name} has a head of {type(head).__name__}, expected a ClsHead, whose scores are a softmax: use '
+                '--part backbone'
             )
         return Scores(features, head)
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -237,13 +237,14 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
     head = getattr(model, 'decode_head', None)
     if not isinstance(head, BaseDecodeHead):
         raise UserError(
-            f'{name} has a decode_head of {type(head).__name__}, expected a single one of mmseg: take --part backbone'
+            f'{name} has a decode_head of {type(head).__name__}, expected a single decode head of mmseg: use --part '
+            'backbone'
         )
     return Logits(features, head)
 
 
 class AdaptiveAvgPool2d(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two matrix products. ONNX has no operator for it; their sizes may stay open.
+    """``nn.AdaptiveAvgPool2d`` as two matrix products. ONNX has no operator for it; the image size stays dynamic.
 
     Args:
         output_size (int | tuple[int]): Height and width of the output.
@@ -273,10 +274,9 @@ class AdaptiveAvgPool2d(nn.Module):
 
 
 class SameSize(nn.Module):
-    """A module whose maps keep their size, which torch.export is told.
+    """A module that preserves the map size, declared to torch.export.
 
-    It takes the size of what is padded and then cropped for a number that only the data tell, and stops where such a
-    map and another one are to be of the same size.
+    torch.export treats the size after pad-and-crop as data-dependent and then fails when two maps must match.
 
     Args:
         module (nn.Module): ``(B, C, H, W)`` to ``(B, C', H, W)``.
@@ -299,7 +299,7 @@ KEEP_SIZE = (DWMixer,)
 
 
 def free_of_sizes_(module: nn.Module) -> nn.Module:
-    """Replace modules that exporters record at one size by modules that compute the same at any size.
+    """Replace modules that exporters record at a fixed size by equivalent ones for any size.
 
     Args:
         module (nn.Module): Changed in place.

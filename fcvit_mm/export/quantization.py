@@ -1,4 +1,4 @@
-"""Quantising an ONNX file to 8-bit integers for CPUs with ONNX Runtime, and measuring how far its outputs drift."""
+"""Quantising an ONNX file to 8-bit integers with ONNX Runtime, and measuring the change of its outputs."""
 
 import os
 import os.path as osp
@@ -24,7 +24,7 @@ DRIFTED_IOU = 0.5
 
 
 class Labelled(NamedTuple):
-    """An image and its class, if that is known."""
+    """An image and its class, if known."""
 
     path: str
     label: Optional[int] = None
@@ -35,16 +35,16 @@ def calibration_images(folder: str, number: Optional[int], option: str = '--int8
 
     Args:
         folder (str): The folder.
-        number (int, optional): How many; ``None`` for all.
-        option (str): What it was given by, for messages.
+        number (int, optional): Number of images; ``None`` for all.
+        option (str): The option that gave the folder, for messages.
 
     Raises:
-        UserError: The folder is missing or has none, or one does not decode.
+        UserError: The folder is missing or empty, or an image cannot be decoded.
     """
     if not osp.isdir(folder):
         raise UserError(
-            f'{option} {folder} is no folder: give one of images as the model will see them, a hundred or '
-            'so; labels are not needed'
+            f'{option} {folder} is not a folder: give a folder with about a hundred typical input images; labels are '
+            'not needed'
         )
     if number is not None and number < 1:
         raise UserError(f'--calibration-images {number}, expected at least 1')
@@ -62,21 +62,23 @@ def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_class
 
     Args:
         folder (str): The folder.
-        class_names (Sequence[str], optional): The model's, in its order, if the checkpoint tells them.
-        num_classes (int): How many it has.
+        class_names (Sequence[str], optional): The model's classes in order, if the checkpoint contains them.
+        num_classes (int): Number of classes of the model.
 
     Raises:
-        UserError: No folder of folders, other classes than the model's, no images.
+        UserError: The folder has no class folders, other classes than the model, or no images.
     """
     if not osp.isdir(folder):
-        raise UserError(f'--labelled {folder} is no folder: give one with a folder of images for each class')
+        raise UserError(
+            f'--labelled {folder} is not a folder: give a folder that contains one folder of images per class'
+        )
     images = list_images(folder) or list_images(folder, ARRAY_SUFFIXES)
     parts_of = {path: osp.relpath(path, folder).split(os.sep) for path in images}
     labelled = {path: parts[0] for path, parts in parts_of.items() if len(parts) > 1}
     names = sorted(set(labelled.values()))
     if not names:
         raise UserError(
-            f'no images ({", ".join(IMAGE_SUFFIXES)}) in folders of {folder}, expected one folder for each class'
+            f'no images ({", ".join(IMAGE_SUFFIXES)}) in the folders of {folder}, expected one folder per class'
         )
     order = list(class_names) if class_names and set(names) <= set(class_names) else names
     if order is names and len(names) != num_classes:
@@ -88,7 +90,7 @@ def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_class
 
 
 def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
-    """Write the 8-bit version of an ONNX file: weights and inputs of what :data:`QUANTIZED` names, in QDQ format.
+    """Write the 8-bit version of an ONNX file: weights and inputs of the operators :data:`QUANTIZED`, in QDQ format.
 
     Weights have 7 bits and a scale per output channel: with 8, the sums of pairs of products saturate 16 bits on CPUs
     without VNNI instructions.
@@ -96,7 +98,7 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
     Args:
         path (str): The float32 file.
         out (str): The file to write.
-        images (Iterable[Tensor]): Batches as the model takes them; the ranges of all values inside are theirs.
+        images (Iterable[Tensor]): Batches of inputs, from which the ranges of all activations are determined.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -131,7 +133,7 @@ def measure_drift(
     prepare: Callable[[str], Tensor],
     has_classes: bool,
 ) -> dict:
-    """Measure how the outputs of a model in several runtimes differ from the first one's.
+    """Measure the difference of the outputs in several runtimes from those of the first.
 
     Args:
         runtimes (dict[str, callable]): Images ``(1, C, H, W)`` to one output; the first is compared with.
@@ -173,10 +175,10 @@ def measure_detections(
     samples: Sequence[Labelled],
     prepare: Callable[[str], Tensor],
 ) -> dict:
-    """Measure how many of the library's detections those of several runtimes are, whatever their scores.
+    """Measure the fraction of the library's detections found in several runtimes, for any score.
 
     Args:
-        part (nn.Module): A whole detector, as a :class:`fcvit_mm.export.parts.Part`.
+        part (nn.Module): A complete detector, as a :class:`fcvit_mm.export.parts.Part`.
         runtimes (dict[str, callable]): Images to detections, as its graph gives them.
         samples (Sequence[Labelled]): Images.
         prepare (callable): A path to images.

@@ -1,1 +1,1 @@
-"""Checks before a run: data, checkpoints, classes, disk; then a trial of one step, one evaluation, one checkpoint."""
+"""Preflight checks: data, checkpoints, classes, disk; then a trial of one step, one evaluation, one checkpoint."""

@@ -1,7 +1,7 @@
-"""Annotations in COCO's format: what the libraries skip or refuse, and why.
+"""Annotations in COCO's format: which ones the libraries skip or reject, and why.
 
-What is skipped or refused is found by letting them do it; the rules here choose what they are asked about first, where
-there is no time for all, and find the words for what they said.
+The libraries decide what is skipped or rejected. This module selects the annotations to test first (time is limited)
+and words the messages.
 """
 
 import copy
@@ -25,11 +25,11 @@ SKIPPED = {
     'box': 'have a bbox that is not four finite numbers',
     'empty': 'have an empty box (a side below 1 pixel, or area 0)',
     'outside': 'have a box outside its image',
-    'unknown': 'are not in what the data set made of the file',
+    'unknown': 'were not loaded by the data set',
 }
 #: Why an annotation cannot be loaded.
 FATAL = {
-    'keys': 'lack one of id, image_id, category_id, bbox, area',
+    'keys': 'lack id, image_id, category_id, bbox or area',
     'box': 'have a bbox that is not four finite numbers',
 }
 #: Parts of COCO's format without which it is none.
@@ -37,13 +37,13 @@ PARTS = ('images', 'annotations', 'categories')
 
 
 class Mask(NamedTuple):
-    """A segmentation, and what it belongs to.
+    """A segmentation and its annotation.
 
     Attributes:
         segmentation (list | dict): Polygons or run lengths, as the file has them; ``None`` if it has none.
         width (int): Of the image.
         height (int): Of the image.
-        owner (Any): The annotation, or the instance that the data set made of it.
+        owner (Any): The annotation, or its instance in the data set.
         image_id (Any): Of the image.
     """
 
@@ -66,10 +66,10 @@ def fatal_annotations(content: dict) -> List[str]:
         content (dict): A file in COCO's format.
 
     Returns:
-        list[str]: A line for each kind, with the count and the first ids.
+        list[str]: One line per kind, with the count and the first ids.
 
     Raises:
-        KeyError, TypeError, AttributeError: It is not in COCO's format.
+        KeyError, TypeError, AttributeError: The file is not in COCO's format.
     """
     annotations = content.get('annotations', [])
     found: Dict[str, list] = defaultdict(list)
@@ -86,8 +86,8 @@ def fatal_annotations(content: dict) -> List[str]:
     ]
     if incomplete:
         lines.append(
-            f'{len(incomplete)} of {len(content["images"])} images lack one of id, file_name, width, height '
-            f'(ids {shorten(incomplete, SHOWN)})'
+            f'{len(incomplete)} of {len(content["images"])} images lack id, file_name, width or height (ids '
+            f'{shorten(incomplete, SHOWN)})'
         )
     for items, name in ((annotations, 'annotations'), (content['images'], 'images')):
         times = Counter(each.get('id') for each in items)
@@ -118,8 +118,8 @@ def skipped_annotations(api: Any, infos: Iterable[dict], cat_ids: Sequence[Any])
 
     Args:
         api (COCO): The file as pycocotools reads it.
-        infos (iterable of dict): What the data set made of each image.
-        cat_ids (sequence): Categories of its classes. Those of others, which the file defines, are not meant.
+        infos (iterable of dict): The data set's entry of each image.
+        cat_ids (sequence): Categories of its classes. Annotations of other categories in the file are not reported.
 
     Returns:
         dict[str, list]: Kind of :data:`SKIPPED` -> annotations.
@@ -157,7 +157,7 @@ def skip_reason(annotation: dict, info: dict, cat_ids: Sequence[Any]) -> str:
 
 
 def mask_kind(mask: Any, width: int, height: int) -> str:
-    """Return what is unusual about a segmentation, without asking a library.
+    """Return what is unusual about a segmentation, without calling a library.
 
     Returns:
         str: ``''`` (nothing), ``'far'`` (points so far away, or no numbers, that drawing them would take forever),
@@ -195,7 +195,7 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
 def pixels(mask: dict) -> Optional[float]:
     """Return the sum of run lengths; ``None`` of those that are not numbers, or none.
 
-    pycocotools reads those that end too early, too, and gives for the rest what was in memory.
+    pycocotools also reads run lengths that end too early, and fills the rest with uninitialised memory.
     """
     counts = mask.get('counts')
     if isinstance(counts, (str, bytes)):
@@ -209,7 +209,7 @@ def pixels(mask: dict) -> Optional[float]:
 
 
 def run_lengths(counts: Union[str, bytes]) -> Optional[List[int]]:
-    """Return the run lengths that COCO's compressed form holds; ``None`` where it holds none.
+    """Decode COCO's compressed run lengths; ``None`` if they are invalid.
 
     Characters from 48 on carry five bits each, the lowest first, and whether more of the number follows; from the
     fourth, a length is given as its difference to that two before.
@@ -240,46 +240,46 @@ def run_lengths(counts: Union[str, bytes]) -> Optional[List[int]]:
 
 
 def mask_words(mask: Any, width: int, height: int, said: str) -> str:
-    """Return as text why a library cannot read a segmentation.
+    """Describe why a library cannot read a segmentation.
 
     Args:
         mask (list | dict): The segmentation.
         width (int): Of its image.
         height (int): Of its image.
-        said (str): The error of the library.
+        said (str): Error message of the library.
     """
     if not mask:
         return 'it is missing or empty'
     if isinstance(mask, dict):
         size = list(mask.get('size') or ())
         if size != [height, width]:
-            return f'its size is {size}, that of its image {[height, width]} (height, width)'
+            return f'its size is {size}, but its image has {[height, width]} (height, width)'
         filled = pixels(mask)
         if filled is None and isinstance(mask.get('counts'), (str, bytes)):
-            return 'its compressed run lengths are empty, cut off or not in the form of COCO'
+            return "its compressed run lengths are empty, truncated or not in COCO's format"
         if filled not in (None, height * width):
-            return f'its run lengths make {filled} pixels, its size {size} (height, width) {height * width}'
+            return f'its run lengths cover {filled} pixels, but its size {size} (height, width) has {height * width}'
         return said
     if not all(isinstance(polygon, list) for polygon in mask):
-        return f'it is a flat list, not one of polygons; {said}'
+        return f'it is a flat list, not a list of polygons; {said}'
     if any(len(polygon) < 6 for polygon in mask):
-        return f'a polygon has less than three points; {said}'
+        return f'a polygon has fewer than three points; {said}'
     return said
 
 
 def check_masks(
     masks: Sequence[Mask], ask: Callable[[Mask], str], limit: TimeLimit, what: str
 ) -> Tuple[Dict[str, List[Mask]], List[Mask]]:
-    """Ask a library about segmentations: all that are unusual and some others, as far as there is time.
+    """Let a library read segmentations: all unusual ones and some others, within the time limit.
 
     Args:
         masks (sequence of Mask): All of a file.
-        ask (callable): Lets a library read one and returns what it said against it; empty if nothing.
-        limit (TimeLimit): Of all checks.
+        ask (callable): Lets a library read one and returns the error message, or an empty string.
+        limit (TimeLimit): Time limit of all checks.
         what (str): The file, for messages.
 
     Returns:
-        tuple: What is said against segmentations -> these, and those with points beyond their image, which are read.
+        tuple: Error message -> segmentations; and readable segmentations with points outside their image.
     """
     found: Dict[str, List[Mask]] = defaultdict(list)
     unusual: List[Mask] = []
@@ -287,7 +287,7 @@ def check_masks(
     for mask in limit.part(masks, SCREEN_SECONDS, f'{what}: segmentations checked'):
         kind = mask_kind(mask.segmentation, mask.width, mask.height)
         if kind == 'far':
-            found['it has points far beyond its image, or that are no numbers'].append(mask)
+            found['it has points far outside its image, or points that are not numbers'].append(mask)
         elif kind == 'size':
             found[mask_words(mask.segmentation, mask.width, mask.height, '')].append(mask)
         elif kind == 'unusual':
@@ -305,7 +305,7 @@ def check_masks(
 
 
 def ask_loading_step(step: Any) -> Callable[[Mask], str]:
-    """Return what lets a step of a pipeline, ``LoadAnnotations(with_mask=True)``, load an instance's mask."""
+    """Return a function that loads a mask with the pipeline step ``LoadAnnotations(with_mask=True)``."""
     step = copy.copy(step)
     step.with_seg = False
 
@@ -324,7 +324,7 @@ def ask_loading_step(step: Any) -> Callable[[Mask], str]:
 
 
 def ask_metric(api: Any) -> Callable[[Mask], str]:
-    """Return what lets pycocotools read an annotation's mask, as a metric does."""
+    """Return a function that reads an annotation's mask with pycocotools, as a metric does."""
     from pycocotools import mask as masks
 
     def ask(mask: Mask) -> str:
@@ -340,7 +340,7 @@ def ask_metric(api: Any) -> Callable[[Mask], str]:
 
 
 def annotation_ids(api: Any, masks: Sequence[Mask]) -> List[Any]:
-    """Return the ids of the annotations that instances of a data set were made of."""
+    """Return the annotation ids of instances of a data set."""
     return [
         next(
             (

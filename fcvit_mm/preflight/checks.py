@@ -22,7 +22,7 @@ HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
 
 class PreflightError(UserError):
-    """All problems that a run would meet.
+    """All problems that a run would encounter.
 
     Attributes:
         problems (list[str]): One line each.
@@ -35,14 +35,14 @@ class PreflightError(UserError):
 
 
 def check_training(cfg: Config) -> None:
-    """Check what training needs: data to train and validate on, checkpoints, numbers of classes.
+    """Check the requirements of training: training and validation data, checkpoints, numbers of classes.
 
     Args:
         cfg (Config): The config, command line merged and resume point chosen
             (:func:`fcvit_mm.engine.hooks.resume.select_resume_point`).
 
     Raises:
-        PreflightError: Lists all that was found.
+        PreflightError: Lists all problems.
     """
     limit = TimeLimit()
     problems = []
@@ -62,10 +62,10 @@ def check_training(cfg: Config) -> None:
 
 
 def check_testing(cfg: Config, checkpoint: str) -> None:
-    """Check what testing needs: its data, the checkpoint, numbers of classes.
+    """Check the requirements of testing: test data, checkpoint, numbers of classes.
 
     Raises:
-        PreflightError: Lists all that was found.
+        PreflightError: Lists all problems.
     """
     limit = TimeLimit()
     problems = checkpoint_problems(checkpoint, 'the checkpoint') + data_problems(cfg, ['test_dataloader'], limit)
@@ -75,7 +75,7 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
 
 
 def checkpoint_problems(path: str, what: str) -> List[str]:
-    """Check a checkpoint by :func:`fcvit_mm.apis.load.read_trained`, which never runs what is in it."""
+    """Check a checkpoint with :func:`fcvit_mm.apis.load.read_trained`, which never runs code from it."""
     try:
         read_trained(path)
     except CheckpointError as error:
@@ -92,19 +92,19 @@ def resume_problems(path: str) -> List[str]:
     meta = content.get('meta')
     if 'optimizer' not in content or not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
         return [
-            f'--resume: {path} holds weights but no training state. To start anew from these weights: '
+            f'--resume: {path} contains weights but no training state. To start a new run from these weights: '
             f'--cfg-options load_from={path}'
         ]
     if 'config' in meta:
         return [
-            f'--resume: {path} brings a config, which MMEngine would run as a program: refused. Checkpoints of '
-            'tools/train.py have none'
+            f'--resume: {path} contains a config, which MMEngine would execute as Python code: rejected. Resume from '
+            'a checkpoint of tools/train.py, which contains none'
         ]
     return []
 
 
 def pretrained_problems(cfg: Config) -> List[str]:
-    """Check the files that parts of the model start from."""
+    """Check the pretrained files of model components."""
     problems = []
     for node in walk(cfg.get('model', {})):
         path = node.get('checkpoint')
@@ -127,25 +127,25 @@ def work_dir_problems(cfg: Config) -> List[str]:
         folder = osp.dirname(folder)
     if not os.access(folder, os.W_OK):
         return [
-            f'work_dir {cfg.work_dir} cannot be written ({folder} belongs to someone else): --work-dir names another'
+            f'work_dir {cfg.work_dir} cannot be written ({folder} belongs to another user): give another --work-dir'
         ]
     sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
     return disk_problems(folder, max(sizes, default=0))
 
 
 def disk_problems(folder: str, needed: int) -> List[str]:
-    """Check that the disk of a folder has room for so many bytes."""
+    """Check that the disk of a folder has enough free space."""
     free = shutil.disk_usage(folder).free
     if needed < free:
         return []
     return [
-        f'{folder} has {free / 2**20:.0f} MiB free, the checkpoints to come need {needed / 2**20:.0f} MiB: make '
-        'room, name another --work-dir, or lower default_hooks.checkpoint.max_keep_ckpts'
+        f'{folder} has {free / 2**20:.0f} MiB free, the checkpoints of this run need {needed / 2**20:.0f} MiB: free '
+        'disk space, give another --work-dir, or lower default_hooks.checkpoint.max_keep_ckpts'
     ]
 
 
 def allowed_part(cfg: Config, loader: str) -> float:
-    """Return which part of the files behind a data loader may be corrupt."""
+    """Return the fraction of files of a data loader that may be corrupt."""
     if loader != 'train_dataloader':
         return 0.0
     hook: Any = SkipCorruptSamplesHook()
@@ -159,12 +159,12 @@ def allowed_part(cfg: Config, loader: str) -> float:
 
 
 def data_problems(cfg: Config, loaders: List[str], limit: Optional[TimeLimit] = None) -> List[str]:
-    """Check the data sets behind some data loaders, the heads that are to learn from them, and the evaluators.
+    """Check the data sets of some data loaders, their heads and their evaluators.
 
     Args:
         cfg (Config): Its data sets and evaluators are built in its scope.
         loaders (list[str]): Names of data loaders.
-        limit (TimeLimit, optional): Of all checks. Default: one of its own.
+        limit (TimeLimit, optional): Time limit of all checks. Default: a new one.
     """
     limit = limit or TimeLimit()
     problems: List[str] = []
@@ -204,13 +204,13 @@ def loader_problems(
     splits: Dict[str, Sequence[str]],
     leaves: List[Leaf],
 ) -> List[str]:
-    """Check what is behind one data loader: its data sets, a few of its samples, and its evaluator.
+    """Check a data loader: its data sets, a few samples, and its evaluator.
 
     Args:
         cfg (Config): The config.
         name (str): Of the data loader.
-        num_classes (int, optional): Most classes of a head.
-        limit (TimeLimit): Of all checks.
+        num_classes (int, optional): Maximum number of classes of a head.
+        limit (TimeLimit): Time limit of all checks.
         seen (list): Gets the classes of each data set.
         splits (dict): Gets those of data sets without problems.
         leaves (list): Gets the data sets, which are freed with it.
@@ -245,7 +245,7 @@ def loader_problems(
 
 
 def folder_of(dataset_cfg: dict) -> str:
-    """Return where the config of a data set says that it is."""
+    """Return the location of a data set in its config."""
     prefix = dataset_cfg.get('data_prefix') or ''
     parts = [dataset_cfg.get('data_root'), dataset_cfg.get('ann_file'), prefix if isinstance(prefix, str) else '']
     return osp.join('', *filter(None, parts))
@@ -266,14 +266,14 @@ def split_problems(splits: Dict[str, Sequence[str]]) -> List[str]:
         texts = [f'lacks {shorten(lacking)}'] * bool(lacking) + [f'adds {shorten(added)}'] * bool(added)
         problems.append(
             f'{other} {" and ".join(texts) or "has another order"}: its classes are {shorten(there)}, those of '
-            f'{first} {shorten(here)}, so that the same label means different classes. Give both the same folders '
-            '(empty ones, too), or the same metainfo=dict(classes=[...])'
+            f'{first} {shorten(here)}, so the same label means different classes. Give both the same folders '
+            '(including empty ones), or the same metainfo=dict(classes=[...])'
         )
     return problems
 
 
 def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
-    """Yield dotted name and ``num_classes`` of each head that has one, and of what mixes labels before them."""
+    """Yield dotted name and ``num_classes`` of each head that has one, and of label-mixing augmentations."""
 
     def visit(node: Any, name: str) -> Iterator[Tuple[str, int]]:
         if isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""A data set before a run: built, listed and loaded by its own library, then compared with what the model expects."""
+"""Checking a data set before a run: its library builds, lists and loads it; then it is compared with the model."""
 
 import contextlib
 import json
@@ -44,12 +44,12 @@ TURNED = 0.01
 
 
 class Leaf(NamedTuple):
-    """A data set that loads samples, no wrapper.
+    """A data set that loads samples, not a wrapper.
 
     Attributes:
-        dataset (Dataset): With its list of data, unless there are problems.
+        dataset (Dataset): The data set, with its list of samples unless there are problems.
         classes (sequence of str, optional): Their names, if they are known.
-        problems (list[str]): What a run would meet.
+        problems (list[str]): Problems that a run would encounter.
         api (COCO, optional): Its annotation file as its library read it.
     """
 
@@ -60,18 +60,18 @@ class Leaf(NamedTuple):
 
 
 def is_url(path: Any) -> bool:
-    """Check whether a path is an address."""
+    """Check whether a path is a URL."""
     return isinstance(path, str) and '://' in path
 
 
 def is_remote(dataset: Any, prefixes: Dict[str, str]) -> bool:
-    """Check whether a data set reads from somewhere else than this machine's disks."""
+    """Check whether a data set is not read from the disks of this machine."""
     backend = (getattr(dataset, 'backend_args', None) or {}).get('backend', 'local')
     return backend != 'local' or any(map(is_url, [dataset.data_root, dataset.ann_file, *prefixes.values()]))
 
 
 def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
-    """Build a data set that has not read anything yet, if it can wait with that."""
+    """Build a data set lazily, if it supports that."""
     with limit.pause(), quiet():
         try:
             return DATASETS.build(dict(dataset_cfg, lazy_init=True))
@@ -82,7 +82,7 @@ def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
 
 
 def tolerated(number: int) -> float:
-    """Return how many images of so many may have another size than annotated."""
+    """Return the number of images that may differ in size from their annotations."""
     return max(1, TURNED * number)
 
 
@@ -92,12 +92,12 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     Args:
         dataset_cfg (dict): Config of the data set, built in the current scope.
         num_classes (int, optional): Classes that the model can learn, to compare labels with.
-        allowed (float): Part of the images that may be corrupt; so many are a remark and no problem.
+        allowed (float): Fraction of images that may be corrupt; up to this, a warning is logged.
         limit (TimeLimit): Of all checks.
     """
     if not type_name(dataset_cfg):
         known = shorten(dataset_cfg, 3)
-        return Leaf(None, None, [f'a data set ({known}) has no type: name its class, as in type="CustomDataset"'])
+        return Leaf(None, None, [f'a data set ({known}) has no type: give its class, for example type="CustomDataset"'])
     try:
         dataset = build(dataset_cfg, limit)
     except Exception as error:
@@ -118,7 +118,7 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     except Exception as error:
         # Broad, because each data set has checks of its own.
         problems = unlisted_problems(dataset, prefixes) or [
-            f'{type_name(dataset_cfg)} does not load {where}: {origin(error).message}: correct the data or its paths'
+            f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: correct the data or its paths'
         ]
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
     classes = dataset.metainfo.get('classes')
@@ -136,10 +136,10 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
 
 
 def path_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
-    """Check that the folders and the annotation file of a data set are there."""
+    """Check that the folders and the annotation file of a data set exist."""
     root, ann_file = dataset.data_root, dataset.ann_file
     if root and not osp.isdir(root):
-        return [f'data_root {osp.abspath(root)} does not exist: put the data there, or name its folder in data_root']
+        return [f'data_root {osp.abspath(root)} does not exist: put the data there, or set data_root to its folder']
     problems = []
     if ann_file and not osp.exists(ann_file):
         problems.append(f'annotation file {ann_file} does not exist: correct ann_file or complete the data set')
@@ -152,7 +152,7 @@ def path_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
 
 
 def load_list(dataset: Any, limit: TimeLimit) -> Tuple[List[dict], Any]:
-    """Let a data set list its data.
+    """Let a data set load its list of samples.
 
     Returns:
         tuple: The list before any samples were filtered out, and what its library read its annotation file with, if it
@@ -206,7 +206,7 @@ def has_folders(dataset: Any) -> bool:
 
 
 def unlisted_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
-    """Find out why a data set could not list its data; empty if that is not known."""
+    """Find out why a data set could not load its list of samples; empty if unknown."""
     ann_file = dataset.ann_file
     if hasattr(dataset, 'COCOAPI'):
         try:
@@ -215,8 +215,8 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
             return [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(content)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return [
-                f'{ann_file} ({osp.getsize(ann_file)} bytes) is no COCO annotation file, corrupt or truncated '
-                f'({type(error).__name__}: {error}): copy it again'
+                f'{ann_file} ({osp.getsize(ann_file)} bytes) is not a COCO annotation file, or is corrupt or '
+                f'truncated ({type(error).__name__}: {error}): copy it again'
             ]
     if has_folders(dataset):
         return folder_problems(dataset, prefixes.get('img_path', dataset.data_root))
@@ -232,7 +232,7 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
 
 
 def list_file_problems(ann_file: str) -> List[str]:
-    """Find the lines of a list file of mmpretrain that have no image and label."""
+    """Find the lines without image and label in a list file of mmpretrain."""
     lines = [line.strip() for line in list_from_file(ann_file)]
     wrong = [
         number
@@ -242,7 +242,7 @@ def list_file_problems(ann_file: str) -> List[str]:
     return (
         [
             f'{ann_file}: {len(wrong)} of {len(lines)} lines are empty or have no label (lines {shorten(wrong)}): '
-            'each is "path label", with a number; remove the others'
+            'expected "path label" with an integer label per line; remove the others'
         ]
         if wrong
         else []
@@ -250,13 +250,13 @@ def list_file_problems(ann_file: str) -> List[str]:
 
 
 def folder_problems(dataset: Any, folder: str) -> List[str]:
-    """Check the folders, one a class, of a data set for classification."""
+    """Check the class folders of a classification data set."""
     folders = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
     hidden = [name for name in folders if name.startswith('.') or name == '__MACOSX']
     if hidden:
         return [
-            f'{folder}: the folder {shorten(hidden)}, which holds no class, counts as one: remove it '
-            f'(rm -r {osp.join(folder, hidden[0])})'
+            f'{folder}: the folder {shorten(hidden)} is not a class but counts as one: remove it (rm -r '
+            f'{osp.join(folder, hidden[0])})'
         ]
     classes = dataset.metainfo.get('classes')
     if not dataset.data_list and not list_images(folder, dataset.extensions):
@@ -264,8 +264,8 @@ def folder_problems(dataset: Any, folder: str) -> List[str]:
     if classes is not None and len(classes) != len(folders):
         return [
             f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but {type(dataset).__name__} '
-            f'has {len(classes)} classes: set metainfo=dict(classes=[...]) of the data set, or type CustomDataset, '
-            'which takes the names of the folders'
+            f'has {len(classes)} classes: set metainfo=dict(classes=[...]) of the data set, or use type '
+            'CustomDataset, which takes the class names from the folders'
         ]
     if classes is not None and sorted(classes) == sorted(folders) and tuple(classes) != folders:
         return [
@@ -278,12 +278,12 @@ def folder_problems(dataset: Any, folder: str) -> List[str]:
 def list_problems(
     dataset: Any, prefixes: Dict[str, str], everything: List[dict], where: str, api: Any, num_classes: Optional[int]
 ) -> List[str]:
-    """Check the list that a data set made: what is left of the data, and whether its labels are those of the model."""
+    """Check the sample list of a data set: that it is not empty, and that its labels match the model."""
     if api is not None and not everything:
         return [f'{where} lists no images']
     problems: List[str] = []
     if dataset.data_list and BYTE_ORDER_MARK in str(dataset.data_list[0].get('img_path')):
-        return [f'{where} begins with a byte order mark, which the library takes for part of a name: save it without']
+        return [f'{where} begins with a byte order mark, which the library reads as part of a name: save it without']
     if is_segmentation(dataset):
         problems += suffix_problems(dataset, prefixes.get('img_path'))
     if has_folders(dataset):
@@ -298,7 +298,7 @@ def list_problems(
 
 
 def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: Any) -> List[str]:
-    """Check that something is left of a data set: samples, objects, and of every class some.
+    """Check that a data set has samples, objects, and every class.
 
     To test on, a file may have no annotation, as COCO's test-dev has none, and a part of it, or the classes that are
     asked for, no object.
@@ -307,8 +307,8 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
     reasons = f' (filter_cfg={dataset.filter_cfg})' if getattr(dataset, 'filter_cfg', None) else ''
     if left == 0:
         return [
-            f'{where}: none of {len(everything)} samples is left: {type(dataset).__name__} skips all of them{reasons}. '
-            'Check the annotations, and filter_cfg of the data set'
+            f'{where}: {type(dataset).__name__} skips all {len(everything)} samples{reasons}. Check the annotations, '
+            'and filter_cfg of the data set'
         ]
     occurring = labels_of(dataset)
     if occurring is None:
@@ -319,9 +319,9 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
         and (not dataset.test_mode or are_all_skipped(dataset, everything, api))
     ):
         return [
-            f'{where}: no object is left in {left} images: {type(dataset).__name__} skips empty boxes, boxes '
-            'outside of their image and unknown categories. Boxes are [x, y, width, height] in pixels; area is '
-            'above 0; category_id is a number of "categories"'
+            f'{where}: {left} images, but no object is left: {type(dataset).__name__} skips empty boxes, boxes '
+            'outside their image and unknown categories. Expected boxes [x, y, width, height] in pixels, area above '
+            '0, and a category_id from "categories"'
         ]
     classes = dataset.metainfo.get('classes') or ()
     absent = [name for index, name in enumerate(classes) if index not in occurring]
@@ -368,21 +368,17 @@ def suffix_problems(dataset: Any, folder: Optional[str]) -> List[str]:
     """Check which images of a folder a data set for segmentation does not take because of capitals in the suffix."""
     suffix, ann_file = dataset.img_suffix, dataset.ann_file
     if ann_file or folder is None:
-        return [] if dataset.data_list else [f'no images are named in {ann_file or folder}']
+        return [] if dataset.data_list else [f'{ann_file or folder} lists no images']
     # list_images takes either case.
     others = [path for path in list_images(folder, [suffix.lower()]) if not path.endswith(suffix)]
     if not dataset.data_list:
         found = osp.basename(others[0])[-len(suffix) :] if others else ''
-        but = (
-            f', but {len(others)} that end in {found}: img_suffix={found!r} of the data set takes them'
-            if others
-            else ''
-        )
+        but = f', but {len(others)} that end in {found}: set img_suffix={found!r} of the data set' if others else ''
         return [f'no images (*{suffix}) in {folder}{but}']
     if others:
         remark(
-            f'{len(others)} images in {folder} ({shorten(others[:1])}) differ from img_suffix={suffix!r} by case and '
-            'are skipped: rename them'
+            f'{len(others)} images in {folder} ({shorten(others[:1])}) differ from img_suffix={suffix!r} only in '
+            'upper and lower case and are skipped: rename them'
         )
     return []
 
@@ -398,7 +394,7 @@ def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List
     if not wrong:
         return []
     return [
-        f'{where}: {len(wrong)} of {len(table)} labels are not among 0 to {number - 1} '
+        f'{where}: {len(wrong)} of {len(table)} labels are not within 0 to {number - 1} '
         f'({shorten(f"line {place + 1}: {label}" for place, label in wrong)}): labels are numbered from 0'
     ]
 
@@ -412,7 +408,7 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
     if unknown:
         # mmdet skips them and numbers the others anew.
         return [
-            f'metainfo.classes names {shorten(unknown)}, which are not among the {len(names)} categories of '
+            f'metainfo.classes contains {shorten(unknown)}, which are not among the {len(names)} categories of '
             f'{dataset.ann_file} ({shorten(names)}): set metainfo=dict(classes=...) of the data set, in the order of '
             'the file'
         ]
@@ -420,14 +416,14 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
         # mmdet numbers classes in the order of the file, whatever the order in metainfo.
         return [
             f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {dataset.ann_file} '
-            f'({shorten(found)}), or a name occurs twice, so names would go to the wrong classes: use the order of '
-            'the file'
+            f'({shorten(found)}), or a name occurs twice, so names would be assigned to the wrong classes: use the '
+            'order of the file'
         ]
     return []
 
 
 def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
-    """Check what a data set made of its annotations; what it skipped is said."""
+    """Check the loaded annotations of a data set; report skipped ones."""
     ann_file, number = dataset.ann_file, len(api.anns)
     problems = []
     if len(api.imgs) < len(api.dataset['images']) or number < len(api.dataset.get('annotations', ())):
@@ -438,7 +434,7 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
     if not number:
         remark(f'{ann_file} has no annotations')
     if lost:
-        words = 'belong to an image_id that the file does not list'
+        words = 'have an image_id that the file does not define'
         remark(f'{ann_file}: {count_line(lost, number, words)}: mmdet skips them')
     boxes = [each['bbox'] for info in dataset.data_list for each in info['instances']]
     if boxes and not np.isfinite(np.asarray(boxes, float)).all():
@@ -463,8 +459,8 @@ def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:
     found, beyond = check_masks(masks, ask_loading_step(step), limit, dataset.ann_file)
     number = len(masks)
     for words, faulty in (
-        ('have a segmentation that mmdet skips (not one polygon of three points or more)', found.pop('skipped', [])),
-        ('have polygon points beyond their image, which are cut off', beyond),
+        ('have a segmentation that mmdet skips (no polygon has three or more points)', found.pop('skipped', [])),
+        ('have polygon points outside their image, which are clipped', beyond),
     ):
         if faulty:
             remark(f'{dataset.ann_file}: {count_line(annotation_ids(api, faulty[:SHOWN]), number, words)}')
@@ -482,7 +478,7 @@ def transforms_of(dataset: Any) -> List[Any]:
 
 
 def loading_steps(dataset: Any) -> Optional[Callable[[dict], dict]]:
-    """Return what loads a sample by the steps of a data set's pipeline that load; ``None`` without such."""
+    """Return a function that runs the loading steps of a data set's pipeline; ``None`` if it has none."""
     steps = [step for step in transforms_of(dataset) if type(step).__name__.startswith('Load')]
     images = [step for step in steps if 'Image' in type(step).__name__]
     if not images:
@@ -519,11 +515,11 @@ def file_problems(dataset: Any, read: Optional[Callable[[dict], dict]], allowed:
 def image_problems(
     paths: List[str], allowed: float, read: Optional[Callable[[str], Any]] = None, limit: Optional[TimeLimit] = None
 ) -> List[str]:
-    """Check images: a sample is decoded; of the others the ends of the files are read, while there is time.
+    """Check images: decode a sample; check the others for truncation, within the time limit.
 
     Args:
         paths (list[str]): The images.
-        allowed (float): Part of them that may be corrupt; so many are a remark and no problem.
+        allowed (float): Fraction of them that may be corrupt; up to this, a warning is logged.
         read (callable, optional): Loads an image, as the data set does.
         limit (TimeLimit, optional): Of all checks. Default: one of its own.
     """
@@ -534,7 +530,7 @@ def image_problems(
         if problem:
             corrupt[path] = problem
     checked = 0
-    for path in limit.part(shuffled(paths), END_SECONDS, 'ends of image files read'):
+    for path in limit.part(shuffled(paths), END_SECONDS, 'image files checked for truncation'):
         problem = truncation_problem(path)
         checked += 1
         if problem:
@@ -566,14 +562,14 @@ def size_problems(
     read: Optional[Callable[[str], Any]],
     limit: TimeLimit,
 ) -> List[str]:
-    """Check that images have the size that their annotations are for: those that were loaded, of others the headers."""
+    """Check that images have the size of their annotations: loaded images, and the headers of others."""
     sized = [info for info in infos if info.get('width') and info.get('height')]
     infos = sized or [info for info in infos if info.get('seg_map_path')]
     wrong: Dict[str, str] = {}
     upended: List[str] = []
     turned = 0
     checked = 0
-    for info in limit.part(shuffled(infos), SIZE_SECONDS, 'sizes of images read'):
+    for info in limit.part(shuffled(infos), SIZE_SECONDS, 'image sizes read'):
         path, (header, orientation) = info['img_path'], header_of(info['img_path'])
         checked += 1
         # As high and as wide as before, and so beyond comparison.
@@ -591,18 +587,22 @@ def size_problems(
             turned += size == wanted[::-1]
     if upended:
         remark(
-            f'{len(upended)} of {checked} checked images are turned by EXIF data and keep their size '
-            f'({shorten(upended, 2)}), so that nothing tells whether their annotations are for the turned images: '
-            'make sure, or save them as they are to be'
+            f'{len(upended)} of {checked} checked images are rotated by EXIF data without a change of size '
+            f'({shorten(upended, 2)}), so it is unknown whether their annotations are for the rotated images: check '
+            'this, or save the images without EXIF rotation'
         )
     if not wrong:
         return []
-    text = f'{len(wrong)} of {checked} checked images have another size than annotated ({shorten(wrong.values(), 3)})'
+    shown = shorten(wrong.values(), 3)
+    text = f'{len(wrong)} of {checked} checked images differ in size from their annotations ({shown})'
     # One that is not turned belongs to another image.
     if len(wrong) <= (tolerated(len(infos)) if turned == len(wrong) else TURNED * len(infos)):
         remark(f'{dataset.ann_file}: {text} and will be skipped')
         return []
-    return [f'{dataset.ann_file}: {text}: the annotations belong to other images, or EXIF data turns these']
+    return [
+        f'{dataset.ann_file}: {text}: the annotations belong to other images, or EXIF data rotates these. Correct the '
+        'annotations, or save the images without EXIF rotation'
+    ]
 
 
 def header_of(path: str) -> Tuple[Optional[Tuple[int, int]], int]:
@@ -631,7 +631,7 @@ def label_map_problems(
     raw: Set[int] = set()
     labels: Set[int] = set()
     checked = 0
-    for info in limit.part(infos, DECODE_SECONDS, f'{maps}: maps of labels loaded'):
+    for info in limit.part(infos, DECODE_SECONDS, f'{maps}: segmentation maps loaded'):
         path = info['seg_map_path']
         checked += 1
         if not osp.isfile(path):
@@ -648,34 +648,34 @@ def label_map_problems(
             results = read(info) if read is not None else {}
         except Exception as error:
             # Broad, because steps are anybody's.
-            corrupt.append(f'{path} is not loaded by the pipeline ({type(error).__name__}: {origin(error).message})')
+            corrupt.append(f'{path} cannot be loaded by the pipeline ({type(error).__name__}: {origin(error).message})')
             continue
         image, loaded = results.get('img'), results.get('gt_seg_map')
         if loaded is not None:
             labels |= set(np.unique(loaded).tolist())
         if image is not None and loaded is not None and image.shape[:2] != loaded.shape[:2]:
             size, wanted = image.shape[1::-1], loaded.shape[1::-1]
-            wrong = f'{path} is {wanted} and its image {size} (width, height): they do not belong together'
+            wrong = f'{path} has size {wanted}, but its image has {size} (width, height)'
             if image.ndim == 3 and image.shape[1:] == loaded.shape[:2]:
                 wrong = (
-                    f'{info["img_path"]} is loaded as {image.shape}, channels first, but the pipeline takes (height, '
-                    'width, channels): save it so (a TIFF with planarconfig="contig")'
+                    f'{info["img_path"]} is loaded as {image.shape}, channels first, but the pipeline expects '
+                    '(height, width, channels): save it in this order (a TIFF with planarconfig="contig")'
                 )
             (turned if size == wanted[::-1] else corrupt).append(wrong)
     if turned and len(turned) <= tolerated(len(dataset.data_list)):
-        remark(f'{len(turned)} images will be skipped: {shorten(turned, 1)}, or EXIF data turns the image')
+        remark(f'{len(turned)} images will be skipped: {shorten(turned, 1)}, or EXIF data rotates the image')
     else:
         corrupt += turned
     problems = corrupt[:SHOWN]
     if coloured:
         problems.append(
-            f'{len(coloured)} of {checked} checked maps are colour images ({shorten(coloured, 2)}), but maps have one '
+            f'{len(coloured)} of {checked} checked maps are colour images ({shorten(coloured, 2)}), expected one '
             'channel of class indices: convert the colours to indices'
         )
     if missing:
         problems.append(
-            f'{len(missing)} of {checked} checked images have no map of labels '
-            f'({shorten(missing, 1)}): complete the data set, or correct seg_map_path and seg_map_suffix'
+            f'{len(missing)} of {checked} checked images have no segmentation map ({shorten(missing, 1)}): complete '
+            'the data set, or correct seg_map_path and seg_map_suffix'
         )
     if problems or num_classes is None or not raw:
         return problems
@@ -691,14 +691,15 @@ def loaded_label_problems(
     wrapped = sorted(label for label in raw if label > 255)
     if wrapped and not any(label > 255 for label in labels):
         return [
-            f'maps in {maps} hold the labels {shorten(wrapped)}, but are loaded as 8 bits: labels above 255 become '
-            f'others ({wrapped[0]} becomes {wrapped[0] % 256}). Use at most 255 classes, or a loading step of your own'
+            f'segmentation maps in {maps} contain the labels {shorten(wrapped)}, but are loaded with 8 bits: labels '
+            f'above 255 wrap around ({wrapped[0]} becomes {wrapped[0] % 256}). Use at most 255 classes, or your own '
+            'loading step'
         ]
     wrong = sorted(label for label in labels if label >= num_classes and label != ignored)
     if wrong:
         held = [label + shift for label in wrong] if not dataset.label_map else wrong
         return [
-            f'maps in {maps} hold the labels {shorten(held)}, but the model has {num_classes} classes '
+            f'segmentation maps in {maps} contain the labels {shorten(held)}, but the model has {num_classes} classes '
             f'(labels {shift} to {num_classes - 1 + shift}, {ignored} is ignored; '
             f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
         ]
@@ -706,15 +707,15 @@ def loaded_label_problems(
     # Of a validation set the metric says so.
     if labels == {ignored} and not dataset.test_mode and checked == min(len(dataset.data_list), SAMPLE_SIZE):
         return [
-            f'maps in {maps}: all pixels of the {checked} checked maps are ignored ({ignored}); their files hold '
-            f'{shorten(sorted(raw))} (reduce_zero_label={dataset.reduce_zero_label}): nothing can be learned. Correct '
-            'reduce_zero_label or the maps'
+            f'segmentation maps in {maps}: all pixels of the {checked} checked maps are ignored ({ignored}); their '
+            f'files contain {shorten(sorted(raw))} (reduce_zero_label={dataset.reduce_zero_label}): nothing can be '
+            'learned. Correct reduce_zero_label or the maps'
         ]
     if len(taught) <= 1 < num_classes and (checked > 1 or not taught):
         remark(
-            f'maps in {maps}: of {num_classes} classes only {len(taught)} occurs ({shorten(sorted(taught))}) in '
-            f'{checked} checked maps, whose files hold {shorten(sorted(raw))}; {ignored} is ignored. If {ignored} '
-            'stands for a class, write its number into the maps'
+            f'segmentation maps in {maps}: only {len(taught)} of {num_classes} classes occurs '
+            f'({shorten(sorted(taught))}) in {checked} checked maps, whose files contain {shorten(sorted(raw))}; '
+            f'{ignored} is ignored. If {ignored} means a class, replace it by the class index in the maps'
         )
     return []
 
@@ -783,7 +784,7 @@ def rehearse(outer: Any, leaves: Sequence[Any], limit: TimeLimit, what: str) -> 
             except Exception as error:
                 # Broad, because pipelines are anybody's.
                 problems.append(
-                    f'sample {index} is not loaded ({type(error).__name__}: {origin(error).message}): check the '
+                    f'sample {index} failed to load ({type(error).__name__}: {origin(error).message}): check the '
                     'pipeline and the annotations'
                 )
                 break
@@ -795,5 +796,5 @@ def rehearse(outer: Any, leaves: Sequence[Any], limit: TimeLimit, what: str) -> 
         for leaf in leaves:
             vars(leaf).pop('prepare_data', None)
     if empty and not packed and not problems:
-        problems.append(f'the pipeline gives nothing for {empty} of {empty} samples: check its steps that filter')
+        problems.append(f'the pipeline returned None for all {empty} samples: check its filtering steps')
     return problems, packed

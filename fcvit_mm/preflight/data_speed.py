@@ -75,9 +75,9 @@ def measure_data(cfg: Config, samples: int = 256, step_seconds: Optional[float] 
             :class:`LibraryError`.
     """
     if samples < 1:
-        raise UserError(f'{samples} samples: expected at least 1')
+        raise UserError(f'--samples {samples}: expected at least 1')
     if step_seconds is not None and not step_seconds > 0:
-        raise UserError(f'{step_seconds} seconds for a step: expected more than 0')
+        raise UserError(f'--step-seconds {step_seconds}: expected more than 0')
     loader = cfg.get('train_dataloader')
     if not loader:
         raise UserError(f'{cfg.filename or "the config"} has no train_dataloader: give the config of a training run')
@@ -92,7 +92,7 @@ def measure_data(cfg: Config, samples: int = 256, step_seconds: Optional[float] 
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False, pin_memory=False)
     for option in ('prefetch_factor', 'timeout'):
         cfg.train_dataloader.pop(option, None)
-    advice = 'Check what the config says of the data and the model'
+    advice = 'Check the data and the model in the config'
     doing, scope = f'measuring {cfg.filename or "the config"}', DefaultScope.overwrite_default_scope(cfg.default_scope)
     with scratch_folder() as folder, library_errors(doing, advice), scope:
         for step in TRAINING_STEPS:
@@ -157,8 +157,8 @@ def _endless(loader: Any) -> Iterator[Any]:
             yield batch
         if not found:
             raise UserError(
-                'train_dataloader makes no batch: it has fewer samples than batch_size, and drop_last; '
-                'take a smaller batch_size'
+                'train_dataloader yields no batch: the data set is smaller than batch_size and drop_last=True; reduce '
+                'batch_size'
             )
 
 
@@ -220,13 +220,13 @@ def format_data_speed(found: DataSpeed, processes: int = 1) -> str:
     width = max(len(name) for name, _ in parts)
     lines = [
         f'{found.dataset}, {found.length:,} samples; {found.measured} of them timed on one core',
-        f'one sample   {found.seconds * 1e3:.2f} ms: {1 / found.seconds:.0f} images/s a core',
+        f'one sample   {found.seconds * 1e3:.2f} ms: {1 / found.seconds:.0f} images/s per core',
         *(f'  {name:<{width}}  {seconds * 1e3:7.2f} ms' for name, seconds in parts),
     ]
     if found.waiting > 0.2 * found.seconds:
         lines.append(
-            f'  {found.waiting * 1e3:.2f} ms of these the core waited: for files, or for a core that others used. More '
-            'workers than cores can help'
+            f'  for {found.waiting * 1e3:.2f} ms of these the process waited, for files or for a core used by others. '
+            'More workers than cores can help'
         )
     of = 'as given' if found.device == 'given' else f'on {found.device}'
     lines.append(
@@ -244,15 +244,15 @@ def _balance(found: DataSpeed, processes: int) -> Iterator[str]:
     now = found.rate(found.workers)
     yield (
         f'the config has num_workers={found.workers}: {now:.0f} images/s, '
-        f'{now * found.step_seconds / found.batch:.0%} of what the model takes'
+        f'{now * found.step_seconds / found.batch:.0%} of what the model consumes'
     )
     if found.device == 'cpu':
-        yield 'the model works on the same cores as the workers: what they take, it lacks'
+        yield 'the model shares its cores with the workers'
     elif found.needed > cores:
         best = found.rate(max(cores, 1))
         yield (
             f'this machine has {_number(found.cores, "core")}: with {_number(max(cores, 1), "worker")}{each} about '
-            f'{best:.0f} images/s, {best * found.step_seconds / found.batch:.0%} of what the model takes'
+            f'{best:.0f} images/s, {best * found.step_seconds / found.batch:.0%} of what the model consumes'
         )
     elif found.workers < found.needed:
         yield f'set train_dataloader.num_workers={found.needed}'

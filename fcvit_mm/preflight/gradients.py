@@ -39,10 +39,10 @@ def finds_unused(cfg: Config) -> bool:
 
 
 def gradient_problems(cfg: Config) -> List[str]:
-    """Check whether the processes of a run would stop at parameters of its backbone, by a step on random images.
+    """Check for backbone parameters without a gradient, which stop DistributedDataParallel, by a step on random images.
 
-    Nothing is checked for one process, nor where :func:`finds_unused`. That parts other than the backbone get a
-    gradient may depend on the images: ``tools/check.py`` takes its steps on the run's own.
+    Nothing is checked for one process or if :func:`finds_unused`. The gradients of other components may depend on the
+    images: ``tools/check.py`` uses the run's own images.
     """
     if not is_distributed(cfg) or finds_unused(cfg):
         return []
@@ -50,7 +50,7 @@ def gradient_problems(cfg: Config) -> List[str]:
         step = try_step(cfg)
     except StepError as error:
         print_log(
-            f'Whether all parameters get a gradient is not checked before the start: {error}',
+            f'Not checked before the start: whether all parameters get a gradient: {error}',
             logger='current',
             level=logging.WARNING,
         )
@@ -61,7 +61,7 @@ def gradient_problems(cfg: Config) -> List[str]:
 
 
 def missing_gradients(cfg: Config, step: Step) -> Optional[Missing]:
-    """Say which parameters got no gradient in a training step, and what to change.
+    """Describe the parameters without a gradient in a training step, and what to change.
 
     Args:
         cfg (Config): The run's.
@@ -77,8 +77,8 @@ def missing_gradients(cfg: Config, step: Step) -> Optional[Missing]:
     if step.used_indices and step.out_indices != step.used_indices:
         unread = ', '.join(str(index) for index in step.out_indices or () if index not in step.used_indices)
         text += (
-            f': nothing reads what the backbone returns of stage {unread}. Right is model.backbone.out_indices='
-            f'{step.used_indices}: {options_for(cfg, step)}'
+            f': nothing uses the backbone outputs of stage {unread}. Set '
+            f'model.backbone.out_indices={step.used_indices}: {options_for(cfg, step)}'
         )
     else:
         text += ': freeze or remove them'
@@ -89,19 +89,19 @@ def missing_gradients(cfg: Config, step: Step) -> Optional[Missing]:
             'such parameters in every step'
         )
     else:
-        text += '. One process trains all the same, DistributedDataParallel of several would stop'
+        text += '. A single process trains anyway; DistributedDataParallel would stop'
     return Missing(text, ends)
 
 
 def options_for(cfg: Config, step: Step) -> str:
-    """Return the options of a command that leave out the outputs that nothing reads, in neck or heads as well."""
+    """Return the command-line options that remove unused outputs, also in neck or heads."""
     model: Any = copy.deepcopy(cfg.model)
     advice = ''
     try:
         rewire(model, step.channels, step.used_channels)
     except StockConfigError:
         model = copy.deepcopy(cfg.model)
-        advice = ', and let the neck or the heads take as many'
+        advice = ', and adapt the inputs of the neck or the heads'
     model.backbone.out_indices = list(step.used_indices or ())
     changed = [
         f'model.{name}="{list(value)}"'.replace(', ', ',')

@@ -1,4 +1,4 @@
-"""The time that checks before a run may take, and what they say that ends nothing."""
+"""Time limit and warnings of the preflight checks."""
 
 import contextlib
 import gc
@@ -21,10 +21,10 @@ SHOWN = 5
 
 
 class TimeLimit:
-    """The time of all checks, of which each takes a part.
+    """Time limit of all checks, shared by them.
 
     Args:
-        seconds (float): For all of them together.
+        seconds (float): Total time.
 
     Attributes:
         paused (float): Seconds that did not count.
@@ -36,7 +36,7 @@ class TimeLimit:
         self.paused = 0.0
 
     def share(self, number: int) -> 'TimeLimit':
-        """Return a limit for one of so many equal parts of the time left, for :meth:`take` afterwards."""
+        """Return a limit for an equal share of the remaining time, for :meth:`take` afterwards."""
         return TimeLimit(max(self.end - time.monotonic(), 0.0) / number)
 
     def take(self, part: 'TimeLimit') -> None:
@@ -45,12 +45,12 @@ class TimeLimit:
         self.paused += part.paused
 
     def reserve(self, seconds: float) -> None:
-        """Leave at least so much time from now on, whatever other checks took."""
+        """Guarantee a minimum of remaining time, regardless of the other checks."""
         self.end = max(self.end, time.monotonic() + seconds)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Do not count the time inside."""
+        """Exclude the time within the context."""
         start = time.monotonic()
         try:
             yield
@@ -60,12 +60,12 @@ class TimeLimit:
             self.paused += took
 
     def part(self, items: Sequence[Item], seconds: float, what: str) -> Iterator[Item]:
-        """Yield items while there is time, at least one; say how many, if these are not all.
+        """Yield items within the time limit, at least one; log the number if not all.
 
         Args:
             items (Sequence): What is to be checked.
             seconds (float): For these items.
-            what (str): What is done with them: ``'data/a.json: masks read'``.
+            what (str): Action for the message: ``'data/a.json: masks read'``.
         """
         start = time.monotonic()
         end = min(start + seconds, self.end)
@@ -73,27 +73,27 @@ class TimeLimit:
             yield item
             if time.monotonic() > end and number < len(items):
                 took = time.monotonic() - start
-                remark(f'{what}: {number} of {len(items)}, in the {took:.1f} s for that', logging.INFO)
+                remark(f'{what}: {number} of {len(items)} in {took:.1f} s, the time limit', logging.INFO)
                 return
 
     def report(self) -> None:
         """Log how long the checks took."""
         took = time.monotonic() - self.start
         remark(
-            f'Checks before the start took {took:.1f} s, {self.paused:.1f} s of them for building the data sets '
+            f'Preflight checks took {took:.1f} s, of which {self.paused:.1f} s for building the data sets '
             '(--no-preflight skips them)',
             logging.INFO,
         )
 
 
 def remark(text: str, level: int = logging.WARNING) -> None:
-    """Say what ends nothing."""
+    """Log a warning."""
     print_log(text, logger='current', level=level)
 
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Do not search for cycles inside: among the millions of objects of a large annotation file that takes seconds."""
+    """Disable cyclic garbage collection, which takes seconds for the millions of objects of a large annotation file."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -105,7 +105,7 @@ def without_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def quiet(level: int = logging.WARNING) -> Iterator[None]:
-    """Keep tables and progress of the libraries from the output, and what they log below a level."""
+    """Suppress tables, progress bars and log messages below a level of the libraries."""
     logger = MMLogger.get_current_instance()
     before = logger.level
     logger.setLevel(max(before, level))

@@ -29,10 +29,10 @@ STEPS = 3
 
 
 class Trial(NamedTuple):
-    """Findings of a trial.
+    """Results of a trial.
 
     Attributes:
-        problems (list[str]): What would end the run or make it useless.
+        problems (list[str]): Problems that would end the run or make it useless.
         parameters (int): Of the model, trainable ones.
         batch (int): Images per process and step.
         losses (dict[str, float]): Of the last step.
@@ -48,7 +48,7 @@ class Trial(NamedTuple):
         checkpoint (int): Bytes of one checkpoint.
         checkpoints (int): How many there will be at the same time, one in writing among them.
         free (int): Bytes free on the disk of the work directory.
-        remarks (list[str]): What the run survives, but not every run of this config.
+        remarks (list[str]): Warnings: problems only in other runs of this config.
     """
 
     problems: List[str]
@@ -71,15 +71,15 @@ class Trial(NamedTuple):
 
 
 def run_trial(cfg: Config, work_dir: str) -> Trial:
-    """Do what training does, once, with MMEngine's runner and in a directory that is removed again.
+    """Run each stage of training once, with MMEngine's runner in a temporary directory.
 
     Args:
         cfg (Config): From :func:`fcvit_mm.engine.config.load_config`; a copy goes through
             :data:`fcvit_mm.engine.run.TRAINING_STEPS`.
-        work_dir (str): Where the run is to put its checkpoints.
+        work_dir (str): Work directory of the planned run.
 
     Returns:
-        Trial: What was found.
+        Trial: The results.
 
     Raises:
         UserError: Model, data or metric failed, such as a :class:`LibraryError`.
@@ -90,7 +90,7 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
         step(cfg)
     wanted = dict(cfg.default_hooks.checkpoint or {})
     problems: List[str] = []
-    advice = 'Check what the config says of the data, the model and the evaluators'
+    advice = 'Check the data, the model and the evaluators in the config'
     with scratch_folder() as folder, library_errors(f'trying {cfg.filename or "the config"}', advice):
         cfg.work_dir = folder
         cfg.resume, cfg.load_from = False, None if cfg.get('resume') else cfg.get('load_from')
@@ -112,8 +112,9 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
     accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
     if by_iter and wanted.get('interval', -1) > 0 and wanted['interval'] % accumulated:
         problems.append(
-            f'default_hooks.checkpoint.interval={wanted["interval"]} is no multiple of '
-            f'accumulative_counts={accumulated}: a resumed run would lose the gradients accumulated so far'
+            f'default_hooks.checkpoint.interval={wanted["interval"]} is not a multiple of '
+            f'accumulative_counts={accumulated}: a resumed run would lose the gradients accumulated so far; choose a '
+            'multiple'
         )
     here = Path(work_dir).absolute()
     while not here.is_dir():
@@ -162,7 +163,7 @@ def build_runner(cfg: Config) -> Runner:
 
 @contextmanager
 def scratch_folder() -> Iterator[str]:
-    """Give a folder that is removed again, and let the loggers, which outlive it, forget its log files."""
+    """Yield a temporary folder, and remove its log files from the loggers, which outlive it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             yield folder
@@ -207,7 +208,7 @@ def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], St
 
 
 def validate_once(runner: Runner, checkpoint: dict, problems: List[str]) -> Tuple[float, List[str]]:
-    """Put one batch of validation through the metrics; return the seconds and the metrics' names."""
+    """Evaluate one validation batch; return the seconds and the names of the metrics."""
     loop = runner._val_loop
     if loop is None:
         return 0.0, []
@@ -224,14 +225,14 @@ def validate_once(runner: Runner, checkpoint: dict, problems: List[str]) -> Tupl
         # An untrained detector without detections has no metrics: then none can be missed.
         if name != 'auto' and metrics and name not in metrics:
             problems.append(
-                f'default_hooks.checkpoint.save_best={name!r} is none of the metrics ({shorten(metrics)}): '
-                'the first validation would end the run'
+                f'default_hooks.checkpoint.save_best={name!r} is not one of the metrics ({shorten(metrics)}): the '
+                'first validation would end the run; choose one of them'
             )
     return seconds, metrics
 
 
 def checkpoints_to_come(checkpoint: dict, loop: Any, by_iter: bool) -> int:
-    """Return how many files there will be at most at the same time: kept ones, best ones, and one in writing."""
+    """Return the maximum number of simultaneous checkpoint files: kept ones, best ones, and one being written."""
     length = loop.max_iters if by_iter and not checkpoint.get('by_epoch', True) else loop.max_epochs
     interval = checkpoint.get('interval', -1)
     number = math.ceil(length / interval) if interval > 0 else 1
@@ -250,7 +251,7 @@ def peak_memory() -> Tuple[int, str]:
 
 
 def format_trial(found: Trial, num_workers: int) -> str:
-    """Return the findings as text, one line each."""
+    """Return the results as text, one line each."""
     # Workers load while the model works; a process without any does one after the other.
     load = found.load_seconds / num_workers if num_workers else found.load_seconds
     step = max(found.step_seconds, load) if num_workers else found.step_seconds + load
@@ -265,28 +266,27 @@ def format_trial(found: Trial, num_workers: int) -> str:
         ),
         (
             'memory',
-            f'{found.memory / 2**30:.2f} GiB at the peak of these steps ({found.device}), an estimate: '
-            'other images may be larger',
+            f'{found.memory / 2**30:.2f} GiB peak in these steps ({found.device}), an estimate: other images may be '
+            'larger',
         ),
-        ('training', f'{found.iterations} iterations, about {duration(training)}, estimated from that step'),
+        ('training', f'{found.iterations} iterations, about {duration(training)}, estimated from one step'),
     ]
     if found.validations:
         rows.append(
             (
                 'validation',
-                f'{found.validations} times {found.val_batches} batches, about '
-                f'{duration(validating)} in all, estimated from one; metrics: '
-                f'{", ".join(found.metrics)}',
+                f'{found.validations} times {found.val_batches} batches, about {duration(validating)} in total, '
+                f'estimated from one batch; metrics: {", ".join(found.metrics)}',
             )
         )
     rows.append(
         (
             'checkpoints',
-            f'{found.checkpoints} files of {found.checkpoint / 2**20:.1f} MiB at most at the same '
-            f'time, {found.free / 2**30:.1f} GiB free',
+            f'at most {found.checkpoints} files of {found.checkpoint / 2**20:.1f} MiB at the same time, '
+            f'{found.free / 2**30:.1f} GiB free',
         )
     )
-    rows += [('remark', text) for text in found.remarks]
+    rows += [('warning', text) for text in found.remarks]
     return '\n'.join(f'{name:<12} {text}' for name, text in rows)
 
 

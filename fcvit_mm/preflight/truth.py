@@ -1,4 +1,4 @@
-"""The truth must score perfectly: a config's evaluators, fed with a data set's own annotations as predictions."""
+"""Evaluate the ground truth as predictions: every metric must be perfect."""
 
 import logging
 import math
@@ -35,7 +35,7 @@ COCO_DETECTIONS = 100
 
 
 class Split:
-    """The data that a metric is fed from: a data set for validation or testing, wrappers included.
+    """Evaluation data of a metric: a validation or test data set, wrappers included.
 
     Args:
         dataset (Dataset): The outermost one.
@@ -88,7 +88,7 @@ class Split:
 
 
 def truth_problems(evaluator: Any, split: Split, name: str) -> List[str]:
-    """Check an evaluator: a data set's own annotations, given as predictions, must score perfectly.
+    """Check an evaluator: the annotations of a data set, as predictions, must score perfectly.
 
     Args:
         evaluator (dict | list): Its config, built in the current scope.
@@ -96,7 +96,7 @@ def truth_problems(evaluator: Any, split: Split, name: str) -> List[str]:
         name (str): What to call the evaluator.
 
     Returns:
-        list[str]: What keeps the metrics from being perfect, one line each.
+        list[str]: Reasons why the metrics are not perfect, one line each.
     """
     problems: List[str] = []
     for config, part in metrics_and_data(evaluator, split, name, problems):
@@ -114,7 +114,7 @@ def metrics_and_data(evaluator: Any, split: Split, name: str, problems: List[str
         if not isinstance(split.metainfo, dict):
             problems.append(
                 f'{name}: the concatenated data sets differ in their metainfo, which only MultiDatasetsEvaluator '
-                'takes: use it, or give all of them the same classes and palette'
+                'accepts: use it, or give all of them the same classes and palette'
             )
             return []
         return [(config, split) for config in metrics]
@@ -123,19 +123,20 @@ def metrics_and_data(evaluator: Any, split: Split, name: str, problems: List[str
     if not len(metrics) == len(parts) == len(prefixes):
         problems.append(
             f'{name}: MultiDatasetsEvaluator has {len(metrics)} metrics and {len(prefixes)} dataset_prefixes for '
-            f'{len(parts)} data sets of a ConcatDataset: give one of each for every data set, in their order'
+            f'{len(parts)} data sets of a ConcatDataset: give one metric and one prefix per data set, in the order of '
+            'the data sets'
         )
         return []
     return [(config, Split(part, split.leaves, {}, split.limit)) for config, part in zip(metrics, parts)]
 
 
 def metric_problems(config: Any, split: Split, name: str) -> List[str]:
-    """Build a metric and feed it."""
+    """Build a metric and evaluate the ground truth."""
     kind = type_name(config)
     if kind.startswith('Dump'):
         return []
     if not isinstance(config, dict):
-        remark(f'{name}: {kind} is not fed with the truth: it is built already')
+        remark(f'{name}: {kind} is not checked with the ground truth: it is already built')
         return []
     metric_type = config.get('type')
     if isinstance(metric_type, str):
@@ -143,11 +144,14 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
             metric_type = registry.get(metric_type)
     feed, reason = feed_of(metric_type)
     if feed is None and metric_type is not None:
-        remark(f'{name}: {kind} is not fed with the truth: {reason}')
+        remark(f'{name}: {kind} is not checked with the ground truth: {reason}')
         return []
     config = {**config, **{key: None for key in ('outfile_prefix', 'output_dir') if key in config}}
     if config.get('format_only'):
-        remark(f'{name}: {kind} is not fed with the truth: with format_only=True it writes results and scores nothing')
+        remark(
+            f'{name}: {kind} is not checked with the ground truth: with format_only=True it writes results without '
+            'scores'
+        )
         path = config.get('ann_file')
         return [f'ann_file {path} does not exist'] if isinstance(path, str) and not osp.exists(path) else []
     try:
@@ -162,35 +166,38 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
     except (KeyError, TypeError, AttributeError) as error:
         # A data set of somebody's own, whose list holds other things: no reason to stop a run.
         found, message, _ = origin(error)
-        remark(f'{name}: {kind} is not fed with the truth: the data set lists other things ({found}: {message})')
+        remark(
+            f'{name}: {kind} is not checked with the ground truth: the data set lists other annotations ({found}: '
+            f'{message})'
+        )
         return []
 
 
 def feed_of(metric_type: Any) -> Tuple[Optional[Callable], str]:
-    """Return what feeds a type of metrics, or why there is nothing."""
+    """Return the check of a metric type, or the reason why there is none."""
     for base in getattr(metric_type, '__mro__', ()):
         if base.__name__ in NOT_FED:
             return None, NOT_FED[base.__name__]
         if base.__name__ in FEEDS:
             return FEEDS[base.__name__], ''
-    return None, 'what predictions it expects is not known here'
+    return None, 'the predictions that it expects are unknown'
 
 
 def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
-    """Say why a metric is not built: mostly its file."""
+    """Describe why a metric cannot be built, usually its file."""
     path, own = config.get('ann_file'), shorten(getattr(leaf, 'ann_file', None) for leaf in split.leaves)
     kind, message, _ = origin(error)
     if kind == 'KeyError' and f'{config.get("type")} is not in the' in message:  # the registry's own words
         return f'{config["type"]} cannot be built ({kind}: {message}): correct the name, or import its module'
     if isinstance(path, str) and not osp.exists(path):
-        return f'ann_file {path} does not exist: name the annotation file of the data set, {own}'
+        return f'ann_file {path} does not exist: give the annotation file of the data set, {own}'
     if isinstance(path, str) and not isinstance(error, (RuntimeError, ImportError)):
-        return f'{type_name(config)}: ann_file {path} is not read ({kind}: {message}): copy or correct it'
+        return f'{type_name(config)}: ann_file {path} cannot be read ({kind}: {message}): copy it again or correct it'
     return f'{type_name(config)} cannot be built ({kind}: {message}): correct its settings, or install what it needs'
 
 
 def feeding_problem(metric: Any, error: Exception, packed: bool) -> str:
-    """Say why a metric does not take the truth."""
+    """Describe why a metric does not accept the ground truth."""
     kind, message, _ = origin(error)
     name = type(metric).__name__
     if packed and isinstance(error, KeyError):
@@ -202,7 +209,7 @@ def feeding_problem(metric: Any, error: Exception, packed: bool) -> str:
 
 
 def evaluate(metric: Any, number: int) -> Dict[str, float]:
-    """Return what a metric makes of the samples that it was fed, quietly and in this process.
+    """Return the scores of a metric for the processed samples, without output and in this process.
 
     mmdet's average precision forks processes and waits for them without a limit: from a process with threads, as one
     that trains is, a copy may wait for a lock that nobody holds there. Threads do for the few samples.
@@ -218,7 +225,7 @@ def evaluate(metric: Any, number: int) -> Dict[str, float]:
 
 
 def undefined_or_low(scores: Dict[str, float], best: float) -> Tuple[Dict[str, float], Dict[str, float]]:
-    """Return the scores that are not defined (-1, NaN) and those that are below the best."""
+    """Return the undefined scores (-1, NaN) and those that are not perfect."""
     numbers = {key: float(value) for key, value in scores.items() if np.ndim(value) == 0}
     undefined = {key: value for key, value in numbers.items() if math.isnan(value) or value < 0}
     low = {key: value for key, value in numbers.items() if key not in undefined and value < best * (1 - TOLERANCE)}
@@ -234,10 +241,10 @@ def scores_text(scores: Dict[str, float]) -> str:
 
 
 def coco_truth(metric: Any, config: dict, split: Split) -> List[str]:
-    """Check a ``CocoMetric``: its file is the data set's, pycocotools reads it, and the truth scores 1."""
+    """Check a ``CocoMetric``: its file is the data set's, pycocotools reads it, and the ground truth scores 1."""
     infos = split.infos
     if not all('instances' in info and 'img_id' in info for info in infos):
-        remark(f'{type(metric).__name__} is not fed with the truth: the data set lists no instances')
+        remark(f'{type(metric).__name__} is not checked with the ground truth: the data set lists no instances')
         return []
     path, api = config.get('ann_file'), metric._coco_api
     if api is not None:
@@ -248,7 +255,7 @@ def coco_truth(metric: Any, config: dict, split: Split) -> List[str]:
 
 
 def coco_file_problems(metric: Any, path: Any, split: Split) -> List[str]:
-    """Check that a metric's annotation file is of the images and classes of the data set."""
+    """Check that a metric's annotation file has the images and classes of the data set."""
     api, infos = metric._coco_api, split.infos
     other = f'give the annotation file of the data set, {shorten(leaf.ann_file for leaf in split.leaves)}'
     unknown = [info['img_id'] for info in infos if info['img_id'] not in api.imgs]
@@ -258,8 +265,8 @@ def coco_file_problems(metric: Any, path: Any, split: Split) -> List[str]:
             f'{path}: {other}'
         ]
     renamed = [
-        f'{info["img_id"]} is {osp.basename(api.imgs[info["img_id"]]["file_name"])} there and '
-        f'{osp.basename(info["img_path"])} here'
+        f'{info["img_id"]} is {osp.basename(api.imgs[info["img_id"]]["file_name"])} in the file and '
+        f'{osp.basename(info["img_path"])} in the data set'
         for info in infos
         if osp.basename(str(api.imgs[info['img_id']].get('file_name', ''))) != osp.basename(info['img_path'])
         and 'file_name' in api.imgs[info['img_id']]
@@ -280,12 +287,12 @@ def coco_file_problems(metric: Any, path: Any, split: Split) -> List[str]:
     if (order != list(classes)) if own is None else (category_ids != own):
         return [
             f'ann_file {path} has the categories in another order ({shorten(order)}) or with other ids than the data '
-            f'set ({shorten(classes)}), so that right predictions would count as wrong: {other}'
+            f'set ({shorten(classes)}), so correct predictions would count as wrong: {other}'
         ]
     if order != list(classes):
         remark(
-            f'ann_file {path} has the same categories under other names ({shorten(order)}) than the data set '
-            f'({shorten(classes)}): results for single classes have wrong names'
+            f'ann_file {path} names the same categories differently ({shorten(order)}) from the data set '
+            f'({shorten(classes)}): results of single classes will have wrong names'
         )
     return []
 
@@ -313,7 +320,7 @@ def coco_annotation_problems(metric: Any, path: Any, split: Split) -> List[str]:
     words = 'have a segmentation that the metric cannot read'
     return [
         f'{path}: {count_line([mask.owner.get("id") for mask in faulty], len(masks), words)}: {said}. Give polygons '
-        '[[x1, y1, x2, y2, x3, y3, ...]] of three points or more, or remove them'
+        '[[x1, y1, x2, y2, x3, y3, ...]] with three or more points, or remove them'
         for said, faulty in found.items()
     ]
 
@@ -324,7 +331,7 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
     chosen = spread(range(len(infos)), IMAGES)
     fed: List[dict] = []
     empty_masks: List[Any] = []
-    for index in split.limit.part(chosen, FEED_SECONDS, f'{path}: truth of images put through {kind}'):
+    for index in split.limit.part(chosen, FEED_SECONDS, f'{path}: ground truth of images evaluated by {kind}'):
         info, packed = infos[index], split.sample(index)
         try:
             metric.process({}, [coco_sample(metric, info, packed, empty_masks)])
@@ -333,11 +340,11 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
             return [feeding_problem(metric, error, packed is not None)]
         fed.append(info)
     if len(fed) < len(infos):
-        remark(f'{path}: the truth of {len(fed)} of {len(infos)} images is put through {kind}')
+        remark(f'{path}: the ground truth of {len(fed)} of {len(infos)} images is evaluated by {kind}')
         ids = {info['img_id'] for info in fed}
         metric.img_ids = [each for each in api.get_img_ids() if each in ids] if api is not None else None
     if not any(not each['ignore_flag'] for info in fed for each in info['instances']):
-        remark(f'{path}: no object in the {len(fed)} images that are tried: their AP is not defined (-1)')
+        remark(f'{path}: no object in the {len(fed)} images tested: their AP is undefined (-1)')
         return []
     try:
         scores = evaluate(metric, len(fed))
@@ -350,15 +357,15 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
     if undefined and COCO_DETECTIONS not in metric.proposal_nums:
         return [
             f'{kind} cannot compute {scores_text(undefined)} with proposal_nums={tuple(metric.proposal_nums)}, which '
-            f'lack {COCO_DETECTIONS}: add it'
+            f'lacks {COCO_DETECTIONS}: add it'
         ]
     if not low:
         return []
     causes, wrong = coco_causes(metric, fed, infos, empty_masks)
-    text = f'{path}: the truth itself scores {scores_text(low)}, not 1, which no model can exceed'
+    text = f'{path}: the ground truth itself scores only {scores_text(low)}, not 1, which no model can exceed'
     if wrong:
         return [f'{text}: {"; ".join(wrong + causes)}: give the annotation file of the data set']
-    remark(f'{text}: {"; ".join(causes) or "why is not known"}')
+    remark(f'{text}: {"; ".join(causes) or "the reason is unknown"}')
     return []
 
 
@@ -387,17 +394,17 @@ def coco_sample(metric: Any, info: dict, packed: Optional[dict], empty_masks: Li
 
 
 def coco_causes(metric: Any, fed: List[dict], infos: List[dict], empty_masks: List[Any]) -> Tuple[List[str], List[str]]:
-    """Find out why the truth scores less than 1.
+    """Find out why the ground truth scores less than 1.
 
     Returns:
-        tuple[list[str], list[str]]: What is so in the data, and what says that the file is of other data.
+        tuple[list[str], list[str]]: Causes in the data, and signs that the file belongs to other data.
     """
     causes: List[str] = []
     wrong: List[str] = []
     api = metric._coco_api
     most = max(sum(not each['ignore_flag'] for each in info['instances']) for info in fed)
     if most > COCO_DETECTIONS:
-        causes.append(f'an image has {most} objects, and the metric counts {COCO_DETECTIONS} an image')
+        causes.append(f'an image has {most} objects, but the metric counts {COCO_DETECTIONS} per image')
     twice = [key for key, number in Counter(info['img_id'] for info in infos).items() if number > 1]
     if twice:
         causes.append(f'{len(twice)} images occur more than once in the data set (ids {shorten(twice, 3)})')
@@ -407,12 +414,12 @@ def coco_causes(metric: Any, fed: List[dict], infos: List[dict], empty_masks: Li
         return causes, wrong
     cat_ids, ids = set(metric.cat_ids), {info['img_id'] for info in infos}
     if 'proposal_fast' in metric.metrics and [info['img_id'] for info in fed] != list(metric.img_ids):
-        wrong.append('proposal_fast pairs images by their place, and the file lists others or in another order')
+        wrong.append('proposal_fast pairs images by index, but the file lists other images or another order')
     evaluated = [each for each in api.anns.values() if each['category_id'] in cat_ids and not each['iscrowd']]
     if any(each['id'] == 0 for each in evaluated):
         causes.append(
-            'an annotation has the id 0, which pycocotools takes for "not found", so that its object counts as '
-            'missed: number the annotations from 1'
+            'an annotation has the id 0, which pycocotools treats as "not found", so its object counts as missed: '
+            'number the annotations from 1'
         )
     others = [each for each in api.imgs if each not in ids and api.imgToAnns.get(each)]
     if others and len(fed) == len(infos):
@@ -443,13 +450,16 @@ def coco_causes(metric: Any, fed: List[dict], infos: List[dict], empty_masks: Li
 
 
 def voc_truth(metric: Any, config: dict, split: Split) -> List[str]:
-    """Check a ``VOCMetric``, which compares with what the pipeline loads."""
+    """Check a ``VOCMetric``, which compares with the annotations loaded by the pipeline."""
     classes = split.metainfo['classes']
     if metric.metric == 'recall' and len(classes) > 1:
-        remark('VOCMetric(metric="recall") is not fed with the truth: it takes predictions of the first class alone')
+        remark(
+            'VOCMetric(metric="recall") is not checked with the ground truth: it only evaluates predictions of the '
+            'first class'
+        )
         return []
     chosen, fed, moved = spread(range(len(split.infos)), IMAGES), 0, []
-    for index in split.limit.part(chosen, FEED_SECONDS, 'truth of images put through VOCMetric'):
+    for index in split.limit.part(chosen, FEED_SECONDS, 'ground truth of images evaluated by VOCMetric'):
         info, sample = split.infos[index], split.sample(index, load=True)
         if sample is None:
             continue
@@ -480,28 +490,31 @@ def voc_truth(metric: Any, config: dict, split: Split) -> List[str]:
     _, low = undefined_or_low(scores, 1.0)
     if low and moved:
         return [
-            f'the truth itself scores {scores_text(low)}, not 1: the pipeline gives the metric boxes of the resized '
-            f'image ({shorten(moved, 1)}), predictions are for the original one. Load the annotations after Resize'
+            f'the ground truth itself scores only {scores_text(low)}, not 1: the pipeline passes boxes of the resized '
+            f'image to the metric ({shorten(moved, 1)}), but predictions are for the original image. Load the '
+            'annotations after Resize'
         ]
     if low:
         remark(
-            f'VOCMetric: the truth itself scores {scores_text(low)}, not 1, which no model can exceed: objects of one '
-            'class with the same box count as one'
+            f'VOCMetric: the ground truth itself scores only {scores_text(low)}, not 1, which no model can exceed: '
+            'objects of one class with the same box count as one'
         )
     return []
 
 
 def panoptic_truth(metric: Any, config: dict, split: Split) -> List[str]:
-    """Check a ``CocoPanopticMetric``: maps and file belong together, and the truth scores 100."""
+    """Check a ``CocoPanopticMetric``: maps and file match, and the ground truth scores 100."""
     import mmcv
     from mmdet.evaluation.functional import INSTANCE_OFFSET
     from panopticapi.utils import rgb2id
 
     infos, fed = split.infos, 0
     if not all(info.get('segments_info') is not None and info.get('seg_map_path') for info in infos):
-        return ['CocoPanopticMetric needs maps of segments: give data_prefix=dict(seg=...) of the data set']
+        return ['CocoPanopticMetric needs panoptic segmentation maps: set data_prefix=dict(seg=...) of the data set']
     number = len(split.metainfo['classes'])
-    for index in split.limit.part(spread(range(len(infos)), IMAGES), FEED_SECONDS, 'maps put through the metric'):
+    for index in split.limit.part(
+        spread(range(len(infos)), IMAGES), FEED_SECONDS, 'segmentation maps evaluated by the metric'
+    ):
         info, packed = infos[index], split.sample(index)
         keys = ('img_id', 'img_path', 'segments_info', 'seg_map_path')
         sample = packed or {**{key: info[key] for key in keys}, 'ori_shape': (info['height'], info['width'])}
@@ -510,7 +523,7 @@ def panoptic_truth(metric: Any, config: dict, split: Split) -> List[str]:
         except Exception:
             # Broad, because corrupt bytes make decoders fail in any way there is.
             return [
-                f'{info["seg_map_path"]} is missing or does not decode: complete the data set, or correct '
+                f'{info["seg_map_path"]} is missing or cannot be decoded: complete the data set, or correct '
                 'data_prefix.seg'
             ]
         labels = np.full(ids.shape, number, np.int64)
@@ -541,8 +554,8 @@ def panoptic_truth(metric: Any, config: dict, split: Split) -> List[str]:
     if not low:
         return []
     return [
-        f'the truth itself scores {scores_text(low)}, not 100: maps ({metric.seg_prefix}) and annotations '
-        f'({config.get("ann_file")}) do not belong together. Give those of the data set'
+        f'the ground truth itself scores only {scores_text(low)}, not 100: segmentation maps ({metric.seg_prefix}) '
+        f'and annotations ({config.get("ann_file")}) do not match. Give those of the data set'
     ]
 
 
@@ -550,13 +563,13 @@ def panoptic_truth(metric: Any, config: dict, split: Split) -> List[str]:
 
 
 def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
-    """Check an ``IoUMetric``: the maps that the pipeline loads, as predictions of the image's size, score 100."""
+    """Check an ``IoUMetric``: the segmentation maps loaded by the pipeline, as predictions of image size, score 100."""
     number = len(split.metainfo['classes'])
     turned: List[str] = []
     wrong: Counter = Counter()
     fed, ignored = 0, 0
     chosen = spread(range(len(split.infos)), IMAGES)
-    for index in split.limit.part(chosen, FEED_SECONDS, f'truth of images put through {type(metric).__name__}'):
+    for index in split.limit.part(chosen, FEED_SECONDS, f'ground truth of images evaluated by {type(metric).__name__}'):
         sample = split.sample(index, load=True)
         if sample is None:
             continue
@@ -566,7 +579,7 @@ def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
         except KeyError as error:
             return [feeding_problem(metric, error, True)]
         if tuple(truth.shape) != size:
-            turned.append(f'{split.infos[index].get("seg_map_path")} is {tuple(truth.shape)} and its image {size}')
+            turned.append(f'{split.infos[index].get("seg_map_path")} is {tuple(truth.shape)}, its image {size}')
             continue
         out = (truth < 0) | (truth >= number)
         ignored += int((truth == metric.ignore_index).sum())
@@ -580,8 +593,9 @@ def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
         fed += 1
     if len(turned) > tolerated(len(split.infos)):
         return [
-            f'{len(turned)} of {fed + len(turned)} maps of labels are not of the size of their images as these are '
-            f'loaded (height, width: {shorten(turned, 2)}): they belong to other images, or EXIF data turns the images'
+            f'{len(turned)} of {fed + len(turned)} segmentation maps differ in size from their images as loaded '
+            f'(height, width: {shorten(turned, 2)}): they belong to other images, or EXIF data rotates the images. '
+            'Correct the maps, or save the images without EXIF rotation'
         ]
     if not fed:
         return []
@@ -593,14 +607,14 @@ def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
         return [feeding_problem(metric, error, False)]
     if wrong:
         return [
-            f'maps hold the labels {shorten(sorted(wrong))} as they are loaded, but the data set has {number} classes '
-            f'(0 to {number - 1}, {metric.ignore_index} is ignored): correct metainfo.classes, reduce_zero_label or '
-            'the maps'
+            f'segmentation maps contain the labels {shorten(sorted(wrong))} as loaded, but the data set has {number} '
+            f'classes (0 to {number - 1}, {metric.ignore_index} is ignored): correct metainfo.classes, '
+            'reduce_zero_label or the maps'
         ]
     undefined, low = undefined_or_low(scores, 100.0)
     if 'aAcc' in {key.rpartition('/')[2] for key in undefined}:
         return [
-            f'all pixels of the {fed} maps that are tried are ignored ({metric.ignore_index}): nothing could be '
+            f'all pixels of the {fed} segmentation maps tested are ignored ({metric.ignore_index}): nothing could be '
             'evaluated. Correct reduce_zero_label or the maps'
         ]
     absent = (
@@ -610,12 +624,15 @@ def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
     )
     if low:
         remark(
-            f'{type(metric).__name__}: the truth itself scores {scores_text(low)}, not 100, which no model can exceed: '
-            f'the classes {shorten(absent)} occur in none of {fed} maps'
+            f'{type(metric).__name__}: the ground truth itself scores only {scores_text(low)}, not 100, which no '
+            f'model can exceed: the classes {shorten(absent)} occur in none of {fed} segmentation maps'
         )
     elif absent and fed == len(split.infos) and len(absent) < number - 1:  # one alone is said of the data set
-        also = f'; {metric.ignore_index}, which is ignored, stands in {ignored} pixels' if ignored else ''
-        remark(f'{len(absent)} of {number} classes ({shorten(absent)}) occur in none of the {fed} maps tried{also}')
+        also = f'; {ignored} pixels have the ignored label {metric.ignore_index}' if ignored else ''
+        remark(
+            f'{len(absent)} of {number} classes ({shorten(absent)}) occur in none of the {fed} segmentation maps '
+            f'tested{also}'
+        )
     return []
 
 
@@ -626,13 +643,15 @@ def labels_truth(metric: Any, config: dict, split: Split) -> List[str]:
     """Check a metric of mmpretrain: the data set's labels, as predictions, score 100."""
     classes, infos, kind = split.metainfo.get('classes'), split.infos, type(metric).__name__
     if classes is None or any(info.get('gt_label') is None for info in infos):
-        remark(f'{kind} is not fed with the truth: the data set has no names of classes, or images without labels')
+        remark(
+            f'{kind} is not checked with the ground truth: the data set has no class names, or images without labels'
+        )
         return []
     number = len(classes)
     several = any(base.__name__ in ('MultiLabelMetric', 'AveragePrecision') for base in type(metric).__mro__)
     occurring: Counter = Counter()
     fed = 0
-    for index in split.limit.part(spread(range(len(infos)), LABELS), FEED_SECONDS, f'labels put through {kind}'):
+    for index in split.limit.part(spread(range(len(infos)), LABELS), FEED_SECONDS, f'labels evaluated by {kind}'):
         info, packed = infos[index], split.sample(index)
         target = torch.as_tensor(np.atleast_1d(np.asarray(info['gt_label'], int)), dtype=torch.long)
         score = torch.zeros(number)
@@ -662,17 +681,19 @@ def labels_truth(metric: Any, config: dict, split: Split) -> List[str]:
             if absent
             else f'its settings (thr={config.get("thr")}, topk={config.get("topk")}) do not fit the labels'
         )
-        remark(f'{kind}: the truth itself scores {scores_text(low)}, not 100, which no model can exceed: {why}')
+        remark(
+            f'{kind}: the ground truth itself scores only {scores_text(low)}, not 100, which no model can exceed: {why}'
+        )
     return []
 
 
 def extra_of(info: dict) -> dict:
-    """Return what else a data set for several labels lists of a sample."""
+    """Return the additional entries of a sample in a multi-label data set."""
     return {'gt_label_difficult': info.get('gt_label_difficult') or []} if 'gt_label_difficult' in info else {}
 
 
 def topk_problem(metric: Any, number: int) -> str:
-    """Say that a metric wants the best of more classes than there are; empty if it does not."""
+    """Describe a top-k larger than the number of classes; empty if there is none."""
     topk = np.atleast_1d(np.asarray(getattr(metric, 'topk', None) or 1, int)).tolist()
     if max(topk) <= number:
         return ''
@@ -700,11 +721,11 @@ NOT_FED = {
     'LVISMetric': 'the package lvis evaluates only the categories that an image is annotated for',
     'CocoVideoMetric': 'it evaluates tracks',
     'OVCocoMetric': 'it divides the categories into seen and unseen ones',
-    'CocoOccludedSeparatedMetric': 'it evaluates the annotations of a file of its own',
-    'CityScapesMetric': 'it reads files that its own package names and writes',
-    'CityscapesMetric': 'it reads files that its own package names and writes',
-    'CrowdHumanMetric': 'it evaluates a file of its own format',
-    'OpenImagesMetric': 'it counts by a hierarchy of classes',
-    'DepthMetric': 'its truth is no map of labels',
-    'MultiTasksMetric': 'its metrics belong to tasks of the model',
+    'CocoOccludedSeparatedMetric': 'it evaluates its own annotation file',
+    'CityScapesMetric': 'it reads files that its package names and writes',
+    'CityscapesMetric': 'it reads files that its package names and writes',
+    'CrowdHumanMetric': 'it evaluates a file in its own format',
+    'OpenImagesMetric': 'it evaluates a hierarchy of classes',
+    'DepthMetric': 'its ground truth is not a segmentation map',
+    'MultiTasksMetric': 'its metrics depend on the tasks of the model',
 }

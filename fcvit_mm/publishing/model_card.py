@@ -1,6 +1,6 @@
 """The model card and metafile entry of a published model, from its config, its run's logs and the code.
 
-Nothing is guessed. What no file says is "not known" in the card and absent from the entry.
+Nothing is guessed. Unknown values are "not known" in the card and absent from the entry.
 """
 
 import json
@@ -72,7 +72,7 @@ class Run(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A published model and all that is known about it; ``None`` where nothing is.
+    """A published model and its known properties; ``None`` if unknown.
 
     Attributes:
         stripped (Stripped): The weights and their meta.
@@ -110,13 +110,13 @@ def describe(
     cfg: Optional[Config] = None,
     complexity: Optional[Complexity] = None,
 ) -> Model:
-    """Gather what is known about a model.
+    """Collect the known properties of a model.
 
     Args:
         stripped (Stripped): From ``source``.
         source (str): The checkpoint.
         work_dir (str, optional): The run's, with its logs. Default: the folder of ``source``.
-        cfg (Config, optional): What it was trained with, with ``filename``.
+        cfg (Config, optional): The training config, with ``filename``.
         complexity (Complexity, optional): Of ``cfg``'s model.
     """
     run = read_run(work_dir or osp.dirname(source) or '.', stripped.meta)
@@ -327,7 +327,7 @@ def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
     Args:
         model (Model): From :func:`describe`.
         name (str): Title.
-        files (dict[str, bytes]): What is published, by name.
+        files (dict[str, bytes]): The published files, by name.
     """
     meta, found = model.stripped.meta, model.complexity
     numbers = (

@@ -1,4 +1,4 @@
-"""Publishing a trained model: its weights and what inference needs, in files whose names have their hashes.
+"""Publishing a trained model: weights and the metadata for inference, in files with hashes in their names.
 
 What MMEngine's runner writes to resume training (optimizer, schedulers, logs, the second set of weights of its
 ``EMAHook``, the config with the paths in it) is dropped.
@@ -50,20 +50,19 @@ class Stripped(NamedTuple):
 
 
 def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
-    """Read a checkpoint without running anything in it, and keep what is to be published.
+    """Read a checkpoint without running code in it, and keep only what is published.
 
-    Of a run with MMEngine's ``EMAHook`` these are the averaged weights, which the run was validated with: when it
-    saves, the hook puts them under ``state_dict`` and those in training under ``ema_state_dict``, whatever the names
-    say.
+    For a run with MMEngine's ``EMAHook`` these are the averaged weights, which validation used: the hook saves them in
+    ``state_dict`` and the raw ones in ``ema_state_dict``, despite the names.
 
     Args:
         source (str): A checkpoint of ``tools/train.py``, or of any MMEngine runner, or of
             ``tools/convert_checkpoint.py``.
-        ema (bool): False: of a run with ``EMAHook`` the weights in training.
+        ema (bool): False: publish the raw weights of a run with ``EMAHook``.
 
     Raises:
-        CheckpointError: It cannot be read, is none of these, has NaN or infinity among its weights, or ``ema`` is
-            False and there is but one set of weights.
+        CheckpointError: It cannot be read, is none of these, contains NaN or infinite weights, or ``ema`` is False and
+            there is only one set of weights.
     """
     content = read_checkpoint(source)
     found, second = content.get('state_dict'), content.get('ema_state_dict')
@@ -78,11 +77,13 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
         found = _in_training(found, second, source)
     elif not ema:
         raise CheckpointError(
-            f'{source} has one set of weights, as a run without EMAHook writes it: leave --no-ema out'
+            f'{source} has only one set of weights, as written by a run without EMAHook: omit --no-ema'
         )
     tensors = tensors_of(found)
     if not tensors:
-        raise CheckpointError(f'{source} has no tensors in its state_dict, only {some(found)}')
+        raise CheckpointError(
+            f'{source} has no tensors in its state_dict, only {some(found)}: expected a checkpoint with weights'
+        )
     check_finite(tensors, source)
     # Copies, because torch would write the whole storage behind a view, and safetensors refuses a shared one.
     state_dict = OrderedDict((name, value.detach().clone().contiguous()) for name, value in tensors.items())
@@ -109,7 +110,7 @@ def _in_training(averaged: dict, second: dict, source: str) -> dict:
 
 
 def _kept_meta(meta: Any) -> dict:
-    """Return what of ``meta`` is published."""
+    """Return the published part of ``meta``."""
     if not isinstance(meta, dict):
         return {}
     kept = {key: _plain(meta[key]) for key in (*KEPT_META, *KEPT_TRAINING) if key in meta}
@@ -154,7 +155,7 @@ def pack(stripped: Stripped, name: str, safetensors: bool = False) -> Dict[str, 
         try:
             from safetensors.torch import save
         except ImportError as error:
-            raise CheckpointError('--safetensors needs the package safetensors: `pip install safetensors`') from error
+            raise CheckpointError('--safetensors needs the package safetensors: pip install safetensors') from error
         # One entry: the order of several is not always the same.
         contents.append(('.safetensors', save(stripped.state_dict, {META_KEY: json.dumps(stripped.meta)})))
     return {f'{name}-{digest(data)[:HASH_DIGITS]}{suffix}': data for suffix, data in contents}
@@ -169,17 +170,17 @@ def split_destination(path: str) -> Tuple[str, str]:
     """Split ``OUT``, which is given with or without ``.pth``, into folder and bare name.
 
     Raises:
-        CheckpointError: The folder is missing, or the name is none.
+        CheckpointError: The folder is missing, or the name is invalid.
     """
     folder, name = os.path.split(os.path.abspath(path))
     name = name[: -len('.pth')] if name.endswith('.pth') else name
     if os.path.isdir(path) or not re.fullmatch(r'[\w.+-]+', name) or name.endswith('.safetensors'):
         raise CheckpointError(
-            f'{path}: expected the name of a file, such as published/fcvit_b12_in1k.pth, of letters, '
-            'digits and _.+-; its hash is put in (--safetensors adds a file of that kind)'
+            f'{path}: expected a file name of letters, digits and _.+-, such as published/fcvit_b12_in1k.pth; the '
+            'hash is inserted automatically (--safetensors adds a .safetensors file)'
         )
     if not os.path.isdir(folder):
-        raise CheckpointError(f'{path} cannot be written: {folder} is not a directory; make it first')
+        raise CheckpointError(f'{path} cannot be written: {folder} is not a directory: create it first')
     return folder, name
 
 
@@ -190,11 +191,11 @@ def write_files(folder: str, files: Dict[str, bytes], force: bool = False) -> Li
         list[str]: Their paths.
 
     Raises:
-        CheckpointError: One is there already and ``force`` is not given.
+        CheckpointError: A file exists and ``force`` is not set.
         WriteError: The disk is full, ...; then none is written.
     """
     contents = {os.path.join(folder, name): data for name, data in files.items()}
     existing = [path for path in contents if os.path.exists(path)]
     if existing and not force:
-        raise CheckpointError(f'{some(existing)} is there already: give another name, or --force to overwrite it')
+        raise CheckpointError(f'{some(existing)} already exists: give another name, or --force to overwrite it')
     return write_all_atomic(contents)

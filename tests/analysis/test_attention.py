@@ -77,14 +77,14 @@ def test_attention_of_an_unknown_forward_is_not_shown():
         model = build_random(make)
         for module in attention_layers(model).values():
             module.__class__ = type('Other', (type(module),), dict(forward=lambda self, x: x))
-        with pytest.raises(AnalysisError, match=f'{kind} has no attention that can be shown, expected a ViT'):
+        with pytest.raises(AnalysisError, match=f'{kind} has no attention maps that can be computed, expected a ViT'):
             collect_attention(model, torch.randn(1, 3, 32, 32))
 
 
 def test_wrong_names_list_the_choices():
     with pytest.raises(
         AnalysisError,
-        match=r"no attention layer is called 'stages.0.blocks.9', expected one of these.*"
+        match=r"unknown attention layer 'stages.0.blocks.9', expected one of these.*"
         r'stages.0.blocks.0, stages.0.blocks.1, stages.0.blocks.2$',
     ):
         collect_attention(build_random(vit), torch.randn(1, 3, 32, 32), ['stages.0.blocks.9'])

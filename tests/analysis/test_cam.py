@@ -163,8 +163,8 @@ def test_classes_by_index_and_name(target, expected):
 @pytest.mark.parametrize(
     'target, names, message',
     [
-        ('tulip', NAMES, "no class is called 'tulip', expected an index, 0 to 2, or one of daisy, dandelion, rose"),
-        ('tulip', None, 'does not have the names of its 3 classes, expected an index, 0 to 2'),
+        ('tulip', NAMES, "unknown class 'tulip', expected an index, 0 to 2, or one of daisy, dandelion, rose"),
+        ('tulip', None, 'does not contain the names of its 3 classes, expected an index, 0 to 2'),
         (3, NAMES, 'target 3: the classifier has 3 classes, expected 0 to 2'),
         ('-1', NAMES, 'target -1: the classifier has 3 classes'),
     ],
@@ -184,11 +184,11 @@ def test_long_lists_of_classes_are_cut():
 def test_not_applicable_networks_and_layers(library, image):
     with pytest.raises(AnalysisError, match=r"no layer 'blocks.7'.*Its blocks: blocks.0"):
         class_activation_map(Toy(), image, layer='blocks.7')
-    with pytest.raises(AnalysisError, match="no method is called 'magic', expected one of gradcam"):
+    with pytest.raises(AnalysisError, match="unknown method 'magic', expected one of gradcam"):
         class_activation_map(Toy(), image, method='magic')
-    with pytest.raises(AnalysisError, match='FCViT gives tuple, expected a classifier'):
+    with pytest.raises(AnalysisError, match='FCViT returns tuple, expected a classifier'):
         class_activation_map(build_random(fcvit), image)
-    with pytest.raises(AnalysisError, match='2 images were given'):
+    with pytest.raises(AnalysisError, match='2 images given'):
         class_activation_map(Toy(), image.expand(2, -1, -1, -1))
 
     class Aside(Toy):
@@ -208,7 +208,7 @@ def test_not_applicable_networks_and_layers(library, image):
             super().__init__()
             self.backbone = fcvit()
 
-    with pytest.raises(AnalysisError, match='Detector with backbone FCViT is not a classifier, expected one'):
+    with pytest.raises(AnalysisError, match='Detector with backbone FCViT is not a classifier'):
         class_activation_map(Detector(), image)
 
 

@@ -36,7 +36,7 @@ def test_overlay_shows_the_map_and_the_image():
 def test_overlay_refuses_other_shapes_and_types():
     with pytest.raises(ValueError, match=r'image is float64 \(20, 30, 3\), expected uint8'):
         overlay(IMAGE / 255, torch.zeros(2, 2))
-    with pytest.raises(ValueError, match=r'shape \(8, 2, 2\), expected \(h, w\): take one head, or their mean'):
+    with pytest.raises(ValueError, match=r'shape \(8, 2, 2\), expected \(h, w\): select one head, or average them'):
         overlay(IMAGE, torch.zeros(8, 2, 2))
 
 

@@ -47,7 +47,7 @@ def test_features_keep_gradients_and_values_overwritten_later():
 
 
 def test_layers_without_a_map():
-    with pytest.raises(AnalysisError, match=r'Convs gives no map \(B, C, H, W\), nor tokens of patches, at blocks.2'):
+    with pytest.raises(AnalysisError, match=r'Convs returns neither a map \(B, C, H, W\) nor patch tokens at blocks.2'):
         collect_features(build_random(Convs), torch.randn(1, 3, 8, 8), ['blocks.2'])
 
 
@@ -106,11 +106,11 @@ def test_wrong_images():
     ):
         with pytest.raises(AnalysisError, match=message):
             collect_features(model, image)
-    with pytest.raises(AnalysisError, match='FCViT does not take an image .* built for 3 input channels, got 4'):
+    with pytest.raises(AnalysisError, match='FCViT does not take an image .* got 4 channels .*expected 3'):
         collect_features(model, torch.zeros(1, 4, 32, 32))
     with pytest.raises(AnalysisError, match=r'VisionTransformer does not take an image of \(50, 50\) pixels'):
         collect_features(build_random(timm_vit), torch.zeros(1, 3, 50, 50))
-    with pytest.raises(AnalysisError, match='2 images were given, expected one'):
+    with pytest.raises(AnalysisError, match='2 images given, expected one'):
         probe.as_single(model, torch.zeros(2, 3, 32, 32))
 
 

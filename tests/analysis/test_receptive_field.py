@@ -140,7 +140,7 @@ def test_not_applicable_layers_and_images(image):
 
     with pytest.raises(AnalysisError, match='does not depend on the image'):
         receptive_fields(nn.Sequential(Constant()), [image], ['0'])
-    with pytest.raises(AnalysisError, match='gives no map .*: name other layers'):
+    with pytest.raises(AnalysisError, match='neither a map .*: choose other layers'):
         receptive_fields(network, [image], ['1'])
 
 

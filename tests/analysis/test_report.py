@@ -77,7 +77,7 @@ def test_complete_page(page_file, trained, parse_page):
     assert found.headings == TITLES
     assert all(address.startswith(('data:', '#section-')) for address in found.addresses)
     # An analysis that does not apply says why.
-    assert page.count('Not shown:') == 1 and 'has no attention that can be shown, expected a ViT' in page
+    assert page.count('Not shown:') == 1 and 'has no attention maps that can be computed, expected a ViT' in page
     assert '<title>Analysis of classification</title>' in page and trained('classification').checkpoint in page
     assert len(set(found.alts)) == len(found.alts) >= 7
     # Numbers of the checkpoint's own classes, a row for each image.
@@ -95,7 +95,7 @@ def test_other_tasks(trained, monkeypatch, parse_page, task):
     assert found.headings == ['Network', 'Predictions', 'Class activation maps'] and len(found.alts) == 1
     assert page.count('Not shown:') == 1 and 'is not a classifier' in page
     untrained = write_report(network._replace(checkpoint=None), result.config, images_of(result, task, 1))
-    assert 'random weights, whose predictions mean nothing: give a checkpoint' in untrained
+    assert 'random weights, so its predictions are meaningless: give a checkpoint' in untrained
 
 
 def test_transformer(trained, monkeypatch):
@@ -106,7 +106,7 @@ def test_transformer(trained, monkeypatch):
         network, 'timm:vit_tiny_patch16_224', images_of(trained('classification'), 'classification', 1), (48, 48)
     )
     assert 'random: no checkpoint was given' in page and page.count('Not shown:') == 1
-    assert 'has no similarity to show' in page and 'Cosine similarity of the maps of two queries' in page
+    assert 'has no similarity maps' in page and 'Cosine similarity of the maps of two queries' in page
 
 
 def test_browser_shows_it_all(page_file, browser):
@@ -133,5 +133,5 @@ def test_browser_shows_it_all(page_file, browser):
 
 
 def test_no_images():
-    with pytest.raises(AnalysisError, match='no images, expected at least one'):
+    with pytest.raises(AnalysisError, match='no images given, expected at least one'):
         write_report(None, 'config.py', [])

@@ -92,14 +92,14 @@ def test_every_transformer_has_maps(kind):
 
 def test_not_applicable_networks_layers_and_queries():
     image = torch.randn(3, 32, 32)
-    with pytest.raises(AnalysisError, match='ViT has no similarity to show, expected an FCViT .* attention maps'):
+    with pytest.raises(AnalysisError, match='ViT has no similarity maps, expected an FCViT .* attention maps'):
         similarity_maps(build_random(vit), image)
-    with pytest.raises(AnalysisError, match='FCViT has no attention that can be shown.* similarity maps'):
+    with pytest.raises(AnalysisError, match='FCViT has no attention maps that can be computed.* similarity maps'):
         attention_maps(build_random(fcvit), image, [(0.5, 0.5)])
     for options in (dict(weighted=False), dict(global_context=False)):
-        with pytest.raises(AnalysisError, match='FCViT has no similarity to show'):
+        with pytest.raises(AnalysisError, match='FCViT has no similarity maps'):
             similarity_maps(build_random(fcvit, **options), image)
-    with pytest.raises(AnalysisError, match="no token mix is called 'stages.7', expected one of .*stages.0.blocks.0"):
+    with pytest.raises(AnalysisError, match="unknown token mix 'stages.7', expected one of .*stages.0.blocks.0"):
         similarity_maps(build_random(fcvit), image, ['stages.7'])
     for queries in ([(0.5, 1.5)], [(0.5,)], []):
         with pytest.raises(AnalysisError, match='expected points'):

@@ -147,9 +147,9 @@ def test_mean_over_images_equals_a_batch():
 
 
 def test_not_applicable_networks_and_layers():
-    with pytest.raises(AnalysisError, match='Convs has neither attention nor similarity to measure, expected a ViT'):
+    with pytest.raises(AnalysisError, match='Convs has neither attention nor similarity maps, expected a ViT'):
         attention_statistics(build_random(Convs), torch.randn(3, 8, 8))
-    with pytest.raises(AnalysisError, match="no token mix is called 'blocks.1', expected one of"):
+    with pytest.raises(AnalysisError, match="unknown token mix 'blocks.1', expected one of"):
         attention_statistics(build_random(fcvit), torch.randn(3, 32, 32), ['blocks.1'])
     with pytest.raises(AnalysisError, match='0 networks, expected 1 to 7'):
         draw_statistics({})

@@ -48,11 +48,11 @@ def test_names_do_not_collide(folder, tmp_path):
 def test_corrupt_images_are_skipped(folder, tmp_path):
     (folder / 'b.jpg').write_bytes((folder / 'b.jpg').read_bytes()[:300])
     written, problems = draw_images(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))
-    assert len(written) == 2 and len(problems) == 1 and 'b.jpg does not decode' in problems[0]
+    assert len(written) == 2 and len(problems) == 1 and 'b.jpg cannot be decoded' in problems[0]
 
 
 def test_the_folder_of_the_images_is_not_written(folder):
-    with pytest.raises(ImageError, match='is the folder of the images'):
+    with pytest.raises(ImageError, match='is the folder of the input images'):
         draw_images(lambda image: image, [str(folder / 'a.jpg')], str(folder))
 
 
@@ -61,7 +61,7 @@ def test_videos_that_cannot_be_drawn_on(tmp_path):
     with pytest.raises(ImageError, match='would be overwritten'):
         draw_video(lambda image: image, str(video), str(tmp_path))
     video.write_bytes(video.read_bytes()[:100])
-    with pytest.raises(ImageError, match=r'v.mp4 \(100 bytes\) has no frame that decodes'):
+    with pytest.raises(ImageError, match=r'v.mp4 \(100 bytes\) has no frame that can be decoded'):
         draw_video(lambda image: image, str(video), str(tmp_path / 'out'))
     assert not list((tmp_path / 'out').iterdir())
 

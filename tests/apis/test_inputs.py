@@ -48,12 +48,12 @@ def test_frames_are_numbered_behind_what_stands_before(tmp_path):
     'name, content, message',
     [
         ('gone.jpg', None, 'gone.jpg does not exist'),
-        ('a.xyz', b'', 'is neither an image .* nor a video'),
-        ('empty.txt', b'# nothing\n', 'empty.txt lists no images: one path a line'),
-        ('latin.txt', b'\xff\xfe\xe9.jpg', 'is not read as a list of images'),
+        ('a.xyz', b'', 'has the name of neither an image .* nor a video'),
+        ('empty.txt', b'# nothing\n', 'empty.txt lists no images: expected one path per line'),
+        ('latin.txt', b'\xff\xfe\xe9.jpg', 'as an image list'),
         ('list.txt', b'gone.mp4\n', 'list.txt lists .*gone.mp4, which does not exist'),
-        ('v.mp4', b'no video', r'v.mp4 \(8 bytes\) has no frame that decodes'),
-        ('gone.txt', None, 'gone.txt is not read as a list of images'),
+        ('v.mp4', b'no video', r'v.mp4 \(8 bytes\) has no frame that can be decoded'),
+        ('gone.txt', None, 'gone.txt as an image list'),
     ],
 )
 def test_what_is_none(tmp_path, name, content, message):

@@ -108,7 +108,7 @@ def test_checkpoints_are_read_and_must_fit(tmp_path):
         load_network(str(tmp_path / 'empty.py'))
     (tmp_path / 'untested.py').write_text(f"_base_ = '{config}'\ntest_dataloader = None\n")
     untested = load_network(str(tmp_path / 'untested.py'))
-    with pytest.raises(NetworkError, match='untested.py has no test_dataloader that says how .*: give a size'):
+    with pytest.raises(NetworkError, match='untested.py has no test_dataloader, which defines how .*: give a size'):
         untested.prepare(np.zeros((40, 50, 3), np.uint8))
 
 
@@ -116,7 +116,7 @@ def test_images_are_read_fitted_and_padded(tmp_path, image_file):
     pixels = read_image(image_file)
     assert pixels.shape == (60, 80, 3) and np.array_equal(pixels, cv2.imread(image_file)[..., ::-1])
     (tmp_path / 'cut.png').write_bytes(Path(image_file).read_bytes()[:60])
-    for name, message in (('cut.png', 'does not decode'), ('none.png', 'does not exist')):
+    for name, message in (('cut.png', 'cannot be decoded'), ('none.png', 'does not exist')):
         with pytest.raises(ImageError, match=f'{name} {message}'):
             read_image(str(tmp_path / name))
     # The centre, with the aspect ratio kept: of 60x80 to 30x30 the central 60x60 at half the size.
@@ -171,9 +171,11 @@ def test_images_that_the_loading_steps_do_not_read(name, tmp_path, image_file):
     path, config = write_segmentor(tmp_path, name)
     network = load_network(config)
     Path(path).write_bytes(Path(path).read_bytes()[:2000])
-    with pytest.raises(ImageError, match=f'{name} does not decode'):
+    with pytest.raises(ImageError, match=f'{name} cannot be decoded'):
         network.prepare(path)
-    with pytest.raises((ImageError, NetworkError), match='image.png (is not read by the loading steps|has 3 channels)'):
+    with pytest.raises(
+        (ImageError, NetworkError), match='image.png (cannot be read by the loading steps|has 3 channels)'
+    ):
         network.prepare(image_file)
 
 

@@ -239,12 +239,12 @@ def test_another_run_does_not_continue_it(model_of, tmp_path):
     model = model_of('classification')
     run(model, tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(PredictionError, match='differs in top: name another folder'):
+    with pytest.raises(PredictionError, match='with different top: give another folder'):
         run(model, tmp_path, top=2)
     content = torch.load(model[1])
     content['state_dict']['head.fc.bias'] += 1
     torch.save(content, tmp_path / 'other.pth')
-    with pytest.raises(PredictionError, match='differs in weights'):
+    with pytest.raises(PredictionError, match='different weights'):
         run((model[0], str(tmp_path / 'other.pth'), model[2]), tmp_path)
     with pytest.raises(PredictionError, match='differs in images'):
         run(model, tmp_path, [str(model[2] / 'star')])
@@ -285,7 +285,7 @@ def test_what_does_not_decode_is_reported(model_of, tmp_path, parts_of_two):
     done = run(model, tmp_path / 'listed', [str(folder / 'list.txt')])
     assert done.images == 3 and done.skipped == 2
     assert 'does not exist' in table(tmp_path / 'listed' / 'skipped.csv')[1]['reason']
-    with pytest.raises(PredictionError, match='all 1 images were skipped, the first since .*empty'):
+    with pytest.raises(PredictionError, match='all 1 images were skipped; first reason: .*empty'):
         run(model, tmp_path / 'none', [str(folder / 'below' / '2.jpg')])
 
 
@@ -372,7 +372,7 @@ def test_optimize_changes_the_network_and_is_part_of_a_run(model_of, tmp_path, t
     assert network.state_dict().keys() != build_model(load_config(model[0])).state_dict().keys()
     image = [str(sorted(path for path in model[2].rglob('*') if path.is_file())[0])]
     run(model, tmp_path, image)
-    with pytest.raises(PredictionError, match='results of another run, which differs in optimize'):
+    with pytest.raises(PredictionError, match='results of another run, with different optimize'):
         run(model, tmp_path, image, optimize=True)
 
 
@@ -390,7 +390,9 @@ def test_nothing_to_optimize(tmp_path):
         "test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=test_pipeline))\n"
     )
     torch.save(build_model(load_config(str(config))).state_dict(), tmp_path / 'model.pth')
-    with pytest.raises(PredictionError, match='--optimize: ImageClassifier holds nothing that is .*: leave it out'):
+    with pytest.raises(
+        PredictionError, match='--optimize: ImageClassifier contains nothing to optimize.*Omit --optimize'
+    ):
         BatchPredictor(load_config(str(config)), str(tmp_path / 'model.pth'), Options(device='cpu', optimize=True))
 
 
@@ -481,14 +483,18 @@ def test_parquet(model_of, tmp_path):
 @pytest.mark.parametrize(
     'task, options, message',
     [
-        ('classification', dict(batch_size=0), '--batch-size 0 --workers 0: expected at least 1'),
+        ('classification', dict(batch_size=0), '--batch-size 0 --workers 0: expected a batch size of at least 1'),
         ('classification', dict(tile=64), '--tile: a classifier'),
-        ('classification', dict(coco='a.json'), '--coco is for detection, the config is for classification'),
+        ('classification', dict(coco='a.json'), '--coco is for detection, but the config is for classification'),
         ('classification', dict(table='xml'), '--format xml: expected one of csv, parquet'),
-        ('classification', dict(features=True, tta=True), '--features with --tta'),
-        ('detection', dict(tile=64, features=True), '--tile with --features or --tta'),
-        ('detection', dict(tile=8), '--tile 8 --overlap 0.2: expected at least 32'),
-        ('detection', dict(coco='gone.json'), '--coco gone.json is not read as COCO annotations .*FileNotFoundError'),
+        ('classification', dict(features=True, tta=True), '--features cannot be combined with --tta'),
+        ('detection', dict(tile=64, features=True), '--tile cannot be combined with --features or --tta'),
+        ('detection', dict(tile=8), '--tile 8 --overlap 0.2: expected a tile of at least 32'),
+        (
+            'detection',
+            dict(coco='gone.json'),
+            '--coco gone.json cannot be read as COCO annotations .*FileNotFoundError',
+        ),
     ],
 )
 def test_options_that_do_not_go_together(model_of, tmp_path, task, options, message):
@@ -499,14 +505,14 @@ def test_options_that_do_not_go_together(model_of, tmp_path, task, options, mess
 
 def test_folders_that_results_must_not_go_to(model_of, tmp_path):
     model = model_of('classification')
-    with pytest.raises(PredictionError, match='lies in .*, whose images are predicted'):
+    with pytest.raises(PredictionError, match='is inside .*, whose images are predicted'):
         run(model, model[2] / 'out')
     (tmp_path / 'file').write_text('')
-    with pytest.raises(PredictionError, match='file is a file: name a folder'):
+    with pytest.raises(PredictionError, match='file is a file: give a folder'):
         run(model, tmp_path / 'file')
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'run.json').write_text('[1]')
-    with pytest.raises(PredictionError, match='run.json is not of a run of this command'):
+    with pytest.raises(PredictionError, match='run.json was not written by this command'):
         run(model, tmp_path / 'out')
     with pytest.raises(ImageError, match='gone does not exist'):
         run(model, tmp_path / 'new', [str(tmp_path / 'gone')])

@@ -38,12 +38,12 @@ def test_ids_of_annotations(tmp_path):
     assert [coco.category_id(index) for index in (0, 1)] == [3, 90]
     with pytest.raises(PredictionError, match='has no image c.jpg'):
         coco.image_id(0, 'c.jpg')
-    with pytest.raises(PredictionError, match='has no category bird, expected those that the model predicts'):
+    with pytest.raises(PredictionError, match='has no category bird, expected all classes of the model'):
         coco_ids(str(tmp_path / 'a.json'), Meta(('bird', 'cat')))
     with pytest.raises(PredictionError, match='names the classes'):
         coco_ids(str(tmp_path / 'a.json'), Meta())
     (tmp_path / 'a.json').write_text('[]')
-    with pytest.raises(PredictionError, match='is not read as COCO annotations'):
+    with pytest.raises(PredictionError, match='cannot be read as COCO annotations'):
         coco_ids(str(tmp_path / 'a.json'), Meta(('cat',)))
 
 

@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_named(name, part, monkeypatch):
 def test_configs_and_networks_that_are_not_there(tmp_path):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmpretrain')
-    with pytest.raises(StockConfigError, match='tood/tood is no config of the installed mmdet; tood has .*tood_r50'):
+    with pytest.raises(StockConfigError, match='tood/tood is not a config of the installed mmdet; tood has .*tood_r50'):
         find_stock('mmdet::tood/tood')
     with pytest.raises(StockConfigError, match='its folders are in'):
         find_stock('mmdet::nothing/at_all')
@@ -120,7 +120,10 @@ def test_configs_and_networks_that_are_not_there(tmp_path):
         replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=dict(depth=50))
     with pytest.raises(UserError, match='fcvit_small with .*frozen_stages=9, expected -1'):
         replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=dict(frozen_stages=9))
-    with pytest.raises(UserError, match='options has init_cfg, out_indices: out_indices are those that neck and heads'):
+    with pytest.raises(
+        UserError,
+        match='options contains init_cfg, out_indices, which are set automatically: out_indices from what neck',
+    ):
         options = dict(init_cfg=None, out_indices=(0, 1))
         replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=options)
 
@@ -129,10 +132,12 @@ def test_strides_that_a_network_lacks():
     pytest.importorskip('mmdet')
     cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
     cfg.model.backbone.strides = (2, 2, 2, 2)
-    with pytest.raises(StockConfigError, match=r'\(ResNet\) gives maps of strides \[8, 16, 32, 64\], fcvit_small'):
+    with pytest.raises(
+        StockConfigError, match=r'\(ResNet\) returns feature maps with strides \[8, 16, 32, 64\], fcvit_small'
+    ):
         replace_backbone(cfg, 'fcvit_small')
     cfg.model.backbone.depth = 51
-    with pytest.raises(StockConfigError, match=r'model\.backbone \(ResNet\), which is to be replaced, does not run'):
+    with pytest.raises(StockConfigError, match=r'model\.backbone \(ResNet\), which is to be replaced, cannot be run'):
         replace_backbone(cfg, 'fcvit_small')
 
 

@@ -23,12 +23,12 @@ def test_models_to_choose_from(tmp_path):
     assert list(find_models([*pair, *pair])) == ['first', 'first, epoch_1.pth']
     assert find_models([pair[0], 'published:fcvit_b12'])['first'].checkpoint == 'published:fcvit_b12'
     for pairs, runs, message in [
-        ([], None, 'no model: give a config and a checkpoint, or --runs'),
+        ([], None, 'no model given: give a config and a checkpoint, or --runs'),
         (pair[:1], None, 'first.py has no checkpoint: give pairs'),
         (['nowhere.py', pair[1]], None, 'config nowhere.py does not exist'),
         ([pair[0], 'nowhere.pth'], None, 'checkpoint nowhere.pth does not exist'),
         ([], 'nowhere', '--runs nowhere is not a folder'),
-        ([], str(tmp_path / 'no_checkpoint'), 'no run in .*no_checkpoint: expected folders of tools/train.py'),
+        ([], str(tmp_path / 'no_checkpoint'), 'no run in .*no_checkpoint: expected work directories of tools/train.py'),
     ]:
         with pytest.raises(UserError, match=message):
             find_models(pairs, runs)
@@ -41,7 +41,7 @@ def test_models_that_cannot_be_loaded(tmp_path):
     predictor = Predictor({'corrupt': Model(str(config), str(tmp_path / 'a.pth'))}, 'cpu')
     with pytest.raises(CheckpointError, match='a.pth is text that begins with'):
         predictor.load('corrupt')
-    with pytest.raises(UserError, match="there is no model 'other', expected one of corrupt"):
+    with pytest.raises(UserError, match="unknown model 'other', expected one of corrupt"):
         predictor.load('other')
     # MMEngine would warn alone, and random layers give random predictions.
     torch.save(dict(state_dict={'backbone.stem.proj.weight': torch.ones(1)}), tmp_path / 'a.pth')

@@ -102,7 +102,7 @@ def test_in_a_browser(served, browser, tmp_path):
     assert cv2.imread(str(tmp_path / 'app.png')).std() > 10
 
     drop(tmp_path / 'corrupt.png')
-    assert 'corrupt.png does not open as an image' in message('does not open')
+    assert 'corrupt.png cannot be opened as an image' in message('cannot be opened')
     assert not find('#prediction img')
     drop(tmp_path / 'bomb.png')
     assert 'bomb.png has 2000x2000 pixels' in message('bomb.png')

@@ -42,14 +42,14 @@ def with_nan():
 UNREADABLE = {
     'pickle that runs code': (
         lambda path: torch.save({'state_dict': {'a': Bomb(path.parent / 'boom')}}, path),
-        'mkdir, which is not among the plain data .* Refused',
+        'mkdir, which is not plain data .* Rejected',
     ),
-    'truncated': (cut, r'\(20000 bytes\) is damaged or cut off'),
+    'truncated': (cut, r'\(20000 bytes\) is corrupt or truncated'),
     'empty': (lambda path: path.write_bytes(b''), r'is empty \(0 bytes\)'),
     'text': (lambda path: path.write_text('state_dict of FCViT'), "is text that begins with b'state_dict of FCViT'"),
     'NaN': (
         lambda path: torch.save({'state_dict': with_nan()}, path),
-        r'holds NaN or infinite values in 1 of \d+ tensors \(stages.2.blocks.0.norm1.weight\)',
+        r'contains NaN or infinite values in 1 of \d+ tensors \(stages.2.blocks.0.norm1.weight\)',
     ),
 }
 #: What only those say who know which network it is to be.
@@ -69,7 +69,7 @@ UNSUITABLE = {
     ),
     'quantised': (
         lambda path: torch.save({key: value.to(torch.int8) for key, value in state_dict().items()}, path),
-        'holds torch.int8 values where weights stand',
+        'stores weights as torch.int8',
     ),
 }
 
@@ -129,6 +129,6 @@ def test_seed_is_read_as_safely(tmp_path):
     UNREADABLE['pickle that runs code'][0](tmp_path / 'a.pth')
     from mmengine.config import Config
 
-    with pytest.raises(CheckpointError, match='Refused'):
+    with pytest.raises(CheckpointError, match='Rejected'):
         keep_seed(Config(dict(resume=True, load_from=str(tmp_path / 'a.pth'))))
     assert not (tmp_path / 'boom').exists()

@@ -140,7 +140,7 @@ def test_classifier_of_dwnet(kind, tmp_path):
     theirs = publish(model, classifier=True)
     del theirs['layers.0.downsample.reduction.weight']
     torch.save(theirs, tmp_path / 'b.pth')
-    assert 'it lacks stages.1.downsample.reduction.weight' in refused(tmp_path / 'b.pth', tmp_path / 'c.pth')
+    assert 'classifier: stages.1.downsample.reduction.weight missing' in refused(tmp_path / 'b.pth', tmp_path / 'c.pth')
 
 
 def test_checkpoint_of_our_own_is_stripped_to_its_weights(tmp_path):
@@ -206,7 +206,7 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     torch.save({'state_dict': published()}, tmp_path / 'a.pth')
     (tmp_path / 'out.pth').write_text('precious')
     message = refused(tmp_path / 'a.pth', tmp_path / 'out.pth')
-    assert 'out.pth is there already: give another name, or --force' in message
+    assert 'out.pth already exists: give another name, or --force' in message
     assert (tmp_path / 'out.pth').read_text() == 'precious'
     with pytest.raises(FileExistsError):
         convert(tmp_path / 'a.pth', tmp_path / 'out.pth')
@@ -228,7 +228,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     'destination, message',
-    [('nowhere/out.pth', 'nowhere is not a directory'), ('.', 'is a directory; give the name of a file')],
+    [('nowhere/out.pth', 'nowhere is not a directory'), ('.', 'is a directory: give a file name')],
 )
 def test_destination_that_cannot_be(destination, message, tmp_path):
     torch.save({'state_dict': published()}, tmp_path / 'a.pth')
@@ -246,15 +246,15 @@ def without(*keys) -> dict:
         ({'conv1.weight': torch.ones(1)}, 'nothing in common with FCViT'),
         (
             {**published(), 'network.0.0.surprise': torch.ones(1)},
-            'neither of FCViT nor of a known head or neck: network.0.0.surprise',
+            'neither to FCViT nor to a known head or neck: network.0.0.surprise',
         ),
-        (without('head.bias'), 'is an incomplete classifier, it lacks head.fc.bias'),
-        (without('norm.weight', 'norm.bias'), 'it lacks norm3.weight, norm3.bias'),
-        (without('patch_embed.norm.running_mean'), 'it lacks stem.norm.running_mean'),
-        (without('network.4.1.layer_scale_1'), 'it lacks stages.2.blocks.1.layer_scale1'),
+        (without('head.bias'), 'is an incomplete classifier: head.fc.bias missing'),
+        (without('norm.weight', 'norm.bias'), 'classifier: norm3.weight, norm3.bias missing'),
+        (without('patch_embed.norm.running_mean'), 'classifier: stem.norm.running_mean missing'),
+        (without('network.4.1.layer_scale_1'), 'classifier: stages.2.blocks.1.layer_scale1 missing'),
         (
             {key: value for key, value in published().items() if not key.startswith('network.2.')},
-            'it lacks stages.1.blocks.0.',
+            'classifier: stages.1.blocks.0.',
         ),
         (
             {
@@ -300,7 +300,7 @@ def test_code_in_the_source_does_not_run(origin, tmp_path):
     else:
         torch.save(content, tmp_path / 'a', _use_new_zipfile_serialization=origin == 'torch')
     message = refused(tmp_path / 'a', tmp_path / 'out.pth')
-    assert 'mkdir' in message and 'Refused' in message
+    assert 'mkdir' in message and 'Rejected' in message
     assert not (tmp_path / 'ran').exists()
 
 
@@ -323,4 +323,6 @@ def test_networks_without_a_table_of_names_are_converted(tmp_path):
     state_dict = network().state_dict()
     del state_dict['stem.weight'], state_dict['stages.0.blocks.1.conv.weight']
     torch.save(state_dict, tmp_path / 'b.pth')
-    assert 'it lacks stem.weight, stages.0.blocks.1.conv.weight' in refused(tmp_path / 'b.pth', tmp_path / 'c.pth')
+    assert 'backbone: stem.weight, stages.0.blocks.1.conv.weight missing' in refused(
+        tmp_path / 'b.pth', tmp_path / 'c.pth'
+    )

@@ -111,7 +111,7 @@ def test_a_server_that_sends_no_parts(server, path):
 def test_parts_of_two_contents_are_not_put_together(server, path, monkeypatch):
     monkeypatch.setattr(module, 'PAUSES', ())  # given up at the first cut
     server.cuts = [4000]
-    with pytest.raises(DownloadError, match=r'the connection was cut after 0.0 MiB of 0.0 MiB; the 0.0 MiB that came'):
+    with pytest.raises(DownloadError, match=r'the connection was lost after 0.0 MiB of 0.0 MiB; the 0.0 MiB that came'):
         fetch(server, path)
     server.etag, server.files['/a.pth'] = '"2"', b'z' * len(CONTENT)
     fetch(server, path)
@@ -132,7 +132,9 @@ def test_a_file_that_is_shorter_now(server, path, monkeypatch):
 @pytest.mark.parametrize('with_ranges', [True, False])
 def test_it_is_given_up_without_progress(with_ranges, server, path):
     server.ranges, server.cuts = with_ranges, [3000] + [0 if with_ranges else 2000] * 50
-    with pytest.raises(DownloadError, match=r'a.pth could not be downloaded: the connection was cut after .* are kept'):
+    with pytest.raises(
+        DownloadError, match=r'a.pth could not be downloaded: the connection was lost after .* are kept'
+    ):
         fetch(server, path)
     assert len(server.asked) == 1 + len(module.PAUSES) and not path.exists()
     server.cuts = []
@@ -184,7 +186,7 @@ def test_the_length_may_be_unknown(server, path):
 
 
 def test_another_length_than_expected(server, path):
-    with pytest.raises(DownloadError, match='a.pth has 10240 bytes, expected 7: it is another file now'):
+    with pytest.raises(DownloadError, match='a.pth has 10240 bytes, expected 7: the file on the server has changed'):
         fetch(server, path, size=7)
     assert not seen(path) and fetch(server, path, size=len(CONTENT))
 
@@ -239,7 +241,7 @@ def test_a_file_system_without_locks(server, path, monkeypatch, capsys):
     monkeypatch.setattr(filelock.FileLock, 'acquire', acquire)
     fetch(server, path)
     assert path.read_bytes() == CONTENT
-    assert 'cannot lock files: download to it in one process at a time' in ''.join(capsys.readouterr())
+    assert 'does not support file locks: download to it with one process at a time' in ''.join(capsys.readouterr())
 
 
 def test_a_terminal_shows_the_progress(server, path, monkeypatch, capsys):

@@ -132,7 +132,9 @@ def test_the_folder_of_the_variable_comes_first(micro, tmp_path, monkeypatch):
 def test_a_variable_that_names_no_folder(micro, tmp_path, monkeypatch):
     folder = tmp_path / 'weights'
     monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(folder))
-    with pytest.raises(CheckpointError, match=f'FCVIT_MM_WEIGHTS={folder} is no folder: .* NAME --to {folder}.* unset'):
+    with pytest.raises(
+        CheckpointError, match=f'FCVIT_MM_WEIGHTS={folder} is not a folder: .* NAME --to {folder}.* unset'
+    ):
         read_checkpoint('published:micro')
     fetch_published('micro', str(folder))  # what the message says
     assert published_path('micro') == str(folder / 'micro_224.pth')
@@ -144,7 +146,7 @@ def test_what_only_a_person_can_download(micro, tmp_path, monkeypatch):
     monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(folder))
     with pytest.raises(DownloadError, match=rf'open https://a.b/page in a browser, .* {micro.cache}/micro_drive.pth'):
         read_checkpoint('published:micro_drive')
-    with pytest.raises(DownloadError, match=rf'as {folder}/micro_drive.pth \(or as micro_drive.pth in the folder that'):
+    with pytest.raises(DownloadError, match=rf'as {folder}/micro_drive.pth \(or as micro_drive.pth in the folder'):
         fetch_published('micro_drive', str(folder))
     (folder / 'micro_drive.pth').write_bytes(micro.server.files['/micro_224.pth'])
     assert read_checkpoint('published:micro_drive')['meta']['network'] == 'FCViT'
@@ -165,7 +167,7 @@ def other_arch():
         ),
         (
             lambda path: content(path, {**published('mix5x7')}),
-            r'of its parameters differ \(stages.*dwconv.weight.*\)\. Another file has its name: remove it',
+            r'of its parameters differ \(stages.*dwconv.weight.*\)\. The file under this name is .*: delete it',
         ),
         (
             lambda path: content(path, {key: value for key, value in published().items() if key != KEY}),
@@ -175,13 +177,13 @@ def other_arch():
             lambda path: content(path, published(network='dwnet', option='static')),
             f'is a classifier with DWNet .*keys such as {KEY}',
         ),
-        (lambda path: content(path, published())[:-100], r'what came \(\d+ bytes\) is damaged or cut off'),
+        (lambda path: content(path, published())[:-100], r'what came \(\d+ bytes\) is corrupt or truncated'),
     ],
     ids=['page', 'task', 'shapes', 'missing', 'other network', 'truncated'],
 )
 def test_wrong_content_is_refused_and_removed(make, message, micro, tmp_path):
     micro.server.files['/micro_224.pth'] = make(tmp_path)
-    with pytest.raises(CheckpointError, match=f'micro_224.pth does not give micro: .*{message}'):
+    with pytest.raises(CheckpointError, match=f'micro_224.pth is not the file of micro: .*{message}'):
         published_path('micro')
     assert not [name for name in os.listdir(micro.cache) if not name.endswith('.lock')]
 
@@ -190,7 +192,7 @@ def test_a_wrong_file_put_there_by_hand(micro, tmp_path):
     micro.cache.mkdir(parents=True)
     (micro.cache / 'micro_drive.pth').write_bytes(content(tmp_path, detector()))
     for read in (read_published, fetch_published):
-        with pytest.raises(CheckpointError, match='micro_drive.pth is a detector with .*remove it'):
+        with pytest.raises(CheckpointError, match='micro_drive.pth is a detector with .*delete it'):
             read('micro_drive')
 
 
@@ -222,7 +224,7 @@ def test_the_hash_is_told_and_remembered(micro, tmp_path, monkeypatch):
     assert beside.read_text() == f'{expected}  micro_224.pth\n'  # what sha256sum -c reads
     assert fetch_published('micro') == found._replace(how='found')
     torch.save({'state_dict': published(), 'epoch': 1}, micro.cache / 'micro_224.pth')
-    with pytest.raises(CheckpointError, match=rf'but .*sha256 remembers {expected}: the file has changed.*remove both'):
+    with pytest.raises(CheckpointError, match=rf'expected {expected} .*sha256.: the file has changed.*delete both'):
         fetch_published('micro')
     beside.unlink()
 
@@ -249,7 +251,7 @@ def test_parts_that_nobody_knows_are_named(micro, tmp_path, caplog):
     found = read_published('micro_det')
     assert 'surprise.weight' not in found['state_dict']
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert 'det.pth: 1 tensors of no known part, not loaded: surprise.weight' in record.getMessage()
+    assert 'det.pth: 1 tensors of unknown components are not loaded: surprise.weight' in record.getMessage()
 
 
 def test_it_is_converted_as_any_file(micro, tmp_path):
@@ -260,6 +262,6 @@ def test_it_is_converted_as_any_file(micro, tmp_path):
 def test_a_name_that_is_none(micro):
     for read in (read_checkpoint, published_path, lambda name: backbone(checkpoint=name).init_weights()):
         with pytest.raises(
-            CheckpointError, match="'micra' is no name of published weights, expected one such as micro"
+            CheckpointError, match="'micra' is not the name of published weights, expected one such as micro"
         ):
             read('published:micra')

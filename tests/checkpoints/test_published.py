@@ -120,9 +120,11 @@ def test_a_row_is_found_by_its_name_and_its_configs(given):
 
 
 def test_a_name_that_is_none():
-    with pytest.raises(CheckpointError, match=r"'dwnet_tyni' is no name .* such as dwnet_tiny, .*download.py lists"):
+    with pytest.raises(
+        CheckpointError, match=r"'dwnet_tyni' is not the name .* such as dwnet_tiny, .*download.py lists"
+    ):
         find_published('published:dwnet_tyni')
-    with pytest.raises(CheckpointError, match=r"'' is no name .* such as fcvit_tiny, fcvit_b12, fcvit_b24;"):
+    with pytest.raises(CheckpointError, match=r"'' is not the name .* such as fcvit_tiny, fcvit_b12, fcvit_b24;"):
         find_published('published:')
 
 
@@ -143,7 +145,9 @@ def test_weights_of_another_package():
     row = PublishedWeights('mine', 'fcvit_tiny', 'classifier', 'mine.py', 'https://a.b', 'network.0.0.layer_scale_1')
     with own_weights():
         assert register_published(row) is PUBLISHED['mine'] is register_published(row)
-        with pytest.raises(UserError, match="'mine' of fcvit_tiny are there already: register these under another"):
+        with pytest.raises(
+            UserError, match="'mine' of fcvit_tiny are already registered: register these under another"
+        ):
             register_published(row._replace(variant='fcvit_b12'))
         with pytest.raises(UserError, match="unknown network 'none'"):
             register_published(row._replace(variant='none', name='other'))

@@ -170,8 +170,6 @@ def test_the_prefix_of_a_wrapper_is_found(name, prefix):
 def test_of_two_prefixes_that_fit_none_is_taken():
     weights = build(NETWORKS['fcvit']).state_dict()
     both = {prefix + key: value for prefix in ('student.', 'teacher.net.') for key, value in weights.items()}
-    with pytest.raises(
-        CheckpointError, match="after each of 'student.', 'teacher.net.': give the one to take as prefix"
-    ):
+    with pytest.raises(CheckpointError, match="after each of 'student.', 'teacher.net.': give one of them as prefix"):
         recognize(both, 'file')
     assert recognize(both, 'file', prefix='teacher.net').prefix == 'teacher.net.'

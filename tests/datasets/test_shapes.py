@@ -82,7 +82,7 @@ def test_an_interrupted_run_leaves_nothing_to_pick_up(tmp_path, monkeypatch):
 
 def test_what_was_not_generated_is_left_alone(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
-    with pytest.raises(FileExistsError, match='no generated data set.*shapes.json'):
+    with pytest.raises(FileExistsError, match='not a generated data set.*shapes.json'):
         generate('coco', tmp_path, 2, 1, 64)
     assert contents(tmp_path) == {'mine.txt': b'mine'}
 

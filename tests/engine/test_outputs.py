@@ -113,6 +113,6 @@ def test_two_images_of_one_file_are_refused(run, tmp_path):
 
 def test_metrics_that_need_names_of_their_own(run):
     CocoPanopticMetric = type('CocoPanopticMetric', (), {})
-    with pytest.raises(ConfigError, match='CocoPanopticMetric writes one file an image'):
+    with pytest.raises(ConfigError, match='CocoPanopticMetric writes one file per image'):
         keep_every_result(run(NAMES, metrics=[CocoPanopticMetric()]))
     keep_every_result(run(('a/1.jpg', 'b/2.jpg'), metrics=[CocoPanopticMetric()]))

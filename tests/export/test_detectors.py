@@ -249,7 +249,11 @@ def owned(module):
 @pytest.mark.parametrize(
     'name, place, message',
     [
-        ('retinanet', 'bbox_head', 'OwnRetinaHead predicts in its own way, which cannot be exported as one graph. Exp'),
+        (
+            'retinanet',
+            'bbox_head',
+            'OwnRetinaHead predicts in its own way, which cannot be exported as one graph. Complete',
+        ),
         ('faster_rcnn', 'rpn_head', 'OwnRPNHead proposes in its own way'),
         ('faster_rcnn', 'roi_head', 'OwnStandardRoIHead predicts in its own way'),
         ('faster_rcnn', 'roi_head.bbox_head', 'OwnShared2FCBBoxHead predicts boxes in its own way'),
@@ -282,10 +286,10 @@ _GFL = dict(
         (
             'retinanet',
             dict(test_cfg__nms=dict(type='soft_nms')),
-            "RetinaHead suppresses by nms with type 'soft_nms'",
+            "RetinaHead has nms with type 'soft_nms'",
         ),
-        ('fcos', dict(test_cfg__nms=dict(iou_threshold=0.5, offset=1)), 'FCOSHead suppresses by nms with offset'),
-        ('fcos', dict(test_cfg__nms=None), 'the test_cfg of FCOSHead has no nms'),
+        ('fcos', dict(test_cfg__nms=dict(iou_threshold=0.5, offset=1)), 'FCOSHead has nms with offset'),
+        ('fcos', dict(test_cfg__nms=None), 'the test_cfg of FCOSHead lacks nms'),
         ('atss', dict(test_cfg__min_bbox_size=3), 'min_bbox_size 3 is measured in the original image.*min_bbox_size=0'),
         ('retinanet', dict(bbox_head__bbox_coder=dict(type='TBLRBBoxCoder')), 'TBLRBBoxCoder decodes boxes in its own'),
         (
@@ -301,7 +305,9 @@ def test_steps_without_an_operator_are_refused_by_name(name, changes, message):
 
 
 def test_a_detector_of_another_kind_is_refused_by_name():
-    with pytest.raises(UserError, match='Linear predicts in its own way.*Exported whole are Faster, Mask'):
+    with pytest.raises(
+        UserError, match='Linear predicts in its own way.*Complete detectors are supported for Faster, Mask'
+    ):
         Detections(nn.Linear(2, 2))
 
 
@@ -326,7 +332,7 @@ def test_a_file_that_finds_other_things_is_an_error():
     images = random_images((1, 3, 64, 70))
     with torch.no_grad():
         boxes, scores, labels = part(images)
-    with pytest.raises(ExportError, match='finds 20 objects on an image of 64x70, of which 0 are among the 20 that'):
+    with pytest.raises(ExportError, match='finds 20 objects on a 64x70 image, of which 0 match the 20'):
         compare(part, lambda _: (boxes, scores, labels + 1), 'onnx', images)
 
 

@@ -162,21 +162,21 @@ test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 def test_what_cannot_be_evaluated(saved, tmp_path):
     config, checkpoint = saved('classification')
     given = dict(config=config, checkpoint=checkpoint, out=str(tmp_path / 'a.pt'), kind='torchscript', evaluated=True)
-    with pytest.raises(UserError, match='has no test_evaluator: give one, or leave --evaluate'):
+    with pytest.raises(UserError, match='has no test_evaluator: add it, or omit --evaluate'):
         export_model(**given)
-    with pytest.raises(UserError, match='--evaluate takes all of a model, --part neck is none: give --part model'):
+    with pytest.raises(UserError, match='--evaluate needs the complete model, not --part neck: use --part model'):
         export_model(**given, part='neck')
     text = (
         "test_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(data_root='nowhere'))\n"
         "test_evaluator = dict(type='Accuracy')\n"
     )
-    with pytest.raises(UserError, match='(?s)nowhere.*Check what the config says of the test data and the evaluator'):
+    with pytest.raises(UserError, match='(?s)nowhere.*Check the test data and the evaluator in the config'):
         export_model(**dict(given, config=with_data(config, text)))
 
     class Features(Part):
         output = 'features'
 
-    with pytest.raises(UserError, match='the graph gives features: give --part model'):
+    with pytest.raises(UserError, match='the graph returns features: use --part model'):
         evaluate(
             load_config(config), Network('a', Features(), 'classification', None, None), Features(), [], {'a': None}
         )

@@ -155,19 +155,19 @@ def test_int8(exported):
     'arguments, message',
     [
         (dict(kind='caffe'), "format 'caffe', expected one of onnx, torch_export, aot_inductor, torchscript"),
-        (dict(out='a.onnx'), r'--out .*a.onnx: a file for --format torchscript ends in .pt'),
+        (dict(out='a.onnx'), r'--out .*a.onnx: expected a file name ending in .pt for --format torchscript'),
         (dict(part='head'), "part 'head', expected one of model, neck, backbone"),
         (dict(rounds=-1), '--rounds -1, expected 0 or more'),
         (dict(preprocess='within'), "preprocess 'within', expected one of beside, inside"),
-        (dict(compared='nowhere'), '--compare nowhere is no folder'),
-        (dict(openvino=True), '--openvino runs ONNX files, --format torchscript makes others: take --format onnx'),
+        (dict(compared='nowhere'), '--compare nowhere is not a folder'),
+        (dict(openvino=True), '--openvino runs ONNX files, not those of --format torchscript: use --format onnx'),
         (dict(size=(0, 3)), '--size 0 3: expected a height and a width'),
         (dict(size=(1, 2, 3)), '--size 1 2 3: expected a height and a width'),
         (dict(checkpoint='nowhere.pth'), 'nowhere.pth does not exist'),
         (dict(config='nowhere.py'), 'config nowhere.py does not exist'),
-        (dict(int8='.'), r"--int8 is ONNX Runtime's, --format torchscript has none"),
-        (dict(labelled='.'), '--labelled is what an 8-bit file is measured on: give --int8 FOLDER too'),
-        (dict(options={'model.neck': None}, part='neck'), 'ImageClassifier has no neck: take --part backbone or'),
+        (dict(int8='.'), r'--int8 is not supported with --format torchscript'),
+        (dict(labelled='.'), '--labelled measures an 8-bit file: also give --int8 FOLDER'),
+        (dict(options={'model.neck': None}, part='neck'), 'ImageClassifier has no neck: use --part backbone or'),
         (
             dict(options={'model.head.type': 'MultiLabelLinearClsHead'}),
             'has a head of MultiLabelLinearClsHead, expected',
@@ -177,7 +177,7 @@ def test_int8(exported):
                 options={'model.backbone': dict(_delete_=True, type='MobileNetV2'), 'model.head.in_channels': 1280},
                 optimize=True,
             ),
-            '--optimize: Scores holds nothing that is made faster',
+            '--optimize: Scores contains nothing to optimize',
         ),
     ],
 )
@@ -195,13 +195,13 @@ def test_arguments_that_cannot_work(arguments, message, saved, tmp_path, monkeyp
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(int8='nowhere'), '--int8 nowhere is no folder'),
+        (dict(int8='nowhere'), '--int8 nowhere is not a folder'),
         (dict(int8='empty'), 'no images .* below empty'),
         (dict(int8='{images}', calibration=0), '--calibration-images 0, expected at least 1'),
-        (dict(int8='{images}', labelled='nowhere'), '--labelled nowhere is no folder'),
-        (dict(int8='{images}', labelled='{images}/a'), 'in folders of .*/a, expected one folder for each class'),
-        (dict(int8='{images}', labelled='{images}', part='backbone'), 'a classifier, the graph gives features'),
-        (dict(int8='corrupt'), 'corrupt.png does not decode'),
+        (dict(int8='{images}', labelled='nowhere'), '--labelled nowhere is not a folder'),
+        (dict(int8='{images}', labelled='{images}/a'), 'in the folders of .*/a, expected one folder per class'),
+        (dict(int8='{images}', labelled='{images}', part='backbone'), 'a classifier, but the graph returns features'),
+        (dict(int8='corrupt'), 'corrupt.png cannot be decoded'),
     ],
 )
 def test_folders_that_cannot_work(arguments, message, saved, samples, tmp_path, monkeypatch, needs):

@@ -31,5 +31,5 @@ def test_models_of_other_structure():
     pytest.importorskip('mmseg')
     cascade = nn.Module()
     cascade.backbone, cascade.decode_head = nn.Identity(), nn.ModuleList()
-    with pytest.raises(UserError, match='has a decode_head of ModuleList, expected a single one of mmseg'):
+    with pytest.raises(UserError, match='has a decode_head of ModuleList, expected a single decode head of mmseg'):
         take_part(cascade, 'segmentation')

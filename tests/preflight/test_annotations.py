@@ -110,12 +110,12 @@ def test_ids_that_are_not_unique():
 
 def test_images_that_lack_a_field():
     content = dict(images=[IMAGE, dict(id=2, file_name='2.jpg')], categories=[], annotations=[])
-    assert fatal_annotations(content) == ['1 of 2 images lack one of id, file_name, width, height (ids 2)']
+    assert fatal_annotations(content) == ['1 of 2 images lack id, file_name, width or height (ids 2)']
 
 
 def test_run_lengths_that_do_not_fill_their_image():
     said = mask_words(dict(size=[48, 64], counts=[10, 20]), 64, 48, 'what a library says')
-    assert said == 'its run lengths make 30 pixels, its size [48, 64] (height, width) 3072'
+    assert said == 'its run lengths cover 30 pixels, but its size [48, 64] (height, width) has 3072'
 
 
 RUNS = dict(size=[48, 64], counts='PP3')
@@ -136,13 +136,14 @@ def test_compressed_run_lengths_are_those_of_pycocotools(seed):
 @pytest.mark.parametrize('text', ['', 'PPYo', 'Q', 'PP3 ', 'PP3\x7f', 'PPYo\u00e9', 'O', 'o' * 10**6])
 def test_text_that_is_no_run_lengths(text):
     said = mask_words(dict(size=[48, 64], counts=text), 64, 48, 'what a library says')
-    assert said == 'its compressed run lengths are empty, cut off or not in the form of COCO'
+    assert said == "its compressed run lengths are empty, truncated or not in COCO's format"
 
 
 @pytest.mark.parametrize('counts', ['1', 'PP35', b'PPYo1'])
 def test_compressed_run_lengths_that_do_not_fill_their_image(counts):
     said = mask_words(dict(size=[48, 64], counts=counts), 64, 48, '')
-    assert said.startswith('its run lengths make ') and said.endswith(' pixels, its size [48, 64] (height, width) 3072')
+    assert said.startswith('its run lengths cover ')
+    assert said.endswith(' pixels, but its size [48, 64] (height, width) has 3072')
 
 
 @pytest.mark.parametrize(
@@ -191,8 +192,8 @@ def test_unusual_masks_come_first_and_far_ones_are_never_drawn(monkeypatch):
     found, beyond = check_masks(masks, ask, TimeLimit(), 'a.json')
     assert asked == [5, 3, 0, 6] and [each.owner for each in beyond] == [3]
     assert {said: [each.owner for each in faulty] for said, faulty in found.items()} == {
-        'it has points far beyond its image, or that are no numbers': [4],
-        'its size is [4, 4], that of its image [48, 64] (height, width)': [2],
+        'it has points far outside its image, or points that are not numbers': [4],
+        'its size is [4, 4], but its image has [48, 64] (height, width)': [2],
         'no': [5, 3],
     }
 
@@ -204,8 +205,8 @@ def test_unusual_masks_come_first_and_far_ones_are_never_drawn(monkeypatch):
         ([SQUARE[0], [1, 1, 9, 9]], '', ''),
         (None, 'it is missing or empty', 'it is missing or empty'),
         ([], 'it is missing or empty', 'it is missing or empty'),
-        ([[1, 1, 9, 9]], 'skipped', 'less than three points'),
-        ([[]], 'skipped', 'less than three points'),
+        ([[1, 1, 9, 9]], 'skipped', 'fewer than three points'),
+        ([[]], 'skipped', 'fewer than three points'),
         ([1, 1, 9, 1, 9, 9], 'flat list', 'flat list'),
         (dict(size=[48, 64], counts=7), 'skipped', 'TypeError'),
     ],

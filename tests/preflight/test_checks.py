@@ -50,12 +50,15 @@ def test_truncated_annotations(own):
     cfg, data = own('detection')
     path = data / 'annotations' / 'instances_train2017.json'
     path.write_text(path.read_text()[:-100])
-    assert f'{path} ({path.stat().st_size} bytes) is no COCO annotation file, corrupt or truncated' in only_problem(cfg)
+    assert (
+        f'{path} ({path.stat().st_size} bytes) is not a COCO annotation file, or is corrupt or truncated'
+        in only_problem(cfg)
+    )
 
 
 def test_classes_of_the_metainfo_and_of_the_annotations(own):
     cfg, _ = own('detection', {'train_dataloader.dataset.metainfo.classes': ['circle', 'cross', 'dog', 'star', 'x']})
-    assert 'metainfo.classes names dog, x, which are not among the 5 categories' in only_problem(cfg)
+    assert 'metainfo.classes contains dog, x, which are not among the 5 categories' in only_problem(cfg)
     cfg.train_dataloader.dataset.metainfo.classes = ('cross', 'circle', 'square', 'star', 'triangle')
     assert 'is in another order than the categories' in only_problem(cfg)
 
@@ -90,7 +93,9 @@ def test_labels_that_the_model_does_not_know(own):
     cfg, data = own('segmentation')
     path = sorted((data / 'annotations' / 'training').iterdir())[0]
     Image.new('L', (64, 64), 77).save(path)
-    assert re.search('maps in .* hold the labels 77, but the model has 6 classes .labels 1 to 6', only_problem(cfg))
+    assert re.search(
+        'segmentation maps in .* contain the labels 77, but the model has 6 classes .labels 1 to 6', only_problem(cfg)
+    )
 
 
 def test_missing_and_corrupt_maps(own):
@@ -99,7 +104,7 @@ def test_missing_and_corrupt_maps(own):
     first.unlink()
     second.write_bytes(b'')
     found = problems(cfg)
-    assert f'{second} is empty' in found[0] and '1 of 8 checked images have no map of labels' in found[1]
+    assert f'{second} is empty' in found[0] and '1 of 8 checked images have no segmentation map' in found[1]
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
@@ -107,7 +112,7 @@ def test_corrupt_images(own, task):
     cfg, data = own(task)
     path = next(path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data)))
     path.write_bytes(path.read_bytes()[:-50])
-    assert f'train_dataloader: {path} does not decode' in only_problem(cfg)
+    assert f'train_dataloader: {path} cannot be decoded' in only_problem(cfg)
 
 
 def test_many_corrupt_images_are_counted(own):
@@ -125,9 +130,9 @@ def test_checkpoint_to_test(own, tmp_path):
     check_testing(cfg, str(path))
     path.write_bytes(path.read_bytes()[:1500])
     for checkpoint, message in [
-        (str(path), 'cut.pth .* is damaged or cut off'),
+        (str(path), 'cut.pth .* is corrupt or truncated'),
         ('no.pth', 'no.pth does not exist'),
-        ('https://host/x.pth', 'is an address: download it'),
+        ('https://host/x.pth', 'is a URL: download the file'),
     ]:
         with pytest.raises(PreflightError, match=message):
             check_testing(cfg, checkpoint)
@@ -138,10 +143,10 @@ def test_checkpoint_to_resume_from(own, tmp_path):
     path = str(tmp_path / 'a.pth')
     cfg.resume, cfg.load_from = True, path
     torch.save({'state_dict': {}}, path)
-    assert 'holds weights but no training state' in only_problem(cfg)
+    assert 'contains weights but no training state' in only_problem(cfg)
     # MMEngine would run this text.
     torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1, 'config': 'import os'}}, path)
-    assert 'brings a config, which MMEngine would run' in only_problem(cfg)
+    assert 'contains a config, which MMEngine would execute' in only_problem(cfg)
 
 
 def test_loader_that_is_missing(own):
@@ -166,7 +171,7 @@ def test_evaluator_of_the_test_set(own, tmp_path):
     torch.save({'state_dict': {}}, tmp_path / 'a.pth')
     cfg.test_evaluator = dict(cfg.test_evaluator, ann_file='lost.json')
     check_training(cfg)
-    with pytest.raises(PreflightError, match='test_evaluator: ann_file lost.json does not exist: name'):
+    with pytest.raises(PreflightError, match='test_evaluator: ann_file lost.json does not exist: give'):
         check_testing(cfg, str(tmp_path / 'a.pth'))
 
 
@@ -174,7 +179,7 @@ def test_time_is_said(own, monkeypatch):
     lines = []
     monkeypatch.setattr(limits, 'print_log', lambda text, **options: lines.append(text))
     check_training(own('classification')[0])
-    assert re.search(r'Checks before the start took [0-9.]+ s, [0-9.]+ s of them for building', lines[-1])
+    assert re.search(r'Preflight checks took [0-9.]+ s, of which [0-9.]+ s for building', lines[-1])
 
 
 def test_unknown_data_set(own):
@@ -186,7 +191,7 @@ def test_annotations_that_would_end_training(own, change_annotations):
     cfg, data = own('detection')
     change_annotations(data, 'train', lambda content: content['annotations'][2].pop('area'))
     assert re.search(
-        'instances_train2017.json: 1 of [0-9]+ annotations lack one of .* correct or remove', only_problem(cfg)
+        'instances_train2017.json: 1 of [0-9]+ annotations lack id, .* correct or remove', only_problem(cfg)
     )
 
 
@@ -206,14 +211,14 @@ def test_annotations_that_are_skipped_are_a_warning(own, said, change_annotation
 def test_annotations_of_other_images(own, change_annotations):
     cfg, data = own('detection')
     change_annotations(data, 'train', lambda content: content['images'][0].update(width=640))
-    assert '1 of 4 checked images have another size than annotated' in only_problem(cfg)
+    assert '1 of 4 checked images differ in size from their annotations' in only_problem(cfg)
 
 
 def test_map_of_another_image(own):
     cfg, data = own('segmentation')
     path = sorted((data / 'annotations' / 'training').iterdir())[0]
     Image.new('L', (32, 64), 1).save(path)
-    assert f'{path} is (32, 64) and its image (64, 64)' in only_problem(cfg)
+    assert f'{path} has size (32, 64), but its image has (64, 64)' in only_problem(cfg)
 
 
 def test_no_room_and_no_right(own, tmp_path, monkeypatch):
@@ -222,7 +227,7 @@ def test_no_room_and_no_right(own, tmp_path, monkeypatch):
     (tmp_path / 'w').mkdir()
     (tmp_path / 'epoch_1.pth').write_bytes(b'')
     monkeypatch.setattr(checks.shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(9, 9, 0))
-    assert 'has 0 MiB free, the checkpoints to come need' in only_problem(cfg)
+    assert 'has 0 MiB free, the checkpoints of this run need' in only_problem(cfg)
     monkeypatch.undo()
     monkeypatch.setattr(checks.os, 'access', lambda *args: False)
     assert f'work_dir {cfg.work_dir} cannot be written' in only_problem(cfg)

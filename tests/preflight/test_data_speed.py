@@ -65,9 +65,9 @@ def test_the_model_can_be_left_to_another_machine(config):
 @pytest.mark.parametrize(
     'options, words',
     [
-        (dict(samples=0), '0 samples: expected at least 1'),
-        (dict(step_seconds=0.0), '0.0 seconds for a step: expected more than 0'),
-        (dict(step_seconds=float('nan')), 'nan seconds for a step: expected more than 0'),
+        (dict(samples=0), '--samples 0: expected at least 1'),
+        (dict(step_seconds=0.0), '--step-seconds 0.0: expected more than 0'),
+        (dict(step_seconds=float('nan')), '--step-seconds nan: expected more than 0'),
     ],
 )
 def test_numbers_out_of_range_are_named(options, words):
@@ -87,7 +87,7 @@ def test_errors_of_the_data_set_are_reported_with_the_config(config):
 
 def test_a_loader_without_a_batch_is_named(config):
     more = 'train_dataloader.update(batch_size=100, drop_last=True)'
-    with pytest.raises(UserError, match='makes no batch: it has fewer samples than batch_size, and drop_last'):
+    with pytest.raises(UserError, match='yields no batch: the data set is smaller than batch_size and drop_last=True'):
         measure_data(config(more), 4, step_seconds=1.0)
 
 
@@ -139,14 +139,14 @@ def test_workers_that_balance():
         ),
         (dict(cores=4), 8, ['4 cores: with 1 worker of each of 8 processes about 250 images/s']),
         (dict(step_seconds=9.0), 1, ['1 worker keeps up']),
-        (dict(device='cpu'), 1, ['the model works on the same cores as the workers: what they take, it lacks']),
-        (dict(waiting=0.003), 1, ['3.00 ms of these the core waited: for files, or for a core that others used']),
+        (dict(device='cpu'), 1, ['the model shares its cores with the workers']),
+        (dict(waiting=0.003), 1, ['for 3.00 ms of these the process waited, for files or for a core used by others']),
     ],
 )
 def test_report(change, processes, words):
     text = format_data_speed(SPEED._replace(**change), processes)
     assert 'ImageNet, 1,281,167 samples; 256 of them timed on one core' in text
-    assert 'one sample   4.00 ms: 250 images/s a core' in text
+    assert 'one sample   4.00 ms: 250 images/s per core' in text
     assert re.search(r'LoadImageFromFile +2\.00 ms\n', text) and re.search(r'data set, checks, batch +1\.90 ms\n', text)
     for each in words:
         assert each in text, text

@@ -49,7 +49,7 @@ def test_several_processes_are_refused(config):
         check_training(load_config(config, launcher='pytorch'))
     (problem,) = caught.value.problems
     assert problem.startswith('2 parameters get no gradient (backbone.norm0.weight, backbone.norm0.bias): nothing')
-    assert 'of stage 0. Right is model.backbone.out_indices=(1, 2, 3): ' + WAY_OUT in problem
+    assert 'of stage 0. Set model.backbone.out_indices=(1, 2, 3): ' + WAY_OUT in problem
     assert 'DistributedDataParallel would stop in the second step; find_unused_parameters=True' in problem
 
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_asked_is_said(config, monkeypatch):
     cfg = load_config(config, {'model.bbox_head.in_channels': 17}, launcher='pytorch')
     assert gradient_problems(cfg) == []
     (text,) = said
-    assert text.startswith('Whether all parameters get a gradient is not checked before the start: model.bbox_head (')
+    assert text.startswith('Not checked before the start: whether all parameters get a gradient: model.bbox_head (')
 
 
 def step(used, without=('backbone.norm0.weight',), indices=(0, 1, 2, 3), channels=(8, 16, 24, 32)):
@@ -98,7 +98,7 @@ def text(cfg, found):
 def test_heads_are_renumbered():
     cfg = cfg_of(decode_head=[dict(in_channels=24, in_index=2), dict(in_channels=32, in_index=3)])
     found = text(cfg, step((False, False, True, True)))
-    assert 'of stage 0, 1. Right is model.backbone.out_indices=(2, 3)' in found
+    assert 'of stage 0, 1. Set model.backbone.out_indices=(2, 3)' in found
     changed = 'model.backbone.out_indices="[2,3]" model.decode_head.0.in_index=0 model.decode_head.1.in_index=1.'
     assert f'--cfg-options {changed}' in found
 
@@ -111,7 +111,10 @@ def test_the_options_do_what_they_say():
 
 def test_parts_without_an_argument():
     found = text(cfg_of(neck=dict(type='Own')), step((True, True, True, False)))
-    assert 'out_indices=(0, 1, 2): --cfg-options model.backbone.out_indices="[0,1,2]", and let the neck' in found
+    assert (
+        'out_indices=(0, 1, 2): --cfg-options model.backbone.out_indices="[0,1,2]", and adapt the inputs of the neck'
+        in found
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_part_ends_after_its_seconds_and_says_what_is_left_out(clock, said):
     limit = TimeLimit(10)
     assert seen(clock, limit.part(range(4), 5, 'all of them')) == [0, 1, 2, 3] and said == []
     assert seen(clock, limit.part(range(9), 2, 'masks read')) == [0, 1, 2]
-    assert said == [(logging.INFO, 'masks read: 3 of 9, in the 3.0 s for that')]
+    assert said == [(logging.INFO, 'masks read: 3 of 9 in 3.0 s, the time limit')]
 
 
 def test_all_parts_together_have_their_seconds_too_but_each_does_something(clock, said):
@@ -55,7 +55,7 @@ def test_all_parts_together_have_their_seconds_too_but_each_does_something(clock
     # Building does not count: 3 s in all, 7 gone, and one item's.
     assert limit.paused == 50 and limit.end == 153
     limit.report()
-    assert said[-1][1].startswith('Checks before the start took 58.0 s, 50.0 s of them for building the data sets')
+    assert said[-1][1].startswith('Preflight checks took 58.0 s, of which 50.0 s for building the data sets')
 
 
 def test_shares(clock, said):

@@ -66,7 +66,7 @@ def test_id_0_is_a_remark_with_what_it_costs(own, said, change_annotations):
     change_annotations(data, 'val', number_from(0))
     check(cfg, 0)
     (line,) = said
-    assert 'the truth itself scores coco/bbox_mAP' in line and 'an annotation has the id 0' in line
+    assert 'the ground truth itself scores only coco/bbox_mAP' in line and 'an annotation has the id 0' in line
     said.clear()
     change_annotations(data, 'val', number_from(7))
     check(cfg, 0)
@@ -92,7 +92,7 @@ def test_empty_images_and_crowds_are_no_fault(own, said, change_annotations):
     assert not [line for line in said if 'never occur' not in line]
     change_annotations(data, 'val', only_crowds)
     check(cfg, 0)
-    assert 'no object in the 5 images that are tried' in said[-1]
+    assert 'no object in the 5 images tested' in said[-1]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_file_of_the_evaluator(own, tmp_path, change, message):
     (tmp_path / 'other.json').write_text(json.dumps(content))
     assert message in check(cfg)
     (tmp_path / 'other.json').write_text(json.dumps(content)[:-9])
-    assert 'other.json is not read (JSONDecodeError' in check(cfg)
+    assert 'other.json cannot be read (JSONDecodeError' in check(cfg)
 
 
 def test_names_that_are_permuted_over_the_ids_cost_nothing(own, said, tmp_path):
@@ -125,7 +125,7 @@ def test_names_that_are_permuted_over_the_ids_cost_nothing(own, said, tmp_path):
     (tmp_path / 'other.json').write_text(json.dumps(content))
     cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
     check(cfg, 0)
-    assert len(said) == 1 and 'results for single classes have wrong names' in said[0]
+    assert len(said) == 1 and 'results of single classes will have wrong names' in said[0]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,10 @@ def test_objects_that_the_data_set_skips_are_named(own, said, change_annotations
     change_annotations(data, 'val', lambda content: content['annotations'][2].update(bbox=[3, 3, 0.5, 9]))
     check(cfg, 0)
     assert 'have an empty box' in said[0] and '(ids 3)' in said[0]
-    assert 'the truth itself scores coco/bbox_mAP' in said[1] and '(ids 3), and are skipped by the data set' in said[1]
+    assert (
+        'the ground truth itself scores only coco/bbox_mAP' in said[1]
+        and '(ids 3), and are skipped by the data set' in said[1]
+    )
 
 
 def test_subset_of_a_file(own, said):
@@ -160,7 +163,7 @@ def test_subset_of_a_file(own, said):
 def test_part_of_a_large_set(own, said, monkeypatch):
     monkeypatch.setattr(truth, 'IMAGES', 2)
     check(own('detection')[0], 0)
-    assert 'the truth of 2 of 5 images is put through CocoMetric' in said[-1]
+    assert 'the ground truth of 2 of 5 images is evaluated by CocoMetric' in said[-1]
 
 
 def two_objects_an_image(content):
@@ -177,7 +180,7 @@ def test_numbers_of_proposals(own, said, change_annotations):
     check(cfg, 0)
     assert not [line for line in said if 'never occur' not in line]
     cfg.val_evaluator.update(metric='bbox', proposal_nums=(1, 10, 300))
-    assert 'with proposal_nums=(1, 10, 300), which lack 100' in check(cfg)
+    assert 'with proposal_nums=(1, 10, 300), which lacks 100' in check(cfg)
     cfg.val_evaluator.update(proposal_nums=(100,))
     assert 'CocoMetric fails on the data set (IndexError' in check(cfg)
 
@@ -190,7 +193,7 @@ def test_proposals_of_images_in_another_order(own, tmp_path, change_annotations)
     cfg.val_evaluator.update(ann_file=str(tmp_path / 'other.json'), metric='bbox')
     check(cfg, 0)
     cfg.val_evaluator.metric = 'proposal_fast'
-    assert 'proposal_fast pairs images by their place' in check(cfg)
+    assert 'proposal_fast pairs images by index' in check(cfg)
 
 
 def test_evaluator_without_a_file(own, said):
@@ -226,7 +229,7 @@ def test_several_data_sets(own, said):
     check(cfg, 0)
     assert '2 images occur more than once' in said[-1]
     cfg.val_dataloader.dataset.datasets[1]['metainfo'] = dict(classes=('circle', 'cross', 'square', 'star'))
-    assert 'which only MultiDatasetsEvaluator takes' in '\n'.join(data_problems(cfg, ['val_dataloader']))
+    assert 'which only MultiDatasetsEvaluator accepts' in '\n'.join(data_problems(cfg, ['val_dataloader']))
 
 
 VOC = """
@@ -252,7 +255,7 @@ def test_voc(own, said, monkeypatch):
     assert "VOCMetric reads 'labels' of each sample, which the pipeline of the data set does not pack" in check(cfg)
     cfg.val_evaluator.metric = 'recall'
     check(cfg, 0)
-    assert 'is not fed with the truth: it takes predictions of the first class alone' in said[-1]
+    assert 'is not checked with the ground truth: it only evaluates predictions of the first class' in said[-1]
 
 
 def panoptic(cfg, data):
@@ -301,7 +304,7 @@ def test_panoptic(own, said):
     other = path.with_name('other.json')
     other.write_text(json.dumps(content))
     cfg.val_evaluator.ann_file = str(other)
-    assert 'not 100: maps' in check(cfg)
+    assert 'not 100: segmentation maps' in check(cfg)
     cfg.val_evaluator.update(ann_file=str(path), seg_prefix=str(data / 'lost'))
     assert 'CocoPanopticMetric fails on the data set' in check(cfg)
 
@@ -320,7 +323,7 @@ def test_maps_of_turned_images(own):
     cfg, data = own('segmentation')
     for path in (data / 'annotations' / 'validation').iterdir():
         Image.fromarray(np.asarray(Image.open(path))[:32]).save(path)
-    assert any('they do not belong together' in line for line in data_problems(cfg, ['val_dataloader']))
+    assert any('but its image has' in line for line in data_problems(cfg, ['val_dataloader']))
 
 
 def test_one_image_that_exif_data_turns(own, said):
@@ -332,11 +335,11 @@ def test_one_image_that_exif_data_turns(own, said):
     exif[274] = 6
     Image.open(path).resize((64, 32)).save(path, exif=exif)
     check(cfg, 0)
-    assert f'1 images will be skipped: {label} is (64, 32) and its image (32, 64)' in said[0]
+    assert f'1 images will be skipped: {label} has size (64, 32), but its image has (32, 64)' in said[0]
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
     del said[:]
     assert data_problems(cfg, ['test_dataloader']) == []
-    assert f'1 images will be skipped: {label} is (64, 32) and its image (32, 64)' in said[0]
+    assert f'1 images will be skipped: {label} has size (64, 32), but its image has (32, 64)' in said[0]
 
 
 def test_everything_is_ignored(own):
@@ -344,7 +347,7 @@ def test_everything_is_ignored(own):
     for path in (data / 'annotations' / 'validation').iterdir():
         Image.new('L', (64, 64), 0).save(path)
     cfg.val_dataloader.dataset.test_mode = True  # the data set is not asked what it teaches
-    assert 'all pixels of the 5 maps that are tried are ignored (255)' in check(cfg)
+    assert 'all pixels of the 5 segmentation maps tested are ignored (255)' in check(cfg)
 
 
 def test_zero_label_is_reduced_in_one_place_only(own):
@@ -358,10 +361,13 @@ def test_classes_that_count_although_they_never_occur(own, said):
         labels = np.asarray(Image.open(path))
         Image.fromarray(np.where(labels == 6, 5, labels).astype(np.uint8)).save(path)
     check(cfg, 0)
-    assert '1 of 6 classes (triangle) occur in none of the 5 maps tried' in said[-1]
+    assert '1 of 6 classes (triangle) occur in none of the 5 segmentation maps tested' in said[-1]
     cfg.val_evaluator.nan_to_num = 0
     check(cfg, 0)
-    assert 'the truth itself scores' in said[-1] and 'the classes triangle occur in none of 5 maps' in said[-1]
+    assert (
+        'the ground truth itself scores only' in said[-1]
+        and 'the classes triangle occur in none of 5 segmentation maps' in said[-1]
+    )
 
 
 def test_more_labels_than_names(own):
@@ -403,7 +409,10 @@ def test_classes_that_never_occur_cost_precision(own, said):
         path.unlink()
     (data / 'val' / 'star' / 'x.txt').write_text('')
     check(cfg, 0)
-    assert 'SingleLabelMetric: the truth itself scores' in said[-1] and 'the classes star never occur' in said[-1]
+    assert (
+        'SingleLabelMetric: the ground truth itself scores only' in said[-1]
+        and 'the classes star never occur' in said[-1]
+    )
 
 
 def several_labels(cfg, data, difficult=False):
@@ -464,8 +473,8 @@ def test_metrics_that_cannot_be_fed_are_named(own, said):
     METRICS.register_module(name='OwnMetric', module=OwnMetric, force=True)
     cfg.val_evaluator = [dict(type='CityscapesMetric', output_dir='x'), dict(type='OwnMetric')]
     check(cfg, 0)
-    assert 'CityscapesMetric is not fed with the truth: it reads files' in said[0]
-    assert 'OwnMetric is not fed with the truth: what predictions it expects is not known' in said[1]
+    assert 'CityscapesMetric is not checked with the ground truth: it reads files' in said[0]
+    assert 'OwnMetric is not checked with the ground truth: the predictions that it expects are unknown' in said[1]
 
 
 def test_metrics_that_do_not_exist(own):

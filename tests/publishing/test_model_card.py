@@ -53,7 +53,7 @@ def test_what_is_not_known_is_not_invented(micro, tmp_path, capsys):
         assert f'| {key} | not known |' in card
     assert '| network | FCViT with depths (1, 1, 1, 1)' in card and "Not known: the run's log" in card
     printed = capsys.readouterr().out
-    assert 'No metric' in printed and 'they need --config' in printed
+    assert 'No metric' in printed and 'both need --config' in printed
 
 
 def test_text_of_a_checkpoint_is_no_markup(tmp_path):

@@ -60,7 +60,7 @@ def test_only_weights_and_plain_data(micro, tmp_path):
     assert (meta['epoch'], meta['seed']) == (3, 7) and not {'cfg', 'hook_msgs'} & set(meta)
     assert b'somebody' not in path.read_bytes()
     # The same again has the same name, and is not written over what is there.
-    with pytest.raises(CheckpointError, match=r'micro-[0-9a-f]{8}\.md and 1 more|is there already: .* --force'):
+    with pytest.raises(CheckpointError, match=r'micro-[0-9a-f]{8}\.md and 1 more|already exists: .* --force'):
         publish(micro.checkpoint, tmp_path)
     assert publish(micro.checkpoint, tmp_path, '--force') == {}
 
@@ -99,7 +99,7 @@ def test_averaged_weights_of_a_run_with_ema(micro, tmp_path):
         assert set(content) == {'state_dict', 'meta'} and set(content['state_dict']) == set(model.state_dict())
         assert content['state_dict'][name].unique().tolist() == [expected]
         assert word in files['.md'].read_text()
-    with pytest.raises(CheckpointError, match='one set of weights, as a run without EMAHook writes it'):
+    with pytest.raises(CheckpointError, match='only one set of weights, as written by a run without EMAHook'):
         strip_checkpoint(micro.checkpoint, ema=False)
     torch.save(dict(checkpoint, ema_state_dict={'module.other': torch.ones(1)}), source)
     with pytest.raises(CheckpointError, match=r'does not belong to its state_dict \(other\)'):
@@ -117,7 +117,7 @@ class Bomb:
 @pytest.mark.parametrize(
     'make, message',
     [
-        (lambda path: torch.save(dict(state_dict=dict(a=Bomb(path.parent / 'boom'))), path), 'mkdir, .* Refused'),
+        (lambda path: torch.save(dict(state_dict=dict(a=Bomb(path.parent / 'boom'))), path), 'mkdir, .* Rejected'),
         (lambda path: path.write_text('no checkpoint at all'), 'is text that begins with'),
         (
             lambda path: torch.save({'a': torch.ones(1)}, path),
@@ -138,7 +138,7 @@ def test_files_that_are_refused(make, message, tmp_path):
 def test_safetensors_with_corrupt_meta(tmp_path):
     save_file = pytest.importorskip('safetensors.torch').save_file
     save_file({'a': torch.ones(1)}, tmp_path / 'a.safetensors', {'fcvit_mm_meta': '{"classes": ['})
-    with pytest.raises(CheckpointError, match='a.safetensors .* is damaged'):
+    with pytest.raises(CheckpointError, match='a.safetensors .* is corrupt'):
         read_checkpoint(tmp_path / 'a.safetensors')
 
 
@@ -151,9 +151,9 @@ def test_config_of_another_model(micro, tmp_path):
 @pytest.mark.parametrize(
     'out, message',
     [
-        ('nowhere/a.pth', 'nowhere is not a directory; make it first'),
-        ('.', 'expected the name of a file'),
-        ('a b.pth', 'expected the name of a file'),
+        ('nowhere/a.pth', 'nowhere is not a directory: create it first'),
+        ('.', 'expected a file name'),
+        ('a b.pth', 'expected a file name'),
         ('a.safetensors', '--safetensors adds'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Batches of training that resume at their place in the run, in other batches and on other processes, too."""
+"""Training batches that resume at their position in the run, also with other batch sizes and process counts."""
 
 import copy
 import functools
@@ -16,13 +16,13 @@ from ..config import type_name
 
 
 def mix(*numbers: int) -> int:
-    """Return a seed of 32 bits from some numbers; unlike a sum, it is another one for each combination."""
+    """Hash numbers to a 32-bit seed; unlike a sum, it differs between combinations."""
     digest = hashlib.blake2b(','.join(map(str, numbers)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, 'little')
 
 
 class Index(int):
-    """Index of a sample, with its place in the order of the pass and the seed for what is random about loading it."""
+    """Index of a sample, with its position in the epoch and the seed for loading it."""
 
     seed: int
     place: int
@@ -38,12 +38,12 @@ class Index(int):
 
 
 class Part(NamedTuple):
-    """Part of a pass over the data that a run trained between two starts.
+    """Part of an epoch that a run trained between two starts.
 
     Attributes:
         processes (int): Number of them.
         batch_size (int): Of each process.
-        batches (int): That each process trained.
+        batches (int): Number of batches trained by each process.
     """
 
     processes: int
@@ -56,10 +56,10 @@ Order = Callable[[], Iterator[Tuple[int, int]]]
 
 
 def find_order(sampler: Any) -> Optional[Order]:
-    """Find the order of a pass that a sampler deals out to the processes, in turn.
+    """Find the order of an epoch that a sampler distributes to the processes in turn.
 
     Returns:
-        callable | None: ``None`` for samplers that are not known to do so. MMEngine's own are.
+        callable | None: ``None`` for samplers not known to do so; MMEngine's samplers do.
     """
     kind = type(sampler)
     if getattr(kind, '__iter__', None) is DefaultSampler.__iter__:
@@ -84,11 +84,11 @@ class Share(Sampler):
     """One process's share of an order: every so many-th sample.
 
     Args:
-        sampler (Sampler): Where the order is from; its attributes are found here, too.
+        sampler (Sampler): Sampler of the order; its attributes are forwarded.
         order (callable): The order.
-        rank (int): Of the process.
+        rank (int): Rank of the process.
         processes (int): Number of them.
-        number (int, optional): Length of the order, where it is known.
+        number (int, optional): Length of the order, if known.
     """
 
     def __init__(self, sampler: Any, order: Order, rank: int, processes: int, number: Optional[int] = None) -> None:
@@ -122,11 +122,11 @@ class Share(Sampler):
 
 @DATA_SAMPLERS.register_module()
 class ResumableBatchSampler(BatchSampler):
-    """Batches of another batch sampler, each sample with a seed that depends on its place in the run alone.
+    """Batches of another batch sampler, each sample with a seed that only depends on its position in the run.
 
-    So augmentation is the same whether a run was interrupted or not, and for any number of workers. A pass resumes
-    after what was trained of it, without loading that; with samplers whose order is known (:func:`find_order`), also
-    in batches of another size and on another number of processes, which then share what is left.
+    So augmentation is the same whether a run was interrupted or not, and for any number of workers. An epoch resumes
+    after the samples already trained, without loading them; with samplers whose order is known (:func:`find_order`),
+    also with another batch size or number of processes, which then share the remaining samples.
 
     Args:
         sampler (Sampler): As for any batch sampler.
@@ -150,18 +150,18 @@ class ResumableBatchSampler(BatchSampler):
         return type_name(self.config)
 
     def resume(self, parts: Sequence[Part]) -> None:
-        """Let the next pass begin after what was trained of it."""
+        """Let the next epoch start after the samples already trained."""
         self.parts = list(parts)
 
     def split(self, parts: Sequence[Part]) -> Tuple[List[Part], int]:
-        """Return those of the parts that were trained otherwise than today, and the batches trained as today since."""
+        """Return the parts trained with other settings, and the number of batches trained since then."""
         earlier = list(parts)
         if earlier and earlier[-1][:2] == (self.processes, self.batch_size):
             return earlier[:-1], earlier[-1].batches
         return earlier, 0
 
     def left(self, parts: Sequence[Part]) -> int:
-        """Return the number of batches that are left of a pass, of this process."""
+        """Return the number of remaining batches of an epoch in this process."""
         earlier, done = self.split(parts)
         return len(self._rest(earlier)) - done
 
@@ -194,13 +194,13 @@ class ResumableBatchSampler(BatchSampler):
         return DATA_SAMPLERS.build(dict(self.config), default_args=dict(sampler=share, batch_size=batch_size))
 
     def _share(self) -> Share:
-        """Return this process's share of a complete pass."""
+        """Return this process's share of a complete epoch."""
         assert self.order is not None
         number = len(self.sampler.dataset)
         return Share(self.sampler, self.order, self.rank, self.processes, number)
 
     def _rest(self, parts: Sequence[Part]) -> Any:
-        """Return the batches of this process from what some parts have left of a pass."""
+        """Return this process's batches of the samples that some parts have left of an epoch."""
         if not parts:
             return self.batches
         assert self.order is not None, 'ResumableHook refuses'

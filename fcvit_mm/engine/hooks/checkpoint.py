@@ -1,4 +1,4 @@
-"""Checkpoints that survive whatever ends a run: SIGKILL, a full disk, a scheduler's SIGTERM."""
+"""Checkpoints that survive any end of a run: SIGKILL, a full disk, a scheduler's SIGTERM."""
 
 import os
 import os.path as osp
@@ -59,20 +59,20 @@ class LateRemovals:
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, with the same arguments, made safe against an end at any moment.
+    """MMEngine's ``CheckpointHook``, with the same arguments, safe against an interruption at any moment.
 
     - Local files are written atomically (:mod:`fcvit_mm.files`). A write that fails (full disk) ends training with a
-      message; what was saved before stays.
-    - In the order: new checkpoint, ``last_checkpoint``, removal of old ones (``max_keep_ckpts``, earlier bests). So
-      there is a complete checkpoint at any moment after the first, and ``last_checkpoint`` names one.
+      message; earlier checkpoints are kept.
+    - The order is: new checkpoint, ``last_checkpoint``, removal of old ones (``max_keep_ckpts``, earlier bests). So at
+      any moment after the first checkpoint a complete one exists, and ``last_checkpoint`` names it.
     - SIGTERM, by which schedulers announce the end, saves the state to ``interrupted.pth`` after the current
       iteration and exits with status 143. The next regular checkpoint replaces it. A SIGTERM that comes while the
       state is saved (``torchrun`` sends one to all others as soon as one process has ended) changes nothing.
 
-    ``tools/train.py`` uses it in place of ``CheckpointHook``.
+    ``tools/train.py`` uses it instead of ``CheckpointHook``.
 
     Args:
-        listen_interval (int): Several processes agree every so many iterations whether one of them got SIGTERM.
+        listen_interval (int): Iterations between the checks whether any process received SIGTERM.
         kwargs: As for ``CheckpointHook``.
     """
 
@@ -92,7 +92,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self._previous_handler = signal.signal(signal.SIGTERM, self._note)
 
     def stop_listening(self) -> None:
-        """Restore what SIGTERM did before training; not before the state is saved, as it may come again."""
+        """Restore the previous SIGTERM handler, after the state is saved, because SIGTERM may arrive again."""
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
             self._previous_handler = None
@@ -108,7 +108,7 @@ class AtomicCheckpointHook(CheckpointHook):
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _agreed(self, runner: Runner) -> bool:
-        """Check whether any process was told to end; the same answer in all of them, at the same iteration."""
+        """Check whether any process received SIGTERM; all processes agree at the same iteration."""
         if get_world_size() == 1:
             return self.terminated
         if not self.every_n_train_iters(runner, self.listen_interval):
@@ -133,7 +133,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.save_if_terminated(runner)
 
     def save_if_terminated(self, runner: Runner) -> None:
-        """Save the state and end training if SIGTERM came; to call between iterations."""
+        """Save the state and end training if SIGTERM was received; called between iterations."""
         if not self.terminated:
             return
         if not runner.model.training:
@@ -144,7 +144,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_interrupted(self, runner: Runner, iteration: int) -> None:
         runner.logger.warning(
-            f'SIGTERM: saving {INTERRUPTED} after iteration {iteration} and ending. Continue with --resume'
+            f'SIGTERM: saving {INTERRUPTED} after iteration {iteration} and exiting. Resume with --resume'
         )
         self._interrupted_at = dict(epoch=runner.epoch, iter=iteration)
         try:
@@ -183,7 +183,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self._listen()
 
     def _sweep(self) -> None:
-        """Remove what an earlier run of this work directory was writing when it was killed."""
+        """Remove partial files of an earlier run of this work directory that was killed."""
         for entry in os.scandir(self.out_dir) if osp.isdir(self.out_dir) else ():
             if is_temporary(entry.name) and entry.is_file():
                 os.remove(entry.path)
@@ -247,7 +247,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 @contextmanager
 def atomic_local_writes() -> Iterator[None]:
-    """Let MMEngine write all local files atomically while something runs, whoever asks it to."""
+    """Make MMEngine write all local files atomically within the context."""
     before = {name: getattr(LocalBackend, name) for name in ('put', 'put_text')}
     for name in before:
         setattr(LocalBackend, name, getattr(AtomicFileBackend, name))
@@ -259,7 +259,7 @@ def atomic_local_writes() -> Iterator[None]:
 
 
 class CheckpointWriteError(WriteError):
-    """A checkpoint could not be written: which, why, and where to resume from.
+    """A checkpoint could not be written. The message names the file, the reason and the checkpoint to resume from.
 
     Args:
         error (WriteError): Why.
@@ -268,8 +268,8 @@ class CheckpointWriteError(WriteError):
 
     def __init__(self, error: WriteError, previous: Optional[str]) -> None:
         rest = (
-            f'{previous} is complete: make room and resume from it with --resume'
+            f'{previous} is complete: free disk space and resume from it with --resume'
             if previous
-            else 'make room and start again'
+            else 'free disk space and start again'
         )
         super().__init__(f'{error}. Training ends here. {rest}')

@@ -1,6 +1,6 @@
-"""Samples with corrupt files: skipped and counted in training, replaced in validation, refused in testing.
+"""Samples with corrupt files: skipped and counted in training, replaced in validation, rejected in testing.
 
-Images of another size than their annotations are for are skipped or replaced in all three.
+Images that differ in size from their annotations are skipped or replaced in all three.
 """
 
 import copy
@@ -32,26 +32,25 @@ PATHS = ('img_path', 'seg_map_path')
 
 
 class CorruptSampleError(UserError):
-    """A file of a sample is missing, empty, truncated, no image, or does not fit the sample's other file."""
+    """A file of a sample is missing, empty, truncated, not an image, or does not fit the other file of the sample."""
 
 
 class GuardedLoading:
-    """A data set's ``prepare_data`` that handles corrupt files, whatever pipeline the data set has at the moment.
+    """A data set's ``prepare_data`` that handles corrupt files, for any pipeline.
 
     In training a sample with a corrupt file becomes ``None``, for which MMEngine's data sets draw another one
-    (``max_refetch``), and is counted. In the validation of a training run, where every sample counts and days of
-    training are at stake, the sample is read with an empty file in place of the corrupt one, and counted. In testing it
-    is an error. An image of another size than its annotations are for (turned by its EXIF data) is no better than a
-    corrupt one, but in testing, too, an empty one stands in. Any other error stays an error, and names the sample.
+    (``max_refetch``), and is counted. In the validation of a training run the corrupt file is replaced by an empty one,
+    and counted. In testing it is an error. An image that differs in size from its annotations (rotated by EXIF data) is
+    treated like a corrupt one, but is replaced by an empty one in testing, too. Other errors name the sample.
 
     Args:
         dataset (Dataset): Has ``prepare_data(index)``.
         marks (Tensor, optional): One for each sample, shared by all workers: 1 where a file is corrupt. ``None`` if
             nothing may be skipped.
-        limit (float): Part of the data set that may be corrupt.
-        classes (int, optional): Least label that is out of range in maps of labels, where that is known.
+        limit (float): Fraction of the data set that may be corrupt.
+        classes (int, optional): Smallest label that is out of range in segmentation maps, if known.
         stand_ins (str, optional): Folder for the empty files of validation and testing; ``None`` in training.
-        tests (bool): Whether a corrupt file is an error, and only for images of another size empty ones stand in.
+        tests (bool): Whether a corrupt file is an error; images of another size are still replaced.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class GuardedLoading:
         return type(self.dataset).prepare_data(self.dataset, index)
 
     def _info(self, index: Any) -> dict:
-        """Return what the data set's list holds of a sample; nothing where it has none of MMEngine's kind."""
+        """Return the entry of a sample in the data set's list; empty for data sets without a list as in MMEngine."""
         if isinstance(index, tuple):  # a frame of a video
             return {}
         if hasattr(self.dataset, 'get_data_info'):
@@ -120,7 +119,7 @@ class GuardedLoading:
         return dict(rows[index]) if isinstance(rows, list) and isinstance(rows[index], dict) else {}
 
     def _size_problem(self, info: dict, paths: Dict[str, str]) -> Optional[str]:
-        """Return whether the image is loaded in another size than its annotations are for. Mostly, headers tell."""
+        """Return whether the loaded image differs in size from its annotations; usually the header suffices."""
         path, annotated = paths.get('img_path'), _annotated_size(info, paths)
         if path is None or annotated is None:
             return None
@@ -130,17 +129,17 @@ class GuardedLoading:
         if loaded is None or loaded == annotated:
             return None
         return (
-            f'{path} is {loaded[0]}x{loaded[1]} as it is loaded, its annotations are for {annotated[0]}x{annotated[1]} '
-            '(width x height): EXIF data turns it, or they are of another image'
+            f'{path} is loaded as {loaded[0]}x{loaded[1]}, but its annotations are for {annotated[0]}x{annotated[1]} '
+            '(width x height): EXIF data rotates it, or the annotations belong to another image'
         )
 
     def _loaded_size(self, info: dict) -> Optional[Tuple[int, int]]:
-        """Return width and height of an image as the pipeline's own loading steps give it; ``None`` if they fail."""
+        """Return width and height of an image as loaded by the pipeline; ``None`` if loading fails."""
         image = self._loaded_image(info)
         return None if image is None else image.shape[1::-1]
 
     def _loaded_image(self, info: dict) -> Optional[np.ndarray]:
-        """Return an image as the pipeline's own loading steps give it; ``None`` if they fail."""
+        """Return an image as loaded by the pipeline; ``None`` if loading fails."""
         data = copy.deepcopy(info)
         try:
             for step in getattr(self.dataset.pipeline, 'transforms', None) or ():
@@ -154,7 +153,7 @@ class GuardedLoading:
             return None
 
     def _channels(self, index: int) -> int:
-        """Return the channels of images as the pipeline loads them: of the next sample that it does load."""
+        """Return the number of channels of images as loaded by the pipeline, from the next readable sample."""
         number = len(self.dataset)
         for other in range(index + 1, index + 1 + min(NEIGHBOURS, number - 1)):
             image = self._loaded_image(self._info(other % number))
@@ -165,7 +164,7 @@ class GuardedLoading:
     def _replace(
         self, index: Any, info: dict, problems: List[str], error: Optional[Exception], corrupt: bool = True
     ) -> Any:
-        """Count a sample as corrupt; return what stands in for it, ``None`` to let the data set draw another."""
+        """Count a sample as corrupt; return its replacement, or ``None`` to let the data set draw another."""
         message = f'loading {info.get("img_path")} failed: {"; ".join(problems)}'
         if self.marks is None or (self.tests and corrupt):
             raise CorruptSampleError(message) from error
@@ -173,9 +172,9 @@ class GuardedLoading:
             self.marks[index] = 1
             number = int(self.marks.sum())
             done = (
-                'An empty file stands in, which the metrics count'
+                'Replaced by an empty file, which the metrics count'
                 if self.stand_ins
-                else 'Skipped, another sample stands in'
+                else 'Skipped and replaced by another sample'
             )
             print_log(
                 f'{message}. {done} ({number} of {len(self.marks)} so far)', logger='current', level=logging.WARNING
@@ -205,7 +204,7 @@ def _local_paths(data: dict) -> Dict[str, str]:
 
 
 def _header_size(path: str) -> Optional[Tuple[int, int]]:
-    """Return width and height that a file's header gives, unless EXIF data says to turn it on its side."""
+    """Return width and height from a file's header, unless EXIF data rotates the image by 90 degrees."""
     from PIL import Image
 
     try:
@@ -218,7 +217,7 @@ def _header_size(path: str) -> Optional[Tuple[int, int]]:
 
 
 def _annotated_size(data: dict, paths: Dict[str, str]) -> Optional[Tuple[int, int]]:
-    """Return width and height that a sample's annotations are for: its map's, or those that the data set gives."""
+    """Return width and height of a sample's annotations: those of its map, or those in the data set."""
     if 'seg_map_path' in paths:
         return _header_size(paths['seg_map_path'])
     width, height = data.get('width'), data.get('height')
@@ -226,9 +225,9 @@ def _annotated_size(data: dict, paths: Dict[str, str]) -> Optional[Tuple[int, in
 
 
 def _with_stand_ins(data: dict, folder: str, channels: int) -> dict:
-    """Return a sample with an empty image, or a map in which all is ignored, in place of its corrupt files.
+    """Return a sample whose corrupt files are replaced by an empty image or a fully ignored map.
 
-    They keep the names of these files, by which results are written.
+    They keep the names of these files, which results are named after.
     """
     data = dict(data)
     paths = _local_paths(data)
@@ -248,7 +247,7 @@ def _with_stand_ins(data: dict, folder: str, channels: int) -> dict:
 
 
 def empty_image(key: str, width: int, height: int, channels: int = 3) -> np.ndarray:
-    """Build what stands in for a file of a sample: an image of ImageNet's mean colour, or a map of ignored labels.
+    """Build the replacement of a corrupt file: an image of ImageNet's mean colour, or a map of ignored labels.
 
     Args:
         key (str): One of :data:`PATHS`.
@@ -266,14 +265,14 @@ def empty_image(key: str, width: int, height: int, channels: int = 3) -> np.ndar
 
 
 def encode(pixels: np.ndarray, name: str) -> bytes:
-    """Build the file of an image in a format that what reads files of this name reads, too.
+    """Encode an image in a format that readers of files with this name accept.
 
     Args:
         pixels (np.ndarray): uint8, ``(H, W)`` or ``(H, W, C)``, RGB where there are three channels.
-        name (str): Arrays of NumPy and TIFF stay such, else it is a PNG, which decoders know by its first bytes.
+        name (str): File name. NumPy arrays and TIFF keep their format; others become PNG, which decoders detect.
 
     Raises:
-        ImportError: tifffile is not installed, which images of two or more than four channels take.
+        ImportError: tifffile is not installed, which images with two or more than four channels need.
     """
     from PIL import Image
 
@@ -291,7 +290,7 @@ def encode(pixels: np.ndarray, name: str) -> bytes:
 
 
 def map_problem(results: Any, classes: Optional[int] = None, ignored: int = IGNORED) -> Optional[str]:
-    """Return why a map of labels does not fit its image or the classes, which would end training without a name."""
+    """Return why a segmentation map does not fit its image or the classes, an error that would not name the file."""
     if not isinstance(results, dict):
         return None
     sample, inputs = results.get('data_samples'), results.get('inputs')
@@ -301,14 +300,14 @@ def map_problem(results: Any, classes: Optional[int] = None, ignored: int = IGNO
     name = getattr(sample, 'seg_map_path', '')
     if labels.shape[-2:] != inputs.shape[-2:]:
         return (
-            f'the map of labels {name} is {tuple(labels.shape[-2:])} and its image {tuple(inputs.shape[-2:])} '
-            '(height, width): not of the same image, or not resized alike'
+            f'the segmentation map {name} is {tuple(labels.shape[-2:])}, its image {tuple(inputs.shape[-2:])} '
+            '(height, width): they are of different images, or are resized differently'
         )
     if classes is not None and labels.numel() and labels.max() >= classes:
         wrong = labels[(labels >= classes) & (labels != ignored)]
         if wrong.numel():
             return (
-                f'the map of labels {name} holds {int(wrong.min())}, but there are {classes} classes (0 to '
+                f'the segmentation map {name} contains {int(wrong.min())}, but there are {classes} classes (0 to '
                 f'{classes - 1} after reduce_zero_label, {ignored} is ignored)'
             )
     return None
@@ -318,15 +317,15 @@ def map_problem(results: Any, classes: Optional[int] = None, ignored: int = IGNO
 class SkipCorruptSamplesHook(Hook):
     """Skip samples whose files are corrupt, warn and count. ``tools/train.py`` and ``tools/test.py`` add it.
 
-    A file is corrupt if it is missing, empty, truncated or no image, and an image if it has another size than its
-    annotations. Data sets are guarded where they load a sample (``prepare_data``), so hooks may switch pipelines; what
-    cannot be guarded is said at the start. In the validation of a training run an empty image
-    stands in for it; a run that only tests ends at a corrupt file, while for an image of another size an empty one
-    stands in. Other errors of a data pipeline name their sample.
+    A file is corrupt if it is missing, empty, truncated or not an image; so is an image that differs in size from its
+    annotations. Data sets are wrapped where they load a sample (``prepare_data``), so hooks may switch pipelines; data
+    sets that cannot be wrapped are logged at the start. Validation during training: the file is replaced by an empty
+    one. Testing: a corrupt file raises an error; an image of the wrong size is replaced. Other errors of a data
+    pipeline name their sample.
 
     Args:
-        limit (float): Training ends when more than this part of a data set, and more than one file, is corrupt. 0:
-            it ends at the second.
+        limit (float): Training ends when more than this fraction of a data set, and more than one file, is corrupt. 0:
+            it ends at the second corrupt file.
         skip (bool): Whether to skip any; if not, training ends at the first.
 
     Raises:
@@ -337,7 +336,7 @@ class SkipCorruptSamplesHook(Hook):
 
     def __init__(self, limit: float = 0.01, skip: bool = True) -> None:
         if not 0 <= limit <= 1:
-            raise UserError(f'limit={limit}, expected a part of the data set, 0 to 1')
+            raise UserError(f'limit={limit}, expected a fraction of the data set, 0 to 1')
         self.limit = limit
         self.skip = skip
         self.stand_ins: Optional[tempfile.TemporaryDirectory] = None
@@ -368,8 +367,8 @@ class SkipCorruptSamplesHook(Hook):
                 skips = trains and name != 'test'
                 if not guard(leaf, self.limit, self.skip, stand_ins, tests) and skips and report and leaf is not None:
                     print_log(
-                        f'{name}_dataloader.dataset: a corrupt file ends training, as {type(leaf).__name__} does not '
-                        "load samples as MMEngine's BaseDataset does, by prepare_data and get_data_info",
+                        f'{name}_dataloader.dataset: a corrupt file ends training, because {type(leaf).__name__} does '
+                        "not load samples by prepare_data and get_data_info, as MMEngine's BaseDataset does",
                         logger='current',
                         level=logging.WARNING,
                     )
@@ -379,7 +378,8 @@ class SkipCorruptSamplesHook(Hook):
             marks = getattr(getattr(leaf, 'prepare_data', None), 'marks', None)
             if marks is not None and marks.any():
                 runner.logger.warning(
-                    f'{int(marks.sum())} of {len(marks)} samples were skipped so far: corrupt files, named above'
+                    f'{int(marks.sum())} of {len(marks)} samples were skipped so far because of corrupt files, listed '
+                    'above'
                 )
 
 
@@ -402,17 +402,17 @@ def _loads(dataset: Any) -> bool:
 
 
 def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = None, tests: bool = False) -> bool:
-    """Put :class:`GuardedLoading` in place of a data set's ``prepare_data``.
+    """Replace a data set's ``prepare_data`` by :class:`GuardedLoading`.
 
     Args:
-        dataset (Dataset): One that loads samples, no wrapper.
-        limit (float): Part of it that may be corrupt.
+        dataset (Dataset): A data set that loads samples, not a wrapper.
+        limit (float): Fraction of it that may be corrupt.
         skip (bool): Whether to skip any.
         stand_ins (str, optional): Folder for empty files. A data set for validation or testing needs it to skip.
         tests (bool): Whether only images of another size than annotated are skipped.
 
     Returns:
-        bool: Corrupt samples are skipped, as far as ``skip`` asks for that.
+        bool: Whether corrupt samples are handled, within the limits of ``skip``.
     """
     if not _loads(dataset):
         return False

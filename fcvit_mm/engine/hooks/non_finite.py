@@ -27,13 +27,13 @@ class NonFiniteHook(Hook):
 
     Gradients are checked right before the optimizer's step (torch's ``register_step_pre_hook``), so neither weights nor
     the optimizer's state ever take a non-finite value. With DDP all processes see the same gradients and decide alike.
-    A step that MMEngine's ``AmpOptimWrapper`` skips itself, because its scale was too large for float16, is not
-    counted: only the loss is checked then.
+    Steps skipped by MMEngine's ``AmpOptimWrapper`` because the loss scale was too large for float16 are not counted;
+    only the loss is checked then.
 
     Args:
         action (str): ``'stop'`` ends training with a message; ``'skip'`` skips the step, restores the running
             statistics of norms as they were before the batch, and warns.
-        max_skips (int): With ``'skip'``: training ends when so many steps in a row were skipped.
+        max_skips (int): With ``'skip'``: number of consecutive skipped steps that ends training.
 
     Raises:
         UserError: An unknown action, or ``max_skips`` below 1.
@@ -65,7 +65,7 @@ class NonFiniteHook(Hook):
                 )
             else:
                 runner.logger.warning(
-                    f'NonFiniteHook checks the loss alone: {type(each).__name__} has no optimizer of torch, whose '
+                    f'NonFiniteHook only checks the loss: {type(each).__name__} has no torch optimizer, whose '
                     'gradients could be checked before the step'
                 )
 
@@ -80,7 +80,7 @@ class NonFiniteHook(Hook):
             self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
 
     def _check_gradients(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Describe non-finite gradients, and take them from the optimizer."""
+        """Describe non-finite gradients, and remove them from the optimizer."""
         grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         largest = [torch.linalg.vector_norm(grad, float('inf')) for grad in grads]  # NaN where one is
         if not grads or torch.isfinite(torch.stack([value.float().to(grads[0].device) for value in largest])).all():
@@ -103,8 +103,8 @@ class NonFiniteHook(Hook):
             self.in_a_row = 0
             return
         what = ', '.join(f'{name} = {value}' for name, value in (wrong or losses).items())
-        gradients = self._found or 'Gradients were not seen: this iteration made no step'
-        wrong_part = 'not finite' if wrong else 'gradients that are not finite'
+        gradients = self._found or 'Gradients were not checked: this iteration made no optimizer step'
+        wrong_part = 'non-finite loss' if wrong else 'non-finite gradients'
         message = (
             f'iteration {runner.iter + 1}: {wrong_part}: {what}. {gradients}. '
             f'Images of the batch: {names_of(data_batch)}'
@@ -121,9 +121,9 @@ class NonFiniteHook(Hook):
             message += f'. {self.in_a_row} steps in a row were skipped'
         last = runner.message_hub.runtime_info.get('last_ckpt', 'not written yet')
         raise NonFiniteError(
-            f'{message}. The weights are those of before this step; the last checkpoint is {last}. '
-            'Lower the learning rate, set optim_wrapper.clip_grad, or train without float16 (dtype="bfloat16"); to '
-            "skip such steps: custom_hooks=[dict(type='NonFiniteHook', action='skip')]"
+            f'{message}. The weights are unchanged by this step; the last checkpoint is {last}. Lower the learning '
+            'rate, set optim_wrapper.clip_grad, or train without float16 (dtype="bfloat16"); to skip such steps: '
+            "custom_hooks=[dict(type='NonFiniteHook', action='skip')]"
         )
 
 
@@ -148,7 +148,7 @@ def describe_gradients(model: nn.Module) -> str:
 
 
 def names_of(data_batch: Any) -> str:
-    """Return the paths of a batch's images, as far as its samples have them."""
+    """Return the image paths of a batch, if its samples have them."""
     samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
     paths = [str(getattr(sample, 'img_path', None) or '?') for sample in samples or []]
     return ', '.join(paths[:SHOWN] + (['...'] if len(paths) > SHOWN else [])) or 'not known'

@@ -1,8 +1,8 @@
-"""Resuming after an interruption as if there had been none: the same data, the same random numbers.
+"""Resuming after an interruption with the same data and random numbers as without one.
 
-MMEngine restores weights, optimizer and schedules. What it leaves open is closed here: which checkpoint of a work
-directory is complete, a seed that nobody set, random numbers that depend on how long the process lives, a place inside
-an epoch, and a validation that was cut off.
+MMEngine restores weights, optimizer and schedules. This module adds: choosing a complete checkpoint of a work
+directory, an unset seed, random numbers that depend on the age of the process, the position inside an epoch, and an
+interrupted validation.
 """
 
 import functools
@@ -33,20 +33,18 @@ from .batches import Index, Part, ResumableBatchSampler, mix
 
 
 def request_resume(cfg: Config, point: str) -> None:
-    """``--resume``: continue from a checkpoint; without any, the run starts as the config says, ``load_from`` included.
+    """Set ``resume`` and ``load_from`` for ``--resume``. Without a checkpoint the run starts from scratch.
 
     Args:
-        cfg (Config): Its ``resume`` and ``load_from`` are set.
+        cfg (Config): Changed in place.
         point (str): A checkpoint, or ``'auto'`` for the last one in the work directory.
     """
     found = find_resume_point(cfg.work_dir) if point == 'auto' else point
     if found is not None:
         cfg.resume, cfg.load_from = True, found
     elif not cfg.get('resume'):
-        source = f', from the weights of load_from={cfg.load_from}' if cfg.get('load_from') else ''
-        print_log(
-            f'Nothing to resume from in {cfg.work_dir}: starting anew as the config says{source}.', logger='current'
-        )
+        source = f' with the weights of load_from={cfg.load_from}' if cfg.get('load_from') else ''
+        print_log(f'No checkpoint in {cfg.work_dir}: starting from scratch{source}.', logger='current')
 
 
 def select_resume_point(cfg: Config) -> None:
@@ -60,7 +58,7 @@ def select_resume_point(cfg: Config) -> None:
     cfg.load_from = cfg.get('load_from') or find_resume_point(cfg.work_dir)
     if not cfg.load_from:
         cfg.resume = False
-        print_log(f'Nothing to resume from in {cfg.work_dir}: starting anew.', logger='current')
+        print_log(f'No checkpoint in {cfg.work_dir}: starting from scratch.', logger='current')
         return
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if type_name(backbone.get('init_cfg') or {}) == 'Pretrained':
@@ -70,8 +68,8 @@ def select_resume_point(cfg: Config) -> None:
 def find_resume_point(work_dir: str) -> Optional[str]:
     """Find the latest complete checkpoint of a work directory.
 
-    ``last_checkpoint`` names it. If that file is corrupt, or names one that is missing (a work directory that was
-    moved) or truncated (not written by this package's hook), it is the newest complete one.
+    ``last_checkpoint`` names it. If that file is corrupt, or the named checkpoint is missing (after moving the work
+    directory) or truncated (not written by this package's hook), the newest complete one is used.
 
     Returns:
         str | None: Its path; ``None`` if training never got to the first.
@@ -97,7 +95,7 @@ def find_resume_point(work_dir: str) -> Optional[str]:
     if not found:
         return None
     print_log(
-        f'{osp.join(work_dir, "last_checkpoint")} names no complete checkpoint ({named!r}): resuming from '
+        f'{osp.join(work_dir, "last_checkpoint")} does not name a complete checkpoint ({named!r}): resuming from '
         f'{found[-1]}, the newest complete one',
         logger='current',
         level=30,
@@ -117,7 +115,7 @@ def is_complete(path: str) -> bool:
 
 
 def make_resumable(cfg: Config) -> None:
-    """Put :class:`ResumableBatchSampler` around the batch sampler of training."""
+    """Wrap the batch sampler of training in :class:`ResumableBatchSampler`."""
     loader = cfg.get('train_dataloader')
     if not loader or not isinstance(loader.get('sampler'), dict):
         return
@@ -127,7 +125,7 @@ def make_resumable(cfg: Config) -> None:
 
 
 def load_samples(dataset: Any, indices: List[int]) -> List[Any]:
-    """Load a batch, each sample from the seed that its index brings (torch calls this ``__getitems__``).
+    """Load a batch, each sample with the seed of its index (called by torch as ``__getitems__``).
 
     Raises:
         LibraryError: A data set of a library or of the user fails; it names the sample.
@@ -145,13 +143,13 @@ def load_samples(dataset: Any, indices: List[int]) -> List[Any]:
 
 
 def start_anew(loop: IterBasedTrainLoop) -> Any:
-    """Build MMEngine's endless iterator over the loop's data loader, with workers of its own."""
+    """Build MMEngine's endless iterator over the loop's data loader, with new workers."""
     loop.dataloader._iterator = None  # torch keeps persistent workers here
     return type(loop.dataloader_iterator)(loop.dataloader)
 
 
 class ResumedBatches:
-    """Endless batches of a run by iteration, from a given one on; those before are not loaded.
+    """Endless batches of an iteration-based run, from a given one on, without loading those before.
 
     MMEngine asks to skip them by ``skip_iter`` or, in 0.10.7, by taking them.
     """
@@ -175,7 +173,7 @@ class ResumedBatches:
 
 
 class ResumeError(UserError):
-    """A run cannot be resumed as the config and the command line say."""
+    """A run cannot be resumed with this config and command line."""
 
 
 #: Entry of a checkpoint's ``meta`` for what :func:`describe` returns and the place in the data.
@@ -193,7 +191,7 @@ PACKAGES = ('torch', 'torchvision', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmpretr
 
 
 def _length(thing: Any) -> Optional[int]:
-    """Return the length of a loader or data set; ``None`` of one that is a stream."""
+    """Return the length of a loader or data set; ``None`` for a stream."""
     try:
         return len(thing)
     except TypeError:
@@ -201,7 +199,7 @@ def _length(thing: Any) -> Optional[int]:
 
 
 def describe(runner: Any) -> Dict[str, Any]:
-    """Return what a resumed run depends on, in values that a checkpoint keeps."""
+    """Return the settings that a resumed run depends on, as values that a checkpoint can store."""
     loop = runner.train_loop
     loader = loop.dataloader
     batches = loader.batch_sampler
@@ -241,15 +239,15 @@ def describe(runner: Any) -> Dict[str, Any]:
 
 @HOOKS.register_module()
 class ResumableHook(Hook):
-    """Make a resumed run the same as one that was not interrupted. ``tools/train.py`` adds it.
+    """Make a resumed run identical to an uninterrupted one. ``tools/train.py`` adds it.
 
     - Random numbers of an iteration (drop path, dropout, Mixup, sampled proposals) depend on the run's seed, the
       process and the iteration, not on what the process did before.
-    - Samples that were trained before are skipped without loading, by iteration and inside an epoch. Checkpoints hold
-      how many, and in which batches on how many processes: others resume after the same samples.
-    - What else a run depends on stands in the checkpoint, too. A schedule or a setting of the optimizer that the config
-      has changed is followed as if it had been so from the beginning; a sampler or an optimizer of another type is
-      refused; other versions of libraries are reported.
+    - Samples already trained are skipped without loading them, also inside an epoch. Checkpoints store their number,
+      the batch size and the number of processes; with other values the run continues after the same samples.
+    - Checkpoints also store the other settings that a run depends on. Changed schedules or optimizer settings are
+      applied as if used from the beginning; a sampler or an optimizer of another type is rejected; other versions of
+      libraries are reported.
     - A validation that was due at the checkpoint is done again: the best checkpoint is the one it would have been.
     """
 
@@ -274,8 +272,8 @@ class ResumableHook(Hook):
         before = meta.get(RUN)
         if before is None:
             self._log(
-                'the checkpoint does not say in which batches and on how many processes it was trained (it was written '
-                'by MMEngine alone or an older version): taken to be as today'
+                'the checkpoint does not contain its batch size and number of processes (it was written by MMEngine '
+                'alone or an older version): assumed to be the current ones'
             )
         else:
             self._refuse(before)
@@ -292,8 +290,8 @@ class ResumableHook(Hook):
         )
         if changed:
             self._log(
-                'schedules or settings of the optimizer are others than in the checkpoint. The config is followed, '
-                f'as if it had been so from the beginning: {"; ".join(changed)}'
+                'schedules or optimizer settings differ from the checkpoint. Those of the config are applied as if '
+                f'used from the beginning: {"; ".join(changed)}'
             )
         self._report(loop, meta, before, bool(changed), runner)
 
@@ -304,21 +302,22 @@ class ResumableHook(Hook):
         today = self.today
         if before['loop'] != today['loop']:
             raise ResumeError(
-                f'train_cfg counts {today["loop"]}, the run of the checkpoint {before["loop"]}: resume with the '
-                'train_cfg that it had, or start from its weights alone: load_from without --resume'
+                f'train_cfg is {today["loop"][:-1]}-based, but the run of the checkpoint was '
+                f'{before["loop"][:-1]}-based: resume with its train_cfg, or start from its weights only, with '
+                'load_from and without --resume'
             )
         if before['optimizers'] != today['optimizers']:
             raise ResumeError(
-                f'optim_wrapper.optimizer.type is {", ".join(today["optimizers"])}, that of the checkpoint '
-                f'{", ".join(before["optimizers"])}, whose state it cannot take: resume with that one, or start from '
-                'its weights alone: load_from without --resume'
+                f'optim_wrapper.optimizer.type is {", ".join(today["optimizers"])}, but the checkpoint has the state '
+                f'of {", ".join(before["optimizers"])}: resume with that optimizer, or start from its weights only, '
+                'with load_from and without --resume'
             )
 
     def _find_place(self, loop: Any, meta: dict, before: Optional[dict]) -> bool:
-        """Set where the data continues; change the iteration of ``meta`` to one of today's batches.
+        """Set the position in the data; convert the iteration of ``meta`` to the current batch size.
 
         Returns:
-            bool: The iterations of the run are counted anew.
+            bool: Whether the iteration count changed.
         """
         by_iter = isinstance(loop, IterBasedTrainLoop)
         batches = loop.dataloader.batch_sampler
@@ -337,7 +336,7 @@ class ResumableHook(Hook):
         if self.parts and before is not None:
             self._check_order(before, batches)
         if self.parts and not resumable:
-            self._log('train_dataloader.batch_sampler is not made from a config: the data begins with a new pass')
+            self._log('train_dataloader.batch_sampler is not built from a config: the data starts with a new epoch')
             self.parts = []
         if by_iter:
             return False
@@ -348,35 +347,36 @@ class ResumableHook(Hook):
         return moved
 
     def _check_order(self, before: dict, batches: Any) -> None:
-        place = 'the samples that were trained before cannot be told from the others'
+        place = 'the samples already trained cannot be identified'
         way_out = (
-            'resume as it was, from a checkpoint of the end of an epoch, or from its weights alone: load_from without '
-            '--resume'
+            'use the previous setting or a checkpoint from the end of an epoch, or start from its weights only, with '
+            'load_from and without --resume'
         )
         for key, name in ORDER.items():
             if before[key] != self.today[key]:
                 raise ResumeError(
-                    f'{name} is {self.today[key]!r}, in the run of the checkpoint {before[key]!r}, which ended inside '
-                    f'a pass over the data: {place}. To resume, {way_out}'
+                    f'{name} is {self.today[key]!r}, but was {before[key]!r} in the run of the checkpoint, which '
+                    f'ended inside an epoch: {place}. To resume, {way_out}'
                 )
         if before['samples'] != self.today['samples']:
             self._log(
-                f'train_dataloader.dataset has {self.today["samples"]} samples, {before["samples"]} when the '
-                f'checkpoint was written: {place}. The pass over the data begins anew'
+                f'train_dataloader.dataset has {self.today["samples"]} samples, but had {before["samples"]} when the '
+                f'checkpoint was written: {place}. The epoch starts again'
             )
             self.parts = []
         elif isinstance(batches, ResumableBatchSampler) and batches.order is None and self._moves(batches):
             raise ResumeError(
-                f'train_dataloader.sampler {self.today["sampler"]} deals its samples out by itself: inside a pass over '
-                f'the data it is resumed with the batch_size and processes of before ({self.parts[-1].batch_size} on '
-                f'{self.parts[-1].processes}, now {batches.batch_size} on {batches.processes}). To resume, {way_out}'
+                f'train_dataloader.sampler {self.today["sampler"]} distributes its samples itself: inside an epoch it '
+                'can only be resumed with the previous batch size and number of processes '
+                f'({self.parts[-1].batch_size} on {self.parts[-1].processes}, now {batches.batch_size} on '
+                f'{batches.processes}). To resume, {way_out}'
             )
 
     def _moves(self, batches: ResumableBatchSampler) -> bool:
         return any(part[:2] != (batches.processes, batches.batch_size) for part in self.parts)
 
     def _report(self, loop: Any, meta: dict, before: Optional[dict], changed: bool, runner: Any) -> None:
-        """Log what is different from the run of the checkpoint."""
+        """Log the differences from the run of the checkpoint."""
         by_iter = isinstance(loop, IterBasedTrainLoop)
         today, unit = self.today, 'iteration' if by_iter else 'epoch'
         position, end = (meta['iter'], loop.max_iters) if by_iter else (meta['epoch'], loop.max_epochs)
@@ -385,9 +385,9 @@ class ResumableHook(Hook):
             if then != now:
                 samples = sum(part.processes * part.batch_size * part.batches for part in self.parts)
                 self._log(
-                    f'batches of {now[0]} on {now[1]} process(es), {then[0]} on {then[1]} before. The data continues '
-                    f'after {samples} samples of pass {self.number + 1}, at iteration {meta["iter"] + 1} of '
-                    f'{loop.max_iters}'
+                    f'batch size {now[0]} on {now[1]} process(es), previously {then[0]} on {then[1]}. The data '
+                    f'continues after {samples} samples of epoch {self.number + 1}, at iteration {meta["iter"] + 1} '
+                    f'of {loop.max_iters}'
                 )
             versions = [
                 f'{name} {before["versions"].get(name, "none")} -> {version}'
@@ -395,20 +395,20 @@ class ResumableHook(Hook):
                 if before['versions'].get(name) != version
             ]
             if versions:
-                self._log(f'{", ".join(versions)}: results need not be the same bit for bit')
+                self._log(f'{", ".join(versions)}: results may differ')
             if before['wrapper'] != today['wrapper']:
-                self._log(f'optim_wrapper is {today["wrapper"]}, {before["wrapper"]} before')
+                self._log(f'optim_wrapper is {today["wrapper"]}, previously {before["wrapper"]}')
             if before['samples'] != today['samples'] and not by_iter:
-                self._log(f'epochs of {today["samples"]} samples, {before["samples"]} before')
+                self._log(f'epochs have {today["samples"]} samples, previously {before["samples"]}')
             if before['length'] != end:
-                schedules = 'changed as said above' if changed else 'as before'
+                schedules = 'changed as listed above' if changed else 'unchanged'
                 rates = sorted({group['lr'] for group in self._groups(runner)})
                 rate = f', the learning rate continues at {rates[-1]:.3g}' if rates else ''
                 self._log(
-                    f'training ends at {unit} {end}, before at {before["length"]}. Schedules are {schedules}{rate}'
+                    f'training ends at {unit} {end}, previously at {before["length"]}. Schedules are {schedules}{rate}'
                 )
         if position >= end:
-            self._log(f'the checkpoint is of {unit} {position} of {end}: there is nothing left to train')
+            self._log(f'the checkpoint is from {unit} {position} of {end}: training is already complete')
 
     @staticmethod
     def _groups(runner: Any) -> List[dict]:
@@ -457,7 +457,7 @@ class ResumableHook(Hook):
             return  # inside an epoch
         loop._decide_current_val_interval()
         if position >= loop.val_begin and (position % loop.val_interval == 0 or position == end):
-            runner.logger.info('Validating first, as it was due when the checkpoint was written')
+            runner.logger.info('Validating first: a validation was due when the checkpoint was written')
             runner.val_loop.run()
 
     def before_train_epoch(self, runner: Runner) -> None:

@@ -10,7 +10,7 @@ from ...registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
 def layer_scale(layer: int, num_layers: int, rate: float) -> float:
-    """Return the factor of a layer's learning rate: 1 for the last layer, times ``rate`` for each one before."""
+    """Return the learning-rate factor of a layer: 1 for the last layer, times ``rate`` for each layer before."""
     return rate ** (num_layers - 1 - layer)
 
 
@@ -21,9 +21,9 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
     Source of the scheme: Clark et al., "ELECTRA", arXiv 2003.10555; Bao et al., "BEiT", arXiv 2106.08254.
 
     The libraries' own constructors accept only backbones that they know by name (mmdet, mmseg) or models that have
-    ``get_layer_depth`` themselves (mmpretrain). This one asks ``model.backbone.get_layer_depth``; what follows the
-    backbone learns at full rate. All other options of ``paramwise_cfg`` work as before; a learning rate that they set
-    (say ``custom_keys`` with ``lr_mult``) is multiplied by the layer's.
+    ``get_layer_depth`` themselves (mmpretrain). This one calls ``model.backbone.get_layer_depth``; neck and heads use
+    the full rate. All other options of ``paramwise_cfg`` work as before; a learning rate that they set (say
+    ``custom_keys`` with ``lr_mult``) is multiplied by the layer's.
 
     Args:
         optim_wrapper_cfg (dict): As for MMEngine's.
@@ -50,7 +50,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
         self.base_lr: Any
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_lr is None:
-            raise UserError('layer-wise decay multiplies a learning rate: give the optimizer an lr')
+            raise UserError('layer-wise decay needs optim_wrapper.optimizer.lr: set it')
 
     def add_params(self, params: List[dict], module: nn.Module, prefix: str = '', is_dcn_module: Any = None) -> None:
         """Add the groups of all parameters of ``module``; at the top, scale their learning rates by depth."""
@@ -60,9 +60,9 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
         backbone: Any = getattr(module, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             raise UserError(
-                f'{type(self).__name__} asks model.backbone for get_layer_depth(name, prefix), which '
-                f'{type(backbone).__name__} (backbone of {type(module).__name__}) lacks: use a backbone of '
-                'fcvit_mm, or leave constructor and layer_decay_rate out of optim_wrapper'
+                f'{type(self).__name__} needs model.backbone.get_layer_depth(name, prefix), which '
+                f'{type(backbone).__name__} (backbone of {type(module).__name__}) lacks: use a backbone of fcvit_mm, '
+                'or remove constructor and layer_decay_rate from optim_wrapper'
             )
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         for group in params:

@@ -1,4 +1,4 @@
-"""Schedules and settings of the optimizer in a resumed run: those of the config, as if it had begun with them."""
+"""Schedules and optimizer settings of a resumed run: those of the config, as if used from the beginning."""
 
 import itertools
 import warnings
@@ -13,7 +13,7 @@ SHOWN = 3
 
 
 class Scheduled(NamedTuple):
-    """An optimizer with its schedulers and what a checkpoint holds of them."""
+    """An optimizer with its schedulers and their states in a checkpoint."""
 
     groups: List[dict]
     schedulers: List[Any]
@@ -22,7 +22,7 @@ class Scheduled(NamedTuple):
 
 
 def _groups(wrapper: Any) -> List[dict]:
-    """Return the groups of an optimizer's parameters, and MMEngine's extra one for the config's own learning rate."""
+    """Return the parameter groups of an optimizer, and MMEngine's extra one for the learning rate of the config."""
     extra = getattr(wrapper, 'base_param_settings', None)
     return [*wrapper.optimizer.param_groups, *([] if extra is None else [extra])]
 
@@ -33,7 +33,7 @@ def _saved_groups(state: dict) -> List[dict]:
 
 
 def _optimizers(runner: Any) -> Iterator[Tuple[str, Any, List[Any]]]:
-    """Yield name, wrapper and schedulers of each optimizer of a run that has groups of parameters; most have one."""
+    """Yield name, wrapper and schedulers of each optimizer of a run that has parameter groups."""
     wrapper, schedulers = runner.optim_wrapper, runner.param_schedulers or []
     if hasattr(wrapper, 'optim_wrappers'):
         for name, each in wrapper.optim_wrappers.items():
@@ -43,7 +43,7 @@ def _optimizers(runner: Any) -> Iterator[Tuple[str, Any, List[Any]]]:
 
 
 def _pairs(runner: Any, checkpoint: dict) -> Iterator[Scheduled]:
-    """Yield each optimizer of a run with what the checkpoint holds of it."""
+    """Yield each optimizer of a run with its state in the checkpoint."""
     for name, wrapper, schedulers in _optimizers(runner):
         optimizer, saved = checkpoint.get('optimizer') or {}, checkpoint.get('param_schedulers')
         if name:
@@ -53,7 +53,7 @@ def _pairs(runner: Any, checkpoint: dict) -> Iterator[Scheduled]:
 
 
 def settings(groups: List[dict], schedulers: List[Any]) -> List[Dict[str, Any]]:
-    """Return what the config sets of an optimizer's groups: all but parameters and what schedules change."""
+    """Return the settings of an optimizer's groups: all but parameters and scheduled values."""
     hidden = {'params', *(scheduler.param_name for scheduler in schedulers)}
     return [{key: value for key, value in group.items() if key not in hidden} for group in groups]
 
@@ -64,31 +64,32 @@ def all_settings(runner: Any) -> List[List[Dict[str, Any]]]:
 
 
 def follow_config(runner: Any, checkpoint: dict, before: Any, position: int, length: int, moved: bool) -> List[str]:
-    """Change the optimizer and the schedules of a checkpoint to what the config says today, where that differs.
+    """Change optimizer settings and schedules of a checkpoint to those of the current config.
 
-    MMEngine would continue with those of the checkpoint. Schedules are replayed from the beginning to the position.
+    MMEngine would continue with those of the checkpoint. Schedules are replayed from the start to the position.
 
     Args:
         runner (Runner): With an optimizer and schedulers that were just built.
         checkpoint (dict): Changed in place, before MMEngine takes it.
-        before (list | None): :func:`all_settings` of the run that wrote the checkpoint; ``None`` if it does not say.
+        before (list | None): :func:`all_settings` of the run that wrote the checkpoint; ``None`` if it does not contain
+            them.
         position (int): Iterations done.
-        length (int): Iterations of an epoch; 0 in a run by iteration.
-        moved (bool): The iterations are counted anew: every schedule is replayed.
+        length (int): Iterations per epoch; 0 in an iteration-based run.
+        moved (bool): Whether the iteration count changed, so that every schedule is replayed.
 
     Returns:
-        list[str]: What differs.
+        list[str]: The differences.
 
     Raises:
-        UserError: The optimizer has other groups of parameters.
+        UserError: The optimizer has other parameter groups.
     """
     found: List[str] = []
     for number, each in enumerate(_pairs(runner, checkpoint)):
         if len(each.groups) != len(each.saved_groups):
             raise UserError(
-                f'the optimizer has {len(each.groups)} groups of parameters, that of the checkpoint '
-                f'{len(each.saved_groups)}: resume with the paramwise_cfg and the constructor of optim_wrapper that it '
-                'was trained with, or start from its weights alone: load_from without --resume'
+                f'the optimizer has {len(each.groups)} parameter groups, the checkpoint {len(each.saved_groups)}: '
+                'resume with the original paramwise_cfg and constructor of optim_wrapper, or start from its weights '
+                'only, with load_from and without --resume'
             )
         names = {scheduler.param_name for scheduler in each.schedulers}
         now = settings(each.groups, each.schedulers)
@@ -133,7 +134,7 @@ def _differing_schedules(each: Scheduled) -> List[str]:
         if _needs_metrics(scheduler):
             continue
         if set(now) != set(saved) - set(RUNNING):
-            found.append(f'{name} in place of another schedule')
+            found.append(f'{name} replaces another schedule')
             continue
         for key, value in now.items():
             if saved[key] != value and key != 'base_values':  # which are settings of the optimizer

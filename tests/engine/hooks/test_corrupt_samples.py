@@ -33,7 +33,7 @@ def test_good_image(jpeg):
 
 def test_truncated_image(jpeg):
     jpeg.write_bytes(jpeg.read_bytes()[:-200])
-    assert f'{jpeg} does not decode' in image_problem(jpeg) and 'truncated' in image_problem(jpeg)
+    assert f'{jpeg} cannot be decoded' in image_problem(jpeg) and 'truncated' in image_problem(jpeg)
 
 
 def test_empty_and_missing_image(jpeg):
@@ -52,7 +52,7 @@ def test_truncation_is_seen_at_the_end_of_the_file(kind, tmp_path):
     if kind != 'BMP':  # which is left to the decoder
         for cut in (200, len(whole) - 20):
             path.write_bytes(whole[:-cut])
-            assert f'{path} does not decode' in truncation_problem(str(path))
+            assert f'{path} cannot be decoded' in truncation_problem(str(path))
     path.write_bytes(whole + b'more, as some cameras append')
     assert truncation_problem(str(path)) is None
     path.write_bytes(b'')
@@ -138,7 +138,7 @@ def test_the_limit_can_be_raised(dataset):
 def test_where_nothing_may_be_skipped_the_error_names_the_file(dataset, options):
     data = hook_up(dataset(), **options)
     path = spoil(data, 5)
-    with pytest.raises(CorruptSampleError, match=f'loading {path} failed: {path} does not decode'):
+    with pytest.raises(CorruptSampleError, match=f'loading {path} failed: {path} cannot be decoded'):
         data[5]
 
 
@@ -257,7 +257,7 @@ def test_what_cannot_be_protected_is_said(monkeypatch):
     said = []
     monkeypatch.setattr('fcvit_mm.engine.hooks.corrupt_samples.print_log', lambda text, **_: said.append(text))
     hook_up([1, 2, 3])
-    assert len(said) == 1 and said[0].startswith('train_dataloader.dataset: a corrupt file ends training, as list')
+    assert len(said) == 1 and said[0].startswith('train_dataloader.dataset: a corrupt file ends training, because list')
 
 
 class Boxes(Images):
@@ -307,7 +307,7 @@ def test_images_of_another_size_than_their_annotations(kind, tmp_path):
         test[5]
     none_skipped = kind(metainfo=dict(paths=paths), pipeline=[LoadImage()], test_mode=True)
     hook_up(none_skipped, 'test', skip=False)
-    with pytest.raises(CorruptSampleError, match='3.jpg is 4x6 as it is loaded, its annotations are for 6x4'):
+    with pytest.raises(CorruptSampleError, match='3.jpg is loaded as 4x6, but its annotations are for 6x4'):
         none_skipped[3]
 
 
@@ -344,11 +344,9 @@ def test_an_empty_image_has_as_many_bands_as_the_others(suffix, channels, tmp_pa
 def test_map_of_another_size():
     sample = SimpleNamespace(gt_sem_seg=SimpleNamespace(data=torch.zeros(1, 4, 6)), seg_map_path='m.png')
     assert map_problem(dict(inputs=torch.zeros(3, 4, 6), data_samples=sample)) is None
-    assert r'm.png is (4, 6) and its image (4, 5)' in map_problem(
-        dict(inputs=torch.zeros(3, 4, 5), data_samples=sample)
-    )
+    assert r'm.png is (4, 6), its image (4, 5)' in map_problem(dict(inputs=torch.zeros(3, 4, 5), data_samples=sample))
 
 
 def test_impossible_limit():
-    with pytest.raises(ValueError, match='limit=2, expected a part of the data set'):
+    with pytest.raises(ValueError, match='limit=2, expected a fraction of the data set'):
         SkipCorruptSamplesHook(limit=2)

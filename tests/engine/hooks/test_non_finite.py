@@ -76,15 +76,15 @@ def values(model):
     [
         (
             'input',
-            r'iteration 4: not finite: loss = nan. 4 of 4 gradients are not finite \(fc.weight, .*'
+            r'iteration 4: non-finite loss: loss = nan. 4 of 4 gradients are not finite \(fc.weight, .*'
             r'largest finite ones: none. Images of the batch: 3.jpg',
         ),
         (
             'gradient',
-            r'iteration 4: gradients that are not finite: loss = [\d.]+. 1 of 4 gradients are not finite '
+            r'iteration 4: non-finite gradients: loss = [\d.]+. 1 of 4 gradients are not finite '
             r'\(fc.bias\); largest finite ones: .*(fc|bn).weight [\d.e-]+',
         ),
-        ('loss', r'iteration 4: not finite: loss = inf'),
+        ('loss', r'iteration 4: non-finite loss: loss = inf'),
     ],
 )
 def test_training_stops_before_the_step(trouble, words, tmp_path):

@@ -122,7 +122,7 @@ def test_a_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
     rates = [[group['lr'] for group in each.optim_wrapper.param_groups] for each in (runner, expected)]
     assert rates[0] == rates[1]
     assert any('CosineAnnealingLR.T_max 3 -> 6' in text for text in said)
-    assert any('training ends at epoch 6, before at 3' in text for text in said)
+    assert any('training ends at epoch 6, previously at 3' in text for text in said)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,13 @@ def test_a_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
     [
         (
             {'optim_wrapper.optimizer': dict(type='SGD', lr=0.1, _delete_=True)},
-            'type is SGD, that of the checkpoint Ad',
+            'type is SGD, but the checkpoint has the state of Ad',
         ),
-        ({'train_dataloader.sampler.shuffle': False}, 'sampler.shuffle is False, in the run of the checkpoint True'),
-        (dict(train_cfg=dict(_delete_=True, by_epoch=False, max_iters=9)), 'counts iterations, the run .* epochs'),
+        ({'train_dataloader.sampler.shuffle': False}, 'sampler.shuffle is False, but was True'),
+        (
+            dict(train_cfg=dict(_delete_=True, by_epoch=False, max_iters=9)),
+            'is iteration-based, but the run .* epoch-based',
+        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(change, message, tmp_path):
@@ -161,7 +164,7 @@ def test_checkpoints_that_do_not_say(iteration, trained, tmp_path, monkeypatch):
     assert checkpoint['meta'].pop('run')['pass'] == 1
     torch.save(checkpoint, path)
     seen, _ = train(tmp_path, True, resume=True)
-    assert len(seen) == trained and sum('does not say in which batches' in text for text in said) == 1
+    assert len(seen) == trained and sum('does not contain its batch size' in text for text in said) == 1
 
 
 def test_request_to_resume(tmp_path):

@@ -61,7 +61,7 @@ def test_the_same_config_changes_nothing():
     'options, words',
     [
         (dict(cosine=12), 'CosineAnnealingLR.T_max 6 -> 12'),
-        (dict(cosine=None), 'MultiStepLR in place of another schedule'),
+        (dict(cosine=None), 'MultiStepLR replaces another schedule'),
         (dict(lr=2.0), 'optimizer: lr'),
         (dict(weight_decay=0.1), 'optimizer: weight_decay 0.0 -> 0.1'),
     ],
@@ -84,5 +84,5 @@ def test_iterations_that_are_counted_anew():
 
 
 def test_other_groups_of_parameters_are_refused():
-    with pytest.raises(UserError, match='has 1 groups of parameters, that of the checkpoint 3: resume with the param'):
+    with pytest.raises(UserError, match='has 1 parameter groups, the checkpoint 3: resume with the original param'):
         follow_config(make_run(extra=1), save(make_run()), None, 0, LENGTH, False)
