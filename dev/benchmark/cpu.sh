@@ -29,7 +29,8 @@ for run; do
             --baseline fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 fcvit_b24 ;;
     batch1)
         speed --batch 1 --repeat 3 --warmup 2 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 \
-            fcvit_b24 poolformer_s24 convnext_tiny resnet50 --baseline fcvit_b12_reference fcvit_b12 fcvit_b24 ;;
+            fcvit_b12_compiled fcvit_b24 fcvit_b24_compiled poolformer_s24 convnext_tiny convnext_tiny_compiled resnet50 \
+            resnet50_compiled --baseline fcvit_b12_reference fcvit_b12 fcvit_b24 ;;
     dense)
         speed --batch 1 --size 800x1216 --features --rounds 7 --warmup 1 --networks fcvit_b12_reference \
             fcvit_b12_reference_channels_last fcvit_b12 poolformer_s24 convnext_tiny resnet50 \

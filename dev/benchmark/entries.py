@@ -65,9 +65,10 @@ WAYS = {
     ),
 }
 PEER_WAY = Way('timm, the faster layout of the two', 'reference', None)
-#: After any of these names: through ``torch.compile``, with what for inference and what for training.
+#: After any of these names: arguments of ``torch.compile`` for inference and for training. In inference, weights are
+#: constants (freezing): see :func:`_let_compile_all`.
 COMPILED: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
-    'compiled': (dict(options=dict(freezing=True)), {}),
+    'compiled': ({}, {}),
     'replayed': (dict(mode='reduce-overhead'), dict(mode='reduce-overhead')),
 }
 
@@ -218,7 +219,7 @@ def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
     images = torch.randn(task.batch, 3, *task.size, generator=generator)
     images = images.to(device=device, memory_format=memory_format)
     if entry.compiled:
-        _let_compile_all()
+        _let_compile_all(freeze=task.mode == 'inference')
     if task.mode == 'train':
         return Prepared(_training_step(model.to(device=device, memory_format=memory_format), images, entry), params)
 
@@ -263,10 +264,17 @@ def _optimized(model: nn.Module, images: Tensor, entry: Entry) -> nn.Module:
     return optimize(model, images, **(dict(cuda_graphs=True) if entry.way.graphs else {}))
 
 
-def _let_compile_all() -> None:
-    """Networks of one class share a forward, of which torch.compile keeps no more than 8 versions unless told."""
+def _let_compile_all(freeze: bool) -> None:
+    """Set up ``torch.compile`` for all that is compiled later.
+
+    Networks of one class share a forward, of which it keeps no more than 8 versions unless told. Weights become
+    constants by a setting of the process alone: as an option of a call it has no effect (torch 2.11).
+    """
+    import torch._inductor.config as inductor  # which takes a second
+
     config = torch._dynamo.config
     setattr(config, 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit', 256)
+    inductor.freezing = freeze
 
 
 def _training_step(model: nn.Module, images: Tensor, entry: Entry) -> Callable[[], None]:

@@ -144,6 +144,36 @@ CHANGES = {
 }
 
 
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+@pytest.mark.parametrize('dynamic', [None, True])
+def test_compilers_record_whole_blocks(dynamic):
+    """One operator each, for any size; changed weights and new hooks count."""
+    recorded = []
+
+    def backend(graph, inputs):
+        recorded.append([node for node in graph.graph.nodes if 'fcvit_block' in str(node.target)])
+        return graph.forward
+
+    torch._dynamo.reset()
+    optimized = fcvit_mm.optimize_for_inference(trained(micro()))
+    compiled = torch.compile(optimized, backend=backend, dynamic=dynamic, fullgraph=True)
+    first = optimized.stages[0].blocks[0]
+
+    def compare(x):
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), optimized(x), rtol=1e-5, atol=1e-5)
+
+    for size in ((1, 32, 32), (2, 40, 33)):
+        compare(torch.randn(size[0], 3, *size[1:]))
+    assert {len(nodes) for nodes in recorded} == {sum(len(stage.blocks) for stage in optimized.stages)}
+    with torch.no_grad():
+        first.channel_mixer.fc2.weight.mul_(1.5)
+    compare(images())
+    first.token_mixer.mixes[0].dwconv.register_forward_hook(lambda *args: args[2] * 2)
+    compare(images())
+    assert len(recorded[-1]) == len(recorded[0]) - 1
+
+
 @pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
 def test_blocks_that_somebody_changes_compute_what_their_layers_say(change):
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))

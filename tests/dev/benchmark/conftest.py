@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 
 import pytest
 from harness import ROOT
@@ -13,7 +14,9 @@ FILES = ['plot.png', 'results.json', 'table.md']
 def load(monkeypatch):
     """Name -> module of dev/benchmark."""
     monkeypatch.syspath_prepend(str(ROOT / 'dev' / 'benchmark'))
-    return importlib.import_module
+    yield importlib.import_module
+    if 'torch._inductor.config' in sys.modules:
+        sys.modules['torch._inductor.config'].freezing = False  # commands set it for their process
 
 
 @pytest.fixture

@@ -52,6 +52,18 @@ def test_ways_are_the_same_network(load, features):
         assert outputs[0].shape == (2, 1000)
 
 
+def test_compiled_networks_have_constant_weights_in_inference(load):
+    """As in ``torch.compile`` with freezing: a weight that changes later is not seen."""
+    load('entries')._let_compile_all(freeze=True)
+    torch._dynamo.reset()
+    layer, x = torch.nn.Linear(3, 2).eval(), torch.ones(1, 3)
+    compiled = torch.compile(layer)
+    with torch.no_grad():
+        before = compiled(x)
+        layer.bias.add_(1)
+        torch.testing.assert_close(compiled(x), before)
+
+
 def test_reference_runs_in_the_layout_it_is_given(load):
     """The backbone would change it on a CPU."""
     entries = load('entries')
