@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fcvit_mm.ops import conv2d, native
 from fcvit_mm.ops.conv import _of_blocks, _product
@@ -125,7 +125,9 @@ def test_the_product_is_the_convolution_and_keeps_channels_last():
 )
 def test_what_runs_on_a_gpu(shape, kernel, settings, expected):
     """Asked of tensors without values, which need no GPU."""
-    with FakeTensorMode():
-        x = torch.empty(shape, device='cuda', dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-        weight = torch.empty(kernel, device='cuda', dtype=torch.bfloat16)
+    x = torch.empty(shape, device='meta', dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    weight = torch.empty(kernel, device='meta', dtype=torch.bfloat16)
+    with FakeTensorMode() as mode:
+        # torch.empty(device='cuda') would initialize CUDA with torch 2.1, here too.
+        x, weight = (FakeTensor(mode, each, torch.device('cuda:0')) for each in (x, weight))
         assert conv2d.choose(x, weight, None, *settings).name == expected
