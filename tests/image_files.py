@@ -50,6 +50,12 @@ LOADERS = {
 }
 
 
+def need_npy_step():
+    """Skip a test of arrays where mmseg has no step that loads them: the last of the original packages, 1.2.2."""
+    if not hasattr(pytest.importorskip('mmseg.datasets.transforms.loading'), 'LoadImageFromNpyFile'):
+        pytest.skip('this mmseg has no LoadImageFromNpyFile')
+
+
 def write_segmentor(folder, name):
     """Write an image of 40x60 pixels, and the config of a segmentor that is tested on such; return their paths."""
     channels, dtype, load = LOADERS[name]
@@ -58,6 +64,7 @@ def write_segmentor(folder, name):
     pixels = pixels if dtype == np.float32 else (pixels * np.iinfo(dtype).max).astype(dtype)
     path = folder / name
     if path.suffix == '.npy':
+        need_npy_step()
         np.save(path, pixels)
     elif path.suffix in ('.tif', '.tiff'):
         pytest.importorskip('tifffile').imwrite(path, pixels, photometric='minisblack')

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from harness import LIBRARIES
+from image_files import need_npy_step
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
@@ -442,6 +443,7 @@ def test_it_is_the_subset_that_is_checked(own):
 
 def test_images_with_channels_first(own):
     """As TIFF files with separate planes are loaded."""
+    need_npy_step()
     cfg, data = own('segmentation')
     for image in (data / 'images' / 'training').iterdir():
         np.save(image.with_suffix('.npy'), np.zeros((13, 64, 64), np.float32))
