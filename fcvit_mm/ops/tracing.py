@@ -1,6 +1,7 @@
 """What records the operations that run, if anything: torch.jit.trace, an exporter or torch.compile."""
 
-from typing import Any, Callable, TypeVar
+from functools import wraps
+from typing import Any, Callable, TypeVar, cast
 
 import torch
 from torch.autograd import forward_ad
@@ -19,8 +20,15 @@ def assume_constant(function: F) -> F:
 
     As ``torch.compiler.assume_constant_result`` does, which would import Dynamo here.
     """
-    function.__dict__['_dynamo_marked_constant'] = True
-    return function
+
+    @wraps(function)
+    def fcvit_mm_constant(*args: Any) -> Any:
+        return function(*args)
+
+    # Dynamo keeps the result among the globals of what it compiles, by the name in the code: before torch 2.6 in place
+    # of a function that has it.
+    fcvit_mm_constant.__dict__['_dynamo_marked_constant'] = True
+    return cast(F, fcvit_mm_constant)
 
 
 @assume_constant

@@ -66,3 +66,15 @@ def test_a_compiler_takes_a_constant():
 
     compiled = torch.compile(lambda x: x + 1 if answer() else x, backend='eager', fullgraph=True)
     assert compiled(torch.ones(1)).item() == 2 and calls
+
+
+@tracing.assume_constant
+def is_odd(number: int) -> bool:
+    return number % 2 == 1
+
+
+def test_a_compiler_leaves_the_function_of_a_constant():
+    """Before torch 2.6, Dynamo puts the constant among the globals in place of what has the name of its function."""
+    compiled = torch.compile(lambda x: x + 1 if is_odd(3) else x, backend='eager', fullgraph=True)
+    assert compiled(torch.ones(1)).item() == 2
+    assert is_odd(5) is True and is_odd.__name__ == 'is_odd'
