@@ -19,7 +19,7 @@ from ..ops.conditions import needs_grad
 from ..ops.conv import packed_conv2d, window_matrix
 from ..ops.dispatch import current_mode
 from ..ops.measured import is_untuned
-from ..ops.tracing import is_traced, is_transformed, records_any_size
+from ..ops.tracing import hides_attributes, is_traced, is_transformed, records_any_size
 
 
 class Derived:
@@ -167,6 +167,8 @@ def is_unmodified(module: nn.Module) -> bool:
     Pruning, feature extraction, old ``weight_norm``, offloading (accelerate) and ``parametrize`` (spectral norm, LoRA)
     use these.
     """
+    if hides_attributes():
+        return False  # unknown: it is called, which is always right
     own = module.__dict__
     return not (
         module._forward_hooks

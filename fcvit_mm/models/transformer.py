@@ -256,7 +256,7 @@ class TokenTransformer(Transformer):
         patches = self.to_map((tokens, grid)).contiguous(memory_format=output_layout(x))
         for i, stride in zip(self.out_indices, self.out_strides):
             # Without what the padding added. (Not -(-side // stride): see up_to_multiple.)
-            height, width = ((side + stride - 1) // stride for side in x.shape[2:])
+            height, width = [(side + stride - 1) // stride for side in x.shape[2:]]
             yield getattr(self, f'norm{i}')(self.pyramid[f'level{i}'](patches)[:, :, :height, :width])
 
 

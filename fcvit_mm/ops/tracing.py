@@ -13,6 +13,8 @@ F = TypeVar('F', bound=Callable[..., Any])
 _is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', None) or torch._dynamo.is_compiling
 # Not in torch.jit.trace, nor in the exporters that do not use Dynamo.
 _is_dynamo: Callable[[], bool] = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
+# Both since torch 2.4.
+_DYNAMO_READS_DICT = hasattr(torch.library, 'custom_op')
 
 
 def assume_constant(function: F) -> F:
@@ -44,6 +46,11 @@ def is_exporting() -> bool:
 def is_traced() -> bool:
     """Return whether a compiler or an exporter is recording: it can record standard and registered operations only."""
     return torch.jit.is_tracing() or _is_compiling()
+
+
+def hides_attributes() -> bool:
+    """Return whether who records cannot look into a module's ``__dict__``: Dynamo before torch 2.4."""
+    return not _DYNAMO_READS_DICT and _is_compiling()
 
 
 def is_transformed() -> bool:
