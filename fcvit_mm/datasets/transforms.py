@@ -2,8 +2,8 @@
 
 Each is the library's class with the arithmetic of its ``transform`` in fewer passes. From the same seed it draws the
 same numbers, so crops, operations and magnitudes are the library's. Results are equal to the last bit but for two,
-which say so: resizing (by one, in less than one of a hundred values) and the noise of erasing (of the same
-distribution, by torch). Images of other than three channels of 8 bits go the library's way.
+which say so: resizing (by one, in less than one of a hundred values, three with torch 2.1) and the noise of erasing
+(of the same distribution, by torch). Images of other than three channels of 8 bits go the library's way.
 
 Configs name the classes that ``fcvit_mm.datasets.NAMES`` lists; ``import fcvit_mm`` makes them known, and this module,
 which needs mmpretrain, is imported when the first is built.
@@ -115,8 +115,8 @@ def adjust_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 class FastRandomResizedCrop(library.RandomResizedCrop):
     """A random part of an image, resized: mmpretrain's ``RandomResizedCrop`` with ``backend='pillow'``.
 
-    PyTorch resizes, by Pillow's filters with weights of 16 bits: values differ by one, in less than one of a hundred.
-    Several interpolations draw as ``RandomChoice`` of one such transform each does.
+    PyTorch resizes, by Pillow's filters with weights of 16 bits: values differ by one, in less than one of a hundred
+    (three with torch 2.1). Several interpolations draw as ``RandomChoice`` of one such transform each does.
 
     Args:
         scale (int | Sequence[int]): Side of the result, or height and width.

@@ -145,7 +145,8 @@ def test_crops_are_those_that_the_library_draws():
         assert found['img_shape'] == expected['img_shape'] == (32, 32, 3)
         differences.append(np.abs(found['img'].astype(int) - expected['img']))
     assert used == {'bilinear', 'bicubic'}
-    assert np.max(differences) <= 2 and (np.array(differences) > 0).mean() < 0.01
+    few = 0.03 if torch.__version__ < '2.2' else 0.01
+    assert np.max(differences) <= 2 and (np.array(differences) > 0).mean() < few
 
 
 @pytest.mark.parametrize('interpolation', ['lanczos', [], ['bilinear', 'nearest']])
