@@ -8,11 +8,14 @@ from harness import run_python
 from mmengine.fileio import get_file_backend
 
 from fcvit_mm import deprecation
+from fcvit_mm.ops import triton
 from fcvit_mm.registry import HOOKS, MODELS
 
 
 @pytest.mark.parametrize('old, new', deprecation.MOVED_MODULES.items())
 def test_moved_modules_are_found_under_their_old_names(old, new):
+    if new.endswith('_kernels') and not triton.available():
+        pytest.skip('Triton before 3.3 does not read these kernels')
     target = importlib.import_module(new)
     found = importlib.import_module(old)
     name = next(name for name in vars(target) if not name.startswith('_'))

@@ -19,8 +19,6 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 import torch
 import triton
 from launches import Launch as Launched
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from fcvit_mm.errors import command_parser, run_command
 from fcvit_mm.ops.triton import support
@@ -73,8 +71,10 @@ def record(channels: int, kernel_sizes: Sequence[int], dtype: torch.dtype) -> Li
     return launches
 
 
-def source_of(kernel: Any, args: Sequence[Any], constants: Dict[str, Any]) -> ASTSource:
-    """Return the kernel as Triton specialises it for these arguments."""
+def source_of(kernel: Any, args: Sequence[Any], constants: Dict[str, Any]) -> Any:
+    """Return the kernel as Triton specialises it for these arguments, an ``ASTSource``."""
+    from triton.compiler import ASTSource
+
     signature, attributes = {}, {}
     for i, (param, value) in enumerate(zip(kernel.params, args)):
         if isinstance(value, torch.Tensor):
@@ -110,6 +110,8 @@ def compile_kernel(
     kernel: Any, args: Sequence[Any], constants: Dict[str, Any], num_warps: int, capability: int
 ) -> Resources:
     """Compile a kernel for a GPU of a compute capability."""
+    from triton.backends.compiler import GPUTarget  # not in the Triton of torch 2.1
+
     target, options = GPUTarget('cuda', capability, 32), dict(num_warps=num_warps)
     compiled = triton.compile(source_of(kernel, args, constants), target=target, options=options)
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
@@ -144,7 +146,7 @@ def _dump(path: str, option: str) -> str:
     return subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
 
 
-def key_of(source: ASTSource, num_warps: int) -> Tuple[Any, ...]:
+def key_of(source: Any, num_warps: int) -> Tuple[Any, ...]:
     """Return what tells compiled kernels apart."""
     return source.fn.__name__, str(source.signature), str(source.constants), str(source.attrs), num_warps
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 import fcvit_mm
 from fcvit_mm.models.backbone import Backbone
@@ -56,7 +55,10 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        from torch.utils.flop_counter import flop_registry  # since torch 2.2
+
         self.launches: List[Launch] = []
+        self.formulas = flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -73,7 +75,7 @@ class Recorder(TorchDispatchMode):
         results = _tensors(out)
         if not results:
             return
-        count = flop_registry.get(func.overloadpacket)
+        count = self.formulas.get(func.overloadpacket)
         work = count(*args, **kwargs, out_val=out) // 2 if count is not None else 0
         self.launches.append(
             Launch(
