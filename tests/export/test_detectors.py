@@ -137,10 +137,8 @@ IN_ONNX = pytest.mark.parametrize('name', ['retinanet', 'mask_rcnn'])
 
 @IN_ONNX
 def test_an_onnx_file_has_standard_operators(onnx_files, name):
-    import onnx
-
     part, path = onnx_files(name)
-    model = onnx.load(path)
+    model = pytest.importorskip('onnx').load(path)
     assert {node.domain for node in model.graph.node} == {''} and not model.functions
     used = {node.op_type for node in model.graph.node}
     assert {'NonMaxSuppression', 'TopK'} <= used and ('RoiAlign' in used) == (name == 'mask_rcnn')
@@ -215,6 +213,7 @@ def test_a_detector_in_8_bits_finds_much_of_the_same(onnx_files, tmp_path):
 
 @pytest.mark.parametrize('name', ['rtmdet_ins'])
 def test_the_example_enlarges_masks_of_the_whole_image_as_mmdet_does(name):
+    pytest.importorskip('onnxruntime')
     Detector = runpy.run_path(str(ROOT / 'docs' / 'examples' / 'detect_onnx.py'))['Detector']
     part = Detections(build_detector(name))
     images = random_images((1, 3, 70, 90))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectors import build_detector, drawn_image
+from mmengine.utils import digit_version
 
 from fcvit_mm.apis.load import Network
 from fcvit_mm.engine.config import load_config
@@ -87,6 +88,7 @@ def coco(tmp_path_factory):
 @pytest.mark.parametrize('inside', [False, True])
 @pytest.mark.parametrize('name', ['mask_rcnn', 'rtmdet_ins', 'fcos'])
 def test_a_graph_has_the_metrics_of_its_detector(name, inside, coco):
+    mmdet = pytest.importorskip('mmdet')
     cfg, network = coco(name)
     part = Detections(network.model)
     part = (FromPixels(part, USUAL) if inside else part).eval()
@@ -97,7 +99,11 @@ def test_a_graph_has_the_metrics_of_its_detector(name, inside, coco):
         return (boxes * 0.9, *others)  # stays within the image
 
     found = evaluate(cfg, network, part, build_test_data(cfg), dict(right=right, shifted=shifted))
-    assert list(found) == ['PyTorch', 'right', 'shifted'] and found['right'] == found['PyTorch']
+    assert list(found) == ['PyTorch', 'right', 'shifted']
+    # mmdet 3.3 enlarges masks of the whole image by the factors of width and height the wrong way round.
+    exchanged = name == 'rtmdet_ins' and digit_version(mmdet.__version__) < digit_version('3.4')
+    for key in found['PyTorch']:
+        assert found['right'][key] == found['PyTorch'][key] or (exchanged and 'segm' in key)
     keys = ['coco/bbox_mAP', *(['coco/segm_mAP'] if name != 'fcos' else [])]
     for key in keys:
         assert found['PyTorch'][key] > 0.3 and (key != 'coco/bbox_mAP' or found['shifted'][key] < found['PyTorch'][key])
