@@ -1,5 +1,6 @@
 """Finding, checking and reading images."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -126,8 +127,9 @@ def test_images_of_any_kind_are_checked(kind, suffix, tmp_path):
     assert image_problem(path) is None and truncation_problem(path) is None and image_size(path) == (256, 64)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
-    for problem in (image_problem(path), truncation_problem(path)):
-        assert f'{path} cannot be decoded' in problem
+    assert f'{path} cannot be decoded' in image_problem(path)
+    if suffix != 'tif' or importlib.util.find_spec('tifffile'):  # without it, only decoding tells
+        assert f'{path} cannot be decoded' in truncation_problem(path)
     with pytest.raises(ImageError, match='cannot be decoded'):
         read_image(path)
 

@@ -16,7 +16,7 @@ def test_prints_the_changes_and_writes_the_config(tmp_path):
         f'# {STOCK} with fcvit_tiny',
         '_delete_=True',
         'drop_path_rate=0.2',
-        'custom_imports=dict(',
+        'custom_imports',
         f'# The complete config was written to {out}',
     ):
         assert words in done.stdout
