@@ -32,7 +32,7 @@ def problems_of_config(path: Path) -> Iterator[str]:
     if cfg.get('custom_imports', {}).get('imports') != ['fcvit_mm']:
         yield "lacks custom_imports=dict(imports=['fcvit_mm'])"
     elif 'custom_imports' in path.read_text():
-        yield 'sets custom_imports itself: it stands in _base_/default_runtime.py alone'
+        yield 'sets custom_imports itself: it belongs in _base_/default_runtime.py only'
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
         yield 'lacks auto_scale_lr=dict(base_batch_size=...)'
     for key in ('load_from', 'resume'):

@@ -225,7 +225,7 @@ def read_untrusted_image(
         # Broad, because corrupt bytes make decoders fail in any way there is.
         raise ImageError(
             f'{name} cannot be opened as an image: it is corrupt, truncated, or not one of {", ".join(FORMATS[:-1])} '
-            f'and {FORMATS[-1]}.'
+            f'or {FORMATS[-1]}. Convert it.'
         ) from error
     if width * height > 10 * max_pixels:
         raise ImageError(

@@ -94,8 +94,8 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
 
     with gradio.Blocks(title='fcvit_mm', analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown(
-            '# Try a model\nDrop an image. It stays on the machine that this page comes from, and is '
-            'removed there about an hour later.'
+            '# Try a model\nDrop an image. It is sent only to the machine that serves this page, and deleted there '
+            'after about an hour.'
         )
         with gradio.Row():
             with gradio.Column(scale=2):

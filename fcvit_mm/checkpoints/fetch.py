@@ -130,8 +130,8 @@ def _download(weights: PublishedWeights, path: str) -> bool:
     by_hand = f'open {weights.page} in a browser, download the checkpoint and save it as {path}'
     if weights.address is None:
         raise DownloadError(
-            f'{weights.name} must be downloaded by hand: {by_hand} (or as {weights.file} in the folder {VARIABLE}); '
-            'rename it if the page uses another name'
+            f'{weights.name} must be downloaded by hand: {by_hand} (or as {weights.file} in the folder that '
+            f'{VARIABLE} names); rename it if the page uses another name'
         )
     wanted = _wanted(weights)  # not after the download: the network may need a package that is missing
     try:

@@ -1,7 +1,7 @@
 """Images of shapes on cluttered backgrounds, in the layouts of ImageNet, COCO and ADE20K.
 
-They are for trying training, evaluation and drawing without a data set. Every image
-depends on the seed, its split and its number alone, so the first hundred of a thousand are those of a hundred.
+They are for trying training, evaluation and drawing without a data set. Every image only depends on the seed, its split
+and its index, so the first hundred of a thousand are those of a hundred.
 """
 
 import colorsys
@@ -134,7 +134,7 @@ def read_manifest(root: Union[str, Path]) -> Optional[dict]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Put ``source`` in place of ``target``, which may exist; at no time is there half of either."""
+    """Replace ``target``, which may exist, by ``source``; at no time does a partial folder exist."""
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=f'.{target.name}.', suffix='.old', dir=target.parent))
         os.replace(target, old / 'it')

@@ -150,7 +150,7 @@ def walk(node: Any) -> Iterator[dict]:
 
 
 def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
-    """Start the backbone from ``checkpoint``, a file or a name of published weights; from scratch if that is ``None``.
+    """Initialise the backbone from ``checkpoint``: a file, a name of published weights, or ``None`` for random weights.
 
     In the config files the variable ``pretrained`` was put into the model when they were read; changing the variable
     afterwards would change nothing.

@@ -313,7 +313,7 @@ class DenseMasks(Dense):
         return scores, rest
 
     def _masks(self, shared: Tensor, kernels: Tensor, priors: Tensor) -> Tensor:
-        """Convolve: 1x1 convolutions of a group each, whose number a graph cannot leave open, are matrix products."""
+        """Convolve by matrix products: the number of groups of 1x1 convolutions cannot be dynamic in a graph."""
         head = self.head
         height, width = shared.shape[-2:]
         grid = head.prior_generator.single_level_grid_priors((height, width), level_idx=0, device=shared.device)

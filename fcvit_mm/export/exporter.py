@@ -341,8 +341,8 @@ def _format_differences(differences: List[dict], compared: Optional[str]) -> Lis
             number = sum(each['detections'] for each in found)
             text += f'{sum(each["matched"] for each in found)} of {number} detections are the same, '
             if not number:
-                text += 'which tells little (--compare FOLDER compares on images of your own), '
-        lines.append(f'{text}largest difference {worst["largest"]:.2g} in outputs of up to {worst["of"]:.3g}')
+                text += 'a weak test (compare on your own images with --compare FOLDER), '
+        lines.append(f'{text}largest difference {worst["largest"]:.2g} with outputs up to {worst["of"]:.3g}')
     return lines
 
 

@@ -70,7 +70,7 @@ class RoIAlign(nn.Module):
 def roi_align_rows(
     x: Tensor, rois: Tensor, output_size: Tuple[int, int], scale: float, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """RoIAlign of a channels_last map: each bin is a weighted sum of the pixels that its samples lie between.
+    """Apply RoIAlign to a channels_last map: each bin is a weighted sum of the pixels around its samples.
 
     Args:
         x (Tensor): ``(B, C, H, W)`` in channels_last, float32.

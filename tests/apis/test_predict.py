@@ -246,7 +246,7 @@ def test_another_run_does_not_continue_it(model_of, tmp_path):
     torch.save(content, tmp_path / 'other.pth')
     with pytest.raises(PredictionError, match='different weights'):
         run((model[0], str(tmp_path / 'other.pth'), model[2]), tmp_path)
-    with pytest.raises(PredictionError, match='differs in images'):
+    with pytest.raises(PredictionError, match='different images'):
         run(model, tmp_path, [str(model[2] / 'star')])
     (tmp_path / 'other.pth').unlink()
     assert contents(tmp_path) == before

@@ -1,6 +1,6 @@
 """GPU kernels in Triton, registered as torch custom operators ``fcvit_mm::...``; importing this imports no Triton.
 
-What was measured on a GPU stands in docs/performance.md, what bounds each kernel in its module.
+docs/gpu.md has the measurements on a GPU; the limits of each kernel are in its module.
 """
 
 from .add_scaled import add_scaled

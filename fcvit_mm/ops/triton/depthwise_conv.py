@@ -2,11 +2,11 @@
 
 Bound by arithmetic on a GPU: 11x11 in bfloat16 moves 4 bytes per element and multiplies 121 times in float32 on the
 ordinary (not the matrix) units. For the 128 x 64 x 56 x 56 map of FCViT-B12's first stage, an H100 at 33 T
-multiply-adds/s needs at least 0.09 ms for arithmetic and 0.03 ms for memory; measured: 0.21 ms (docs/performance.md).
-About 60% of the instructions in the inner loop multiply; the loads read 0.8 bytes per multiplication, where loading an
-element and a weight for each would read 6. The gradient of the weight reads x and the gradient once for each group of
-kernel rows, mostly from the L2 cache, and sums in two steps without atomics: the same input gives the same bits on the
-same GPU.
+multiply-adds/s needs at least 0.09 ms for arithmetic and 0.03 ms for memory; 0.21 ms were measured for 126 images
+(docs/gpu.md). About 60% of the instructions in the inner loop multiply; the loads read 0.8 bytes per multiplication,
+where loading an element and a weight for each would read 6. The gradient of the weight reads x and the gradient once
+for each group of kernel rows, mostly from the L2 cache, and sums in two steps without atomics: the same input gives the
+same bits on the same GPU.
 """
 
 import math

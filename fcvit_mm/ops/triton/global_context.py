@@ -3,9 +3,9 @@
 Bound by memory on a GPU. The map is read for its means, for the similarity and for the sum, and written once: 4 passes
 where the reference makes about 14, several in float32. The normalisation permits fewer passes only if an image stays in
 the cache between them, as most do: 128 images of FCViT-B12's first stage take 51 MB in bfloat16, the L2 cache of an
-H100 has 50. Measured there: 0.10 ms, twice the time of one read and one write (docs/gpu.md). The backward pass
-reads the output's gradient twice and x once, and writes once; the similarity (h values per position) is stored by the
-forward pass.
+H100 has 50. For 126 images 0.10 ms were measured, twice the time of one read and one write (docs/gpu.md). The backward
+pass reads the output's gradient twice and x once, and writes once; the similarity (h values per position) is stored by
+the forward pass.
 """
 
 from typing import Any, Dict, Optional, Tuple
