@@ -318,7 +318,7 @@ def test_bad_options(network):
     'x, error, words',
     [
         (torch.randn(3, 64, 64), ValueError, ['(B, 3, H, W)', '3 dimensions', 'image[None]']),
-        (torch.randn(1, 4, 64, 64), ValueError, ['3 input channels', 'got 4', 'in_channels']),
+        (torch.randn(1, 4, 64, 64), ValueError, ['got 4 channels', 'expected 3', 'in_channels=4']),
         (torch.randn(1, 3, 0, 64), ValueError, ['at least 1x1', '0x64']),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, ['floating-point', 'torch.uint8']),
         ([1, 2], TypeError, ['floating-point', 'list']),

@@ -99,8 +99,8 @@ def test_dynamic_refuses(shapes, message):
         (((2, 4, 8, 8), (2, 0, 49, 8, 8)), 'weight has 0 groups'),
         (((2, 4, 8, 8), (2, 2, 49, 8, 7)), r'the shape \(2, 2, 49, 8, 7\), .* takes \(2, 2, 49, 8, 8\)'),
         (((2, 4, 8, 8), (2, 98, 8, 8)), r'the shape \(2, 98, 8, 8\), .* takes \(2, G, k\*k, 8, 8\)'),
-        (((2, 4, 8, 8), (2, 2, 48, 8, 8)), 'kernels of 48 values .* expected the square of an odd number'),
-        (((2, 4, 8, 8), (2, 2, 36, 8, 8)), 'kernels of 36 values .* expected the square of an odd number'),
+        (((2, 4, 8, 8), (2, 2, 48, 8, 8)), 'kernels of 48 elements .* expected the square of an odd number'),
+        (((2, 4, 8, 8), (2, 2, 36, 8, 8)), 'kernels of 36 elements .* expected the square of an odd number'),
         (((4, 8, 8), (1, 2, 49, 8, 8)), r'x has the shape \(4, 8, 8\), expected four dimensions'),
     ],
 )
