@@ -13,6 +13,7 @@ mmcv_ext.make_known()
 # Importing registers: checkpoints makes init_cfg=dict(type='Pretrained') read published files, engine brings the
 # optimizer-wrapper constructor and hooks, datasets transforms.
 from . import checkpoints, datasets, engine  # noqa: E402, F401
+from .inference import optimize_for_inference  # noqa: E402
 from .models import (  # noqa: E402
     CaiT,
     DWNet,
@@ -22,7 +23,6 @@ from .models import (  # noqa: E402
     ScaledViT,
     Swin,
     ViT,
-    optimize_for_inference,
 )
 from .version import __version__  # noqa: E402
 

@@ -15,7 +15,7 @@ FLOORS = [
     {'errors', 'options', 'version', 'registry', 'dependencies', 'files', 'images', 'deprecation'},
     {'ops'},
     {'models', 'datasets', 'mmcv_ext'},
-    {'checkpoints'},
+    {'checkpoints', 'inference'},
     {'engine', 'apis', 'timm', 'mmpretrain'},
     {'analysis', 'export', 'publishing', 'preflight'},
     {'app'},

@@ -20,7 +20,7 @@ step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" "${common[@]}" 
 
 for run; do
     case $run in
-    correct) (cd "$tools/../.." && "$python" -m pytest -q tests/ops tests/models/test_graphs.py) ;;
+    correct) (cd "$tools/../.." && "$python" -m pytest -q tests/ops tests/inference/test_cuda_graphs.py) ;;
     kernels)
         "$python" "$tools/time_kernels.py" --out "$out/$run" "${common[@]}"
         "$python" "$tools/time_kernels.py" --out "$out/$run/backward" "${common[@]}" --backward ;;

@@ -32,7 +32,7 @@ from ..engine.distributed import lost_process, rendezvous_env
 from ..errors import library_errors
 from ..files import write_atomic
 from ..images import ImageError, ImageReader, swap_channels
-from ..models import optimize_for_inference
+from ..inference import optimize_for_inference
 from ..options import TABLES
 from .draw import draw_classes, draw_sample
 from .inputs import Work, find_work

@@ -14,7 +14,7 @@ from ..apis.load import Network, load_network
 from ..engine.config import load_config, task_of, type_name, walk
 from ..errors import UserError
 from ..images import swap_channels
-from ..models import optimize_for_inference
+from ..inference import optimize_for_inference
 from ..models.layers import count_parameters
 from ..options import EXPORT_PREPROCESSING as PREPROCESSING
 from ..version import __version__

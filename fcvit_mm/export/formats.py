@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import atomic_path, is_write_failure
-from ..models import optimize_for_inference
+from ..inference import optimize_for_inference
 from ..options import EXPORT_FORMATS as FORMATS
 from .detectors import match
 from .parts import Part, free_of_sizes_

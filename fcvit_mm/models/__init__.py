@@ -4,7 +4,6 @@ from .backbone import Backbone
 from .cait import CaiT, ScaledCaiT
 from .dwnet import DWNet
 from .fcvit import FCViT
-from .inference import optimize_for_inference
 from .swin import ScaledSwin, Swin
 from .vit import ScaledViT, ViT
 
@@ -18,5 +17,4 @@ __all__ = [
     'ScaledViT',
     'Swin',
     'ViT',
-    'optimize_for_inference',
 ]

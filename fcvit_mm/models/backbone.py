@@ -15,7 +15,6 @@ from ..ops import native, triton
 from ..ops.conditions import is_channels_last
 from ..ops.dispatch import current_mode
 from ..ops.tracing import call, is_exporting, is_transformed, records_any_size
-from .graphs import CudaGraphs
 from .layers import check_image_batch
 from .published_names import PublishedNames
 
@@ -185,8 +184,9 @@ class Backbone(BaseModule):
     pretrained_loader: Optional[Callable[..., None]] = None
     #: Names of the parameters in published files of the network. ``None``: those files have the names here.
     published_names: Optional[PublishedNames] = None
-    #: Replays forward passes for inference, if :func:`~fcvit_mm.optimize_for_inference` was told so.
-    cuda_graphs: Optional[CudaGraphs] = None
+    #: Replays forward passes for inference: a :class:`~fcvit_mm.inference.cuda_graphs.CudaGraphs` after
+    #: ``optimize_for_inference(model, cuda_graphs=True)``, otherwise ``None``.
+    cuda_graphs: Any = None
 
     init_cfg: Any
     stem: nn.Module

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import library
 
 from fcvit_mm import ops
-from fcvit_mm.models.winograd import winograd_weight
+from fcvit_mm.inference.winograd import winograd_weight
 from fcvit_mm.ops import native, use_ops
 
 built = pytest.mark.skipif(

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import fcvit_mm
+from fcvit_mm.inference.cuda_graphs import CudaGraphs
 from fcvit_mm.models import FCViT
-from fcvit_mm.models.graphs import CudaGraphs
 
 ARCH = dict(depths=(1, 1, 1, 1), channels=(16, 32, 32, 32), mlp_ratios=(2, 2, 2, 2))
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')

@@ -10,9 +10,10 @@ from detectors import DETECTORS, build_detector, drawn_image
 from torch.nn.utils import parametrizations, prune
 
 import fcvit_mm
-from fcvit_mm.models import layers, regions, stock_parts, winograd
-from fcvit_mm.models.regions import RoIAlign
-from fcvit_mm.models.winograd import WinogradConv2d
+from fcvit_mm.inference import roi_align, stock_modules, winograd
+from fcvit_mm.inference.roi_align import RoIAlign
+from fcvit_mm.inference.winograd import WinogradConv2d
+from fcvit_mm.models import layers
 from fcvit_mm.ops import native
 
 SIZE = (64, 96)
@@ -25,7 +26,7 @@ SMALL_RESNET = dict(backbone=RESNET, neck=dict(type='FPN', in_channels=[4, 8], o
 @pytest.fixture
 def always(monkeypatch):
     """Compute by tiles, and linear layers by the compiled kernels if there are any, whatever their size."""
-    monkeypatch.setattr(stock_parts, 'MANY_WEIGHTS', 1)
+    monkeypatch.setattr(stock_modules, 'MANY_WEIGHTS', 1)
     monkeypatch.setattr(layers.Linear, 'pays', lambda self, x: native.available())
     for name in ('MIN_TILES', 'MIN_CHANNELS', 'MIN_TILES_NATIVE', 'MIN_CHANNELS_NATIVE'):
         monkeypatch.setattr(winograd, name, 1)
@@ -328,8 +329,8 @@ def test_twice_and_pickled(always):
 
 def test_regions_by_rows(monkeypatch):
     calls = []
-    by_rows = regions.roi_align_rows
-    monkeypatch.setattr(regions, 'roi_align_rows', lambda *args: calls.append(1) or by_rows(*args))
+    by_rows = roi_align.roi_align_rows
+    monkeypatch.setattr(roi_align, 'roi_align_rows', lambda *args: calls.append(1) or by_rows(*args))
     found(fcvit_mm.optimize_for_inference(detector('mask_rcnn')))
     assert calls
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from fcvit_mm.models import regions
-from fcvit_mm.models.regions import RoIAlign, roi_align_rows
+from fcvit_mm.inference.roi_align import RoIAlign, roi_align_rows
 from fcvit_mm.ops import use_ops
 
 
@@ -29,7 +28,7 @@ def boxes(count=120):
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('ratio', [0, 1, 2, 3])
 def test_values(ratio, aligned, monkeypatch):
-    monkeypatch.setattr(regions, 'REGIONS', 50)
+    monkeypatch.setattr('fcvit_mm.inference.roi_align.REGIONS', 50)
     x, rois = maps(), boxes()
     for scale in (0.25, 1 / 32):
         expected = roi_align(x, rois, (7, 5), scale, ratio, aligned)
@@ -49,7 +48,7 @@ def test_layer(monkeypatch):
         def refuse(*_):
             raise AssertionError('by rows')
 
-        monkeypatch.setattr(regions, 'roi_align_rows', refuse)
+        monkeypatch.setattr('fcvit_mm.inference.roi_align.roi_align_rows', refuse)
         assert torch.equal(layer(x.contiguous(), rois), expected)
         with use_ops('reference'):
             assert torch.equal(layer(x, rois), expected)

@@ -8,8 +8,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from fcvit_mm.models import winograd
-from fcvit_mm.models.winograd import WinogradConv2d, winograd_conv2d, winograd_weight
+from fcvit_mm.inference import winograd
+from fcvit_mm.inference.winograd import WinogradConv2d, winograd_conv2d, winograd_weight
 from fcvit_mm.ops import native, use_ops
 
 

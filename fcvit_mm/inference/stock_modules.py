@@ -2,7 +2,7 @@
 
 A module is changed only if it and all its children are listed in :data:`KNOWN`: its convolutions compute in
 channels_last, fused with the BatchNorm after them and by the operations of this package, and RoI features are extracted
-by :class:`~fcvit_mm.models.regions.RoIAlign`. If every component of a detector or segmentor is known, maps stay in
+by :class:`~fcvit_mm.inference.roi_align.RoIAlign`. If every component of a detector or segmentor is known, maps stay in
 channels_last from the images on; otherwise a known component returns contiguous maps, because compiled operators of
 mmcv read any memory as if it were contiguous, and ``view`` rejects channels_last.
 """
@@ -15,10 +15,10 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models.backbone import Backbone
+from ..models.layers import Conv2d, Linear, can_fuse, fuse_batch_norm_, is_unmodified
 from ..ops.tracing import is_traced
-from .backbone import Backbone
-from .layers import Conv2d, Linear, can_fuse, fuse_batch_norm_, is_unmodified
-from .regions import RoIAlign
+from .roi_align import RoIAlign
 from .winograd import WinogradConv2d
 
 
@@ -68,7 +68,7 @@ MANY_WEIGHTS = 2**16
 _NOT_CALLED = ('loss', 'data_preprocessor', 'auxiliary_head')
 
 
-def optimize_parts_(model: nn.Module) -> int:
+def optimize_stock_modules_(model: nn.Module) -> int:
     """Optimize the known components of a model in evaluation mode, in place.
 
     Modules are replaced rather than changed, so that whoever else holds one keeps what it was. A :class:`Backbone`

@@ -13,7 +13,6 @@ from networks import disturbed as trained
 from torch.nn.utils import parametrize
 
 import fcvit_mm
-from fcvit_mm.models import inference
 from fcvit_mm.ops import conditions, native, use_ops
 
 
@@ -268,6 +267,6 @@ def test_a_model_of_which_nothing_is_known():
 
 
 def test_outputs_that_differ_are_refused(monkeypatch):
-    monkeypatch.setattr(inference, 'TOLERANCE', 0.0)
+    monkeypatch.setattr('fcvit_mm.inference.optimize.TOLERANCE', 0.0)
     with pytest.raises(RuntimeError, match='the optimized FCViT differs from the model by .*please report this'):
         fcvit_mm.optimize_for_inference(trained(micro()), images())

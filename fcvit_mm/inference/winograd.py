@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.layers import Conv2d, Derived
 from ..ops import native
 from ..ops.checks import autocast_dtype
 from ..ops.conditions import needs_grad
 from ..ops.dispatch import current_mode
 from ..ops.tracing import is_traced, is_transformed
-from .layers import Conv2d, Derived
 
 #: Outputs of a tile on each side, and inputs that it reads.
 TILE, READ = 4, 6

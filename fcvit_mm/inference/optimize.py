@@ -8,13 +8,13 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from ..models.backbone import Backbone
+from ..models.fcvit import FCViTBlock
+from ..models.layers import Conv2d, Derived, Snapshot, is_unmodified
 from ..ops import triton
 from ..ops.conditions import HALF, lacks_half
-from .backbone import Backbone
-from .fcvit import FCViTBlock
-from .graphs import CudaGraphs
-from .layers import Conv2d, Derived, Snapshot, is_unmodified
-from .stock_parts import optimize_parts_
+from .cuda_graphs import CudaGraphs
+from .stock_modules import optimize_stock_modules_
 
 #: Largest difference of outputs, in parts of the largest output (at least 1).
 TOLERANCE = 1e-4
@@ -31,7 +31,7 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
     outputs. Which kernels run is decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
 
     Necks, heads and convolutional backbones of mmdet, mmseg and mmpretrain listed in
-    :mod:`~fcvit_mm.models.stock_parts` are optimized, too, with a backbone of this package or another: maps in
+    :mod:`~fcvit_mm.inference.stock_modules` are optimized, too, with a backbone of this package or another: maps in
     channels_last, fused BatchNorms, Winograd 3x3 convolutions, and this package's RoIAlign on CPUs. Other modules are
     left unchanged.
 
@@ -41,7 +41,7 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
         example (Tensor, optional): Images ``(B, C, H, W)`` for the model's ``forward``; the outputs of copy and model
             are then compared.
         cuda_graphs (bool): On a GPU, capture the backbone's forward pass for each image size that occurs twice, and
-            replay it: see :class:`~fcvit_mm.models.graphs.CudaGraphs`. Otherwise the launch overhead of Python
+            replay it: see :class:`~fcvit_mm.inference.cuda_graphs.CudaGraphs`. Otherwise the launch overhead of Python
             dominates at small batches.
 
     Returns:
@@ -60,12 +60,12 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
             f'cuda_graphs=True, but {type(model).__name__} contains no backbone of fcvit_mm to capture: omit '
             'cuda_graphs'
         )
-    parts = optimize_parts_(optimized)
+    parts = optimize_stock_modules_(optimized)
     if not backbones and not parts:
         raise ValueError(
             f'{type(model).__name__} contains nothing to optimize, expected FCViT, DWNet or another subclass of '
             'fcvit_mm.models.Backbone, or a module of mmdet, mmseg or mmpretrain listed in '
-            'fcvit_mm.models.stock_parts.KNOWN'
+            'fcvit_mm.inference.stock_modules.KNOWN'
         )
     for backbone in backbones:
         _separate(backbone, set())

@@ -1,0 +1,5 @@
+"""Trained models made faster: backbones of this package, and necks and heads of mmdet, mmseg and mmpretrain."""
+
+from .optimize import optimize_for_inference
+
+__all__ = ['optimize_for_inference']
