@@ -3,7 +3,7 @@
 #
 #   dev/benchmark/cpu.sh [OUT [RUN...]]
 #
-# OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 dense sizes train
+# OUT (default work_dirs/benchmark/cpu) gets a folder for each RUN: batch8 batch1 bfloat16 dense sizes train
 # family mask_rcnn upernet (training steps) detector one_stage segmentor (predictions).
 # PYTHON names the interpreter, SPEED_OPTIONS further options of speed.py. Leave the machine to it.
 set -euo pipefail
@@ -12,7 +12,7 @@ configs=$tools/../../configs
 python=${PYTHON:-python}
 out=${1:-work_dirs/benchmark/cpu}
 shift || true
-[ $# -gt 0 ] || set -- batch8 batch1 dense sizes train family mask_rcnn upernet detector one_stage segmentor
+[ $# -gt 0 ] || set -- batch8 batch1 bfloat16 dense sizes train family mask_rcnn upernet detector one_stage segmentor
 
 # shellcheck disable=SC2086  # several options
 speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@" ${SPEED_OPTIONS:-}; }
@@ -31,6 +31,9 @@ for run; do
         speed --batch 1 --repeat 3 --warmup 2 --networks fcvit_b12_reference fcvit_b12_reference_channels_last fcvit_b12 \
             fcvit_b12_compiled fcvit_b24 fcvit_b24_compiled poolformer_s24 convnext_tiny convnext_tiny_compiled resnet50 \
             resnet50_compiled --baseline fcvit_b12_reference fcvit_b12 fcvit_b24 ;;
+    bfloat16)
+        speed --dtype bfloat16 --warmup 2 --networks fcvit_b12 fcvit_b12@float32 fcvit_b24 convnext_tiny resnet50 resnet50@float32 \
+            --baseline fcvit_b12 fcvit_b24 ;;
     dense)
         speed --batch 1 --size 800x1216 --features --rounds 7 --warmup 1 --networks fcvit_b12_reference \
             fcvit_b12_reference_channels_last fcvit_b12 poolformer_s24 convnext_tiny resnet50 \
@@ -54,6 +57,6 @@ for run; do
     segmentor)
         whole mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py \
             "$configs/segmentation/upernet_fcvit_b12_ade20k.py" --size 512x512 ;;
-    *) echo "cpu.sh: no run $run, expected batch8, batch1, dense, sizes, train, family, mask_rcnn, upernet, detector, one_stage or segmentor" >&2; exit 1 ;;
+    *) echo "cpu.sh: no run $run, expected batch8, batch1, bfloat16, dense, sizes, train, family, mask_rcnn, upernet, detector, one_stage or segmentor" >&2; exit 1 ;;
     esac
 done

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..models.backbone import Backbone
 from ..models.fcvit import FCViTBlock
 from ..models.layers import Conv2d, Derived, Snapshot, is_unmodified
-from ..ops import triton
+from ..ops import native, triton
 from ..ops.conditions import HALF, lacks_half
+from ..ops.measured import is_untuned
 from .cuda_graphs import CudaGraphs
 from .stock_modules import optimize_stock_modules_
 
@@ -26,9 +27,9 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
 
     BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
     allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrisation, an adapter
-    or another layer: merge or remove these first to have them fused, too. Weights take the channels_last layout. On a
-    CPU without fast half-precision arithmetic, a half-precision backbone computes in float32 between its input and its
-    outputs. Which kernels run is decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
+    or another layer: merge or remove these first to have them fused, too. Weights take the channels_last layout. Where
+    a CPU computes float32 faster than half precision, a half-precision backbone computes in float32 between its input
+    and its outputs. Which kernels run is decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
 
     Necks, heads and convolutional backbones of mmdet, mmseg and mmpretrain listed in
     :mod:`~fcvit_mm.inference.stock_modules` are optimized, too, with a backbone of this package or another: maps in
@@ -82,7 +83,7 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
                     "to a GPU first, with .to('cuda')"
                 )
             backbone.cuda_graphs = CudaGraphs()
-        if lacks_half(parameter):
+        if _is_faster_in_float32(backbone, parameter):
             backbone.register_forward_pre_hook(_widen)
             backbone.register_forward_hook(partial(_narrow, dtype=parameter.dtype))
             backbone.float()
@@ -114,6 +115,18 @@ def _separate(module: nn.Module, seen: Set[nn.Module]) -> None:
         if child is not None:
             seen.add(child)
             _separate(child, seen)
+
+
+def _is_faster_in_float32(backbone: Backbone, parameter: Tensor) -> bool:
+    """Return whether a half-precision backbone is faster in float32.
+
+    On CPUs without instructions for half precision; and for FCViT where the compiled kernels were tuned: with AVX-512
+    on AMD, PyTorch's bfloat16 takes B12 longer than they take in float32.
+    """
+    if parameter.device.type != 'cpu' or parameter.dtype not in HALF:
+        return False
+    has_kernels = native.available() and not is_untuned(parameter)
+    return lacks_half(parameter) or (has_kernels and any(isinstance(each, FCViTBlock) for each in backbone.modules()))
 
 
 def _widen(module: nn.Module, args: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:

@@ -143,7 +143,10 @@ CHANGES = {
 }
 
 
-@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+@pytest.mark.skipif(
+    not native.available() or torch.__version__ < '2.4',
+    reason='no compiled CPU kernels here, or Dynamo before torch 2.4',
+)
 @pytest.mark.parametrize('dynamic', [None, True])
 def test_compilers_record_whole_blocks(dynamic):
     """One operator each, for any size; changed weights count, and hooks that were there when it was compiled."""
@@ -239,6 +242,20 @@ def test_half_precision_where_the_cpu_has_none(monkeypatch):
         for want, have in zip(model(images()), optimized(images().bfloat16())):
             assert have.dtype == torch.bfloat16
             torch.testing.assert_close(have.float(), want, rtol=0, atol=5e-2 * want.abs().max().item())
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+@pytest.mark.parametrize('is_tuned', [True, False])
+def test_half_precision_where_the_kernels_are_faster_in_float32(monkeypatch, is_tuned):
+    """FCViT alone, on CPUs that the kernels were tuned on."""
+    monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: True)
+    monkeypatch.setattr('fcvit_mm.inference.optimize.is_untuned', lambda x: not is_tuned)
+    dwnet = fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8)))
+    for model, expected in ((trained(micro()), is_tuned), (dwnet.eval(), False)):
+        optimized = fcvit_mm.optimize_for_inference(model.bfloat16())
+        assert (next(optimized.parameters()).dtype == torch.float32) == expected
+        with torch.no_grad():
+            assert {output.dtype for output in optimized(images().bfloat16())} == {torch.bfloat16}
 
 
 def test_a_model_around_a_backbone():
