@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.backbone import Backbone
 from ..models.fcvit import FCViTBlock
-from ..models.layers import Conv2d, Derived, Snapshot, is_unmodified
+from ..models.layers import CachedWeight, Conv2d, ModuleCache, is_unmodified
 from ..ops import native, triton
 from ..ops.conditions import HALF, lacks_half
 from ..ops.measured import is_untuned
@@ -145,7 +145,7 @@ def _pack(backbone: Backbone) -> None:
         if not is_unmodified(module):
             continue
         if isinstance(module, FCViTBlock):
-            module.packed = Snapshot()
+            module.packed = ModuleCache()
         if type(module) is not Conv2d:
             continue
         is_depthwise = module.groups == module.in_channels == module.out_channels
@@ -153,7 +153,7 @@ def _pack(backbone: Backbone) -> None:
             if is_depthwise:
                 module.weight = nn.Parameter(triton.pack_taps(module.weight), requires_grad=False)
         elif module.bias is not None and (is_depthwise or module.groups == 1):
-            module.packed = Derived()
+            module.packed = CachedWeight()
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.layers import Conv2d, Derived
+from ..models.layers import CachedWeight, Conv2d
 from ..ops import native
 from ..ops.checks import autocast_dtype
 from ..ops.conditions import needs_grad
@@ -47,7 +47,7 @@ class WinogradConv2d(Conv2d):
         ``(B, C, H, W)`` to ``(B, D, H, W)`` in channels_last.
     """
 
-    _transformed: Optional[Derived] = None
+    _transformed: Optional[CachedWeight] = None
 
     @staticmethod
     def fits(layer: torch.nn.Conv2d) -> bool:
@@ -95,8 +95,8 @@ class WinogradConv2d(Conv2d):
             return native.winograd_panels(winograd_weight(weight)) if compiled else winograd_weight(weight)
 
         if self._transformed is None:
-            self._transformed = Derived()
-        return self._transformed.of(self.weight, make, compiled)
+            self._transformed = CachedWeight()
+        return self._transformed.get(self.weight, make, compiled)
 
 
 def winograd_weight(weight: Tensor) -> Tensor:

@@ -28,14 +28,14 @@ from .layers import (
     LayerNorm2d,
     Stage,
     activated,
+    batch_to_space,
     drop_path_rates,
-    from_phases,
     fuse_batch_norm_,
     fuse_batch_norm_before_,
     is_unmodified,
     pad_to_multiple,
     residual,
-    to_phases,
+    space_to_batch,
 )
 
 #: Side of the depth-wise kernels, and of the windows that maps are padded to multiples of.
@@ -137,7 +137,7 @@ class DynamicDepthwiseConv(nn.Module):
         if dilation == 1:
             return dynamic_depthwise_conv2d(x, kernels, bias)
         kernels = kernels.repeat_interleave(dilation**2, 0)
-        return from_phases(dynamic_depthwise_conv2d(to_phases(x, dilation), kernels, bias), dilation)
+        return batch_to_space(dynamic_depthwise_conv2d(space_to_batch(x, dilation), kernels, bias), dilation)
 
     def fuse_(self) -> None:
         """Fuse the BatchNorm into the preceding convolution, in place, for inference."""
@@ -167,9 +167,9 @@ class InhomogeneousDepthwiseConv(nn.Module):
         self.fc2 = Conv2d(channels // reduction, self.groups * kernel_size**2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = to_phases(self.fc2(self.act(self.norm(self.fc1(x)))), self.dilation)
+        kernels = space_to_batch(self.fc2(self.act(self.norm(self.fc1(x)))), self.dilation)
         kernels = kernels.unflatten(1, (self.groups, -1)).to(x.dtype)
-        return from_phases(inhomogeneous_depthwise_conv2d(to_phases(x, self.dilation), kernels), self.dilation)
+        return batch_to_space(inhomogeneous_depthwise_conv2d(space_to_batch(x, self.dilation), kernels), self.dilation)
 
     def fuse_(self) -> None:
         """Fuse the BatchNorm into the preceding convolution, in place, for inference."""

@@ -32,8 +32,8 @@ from .layers import (
     Conv2d,
     DropPath,
     GroupNorm1,
+    ModuleCache,
     PatchEmbed,
-    Snapshot,
     Stage,
     activated,
     can_fuse,
@@ -327,7 +327,7 @@ class ChannelMixer(nn.Module):
         of_taps: Any = self.dwconv.packed
         if packed is not None and of_taps is not None and self.dwconv.kernel_size == (3, 3):
             fc1_weight, fc1_bias, fc2_weight, fc2_bias = packed
-            taps = of_taps.of(dw_weight, native.pack_taps)
+            taps = of_taps.get(dw_weight, native.pack_taps)
             return native.channel_mixer(x, fc1_weight, fc1_bias, taps, dw_bias, fc2_weight, fc2_bias, shortcut)
         if self.recompute and torch.is_grad_enabled():
             x = recomputed_channel_mixer(x, *parameters)
@@ -339,7 +339,7 @@ class FCViTBlock(nn.Module):
     """Token mixer and channel mixer, each after a norm, in a scaled residual branch.
 
     Attributes:
-        packed (Snapshot, optional): Arguments of the compiled kernel for the complete block, for inference.
+        packed (ModuleCache, optional): Arguments of the compiled kernel for the complete block, for inference.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -347,7 +347,7 @@ class FCViTBlock(nn.Module):
 
     layer_scale1: Optional[nn.Parameter]
     layer_scale2: Optional[nn.Parameter]
-    packed: Optional[Snapshot] = None
+    packed: Optional[ModuleCache] = None
 
     def __init__(
         self,
@@ -389,7 +389,7 @@ class FCViTBlock(nn.Module):
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
             return None
         # A compiler records how the weights are packed: with freezing it does so once, else at each call.
-        return self.pack() if is_traced() else self.packed.of(self, self.pack)
+        return self.pack() if is_traced() else self.packed.get(self, self.pack)
 
     def pack(self) -> Optional[Tuple[Any, ...]]:
         """Return the arguments of :func:`native.fcvit_block` after the map.

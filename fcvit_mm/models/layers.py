@@ -3,7 +3,7 @@
 import math
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -22,7 +22,7 @@ from ..ops.measured import is_untuned
 from ..ops.tracing import hides_attributes, is_traced, is_transformed, records_any_size
 
 
-class Derived:
+class CachedWeight:
     """A tensor computed lazily from a weight and recomputed when the weight changes.
 
     Changes are detected by PyTorch's version counter: in-place changes and ``load_state_dict``, but not writes through
@@ -31,7 +31,7 @@ class Derived:
 
     _made: Optional[Tuple[Any, Tensor]] = None
 
-    def of(self, weight: Tensor, make: Callable[[Tensor], Tensor], *conditions: Any) -> Tensor:
+    def get(self, weight: Tensor, make: Callable[[Tensor], Tensor], *conditions: Any) -> Tensor:
         """Return ``make(weight)``, cached while neither the weight nor the conditions change."""
         if type(weight) not in (Tensor, nn.Parameter):  # of a subclass, such as fake tensors, which have no memory
             return make(weight)
@@ -55,49 +55,71 @@ def _state_of(value: Optional[Tensor]) -> Any:
     return value.data_ptr(), None if value.is_inference() else value._version
 
 
-class Snapshot:
+class _ModuleState(NamedTuple):
+    """State that the forward pass of a module depends on: each value with the dictionary that contains it and its key."""
+
+    children: List[Tuple[Dict[str, Any], str, Optional[nn.Module]]]
+    settings: List[Tuple[Dict[str, Any], str, Any]]
+    modes: List[Tuple[nn.Module, bool]]
+    parameters: List[Tuple[Dict[str, Any], str, Optional[nn.Parameter], Any]]
+
+    @classmethod
+    def capture(cls, module: nn.Module) -> '_ModuleState':
+        """Return the state of a module and of all modules in it."""
+        modules = list(module.modules())
+        return cls(
+            [(each._modules, name, child) for each in modules for name, child in each._modules.items()],
+            [
+                (vars(each), name, value)
+                for each in modules
+                for name, value in vars(each).items()
+                if name[0] != '_' and name != 'training' and isinstance(value, (int, float, str, tuple))
+            ],
+            [(each, each.training) for each in modules],
+            [
+                (each._parameters, name, value, _state_of(value))
+                for each in modules
+                for name, value in each._parameters.items()
+            ],
+        )
+
+    def is_current(self) -> bool:
+        """Return whether the modules still have this state, and no hooks."""
+        return (
+            all(holder.get(name) is child for holder, name, child in self.children)
+            and all(holder.get(name) is value for holder, name, value in self.settings)
+            and all(module.training == training and is_unmodified(module) for module, training in self.modes)
+            and not has_global_hooks()
+            and all(
+                holder.get(name) is value and _state_of(value) == state
+                for holder, name, value, state in self.parameters
+            )
+        )
+
+
+class ModuleCache:
     """A value computed from a module's parameters, recomputed when a parameter, child, hook or setting changes.
 
-    Parameter changes are detected as in :class:`Derived`; also replaced child modules, hooks, parametrisations, the
+    Parameter changes are detected as in :class:`CachedWeight`; also replaced child modules, hooks, parametrisations, the
     training mode and settings such as ``eps``. It is neither copied nor pickled with the module.
     """
 
-    _made: Optional[Tuple[Any, ...]] = None
+    _made: Optional[Tuple[_ModuleState, Any]] = None
 
-    def of(self, module: nn.Module, make: Callable[[], Any]) -> Any:
+    def get(self, module: nn.Module, make: Callable[[], Any]) -> Any:
         """Return ``make()``, cached while nothing changes.
 
         Args:
             module (nn.Module): The module whose parameters, including those of its children, the value depends on.
             make (Callable): Returns the value, or ``None`` if the modules do not permit it.
         """
-        kept = self._made  # as one: other threads may be here, too
-        if kept is not None:
-            children, modules, settings, parameters, made = kept
-            if (
-                all(place.get(name) is child for place, name, child in children)
-                and all(place.get(name) is value for place, name, value in settings)
-                and all(each.training == training and is_unmodified(each) for each, training in modules)
-                and not has_global_hooks()
-                and all(
-                    place.get(name) is value and _state_of(value) == state for place, name, value, state in parameters
-                )
-            ):
-                return made
+        kept = self._made  # state and value as one: other threads may be here, too
+        if kept is not None and kept[0].is_current():
+            return kept[1]
         self._made = None
         made = make()
         if made is not None:
-            modules = [(each, each.training) for each in module.modules()]
-            children = [(each._modules, *child) for each, _ in modules for child in each._modules.items()]
-            settings = [
-                (vars(each), name, value)
-                for each, _ in modules
-                for name, value in vars(each).items()
-                if name[0] != '_' and name != 'training' and isinstance(value, (int, float, str, tuple))
-            ]
-            named = [(each._parameters, *value) for each, _ in modules for value in each._parameters.items()]
-            parameters = [(place, name, value, _state_of(value)) for place, name, value in named]
-            self._made = children, modules, settings, parameters, made
+            self._made = _ModuleState.capture(module), made
         return made
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -108,11 +130,11 @@ class Conv2d(nn.Conv2d):
     """``nn.Conv2d``, computed by the fastest implementation for its input.
 
     Attributes:
-        packed (Derived, optional): The weight of a 1x1 or a depth-wise kernel as compiled kernels read it, for
+        packed (CachedWeight, optional): The weight of a 1x1 or a depth-wise kernel as compiled kernels read it, for
             inference; see :func:`packed_parameters`.
     """
 
-    packed: Optional[Derived] = None
+    packed: Optional[CachedWeight] = None
 
     @property
     def keeps_size(self) -> bool:
@@ -137,7 +159,7 @@ class Conv2d(nn.Conv2d):
 
     def _pack_windows(self) -> Tensor:
         packed: Any = self.packed
-        return packed.of(self.weight, lambda weight: native.pack(window_matrix(weight)))
+        return packed.get(self.weight, lambda weight: native.pack(window_matrix(weight)))
 
 
 class Linear(nn.Linear):
@@ -257,7 +279,7 @@ def packed_parameters(x: Tensor, fc1: Conv2d, fc2: Conv2d, *others: Optional[Ten
         return None
     if not may_use_packed(x, fc1.in_channels, fc1.weight, fc1.bias, fc2.weight, fc2.bias, *others):
         return None
-    return fc1.packed.of(fc1.weight, native.pack), fc1.bias, fc2.packed.of(fc2.weight, native.pack), fc2.bias
+    return fc1.packed.get(fc1.weight, native.pack), fc1.bias, fc2.packed.get(fc2.weight, native.pack), fc2.bias
 
 
 def is_gelu(activation: nn.Module) -> bool:
@@ -622,7 +644,7 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     return F.pad(x, (0, right, 0, down)) if records_any_size() or down or right else x
 
 
-def to_phases(x: Tensor, dilation: int) -> Tensor:
+def space_to_batch(x: Tensor, dilation: int) -> Tensor:
     """Return each set of positions ``dilation`` apart as an image, in which a dilated operation is undilated.
 
     Args:
@@ -638,8 +660,8 @@ def to_phases(x: Tensor, dilation: int) -> Tensor:
     return x.permute(0, 3, 5, 1, 2, 4).flatten(0, 2)
 
 
-def from_phases(x: Tensor, dilation: int) -> Tensor:
-    """Undo :func:`to_phases`."""
+def batch_to_space(x: Tensor, dilation: int) -> Tensor:
+    """Undo :func:`space_to_batch`."""
     if dilation == 1:
         return x
     x = x.unflatten(0, (-1, dilation, dilation)).permute(0, 3, 4, 1, 5, 2)

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from ..ops.tracing import is_traced, is_transformed, records_any_size
 from .layers import (
-    from_phases,
+    batch_to_space,
     has_global_hooks,
     is_inactive,
     is_unmodified,
     pad_to_multiple,
-    to_phases,
+    space_to_batch,
     up_to_multiple,
 )
 from .oversmoothing import AttnScaleHeadMixing, FeatScale, attn_scale
@@ -258,9 +258,9 @@ class SwinBlock(SwinTransformerBlock):
         if self.dilation == 1:
             return self._attn(x)
         height, width = x.shape[1:3]
-        phases = to_phases(pad_to_multiple(x.permute(0, 3, 1, 2), self.dilation), self.dilation)
+        phases = space_to_batch(pad_to_multiple(x.permute(0, 3, 1, 2), self.dilation), self.dilation)
         x = self._attn(phases.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return from_phases(x, self.dilation).permute(0, 2, 3, 1)[:, :height, :width]
+        return batch_to_space(x, self.dilation).permute(0, 2, 3, 1)[:, :height, :width]
 
     def _attn(self, x: Tensor) -> Tensor:
         _, height, width, channels = x.shape

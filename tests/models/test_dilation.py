@@ -6,7 +6,7 @@ import torch.nn as nn
 from networks import NETWORKS, build, disturbed, images
 
 from fcvit_mm.models.fcvit import GlobalContext
-from fcvit_mm.models.layers import GroupNorm1, from_phases, to_phases
+from fcvit_mm.models.layers import GroupNorm1, batch_to_space, space_to_batch
 
 NAMES = [name for name, network in NETWORKS.items() if hasattr(network.type, 'strides')]
 
@@ -48,9 +48,9 @@ def test_trains_and_loads(name):
 
 def test_phases():
     x = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
-    phases = to_phases(x, 2)
+    phases = space_to_batch(x, 2)
     assert phases.shape == (8, 3, 2, 3) and torch.equal(phases[5], x[1, :, 0::2, 1::2])
-    assert torch.equal(from_phases(phases, 2), x) and to_phases(x, 1) is x is from_phases(x, 1)
+    assert torch.equal(batch_to_space(phases, 2), x) and space_to_batch(x, 1) is x is batch_to_space(x, 1)
 
 
 def test_other_strides_are_refused():

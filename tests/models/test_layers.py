@@ -211,7 +211,7 @@ def test_convolutions_of_few_positions_pack_their_weight_once(monkeypatch):
     monkeypatch.setattr(native, 'pack', lambda weight: packed.append(weight) or pack(weight))
     torch.manual_seed(0)
     layer = Conv2d(5, 7, 3, stride=2, padding=1).to(memory_format=torch.channels_last)
-    layer.packed = layers.Derived()
+    layer.packed = layers.CachedWeight()
     x = torch.randn(2, 5, 9, 6).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         for _ in range(2):
