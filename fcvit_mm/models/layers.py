@@ -56,7 +56,7 @@ def _state_of(value: Optional[Tensor]) -> Any:
 
 
 class _ModuleState(NamedTuple):
-    """State that the forward pass of a module depends on: each value with the dictionary that contains it and its key."""
+    """State that a module's forward pass depends on: each value with the dictionary that contains it and its key."""
 
     children: List[Tuple[Dict[str, Any], str, Optional[nn.Module]]]
     settings: List[Tuple[Dict[str, Any], str, Any]]
@@ -100,8 +100,8 @@ class _ModuleState(NamedTuple):
 class ModuleCache:
     """A value computed from a module's parameters, recomputed when a parameter, child, hook or setting changes.
 
-    Parameter changes are detected as in :class:`CachedWeight`; also replaced child modules, hooks, parametrisations, the
-    training mode and settings such as ``eps``. It is neither copied nor pickled with the module.
+    Parameter changes are detected as in :class:`CachedWeight`; so are replaced child modules, hooks, parametrisations,
+    the training mode and settings such as ``eps``. It is neither copied nor pickled with the module.
     """
 
     _made: Optional[Tuple[_ModuleState, Any]] = None
