@@ -55,6 +55,8 @@ from .tiles import merge, stitch, tile_boxes
 PART = 64
 #: Where a run's settings stand, so that another one does not continue it.
 RUN = 'run.json'
+#: Options that results do not depend on: another run may continue with other values.
+HOW_TO_RUN = ('batch_size', 'workers', 'device', 'launcher')
 #: Seconds between two lines of progress where no terminal shows a bar.
 PROGRESS_SECONDS = 10.0
 #: Processes wait so long for the slowest one; the end of one is noticed at once.
@@ -66,7 +68,7 @@ class Options(NamedTuple):
     """Options of a prediction run.
 
     Attributes:
-        batch_size (int): Number of images, or tiles, per forward pass.
+        batch_size (int): Maximum number of images, or tiles, per forward pass.
         workers (int): Number of processes that read images; may be 0.
         amp (bool): Mixed precision.
         optimize (bool): Predict with the model after :func:`~fcvit_mm.optimize_for_inference`.
@@ -273,6 +275,25 @@ class BatchPredictor:
         """Return a fingerprint of the model and its use, which distinguishes results of different models."""
         return {'weights': self._weights, 'config': hashlib.sha256(self.described.encode()).hexdigest()}
 
+    def _predict(self, data: Sequence[Dict[str, Any]]) -> List[Any]:
+        """Predict prepared images, those of equal size together.
+
+        Others cannot share a batch: mmseg refuses them, and padding, as in the other libraries, changes predictions.
+        """
+        groups: Dict[Any, List[int]] = {}
+        for index, each in enumerate(data):
+            groups.setdefault(_sizes(each['inputs']), []).append(index)
+        order: List[int] = []
+        samples: List[Any] = []
+        features: List[Tensor] = []
+        for group in groups.values():
+            order += group
+            samples += self._step([data[index] for index in group])
+            features += self._features
+        places = np.argsort(order).tolist()
+        self._features = [features[place] for place in places] if features else []
+        return [samples[place] for place in places]
+
     def _step(self, data: List[Dict[str, Any]]) -> List[Any]:
         precision: ContextManager[Any] = autocast(device_type=self.device.type) if self.options.amp else nullcontext()
         with torch.no_grad(), precision, DefaultScope.overwrite_default_scope(self.scope):
@@ -289,7 +310,7 @@ class BatchPredictor:
             list[BaseDataElement]: A data sample of the library for each.
         """
         if self.options.tile is None:
-            return self._step([loaded.data for loaded in batch if loaded.data is not None])
+            return self._predict([loaded.data for loaded in batch if loaded.data is not None])
         return [self._predict_tiles(loaded, name) for loaded, name in zip(batch, names)]
 
     def features(self) -> List[np.ndarray]:
@@ -305,7 +326,7 @@ class BatchPredictor:
                 prepare(self.pipeline, loaded.pixels[top:bottom, left:right], name, loaded.number)
                 for left, top, right, bottom in boxes[start : start + self.options.batch_size]
             ]
-            samples += [self._reduced(sample) for sample in self._step(data)]
+            samples += [self._reduced(sample) for sample in self._predict(data)]
         if self.task == 'segmentation':
             return stitch(samples, boxes, loaded.size)
         return merge(samples, boxes, loaded.size)
@@ -324,6 +345,11 @@ class BatchPredictor:
             masks = sample.pred_instances.pop('masks')
             sample.pred_instances.masks = encode_mask_results([np.asarray(mask) for mask in masks])
         return sample
+
+
+def _sizes(inputs: Any) -> Any:
+    """Return the shape of a prepared image, or those of its augmentations."""
+    return tuple(map(_sizes, inputs)) if isinstance(inputs, (list, tuple)) else tuple(inputs.shape)
 
 
 def _hash_of(model: torch.nn.Module) -> str:
@@ -462,17 +488,16 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
     first = not dist.is_initialized() or dist.get_rank() == 0
     predictor = BatchPredictor(cfg, checkpoint, options)
 
-    def plan() -> Tuple[Work, Coco, List[int]]:
+    def plan() -> Tuple[Work, Coco, Parts, List[int]]:
         _check_folder(inputs, out)
         work = find_work(inputs)
         coco = coco_ids(options.coco, predictor.meta)
         for number in range(len(work)) if options.coco else ():
             coco.image_id(number, work.name(number))
-        _claim(out, _settings(predictor, work, options))
-        return work, coco, Parts(out, _part_size(options), len(work)).missing()
+        parts = Parts(out, _claim(out, _settings(predictor, work, options), _part_size(options)), len(work))
+        return work, coco, parts, parts.missing()
 
-    work, coco, missing = _from_first(plan)
-    parts = Parts(out, _part_size(options), len(work))
+    work, coco, parts, missing = _from_first(plan)
     done = json_of(osp.join(out, RUN)).get('complete', False)
     writer: Any
     if predictor.task == 'classification':
@@ -604,11 +629,11 @@ def _check_folder(inputs: Sequence[str], out: str) -> None:
 
 
 def _settings(predictor: BatchPredictor, work: Work, options: Options) -> Dict[str, Any]:
-    """Return the settings that results depend on."""
+    """Return the settings that results depend on; the batch size is none of them."""
     images = hashlib.sha256()
     for path in work.paths:
         images.update(f'{osp.abspath(path)}\n{work.frames.get(path, 1)}\n'.encode(errors='surrogateescape'))
-    kept = {key: value for key, value in options._asdict().items() if key not in ('workers', 'device', 'launcher')}
+    kept = {key: value for key, value in options._asdict().items() if key not in HOW_TO_RUN}
     return dict(kept, **predictor.fingerprint(), images=f'{len(work)} ({images.hexdigest()})')
 
 
@@ -630,8 +655,16 @@ def json_of(path: str) -> Dict[str, Any]:
         raise PredictionError(f'{path} was not written by this command ({error}): give another folder') from error
 
 
-def _claim(out: str, settings: Dict[str, Any]) -> None:
+def _claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
     """Write the settings of a run to its results folder, or compare them with those stored there.
+
+    Args:
+        out (str): Folder of the results.
+        settings (dict): From :func:`_settings`.
+        shard_size (int): Number of images per shard, for a new run.
+
+    Returns:
+        int: Number of images per shard; an earlier run that is continued keeps its own.
 
     Raises:
         PredictionError: The folder contains the results of another run.
@@ -639,14 +672,17 @@ def _claim(out: str, settings: Dict[str, Any]) -> None:
     settings = json.loads(json.dumps(settings))
     found = json_of(osp.join(out, RUN))
     if not found:
-        _write_run(out, dict(settings, complete=False))
-        return
+        _write_run(out, dict(settings, shard_size=shard_size, complete=False))
+        return shard_size
     differ = [key for key in settings if found.get(key) != settings[key]]
+    if not isinstance(found.get('shard_size'), int):
+        differ.append('shard_size')
     if differ:
         raise PredictionError(
             f'--out {out} contains results of another run, with different {", ".join(differ)}: give another folder, '
             'or delete this one'
         )
+    return found['shard_size']
 
 
 def _write_run(out: str, settings: Dict[str, Any]) -> None:

@@ -235,6 +235,85 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
     assert not run(model, tmp_path / 'twice', features=True).written and len(seen) == 6
 
 
+#: The preparation of images that keeps their proportions, so that sizes differ.
+KEEP_RATIO = {
+    'classification': "dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=96), dict(type='PackInputs')",
+    'detection': "dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 96), keep_ratio=True), "
+    "dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))",
+    'segmentation': "dict(type='LoadImageFromFile'), dict(type='Resize', scale=(192, 96), keep_ratio=True), "
+    "dict(type='PackSegInputs')",
+}
+
+
+@pytest.fixture
+def mixed(model_of, tmp_path):
+    """Task -> a small model whose pipeline keeps proportions, and images of two sizes, mixed."""
+
+    def get(task):
+        config, checkpoint, images = model_of(task)
+        path = tmp_path / 'keep_ratio.py'
+        path.write_text(f"_base_ = '{config}'\ntest_dataloader = dict(dataset=dict(pipeline=[{KEEP_RATIO[task]}]))\n")
+        (tmp_path / 'in').mkdir()
+        first = cv2.imread(str(sorted(path for path in images.rglob('*') if path.is_file())[0]))
+        for number, width in enumerate((64, 40, 64, 40, 64)):
+            image = np.roll(first, 13 * number, 1)[:, :width]
+            cv2.imwrite(str(tmp_path / 'in' / f'{number}.png'), image)
+        return str(path), checkpoint, tmp_path / 'in'
+
+    return get
+
+
+def numbers(folder, task):
+    """The results as numbers, in the order of the images."""
+    if task == 'classification':
+        rows = sorted(table(folder / 'predictions.csv'), key=lambda row: (row['image'], row['class_id']))
+        return np.array([float(row['probability']) for row in rows])
+    if task == 'detection':
+        rows = json.loads((folder / 'results.json').read_text())
+        return np.array([[row['image_id'], *row['bbox'], row['score']] for row in rows])
+    return np.concatenate([np.asarray(Image.open(path)).ravel() for path in sorted((folder / 'labels').iterdir())])
+
+
+@pytest.mark.parametrize(
+    'task, options',
+    [
+        ('classification', dict(top=0, features=True)),
+        ('classification', dict(top=0, tta=True)),
+        ('detection', dict(score_thr=0.05)),
+        ('segmentation', dict(features=True)),
+        ('segmentation', dict(tta=True)),
+    ],
+)
+def test_images_of_several_sizes_do_not_depend_on_the_batch(mixed, tmp_path, task, options):
+    model = mixed(task)
+    for size in (1, 4):
+        assert run(model, tmp_path / str(size), batch_size=size, **options).images == 5
+    folders = tmp_path / '1', tmp_path / '4'
+    one, four = (numbers(folder, task) for folder in folders)
+    assert len(one) and np.abs(one - four).max() < (0.02 if task == 'detection' else 1e-5)
+    if 'features' in options:
+        one, four = (np.load(folder / 'features.npy') for folder in folders)
+        assert one == pytest.approx(four, abs=1e-4) and one.std(0).max() > 1e-3
+
+
+def test_a_run_continues_with_another_batch_size(mixed, tmp_path, monkeypatch, parts_of_two):
+    model = mixed('segmentation')
+    run(model, tmp_path / 'once')
+    original = BatchPredictor._step
+
+    def step(self, data):
+        if any(each['data_samples'].img_path == '3.png' for each in data):
+            raise KeyboardInterrupt
+        return original(self, data)
+
+    monkeypatch.setattr(BatchPredictor, '_step', step)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / 'twice')
+    monkeypatch.setattr(BatchPredictor, '_step', original)
+    assert run(model, tmp_path / 'twice', batch_size=3).resumed == 2
+    assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
+
+
 def test_another_run_does_not_continue_it(model_of, tmp_path):
     model = model_of('classification')
     run(model, tmp_path)
