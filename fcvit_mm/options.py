@@ -8,7 +8,7 @@ same tables.
 import argparse
 import importlib
 import os.path as osp
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .errors import CommandParser, UserError
 
@@ -117,6 +117,29 @@ def check_config(path: str) -> None:
             f'config {path} does not exist: the configs are in configs/classification, configs/detection '
             'and configs/segmentation of the project'
         )
+
+
+def check_device(device: Optional[str]) -> None:
+    """Raise an error for a device that PyTorch cannot use on this machine, before anything is loaded.
+
+    Args:
+        device (str, optional): Such as ``'cpu'`` or ``'cuda:0'``; ``None``: chosen later.
+
+    Raises:
+        UserError: There is no such device, or it holds no data.
+    """
+    if device is None:
+        return
+    import torch
+
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f'--device {device} cannot be used here ({reason}): use --device cpu, or a device that PyTorch supports on '
+            'this machine'
+        ) from error
 
 
 class _ImportModule(argparse.Action):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from fcvit_mm.errors import UserError, command_parser
-from fcvit_mm.options import add_config_options, add_import_option, add_key_values
+from fcvit_mm.options import add_config_options, add_import_option, add_key_values, check_device
 
 
 @pytest.fixture
@@ -45,3 +45,16 @@ def test_modules_are_imported_once_all_arguments_are_right(parser, tmp_path, mon
     assert {'my_first', 'my_second'} <= set(sys.modules)
     with pytest.raises(UserError, match="--import my_third: No module named 'my_third': install .* PYTHONPATH"):
         parser.parse_args(['--import', 'my_third'])
+
+
+@pytest.mark.parametrize(
+    'device, reason', [('banana', 'Expected one of cpu, cuda'), ('cuda:99', '.*'), ('meta', '.*'), ('', '.*empty')]
+)
+def test_devices_that_cannot_be_used(device, reason):
+    with pytest.raises(UserError, match=f'--device {device} cannot be used here \\({reason}.*: use --device cpu, or'):
+        check_device(device)
+
+
+def test_devices_that_can_be_used():
+    check_device(None)
+    check_device('cpu')

@@ -12,7 +12,7 @@ import argparse
 from contextlib import suppress
 from typing import Optional, Sequence
 
-from command_line import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, UserError, command_parser, run_command
+from command_line import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, UserError, check_device, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -57,6 +57,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.app.page import build_page, import_gradio
     from fcvit_mm.app.server import build_server, open_port
 
+    check_device(args.device)
     import_gradio()
     MMLogger.get_instance('mmengine', log_level='ERROR')
     import matplotlib

@@ -43,6 +43,7 @@ from fcvit_mm.options import (  # noqa: E402
     add_import_option,
     add_key_values,
     check_config,
+    check_device,
 )
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     'add_import_option',
     'add_key_values',
     'check_config',
+    'check_device',
     'command_parser',
     'run_command',
 ]

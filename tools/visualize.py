@@ -3,7 +3,7 @@
 import argparse
 from typing import Optional, Sequence
 
-from command_line import add_config_options, command_parser, run_command
+from command_line import add_config_options, check_device, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -31,6 +31,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.engine.config import load_config
     from fcvit_mm.images import ImageError, find_inputs
 
+    check_device(args.device)
     images, video = find_inputs(args.input)
     cfg = load_config(args.config, args.cfg_options)
     read = image_reader(cfg)

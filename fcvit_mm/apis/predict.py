@@ -33,7 +33,7 @@ from ..errors import library_errors
 from ..files import write_atomic
 from ..images import ImageError, ImageReader, swap_channels
 from ..inference import optimize_for_inference
-from ..options import TABLES
+from ..options import TABLES, check_device
 from .draw import draw_classes, draw_sample
 from .inputs import Work, find_work
 from .load import NetworkError, build_model, check_channels, image_reader, input_channels, read_trained, split_pipeline
@@ -378,7 +378,7 @@ def check_options(options: Options, task: str) -> None:
     """Reject options that cannot be combined, before anything is loaded.
 
     Raises:
-        PredictionError: Names the options and the way out.
+        UserError: Names the options and the way out.
         MissingPackageError: They need a package that is not installed.
     """
     if options.batch_size < 1 or options.workers < 0:
@@ -386,6 +386,7 @@ def check_options(options: Options, task: str) -> None:
             f'--batch-size {options.batch_size} --workers {options.workers}: expected a batch size of at least 1 and '
             'at least 0 workers'
         )
+    check_device(options.device)
     if options.tile is not None:
         if task == 'classification':
             raise PredictionError(

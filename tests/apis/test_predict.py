@@ -60,7 +60,7 @@ def model_of(tmp_path_factory, shapes):
 
 def run(model, out, inputs=None, **options):
     config, checkpoint, images = model
-    options = Options(workers=0, device='cpu', **options)
+    options = Options(**{'workers': 0, 'device': 'cpu', **options})
     return predict(load_config(config), checkpoint, inputs or [str(images)], str(out), options)
 
 
@@ -574,10 +574,12 @@ def test_parquet(model_of, tmp_path):
             dict(coco='gone.json'),
             '--coco gone.json cannot be read as COCO annotations .*FileNotFoundError',
         ),
+        ('classification', dict(device='banana'), '--device banana cannot be used here .*: use --device cpu'),
+        ('classification', dict(device='cuda:99'), '--device cuda:99 cannot be used here'),
     ],
 )
 def test_options_that_do_not_go_together(model_of, tmp_path, task, options, message):
-    with pytest.raises(PredictionError, match=message):
+    with pytest.raises(UserError, match=message):
         run(model_of(task), tmp_path / 'out', **options)
     assert not (tmp_path / 'out').exists()
 

@@ -5,10 +5,11 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from harness import run_tool
+from harness import call_tool, load_tool, run_tool
 
 from fcvit_mm.apis.draw import build_drawer
 from fcvit_mm.engine.config import load_config
+from fcvit_mm.errors import UserError
 
 FOLDERS = {'classification': 'val/star', 'detection': 'val2017', 'segmentation': 'images/validation'}
 
@@ -52,3 +53,8 @@ def test_draws_a_folder(trained, tmp_path, task):
         drawn = build_drawer(load_config(result.config), result.checkpoint, 'cpu', score_thr=1.0)(source)
         difference = np.abs(drawn.astype(int) - source).mean(2)
     assert difference.mean() < np.abs(drawn[..., ::-1].astype(int) - source).mean()
+
+
+def test_device_is_checked_first(tmp_path):
+    with pytest.raises(UserError, match='--device banana cannot be used here'):
+        call_tool(load_tool('visualize.py'), ['a.py', 'b.pth', 'c', '--out-dir', tmp_path, '--device', 'banana'])

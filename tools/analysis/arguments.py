@@ -75,20 +75,6 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Optional[Sequence[str
     return args
 
 
-def check_device(device: str) -> None:
-    """Check that a device can be used.
-
-    Raises:
-        UserError: It cannot.
-    """
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f'--device {device} cannot be used here: {str(error).splitlines()[0]}') from error
-
-
 def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
     """Return the height and width of ``224`` or ``480x640``; ``None`` stays.
 

@@ -3,8 +3,8 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import CHECKPOINT_HELP, add_arguments, check_device, find_all_images, parse_arguments
-from command_line import CAM_METHODS, command_parser, run_command
+from arguments import CHECKPOINT_HELP, add_arguments, find_all_images, parse_arguments
+from command_line import CAM_METHODS, check_device, command_parser, run_command
 
 #: Number of images side by side in a figure.
 COLUMNS = 8

@@ -6,13 +6,12 @@ from typing import Optional, Sequence
 from arguments import (
     add_arguments,
     add_networks_and_images,
-    check_device,
     file_name,
     find_all_images,
     load_networks,
     parse_arguments,
 )
-from command_line import command_parser, run_command
+from command_line import check_device, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

@@ -7,12 +7,11 @@ from arguments import (
     CHECKPOINT_HELP,
     MODEL_HELP,
     add_arguments,
-    check_device,
     file_name,
     find_all_images,
     parse_arguments,
 )
-from command_line import command_parser, run_command
+from command_line import check_device, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

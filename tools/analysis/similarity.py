@@ -3,8 +3,8 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import CHECKPOINT_HELP, add_arguments, check_device, parse_arguments
-from command_line import command_parser, run_command
+from arguments import CHECKPOINT_HELP, add_arguments, parse_arguments
+from command_line import check_device, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

@@ -51,12 +51,6 @@ def test_wrong_queries(arguments, text):
         arguments.parse_queries([text])
 
 
-def test_device_is_checked(arguments):
-    with pytest.raises(UserError, match='--device cuda:99 cannot be used'):
-        arguments.check_device('cuda:99')
-    arguments.check_device('cpu')
-
-
 def test_images_and_folders(arguments, image_folder):
     paths = [str(image_folder / f'{i}.png') for i in range(2)]
     assert arguments.find_all_images([paths[1], str(image_folder)]) == [paths[1], *paths]
