@@ -119,6 +119,20 @@ def check_config(path: str) -> None:
         )
 
 
+def check_fraction(option: str, value: float) -> None:
+    """Raise an error for a value that is no fraction.
+
+    Args:
+        option (str): Its name, for the message.
+        value (float): What was given.
+
+    Raises:
+        UserError: It is not from 0 to 1.
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f'{option} {value:g}: expected a number from 0 to 1')
+
+
 def check_device(device: Optional[str]) -> None:
     """Raise an error for a device that PyTorch cannot use on this machine, before anything is loaded.
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from fcvit_mm.errors import UserError, command_parser
-from fcvit_mm.options import add_config_options, add_import_option, add_key_values, check_device
+from fcvit_mm.options import add_config_options, add_import_option, add_key_values, check_device, check_fraction
 
 
 @pytest.fixture
@@ -58,3 +58,11 @@ def test_devices_that_cannot_be_used(device, reason):
 def test_devices_that_can_be_used():
     check_device(None)
     check_device('cpu')
+
+
+@pytest.mark.parametrize('value', [-0.1, 1.1, float('nan')])
+def test_fractions(value):
+    check_fraction('--score-thr', 0)
+    check_fraction('--score-thr', 1.0)
+    with pytest.raises(UserError, match=f'--score-thr {value:g}: expected a number from 0 to 1'):
+        check_fraction('--score-thr', value)

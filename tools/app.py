@@ -12,7 +12,15 @@ import argparse
 from contextlib import suppress
 from typing import Optional, Sequence
 
-from command_line import MAX_UPLOAD_BYTES, MAX_UPLOAD_PIXELS, UserError, check_device, command_parser, run_command
+from command_line import (
+    MAX_UPLOAD_BYTES,
+    MAX_UPLOAD_PIXELS,
+    UserError,
+    check_device,
+    check_fraction,
+    command_parser,
+    run_command,
+)
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -44,6 +52,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='largest accepted image, in millions of pixels (default: %(default)g)',
     )
     args = parser.parse_args(argv)
+    check_fraction('--score-thr', args.score_thr)
     for name in ('max_megabytes', 'max_megapixels'):
         if not getattr(args, name) > 0:
             raise UserError(f'--{name.replace("_", "-")} {getattr(args, name):g}: expected more than 0')

@@ -44,6 +44,7 @@ from fcvit_mm.options import (  # noqa: E402
     add_key_values,
     check_config,
     check_device,
+    check_fraction,
 )
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     'add_key_values',
     'check_config',
     'check_device',
+    'check_fraction',
     'command_parser',
     'run_command',
 ]

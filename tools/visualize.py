@@ -3,7 +3,7 @@
 import argparse
 from typing import Optional, Sequence
 
-from command_line import add_config_options, check_device, command_parser, run_command
+from command_line import add_config_options, check_device, check_fraction, command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -22,7 +22,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     add_config_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_fraction('--score-thr', args.score_thr)
+    check_fraction('--opacity', args.opacity)
+    return args
 
 
 def main(args: argparse.Namespace) -> None:

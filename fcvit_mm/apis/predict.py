@@ -33,7 +33,7 @@ from ..errors import library_errors
 from ..files import write_atomic
 from ..images import ImageError, ImageReader, swap_channels
 from ..inference import optimize_for_inference
-from ..options import TABLES, check_device
+from ..options import TABLES, check_device, check_fraction
 from .draw import draw_classes, draw_sample
 from .inputs import Work, find_work
 from .load import NetworkError, build_model, check_channels, image_reader, input_channels, read_trained, split_pipeline
@@ -57,6 +57,12 @@ PART = 64
 RUN = 'run.json'
 #: Options that results do not depend on: another run may continue with other values.
 HOW_TO_RUN = ('batch_size', 'workers', 'device', 'launcher')
+#: Options of one task alone.
+OF_TASK = dict(
+    score_thr='detection', draw_score_thr='detection', coco='detection', top='classification', table='classification'
+)
+#: Options that have no effect without another one.
+WITHOUT_EFFECT = dict(overlap='tile', draw_score_thr='draw')
 #: Seconds between two lines of progress where no terminal shows a bar.
 PROGRESS_SECONDS = 10.0
 #: Processes wait so long for the slowest one; the end of one is noticed at once.
@@ -375,17 +381,29 @@ def _numbers_of_classes(model: Any) -> Iterator[int]:
 
 
 def check_options(options: Options, task: str) -> None:
-    """Reject options that cannot be combined, before anything is loaded.
+    """Reject options that cannot be used or combined, before anything is loaded.
 
     Raises:
         UserError: Names the options and the way out.
         MissingPackageError: They need a package that is not installed.
     """
+    for name, owner in OF_TASK.items():
+        if _is_set(options, name) and task != owner:
+            raise PredictionError(f'{_option(name)} is for {owner}, but the config is for {task}: omit {_option(name)}')
+    for name, other in WITHOUT_EFFECT.items():
+        if _is_set(options, name) and not _is_set(options, other):
+            raise PredictionError(
+                f'{_option(name)} has no effect without {_option(other)}: add {_option(other)}, or omit {_option(name)}'
+            )
     if options.batch_size < 1 or options.workers < 0:
         raise PredictionError(
             f'--batch-size {options.batch_size} --workers {options.workers}: expected a batch size of at least 1 and '
             'at least 0 workers'
         )
+    if options.top < 0:
+        raise PredictionError(f'--top {options.top}: expected a number of classes, or 0 for all')
+    check_fraction('--score-thr', options.score_thr)
+    check_fraction('--draw-score-thr', options.draw_score_thr)
     check_device(options.device)
     if options.tile is not None:
         if task == 'classification':
@@ -406,10 +424,17 @@ def check_options(options: Options, task: str) -> None:
         )
     if options.table not in TABLES:
         raise PredictionError(f'--format {options.table}: expected one of {", ".join(TABLES)}')
-    if options.table == 'parquet' and task == 'classification':
+    if options.table == 'parquet':
         _require('pyarrow', '--format parquet')
-    if options.coco and task != 'detection':
-        raise PredictionError(f'--coco is for detection, but the config is for {task}: omit --coco')
+
+
+def _is_set(options: Options, name: str) -> bool:
+    return getattr(options, name) != Options._field_defaults[name]
+
+
+def _option(name: str) -> str:
+    """Return the name of an option of the command."""
+    return '--format' if name == 'table' else f'--{name.replace("_", "-")}'
 
 
 def _require(package: str, option: str) -> None:

@@ -389,7 +389,8 @@ def test_mixed_precision_and_augmentation_change_little(model_of, tmp_path, task
     model = model_of(task)
     found = {}
     for name in ('none', 'amp', 'tta'):
-        run(model, tmp_path / name, top=0, amp=name == 'amp', tta=name == 'tta')
+        options = dict(top=0) if task == 'classification' else {}
+        run(model, tmp_path / name, amp=name == 'amp', tta=name == 'tta', **options)
         if task == 'classification':
             rows = sorted(table(tmp_path / name / 'predictions.csv'), key=lambda row: (row['image'], row['class']))
             found[name] = np.array([float(row['probability']) for row in rows])
@@ -405,9 +406,9 @@ def test_mixed_precision_and_augmentation_change_little(model_of, tmp_path, task
 
 #: Options beside --optimize, and how far it may change probabilities, boxes and scores, and the share of pixels.
 TOGETHER = [
-    ('classification', {}, 1e-5),
-    ('classification', dict(features=True), 1e-5),
-    ('classification', dict(amp=True), 0.02),
+    ('classification', dict(top=0), 1e-5),
+    ('classification', dict(top=0, features=True), 1e-5),
+    ('classification', dict(top=0, amp=True), 0.02),
     ('detection', {}, 0.01),
     ('detection', dict(tile=64), 0.01),
     ('segmentation', {}, 0.001),
@@ -422,7 +423,7 @@ def test_optimized_predictions_are_the_same(model_of, tmp_path, task, options, t
     model = model_of(task)
     image = [str(sorted(path for path in model[2].rglob('*') if path.is_file())[0])]
     for name in ('plain', 'optimized'):
-        run(model, tmp_path / name, image, top=0, optimize=name == 'optimized', **options)
+        run(model, tmp_path / name, image, optimize=name == 'optimized', **options)
     folders = plain, _ = tmp_path / 'plain', tmp_path / 'optimized'
     if task == 'classification':
         rows = [sorted(table(folder / 'predictions.csv'), key=lambda row: row['class']) for folder in folders]
@@ -574,6 +575,15 @@ def test_parquet(model_of, tmp_path):
             dict(coco='gone.json'),
             '--coco gone.json cannot be read as COCO annotations .*FileNotFoundError',
         ),
+        ('detection', dict(top=3), '--top is for classification, but the config is for detection: omit --top'),
+        ('segmentation', dict(table='parquet'), '--format is for classification, but the config is for segmentation'),
+        ('classification', dict(score_thr=0.5), '--score-thr is for detection, but the config is for classification'),
+        ('segmentation', dict(draw_score_thr=0.5), '--draw-score-thr is for detection'),
+        ('detection', dict(draw_score_thr=0.5), '--draw-score-thr has no effect without --draw: add --draw, or omit'),
+        ('detection', dict(overlap=0.5), '--overlap has no effect without --tile'),
+        ('classification', dict(top=-1), '--top -1: expected a number of classes, or 0 for all'),
+        ('detection', dict(score_thr=7.0), '--score-thr 7: expected a number from 0 to 1'),
+        ('detection', dict(draw=True, draw_score_thr=-1.0), '--draw-score-thr -1: expected a number from 0 to 1'),
         ('classification', dict(device='banana'), '--device banana cannot be used here .*: use --device cpu'),
         ('classification', dict(device='cuda:99'), '--device cuda:99 cannot be used here'),
     ],

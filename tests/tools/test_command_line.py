@@ -25,6 +25,8 @@ WRONG = [
     ('predict.py', ['a.py', 'b.pth', 'c', '--out', 'd', '--format', 'xml'], 2, "invalid choice: 'xml'"),
     ('export.py', ['a.py', 'b.pth', '--out', 'c', '--format', 'xml'], 2, "invalid choice: 'xml'"),
     ('make_dataset.py', ['voc'], 2, "invalid choice: 'voc'"),
+    ('app.py', ['--score-thr', '7'], '--score-thr 7: expected a number from 0 to 1', ''),
+    ('visualize.py', [*'abc', '--out-dir', 'd', '--opacity', '2'], '--opacity 2: expected a number from 0 to 1', ''),
     ('app.py', ['--max-megabytes', '0'], '--max-megabytes 0: expected more than 0', ''),
     ('publish_model.py', ['a.pth', 'b', '--shape', '64'], 'need --config', ''),
     ('plot_metric.py', [*'abcdefgh', '--key', 'k', '--out', 'o'], '8 runs, expected at most', ''),
