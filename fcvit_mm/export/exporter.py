@@ -206,7 +206,7 @@ def preparation(cfg: Config, network: Network) -> Preparation:
 
 
 def input_reader(cfg: Config, network: Network, module: Part) -> Callable[[str], Tensor]:
-    """Return a function that reads an image file as a part takes it, by the config's test pipeline.
+    """Return a function that reads an image file as a part takes it, contiguous, by the config's test pipeline.
 
     A detector's graph pads; it takes images as the pipeline makes them.
     """
@@ -214,7 +214,8 @@ def input_reader(cfg: Config, network: Network, module: Part) -> Callable[[str],
     def read(path: str) -> Tensor:
         prepared = network.prepare(path)
         if not isinstance(module, FromPixels):
-            return prepared.image[:, :, : prepared.size[0], : prepared.size[1]] if module.pads else prepared.image
+            image = prepared.image
+            return (image[:, :, : prepared.size[0], : prepared.size[1]] if module.pads else image).contiguous()
         pixels = swap_channels(prepared.pixels)
         return torch.from_numpy(pixels[: prepared.size[0], : prepared.size[1]].copy())[None]
 

@@ -10,9 +10,9 @@ from fcvit_mm.apis.load import load_network
 from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.errors import UserError
 from fcvit_mm.export import formats
-from fcvit_mm.export.exporter import export_model, format_report, speed_size
+from fcvit_mm.export.exporter import export_model, format_report, input_reader, speed_size
 from fcvit_mm.export.formats import load_exported
-from fcvit_mm.export.parts import random_images
+from fcvit_mm.export.parts import Part, random_images
 
 
 @pytest.fixture(scope='module')
@@ -45,6 +45,17 @@ def test_a_classifier_gives_the_scores_of_its_library(kind, saved, exported):
     assert report['speed']['size'] == [40, 40] and formats.FORMATS[kind].runtime in report['speed']['ms_per_image']
     text = format_report(json.loads(json.dumps(report)))
     assert formats.FORMATS[kind].runtime in text and 'PyTorch' in text and '3x63x190' in text
+
+
+@pytest.mark.parametrize('kind', formats.FORMATS)
+def test_images_in_any_memory_layout(kind, exported):
+    out, _ = exported(kind)
+    run = load_exported(out, kind)
+    images = random_images((2, 3, 64, 96))
+    cropped = images[:, :, :45, :71]
+    (expected,) = run(cropped.contiguous())
+    for given in (cropped, cropped.contiguous(memory_format=torch.channels_last)):
+        torch.testing.assert_close(run(given)[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_segmentor_gives_the_logits_of_its_library(saved, tmp_path, needs):
@@ -249,6 +260,19 @@ def test_a_whole_detector_in_8_bits(saved, samples, tmp_path, needs):
     assert found['PyTorch']['same_detections'] == found['ONNX Runtime']['same_detections'] == 1
     assert 0.5 < found['ONNX Runtime, INT8']['same_detections'] <= 1
     assert 'same detections' in format_report(report)
+
+
+def test_images_are_read_contiguous(saved, samples):
+    from fcvit_mm.engine.config import load_config
+
+    config, checkpoint = saved('detection')
+    network = load_network(config, checkpoint)
+    for pads in (True, False):
+        part = Part()
+        part.pads = pads
+        image = input_reader(load_config(config), network, part)(str(samples / 'a' / '0.png'))
+        # Of the 62x75 pixels that the config resizes to, padded to 64x96 unless the graph pads.
+        assert tuple(image.shape[2:]) == ((63, 75) if pads else (64, 96)) and image.is_contiguous()
 
 
 def test_a_detector_that_finds_nothing_says_how_little_that_tells(saved, tmp_path):

@@ -12,7 +12,14 @@ import torch
 from networks import NETWORKS, assert_same, build, disturbed, images
 
 from fcvit_mm.errors import UserError
-from fcvit_mm.export.formats import FORMATS, ExportError, check_format, check_openvino, write_export
+from fcvit_mm.export.formats import (
+    FORMATS,
+    ExportError,
+    check_format,
+    check_openvino,
+    load_exported,
+    write_export,
+)
 from fcvit_mm.export.parts import Features, Part, SameSize
 from fcvit_mm.files import WriteError
 from fcvit_mm.models.dwnet import DWNetBlock
@@ -80,6 +87,14 @@ def test_what_pads_and_crops_keeps_its_size(tmp_path, needs):
     differences = write_export(Function(block), out, 'torch_export', shapes=shapes, channels=block.norm.num_features)
     assert [found.shape for found in differences] == list(shapes)
     assert not any(isinstance(module, SameSize) for module in block.modules())  # which the recorded copy alone has
+
+
+def test_a_compiled_file_gets_contiguous_images(monkeypatch):
+    """It would read others by the strides of its example, without an error."""
+    monkeypatch.setattr('torch._inductor.aoti_load_package', lambda path: lambda images: images.stride())
+    run = load_exported('a.pt2', 'aot_inductor')
+    for given in (torch.ones(2, 3, 8, 9)[:, :, :4, :5], torch.ones(2, 4, 5, 3).permute(0, 3, 1, 2)):
+        assert run(given) == (60, 20, 5, 1)
 
 
 class _Double(torch.autograd.Function):
