@@ -63,3 +63,14 @@ def test_example(title, names, request, tmp_path, monkeypatch):
 
 def test_there_are_examples():
     assert {'peft', 'captum', 'sahi', 'supervision', 'openvino', 'torchao', 'lightning', 'FSDP2'} <= set(EXAMPLES)
+
+
+def test_openvino_computes_in_float32():
+    """Or it chooses bfloat16 where the CPU has it, and detections differ."""
+    calls = [
+        line
+        for page in (ROOT / 'docs').glob('*.md')
+        for line in page.read_text().splitlines()
+        if 'compile_model(' in line
+    ]
+    assert len(calls) >= 2 and all("'INFERENCE_PRECISION_HINT': 'f32'" in line for line in calls)
