@@ -20,6 +20,9 @@ class Detector:
     Args:
         path (str): The file.
         providers (tuple[str]): Where ONNX Runtime works.
+
+    Raises:
+        ValueError: The file is not a complete detector.
     """
 
     def __init__(self, path, providers=('CPUExecutionProvider',)):
@@ -27,6 +30,8 @@ class Detector:
         options.log_severity_level = 3  # errors: constant folding warns of operators that work on what was found
         self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
         self.told = self.session.get_modelmeta().custom_metadata_map
+        if 'boxes' not in self.told:
+            raise ValueError('not a complete detector: export one with tools/export.py --format onnx --part model')
         self.classes = json.loads(self.told['classes'])
 
     def __call__(self, image):
@@ -120,13 +125,21 @@ class Detector:
 
 
 def main():
+    if len(sys.argv) != 4:
+        sys.exit('usage: python detect_onnx.py detector.onnx image.jpg drawn.jpg')
     model, source, out = sys.argv[1:]
+    if not cv2.haveImageWriter(out):
+        sys.exit(f'{out}: expected the name of an image that OpenCV writes, such as drawn.jpg')
     image = cv2.imread(source)
     if image is None:
-        sys.exit(f'{source} is no image that OpenCV reads')
-    detector = Detector(model)
+        sys.exit(f'{source} is not an image that OpenCV can read')
+    try:
+        detector = Detector(model)
+    except Exception as error:  # ONNX Runtime's have no class in common
+        sys.exit(f'{model} cannot be loaded: {error}')
     found = detector(image)
-    cv2.imwrite(out, detector.draw(image, found))
+    if not cv2.imwrite(out, detector.draw(image, found)):
+        sys.exit(f'{out} could not be written: its folder must exist and be writable')
     print(f'{len(found["scores"])} detections, best score {found["scores"].max(initial=0):.3f}: {out}')
 
 

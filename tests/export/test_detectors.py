@@ -194,6 +194,64 @@ def test_the_example_of_the_docs_finds_what_mmdet_finds(onnx_files, name, tmp_pa
     assert f'{matches.found} detections' in capsys.readouterr().out
 
 
+class Found:
+    """In the place of the example's detector."""
+
+    def __init__(self, path):
+        if 'segmentor' in path:
+            raise ValueError('not a complete detector')
+
+    def __call__(self, image):
+        return dict(scores=np.ones(1))
+
+    def draw(self, image, found):
+        return image
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ([], 'usage: python detect_onnx.py detector.onnx image.jpg drawn.jpg'),
+        (
+            ['a.onnx', 'image.png', 'drawn'],
+            'drawn: expected the name of an image that OpenCV writes, such as drawn.jpg',
+        ),
+        (['a.onnx', 'a.txt', 'drawn.png'], 'a.txt is not an image that OpenCV can read'),
+        (['segmentor.onnx', 'image.png', 'drawn.png'], 'segmentor.onnx cannot be loaded: not a complete detector'),
+        (['a.onnx', 'image.png', 'nowhere/drawn.png'], 'nowhere/drawn.png could not be written: its folder must exist'),
+        (['a.onnx', 'image.png', 'drawn.png'], None),
+    ],
+)
+def test_the_example_of_the_docs_says_what_is_wrong(arguments, message, tmp_path, monkeypatch, capsys):
+    pytest.importorskip('onnxruntime')
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite('image.png', drawn_image(20, 30))
+    (tmp_path / 'a.txt').write_text('')
+    main = runpy.run_path(str(ROOT / 'docs' / 'examples' / 'detect_onnx.py'))['main']
+    monkeypatch.setitem(main.__globals__, 'Detector', Found)
+    monkeypatch.setattr('sys.argv', ['detect_onnx.py', *arguments])
+    if message is None:
+        main()
+        assert capsys.readouterr().out == '1 detections, best score 1.000: drawn.png\n'
+        assert os.path.isfile('drawn.png')
+        return
+    with pytest.raises(SystemExit, match=message):
+        main()
+    assert not capsys.readouterr().out
+
+
+def test_the_example_of_the_docs_rejects_other_files(tmp_path):
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in 'ab']
+    graph = onnx.helper.make_graph([onnx.helper.make_node('Relu', ['a'], ['b'])], 'a', value[:1], value[1:])
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid('', OPSET)])
+    onnx.save(model, str(tmp_path / 'segmentor.onnx'))
+    Detector = runpy.run_path(str(ROOT / 'docs' / 'examples' / 'detect_onnx.py'))['Detector']
+    with pytest.raises(ValueError, match='not a complete detector: export one with tools/export.py --format onnx'):
+        Detector(str(tmp_path / 'segmentor.onnx'))
+
+
 def test_a_detector_in_8_bits_finds_much_of_the_same(onnx_files, tmp_path):
     part, path = onnx_files('retinanet')
     small = str(tmp_path / 'small.onnx')
