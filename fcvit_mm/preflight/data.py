@@ -648,6 +648,8 @@ def label_map_problems(
             results = read(info) if read is not None else {}
         except Exception as error:
             # Broad, because steps are anybody's.
+            if image_fails(read, info):
+                continue  # file_problems reports it, and decides whether it may be skipped
             corrupt.append(f'{path} cannot be loaded by the pipeline ({type(error).__name__}: {origin(error).message})')
             continue
         image, loaded = results.get('img'), results.get('gt_seg_map')
@@ -680,6 +682,17 @@ def label_map_problems(
     if problems or num_classes is None or not raw:
         return problems
     return loaded_label_problems(dataset, maps, raw, labels, num_classes, checked)
+
+
+def image_fails(read: Optional[Callable[[dict], dict]], info: dict) -> bool:
+    """Check whether the image of a sample cannot be loaded, whatever its segmentation map is."""
+    if read is None:
+        return False
+    try:
+        return read({**info, 'seg_map_path': None}).get('img') is None
+    except Exception:
+        # Broad, because steps are anybody's.
+        return True
 
 
 def loaded_label_problems(

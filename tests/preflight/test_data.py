@@ -259,6 +259,20 @@ def test_hidden_images_and_maps(own):
     assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == []
 
 
+@pytest.mark.parametrize('content', [b'', b'no image', None])
+def test_few_corrupt_images_do_not_count_as_corrupt_maps(own, said, content):
+    cfg, data = own('segmentation', {'custom_hooks': [dict(type='SkipCorruptSamplesHook', limit=0.5)]})
+    first, second, *_ = sorted((data / 'images' / 'training').iterdir())
+    for path in (first, second):
+        path.write_bytes(path.read_bytes()[:300] if content is None else content)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert '2 of 8 checked images are corrupt and will be skipped' in said[0] and len(said) == 1
+    # The map of a complete image is another matter.
+    path = data / 'annotations' / 'training' / f'{first.stem}.png'
+    path.write_bytes(b'')
+    assert f'{path} is empty' in only(cfg)
+
+
 def maps_of(data, change, dtype=np.uint8):
     for path in (data / 'annotations').rglob('*.png'):
         Image.fromarray(change(np.asarray(Image.open(path)).astype(int)).astype(dtype)).save(path)
