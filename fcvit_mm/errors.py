@@ -34,6 +34,11 @@ ADVICE = (
         'find_unused_parameters=True lets DistributedDataParallel search for them in every step',
     ),
     (
+        r'to have \d+ channels, but got|mat1 and mat2 shapes cannot be multiplied',
+        'Set in_channels of the neck and the heads to the channels of the outputs that they read. '
+        'tools/replace_backbone.py adapts stock configs of mmdet and mmseg to a backbone',
+    ),
+    (
         r'is not in the .*registry',
         "Correct the type's name in the config, or let the config import the module that registers it: "
         "custom_imports=dict(imports=['MODULE'])",

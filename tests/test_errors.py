@@ -74,6 +74,8 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
         (KeyError('FCVit is not in the mmpretrain::model registry. Check'), 'KeyError: FCVit is not .* custom_imports'),
         (TypeError("__init__() got an unexpected keyword argument 'a'"), 'Correct the arguments of this type'),
         (ModuleNotFoundError("No module named 'mine'"), 'to the environment variable PYTHONPATH'),
+        (RuntimeError('expected input[2, 320, 1, 1] to have 2048 channels, but got 320'), 'Set in_channels of the neck'),
+        (RuntimeError('mat1 and mat2 shapes cannot be multiplied (4x320 and 512x5)'), 'tools/replace_backbone.py'),
         (OSError(28, 'No space left on device'), 'Free disk space'),
         (KeyError('gt'), "KeyError: 'gt' .*Check the data"),
     ],

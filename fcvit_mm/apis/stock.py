@@ -47,6 +47,22 @@ class Output(NamedTuple):
     stride: int
 
 
+class Misfit(NamedTuple):
+    """An argument of a component that does not fit the backbone.
+
+    Attributes:
+        part (str): Dotted name of the component.
+        key (str): Name of the argument, such as ``'in_channels'``.
+        value (Any): The argument.
+        expected (Any): What fits; ``None`` if that is not known.
+    """
+
+    part: str
+    key: str
+    value: Any
+    expected: Any
+
+
 class Stock(NamedTuple):
     """The backbone of a stock config: its outputs, and whether it is dilated."""
 
@@ -167,8 +183,12 @@ def find_stock(name: str) -> str:
     )
 
 
-def describe_backbone(cfg: Config) -> Stock:
+def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> Stock:
     """Run the backbone of a config with random weights to find its outputs.
+
+    Args:
+        cfg (Config): With ``model.backbone``.
+        devices (Sequence[str]): The next one is tried if it does not run: not everything does without memory.
 
     Raises:
         StockConfigError: It cannot be built or run, or does not return feature maps.
@@ -177,17 +197,18 @@ def describe_backbone(cfg: Config) -> Stock:
     node.pop('init_cfg', None)
     node.pop('pretrained', None)
     kind = type_name(node)
-    try:
-        backbone, outputs = _run_backbone(cfg, node, 'meta')
-    except Exception:  # not everything runs on the device without memory
+    for last, device in enumerate(devices, 1 - len(devices)):
         try:
-            backbone, outputs = _run_backbone(cfg, node, 'cpu')
+            backbone, outputs = _run_backbone(cfg, node, device)
+            break
         except Exception as error:
-            found = origin(error)
-            raise StockConfigError(
-                f'{_name(cfg)}: model.backbone ({kind}), which is to be replaced, cannot be run, so its outputs for '
-                f'neck and heads are unknown: {found.kind}: {found.message}. {INSTEAD}'
-            ) from error
+            # Broad, because the config chooses the code.
+            if last == 0:
+                found = origin(error)
+                raise StockConfigError(
+                    f'{_name(cfg)}: model.backbone ({kind}), which is to be replaced, cannot be run, so its outputs '
+                    f'for neck and heads are unknown: {found.kind}: {found.message}. {INSTEAD}'
+                ) from error
     if not isinstance(outputs, (tuple, list)) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in outputs):
         raise StockConfigError(
             f'{_name(cfg)}: model.backbone ({kind}) does not return a list of feature maps, as all networks of '
@@ -303,6 +324,41 @@ def readers(model: Mapping[str, Any]) -> Iterator[Tuple[str, ConfigDict]]:
     for name, node in model.items():
         if name not in NO_PARTS:
             yield from _reading_heads(name, node, is_head=True)
+
+
+def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfit]:
+    """Yield the numbers of channels in a model's config that the outputs of its backbone do not have.
+
+    Args:
+        model (dict): The config of a model.
+        channels (Sequence[int]): Of the backbone's outputs.
+    """
+    parts = list(readers(model))
+    if not any(key.endswith('in_channels') for _, node in parts for key in node):  # of a neck that pools
+        parts = list(readers({**model, 'neck': None}))
+    for name, node in parts:
+        index = node.get('in_index')
+        for key in [key for key in node if key.endswith('in_channels')]:
+            value, full, own = node[key], f'model.{name}.{key}', key == 'in_channels'
+            try:
+                if isinstance(value, (list, tuple)):
+                    _taken(full, value, index, channels)
+                else:
+                    _taken_one(full, value, index if own else None, channels)
+            except (StockConfigError, IndexError):
+                yield Misfit(f'model.{name}', key, value, _expected(value, index, channels) if own else None)
+
+
+def _expected(value: Any, index: Any, channels: Sequence[int]) -> Any:
+    """Return what a number of channels, or a list of them, must be; ``None`` if ``in_index`` names other outputs."""
+    count = len(channels)
+    chosen = index if isinstance(index, (list, tuple)) else [-1 if index is None else index]
+    if isinstance(value, (list, tuple)) and index is None:
+        return list(channels)
+    if not all(-count <= each < count for each in chosen):
+        return None
+    found = [channels[each] for each in chosen]
+    return found if isinstance(value, (list, tuple)) else found[0]
 
 
 def _reading_heads(name: str, node: Any, is_head: bool) -> Iterator[Tuple[str, ConfigDict]]:

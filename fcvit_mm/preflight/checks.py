@@ -16,6 +16,7 @@ from ..errors import UserError, origin
 from .data import Leaf, build_outer, check_leaf, is_url, rehearse
 from .gradients import gradient_problems
 from .limits import TimeLimit, shorten, unique, without_garbage_collection
+from .model import channel_problems
 from .truth import FEED_SECONDS, Split, truth_problems
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
@@ -55,7 +56,7 @@ def check_training(cfg: Config) -> None:
     validates = cfg.get('val_cfg') is not None
     problems += work_dir_problems(cfg)
     problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])], limit)
-    problems += gradient_problems(cfg)
+    problems += channel_problems(cfg) or gradient_problems(cfg)
     if problems:
         raise PreflightError(problems)
     limit.report()

@@ -14,6 +14,7 @@ from fcvit_mm.apis.stock import (
     differences,
     find_stock,
     fragment,
+    misfits,
     read_stock,
     readers,
     replace_backbone,
@@ -265,3 +266,31 @@ def test_layer_decay_and_weights_of_the_stock_backbone():
     preprocessor = new.model.data_preprocessor
     assert preprocessor.mean == [123.675, 116.28, 103.53] and preprocessor.bgr_to_rgb
     assert preprocessor.std == [58.395, 57.12, 57.375]
+
+
+@pytest.mark.parametrize(
+    'head, expected',
+    [
+        (dict(in_channels=[8, 16, 24, 32], in_index=[0, 1, 2, 3]), []),
+        (dict(in_channels=[32, 24, 16, 8]), []),
+        (dict(in_channels=24, in_index=2), []),
+        (dict(in_channels=32), []),
+        (dict(num_classes=3), []),
+        (dict(in_channels=2048), [32]),
+        (dict(in_channels=1024, in_index=2), [24]),
+        (dict(in_channels=24, in_index=7), [None]),
+        (dict(in_channels=[256, 512], in_index=[1, 3]), [[16, 32]]),
+        (dict(in_channels=32, c1_in_channels=256), [None]),
+    ],
+)
+def test_misfits(head, expected):
+    found = list(misfits(ConfigDict(decode_head=dict(type='FCNHead', **head)), OURS))
+    assert [each.expected for each in found] == expected
+    assert all(each.part == 'model.decode_head' and each.value == head[each.key] for each in found)
+
+
+def test_misfits_of_a_head_behind_a_neck_that_pools():
+    model = ConfigDict(neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', in_channels=2048))
+    assert [(each.part, each.expected) for each in misfits(model, OURS)] == [('model.head', 32)]
+    model.head.in_channels = 32
+    assert list(misfits(model, OURS)) == []
