@@ -39,6 +39,27 @@ ADVICE = (
         'tools/replace_backbone.py adapts stock configs of mmdet and mmseg to a backbone',
     ),
     (
+        r'Expected more than 1 value per channel',
+        'A batch of one image gives BatchNorm a single value per channel: use a batch_size of 2 or more, and '
+        'train_dataloader.drop_last=True, which omits an incomplete last batch',
+    ),
+    (
+        r'image size in a batch should be the same|stack expects each tensor to be equal size',
+        'Images of different sizes are in one batch: set batch_size=1 (for validation and test), or let the pipeline '
+        'resize or crop all images to the same size',
+    ),
+    (
+        r'Target -?\d+ is out of bounds',
+        'A label is neither a class (0 to num_classes - 1) nor the ignored label: correct the labels or num_classes. '
+        'In segmentation, give the data set, the heads, the metric (ignore_index) and model.data_preprocessor '
+        '(seg_pad_val) the same ignored label',
+    ),
+    (
+        r"has no attribute '(gt_)?masks'",
+        'The model learns masks, but the pipeline returns none: set LoadAnnotations(with_mask=True), and use steps '
+        'that keep masks (CachedMosaic and CachedMixUp instead of Mosaic and MixUp)',
+    ),
+    (
         r'is not in the .*registry',
         "Correct the type's name in the config, or let the config import the module that registers it: "
         "custom_imports=dict(imports=['MODULE'])",

@@ -136,13 +136,14 @@ def parameters_without_gradient(model: nn.Module) -> List[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
 
 
-def random_batch(cfg: Config, size: int, channels: int = 3) -> Dict[str, list]:
+def random_batch(cfg: Config, size: int, channels: int = 3, images: int = BATCH) -> Dict[str, list]:
     """Make random images with ground truth, as a data loader of the config would.
 
     Args:
         cfg (Config): Of a classifier, detector or segmentor.
         size (int): Side of the images, in pixels.
         channels (int): Of the images.
+        images (int): How many.
 
     Returns:
         dict: ``inputs``, a list of uint8 tensors ``(channels, size, size)``, and ``data_samples``: in detection two
@@ -150,9 +151,9 @@ def random_batch(cfg: Config, size: int, channels: int = 3) -> Dict[str, list]:
             segmentation a map with labels 0 and 1, and edge and depth maps if the pipeline makes them.
     """
     rng = np.random.RandomState(0)
-    images = [torch.from_numpy(rng.randint(0, 255, (channels, size, size), dtype=np.uint8)) for _ in range(BATCH)]
-    samples = [SAMPLES[task_of(cfg)](cfg, size, number) for number in range(BATCH)]
-    return dict(inputs=images, data_samples=samples)
+    inputs = [torch.from_numpy(rng.randint(0, 255, (channels, size, size), dtype=np.uint8)) for _ in range(images)]
+    samples = [SAMPLES[task_of(cfg)](cfg, size, number) for number in range(images)]
+    return dict(inputs=inputs, data_samples=samples)
 
 
 def _described(size: int, number: int) -> Dict[str, Any]:
@@ -268,12 +269,13 @@ def scope_of_library(cfg: Config) -> Iterator[None]:
             MessageHub._instance_dict.pop(name, None)
 
 
-def try_step(cfg: Config, sizes: Sequence[int] = ()) -> Step:
+def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Step:
     """Let a config's model, with random weights, take a training step on random images, on the CPU.
 
     Args:
         cfg (Config): Of a classifier, detector or segmentor; it is not changed.
         sizes (Sequence[int]): Sides of the images in pixels; the next one is tried if a step fails. Empty: ``SIZES``.
+        images (int): Of a batch.
 
     Returns:
         Step: What it found.
@@ -298,7 +300,7 @@ def try_step(cfg: Config, sizes: Sequence[int] = ()) -> Step:
                     where = f'{part} cannot' if part else 'the model cannot'
                     raise StepError(f'{where} be built: {_said(error)}', None) from error
                 try:
-                    return _take_step(model, random_batch(cfg, size, input_channels(model, cfg)))
+                    return _take_step(model, random_batch(cfg, size, input_channels(model, cfg), images))
                 except Exception as error:
                     if last == 0:
                         part, kind = named_in_config(cfg.model, failing_part(model, error))

@@ -13,6 +13,7 @@ from ..checkpoints import CheckpointError, check_finite, read_checkpoint
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError, origin
+from .batches import batch_problems
 from .data import Leaf, build_outer, check_leaf, is_url, rehearse
 from .gradients import gradient_problems
 from .limits import TimeLimit, shorten, unique, without_garbage_collection
@@ -237,6 +238,7 @@ def loader_problems(
             # Broad, because each wrapper has checks of its own.
             return [f'{name}: {type_name(dataset_cfg)} cannot be built: {origin(error).message}']
     found, packed = rehearse(outer, datasets, limit, name)
+    found = found or batch_problems(cfg, name, len(outer), packed, leaves)
     problems += [f'{name}: {problem}' for problem in found]
     evaluator = cfg.get(f'{split}_evaluator')
     if not problems and split != 'train' and evaluator and hasattr(outer, 'metainfo'):

@@ -5,7 +5,7 @@ import json
 import os
 import os.path as osp
 import random
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -51,12 +51,16 @@ class Leaf(NamedTuple):
         classes (sequence of str, optional): Their names, if they are known.
         problems (list[str]): Problems that a run would encounter.
         api (COCO, optional): Its annotation file as its library read it.
+        raw (frozenset of int): Labels in the files of the checked segmentation maps.
+        labels (frozenset of int): The same as loaded.
     """
 
     dataset: Any
     classes: Optional[Sequence[str]]
     problems: List[str]
     api: Any = None
+    raw: FrozenSet[int] = frozenset()
+    labels: FrozenSet[int] = frozenset()
 
 
 def is_url(path: Any) -> bool:
@@ -130,9 +134,11 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     if is_coco(dataset, api):
         problems += mask_problems(dataset, api, limit)
     problems += file_problems(dataset, read, allowed, limit)
+    raw: Set[int] = set()
+    labels: Set[int] = set()
     if is_segmentation(dataset) and not problems:
-        problems += label_map_problems(dataset, read, prefixes, num_classes, limit)
-    return Leaf(dataset, classes, problems, api)
+        problems += label_map_problems(dataset, read, prefixes, num_classes, limit, raw, labels)
+    return Leaf(dataset, classes, problems, api, frozenset(raw), frozenset(labels))
 
 
 def path_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
@@ -620,16 +626,26 @@ def label_map_problems(
     prefixes: Dict[str, str],
     num_classes: Optional[int],
     limit: TimeLimit,
+    raw: Set[int],
+    labels: Set[int],
 ) -> List[str]:
-    """Check the maps of labels of a data set for segmentation: of a sample, as its own steps load them."""
+    """Check the maps of labels of a data set for segmentation: of a sample, as its own steps load them.
+
+    Args:
+        dataset (Dataset): The data set.
+        read (callable, optional): Its loading steps.
+        prefixes (dict): Its folders.
+        num_classes (int, optional): Classes that the model can learn.
+        limit (TimeLimit): Of all checks.
+        raw (set of int): Gets the labels in the files.
+        labels (set of int): Gets the labels as loaded.
+    """
     infos = spread([info for info in dataset.data_list if info.get('seg_map_path')], SAMPLE_SIZE)
     maps = prefixes.get('seg_map_path') or shorten((info['seg_map_path'] for info in infos), 1)
     missing: List[str] = []
     corrupt: List[str] = []
     coloured: List[str] = []
     turned: List[str] = []
-    raw: Set[int] = set()
-    labels: Set[int] = set()
     checked = 0
     for info in limit.part(infos, DECODE_SECONDS, f'{maps}: segmentation maps loaded'):
         path = info['seg_map_path']

@@ -96,6 +96,7 @@ def test_masks_that_training_cannot_load(own, change_annotations, mask, problem)
     # Without masks there is nothing to load.
     for step in cfg.train_dataloader.dataset.pipeline:
         step.pop('with_mask', None)
+    cfg.model.roi_head.mask_head = None
     assert data_problems(cfg, ['train_dataloader']) == []
 
 
@@ -380,7 +381,7 @@ def test_pipeline_that_gives_nothing(own):
 
 @pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ClassBalancedDataset', 'ConcatDataset', 'MultiImageMixDataset'])
 def test_wrappers(own, wrapper):
-    cfg, _ = own('detection')
+    cfg, _ = own('detection', {'model.roi_head.mask_head': None})  # Mosaic drops masks
     leaf = cfg.train_dataloader.dataset
     options = {
         'RepeatDataset': dict(dataset=leaf, times=2),

@@ -1,0 +1,236 @@
+"""Checking batches before a run: loaded samples go through the collation of the loader and the model's preprocessor."""
+
+import copy
+import math
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+
+from ..apis.step import StepError, try_step
+from ..engine.config import adapt_to_machine, type_name, walk
+from ..errors import origin
+from .data import Leaf, is_segmentation
+from .gradients import is_distributed
+from .limits import quiet, shorten
+
+#: Sides of random images in pixels: a step on larger ones takes long, and shows no more.
+LARGEST_SIDE = 512
+#: What PyTorch says of a BatchNorm that gets one value per channel.
+ONE_VALUE = 'Expected more than 1 value per channel'
+#: Labels that mmseg's heads ignore unless told otherwise.
+IGNORED = 255
+
+
+class Batches:
+    """A data loader without its data set, and the preprocessor of the model.
+
+    Args:
+        cfg (Config): Both are built in the current scope.
+        name (str): Of the data loader.
+        number (int): Samples of its data set.
+
+    Raises:
+        Exception: One of them cannot be built.
+    """
+
+    def __init__(self, cfg: Config, name: str, number: int) -> None:
+        self.cfg, self.name, self.training = cfg, name, name.startswith('train')
+        ready = copy.deepcopy(cfg)
+        with quiet():
+            adapt_to_machine(ready)
+            options = {key: value for key, value in ready[name].items() if key not in ('dataset', 'prefetch_factor')}
+            options.update(dataset=range(number), num_workers=0, persistent_workers=False, pin_memory=False)
+            self.loader: Any = Runner.build_dataloader(ConfigDict(options))
+            model = ready.get('model') or {}
+            node = model.get('data_preprocessor') or ready.get('data_preprocessor')
+            # mmpretrain gives the type later; its batches are of one size.
+            self.preprocessor: Any = MODELS.build(node) if node and node.get('type') else None
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch, in each process."""
+        return int(self.loader.batch_size or getattr(self.loader.batch_sampler, 'batch_size', 1))
+
+    @property
+    def last(self) -> int:
+        """Images of the last batch of an epoch; those of any other batch where there is no incomplete one."""
+        size, sampler = self.batch_size, self.loader.sampler
+        endless = any('Infinite' in base.__name__ for base in type(sampler).__mro__)
+        sampler = getattr(self.loader.batch_sampler, 'sampler', sampler)
+        if endless or getattr(self.loader.batch_sampler, 'drop_last', False) or is_distributed(self.cfg):
+            return size
+        return len(sampler) % size or size
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch."""
+        return math.ceil(len(self.loader.sampler) / self.batch_size)
+
+    def make(self, samples: Sequence[Any]) -> Any:
+        """Make a batch, as the model gets it; the samples stay as they are."""
+        data = self.loader.collate_fn(copy.deepcopy(list(samples)))
+        with torch.no_grad():
+            return self.preprocessor(data, self.training) if self.preprocessor is not None else data
+
+    def can_make(self, samples: Sequence[Any]) -> bool:
+        """Check whether a batch of some samples can be made."""
+        try:
+            self.make(samples)
+        except Exception:
+            # Broad, because collation and preprocessing are anybody's.
+            return False
+        return True
+
+
+def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], leaves: Sequence[Leaf]) -> List[str]:
+    """Check the batches of a data loader: sizes of images, a last batch of one image, masks, ignored labels.
+
+    Args:
+        cfg (Config): The config.
+        name (str): Of the data loader.
+        number (int): Samples of its data set.
+        packed (dict): Index -> sample that went through the pipeline.
+        leaves (sequence of Leaf): The data sets.
+    """
+    samples = [
+        sample
+        for sample in packed.values()
+        if isinstance(sample, dict) and isinstance(sample.get('inputs'), torch.Tensor) and sample['inputs'].ndim == 3
+    ]
+    if not samples:  # views of one image, videos, or a library of somebody's own
+        return []
+    try:
+        batches = Batches(cfg, name, number)
+    except Exception:
+        # Broad, because anything may be configured; the run says so, before it starts.
+        return []
+    problems = size_problems(batches, samples)
+    if problems or not batches.training:
+        return problems
+    problems = mask_problems(batches, samples) + ignored_problems(batches, samples, leaves)
+    return problems + lone_image_problems(batches, samples)
+
+
+def size_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
+    """Check that images of several sizes, as the pipeline returns them, can be in one batch."""
+    first = samples[0]
+    other = next((each for each in samples if each['inputs'].shape != first['inputs'].shape), None)
+    if batches.batch_size == 1 or other is None:
+        return []
+    try:
+        batches.make([first, other])
+        return []
+    except Exception as error:
+        # Broad, because collation and preprocessing are anybody's.
+        kind, message, _ = origin(error)
+    if not batches.can_make([first]) or not batches.can_make([other]):
+        return []
+    sizes = ' and '.join(str(tuple(each['inputs'].shape)) for each in (first, other))
+    single = '' if batches.training else f'set {batches.name}.batch_size=1, or '
+    return [
+        f'images of different sizes ({sizes}) are in one batch (batch_size={batches.batch_size}), but the model needs '
+        f'them in one size ({kind}: {message}): {single}let the pipeline resize or crop all images to the same size'
+    ]
+
+
+def lone_image_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
+    """Check that BatchNorm can train on the smallest batch of an epoch, if that is a single image.
+
+    A map that is pooled to one position has one value per channel then. A training step on a random image shows it.
+    Detectors do so with several positions or RoIs of an image.
+    """
+    cfg, size = batches.cfg, batches.batch_size
+    if cfg.get('default_scope') == 'mmdet' or batches.last != 1:
+        return []
+    if is_distributed(cfg) and any(type_name(node) == 'SyncBN' for node in walk(cfg.model)):
+        return []  # it sees the images of all processes
+    loop = cfg.get('train_cfg') or {}
+    if size > 1 and not loop.get('max_epochs') and (loop.get('max_iters') or 0) < batches.batches:
+        return []  # the run ends before
+    side = min(max(samples[0]['inputs'].shape[-2:]), LARGEST_SIDE)
+    try:
+        try_step(cfg, [math.ceil(side / 32) * 32], images=1)
+        return []
+    except StepError as error:
+        if ONE_VALUE not in str(error):
+            return []
+        part = error.part
+    if size == 1:
+        return [
+            f'batch_size is 1, but BatchNorm in {part} gets one value per channel of a single image and cannot train: '
+            f'set {batches.name}.batch_size to 2 or more'
+        ]
+    sampler = 'batch_sampler.' if batches.cfg[batches.name].get('batch_sampler') else ''
+    return [
+        f'{len(batches.loader.sampler)} samples in batches of {size} leave a last batch of one image, of which '
+        f'BatchNorm in {part} gets one value per channel and cannot train: set '
+        f'{batches.name}.{sampler}drop_last=True, or another batch_size'
+    ]
+
+
+def mask_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
+    """Check that a detector with a mask head gets masks to train on."""
+    model = batches.cfg.get('model') or {}
+    if batches.cfg.get('default_scope') != 'mmdet':
+        return []
+    nodes = [('model', model), ('model.roi_head', model.get('roi_head'))]
+    names = [f'{name}.mask_head' for name, node in nodes if isinstance(node, dict) and node.get('mask_head')]
+    try:
+        made = batches.make(samples[:1])['data_samples'] if names else []
+    except Exception:
+        # Broad, because collation and preprocessing are anybody's.
+        return []
+    if all('masks' in sample.gt_instances for sample in made):
+        return []
+    return [
+        f'the model has a mask head ({names[0]}), but the pipeline returns no masks: set '
+        'LoadAnnotations(with_mask=True), and use steps that keep masks (CachedMosaic and CachedMixUp instead of '
+        f'Mosaic and MixUp), or set {names[0]}=None'
+    ]
+
+
+def segmentation_heads(model: dict) -> Iterator[Tuple[str, dict]]:
+    """Yield dotted name and config of each head of a segmentor."""
+    for key in ('decode_head', 'auxiliary_head'):
+        node = model.get(key) or []
+        if isinstance(node, dict):
+            yield f'model.{key}', node
+        else:
+            yield from ((f'model.{key}.{number}', each) for number, each in enumerate(node))
+
+
+def ignored_problems(batches: Batches, samples: Sequence[dict], leaves: Sequence[Leaf]) -> List[str]:
+    """Check that heads of segmentors ignore every label that is not a class: of data sets, and of padding."""
+    if not any(is_segmentation(leaf.dataset) for leaf in leaves):
+        return []
+    loaded = set().union(*(leaf.labels for leaf in leaves))
+    made: Optional[Set[int]] = None
+    try:
+        data_samples = batches.make(samples)['data_samples']
+        made = {label for each in data_samples for label in each.gt_sem_seg.data.unique().tolist()}
+    except Exception:
+        # Broad, because collation and preprocessing are anybody's, and samples need not have a map.
+        made = set()
+    padding = getattr(batches.preprocessor, 'seg_pad_val', None)
+    problems = []
+    for name, head in segmentation_heads(batches.cfg.get('model') or {}):
+        number, ignored = head.get('num_classes'), head.get('ignore_index', IGNORED)
+        if not isinstance(number, int):
+            continue
+        wrong = {label for label in loaded | made if label >= number and label != ignored}
+        if padding in wrong and padding not in loaded:
+            wrong.remove(padding)
+            problems.append(
+                f'model.data_preprocessor pads segmentation maps with {padding}, but {name} ignores the label '
+                f'{ignored}: set model.data_preprocessor.seg_pad_val={ignored}'
+            )
+        if wrong:
+            problems.append(
+                f'segmentation maps contain the labels {shorten(sorted(wrong))} after the pipeline, but {name} has '
+                f'{number} classes (0 to {number - 1}) and ignores the label {ignored}: set '
+                f'{name}.ignore_index={min(wrong)}, or correct the maps and the steps that pad them (seg_pad_val)'
+            )
+    return problems

@@ -1,0 +1,139 @@
+import pytest
+from PIL import Image
+
+from fcvit_mm.apis.step import try_step
+from fcvit_mm.preflight import batches
+from fcvit_mm.preflight.checks import data_problems
+
+BOTH = ['train_dataloader', 'val_dataloader']
+#: UperNet as this project's configs have it trains on one image: its pooled maps have no BatchNorm there.
+POOLED = {'model.decode_head.norm_cfg': dict(type='BN'), 'model.decode_head.pool_scales': (1, 2)}
+DEFAULT = 'train_dataloader.sampler'
+
+
+def only(cfg, loader='train_dataloader'):
+    (problem,) = data_problems(cfg, [loader])
+    return problem
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'train_dataloader.batch_size': 1}, 'train_dataloader: batch_size is 1, but BatchNorm in model.decode_head'),
+        (
+            {'train_dataloader.batch_size': 7, DEFAULT: dict(type='DefaultSampler', shuffle=True)},
+            '8 samples in batches of 7 leave a last batch of one image, of which BatchNorm in model.decode_head',
+        ),
+    ],
+)
+def test_batch_norm_and_one_image(own, options, message):
+    cfg, _ = own('segmentation', {**POOLED, **options})
+    found = only(cfg)
+    assert message in found and 'set train_dataloader.' in found
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'train_dataloader.batch_size': 7},  # the sampler never ends
+        {
+            'train_dataloader.batch_size': 7,
+            'train_dataloader.drop_last': True,
+            DEFAULT: dict(type='DefaultSampler', shuffle=True),
+        },
+        {'train_dataloader.batch_size': 4, DEFAULT: dict(type='DefaultSampler', shuffle=True)},
+        {'train_dataloader.batch_size': 7, 'train_cfg.max_iters': 1, DEFAULT: dict(type='DefaultSampler')},
+        {'train_dataloader.batch_size': 1, 'model.decode_head.norm_cfg': dict(type='GN', num_groups=4)},
+    ],
+)
+def test_no_batch_of_one_image_that_cannot_train(own, options):
+    assert data_problems(own('segmentation', {**POOLED, **options})[0], ['train_dataloader']) == []
+
+
+@pytest.mark.parametrize('task', ['classification', 'detection'])
+def test_a_last_batch_of_one_image_is_asked_about_where_it_matters(own, task, monkeypatch):
+    asked = []
+    monkeypatch.setattr(batches, 'try_step', lambda *given, **options: asked.append(options) or try_step)
+    cfg, _ = own(task, {'train_dataloader.batch_size': 1})
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert asked == ([dict(images=1)] if task == 'classification' else [])
+
+
+def enlarge(path, size):
+    with Image.open(path) as image:
+        image.resize(size, Image.NEAREST).save(path)
+
+
+@pytest.fixture
+def two_sizes(own):
+    """A segmentation set whose first images are larger than the others."""
+
+    def get(options):
+        cfg, data = own('segmentation', options)
+        for split in ('training', 'validation'):
+            for folder in ('images', 'annotations'):
+                enlarge(sorted((data / folder / split).iterdir())[0], (80, 70))
+        return cfg
+
+    return get
+
+
+def test_images_of_two_sizes(two_sizes):
+    cfg = two_sizes({'val_dataloader.batch_size': 2})
+    found = only(cfg, 'val_dataloader')
+    assert 'images of different sizes ((3, 70, 80) and (3, 64, 64)) are in one batch (batch_size=2)' in found
+    assert 'set val_dataloader.batch_size=1, or let the pipeline resize or crop' in found
+
+
+def test_images_of_two_sizes_that_are_padded_or_alone(two_sizes):
+    assert data_problems(two_sizes({'model.data_preprocessor.size': (96, 96)}), BOTH) == []
+
+
+def test_images_of_two_sizes_in_classification(own):
+    cfg, data = own('classification')
+    enlarge(sorted((data / 'val').rglob('*.jpg'))[0], (90, 64))
+    cfg.val_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    assert 'images of different sizes ((3, 64, 90) and (3, 64, 64)) are in one batch' in only(cfg, 'val_dataloader')
+    cfg.val_dataloader.batch_size = 1
+    assert data_problems(cfg, ['val_dataloader']) == []
+
+
+@pytest.mark.parametrize('head', [True, False])
+def test_masks_for_the_mask_head(own, head):
+    cfg, _ = own('detection', {} if head else {'model.roi_head.mask_head': None})
+    cfg.train_dataloader.dataset.pipeline[1].pop('with_mask')
+    found = data_problems(cfg, BOTH)
+    assert len(found) == head
+    assert not head or (
+        'train_dataloader: the model has a mask head (model.roi_head.mask_head), but the pipeline returns no masks: '
+        'set LoadAnnotations(with_mask=True)' in found[0]
+    )
+
+
+def test_padding_that_heads_do_not_ignore(own):
+    options = {f'model.{head}.ignore_index': 250 for head in ('decode_head', 'auxiliary_head')}
+    options['model.data_preprocessor.size'] = (96, 96)
+    cfg, _ = own('segmentation', options)
+    cfg.train_dataloader.dataset.reduce_zero_label = False  # which makes labels of 255
+    cfg.train_dataloader.dataset.pipeline[1].reduce_zero_label = False
+    cfg.model.decode_head.num_classes = cfg.model.auxiliary_head.num_classes = 7
+    cfg.train_dataloader.dataset.metainfo = dict(classes=tuple('abcdefg'), palette=[[9, 9, 9]] * 7)
+    found = data_problems(cfg, ['train_dataloader'])
+    assert len(found) == 2
+    assert (
+        'model.data_preprocessor pads segmentation maps with 255, but model.decode_head ignores the label 250'
+        in (found[0])
+    )
+    assert found[0].endswith('set model.data_preprocessor.seg_pad_val=250')
+    cfg.model.data_preprocessor.seg_pad_val = 250
+    assert data_problems(cfg, ['train_dataloader']) == []
+
+
+def test_ignored_label_of_the_data_set_alone(own):
+    cfg, data = own('segmentation', {'train_dataloader.dataset.ignore_index': 250})
+    for path in (data / 'annotations' / 'training').iterdir():
+        with Image.open(path) as image:
+            image.point(lambda label: label or 251).save(path)
+    found = data_problems(cfg, ['train_dataloader'])
+    assert len(found) == 2 and 'contain the labels 250 after the pipeline, but model.decode_head has 6' in found[0]
+    assert 'set model.decode_head.ignore_index=250' in found[0] and 'model.auxiliary_head' in found[1]
