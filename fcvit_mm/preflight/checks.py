@@ -3,7 +3,7 @@
 import os
 import os.path as osp
 import shutil
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -16,11 +16,26 @@ from ..errors import UserError, origin
 from .batches import batch_problems
 from .data import Leaf, build_outer, check_leaf, is_url, rehearse
 from .gradients import gradient_problems
-from .limits import TimeLimit, shorten, unique, without_garbage_collection
+from .limits import TimeLimit, remark, shorten, unique, without_garbage_collection
 from .model import channel_problems
 from .truth import FEED_SECONDS, Split, truth_problems
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
+
+
+class LabelRule(NamedTuple):
+    """The reading of labels in the segmentation maps of a data set.
+
+    Attributes:
+        reduced (bool): Whether label 0 is ignored and the others are numbered from 0 (``reduce_zero_label``).
+        root (str): Folder of the data.
+        full (bool): Whether the checked files contain a label equal to the number of classes, as they do only where
+            classes are numbered from 1.
+    """
+
+    reduced: bool
+    root: str
+    full: bool
 
 
 class PreflightError(UserError):
@@ -172,6 +187,7 @@ def data_problems(cfg: Config, loaders: List[str], limit: Optional[TimeLimit] = 
     problems: List[str] = []
     seen: List[Tuple[str, Sequence[str]]] = []
     splits: Dict[str, Sequence[str]] = {}
+    rules: Dict[str, LabelRule] = {}
     heads = dict(head_classes(cfg))
     for number, name in enumerate(loaders):
         if not cfg.get(name):
@@ -180,12 +196,12 @@ def data_problems(cfg: Config, loaders: List[str], limit: Optional[TimeLimit] = 
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():
             leaves: List[Leaf] = []
-            problems += loader_problems(cfg, name, max(heads.values(), default=None), part, seen, splits, leaves)
+            problems += loader_problems(cfg, name, max(heads.values(), default=None), part, seen, splits, rules, leaves)
             with part.pause():
                 leaves.clear()  # millions of objects: it takes as long as a check
         limit.take(part)
     differing = split_problems(splits)
-    problems += differing
+    problems += differing or zero_label_problems(rules)
     for name, names in seen:
         for head, number in heads.items():
             if number != len(names) and not (differing and name != 'train_dataloader'):
@@ -204,6 +220,7 @@ def loader_problems(
     limit: TimeLimit,
     seen: List[Tuple[str, Sequence[str]]],
     splits: Dict[str, Sequence[str]],
+    rules: Dict[str, LabelRule],
     leaves: List[Leaf],
 ) -> List[str]:
     """Check a data loader: its data sets, a few samples, and its evaluator.
@@ -215,6 +232,7 @@ def loader_problems(
         limit (TimeLimit): Time limit of all checks.
         seen (list): Gets the classes of each data set.
         splits (dict): Gets those of data sets without problems.
+        rules (dict): Gets how these read the labels in segmentation maps.
         leaves (list): Gets the data sets, which are freed with it.
     """
     dataset_cfg, split = cfg[name]['dataset'], name.partition('_')[0]
@@ -225,7 +243,11 @@ def loader_problems(
         if leaf.classes is not None:
             seen.append((name, leaf.classes))
             if not leaf.problems:
-                splits[f'{name} ({folder_of(leaf_cfg)})'] = leaf.classes
+                where = f'{name} ({folder_of(leaf_cfg)})'
+                splits[where] = leaf.classes
+                if leaf.raw:
+                    shifted = bool(leaf.dataset.reduce_zero_label)
+                    rules[where] = LabelRule(shifted, str(leaf.dataset.data_root), len(leaf.classes) in leaf.raw)
     problems = [f'{name}: {problem}' for leaf in leaves for problem in leaf.problems]
     if problems or any(leaf.dataset is None for leaf in leaves):
         return problems
@@ -272,6 +294,25 @@ def split_problems(splits: Dict[str, Sequence[str]]) -> List[str]:
             f'{first} {shorten(here)}, so the same label means different classes. Give both the same folders '
             '(including empty ones), or the same metainfo=dict(classes=[...])'
         )
+    return problems
+
+
+def zero_label_problems(rules: Dict[str, LabelRule]) -> List[str]:
+    """Check that all splits agree in ``reduce_zero_label``, unless their files show that they differ as well."""
+    problems: List[str] = []
+    first = next(iter(rules), '')
+    for other, rule in rules.items():
+        given = rules[first]
+        if rule.reduced == given.reduced or (rule if rule.reduced else given).full:
+            continue
+        text = (
+            f'{other} has reduce_zero_label={rule.reduced}, {first} {given.reduced}: the same label in the files means '
+            'different classes. Give both data sets, and their LoadAnnotations, the same reduce_zero_label'
+        )
+        if rule.root == given.root:
+            problems.append(text)
+        else:  # other files, which may number the classes in another way
+            remark(f'{text}, unless their segmentation maps number the classes differently')
     return problems
 
 

@@ -231,3 +231,30 @@ def test_no_room_and_no_right(own, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(checks.os, 'access', lambda *args: False)
     assert f'work_dir {cfg.work_dir} cannot be written' in only_problem(cfg)
+
+
+def test_labels_that_are_shifted_in_validation_alone(own, said):
+    cfg, data = own('segmentation')
+    for path in (data / 'annotations').rglob('*.png'):
+        with Image.open(path) as image:
+            image.point(lambda label: min(label, 5)).save(path)
+    check_training(cfg)
+    dataset = cfg.train_dataloader.dataset
+    dataset.reduce_zero_label = dataset.pipeline[1].reduce_zero_label = False
+    found = only_problem(cfg)
+    assert re.search(
+        r'val_dataloader \(.*\) has reduce_zero_label=True, train_dataloader \(.*\) False: the same label', found
+    )
+    # Files elsewhere may number the classes in their own way.
+    shutil.copytree(data, data.parent / 'other')
+    cfg.val_dataloader.dataset.data_root = str(data.parent / 'other')
+    said.clear()
+    check_training(cfg)
+    assert any('the same reduce_zero_label, unless their segmentation maps number' in line for line in said)
+    # These do: 6 is one of 6 classes only where they are numbered from 1.
+    for path in (data.parent / 'other' / 'annotations').rglob('*.png'):
+        with Image.open(path) as image:
+            image.point(lambda label: label + 1).save(path)
+    said.clear()
+    check_training(cfg)
+    assert not any('reduce_zero_label' in line for line in said)
