@@ -41,6 +41,8 @@ BYTE_ORDER_MARK = '\ufeff'
 #: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
 #: and in testing empty ones stand in.
 TURNED = 0.01
+#: Part of the objects from which on ignored ones are worth a warning.
+IGNORED_OBJECTS = 0.5
 
 
 class Leaf(NamedTuple):
@@ -319,6 +321,9 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
     occurring = labels_of(dataset)
     if occurring is None:
         return []
+    problems = ignored_object_problems(dataset, where, api)
+    if problems:
+        return problems
     if (
         not occurring
         and hasattr(dataset, 'COCOAPI')
@@ -333,6 +338,24 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
     absent = [name for index, name in enumerate(classes) if index not in occurring]
     if absent and occurring:
         remark(f'{where}: {len(absent)} of {len(classes)} classes never occur ({shorten(absent)})')
+    return []
+
+
+def ignored_object_problems(dataset: Any, where: str, api: Any) -> List[str]:
+    """Check that not all objects of a training set are ignored, as crowds and difficult ones are."""
+    objects = [each for info in dataset.data_list for each in info.get('instances') or ()]
+    ignored = sum(bool(each.get('ignore_flag')) for each in objects)
+    if dataset.test_mode or ignored < IGNORED_OBJECTS * len(objects) or not ignored:
+        return []
+    text = f'{where}: {ignored} of {len(objects)} objects are ignored in training (marked as crowd or difficult)'
+    values = {repr(each.get('iscrowd')) for each in api.anns.values()} if is_coco(dataset, api) else set()
+    # A text, such as '0', counts as true.
+    way_out = 'mark only crowds with iscrowd=1' + (
+        f'; "iscrowd" has the values {shorten(sorted(values))}, expected the numbers 0 and 1' if values else ''
+    )
+    if ignored == len(objects):
+        return [f'{text}: nothing can be learned. Correct the annotations: {way_out}']
+    remark(f'{text}: {way_out}')
     return []
 
 

@@ -139,6 +139,33 @@ def test_nothing_is_left_to_learn(own, said, change_annotations, change):
     assert re.search(r'\d+ images, but no object is left: CocoDataset skips', found)
 
 
+@pytest.mark.parametrize('value', [1, '0'])
+def test_all_objects_are_crowds(own, said, change_annotations, value):
+    cfg, data = own('detection')
+    change_annotations(data, 'train', lambda content: [each.update(iscrowd=value) for each in content['annotations']])
+    found = only(cfg)
+    assert re.search(r'instances_train2017.json: (\d+) of \1 objects are ignored in training', found)
+    assert f'nothing can be learned. .* iscrowd=1; "iscrowd" has the values {value!r}'.partition('.*')[2] in found
+    # One image is left.
+    change_annotations(
+        data,
+        'train',
+        lambda content: [each.update(iscrowd=0) for each in content['annotations'] if each['image_id'] == 1],
+    )
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert any('objects are ignored in training (marked as crowd or difficult): mark only' in line for line in said)
+
+
+@pytest.mark.parametrize('split, number', [('train', 1), ('val', 10**6)])
+def test_some_crowds_are_ordinary(own, said, change_annotations, split, number):
+    cfg, data = own('detection')
+    change_annotations(
+        data, split, lambda content: [each.update(iscrowd=1) for each in content['annotations'][:number]]
+    )
+    assert data_problems(cfg, [f'{split}_dataloader']) == []
+    assert not any('are ignored in training' in line for line in said)
+
+
 def test_a_part_without_objects_is_one_to_test_on(own, said, change_annotations):
     cfg, data = own('detection', {'val_dataloader.dataset.indices': 1})
     first = json.loads((data / 'annotations' / 'instances_val2017.json').read_text())['images'][0]['id']
