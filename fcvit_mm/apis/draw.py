@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..checkpoints import check_fits
+from ..checkpoints import load_complete
 from ..engine.config import adapt_to_machine, leaf_datasets, set_pretrained, task_of
 from ..files import atomic_path, write_atomic
 from ..images import ImageError, display, read_image, reduce_image, say_once, swap_channels
@@ -57,7 +57,7 @@ def build_drawer(
             inferencer, draw_in_scope = _detection(cfg, checkpoint, device, score_thr)
         else:
             inferencer, draw_in_scope = _segmentation(cfg, checkpoint, device, opacity)
-    check_fits(inferencer.model, checkpoint)
+    load_complete(inferencer.model, checkpoint)  # the inferencer loads nothing from some containers
     channels = input_channels(inferencer.model, cfg)
 
     def draw(image: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from ..models import Backbone
 from .convert import convert_checkpoint
 from .download import DownloadError
 from .fetch import fetch_published, published_path, read_published
-from .load import check_fits, load_pretrained
+from .load import check_fits, load_complete, load_pretrained
 from .names import weights_of
 from .published import (
     PUBLISHED,
@@ -37,6 +37,7 @@ __all__ = [
     'fetch_published',
     'find_published',
     'is_published',
+    'load_complete',
     'load_pretrained',
     'published_classifier',
     'published_path',

@@ -205,6 +205,18 @@ def _is_past(name: str, stages: int) -> bool:
     return parts[0] == 'stages' and int(parts[1]) >= stages
 
 
+def load_complete(model: nn.Module, checkpoint: str) -> None:
+    """Load a checkpoint of the complete model, in whatever container and with whatever wrapper's prefixes.
+
+    MMEngine only knows ``state_dict`` and ``module.``; of other files it loads nothing, with a warning.
+
+    Raises:
+        CheckpointError: As :func:`check_fits`.
+    """
+    check_fits(model, checkpoint)
+    model.load_state_dict(weights_of(read_checkpoint(checkpoint), checkpoint), strict=False)
+
+
 def check_fits(model: nn.Module, checkpoint: str) -> None:
     """Reject weights of another model: MMEngine only warns, and random layers predict at random.
 

@@ -20,6 +20,7 @@ from .config import adapt_to_machine, type_name
 from .distributed import joined_processes, wrap_model_for_cpus
 from .hooks.checkpoint import AtomicCheckpointHook, atomic_local_writes
 from .hooks.resume import make_resumable, select_resume_point
+from .hooks.weights import find_weights
 from .outputs import keep_every_result
 
 Result = TypeVar('Result')
@@ -140,6 +141,7 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
     def evaluate(runner: Runner) -> Dict[str, float]:
         model = getattr(runner.model, 'module', runner.model)  # of several processes
         check_fits(getattr(model, 'module', model), checkpoint)  # of test-time augmentation
+        find_weights(runner)
         keep_every_result(runner)
         return runner.test()
 
@@ -161,6 +163,7 @@ def run(cfg: Config, doing: str, action: Callable[[Runner], Result]) -> Result:
 
 def run_training_loop(runner: Runner) -> nn.Module:
     """Train; handle data loader workers that are terminated together with this process."""
+    find_weights(runner)
     hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
     try:
         with atomic_local_writes():

@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..apis.step import Step, observed, parameters_without_gradient, watched_outputs
+from ..engine.hooks.weights import find_weights
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
 from .checks import disk_problems
@@ -156,6 +157,7 @@ def build_runner(cfg: Config) -> Runner:
         runner._val_loop = runner.build_val_loop(runner._val_loop)
     runner.call_hook('before_run')
     runner._init_model_weights()
+    find_weights(runner)
     runner.load_or_resume()
     runner.optim_wrapper.initialize_count_status(runner.model, 0, loop.max_iters)
     return runner

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fcvit_mm
-from fcvit_mm.checkpoints import CheckpointError, check_fits, convert_checkpoint
+from fcvit_mm.checkpoints import CheckpointError, check_fits, convert_checkpoint, load_complete
 from fcvit_mm.engine.run import keep_seed
 from fcvit_mm.preflight.checks import PreflightError, checkpoint_problems, resume_problems
 
@@ -132,3 +132,14 @@ def test_seed_is_read_as_safely(tmp_path):
     with pytest.raises(CheckpointError, match='Rejected'):
         keep_seed(Config(dict(resume=True, load_from=str(tmp_path / 'a.pth'))))
     assert not (tmp_path / 'boom').exists()
+
+
+def test_complete_weights_in_any_container(tmp_path):
+    weights = state_dict()
+    for content in ({'model': weights, 'args': None}, {'model': {f'_orig_mod.{key}': weights[key] for key in weights}}):
+        torch.save(content, tmp_path / 'a.pth')
+        model = fcvit_mm.FCViT(ARCH)
+        load_complete(model, str(tmp_path / 'a.pth'))
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+    with pytest.raises(CheckpointError, match='a.pth does not fit the config'):
+        load_complete(fcvit_mm.FCViT(dict(ARCH, mlp_ratios=(2, 1, 1, 1))), str(tmp_path / 'a.pth'))

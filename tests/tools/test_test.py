@@ -8,6 +8,8 @@ import torch
 from harness import call_tool, load_tool, run_tool, write_config
 
 import fcvit_mm
+from fcvit_mm.engine import run
+from fcvit_mm.engine.config import load_config
 from fcvit_mm.preflight.checks import PreflightError
 
 
@@ -97,6 +99,24 @@ def test_published_weights_by_name(trained, tmp_path, monkeypatch):
     monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(tmp_path))
     done = run_tool('test.py', config, 'published:mine', cwd=tmp_path)
     assert 'coco/bbox_mAP' in done.stdout and 'Loads checkpoint by published backend' in done.stdout
+
+
+def test_weights_in_the_container_of_timm(trained, tmp_path, monkeypatch):
+    """Of which MMEngine alone would load nothing: the scores are those of the same weights in its own container."""
+    result = trained('classification')
+    state_dict = torch.load(result.checkpoint, weights_only=False)['state_dict']
+    torch.save({'model': {f'_orig_mod.{key}': value for key, value in state_dict.items()}}, tmp_path / 'model.pth')
+    cfg = load_config(result.config, work_dir=str(tmp_path))
+    loaded = []
+
+    def tested(runner):
+        runner.load_or_resume()
+        loaded.append(runner.model.state_dict())
+        return {}
+
+    monkeypatch.setattr('mmengine.runner.Runner.test', tested)
+    run.test(cfg, str(tmp_path / 'model.pth'))
+    assert all(torch.equal(value.cpu(), state_dict[key].cpu()) for key, value in loaded[0].items())
 
 
 def test_checkpoint_of_another_model(trained, tmp_path):

@@ -1,0 +1,28 @@
+"""Checkpoints of other containers than MMEngine's: timm's, the authors', torch.compile's."""
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ...checkpoints import weights_of
+from ...checkpoints.names import WRAPPERS
+
+
+class FindWeightsHook(Hook):
+    """Give MMEngine the weights of a checkpoint under the key and names that it looks for.
+
+    It only knows ``state_dict`` and the prefix ``module.``. Of a file with ``model``, or with names of torch.compile,
+    it would load nothing, with a warning.
+    """
+
+    priority = 'HIGHEST'  # EMAHook copies state_dict
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        names = checkpoint.get('state_dict')
+        if not isinstance(names, dict) or any(str(name).startswith(WRAPPERS) for name in names):
+            checkpoint['state_dict'] = weights_of(checkpoint)
+
+
+def find_weights(runner: Runner) -> None:
+    """Let a runner find the weights in any container, once."""
+    if not any(isinstance(hook, FindWeightsHook) for hook in runner.hooks):
+        runner.register_hook(FindWeightsHook())
