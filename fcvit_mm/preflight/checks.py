@@ -8,15 +8,16 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ..apis.load import read_trained
-from ..checkpoints import CheckpointError, check_finite, read_checkpoint
+from ..apis.load import build_model, read_trained
+from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weights_of
+from ..checkpoints.names import some
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError, origin
 from .batches import batch_problems
 from .data import Leaf, build_outer, check_leaf, is_url, rehearse
 from .gradients import gradient_problems
-from .limits import TimeLimit, remark, shorten, unique, without_garbage_collection
+from .limits import TimeLimit, quiet, remark, shorten, unique, without_garbage_collection
 from .model import channel_problems
 from .truth import FEED_SECONDS, Split, truth_problems
 
@@ -68,7 +69,7 @@ def check_training(cfg: Config) -> None:
     else:
         problems += pretrained_problems(cfg)
         if cfg.get('load_from'):
-            problems += checkpoint_problems(cfg.load_from, 'load_from')
+            problems += checkpoint_problems(cfg.load_from, 'load_from') or load_from_problems(cfg)
     validates = cfg.get('val_cfg') is not None
     problems += work_dir_problems(cfg)
     problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])], limit)
@@ -98,6 +99,26 @@ def checkpoint_problems(path: str, what: str) -> List[str]:
     except CheckpointError as error:
         return [f'{what}: {error}']
     return []
+
+
+def load_from_problems(cfg: Config) -> List[str]:
+    """Check that a checkpoint to start from has weights of the model, of which MMEngine loads what fits."""
+    path = cfg.load_from
+    try:
+        with quiet():
+            model = build_model(cfg).state_dict()
+    except Exception:
+        # Broad, because the model is another library's; the runner says what is wrong with it.
+        return []
+    weights = weights_of(read_checkpoint(path), path)
+    common = [name for name in model if name in weights]
+    if any(weights[name].shape == model[name].shape for name in common):
+        return []
+    found = f'their shapes differ ({some(common)})' if common else f'it has {some(weights)}, the model {some(model)}'
+    return [
+        f'load_from: 0 of {len(model)} values of the model are in {path}: {found}. For weights of a backbone: '
+        f'--cfg-options load_from=None pretrained={path}; for other files: tools/convert_checkpoint.py first'
+    ]
 
 
 def resume_problems(path: str) -> List[str]:

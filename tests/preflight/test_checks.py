@@ -7,6 +7,7 @@ import torch
 from harness import LIBRARIES
 from PIL import Image
 
+from fcvit_mm.apis.load import build_model
 from fcvit_mm.preflight import checks, limits
 from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
 
@@ -136,6 +137,27 @@ def test_checkpoint_to_test(own, tmp_path):
     ]:
         with pytest.raises(PreflightError, match=message):
             check_testing(cfg, checkpoint)
+
+
+def test_checkpoint_of_which_nothing_fits(own, tmp_path):
+    """A part is enough, in any container."""
+    cfg, _ = own('classification')
+    path = str(tmp_path / 'a.pth')
+    cfg.load_from = path
+    weights = build_model(cfg).state_dict()
+    name = next(key for key in weights if key.startswith('backbone.stages.0') and key.endswith('weight'))
+    for content, message in [
+        ({key.partition('.')[2]: value for key, value in weights.items()}, f'0 of {len(weights)} values .*it has '),
+        ({'state_dict': {f'model.{name}': weights[name]}}, f'it has model.{name}, the model backbone'),
+        ({'model': {name: torch.zeros(1, 2, 3)}}, f'their shapes differ .{name}'),
+    ]:
+        torch.save(content, path)
+        found = only_problem(cfg)
+        assert re.search(f'load_from: .*{message}', found), found
+        assert f'--cfg-options load_from=None pretrained={path}; for other files: tools/convert_checkpoint' in found
+    for content in ({'model': {name: weights[name]}}, {'state_dict': {f'module.{name}': weights[name]}}):
+        torch.save(content, path)
+        check_training(cfg)
 
 
 def test_checkpoint_to_resume_from(own, tmp_path):
