@@ -286,8 +286,44 @@ def loader_problems(
     evaluator = cfg.get(f'{split}_evaluator')
     if not problems and split != 'train' and evaluator and hasattr(outer, 'metainfo'):
         limit.reserve(FEED_SECONDS)  # the truth comes last, and finds most
-        problems += truth_problems(evaluator, Split(outer, datasets, packed, limit), f'{split}_evaluator')
+        data = Split(outer, datasets, packed, limit)
+        problems += truth_problems(evaluator, data, f'{split}_evaluator')
+        if split == 'val':
+            problems += monitor_problems(cfg, data.score_names or [])
     return problems
+
+
+def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
+    """Check that whatever follows a metric of the validation names one that the evaluator computes.
+
+    Args:
+        cfg (Config): The config.
+        metrics (sequence of str): Names of the metrics. Without any, as of an untrained detector without detections,
+            nothing is checked.
+    """
+    if not metrics:
+        return []
+    default_hooks = cfg.get('default_hooks') or {}
+    hooks = [(f'default_hooks.{key}', hook) for key, hook in default_hooks.items()]
+    hooks += [(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])]
+    followed: List[Tuple[str, Any]] = []
+    for name, hook in hooks:
+        if not isinstance(hook, dict):
+            continue
+        if type_name(hook) in ('CheckpointHook', 'AtomicCheckpointHook'):
+            best = hook.get('save_best')
+            followed += [(f'{name}.save_best', each) for each in ([best] if isinstance(best, str) else best or [])]
+        elif type_name(hook) == 'EarlyStoppingHook':
+            followed.append((f'{name}.monitor', hook.get('monitor')))
+    for node in walk(cfg.get('param_scheduler')):
+        if type_name(node).startswith('ReduceOnPlateau'):
+            followed.append((f'{type_name(node)}.monitor', node.get('monitor', 'loss')))
+    return [
+        f'{name}={given!r} is not one of the metrics ({", ".join(metrics)}): the first validation would end the run or '
+        'the setting have no effect; choose one of them'
+        for name, given in followed
+        if given not in metrics and given != 'auto'
+    ]
 
 
 def folder_of(dataset_cfg: dict) -> str:

@@ -21,9 +21,8 @@ from ..apis.step import Step, observed, parameters_without_gradient, watched_out
 from ..engine.hooks.weights import find_weights
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
-from .checks import disk_problems
+from .checks import disk_problems, monitor_problems
 from .gradients import missing_gradients
-from .limits import shorten
 
 #: Training steps: the first one allocates, the others are timed.
 STEPS = 3
@@ -101,7 +100,7 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
         saved = Path(folder) / 'trial.pth'
         runner.save_checkpoint(folder, saved.name, meta=dict(epoch=0, iter=0))
         size = saved.stat().st_size
-        val_seconds, metrics = validate_once(runner, wanted, problems)
+        val_seconds, metrics = validate_once(runner, given, problems)
         memory, device = peak_memory()
 
     missing = missing_gradients(given, taken)
@@ -209,7 +208,7 @@ def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], St
     return taken, observed(runner.model, watched, without, losses)
 
 
-def validate_once(runner: Runner, checkpoint: dict, problems: List[str]) -> Tuple[float, List[str]]:
+def validate_once(runner: Runner, cfg: Config, problems: List[str]) -> Tuple[float, List[str]]:
     """Evaluate one validation batch; return the seconds and the names of the metrics."""
     loop = runner._val_loop
     if loop is None:
@@ -222,14 +221,7 @@ def validate_once(runner: Runner, checkpoint: dict, problems: List[str]) -> Tupl
     loop.evaluator.process(data_samples=outputs, data_batch=batch)
     metrics = list(loop.evaluator.evaluate(len(outputs)))
     seconds = time.perf_counter() - start
-    best = checkpoint.get('save_best')
-    for name in [best] if isinstance(best, str) else best or []:
-        # An untrained detector without detections has no metrics: then none can be missed.
-        if name != 'auto' and metrics and name not in metrics:
-            problems.append(
-                f'default_hooks.checkpoint.save_best={name!r} is not one of the metrics ({shorten(metrics)}): the '
-                'first validation would end the run; choose one of them'
-            )
+    problems += monitor_problems(cfg, metrics)
     return seconds, metrics
 
 

@@ -42,6 +42,10 @@ class Split:
         leaves (sequence): The data sets inside it that load samples.
         packed (dict): Index -> sample that went through the pipeline already.
         limit (TimeLimit): Of all checks.
+
+    Attributes:
+        scored (list[list[str]]): Names of the scores of each metric that evaluated the ground truth.
+        score_names (list[str], optional): Names of all scores of the evaluator, if each metric was evaluated.
     """
 
     def __init__(self, dataset: Any, leaves: Sequence[Any], packed: Dict[int, Any], limit: TimeLimit) -> None:
@@ -49,6 +53,8 @@ class Split:
         self.leaves = list(leaves)
         self.packed = packed
         self.limit = limit
+        self.scored: List[List[str]] = []
+        self.score_names: Optional[List[str]] = None
         self._infos: Optional[List[dict]] = None
 
     @property
@@ -99,9 +105,25 @@ def truth_problems(evaluator: Any, split: Split, name: str) -> List[str]:
         list[str]: Reasons why the metrics are not perfect, one line each.
     """
     problems: List[str] = []
-    for config, part in metrics_and_data(evaluator, split, name, problems):
+    pairs = metrics_and_data(evaluator, split, name, problems)
+    for config, part in pairs:
         problems += [f'{name}: {line}' for line in metric_problems(config, part, name)]
+    kind = type_name(evaluator) if isinstance(evaluator, dict) and 'metrics' in evaluator else ''
+    if kind in ('', 'Evaluator') and len(split.scored) == sum(not is_dump(config) for config, _ in pairs):
+        names = Counter(key for keys in split.scored for key in keys)
+        split.score_names = list(names)
+        twice = [key for key, number in names.items() if number > 1]
+        if twice:
+            problems.append(
+                f'{name}: two metrics compute {shorten(twice)}, which ends the evaluation: give one of them '
+                "prefix='...', or remove it"
+            )
     return problems
+
+
+def is_dump(config: Any) -> bool:
+    """Check whether a metric only writes the predictions."""
+    return type_name(config).startswith('Dump')
 
 
 def metrics_and_data(evaluator: Any, split: Split, name: str, problems: List[str]) -> List[Tuple[Any, Split]]:
@@ -133,7 +155,7 @@ def metrics_and_data(evaluator: Any, split: Split, name: str, problems: List[str
 def metric_problems(config: Any, split: Split, name: str) -> List[str]:
     """Build a metric and evaluate the ground truth."""
     kind = type_name(config)
-    if kind.startswith('Dump'):
+    if is_dump(config):
         return []
     if not isinstance(config, dict):
         remark(f'{name}: {kind} is not checked with the ground truth: it is already built')
@@ -208,8 +230,10 @@ def feeding_problem(metric: Any, error: Exception, packed: bool) -> str:
     return f'{name} fails on the data set ({kind}: {message or "no message"}): correct its settings or the annotations'
 
 
-def evaluate(metric: Any, number: int) -> Dict[str, float]:
+def evaluate(metric: Any, number: int, split: Split) -> Dict[str, float]:
     """Return the scores of a metric for the processed samples, without output and in this process.
+
+    Their names are noted in the split.
 
     mmdet's average precision forks processes and waits for them without a limit: from a process with threads, as one
     that trains is, a copy may wait for a lock that nobody holds there. Threads do for the few samples.
@@ -221,7 +245,9 @@ def evaluate(metric: Any, number: int) -> Dict[str, float]:
         for module in modules:
             if getattr(module, 'Pool', None) == forking:
                 stack.enter_context(mock.patch.object(module, 'Pool', ThreadPool))
-        return metric.evaluate(number)
+        scores: Dict[str, float] = metric.evaluate(number)
+    split.scored.append(list(scores))
+    return scores
 
 
 def undefined_or_low(scores: Dict[str, float], best: float) -> Tuple[Dict[str, float], Dict[str, float]]:
@@ -347,7 +373,7 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
         remark(f'{path}: no object in the {len(fed)} images tested: their AP is undefined (-1)')
         return []
     try:
-        scores = evaluate(metric, len(fed))
+        scores = evaluate(metric, len(fed), split)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
@@ -483,7 +509,7 @@ def voc_truth(metric: Any, config: dict, split: Split) -> List[str]:
     if not fed:
         return []
     try:
-        scores = evaluate(metric, fed)
+        scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
@@ -537,7 +563,7 @@ def panoptic_truth(metric: Any, config: dict, split: Split) -> List[str]:
             return [feeding_problem(metric, error, packed is not None)]
         fed += 1
     try:
-        scores = evaluate(metric, fed)
+        scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
@@ -601,7 +627,7 @@ def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
         return []
     occurring = sum(result[3] for result in metric.results) if metric.results and len(metric.results[0]) == 4 else None
     try:
-        scores = evaluate(metric, fed)
+        scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
@@ -668,7 +694,7 @@ def labels_truth(metric: Any, config: dict, split: Split) -> List[str]:
             return [feeding_problem(metric, error, packed is not None)]
         fed += 1
     try:
-        scores = evaluate(metric, fed)
+        scores = evaluate(metric, fed, split)
     except Exception as error:
         # Broad, because the metric is another library's.
         return [topk_problem(metric, number) or feeding_problem(metric, error, False)]

@@ -160,6 +160,61 @@ def test_checkpoint_of_which_nothing_fits(own, tmp_path):
         check_training(cfg)
 
 
+@pytest.mark.parametrize(
+    'task, options, message',
+    [
+        (
+            'detection',
+            {'val_evaluator': dict(type='VOCMetric'), 'default_hooks.checkpoint.save_best': 'coco/bbox_mAP'},
+            "default_hooks.checkpoint.save_best='coco/bbox_mAP' is not one of the metrics (pascal_voc/",
+        ),
+        (
+            'detection',
+            {'default_hooks.checkpoint.save_best': ['coco/bbox_mAP', 'bbox_mAP']},
+            "save_best='bbox_mAP' is not one of the metrics (coco/bbox_mAP",
+        ),
+        (
+            'classification',
+            {'val_evaluator.topk': (1, 3), 'default_hooks.checkpoint.save_best': 'accuracy/top5'},
+            '(accuracy/top1, accuracy/top3)',
+        ),
+        (
+            'classification',
+            {'custom_hooks': [dict(type='EarlyStoppingHook', monitor='accuracy')]},
+            "custom_hooks[0].monitor='accuracy' is not",
+        ),
+        (
+            'segmentation',
+            {'param_scheduler': [dict(type='ReduceOnPlateauLR', rule='less')], 'val_evaluator.iou_metrics': ['mIoU']},
+            "ReduceOnPlateauLR.monitor='loss' is not one of the metrics (aAcc, mIoU, mAcc)",
+        ),
+    ],
+)
+def test_metrics_that_the_evaluator_does_not_compute(task, options, message, own):
+    cfg, _ = own(task)
+    if isinstance(options.get('val_evaluator'), dict):
+        cfg.val_evaluator = options.pop('val_evaluator')
+    cfg.merge_from_dict(options)
+    assert message in only_problem(cfg)
+
+
+def test_metrics_that_the_evaluator_computes(own):
+    """Or that cannot be known: of another evaluator, or one metric of which is not checked."""
+    cfg, _ = own(
+        'detection',
+        {
+            'default_hooks.checkpoint.save_best': ['coco/segm_mAP', 'coco/bbox_mAP_s'],
+            'custom_hooks': [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP_50')],
+        },
+    )
+    check_training(cfg)
+    cfg.default_hooks.checkpoint.save_best = 'auto'
+    check_training(cfg)
+    cfg.default_hooks.checkpoint.save_best = 'mine/score'
+    cfg.val_evaluator = [cfg.val_evaluator, dict(type='OVCocoMetric', ann_file=cfg.val_evaluator.ann_file)]
+    check_training(cfg)
+
+
 def test_checkpoint_to_resume_from(own, tmp_path):
     cfg, _ = own('classification', {'pretrained': 'not_needed.pth'})
     path = str(tmp_path / 'a.pth')

@@ -14,6 +14,7 @@ from fcvit_mm.preflight.truth import FEEDS, NOT_FED, undefined_or_low
 
 def check(cfg, number=None):
     """Return what is said against the validation set: the only line, or all of so many."""
+    cfg.default_hooks.checkpoint.save_best = None  # it names a metric of the config's own evaluator
     found = data_problems(cfg, ['val_dataloader'])
     if number is None:
         (found,) = found
@@ -40,6 +41,15 @@ def test_names_of_the_metrics_are_the_libraries(own):
         }[library] - known
         assert not missing
         assert cfg.default_scope == library
+
+
+def test_metrics_with_scores_of_the_same_name(own):
+    cfg, _ = own('classification')
+    cfg.val_evaluator = [dict(type='Accuracy', topk=1), dict(type='Accuracy', topk=(1, 2))]
+    assert check(cfg) == (
+        'val_evaluator: two metrics compute accuracy/top1, which ends the evaluation: give one of them '
+        "prefix='...', or remove it"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- detection
@@ -443,8 +453,8 @@ def test_several_labels_an_image(own, said):
     cfg.val_evaluator = [
         dict(type='MultiLabelMetric', thr=0.5),
         dict(type='AveragePrecision'),
-        dict(type='VOCMultiLabelMetric', thr=0.5),
-        dict(type='VOCAveragePrecision'),
+        dict(type='VOCMultiLabelMetric', thr=0.5, prefix='voc'),
+        dict(type='VOCAveragePrecision', prefix='voc'),
     ]
     check(cfg, 0)
     assert said == []
