@@ -1,12 +1,16 @@
 """Building the config of a runner from a config file and a command line."""
 
+import inspect
+import logging
 import os.path as osp
-from typing import Any, Iterator, Optional
+from difflib import get_close_matches
+from typing import Any, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.runner import FlexibleRunner, Runner
 
 from ..checkpoints import with_scheme
 from ..dependencies import EXTRAS, require
@@ -25,6 +29,37 @@ REGISTERED_NAMES = {
     'PretrainedInit': 'Pretrained',
     'SyncBatchNorm': 'SyncBN',
     'WholeCheckpointHook': 'AtomicCheckpointHook',
+}
+#: What is read of a config besides the arguments of a runner: by MMEngine, by the libraries' tools, and here.
+ALSO_READ = (
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'mp_start_method',
+    'opencv_num_threads',
+    'pretrained',
+    'runner_type',
+    'static_graph',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+)
+#: What OpenMMLab 1.x called the parts of a config, and what they are now.
+OLD_KEYS = {
+    'checkpoint_config': 'default_hooks.checkpoint',
+    'data': 'train_dataloader, val_dataloader, test_dataloader',
+    'evaluation': 'val_evaluator and train_cfg.val_interval',
+    'log_config': 'default_hooks.logger',
+    'lr_config': 'param_scheduler',
+    'max_epochs': 'train_cfg.max_epochs',
+    'max_iters': 'train_cfg.max_iters',
+    'optimizer': 'optim_wrapper.optimizer',
+    'optimizer_config': 'optim_wrapper',
+    'resume_from': '--resume PATH',
+    'runner': 'train_cfg',
+    'seed': 'randomness.seed',
+    'total_epochs': 'train_cfg.max_epochs',
 }
 
 
@@ -73,6 +108,7 @@ def load_config(
     task_of(cfg, path)
     require(cfg.default_scope)
     allow_large_images()  # among the data that the config names
+    check_options(cfg, options)
     with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
         cfg.merge_from_dict(options)
     if 'pretrained' in options:
@@ -83,6 +119,57 @@ def load_config(
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
     return cfg
+
+
+def check_options(cfg: Config, options: dict) -> None:
+    """Reject options that change nothing: of parts that no runner reads, and of variables of the config file.
+
+    Args:
+        cfg (Config): As it was read, before the options are merged.
+        options (dict): Dotted name -> value.
+
+    Raises:
+        ConfigError: Names the option and, if possible, the one that has an effect.
+    """
+    read = {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters, *ALSO_READ} - {'cfg'}
+    for option in options:
+        key, _, rest = option.partition('.')
+        if key in read:
+            continue
+        if key not in cfg:
+            close = get_close_matches(key, read, 1)
+            near = OLD_KEYS.get(key) or (close[0] + f'.{rest}' * bool(rest) if close else '')
+            raise ConfigError(
+                f'--cfg-options {option} has no effect: {key} is not part of the config'
+                + (f'. Use {near}' if near else f', expected one of {", ".join(sorted(read))}')
+            )
+        places = [f'{place}.{rest}' if rest else place for place in places_of(cfg, cfg[key], read)]
+        text = f'--cfg-options {option} has no effect: {key} is a variable, inserted when the file was read'
+        if places:
+            more = f' and {len(places) - 3} more' if len(places) > 3 else ''
+            raise ConfigError(f'{text}. Change what it was inserted into: {", ".join(places[:3])}{more}')
+        print_log(f'{text}, unless the code of the config reads it', logger='current', level=logging.WARNING)
+
+
+def places_of(cfg: Config, value: Any, keys: Any) -> List[str]:
+    """Return the dotted names below some keys of a config that have a value, or begin with it, if that is text."""
+
+    def visit(node: Any, name: str) -> Iterator[Tuple[str, bool]]:
+        if type(node) is type(value) and node == value:
+            yield name, True
+        elif isinstance(value, str) and isinstance(node, str) and node.startswith(value):
+            yield name, False
+        elif isinstance(node, dict):
+            for key, child in node.items():
+                yield from visit(child, f'{name}.{key}')
+        elif isinstance(node, (list, tuple)):
+            for index, child in enumerate(node):
+                yield from visit(child, f'{name}.{index}')
+
+    if value is None or value == '' or isinstance(value, bool):
+        return []
+    found = [each for key in cfg if key in keys for each in visit(cfg[key], key)]
+    return [name for name, equal in sorted(found, key=lambda each: not each[1])]
 
 
 def library_of(node: Any) -> Optional[str]:

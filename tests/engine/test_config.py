@@ -63,6 +63,32 @@ def test_pretrained_is_one_option():
     assert cfg.model.backbone.init_cfg.checkpoint == 'third.pth'
 
 
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        ('data_root', r'is a variable.*into: train_dataloader.dataset.data_root, val_dataloader.*data_root$'),
+        ('train_pipeline.3.scale', r'into: train_dataloader.dataset.pipeline.3.scale$'),
+        ('train_dataloder.batch_size', 'is not part of the config. Use train_dataloader.batch_size$'),
+        ('max_epochs', 'Use train_cfg.max_epochs$'),
+        ('optimizer.lr', 'Use optim_wrapper.optimizer$'),
+        ('data.samples_per_gpu', 'Use train_dataloader, val_dataloader'),
+        ('xyz', 'xyz is not part of the config, expected one of activation_checkpointing, '),
+    ],
+)
+def test_options_without_an_effect(option, message):
+    pytest.importorskip('mmseg')
+    with pytest.raises(ConfigError, match=f'--cfg-options {option} has no effect: .*?{message}'):
+        load_config(UPERNET, {option: 3})
+
+
+def test_options_that_the_file_lacks_but_a_runner_reads(write, capsys):
+    """And a warning of a variable whose value is nowhere else: code of the config may read it."""
+    path = write("default_scope = 'mmseg'\nmine = 7")
+    cfg = load_config(path, {'load_from': 'a.pth', 'randomness.seed': 1, 'find_unused_parameters': True, 'mine': 8})
+    assert cfg.load_from == 'a.pth' and cfg.randomness.seed == 1 and cfg.mine == 8
+    assert '--cfg-options mine has no effect: mine is a variable' in capsys.readouterr().out
+
+
 def test_cpu_gets_what_it_can_do(monkeypatch):
     pytest.importorskip('mmseg')
     cfg = load_config(UPERNET, {'train_dataloader.num_workers': 0, 'train_dataloader.prefetch_factor': 2})
