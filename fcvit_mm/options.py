@@ -8,6 +8,7 @@ same tables.
 import argparse
 import importlib
 import os.path as osp
+import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .errors import CommandParser, UserError
@@ -66,6 +67,13 @@ class _KeyValues(argparse.Action):
         for value in values:
             if '=' not in value:
                 raise UserError(f'{option_string} {value}: expected KEY=VALUE, such as model.head.num_classes=5')
+            key, _, text = value.partition('=')
+            if re.search(r'(^|[\[(,\s])(dict\(|\{)', text.strip('\'"')):
+                raise UserError(
+                    f'{option_string} {value}: the command line takes numbers, words and lists of them, no dicts. Give '
+                    f"each value of a dict its own option ({key}.type=NAME), and put a list of dicts into a config file "
+                    f"that begins with _base_ = 'CONFIG'"
+                )
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
 
     def finish(self, texts: List[str]) -> Dict[str, Any]:

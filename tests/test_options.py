@@ -31,6 +31,18 @@ def test_key_values_that_are_none(parser, option):
         parser.parse_args([option, 'a=[(1,2]'])
 
 
+@pytest.mark.parametrize(
+    'text',
+    ["[dict(type='AHook', limit=0.5)]", '[{"type": "AHook", "limit": 0.5}]', 'dict(type=A)', '{"a": 1}', '[A, dict(b=1)]'],
+)
+def test_dicts_are_no_values(parser, text):
+    """The library ends without a message, or takes them for text."""
+    with pytest.raises(UserError, match=r'--cfg-options hooks=.*: the command line takes .* \(hooks.type=NAME\), and'):
+        parser.parse_args(['--cfg-options', f'hooks={text}'])
+    args = parser.parse_args(['--cfg-options', 'a=out_{}.png', 'b=predict(x)', 'c=[dictionary,a{b}]'])
+    assert args.cfg_options == {'a': 'out_{}.png', 'b': 'predict(x)', 'c': ['dictionary', 'a{b}']}
+
+
 def test_modules_are_imported_once_all_arguments_are_right(parser, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     for name in ('my_first', 'my_second'):
