@@ -88,7 +88,8 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
         PreflightError: Lists all problems.
     """
     limit = TimeLimit()
-    problems = checkpoint_problems(checkpoint, 'the checkpoint') + data_problems(cfg, ['test_dataloader'], limit)
+    problems = checkpoint_problems(checkpoint, 'the checkpoint') + folder_to_write_problems(cfg)
+    problems += data_problems(cfg, ['test_dataloader'], limit)
     if problems:
         raise PreflightError(problems)
     limit.report()
@@ -162,15 +163,31 @@ def pretrained_problems(cfg: Config) -> List[str]:
 
 def work_dir_problems(cfg: Config) -> List[str]:
     """Check that the work directory can be written, with room for one more checkpoint like the largest one there."""
-    folder = osp.abspath(cfg.work_dir)
-    while not osp.isdir(folder):
-        folder = osp.dirname(folder)
-    if not os.access(folder, os.W_OK):
-        return [
-            f'work_dir {cfg.work_dir} cannot be written ({folder} belongs to another user): give another --work-dir'
-        ]
+    problems = folder_to_write_problems(cfg)
+    if problems:
+        return problems
+    folder = existing_part(cfg.work_dir)
     sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
     return disk_problems(folder, max(sizes, default=0))
+
+
+def existing_part(path: str) -> str:
+    """Return the innermost folder or file of a path that exists."""
+    path = osp.abspath(path)
+    while not osp.lexists(path):
+        path = osp.dirname(path)
+    return path
+
+
+def folder_to_write_problems(cfg: Config) -> List[str]:
+    """Check that the work directory is a folder or can become one."""
+    there = existing_part(cfg.work_dir)
+    if not osp.isdir(there):
+        below = ' ' if there == osp.abspath(cfg.work_dir) else f': {there}, above it, '
+        return [f'work_dir {cfg.work_dir}{below}is a file, expected a folder: give another --work-dir']
+    if not os.access(there, os.W_OK):
+        return [f'work_dir {cfg.work_dir} cannot be written ({there} belongs to another user): give another --work-dir']
+    return []
 
 
 def disk_problems(folder: str, needed: int) -> List[str]:

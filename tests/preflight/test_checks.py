@@ -226,6 +226,19 @@ def test_checkpoint_to_resume_from(own, tmp_path):
     assert 'contains a config, which MMEngine would execute' in only_problem(cfg)
 
 
+def test_work_dir_that_is_a_file(own, tmp_path):
+    cfg, _ = own('classification')
+    cfg.work_dir = str(tmp_path / 'list.txt')
+    (tmp_path / 'list.txt').touch()
+    torch.save({'state_dict': {}}, tmp_path / 'a.pth')
+    expected = f'work_dir {cfg.work_dir} is a file, expected a folder: give another --work-dir'
+    assert only_problem(cfg) == expected
+    with pytest.raises(PreflightError, match=re.escape(expected)):
+        check_testing(cfg, str(tmp_path / 'a.pth'))
+    cfg.work_dir = str(tmp_path / 'list.txt' / 'run' / '1')
+    assert only_problem(cfg).startswith(f'work_dir {cfg.work_dir}: {tmp_path / "list.txt"}, above it, is a file, ')
+
+
 def test_epochs_without_an_end(own):
     endless = dict(type='InfiniteSampler', shuffle=True)
     cfg, _ = own('segmentation', {'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)})
