@@ -66,7 +66,8 @@ ADVICE = (
     ),
     (
         r'unexpected keyword argument|missing \d+ required|multiple values for',
-        'Correct the arguments of this type in the config',
+        'Correct the arguments of this type in the config; a dict inherited from _base_ keeps its other keys unless it '
+        'has _delete_=True',
     ),
     (
         r'^(ImportError|ModuleNotFoundError)|Failed to import',
@@ -160,6 +161,13 @@ def is_defect(error: BaseException) -> bool:
     return not (refused and isinstance(error, (ValueError, TypeError)))
 
 
+def advice_for(error: BaseException, otherwise: str = '') -> str:
+    """Return what to try after an error: of :data:`ADVICE`, or else what is given."""
+    kind, message, _ = origin(error)
+    found = f'{kind}: {message}' if message else kind
+    return next((text for pattern, text in ADVICE if re.search(pattern, found)), otherwise)
+
+
 def library_error(error: BaseException, doing: str, advice: str) -> LibraryError:
     """Wrap an error with the action that failed and advice.
 
@@ -170,10 +178,9 @@ def library_error(error: BaseException, doing: str, advice: str) -> LibraryError
     """
     kind, message, package = origin(error)
     found = f'{kind}: {message}' if message else kind
-    advice = next((text for pattern, text in ADVICE if re.search(pattern, found)), advice)
     return LibraryError(
-        f'{doing} failed: {found} (raised in {package}). {advice}. To see the traceback: --debug, or '
-        f'{DEBUG_VARIABLE}=1 in the environment'
+        f'{doing} failed: {found} (raised in {package}). {advice_for(error, advice)}. To see the traceback: --debug, '
+        f'or {DEBUG_VARIABLE}=1 in the environment'
     )
 
 

@@ -72,7 +72,10 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
         (MemoryError(), r'failed: MemoryError \(raised in tests\). .*lower the batch size'),
         (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'), 'lower num_workers'),
         (KeyError('FCVit is not in the mmpretrain::model registry. Check'), 'KeyError: FCVit is not .* custom_imports'),
-        (TypeError("__init__() got an unexpected keyword argument 'a'"), 'Correct the arguments of this type'),
+        (
+            TypeError("__init__() got an unexpected keyword argument 'a'"),
+            'Correct the arguments of this type .*_delete_=True',
+        ),
         (ModuleNotFoundError("No module named 'mine'"), 'to the environment variable PYTHONPATH'),
         (
             RuntimeError('expected input[2, 320, 1, 1] to have 2048 channels, but got 320'),

@@ -33,7 +33,13 @@ def test_key_values_that_are_none(parser, option):
 
 @pytest.mark.parametrize(
     'text',
-    ["[dict(type='AHook', limit=0.5)]", '[{"type": "AHook", "limit": 0.5}]', 'dict(type=A)', '{"a": 1}', '[A, dict(b=1)]'],
+    [
+        "[dict(type='AHook', limit=0.5)]",
+        '[{"type": "AHook", "limit": 0.5}]',
+        'dict(type=A)',
+        '{"a": 1}',
+        '[A, dict(b=1)]',
+    ],
 )
 def test_dicts_are_no_values(parser, text):
     """The library ends without a message, or takes them for text."""

@@ -15,9 +15,9 @@ from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weight
 from ..checkpoints.names import some
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
-from ..errors import UserError, origin
+from ..errors import UserError
 from .batches import batch_problems
-from .data import Leaf, build_outer, check_leaf, is_url, rehearse
+from .data import Leaf, build_outer, build_problem, check_leaf, is_url, rehearse
 from .gradients import gradient_problems
 from .limits import TimeLimit, quiet, remark, shorten, unique, without_garbage_collection
 from .model import channel_problems
@@ -298,7 +298,7 @@ def loader_problems(
             outer = build_outer(dataset_cfg, iter(datasets), limit)
         except Exception as error:
             # Broad, because each wrapper has checks of its own.
-            return [f'{name}: {type_name(dataset_cfg)} cannot be built: {origin(error).message}']
+            return [f'{name}: {build_problem(dataset_cfg, error)}']
     problems += [f'{name}{problem}' for problem in sampler_problems(cfg, name, outer)]
     found, packed = rehearse(outer, datasets, limit, name)
     found = found or batch_problems(cfg, name, len(outer), packed, leaves)

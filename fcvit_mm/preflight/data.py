@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS
 
 from ..engine.config import type_name
 from ..engine.hooks.corrupt_samples import CorruptSampleError, guard
-from ..errors import UserError, origin
+from ..errors import UserError, advice_for, origin
 from ..images import image_problem, list_images, open_image, read_labels, size_and_orientation, truncation_problem
 from .annotations import (
     SKIPPED,
@@ -76,6 +76,12 @@ def is_remote(dataset: Any, prefixes: Dict[str, str]) -> bool:
     return backend != 'local' or any(map(is_url, [dataset.data_root, dataset.ann_file, *prefixes.values()]))
 
 
+def build_problem(node: dict, error: Exception) -> str:
+    """Describe why a data set or a wrapper cannot be built."""
+    advice = advice_for(error)
+    return f'{type_name(node)} cannot be built: {origin(error).message}' + f'. {advice}' * bool(advice)
+
+
 def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
     """Build a data set lazily, if it supports that."""
     with limit.pause(), quiet():
@@ -108,7 +114,7 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         dataset = build(dataset_cfg, limit)
     except Exception as error:
         # Broad, because each data set has checks of its own.
-        return Leaf(None, None, [f'{type_name(dataset_cfg)} cannot be built: {origin(error).message}'])
+        return Leaf(None, None, [build_problem(dataset_cfg, error)])
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     prefixes = {key: path for key, path in (getattr(dataset, 'data_prefix', None) or {}).items() if path}
     if not isinstance(dataset, BaseDataset):

@@ -17,7 +17,7 @@ from mmengine.registry import METRICS
 from mmengine.structures import BaseDataElement
 
 from ..engine.config import type_name
-from ..errors import origin
+from ..errors import advice_for, origin
 from .annotations import SKIPPED, Mask, ask_metric, check_masks, corners, count_line, skip_reason
 from .data import tolerated
 from .limits import TimeLimit, quiet, remark, shorten, spread
@@ -215,7 +215,8 @@ def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
         return f'ann_file {path} does not exist: give the annotation file of the data set, {own}'
     if isinstance(path, str) and not isinstance(error, (RuntimeError, ImportError)):
         return f'{type_name(config)}: ann_file {path} cannot be read ({kind}: {message}): copy it again or correct it'
-    return f'{type_name(config)} cannot be built ({kind}: {message}): correct its settings, or install what it needs'
+    advice = advice_for(error, 'correct its settings, or install what it needs')
+    return f'{type_name(config)} cannot be built ({kind}: {message}): {advice}'
 
 
 def feeding_problem(metric: Any, error: Exception, packed: bool) -> str:

@@ -300,6 +300,16 @@ def test_wrapped_data_sets_are_looked_into(own):
     assert '/lost does not exist' in only_problem(cfg)
 
 
+def test_dicts_that_keep_inherited_keys(own):
+    """ConcatDataset with the keys of the data set that the base config has."""
+    cfg, _ = own('classification')
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = {**inner, 'type': 'ConcatDataset', 'datasets': [inner]}
+    problem = only_problem(cfg)
+    assert 'ConcatDataset cannot be built: ' in problem and 'unexpected keyword argument' in problem
+    assert problem.endswith('a dict inherited from _base_ keeps its other keys unless it has _delete_=True')
+
+
 def test_evaluator_of_the_test_set(own, tmp_path):
     """By tools/test.py, before it loads anything."""
     cfg, _ = own('detection')

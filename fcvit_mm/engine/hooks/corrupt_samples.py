@@ -182,8 +182,8 @@ class GuardedLoading:
             if number > max(1, self.limit * len(self.marks)):
                 raise CorruptSampleError(
                     f'{message}. {number} of {len(self.marks)} samples have corrupt files, more than the '
-                    f'{self.limit:.1%} that may be skipped: repair the data set, or raise the limit in the config file: '
-                    "custom_hooks=[dict(type='SkipCorruptSamplesHook', limit=...)]"
+                    f'{self.limit:.1%} that may be skipped: repair the data set, or raise the limit in the config '
+                    "file: custom_hooks=[dict(type='SkipCorruptSamplesHook', limit=...)]"
                 ) from error
         return self._load_with_stand_ins(index, info, self.stand_ins) if self.stand_ins else None
 
