@@ -71,8 +71,8 @@ class _KeyValues(argparse.Action):
             if re.search(r'(^|[\[(,\s])(dict\(|\{)', text.strip('\'"')):
                 raise UserError(
                     f'{option_string} {value}: the command line takes numbers, words and lists of them, no dicts. Give '
-                    f'each value of a dict its own option ({key}.type=NAME), and put a list of dicts into a config file '
-                    f"that begins with _base_ = 'CONFIG'"
+                    f'each value of a dict its own option ({key}.type=NAME), and put a list of dicts into a config '
+                    "file that begins with _base_ = 'CONFIG'"
                 )
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), *values])
 

@@ -110,6 +110,16 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     if not type_name(dataset_cfg):
         known = shorten(dataset_cfg, 3)
         return Leaf(None, None, [f'a data set ({known}) has no type: give its class, for example type="CustomDataset"'])
+    given = (dataset_cfg.get('metainfo') or {}).get('classes')
+    if isinstance(given, str) and not is_url(given) and not osp.isfile(given):
+        return Leaf(
+            None,
+            None,
+            [
+                f'metainfo.classes is the text {given!r}, expected a sequence of names or the path of a file with one '
+                f'name per line: write classes=({given!r},), with a comma, for a single class'
+            ],
+        )
     try:
         dataset = build(dataset_cfg, limit)
     except Exception as error:

@@ -20,6 +20,23 @@ def only(cfg, loader='train_dataloader'):
     return problem
 
 
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_classes_that_are_one_text(own, task, tmp_path):
+    """A comma is missing; or it is a file of names, as the libraries read it."""
+    cfg, _ = own(task)
+    dataset = cfg.train_dataloader.dataset
+    names = dataset.get('metainfo')
+    dataset.metainfo = dict(names or {}, classes='circle')
+    assert only(cfg) == (
+        "train_dataloader: metainfo.classes is the text 'circle', expected a sequence of names or the path of a file "
+        "with one name per line: write classes=('circle',), with a comma, for a single class"
+    )
+    if task == 'detection':
+        (tmp_path / 'names.txt').write_text('\n'.join(names['classes']))
+        dataset.metainfo.classes = str(tmp_path / 'names.txt')
+        assert data_problems(cfg, ['train_dataloader']) == []
+
+
 def test_few_corrupt_images_among_many_are_left_to_training(tmp_path):
     paths = []
     for index in range(300):

@@ -122,8 +122,8 @@ class NonFiniteHook(Hook):
         last = runner.message_hub.runtime_info.get('last_ckpt', 'not written yet')
         raise NonFiniteError(
             f'{message}. The weights are unchanged by this step; the last checkpoint is {last}. Lower the learning '
-            'rate, set optim_wrapper.clip_grad, or train without float16 (dtype="bfloat16"); to skip such steps, in the '
-            "config file: custom_hooks=[dict(type='NonFiniteHook', action='skip')]"
+            'rate, set optim_wrapper.clip_grad, or train without float16 (dtype="bfloat16"); to skip such steps, in '
+            "the config file: custom_hooks=[dict(type='NonFiniteHook', action='skip')]"
         )
 
 
