@@ -19,13 +19,15 @@ class Work:
     Args:
         paths (Sequence[str]): Images and videos.
         frames (dict): Number of frames of each video.
+        folders (Sequence[str]): Folders that were searched for images.
 
     Attributes:
         root (str): Common folder of all images, which names are relative to.
     """
 
-    def __init__(self, paths: Sequence[str], frames: Dict[str, int]) -> None:
+    def __init__(self, paths: Sequence[str], frames: Dict[str, int], folders: Sequence[str] = ()) -> None:
         self.paths = list(paths)
+        self.folders = list(folders)
         self.frames = frames
         self.ends = list(accumulate(frames.get(path, 1) for path in self.paths)) if frames else []
         self.root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in self.paths])
@@ -71,11 +73,17 @@ def find_work(inputs: Sequence[str]) -> Work:
         ImageError: An input does not exist or contains no image; a video has no frame that can be decoded.
     """
     paths: Dict[str, None] = {}
+    folders: List[str] = []
     for given in inputs:
         if osp.isdir(given):
             found = find_images(given, recursive=True)
+            folders.append(given)
         elif given.lower().endswith(LIST_SUFFIXES):
-            found = _listed(given)
+            found = []
+            for path in _listed(given):
+                is_folder = osp.isdir(path)
+                found += find_images(path, recursive=True) if is_folder else [path]
+                folders += [path] if is_folder else []
         else:
             images, video = find_inputs(given)
             found = [video] if video else images
@@ -86,11 +94,11 @@ def find_work(inputs: Sequence[str]) -> Work:
             raise ImageError(
                 f'{path} ({osp.getsize(path)} bytes) has no frame that can be decoded: convert it to MP4 (H.264)'
             )
-    return Work(list(paths), frames)
+    return Work(list(paths), frames, folders)
 
 
 def _listed(path: str) -> List[str]:
-    """Return the images listed in a file; missing ones are skipped when they are read."""
+    """Return the paths listed in a file; missing images are skipped when they are read."""
     try:
         with open(path, encoding='utf-8-sig') as file:
             lines = [line.strip() for line in file]

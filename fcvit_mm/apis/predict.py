@@ -515,8 +515,8 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
     predictor = BatchPredictor(cfg, checkpoint, options)
 
     def plan() -> Tuple[Work, Coco, Parts, List[int]]:
-        _check_folder(inputs, out)
         work = find_work(inputs)
+        _check_folder(work.folders, out)
         coco = coco_ids(options.coco, predictor.meta)
         for number in range(len(work)) if options.coco else ():
             coco.image_id(number, work.name(number))
@@ -642,12 +642,13 @@ def _part_size(options: Options) -> int:
     return options.batch_size * max(1, PART // options.batch_size) if options.tile is None else 1
 
 
-def _check_folder(inputs: Sequence[str], out: str) -> None:
+def _check_folder(searched: Sequence[str], out: str) -> None:
+    """Reject a folder for results that is a file, or inside a folder searched for images."""
     if osp.exists(out) and not osp.isdir(out):
         raise PredictionError(f'--out {out} is a file: give a folder')
     folder = osp.realpath(out)
-    for given in inputs:
-        if osp.isdir(given) and (folder + os.sep).startswith(osp.realpath(given) + os.sep):
+    for given in searched:
+        if (folder + os.sep).startswith(osp.realpath(given) + os.sep):
             raise PredictionError(
                 f'--out {out} is inside {given}, whose images are predicted, so the results would be read as input '
                 'images: give another folder'

@@ -22,6 +22,10 @@ def test_folders_lists_and_files_each_path_once(tmp_path):
     assert names([tmp_path / 'c' / '3.jpg', tmp_path / 'a']) == ['c/3.jpg', 'a/2.jpg', 'a/b/1.PNG']
     assert names([tmp_path / 'a', tmp_path / 'a' / '2.jpg']) == ['2.jpg', 'b/1.PNG']
     assert len(find_work([str(tmp_path / 'a' / 'list.txt')])) == 2
+    (tmp_path / 'folders.txt').write_text('c\na\na/2.jpg\n')
+    assert names([tmp_path / 'folders.txt']) == ['c/3.jpg', 'a/2.jpg', 'a/b/1.PNG']
+    inputs = [str(tmp_path / name) for name in ('c', 'folders.txt')]
+    assert find_work(inputs).folders == [str(tmp_path / name) for name in ('c', 'c', 'a')]
 
 
 def test_files_of_the_same_stem_keep_apart(tmp_path):

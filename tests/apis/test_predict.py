@@ -598,6 +598,9 @@ def test_folders_that_results_must_not_go_to(model_of, tmp_path):
     model = model_of('classification')
     with pytest.raises(PredictionError, match='is inside .*, whose images are predicted'):
         run(model, model[2] / 'out')
+    (tmp_path / 'list.txt').write_text(f'{model[2]}\n')
+    with pytest.raises(PredictionError, match='is inside .*, whose images are predicted'):
+        run(model, model[2] / 'out', [str(tmp_path / 'list.txt')])
     (tmp_path / 'file').write_text('')
     with pytest.raises(PredictionError, match='file is a file: give a folder'):
         run(model, tmp_path / 'file')
