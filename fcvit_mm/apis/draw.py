@@ -127,6 +127,9 @@ def draw_sample(visualizer: Any, pixels: np.ndarray, sample: Any, **options: Any
     Returns:
         np.ndarray: ``(H, W, 3)`` uint8 RGB.
     """
+    if 'pred_sem_seg' in sample:
+        # As arrays: comparing a tensor of one pixel gives a tensor that NumPy takes for an index.
+        sample = sample.numpy()
     visualizer.add_datasample('image', display(pixels), sample, draw_gt=False, **options)
     return visualizer.get_image()
 

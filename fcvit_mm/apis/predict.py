@@ -63,6 +63,8 @@ OF_TASK = dict(
 )
 #: Options that have no effect without another one.
 WITHOUT_EFFECT = dict(overlap='tile', draw_score_thr='draw')
+#: What to try where a library fails and its error tells nothing better.
+ADVICE = 'Check the config, and that the images are of its kind'
 #: Seconds between two lines of progress where no terminal shows a bar.
 PROGRESS_SECONDS = 10.0
 #: Processes wait so long for the slowest one; the end of one is noticed at once.
@@ -161,10 +163,10 @@ class _Images(Dataset):
         try:
             pixels = self.reader(path) if frame is None else self._frame(path, frame)
             check_channels(pixels, self.channels, path)
+            data = None if self.tiled else prepare(self.pipeline, pixels, self.work.name(number), number)
         except (ImageError, NetworkError) as error:
             return Loaded(number, problem=str(error))
         size = (pixels.shape[0], pixels.shape[1])
-        data = None if self.tiled else prepare(self.pipeline, pixels, self.work.name(number), number)
         return Loaded(number, size, data, pixels if self.keep or self.tiled else None)
 
     def _frame(self, path: str, frame: int) -> np.ndarray:
@@ -194,13 +196,25 @@ def prepare(pipeline: Compose, pixels: np.ndarray, name: str, number: int) -> Di
 
     Returns:
         dict: ``inputs`` and ``data_samples``.
+
+    Raises:
+        ImageError: A step fails on this image, for example because it would be resized to a height of 0.
     """
     shape = pixels.shape[:2]
-    return pipeline(
-        dict(
-            img=swap_channels(pixels), img_shape=shape, ori_shape=shape, img_path=name, img_id=number, sample_idx=number
-        )
+    sample = dict(
+        img=swap_channels(pixels), img_shape=shape, ori_shape=shape, img_path=name, img_id=number, sample_idx=number
     )
+    try:
+        prepared = pipeline(sample)
+        if prepared is None:
+            raise ValueError('a step returns nothing')
+        return prepared
+    except Exception as error:
+        # Broad, because steps fail in any way there is.
+        raise ImageError(
+            f'{name} ({shape[1]}x{shape[0]} pixels) cannot be prepared by the test pipeline ({type(error).__name__}: '
+            f'{str(error).strip()}): check the test pipeline of the config, or remove this image from the input'
+        ) from error
 
 
 def _without_annotations(steps: Any) -> Any:
@@ -233,7 +247,7 @@ class BatchPredictor:
 
     def __init__(self, cfg: Config, checkpoint: str, options: Options) -> None:
         self.task, self.options = task_of(cfg), options
-        self.scope = cfg.default_scope
+        self.scope, self.file = cfg.default_scope, cfg.filename
         check_options(options, self.task)
         adapt_to_machine(cfg)
         if not (cfg.get('test_dataloader') or {}).get('dataset'):
@@ -281,10 +295,20 @@ class BatchPredictor:
         """Return a fingerprint of the model and its use, which distinguishes results of different models."""
         return {'weights': self._weights, 'config': hashlib.sha256(self.described.encode()).hexdigest()}
 
-    def _predict(self, data: Sequence[Dict[str, Any]]) -> List[Any]:
+    def _predict(self, data: Sequence[Dict[str, Any]], names: Sequence[str]) -> List[Any]:
         """Predict prepared images, those of equal size together.
 
         Others cannot share a batch: mmseg refuses them, and padding, as in the other libraries, changes predictions.
+
+        Args:
+            data (Sequence[dict]): From :func:`prepare`.
+            names (Sequence[str]): What the images are called, for messages.
+
+        Returns:
+            list[BaseDataElement]: In the order of ``data``.
+
+        Raises:
+            LibraryError: The model fails; names the images.
         """
         groups: Dict[Any, List[int]] = {}
         for index, each in enumerate(data):
@@ -294,7 +318,8 @@ class BatchPredictor:
         features: List[Tensor] = []
         for group in groups.values():
             order += group
-            samples += self._step([data[index] for index in group])
+            with library_errors(f'predicting {_some([names[index] for index in group])} with {self.file}', ADVICE):
+                samples += self._step([data[index] for index in group])
             features += self._features
         places = np.argsort(order).tolist()
         self._features = [features[place] for place in places] if features else []
@@ -316,7 +341,7 @@ class BatchPredictor:
             list[BaseDataElement]: A data sample of the library for each.
         """
         if self.options.tile is None:
-            return self._predict([loaded.data for loaded in batch if loaded.data is not None])
+            return self._predict([loaded.data for loaded in batch if loaded.data is not None], names)
         return [self._predict_tiles(loaded, name) for loaded, name in zip(batch, names)]
 
     def features(self) -> List[np.ndarray]:
@@ -332,7 +357,7 @@ class BatchPredictor:
                 prepare(self.pipeline, loaded.pixels[top:bottom, left:right], name, loaded.number)
                 for left, top, right, bottom in boxes[start : start + self.options.batch_size]
             ]
-            samples += [self._reduced(sample) for sample in self._predict(data)]
+            samples += [self._reduced(sample) for sample in self._predict(data, [name] * len(data))]
         if self.task == 'segmentation':
             return stitch(samples, boxes, loaded.size)
         return merge(samples, boxes, loaded.size)
@@ -356,6 +381,12 @@ class BatchPredictor:
 def _sizes(inputs: Any) -> Any:
     """Return the shape of a prepared image, or those of its augmentations."""
     return tuple(map(_sizes, inputs)) if isinstance(inputs, (list, tuple)) else tuple(inputs.shape)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first of these names, and how many more there are."""
+    names = list(dict.fromkeys(names))
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
 
 def _hash_of(model: torch.nn.Module) -> str:
@@ -505,8 +536,7 @@ def predict(
     """
     options = options or Options()
     check_options(options, task_of(cfg))
-    advice = 'Check the config, and that the images are of its kind'
-    with library_errors(f'predicting with {cfg.filename}', advice), _joined(options.launcher):
+    with library_errors(f'predicting with {cfg.filename}', ADVICE), _joined(options.launcher):
         return _predict(cfg, checkpoint, inputs, out, options)
 
 
@@ -617,7 +647,9 @@ def _predict_parts(
                     )
                 )
                 if draw is not None:
-                    _write_drawn(osp.join(out, 'drawn', f'{work.file_name(name)}.png'), draw(loaded.pixels, sample))
+                    with library_errors(f'drawing the predictions of {name}', 'Omit --draw, or remove this image'):
+                        drawn = draw(loaded.pixels, sample)
+                    _write_drawn(osp.join(out, 'drawn', f'{work.file_name(name)}.png'), drawn)
             part = batch[-1].number // parts.size
             if batch[-1].number == parts.numbers(part)[-1]:
                 parts.write(part, records, features)

@@ -15,7 +15,7 @@ from fcvit_mm.apis.load import build_model
 from fcvit_mm.apis.predict import BatchPredictor, Options, predict
 from fcvit_mm.apis.results import PredictionError
 from fcvit_mm.engine.config import load_config
-from fcvit_mm.errors import UserError
+from fcvit_mm.errors import LibraryError, UserError
 from fcvit_mm.images import ImageError, read_image
 
 FOLDERS = {'classification': 'val', 'detection': 'val2017', 'segmentation': 'images/validation'}
@@ -366,6 +366,41 @@ def test_what_does_not_decode_is_reported(model_of, tmp_path, parts_of_two):
     assert 'does not exist' in table(tmp_path / 'listed' / 'skipped.csv')[1]['reason']
     with pytest.raises(PredictionError, match='all 1 images were skipped; first reason: .*empty'):
         run(model, tmp_path / 'none', [str(folder / 'below' / '2.jpg')])
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_image_that_cannot_be_prepared_is_skipped(mixed, tmp_path, workers):
+    model = mixed('segmentation')
+    cv2.imwrite(str(model[2] / 'thin.png'), np.zeros((1, 2000, 3), np.uint8))
+    assert run(model, tmp_path / 'out', batch_size=3, workers=workers).skipped == 1
+    (row,) = table(tmp_path / 'out' / 'skipped.csv')
+    assert row['image'] == 'thin.png'
+    assert row['reason'].startswith('thin.png (2000x1 pixels) cannot be prepared by the test pipeline (')
+    assert row['reason'].endswith('check the test pipeline of the config, or remove this image from the input')
+
+
+def test_a_failure_names_the_image(model_of, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError('no luck')
+
+    model = model_of('segmentation')
+    names = [path.name for path in sorted(model[2].iterdir())]
+    monkeypatch.setattr(module, 'draw_sample', fail)
+    with pytest.raises(
+        LibraryError, match=f'drawing the predictions of {names[0]} failed: .*no luck.* Omit --draw, or'
+    ):
+        run(model, tmp_path / 'drawn', draw=True)
+    monkeypatch.setattr(BatchPredictor, '_step', fail)
+    message = f'predicting {", ".join(names[:3])} and 1 more with .*.py failed: .*no luck.* Check the config'
+    with pytest.raises(LibraryError, match=message):
+        run(model, tmp_path / 'batch', batch_size=4)
+
+
+def test_an_image_of_one_pixel_is_drawn(model_of, tmp_path):
+    model = model_of('segmentation')
+    cv2.imwrite(str(tmp_path / 'one.png'), np.zeros((1, 1, 3), np.uint8))
+    run(model, tmp_path / 'out', [str(tmp_path / 'one.png')], draw=True)
+    assert cv2.imread(str(tmp_path / 'out' / 'drawn' / 'one.png')).shape == (1, 1, 3)
 
 
 def test_features_are_the_mean_of_the_last_output(model_of, tmp_path):
