@@ -13,7 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..checkpoints import check_fits, read_checkpoint
+from ..checkpoints import CheckpointError, check_fits, is_published, read_checkpoint, weights_of
 from ..deprecation import renamed_in
 from ..errors import library_errors
 from .config import adapt_to_machine, type_name
@@ -43,6 +43,32 @@ def keep_seed(cfg: Config) -> None:
             level=logging.WARNING,
         )
     cfg.randomness = dict(randomness, seed=int(seed))
+
+
+def is_overwritten(cfg: Config) -> bool:
+    """Check whether the backbone's pretrained file is missing, but ``load_from`` contains weights of the backbone."""
+    init_cfg = ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg') or {}
+    path = init_cfg.get('checkpoint') if type_name(init_cfg) == 'Pretrained' else None
+    if cfg.get('resume') or not cfg.get('load_from') or not isinstance(path, str):
+        return False
+    if '://' in path or is_published(path) or os.path.exists(path):
+        return False
+    try:
+        weights = weights_of(read_checkpoint(cfg.load_from), cfg.load_from)
+    except CheckpointError:
+        return False  # it is reported where it is loaded
+    return any(name.startswith('backbone.') for name in weights)
+
+
+def omit_overwritten_weights(cfg: Config) -> None:
+    """Omit the backbone's pretrained file if it is missing and ``load_from`` contains the backbone's weights."""
+    if is_overwritten(cfg):
+        print_log(
+            f'{cfg.model.backbone.init_cfg.checkpoint} does not exist and is not needed: load_from={cfg.load_from} '
+            'contains the weights of the backbone.',
+            logger='current',
+        )
+        cfg.model.backbone.init_cfg = None
 
 
 def write_checkpoints_atomically(cfg: Config) -> None:
@@ -91,6 +117,7 @@ TRAINING_STEPS: Tuple[Step, ...] = (
     adapt_to_machine,
     wrap_model_for_cpus,
     select_resume_point,
+    omit_overwritten_weights,
     keep_seed,
     write_checkpoints_atomically,
     make_resumable,

@@ -15,6 +15,7 @@ from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weight
 from ..checkpoints.names import some
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
+from ..engine.run import is_overwritten
 from ..errors import UserError
 from .batches import batch_problems
 from .data import Leaf, build_outer, build_problem, check_leaf, is_url, rehearse
@@ -147,8 +148,11 @@ def resume_problems(path: str) -> List[str]:
 def pretrained_problems(cfg: Config) -> List[str]:
     """Check the pretrained files of model components."""
     problems = []
+    overwritten = cfg.model.backbone.init_cfg if is_overwritten(cfg) else None
     for node in walk(cfg.get('model', {})):
         path = node.get('checkpoint')
+        if node is overwritten:
+            continue
         if type_name(node) == 'Pretrained' and isinstance(path, str) and not is_url(path):
             try:
                 content = read_checkpoint(path)

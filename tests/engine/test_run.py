@@ -12,6 +12,7 @@ from fcvit_mm.engine.run import (
     add_training_hooks,
     is_first_here,
     keep_seed,
+    omit_overwritten_weights,
     run,
     skip_corrupt_samples,
     test,
@@ -84,6 +85,25 @@ def test_a_run_keeps_its_seed(tmp_path):
         cfg = Config(dict(resume=True, load_from=path, randomness=dict(seed=seed, deterministic=True)))
         keep_seed(cfg)
         assert cfg.randomness == dict(seed=expected, deterministic=True)
+
+
+def test_pretrained_file_that_load_from_replaces(tmp_path):
+    """Only where it is missing, and the checkpoint has the backbone."""
+    path = str(tmp_path / 'a.pth')
+
+    def initial(checkpoint='gone.pth', **options):
+        init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+        cfg = Config(dict(model=dict(backbone=dict(init_cfg=init_cfg)), **{'load_from': path, **options}))
+        omit_overwritten_weights(cfg)
+        return cfg.model.backbone.init_cfg
+
+    assert initial()
+    torch.save({'state_dict': {'head.weight': torch.ones(1)}}, path)
+    assert initial()
+    torch.save({'model': {'backbone.weight': torch.ones(1)}}, path)
+    assert initial() is None
+    assert initial(path) and initial('https://host/a.pth') and initial('published:a') and initial(load_from=None)
+    assert initial(resume=True)
 
 
 @pytest.fixture

@@ -139,6 +139,15 @@ def test_checkpoint_to_test(own, tmp_path):
             check_testing(cfg, checkpoint)
 
 
+def test_pretrained_file_that_load_from_replaces(own, tmp_path):
+    cfg, _ = own('classification', {'pretrained': 'gone.pth'})
+    cfg.load_from = str(tmp_path / 'a.pth')
+    torch.save(build_model(cfg).state_dict(), cfg.load_from)
+    check_training(cfg)
+    cfg.load_from = None
+    assert 'gone.pth does not exist' in only_problem(cfg)
+
+
 def test_checkpoint_of_which_nothing_fits(own, tmp_path):
     """A part is enough, in any container."""
     cfg, _ = own('classification')
