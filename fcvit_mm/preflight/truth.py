@@ -632,6 +632,13 @@ def iou_truth(metric: Any, config: dict, split: Split) -> List[str]:
     except Exception as error:
         # Broad, because the metric is another library's.
         return [feeding_problem(metric, error, False)]
+    own = {getattr(leaf, 'ignore_index', None) for leaf in split.leaves}
+    if wrong and set(wrong) <= own:
+        (label,) = wrong if len(wrong) == 1 else [shorten(sorted(wrong))]
+        return [
+            f'the data set has ignore_index={label}, but {type(metric).__name__} ignores the label '
+            f'{metric.ignore_index}: set ignore_index={label} of the metric in val_evaluator and test_evaluator'
+        ]
     if wrong:
         return [
             f'segmentation maps contain the labels {shorten(sorted(wrong))} as loaded, but the data set has {number} '

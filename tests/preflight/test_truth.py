@@ -511,3 +511,16 @@ def test_scores():
     scores = {'a': 1.0, 'b': 0.9995, 'c': 0.5, 'd': -1.0, 'e': float('nan'), 'f': [0.0]}
     undefined, low = undefined_or_low(scores, 1.0)
     assert set(undefined) == {'d', 'e'} and low == {'c': 0.5}
+
+
+def test_ignored_label_of_the_data_set_and_of_the_metric(own):
+    cfg, data = own('segmentation', {'val_dataloader.dataset.ignore_index': 250})
+    for path in (data / 'annotations' / 'validation').iterdir():
+        with Image.open(path) as image:
+            image.point(lambda label: label or 251).save(path)
+    assert data_problems(cfg, ['val_dataloader']) == [
+        'val_evaluator: the data set has ignore_index=250, but IoUMetric ignores the label 255: set '
+        'ignore_index=250 of the metric in val_evaluator and test_evaluator'
+    ]
+    cfg.val_evaluator.ignore_index = 250
+    assert data_problems(cfg, ['val_dataloader']) == []
