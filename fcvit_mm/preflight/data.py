@@ -15,7 +15,15 @@ from mmengine.registry import DATASETS
 from ..engine.config import type_name
 from ..engine.hooks.corrupt_samples import CorruptSampleError, guard
 from ..errors import UserError, advice_for, origin
-from ..images import image_problem, list_images, open_image, read_labels, size_and_orientation, truncation_problem
+from ..images import (
+    IMAGE_SUFFIXES,
+    image_problem,
+    list_images,
+    open_image,
+    read_labels,
+    size_and_orientation,
+    truncation_problem,
+)
 from .annotations import (
     SKIPPED,
     Mask,
@@ -36,6 +44,8 @@ SAMPLE_SIZE = 64
 DECODE_SECONDS, END_SECONDS, SIZE_SECONDS = 1.5, 1.5, 1.0
 #: Samples that go through the pipeline before the start, and the seconds for them.
 REHEARSED, REHEARSAL_SECONDS = 8, 1.5
+#: Endings of images that users have, whether or not a data set takes them; seconds for finding those it does not take.
+SUFFIXES, SUFFIX_SECONDS = (*IMAGE_SUFFIXES, '.gif', '.jfif', '.avif', '.jp2'), 1.0
 #: What some editors put at the beginning of a text.
 BYTE_ORDER_MARK = '\ufeff'
 #: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
@@ -139,12 +149,12 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         everything, api = load_list(dataset, limit)
     except Exception as error:
         # Broad, because each data set has checks of its own.
-        problems = unlisted_problems(dataset, prefixes) or [
+        problems = unlisted_problems(dataset, prefixes, limit) or [
             f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: correct the data or its paths'
         ]
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
     classes = dataset.metainfo.get('classes')
-    problems = list_problems(dataset, prefixes, everything, where, api, num_classes)
+    problems = list_problems(dataset, prefixes, everything, where, api, num_classes, limit)
     if problems:
         # Of folders that are none of classes, too.
         return Leaf(dataset, None if has_folders(dataset) else classes, problems, api)
@@ -229,30 +239,40 @@ def has_folders(dataset: Any) -> bool:
     return bool(getattr(dataset, 'with_label', False)) and not dataset.ann_file
 
 
-def unlisted_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
+def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) -> List[str]:
     """Find out why a data set could not load its list of samples; empty if unknown."""
     ann_file = dataset.ann_file
     if hasattr(dataset, 'COCOAPI'):
         try:
             with open(ann_file, encoding='utf-8') as file:
-                content = json.load(file)
+                text = file.read()
+            if text.startswith(BYTE_ORDER_MARK):
+                return [f'{ann_file} begins with a byte order mark: save it as UTF-8 without byte order mark']
+            content = json.loads(text)
             return [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(content)]
+        except UnicodeDecodeError as error:
+            return [not_utf8(ann_file, error)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return [
                 f'{ann_file} ({osp.getsize(ann_file)} bytes) is not a COCO annotation file, or is corrupt or '
                 f'truncated ({type(error).__name__}: {error}): copy it again'
             ]
     if has_folders(dataset):
-        return folder_problems(dataset, prefixes.get('img_path', dataset.data_root))
+        return folder_problems(dataset, prefixes.get('img_path', dataset.data_root), limit)
     if ann_file:
         try:
             with open(ann_file, encoding='utf-8') as file:
                 file.read()
         except UnicodeDecodeError as error:
-            return [f'{ann_file} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8']
+            return [not_utf8(ann_file, error)]
     if getattr(dataset, 'with_label', False):
         return list_file_problems(ann_file)
     return []
+
+
+def not_utf8(path: str, error: UnicodeDecodeError) -> str:
+    """Describe a text in another encoding."""
+    return f'{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8 without byte order mark'
 
 
 def list_file_problems(ann_file: str) -> List[str]:
@@ -273,7 +293,7 @@ def list_file_problems(ann_file: str) -> List[str]:
     )
 
 
-def folder_problems(dataset: Any, folder: str) -> List[str]:
+def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
     """Check the class folders of a classification data set."""
     folders = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
     hidden = [name for name in folders if name.startswith('.') or name == '__MACOSX']
@@ -284,7 +304,9 @@ def folder_problems(dataset: Any, folder: str) -> List[str]:
         ]
     classes = dataset.metainfo.get('classes')
     if not dataset.data_list and not list_images(folder, dataset.extensions):
-        return [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}']
+        found = suffixes_of(skipped_images([osp.join(folder, name) for name in folders], dataset.is_valid_file, limit))
+        but = f', but images that end in {found}: set extensions of the data set, or convert them' if found else ''
+        return [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}{but}']
     if classes is not None and len(classes) != len(folders):
         return [
             f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but {type(dataset).__name__} '
@@ -296,11 +318,39 @@ def folder_problems(dataset: Any, folder: str) -> List[str]:
             f'metainfo.classes ({shorten(classes)}) is in another order than the folders in {folder} '
             f'({shorten(folders)}), whose labels follow their sorted names: use that order'
         ]
+    skipped = skipped_images([osp.join(folder, name) for name in folders], dataset.is_valid_file, limit)
+    if skipped and dataset.data_list:
+        remark(
+            f'{len(skipped)} images below {folder} end in {suffixes_of(skipped)} ({skipped[0]}) and are skipped, '
+            f'because the data set has extensions={tuple(sorted(dataset.extensions))}: set extensions of the data set, '
+            'or convert the images'
+        )
     return []
 
 
+def skipped_images(folders: Sequence[str], is_taken: Callable[[str], bool], limit: TimeLimit) -> List[str]:
+    """Find the images in folders that a data set does not take."""
+    return [
+        path
+        for folder in limit.part(folders, SUFFIX_SECONDS, 'folders searched for images with other suffixes')
+        for path in list_images(folder, SUFFIXES)
+        if not is_taken(path)
+    ]
+
+
+def suffixes_of(paths: Sequence[str]) -> str:
+    """Return the different suffixes of some files, as text."""
+    return shorten(sorted({osp.splitext(path)[1] for path in paths}))
+
+
 def list_problems(
-    dataset: Any, prefixes: Dict[str, str], everything: List[dict], where: str, api: Any, num_classes: Optional[int]
+    dataset: Any,
+    prefixes: Dict[str, str],
+    everything: List[dict],
+    where: str,
+    api: Any,
+    num_classes: Optional[int],
+    limit: TimeLimit,
 ) -> List[str]:
     """Check the sample list of a data set: that it is not empty, and that its labels match the model."""
     if api is not None and not everything:
@@ -309,9 +359,9 @@ def list_problems(
     if dataset.data_list and BYTE_ORDER_MARK in str(dataset.data_list[0].get('img_path')):
         return [f'{where} begins with a byte order mark, which the library reads as part of a name: save it without']
     if is_segmentation(dataset):
-        problems += suffix_problems(dataset, prefixes.get('img_path'))
+        problems += suffix_problems(dataset, prefixes, everything, limit)
     if has_folders(dataset):
-        problems += folder_problems(dataset, prefixes.get('img_path', dataset.data_root))
+        problems += folder_problems(dataset, prefixes.get('img_path', dataset.data_root), limit)
     if is_coco(dataset, api):
         problems += category_problems(dataset, api)
         problems += coco_problems(dataset, everything, api)
@@ -409,23 +459,73 @@ def label_table(infos: Sequence[dict]) -> np.ndarray:
     return np.asarray(rows, int).reshape(-1, 2)
 
 
-def suffix_problems(dataset: Any, folder: Optional[str]) -> List[str]:
-    """Check which images of a folder a data set for segmentation does not take because of capitals in the suffix."""
-    suffix, ann_file = dataset.img_suffix, dataset.ann_file
+def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dict], limit: TimeLimit) -> List[str]:
+    """Check which images and maps a data set for segmentation does not take because of their suffix."""
+    suffix, ann_file, folder = dataset.img_suffix, dataset.ann_file, prefixes.get('img_path')
     if ann_file or folder is None:
-        return [] if dataset.data_list else [f'{ann_file or folder} lists no images']
+        problems = listed_name_problems(dataset, everything) if osp.isfile(ann_file or '') else []
+        return problems if dataset.data_list else [f'{ann_file or folder} lists no images']
     # list_images takes either case.
     others = [path for path in list_images(folder, [suffix.lower()]) if not path.endswith(suffix)]
+    maps = osp.join(osp.abspath(prefixes.get('seg_map_path') or os.sep), '')
+    # Maps may lie beside the images.
+    beside = dataset.seg_map_suffix if maps.startswith(osp.join(osp.abspath(folder), '')) else None
+
+    def is_taken(path: str) -> bool:
+        ending = '.' + suffix.lower().rpartition('.')[2]
+        return path.lower().endswith(ending) or bool(beside and path.endswith(beside))
+
+    skipped = skipped_images([folder], is_taken, limit)
     if not dataset.data_list:
-        found = osp.basename(others[0])[-len(suffix) :] if others else ''
-        but = f', but {len(others)} that end in {found}: set img_suffix={found!r} of the data set' if others else ''
+        found = osp.basename(others[0])[-len(suffix) :] if others else suffixes_of(skipped)
+        number = len(others or skipped)
+        way_out = '' if ',' in found else f': set img_suffix={found!r} of the data set'
+        but = f', but {number} that end in {found}{way_out}' if found else ''
         return [f'no images (*{suffix}) in {folder}{but}']
     if others:
         remark(
             f'{len(others)} images in {folder} ({shorten(others[:1])}) differ from img_suffix={suffix!r} only in '
             'upper and lower case and are skipped: rename them'
         )
+    if skipped:
+        remark(
+            f'{len(skipped)} images in {folder} end in {suffixes_of(skipped)} ({skipped[0]}) and are skipped, because '
+            f'the data set has img_suffix={suffix!r}: convert them, or list them in a data set of their own'
+        )
+    elif not others:
+        unused_maps(dataset, prefixes.get('seg_map_path'), folder, everything)
     return []
+
+
+def unused_maps(dataset: Any, maps: Optional[str], folder: str, everything: List[dict]) -> None:
+    """Report the segmentation maps without an image; others, such as coloured copies, are named after used ones."""
+    suffix = dataset.seg_map_suffix
+    used = {osp.normpath(info['seg_map_path'])[: -len(suffix)] for info in everything if info.get('seg_map_path')}
+    if not maps or not used:
+        return
+    stems = (osp.normpath(path)[: -len(suffix)] for path in list_images(maps, [suffix.lower()]))
+    unused = [stem for stem in stems if stem not in used and stem.rpartition('_')[0] not in used]
+    if unused:
+        remark(
+            f'{len(unused)} segmentation maps in {maps} ({unused[0]}{suffix}) have no image (*{dataset.img_suffix}) in '
+            f'{folder} and are not used: complete the images, or correct img_suffix'
+        )
+
+
+def listed_name_problems(dataset: Any, everything: List[dict]) -> List[str]:
+    """Check the names in a list file of mmseg, which are without suffix."""
+    suffix, ann_file = dataset.img_suffix, dataset.ann_file
+    paths = [info['img_path'] for info in everything]
+    empty = [number for number, path in enumerate(paths, 1) if osp.basename(path) == suffix]
+    problems = [f'{ann_file}: lines {shorten(empty)} are empty: remove them'] if empty else []
+    twice = [path for path in paths if path.endswith(2 * suffix) and not osp.exists(path)]
+    if twice:
+        name = osp.basename(twice[0])[: -len(suffix)]
+        problems.append(
+            f'{ann_file}: {len(twice)} of {len(paths)} names ({name}, ...) already end in img_suffix={suffix!r}, which '
+            'the data set appends: remove it from the names, or set img_suffix and seg_map_suffix accordingly'
+        )
+    return problems
 
 
 def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List[str]:
@@ -770,6 +870,7 @@ def loaded_label_problems(
             f'segmentation maps in {maps} contain the labels {shorten(held)}, but the model has {num_classes} classes '
             f'(labels {shift} to {num_classes - 1 + shift}, {ignored} is ignored; '
             f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
+            + ('. JPEG changes labels: save the maps as PNG' if is_jpeg(dataset.seg_map_suffix) else '')
         ]
     taught = labels - {ignored}
     # Of a validation set the metric says so.
@@ -786,6 +887,11 @@ def loaded_label_problems(
             f'{ignored} is ignored. If {ignored} means a class, replace it by the class index in the maps'
         )
     return []
+
+
+def is_jpeg(name: str) -> bool:
+    """Check whether a file name or suffix is that of a JPEG."""
+    return name.lower().endswith(('.jpg', '.jpeg'))
 
 
 def channels_of(path: str) -> str:

@@ -162,7 +162,8 @@ def test_all_objects_are_crowds(own, said, change_annotations, value):
     change_annotations(data, 'train', lambda content: [each.update(iscrowd=value) for each in content['annotations']])
     found = only(cfg)
     assert re.search(r'instances_train2017.json: (\d+) of \1 objects are ignored in training', found)
-    assert f'nothing can be learned. .* iscrowd=1; "iscrowd" has the values {value!r}'.partition('.*')[2] in found
+    assert 'nothing can be learned. Correct the annotations: mark only crowds' in found
+    assert f'"iscrowd" has the values {value!r}, expected the numbers 0 and 1' in found
     # One image is left.
     change_annotations(
         data,
@@ -513,3 +514,88 @@ def test_images_with_channels_first(own):
     assert (
         '.npy is loaded as (13, 64, 64), channels first, but the pipeline expects (height, width, channels)' in found[0]
     )
+
+
+def renamed(paths, suffix):
+    for path in paths:
+        path.rename(path.with_suffix(suffix))
+
+
+def test_images_with_a_suffix_that_the_data_set_does_not_take(own, said):
+    cfg, data = own('classification')
+    images = sorted((data / 'train').rglob('*.jpg'))
+    renamed(images[::2], '.webp')
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert f'{len(images[::2])} images below {data / "train"} end in .webp (' in said[0]
+    assert "because the data set has extensions=('.bmp', '.jpeg', " in said[0]
+    said.clear()
+    cfg.train_dataloader.dataset.extensions = ('.jpg', '.webp')
+    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    cfg.train_dataloader.dataset.pop('extensions')
+    renamed(images[1::2], '.gif')
+    assert 'but images that end in .gif, .webp: set extensions of the data set, or convert them' in only(cfg)
+
+
+def test_images_with_another_suffix_in_segmentation(own, said):
+    cfg, data = own('segmentation')
+    first, second, third, *others = sorted((data / 'images' / 'training').iterdir())
+    renamed([first], '.jpeg')
+    renamed([second], '.png')
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert len(said) == 1 and f'2 images in {data / "images/training"} end in .jpeg, .png' in said[0].replace('//', '/')
+    assert "img_suffix='.jpg'" in said[0]
+    said.clear()
+    first.with_suffix('.jpeg').unlink()
+    second.with_suffix('.png').unlink()
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert '2 segmentation maps in' in said[0] and 'have no image (*.jpg) in' in said[0]
+    renamed([third, *others], '.tiff')
+    assert 'no images (*.jpg) in' in only(cfg) and "but 6 that end in .tiff: set img_suffix='.tiff'" in only(cfg)
+
+
+def test_maps_beside_images_and_coloured_copies(own, said):
+    cfg, data = own('segmentation')
+    for path in (data / 'annotations' / 'training').iterdir():
+        shutil.copy(path, path.with_name(f'{path.stem}_color.png'))
+        shutil.copy(path, data / 'images' / 'training')
+    assert data_problems(cfg, ['train_dataloader']) == [] and 'end in .png' in said.pop()
+    cfg.train_dataloader.dataset.data_prefix.seg_map_path = 'images/training'
+    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda names: [*names[:2], '', *names[2:]], 'train.txt: lines 3 are empty: remove them'),
+        (lambda names: [f'{name}.jpg' for name in names], "names (00000000.jpg, ...) already end in img_suffix='.jpg'"),
+        (lambda names: names, None),
+    ],
+)
+def test_list_files_of_segmentation(own, change, message):
+    cfg, data = own('segmentation')
+    names = sorted(path.stem for path in (data / 'images' / 'training').iterdir())
+    (data / 'train.txt').write_text('\n'.join(change(names)) + '\n')
+    cfg.train_dataloader.dataset.ann_file = 'train.txt'
+    if message is None:
+        assert data_problems(cfg, ['train_dataloader']) == []
+    else:
+        assert message in only(cfg)
+
+
+@pytest.mark.parametrize(
+    'encoding, message', [('utf-8-sig', 'begins with a byte order mark: save it as'), ('latin-1', 'is not UTF-8 (')]
+)
+def test_encodings_of_annotations(own, change_annotations, encoding, message):
+    cfg, data = own('detection')
+    path = change_annotations(data, 'train', lambda content: content.update(info='#'))
+    path.write_bytes(path.read_text().replace('#', '\xe4').encode(encoding))
+    assert message in only(cfg) and 'UTF-8 without byte order mark' in only(cfg)
+
+
+def test_maps_as_jpeg(own):
+    cfg, data = own('segmentation')
+    for path in list((data / 'annotations' / 'training').iterdir()):
+        with Image.open(path) as image:
+            image.point(lambda label: 9 * label).convert('L').save(path.with_suffix('.jpg'))
+    cfg.train_dataloader.dataset.seg_map_suffix = '.jpg'
+    assert 'correct num_classes or the maps. JPEG changes labels: save the maps as PNG' in only(cfg)
