@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Write the tables of models in README.md, configs/*/README.md, docs and configs/classification/metafile.yml.
+"""Write the tables of models in README.md, configs/*/README.md and docs, and the models in configs/*/metafile.yml.
 
 Classifiers are rows of fcvit_mm/models/variants.py, published weights of fcvit_mm/checkpoints/published.py; detectors
-and segmentors are entries of their folder's metafile.yml, which is written by hand. With --check nothing is written;
-what is out of date is named, and the exit status is 1.
+and segmentors are entries of their folder's metafile.yml, which are written by hand except for Weights. With --check
+nothing is written; what is out of date is named, and the exit status is 1.
 """
 
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from fcvit_mm.models.variants import VARIANTS, Variant
 ROOT = Path(__file__).resolve().parents[1]
 DENSE = ('detection', 'segmentation')
 NONE = '–'
+#: What stands before the models in a metafile.
+MODELS = '\nModels:\n'
 
 
 class Table(NamedTuple):
@@ -67,9 +70,7 @@ def fill(text: str, table: Table, root: Path) -> str:
     Raises:
         UserError: The marker of the table is missing.
     """
-    begin, end = (
-        (f'<!-- table {table.name} -->\n\n', '\n<!-- end of table -->\n') if table.name else ('\nModels:\n', '')
-    )
+    begin, end = (f'<!-- table {table.name} -->\n\n', '\n<!-- end of table -->\n') if table.name else (MODELS, '')
     before, marker, after = text.partition(begin)
     content, closing, rest = after.partition(end) if end else (after, '', '')
     if not marker or closing != end:
@@ -154,6 +155,7 @@ def entry(root: Path, variant: Variant) -> str:
         f'  - Name: {variant.hub_name}',
         f'    In Collection: {variant.collection}',
         f'    Config: {variant.config}',
+        *weights_line(str(variant.config)),
         '    Metadata:',
         *(f'      {key}: {value}' for key, value in metadata.items()),
     ]
@@ -168,7 +170,28 @@ def entry(root: Path, variant: Variant) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def weights_line(config: str) -> List[str]:
+    """Return the line of a metafile that names the published weights of a config, if they have an address."""
+    rows = (row for row in PUBLISHED.values() if row.config == config and row.address)
+    return [f'    Weights: {row.address}{"" if row.confirmed else "  # file name not confirmed"}' for row in rows]
+
+
 # Detectors and segmentors: entries of metafiles.
+
+
+def dense_entries(task: str) -> Callable[[Path], str]:
+    """Build a function that renders the models of a folder's metafile: those that stand there, with their weights."""
+
+    def render(root: Path) -> str:
+        text = (root / 'configs' / task / 'metafile.yml').read_text(encoding='utf-8').partition(MODELS)[2]
+        return re.sub(
+            r'^(    Config: (\S+)\n)(    Weights: .*\n)?',
+            lambda found: found[1] + ''.join(f'{line}\n' for line in weights_line(found[2])),
+            text,
+            flags=re.MULTILINE,
+        )
+
+    return render
 
 
 def entries(root: Path, task: str) -> List[Dict[str, Any]]:
@@ -248,6 +271,7 @@ SHORT = {'Top 1 Accuracy': 'top-1', **{key: key for key in MAIN_METRICS}}
 TRANSFORMERS = 'AttnScale and FeatScale'
 TABLES = (
     Table('configs/classification/metafile.yml', '', classifier_entries),
+    *(Table(f'configs/{task}/metafile.yml', '', dense_entries(task)) for task in DENSE),
     Table('configs/classification/README.md', 'FCViT', classifier_table(['FCViT'], 'config')),
     Table('configs/classification/README.md', 'DWNet', classifier_table(['DWNet'], 'config')),
     Table('configs/classification/README.md', TRANSFORMERS, classifier_table([TRANSFORMERS], 'config', epochs=True)),

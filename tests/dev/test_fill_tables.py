@@ -1,5 +1,6 @@
 """dev/fill_tables.py: what the tables say comes from the rows and the metafiles, and stays so."""
 
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_a_stale_table_is_named_and_filled_in(checkout, capsys):
     before = readme.read_text()
     readme.write_text(before.replace('14,701,832', '14'))
     metafile.write_text(metafile.read_text().replace('box AP: 42.3', 'box AP: 40.0'))
-    with pytest.raises(UserError, match=r'out of date in configs/detection/README.md, README.md: python dev/fill'):
+    with pytest.raises(UserError, match=r'out of date in configs/detection/README.md, README.md: run python dev/fill'):
         main(['--check'], checkout)
     assert '| 14 |' in readme.read_text()
     main([], checkout)
@@ -50,6 +51,17 @@ def test_published_weights_are_listed_with_their_addresses():
     assert '| 49.9 box AP, 43.4 mask AP | `cascade_mask_rcnn_dwnet_tiny.pth` | [download](https://github.com/' in table
     assert '| 80.9 top-1 | `fcvit_b12.pth` | [by hand](https://drive.google.com/' in table
     assert '| *`featscale_vit_small_12`* |' in table and '| `attnscale_vit_small_12` |' in table
+
+
+def test_weights_of_detectors_and_segmentors_are_filled_in(checkout):
+    metafile = checkout / 'configs' / 'segmentation' / 'metafile.yml'
+    before = metafile.read_text()
+    first, second, *_ = re.findall(r'^    Weights: .*\n', before, re.MULTILINE)
+    metafile.write_text(before.replace(first, '').replace(second, '    Weights: https://example.org/a.pth\n'))
+    with pytest.raises(UserError, match='out of date in configs/segmentation/metafile.yml: run python dev/fill'):
+        main(['--check'], checkout)
+    main([], checkout)
+    assert metafile.read_text() == before
 
 
 def test_a_missing_marker_is_named():
