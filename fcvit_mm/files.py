@@ -186,6 +186,26 @@ def is_temporary(name: str) -> bool:
     return name.startswith('.') and '.tmp' in name
 
 
+def remove_temporaries(folder: PathLike, recursive: bool = False) -> List[str]:
+    """Remove the temporary files that killed processes left in a folder of results; nobody may write there meanwhile.
+
+    Args:
+        folder (str | os.PathLike): The folder; it may be missing.
+        recursive (bool): Also remove those in folders below it.
+
+    Returns:
+        list[str]: Paths of the removed files.
+    """
+    removed = []
+    for parent, folders, names in os.walk(folder):
+        if not recursive:
+            folders.clear()
+        removed += [os.path.join(parent, name) for name in names if is_temporary(name)]
+    for path in removed:
+        os.remove(path)
+    return removed
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -8,7 +8,15 @@ import torch
 from harness import run_python
 
 from fcvit_mm import files
-from fcvit_mm.files import AtomicFileBackend, WriteError, atomic_path, is_temporary, write_all_atomic, write_atomic
+from fcvit_mm.files import (
+    AtomicFileBackend,
+    WriteError,
+    atomic_path,
+    is_temporary,
+    remove_temporaries,
+    write_all_atomic,
+    write_atomic,
+)
 
 
 def test_writes_and_replaces(tmp_path):
@@ -117,3 +125,18 @@ def test_files_that_belong_together(tmp_path, monkeypatch):
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == {
         name: name.encode() for name in ('card', 'entry', 'weights')
     }
+
+
+def test_temporaries_of_killed_processes_are_removed(tmp_path):
+    (tmp_path / 'below').mkdir()
+    for name in ('a.tmp.png', '.hidden', 'below/b.png'):
+        (tmp_path / name).write_bytes(b'')
+    left = [
+        tmp_path / name for name in ('.a.json.abcdefgh.tmp', '.a.npy.abcdefgh.tmp.npy', 'below/.b.png.abcdefgh.tmp')
+    ]
+    for path in left:
+        path.write_bytes(b'half')
+    assert sorted(remove_temporaries(tmp_path)) == [str(path) for path in left[:2]] and left[2].exists()
+    assert remove_temporaries(tmp_path, recursive=True) == [str(left[2])]
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['.hidden', 'a.tmp.png', 'b.png', 'below']
+    assert not remove_temporaries(tmp_path / 'gone')

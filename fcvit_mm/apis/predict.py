@@ -30,7 +30,7 @@ from ..dependencies import MissingPackageError
 from ..engine.config import adapt_to_machine, enable_tta, task_of, type_name, walk
 from ..engine.distributed import lost_process, rendezvous_env
 from ..errors import library_errors
-from ..files import write_atomic
+from ..files import remove_temporaries, write_atomic
 from ..images import ImageError, ImageReader, swap_channels
 from ..inference import optimize_for_inference
 from ..options import TABLES, check_device, check_fraction
@@ -551,6 +551,8 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
         for number in range(len(work)) if options.coco else ():
             coco.image_id(number, work.name(number))
         parts = Parts(out, _claim(out, _settings(predictor, work, options), _part_size(options)), len(work))
+        if json_of(osp.join(out, RUN)).get('complete', False):
+            parts.remove()  # by a run that was killed before it did
         return work, coco, parts, parts.missing()
 
     work, coco, parts, missing = _from_first(plan)
@@ -717,6 +719,8 @@ def json_of(path: str) -> Dict[str, Any]:
 def _claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
     """Write the settings of a run to its results folder, or compare them with those stored there.
 
+    Temporary files of an earlier run that was killed are removed.
+
     Args:
         out (str): Folder of the results.
         settings (dict): From :func:`_settings`.
@@ -741,6 +745,7 @@ def _claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
             f'--out {out} contains results of another run, with different {", ".join(differ)}: give another folder, '
             'or delete this one'
         )
+    remove_temporaries(out, recursive=True)
     return found['shard_size']
 
 

@@ -226,13 +226,20 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         run(model, tmp_path / 'twice', features=True)
     assert not (tmp_path / 'twice' / 'labels.csv').exists()
+    for name in ('.labels.csv.abcdefgh.tmp', 'parts/.00000001.json.abcdefgh.tmp', 'labels/.1.png.abcdefgh.tmp'):
+        (tmp_path / 'twice' / name).write_bytes(b'half')
     monkeypatch.setattr(BatchPredictor, '_step', lambda self, data: seen.append(data) or original(self, data))
     done = run(model, tmp_path / 'twice', features=True)
     # The part that was not complete is done again.
     assert done.resumed == 2 and len(seen) == 3 + 3
     assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
     assert not (tmp_path / 'twice' / 'parts').exists()
+    # A process killed while it cleaned up leaves parts, and something half-written.
+    (tmp_path / 'twice' / 'parts').mkdir()
+    for name in ('parts/00000001.json', '.run.json.abcdefgh.tmp'):
+        (tmp_path / 'twice' / name).write_bytes(b'half')
     assert not run(model, tmp_path / 'twice', features=True).written and len(seen) == 6
+    assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
 
 
 #: The preparation of images that keeps their proportions, so that sizes differ.

@@ -1,6 +1,5 @@
 """Checkpoints that survive any end of a run: SIGKILL, a full disk, a scheduler's SIGTERM."""
 
-import os
 import os.path as osp
 import signal
 import threading
@@ -14,7 +13,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
-from ...files import AtomicFileBackend, WriteError, is_temporary, write_atomic
+from ...files import AtomicFileBackend, WriteError, remove_temporaries, write_atomic
 from ...registry import HOOKS
 
 #: Exit status after SIGTERM, as shells report it.
@@ -179,14 +178,8 @@ class AtomicCheckpointHook(CheckpointHook):
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, name))
             self._flush()
             if local:
-                self._sweep()
+                remove_temporaries(self.out_dir)  # of an earlier run of this work directory
         self._listen()
-
-    def _sweep(self) -> None:
-        """Remove partial files of an earlier run of this work directory that was killed."""
-        for entry in os.scandir(self.out_dir) if osp.isdir(self.out_dir) else ():
-            if is_temporary(entry.name) and entry.is_file():
-                os.remove(entry.path)
 
     def _bests(self) -> List[Optional[str]]:
         several = getattr(self, 'best_ckpt_path_dict', {})
