@@ -1,5 +1,6 @@
 """Building the config of a runner from a config file and a command line."""
 
+import importlib.util
 import inspect
 import logging
 import os.path as osp
@@ -98,11 +99,14 @@ def load_config(
             for package in EXTRAS:
                 if package in str(error):
                     require(package)
+                    if 'is not installed, please install' in str(error):
+                        raise ConfigError(elsewhere(package, path)) from error
             # MMEngine's own message lists sys.path; the first error names the module.
             first: BaseException = error
             while first.__cause__ or first.__context__:
                 first = first.__cause__ or first.__context__  # type: ignore[assignment]
             raise first from None
+    check_version(cfg, path)
     if cfg.get('default_scope') is None:
         cfg.default_scope = library_of(cfg.get('model'))
     task_of(cfg, path)
@@ -119,6 +123,28 @@ def load_config(
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
     return cfg
+
+
+def elsewhere(package: str, path: str) -> str:
+    """Describe why MMEngine does not find the configs of an installed package: another distribution has them."""
+    spec = importlib.util.find_spec(package)
+    folder = osp.join(osp.dirname(str(spec and spec.origin)), '.mim', 'configs')
+    return (
+        f"{path}: MMEngine finds _base_ = '{package}::...' only with the original distribution of {package}, but the "
+        f'installed one has another name. Give the path instead: _base_ = {osp.join(folder, "FOLDER", "NAME.py")!r}'
+    )
+
+
+def check_version(cfg: Config, path: str) -> None:
+    """Reject a config of OpenMMLab 1.x, which no runner reads.
+
+    Raises:
+        ConfigError: Names its parts and what they are now.
+    """
+    old = [key for key in ('data', 'runner', 'optimizer', 'lr_config', 'total_epochs') if key in cfg]
+    if len(old) > 1 and not any(cfg.get(key) for key in (*LOADERS, 'train_cfg', 'optim_wrapper')):
+        now = ', '.join(f'{key} is {OLD_KEYS[key]}' for key in old)
+        raise ConfigError(f'{path} is a config of OpenMMLab 1.x, which MMEngine does not read. Today: {now}')
 
 
 def check_options(cfg: Config, options: dict) -> None:

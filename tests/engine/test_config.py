@@ -138,6 +138,21 @@ def test_config_of_something_else(write):
         load_config(write('x = 1'))
 
 
+@pytest.mark.parametrize('scope', ['', "default_scope = 'mmseg'\n"])
+def test_config_of_the_first_generation(write, scope):
+    text = 'model = dict()\ndata = dict(samples_per_gpu=2)\nrunner = dict(max_epochs=1)\noptimizer = dict(lr=1)\n'
+    with pytest.raises(ConfigError, match='config of OpenMMLab 1.x, .* runner is train_cfg, optimizer is'):
+        load_config(write(text + scope))
+    # Variables of these names are none.
+    load_config(write("default_scope = 'mmseg'\ndata = {}\noptimizer = {}\noptim_wrapper = dict(optimizer=optimizer)"))
+
+
+def test_config_of_another_distribution(write, monkeypatch):
+    monkeypatch.setattr('mmengine.config.config.is_installed', lambda name: False)
+    with pytest.raises(ConfigError, match=r"mmseg::...' only with .* _base_ = '.*mmseg/.mim/configs/FOLDER/NAME.py'"):
+        load_config(write("_base_ = 'mmseg::pspnet/a.py'"))
+
+
 @pytest.mark.parametrize('package, extra', [('mmpretrain', 'cls'), ('mmdet', 'det'), ('mmseg', 'seg')])
 def test_missing_package_names_the_extra(write, monkeypatch, package, extra):
     find_spec = importlib.util.find_spec
