@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+import re
 import shutil
 from itertools import islice
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -312,9 +313,38 @@ def loader_problems(
         limit.reserve(FEED_SECONDS)  # the truth comes last, and finds most
         data = Split(outer, datasets, packed, limit)
         problems += truth_problems(evaluator, data, f'{split}_evaluator')
+        problems += mask_metric_problems(cfg, f'{split}_evaluator')
         if split == 'val':
             problems += monitor_problems(cfg, data.score_names or [])
     return problems
+
+
+def mask_metric_problems(cfg: Config, name: str) -> List[str]:
+    """Check that a detector of mmdet predicts masks if an evaluator's metric is for masks.
+
+    Args:
+        cfg (Config): The config.
+        name (str): Of the evaluator.
+    """
+    wanted = [node.get('metric') for node in walk(cfg[name]) if type_name(node) == 'CocoMetric']
+    if not any('segm' in ([metric] if isinstance(metric, str) else metric or []) for metric in wanted):
+        return []
+    try:
+        with quiet():
+            model = build_model(cfg)
+    except Exception:
+        # Broad, because the model is another library's; the runner says what is wrong with it.
+        return []
+    # RTMDetInsHead, MaskFormerHead and others predict masks without a mask head; those of other packages may.
+    heads = [type(part) for key, part in model.named_modules() if key.endswith('head')]
+    known = all(kind.__module__.startswith('mmdet.') for kind in [type(model), *heads])
+    names = ', '.join(kind.__name__ for kind in heads)
+    if not known or getattr(model, 'with_mask', True) or re.search('(?i)mask|ins|panoptic|seg', names):
+        return []
+    return [
+        f"{name}: CocoMetric has metric='segm', but {type(model).__name__} ({names}) predicts boxes only: set "
+        "metric='bbox', or add a mask head"
+    ]
 
 
 def is_by_epoch(cfg: Config) -> bool:

@@ -8,6 +8,7 @@ from harness import LIBRARIES
 from PIL import Image
 
 from fcvit_mm.apis.load import build_model
+from fcvit_mm.apis.stock import read_stock
 from fcvit_mm.preflight import checks, limits
 from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
 
@@ -205,6 +206,27 @@ def test_metrics_that_the_evaluator_does_not_compute(task, options, message, own
         cfg.val_evaluator = options.pop('val_evaluator')
     cfg.merge_from_dict(options)
     assert message in only_problem(cfg)
+
+
+def test_masks_of_a_detector_of_boxes(own):
+    cfg, _ = own('detection', {'model.roi_head.mask_head': None})
+    assert only_problem(cfg) == (
+        "val_evaluator: CocoMetric has metric='segm', but MaskRCNN (RPNHead, StandardRoIHead, Shared2FCBBoxHead) "
+        "predicts boxes only: set metric='bbox', or add a mask head"
+    )
+    cfg.val_evaluator.metric = 'bbox'
+    check_training(cfg)
+
+
+def test_masks_without_a_mask_head():
+    """mmdet's own one, which its stock config evaluates."""
+    pytest.importorskip('mmdet')
+    cfg = read_stock('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco')
+    assert checks.mask_metric_problems(cfg, 'val_evaluator') == []
+    cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
+    assert checks.mask_metric_problems(cfg, 'val_evaluator') == []
+    cfg.val_evaluator.metric = ['bbox', 'segm']
+    assert 'RetinaNet (RetinaHead) predicts boxes only' in checks.mask_metric_problems(cfg, 'val_evaluator')[0]
 
 
 def test_metrics_that_the_evaluator_computes(own):
