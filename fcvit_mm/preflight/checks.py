@@ -22,7 +22,7 @@ from .batches import batch_problems
 from .data import Leaf, build_outer, build_problem, check_leaf, is_url, rehearse
 from .gradients import gradient_problems
 from .limits import TimeLimit, quiet, remark, shorten, unique, without_garbage_collection
-from .model import channel_problems
+from .model import channel_problems, one_class_problems
 from .truth import FEED_SECONDS, Split, truth_problems
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
@@ -77,6 +77,7 @@ def check_training(cfg: Config) -> None:
     validates = cfg.get('val_cfg') is not None
     problems += work_dir_problems(cfg) + loop_problems(cfg)
     problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])], limit)
+    problems += one_class_problems(cfg)
     problems += channel_problems(cfg) or gradient_problems(cfg)
     if problems:
         raise PreflightError(problems)

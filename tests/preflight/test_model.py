@@ -2,7 +2,7 @@ import pytest
 from harness import LIBRARIES
 
 from fcvit_mm.preflight import model
-from fcvit_mm.preflight.model import channel_problems
+from fcvit_mm.preflight.model import channel_problems, one_class_problems
 
 RESNET = [256, 512, 1024, 2048]
 
@@ -48,3 +48,40 @@ def test_backbones_that_return_no_maps_or_that_are_unknown_are_left_to_the_run(o
     assert channel_problems(cfg) == []
     cfg.model.pop('backbone')
     assert channel_problems(cfg) == []
+
+
+SIGMOID = dict(type='CrossEntropyLoss', use_sigmoid=True)
+
+
+@pytest.mark.parametrize(
+    'task, head, options, learns',
+    [
+        ('segmentation', 'decode_head', dict(), False),
+        ('segmentation', 'auxiliary_head', dict(), False),
+        ('segmentation', 'decode_head', dict(loss_decode=[dict(type='CrossEntropyLoss', loss_name='loss_a')]), False),
+        ('segmentation', 'decode_head', dict(num_classes=2), True),
+        ('segmentation', 'decode_head', dict(out_channels=1, loss_decode=SIGMOID), True),
+        ('segmentation', 'decode_head', dict(loss_decode=[dict(type='CrossEntropyLoss'), SIGMOID]), True),
+        ('segmentation', 'decode_head', dict(loss_decode=dict(type='NoSuchLoss')), True),
+        ('classification', 'head', dict(loss=dict(type='CrossEntropyLoss')), False),
+        ('classification', 'head', dict(loss=None), False),
+        ('classification', 'head', dict(loss=None, type='MultiLabelLinearClsHead'), True),
+        ('classification', 'head', dict(), False),
+    ],
+)
+def test_one_class(own, task, head, options, learns):
+    cfg, _ = own(task)
+    for key, value in {'num_classes': 1, **options}.items():
+        cfg.model[head][key] = value  # update would merge them
+    found = one_class_problems(cfg)
+    assert len(found) == (not learns)
+    if found:
+        assert found[0].startswith(
+            f'model.{head}.num_classes is 1, whose softmax is always 1, so that the loss is always 0'
+        )
+        assert 'use num_classes=2, with a class for the background' in found[0]
+        assert ('out_channels=1 with CrossEntropyLoss(use_sigmoid=True)' in found[0]) == (task == 'segmentation')
+
+
+def test_detectors_tell_one_class_from_background(own):
+    assert one_class_problems(own('detection', {'model.roi_head.bbox_head.num_classes': 1})[0]) == []
