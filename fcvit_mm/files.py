@@ -4,6 +4,7 @@ Everything that this package writes is written here. The data goes to a temporar
 onto the disk (fsync), and takes the final name in one step (rename); then the folder is brought onto the disk, too.
 """
 
+import errno
 import glob
 import os
 import shutil
@@ -158,6 +159,23 @@ def partial_path(path: PathLike, tag: str) -> Iterator[str]:
         for other in find_partials(path):
             os.remove(other.path)
         _sync(folder)
+
+
+def check_writable(path: PathLike) -> None:
+    """Check, before long work, that its result can be written to a file; nothing is created.
+
+    Raises:
+        WriteError: The path is a folder, or the folder that it is in, or would be made in, cannot be written.
+    """
+    path = os.fspath(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    with reported_writes(path):
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextmanager

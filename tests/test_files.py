@@ -12,6 +12,7 @@ from fcvit_mm.files import (
     AtomicFileBackend,
     WriteError,
     atomic_path,
+    check_writable,
     is_temporary,
     remove_temporaries,
     write_all_atomic,
@@ -46,6 +47,17 @@ def test_a_failure_leaves_what_was_there(step, tmp_path, monkeypatch):
         write_atomic(path, b'after')
     monkeypatch.undo()
     assert path.read_bytes() == b'before' and os.listdir(tmp_path) == ['a.pth']
+
+
+def test_what_cannot_be_written_is_found_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').write_text('')
+    for path in ('a.json', 'new/er/a.json', 'file', str(tmp_path / 'a.json')):
+        check_writable(path)
+    for path, reason in ((str(tmp_path), 'Is a directory'), ('file/a.json', 'Not a dir'), ('file/new/a', 'Not a dir')):
+        with pytest.raises(WriteError, match=f'{path} could not be written: {reason}'):
+            check_writable(path)
+    assert os.listdir(tmp_path) == ['file'] and not (tmp_path / 'file').read_bytes()
 
 
 def test_a_limit_of_the_system(tmp_path):

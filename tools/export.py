@@ -95,8 +95,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from fcvit_mm.export.exporter import export_model, format_report
-    from fcvit_mm.files import write_atomic
+    from fcvit_mm.files import check_writable, write_atomic
 
+    if args.json:
+        check_writable(args.json)
     report = export_model(
         args.config,
         args.checkpoint,

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..apis.load import Network, load_network
 from ..engine.config import load_config, task_of, type_name, walk
 from ..errors import UserError
+from ..files import check_writable
 from ..images import swap_channels
 from ..inference import optimize_for_inference
 from ..models.layers import count_parameters
@@ -90,8 +91,10 @@ def export_model(
         UserError: Arguments that cannot work, a model or an operator that cannot be exported, a file that does not do
             what the model does. No file is left then, but for an image of ``labelled`` that does not decode.
         CheckpointError: The checkpoint belongs to another model.
+        WriteError: The file cannot be written.
     """
     check_format(out, kind)
+    check_writable(out)
     if part not in PARTS:
         raise UserError(f'part {part!r}, expected one of {", ".join(PARTS)}')
     if rounds < 0:

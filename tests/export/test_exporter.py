@@ -167,6 +167,7 @@ def test_int8(exported):
     [
         (dict(kind='caffe'), "format 'caffe', expected one of onnx, torch_export, aot_inductor, torchscript"),
         (dict(out='a.onnx'), r'--out .*a.onnx: expected a file name ending in .pt for --format torchscript'),
+        (dict(out='/dev/null/a.pt'), '/dev/null/a.pt could not be written: Not a directory'),
         (dict(part='head'), "part 'head', expected one of model, neck, backbone"),
         (dict(rounds=-1), '--rounds -1, expected 0 or more'),
         (dict(preprocess='within'), "preprocess 'within', expected one of beside, inside"),

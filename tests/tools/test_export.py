@@ -53,3 +53,9 @@ def test_the_command(tmp_path):
     with torch.no_grad():
         (expected,) = backbone(random_images((1, 3, 33, 34)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_report_that_cannot_be_written_is_found_first(tmp_path):
+    command = ['export.py', 'nowhere.py', 'nowhere.pth', '--format', 'torchscript', '--out', tmp_path / 'a.pt']
+    done = run_tool(*command, '--json', tmp_path, check=False)
+    assert f'{tmp_path} could not be written: Is a directory' in done.stdout and 'nowhere' not in done.stdout
