@@ -7,7 +7,7 @@ The rows follow the publications; the downloads have not been tested against the
 import difflib
 import os
 from types import MappingProxyType
-from typing import Dict, Iterator, Mapping, NamedTuple, Optional
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional
 from urllib.parse import urlparse
 
 from ..errors import UserError
@@ -81,12 +81,17 @@ def find_published(name: str) -> PublishedWeights:
     name = name[len(SCHEME) :] if is_published(name) else name
     found = PUBLISHED.get(name) or next((row for row in PUBLISHED.values() if _stem(row.config) == name), None)
     if found is None:
-        near = difflib.get_close_matches(name, PUBLISHED) or list(PUBLISHED)
+        near = near_published(name) or list(PUBLISHED)
         raise CheckpointError(
             f'{name!r} is not the name of published weights, expected one such as {", ".join(near[:3])}; python '
             'tools/download.py lists all'
         )
     return found
+
+
+def near_published(name: str) -> List[str]:
+    """Return the names of the table that a name may be a misspelling of, the nearest first."""
+    return difflib.get_close_matches(name, PUBLISHED)
 
 
 def is_published(checkpoint: str) -> bool:

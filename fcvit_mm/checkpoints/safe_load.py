@@ -426,9 +426,14 @@ def _read_head(path: str) -> bytes:
         CheckpointError: It is not a checkpoint; names its actual type.
     """
     if not os.path.exists(path):
+        from .published import SCHEME, near_published  # which needs this module
+
+        near = [] if os.path.dirname(path) else near_published(path)
         raise CheckpointNotFoundError(
-            f'checkpoint {path} does not exist: give the path of one, or published:NAME (python tools/download.py '
-            'lists them), or train from scratch with pretrained=None (init_cfg=None in the backbone)'
+            f'checkpoint {path} does not exist: '
+            + (f'did you mean {" or ".join(SCHEME + name for name in near)}? Otherwise ' if near else '')
+            + 'give the path of one, or published:NAME (python tools/download.py lists them), or train from scratch '
+            'with pretrained=None (init_cfg=None in the backbone)'
         )
     if os.path.isdir(path):
         raise CheckpointError(f'{path} is a directory: give the path of a checkpoint file in it')

@@ -504,6 +504,17 @@ def test_archives_are_not_checkpoints(tmp_path):
         read_checkpoint(tmp_path / 'c.pth')
 
 
+def test_a_misspelt_name_of_published_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        CheckpointNotFoundError, match=r'dwnet_tniy does not exist: did you mean published:dwnet_tiny o'
+    ):
+        read_checkpoint('dwnet_tniy')
+    # A path is not one.
+    with pytest.raises(CheckpointNotFoundError, match=r'dwnet_tiny/a.pth does not exist: give the path of one'):
+        read_checkpoint('dwnet_tiny/a.pth')
+
+
 def test_no_file(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match=r'nowhere.pth does not exist.*pretrained=None') as error:
         read_checkpoint(tmp_path / 'nowhere.pth')
