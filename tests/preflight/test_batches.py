@@ -100,7 +100,8 @@ def test_images_of_two_sizes_in_classification(own):
 
 @pytest.mark.parametrize('head', [True, False])
 def test_masks_for_the_mask_head(own, head):
-    cfg, _ = own('detection', {} if head else {'model.roi_head.mask_head': None})
+    boxes_only = {'model.roi_head.mask_head': None, 'val_evaluator.metric': 'bbox'}
+    cfg, _ = own('detection', {} if head else boxes_only)
     cfg.train_dataloader.dataset.pipeline[1].pop('with_mask')
     found = data_problems(cfg, BOTH)
     assert len(found) == head
