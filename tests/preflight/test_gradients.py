@@ -27,8 +27,8 @@ model = dict(
         assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1),
         sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1, debug=False),
     test_cfg=dict(nms_pre=10, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=5))
-val_evaluator = dict(metric='bbox')
-test_evaluator = dict(metric='bbox')
+val_evaluator.update(metric='bbox')
+test_evaluator.update(metric='bbox')
 """
 OPTIONS = {
     'model.backbone.out_indices': [1, 2, 3],
