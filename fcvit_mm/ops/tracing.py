@@ -4,6 +4,7 @@ from functools import wraps
 from typing import Any, Callable, TypeVar, cast
 
 import torch
+from torch import library
 from torch.autograd import forward_ad
 from torch.fx import Proxy
 
@@ -14,7 +15,7 @@ _is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', None
 # Not in torch.jit.trace, nor in the exporters that do not use Dynamo.
 _is_dynamo: Callable[[], bool] = getattr(torch.compiler, 'is_dynamo_compiling', lambda: False)
 # Both since torch 2.4.
-_DYNAMO_READS_DICT = hasattr(torch.library, 'custom_op')
+_DYNAMO_READS_DICT = hasattr(library, 'custom_op')
 
 
 def assume_constant(function: F) -> F:
