@@ -1,11 +1,13 @@
 """Building the config of a runner from a config file and a command line."""
 
+import ast
 import importlib.util
 import inspect
 import logging
 import os.path as osp
 from difflib import get_close_matches
-from typing import Any, Iterator, List, Optional, Tuple
+from pathlib import Path
+from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
@@ -107,6 +109,7 @@ def load_config(
                 first = first.__cause__ or first.__context__  # type: ignore[assignment]
             raise first from None
     check_version(cfg, path)
+    warn_of_unread_variables(cfg, path)
     if cfg.get('default_scope') is None:
         cfg.default_scope = library_of(cfg.get('model'))
     task_of(cfg, path)
@@ -157,7 +160,7 @@ def check_options(cfg: Config, options: dict) -> None:
     Raises:
         ConfigError: Names the option and, if possible, the one that has an effect.
     """
-    read = {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters, *ALSO_READ} - {'cfg'}
+    read = read_keys()
     for option in options:
         key, _, rest = option.partition('.')
         if key in read:
@@ -175,6 +178,69 @@ def check_options(cfg: Config, options: dict) -> None:
             more = f' and {len(places) - 3} more' if len(places) > 3 else ''
             raise ConfigError(f'{text}. Change what it was inserted into: {", ".join(places[:3])}{more}')
         print_log(f'{text}, unless the code of the config reads it', logger='current', level=logging.WARNING)
+
+
+def warn_of_unread_variables(cfg: Config, path: str) -> None:
+    """Warn of variables that a config file sets and nothing reads, such as ``data_root`` of an inherited file.
+
+    A file inserts its variables when it is read, so a file that inherits from it cannot change them.
+
+    Args:
+        cfg (Config): As it was read.
+        path (str): Its file.
+    """
+    if not str(path).endswith('.py'):
+        return
+    try:
+        tree = ast.parse(Path(path).read_text(encoding='utf-8'))
+    except SyntaxError:  # with MMEngine's templates, which are replaced before
+        return
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    assigned = {target.id for target in targets if isinstance(target, ast.Name)}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    if '_base_' not in assigned:  # variables of a file that others inherit from, or pure Python
+        return
+    read = read_keys() - {'pretrained'} | {'_base_', 'custom_imports'}
+    for name in sorted(assigned - used - read):
+        places = [INSERTED_INTO[name]] if name in INSERTED_INTO else list(names_ending_in(cfg, name, read))
+        way_out = f'. Set {", ".join(places[:3])} instead' if places else ''
+        print_log(
+            f'{path} sets {name}, which nothing reads: inherited files inserted their variables when they were '
+            f'read{way_out}',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+#: Variables of configs, and what they are inserted into under another name.
+INSERTED_INTO = {
+    'pretrained': 'model.backbone.init_cfg',
+    'test_pipeline': 'test_dataloader.dataset.pipeline',
+    'train_pipeline': 'train_dataloader.dataset.pipeline',
+    'val_pipeline': 'val_dataloader.dataset.pipeline',
+}
+
+
+def read_keys() -> Set[str]:
+    """Return the keys of a config that are read by a runner, MMEngine, the libraries' tools, or here."""
+    return {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters, *ALSO_READ} - {'cfg'}
+
+
+def names_ending_in(cfg: Config, key: str, parts: Set[str]) -> Iterator[str]:
+    """Yield the dotted names that end in a key, below some keys of a config."""
+
+    def visit(node: Any, name: str) -> Iterator[str]:
+        children = (
+            node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+        )
+        for child_key, child in children:
+            if child_key == key:
+                yield f'{name}.{key}'
+            yield from visit(child, f'{name}.{child_key}')
+
+    for part in cfg:
+        if part in parts:
+            yield from visit(cfg[part], part)
 
 
 def places_of(cfg: Config, value: Any, keys: Any) -> List[str]:

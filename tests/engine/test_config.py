@@ -1,4 +1,5 @@
 import importlib.util
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +88,32 @@ def test_options_that_the_file_lacks_but_a_runner_reads(write, capsys):
     cfg = load_config(path, {'load_from': 'a.pth', 'randomness.seed': 1, 'find_unused_parameters': True, 'mine': 8})
     assert cfg.load_from == 'a.pth' and cfg.randomness.seed == 1 and cfg.mine == 8
     assert '--cfg-options mine has no effect: mine is a variable' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        (
+            "data_root = 'mine/'",
+            'sets data_root, which nothing reads: .* Set train_dataloader.dataset.data_root, val_dataloader.* instead',
+        ),
+        ('train_pipeline = []', 'sets train_pipeline, .* Set train_dataloader.dataset.pipeline instead'),
+        ("pretrained = 'a.pth'", 'sets pretrained, .* Set model.backbone.init_cfg instead'),
+        ('num_classes = 3', r'sets num_classes, .* Set model.decode_head.num_classes, model.auxiliary_head.num_cl'),
+        ('mine = 3', 'sets mine, which nothing reads: inherited files inserted their variables when they were read$'),
+        ("data_root = 'mine/'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))", ''),
+        ("load_from = 'a.pth'\nrandomness = dict(seed=1)\ncustom_imports = dict(imports=['fcvit_mm'])", ''),
+    ],
+)
+def test_variables_of_inherited_files(write, capsys, text, message):
+    load_config(write(f'_base_ = {str(UPERNET)!r}\n{text}'))
+    output = ''.join(capsys.readouterr())
+    assert re.search(message, output, re.MULTILINE) if message else 'which nothing reads' not in output
+
+
+def test_variables_of_a_file_that_inherits_nothing(write, capsys):
+    load_config(write("default_scope = 'mmseg'\ndata_root = 'mine/'"))
+    assert 'which nothing reads' not in ''.join(capsys.readouterr())
 
 
 def test_cpu_gets_what_it_can_do(monkeypatch):
