@@ -7,6 +7,7 @@ onto the disk (fsync), and takes the final name in one step (rename); then the f
 import errno
 import glob
 import os
+import re
 import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -201,7 +202,11 @@ def is_write_failure(error: BaseException) -> bool:
 
 def is_temporary(name: str) -> bool:
     """Check whether a file's name is one that :func:`atomic_path` gives: left behind by a killed process."""
-    return name.startswith('.') and '.tmp' in name
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+#: ``tempfile`` puts 8 of these characters before ``.tmp``: hidden files of others, such as ``.draft.tmp``, do not match.
+_TEMPORARY = re.compile(r'\..+\.[a-z0-9_]{8}\.tmp(\..+)?')
 
 
 def remove_temporaries(folder: PathLike, recursive: bool = False) -> List[str]:

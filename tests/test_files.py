@@ -141,7 +141,7 @@ def test_files_that_belong_together(tmp_path, monkeypatch):
 
 def test_temporaries_of_killed_processes_are_removed(tmp_path):
     (tmp_path / 'below').mkdir()
-    for name in ('a.tmp.png', '.hidden', 'below/b.png'):
+    for name in ('a.tmp.png', '.hidden', '.draft.tmp', 'below/b.png'):
         (tmp_path / name).write_bytes(b'')
     left = [
         tmp_path / name for name in ('.a.json.abcdefgh.tmp', '.a.npy.abcdefgh.tmp.npy', 'below/.b.png.abcdefgh.tmp')
@@ -150,5 +150,5 @@ def test_temporaries_of_killed_processes_are_removed(tmp_path):
         path.write_bytes(b'half')
     assert sorted(remove_temporaries(tmp_path)) == [str(path) for path in left[:2]] and left[2].exists()
     assert remove_temporaries(tmp_path, recursive=True) == [str(left[2])]
-    assert sorted(path.name for path in tmp_path.rglob('*')) == ['.hidden', 'a.tmp.png', 'b.png', 'below']
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['.draft.tmp', '.hidden', 'a.tmp.png', 'b.png', 'below']
     assert not remove_temporaries(tmp_path / 'gone')

@@ -82,8 +82,8 @@ def test_old_checkpoints_go_when_the_new_one_stands(keep, left, tmp_path, monkey
 
 
 def test_what_a_killed_run_was_writing_is_swept_away(tmp_path):
-    (tmp_path / '.epoch_1.pth.abc.tmp').write_bytes(b'half')
-    (tmp_path / '.last_checkpoint.abc.tmp').write_bytes(b'half')
+    (tmp_path / '.epoch_1.pth.abcdefgh.tmp').write_bytes(b'half')
+    (tmp_path / '.last_checkpoint.abcdefgh.tmp').write_bytes(b'half')
     train(tmp_path, by_epoch=True)
     assert not list(tmp_path.glob('.*.tmp'))
 
