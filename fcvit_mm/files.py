@@ -205,7 +205,7 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
-#: ``tempfile`` puts 8 of these characters before ``.tmp``: hidden files of others, such as ``.draft.tmp``, do not match.
+#: ``tempfile`` puts 8 characters before ``.tmp``: other hidden files, such as ``.draft.tmp``, do not match.
 _TEMPORARY = re.compile(r'\..+\.[a-z0-9_]{8}\.tmp(\..+)?')
 
 
