@@ -3,7 +3,9 @@
 import math
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from itertools import chain
+from operator import attrgetter, is_, itemgetter
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -55,46 +57,71 @@ def _state_of(value: Optional[Tensor]) -> Any:
     return value.data_ptr(), None if value.is_inference() else value._version
 
 
-class _ModuleState(NamedTuple):
-    """State that a module's forward pass depends on: each value with the dictionary that contains it and its key."""
+_version_of = attrgetter('_version')
 
-    children: List[Tuple[Dict[str, Any], str, Optional[nn.Module]]]
-    settings: List[Tuple[Dict[str, Any], str, Any]]
-    modes: List[Tuple[nn.Module, bool]]
-    parameters: List[Tuple[Dict[str, Any], str, Optional[nn.Parameter], Any]]
+#: Attributes of a module with its hooks.
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
-    @classmethod
-    def capture(cls, module: nn.Module) -> '_ModuleState':
-        """Return the state of a module and of all modules in it."""
+
+class _ModuleState:
+    """State that the forward pass of a module depends on, including that of all modules in it.
+
+    It is compared at each call, so by functions of Python that are implemented in C, and with few objects: most of the
+    time is spent reading them from memory.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
         modules = list(module.modules())
-        return cls(
-            [(each._modules, name, child) for each in modules for name, child in each._modules.items()],
-            [
-                (vars(each), name, value)
-                for each in modules
-                for name, value in vars(each).items()
-                if name[0] != '_' and name != 'training' and isinstance(value, (int, float, str, tuple))
-            ],
-            [(each, each.training) for each in modules],
-            [
-                (each._parameters, name, value, _state_of(value))
-                for each in modules
-                for name, value in each._parameters.items()
-            ],
-        )
+        self.attributes = [vars(each) for each in modules]
+        self.sizes = list(map(len, self.attributes))
+        self.readers = [itemgetter('training', *_HOOKS, *_settings_of(each)) for each in modules]
+        self.values = self.read_attributes()
+        self.hooks = [vars(each)[name] for each in modules for name in _HOOKS]
+        self.children = [each._modules for each in modules]
+        self.children_then = [dict(each) for each in self.children]
+        self.holders = [each._parameters for each in modules if each._parameters]
+        self.parameters = self.read_parameters()
+        self.tensors = [each for each in self.parameters if each is not None]
+        self.counted = [each for each in self.tensors if not each.is_inference()]  # the others have no version
+        self.states = self.read_states()
+
+    def read_attributes(self) -> List[Any]:
+        return [read(attributes) for read, attributes in zip(self.readers, self.attributes)]
+
+    def read_parameters(self) -> List[Optional[nn.Parameter]]:
+        return list(chain.from_iterable(map(dict.values, self.holders)))
+
+    def read_states(self) -> List[int]:
+        return [*map(Tensor.data_ptr, self.tensors), *map(_version_of, self.counted)]
 
     def is_current(self) -> bool:
         """Return whether the modules still have this state, and no hooks."""
-        return (
-            all(holder.get(name) is child for holder, name, child in self.children)
-            and all(holder.get(name) is value for holder, name, value in self.settings)
-            and all(module.training == training and is_unmodified(module) for module, training in self.modes)
-            and not has_global_hooks()
-            and all(
-                holder.get(name) is value and _state_of(value) == state
-                for holder, name, value, state in self.parameters
+        if hides_attributes() or has_global_hooks() or any(self.hooks):
+            return False
+        try:
+            same = (
+                list(map(len, self.attributes)) == self.sizes  # a `forward` of its own makes an attribute more
+                and self.read_attributes() == self.values
+                and self.children == self.children_then
             )
+        except KeyError:  # an attribute was deleted
+            return False
+        parameters = self.read_parameters()
+        return (
+            same
+            and len(parameters) == len(self.parameters)
+            and all(map(is_, parameters, self.parameters))
+            and self.read_states() == self.states
         )
+
+
+def _settings_of(module: nn.Module) -> List[str]:
+    """Return the names of public attributes with plain values, such as ``eps``."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if name[0] != '_' and name != 'training' and isinstance(value, (int, float, str, tuple))
+    ]
 
 
 class ModuleCache:
@@ -119,7 +146,7 @@ class ModuleCache:
         self._made = None
         made = make()
         if made is not None:
-            self._made = _ModuleState.capture(module), made
+            self._made = _ModuleState(module), made
         return made
 
     def __getstate__(self) -> Dict[str, Any]:

@@ -18,8 +18,8 @@ namespace {
 
 // Values that a pass reads at a time: a part of a first-level cache, as sums of their channels read them twice.
 constexpr int64_t kPassValues = 8 * 1024;
-// Rows that are multiplied at a time, at least and at most, and parts of an image that there are if rows suffice.
-constexpr int64_t kFewestRows = 24, kMostRows = 96, kParts = 8;
+// Positions that are multiplied at a time, at most.
+constexpr int64_t kMostPositions = 96;
 
 // Parts of an image, of about as many positions each. They do not depend on the number of threads, nor do the sums that
 // are made of theirs.
@@ -43,12 +43,9 @@ struct Blocks {
 // Sums over the positions of a map of one image, by blocks.
 class Sums {
  public:
-  Sums(const Blocks& passes, const Blocks& products, int64_t channels)
-      : positions_(passes.positions),
-        channels_(channels),
-        ones_(std::max(divide_up(positions_, passes.count), divide_up(positions_, products.count)), 1.f),
-        moments_(2 * passes.count),
-        sums_(std::max(passes.count, products.count) * channels) {}
+  // Of so many blocks of at most `most` positions.
+  Sums(int64_t positions, int64_t most, int64_t blocks, int64_t channels)
+      : positions_(positions), channels_(channels), ones_(most, 1.f), moments_(2 * blocks), sums_(blocks * channels) {}
 
   // What a block of a map adds to the means of its channels.
   void add_channels(int64_t block, const float* map, int64_t position, int64_t count) {
@@ -58,9 +55,9 @@ class Sums {
   }
 
   // The means of channels, after add_channels of all blocks.
-  void finish_channels(const Blocks& blocks, double* means) const {
+  void finish_channels(int64_t blocks, double* means) const {
     std::fill_n(means, channels_, 0.);
-    for (int64_t block = 0; block < blocks.count; ++block) {
+    for (int64_t block = 0; block < blocks; ++block) {
       for (int64_t i = 0; i < channels_; ++i) {
         means[i] += sums_[block * channels_ + i];
       }
@@ -127,8 +124,7 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
   const int64_t height = block.channel_mixer.height, width = block.channel_mixer.width;
   const int64_t channels = block.channel_mixer.channels, positions = height * width, heads = block.heads;
   const Blocks passes(positions, kPassValues / channels);
-  const Blocks products(positions, std::min(std::max(divide_up(positions, kParts), kFewestRows), kMostRows));
-  Sums sums(passes, products, channels);
+  Sums sums(positions, std::max(divide_up(positions, passes.count), width), std::max(passes.count, height), channels);
   const int64_t values = positions * channels;
   const float* const x = block.x + index * values;
   float* const out = block.channel_mixer.out + index * values;
@@ -142,7 +138,7 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
     sums.add_channels(part, x, position, count);
   });
   auto [mean, inverse] = sums.finish_moments(*x, block.eps);
-  sums.finish_channels(passes, channel_means.data());
+  sums.finish_channels(passes.count, channel_means.data());
   for (int64_t i = 0; i < channels; ++i) {
     factors[i] = static_cast<float>(inverse * (block.norm_weight ? block.norm_weight[i] : 1.f));
     shifts[i] = block.norm_bias ? block.norm_bias[i] : 0.f;
@@ -182,7 +178,6 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
     });
     Convolution conv{a, nullptr, mix.taps_bias, b, height, width, channels, mix.kernel, false};
     conv.taps = mix.taps;
-    convolve_large(conv, 1);
     Product reduce{}, expand{};
     reduce.rows = expand.out = b;
     reduce.row_stride = reduce.depth = expand.columns = expand.out_stride = channels;
@@ -192,11 +187,27 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
     expand.panels = mix.fc2;
     expand.bias = mix.fc2_bias;
     reduce.gelu = expand.gelu = true;
-    products.each([&](int64_t part, int64_t position, int64_t count) {
-      multiply_rows_twice(reduce, expand, position, count, thread_buffer(count * mix.hidden));
-      sums.add_channels(part, b, position, count);
+    // Rows that a thread convolves, and multiplies while they are in its cache; an even number, as they are convolved in
+    // pairs.
+    const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+    const int64_t bands = divide_up(divide_up(height, rows_at_a_time(conv)), threads) * threads;
+    const int64_t rows = divide_up(divide_up(height, bands), 2) * 2;
+    at::parallel_for(0, divide_up(height, rows), 1, [&](int64_t first, int64_t last) {
+      for (int64_t row = first * rows; row < std::min(last * rows, height); row += rows) {
+        const int64_t end = std::min(row + rows, height);
+        convolve_rows(conv, row, end);
+        const int64_t stop = end * width, chunks = divide_up((end - row) * width, kMostPositions);
+        const int64_t count = divide_up((end - row) * width, chunks);
+        float* const between = thread_buffer(count * mix.hidden);
+        for (int64_t i = row * width; i < stop; i += count) {
+          multiply_rows_twice(reduce, expand, i, std::min(count, stop - i), between);
+        }
+        for (int64_t i = row; i < end; ++i) {
+          sums.add_channels(i, b, i * width, width);
+        }
+      }
     });
-    sums.finish_channels(products, channel_means.data());
+    sums.finish_channels(height, channel_means.data());
     std::swap(a, b);
   }
 

@@ -47,12 +47,17 @@ void convolve_3x3(const Convolution& conv, int64_t batch) {
   });
 }
 
+int64_t rows_at_a_time(const Convolution& conv) {
+  const int64_t columns = divide_up(conv.width, divide_up(conv.width, kRegionColumns));
+  const int64_t most = kScratchValues / ((columns + conv.kernel - 1) * kernels().block) - (conv.kernel - 1);
+  return std::max<int64_t>(most, 2 * conv.kernel) / 2 * 2;
+}
+
 void convolve_large(const Convolution& conv, int64_t batch) {
   const int64_t kernel = conv.kernel, blocks = divide_up(conv.channels, kernels().block);
   const int64_t strips = divide_up(conv.width, kRegionColumns), columns = divide_up(conv.width, strips);
-  const int64_t most_rows = kScratchValues / ((columns + kernel - 1) * kernels().block) - (kernel - 1);
   const int64_t regions = blocks * batch * strips, wanted = kRegionsPerThread * at::get_num_threads();
-  int64_t bands = divide_up(conv.height, std::max<int64_t>(most_rows, 2 * kernel));
+  int64_t bands = divide_up(conv.height, rows_at_a_time(conv));
   bands = std::max(bands, std::min(divide_up(wanted, regions), divide_up(conv.height, 2 * kernel)));
   // An even number of rows: they are computed in pairs.
   const int64_t rows = divide_up(divide_up(conv.height, bands), 2) * 2;
@@ -66,15 +71,31 @@ void convolve_large(const Convolution& conv, int64_t batch) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t band = i % bands, strip = i / bands % strips, image = i / bands / strips % batch;
       const int64_t block = i / bands / strips / batch;
-      if (!conv.taps && block != packed) {
+      if (block != packed) {
         kernels().pack_taps(conv, block * kernels().block, kernels().block, taps);
         packed = block;
       }
       const Region region{image, block * kernels().block, band * rows, std::min((band + 1) * rows, conv.height),
                                 strip * columns, std::min((strip + 1) * columns, conv.width)};
-      kernels().convolve_region(conv, region, conv.taps ? conv.taps + block * taps_size : taps, taps + taps_size);
+      kernels().convolve_region(conv, region, taps, taps + taps_size);
     }
   });
+}
+
+void convolve_rows(const Convolution& conv, int64_t begin, int64_t end) {
+  const int64_t strips = divide_up(conv.width, kRegionColumns), columns = divide_up(conv.width, strips);
+  const int64_t taps_size = conv.kernel * conv.kernel * kernels().block;
+  float* const scratch = thread_buffer(kernels().scratch_size(end - begin, columns, conv.kernel));
+  for (int64_t channel = 0; channel < conv.channels; channel += kernels().block) {
+    const float* const taps = conv.taps + channel / kernels().block * taps_size;
+    if (channel + kernels().block < conv.channels) {
+      prefetch(taps + taps_size, taps_size);
+    }
+    for (int64_t column = 0; column < conv.width; column += columns) {
+      const Region region{0, channel, begin, end, column, std::min(column + columns, conv.width)};
+      kernels().convolve_region(conv, region, taps, scratch);
+    }
+  }
 }
 
 // The gradients of the weight (C, k, k) and the bias (C) of a convolution. The map is divided into parts, by its size and

@@ -5,6 +5,14 @@
 
 namespace fcvit_mm {
 
+// Requests values for the second-level cache without waiting for them.
+inline void prefetch(const float* values, int64_t count) {
+  constexpr int64_t kLine = 16;
+  for (int64_t i = 0; i < count; i += kLine) {
+    __builtin_prefetch(values + i, 0, 2);
+  }
+}
+
 // A depth-wise convolution with stride 1 and zero padding that keeps the size; followed by GELU where `gelu` is set.
 struct Convolution {
   const float* x;
@@ -46,6 +54,10 @@ struct Product {
   int64_t out_stride;
   const float* added;  // (count, columns) with the strides of `out`, which it may be; or null
   bool gelu;
+  // Whether the panels are likely to be outside of the cache: each is prefetched while the one before it is in use, and
+  // what `next` points to, unless null, during the last.
+  bool cold;
+  const float* next;
 };
 
 // Of two maps, the sums over positions of the products of each channel of one with each of the other: what the gradient

@@ -166,8 +166,17 @@ void multiply(const Product& product) {
       tile.lanes = first_lanes(last);
       tile.panel = product.panels + column / kBlock * panel_stride + begin * kBlock;
       tile.bias = product.bias && begin == 0 ? product.bias + column : nullptr;
-      for (int64_t row = 0; row < product.count;) {
+      const float* ahead = nullptr;
+      if (product.cold) {
+        ahead = column + kBlock < product.columns ? tile.panel + panel_stride
+                : last_depth                      ? product.next
+                                                  : product.panels + (begin + tile.depth) * kBlock;
+      }
+      const int64_t tiles_of_rows = (product.count + kProductRows - 1) / kProductRows;
+      const int64_t share = ahead ? kBlock * tile.depth / tiles_of_rows : 0;
+      for (int64_t row = 0; row < product.count; ahead += share) {
         const int64_t rows = next_width(product.count - row, kProductRows);
+        prefetch(ahead, share);
         tile.rows = product.rows + row * product.row_stride + begin;
         tile.out = product.out + row * product.out_stride + column;
         tile.added = added ? added + row * product.out_stride + column : nullptr;

@@ -162,6 +162,8 @@ struct MixerPart {
   float* out;         // (batch, height, width, channels)
   const float* bias;   // (channels), or null
   const float* added;  // a map, which `out` may be, or null
+  bool cold;           // as of Product, with `expand` of the next part
+  const float* next;
 };
 
 void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t begin, int64_t end) {
@@ -181,6 +183,8 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.columns = product.out_stride = part.count;
     product.bias = mixer.expand_bias + part.first;
     product.out = part.expanded + (kept_to - top) * row_size;
+    product.cold = part.cold && row == begin;
+    product.next = part.reduce;
     kernels().multiply(product);
     kept_from = top;
     kept_to = bottom;
@@ -202,6 +206,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.bias = part.bias;
     product.out = part.out + start + row * map_row;
     product.added = part.added ? part.added + start + row * map_row : nullptr;
+    product.next = part.next;
     kernels().multiply(product);
   }
 }
@@ -232,7 +237,7 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
   }
   std::fill(parts[3], parts[4], 0.f);
   MixerPart part{0,        0, rows,     parts[0], parts[2],  parts[1],
-                 parts[3], 0, parts[4], parts[5], share.out, share.bias, share.added};
+                 parts[3], 0, parts[4], parts[5], share.out, share.bias, share.added, false, nullptr};
   const Convolution weights{nullptr, mixer.taps, nullptr, nullptr, 0, 0, mixer.hidden, 3, true};
   // Expanded channels change slowest: their weights are packed once.
   for (part.first = share.first; part.first < share.last; part.first += width) {
@@ -251,7 +256,9 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
     } else {
       kernels().pack_taps(weights, part.first, divide_up(part.count, kernels().lanes) * kernels().lanes, parts[2]);
     }
+    part.next = part.first + width < share.last ? mixer.expand + (part.first + width) * mixer.channels : nullptr;
     for (int64_t i = share.begin; i < share.end; ++i) {
+      part.cold = mixer.packed && i == share.begin;
       const int64_t band = i % share.bands;
       mix_rows(mixer, part, i / share.bands, band * mixer.height / share.bands,
                (band + 1) * mixer.height / share.bands);

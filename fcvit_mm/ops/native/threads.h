@@ -32,6 +32,9 @@ void choose_kernels(const std::string& instructions);
 // Depth-wise convolutions, 3x3 and larger, and the gradients of their weight (C, k, k) and bias (C).
 void convolve_3x3(const Convolution& conv, int64_t batch);
 void convolve_large(const Convolution& conv, int64_t batch);
+// Some rows of one image, on this thread, with packed taps; and how many rows to compute at a time.
+void convolve_rows(const Convolution& conv, int64_t begin, int64_t end);
+int64_t rows_at_a_time(const Convolution& conv);
 void sum_gradients(const Gradient& gradient, int64_t batch, float* of_weight, float* of_bias);
 
 // 3x3 convolutions with zeros around by Winograd's tiles, some at a time. Where there are enough for all threads, each

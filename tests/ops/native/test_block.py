@@ -34,7 +34,7 @@ def check(own, reference, x):
         want = reference(x.double())
     have = native.fcvit_block(x, *own.pack())
     assert have.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(have.double(), want, rtol=0, atol=2e-6 * max(1, want.abs().max().item()))
+    torch.testing.assert_close(have.double(), want, rtol=0, atol=3e-6 * max(1, want.abs().max().item()))
     return have
 
 
