@@ -10,6 +10,6 @@ torchvision's kernels (CPU and CUDA, forward and backward) or from a few lines o
 """
 
 from .finder import install, is_compiled, make_known
-from .operators import MMCVOperatorError
+from .support import MMCVOperatorError
 
 __all__ = ['MMCVOperatorError', 'install', 'is_compiled', 'make_known']

@@ -1,0 +1,240 @@
+"""Deformable convolutions, versions 1 and 2 (modulated)."""
+
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from .support import torchvision_kernels
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Write the deformable convolution (arXiv 1703.06211) into ``output``."""
+    output.copy_(
+        torchvision_kernels().deform_conv2d(
+            input.contiguous(),
+            weight,
+            offset.contiguous(),
+            input.new_zeros(input.shape[0], 1),
+            input.new_zeros(weight.shape[0]),
+            dH,
+            dW,
+            padH,
+            padW,
+            dilationH,
+            dilationW,
+            group,
+            deformable_group,
+            False,
+        )
+    )
+
+
+def _deform_conv_backward(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    weight: Tensor,
+    dH: int,
+    dW: int,
+    padH: int,
+    padW: int,
+    dilationH: int,
+    dilationW: int,
+    group: int,
+    deformable_group: int,
+) -> Tuple[Tensor, ...]:
+    return torchvision_kernels()._deform_conv2d_backward(
+        grad_output.contiguous(),
+        input.contiguous(),
+        weight,
+        offset.contiguous(),
+        input.new_zeros(input.shape[0], 1),
+        input.new_zeros(weight.shape[0]),
+        dH,
+        dW,
+        padH,
+        padW,
+        dilationH,
+        dilationW,
+        group,
+        deformable_group,
+        False,
+    )
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradInput: Tensor,
+    gradOffset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    im2col_step: int,
+) -> None:
+    """Write the gradients of :func:`deform_conv_forward` for its input and offsets."""
+    grad_input, _, grad_offset, *_ = _deform_conv_backward(
+        input, offset, gradOutput, weight, dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
+    )
+    gradInput.copy_(grad_input)
+    gradOffset.copy_(grad_offset)
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,
+    gradWeight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    kW: int,
+    kH: int,
+    dW: int,
+    dH: int,
+    padW: int,
+    padH: int,
+    dilationW: int,
+    dilationH: int,
+    group: int,
+    deformable_group: int,
+    scale: float,
+    im2col_step: int,
+) -> None:
+    """Add ``scale`` times the gradient of :func:`deform_conv_forward` for its weight to ``gradWeight``."""
+    # The gradient of the weight does not depend on the weight.
+    _, grad_weight, *_ = _deform_conv_backward(
+        input,
+        offset,
+        gradOutput,
+        torch.zeros_like(gradWeight),
+        dH,
+        dW,
+        padH,
+        padW,
+        dilationH,
+        dilationW,
+        group,
+        deformable_group,
+    )
+    gradWeight.add_(grad_weight, alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Write the modulated deformable convolution (arXiv 1811.11168) into ``output``."""
+    output.copy_(
+        torchvision_kernels().deform_conv2d(
+            input.contiguous(),
+            weight,
+            offset.contiguous(),
+            mask.contiguous(),
+            bias if with_bias else input.new_zeros(weight.shape[0]),
+            stride_h,
+            stride_w,
+            pad_h,
+            pad_w,
+            dilation_h,
+            dilation_w,
+            group,
+            deformable_group,
+            True,
+        )
+    )
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    group: int,
+    deformable_group: int,
+    with_bias: bool,
+) -> None:
+    """Write the gradients of :func:`modulated_deform_conv_forward`."""
+    found = torchvision_kernels()._deform_conv2d_backward(
+        grad_output.contiguous(),
+        input.contiguous(),
+        weight,
+        offset.contiguous(),
+        mask.contiguous(),
+        bias if with_bias else input.new_zeros(weight.shape[0]),
+        stride_h,
+        stride_w,
+        pad_h,
+        pad_w,
+        dilation_h,
+        dilation_w,
+        group,
+        deformable_group,
+        True,
+    )
+    for into, gradient in zip((grad_input, grad_weight, grad_offset, grad_mask), found):
+        into.copy_(gradient)
+    if with_bias:
+        grad_bias.copy_(found[4])

@@ -1,0 +1,201 @@
+"""Pooling of regions: RoIAlign, RoIPool and deformable RoIPool."""
+
+from typing import List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .support import MMCVOperatorError, recompute, torchvision_kernels
+
+
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Apply RoIAlign (arXiv 1703.06870): ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``."""
+    if pool_mode == 0:
+        raise MMCVOperatorError("roi_align with pool_mode='max'")
+    # Contiguous: torchvision's kernels read any memory as if it were.
+    output.copy_(
+        torchvision_kernels().roi_align(
+            input.contiguous(),
+            rois.to(input.dtype).contiguous(),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            sampling_ratio,
+            aligned,
+        )
+    )
+
+
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Write the gradient of :func:`roi_align_forward` into ``grad_input``."""
+    if pool_mode == 0:
+        raise MMCVOperatorError("roi_align with pool_mode='max'")
+    grad_input.copy_(
+        torchvision_kernels()._roi_align_backward(
+            grad_output.contiguous(),
+            rois.to(grad_output.dtype).contiguous(),
+            spatial_scale,
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
+        )
+    )
+
+
+def _bins(start: Tensor, end: Tensor, count: int, limit: int) -> List[List[List[int]]]:
+    size = (end - start)[:, None] / count
+    steps = torch.arange(count, device=start.device)
+    low = (steps * size + start[:, None]).floor().clamp(0, limit)
+    high = ((steps + 1) * size + start[:, None]).ceil().clamp(0, limit)
+    return torch.stack((low, high), 2).long().tolist()
+
+
+def roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Apply RoIPool (arXiv 1504.08083): ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``.
+
+    With mmcv's rounding, which differs from torchvision's. ``argmax`` gets the index of each maximum, -1 for none.
+    """
+    height, width = input.shape[2:]
+    scaled = torch.stack((rois[:, 1], rois[:, 2], rois[:, 3] + 1, rois[:, 4] + 1), 1).to(input.dtype) * spatial_scale
+    rows = _bins(scaled[:, 1], scaled[:, 3], pooled_height, height)
+    columns = _bins(scaled[:, 0], scaled[:, 2], pooled_width, width)
+    output.zero_()
+    argmax.fill_(-1)
+    for i, image in enumerate(rois[:, 0].long().tolist()):
+        if scaled[i, 2] <= scaled[i, 0] or scaled[i, 3] <= scaled[i, 1]:
+            continue
+        for h, (top, bottom) in enumerate(rows[i]):
+            for w, (left, right) in enumerate(columns[i]):
+                if bottom > top and right > left:
+                    part = input[image, :, top:bottom, left:right].flatten(1)
+                    values, places = part.max(1)
+                    output[i, :, h, w] = values
+                    across = right - left
+                    place = (top + places // across) * width + left + places % across
+                    argmax[i, :, h, w] = place.to(argmax.dtype)
+
+
+def roi_pool_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+) -> None:
+    """Write the gradient of :func:`roi_pool_forward` into ``grad_input``."""
+    channels, area = grad_input.shape[1], grad_input.shape[2] * grad_input.shape[3]
+    planes = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
+    places = planes[:, :, None, None] * area + argmax.long()
+    kept = argmax >= 0
+    grad_input.view(-1).index_add_(0, places[kept], grad_output[kept])
+
+
+def _deform_roi_pool(
+    input: Tensor, offset: Tensor, rois: Tensor, size: Tuple[int, int], scale: float, ratio: int, gamma: float
+) -> Tensor:
+    """Compute deformable RoI pooling (arXiv 1703.06211, section 2.2) of ``(B, C, H, W)``: ``(R, C, h, w)``.
+
+    Regions one after the other: the number of samples in a bin depends on the region.
+    """
+    limits = input.new_tensor(input.shape[:1:-1])  # width, height
+    shift = offset.view(-1, 2, *size).movedim(1, -1) if offset.numel() else input.new_zeros(len(rois), *size, 2)
+    outputs = []
+    for region, moved in zip(rois, shift):
+        start, sides = region[1:3] * scale - 0.5, (region[3:] - region[1:3]) * scale
+        bins = sides / sides.new_tensor(size[::-1])
+        columns, rows = [ratio if ratio > 0 else int(side) for side in bins.ceil().clamp(min=0)]
+        if not rows * columns:
+            outputs.append(input.new_zeros(input.shape[1], *size))
+            continue
+        # Samples (h, w, rows, columns) of each bin, x before y.
+        inside = torch.stack(
+            torch.meshgrid(*((torch.arange(n, device=input.device) + 0.5) / n for n in (columns, rows)), indexing='xy'),
+            -1,
+        )
+        corners = torch.stack(
+            torch.meshgrid(*(torch.arange(n, device=input.device) for n in size[::-1]), indexing='xy'), -1
+        )
+        places = (start + gamma * sides * moved)[:, :, None, None] + (corners[:, :, None, None] + inside) * bins
+        seen = ((places >= -1) & (places <= limits)).all(-1)
+        grid = 2 * places.clamp(min=0) / (limits - 1).clamp(min=1) - 1
+        image = input[int(region[0])][None]
+        values = F.grid_sample(image, grid.view(1, -1, 1, 2), padding_mode='border', align_corners=True)
+        outputs.append((values.view(-1, *seen.shape) * seen).mean((3, 4)))
+    return torch.stack(outputs) if outputs else input.new_zeros(0, input.shape[1], *size)
+
+
+def deform_roi_pool_forward(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> None:
+    """Write deformable RoI pooling into ``output``."""
+    size = (pooled_height, pooled_width)
+    output.copy_(_deform_roi_pool(input, offset, rois, size, spatial_scale, sampling_ratio, gamma))
+
+
+def deform_roi_pool_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    gamma: float,
+) -> None:
+    """Write the gradients of :func:`deform_roi_pool_forward` for its input and offsets."""
+    size = (pooled_height, pooled_width)
+
+    def pool(x: Tensor, y: Tensor) -> Tensor:
+        return _deform_roi_pool(x, y, rois, size, spatial_scale, sampling_ratio, gamma) + 0 * y.sum()
+
+    found = recompute(pool, [input, offset], grad_output)
+    grad_input.copy_(found[0])
+    grad_offset.copy_(found[1])

@@ -1,0 +1,28 @@
+"""Deformable convolutions without offsets are convolutions; test_operators.py compares the others with a build."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip('mmcv')
+pytest.importorskip('torchvision')
+pytestmark = pytest.mark.usefixtures('our_operators')
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+def test_without_offsets_it_is_a_convolution(modulated):
+    from mmcv.ops import deform_conv2d, modulated_deform_conv2d
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 6, 5, requires_grad=True, generator=generator)
+    weight = torch.randn(3, 4, 3, 3, requires_grad=True, generator=generator)
+    offset = torch.zeros(2, 18, 6, 5)
+    if modulated:
+        found = modulated_deform_conv2d(x, offset, torch.full((2, 9, 6, 5), 0.5), weight, None, 1, 1, 1, 1, 1)
+    else:
+        found = deform_conv2d(x, offset, weight, 1, 1, 1, 1, 1)
+    expected = F.conv2d(x, weight, padding=1) * (0.5 if modulated else 1.0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    grads = [torch.autograd.grad(y.square().sum(), (x, weight)) for y in (found, expected)]
+    for got, want in zip(*grads):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

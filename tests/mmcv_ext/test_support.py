@@ -1,0 +1,27 @@
+"""Gradients by recomputation, and the error of an operator that is missing."""
+
+import pytest
+import torch
+
+from fcvit_mm.mmcv_ext import MMCVOperatorError
+from fcvit_mm.mmcv_ext.support import recompute
+
+pytest.importorskip('mmcv')
+pytest.importorskip('torchvision')
+pytestmark = pytest.mark.usefixtures('our_operators')
+
+
+def test_gradients_by_recomputation():
+    x, y = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    found = recompute(lambda a, b: a * b.square(), [x, y], torch.ones(3, 4))
+    torch.testing.assert_close(list(found), [y.square(), 2 * x * y])
+
+
+def test_an_operator_that_torchvision_has_not_says_how_to_get_it():
+    from mmcv.ops import box_iou_rotated, roi_align
+
+    message = r'the operator {} of mmcv is not available.*MCV=compiled make setup.*pip install --no-build-isolation'
+    with pytest.raises(MMCVOperatorError, match=message.format('box_iou_rotated')):
+        box_iou_rotated(torch.ones(1, 5), torch.ones(1, 5))
+    with pytest.raises(MMCVOperatorError, match=message.format("roi_align with pool_mode='max'")):
+        roi_align(torch.ones(1, 1, 4, 4), torch.zeros(1, 5), 2, 1.0, 0, 'max')
