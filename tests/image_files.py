@@ -72,3 +72,9 @@ def write_segmentor(folder, name):
         cv2.imwrite(str(path), pixels)
     (folder / 'segmentor.py').write_text(SEGMENTOR.format(channels=channels, load=load))
     return str(path), str(folder / 'segmentor.py')
+
+
+def renamed(paths, suffix):
+    """Give files another suffix."""
+    for path in paths:
+        path.rename(path.with_suffix(suffix))

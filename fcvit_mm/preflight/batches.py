@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 from ..apis.step import StepError, try_step
 from ..engine.config import adapt_to_machine, type_name, walk
 from ..errors import origin
-from .data import Leaf, is_segmentation
+from .data.dataset import Leaf
+from .data.kinds import is_segmentation
 from .gradients import is_distributed
 from .limits import quiet, shorten
 

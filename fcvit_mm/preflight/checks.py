@@ -19,11 +19,14 @@ from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..engine.run import is_overwritten
 from ..errors import UserError
 from .batches import batch_problems
-from .data import Leaf, build_outer, build_problem, check_leaf, is_url, rehearse
+from .data.dataset import Leaf, build_problem, check_leaf
+from .data.kinds import is_url
+from .data.pipeline import build_outer, rehearse
 from .gradients import gradient_problems
+from .ground_truth.evaluator import ground_truth_problems
+from .ground_truth.scores import EVALUATION_SECONDS, Split
 from .limits import TimeLimit, quiet, remark, shorten, unique, without_garbage_collection
 from .model import channel_problems, one_class_problems
-from .truth import FEED_SECONDS, Split, truth_problems
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
@@ -311,9 +314,9 @@ def loader_problems(
     problems += [f'{name}: {problem}' for problem in found]
     evaluator = cfg.get(f'{split}_evaluator')
     if not problems and split != 'train' and evaluator and hasattr(outer, 'metainfo'):
-        limit.reserve(FEED_SECONDS)  # the truth comes last, and finds most
+        limit.reserve(EVALUATION_SECONDS)  # the ground truth comes last, and finds most
         data = Split(outer, datasets, packed, limit)
-        problems += truth_problems(evaluator, data, f'{split}_evaluator')
+        problems += ground_truth_problems(evaluator, data, f'{split}_evaluator')
         problems += mask_metric_problems(cfg, f'{split}_evaluator')
         if split == 'val':
             problems += monitor_problems(cfg, data.score_names or [])

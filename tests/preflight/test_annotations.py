@@ -37,7 +37,7 @@ def read(tmp_path):
     pytest.importorskip('mmdet')
     from mmdet.datasets import CocoDataset
 
-    from fcvit_mm.preflight.data import load_list
+    from fcvit_mm.preflight.data.dataset import load_list
 
     def get(**changes):
         (tmp_path / 'a.json').write_text(json.dumps(file_of(**changes)))

@@ -1,0 +1,283 @@
+"""One data set: its library builds, lists and loads it; then its list and its files are checked."""
+
+import json
+import os.path as osp
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+
+from ...engine.config import type_name
+from ...errors import advice_for, origin
+from ..annotations import fatal_annotations
+from ..limits import TimeLimit, quiet, remark, shorten
+from .classification import folder_problems, label_problems, label_table, list_file_problems
+from .detection import are_all_skipped, category_problems, coco_problems, ignored_object_problems, mask_problems
+from .images import file_problems
+from .kinds import has_folders, is_coco, is_remote, is_segmentation, is_url, loading_steps
+from .segmentation import label_map_problems, suffix_problems
+
+#: What some editors put at the beginning of a text.
+BYTE_ORDER_MARK = '\ufeff'
+
+
+class Leaf(NamedTuple):
+    """A data set that loads samples, not a wrapper.
+
+    Attributes:
+        dataset (Dataset): The data set, with its list of samples unless there are problems.
+        classes (sequence of str, optional): Their names, if they are known.
+        problems (list[str]): Problems that a run would encounter.
+        api (COCO, optional): Its annotation file as its library read it.
+        raw (frozenset of int): Labels in the files of the checked segmentation maps.
+        labels (frozenset of int): The same as loaded.
+    """
+
+    dataset: Any
+    classes: Optional[Sequence[str]]
+    problems: List[str]
+    api: Any = None
+    raw: FrozenSet[int] = frozenset()
+    labels: FrozenSet[int] = frozenset()
+
+
+def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, limit: TimeLimit) -> Leaf:
+    """Check one data set, by its own list of data and its own pipeline.
+
+    Args:
+        dataset_cfg (dict): Config of the data set, built in the current scope.
+        num_classes (int, optional): Classes that the model can learn, to compare labels with.
+        allowed (float): Fraction of images that may be corrupt; up to this, a warning is logged.
+        limit (TimeLimit): Of all checks.
+    """
+    if not type_name(dataset_cfg):
+        known = shorten(dataset_cfg, 3)
+        return Leaf(None, None, [f'a data set ({known}) has no type: give its class, for example type="CustomDataset"'])
+    given = (dataset_cfg.get('metainfo') or {}).get('classes')
+    if isinstance(given, str) and not is_url(given) and not osp.isfile(given):
+        return Leaf(
+            None,
+            None,
+            [
+                f'metainfo.classes is the text {given!r}, expected a sequence of names or the path of a file with one '
+                f'name per line: write classes=({given!r},), with a comma, for a single class'
+            ],
+        )
+    try:
+        dataset = build(dataset_cfg, limit)
+    except Exception as error:
+        # Broad, because each data set has checks of its own.
+        return Leaf(None, None, [build_problem(dataset_cfg, error)])
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    prefixes = {key: path for key, path in (getattr(dataset, 'data_prefix', None) or {}).items() if path}
+    if not isinstance(dataset, BaseDataset):
+        return Leaf(dataset, classes, [])
+    if is_remote(dataset, prefixes):
+        return Leaf(None, classes, [])
+    problems = path_problems(dataset, prefixes)
+    if problems:
+        return Leaf(dataset, classes, problems)
+    where = dataset.ann_file or shorten(prefixes.values()) or dataset.data_root
+    try:
+        everything, api = load_list(dataset, limit)
+    except Exception as error:
+        # Broad, because each data set has checks of its own.
+        problems = unlisted_problems(dataset, prefixes, limit) or [
+            f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: correct the data or its paths'
+        ]
+        return Leaf(dataset, None if has_folders(dataset) else classes, problems)
+    classes = dataset.metainfo.get('classes')
+    problems = list_problems(dataset, prefixes, everything, where, api, num_classes, limit)
+    if problems:
+        # Of folders that are none of classes, too.
+        return Leaf(dataset, None if has_folders(dataset) else classes, problems, api)
+    read = loading_steps(dataset)
+    if is_coco(dataset, api):
+        problems += mask_problems(dataset, api, limit)
+    problems += file_problems(dataset, read, allowed, limit)
+    raw: Set[int] = set()
+    labels: Set[int] = set()
+    if is_segmentation(dataset) and not problems:
+        problems += label_map_problems(dataset, read, prefixes, num_classes, limit, raw, labels)
+    return Leaf(dataset, classes, problems, api, frozenset(raw), frozenset(labels))
+
+
+def build_problem(node: dict, error: Exception) -> str:
+    """Describe why a data set or a wrapper cannot be built."""
+    advice = advice_for(error)
+    return f'{type_name(node)} cannot be built: {origin(error).message}' + f'. {advice}' * bool(advice)
+
+
+def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
+    """Build a data set lazily, if it supports that."""
+    with limit.pause(), quiet():
+        try:
+            return DATASETS.build(dict(dataset_cfg, lazy_init=True))
+        except TypeError as error:
+            if 'lazy_init' not in str(error):
+                raise
+        return DATASETS.build(dict(dataset_cfg))
+
+
+def path_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
+    """Check that the folders and the annotation file of a data set exist."""
+    root, ann_file = dataset.data_root, dataset.ann_file
+    if root and not osp.isdir(root):
+        return [f'data_root {osp.abspath(root)} does not exist: put the data there, or set data_root to its folder']
+    problems = []
+    if ann_file and not osp.exists(ann_file):
+        problems.append(f'annotation file {ann_file} does not exist: correct ann_file or complete the data set')
+    for key, path in prefixes.items():
+        if isinstance(path, str) and not osp.isdir(path):
+            problems.append(
+                f'folder {path} does not exist (data_prefix {key}): correct data_prefix or complete the data set'
+            )
+    return problems
+
+
+def load_list(dataset: Any, limit: TimeLimit) -> Tuple[List[dict], Any]:
+    """Let a data set load its list of samples.
+
+    Returns:
+        tuple: The list before any samples were filtered out, and what its library read its annotation file with, if it
+        is one in COCO's format.
+    """
+    lists: List[List[dict]] = []
+    apis: List[Any] = []
+    filter_data = dataset.filter_data
+
+    def count_and_filter() -> List[dict]:
+        lists.append(dataset.data_list)
+        return filter_data()
+
+    dataset.filter_data = count_and_filter
+    dataset.serialize_data = False  # it is read once, by this process
+    own = getattr(dataset, 'COCOAPI', None)
+    if own is not None:
+
+        def read_and_keep(*args: Any, **options: Any) -> Any:
+            apis.append(own(*args, **options))
+            return apis[-1]
+
+        dataset.COCOAPI = read_and_keep
+    try:
+        with limit.pause(), quiet():
+            dataset.full_init()
+    finally:
+        del dataset.filter_data
+        if own is not None:
+            del dataset.COCOAPI
+    return (lists or [dataset.data_list])[0], (apis or [None])[0]
+
+
+def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) -> List[str]:
+    """Find out why a data set could not load its list of samples; empty if unknown."""
+    ann_file = dataset.ann_file
+    if hasattr(dataset, 'COCOAPI'):
+        try:
+            with open(ann_file, encoding='utf-8') as file:
+                text = file.read()
+            if text.startswith(BYTE_ORDER_MARK):
+                return [f'{ann_file} begins with a byte order mark: save it as UTF-8 without byte order mark']
+            content = json.loads(text)
+            return [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(content)]
+        except UnicodeDecodeError as error:
+            return [not_utf8(ann_file, error)]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return [
+                f'{ann_file} ({osp.getsize(ann_file)} bytes) is not a COCO annotation file, or is corrupt or '
+                f'truncated ({type(error).__name__}: {error}): copy it again'
+            ]
+    if has_folders(dataset):
+        return folder_problems(dataset, prefixes.get('img_path', dataset.data_root), limit)
+    if ann_file:
+        try:
+            with open(ann_file, encoding='utf-8') as file:
+                file.read()
+        except UnicodeDecodeError as error:
+            return [not_utf8(ann_file, error)]
+    if getattr(dataset, 'with_label', False):
+        return list_file_problems(ann_file)
+    return []
+
+
+def not_utf8(path: str, error: UnicodeDecodeError) -> str:
+    """Describe a text in another encoding."""
+    return f'{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8 without byte order mark'
+
+
+def list_problems(
+    dataset: Any,
+    prefixes: Dict[str, str],
+    everything: List[dict],
+    where: str,
+    api: Any,
+    num_classes: Optional[int],
+    limit: TimeLimit,
+) -> List[str]:
+    """Check the sample list of a data set: that it is not empty, and that its labels match the model."""
+    if api is not None and not everything:
+        return [f'{where} lists no images']
+    problems: List[str] = []
+    if dataset.data_list and BYTE_ORDER_MARK in str(dataset.data_list[0].get('img_path')):
+        return [f'{where} begins with a byte order mark, which the library reads as part of a name: save it without']
+    if is_segmentation(dataset):
+        problems += suffix_problems(dataset, prefixes, everything, limit)
+    if has_folders(dataset):
+        problems += folder_problems(dataset, prefixes.get('img_path', dataset.data_root), limit)
+    if is_coco(dataset, api):
+        problems += category_problems(dataset, api)
+        problems += coco_problems(dataset, everything, api)
+    problems = problems or emptiness_problems(dataset, everything, where, api)
+    if not problems and 'gt_label' in dataset.data_list[0]:
+        problems += label_problems(dataset, where, num_classes)
+    return problems
+
+
+def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: Any) -> List[str]:
+    """Check that a data set has samples, objects, and every class.
+
+    To test on, a file may have no annotation, as COCO's test-dev has none, and a part of it, or the classes that are
+    asked for, no object.
+    """
+    left = len(dataset)
+    reasons = f' (filter_cfg={dataset.filter_cfg})' if getattr(dataset, 'filter_cfg', None) else ''
+    if left == 0:
+        return [
+            f'{where}: {type(dataset).__name__} skips all {len(everything)} samples{reasons}. Check the annotations, '
+            'and filter_cfg of the data set'
+        ]
+    occurring = labels_of(dataset)
+    if occurring is None:
+        return []
+    problems = ignored_object_problems(dataset, where, api)
+    if problems:
+        return problems
+    if (
+        not occurring
+        and hasattr(dataset, 'COCOAPI')
+        and (not dataset.test_mode or are_all_skipped(dataset, everything, api))
+    ):
+        return [
+            f'{where}: {left} images, but no object is left: {type(dataset).__name__} skips empty boxes, boxes '
+            'outside their image and unknown categories. Expected boxes [x, y, width, height] in pixels, area above '
+            '0, and a category_id from "categories"'
+        ]
+    classes = dataset.metainfo.get('classes') or ()
+    absent = [name for index, name in enumerate(classes) if index not in occurring]
+    if absent and occurring:
+        remark(f'{where}: {len(absent)} of {len(classes)} classes never occur ({shorten(absent)})')
+    return []
+
+
+def labels_of(dataset: Any) -> Optional[Set[int]]:
+    """Return the labels that occur in a list of data; ``None`` where it holds none."""
+    infos = dataset.data_list
+    if infos and all('segments_info' in info for info in infos):
+        return {each['category'] for info in infos for each in info['segments_info']}
+    if infos and all('instances' in info for info in infos):
+        return {each['bbox_label'] for info in infos for each in info['instances'] if 'bbox_label' in each}
+    if infos and all(info.get('gt_label') is not None for info in infos):
+        return set(np.unique(label_table(infos)[:, 1]).tolist())
+    return None

@@ -1,0 +1,121 @@
+"""Data sets for detection: categories, objects and masks in COCO's format."""
+
+from typing import Any, List
+
+import numpy as np
+
+from ..annotations import (
+    SKIPPED,
+    Mask,
+    annotation_ids,
+    ask_loading_step,
+    check_masks,
+    count_line,
+    fatal_annotations,
+    is_box,
+    skipped_annotations,
+)
+from ..limits import SHOWN, TimeLimit, remark, shorten
+from .kinds import is_coco, transforms_of
+
+#: Part of the objects from which on ignored ones are worth a warning.
+IGNORED_OBJECTS = 0.5
+
+
+def category_problems(dataset: Any, api: Any) -> List[str]:
+    """Check that the library gave each class the category of its name."""
+    classes = list(dataset.metainfo.get('classes') or ())
+    names = [category['name'] for category in api.cats.values()]
+    found = [api.cats[key]['name'] for key in dataset.cat_ids]
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        # mmdet skips them and numbers the others anew.
+        return [
+            f'metainfo.classes contains {shorten(unknown)}, which are not among the {len(names)} categories of '
+            f'{dataset.ann_file} ({shorten(names)}): set metainfo=dict(classes=...) of the data set, in the order of '
+            'the file'
+        ]
+    if found != classes:
+        # mmdet numbers classes in the order of the file, whatever the order in metainfo.
+        return [
+            f'metainfo.classes ({shorten(classes)}) is in another order than the categories of {dataset.ann_file} '
+            f'({shorten(found)}), or a name occurs twice, so names would be assigned to the wrong classes: use the '
+            'order of the file'
+        ]
+    return []
+
+
+def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
+    """Check the loaded annotations of a data set; report skipped ones."""
+    ann_file, number = dataset.ann_file, len(api.anns)
+    problems = []
+    if len(api.imgs) < len(api.dataset['images']) or number < len(api.dataset.get('annotations', ())):
+        problems += [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(api.dataset)]
+    for kind, skipped in skipped_annotations(api, everything, dataset.cat_ids).items():
+        remark(f'{ann_file}: {count_line([each["id"] for each in skipped], number, SKIPPED[kind])}: mmdet skips them')
+    lost = [each['id'] for each in api.anns.values() if each['image_id'] not in api.imgs]
+    if not number:
+        remark(f'{ann_file} has no annotations')
+    if lost:
+        words = 'have an image_id that the file does not define'
+        remark(f'{ann_file}: {count_line(lost, number, words)}: mmdet skips them')
+    boxes = [each['bbox'] for info in dataset.data_list for each in info['instances']]
+    if boxes and not np.isfinite(np.asarray(boxes, float)).all():
+        wrong = [each['id'] for each in api.anns.values() if not is_box(each['bbox'])]
+        problems.append(
+            f'{ann_file}: {count_line(wrong, number, "have a bbox that is not four finite numbers")}: correct or '
+            'remove them'
+        )
+    return problems
+
+
+def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:
+    """Let the loading step of a pipeline load the masks of a data set."""
+    step = next((each for each in transforms_of(dataset) if getattr(each, 'with_mask', False)), None)
+    if step is None:
+        return []
+    masks = [
+        Mask(each.get('mask'), info['width'], info['height'], each, info['img_id'])
+        for info in dataset.data_list
+        for each in info['instances']
+    ]
+    found, beyond = check_masks(masks, ask_loading_step(step), limit, dataset.ann_file)
+    number = len(masks)
+    for words, faulty in (
+        ('have a segmentation that mmdet skips (no polygon has three or more points)', found.pop('skipped', [])),
+        ('have polygon points outside their image, which are clipped', beyond),
+    ):
+        if faulty:
+            remark(f'{dataset.ann_file}: {count_line(annotation_ids(api, faulty[:SHOWN]), number, words)}')
+    return [
+        f'{dataset.ann_file}: '
+        f'{count_line(annotation_ids(api, faulty), number, "have a segmentation that cannot be loaded")}: {said}. '
+        'Correct or remove them: polygons are [[x1, y1, x2, y2, x3, y3, ...], ...]'
+        for said, faulty in found.items()
+    ]
+
+
+def ignored_object_problems(dataset: Any, where: str, api: Any) -> List[str]:
+    """Check that not all objects of a training set are ignored, as crowds and difficult ones are."""
+    objects = [each for info in dataset.data_list for each in info.get('instances') or ()]
+    ignored = sum(bool(each.get('ignore_flag')) for each in objects)
+    if dataset.test_mode or ignored < IGNORED_OBJECTS * len(objects) or not ignored:
+        return []
+    text = f'{where}: {ignored} of {len(objects)} objects are ignored in training (marked as crowd or difficult)'
+    values = {repr(each.get('iscrowd')) for each in api.anns.values()} if is_coco(dataset, api) else set()
+    # A text, such as '0', counts as true.
+    way_out = 'mark only crowds with iscrowd=1' + (
+        f'; "iscrowd" has the values {shorten(sorted(values))}, expected the numbers 0 and 1' if values else ''
+    )
+    if ignored == len(objects):
+        return [f'{text}: nothing can be learned. Correct the annotations: {way_out}']
+    remark(f'{text}: {way_out}')
+    return []
+
+
+def are_all_skipped(dataset: Any, everything: List[dict], api: Any) -> bool:
+    """Check whether a COCO file has annotations of the data set's classes, or of unknown ones, and all are skipped."""
+    if not is_coco(dataset, api) or any(info['instances'] for info in everything):
+        return False
+    others = [category for category in api.cats if category not in dataset.cat_ids]
+    return any(each['category_id'] not in others for each in api.anns.values())

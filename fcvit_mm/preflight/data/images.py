@@ -1,0 +1,158 @@
+"""Image files of a data set: which ones it takes, whether they are complete, and their sizes."""
+
+import contextlib
+import os.path as osp
+import random
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+from ...images import IMAGE_SUFFIXES, image_problem, list_images, size_and_orientation, truncation_problem
+from ..limits import SHOWN, TimeLimit, remark, shorten, spread
+
+#: Images of each data set that are decoded before the start.
+SAMPLE_SIZE = 64
+#: Seconds for decoding these, for checking whether the other files are there and complete, and for their sizes; what
+#: this does not reach is checked when training reads it.
+DECODE_SECONDS, END_SECONDS, SIZE_SECONDS = 1.5, 1.5, 1.0
+#: Endings of images that users have, whether or not a data set takes them; seconds for finding those it does not take.
+SUFFIXES, SUFFIX_SECONDS = (*IMAGE_SUFFIXES, '.gif', '.jfif', '.avif', '.jp2'), 1.0
+#: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
+#: and in testing empty ones stand in.
+TURNED = 0.01
+
+
+def tolerated(number: int) -> float:
+    """Return the number of images that may differ in size from their annotations."""
+    return max(1, TURNED * number)
+
+
+def skipped_images(folders: Sequence[str], is_taken: Callable[[str], bool], limit: TimeLimit) -> List[str]:
+    """Find the images in folders that a data set does not take."""
+    return [
+        path
+        for folder in limit.part(folders, SUFFIX_SECONDS, 'folders searched for images with other suffixes')
+        for path in list_images(folder, SUFFIXES)
+        if not is_taken(path)
+    ]
+
+
+def suffixes_of(paths: Sequence[str]) -> str:
+    """Return the different suffixes of some files, as text."""
+    return shorten(sorted({osp.splitext(path)[1] for path in paths}))
+
+
+def file_problems(dataset: Any, read: Optional[Callable[[dict], dict]], allowed: float, limit: TimeLimit) -> List[str]:
+    """Check the images of a data set: are they there, complete, and of the size of their annotations?"""
+    infos = [info for info in dataset.data_list if isinstance(info.get('img_path'), str)]
+    by_path = {info['img_path']: info for info in infos}
+
+    def read_path(path: str) -> Any:
+        results = read({**by_path[path], 'seg_map_path': None}) if read is not None else {}
+        if results.get('img') is not None:
+            sizes[path] = results['img'].shape[1::-1]
+        return results.get('img')
+
+    sizes: Dict[str, Tuple[int, int]] = {}
+    problems = image_problems(list(by_path), allowed, read_path if read is not None else None, limit)
+    return problems + size_problems(dataset, infos, sizes, read_path if read is not None else None, limit)
+
+
+def image_problems(
+    paths: List[str], allowed: float, read: Optional[Callable[[str], Any]] = None, limit: Optional[TimeLimit] = None
+) -> List[str]:
+    """Check images: decode a sample; check the others for truncation, within the time limit.
+
+    Args:
+        paths (list[str]): The images.
+        allowed (float): Fraction of them that may be corrupt; up to this, a warning is logged.
+        read (callable, optional): Loads an image, as the data set does.
+        limit (TimeLimit, optional): Of all checks. Default: one of its own.
+    """
+    limit = limit or TimeLimit()
+    corrupt: Dict[str, str] = {}
+    for path in limit.part(spread(paths, SAMPLE_SIZE), DECODE_SECONDS, 'images decoded'):
+        problem = image_problem(path, read)
+        if problem:
+            corrupt[path] = problem
+    checked = 0
+    for path in limit.part(shuffled(paths), END_SECONDS, 'image files checked for truncation'):
+        problem = truncation_problem(path)
+        checked += 1
+        if problem:
+            corrupt.setdefault(path, problem)
+    if not corrupt:
+        return []
+    shown = list(corrupt.values())[:SHOWN]
+    more = f'... and {len(corrupt) - SHOWN} more corrupt images among the {checked} checked'
+    if len(corrupt) <= allowed * checked:
+        remark(
+            f'{len(corrupt)} of {checked} checked images are corrupt and will be skipped: '
+            f'{"; ".join(shown)}{"; ..." if len(corrupt) > SHOWN else ""}'
+        )
+        return []
+    return [*shown, *([more] if len(corrupt) > SHOWN else [])]
+
+
+def shuffled(items: Sequence[Any]) -> List[Any]:
+    """Return the items in a random order, always the same."""
+    items = list(items)
+    random.Random(0).shuffle(items)
+    return items
+
+
+def size_problems(
+    dataset: Any,
+    infos: List[dict],
+    loaded: Dict[str, Tuple[int, int]],
+    read: Optional[Callable[[str], Any]],
+    limit: TimeLimit,
+) -> List[str]:
+    """Check that images have the size of their annotations: loaded images, and the headers of others."""
+    sized = [info for info in infos if info.get('width') and info.get('height')]
+    infos = sized or [info for info in infos if info.get('seg_map_path')]
+    wrong: Dict[str, str] = {}
+    upended: List[str] = []
+    turned = 0
+    checked = 0
+    for info in limit.part(shuffled(infos), SIZE_SECONDS, 'image sizes read'):
+        path, (header, orientation) = info['img_path'], header_of(info['img_path'])
+        checked += 1
+        # As high and as wide as before, and so beyond comparison.
+        if orientation in (2, 3, 4) or (orientation > 4 and header is not None and header[0] == header[1]):
+            upended.append(f'{path}: orientation {orientation}')
+        if not sized:
+            continue
+        size, wanted = loaded.get(path) or header, (info['width'], info['height'])
+        if size not in (None, wanted) and path not in loaded and read is not None:
+            with contextlib.suppress(Exception):  # it is reported as corrupt
+                read(path)  # the pipeline decides whether EXIF data turns it
+            size = loaded.get(path)
+        if size is not None and size != wanted:
+            wrong[path] = f'{path} is {size[0]}x{size[1]}, not {wanted[0]}x{wanted[1]}'
+            turned += size == wanted[::-1]
+    if upended:
+        remark(
+            f'{len(upended)} of {checked} checked images are rotated by EXIF data without a change of size '
+            f'({shorten(upended, 2)}), so it is unknown whether their annotations are for the rotated images: check '
+            'this, or save the images without EXIF rotation'
+        )
+    if not wrong:
+        return []
+    shown = shorten(wrong.values(), 3)
+    text = f'{len(wrong)} of {checked} checked images differ in size from their annotations ({shown})'
+    # One that is not turned belongs to another image.
+    if len(wrong) <= (tolerated(len(infos)) if turned == len(wrong) else TURNED * len(infos)):
+        remark(f'{dataset.ann_file}: {text} and will be skipped')
+        return []
+    return [
+        f'{dataset.ann_file}: {text}: the annotations belong to other images, or EXIF data rotates these. Correct the '
+        'annotations, or save the images without EXIF rotation'
+    ]
+
+
+def header_of(path: str) -> Tuple[Optional[Tuple[int, int]], int]:
+    """Return width and height of an image, and the orientation in its EXIF data; ``None`` and 1 if it has no header."""
+    try:
+        return size_and_orientation(path)
+    except Exception:
+        # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
+        return None, 1

@@ -1,0 +1,1 @@
+"""Checks of the ground truth: as predictions, it must be perfect to every metric of an evaluator."""

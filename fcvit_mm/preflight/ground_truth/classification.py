@@ -1,0 +1,78 @@
+"""The ground truth of mmpretrain's metrics: labels."""
+
+from collections import Counter
+from typing import Any, List
+
+import numpy as np
+import torch
+
+from ..limits import remark, shorten, spread
+from .scores import EVALUATION_SECONDS, Split, evaluate, feeding_problem, scores_text, undefined_or_low
+
+#: Images whose labels a metric for classification evaluates.
+LABELS = 10000
+
+
+def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
+    """Check a metric of mmpretrain: the data set's labels, as predictions, score 100."""
+    classes, infos, kind = split.metainfo.get('classes'), split.infos, type(metric).__name__
+    if classes is None or any(info.get('gt_label') is None for info in infos):
+        remark(
+            f'{kind} is not checked with the ground truth: the data set has no class names, or images without labels'
+        )
+        return []
+    number = len(classes)
+    several = any(base.__name__ in ('MultiLabelMetric', 'AveragePrecision') for base in type(metric).__mro__)
+    occurring: Counter = Counter()
+    fed = 0
+    for index in split.limit.part(spread(range(len(infos)), LABELS), EVALUATION_SECONDS, f'labels evaluated by {kind}'):
+        info, packed = infos[index], split.sample(index)
+        target = torch.as_tensor(np.atleast_1d(np.asarray(info['gt_label'], int)), dtype=torch.long)
+        score = torch.zeros(number)
+        score[target] = 1.0
+        occurring.update(target.tolist())
+        sample = packed if packed is not None else dict(gt_label=target, num_classes=number, **extra_of(info))
+        sample['pred_score'], sample['pred_label'] = score, target
+        if several and packed is None:
+            sample['gt_score'] = score.clone()
+        try:
+            metric.process({}, [sample])
+        except Exception as error:
+            # Broad, because the metric is another library's.
+            return [feeding_problem(metric, error, packed is not None)]
+        fed += 1
+    try:
+        scores = evaluate(metric, fed, split)
+    except Exception as error:
+        # Broad, because the metric is another library's.
+        return [topk_problem(metric, number) or feeding_problem(metric, error, False)]
+    undefined, low = undefined_or_low(scores, 100.0)
+    low = {key: value for key, value in {**undefined, **low}.items() if 'support' not in key}
+    if low:
+        absent = [name for index, name in enumerate(classes) if not occurring[index]]
+        why = (
+            f'the classes {shorten(absent)} never occur and count as 0'
+            if absent
+            else f'its settings (thr={config.get("thr")}, topk={config.get("topk")}) do not fit the labels'
+        )
+        remark(
+            f'{kind}: the ground truth itself scores only {scores_text(low)}, not 100, which no model can exceed: {why}'
+        )
+    return []
+
+
+def extra_of(info: dict) -> dict:
+    """Return the additional entries of a sample in a multi-label data set."""
+    return {'gt_label_difficult': info.get('gt_label_difficult') or []} if 'gt_label_difficult' in info else {}
+
+
+def topk_problem(metric: Any, number: int) -> str:
+    """Describe a top-k larger than the number of classes; empty if there is none."""
+    topk = np.atleast_1d(np.asarray(getattr(metric, 'topk', None) or 1, int)).tolist()
+    if max(topk) <= number:
+        return ''
+    fitting = tuple(each for each in topk if each <= number) or (1,)
+    return (
+        f'{type(metric).__name__} has topk={tuple(topk)}, but there are {number} classes: set topk={fitting} in '
+        'val_evaluator and test_evaluator'
+    )

@@ -1,0 +1,170 @@
+"""An evaluator: each of its metrics evaluates the ground truth, by the check of its type."""
+
+import logging
+import os.path as osp
+from collections import Counter
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from mmengine.registry import METRICS
+
+from ...engine.config import type_name
+from ...errors import advice_for, origin
+from ..limits import quiet, remark, shorten
+from .classification import check_labels
+from .coco import check_coco
+from .iou import check_iou
+from .panoptic import check_panoptic
+from .scores import Split
+from .voc import check_voc
+
+#: The check of a metric, by its type or one that it inherits from.
+METRIC_CHECKS: Dict[str, Callable[[Any, dict, Split], List[str]]] = {
+    'CocoMetric': check_coco,
+    'VOCMetric': check_voc,
+    'CocoPanopticMetric': check_panoptic,
+    'IoUMetric': check_iou,
+    'Accuracy': check_labels,
+    'SingleLabelMetric': check_labels,
+    'MultiLabelMetric': check_labels,
+    'AveragePrecision': check_labels,
+    'ConfusionMatrix': check_labels,
+}
+#: Why others are not checked, by their type.
+NOT_CHECKED = {
+    'LVISMetric': 'the package lvis evaluates only the categories that an image is annotated for',
+    'CocoVideoMetric': 'it evaluates tracks',
+    'OVCocoMetric': 'it divides the categories into seen and unseen ones',
+    'CocoOccludedSeparatedMetric': 'it evaluates its own annotation file',
+    'CityScapesMetric': 'it reads files that its package names and writes',
+    'CityscapesMetric': 'it reads files that its package names and writes',
+    'CrowdHumanMetric': 'it evaluates a file in its own format',
+    'OpenImagesMetric': 'it evaluates a hierarchy of classes',
+    'DepthMetric': 'its ground truth is not a segmentation map',
+    'MultiTasksMetric': 'its metrics depend on the tasks of the model',
+}
+
+
+def ground_truth_problems(evaluator: Any, split: Split, name: str) -> List[str]:
+    """Check an evaluator: the annotations of a data set, as predictions, must score perfectly.
+
+    Args:
+        evaluator (dict | list): Its config, built in the current scope.
+        split (Split): The data set.
+        name (str): What to call the evaluator.
+
+    Returns:
+        list[str]: Reasons why the metrics are not perfect, one line each.
+    """
+    problems: List[str] = []
+    pairs = metrics_and_data(evaluator, split, name, problems)
+    for config, part in pairs:
+        problems += [f'{name}: {line}' for line in metric_problems(config, part, name)]
+    kind = type_name(evaluator) if isinstance(evaluator, dict) and 'metrics' in evaluator else ''
+    if kind in ('', 'Evaluator') and len(split.scored) == sum(not is_dump(config) for config, _ in pairs):
+        names = Counter(key for keys in split.scored for key in keys)
+        split.score_names = list(names)
+        twice = [key for key, number in names.items() if number > 1]
+        if twice:
+            problems.append(
+                f'{name}: two metrics compute {shorten(twice)}, which ends the evaluation: give one of them '
+                "prefix='...', or remove it"
+            )
+    return problems
+
+
+def is_dump(config: Any) -> bool:
+    """Check whether a metric only writes the predictions."""
+    return type_name(config).startswith('Dump')
+
+
+def metrics_and_data(evaluator: Any, split: Split, name: str, problems: List[str]) -> List[Tuple[Any, Split]]:
+    """Return each metric's config of an evaluator with the data that it evaluates."""
+    kind, nested = type_name(evaluator) if isinstance(evaluator, dict) else '', evaluator
+    if isinstance(evaluator, dict) and evaluator.get('metrics') is not None:
+        nested = evaluator['metrics']
+    metrics = list(nested) if isinstance(nested, (list, tuple)) else [nested] if nested else []
+    if kind != 'MultiDatasetsEvaluator':
+        if not isinstance(split.metainfo, dict):
+            problems.append(
+                f'{name}: the concatenated data sets differ in their metainfo, which only MultiDatasetsEvaluator '
+                'accepts: use it, or give all of them the same classes and palette'
+            )
+            return []
+        return [(config, split) for config in metrics]
+    parts = list(getattr(split.dataset, 'datasets', ()))
+    prefixes = list(evaluator.get('dataset_prefixes') or ())
+    if not len(metrics) == len(parts) == len(prefixes):
+        problems.append(
+            f'{name}: MultiDatasetsEvaluator has {len(metrics)} metrics and {len(prefixes)} dataset_prefixes for '
+            f'{len(parts)} data sets of a ConcatDataset: give one metric and one prefix per data set, in the order of '
+            'the data sets'
+        )
+        return []
+    return [(config, Split(part, split.leaves, {}, split.limit)) for config, part in zip(metrics, parts)]
+
+
+def metric_problems(config: Any, split: Split, name: str) -> List[str]:
+    """Build a metric and evaluate the ground truth."""
+    kind = type_name(config)
+    if is_dump(config):
+        return []
+    if not isinstance(config, dict):
+        remark(f'{name}: {kind} is not checked with the ground truth: it is already built')
+        return []
+    metric_type = config.get('type')
+    if isinstance(metric_type, str):
+        with METRICS.switch_scope_and_registry(None) as registry:
+            metric_type = registry.get(metric_type)
+    check, reason = metric_check(metric_type)
+    if check is None and metric_type is not None:
+        remark(f'{name}: {kind} is not checked with the ground truth: {reason}')
+        return []
+    config = {**config, **{key: None for key in ('outfile_prefix', 'output_dir') if key in config}}
+    if config.get('format_only'):
+        remark(
+            f'{name}: {kind} is not checked with the ground truth: with format_only=True it writes results without '
+            'scores'
+        )
+        path = config.get('ann_file')
+        return [f'ann_file {path} does not exist'] if isinstance(path, str) and not osp.exists(path) else []
+    try:
+        with quiet(logging.ERROR):
+            metric = METRICS.build(config)
+    except Exception as error:
+        # Broad, because the metric is another library's.
+        return [unbuilt_problem(config, split, error)]
+    metric.dataset_meta = split.metainfo
+    try:
+        return check(metric, config, split)  # type: ignore[misc]
+    except (KeyError, TypeError, AttributeError) as error:
+        # A data set of somebody's own, whose list holds other things: no reason to stop a run.
+        found, message, _ = origin(error)
+        remark(
+            f'{name}: {kind} is not checked with the ground truth: the data set lists other annotations ({found}: '
+            f'{message})'
+        )
+        return []
+
+
+def metric_check(metric_type: Any) -> Tuple[Optional[Callable], str]:
+    """Return the check of a metric type, or the reason why there is none."""
+    for base in getattr(metric_type, '__mro__', ()):
+        if base.__name__ in NOT_CHECKED:
+            return None, NOT_CHECKED[base.__name__]
+        if base.__name__ in METRIC_CHECKS:
+            return METRIC_CHECKS[base.__name__], ''
+    return None, 'the predictions that it expects are unknown'
+
+
+def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
+    """Describe why a metric cannot be built, usually its file."""
+    path, own = config.get('ann_file'), shorten(getattr(leaf, 'ann_file', None) for leaf in split.leaves)
+    kind, message, _ = origin(error)
+    if kind == 'KeyError' and f'{config.get("type")} is not in the' in message:  # the registry's own words
+        return f'{config["type"]} cannot be built ({kind}: {message}): correct the name, or import its module'
+    if isinstance(path, str) and not osp.exists(path):
+        return f'ann_file {path} does not exist: give the annotation file of the data set, {own}'
+    if isinstance(path, str) and not isinstance(error, (RuntimeError, ImportError)):
+        return f'{type_name(config)}: ann_file {path} cannot be read ({kind}: {message}): copy it again or correct it'
+    advice = advice_for(error, 'correct its settings, or install what it needs')
+    return f'{type_name(config)} cannot be built ({kind}: {message}): {advice}'

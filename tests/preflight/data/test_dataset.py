@@ -1,0 +1,71 @@
+"""Data sets that their library cannot build, list or load."""
+
+import json
+
+import pytest
+from harness import LIBRARIES
+from mmengine.registry import DATASETS
+from problems import only_problem
+
+from fcvit_mm.preflight.checks import data_problems
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_classes_that_are_one_text(own, task, tmp_path):
+    """A comma is missing; or it is a file of names, as the libraries read it."""
+    cfg, _ = own(task)
+    dataset = cfg.train_dataloader.dataset
+    names = dataset.get('metainfo')
+    dataset.metainfo = dict(names or {}, classes='circle')
+    assert only_problem(cfg) == (
+        "train_dataloader: metainfo.classes is the text 'circle', expected a sequence of names or the path of a file "
+        "with one name per line: write classes=('circle',), with a comma, for a single class"
+    )
+    if task == 'detection':
+        (tmp_path / 'names.txt').write_text('\n'.join(names['classes']))
+        dataset.metainfo.classes = str(tmp_path / 'names.txt')
+        assert data_problems(cfg, ['train_dataloader']) == []
+
+
+def test_it_is_the_subset_that_is_checked(own):
+    """The config takes 4 of 8."""
+    cfg, data = own('detection')
+    content = json.loads((data / 'annotations' / 'instances_train2017.json').read_text())
+    (data / 'train2017' / content['images'][7]['file_name']).unlink()
+    assert data_problems(cfg, ['train_dataloader']) == []
+    (data / 'train2017' / content['images'][0]['file_name']).unlink()
+    assert 'does not exist' in only_problem(cfg)
+
+
+class Tape:
+    """A data set of somebody's own, of no library's kind."""
+
+    def __init__(self, number, corrupt=False):
+        self.number, self.corrupt = number, corrupt
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, index):
+        if self.corrupt:
+            raise OSError('tape is torn')
+        return dict(inputs=index)
+
+
+def test_data_sets_of_no_librarys_kind(own, said):
+    cfg, _ = own('classification')
+    DATASETS.register_module(name='Tape', module=Tape, force=True)
+    cfg.train_dataloader.dataset = dict(type='Tape', number=20)
+    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    cfg.train_dataloader.dataset.corrupt = True
+    assert 'sample 0 failed to load (OSError: tape is torn)' in only_problem(cfg)
+
+
+@pytest.mark.parametrize(
+    'encoding, message', [('utf-8-sig', 'begins with a byte order mark: save it as'), ('latin-1', 'is not UTF-8 (')]
+)
+def test_encodings_of_annotations(own, change_annotations, encoding, message):
+    cfg, data = own('detection')
+    path = change_annotations(data, 'train', lambda content: content.update(info='#'))
+    path.write_bytes(path.read_text().replace('#', '\xe4').encode(encoding))
+    assert message in only_problem(cfg) and 'UTF-8 without byte order mark' in only_problem(cfg)

@@ -1,0 +1,150 @@
+"""Boxes, masks and categories in COCO's format."""
+
+import json
+import re
+
+import pytest
+from problems import only_problem
+
+from fcvit_mm.preflight.checks import data_problems
+
+SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
+
+
+@pytest.mark.parametrize(
+    'mask, problem',
+    [
+        ([1, 1, 9, 1, 9, 9], 'it is a flat list'),
+        ([], 'it is missing or empty'),
+        (None, 'it is missing or empty'),
+        (dict(size=[1, 2], counts='x'), 'its size is [1, 2]'),
+        ([[1e9, 2, 12, 2, 12, 12]], 'far outside its image'),
+    ],
+)
+def test_masks_that_training_cannot_load(own, change_annotations, mask, problem):
+    cfg, data = own('detection')
+    change_annotations(data, 'train', lambda content: content['annotations'][0].update(segmentation=mask))
+    found = only_problem(cfg)
+    assert 'have a segmentation that cannot be loaded (ids 1)' in found and problem in found
+    # Without masks there is nothing to load.
+    for step in cfg.train_dataloader.dataset.pipeline:
+        step.pop('with_mask', None)
+    cfg.model.roi_head.mask_head = None
+    assert data_problems(cfg, ['train_dataloader']) == []
+
+
+@pytest.mark.parametrize('mask, remark', [([[1, 1, 9, 9]], 'that mmdet skips'), ([SQUARE[0], [1, 1, 9, 9]], '')])
+def test_masks_that_training_loads(own, said, change_annotations, mask, remark):
+    cfg, data = own('detection')
+    change_annotations(data, 'train', lambda content: content['annotations'][0].update(segmentation=mask))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    lines = [line for line in said if 'segmentation' in line]
+    assert [remark in line and '(ids 1)' in line for line in lines] == [True] * bool(remark)
+
+
+def test_boxes_that_are_no_numbers(own, said, change_annotations):
+    cfg, data = own('detection')
+    change_annotations(data, 'train', lambda content: content['annotations'][0].update(bbox=[2, 2, float('nan'), 9]))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert 'have a bbox that is not four finite numbers (ids 1): mmdet skips them' in said[0]
+    change_annotations(data, 'train', lambda content: content['annotations'][0].update(bbox=[2, 2, float('inf'), 9]))
+    assert 'have a bbox that is not four finite numbers (ids 1): correct or remove them' in only_problem(cfg)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda each: each.update(category_id=each['category_id'] + 100),
+        lambda each: each.update(category_id=str(each['category_id'])),
+        lambda each: each.update(area=0),
+        lambda each: each.update(bbox=[value / 64 for value in each['bbox']]),
+    ],
+)
+def test_nothing_is_left_to_learn(own, said, change_annotations, change):
+    cfg, data = own('detection')
+    for split in ('train', 'val'):
+        change_annotations(data, split, lambda content: [change(each) for each in content['annotations']])
+    found = only_problem(cfg)
+    assert re.search('skips all [0-9]+ samples', found) or 'no object is left' in found
+    assert re.search(r'(\d+) of \1 annotations have .* mmdet skips them', said[0])
+    # Nothing to measure by, either.
+    [found] = data_problems(cfg, ['val_dataloader'])
+    assert re.search(r'\d+ images, but no object is left: CocoDataset skips', found)
+
+
+@pytest.mark.parametrize('value', [1, '0'])
+def test_all_objects_are_crowds(own, said, change_annotations, value):
+    cfg, data = own('detection')
+    change_annotations(data, 'train', lambda content: [each.update(iscrowd=value) for each in content['annotations']])
+    found = only_problem(cfg)
+    assert re.search(r'instances_train2017.json: (\d+) of \1 objects are ignored in training', found)
+    assert 'nothing can be learned. Correct the annotations: mark only crowds' in found
+    assert f'"iscrowd" has the values {value!r}, expected the numbers 0 and 1' in found
+    # One image is left.
+    change_annotations(
+        data,
+        'train',
+        lambda content: [each.update(iscrowd=0) for each in content['annotations'] if each['image_id'] == 1],
+    )
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert any('objects are ignored in training (marked as crowd or difficult): mark only' in line for line in said)
+
+
+@pytest.mark.parametrize('split, number', [('train', 1), ('val', 10**6)])
+def test_some_crowds_are_ordinary(own, said, change_annotations, split, number):
+    cfg, data = own('detection')
+    change_annotations(
+        data, split, lambda content: [each.update(iscrowd=1) for each in content['annotations'][:number]]
+    )
+    assert data_problems(cfg, [f'{split}_dataloader']) == []
+    assert not any('are ignored in training' in line for line in said)
+
+
+def test_a_part_without_objects_is_one_to_test_on(own, said, change_annotations):
+    cfg, data = own('detection', {'val_dataloader.dataset.indices': 1})
+    first = json.loads((data / 'annotations' / 'instances_val2017.json').read_text())['images'][0]['id']
+
+    def empty(content):
+        content['annotations'] = [each for each in content['annotations'] if each['image_id'] != first]
+
+    change_annotations(data, 'val', empty)
+    assert data_problems(cfg, ['val_dataloader']) == []
+
+
+def test_classes_without_objects_can_be_tested(own, said, change_annotations):
+    """The file has objects, of other classes."""
+    cfg, data = own('detection')
+    change_annotations(data, 'val', lambda content: [each.update(category_id=1) for each in content['annotations']])
+    cfg.val_dataloader.dataset.metainfo = dict(classes=('cross', 'square'))
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 2
+    problems = data_problems(cfg, ['val_dataloader'])
+    assert not any('no object is left' in problem for problem in problems), problems
+
+
+def test_a_file_without_annotations_is_one_to_test_on(own, said, change_annotations):
+    cfg, data = own('detection')
+    change_annotations(data, 'val', lambda content: content['annotations'].clear())
+    assert data_problems(cfg, ['val_dataloader']) == []
+    assert 'instances_val2017.json has no annotations' in said[0]
+
+
+def test_images_below_the_smallest_size(own, change_annotations):
+    cfg, _ = own('detection', {'train_dataloader.dataset.filter_cfg.min_size': 65})
+    assert 'CocoDataset skips all 8 samples' in only_problem(cfg) and 'min_size' in only_problem(cfg)
+
+
+def test_classes_that_never_occur(own, said, change_annotations):
+    cfg, data = own('detection', more='\ntrain_dataloader["dataset"]["indices"] = None\n')
+
+    def remove(content):
+        content['annotations'] = [each for each in content['annotations'] if each['category_id'] != 3]
+
+    change_annotations(data, 'train', remove)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert any('1 of 5 classes never occur (square)' in line for line in said)
+
+
+def test_same_id_twice(own, change_annotations):
+    cfg, data = own('detection')
+    change_annotations(data, 'train', lambda content: content['annotations'][1].update(id=1))
+    assert '1 ids of annotations occur more than once (1)' in only_problem(cfg)

@@ -1,0 +1,109 @@
+"""Corrupt and unusual images, and their sizes."""
+
+import numpy as np
+import pytest
+from harness import LIBRARIES
+from image_files import need_npy_step
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
+from problems import only_problem
+
+from fcvit_mm.engine.hooks.corrupt_samples import guard
+from fcvit_mm.images import EXIF_ORIENTATION
+from fcvit_mm.preflight.checks import data_problems
+from fcvit_mm.preflight.data.images import image_problems
+
+
+def test_few_corrupt_images_among_many_are_left_to_training(tmp_path):
+    paths = []
+    for index in range(300):
+        paths.append(str(tmp_path / f'{index}.jpg'))
+        Image.new('L', (4, 4), index % 256).save(paths[-1])
+    for index in (70, 1, 7):
+        with open(paths[index], 'r+b') as file:
+            file.truncate(100)
+    assert image_problems(paths, allowed=0.01) == []
+    # In validation every image counts.
+    assert len(image_problems(paths, allowed=0.0)) == 3
+    open(paths[9], 'wb').close()
+    assert len(image_problems(paths, allowed=0.01)) == 4
+
+
+KINDS_OF_IMAGES = {
+    'one pixel': lambda size: Image.new('RGB', (1, 1)),
+    'one channel': lambda size: Image.new('L', size, 100),
+    '16 bits': lambda size: Image.fromarray(np.full(size[::-1], 40000, np.uint16)),
+    'alpha': lambda size: Image.new('RGBA', size, (1, 2, 3, 4)),
+    'palette': lambda size: Image.new('P', size, 3),
+}
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_unusual_images_are_ordinary_ones(own, task):
+    """PNG files called .jpg, too: what counts is the content. None ends training, none is skipped."""
+    cfg, data = own(task)
+    images = [path for path in sorted(data.rglob('*.jpg')) if 'train' in str(path.relative_to(data))]
+    for path, make in zip(images, KINDS_OF_IMAGES.values()):
+        with Image.open(path) as image:
+            size = image.size
+        make(size).save(path, 'PNG')
+    __import__(f'{LIBRARIES[task]}.utils', fromlist=['x']).register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    guard(dataset, limit=0.0, skip=True)
+    shapes = [tuple(dataset[index]['inputs'].shape[:1]) for index in range(len(dataset))]
+    assert set(shapes) == {(3,)}
+    # But for the image of one pixel, whose map or boxes are for 64x64.
+    assert int(dataset.prepare_data.marks.sum()) == (0 if task == 'classification' else 1)
+
+
+def turned(path, orientation):
+    with Image.open(path) as image:
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = orientation
+        image.resize((96, 64)).save(path, exif=exif)
+
+
+def test_images_that_exif_data_turns(own, said, change_annotations):
+    """All of the small set, so that these are no exceptions; orientation 3 keeps the size."""
+    cfg, data = own('detection')
+    path = change_annotations(data, 'train', lambda content: [each.update(width=96) for each in content['images']])
+    for image in (data / 'train2017').iterdir():
+        turned(image, 3)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert (
+        '4 of 4 checked images are rotated by EXIF data without a change of size' in said[-1]
+        and 'entation 3' in said[-1]
+    )
+    first, *others = sorted((data / 'train2017').iterdir())
+    for image in others:
+        turned(image, 1)
+    turned(first, 6)
+    # One of few is what the run skips.
+    assert data_problems(cfg, ['train_dataloader']) == [] and f'{first} is 64x96, not 96x64) and will be' in said[-1]
+    assert not any('without a change of size' in line for line in said[1:])
+    for image in others:
+        turned(image, 6)
+    found = only_problem(cfg)
+    assert (
+        f'{path}: 4 of 4 checked images differ in size from their annotations' in found
+        and 'is 64x96, not 96x64' in found
+    )
+    # A loading step that does not turn them.
+    cfg.train_dataloader.dataset.pipeline[0].update(imdecode_backend='pillow', color_type='color_ignore_orientation')
+    assert not any('differ in size' in line for line in data_problems(cfg, ['train_dataloader']))
+
+
+def test_images_with_channels_first(own):
+    """As TIFF files with separate planes are loaded."""
+    need_npy_step()
+    cfg, data = own('segmentation')
+    for image in (data / 'images' / 'training').iterdir():
+        np.save(image.with_suffix('.npy'), np.zeros((13, 64, 64), np.float32))
+    steps = cfg.train_dataloader.dataset.pipeline
+    steps[0] = dict(type='LoadImageFromNpyFile')
+    cfg.train_dataloader.dataset.img_suffix = '.npy'
+    found = data_problems(cfg, ['train_dataloader'])
+    assert (
+        '.npy is loaded as (13, 64, 64), channels first, but the pipeline expects (height, width, channels)' in found[0]
+    )

@@ -1,0 +1,56 @@
+"""Complete pipelines, wrappers included."""
+
+import shutil
+
+import pytest
+from problems import only_problem
+
+from fcvit_mm.preflight.checks import data_problems
+
+
+@pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ClassBalancedDataset', 'ConcatDataset', 'MultiImageMixDataset'])
+def test_wrappers(own, wrapper):
+    cfg, _ = own('detection', {'model.roi_head.mask_head': None})  # Mosaic drops masks
+    leaf = cfg.train_dataloader.dataset
+    options = {
+        'RepeatDataset': dict(dataset=leaf, times=2),
+        'ClassBalancedDataset': dict(dataset=leaf, oversample_thr=0.5),
+        'ConcatDataset': dict(datasets=[leaf, dict(type='RepeatDataset', dataset=leaf, times=2)]),
+        'MultiImageMixDataset': dict(
+            dataset=dict(leaf, pipeline=[leaf.pipeline[0], dict(type='LoadAnnotations', with_bbox=True)]),
+            pipeline=[dict(type='Mosaic', img_scale=(64, 64)), dict(type='PackDetInputs')],
+        ),
+    }[wrapper]
+    cfg.train_dataloader.dataset = dict(type=wrapper, **options)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    cfg.train_dataloader.dataset['unknown'] = 1
+    assert f'{wrapper} cannot be built' in only_problem(cfg) and 'unknown' in only_problem(cfg)
+
+
+def test_pipeline_that_gives_nothing(own):
+    cfg, _ = own('detection')
+    steps = cfg.train_dataloader.dataset.pipeline
+    steps.insert(2, dict(type='FilterAnnotations', min_gt_bbox_wh=(999, 999), keep_empty=True))
+    assert 'the pipeline returned None for all 4 samples' in only_problem(cfg)
+
+
+def test_wrong_steps_of_the_pipeline(own):
+    cfg, data = own('detection')
+    steps = cfg.train_dataloader.dataset.pipeline
+    steps.insert(1, dict(type='LoadProposals'))
+    assert '.jpg failed: KeyError' in only_problem(cfg) and 'proposals' in only_problem(cfg)
+    steps[1] = dict(type='NoSuchStep')
+    assert 'CocoDataset cannot be built: NoSuchStep' in only_problem(cfg)
+    del cfg.train_dataloader.dataset['type']
+    assert 'has no type: give its class' in only_problem(cfg)
+
+
+def test_concatenated_data_sets_of_different_classes(own):
+    cfg, data = own('classification')
+    shutil.copytree(data / 'train', data / 'other')
+    (data / 'other' / 'circle').rename(data / 'other' / 'disc')
+    leaf = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[leaf, dict(leaf, data_prefix='other')])
+    assert 'ConcatDataset cannot be built: The meta information of the' in '\n'.join(
+        data_problems(cfg, ['train_dataloader'])
+    )

@@ -1,0 +1,154 @@
+"""Names of images and maps, and the labels in the maps."""
+
+import shutil
+
+import numpy as np
+import pytest
+from image_files import renamed
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
+from problems import only_problem
+
+from fcvit_mm.engine.hooks.corrupt_samples import guard
+from fcvit_mm.preflight.checks import data_problems
+
+
+def maps_of(data, change, dtype=np.uint8):
+    for path in (data / 'annotations').rglob('*.png'):
+        Image.fromarray(change(np.asarray(Image.open(path)).astype(int)).astype(dtype)).save(path)
+
+
+def test_maps_that_teach_nothing(own):
+    cfg, data = own('segmentation')
+    maps_of(data, lambda labels: np.zeros_like(labels))
+    found = only_problem(cfg)
+    assert 'checked maps are ignored (255); their files contain 0 (reduce_zero_label=True): nothing can be' in found
+
+
+def test_labels_that_loading_wraps(own):
+    cfg, data = own('segmentation')
+    cfg.model.decode_head.num_classes = 400
+    maps_of(data, lambda labels: np.where(labels == 2, 300, labels), np.uint16)
+    found = '\n'.join(data_problems(cfg, ['train_dataloader']))
+    assert 'contain the labels 300, but are loaded with 8 bits: labels above 255 wrap around (300 becomes 44)' in found
+
+
+@pytest.mark.parametrize('bands', [3, 4, 2])
+def test_maps_with_colours(own, bands):
+    cfg, data = own('segmentation')
+    maps_of(data, lambda labels: np.dstack([labels] * bands))
+    found = data_problems(cfg, ['train_dataloader'])
+    assert len(found) == 1 and '8 of 8 checked maps are colour images' in found[0] and f'{bands} channels' in found[0]
+
+
+def test_labels_out_of_range_are_met_in_training(own):
+    cfg, data = own('segmentation')
+    maps = sorted((data / 'annotations' / 'training').iterdir())
+    Image.new('L', (64, 64), 77).save(maps[3])
+    __import__('mmseg.utils', fromlist=['x']).register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    guard(dataset, limit=0.0, skip=True)
+    assert all(dataset[index]['data_samples'].gt_sem_seg.data.max() in range(256) for index in range(8))
+    assert dataset.prepare_data.marks.nonzero().flatten().tolist() == [3]
+
+
+def test_hidden_images_and_maps(own):
+    cfg, data = own('segmentation')
+    for path in [*data.rglob('*.jpg'), *data.rglob('*.png')]:
+        path.with_name(f'._{path.name}').write_bytes(b'\0\5\26\7')
+    (data / 'images' / 'training' / '__MACOSX').mkdir()
+    (data / 'images' / 'training' / '__MACOSX' / '._0.jpg').write_bytes(b'x')
+    assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == []
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', None])
+def test_few_corrupt_images_do_not_count_as_corrupt_maps(own, said, content):
+    cfg, data = own('segmentation', {'custom_hooks': [dict(type='SkipCorruptSamplesHook', limit=0.5)]})
+    first, second, *_ = sorted((data / 'images' / 'training').iterdir())
+    for path in (first, second):
+        path.write_bytes(path.read_bytes()[:300] if content is None else content)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert '2 of 8 checked images are corrupt and will be skipped' in said[0] and len(said) == 1
+    # The map of a complete image is another matter.
+    path = data / 'annotations' / 'training' / f'{first.stem}.png'
+    path.write_bytes(b'')
+    assert f'{path} is empty' in only_problem(cfg)
+
+
+TWO = """
+metainfo = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 255, 255]])
+model.update(decode_head=dict(channels=32, num_classes=2), auxiliary_head=dict(channels=16, num_classes=2))
+steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+for loader in (train_dataloader, val_dataloader):
+    loader['dataset'].update(metainfo=metainfo, reduce_zero_label=False, pipeline=steps)
+del loader
+test_dataloader = val_dataloader
+"""
+
+
+def test_masks_of_0_and_255_teach_nothing(own, said):
+    cfg, data = own('segmentation', more=TWO)
+    maps_of(data, lambda labels: np.where(labels > 1, 255, 0))
+    assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == []
+    assert 'only 1 of 2 classes occurs (0) in 8 checked maps, whose files contain 0, 255; 255 is ignored' in said[0]
+    assert len(said) == 2 and 'in 5 checked maps' in said[1]
+    said.clear()
+    maps_of(data, lambda labels: np.where(labels == 255, 1, 0) * (1 + 254 * (np.arange(64) == 0)))
+    assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == [] and said == []
+
+
+def test_images_with_another_suffix_in_segmentation(own, said):
+    cfg, data = own('segmentation')
+    first, second, third, *others = sorted((data / 'images' / 'training').iterdir())
+    renamed([first], '.jpeg')
+    renamed([second], '.png')
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert len(said) == 1 and f'2 images in {data / "images/training"} end in .jpeg, .png' in said[0].replace('//', '/')
+    assert "img_suffix='.jpg'" in said[0]
+    said.clear()
+    first.with_suffix('.jpeg').unlink()
+    second.with_suffix('.png').unlink()
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert '2 segmentation maps in' in said[0] and 'have no image (*.jpg) in' in said[0]
+    renamed([third, *others], '.tiff')
+    problem = only_problem(cfg)
+    assert 'no images (*.jpg) in' in problem and "but 6 that end in .tiff: set img_suffix='.tiff'" in problem
+
+
+def test_maps_beside_images_and_coloured_copies(own, said):
+    cfg, data = own('segmentation')
+    for path in (data / 'annotations' / 'training').iterdir():
+        shutil.copy(path, path.with_name(f'{path.stem}_color.png'))
+        shutil.copy(path, data / 'images' / 'training')
+    assert data_problems(cfg, ['train_dataloader']) == [] and 'end in .png' in said.pop()
+    cfg.train_dataloader.dataset.data_prefix.seg_map_path = 'images/training'
+    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda names: [*names[:2], '', *names[2:]], 'train.txt: lines 3 are empty: remove them'),
+        (lambda names: [f'{name}.jpg' for name in names], "names (00000000.jpg, ...) already end in img_suffix='.jpg'"),
+        (lambda names: names, None),
+    ],
+)
+def test_list_files_of_segmentation(own, change, message):
+    cfg, data = own('segmentation')
+    names = sorted(path.stem for path in (data / 'images' / 'training').iterdir())
+    (data / 'train.txt').write_text('\n'.join(change(names)) + '\n')
+    cfg.train_dataloader.dataset.ann_file = 'train.txt'
+    if message is None:
+        assert data_problems(cfg, ['train_dataloader']) == []
+    else:
+        assert message in only_problem(cfg)
+
+
+def test_maps_as_jpeg(own):
+    cfg, data = own('segmentation')
+    for path in list((data / 'annotations' / 'training').iterdir()):
+        with Image.open(path) as image:
+            image.point(lambda label: 9 * label).convert('L').save(path.with_suffix('.jpg'))
+    cfg.train_dataloader.dataset.seg_map_suffix = '.jpg'
+    assert 'correct num_classes or the maps. JPEG changes labels: save the maps as PNG' in only_problem(cfg)

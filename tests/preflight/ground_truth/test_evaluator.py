@@ -1,0 +1,115 @@
+"""Evaluators of all tasks: correct data score perfectly, and metrics without a check are named."""
+
+import pytest
+from harness import LIBRARIES
+from mmengine.registry import METRICS, DefaultScope
+from problems import validation_problems
+
+from fcvit_mm.preflight.checks import data_problems
+from fcvit_mm.preflight.ground_truth.evaluator import METRIC_CHECKS, NOT_CHECKED
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_good_data_score_perfectly_in_silence(own, said, task):
+    validation_problems(own(task)[0], 0)
+    assert said == []
+
+
+def test_names_of_the_metrics_are_the_libraries(own):
+    for task, library in LIBRARIES.items():
+        cfg, _ = own(task)
+        with DefaultScope.overwrite_default_scope(library), METRICS.switch_scope_and_registry(None) as registry:
+            known = {name for name in {**METRIC_CHECKS, **NOT_CHECKED} if registry.get(name) is not None}
+        missing = {
+            'mmpretrain': {'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric', 'AveragePrecision'},
+            'mmdet': {'CocoMetric', 'VOCMetric', 'CocoPanopticMetric', 'LVISMetric'},
+            'mmseg': {'IoUMetric', 'CityscapesMetric'},
+        }[library] - known
+        assert not missing
+        assert cfg.default_scope == library
+
+
+def test_metrics_with_scores_of_the_same_name(own):
+    cfg, _ = own('classification')
+    cfg.val_evaluator = [dict(type='Accuracy', topk=1), dict(type='Accuracy', topk=(1, 2))]
+    assert validation_problems(cfg) == (
+        'val_evaluator: two metrics compute accuracy/top1, which ends the evaluation: give one of them '
+        "prefix='...', or remove it"
+    )
+
+
+def test_evaluator_without_a_file(own, said):
+    cfg, _ = own('detection')
+    cfg.val_evaluator.ann_file = None
+    assert 'does not pack' in validation_problems(cfg) or 'ground truth is required' in validation_problems(cfg)
+    steps = cfg.val_dataloader.dataset.pipeline
+    steps[-1].meta_keys = (*steps[-1].meta_keys, 'instances')
+    validation_problems(cfg, 0)
+    assert said == []
+    steps[-1].meta_keys = ('img_path', 'ori_shape', 'img_shape', 'instances')
+    assert "CocoMetric reads 'img_id' of each sample" in validation_problems(cfg)
+
+
+def test_format_only(own, said):
+    cfg, _ = own('detection')
+    cfg.val_evaluator.update(format_only=True, outfile_prefix='x', ann_file='lost.json')
+    assert validation_problems(cfg) == 'val_evaluator: ann_file lost.json does not exist'
+    assert 'format_only=True' in said[0]
+
+
+def test_several_data_sets(own, said):
+    cfg, _ = own('detection')
+    leaf, metric = cfg.val_dataloader.dataset, cfg.val_evaluator
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[leaf, dict(leaf, indices=2)])
+    cfg.val_evaluator = dict(
+        type='MultiDatasetsEvaluator', metrics=[metric, dict(metric, metric='bbox')], dataset_prefixes=['a', 'b']
+    )
+    validation_problems(cfg, 0)
+    assert '3 images of the file' in said[-1]
+    cfg.val_evaluator.dataset_prefixes = ['a']
+    assert '2 metrics and 1 dataset_prefixes for 2 data sets' in validation_problems(cfg)
+    cfg.val_evaluator = metric
+    validation_problems(cfg, 0)
+    assert '2 images occur more than once' in said[-1]
+    cfg.val_dataloader.dataset.datasets[1]['metainfo'] = dict(classes=('circle', 'cross', 'square', 'star'))
+    assert 'which only MultiDatasetsEvaluator accepts' in '\n'.join(data_problems(cfg, ['val_dataloader']))
+
+
+def test_no_folder_is_made_for_results(own, tmp_path):
+    cfg, _ = own('segmentation')
+    cfg.val_evaluator.output_dir = str(tmp_path / 'results')
+    validation_problems(cfg, 0)
+    assert not (tmp_path / 'results').exists()
+
+
+class OwnMetric:
+    """No metric of the libraries."""
+
+
+def test_metrics_that_cannot_be_fed_are_named(own, said):
+    cfg, _ = own('segmentation')
+    METRICS.register_module(name='OwnMetric', module=OwnMetric, force=True)
+    cfg.val_evaluator = [dict(type='CityscapesMetric', output_dir='x'), dict(type='OwnMetric')]
+    validation_problems(cfg, 0)
+    assert 'CityscapesMetric is not checked with the ground truth: it reads files' in said[0]
+    assert 'OwnMetric is not checked with the ground truth: the predictions that it expects are unknown' in said[1]
+
+
+def test_metrics_that_do_not_exist(own):
+    cfg, _ = own('segmentation')
+    cfg.val_evaluator = dict(type='NoSuchMetric')
+    assert 'NoSuchMetric cannot be built' in validation_problems(cfg)
+    cfg.val_evaluator = dict(type='Evaluator', metrics=[dict(type='IoUMetric', iou_metrics=['mIou'])])
+    assert 'IoUMetric fails on the data set (KeyError' in validation_problems(cfg)
+
+
+def test_metrics_that_inherit(own, change_annotations):
+    from mmdet.evaluation.metrics import CocoMetric
+
+    class Mine(CocoMetric):
+        pass
+
+    cfg, data = own('detection')
+    change_annotations(data, 'val', lambda content: [each.pop('iscrowd') for each in content['annotations']])
+    cfg.val_evaluator.type = Mine
+    assert "have no 'iscrowd'" in validation_problems(cfg)
