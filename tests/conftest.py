@@ -34,6 +34,7 @@ LONG = (
     'test_page.py',
     'test_load.py',
     'test_predict.py',
+    'test_predictor.py',
     'test_check_resume.py',
     'test_resume.py',
     'test_check_stock_configs.py',

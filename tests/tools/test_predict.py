@@ -1,4 +1,4 @@
-"""tools/predict.py: the command, on what its API is tested with in tests/apis/test_predict.py."""
+"""tools/predict.py: the command, on what its API is tested with in tests/apis/predict."""
 
 import shutil
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fcvit_mm.apis.tiles import merge, stitch, tile_boxes
+from fcvit_mm.apis.predict.tiles import merge, stitch, tile_boxes
 
 
 @pytest.mark.parametrize('size, overlap', [((100, 70), 0.2), ((32, 300), 0.5), ((20, 20), 0.0), ((97, 131), 0.0)])

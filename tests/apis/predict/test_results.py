@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from fcvit_mm.apis.results import Coco, Meta, Parts, PredictionError, coco_ids, meta_of, outlines
+from fcvit_mm.apis.predict.results import Coco, Meta, PredictionError, coco_ids, meta_of, outlines
 
 
 @pytest.mark.parametrize('holes', [False, True])
@@ -57,21 +57,3 @@ def test_classes_are_those_of_the_checkpoint_else_of_the_config():
     dataset['type'] = 'NoSuchDataset'
     cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset)))
     assert meta_of(cfg, {}).names == ('a', 'b') and meta_of(Config(dict(default_scope='mmseg')), {}) == Meta()
-
-
-def test_parts_are_merged_in_their_order(tmp_path):
-    parts = Parts(str(tmp_path), 2, 5)
-    assert len(parts) == 3 and [list(parts.numbers(part)) for part in range(3)] == [[0, 1], [2, 3], [4]]
-    for part in (2, 0):
-        records = [dict(name=str(number), found=[]) for number in parts.numbers(part)]
-        parts.write(part, records, [np.full(3, number, np.float32) for number in parts.numbers(part)])
-    assert parts.missing() == [1]
-    parts.write(1, [dict(name='2', skipped='empty'), dict(name='3', skipped='gone')], [])
-    assert not parts.missing() and [record['name'] for record in parts.records()] == list('01234')
-    parts.finish_features()
-    assert np.load(tmp_path / 'features.npy')[:, 0].tolist() == [0, 1, 4]
-    assert (tmp_path / 'features.csv').read_text() == 'row,image\n0,0\n1,1\n2,4\n'
-    assert parts.finish_skipped() == (2, str(tmp_path / 'skipped.csv'))
-    assert (tmp_path / 'skipped.csv').read_text() == 'image,reason\n2,empty\n3,gone\n'
-    parts.remove()
-    assert not (tmp_path / 'parts').exists()

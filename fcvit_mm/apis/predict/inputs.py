@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import accumulate
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from ..images import VIDEO_SUFFIXES, ImageError, find_images, find_inputs
+from ...images import VIDEO_SUFFIXES, ImageError, find_images, find_inputs
 
 #: Endings of files that list images, one a line.
 LIST_SUFFIXES = ('.txt', '.lst')

@@ -1,13 +1,11 @@
-"""Prediction files: COCO results, segmentation maps, class tables, features.
+"""Result files: COCO results, segmentation maps, class tables.
 
-The prediction of an image is stored as a JSON record. Records are written in shards, one file in ``parts`` each; at the
-end the shards are merged in order, one at a time, so memory holds only one.
+The prediction of an image is stored as a JSON record; the records of all images become the files at the end.
 """
 
 import csv
 import io
 import json
-import os
 import os.path as osp
 from collections import Counter
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -16,16 +14,15 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from ..engine.config import leaf_datasets
-from ..errors import UserError
-from ..files import atomic_path, write_atomic
+from ...engine.config import leaf_datasets
+from ...errors import UserError
+from ...files import atomic_path, write_atomic
 
 #: What is known of an image: ``id``, ``name``, ``width``, ``height``, and ``found``, in the form of the task; or
 #: ``name``, and ``skipped``, the reason.
 Record = Dict[str, Any]
 #: Gives the records of all images in their order, anew each time that it is called.
 Records = Callable[[], Iterable[Record]]
-PARTS = 'parts'
 
 
 class PredictionError(UserError):
@@ -162,6 +159,61 @@ def coco_ids(path: Optional[str], meta: Meta) -> Coco:
     counts = Counter(map(osp.basename, images))
     short = {osp.basename(name): number for name, number in images.items() if counts[osp.basename(name)] == 1}
     return Coco(path, {**short, **images}, {index: categories[name] for index, name in enumerate(meta.names)})
+
+
+class Classes:
+    """Classes and probabilities, the most probable first, as a table.
+
+    Args:
+        folder (str): Where the file goes.
+        meta (Meta): The classes.
+        top (int): Number of classes written per image; 0 for all.
+        table (str): One of :data:`~fcvit_mm.options.TABLES`.
+    """
+
+    COLUMNS = ('image', 'rank', 'class_id', 'class', 'probability')
+
+    def __init__(self, folder: str, meta: Meta, top: int, table: str) -> None:
+        self.folder, self.meta, self.top, self.table = folder, meta, top, table
+
+    def found(self, sample: Any, name: str) -> List[List[float]]:
+        """Return classes and probabilities of a sample of mmpretrain, the most probable first."""
+        if 'pred_score' not in sample:
+            raise unexpected_prediction(sample, 'class scores (pred_score)')
+        scores = sample.pred_score.float().cpu().numpy()
+        # Of equal ones the first, as in sorting by hand.
+        order = np.argsort(-scores, kind='stable')[: self.top or None]
+        return [[int(index), round(float(scores[index]), 6)] for index in order]
+
+    def finish(self, records: Records) -> List[str]:
+        """Write ``predictions.csv`` or ``predictions.parquet``."""
+        path = osp.join(self.folder, f'predictions.{self.table}')
+        if self.table == 'csv':
+            write_table(path, self.COLUMNS, self._rows(records))
+        else:
+            self._write_parquet(path, records)
+        return [path]
+
+    def _rows(self, records: Records) -> Iterator[Tuple[Any, ...]]:
+        for record in records():
+            for rank, (index, score) in enumerate(record.get('found', ()), 1):
+                yield record['name'], rank, index, self.meta.name(index), score
+
+    def _write_parquet(self, path: str, records: Records) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        types = (pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.string(), pyarrow.float64())
+        schema = pyarrow.schema(list(zip(self.COLUMNS, types)))
+        with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+            rows: List[Tuple[Any, ...]] = []
+            for row in self._rows(records):
+                rows.append(row)
+                if len(rows) == 10_000:
+                    writer.write_table(pyarrow.table([list(column) for column in zip(*rows)], schema=schema))
+                    rows = []
+            if rows:
+                writer.write_table(pyarrow.table([list(column) for column in zip(*rows)], schema=schema))
 
 
 class Detections:
@@ -303,72 +355,6 @@ def outlines(mask: np.ndarray) -> List[List[float]]:
     return polygons
 
 
-def _write_json(path: str, pieces: Sequence[Any]) -> None:
-    """Write texts as they are, and items of iterators with commas between, one at a time."""
-    with atomic_path(path) as temporary, open(temporary, 'ab') as file:
-        for piece in pieces:
-            if isinstance(piece, str):
-                file.write(piece.encode())
-                continue
-            for number, item in enumerate(piece):
-                file.write((',\n' if number else '').encode() + json.dumps(item).encode())
-
-
-class Classes:
-    """Classes and probabilities, the most probable first, as a table.
-
-    Args:
-        folder (str): Where the file goes.
-        meta (Meta): The classes.
-        top (int): Number of classes written per image; 0 for all.
-        table (str): One of :data:`~fcvit_mm.options.TABLES`.
-    """
-
-    COLUMNS = ('image', 'rank', 'class_id', 'class', 'probability')
-
-    def __init__(self, folder: str, meta: Meta, top: int, table: str) -> None:
-        self.folder, self.meta, self.top, self.table = folder, meta, top, table
-
-    def found(self, sample: Any, name: str) -> List[List[float]]:
-        """Return classes and probabilities of a sample of mmpretrain, the most probable first."""
-        if 'pred_score' not in sample:
-            raise unexpected_prediction(sample, 'class scores (pred_score)')
-        scores = sample.pred_score.float().cpu().numpy()
-        # Of equal ones the first, as in sorting by hand.
-        order = np.argsort(-scores, kind='stable')[: self.top or None]
-        return [[int(index), round(float(scores[index]), 6)] for index in order]
-
-    def finish(self, records: Records) -> List[str]:
-        """Write ``predictions.csv`` or ``predictions.parquet``."""
-        path = osp.join(self.folder, f'predictions.{self.table}')
-        if self.table == 'csv':
-            write_table(path, self.COLUMNS, self._rows(records))
-        else:
-            self._write_parquet(path, records)
-        return [path]
-
-    def _rows(self, records: Records) -> Iterator[Tuple[Any, ...]]:
-        for record in records():
-            for rank, (index, score) in enumerate(record.get('found', ()), 1):
-                yield record['name'], rank, index, self.meta.name(index), score
-
-    def _write_parquet(self, path: str, records: Records) -> None:
-        import pyarrow
-        from pyarrow import parquet
-
-        types = (pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.string(), pyarrow.float64())
-        schema = pyarrow.schema(list(zip(self.COLUMNS, types)))
-        with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-            rows: List[Tuple[Any, ...]] = []
-            for row in self._rows(records):
-                rows.append(row)
-                if len(rows) == 10_000:
-                    writer.write_table(pyarrow.table([list(column) for column in zip(*rows)], schema=schema))
-                    rows = []
-            if rows:
-                writer.write_table(pyarrow.table([list(column) for column in zip(*rows)], schema=schema))
-
-
 class LabelMaps:
     """Segmentation maps of class indices, one PNG file per image.
 
@@ -441,90 +427,20 @@ class LabelMaps:
         return [osp.join(self.folder, 'labels'), labels, classes]
 
 
+def _write_json(path: str, pieces: Sequence[Any]) -> None:
+    """Write texts as they are, and items of iterators with commas between, one at a time."""
+    with atomic_path(path) as temporary, open(temporary, 'ab') as file:
+        for piece in pieces:
+            if isinstance(piece, str):
+                file.write(piece.encode())
+                continue
+            for number, item in enumerate(piece):
+                file.write((',\n' if number else '').encode() + json.dumps(item).encode())
+
+
 def write_table(path: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file, a row at a time."""
     with atomic_path(path) as temporary, open(temporary, 'a', encoding='utf-8', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(columns)
         writer.writerows(rows)
-
-
-class Parts:
-    """The shards of a run, one file each.
-
-    Args:
-        folder (str): Folder of the results.
-        size (int): Number of images per shard, except the last.
-        images (int): Total number of images.
-    """
-
-    def __init__(self, folder: str, size: int, images: int) -> None:
-        self.folder, self.size, self.images = osp.join(folder, PARTS), size, images
-        self.out = folder
-
-    def __len__(self) -> int:
-        return -(-self.images // self.size)
-
-    def numbers(self, part: int) -> range:
-        """Return the image numbers of a shard."""
-        return range(part * self.size, min((part + 1) * self.size, self.images))
-
-    def path(self, part: int, suffix: str = '.json') -> str:
-        return osp.join(self.folder, f'{part:08d}{suffix}')
-
-    def missing(self) -> List[int]:
-        """Return the shards that are not yet complete."""
-        return [part for part in range(len(self)) if not osp.exists(self.path(part))]
-
-    def write(self, part: int, records: List[Record], features: List[np.ndarray]) -> None:
-        """Write a shard; the features first, so that they exist if the records do."""
-        if features:
-            stream = io.BytesIO()
-            np.lib.format.write_array(stream, np.stack(features))
-            write_atomic(self.path(part, '.npy'), stream.getvalue())
-        write_atomic(self.path(part), json.dumps(records).encode())
-
-    def records(self) -> Iterator[Record]:
-        """Read the records of all images, one shard at a time."""
-        for part in range(len(self)):
-            with open(self.path(part), encoding='utf-8') as file:
-                yield from json.load(file)
-
-    def finish_features(self) -> List[str]:
-        """Write ``features.npy``, ``(images, channels)`` float32, and ``features.csv``, whose rows name the images."""
-        names = [self.path(part, '.npy') for part in range(len(self))]
-        names = [name for name in names if osp.exists(name)]  # parts of skipped images alone have none
-        rows = sum('found' in record for record in self.records())
-        channels = np.load(names[0]).shape[1] if names else 0
-        path, table = (osp.join(self.out, name) for name in ('features.npy', 'features.csv'))
-        with atomic_path(path, suffix='.npy') as temporary:
-            # A memory map, which holds no more than what is written at the time.
-            merged = np.lib.format.open_memmap(temporary, 'w+', np.float32, (rows, channels))
-            row = 0
-            for name in names:
-                part = np.load(name)
-                merged[row : row + len(part)] = part
-                row += len(part)
-            merged.flush()
-        images = (record['name'] for record in self.records() if 'found' in record)
-        write_table(table, ('row', 'image'), enumerate(images))
-        return [path, table]
-
-    def finish_skipped(self) -> Tuple[int, Optional[str]]:
-        """Write ``skipped.csv`` if images were skipped; return how many, and its path."""
-        number = sum('skipped' in record for record in self.records())
-        if not number:
-            return 0, None
-        path = osp.join(self.out, 'skipped.csv')
-        rows = ((record['name'], record['skipped']) for record in self.records() if 'skipped' in record)
-        write_table(path, ('image', 'reason'), rows)
-        return number, path
-
-    def remove(self) -> None:
-        """Remove the shards after merging."""
-        for part in range(len(self)):
-            for suffix in ('.json', '.npy'):
-                if osp.exists(self.path(part, suffix)):
-                    os.remove(self.path(part, suffix))
-        if osp.isdir(self.folder) and not os.listdir(self.folder):
-            os.rmdir(self.folder)

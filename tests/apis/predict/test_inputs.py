@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fcvit_mm.apis.inputs import count_frames, find_work
+from fcvit_mm.apis.predict.inputs import count_frames, find_work
 from fcvit_mm.images import ImageError
 
 

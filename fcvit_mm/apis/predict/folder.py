@@ -1,0 +1,187 @@
+"""The folder of a run: its settings, and the records of finished images in shards."""
+
+import hashlib
+import io
+import json
+import os
+import os.path as osp
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ...files import atomic_path, remove_temporaries, write_atomic
+from .inputs import Work
+from .options import Options
+from .predictor import BatchPredictor
+from .results import PredictionError, Record, write_table
+
+#: Where a run's settings stand, so that another one does not continue it.
+RUN = 'run.json'
+SHARDS = 'parts'
+#: About so many images are a shard: so many are predicted again after a process was killed.
+SHARD = 64
+#: Options that results do not depend on: another run may continue with other values.
+HOW_TO_RUN = ('batch_size', 'workers', 'device', 'launcher')
+
+
+def check_folder(searched: Sequence[str], out: str) -> None:
+    """Reject a folder for results that is a file, or inside a folder searched for images."""
+    if osp.exists(out) and not osp.isdir(out):
+        raise PredictionError(f'--out {out} is a file: give a folder')
+    folder = osp.realpath(out)
+    for given in searched:
+        if (folder + os.sep).startswith(osp.realpath(given) + os.sep):
+            raise PredictionError(
+                f'--out {out} is inside {given}, whose images are predicted, so the results would be read as input '
+                'images: give another folder'
+            )
+
+
+def settings_of(predictor: BatchPredictor, work: Work, options: Options) -> Dict[str, Any]:
+    """Return the settings that results depend on; the batch size is none of them."""
+    images = hashlib.sha256()
+    for path in work.paths:
+        images.update(f'{osp.abspath(path)}\n{work.frames.get(path, 1)}\n'.encode(errors='surrogateescape'))
+    kept = {key: value for key, value in options._asdict().items() if key not in HOW_TO_RUN}
+    return dict(kept, **predictor.fingerprint(), images=f'{len(work)} ({images.hexdigest()})')
+
+
+def read_run(path: str) -> Dict[str, Any]:
+    """Read the settings of a run; empty without a file.
+
+    Raises:
+        PredictionError: The file was not written by this command.
+    """
+    if not osp.exists(path):
+        return {}
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+        if not isinstance(content, dict):
+            raise ValueError('no settings')
+        return content
+    except ValueError as error:
+        raise PredictionError(f'{path} was not written by this command ({error}): give another folder') from error
+
+
+def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
+    """Write the settings of a run to its results folder, or compare them with those stored there.
+
+    Temporary files of an earlier run that was killed are removed.
+
+    Args:
+        out (str): Folder of the results.
+        settings (dict): From :func:`settings_of`.
+        shard_size (int): Number of images per shard, for a new run.
+
+    Returns:
+        int: Number of images per shard; an earlier run that is continued keeps its own.
+
+    Raises:
+        PredictionError: The folder contains the results of another run.
+    """
+    settings = json.loads(json.dumps(settings))
+    found = read_run(osp.join(out, RUN))
+    if not found:
+        write_run(out, dict(settings, shard_size=shard_size, complete=False))
+        return shard_size
+    differ = [key for key in settings if found.get(key) != settings[key]]
+    if not isinstance(found.get('shard_size'), int):
+        differ.append('shard_size')
+    if differ:
+        raise PredictionError(
+            f'--out {out} contains results of another run, with different {", ".join(differ)}: give another folder, '
+            'or delete this one'
+        )
+    remove_temporaries(out, recursive=True)
+    return found['shard_size']
+
+
+def write_run(out: str, settings: Dict[str, Any]) -> None:
+    write_atomic(osp.join(out, RUN), (json.dumps(settings, indent=1) + '\n').encode())
+
+
+def shard_size(options: Options) -> int:
+    """Return the number of images per shard; batches do not depend on the number of processes."""
+    return options.batch_size * max(1, SHARD // options.batch_size) if options.tile is None else 1
+
+
+class Shards:
+    """The shards of a run, one file each.
+
+    Args:
+        folder (str): Folder of the results.
+        size (int): Number of images per shard, except the last.
+        images (int): Total number of images.
+    """
+
+    def __init__(self, folder: str, size: int, images: int) -> None:
+        self.folder, self.size, self.images = osp.join(folder, SHARDS), size, images
+        self.out = folder
+
+    def __len__(self) -> int:
+        return -(-self.images // self.size)
+
+    def numbers(self, shard: int) -> range:
+        """Return the image numbers of a shard."""
+        return range(shard * self.size, min((shard + 1) * self.size, self.images))
+
+    def path(self, shard: int, suffix: str = '.json') -> str:
+        return osp.join(self.folder, f'{shard:08d}{suffix}')
+
+    def missing(self) -> List[int]:
+        """Return the shards that are not yet complete."""
+        return [shard for shard in range(len(self)) if not osp.exists(self.path(shard))]
+
+    def write(self, shard: int, records: List[Record], features: List[np.ndarray]) -> None:
+        """Write a shard; the features first, so that they exist if the records do."""
+        if features:
+            stream = io.BytesIO()
+            np.lib.format.write_array(stream, np.stack(features))
+            write_atomic(self.path(shard, '.npy'), stream.getvalue())
+        write_atomic(self.path(shard), json.dumps(records).encode())
+
+    def records(self) -> Iterator[Record]:
+        """Read the records of all images, one shard at a time."""
+        for shard in range(len(self)):
+            with open(self.path(shard), encoding='utf-8') as file:
+                yield from json.load(file)
+
+    def finish_features(self) -> List[str]:
+        """Write ``features.npy``, ``(images, channels)`` float32, and ``features.csv``, whose rows name the images."""
+        names = [self.path(shard, '.npy') for shard in range(len(self))]
+        names = [name for name in names if osp.exists(name)]  # shards of skipped images alone have none
+        rows = sum('found' in record for record in self.records())
+        channels = np.load(names[0]).shape[1] if names else 0
+        path, table = (osp.join(self.out, name) for name in ('features.npy', 'features.csv'))
+        with atomic_path(path, suffix='.npy') as temporary:
+            # A memory map, which holds no more than what is written at the time.
+            merged = np.lib.format.open_memmap(temporary, 'w+', np.float32, (rows, channels))
+            row = 0
+            for name in names:
+                shard = np.load(name)
+                merged[row : row + len(shard)] = shard
+                row += len(shard)
+            merged.flush()
+        images = (record['name'] for record in self.records() if 'found' in record)
+        write_table(table, ('row', 'image'), enumerate(images))
+        return [path, table]
+
+    def finish_skipped(self) -> Tuple[int, Optional[str]]:
+        """Write ``skipped.csv`` if images were skipped; return how many, and its path."""
+        number = sum('skipped' in record for record in self.records())
+        if not number:
+            return 0, None
+        path = osp.join(self.out, 'skipped.csv')
+        rows = ((record['name'], record['skipped']) for record in self.records() if 'skipped' in record)
+        write_table(path, ('image', 'reason'), rows)
+        return number, path
+
+    def remove(self) -> None:
+        """Remove the shards after merging."""
+        for shard in range(len(self)):
+            for suffix in ('.json', '.npy'):
+                if osp.exists(self.path(shard, suffix)):
+                    os.remove(self.path(shard, suffix))
+        if osp.isdir(self.folder) and not os.listdir(self.folder):
+            os.rmdir(self.folder)

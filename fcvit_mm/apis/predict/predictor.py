@@ -1,0 +1,208 @@
+"""A trained model that predicts prepared images, or tiles of them."""
+
+import hashlib
+import os
+from contextlib import nullcontext
+from typing import Any, ContextManager, Dict, Iterator, List, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import autocast
+from torch import Tensor, nn
+
+from ...checkpoints import check_fits, weights_of
+from ...engine.config import adapt_to_machine, enable_tta, task_of, walk
+from ...errors import library_errors
+from ...inference import optimize_for_inference
+from ..load import build_model, image_reader, input_channels, read_trained, split_pipeline
+from .options import Options, check_options
+from .preparation import Loaded, prepare, without_loading_steps
+from .results import Meta, PredictionError, meta_of
+from .tiles import merge, stitch, tile_boxes
+
+#: What to try where a library fails and its error tells nothing better.
+ADVICE = 'Check the config, and that the images are of its kind'
+
+
+class BatchPredictor:
+    """A trained model that predicts images with the test step of its library.
+
+    Args:
+        cfg (Config): From :func:`~fcvit_mm.engine.config.load_config`; it is changed.
+        checkpoint (str): A checkpoint trained with this config.
+        options (Options): Options of the run.
+
+    Raises:
+        ConfigError, CheckpointError: The config or the checkpoint cannot be used.
+        PredictionError: The options cannot be combined.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, options: Options) -> None:
+        self.task, self.options = task_of(cfg), options
+        self.scope, self.file = cfg.default_scope, cfg.filename
+        check_options(options, self.task)
+        adapt_to_machine(cfg)
+        if not (cfg.get('test_dataloader') or {}).get('dataset'):
+            raise PredictionError(
+                f'{cfg.filename} has no test_dataloader, whose pipeline prepares the images: add one to the config'
+            )
+        content = read_trained(checkpoint)
+        model = build_model(cfg)
+        check_fits(model, checkpoint)
+        model.load_state_dict(weights_of(content), strict=False)
+        self.meta: Meta = meta_of(cfg, content)
+        self.classes = max([int(n) for n in _numbers_of_classes(cfg.model)] or [len(self.meta.names)])
+        self.channels = input_channels(model, cfg)
+        self.reader = image_reader(cfg)
+        self._weights = _hash_of(model)
+        self.device = torch.device(options.device or _default_device())
+        if options.optimize:
+            try:
+                model = optimize_for_inference(model.to(self.device))
+            except ValueError as error:
+                raise PredictionError(f'--optimize: {error}. Omit --optimize') from error
+        self.network = model
+        if options.tta:
+            enable_tta(cfg)
+            wrapper = {key: value for key, value in cfg.model.items() if key != 'module'}
+            with DefaultScope.overwrite_default_scope(self.scope):
+                model = MODELS.build(ConfigDict(wrapper, module=model))
+        steps = split_pipeline(cfg)
+        self.steps = without_loading_steps([*(steps.geometry or []), *steps.packing])
+        with DefaultScope.overwrite_default_scope(self.scope):
+            self.pipeline = Compose(self.steps)
+        self.described = repr((self.steps, cfg.model, self.meta))
+        self.model: Any = model.to(self.device).eval()
+        self._features: List[Tensor] = []
+        if options.features:
+            backbone: Any = self.network.backbone
+            backbone.register_forward_hook(self._keep_features)
+
+    def _keep_features(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        last = output[-1] if isinstance(output, (tuple, list)) else output
+        axes = {4: (2, 3), 3: (1,)}.get(last.ndim)
+        self._features = list((last if axes is None else last.mean(axes)).float().cpu())
+
+    def fingerprint(self) -> Dict[str, str]:
+        """Return a fingerprint of the model and its use, which distinguishes results of different models."""
+        return {'weights': self._weights, 'config': hashlib.sha256(self.described.encode()).hexdigest()}
+
+    def _predict(self, data: Sequence[Dict[str, Any]], names: Sequence[str]) -> List[Any]:
+        """Predict prepared images, those of equal size together.
+
+        Others cannot share a batch: mmseg refuses them, and padding, as in the other libraries, changes predictions.
+
+        Args:
+            data (Sequence[dict]): From :func:`prepare`.
+            names (Sequence[str]): What the images are called, for messages.
+
+        Returns:
+            list[BaseDataElement]: In the order of ``data``.
+
+        Raises:
+            LibraryError: The model fails; names the images.
+        """
+        groups: Dict[Any, List[int]] = {}
+        for index, each in enumerate(data):
+            groups.setdefault(_sizes(each['inputs']), []).append(index)
+        order: List[int] = []
+        samples: List[Any] = []
+        features: List[Tensor] = []
+        for group in groups.values():
+            order += group
+            with library_errors(f'predicting {_some([names[index] for index in group])} with {self.file}', ADVICE):
+                samples += self._step([data[index] for index in group])
+            features += self._features
+        places = np.argsort(order).tolist()
+        self._features = [features[place] for place in places] if features else []
+        return [samples[place] for place in places]
+
+    def _step(self, data: List[Dict[str, Any]]) -> List[Any]:
+        precision: ContextManager[Any] = autocast(device_type=self.device.type) if self.options.amp else nullcontext()
+        with torch.no_grad(), precision, DefaultScope.overwrite_default_scope(self.scope):
+            return [sample.cpu() for sample in self.model.test_step(pseudo_collate(data))]
+
+    def __call__(self, batch: Sequence[Loaded], names: Sequence[str]) -> List[Any]:
+        """Predict images.
+
+        Args:
+            batch (Sequence[Loaded]): Images that are not skipped.
+            names (Sequence[str]): Their names.
+
+        Returns:
+            list[BaseDataElement]: A data sample of the library for each.
+        """
+        if self.options.tile is None:
+            return self._predict([loaded.data for loaded in batch if loaded.data is not None], names)
+        return [self._predict_tiles(loaded, name) for loaded, name in zip(batch, names)]
+
+    def features(self) -> List[np.ndarray]:
+        """Return the features of the images predicted last, ``(channels,)`` float32 each."""
+        return [each.numpy() for each in self._features]
+
+    def _predict_tiles(self, loaded: Loaded, name: str) -> Any:
+        assert loaded.pixels is not None
+        boxes = tile_boxes(loaded.size, self.options.tile or 0, self.options.overlap)
+        samples: List[Any] = []
+        for start in range(0, len(boxes), self.options.batch_size):
+            data = [
+                prepare(self.pipeline, loaded.pixels[top:bottom, left:right], name, loaded.number)
+                for left, top, right, bottom in boxes[start : start + self.options.batch_size]
+            ]
+            samples += [self._reduced(sample) for sample in self._predict(data, [name] * len(data))]
+        if self.task == 'segmentation':
+            return stitch(samples, boxes, loaded.size)
+        return merge(samples, boxes, loaded.size)
+
+    def _reduced(self, sample: Any) -> Any:
+        """Reduce the prediction of a tile to what is used: no per-pixel scores, and encoded masks."""
+        if self.task == 'segmentation':
+            labels = sample.pred_sem_seg.data
+            # Memory: one byte a pixel, where 256 classes are enough.
+            sample.pred_sem_seg.data = labels.to(torch.uint8 if self.classes <= 256 else torch.int32)
+            for key in ('seg_logits', 'i_seg_logits'):
+                sample.pop(key, None)
+        elif 'masks' in sample.pred_instances:
+            from mmdet.structures.mask import encode_mask_results
+
+            masks = sample.pred_instances.pop('masks')
+            sample.pred_instances.masks = encode_mask_results([np.asarray(mask) for mask in masks])
+        return sample
+
+
+def _sizes(inputs: Any) -> Any:
+    """Return the shape of a prepared image, or those of its augmentations."""
+    return tuple(map(_sizes, inputs)) if isinstance(inputs, (list, tuple)) else tuple(inputs.shape)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first of these names, and how many more there are."""
+    names = list(dict.fromkeys(names))
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
+
+
+def _hash_of(model: torch.nn.Module) -> str:
+    weights = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return weights.hexdigest()
+
+
+def _default_device() -> str:
+    device = get_device()
+    return f'{device}:{int(os.environ.get("LOCAL_RANK", 0))}' if device != 'cpu' and dist.is_initialized() else device
+
+
+def _numbers_of_classes(model: Any) -> Iterator[int]:
+    """Yield the number of classes of each head of a model, except region proposal networks."""
+    for name, head in model.items():
+        if name not in ('rpn_head', 'auxiliary_head', 'train_cfg', 'test_cfg', 'backbone'):
+            for node in walk(head):
+                if isinstance(node.get('num_classes'), int):
+                    yield node['num_classes']

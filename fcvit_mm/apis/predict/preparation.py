@@ -1,0 +1,115 @@
+"""Images, read as training reads them and prepared by the test pipeline."""
+
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+import numpy as np
+from mmengine.config import ConfigDict
+from mmengine.dataset import Compose
+from torch.utils.data import Dataset
+
+from ...engine.config import type_name
+from ...images import ImageError, ImageReader, swap_channels
+from ..load import NetworkError, check_channels
+from .inputs import Work
+
+
+class Loaded(NamedTuple):
+    """An image loaded by a worker.
+
+    Attributes:
+        number (int): Index in :class:`Work`.
+        size (tuple[int, int]): Height and width.
+        data (dict, optional): Output of the pipeline; ``None`` for a skipped image, or if tiles are predicted.
+        pixels (np.ndarray, optional): The image, if needed for drawing or tiles.
+        problem (str): Reason why the image is skipped.
+    """
+
+    number: int
+    size: Tuple[int, int] = (0, 0)
+    data: Optional[Dict[str, Any]] = None
+    pixels: Optional[np.ndarray] = None
+    problem: str = ''
+
+
+class ImagesToPredict(Dataset):
+    """Reads images as training does, and prepares them by the test pipeline."""
+
+    def __init__(
+        self, work: Work, reader: ImageReader, pipeline: Compose, channels: int, tiled: bool, keep: bool
+    ) -> None:
+        self.work, self.reader, self.pipeline, self.channels = work, reader, pipeline, channels
+        self.tiled, self.keep = tiled, keep
+        self.video: Tuple[str, Any, int] = ('', None, 0)
+
+    def __getitem__(self, number: int) -> Loaded:
+        path, frame = self.work[number]
+        try:
+            pixels = self.reader(path) if frame is None else self._frame(path, frame)
+            check_channels(pixels, self.channels, path)
+            data = None if self.tiled else prepare(self.pipeline, pixels, self.work.name(number), number)
+        except (ImageError, NetworkError) as error:
+            return Loaded(number, problem=str(error))
+        size = (pixels.shape[0], pixels.shape[1])
+        return Loaded(number, size, data, pixels if self.keep or self.tiled else None)
+
+    def _frame(self, path: str, frame: int) -> np.ndarray:
+        """Decode a frame; frames are requested in order, and those between are skipped."""
+        import cv2
+
+        opened, video, position = self.video
+        if opened != path or position > frame:
+            video, position = cv2.VideoCapture(path), 0
+        while position < frame and video.grab():
+            position += 1
+        found, image = video.read()
+        self.video = (path, video, position + 1)
+        if not found:
+            raise ImageError(f'{path}: frame {frame} cannot be decoded')
+        return self.reader.convert(swap_channels(image))
+
+
+def prepare(pipeline: Compose, pixels: np.ndarray, name: str, number: int) -> Dict[str, Any]:
+    """Preprocess a loaded image with the test pipeline.
+
+    Args:
+        pipeline (Compose): Without the steps that load.
+        pixels (np.ndarray): As :class:`~fcvit_mm.images.ImageReader` reads it.
+        name (str): What the sample is called.
+        number (int): Its id.
+
+    Returns:
+        dict: ``inputs`` and ``data_samples``.
+
+    Raises:
+        ImageError: A step fails on this image, for example because it would be resized to a height of 0.
+    """
+    shape = pixels.shape[:2]
+    sample = dict(
+        img=swap_channels(pixels), img_shape=shape, ori_shape=shape, img_path=name, img_id=number, sample_idx=number
+    )
+    try:
+        prepared = pipeline(sample)
+        if prepared is None:
+            raise ValueError('a step returns nothing')
+        return prepared
+    except Exception as error:
+        # Broad, because steps fail in any way there is.
+        raise ImageError(
+            f'{name} ({shape[1]}x{shape[0]} pixels) cannot be prepared by the test pipeline ({type(error).__name__}: '
+            f'{str(error).strip()}): check the test pipeline of the config, or remove this image from the input'
+        ) from error
+
+
+def without_loading_steps(steps: Any) -> Any:
+    """Return the steps that do not load: images are loaded before, and there are no annotations."""
+    kept = []
+    for step in steps:
+        if isinstance(step, (list, tuple)):
+            inner = without_loading_steps(step)
+            if inner:
+                kept.append(inner)
+        elif isinstance(step, dict) and 'transforms' in step:
+            kept.append(ConfigDict(step, transforms=without_loading_steps(step['transforms'])))
+        elif not type_name(step).startswith('Load'):
+            kept.append(step)
+    return kept

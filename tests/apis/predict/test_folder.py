@@ -1,0 +1,114 @@
+"""Interrupted runs continue, in their own folder, and nothing is half-written."""
+
+import numpy as np
+import pytest
+import torch
+from predictions import contents, predict_to
+
+from fcvit_mm.apis.predict import BatchPredictor, PredictionError
+from fcvit_mm.apis.predict.folder import Shards
+from fcvit_mm.images import ImageError
+
+
+def test_folders_that_results_must_not_go_to(model_of, tmp_path):
+    model = model_of('classification')
+    with pytest.raises(PredictionError, match='is inside .*, whose images are predicted'):
+        predict_to(model, model[2] / 'out')
+    (tmp_path / 'list.txt').write_text(f'{model[2]}\n')
+    with pytest.raises(PredictionError, match='is inside .*, whose images are predicted'):
+        predict_to(model, model[2] / 'out', [str(tmp_path / 'list.txt')])
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(PredictionError, match='file is a file: give a folder'):
+        predict_to(model, tmp_path / 'file')
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'run.json').write_text('[1]')
+    with pytest.raises(PredictionError, match='run.json was not written by this command'):
+        predict_to(model, tmp_path / 'out')
+    with pytest.raises(ImageError, match='gone does not exist'):
+        predict_to(model, tmp_path / 'new', [str(tmp_path / 'gone')])
+    assert not (tmp_path / 'new').exists()
+
+
+def test_another_run_does_not_continue_it(model_of, tmp_path):
+    model = model_of('classification')
+    predict_to(model, tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(PredictionError, match='with different top: give another folder'):
+        predict_to(model, tmp_path, top=2)
+    content = torch.load(model[1])
+    content['state_dict']['head.fc.bias'] += 1
+    torch.save(content, tmp_path / 'other.pth')
+    with pytest.raises(PredictionError, match='different weights'):
+        predict_to((model[0], str(tmp_path / 'other.pth'), model[2]), tmp_path)
+    with pytest.raises(PredictionError, match='different images'):
+        predict_to(model, tmp_path, [str(model[2] / 'star')])
+    (tmp_path / 'other.pth').unlink()
+    assert contents(tmp_path) == before
+
+
+def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypatch, shards_of_two):
+    model = model_of('segmentation')
+    predict_to(model, tmp_path / 'once', features=True)
+    seen = []
+    original = BatchPredictor._step
+
+    def step(self, data):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(data)
+        return original(self, data)
+
+    monkeypatch.setattr(BatchPredictor, '_step', step)
+    with pytest.raises(KeyboardInterrupt):
+        predict_to(model, tmp_path / 'twice', features=True)
+    assert not (tmp_path / 'twice' / 'labels.csv').exists()
+    for name in ('.labels.csv.abcdefgh.tmp', 'parts/.00000001.json.abcdefgh.tmp', 'labels/.1.png.abcdefgh.tmp'):
+        (tmp_path / 'twice' / name).write_bytes(b'half')
+    monkeypatch.setattr(BatchPredictor, '_step', lambda self, data: seen.append(data) or original(self, data))
+    done = predict_to(model, tmp_path / 'twice', features=True)
+    # The shard that was not complete is done again.
+    assert done.resumed == 2 and len(seen) == 3 + 3
+    assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
+    assert not (tmp_path / 'twice' / 'parts').exists()
+    # A process killed while it cleaned up leaves shards, and something half-written.
+    (tmp_path / 'twice' / 'parts').mkdir()
+    for name in ('parts/00000001.json', '.run.json.abcdefgh.tmp'):
+        (tmp_path / 'twice' / name).write_bytes(b'half')
+    assert not predict_to(model, tmp_path / 'twice', features=True).written and len(seen) == 6
+    assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
+
+
+def test_a_run_continues_with_another_batch_size(mixed, tmp_path, monkeypatch, shards_of_two):
+    model = mixed('segmentation')
+    predict_to(model, tmp_path / 'once')
+    original = BatchPredictor._step
+
+    def step(self, data):
+        if any(each['data_samples'].img_path == '3.png' for each in data):
+            raise KeyboardInterrupt
+        return original(self, data)
+
+    monkeypatch.setattr(BatchPredictor, '_step', step)
+    with pytest.raises(KeyboardInterrupt):
+        predict_to(model, tmp_path / 'twice')
+    monkeypatch.setattr(BatchPredictor, '_step', original)
+    assert predict_to(model, tmp_path / 'twice', batch_size=3).resumed == 2
+    assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
+
+
+def test_shards_are_merged_in_their_order(tmp_path):
+    shards = Shards(str(tmp_path), 2, 5)
+    assert len(shards) == 3 and [list(shards.numbers(shard)) for shard in range(3)] == [[0, 1], [2, 3], [4]]
+    for shard in (2, 0):
+        records = [dict(name=str(number), found=[]) for number in shards.numbers(shard)]
+        shards.write(shard, records, [np.full(3, number, np.float32) for number in shards.numbers(shard)])
+    assert shards.missing() == [1]
+    shards.write(1, [dict(name='2', skipped='empty'), dict(name='3', skipped='gone')], [])
+    assert not shards.missing() and [record['name'] for record in shards.records()] == list('01234')
+    shards.finish_features()
+    assert np.load(tmp_path / 'features.npy')[:, 0].tolist() == [0, 1, 4]
+    assert (tmp_path / 'features.csv').read_text() == 'row,image\n0,0\n1,1\n2,4\n'
+    assert shards.finish_skipped() == (2, str(tmp_path / 'skipped.csv'))
+    assert (tmp_path / 'skipped.csv').read_text() == 'image,reason\n2,empty\n3,gone\n'
+    shards.remove()
+    assert not (tmp_path / 'parts').exists()
