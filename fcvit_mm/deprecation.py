@@ -82,6 +82,10 @@ RENAMED = {
         'draw_pictures': 'fcvit_mm.apis.draw.draw_images',
     },
     'fcvit_mm.engine.errors': {'run_tool': 'fcvit_mm.errors.run_command'},
+    'fcvit_mm.engine.exportable': {
+        'take_part': 'fcvit_mm.export.selection.take_part',
+        **{name: f'fcvit_mm.export.any_size.{name}' for name in ('AdaptiveAvgPool2d', 'SameSize', 'free_of_sizes_')},
+    },
     'fcvit_mm.engine.network': {
         'read_picture': 'fcvit_mm.images.read_image',
         'fit_picture': 'fcvit_mm.apis.load.fit_image',

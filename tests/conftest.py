@@ -27,7 +27,7 @@ LONG = (
     'test_modified.py',
     'test_convert.py',
     'test_test.py',
-    'test_detectors.py',
+    'test_detections.py',
     'test_report.py',
     'test_formats.py',
     'test_demo.py',

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import fcvit_mm
 from fcvit_mm.models.backbone import Backbone
-from fcvit_mm.ops.triton import support
+from fcvit_mm.ops.triton import devices, support
 
 LAST = torch.channels_last
 _ON_GPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
@@ -160,7 +160,7 @@ def on_gpu(recorder: Recorder, processors: int) -> Iterator[None]:
             (support, 'launch', recorder.launch),
         ):
             stack.enter_context(mock.patch.object(place, name, value))
-        stack.enter_context(mock.patch.dict(support._usable, {'meta': True}))
+        stack.enter_context(mock.patch.dict(devices._usable, {'meta': True}))
         stack.enter_context(fcvit_mm.ops.use_ops('rules'))
         yield
 

@@ -30,8 +30,9 @@ from fcvit_mm.export.formats import (
     load_openvino,
     write_export,
 )
-from fcvit_mm.export.parts import Part, random_images, take_part
+from fcvit_mm.export.parts import Part, random_images
 from fcvit_mm.export.quantization import quantize
+from fcvit_mm.export.selection import take_part
 from fcvit_mm.files import write_atomic
 
 

@@ -6,6 +6,7 @@ Importing this makes ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of the
 from ..models import Backbone
 from .convert import convert_checkpoint
 from .download import DownloadError
+from .errors import CheckpointError, CheckpointExistsError, CheckpointNotFoundError
 from .fetch import fetch_published, published_path, read_published
 from .load import check_fits, load_complete, load_pretrained
 from .names import weights_of
@@ -19,7 +20,7 @@ from .published import (
     with_scheme,
 )
 from .recognize import Recognized, check_finite, recognize
-from .safe_load import CheckpointError, CheckpointExistsError, CheckpointNotFoundError, read_checkpoint
+from .safe_load import read_checkpoint
 
 Backbone.pretrained_loader = staticmethod(load_pretrained)
 

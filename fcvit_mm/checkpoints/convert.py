@@ -9,9 +9,10 @@ import torch
 from ..files import atomic_path
 from ..models.variants import variants_of
 from ..version import __version__
+from .errors import CheckpointError, CheckpointExistsError
 from .names import some
 from .recognize import BLOCK, Recognized, recognize, reference_names
-from .safe_load import CheckpointError, CheckpointExistsError, read_checkpoint
+from .safe_load import read_checkpoint
 
 #: What of a source's ``meta`` is kept, if it is plain data: class names and colours, which inference draws with.
 KEPT_META = ('dataset_meta', 'CLASSES', 'PALETTE', 'classes')

@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 
 from ..files import find_partials, partial_path, reported_writes
 from ..version import __version__
-from .safe_load import CheckpointError
+from .errors import CheckpointError
 
 #: Seconds without a byte after which a connection counts as cut.
 TIMEOUT = 30.0

@@ -18,10 +18,11 @@ from ..files import WriteError, atomic_path, reported_writes, write_atomic
 from ..models.variants import Variant, find_variant
 from .convert import to_ours
 from .download import DownloadError, download
+from .errors import CheckpointError
 from .names import some
 from .published import SCHEME, PublishedWeights, find_published
 from .recognize import Recognized, name_arch, recognize
-from .safe_load import READERS, CheckpointError, read_checkpoint
+from .safe_load import READERS, read_checkpoint
 
 #: The environment variable with the folder that is searched first.
 VARIABLE = 'FCVIT_MM_WEIGHTS'

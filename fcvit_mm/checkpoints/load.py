@@ -16,11 +16,12 @@ from torch import Tensor
 from ..files import WriteError, atomic_path
 from ..models import Backbone
 from ..models.published_names import is_like
+from .errors import CheckpointError
 from .fetch import published_path
 from .names import find_state_dict, some, weights_of
 from .published import SCHEME, is_published
 from .recognize import Recognized, arch_of, kind_of, name_arch, names_of, recognize
-from .safe_load import CheckpointError, read_checkpoint
+from .safe_load import read_checkpoint
 
 
 def load_pretrained(

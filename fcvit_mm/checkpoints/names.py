@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.published_names import Row
-from .safe_load import CheckpointError
+from .errors import CheckpointError
 
 #: Containers of a state dict in a checkpoint, in order of preference: weights as trained, and averaged (EMA) ones.
 #: ``ema_state_dict`` is missing here because MMEngine's EMAHook writes the two the other way round, see

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 from ..errors import UserError
 from ..models.variants import VARIANTS, Variant, find_variant
-from .safe_load import CheckpointError
+from .errors import CheckpointError
 
 #: What stands before a name of the table, in place of a file.
 SCHEME = 'published:'

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..models import Backbone
 from ..models.published_names import PublishedNames, renamer
 from ..models.variants import VARIANTS, variants_of
+from .errors import CheckpointError
 from .names import HEAD, PADDLE_LEAVES, TASKS, find_state_dict, is_head, some, tensors_of
-from .safe_load import CheckpointError
 
 #: A network is recognised by the names in its blocks, of which at least this part must be its own.
 SHARE_OF_BLOCKS = 0.75

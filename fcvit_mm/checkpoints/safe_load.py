@@ -23,20 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be read or does not fit. The message names the file, the problem and the way out."""
-
-
-class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
-    """The checkpoint file does not exist."""
-
-
-class CheckpointExistsError(CheckpointError, FileExistsError):
-    """The file to write already exists."""
-
+from .errors import CheckpointError, CheckpointNotFoundError
+from .published import SCHEME, near_published
 
 #: Readers of what is not the path of a file, by what it begins with: :mod:`fcvit_mm.checkpoints.fetch` has one.
 READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
@@ -426,8 +414,6 @@ def _read_head(path: str) -> bytes:
         CheckpointError: It is not a checkpoint; names its actual type.
     """
     if not os.path.exists(path):
-        from .published import SCHEME, near_published  # which needs this module
-
         near = [] if os.path.dirname(path) else near_published(path)
         raise CheckpointNotFoundError(
             f'checkpoint {path} does not exist: '

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from ..apis.load import Network
 from ..errors import UserError, library_errors
-from .detectors import Detections
+from .detectors.detections import Detections
 from .formats import Runnable
 from .parts import FromPixels, Part
 

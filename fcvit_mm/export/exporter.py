@@ -32,8 +32,9 @@ from .formats import (
     time_in_turn,
     write_export,
 )
-from .parts import PARTS, FromPixels, Part, Preparation, take_part
+from .parts import FromPixels, Part, Preparation
 from .quantization import Labelled, calibration_images, labelled_images, measure_detections, measure_drift, quantize
+from .selection import PARTS, take_part
 
 #: Height and width at which speed is measured if the config's test pipeline crops to none.
 SIZES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
@@ -69,7 +70,7 @@ def export_model(
         checkpoint (str): A checkpoint trained with this config.
         out (str): The file to write.
         kind (str): A key of :data:`~fcvit_mm.export.formats.FORMATS`.
-        part (str): One of :data:`~fcvit_mm.export.parts.PARTS`.
+        part (str): One of :data:`~fcvit_mm.export.selection.PARTS`.
         optimize (bool): Export the model after :func:`fcvit_mm.optimize_for_inference`.
         size (Sequence[int]): Height and width at which speed is measured, or one number for both; empty for the
             config's.

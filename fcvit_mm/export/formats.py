@@ -20,8 +20,9 @@ from ..errors import UserError
 from ..files import atomic_path, is_write_failure
 from ..inference import optimize_for_inference
 from ..options import EXPORT_FORMATS as FORMATS
-from .detectors import match
-from .parts import Part, free_of_sizes_
+from .any_size import free_of_sizes_
+from .matching import match
+from .parts import Part
 
 #: Runs a graph: from images ``(B, C, H, W)`` to a tuple of outputs.
 Runnable = Callable[[Tensor], Tuple[Tensor, ...]]
@@ -108,7 +109,7 @@ def write_export(
     """Export a part of a model; keep the file if its outputs match.
 
     Args:
-        part (nn.Module): From :func:`~fcvit_mm.export.parts.take_part`, on the CPU. It stays as it is.
+        part (nn.Module): From :func:`~fcvit_mm.export.selection.take_part`, on the CPU. It stays as it is.
         path (str): The file; an existing one is replaced at the end.
         kind (str): A key of :data:`FORMATS`.
         optimize (bool): Export it after :func:`fcvit_mm.optimize_for_inference`.

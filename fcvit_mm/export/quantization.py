@@ -11,7 +11,7 @@ from ..checkpoints.names import some
 from ..errors import UserError
 from ..files import atomic_path
 from ..images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, find_images, image_problem, list_images
-from .detectors import match
+from .matching import match
 from .parts import Part
 
 #: What is computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: they cost little time and

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.convert import KEPT_META
+from ..checkpoints.errors import CheckpointError
 from ..checkpoints.names import some, tensors_of
 from ..checkpoints.recognize import check_finite
-from ..checkpoints.safe_load import META_KEY, CheckpointError, read_checkpoint
+from ..checkpoints.safe_load import META_KEY, read_checkpoint
 from ..files import write_all_atomic
 from ..version import __version__
 

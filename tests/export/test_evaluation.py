@@ -12,7 +12,7 @@ from mmengine.utils import digit_version
 from fcvit_mm.apis.load import Network
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import UserError
-from fcvit_mm.export.detectors import Detections
+from fcvit_mm.export.detectors.detections import Detections
 from fcvit_mm.export.evaluation import build_test_data, evaluate
 from fcvit_mm.export.exporter import _in_pytorch, export_model, format_report
 from fcvit_mm.export.parts import FromPixels, Part, Preparation

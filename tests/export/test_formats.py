@@ -12,15 +12,9 @@ import torch
 from networks import NETWORKS, assert_same, build, disturbed, images
 
 from fcvit_mm.errors import UserError
-from fcvit_mm.export.formats import (
-    FORMATS,
-    ExportError,
-    check_format,
-    check_openvino,
-    load_exported,
-    write_export,
-)
-from fcvit_mm.export.parts import Features, Part, SameSize
+from fcvit_mm.export.any_size import SameSize
+from fcvit_mm.export.formats import FORMATS, ExportError, check_format, check_openvino, load_exported, write_export
+from fcvit_mm.export.parts import Features, Part
 from fcvit_mm.files import WriteError
 from fcvit_mm.models.dwnet import DWNetBlock
 

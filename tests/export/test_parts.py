@@ -1,35 +1,24 @@
-"""The parts of a model that are exported."""
+"""Parts that take pixels normalise them as mmdet does."""
 
-import pytest
 import torch
-import torch.nn as nn
+from detectors import build_detector, drawn_image
 
-from fcvit_mm.errors import UserError
-from fcvit_mm.export.parts import AdaptiveAvgPool2d, free_of_sizes_, random_images, take_part
+from fcvit_mm.export.detectors.detections import Detections
+from fcvit_mm.export.parts import FromPixels, Preparation
 
-
-@pytest.mark.parametrize('size', [(6, 6), (7, 11), (1, 5), (23, 4)], ids=str)
-@pytest.mark.parametrize('output_size', [1, 6, (2, 3)], ids=str)
-def test_pooling_is_pytorchs(size, output_size):
-    x = random_images((2, 3, *size))
-    torch.testing.assert_close(AdaptiveAvgPool2d(output_size)(x), nn.AdaptiveAvgPool2d(output_size)(x))
+#: As mmdet's stock configs normalise.
+USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 
 
-def test_a_semantic_fpn_is_freed_of_sizes():
-    wrappers = pytest.importorskip('mmseg.models.utils.wrappers')
-    upsample = wrappers.Upsample(scale_factor=2, mode='bilinear', align_corners=False)
-    model = nn.Sequential(nn.Conv2d(3, 2, 1), upsample, nn.AdaptiveAvgPool2d((1, 1)))
-    x = random_images((1, 3, 9, 5))
-    expected = model[:2](x)
-    assert free_of_sizes_(model)[1] is not upsample and isinstance(model[2], nn.AdaptiveAvgPool2d)
-    torch.testing.assert_close(model[:2](x), expected)
+@torch.no_grad()
+def test_pixels_are_normalised_as_mmdet_does():
+    from mmdet.models import DetDataPreprocessor
+    from mmdet.structures import DetDataSample
 
-
-def test_models_of_other_structure():
-    with pytest.raises(UserError, match='Linear has no backbone in model.backbone'):
-        take_part(nn.Linear(2, 2), 'classification')
-    pytest.importorskip('mmseg')
-    cascade = nn.Module()
-    cascade.backbone, cascade.decode_head = nn.Identity(), nn.ModuleList()
-    with pytest.raises(UserError, match='has a decode_head of ModuleList, expected a single decode head of mmseg'):
-        take_part(cascade, 'segmentation')
+    image = torch.from_numpy(drawn_image(40, 50))
+    part = FromPixels(Detections(build_detector('fcos')), USUAL)
+    preprocessor = DetDataPreprocessor(USUAL.mean, USUAL.std, bgr_to_rgb=True)
+    data = preprocessor(dict(inputs=[image.permute(2, 0, 1)], data_samples=[DetDataSample()]))
+    torch.testing.assert_close(part.normalize(image[None]), data['inputs'])
+    assert (part.from_normalized(data['inputs']) == image[None]).all()
+    assert part.axes == {1: 'height', 2: 'width'} and part.inputs(3, 3, 8, 9).shape == (1, 8, 9, 3)

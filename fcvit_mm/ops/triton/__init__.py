@@ -5,10 +5,10 @@ docs/gpu.md has the measurements on a GPU; the limits of each kernel are in its 
 
 from .add_scaled import add_scaled
 from .depthwise_conv import depthwise_conv2d, pack_taps
+from .devices import APPLIES, DTYPES, applies, available, usable
 from .dwconv_gelu import dwconv_gelu
 from .global_context import add_global_context
 from .group_norm import group_norm
-from .support import APPLIES, DTYPES, applies, available, usable
 
 __all__ = [
     'APPLIES',

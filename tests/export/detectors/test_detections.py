@@ -18,9 +18,10 @@ from detectors import DETECTORS, build_detector, drawn_image
 from harness import ROOT
 from plain_net import PlainNet
 
-from fcvit_mm.errors import UserError
-from fcvit_mm.export.detectors import Detections, best_of, match, suppress
+from fcvit_mm.export.detectors.detections import Detections
+from fcvit_mm.export.detectors.steps import suppress
 from fcvit_mm.export.formats import FORMATS, OPSET, ExportError, compare, load_exported, write_export
+from fcvit_mm.export.matching import match
 from fcvit_mm.export.parts import FromPixels, Preparation, random_images
 from fcvit_mm.export.quantization import Labelled, measure_detections, quantize
 
@@ -71,29 +72,6 @@ def test_of_equal_scores_the_first_are_taken(name):
     images = random_images((1, 3, 97, 131))
     expected, found = part.expected(images), part.complete(part(images), images)
     assert match(expected, found).matched == len(expected[0]) == len(found[0]) > 3
-
-
-@pytest.mark.parametrize('limit', [3, 60, 100, 200])
-def test_best_of_takes_the_first_as_the_operator_of_onnx_does(limit):
-    onnx = pytest.importorskip('onnx')
-    onnxruntime = pytest.importorskip('onnxruntime')
-    values = torch.rand(100, generator=torch.Generator().manual_seed(0))
-    values[::2] = 0.5
-    values[::7] = 0.9
-    found, index = best_of(values, limit, stable=False)
-    assert index.tolist() == sorted(range(100), key=lambda place: -values[place].item())[:limit]
-    assert (found == values[index]).all()
-    helper, kinds = onnx.helper, onnx.TensorProto
-    graph = helper.make_graph(
-        [helper.make_node('TopK', ['values', 'limit'], ['found', 'index'])],
-        'topk',
-        [helper.make_tensor_value_info('values', kinds.FLOAT, [100])],
-        [helper.make_tensor_value_info('index', kinds.INT64, [None])],
-        [helper.make_tensor('limit', kinds.INT64, [1], [min(limit, 100)])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    assert session.run(None, {'values': values.numpy()})[0].tolist() == index.tolist()
 
 
 @pytest.mark.parametrize('kind', FORMATS)
@@ -284,106 +262,6 @@ def test_the_example_enlarges_masks_of_the_whole_image_as_mmdet_does(name):
     assert (np.array(found) == expected.numpy()).mean() > 0.9999 and expected.any() and not expected.all()
 
 
-class Own(nn.Module):
-    """What makes a head's prediction its own."""
-
-    def _predict_by_feat_single(self):
-        pass
-
-    def predict_bbox(self):
-        pass
-
-    def forward(self, x):
-        return x
-
-
-def owned(module):
-    """Give an object's class methods of its own."""
-    kind = type(module)
-    module.__class__ = type(f'Own{kind.__name__}', (kind,), {k: v for k, v in vars(Own).items() if k[:2] != '__'})
-
-
-@pytest.mark.parametrize(
-    'name, place, message',
-    [
-        (
-            'retinanet',
-            'bbox_head',
-            'OwnRetinaHead predicts in its own way, which cannot be exported as one graph. Complete',
-        ),
-        ('faster_rcnn', 'rpn_head', 'OwnRPNHead proposes in its own way'),
-        ('faster_rcnn', 'roi_head', 'OwnStandardRoIHead predicts in its own way'),
-        ('faster_rcnn', 'roi_head.bbox_head', 'OwnShared2FCBBoxHead predicts boxes in its own way'),
-        ('cascade_mask_rcnn', 'roi_head.mask_head.1', 'OwnFCNMaskHead predicts masks in its own way'),
-        ('mask_rcnn', 'roi_head.mask_roi_extractor', 'OwnSingleRoIExtractor extracts regions in its own way.*--part n'),
-    ],
-)
-def test_heads_that_predict_in_their_own_way_are_refused_by_name(name, place, message):
-    model = build_detector(name)
-    owned(model.get_submodule(place))
-    with pytest.raises(UserError, match=message):
-        Detections(model)
-
-
-_HEAD = dict(num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1)
-_GFL = dict(
-    norm_cfg=dict(type='GN', num_groups=2),
-    anchor_generator=dict(
-        type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1, strides=[4, 8]
-    ),
-)
-
-
-@pytest.mark.parametrize(
-    'name, changes, message',
-    [
-        # Heads of mmdet that predict otherwise: of one image, of all of them.
-        ('atss', dict(bbox_head=dict(_HEAD, type='GFLHead', **_GFL)), 'GFLHead predicts in its own way'),
-        ('atss', dict(bbox_head=dict(_HEAD, type='YOLOXHead', strides=(4, 8))), 'YOLOXHead predicts in its own way'),
-        (
-            'retinanet',
-            dict(test_cfg__nms=dict(type='soft_nms')),
-            "RetinaHead has nms with type 'soft_nms'",
-        ),
-        ('fcos', dict(test_cfg__nms=dict(iou_threshold=0.5, offset=1)), 'FCOSHead has nms with offset'),
-        ('fcos', dict(test_cfg__nms=None), 'the test_cfg of FCOSHead lacks nms'),
-        ('atss', dict(test_cfg__min_bbox_size=3), 'min_bbox_size 3 is measured in the original image.*min_bbox_size=0'),
-        ('retinanet', dict(bbox_head__bbox_coder=dict(type='TBLRBBoxCoder')), 'TBLRBBoxCoder decodes boxes in its own'),
-        (
-            'faster_rcnn',
-            dict(roi_head__bbox_roi_extractor__roi_layer=dict(type='RoIPool', output_size=4)),
-            'RoIPool pools regions by its own rule',
-        ),
-    ],
-)
-def test_steps_without_an_operator_are_refused_by_name(name, changes, message):
-    with pytest.raises(UserError, match=message):
-        Detections(build_detector(name, **changes))
-
-
-def test_a_detector_of_another_kind_is_refused_by_name():
-    with pytest.raises(
-        UserError, match='Linear predicts in its own way.*Complete detectors are supported for Faster, Mask'
-    ):
-        Detections(nn.Linear(2, 2))
-
-
-def test_matches_are_of_one_label_near_and_alike():
-    boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 100.0, 100.0], [50.0, 50.0, 90.0, 90.0]])
-    expected = boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1])
-    assert match(expected, expected) == (3, 3, 3, 0.0) and match(expected, expected).agree
-    near = boxes + torch.tensor([[0.0], [0.2], [2.0]]), expected[1] + torch.tensor([5e-4, 0, 0]), expected[2]
-    matches = match(expected, near)
-    assert matches.matched == 2 and matches.score == pytest.approx(5e-4, rel=1e-3) and not matches.agree
-    assert match(expected, (boxes, expected[1], expected[2].flip(0))).matched == 1
-    assert match(expected, (boxes, expected[1] - 0.01, expected[2])).matched == 0
-    assert match(expected, [x[:0] for x in expected]) == (3, 0, 0, 0.0)
-    masks = torch.zeros(3, 4, 4, dtype=torch.bool)
-    others = masks.clone()
-    others[0, 0, 0] = True
-    assert match((*expected, masks), (*expected, others)).matched == 2
-
-
 def test_a_file_that_finds_other_things_is_an_error():
     part = Detections(build_detector('retinanet'))
     images = random_images((1, 3, 64, 70))
@@ -391,17 +269,3 @@ def test_a_file_that_finds_other_things_is_an_error():
         boxes, scores, labels = part(images)
     with pytest.raises(ExportError, match='finds 20 objects on a 64x70 image, of which 0 match the 20'):
         compare(part, lambda _: (boxes, scores, labels + 1), 'onnx', images)
-
-
-@torch.no_grad()
-def test_pixels_are_normalised_as_mmdet_does():
-    from mmdet.models import DetDataPreprocessor
-    from mmdet.structures import DetDataSample
-
-    image = torch.from_numpy(drawn_image(40, 50))
-    part = FromPixels(Detections(build_detector('fcos')), USUAL)
-    preprocessor = DetDataPreprocessor(USUAL.mean, USUAL.std, bgr_to_rgb=True)
-    data = preprocessor(dict(inputs=[image.permute(2, 0, 1)], data_samples=[DetDataSample()]))
-    torch.testing.assert_close(part.normalize(image[None]), data['inputs'])
-    assert (part.from_normalized(data['inputs']) == image[None]).all()
-    assert part.axes == {1: 'height', 2: 'width'} and part.inputs(3, 3, 8, 9).shape == (1, 8, 9, 3)

@@ -1,0 +1,69 @@
+"""Agreement of two lists of detections."""
+
+from typing import List, NamedTuple, Sequence
+
+from torch import Tensor
+
+#: Least overlap, and largest difference of scores, of two detections that are the same.
+SAME_IOU, SAME_SCORE = 0.99, 1e-3
+#: Pixels between the sides of boxes that are the same, too.
+SAME_PLACE = 0.01
+#: Share of detections that may have no partner: where two scores or overlaps are equal but for rounding.
+UNMATCHED = 0.01
+
+
+class Matches(NamedTuple):
+    """Agreement of two lists of detections.
+
+    Attributes:
+        expected, found (int): Lengths of the lists.
+        matched (int): Pairs of the same label, an overlap of at least ``iou``, of masks too, and scores that differ by
+            at most ``score``.
+        score (float): Largest difference of scores within the pairs.
+    """
+
+    expected: int
+    found: int
+    matched: int
+    score: float
+
+    @property
+    def agree(self) -> bool:
+        """Check whether all but a fraction of :data:`UNMATCHED` are matched."""
+        return max(self.expected, self.found) - self.matched <= UNMATCHED * max(self.expected, self.found)
+
+
+def match(
+    expected: Sequence[Tensor], found: Sequence[Tensor], iou: float = SAME_IOU, score: float = SAME_SCORE
+) -> Matches:
+    """Match detections of the same object, preferring the nearest score.
+
+    Args:
+        expected, found (Sequence[Tensor]): Boxes ``(N, 4)``, scores and labels ``(N,)`` and, if there are, masks ``(N,
+            H, W)`` bool.
+        iou (float): Minimum IoU of a pair.
+        score (float): Largest difference of their scores.
+    """
+    from torchvision.ops import box_iou
+
+    counts = len(expected[0]), len(found[0])
+    if not min(counts):
+        return Matches(*counts, 0, 0.0)
+    apart = (expected[1][:, None] - found[1]).abs()
+    same = box_iou(expected[0].double(), found[0].double()) >= iou
+    # Lines, which boxes outside the image are clipped to, overlap with nothing.
+    same |= (expected[0][:, None] - found[0]).abs().amax(2) <= SAME_PLACE
+    same &= apart <= score
+    same &= expected[2][:, None] == found[2]
+    differences: List[float] = []
+    for row in range(counts[0]):
+        partners = same[row].nonzero()[:, 0]
+        if len(partners):
+            partner = partners[apart[row, partners].argmin()]
+            same[:, partner] = False
+            if len(expected) > 3:
+                want, have = expected[3][row], found[3][partner]
+                if (want & have).sum() < iou * (want | have).sum():
+                    continue
+            differences.append(apart[row, partner].item())
+    return Matches(*counts, len(differences), max(differences, default=0.0))

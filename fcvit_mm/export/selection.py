@@ -1,0 +1,64 @@
+"""The part of a model that is exported, selected by name."""
+
+import torch.nn as nn
+
+from ..errors import UserError
+from ..options import EXPORT_PARTS as PARTS
+from .detectors.detections import Detections
+from .parts import Features, Logits, Part, Scores
+
+
+def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
+    """Return an exportable part of a model.
+
+    Args:
+        model (nn.Module): A classifier, detector or segmentor.
+        task (str): Its task.
+        part (str): ``'backbone'``: the feature maps of its stages; ``'neck'``: those after the neck; ``'model'``: a
+            classifier's scores, a segmentor's logits at the size of the images, a detector's detections.
+
+    Returns:
+        Part: :class:`~.parts.Features`, :class:`~.parts.Scores`, :class:`~.parts.Logits` or
+        :class:`~.detectors.detections.Detections` around the model's own modules.
+
+    Raises:
+        UserError: An unknown or missing part, or an unsupported head.
+    """
+    name = type(model).__name__
+    if part not in PARTS:
+        raise UserError(f'part {part!r}, expected one of {", ".join(PARTS)}')
+    backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
+    if not isinstance(backbone, nn.Module):
+        raise UserError(
+            f'{name} has no backbone in model.backbone: only models with a backbone, neck and head can be exported'
+        )
+    if part == 'backbone':
+        return Features(backbone)
+    if part == 'neck':
+        if neck is None:
+            raise UserError(
+                f'{name} has no neck: use --part backbone' + ('' if task == 'detection' else ' or --part model')
+            )
+        return Features(backbone, neck)
+    if task == 'detection':
+        return Detections(model)
+    features = Features(backbone, neck)
+    if task == 'classification':
+        from mmpretrain.models.heads import ClsHead
+
+        head = getattr(model, 'head', None)
+        if not isinstance(head, ClsHead):
+            raise UserError(
+                f'{name} has a head of {type(head).__name__}, expected a ClsHead, whose scores are a softmax: use '
+                '--part backbone'
+            )
+        return Scores(features, head)
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    head = getattr(model, 'decode_head', None)
+    if not isinstance(head, BaseDecodeHead):
+        raise UserError(
+            f'{name} has a decode_head of {type(head).__name__}, expected a single decode head of mmseg: use --part '
+            'backbone'
+        )
+    return Logits(features, head)

@@ -1,0 +1,17 @@
+"""Which part of a model is exported."""
+
+import pytest
+import torch.nn as nn
+
+from fcvit_mm.errors import UserError
+from fcvit_mm.export.selection import take_part
+
+
+def test_models_of_other_structure():
+    with pytest.raises(UserError, match='Linear has no backbone in model.backbone'):
+        take_part(nn.Linear(2, 2), 'classification')
+    pytest.importorskip('mmseg')
+    cascade = nn.Module()
+    cascade.backbone, cascade.decode_head = nn.Identity(), nn.ModuleList()
+    with pytest.raises(UserError, match='has a decode_head of ModuleList, expected a single decode head of mmseg'):
+        take_part(cascade, 'segmentation')
