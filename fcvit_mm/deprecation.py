@@ -70,6 +70,7 @@ RENAMED = {
         'read_upload': 'fcvit_mm.images.read_untrusted_image',
     },
     'fcvit_mm.engine.checkpoint': {'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook'},
+    'fcvit_mm.engine.complexity': {'Part': 'fcvit_mm.apis.count.PartComplexity'},
     'fcvit_mm.engine.config': {
         name: f'fcvit_mm.options.{name}' for name in ('add_config_options', 'add_import_option')
     },

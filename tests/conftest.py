@@ -45,7 +45,7 @@ LONG = (
     'test_count.py',
     'test_recognize.py',
     'test_get_flops.py',
-    'test_entries.py',
+    'test_timed_networks.py',
     'test_implementations.py',
     'test_dist.py',
     'test_visualize.py',

@@ -59,7 +59,7 @@ EXCEPTIONS = {
     'checkpoints/test_fuzz.py': ('test_names_there_and_back',),
     'dev/benchmark/test_compile_kernels.py': (),
     'dev/benchmark/test_dense_step.py': ('test_a_step_of_a_classifier_is_another_commands',),
-    'dev/benchmark/test_entries.py': (),
+    'dev/benchmark/test_timed_networks.py': (),
     'dev/benchmark/test_measure.py': ('test_calls_are_timed_in_turn', 'test_ratios_are_taken_within_rounds'),
     'dev/benchmark/test_speed.py': ('test_a_dtype_that_the_device_lacks_is_named',),
     'dev/test_check_configs.py': (),

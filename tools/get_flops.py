@@ -27,9 +27,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def format_table(found: 'Complexity') -> str:
     """Return the table that the command prints: one line for each part, and the total."""
-    from fcvit_mm.apis.count import Part
+    from fcvit_mm.apis.count import PartComplexity
 
-    rest = Part(
+    rest = PartComplexity(
         'other',
         found.params - sum(part.params for part in found.parts),
         found.flops - sum(part.flops for part in found.parts),

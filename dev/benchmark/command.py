@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 import torch
-from entries import DTYPES
+from timed_networks import DTYPES
 
 import fcvit_mm
 from fcvit_mm.errors import CommandParser, UserError

@@ -12,13 +12,13 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from command import add_arguments, check_arguments, describe_run, parse_size
-from entries import DTYPES, keep_layout
 from measure import in_child, interleave, peak_growth
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from report import summarize, write_report
+from timed_networks import DTYPES, keep_layout
 
 from fcvit_mm.engine.config import load_config, set_pretrained, task_of
 from fcvit_mm.errors import UserError, command_parser, run_command
@@ -29,7 +29,7 @@ from fcvit_mm.options import add_config_options
 
 
 class Way(NamedTuple):
-    """A way to run the backbone: see ``Way`` of ``entries.py``."""
+    """A way to run the backbone: see ``Way`` of ``timed_networks.py``."""
 
     about: str
     ops: str

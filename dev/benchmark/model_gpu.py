@@ -18,8 +18,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from command import parse_size
 from compile_kernels import Resources, compile_for
-from entries import DTYPES
 from launches import Launch, record
+from timed_networks import DTYPES
 
 from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.files import write_atomic

@@ -11,8 +11,8 @@ import json
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from command import add_arguments, check_arguments, describe_run
-from entries import Task, faster_layout, parse_entry, prepare
 from measure import interleave, spread
+from timed_networks import Task, faster_layout, parse_network, prepare
 
 from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.files import write_all_atomic
@@ -45,14 +45,14 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def measure_point(args: argparse.Namespace, size: int, batch: int, layouts: Dict[str, str]) -> Dict[str, Any]:
     """Time all networks at one size and batch; ``layouts`` is updated where it is tried."""
     task = Task('inference', args.device, batch, (size, size), True, args.threads)
-    entries = [parse_entry(label, args.dtype) for label in args.networks]
+    networks = [parse_network(label, args.dtype) for label in args.networks]
     pixels = batch * size * size
-    for entry in entries:
-        if entry.way.layout:
-            layouts[entry.label] = entry.way.layout
-        elif pixels <= args.trial_pixels or entry.label not in layouts:
-            layouts[entry.label] = faster_layout(entry, task)[0]
-    calls = {entry.label: prepare(entry, task, layouts[entry.label]).call for entry in entries}
+    for timed in networks:
+        if timed.way.layout:
+            layouts[timed.label] = timed.way.layout
+        elif pixels <= args.trial_pixels or timed.label not in layouts:
+            layouts[timed.label] = faster_layout(timed, task)[0]
+    calls = {timed.label: prepare(timed, task, layouts[timed.label]).call for timed in networks}
     rounds = min(args.rounds, max(3, args.rounds * args.trial_pixels // pixels))
     times = interleave(calls, rounds, min(args.warmup, rounds), args.found_device)
     del calls

@@ -14,9 +14,20 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import torch
 from ceilings import measure_ceilings
 from command import add_arguments, check_arguments, describe_run, parse_size
-from entries import DTYPES, PEERS, Entry, Prepared, Task, counted, faster_layout, memory_of, parse_entry, prepare
 from measure import in_child, interleave, peak_growth
 from report import summarize, write_report
+from timed_networks import (
+    DTYPES,
+    PEERS,
+    Prepared,
+    Task,
+    TimedNetwork,
+    counted,
+    faster_layout,
+    memory_of,
+    parse_network,
+    prepare,
+)
 
 from fcvit_mm.apis.count import count_multiply_adds, count_traffic
 from fcvit_mm.errors import UserError, command_parser, run_command
@@ -55,41 +66,41 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def prepare_all(entries: List[Entry], task: Task) -> Tuple[Dict[str, Prepared], List[Dict[str, Any]]]:
+def prepare_all(networks: List[TimedNetwork], task: Task) -> Tuple[Dict[str, Prepared], List[Dict[str, Any]]]:
     """Bring all networks onto the device and run each once; begins the rows of the report."""
     prepared, rows = {}, []
-    for entry in entries:
+    for timed in networks:
         try:
-            layout, tried = (entry.way.layout, None) if entry.way.layout else faster_layout(entry, task)
-            prepared[entry.label] = prepare(entry, task, layout)
-            prepared[entry.label].call()
+            layout, tried = (timed.way.layout, None) if timed.way.layout else faster_layout(timed, task)
+            prepared[timed.label] = prepare(timed, task, layout)
+            prepared[timed.label].call()
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(
-                f'{entry.label}: {task.device} has too little memory for --batch {task.batch} besides the previous '
+                f'{timed.label}: {task.device} has too little memory for --batch {task.batch} besides the previous '
                 'networks: lower it, or time fewer networks'
             ) from error
         except (RuntimeError, NotImplementedError) as error:
             if 'not implemented for' not in str(error):
                 raise
             raise UserError(
-                f'{entry.label}: PyTorch {torch.__version__} cannot run it in {entry.dtype} on {task.device} '
+                f'{timed.label}: PyTorch {torch.__version__} cannot run it in {timed.dtype} on {task.device} '
                 f'({error}): use another dtype or device'
             ) from error
-        kind = 'peer' if entry.network in PEERS else 'reference' if entry.way.ops == 'reference' else 'ours'
+        kind = 'peer' if timed.network in PEERS else 'reference' if timed.way.ops == 'reference' else 'ours'
         rows.append(
             dict(
-                label=entry.label,
+                label=timed.label,
                 kind=kind,
-                network=entry.network,
-                way=entry.way.about,
-                compiled=bool(entry.compiled),
-                dtype=entry.dtype,
+                network=timed.network,
+                way=timed.way.about,
+                compiled=bool(timed.compiled),
+                dtype=timed.dtype,
                 layout=layout,
                 layouts_tried=tried,
-                params=prepared[entry.label].params,
+                params=prepared[timed.label].params,
             )
         )
-        print(f'{entry.label}: {entry.dtype}, {layout}', flush=True)
+        print(f'{timed.label}: {timed.dtype}, {layout}', flush=True)
     return prepared, rows
 
 
@@ -143,8 +154,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if repeat < 1:
         raise UserError(f'--repeat {repeat}: expected at least 1')
     task = Task(args.mode, args.device, args.batch, parse_size(args.size), args.features, args.threads)
-    entries = [parse_entry(label, args.dtype) for label in args.networks]
-    labels = [entry.label for entry in entries]
+    networks = [parse_network(label, args.dtype) for label in args.networks]
+    labels = [timed.label for timed in networks]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UserError(f'--networks contains {", ".join(twice)} more than once: remove the duplicates')
@@ -154,7 +165,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             raise UserError(f'--baseline {label} is not one of --networks ({", ".join(labels)})')
 
     found = describe_run(device)
-    prepared, rows = prepare_all(entries, task)
+    prepared, rows = prepare_all(networks, task)
     ceilings = (
         None if args.no_ceilings else measure_ceilings(device, {row['dtype']: DTYPES[row['dtype']] for row in rows})
     )
@@ -163,7 +174,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     print(f'{args.warmup} and {args.rounds} rounds', flush=True)
     times = interleave({label: each.call for label, each in prepared.items()}, args.rounds, args.warmup, device, repeat)
-    for row, entry in zip(rows, entries):
+    for row, timed in zip(rows, networks):
         row['times'] = times[row['label']]
         if ceilings:
             row['matrix_ceiling'] = ceilings.multiply_adds[row['dtype']]
@@ -172,7 +183,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             row['peak_growth'] = (
                 peak_growth(prepared[row['label']].call, device)
                 if device.type == 'cuda'
-                else in_child(memory_of, entry, task, row['layout'])
+                else in_child(memory_of, timed, task, row['layout'])
             )
     summarize(rows, args.batch, baselines)
 

@@ -15,8 +15,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from ceilings import measure_ceilings
 from command import add_arguments, check_arguments, describe_run
-from entries import DTYPES
 from measure import spread
+from timed_networks import DTYPES
 from torch import Tensor
 
 from fcvit_mm import ops

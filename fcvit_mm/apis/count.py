@@ -40,7 +40,7 @@ CONVENTION = (
 DEFAULT_SHAPES = {'mmpretrain': (224, 224), 'mmdet': (800, 1280), 'mmseg': (512, 512)}
 
 
-class Part(NamedTuple):
+class PartComplexity(NamedTuple):
     """A part of a model: its name, parameter values and multiply-adds."""
 
     name: str
@@ -52,7 +52,7 @@ class Complexity(NamedTuple):
     """The result of :func:`measure`: the input's height and width, the parts, the totals, and the input's channels."""
 
     shape: Tuple[int, int]
-    parts: List[Part]
+    parts: List[PartComplexity]
     params: int
     flops: int
     channels: int = 3
@@ -200,7 +200,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         flops = count_multiply_adds(model, image)
     parts = [
-        Part(
+        PartComplexity(
             name,
             sum(count_parameters(model.get_submodule(module)) for module in modules),
             int(sum(flops[module] for module in modules)),

@@ -109,13 +109,13 @@ class CaiT(TokenTransformer):
             channels,
             depths[0],
             patch_size,
-            in_channels,
             out_type,
             out_indices,
             frozen_stages,
-            norm_eval,
-            with_cp,
-            init_cfg,
+            in_channels=in_channels,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
         )
         blocks_of_timm = import_timm_blocks()
         self.stem = TokenEmbed(in_channels, channels, patch_size, grid_of(img_size, patch_size), class_token=False)

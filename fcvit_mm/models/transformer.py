@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..dependencies import require
 from ..ops.tracing import call
-from .backbone import Backbone, InitCfg, check_frozen_stages, output_layout
+from .backbone import Backbone, check_frozen_stages, output_layout
 from .layers import LayerNorm2d, Stage, pad_to_multiple
 from .oversmoothing import fit_table, resample_table
 
@@ -132,6 +132,12 @@ class TokenTransformer(Transformer):
 
     A subclass builds ``stem`` (a :class:`TokenEmbed`) and ``stages``, calls :meth:`build_outputs`, and defines
     :meth:`class_token` and :meth:`patches`.
+
+    Args:
+        channels (int): Of the tokens.
+        depth (int): Number of blocks, for ``frozen_stages``.
+        patch_size, out_type, out_indices, frozen_stages: See :class:`~.vit.ViT`.
+        **options: ``in_channels, norm_eval, with_cp, init_cfg`` of :class:`Backbone`.
     """
 
     stem: TokenEmbed
@@ -141,13 +147,10 @@ class TokenTransformer(Transformer):
         channels: int,
         depth: int,
         patch_size: int,
-        in_channels: int,
         out_type: str,
         out_indices: Union[None, int, Sequence[int]],
         frozen_stages: int,
-        norm_eval: bool,
-        with_cp: bool,
-        init_cfg: InitCfg,
+        **options: Any,
     ) -> None:
         if out_type not in OUT_TYPES:
             raise ValueError(f'out_type={out_type!r}, expected one of {OUT_TYPES}')
@@ -168,15 +171,7 @@ class TokenTransformer(Transformer):
                 (channels, patch_size),
                 (channels, patch_size * 2),
             ]
-        super().__init__(
-            [width for width, _ in levels],
-            [stride for _, stride in levels],
-            out_indices,
-            in_channels=in_channels,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__([width for width, _ in levels], [stride for _, stride in levels], out_indices, **options)
         check_frozen_stages(frozen_stages, depth, 'blocks')
         self.frozen_stages = frozen_stages
         self.out_type = out_type

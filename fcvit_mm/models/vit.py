@@ -96,7 +96,16 @@ class ViT(TokenTransformer):
         check_transformer((channels,), (num_heads,), drop_path_rate)
         methods = check_methods(methods)
         super().__init__(
-            channels, depth, patch_size, in_channels, out_type, out_indices, frozen_stages, norm_eval, with_cp, init_cfg
+            channels,
+            depth,
+            patch_size,
+            out_type,
+            out_indices,
+            frozen_stages,
+            in_channels=in_channels,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
         )
         blocks_of_timm = import_timm_blocks()
         (rates,) = drop_path_rates(drop_path_rate, (depth,))

@@ -37,7 +37,7 @@ class Index(int):
         return Index, (int(self), self.seed, self.place)
 
 
-class Part(NamedTuple):
+class EpochPart(NamedTuple):
     """Part of an epoch that a run trained between two starts.
 
     Attributes:
@@ -142,25 +142,25 @@ class ResumableBatchSampler(BatchSampler):
         self.order = find_order(sampler)
         self.batches = self._group(sampler if self.order is None else self._share(), batch_size)
         self.drop_last = getattr(self.batches, 'drop_last', False)
-        self.parts: List[Part] = []
+        self.parts: List[EpochPart] = []
 
     @property
     def name(self) -> str:
         """Type of the other batch sampler."""
         return type_name(self.config)
 
-    def resume(self, parts: Sequence[Part]) -> None:
+    def resume(self, parts: Sequence[EpochPart]) -> None:
         """Let the next epoch start after the samples already trained."""
         self.parts = list(parts)
 
-    def split(self, parts: Sequence[Part]) -> Tuple[List[Part], int]:
+    def split(self, parts: Sequence[EpochPart]) -> Tuple[List[EpochPart], int]:
         """Return the parts trained with other settings, and the number of batches trained since then."""
         earlier = list(parts)
         if earlier and earlier[-1][:2] == (self.processes, self.batch_size):
             return earlier[:-1], earlier[-1].batches
         return earlier, 0
 
-    def left(self, parts: Sequence[Part]) -> int:
+    def left(self, parts: Sequence[EpochPart]) -> int:
         """Return the number of remaining batches of an epoch in this process."""
         earlier, done = self.split(parts)
         return len(self._rest(earlier)) - done
@@ -199,7 +199,7 @@ class ResumableBatchSampler(BatchSampler):
         number = len(self.sampler.dataset)
         return Share(self.sampler, self.order, self.rank, self.processes, number)
 
-    def _rest(self, parts: Sequence[Part]) -> Any:
+    def _rest(self, parts: Sequence[EpochPart]) -> Any:
         """Return this process's batches of the samples that some parts have left of an epoch."""
         if not parts:
             return self.batches
@@ -207,7 +207,7 @@ class ResumableBatchSampler(BatchSampler):
         order = functools.reduce(self._without, parts, self.order)
         return self._group(Share(self.sampler, order, self.rank, self.processes), self.batch_size)
 
-    def _without(self, order: Order, part: Part) -> Order:
+    def _without(self, order: Order, part: EpochPart) -> Order:
         if self.name == 'BatchSampler':  # what was trained is the beginning
             number = part.processes * part.batch_size * part.batches
             return lambda: itertools.islice(order(), number, None)

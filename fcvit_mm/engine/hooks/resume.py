@@ -29,7 +29,7 @@ from ...errors import UserError, library_errors
 from ...registry import HOOKS
 from ..config import type_name
 from ..optim.schedules import all_settings, follow_config
-from .batches import Index, Part, ResumableBatchSampler, mix
+from .batches import EpochPart, Index, ResumableBatchSampler, mix
 
 
 def request_resume(cfg: Config, point: str) -> None:
@@ -257,7 +257,7 @@ class ResumableHook(Hook):
         self.today: Dict[str, Any] = {}
         #: The pass over the data, what was trained of it before, and the iteration and number of batches since.
         self.number = 0
-        self.parts: List[Part] = []
+        self.parts: List[EpochPart] = []
         self.start = 0
         self.length: Optional[int] = None
 
@@ -325,14 +325,14 @@ class ResumableHook(Hook):
         per_pass = self.today['batches']
         own = (self.today['processes'], self.today['batch_size'])
         if before is not None:
-            self.number, self.parts = before['pass'], [Part(*part) for part in before['parts']]
+            self.number, self.parts = before['pass'], [EpochPart(*part) for part in before['parts']]
         elif by_iter:
             ends = resumable and not isinstance(batches.sampler, InfiniteSampler)
             self.number, done = divmod(meta['iter'], per_pass) if ends else (0, meta['iter'])
-            self.parts = [Part(*own, done)] if done else []
+            self.parts = [EpochPart(*own, done)] if done else []
         else:
             done = meta['iter'] - meta['epoch'] * per_pass
-            self.number, self.parts = meta['epoch'], [Part(*own, done)] if 0 < done < per_pass else []
+            self.number, self.parts = meta['epoch'], [EpochPart(*own, done)] if 0 < done < per_pass else []
         if self.parts and before is not None:
             self._check_order(before, batches)
         if self.parts and not resumable:
@@ -429,7 +429,7 @@ class ResumableHook(Hook):
             while self.length is not None and done >= self.length:
                 number, parts, done, self.length = number + 1, [], done - self.length, self.today['batches']
                 self.number, self.parts, self.start = number, parts, meta['iter'] - done
-        parts = [*parts, Part(*own, done)] if done > 0 else parts
+        parts = [*parts, EpochPart(*own, done)] if done > 0 else parts
         meta[RUN] = {**self.today, 'pass': number, 'parts': [list(part) for part in parts]}
 
     # The run
@@ -482,7 +482,9 @@ class ResumableHook(Hook):
             runner.logger.info(f'Resuming inside epoch {loop.epoch + 1}, after its first {samples} samples')
             sampler.resume(parts)
 
-    def _skip_iterations(self, loop: IterBasedTrainLoop, sampler: ResumableBatchSampler, parts: List[Part]) -> None:
+    def _skip_iterations(
+        self, loop: IterBasedTrainLoop, sampler: ResumableBatchSampler, parts: List[EpochPart]
+    ) -> None:
         if hasattr(sampler.sampler, 'set_epoch') and hasattr(sampler.sampler, 'epoch'):  # a sampler that ends
             sampler.sampler.set_epoch(self.number)
         sampler.resume(parts)

@@ -45,7 +45,7 @@ def test_recipes_name_what_there_is(load, tmp_path, script):
         capture_output=True,
         env={'PATH': '/usr/bin:/bin', 'PYTHON': str(stand_in)},
     )
-    entries = load('entries')
+    networks = load('timed_networks')
     for line in done.stdout.splitlines():
         path, *arguments = line.split()
         if path == '-m':
@@ -54,7 +54,7 @@ def test_recipes_name_what_there_is(load, tmp_path, script):
         args = load(Path(path).stem).parse_args(arguments)
         if path.endswith('speed.py'):
             for label in args.networks:
-                entries.parse_entry(label, args.dtype)
+                networks.parse_network(label, args.dtype)
             assert set(args.baseline or []) <= set(args.networks)
         elif path.endswith('dense_step.py'):
             assert (ROOT / args.config).is_file()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
-from fcvit_mm.engine.hooks.batches import Index, Part, ResumableBatchSampler, mix
+from fcvit_mm.engine.hooks.batches import EpochPart, Index, ResumableBatchSampler, mix
 from fcvit_mm.registry import DATA_SAMPLERS
 
 NUMBER = 37
@@ -70,7 +70,7 @@ def test_each_sample_once_whatever_the_processes_and_batches(kind, batches, monk
             sampler = make(kind, processes, rank, size, batches, monkeypatch)
             sampler.resume(parts)
             seen += itertools.chain(*itertools.islice(sampler, number))
-        parts.append(Part(processes, size, number))
+        parts.append(EpochPart(processes, size, number))
     places = [index.place for index in seen]
     assert len(set(places)) == len(places) and len({index.seed for index in seen}) == len(seen)
     if kind is DefaultSampler:
@@ -81,9 +81,9 @@ def test_each_sample_once_whatever_the_processes_and_batches(kind, batches, monk
 
 def test_what_is_left_is_counted(monkeypatch):
     sampler = functools.partial(make, DefaultSampler, monkeypatch=monkeypatch)
-    assert sampler(1, 0, 4).left([Part(1, 4, 3)]) == 10 - 3
-    assert sampler(2, 1, 4).left([Part(1, 4, 3)]) == 4  # 25 samples of 37, 13 for each
-    assert sampler(1, 0, 4).left([Part(1, 4, 10)]) == 0
+    assert sampler(1, 0, 4).left([EpochPart(1, 4, 3)]) == 10 - 3
+    assert sampler(2, 1, 4).left([EpochPart(1, 4, 3)]) == 4  # 25 samples of 37, 13 for each
+    assert sampler(1, 0, 4).left([EpochPart(1, 4, 10)]) == 0
 
 
 def test_seeds_do_not_depend_on_the_processes(monkeypatch):
@@ -105,7 +105,7 @@ def test_batches_can_be_skipped_and_bring_seeds():
     sampler = make(Sampler(seed=1, epoch=0))
     complete = list(sampler)
     assert len(sampler) == 3 and complete == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    sampler.resume([Part(1, 4, 2)])
+    sampler.resume([EpochPart(1, 4, 2)])
     rest = list(sampler)
     assert rest == complete[2:] and [index.seed for index in rest[0]] == [index.seed for index in complete[2]]
     assert list(sampler) == complete  # once

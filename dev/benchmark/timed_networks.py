@@ -93,7 +93,7 @@ class Task(NamedTuple):
     threads: int
 
 
-class Entry(NamedTuple):
+class TimedNetwork(NamedTuple):
     """A network in a way, in a dtype: one row of the table."""
 
     label: str
@@ -118,7 +118,7 @@ def choices() -> Dict[str, Tuple[str, Way, str]]:
     return found
 
 
-def parse_entry(label: str, dtype: str) -> Entry:
+def parse_network(label: str, dtype: str) -> TimedNetwork:
     """Parse a name of ``--networks``, with its own dtype after an ``@`` or the run's.
 
     Raises:
@@ -134,7 +134,7 @@ def parse_entry(label: str, dtype: str) -> Entry:
         )
     if (own or dtype) not in DTYPES:
         raise UserError(f'{label}: unknown dtype {own!r}, expected one of {", ".join(DTYPES)}')
-    return Entry(label, *known[name], own or dtype)
+    return TimedNetwork(label, *known[name], own or dtype)
 
 
 def keep_layout(backbone: Backbone) -> None:
@@ -203,7 +203,7 @@ class Prepared(NamedTuple):
     params: int
 
 
-def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
+def prepare(timed: TimedNetwork, task: Task, layout: str) -> Prepared:
     """Prepare a network to be timed.
 
     The rules are the same for all: inference casts weights and images to the dtype; training keeps float32 weights
@@ -212,56 +212,56 @@ def prepare(entry: Entry, task: Task, layout: str) -> Prepared:
     Raises:
         UserError: The way needs something that is not there.
     """
-    device, dtype, memory_format = torch.device(task.device), DTYPES[entry.dtype], LAYOUTS[layout]
-    model = build(entry.network, entry.way, task)
+    device, dtype, memory_format = torch.device(task.device), DTYPES[timed.dtype], LAYOUTS[layout]
+    model = build(timed.network, timed.way, task)
     params = count_parameters(model)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(task.batch, 3, *task.size, generator=generator)
     images = images.to(device=device, memory_format=memory_format)
-    if entry.compiled:
+    if timed.compiled:
         _let_compile_all(freeze=task.mode == 'inference')
     if task.mode == 'train':
-        return Prepared(_training_step(model.to(device=device, memory_format=memory_format), images, entry), params)
+        return Prepared(_training_step(model.to(device=device, memory_format=memory_format), images, timed), params)
 
     model = model.eval().to(device=device, dtype=dtype, memory_format=memory_format)
     images = images.to(dtype=dtype)
-    if entry.way.optimized:
-        model = _optimized(model, images, entry)
-    if entry.compiled:
-        model = torch.compile(model, **COMPILED[entry.compiled][0])
+    if timed.way.optimized:
+        model = _optimized(model, images, timed)
+    if timed.compiled:
+        model = torch.compile(model, **COMPILED[timed.compiled][0])
 
     def call() -> None:
-        with torch.no_grad(), use_ops(entry.way.ops):
+        with torch.no_grad(), use_ops(timed.way.ops):
             model(images)
 
     return Prepared(call, params)
 
 
-def faster_layout(entry: Entry, task: Task) -> Tuple[str, Dict[str, float]]:
+def faster_layout(timed: TimedNetwork, task: Task) -> Tuple[str, Dict[str, float]]:
     """Return the layout in which a network takes less time, eager, and the seconds in each."""
-    eager, device = entry._replace(compiled=''), torch.device(task.device)
+    eager, device = timed._replace(compiled=''), torch.device(task.device)
     # In turn, or a machine whose speed varies would decide.
     times = interleave({layout: prepare(eager, task, layout).call for layout in LAYOUTS}, 7, 1, device)
     seconds = {layout: spread(values).median for layout, values in times.items()}
     return min(seconds, key=seconds.get), seconds
 
 
-def memory_of(entry: Entry, task: Task, layout: str) -> int:
+def memory_of(timed: TimedNetwork, task: Task, layout: str) -> int:
     """Measure the peak of a network's second call, in a process of its own: see :func:`measure.in_child`."""
     torch.set_num_threads(task.threads)
-    call = prepare(entry, task, layout).call
+    call = prepare(timed, task, layout).call
     call()
     return peak_growth(call, torch.device(task.device))
 
 
-def _optimized(model: nn.Module, images: Tensor, entry: Entry) -> nn.Module:
+def _optimized(model: nn.Module, images: Tensor, timed: TimedNetwork) -> nn.Module:
     optimize = getattr(fcvit_mm, 'optimize_for_inference', None)
     if optimize is None:
         raise UserError(
-            f'{entry.label}: this fcvit_mm has no optimize_for_inference: use {entry.network}_as_built for the '
+            f'{timed.label}: this fcvit_mm has no optimize_for_inference: use {timed.network}_as_built for the '
             'network without it'
         )
-    return optimize(model, images, **(dict(cuda_graphs=True) if entry.way.graphs else {}))
+    return optimize(model, images, **(dict(cuda_graphs=True) if timed.way.graphs else {}))
 
 
 def _let_compile_all(freeze: bool) -> None:
@@ -277,18 +277,18 @@ def _let_compile_all(freeze: bool) -> None:
     inductor.freezing = freeze
 
 
-def _training_step(model: nn.Module, images: Tensor, entry: Entry) -> Callable[[], None]:
+def _training_step(model: nn.Module, images: Tensor, timed: TimedNetwork) -> Callable[[], None]:
     model.train()
     # A learning rate at which thousands of steps leave the weights what they are: the time does not depend on it.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-8)
     labels = torch.arange(len(images), device=images.device) % NUM_CLASSES
-    dtype = DTYPES[entry.dtype]
+    dtype = DTYPES[timed.dtype]
     # No weight is kept from one step to the next in the autocast dtype, so one context serves all of them.
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(images.device.type, dtype)
-    forward = torch.compile(model, **COMPILED[entry.compiled][1]) if entry.compiled else model
+    forward = torch.compile(model, **COMPILED[timed.compiled][1]) if timed.compiled else model
 
     def call() -> None:
-        with use_ops(entry.way.ops):
+        with use_ops(timed.way.ops):
             with autocast:
                 outputs = forward(images)
             if isinstance(outputs, Tensor):

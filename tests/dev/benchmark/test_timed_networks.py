@@ -13,7 +13,7 @@ pytest.importorskip('timm')
 
 
 def test_every_variant_has_every_way(load):
-    known = load('entries').choices()
+    known = load('timed_networks').choices()
     for name in VARIANTS:
         assert known[name][1].optimized and known[f'{name}_reference'][1].layout == 'NCHW'
         assert known[f'{name}_reference_channels_last_compiled'] == (
@@ -27,24 +27,24 @@ def test_every_variant_has_every_way(load):
 
 @pytest.mark.parametrize('name', {variant.network: name for name, variant in reversed(VARIANTS.items())}.values())
 def test_every_network_scores_classes_and_gives_four_maps(load, name):
-    entries = load('entries')
-    task = entries.Task('inference', 'meta', 1, (64, 64), False, 1)
+    networks = load('timed_networks')
+    task = networks.Task('inference', 'meta', 1, (64, 64), False, 1)
     with uninitialized():
-        model, images = entries.counted(name, task, 'meta', 2)
-        dense, image = entries.counted(name, task._replace(features=True), 'meta', 1)
+        model, images = networks.counted(name, task, 'meta', 2)
+        dense, image = networks.counted(name, task._replace(features=True), 'meta', 1)
     assert model(images).shape == (2, 1000)
     assert [tuple(x.shape[2:]) for x in dense(image)] == [(16, 16), (8, 8), (4, 4), (2, 2)]
 
 
 @pytest.mark.parametrize('features', [False, True])
 def test_ways_are_the_same_network(load, features):
-    entries = load('entries')
-    task = entries.Task('inference', 'cpu', 2, (32, 48), features, 1)
+    networks = load('timed_networks')
+    task = networks.Task('inference', 'cpu', 2, (32, 48), features, 1)
     images = torch.rand(2, 3, 32, 48)
     outputs = []
     for way in ('reference', 'as_built'):
-        with torch.no_grad(), use_ops(entries.WAYS[way].ops):
-            outputs.append(entries.build('fcvit_tiny', entries.WAYS[way], task).eval()(images))
+        with torch.no_grad(), use_ops(networks.WAYS[way].ops):
+            outputs.append(networks.build('fcvit_tiny', networks.WAYS[way], task).eval()(images))
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
     if features:
         assert [x.shape[1] for x in outputs[0]] == [32, 64, 160, 320]
@@ -54,7 +54,7 @@ def test_ways_are_the_same_network(load, features):
 
 def test_compiled_networks_have_constant_weights_in_inference(load):
     """As in ``torch.compile`` with freezing: a weight that changes later is not seen."""
-    load('entries')._let_compile_all(freeze=True)
+    load('timed_networks')._let_compile_all(freeze=True)
     torch._dynamo.reset()
     layer, x = torch.nn.Linear(3, 2).eval(), torch.ones(1, 3)
     compiled = torch.compile(layer)
@@ -66,10 +66,10 @@ def test_compiled_networks_have_constant_weights_in_inference(load):
 
 def test_reference_runs_in_the_layout_it_is_given(load):
     """The backbone would change it on a CPU."""
-    entries = load('entries')
-    task = entries.Task('inference', 'cpu', 1, (32, 32), True, 1)
+    networks = load('timed_networks')
+    task = networks.Task('inference', 'cpu', 1, (32, 32), True, 1)
     seen = []
-    model = entries.build('fcvit_tiny', entries.WAYS['reference'], task).eval()
+    model = networks.build('fcvit_tiny', networks.WAYS['reference'], task).eval()
     model.stages[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].is_contiguous()))
     model(torch.rand(1, 3, 32, 32))
     model.to(memory_format=torch.channels_last)
@@ -79,27 +79,27 @@ def test_reference_runs_in_the_layout_it_is_given(load):
 
 @pytest.mark.parametrize('name', ['convnext_tiny', 'swin_tiny_patch4_window7_224', 'poolformer_s24', 'resnet50'])
 def test_peers_give_maps_of_any_size(load, name):
-    entries = load('entries')
-    task = entries.Task('inference', 'meta', 1, (64, 96), True, 1)
+    networks = load('timed_networks')
+    task = networks.Task('inference', 'meta', 1, (64, 96), True, 1)
     with uninitialized():
-        model, images = entries.counted(name, task, 'meta', 1)
+        model, images = networks.counted(name, task, 'meta', 1)
     maps = model(images)
     channels_last = name.startswith('swin')
     assert [x.shape[1:3] if channels_last else x.shape[2:] for x in maps[-4:]] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
 def test_without_the_inference_path_the_error_names_another_way(load, monkeypatch):
-    entries = load('entries')
+    networks = load('timed_networks')
     monkeypatch.delattr(fcvit_mm, 'optimize_for_inference', raising=False)
-    task = entries.Task('inference', 'cpu', 1, (32, 32), False, 1)
+    task = networks.Task('inference', 'cpu', 1, (32, 32), False, 1)
     with pytest.raises(UserError, match='no optimize_for_inference: use fcvit_tiny_as_built'):
-        entries.prepare(entries.parse_entry('fcvit_tiny', 'float32'), task, 'channels_last')
+        networks.prepare(networks.parse_network('fcvit_tiny', 'float32'), task, 'channels_last')
 
 
 @pytest.mark.parametrize('mode, norms', [('inference', 0), ('train', 53)])
 def test_peers_infer_with_their_batch_norms_in_their_convolutions(load, mode, norms):
     """As ours do; in training there is nothing to fold."""
-    entries = load('entries')
-    task = entries.Task(mode, 'cpu', 1, (64, 64), False, 1)
-    peer = entries.build('resnet50', entries.choices()['resnet50'][1], task)
+    networks = load('timed_networks')
+    task = networks.Task(mode, 'cpu', 1, (64, 64), False, 1)
+    peer = networks.build('resnet50', networks.choices()['resnet50'][1], task)
     assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in peer.modules()) == norms
