@@ -1,8 +1,9 @@
 """FCViT for OpenMMLab: a convolution-only backbone for classification, detection and segmentation."""
 
-from .dependencies import check_core
+from .dependencies import check_core, guard_multimodal
 
 check_core()
+guard_multimodal()
 
 # A command has imported errors and options before (tools/command_line.py): here they become attributes.
 from . import deprecation, errors, mmcv_ext, options  # noqa: E402, F401

@@ -1,6 +1,11 @@
-"""Required packages, and the commands that install them."""
+"""Required packages, the commands that install them, and what has to be turned off beside some versions."""
 
+import importlib
+import importlib.abc
 import importlib.util
+import sys
+from types import ModuleType
+from typing import Optional, Sequence
 
 from .errors import UserError
 
@@ -44,3 +49,38 @@ def check_core() -> None:
         raise MissingPackageError(
             f'fcvit_mm needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}'
         )
+
+
+class MultimodalGuard(importlib.abc.MetaPathFinder):
+    """Turns off mmpretrain's multimodal models where the installed transformers lacks a function that they import.
+
+    transformers 5 removed it. Without this guard ``import mmpretrain.models`` fails with ``TypeError: NoneType takes no
+    arguments``, and so does ``import mmdet.models``, which imports mmpretrain if it is installed. With it mmpretrain
+    registers its placeholders, as without transformers. It finds no module itself.
+    """
+
+    #: Packages of mmpretrain that ask whether there are multimodal models.
+    ASKING = ('mmpretrain.models', 'mmpretrain.datasets')
+
+    def find_spec(
+        self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> None:
+        if fullname in self.ASKING and not supports_multimodal():
+            vars(importlib.import_module('mmpretrain.utils.dependency'))['WITH_MULTIMODAL'] = False
+
+
+def supports_multimodal() -> bool:
+    """Return whether the installed transformers has the function. Without transformers, mmpretrain decides: True."""
+    if importlib.util.find_spec('transformers') is None:
+        return True
+    try:
+        module = importlib.import_module('transformers.pytorch_utils')
+    except ImportError:
+        return False
+    return hasattr(module, 'find_pruneable_heads_and_indices')
+
+
+def guard_multimodal() -> None:
+    """Let ``import mmpretrain`` work in this process beside any version of transformers."""
+    if not any(isinstance(finder, MultimodalGuard) for finder in sys.meta_path):
+        sys.meta_path.insert(0, MultimodalGuard())

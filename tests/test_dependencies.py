@@ -1,6 +1,7 @@
 """What must be installed, and what to type when it is not."""
 
 import configparser
+import sys
 
 import pytest
 from harness import ROOT, run_python
@@ -39,3 +40,43 @@ def test_every_extra_that_an_error_names_exists():
     setup = configparser.ConfigParser()
     setup.read(ROOT / 'setup.cfg')
     assert set(dependencies.EXTRAS.values()) <= set(setup['options.extras_require'])
+
+
+def transformers_without(folder):
+    """Write a package transformers that lacks what mmpretrain's multimodal models import, as version 5 does."""
+    (folder / 'transformers').mkdir()
+    (folder / 'transformers' / '__init__.py').write_text('')
+    (folder / 'transformers' / 'pytorch_utils.py').write_text('apply_chunking_to_forward = None\n')
+    (folder / 'transformers-5.0.0.dist-info').mkdir()
+    (folder / 'transformers-5.0.0.dist-info' / 'METADATA').write_text('Name: transformers\nVersion: 5.0.0\n')
+
+
+def test_mmpretrain_imports_beside_transformers_5(tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    transformers_without(tmp_path)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    code = (
+        'import fcvit_mm, mmpretrain.models; from mmpretrain.registry import MODELS; '
+        'print(mmpretrain.utils.dependency.WITH_MULTIMODAL, "BlipVQA" in MODELS, "FCViT" in MODELS)'
+    )
+    result = run_python('-c', code)
+    assert result.stdout.split() == ['False', 'True', 'True'], result.stderr
+
+
+@pytest.mark.parametrize(
+    'installed, expected',
+    [(None, True), ('find_pruneable_heads_and_indices = None', True), ('', False), ('import no_such_module', False)],
+)
+def test_multimodal_models_depend_on_the_version_of_transformers(tmp_path, monkeypatch, installed, expected):
+    for name in [name for name in sys.modules if name.split('.')[0] == 'transformers']:
+        monkeypatch.delitem(sys.modules, name)
+    if installed is None:
+        monkeypatch.setitem(sys.modules, 'transformers', None)
+        monkeypatch.setattr(dependencies.importlib.util, 'find_spec', lambda name: None)
+    else:
+        transformers_without(tmp_path)
+        (tmp_path / 'transformers' / 'pytorch_utils.py').write_text(installed)
+        monkeypatch.syspath_prepend(tmp_path)
+    assert dependencies.supports_multimodal() is expected
+    for name in ('transformers', 'transformers.pytorch_utils'):
+        sys.modules.pop(name, None)
