@@ -142,7 +142,7 @@ fi
 install() {
     pip install -q -c "$constraints" setuptools wheel ninja psutil packaging
 
-    say 'torch and torchvision: about 2 minutes, 5 GB'
+    say 'torch and torchvision: about 2 minutes, a download of 2.8 GB'
     pip install -q -c "$constraints" torch torchvision numpy
 
     # The CPU kernels are compiled while pip downloads and unpacks; without a compiler they are skipped.

@@ -1,7 +1,9 @@
 """The command that puts a network into a stock config: what it prints, and the config that it writes."""
 
+import re
+
 import pytest
-from harness import run_tool
+from harness import ROOT, run_tool
 from mmengine.config import Config
 
 STOCK = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco'
@@ -25,6 +27,15 @@ def test_prints_the_changes_and_writes_the_config(tmp_path):
     assert printed.model.neck == dict(in_channels=[64, 160, 320], start_level=0)
     assert cfg.model.neck.in_channels == [64, 160, 320] and cfg.model.backbone.out_indices == (1, 2, 3)
     assert cfg.model.backbone.init_cfg.checkpoint == cfg.pretrained == printed.pretrained == 'net.pth'
+
+
+def test_the_documentation_shows_what_is_printed(tmp_path):
+    pytest.importorskip('mmdet')
+    page = (ROOT / 'docs' / 'stock_configs.md').read_text()
+    command = re.search(r'^python tools/(replace_backbone.py .*) --out', page, re.MULTILINE)[1]
+    shown = re.search(r'^```python\n(custom_imports.*?)```', page, re.DOTALL | re.MULTILINE)[1]
+    printed = run_tool(*command.split(), cwd=tmp_path).stdout
+    assert Config.fromstring(printed, '.py').to_dict() == Config.fromstring(shown, '.py').to_dict()
 
 
 def test_mistakes_are_named(tmp_path):
