@@ -43,7 +43,7 @@ from fcvit_mm.checkpoints import CheckpointError, read_checkpoint
 from fcvit_mm.datasets import generate
 from fcvit_mm.dependencies import require
 from fcvit_mm.engine import run
-from fcvit_mm.engine.config import adapt_to_machine, load_config
+from fcvit_mm.engine.config import adapt_to_machine, load_config, train_in_float32_on_cpus
 from fcvit_mm.engine.hooks import checkpoint
 from fcvit_mm.engine.hooks.checkpoint import INTERRUPTED, TERMINATED, Interrupted
 from fcvit_mm.engine.hooks.resume import select_resume_point
@@ -450,7 +450,7 @@ def main():
     args = parser.parse_args()
     turn = Turn(args.lock)
     if args.stock:
-        run.TRAINING_STEPS = (adapt_to_machine, select_resume_point)
+        run.TRAINING_STEPS = (adapt_to_machine, train_in_float32_on_cpus, select_resume_point)
         KILLS['while saving'] = 0  # which cuts into this package's own writing, like the next two
         WARNINGS.update({SIGTERM: 0, FULL: 0})
     unknown = set(args.tasks) - set(TASKS)

@@ -362,25 +362,26 @@ def replace_sync_bn(model: Any, kind: str) -> int:
     return len(found)
 
 
+def train_in_float32_on_cpus(cfg: Config) -> None:
+    """Disable mixed precision in training on a CPU, with a message: MMEngine's wrapper refuses it there."""
+    wrapper = cfg.get('optim_wrapper')
+    if get_device() == 'cpu' and wrapper and type_name(wrapper) == 'AmpOptimWrapper':
+        wrapper['type'] = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+        print_log('No accelerator: AmpOptimWrapper becomes OptimWrapper, training runs in float32.', logger='current')
+
+
 def adapt_to_machine(cfg: Config) -> None:
     """Replace settings that the machine does not support, with a message; add the defaults of the libraries' tools.
 
-    On a CPU: SyncBN becomes BatchNorm (SyncBN trains on GPUs only; the statistics are then each process's own), and
-    mixed precision is switched off (MMEngine's wrapper refuses without an accelerator).
+    On a CPU SyncBN becomes BatchNorm (SyncBN trains on GPUs only; the statistics are then each process's own).
     """
     if get_device() == 'cpu':
         found = replace_sync_bn(cfg.get('model', {}), 'BN')
         if found or cfg.get('sync_bn'):
             cfg.sync_bn = None
             print_log('No accelerator: SyncBN in the model becomes BN.', logger='current')
-        wrapper = cfg.get('optim_wrapper')
-        if wrapper and type_name(wrapper) == 'AmpOptimWrapper':
-            wrapper['type'] = 'OptimWrapper'
-            for key in ('loss_scale', 'dtype', 'use_fsdp'):
-                wrapper.pop(key, None)
-            print_log(
-                'No accelerator: AmpOptimWrapper becomes OptimWrapper, training runs in float32.', logger='current'
-            )
     for name in LOADERS:
         loader = cfg.get(name)
         if not loader:

@@ -16,7 +16,7 @@ from torch import nn
 from ..checkpoints import CheckpointError, check_fits, is_published, read_checkpoint, weights_of
 from ..deprecation import renamed_in
 from ..errors import library_errors
-from .config import adapt_to_machine, type_name
+from .config import adapt_to_machine, train_in_float32_on_cpus, type_name
 from .distributed import joined_processes, wrap_model_for_cpus
 from .hooks.checkpoint import AtomicCheckpointHook, atomic_local_writes
 from .hooks.resume import make_resumable, select_resume_point
@@ -115,6 +115,7 @@ def _add_hooks(cfg: Config, *names: str) -> None:
 #: What a config goes through before training, in this order.
 TRAINING_STEPS: Tuple[Step, ...] = (
     adapt_to_machine,
+    train_in_float32_on_cpus,
     wrap_model_for_cpus,
     select_resume_point,
     omit_overwritten_weights,

@@ -11,6 +11,7 @@ from mmengine.model.weight_init import PretrainedInit
 from torch import nn
 
 from fcvit_mm.engine import config as engine_config
+from fcvit_mm.engine import run
 from fcvit_mm.engine.config import (
     ConfigError,
     adapt_to_machine,
@@ -22,6 +23,7 @@ from fcvit_mm.engine.config import (
     leaf_datasets,
     library_of,
     load_config,
+    train_in_float32_on_cpus,
     type_name,
     walk,
 )
@@ -122,6 +124,7 @@ def test_cpu_gets_what_it_can_do(monkeypatch):
     enable_amp(cfg)
     monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
     adapt_to_machine(cfg)
+    train_in_float32_on_cpus(cfg)
     types = [node.get('type') for node in walk(cfg.model)]
     assert 'SyncBN' not in types and types.count('BN') == 2
     assert cfg.optim_wrapper.type == 'OptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
@@ -145,12 +148,23 @@ def test_a_cpu_gets_norms_without_the_settings_of_several_processes(monkeypatch)
     ]
 
 
+def test_only_training_says_that_it_runs_in_float32(monkeypatch, capsys):
+    """The config of a run with mixed precision predicts with ``--amp`` on a CPU, too."""
+    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
+    for steps, said in ((run.TESTING_STEPS, False), (run.TRAINING_STEPS[:2], True)):
+        cfg = Config(dict(model=dict(type='FCViT'), optim_wrapper=dict(type='AmpOptimWrapper')))
+        for step in steps:
+            step(cfg)
+        assert ('training runs in float32' in ''.join(capsys.readouterr())) is said
+
+
 def test_gpu_keeps_what_the_config_says(monkeypatch):
     pytest.importorskip('mmseg')
     cfg = load_config(UPERNET)
     enable_amp(cfg)
     monkeypatch.setattr(engine_config, 'get_device', lambda: 'cuda')
     adapt_to_machine(cfg)
+    train_in_float32_on_cpus(cfg)
     assert 'SyncBN' in [node.get('type') for node in walk(cfg.model)]
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
 
@@ -270,6 +284,7 @@ def test_cpu_replaces_types_given_as_classes(monkeypatch):
         dict(model=dict(norm_cfg=dict(type=nn.SyncBatchNorm)), optim_wrapper=dict(type=AmpOptimWrapper, dtype='x'))
     )
     adapt_to_machine(cfg)
+    train_in_float32_on_cpus(cfg)
     assert cfg.model.norm_cfg.type == 'BN' and cfg.optim_wrapper == dict(type='OptimWrapper')
 
 
