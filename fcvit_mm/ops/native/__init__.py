@@ -216,11 +216,11 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 @assume_constant
 def instructions() -> str:
-    """Return for which instructions the kernels that run are: ``AVX2`` or ``AVX512``.
+    """Return for which instructions the kernels that run are: ``AVX2`` or ``AVX512``; ``none`` without kernels.
 
     Those that PyTorch uses itself, so ``ATEN_CPU_CAPABILITY=avx2`` in the environment keeps both from AVX-512.
     """
-    return str(torch.ops.fcvit_mm_cpu.instructions())
+    return str(torch.ops.fcvit_mm_cpu.instructions()) if available() else 'none'
 
 
 @assume_constant

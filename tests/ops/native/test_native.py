@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import run_python
 from torch import library
 
 from fcvit_mm import ops
@@ -16,6 +17,16 @@ built = pytest.mark.skipif(
     not native.available(),
     reason='no compiled CPU kernels for this torch and processor here: python setup.py build_ext --inplace builds them',
 )
+
+
+@pytest.mark.parametrize('kernels', ['as installed', 'none'])
+def test_instructions_before_the_first_call_of_a_kernel(kernels):
+    code = 'import torch, fcvit_mm; from fcvit_mm.ops import native; '
+    if kernels == 'none':
+        code += 'from pathlib import Path; native.FOLDER = Path("nowhere"); '
+    result = run_python('-c', code + 'print(native.instructions())')
+    here = torch.backends.cpu.get_cpu_capability() if kernels == 'as installed' and native.available() else 'none'
+    assert result.stdout.split() == [here], result.stderr
 
 
 def channels_last(*shape: int, scale: float = 1.0) -> torch.Tensor:
