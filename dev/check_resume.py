@@ -456,6 +456,8 @@ def main():
     unknown = set(args.tasks) - set(TASKS)
     if unknown:
         raise UserError(f'unknown task {sorted(unknown)[0]!r}, expected some of {list(TASKS)}')
+    if args.out:
+        files.check_writable(args.out)
     tasks = args.tasks or list(TASKS)
     # A process with everything imported is forked for each run: seconds become tenths.
     torch.set_num_threads(1)

@@ -169,14 +169,28 @@ def check_writable(path: PathLike) -> None:
         WriteError: The path is a folder, or the folder that it is in, or would be made in, cannot be written.
     """
     path = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(path))
     with reported_writes(path):
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        while not os.path.lexists(folder):
-            folder = os.path.dirname(folder)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        _try_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def check_writable_folder(folder: PathLike) -> None:
+    """Check, before long work, that files can be written to a folder; nothing is created.
+
+    Raises:
+        WriteError: It is a file, or it, or the folder that it would be made in, cannot be written.
+    """
+    with reported_writes(folder):
+        _try_folder(os.path.abspath(folder))
+
+
+def _try_folder(folder: str) -> None:
+    """Write to a folder, or to the one that it would be made in, what has no name and is gone at once."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from fcvit_mm.files import (
     WriteError,
     atomic_path,
     check_writable,
+    check_writable_folder,
     is_temporary,
     remove_temporaries,
     write_all_atomic,
@@ -57,6 +58,11 @@ def test_what_cannot_be_written_is_found_before(tmp_path, monkeypatch):
     for path, reason in ((str(tmp_path), 'Is a directory'), ('file/a.json', 'Not a dir'), ('file/new/a', 'Not a dir')):
         with pytest.raises(WriteError, match=f'{path} could not be written: {reason}'):
             check_writable(path)
+    for path in ('.', 'new/er', str(tmp_path)):
+        check_writable_folder(path)
+    for path in ('file', 'file/new'):
+        with pytest.raises(WriteError, match=f'{path} could not be written: Not a directory'):
+            check_writable_folder(path)
     assert os.listdir(tmp_path) == ['file'] and not (tmp_path / 'file').read_bytes()
 
 

@@ -32,9 +32,11 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
     from fcvit_mm.apis.load import image_reader
     from fcvit_mm.engine.config import load_config
+    from fcvit_mm.files import check_writable_folder
     from fcvit_mm.images import ImageError, find_inputs
 
     check_device(args.device)
+    check_writable_folder(args.out_dir)
     images, video = find_inputs(args.input)
     cfg = load_config(args.config, args.cfg_options)
     read = image_reader(cfg)

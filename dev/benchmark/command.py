@@ -15,6 +15,7 @@ from timed_networks import DTYPES
 
 import fcvit_mm
 from fcvit_mm.errors import CommandParser, UserError
+from fcvit_mm.files import check_writable_folder
 from fcvit_mm.options import add_import_option
 
 
@@ -52,6 +53,7 @@ def check_arguments(args: argparse.Namespace) -> torch.device:
 
     Raises:
         UserError: No such device, or a number out of range.
+        WriteError: ``--out`` cannot be written.
     """
     for name, least in (('batch', 1), ('rounds', 1), ('warmup', 0), ('threads', 1)):
         if getattr(args, name) < least:
@@ -71,6 +73,7 @@ def check_arguments(args: argparse.Namespace) -> torch.device:
             )
         torch.cuda.set_device(device.index or 0)
         torch.backends.cudnn.benchmark = True
+    check_writable_folder(args.out)
     torch.set_num_threads(args.threads)
     return device
 

@@ -22,7 +22,7 @@ from launches import Launch, record
 from timed_networks import DTYPES
 
 from fcvit_mm.errors import UserError, command_parser, run_command
-from fcvit_mm.files import write_atomic
+from fcvit_mm.files import check_writable, write_atomic
 from fcvit_mm.models.variants import VARIANTS
 
 
@@ -187,6 +187,8 @@ COLUMNS = (
 
 def main() -> None:
     args = parse_args()
+    if args.out:
+        check_writable(args.out)
     gpu = GPUS[args.gpu]
     gpu = gpu._replace(bandwidth=args.bandwidth or gpu.bandwidth, multiply_adds=args.multiply_adds or gpu.multiply_adds)
     text = []

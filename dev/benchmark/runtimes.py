@@ -33,7 +33,7 @@ from fcvit_mm.export.formats import (
 from fcvit_mm.export.parts import Part, random_images
 from fcvit_mm.export.quantization import quantize
 from fcvit_mm.export.selection import take_part
-from fcvit_mm.files import write_atomic
+from fcvit_mm.files import check_writable, check_writable_folder, write_atomic
 
 
 class Way(NamedTuple):
@@ -145,6 +145,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     for name, least in (('rounds', 1), ('warmup', 0), ('threads', 1)):
         if getattr(args, name) < least:
             raise UserError(f'--{name} {getattr(args, name)}: expected at least {least}')
+    check_writable_folder(args.files)
+    if args.out:
+        check_writable(args.out)
     for way in args.ways:
         if WAYS[way].kind:
             check_format(f'a{SUFFIXES[WAYS[way].kind]}', WAYS[way].kind)

@@ -24,7 +24,7 @@ import fcvit_mm
 from fcvit_mm.apis.load import build_model
 from fcvit_mm.engine.config import load_config, set_pretrained, task_of
 from fcvit_mm.errors import UserError, command_parser, run_command
-from fcvit_mm.files import write_atomic
+from fcvit_mm.files import check_writable, write_atomic
 
 
 def fused(model: nn.Module) -> nn.Module:
@@ -177,6 +177,7 @@ def path_of(config: str) -> str:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
+    check_writable(args.out)
     torch.set_num_threads(args.threads)
     height, width = parse_size(args.size)
     rows, objects = [], {}

@@ -30,3 +30,8 @@ def test_unknown_task():
     done = run_tool('../dev/check_resume.py', 'tracking', check=False)
     assert isinstance(done, subprocess.CompletedProcess) and done.returncode == 1
     assert "unknown task 'tracking', expected some of ['classification', 'detection', 'segmentation']" in done.stdout
+
+
+def test_results_that_cannot_be_written_are_found_first(tmp_path):
+    done = run_tool('../dev/check_resume.py', '--kills', 1, '--out', tmp_path, check=False)
+    assert done.returncode == 1 and f'{tmp_path} could not be written: Is a directory' in done.stdout

@@ -55,6 +55,9 @@ def test_draws_a_folder(trained, tmp_path, task):
     assert difference.mean() < np.abs(drawn[..., ::-1].astype(int) - source).mean()
 
 
-def test_device_is_checked_first(tmp_path):
+def test_device_and_folder_are_checked_first(tmp_path):
     with pytest.raises(UserError, match='--device banana cannot be used here'):
         call_tool(load_tool('visualize.py'), ['a.py', 'b.pth', 'c', '--out-dir', tmp_path, '--device', 'banana'])
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='file could not be written: Not a directory'):
+        call_tool(load_tool('visualize.py'), ['a.py', 'b.pth', 'c', '--out-dir', tmp_path / 'file'])

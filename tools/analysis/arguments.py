@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # the folder of command_line
-from command_line import UserError
+from command_line import UserError, check_device
 
 if TYPE_CHECKING:
     from fcvit_mm.apis.load import Network
@@ -73,6 +73,19 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Optional[Sequence[str
     args = parser.parse_args(argv)
     args.size = parse_size(args.size)
     return args
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check the device and the folder of the results, before anything is loaded.
+
+    Raises:
+        UserError: No such device.
+        WriteError: ``--out`` cannot be written.
+    """
+    from fcvit_mm.files import check_writable_folder
+
+    check_device(args.device)
+    check_writable_folder(args.out)
 
 
 def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:

@@ -10,13 +10,14 @@ from typing import Optional, Sequence
 from arguments import (
     add_arguments,
     add_networks_and_images,
+    check_arguments,
     file_name,
     find_all_images,
     load_networks,
     parse_arguments,
     parse_queries,
 )
-from command_line import check_device, command_parser, run_command
+from command_line import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -48,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.analysis.similarity import attention_maps, draw_attention, draw_beside, similarity_maps
     from fcvit_mm.analysis.statistics import TOP, attention_statistics, draw_statistics, mean_statistics
 
-    check_device(args.device)
+    check_arguments(args)
     paths = find_all_images(args.images)
     networks = load_networks(args.networks, args.device)
 

@@ -3,8 +3,8 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import CHECKPOINT_HELP, add_arguments, find_all_images, parse_arguments
-from command_line import CAM_METHODS, check_device, command_parser, run_command
+from arguments import CHECKPOINT_HELP, add_arguments, check_arguments, find_all_images, parse_arguments
+from command_line import CAM_METHODS, command_parser, run_command
 
 #: Number of images side by side in a figure.
 COLUMNS = 8
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.analysis.plots import save_figure, write_json
     from fcvit_mm.apis.load import load_network
 
-    check_device(args.device)
+    check_arguments(args)
     paths = find_all_images(args.images)
     network = load_network(args.config, args.checkpoint, args.device)
     prepared = [network.prepare(path, args.size) for path in paths]

@@ -6,12 +6,13 @@ from typing import Optional, Sequence
 from arguments import (
     add_arguments,
     add_networks_and_images,
+    check_arguments,
     file_name,
     find_all_images,
     load_networks,
     parse_arguments,
 )
-from command_line import check_device, command_parser, run_command
+from command_line import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.analysis.frequency import describe_frequencies, draw_oversmoothing, draw_spectra, oversmoothing
     from fcvit_mm.analysis.plots import save_figure, write_json
 
-    check_device(args.device)
+    check_arguments(args)
     paths = find_all_images(args.images)
     networks = load_networks(args.networks, args.device)
 

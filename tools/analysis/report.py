@@ -7,11 +7,12 @@ from arguments import (
     CHECKPOINT_HELP,
     MODEL_HELP,
     add_arguments,
+    check_arguments,
     file_name,
     find_all_images,
     parse_arguments,
 )
-from command_line import check_device, command_parser, run_command
+from command_line import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.apis.load import load_network
     from fcvit_mm.files import write_atomic
 
-    check_device(args.device)
+    check_arguments(args)
     paths = find_all_images(args.images)
     network = load_network(args.config, args.checkpoint, args.device)
     page = write_report(network, args.config, paths, args.size)

@@ -3,8 +3,8 @@
 import argparse
 from typing import Optional, Sequence
 
-from arguments import CHECKPOINT_HELP, add_arguments, parse_arguments
-from command_line import check_device, command_parser, run_command
+from arguments import CHECKPOINT_HELP, add_arguments, check_arguments, parse_arguments
+from command_line import command_parser, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.analysis.similarity import draw_similarity, short_name, similarity_maps, stage_of
     from fcvit_mm.apis.load import load_network
 
-    check_device(args.device)
+    check_arguments(args)
     network = load_network(args.config, args.checkpoint, args.device)
     prepared = network.prepare(args.image, args.size)
     maps = similarity_maps(network.model, prepared.image, args.blocks)

@@ -7,6 +7,7 @@ import pytest
 from harness import ROOT
 
 from fcvit_mm.errors import UserError
+from fcvit_mm.files import WriteError
 
 pytest.importorskip('timm')
 BENCHMARK = ROOT / 'dev' / 'benchmark'
@@ -30,6 +31,28 @@ def test_what_cannot_be_measured_is_refused(load, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         load('speed').main([*arguments, '--out', str(tmp_path / 'out')])
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    'name, given, out, reason',
+    [
+        ('speed', ['--networks', 'fcvit_tiny'], 'file', 'Not a directory'),
+        ('sizes', ['--networks', 'fcvit_tiny'], 'file', 'Not a directory'),
+        ('dense_step', ['a.py'], 'file', 'Not a directory'),
+        ('time_kernels', [], 'file', 'Not a directory'),
+        ('runtimes', ['a.py', '--files', 'new'], '.', 'Is a directory'),
+        ('runtimes', ['a.py', '--files', 'file'], 'a.json', 'Not a directory'),
+        ('whole_models', ['a.py'], 'file/a.json', 'Not a directory'),
+        ('model_gpu', ['--networks', 'fcvit_tiny'], '.', 'Is a directory'),
+    ],
+)
+def test_what_cannot_be_written_is_found_first(load, tmp_path, monkeypatch, name, given, out, reason):
+    monkeypatch.chdir(tmp_path)
+    Path('file').write_text('')
+    monkeypatch.setattr('sys.argv', [name, *given, '--out', out])
+    with pytest.raises(WriteError, match=f'^{"file" if "file" in given else out} could not be written: {reason}'):
+        load(name).main()
+    assert list(tmp_path.iterdir()) == [tmp_path / 'file']
 
 
 @pytest.mark.parametrize('script', ['cpu.sh', 'gpu.sh'])

@@ -9,6 +9,7 @@ from harness import load_tool
 
 from fcvit_mm.apis.load import Network
 from fcvit_mm.errors import UserError
+from fcvit_mm.files import WriteError
 from fcvit_mm.images import ImageError
 
 
@@ -74,3 +75,11 @@ def test_deprecated_name_of_images(arguments):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert parser.parse_args(['a.py', '--images', 'x.png']).images == ['x.png']
+
+
+@pytest.mark.parametrize('name', ['attention', 'cam', 'oversmoothing', 'receptive_field', 'report', 'similarity'])
+def test_a_folder_that_cannot_be_written_is_found_first(command, tmp_path, name):
+    (tmp_path / 'file').write_text('')
+    given = {'cam': ['a.py', 'b.pth', 'c.png'], 'report': ['a.py', 'b.pth', 'c.png'], 'similarity': ['a.py', 'b', 'c']}
+    with pytest.raises(WriteError, match='file could not be written: Not a directory'):
+        command(name)([*given.get(name, ['a.py', '--images', 'c.png']), '--out', str(tmp_path / 'file')])
