@@ -345,6 +345,8 @@ def _format_differences(differences: List[dict], compared: Optional[str]) -> Lis
         if worst['detections'] is not None:
             number = sum(each['detections'] for each in found)
             text += f'{sum(each["matched"] for each in found)} of {number} detections are the same, '
+            surplus = sum(each['found'] for each in found) - number
+            text += f'{surplus} more in the file, ' if surplus > 0 else ''
             if not number:
                 text += 'a weak test (compare on your own images with --compare FOLDER), '
         lines.append(f'{text}largest difference {worst["largest"]:.2g} with outputs up to {worst["of"]:.3g}')

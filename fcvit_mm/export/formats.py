@@ -21,7 +21,7 @@ from ..files import atomic_path, is_write_failure
 from ..inference import optimize_for_inference
 from ..options import EXPORT_FORMATS as FORMATS
 from .any_size import free_of_sizes_
-from .matching import match
+from .matching import UNMATCHED, Matches, match
 from .parts import Part
 
 #: Runs a graph: from images ``(B, C, H, W)`` to a tuple of outputs.
@@ -60,6 +60,7 @@ class Difference(NamedTuple):
         of (float): The largest value of that output.
         detections (int, optional): Number of detections of the library, if detections are compared.
         matched (int, optional): Number of these that the file finds.
+        found (int, optional): Number of detections of the file.
         real (bool): Whether the images were given instead of random.
     """
 
@@ -68,6 +69,7 @@ class Difference(NamedTuple):
     of: float
     detections: Optional[int] = None
     matched: Optional[int] = None
+    found: Optional[int] = None
     real: bool = False
 
 
@@ -145,7 +147,10 @@ def write_export(
         for shape in shapes:
             example = part.inputs(shape[0], channels, *shape[1:])
             differences.append(compare(part, run, kind, example))
-        return differences + [compare(part, run, kind, given)._replace(real=True) for given in images]
+        real = [compare(part, run, kind, given, real=True) for given in images]
+        if real and part.output == 'detections':
+            check_detections(kind, real)
+        return differences + real
 
 
 def as_tuple(outputs: Any) -> Tuple[Tensor, ...]:
@@ -352,7 +357,7 @@ def load_openvino(path: str) -> Runnable:
     return lambda images: tuple(torch.from_numpy(value.copy()) for value in model([images.numpy()]).to_tuple())
 
 
-def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:
+def compare(part: Part, run: Runnable, kind: str, images: Tensor, real: bool = False) -> Difference:
     """Run a file and the part that it is of on images.
 
     Args:
@@ -360,6 +365,8 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:
         run (callable): From :func:`load_exported`.
         kind (str): A key of :data:`FORMATS`, for messages.
         images (Tensor): As the part takes them.
+        real (bool): Whether they are images of the user. Of the detections of an image, one may then have no match:
+            its score may equal the threshold but for rounding. :func:`check_detections` counts them over all images.
 
     Raises:
         ExportError: The file does not run on them, or an output differs by more than :data:`TOLERANCE` of its largest;
@@ -371,17 +378,17 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:
         expected = part.expected(images)
     with naming_operators(f'the {kind} file does not run on {batch} images of {height}x{width}'):
         found = run(images)
-    worst = Difference(shape, 0.0, 1.0)
+    worst = Difference(shape, 0.0, 1.0, real=real)
     if part.output == 'detections':
         matches = match(expected, part.complete(found, images))
-        if not matches.agree:
+        if not matches.agree(spare=int(real)):
             raise ExportError(
                 f'the {kind} file finds {matches.found} objects on a {height}x{width} image, of which '
                 f'{matches.matched} match the {matches.expected} detections of mmdet. Please report this with the '
                 'config'
             )
         of = expected[1].max().item() if matches.expected else 1.0
-        return Difference(shape, matches.score, of, matches.expected, matches.matched)
+        return Difference(shape, matches.score, of, matches.expected, matches.matched, matches.found, real)
     for name, want, have in zip(part.names(len(expected)), expected, found):
         if want.shape != have.shape:
             raise ExportError(
@@ -398,8 +405,26 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor) -> Difference:
                 'this with the config; another --format may work'
             )
         if difference / max(largest, 1e-30) >= worst.largest / worst.of:
-            worst = Difference((batch, height, width), difference, largest)
+            worst = worst._replace(largest=difference, of=largest)
     return worst
+
+
+def check_detections(kind: str, differences: Sequence[Difference]) -> None:
+    """Check that enough of the detections on all images have a match.
+
+    Raises:
+        ExportError: They have not.
+    """
+    expected, found, matched = (
+        sum(getattr(each, name) for each in differences) for name in ('detections', 'found', 'matched')
+    )
+    matches = Matches(expected, found, matched, 0.0)
+    if not matches.agree():
+        raise ExportError(
+            f'the {kind} file finds {matches.found} objects on {len(differences)} images, of which {matches.matched} '
+            f'match the {matches.expected} detections of mmdet, fewer than {1 - UNMATCHED:.0%}. Compare on more images '
+            'with --compare, and if that does not help, report this with the config'
+        )
 
 
 def time_in_turn(calls: Dict[str, Callable[[], Any]], rounds: int, warmup: int = 2) -> Dict[str, float]:

@@ -8,7 +8,7 @@ from torch import Tensor
 SAME_IOU, SAME_SCORE = 0.99, 1e-3
 #: Pixels between the sides of boxes that are the same, too.
 SAME_PLACE = 0.01
-#: Share of detections that may have no partner: where two scores or overlaps are equal but for rounding.
+#: Share of detections that may have no partner: where scores or overlaps equal each other or a limit but for rounding.
 UNMATCHED = 0.01
 
 
@@ -27,10 +27,10 @@ class Matches(NamedTuple):
     matched: int
     score: float
 
-    @property
-    def agree(self) -> bool:
-        """Check whether all but a fraction of :data:`UNMATCHED` are matched."""
-        return max(self.expected, self.found) - self.matched <= UNMATCHED * max(self.expected, self.found)
+    def agree(self, spare: int = 0) -> bool:
+        """Check whether all but a fraction of :data:`UNMATCHED`, or ``spare`` detections, are matched."""
+        most = max(self.expected, self.found)
+        return most - self.matched <= max(spare, UNMATCHED * most)
 
 
 def match(

@@ -9,10 +9,10 @@ from fcvit_mm.export.matching import match
 def test_matches_are_of_one_label_near_and_alike():
     boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 100.0, 100.0], [50.0, 50.0, 90.0, 90.0]])
     expected = boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1])
-    assert match(expected, expected) == (3, 3, 3, 0.0) and match(expected, expected).agree
+    assert match(expected, expected) == (3, 3, 3, 0.0) and match(expected, expected).agree()
     near = boxes + torch.tensor([[0.0], [0.2], [2.0]]), expected[1] + torch.tensor([5e-4, 0, 0]), expected[2]
     matches = match(expected, near)
-    assert matches.matched == 2 and matches.score == pytest.approx(5e-4, rel=1e-3) and not matches.agree
+    assert matches.matched == 2 and matches.score == pytest.approx(5e-4, rel=1e-3) and not matches.agree()
     assert match(expected, (boxes, expected[1], expected[2].flip(0))).matched == 1
     assert match(expected, (boxes, expected[1] - 0.01, expected[2])).matched == 0
     assert match(expected, [x[:0] for x in expected]) == (3, 0, 0, 0.0)

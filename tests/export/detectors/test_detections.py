@@ -20,7 +20,7 @@ from plain_net import PlainNet
 
 from fcvit_mm.export.detectors.detections import Detections
 from fcvit_mm.export.detectors.steps import suppress
-from fcvit_mm.export.formats import FORMATS, OPSET, ExportError, compare, load_exported, write_export
+from fcvit_mm.export.formats import FORMATS, OPSET, ExportError, check_detections, compare, load_exported, write_export
 from fcvit_mm.export.matching import match
 from fcvit_mm.export.parts import FromPixels, Preparation, random_images
 from fcvit_mm.export.quantization import Labelled, measure_detections, quantize
@@ -269,3 +269,29 @@ def test_a_file_that_finds_other_things_is_an_error():
         boxes, scores, labels = part(images)
     with pytest.raises(ExportError, match='finds 20 objects on a 64x70 image, of which 0 match the 20'):
         compare(part, lambda _: (boxes, scores, labels + 1), 'onnx', images)
+
+
+def test_one_detection_of_an_image_may_have_no_match_if_it_is_one_of_a_hundred():
+    """Its score equals the threshold but for rounding."""
+    part = Detections(build_detector('retinanet'))
+    images = random_images((1, 3, 64, 70))
+    with torch.no_grad():
+        outputs = part(images)
+
+    def without(number):
+        return lambda _: tuple(x[number:] for x in outputs)
+
+    with pytest.raises(ExportError, match='finds 19 objects on a 64x70 image, of which 19 match the 20'):
+        compare(part, without(1), 'onnx', images)
+    with pytest.raises(ExportError, match='finds 18 objects on a 64x70 image, of which 18 match the 20'):
+        compare(part, without(2), 'onnx', images, real=True)
+    different = compare(part, without(1), 'onnx', images, real=True)
+    assert different.real and (different.detections, different.found, different.matched) == (20, 19, 19)
+    same = compare(part, without(0), 'onnx', images, real=True)
+    check_detections('onnx', [different, *[same] * 4])
+    with pytest.raises(
+        ExportError,
+        match='finds 79 objects on 4 images, of which 79 match the 80 detections of mmdet, fewer than 99%. Compare on '
+        'more images with --compare, and if',
+    ):
+        check_detections('onnx', [different, *[same] * 3])
