@@ -14,6 +14,7 @@ import torch.nn.modules.module as nn_module
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 from ..deprecation import renamed_in
 from ..ops import add_scaled, conv2d, depthwise_conv2d, gelu_, group_norm, native
@@ -50,17 +51,12 @@ class CachedWeight:
         return {}
 
 
-def _state_of(value: Optional[Tensor]) -> Any:
+def _state_of(value: Tensor) -> Any:
     """Return a key that changes with the values of a tensor."""
-    if value is None:
-        return None
     return value.data_ptr(), None if value.is_inference() else value._version
 
 
 _version_of = attrgetter('_version')
-
-#: Attributes of a module with its hooks.
-_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
 class _ModuleState:
@@ -71,15 +67,15 @@ class _ModuleState:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        modules = list(module.modules())
-        self.attributes = [vars(each) for each in modules]
+        self.modules = list(module.modules())
+        self.hooks = RemovableHandle.next_id
+        self.attributes = [vars(each) for each in self.modules]
         self.sizes = list(map(len, self.attributes))
-        self.readers = [itemgetter('training', *_HOOKS, *_settings_of(each)) for each in modules]
+        self.readers = [itemgetter('training', *_settings_of(each)) for each in self.modules]
         self.values = self.read_attributes()
-        self.hooks = [vars(each)[name] for each in modules for name in _HOOKS]
-        self.children = [each._modules for each in modules]
+        self.children = [each._modules for each in self.modules]
         self.children_then = [dict(each) for each in self.children]
-        self.holders = [each._parameters for each in modules if each._parameters]
+        self.holders = [each._parameters for each in self.modules if each._parameters]
         self.parameters = self.read_parameters()
         self.tensors = [each for each in self.parameters if each is not None]
         self.counted = [each for each in self.tensors if not each.is_inference()]  # the others have no version
@@ -94,9 +90,18 @@ class _ModuleState:
     def read_states(self) -> List[int]:
         return [*map(Tensor.data_ptr, self.tensors), *map(_version_of, self.counted)]
 
+    def has_hooks(self) -> bool:
+        """Return whether a module has hooks; looked for only if a hook was registered anywhere since the last time."""
+        count = RemovableHandle.next_id
+        if count != self.hooks:
+            if not all(map(is_unmodified, self.modules)):
+                return True
+            self.hooks = count
+        return False
+
     def is_current(self) -> bool:
         """Return whether the modules still have this state, and no hooks."""
-        if hides_attributes() or has_global_hooks() or any(self.hooks):
+        if hides_attributes() or has_global_hooks() or self.has_hooks():
             return False
         try:
             same = (
