@@ -18,7 +18,7 @@ shift || true
 speed() { "$python" "$tools/speed.py" --out "$out/$run" "$@" ${SPEED_OPTIONS:-}; }
 step() { "$python" "$tools/dense_step.py" "$@" --out "$out/$run" --rounds 2 --warmup 1; }
 
-whole() { "$python" "$tools/whole_models.py" "$@" --threads 2 --out "$out/$run/results.json"; }
+whole() { "$python" "$tools/whole_models.py" "$@" --ways as_built channels_last_fused compiled optimized --threads 2 --out "$out/$run/results.json"; }
 
 for run; do
     case $run in
@@ -36,7 +36,7 @@ for run; do
             --baseline fcvit_b12 fcvit_b24 ;;
     dense)
         speed --batch 1 --size 800x1216 --features --rounds 7 --warmup 1 --networks fcvit_b12_reference \
-            fcvit_b12_reference_channels_last fcvit_b12 poolformer_s24 convnext_tiny resnet50 \
+            fcvit_b12_reference_channels_last fcvit_b12 poolformer_s24 convnext_tiny resnet50 resnet50_compiled \
             --baseline fcvit_b12_reference fcvit_b12 ;;
     sizes)
         "$python" "$tools/sizes.py" --out "$out/$run" --rounds 9 --warmup 1 --networks fcvit_b12 fcvit_b24 resnet50 convnext_tiny ;;

@@ -66,7 +66,7 @@ WAYS = {
 }
 PEER_WAY = Way('timm, the faster layout of the two', 'reference', None)
 #: After any of these names: arguments of ``torch.compile`` for inference and for training. In inference, weights are
-#: constants (freezing): see :func:`_let_compile_all`.
+#: constants (freezing): see :func:`let_compile_all`.
 COMPILED: Dict[str, Tuple[Dict[str, Any], Dict[str, Any]]] = {
     'compiled': ({}, {}),
     'replayed': (dict(mode='reduce-overhead'), dict(mode='reduce-overhead')),
@@ -219,7 +219,7 @@ def prepare(timed: TimedNetwork, task: Task, layout: str) -> Prepared:
     images = torch.randn(task.batch, 3, *task.size, generator=generator)
     images = images.to(device=device, memory_format=memory_format)
     if timed.compiled:
-        _let_compile_all(freeze=task.mode == 'inference')
+        let_compile_all(freeze=task.mode == 'inference')
     if task.mode == 'train':
         return Prepared(_training_step(model.to(device=device, memory_format=memory_format), images, timed), params)
 
@@ -264,7 +264,7 @@ def _optimized(model: nn.Module, images: Tensor, timed: TimedNetwork) -> nn.Modu
     return optimize(model, images, **(dict(cuda_graphs=True) if timed.way.graphs else {}))
 
 
-def _let_compile_all(freeze: bool) -> None:
+def let_compile_all(freeze: bool) -> None:
     """Set up ``torch.compile`` for all that is compiled later.
 
     Networks of one class share a forward, of which it keeps no more than 8 versions unless told. Weights become

@@ -2,7 +2,8 @@
 
 Each config is timed as built, in channels_last with BatchNorms fused by mmcv (the layout and algebra that a user of the
 library gets without us), and as fcvit_mm.optimize_for_inference makes it: all in turn, round after round, on random
-images with random weights that find something. CPU time of all threads is reported beside wall-clock time: on a shared
+images with random weights that find something. The way "compiled" is the second one with the networks' forward methods
+compiled by torch.compile with freezing. CPU time of all threads is reported beside wall-clock time: on a shared
 machine only CPU time is comparable.
 """
 
@@ -19,6 +20,7 @@ import torch.nn as nn
 from command import parse_size
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
+from timed_networks import let_compile_all
 
 import fcvit_mm
 from fcvit_mm.apis.load import build_model
@@ -34,9 +36,25 @@ def fused(model: nn.Module) -> nn.Module:
     return fuse_conv_bn(model).to(memory_format=torch.channels_last)
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    """Compile the forward methods of :data:`COMPILED`, with weights as constants, in :func:`fused`."""
+    model = fused(model)
+    let_compile_all(freeze=True)
+    for name in COMPILED:
+        try:
+            module = model.get_submodule(name)
+        except AttributeError:
+            continue
+        object.__setattr__(module, 'forward', torch.compile(module.forward))
+    return model
+
+
+#: Modules whose forward methods can be compiled: those without post-processing.
+COMPILED = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head', 'decode_head')
 WAYS: Dict[str, Callable[[nn.Module], nn.Module]] = {
     'as_built': lambda model: model,
     'channels_last_fused': fused,
+    'compiled': compiled,
     'optimized': fcvit_mm.optimize_for_inference,
 }
 #: Part -> the module, where a model has it, and its method that is timed.
@@ -74,7 +92,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         'configs', nargs='+', help='config files of detectors or segmentors; configs of a library as mmdet::FOLDER/FILE'
     )
-    parser.add_argument('--ways', nargs='+', default=list(WAYS), choices=list(WAYS))
+    parser.add_argument('--ways', nargs='+', default=[way for way in WAYS if way != 'compiled'], choices=list(WAYS))
     parser.add_argument('--size', default='512x512', metavar='HxW', help='image size (default: 512x512)')
     parser.add_argument(
         '--rounds', type=int, default=5, help='number of timing rounds; all models are timed in turn (default: 5)'
@@ -204,7 +222,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _layout(row: Row) -> torch.memory_format:
-    return torch.channels_last if row.label.endswith('fused') else torch.contiguous_format
+    return torch.channels_last if row.label.endswith(('fused', 'compiled')) else torch.contiguous_format
 
 
 def _table(rows: Sequence[Row], objects: Dict[str, int]) -> str:

@@ -47,3 +47,16 @@ def test_a_classifier_is_another_commands(load, tmp_path):
     path = ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'
     with pytest.raises(UserError, match='is for classification: expected a detector or segmentor'):
         load('whole_models').main([str(path), '--out', str(tmp_path / 'a.json')])
+
+
+def test_networks_are_compiled_and_post_processing_is_not(load, monkeypatch):
+    pytest.importorskip('mmdet')
+    from fcvit_mm.engine.config import load_config
+
+    module, compiled = load('whole_models'), []
+    monkeypatch.setattr(module, 'let_compile_all', lambda freeze: compiled.append(freeze))
+    monkeypatch.setattr(
+        torch, 'compile', lambda function: compiled.append(type(function.__self__).__name__) or function
+    )
+    module.compiled(module.build(load_config(str(ROOT / 'configs' / 'detection' / 'mask_rcnn_fcvit_tiny_shapes.py'))))
+    assert compiled == [True, 'FCViT', 'FPN', 'RPNHead', 'Shared2FCBBoxHead', 'FCNMaskHead']
