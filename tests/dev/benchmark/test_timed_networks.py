@@ -54,7 +54,7 @@ def test_ways_are_the_same_network(load, features):
 
 def test_compiled_networks_have_constant_weights_in_inference(load):
     """As in ``torch.compile`` with freezing: a weight that changes later is not seen."""
-    load('timed_networks')._let_compile_all(freeze=True)
+    load('timed_networks').let_compile_all(freeze=True)
     torch._dynamo.reset()
     layer, x = torch.nn.Linear(3, 2).eval(), torch.ones(1, 3)
     compiled = torch.compile(layer)
