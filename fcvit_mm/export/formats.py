@@ -270,8 +270,9 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
     options: Dict[str, Any] = {'aot_inductor.metadata': metadata}
     if part.output == 'detections':
         # Of a number of regions that only the image tells, torch 2.11 computes two convolutions in a row wrongly in
-        # channels_last, cannot choose packed weights (freezing), and stops at checks whose bounds exceed 64 bits.
-        options.update(layout_optimization=False, scalar_asserts=False)
+        # channels_last, cannot choose packed weights (freezing), and stops at checks whose bounds exceed 64 bits. Where
+        # it reorders operations to need less memory, the length of a slice may come before the size it depends on.
+        options.update(layout_optimization=False, scalar_asserts=False, reorder_for_peak_memory=False)
     else:
         options.update(freezing=True)
     try:

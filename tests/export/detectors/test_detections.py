@@ -28,8 +28,8 @@ from fcvit_mm.export.quantization import Labelled, measure_detections, quantize
 LONG = bool(os.environ.get('LONG_EXPORTS'))
 #: Odd sizes, smaller than the largest stride and larger than the example's.
 SIZES = ((97, 131), (27, 40), (224, 160))
-#: What is compiled by AOTInductor: a detector of two stages with masks, one of one stage.
-COMPILED = ('mask_rcnn', 'retinanet')
+#: What is compiled by AOTInductor: a detector of two stages with masks, one of one stage, one of one stage with masks.
+COMPILED = ('mask_rcnn', 'retinanet', 'rtmdet_ins')
 #: As mmdet's stock configs normalise.
 USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 PIPELINE = [
@@ -81,7 +81,7 @@ def test_files_find_what_mmdet_finds(name, kind, tmp_path, needs):
     if kind != 'torchscript' and not LONG:
         pytest.skip('takes minutes: LONG_EXPORTS=1 does it')
     if kind == 'aot_inductor' and name not in COMPILED:
-        pytest.skip('compiles for minutes: two of them tell')
+        pytest.skip('compiles for minutes: three of them tell')
     part = Detections(build_detector(name))
     differences = write_export(part, str(tmp_path / f'a{FORMATS[kind].suffix}'), kind)
     assert len(differences) == 4 and all(found.matched == found.detections for found in differences)
