@@ -46,6 +46,12 @@ class BatchPredictor:
         self.task, self.options = task_of(cfg), options
         self.scope, self.file = cfg.default_scope, cfg.filename
         check_options(options, self.task)
+        if options.features and (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
+            raise PredictionError(
+                f'--features: {cfg.filename} has model.test_cfg.mode="slide", which runs the backbone once per window of '
+                'an image, expected "whole": omit --features, or give a config that inherits this one and sets '
+                'model = dict(test_cfg=dict(mode="whole"))'
+            )
         adapt_to_machine(cfg)
         if not (cfg.get('test_dataloader') or {}).get('dataset'):
             raise PredictionError(

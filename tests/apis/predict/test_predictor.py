@@ -32,6 +32,18 @@ def test_features_are_the_mean_of_the_last_output(model_of, tmp_path):
     assert len(features) == 5 and features.std(0).max() > 0
 
 
+def test_features_of_sliding_windows_are_refused(model_of, tmp_path):
+    config, checkpoint, _ = model_of('segmentation')
+    sliding = tmp_path / 'sliding.py'
+    sliding.write_text(
+        f"_base_ = '{config}'\nmodel = dict(test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(16, 16)))\n"
+    )
+    with pytest.raises(
+        PredictionError, match='--features: .*sliding.py has model.test_cfg.mode="slide".*omit --features'
+    ):
+        BatchPredictor(load_config(str(sliding)), checkpoint, Options(device='cpu', features=True))
+
+
 def test_nothing_to_optimize(tmp_path):
     pytest.importorskip('mmpretrain')
     config = tmp_path / 'config.py'
