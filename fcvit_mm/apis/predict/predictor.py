@@ -48,8 +48,8 @@ class BatchPredictor:
         check_options(options, self.task)
         if options.features and (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
             raise PredictionError(
-                f'--features: {cfg.filename} has model.test_cfg.mode="slide", which runs the backbone once per window of '
-                'an image, expected "whole": omit --features, or give a config that inherits this one and sets '
+                f'--features: {cfg.filename} has model.test_cfg.mode="slide", which runs the backbone once per window '
+                'of an image, expected "whole": omit --features, or give a config that inherits this one and sets '
                 'model = dict(test_cfg=dict(mode="whole"))'
             )
         adapt_to_machine(cfg)
