@@ -164,17 +164,19 @@ void convolve_3x3_tile(const Convolution& conv, int64_t image, int64_t row, int6
   const int64_t start = image * conv.height * row_stride;
   const float* x[kRows + 2][kColumns + 2];
   for (int i = 0; i < kRows + 2; ++i) {
+    const int64_t y = row + i - 1;
+    const float* const from = conv.x + start + (conv.ring ? (y + conv.shift) % conv.ring : y) * row_stride;
     for (int j = 0; j < kColumns + 2; ++j) {
-      const int64_t y = row + i - 1, z = column + j - 1;
+      const int64_t z = column + j - 1;
       const bool inside = y >= 0 && y < conv.height && z >= 0 && z < conv.width;
-      x[i][j] = inside ? conv.x + start + y * row_stride + z * column_stride : zeros;
+      x[i][j] = inside ? from + z * column_stride : zeros;
     }
   }
   float* out = conv.out + start + row * row_stride + column * column_stride;
   const Lanes lanes = first_lanes(smaller(kLanes, end - begin));
   // Fetch ahead what the tiles below this one read first: the processor foresees a row, not the next one. Not
   // in small maps, where that is slower.
-  const bool large = conv.height * conv.width * (end - begin) > kLargeMap;
+  const bool large = !conv.ring && conv.height * conv.width * (end - begin) > kLargeMap;
   const float* ahead = large && row + kRows + 2 < conv.height ? x[kRows][1] + 2 * row_stride : nullptr;
   int64_t channel = begin;
   for (; channel + kLanes <= end; channel += kLanes) {

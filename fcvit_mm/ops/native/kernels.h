@@ -22,6 +22,8 @@ struct Convolution {
   int64_t height, width, channels, kernel;
   bool gelu;
   const float* taps;  // the weight as of pack_taps, for whole blocks of channels; or null
+  // 3x3 kernels alone: rows of the map that are in memory, or 0 for all of them. Row y is at (y + shift) % ring.
+  int64_t ring, shift;
 };
 
 // The outputs of one image in these rows and columns, for a block of channels from `channel` on.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <iterator>
 #include <memory>
 #include <numeric>
@@ -157,7 +156,7 @@ struct MixerPart {
   int64_t rows;          // at a time
   const float *expand, *taps, *reduce, *zeros;  // packed
   int64_t reduce_stride;                        // from a panel of `reduce` to the next
-  float* expanded;                              // rows + 2 rows of the map
+  float* expanded;                              // the last rows + 2 rows of the map
   float* convolved;                             // rows of it; behind `expanded` in memory
   float* out;         // (batch, height, width, channels)
   const float* bias;   // (channels), or null
@@ -169,32 +168,34 @@ struct MixerPart {
 void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t begin, int64_t end) {
   const int64_t row_size = mixer.width * part.count, map_row = mixer.width * mixer.channels;
   const int64_t start = image * mixer.height * map_row;
-  int64_t kept_from = std::max<int64_t>(begin - 1, 0), kept_to = kept_from;  // rows in `expanded`
+  // `expanded` is a ring. The first rows end where it does: those that follow are not divided, but for a last one.
+  const int64_t ring = part.rows + 2;
+  int64_t expanded = std::max<int64_t>(begin - 1, 0);  // the next row
+  const int64_t shift = ring * mixer.height - std::min(std::min(begin + part.rows, end) + 1, mixer.height);
   for (int64_t row = begin; row < end; row += part.rows) {
     const int64_t stop = std::min(row + part.rows, end);
-    const int64_t top = std::max<int64_t>(row - 1, 0), bottom = std::min(stop + 1, mixer.height);
-    std::memmove(part.expanded, part.expanded + (top - kept_from) * row_size,
-                 (kept_to - top) * row_size * sizeof(float));
+    const int64_t bottom = std::min(stop + 1, mixer.height);
     Product product{};
-    product.rows = mixer.x + start + kept_to * map_row;
     product.row_stride = product.depth = mixer.channels;
-    product.count = (bottom - kept_to) * mixer.width;
     product.panels = part.expand;
     product.columns = product.out_stride = part.count;
     product.bias = mixer.expand_bias + part.first;
-    product.out = part.expanded + (kept_to - top) * row_size;
     product.cold = part.cold && row == begin;
     product.next = part.reduce;
-    kernels().multiply(product);
-    kept_from = top;
-    kept_to = bottom;
+    while (expanded < bottom) {
+      const int64_t place = (expanded + shift) % ring, rows = std::min(bottom - expanded, ring - place);
+      product.rows = mixer.x + start + expanded * map_row;
+      product.count = rows * mixer.width;
+      product.out = part.expanded + place * row_size;
+      kernels().multiply(product);
+      expanded += rows;
+    }
 
-    // Row 0 of this map is `top`; what is above or below it is outside of the whole map, too.
-    Convolution conv{part.expanded, nullptr,      mixer.taps_bias + part.first, part.convolved - (row - top) * row_size,
-                     bottom - top,  mixer.width, part.count,                   3,
-                     true};
+    Convolution conv{part.expanded, nullptr,     mixer.taps_bias + part.first, part.convolved - row * row_size,
+                     mixer.height,  mixer.width, part.count,                   3,
+                     true,          nullptr,     ring,                         shift};
     for (int64_t i = row; i < stop; i += 2) {
-      kernels().convolve_3x3_rows(conv, 0, i - top, std::min<int64_t>(stop - i, 2), 0, part.count, part.taps, part.zeros);
+      kernels().convolve_3x3_rows(conv, 0, i, std::min<int64_t>(stop - i, 2), 0, part.count, part.taps, part.zeros);
     }
 
     product.rows = part.convolved;
