@@ -49,6 +49,11 @@ ADVICE = (
         'resize or crop all images to the same size',
     ),
     (
+        r'base_wd should not be None',
+        'paramwise_cfg multiplies the weight decay, so the optimizer needs one: set '
+        'optim_wrapper.optimizer.weight_decay (0 for none)',
+    ),
+    (
         r'Target -?\d+ is out of bounds',
         'A label is neither a class (0 to num_classes - 1) nor the ignored label: correct the labels or num_classes. '
         'In segmentation, give the data set, the heads, the metric (ignore_index) and model.data_preprocessor '

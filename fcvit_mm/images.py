@@ -21,6 +21,8 @@ PathLike = Union[str, 'os.PathLike[str]']
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 #: Endings of arrays, which mmseg's ``LoadImageFromNpyFile`` reads; in a folder they count where there is no image.
 ARRAY_SUFFIXES = ('.npy',)
+#: Endings of images that users have and the libraries do not take in a folder.
+OTHER_SUFFIXES = ('.gif', '.jfif', '.avif', '.jp2', '.heic', '.heif', '.jxl')
 #: Endings of videos.
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 #: Kinds, by Pillow's names, that are decoded of unknown origin. Others (EPS, ...) would start other programs.
@@ -253,7 +255,7 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
     """List the images in a folder.
 
     Args:
-        folder (str | os.PathLike): The folder; symbolic links are followed.
+        folder (str | os.PathLike): The folder; symbolic links are followed, except to folders above them.
         suffixes (Iterable[str]): Endings of their names, in small letters.
         recursive (bool): Also list those in folders below it.
 
@@ -263,12 +265,20 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
     suffixes = tuple(suffixes)
     found = []
     for parent, folders, names in os.walk(folder, followlinks=True):
-        if not recursive:
-            folders.clear()
+        # A link to a folder above would list its images dozens of times.
+        folders[:] = [name for name in folders if recursive and not _is_loop(parent, name)]
         found += [
             os.path.join(parent, name) for name in names if name.lower().endswith(suffixes) and not name.startswith('.')
         ]
     return sorted(found)
+
+
+def _is_loop(parent: str, name: str) -> bool:
+    """Check whether a folder is a symbolic link to the folder it is in, or to one above."""
+    path = os.path.join(parent, name)
+    return os.path.islink(path) and os.path.join(os.path.realpath(parent), '').startswith(
+        os.path.join(os.path.realpath(path), '')
+    )
 
 
 def find_images(path: PathLike, recursive: bool = False) -> List[str]:

@@ -280,3 +280,15 @@ def test_untrusted_images_are_decoded_by_content(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
     shutil.move(tmp_path / 'a.png', tmp_path / 'called.jpg')
     np.testing.assert_array_equal(read_untrusted_image(str(tmp_path / 'called.jpg'), 'called.jpg', 2**20, 10**6), image)
+
+
+def test_links_to_folders_above_are_not_followed(tmp_path):
+    (tmp_path / 'in' / 'deep').mkdir(parents=True)
+    (tmp_path / 'in' / 'a.png').touch()
+    (tmp_path / 'beside').mkdir()
+    (tmp_path / 'beside' / 'b.png').touch()
+    (tmp_path / 'in' / 'self').symlink_to(tmp_path / 'in')
+    (tmp_path / 'in' / 'deep' / 'up').symlink_to(tmp_path)
+    (tmp_path / 'in' / 'beside').symlink_to(tmp_path / 'beside')
+    names = [os.path.relpath(path, tmp_path / 'in') for path in list_images(tmp_path / 'in')]
+    assert names == ['a.png', os.path.join('beside', 'b.png')]

@@ -17,6 +17,8 @@ from .errors import CheckpointError
 #: ``ema_state_dict`` is missing here because MMEngine's EMAHook writes the two the other way round, see
 #: :func:`find_state_dict`.
 TRAINED_KEYS = ('state_dict', 'model')
+#: Container of the weights in the files of DeepSpeed (``mp_rank_00_model_states.pt``).
+DEEPSPEED_KEY = 'module'
 EMA_KEYS = ('state_dict_ema', 'model_ema')
 
 #: What wrappers put before every name: DistributedDataParallel and averaged models, torch.compile.
@@ -68,6 +70,8 @@ def find_state_dict(
         )
     if averaged is not None and (ema or trained is None):
         return checkpoint[averaged], f'averaged (EMA) weights, {averaged}'
+    if trained is None and isinstance(checkpoint.get(DEEPSPEED_KEY), dict):
+        trained = DEEPSPEED_KEY
     if trained is not None:
         beside = f' (averaged ones are there too, {averaged}: ema=True or --ema takes them)' if averaged else ''
         return checkpoint[trained], f'trained weights, {trained}{beside}'

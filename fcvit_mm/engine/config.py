@@ -125,6 +125,8 @@ def load_config(
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
+    if isinstance(cfg.work_dir, str):
+        cfg.work_dir = osp.expanduser(cfg.work_dir)
     return cfg
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..apis.load import Network
+from ..engine.config import adapt_to_machine
 from ..errors import UserError, library_errors
 from .detectors.detections import Detections
 from .formats import Runnable
@@ -35,6 +36,7 @@ def build_test_data(cfg: Config) -> DataLoader:
     for key in ('test_dataloader', 'test_evaluator'):
         if not cfg.get(key):
             raise UserError(f'--evaluate: {cfg.filename or "the config"} has no {key}: add it, or omit --evaluate')
+    adapt_to_machine(cfg)
     with library_errors('building the test data', ADVICE), DefaultScope.overwrite_default_scope(cfg.default_scope):
         _build_evaluator(cfg)
         return Runner.build_dataloader(cfg.test_dataloader, seed=0)

@@ -9,6 +9,8 @@ import math
 from collections import Counter, defaultdict
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
+
 from ..errors import origin
 from .limits import TimeLimit, shorten, spread
 
@@ -31,7 +33,11 @@ SKIPPED = {
 FATAL = {
     'keys': 'lack id, image_id, category_id, bbox or area',
     'box': 'have a bbox that is not four finite numbers',
+    'area': 'have an area that is not a finite number',
 }
+#: Part of the boxes that reach beyond their image where x, y, width and height are in fact two corners: those whose
+#: centre is right of or below that of the image, three of four on average.
+CORNERS_BEYOND = 0.25
 #: Parts of COCO's format without which it is none.
 PARTS = ('images', 'annotations', 'categories')
 
@@ -76,8 +82,10 @@ def fatal_annotations(content: dict) -> List[str]:
     for number, annotation in enumerate(annotations):
         if not {'id', 'image_id', 'category_id', 'bbox', 'area'} <= set(annotation):
             found['keys'].append(annotation.get('id', f'number {number}'))
-        elif not is_box(annotation['bbox']) or not is_number(annotation['area']):
+        elif not is_box(annotation['bbox']):
             found['box'].append(annotation['id'])
+        elif not is_number(annotation['area']):
+            found['area'].append(annotation['id'])
     lines = [count_line(found[kind], len(annotations), words) for kind, words in FATAL.items() if kind in found]
     incomplete = [
         image.get('id', f'number {number}')
@@ -89,12 +97,55 @@ def fatal_annotations(content: dict) -> List[str]:
             f'{len(incomplete)} of {len(content["images"])} images lack id, file_name, width or height (ids '
             f'{shorten(incomplete, SHOWN)})'
         )
+    nameless = [each.get('id') for each in content.get('categories', []) if not {'id', 'name'} <= set(each)]
+    if nameless:
+        number = len(content['categories'])
+        lines.append(f'{len(nameless)} of {number} categories lack id or name (ids {shorten(nameless, SHOWN)})')
     for items, name in ((annotations, 'annotations'), (content['images'], 'images')):
         times = Counter(each.get('id') for each in items)
         twice = [each for each, number in times.items() if number > 1 and each is not None]
         if twice:
             lines.append(f'{len(twice)} ids of {name} occur more than once ({shorten(twice, SHOWN)})')
     return lines
+
+
+def other_type(given: Sequence[Any], known: Iterable[Any]) -> str:
+    """Describe ids that are known ids of another type, such as ``'3'`` for ``3``; empty if they are not.
+
+    Args:
+        given (sequence): Ids that are not among the known ones.
+        known (iterable): The known ids.
+    """
+    texts = {str(each): each for each in known}
+    if not given or not all(str(each) in texts for each in given):
+        return ''
+    return f'{given[0]!r} is given as {type(given[0]).__name__}, but defined as {texts[str(given[0])]!r}'
+
+
+def are_shifted(used: Iterable[Any], categories: Iterable[Any]) -> bool:
+    """Check whether category ids of annotations are one higher than those that a file defines."""
+    known, ids = set(categories), set(used)
+    if len(known) < 2 or not all(isinstance(each, int) for each in (*known, *ids)):
+        return False
+    return ids - known == {max(known) + 1} and min(known) not in ids
+
+
+def are_corners(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, float]]) -> bool:
+    """Check whether boxes are two corners, where left, top, width and height are expected.
+
+    They are if many reach beyond their image as the latter, and all are within it as the former.
+
+    Args:
+        boxes (sequence): Four finite numbers each.
+        sizes (sequence): Width and height of the image of each.
+    """
+    if not boxes:
+        return False
+    x, y, third, fourth = np.asarray(boxes, float).T
+    width, height = np.asarray(sizes, float).T + 1  # some tools count from 1
+    beyond = (x + third > width) | (y + fourth > height)
+    inside = (x >= 0) & (x < third) & (third <= width) & (y >= 0) & (y < fourth) & (fourth <= height)
+    return bool(beyond.mean() >= CORNERS_BEYOND and inside.all())
 
 
 def is_number(value: Any) -> bool:
@@ -250,6 +301,8 @@ def mask_words(mask: Any, width: int, height: int, said: str) -> str:
     """
     if not mask:
         return 'it is missing or empty'
+    if not (isinstance(width, int) and isinstance(height, int)):
+        return f'its image has width {width!r} and height {height!r}, expected integers'
     if isinstance(mask, dict):
         size = list(mask.get('size') or ())
         if size != [height, width]:

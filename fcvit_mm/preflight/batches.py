@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 from ..apis.step import StepError, try_step
 from ..engine.config import adapt_to_machine, type_name, walk
@@ -101,6 +102,9 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
         for sample in packed.values()
         if isinstance(sample, dict) and isinstance(sample.get('inputs'), torch.Tensor) and sample['inputs'].ndim == 3
     ]
+    unpacked = packing_problems(name, packed, leaves)
+    if unpacked:
+        return unpacked
     if not samples:  # views of one image, videos, or a library of somebody's own
         return []
     try:
@@ -113,6 +117,26 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
         return problems
     problems = mask_problems(batches, samples) + ignored_problems(batches, samples, leaves)
     return problems + lone_image_problems(batches, samples)
+
+
+def packing_problems(name: str, packed: Dict[int, Any], leaves: Sequence[Leaf]) -> List[str]:
+    """Check that samples are packed for the model, and those to train a segmentor or detector with ground truth."""
+    samples = [sample for sample in packed.values() if isinstance(sample, dict)]
+    if samples and not any('inputs' in sample for sample in samples):
+        return [
+            f'samples have no inputs ({shorten(samples[0])}): end the pipeline with PackInputs, PackDetInputs or '
+            'PackSegInputs'
+        ]
+    annotated = any(is_segmentation(leaf.dataset) or hasattr(leaf.dataset, 'proposal_file') for leaf in leaves)
+    found: List[Any] = [sample.get('data_samples') for sample in samples]
+    if not annotated or name != 'train_dataloader' or not found:
+        return []
+    if not all(isinstance(each, BaseDataElement) for each in found):
+        return []
+    truth = [value for each in found for key, value in each.items() if key.startswith('gt_')]
+    if any(list(value.keys()) if isinstance(value, BaseDataElement) else True for value in truth):
+        return []
+    return ['no sample has annotations: add LoadAnnotations to the pipeline, behind LoadImageFromFile']
 
 
 def size_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:

@@ -7,12 +7,14 @@ import shutil
 from itertools import islice
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS, DefaultScope
 
 from ..apis.load import build_model, read_trained
-from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weights_of
+from ..apis.predict.results import meta_of
+from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
 from ..checkpoints.names import some
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
@@ -26,7 +28,7 @@ from .gradients import gradient_problems
 from .ground_truth.evaluator import ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
 from .limits import TimeLimit, quiet, remark, shorten, unique, without_garbage_collection
-from .model import channel_problems, one_class_problems
+from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
@@ -71,16 +73,18 @@ def check_training(cfg: Config) -> None:
     """
     limit = TimeLimit()
     problems = []
+    trained: List[str] = []
     if cfg.get('resume') and cfg.get('load_from'):
-        problems += resume_problems(cfg.load_from)
+        problems += resume_problems(cfg.load_from, trained) or resume_model_problems(cfg)
     else:
         problems += pretrained_problems(cfg)
         if cfg.get('load_from'):
             problems += checkpoint_problems(cfg.load_from, 'load_from') or load_from_problems(cfg)
     validates = cfg.get('val_cfg') is not None
     problems += work_dir_problems(cfg) + loop_problems(cfg)
-    problems += data_problems(cfg, ['train_dataloader', *(['val_dataloader'] if validates else [])], limit)
-    problems += one_class_problems(cfg)
+    loaders = ['train_dataloader', *(['val_dataloader'] if validates else [])]
+    problems += data_problems(cfg, loaders, limit, {cfg.get('load_from'): trained})
+    problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += channel_problems(cfg) or gradient_problems(cfg)
     if problems:
         raise PreflightError(problems)
@@ -94,19 +98,28 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
         PreflightError: Lists all problems.
     """
     limit = TimeLimit()
-    problems = checkpoint_problems(checkpoint, 'the checkpoint') + folder_to_write_problems(cfg)
-    problems += data_problems(cfg, ['test_dataloader'], limit)
+    trained: List[str] = []
+    problems = checkpoint_problems(checkpoint, 'the checkpoint', trained) + folder_to_write_problems(cfg)
+    problems += data_problems(cfg, ['test_dataloader'], limit, {checkpoint: trained})
     if problems:
         raise PreflightError(problems)
     limit.report()
 
 
-def checkpoint_problems(path: str, what: str) -> List[str]:
-    """Check a checkpoint with :func:`fcvit_mm.apis.load.read_trained`, which never runs code from it."""
+def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = None) -> List[str]:
+    """Check a checkpoint with :func:`fcvit_mm.apis.load.read_trained`, which never runs code from it.
+
+    Args:
+        path (str): The checkpoint.
+        what (str): What to call it.
+        trained (list, optional): Gets the names of the classes in the checkpoint.
+    """
     try:
-        read_trained(path)
+        content = read_trained(path)
     except CheckpointError as error:
         return [f'{what}: {error}']
+    if trained is not None:
+        trained += meta_of(Config(), content).names
     return []
 
 
@@ -130,8 +143,8 @@ def load_from_problems(cfg: Config) -> List[str]:
     ]
 
 
-def resume_problems(path: str) -> List[str]:
-    """Check a checkpoint that training is to resume from."""
+def resume_problems(path: str, trained: Optional[List[str]] = None) -> List[str]:
+    """Check a checkpoint that training is to resume from; ``trained`` gets the names of the classes in it."""
     try:
         content = read_trained(path)
     except CheckpointError as error:
@@ -147,6 +160,23 @@ def resume_problems(path: str) -> List[str]:
             f'--resume: {path} contains a config, which MMEngine would execute as Python code: rejected. Resume from '
             'a checkpoint of tools/train.py, which contains none'
         ]
+    if trained is not None:
+        trained += meta_of(Config(), content).names
+    return []
+
+
+def resume_model_problems(cfg: Config) -> List[str]:
+    """Check that a checkpoint to resume from has every value of the model: MMEngine only warns of others."""
+    try:
+        with torch.device('meta'), quiet():
+            model = build_model(cfg)
+    except Exception:
+        # Broad, because the model is another library's; the runner says what is wrong with it.
+        return []
+    try:
+        check_fits(model, cfg.load_from)
+    except CheckpointError as error:
+        return [f'--resume: {error}. To start a new run from what fits: --cfg-options load_from={cfg.load_from}']
     return []
 
 
@@ -224,13 +254,19 @@ def allowed_part(cfg: Config, loader: str) -> float:
     return hook.limit if hook.skip else 0.0
 
 
-def data_problems(cfg: Config, loaders: List[str], limit: Optional[TimeLimit] = None) -> List[str]:
+def data_problems(
+    cfg: Config,
+    loaders: List[str],
+    limit: Optional[TimeLimit] = None,
+    trained: Optional[Dict[str, Sequence[str]]] = None,
+) -> List[str]:
     """Check the data sets of some data loaders, their heads and their evaluators.
 
     Args:
         cfg (Config): Its data sets and evaluators are built in its scope.
         loaders (list[str]): Names of data loaders.
         limit (TimeLimit, optional): Time limit of all checks. Default: a new one.
+        trained (dict, optional): Checkpoint that is tested or resumed -> names of its classes, if it has any.
     """
     limit = limit or TimeLimit()
     problems: List[str] = []
@@ -250,7 +286,7 @@ def data_problems(cfg: Config, loaders: List[str], limit: Optional[TimeLimit] = 
                 leaves.clear()  # millions of objects: it takes as long as a check
         limit.take(part)
     differing = split_problems(splits)
-    problems += differing or zero_label_problems(rules)
+    problems += differing or zero_label_problems(rules) or trained_class_problems(trained or {}, splits)
     for name, names in seen:
         for head, number in heads.items():
             if number != len(names) and not (differing and name != 'train_dataloader'):
@@ -402,6 +438,14 @@ def loop_problems(cfg: Config) -> List[str]:
             'train_cfg.val_interval is 0, expected 1 or more. To train without validation: val_dataloader=None '
             'val_cfg=None val_evaluator=None'
         ]
+    for split in ('val', 'test'):
+        parts = [f'{split}_dataloader', f'{split}_cfg', f'{split}_evaluator']
+        missing = [part for part in parts if cfg.get(part) is None]
+        if missing and len(missing) < len(parts) and missing != ['val_dataloader']:  # which is reported by itself
+            return [
+                f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} None, but not all of '
+                f'{", ".join(parts)}: set all three, or all to None'
+            ]
     if is_by_epoch(cfg):
         return []
     for node in walk(cfg.get('param_scheduler')):
@@ -477,6 +521,32 @@ def split_problems(splits: Dict[str, Sequence[str]]) -> List[str]:
             f'{first} {shorten(here)}, so the same label means different classes. Give both the same folders '
             '(including empty ones), or the same metainfo=dict(classes=[...])'
         )
+    return problems
+
+
+def trained_class_problems(trained: Dict[str, Sequence[str]], splits: Dict[str, Sequence[str]]) -> List[str]:
+    """Check that classes have the labels that a checkpoint was trained with; other names may be translations."""
+    problems: List[str] = []
+    for path, learned in trained.items():
+        for where, names in splits.items():
+            if len(names) != len(learned):
+                continue  # it is a matter of the heads
+            moved = [
+                f'{name!r} has label {names.index(name)}, but {learned.index(name)} in the checkpoint'
+                for name in names
+                if name in learned and names.index(name) != learned.index(name)
+            ]
+            if moved:
+                problems.append(
+                    f'{where} numbers its classes differently ({shorten(names)}) from {path} ({shorten(learned)}): '
+                    f'{shorten(moved, 2)}. Give the data set metainfo=dict(classes=...) and annotations in the order '
+                    'of the checkpoint'
+                )
+            elif list(names) != list(learned):
+                remark(
+                    f'{where} has other classes ({shorten(names)}) than {path} ({shorten(learned)}): predictions are '
+                    'assigned by number, not by name'
+                )
     return problems
 
 

@@ -1,19 +1,27 @@
 """Checking a model's config before a run: components that do not fit each other, and heads that cannot learn."""
 
+import copy
 import inspect
-from typing import Any, Iterator, List
+from difflib import get_close_matches
+from typing import Any, Iterator, List, Tuple
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
+from ..apis.load import build_model
 from ..apis.step import StepError, try_step
 from ..apis.stock import StockConfigError, describe_backbone, misfits
+from ..checkpoints.names import some
 from ..engine.config import type_name, walk
 from .batches import segmentation_heads
+from .limits import quiet, remark
 
 #: Argument with the losses of a head, and what they take for one class: the shapes of scores and labels; by library.
 LOSSES = {'mmseg': ('loss_decode', (2, 1, 4, 4), (2, 4, 4)), 'mmpretrain': ('loss', (2, 1), (2,))}
+#: Similarity to a part of a name from which on a key is a misspelling of it.
+MISSPELT = 0.8
 
 
 def channel_problems(cfg: Config) -> List[str]:
@@ -68,6 +76,70 @@ def one_class_problems(cfg: Config) -> List[str]:
         f'can be learned. For one class and background, {ways_out}'
         for name in found
     ]
+
+
+def class_weight_problems(cfg: Config) -> List[str]:
+    """Check that losses with weights of single classes have one for each class, with or without the background."""
+    problems = []
+
+    def visit(node: Any, name: str, numbers: Tuple[int, ...]) -> None:
+        if isinstance(node, dict):
+            given = [node[key] for key in ('num_classes', 'out_channels') if isinstance(node.get(key), int)]
+            numbers = tuple(given) if isinstance(node.get('num_classes'), int) else numbers
+            weights = node.get('class_weight')
+            fitting = {number + more for number in numbers for more in (0, 1)}
+            if isinstance(weights, (list, tuple)) and numbers and len(weights) not in fitting:
+                problems.append(
+                    f'{name}.class_weight has {len(weights)} weights, but the head has {numbers[0]} classes: give one '
+                    'for each class'
+                )
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(child, (dict, list, tuple)):
+                visit(child, f'{name}.{key}', numbers)
+
+    visit(cfg.get('model') or {}, 'model', ())
+    return problems
+
+
+def optimizer_problems(cfg: Config) -> List[str]:
+    """Check the settings of the optimizer for single parameters: report those that have no effect.
+
+    Keys of stock configs may be for options of a backbone that is built without them; misspelt ones resemble a name.
+    """
+    wrapper = cfg.get('optim_wrapper') or {}
+    keys = (wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
+    if not keys and not wrapper.get('constructor'):
+        return []
+    try:
+        with torch.device('meta'), quiet():
+            model = build_model(cfg)
+    except Exception:
+        # Broad, because the model is another library's; the runner says what is wrong with it.
+        return []
+    names = [name for name, _ in model.named_parameters()]
+    parts = sorted({part for name in names for part in (*name.split('.'), name)})
+    unused = [key for key in keys if not any(key in name for name in names)]
+    all_unused = len(unused) == len(keys) and any('lr_mult' in (value or {}) for value in keys.values())
+    for key in unused:
+        near = get_close_matches(key.strip('.').rpartition('.')[2], parts, 1, MISSPELT)
+        if near or all_unused:
+            remark(
+                f'optim_wrapper.paramwise_cfg.custom_keys: {key!r} is part of no name of a parameter '
+                f'({some(names)}) and has no effect' + (f': did you mean {near[0]!r}?' if near else '')
+            )
+    try:
+        with quiet(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+            build_optim_wrapper(model, copy.deepcopy(wrapper))
+    except NotImplementedError:
+        return [
+            f'optim_wrapper.constructor={wrapper["constructor"]!r} does not know the layers of '
+            f'{type(getattr(model, "backbone", model)).__name__}: use constructor="BackboneLayerDecayConstructor" with '
+            'paramwise_cfg=dict(layer_decay_rate=...)'
+        ]
+    except Exception:
+        # Broad, because optimizers are anybody's, and parameters without memory are unusual.
+        return []
+    return []
 
 
 def can_learn(head: dict, library: str) -> bool:

@@ -20,6 +20,7 @@ ONE, TWO = {'a': torch.ones(1)}, {'a': torch.full((1,), 2.0)}
         ({'state_dict': ONE, 'state_dict_ema': TWO}, False, 1),
         ({'state_dict': ONE, 'state_dict_ema': TWO}, True, 2),
         ({'model_ema': TWO}, False, 2),
+        ({'module': ONE, 'optimizer': None}, False, 1),
         ({'state_dict': TWO, 'ema_state_dict': ONE}, False, 2),  # MMEngine's, which swaps the two
         ({'state_dict': TWO, 'ema_state_dict': ONE}, True, 2),
     ],

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import re
 from types import SimpleNamespace
 
@@ -50,6 +51,7 @@ def test_work_dir_is_named_after_the_config(write):
     path = write("default_scope = 'mmseg'")
     assert load_config(path).work_dir == './work_dirs/mine'
     assert load_config(path, work_dir='w').work_dir == 'w'
+    assert load_config(path, work_dir='~/w').work_dir == os.path.expanduser('~/w')
     assert load_config(write("default_scope = 'mmseg'\nwork_dir = 'v'")).work_dir == 'v'
 
 

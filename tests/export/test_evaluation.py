@@ -165,6 +165,14 @@ test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
         assert metrics['PyTorch'] == metrics['TorchScript'] and metrics['PyTorch']['mIoU'] > 1
 
 
+def test_a_loader_that_inherits_settings_of_workers(coco):
+    """A config sets num_workers=0, and its base persistent_workers=True."""
+    pytest.importorskip('mmdet')
+    cfg, _ = coco('fcos')
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=True)
+    assert len(build_test_data(cfg)) > 0
+
+
 def test_what_cannot_be_evaluated(saved, tmp_path):
     config, checkpoint = saved('classification')
     given = dict(config=config, checkpoint=checkpoint, out=str(tmp_path / 'a.pt'), kind='torchscript', evaluated=True)

@@ -93,7 +93,7 @@ def test_what_is_skipped_for_a_reason_of_its_own():
         ('box', dict(bbox=[1, 2, 3])),
         ('box', dict(bbox='1,2,3,4')),
         ('box', dict(bbox=[1, 2, math.nan, 4])),
-        ('box', dict(area='much')),
+        ('area', dict(area='much')),
     ],
 )
 def test_what_cannot_be_loaded(kind, changes):
@@ -101,7 +101,7 @@ def test_what_cannot_be_loaded(kind, changes):
 
 
 def test_ids_that_are_not_unique():
-    content = dict(images=[IMAGE] * 2, categories=[dict(id=1)], annotations=[GOOD, GOOD])
+    content = dict(images=[IMAGE] * 2, categories=[dict(id=1, name='a')], annotations=[GOOD, GOOD])
     assert fatal_annotations(content) == [
         '1 ids of annotations occur more than once (1)',
         '1 ids of images occur more than once (1)',
@@ -232,3 +232,25 @@ def test_ids_of_instances(read):
     _, api = read(bbox=[3, 3, 9, 9])
     masks = [Mask(None, 64, 48, dict(bbox=[3, 3, 12, 12]), 1), Mask(None, 64, 48, dict(bbox=[0, 0, 1, 1]), 1)]
     assert annotation_ids(api, masks) == [2, 'of image 1']
+
+
+def test_boxes_that_are_corners():
+    corners, boxes = [[10, 10, 60, 40], [40, 20, 62, 48]], [[10, 10, 50, 30], [40, 20, 22, 28]]
+    sizes = [(64, 48)] * 2
+    assert annotations.are_corners(corners, sizes)
+    assert not annotations.are_corners(boxes, sizes)
+    assert not annotations.are_corners([], [])
+    # Boxes that are a little larger than their image.
+    assert not annotations.are_corners([[0, 0, 66, 50], [-2, 0, 64, 48]], sizes)
+
+
+def test_ids_of_another_type_are_described():
+    assert annotations.other_type(['3', '4'], [3, 4]) == "'3' is given as str, but defined as 3"
+    assert annotations.other_type(['3', '9'], [3, 4]) == '' == annotations.other_type([], [3])
+
+
+def test_categories_that_are_shifted():
+    assert annotations.are_shifted([1, 2, 3], [0, 1, 2])
+    for used, categories in (([0, 1, 3], [0, 1, 2]), ([1, 2], [0, 1, 2]), ([1, 4], [0, 1, 2]), ([1], [0])):
+        assert not annotations.are_shifted(used, categories)
+    assert not annotations.are_shifted(['1'], [0, 1])

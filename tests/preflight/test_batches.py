@@ -1,4 +1,5 @@
 import pytest
+from harness import LIBRARIES
 from PIL import Image
 
 from fcvit_mm.apis.step import try_step
@@ -138,3 +139,22 @@ def test_ignored_label_of_the_data_set_alone(own):
     found = data_problems(cfg, ['train_dataloader'])
     assert len(found) == 2 and 'contain the labels 250 after the pipeline, but model.decode_head has 6' in found[0]
     assert 'set model.decode_head.ignore_index=250' in found[0] and 'model.auxiliary_head' in found[1]
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_samples_that_are_not_packed(own, task):
+    cfg, _ = own(task)
+    steps = cfg.train_dataloader.dataset.pipeline
+    cfg.train_dataloader.dataset.pipeline = steps[:-1]
+    (problem,) = data_problems(cfg, ['train_dataloader'])
+    assert 'samples have no inputs (' in problem and 'end the pipeline with PackInputs' in problem
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_training_without_annotations(own, task):
+    cfg, _ = own(task)
+    dataset = cfg.train_dataloader.dataset
+    dataset.pipeline = [step for step in dataset.pipeline if step['type'] != 'LoadAnnotations']
+    cfg.model.pop('roi_head', None)  # which wants masks
+    (problem,) = data_problems(cfg, ['train_dataloader'])
+    assert 'no sample has annotations: add LoadAnnotations to the pipeline' in problem

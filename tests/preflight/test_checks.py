@@ -140,6 +140,29 @@ def test_checkpoint_to_test(own, tmp_path):
             check_testing(cfg, checkpoint)
 
 
+def test_classes_of_the_checkpoint_in_another_order(own, said, tmp_path):
+    """Labels are numbers: the same names must have those of the training."""
+    cfg, data = own('classification')
+    classes = sorted(path.name for path in (data / 'val').iterdir())
+    path, weights = str(tmp_path / 'a.pth'), build_model(cfg).state_dict()
+
+    def write(names, **content):
+        meta = dict(dataset_meta=dict(classes=names), epoch=1, iter=2)
+        torch.save(dict(state_dict=weights, meta=meta, **content), path)
+
+    for names in (classes, [f'class {name}' for name in classes], classes[:3]):
+        write(names)
+        check_testing(cfg, path)
+    assert len(said) == 1 and 'predictions are assigned by number, not by name' in said[0]
+    write(classes[::-1])
+    with pytest.raises(PreflightError, match='numbers its classes differently') as error:
+        check_testing(cfg, path)
+    assert f'{classes[0]!r} has label 0, but 4 in the checkpoint' in str(error.value)
+    write(classes[::-1], optimizer={})
+    cfg.resume, cfg.load_from = True, path
+    assert all('numbers its classes differently' in problem for problem in problems(cfg))
+
+
 def test_pretrained_file_that_load_from_replaces(own, tmp_path):
     cfg, _ = own('classification', {'pretrained': 'gone.pth'})
     cfg.load_from = str(tmp_path / 'a.pth')
@@ -434,3 +457,28 @@ def test_labels_that_are_shifted_in_validation_alone(own, said):
     said.clear()
     check_training(cfg)
     assert not any('reduce_zero_label' in line for line in said)
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_a_loop_without_its_data(own, split):
+    cfg, _ = own('classification')
+    cfg[f'{split}_cfg'] = None
+    assert only_problem(cfg) == (
+        f'{split}_cfg is None, but not all of {split}_dataloader, {split}_cfg, {split}_evaluator: set all three, or '
+        'all to None'
+    )
+    cfg[f'{split}_dataloader'] = cfg[f'{split}_evaluator'] = None
+    check_training(cfg)
+
+
+def test_resuming_with_another_model(own, tmp_path):
+    cfg, _ = own('classification')
+    cfg.load_from = str(tmp_path / 'a.pth')
+    weights = build_model(cfg).state_dict()
+    torch.save(dict(state_dict=weights, optimizer={}, meta=dict(epoch=1, iter=2)), cfg.load_from)
+    cfg.resume = True
+    check_training(cfg)
+    cfg.model.backbone.arch.channels = (32, 64, 160, 256)
+    cfg.model.head.in_channels = 256
+    problem = only_problem(cfg)
+    assert 'a.pth does not fit the config: ' in problem and f'--cfg-options load_from={cfg.load_from}' in problem

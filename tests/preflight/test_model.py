@@ -2,7 +2,7 @@ import pytest
 from harness import LIBRARIES
 
 from fcvit_mm.preflight import model
-from fcvit_mm.preflight.model import channel_problems, one_class_problems
+from fcvit_mm.preflight.model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
 
 RESNET = [256, 512, 1024, 2048]
 
@@ -85,3 +85,48 @@ def test_one_class(own, task, head, options, learns):
 
 def test_detectors_tell_one_class_from_background(own):
     assert one_class_problems(own('detection', {'model.roi_head.bbox_head.num_classes': 1})[0]) == []
+
+
+@pytest.mark.parametrize('number, fits', [(5, False), (6, True), (7, True), (8, False)])
+def test_weights_of_classes(own, number, fits):
+    loss = dict(type='CrossEntropyLoss', class_weight=[1.0] * number)
+    cfg, _ = own('segmentation', {'model.decode_head.loss_decode': loss})
+    expected = (
+        f'model.decode_head.loss_decode.class_weight has {number} weights, but the head has 6 classes: give one for '
+        'each class'
+    )
+    assert class_weight_problems(cfg) == ([] if fits else [expected])
+
+
+def test_weights_of_classes_without_a_number(own):
+    assert class_weight_problems(own('detection', {'model.rpn_head.loss_cls.class_weight': [1.0, 2.0]})[0]) == []
+
+
+@pytest.mark.parametrize(
+    'keys, words',
+    [
+        (dict(head=dict(lr_mult=2), norm=dict(decay_mult=0), absolute_pos_embed=dict(decay_mult=0)), None),
+        ({'bakbone': dict(lr_mult=0.1), 'head': dict(lr_mult=2)}, "'bakbone' is part of no name"),
+        ({'bakbone.stem': dict(lr_mult=0.1), 'steem.': dict(lr_mult=2), 'head': {}}, "did you mean 'stem'?"),
+        (dict(absolute_pos_embed=dict(decay_mult=0)), None),
+        (dict(layer7=dict(lr_mult=0.1)), 'and has no effect'),
+    ],
+)
+def test_settings_of_parameters_that_are_none(own, said, keys, words):
+    cfg, _ = own('classification')
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=keys)
+    assert optimizer_problems(cfg) == []
+    assert said == [] if words is None else any(words in line for line in said)
+
+
+def test_layer_decay_of_another_library(own):
+    cfg, _ = own('detection')
+    decay = dict(decay_rate=0.7, decay_type='layer_wise', num_layers=6)
+    cfg.optim_wrapper.constructor, cfg.optim_wrapper.paramwise_cfg = 'LearningRateDecayOptimizerConstructor', decay
+    assert optimizer_problems(cfg) == [
+        "optim_wrapper.constructor='LearningRateDecayOptimizerConstructor' does not know the layers of FCViT: use "
+        'constructor="BackboneLayerDecayConstructor" with paramwise_cfg=dict(layer_decay_rate=...)'
+    ]
+    cfg.optim_wrapper.constructor = 'BackboneLayerDecayConstructor'
+    cfg.optim_wrapper.paramwise_cfg = dict(layer_decay_rate=0.7)
+    assert optimizer_problems(cfg) == []

@@ -1,5 +1,6 @@
 """Finding the images to predict: files, folders, lists and videos, as numbers from 0."""
 
+import logging
 import os
 import os.path as osp
 from bisect import bisect_right
@@ -7,7 +8,9 @@ from collections import Counter
 from itertools import accumulate
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from ...images import VIDEO_SUFFIXES, ImageError, find_images, find_inputs
+from mmengine.logging import print_log
+
+from ...images import OTHER_SUFFIXES, VIDEO_SUFFIXES, ImageError, find_images, find_inputs, list_images
 
 #: Endings of files that list images, one a line.
 LIST_SUFFIXES = ('.txt', '.lst')
@@ -88,6 +91,8 @@ def find_work(inputs: Sequence[str]) -> Work:
             images, video = find_inputs(given)
             found = [video] if video else images
         paths.update(dict.fromkeys(found))
+    for folder in dict.fromkeys(folders):
+        report_others(folder)
     frames = {path: count_frames(path) for path in paths if path.lower().endswith(VIDEO_SUFFIXES)}
     for path, number in frames.items():
         if not number:
@@ -95,6 +100,19 @@ def find_work(inputs: Sequence[str]) -> Work:
                 f'{path} ({osp.getsize(path)} bytes) has no frame that can be decoded: convert it to MP4 (H.264)'
             )
     return Work(list(paths), frames, folders)
+
+
+def report_others(folder: str) -> None:
+    """Warn of the images and videos in a folder that are not predicted because of their suffix."""
+    others = list_images(folder, (*OTHER_SUFFIXES, *VIDEO_SUFFIXES))
+    if others:
+        suffixes = ', '.join(sorted({osp.splitext(path)[1].lower() for path in others}))
+        print_log(
+            f'{len(others)} files below {folder} end in {suffixes} ({others[0]}) and are not predicted: convert the '
+            'images, give videos by name',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _listed(path: str) -> List[str]:

@@ -1,5 +1,6 @@
 """Checkpoints that survive any end of a run: SIGKILL, a full disk, a scheduler's SIGTERM."""
 
+import os
 import os.path as osp
 import signal
 import threading
@@ -56,6 +57,40 @@ class LateRemovals:
         self.waiting.clear()
 
 
+class _Forks:
+    """Forked processes, which end at SIGTERM while the process that trains only notes it.
+
+    mmdet's ``VOCMetric`` ends those of its pool by SIGTERM and waits for them. SIGTERM is blocked during a fork,
+    because Python forgets a signal that arrives before its handlers are set.
+    """
+
+    listening = registered = False
+    mask: Any = None
+
+    @classmethod
+    def listen(cls, listening: bool) -> None:
+        """Begin or stop to treat forked processes in this way."""
+        cls.listening = listening
+        if not cls.registered and hasattr(os, 'register_at_fork'):  # there is none on Windows
+            cls.registered = True
+            os.register_at_fork(before=cls._before, after_in_parent=cls._in_parent, after_in_child=cls._in_child)
+
+    @classmethod
+    def _before(cls) -> None:
+        cls.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]) if cls.listening else None
+
+    @classmethod
+    def _in_parent(cls) -> None:
+        if cls.mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, cls.mask)
+
+    @classmethod
+    def _in_child(cls) -> None:
+        if cls.mask is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, cls.mask)
+
+
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook``, with the same arguments, safe against an interruption at any moment.
@@ -88,6 +123,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
+            _Forks.listen(True)
             self._previous_handler = signal.signal(signal.SIGTERM, self._note)
 
     def stop_listening(self) -> None:
@@ -95,6 +131,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
             self._previous_handler = None
+            _Forks.listen(False)
 
     def after_train(self, runner: Runner) -> None:
         self.stop_listening()

@@ -79,6 +79,19 @@ def label_table(infos: Sequence[dict]) -> np.ndarray:
     return np.asarray(rows, int).reshape(-1, 2)
 
 
+def label_type_problems(dataset: Any, where: str) -> List[str]:
+    """Check that the labels of a data set for classification are numbers."""
+    for info in dataset.data_list:
+        labels = info.get('gt_label')
+        for label in labels if isinstance(labels, (list, tuple)) else [labels]:
+            if isinstance(label, str):
+                return [
+                    f'{where}: gt_label of {info.get("img_path")} is {label!r}, expected a number: the place of the '
+                    'class in metainfo.classes, from 0'
+                ]
+    return []
+
+
 def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List[str]:
     """Check the labels of a data set for classification."""
     classes = dataset.metainfo.get('classes')

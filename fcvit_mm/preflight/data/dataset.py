@@ -12,11 +12,20 @@ from ...engine.config import type_name
 from ...errors import advice_for, origin
 from ..annotations import fatal_annotations
 from ..limits import TimeLimit, quiet, remark, shorten
-from .classification import folder_problems, label_problems, label_table, list_file_problems
-from .detection import are_all_skipped, category_problems, coco_problems, ignored_object_problems, mask_problems
+from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
+from .detection import (
+    are_all_skipped,
+    category_problems,
+    coco_problems,
+    ignored_object_problems,
+    inverted_box_problems,
+    mask_problems,
+    short_palette,
+)
 from .images import file_problems
-from .kinds import has_folders, is_coco, is_remote, is_segmentation, is_url, loading_steps
+from .kinds import has_folders, is_coco, is_remote, is_segmentation, is_url, is_xml, loading_steps, needs_maps
 from .segmentation import label_map_problems, suffix_problems
+from .voc import unknown_xml_names, unreadable_xml
 
 #: What some editors put at the beginning of a text.
 BYTE_ORDER_MARK = '\ufeff'
@@ -54,6 +63,9 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     if not type_name(dataset_cfg):
         known = shorten(dataset_cfg, 3)
         return Leaf(None, None, [f'a data set ({known}) has no type: give its class, for example type="CustomDataset"'])
+    unusable = setting_problem(dataset_cfg)
+    if unusable:
+        return Leaf(None, None, [unusable])
     given = (dataset_cfg.get('metainfo') or {}).get('classes')
     if isinstance(given, str) and not is_url(given) and not osp.isfile(given):
         return Leaf(
@@ -84,7 +96,8 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     except Exception as error:
         # Broad, because each data set has checks of its own.
         problems = unlisted_problems(dataset, prefixes, limit) or [
-            f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: correct the data or its paths'
+            f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: '
+            + advice_for(error, 'correct the data or its paths')
         ]
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
     classes = dataset.metainfo.get('classes')
@@ -98,9 +111,35 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     problems += file_problems(dataset, read, allowed, limit)
     raw: Set[int] = set()
     labels: Set[int] = set()
-    if is_segmentation(dataset) and not problems:
+    if is_segmentation(dataset) and not problems and needs_maps(dataset):
         problems += label_map_problems(dataset, read, prefixes, num_classes, limit, raw, labels)
     return Leaf(dataset, classes, problems, api, frozenset(raw), frozenset(labels))
+
+
+def setting_problem(dataset_cfg: dict) -> str:
+    """Describe a setting of a data set whose kind no library takes; empty if there is none."""
+    metainfo, ann_file, suffix = (dataset_cfg.get(key) for key in ('metainfo', 'ann_file', 'img_suffix'))
+    if metainfo is not None and not isinstance(metainfo, dict) and not callable(getattr(metainfo, 'get', None)):
+        return f'metainfo is {shorten_value(metainfo)}, expected a dict: write metainfo=dict(classes=(...))'
+    if metainfo and 'CLASSES' in metainfo and 'classes' not in metainfo:
+        return 'metainfo has the key CLASSES, which nothing reads: call it classes (and PALETTE palette)'
+    if isinstance(ann_file, (list, tuple)):
+        return (
+            f'ann_file is a list of {len(ann_file)} files, expected one: use a ConcatDataset with one data set for '
+            'each file'
+        )
+    if isinstance(suffix, (list, tuple)):
+        return (
+            f'img_suffix is {shorten_value(suffix)}, expected one suffix: use a ConcatDataset with one data set for '
+            'each suffix, or convert the images'
+        )
+    return ''
+
+
+def shorten_value(value: Any) -> str:
+    """Return a value as text of one short line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f'{text[:77]}...'
 
 
 def build_problem(node: dict, error: Exception) -> str:
@@ -183,14 +222,16 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) 
             content = json.loads(text)
             return [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(content)]
         except UnicodeDecodeError as error:
-            return [not_utf8(ann_file, error)]
+            return [packed_problem(ann_file) or not_utf8(ann_file, error)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return [
                 f'{ann_file} ({osp.getsize(ann_file)} bytes) is not a COCO annotation file, or is corrupt or '
-                f'truncated ({type(error).__name__}: {error}): copy it again'
+                f'truncated ({type(error).__name__}: {error}): copy it again, or export it in COCO format'
             ]
     if has_folders(dataset):
         return folder_problems(dataset, prefixes.get('img_path', dataset.data_root), limit)
+    if is_xml(dataset):
+        return unreadable_xml(dataset)
     if ann_file:
         try:
             with open(ann_file, encoding='utf-8') as file:
@@ -200,6 +241,14 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) 
     if getattr(dataset, 'with_label', False):
         return list_file_problems(ann_file)
     return []
+
+
+def packed_problem(path: str) -> str:
+    """Describe a compressed file; empty if it is none."""
+    with open(path, 'rb') as file:
+        head = file.read(2)
+    kind = {b'\x1f\x8b': 'gzip', b'PK': 'zip'}.get(head)
+    return f'{path} is compressed ({kind}): unpack it' if kind else ''
 
 
 def not_utf8(path: str, error: UnicodeDecodeError) -> str:
@@ -229,7 +278,12 @@ def list_problems(
     if is_coco(dataset, api):
         problems += category_problems(dataset, api)
         problems += coco_problems(dataset, everything, api)
-    problems = problems or emptiness_problems(dataset, everything, where, api)
+    elif is_xml(dataset):
+        unknown_xml_names(dataset, everything, limit)
+    if not is_coco(dataset, api):
+        problems = problems or inverted_box_problems(dataset, where)
+    short_palette(dataset)
+    problems = problems or label_type_problems(dataset, where) or emptiness_problems(dataset, everything, where, api)
     if not problems and 'gt_label' in dataset.data_list[0]:
         problems += label_problems(dataset, where, num_classes)
     return problems

@@ -1,6 +1,6 @@
 """Data sets for detection: categories, objects and masks in COCO's format."""
 
-from typing import Any, List
+from typing import Any, Dict, List
 
 import numpy as np
 
@@ -8,16 +8,21 @@ from ..annotations import (
     SKIPPED,
     Mask,
     annotation_ids,
+    are_corners,
+    are_shifted,
     ask_loading_step,
     check_masks,
     count_line,
     fatal_annotations,
     is_box,
+    other_type,
     skipped_annotations,
 )
-from ..limits import SHOWN, TimeLimit, remark, shorten
+from ..limits import SHOWN, TimeLimit, remark, shorten, spread
 from .kinds import is_coco, transforms_of
 
+#: Images whose boxes tell whether they are two corners.
+CORNER_IMAGES = 2000
 #: Part of the objects from which on ignored ones are worth a warning.
 IGNORED_OBJECTS = 0.5
 
@@ -28,6 +33,17 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
     names = [category['name'] for category in api.cats.values()]
     found = [api.cats[key]['name'] for key in dataset.cat_ids]
     unknown = [name for name in classes if name not in names]
+    similar = [
+        f'{name!r} is {each!r} in the file'
+        for name in unknown
+        for each in names
+        if str(each).strip().casefold() == str(name).strip().casefold()
+    ]
+    if similar:
+        return [
+            f'metainfo.classes differs from the categories of {dataset.ann_file} in spaces, capitals or type: '
+            f'{shorten(similar)}: write the names as in the file'
+        ]
     if unknown:
         # mmdet skips them and numbers the others anew.
         return [
@@ -52,13 +68,29 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
     if len(api.imgs) < len(api.dataset['images']) or number < len(api.dataset.get('annotations', ())):
         problems += [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(api.dataset)]
     for kind, skipped in skipped_annotations(api, everything, dataset.cat_ids).items():
+        if kind == 'category' and are_shifted([each['category_id'] for each in api.anns.values()], api.cats):
+            words = f'{SKIPPED[kind]}, and none has the first one: categories are numbered from {min(api.cats)}'
+            line = count_line([each['id'] for each in skipped], number, words)
+            problems.append(f'{ann_file}: {line}, category_id one higher: give both the same numbers')
+            continue
+        typed = other_type([each['category_id'] for each in skipped], api.cats) if kind == 'category' else ''
+        if typed:
+            words = f'{SKIPPED[kind]}: category_id {typed}'
+            problems.append(f'{ann_file}: {count_line([each["id"] for each in skipped], number, words)}: use one type')
+            continue
         remark(f'{ann_file}: {count_line([each["id"] for each in skipped], number, SKIPPED[kind])}: mmdet skips them')
     lost = [each['id'] for each in api.anns.values() if each['image_id'] not in api.imgs]
     if not number:
         remark(f'{ann_file} has no annotations')
-    if lost:
+    typed = other_type([api.anns[each]['image_id'] for each in lost], api.imgs)
+    if typed:
+        words = f'have an image_id that the file does not define: image_id {typed}'
+        problems.append(f'{ann_file}: {count_line(lost, number, words)}: use one type')
+    elif lost:
         words = 'have an image_id that the file does not define'
         remark(f'{ann_file}: {count_line(lost, number, words)}: mmdet skips them')
+    divided_images(dataset, everything)
+    problems += corner_problems(dataset)
     boxes = [each['bbox'] for info in dataset.data_list for each in info['instances']]
     if boxes and not np.isfinite(np.asarray(boxes, float)).all():
         wrong = [each['id'] for each in api.anns.values() if not is_box(each['bbox'])]
@@ -67,6 +99,40 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
             'remove them'
         )
     return problems
+
+
+def divided_images(dataset: Any, everything: List[dict]) -> None:
+    """Report images that a file lists several times with different objects."""
+    entries: Dict[str, List[dict]] = {}
+    for info in everything:
+        entries.setdefault(info['img_path'], []).append(info)
+    objects = {
+        path: [sorted(each['bbox'] for each in info['instances']) for info in infos]
+        for path, infos in entries.items()
+        if len(infos) > 1
+    }
+    divided = [path for path, (first, *others) in objects.items() if any(each != first for each in others)]
+    if divided:
+        ids = [info['img_id'] for info in entries[divided[0]]]
+        remark(
+            f'{dataset.ann_file}: {len(divided)} images are listed several times with different objects '
+            f'({divided[0]} with the ids {shorten(ids)}), so the objects of one entry are background in the other: '
+            'merge them'
+        )
+
+
+def corner_problems(dataset: Any) -> List[str]:
+    """Check that boxes in COCO's format are not two corners."""
+    infos = spread(dataset.data_list, CORNER_IMAGES)
+    objects = [(each['bbox'], info) for info in infos for each in info['instances']]
+    boxes = [(left, top, right - left, bottom - top) for (left, top, right, bottom), _ in objects]
+    if not are_corners(boxes, [(info['width'], info['height']) for _, info in objects]):
+        return []
+    return [
+        f'{dataset.ann_file}: bbox seems to be [x1, y1, x2, y2] (such as {list(boxes[0])}): read as [x, y, width, '
+        'height], many boxes reach beyond their images, and as two corners none does. COCO format is [x, y, width, '
+        'height]: convert them'
+    ]
 
 
 def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:
@@ -93,6 +159,36 @@ def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:
         'Correct or remove them: polygons are [[x1, y1, x2, y2, x3, y3, ...], ...]'
         for said, faulty in found.items()
     ]
+
+
+def inverted_box_problems(dataset: Any, where: str) -> List[str]:
+    """Check that boxes have an extent; mmdet skips the others of COCO's format only."""
+    wrong = [
+        (info, each['bbox'])
+        for info in dataset.data_list
+        for each in info.get('instances') or ()
+        if is_box(each.get('bbox')) and not (each['bbox'][0] < each['bbox'][2] and each['bbox'][1] < each['bbox'][3])
+    ]
+    if not wrong:
+        return []
+    shown = shorten((f'{list(box)} of {info.get("img_path")}' for info, box in wrong), 2)
+    text = f'{where}: {len(wrong)} boxes have no width or height, or their corners are swapped ({shown})'
+    if dataset.test_mode:
+        remark(f'{text}: they count as missed')
+        return []
+    return [f'{text}: correct or remove them, expected left < right and top < bottom']
+
+
+def short_palette(dataset: Any) -> None:
+    """Report that a palette of mmdet has fewer colours than there are classes; mmseg checks its own."""
+    classes, palette = (dataset.metainfo.get(key) for key in ('classes', 'palette'))
+    if not isinstance(palette, (list, tuple)) or not hasattr(dataset, 'proposal_file') or not classes:
+        return
+    if len(palette) < len(classes):
+        remark(
+            f'{type(dataset).__name__}: metainfo.palette has {len(palette)} colours for {len(classes)} classes, so '
+            'predictions cannot be drawn: set palette in metainfo, one colour per class'
+        )
 
 
 def ignored_object_problems(dataset: Any, where: str, api: Any) -> List[str]:

@@ -5,8 +5,16 @@ import os.path as osp
 import random
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-from ...images import IMAGE_SUFFIXES, image_problem, list_images, size_and_orientation, truncation_problem
+from ...images import (
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    image_problem,
+    list_images,
+    size_and_orientation,
+    truncation_problem,
+)
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
+from ..missing import near_file
 
 #: Images of each data set that are decoded before the start.
 SAMPLE_SIZE = 64
@@ -14,7 +22,7 @@ SAMPLE_SIZE = 64
 #: this does not reach is checked when training reads it.
 DECODE_SECONDS, END_SECONDS, SIZE_SECONDS = 1.5, 1.5, 1.0
 #: Endings of images that users have, whether or not a data set takes them; seconds for finding those it does not take.
-SUFFIXES, SUFFIX_SECONDS = (*IMAGE_SUFFIXES, '.gif', '.jfif', '.avif', '.jp2'), 1.0
+SUFFIXES, SUFFIX_SECONDS = (*IMAGE_SUFFIXES, *OTHER_SUFFIXES), 1.0
 #: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
 #: and in testing empty ones stand in.
 TURNED = 0.01
@@ -81,6 +89,10 @@ def image_problems(
             corrupt.setdefault(path, problem)
     if not corrupt:
         return []
+    missing = next((path for path in corrupt if not osp.exists(path)), '')
+    near = near_file(missing) if missing else ''
+    if near:  # shown first
+        corrupt = {missing: f'{corrupt.pop(missing)}. {near}', **corrupt}
     shown = list(corrupt.values())[:SHOWN]
     more = f'... and {len(corrupt) - SHOWN} more corrupt images among the {checked} checked'
     if len(corrupt) <= allowed * checked:

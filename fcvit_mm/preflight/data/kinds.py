@@ -23,9 +23,20 @@ def is_coco(dataset: Any, api: Any) -> bool:
     return isinstance(api, COCO) and not isinstance(api, COCOPanoptic)
 
 
+def is_xml(dataset: Any) -> bool:
+    """Check whether a data set of mmdet has one XML file per image, as VOC has."""
+    return hasattr(dataset, 'ann_subdir') and hasattr(dataset, 'sub_data_root')
+
+
 def is_segmentation(dataset: Any) -> bool:
     """Check whether a data set is one of mmseg's."""
     return hasattr(dataset, 'seg_map_suffix') and hasattr(dataset, 'reduce_zero_label')
+
+
+def needs_maps(dataset: Any) -> bool:
+    """Check whether the pipeline of a data set of mmseg loads segmentation maps, not images to predict only."""
+    loading = [type(step).__name__ for step in transforms_of(dataset) if type(step).__name__.startswith('Load')]
+    return not loading or any('Image' not in name for name in loading)
 
 
 def has_folders(dataset: Any) -> bool:

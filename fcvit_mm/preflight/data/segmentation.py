@@ -9,7 +9,9 @@ import numpy as np
 from ...errors import origin
 from ...images import image_problem, list_images, open_image, read_labels
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
+from ..missing import near_file
 from .images import DECODE_SECONDS, SAMPLE_SIZE, skipped_images, suffixes_of, tolerated
+from .kinds import needs_maps
 
 
 def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dict], limit: TimeLimit) -> List[str]:
@@ -45,7 +47,7 @@ def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dic
             f'{len(skipped)} images in {folder} end in {suffixes_of(skipped)} ({skipped[0]}) and are skipped, because '
             f'the data set has img_suffix={suffix!r}: convert them, or list them in a data set of their own'
         )
-    elif not others:
+    elif not others and needs_maps(dataset):
         unused_maps(dataset, prefixes.get('seg_map_path'), folder, everything)
     return []
 
@@ -154,7 +156,7 @@ def label_map_problems(
     if missing:
         problems.append(
             f'{len(missing)} of {checked} checked images have no segmentation map ({shorten(missing, 1)}): complete '
-            'the data set, or correct seg_map_path and seg_map_suffix'
+            'the data set, or correct seg_map_path and seg_map_suffix' + f'. {near_file(missing[0])}'.rstrip('. ')
         )
     if problems or num_classes is None or not raw:
         return problems
@@ -186,6 +188,11 @@ def loaded_label_problems(
             'loading step'
         ]
     wrong = sorted(label for label in labels if label >= num_classes and label != ignored)
+    if wrong == [255] and shift:
+        return [
+            f'segmentation maps in {maps}: reduce_zero_label=True turns label 0 into 255, but the data set has '
+            f'ignore_index={ignored}: set ignore_index=255 of the data set'
+        ]
     if wrong:
         held = [label + shift for label in wrong] if not dataset.label_map else wrong
         return [

@@ -16,6 +16,11 @@ LABELS = 10000
 def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
     """Check a metric of mmpretrain: the data set's labels, as predictions, score 100."""
     classes, infos, kind = split.metainfo.get('classes'), split.infos, type(metric).__name__
+    if infos and all(info.get('gt_label') is None for info in infos) and lacks_labels(split):
+        return [
+            f'{kind} reads labels, but the data set has none (with_label=False): give the labels, or predict with '
+            'tools/predict.py, which needs none'
+        ]
     if classes is None or any(info.get('gt_label') is None for info in infos):
         remark(
             f'{kind} is not checked with the ground truth: the data set has no class names, or images without labels'
@@ -59,6 +64,12 @@ def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
             f'{kind}: the ground truth itself scores only {scores_text(low)}, not 100, which no model can exceed: {why}'
         )
     return []
+
+
+def lacks_labels(split: Split) -> bool:
+    """Check whether the samples that were loaded have no labels, which a pipeline may add."""
+    samples = [sample for sample in map(split.sample, split.packed) if sample is not None]
+    return bool(samples) and not any('gt_label' in sample or 'gt_score' in sample for sample in samples)
 
 
 def extra_of(info: dict) -> dict:

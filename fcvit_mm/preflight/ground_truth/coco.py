@@ -77,7 +77,7 @@ def coco_annotation_problems(metric: Any, path: Any, split: Split) -> List[str]:
     annotations = list(api.anns.values())
     problems = []
     for key in ('iscrowd', 'bbox', 'area', 'id'):
-        ids = [each.get('id') for each in annotations if key not in each]
+        ids = [each.get('id') for each in annotations if each.get(key) is None]
         if ids:
             advice = 'add "iscrowd": 0 to each of them' if key == 'iscrowd' else 'complete them'
             words = f'have no {key!r}, which the metric reads'

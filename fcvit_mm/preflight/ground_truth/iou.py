@@ -12,6 +12,11 @@ from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem
 
 def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
     """Check an ``IoUMetric``: the segmentation maps loaded by the pipeline, as predictions of image size, score 100."""
+    if split.metainfo.get('classes') is None:
+        return [
+            f'{type(metric).__name__} reads the names of the classes, which the data set lacks: set '
+            'metainfo=dict(classes=(...), palette=[...]) of the data set, as for training'
+        ]
     number = len(split.metainfo['classes'])
     turned: List[str] = []
     wrong: Counter = Counter()

@@ -68,3 +68,11 @@ def test_what_is_none(tmp_path, name, content, message):
     (tmp_path / 'folder').mkdir()
     with pytest.raises(ImageError, match='no images'):
         find_work([str(tmp_path / 'folder')])
+
+
+def test_files_of_other_kinds_in_a_folder_are_reported(tmp_path, capsys):
+    for name in ('a.png', 'b.heic', 'c.GIF'):
+        (tmp_path / name).touch()
+    assert len(find_work([str(tmp_path)])) == 1
+    said = capsys.readouterr()
+    assert '2 files below' in said.out + said.err and 'end in .gif, .heic' in said.out + said.err

@@ -1,6 +1,10 @@
+import multiprocessing
+import signal
+import threading
 from pathlib import Path
 
 import pytest
+import small_run
 import torch
 from harness import ROOT, run_python
 from mmengine.fileio import LocalBackend
@@ -111,6 +115,25 @@ def test_hooks_of_others_write_atomically_and_sigterm_is_heard(runner, tmp_path,
     assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth')
     assert torch.load(tmp_path / 'interrupted.pth', weights_only=False)['meta']['iter'] == 7
     assert 'atomic' not in LocalBackend.put.__qualname__.lower()
+
+
+def test_processes_that_training_forks_end_at_sigterm(tmp_path, monkeypatch):
+    """mmdet's VOCMetric ends those of its pool so, and waits for them: training hung."""
+    ended = []
+
+    class Forks(small_run.Witness):
+        def after_train_epoch(self, runner):
+            process = multiprocessing.get_context('fork').Process(target=threading.Event().wait, args=(60,))
+            process.start()
+            process.terminate()
+            process.join(20)
+            ended.append(process.exitcode)
+            process.kill()
+
+    monkeypatch.setattr(small_run, 'Witness', Forks)
+    train(tmp_path, by_epoch=True)
+    assert ended == [-signal.SIGTERM] * 3
+    assert not (tmp_path / 'interrupted.pth').exists()
 
 
 def test_sigterm_for_the_workers_too_and_while_saving(tmp_path):

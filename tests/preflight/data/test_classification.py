@@ -1,5 +1,7 @@
 """Folders of classes, lists of images, suffixes."""
 
+import json
+
 import pytest
 from image_files import renamed
 from problems import only_problem
@@ -88,3 +90,15 @@ def test_images_with_a_suffix_that_the_data_set_does_not_take(own, said):
     cfg.train_dataloader.dataset.pop('extensions')
     renamed(images[1::2], '.gif')
     assert 'but images that end in .gif, .webp: set extensions of the data set, or convert them' in only_problem(cfg)
+
+
+def test_labels_that_are_names(own):
+    cfg, data = own('classification')
+    images = sorted((data / 'train').rglob('*.jpg'))
+    names = sorted(path.name for path in (data / 'train').iterdir())
+    infos = [dict(img_path=str(path.relative_to(data / 'train')), gt_label=[path.parent.name]) for path in images]
+    (data / 'train.json').write_text(json.dumps(dict(metainfo=dict(classes=names), data_list=infos)))
+    dataset = cfg.train_dataloader.dataset
+    dataset.update(type='MultiLabelDataset', ann_file='train.json')
+    message = f'is {names[0]!r}, expected a number: the place of the class in metainfo.classes, from 0'
+    assert message in only_problem(cfg)

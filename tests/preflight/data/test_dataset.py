@@ -1,5 +1,6 @@
 """Data sets that their library cannot build, list or load."""
 
+import gzip
 import json
 
 import pytest
@@ -69,3 +70,32 @@ def test_encodings_of_annotations(own, change_annotations, encoding, message):
     path = change_annotations(data, 'train', lambda content: content.update(info='#'))
     path.write_bytes(path.read_text().replace('#', '\xe4').encode(encoding))
     assert message in only_problem(cfg) and 'UTF-8 without byte order mark' in only_problem(cfg)
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(metainfo=['circle', 'cross']), "metainfo is ['circle', 'cross'], expected a dict: write metainfo=dict("),
+        (
+            dict(metainfo=dict(CLASSES=('circle',))),
+            'metainfo has the key CLASSES, which nothing reads: call it',
+        ),
+        (dict(ann_file=['a.json', 'b.json']), 'ann_file is a list of 2 files, expected one: use a ConcatDataset'),
+        (dict(img_suffix=('.jpg', '.png')), "img_suffix is ('.jpg', '.png'), expected one suffix: use a ConcatDataset"),
+    ],
+)
+def test_settings_of_a_kind_that_no_library_takes(own, settings, message):
+    cfg, _ = own('segmentation' if 'img_suffix' in settings else 'detection')
+    dataset = dict(cfg.train_dataloader.dataset)
+    dataset.update(settings)
+    cfg.train_dataloader = dict(cfg.train_dataloader)
+    cfg.train_dataloader.dataset = dataset
+    assert message in only_problem(cfg)
+
+
+@pytest.mark.parametrize('pack, kind', [(gzip.compress, 'gzip'), (lambda text: b'PK\3\4\xff' + text, 'zip')])
+def test_compressed_annotations(own, change_annotations, pack, kind):
+    cfg, data = own('detection')
+    path = change_annotations(data, 'train', lambda content: None)
+    path.write_bytes(pack(path.read_bytes()))
+    assert only_problem(cfg) == f'train_dataloader: {path} is compressed ({kind}): unpack it'

@@ -55,7 +55,6 @@ def test_boxes_that_are_no_numbers(own, said, change_annotations):
     'change',
     [
         lambda each: each.update(category_id=each['category_id'] + 100),
-        lambda each: each.update(category_id=str(each['category_id'])),
         lambda each: each.update(area=0),
         lambda each: each.update(bbox=[value / 64 for value in each['bbox']]),
     ],
@@ -148,3 +147,86 @@ def test_same_id_twice(own, change_annotations):
     cfg, data = own('detection')
     change_annotations(data, 'train', lambda content: content['annotations'][1].update(id=1))
     assert '1 ids of annotations occur more than once (1)' in only_problem(cfg)
+
+
+@pytest.mark.parametrize('key', ['image_id', 'category_id'])
+def test_ids_of_another_type(own, change_annotations, key):
+    cfg, data = own('detection')
+    change_annotations(
+        data, 'train', lambda content: [each.update({key: str(each[key])}) for each in content['annotations']]
+    )
+    found = only_problem(cfg)
+    assert f': {key} ' in found and 'is given as str, but defined as ' in found and found.endswith('use one type')
+
+
+def test_boxes_that_are_two_corners(own, said, change_annotations):
+    cfg, data = own('detection')
+
+    def convert(content):
+        for each in content['annotations']:
+            x, y, width, height = each['bbox']
+            each['bbox'] = [x, y, x + width, y + height]
+
+    assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == [] and said == []
+    for split in ('train', 'val'):
+        change_annotations(data, split, convert)
+    problems = data_problems(cfg, ['train_dataloader', 'val_dataloader'])
+    assert len(problems) == 2 and all('bbox seems to be [x1, y1, x2, y2]' in problem for problem in problems)
+
+
+def test_an_image_with_two_entries(own, said, change_annotations):
+    cfg, data = own('detection')
+
+    def again(content):
+        first = content['images'][0]
+        content['images'].append(dict(first, id=999))
+        for number, each in enumerate(content['annotations'][:]):
+            if each['image_id'] == first['id']:
+                content['annotations'].append(dict(each, id=1000 + number, image_id=999))
+
+    cfg.train_dataloader.dataset.indices = None
+    change_annotations(data, 'train', again)
+    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+    change_annotations(data, 'train', lambda content: content['annotations'].pop())
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert '1 images are listed several times with different objects' in said[-1] and 'ids ' in said[-1]
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda content: content['categories'][0].pop('name'), '1 of 5 categories lack id or name'),
+        (
+            lambda content: content['annotations'][0].update(area=None),
+            'have an area that is not a finite number',
+        ),
+        (lambda content: content['categories'][0].update(name='Circle '), "'circle' is 'Circle ' in the file"),
+        (
+            lambda content: [each.update(width=64.0) for each in content['images']],
+            'its image has width 64.0 and height 64, expected integers',
+        ),
+    ],
+)
+def test_annotations_that_some_tools_write(own, change_annotations, change, message):
+    cfg, data = own('detection')
+    change_annotations(data, 'train', change)
+    assert message in only_problem(cfg)
+
+
+def test_palette_with_too_few_colours(own, said):
+    cfg, _ = own('detection')
+    cfg.train_dataloader.dataset.metainfo.palette = [(255, 0, 0)]
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert 'metainfo.palette has 1 colours for 5 classes, so predictions cannot be drawn' in said[-1]
+
+
+def test_categories_numbered_from_0_and_annotations_from_1(own, change_annotations):
+    cfg, data = own('detection')
+    cfg.train_dataloader.dataset.indices = None
+    change_annotations(
+        data, 'train', lambda content: [each.update(id=each['id'] - 1) for each in content['categories']]
+    )
+    assert only_problem(cfg).endswith(
+        'and none has the first one: categories are numbered from 0 (ids 14, 17, 19, ...), category_id one higher: '
+        'give both the same numbers'
+    )

@@ -152,3 +152,30 @@ def test_maps_as_jpeg(own):
             image.point(lambda label: 9 * label).convert('L').save(path.with_suffix('.jpg'))
     cfg.train_dataloader.dataset.seg_map_suffix = '.jpg'
     assert 'correct num_classes or the maps. JPEG changes labels: save the maps as PNG' in only_problem(cfg)
+
+
+def test_segmentation_without_maps_is_for_predicting(own, said):
+    cfg, data = own('segmentation')
+    shutil.rmtree(data / 'annotations' / 'validation')
+    dataset = cfg.val_dataloader.dataset
+    dataset.data_prefix = dict(img_path='images/validation', seg_map_path='')
+    dataset.pipeline = [dataset.pipeline[0], dataset.pipeline[-1]]
+    cfg.val_evaluator = dict(type='IoUMetric', format_only=True, output_dir=str(data / 'out'))
+    assert data_problems(cfg, ['val_dataloader']) == []
+    assert len(said) == 1 and 'with format_only=True' in said[0]
+
+
+def test_images_that_have_another_name_are_found(own):
+    cfg, data = own('segmentation')
+    for path in list((data / 'annotations' / 'training').iterdir()):
+        path.rename(path.with_suffix('.PNG'))
+    assert only_problem(cfg).endswith('00000000.PNG exists, with another case of letters')
+
+
+def test_another_ignored_label_than_that_of_reduced_maps(own):
+    cfg, _ = own('segmentation')
+    cfg.train_dataloader.dataset.ignore_index = 0
+    assert only_problem(cfg).endswith(
+        'reduce_zero_label=True turns label 0 into 255, but the data set has ignore_index=0: set ignore_index=255 of '
+        'the data set'
+    )

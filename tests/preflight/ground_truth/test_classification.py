@@ -70,3 +70,10 @@ def test_several_labels_an_image(own, said):
     leaf['pipeline'][-1].pop('meta_keys')
     cfg.val_dataloader.dataset = leaf
     assert "reads 'gt_label_difficult' of each sample" in validation_problems(cfg)
+
+
+def test_images_without_labels(own):
+    cfg, _ = own('classification')
+    cfg.val_dataloader.dataset.with_label = False
+    message = 'Accuracy reads labels, but the data set has none (with_label=False): give the labels, or'
+    assert message in validation_problems(cfg)

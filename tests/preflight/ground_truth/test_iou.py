@@ -84,3 +84,10 @@ def test_ignored_label_of_the_data_set_and_of_the_metric(own):
     ]
     cfg.val_evaluator.ignore_index = 250
     assert data_problems(cfg, ['val_dataloader']) == []
+
+
+def test_segmentation_without_names_of_classes(own):
+    cfg, _ = own('segmentation')
+    cfg.val_dataloader.dataset.metainfo = None
+    message = 'IoUMetric reads the names of the classes, which the data set lacks: set metainfo=dict('
+    assert message in validation_problems(cfg)
