@@ -3,7 +3,7 @@
 import os
 import os.path as osp
 import tempfile
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
     """Write the 8-bit version of an ONNX file: weights and inputs of the operators :data:`QUANTIZED`, in QDQ format.
 
     Weights have 7 bits and a scale per output channel: with 8, the sums of pairs of products saturate 16 bits on CPUs
-    without VNNI instructions.
+    without VNNI instructions. Products of detections (:func:`products_of_detections`) stay in float32.
 
     Args:
         path (str): The float32 file.
@@ -124,7 +124,29 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=list(QUANTIZED),
+            nodes_to_exclude=products_of_detections(prepared),
         )
+
+
+def products_of_detections(path: str) -> List[str]:
+    """Return the nodes of an ONNX file that multiply matrices without weights after non-maximum suppression.
+
+    These are the networks that RTMDet-Ins predicts for each object. One scale for the kernels of all objects, and one
+    for features and distances, cost mask mAP.
+    """
+    import onnx
+
+    graph = onnx.load(path).graph
+    weights = {each.name for each in graph.initializer}
+    later: Set[str] = set()  # tensors that depend on detections
+    found = []
+    for node in graph.node:  # in the order in which they are computed
+        if node.op_type != 'NonMaxSuppression' and later.isdisjoint(node.input):
+            continue
+        later.update(node.output)
+        if node.op_type == 'MatMul' and weights.isdisjoint(node.input):
+            found.append(node.name)
+    return found
 
 
 def measure_drift(

@@ -2,11 +2,18 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
 from fcvit_mm.errors import UserError
-from fcvit_mm.export.quantization import calibration_images, labelled_images, measure_drift
+from fcvit_mm.export.quantization import (
+    calibration_images,
+    labelled_images,
+    measure_drift,
+    products_of_detections,
+    quantize,
+)
 
 
 def test_accuracy_is_that_of_the_labels(samples):
@@ -37,3 +44,46 @@ def test_calibration_images_are_spread_evenly(samples):
     found = [os.path.relpath(sample.path, samples) for sample in calibration_images(str(samples), 3)]
     assert found == ['a/0.png', 'b/0.png', 'c/0.png']
     assert len(calibration_images(str(samples), 100)) == 6
+
+
+def test_products_of_detections_are_those_after_suppression_without_weights(tmp_path, needs):
+    needs('onnx')
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    def node(kind, inputs, output):
+        return helper.make_node(kind, inputs, [output], name=f'make_{output}')
+
+    nodes = [
+        node('MatMul', ['x', 'x'], 'attention'),
+        node('NonMaxSuppression', ['boxes', 'scores'], 'kept'),
+        node('Cast', ['kept'], 'kernels'),
+        node('MatMul', ['kernels', 'weight'], 'mask_head'),
+        node('MatMul', ['kernels', 'x'], 'first'),
+        node('Relu', ['first'], 'active'),
+        node('MatMul', ['kernels', 'active'], 'second'),
+        node('MatMul', ['x', 'weight'], 'beside'),
+    ]
+    weight = numpy_helper.from_array(np.ones((3, 3), np.float32), 'weight')
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ('x', 'boxes', 'scores')]
+    path = str(tmp_path / 'a.onnx')
+    save(helper.make_model(helper.make_graph(nodes, 'small', inputs, [], [weight])), path)
+    assert products_of_detections(path) == ['make_first', 'make_second']
+
+
+def test_products_of_detections_stay_in_float32(tmp_path, needs, monkeypatch):
+    needs('onnx')
+    from onnx import TensorProto, helper, load, numpy_helper, save
+
+    nodes = [helper.make_node('MatMul', ['images', 'images'], ['square'], name='make_square')]
+    nodes += [helper.make_node('MatMul', ['square', 'weight'], ['out'], name='make_out')]
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), 'weight')
+    inputs = [helper.make_tensor_value_info('images', TensorProto.FLOAT, [4, 4])]
+    outputs = [helper.make_tensor_value_info('out', TensorProto.FLOAT, [4, 4])]
+    graph = helper.make_graph(nodes, 'small', inputs, outputs, [weight])
+    path, out = str(tmp_path / 'a.onnx'), str(tmp_path / 'a_int8.onnx')
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=8), path)
+    monkeypatch.setattr('fcvit_mm.export.quantization.products_of_detections', lambda _: ['make_square'])
+    quantize(path, out, [torch.rand(4, 4)])
+    inputs_of = {node.name: list(node.input) for node in load(out).graph.node}
+    assert inputs_of['make_square'] == ['images', 'images']
+    assert all('DequantizeLinear' in name for name in inputs_of['make_out'])
