@@ -44,9 +44,9 @@ def write_atomic(path: PathLike, data: bytes) -> None:
 
 
 def write_all_atomic(files: Mapping[str, bytes]) -> List[str]:
-    """Write several files, each as :func:`write_atomic` does, that get their names only when all of them are on disk.
+    """Write several files atomically; they are renamed only when all of them are on disk.
 
-    The names are given in order: where the last file is, all of them are.
+    They are renamed in order: if the last file exists, all of them do.
 
     Args:
         files (Mapping[str, bytes]): Contents by path.
@@ -73,11 +73,11 @@ def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') ->
 
     Args:
         path (str | os.PathLike): The final name; its folder is made if it is missing.
-        size (int, optional): Bytes to come, for the message.
-        suffix (str): How the temporary name must end, for libraries that tell the format by it.
+        size (int, optional): Number of bytes that will be written, for the error message.
+        suffix (str): End of the temporary name, for libraries that infer the format from it.
 
     Yields:
-        str: A path in the same folder. If the block raises, it is removed and ``path`` stays.
+        str: A temporary path in the same folder. If the block raises, this file is removed and ``path`` is unchanged.
 
     Raises:
         WriteError: The disk is full, a quota is used up, permission is missing, ...

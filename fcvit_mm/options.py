@@ -1,7 +1,7 @@
 """Options shared by several commands, and their choices.
 
 A command reads its arguments before it imports what takes seconds (``tools/command_line.py``). What its parser needs
-therefore stands here and in :mod:`fcvit_mm.errors`, which import nothing but the standard library; the rooms read the
+is therefore defined here and in :mod:`fcvit_mm.errors`, which import only the standard library; the subpackages use the
 same tables.
 """
 

@@ -194,11 +194,11 @@ def recording_grid(backbone: nn.Module) -> Iterator[Dict[str, Tuple[int, int]]]:
 
 
 def count_extra_tokens(model: nn.Module, tokens: int, grid: Optional[Tuple[int, int]]) -> int:
-    """Count the tokens of a layer that precede those of the patches: class, distillation and register tokens.
+    """Count the class, distillation and register tokens of a layer, which precede the patch tokens.
 
     Args:
-        model (nn.Module): For the error.
-        tokens (int): Of the layer.
+        model (nn.Module): The model, named in the error.
+        tokens (int): Number of tokens of the layer.
         grid (tuple[int, int], optional): Patches in height and width; ``None`` if not known.
 
     Raises:

@@ -158,7 +158,8 @@ def _measure(model: nn.Module, name: str, mass: np.ndarray, grid: Tuple[int, int
     """Measure the extent of a gradient's magnitude ``(H, W)``."""
     if not 0 < mass.sum() < np.inf:
         raise AnalysisError(
-            f'the gradients of {name} of {describe(model)} add up to {mass.sum()}: choose another layer'
+            f'the gradients of {name} of {describe(model)} add up to {mass.sum()} in magnitude, expected a '
+            'positive finite number: choose another layer'
         )
     mass = mass / mass.sum()
     shares, corners = square_shares(mass)

@@ -74,9 +74,9 @@ def write_report(network: Network, config: str, paths: Sequence[str], size: Opti
     Args:
         network (Network): From :func:`fcvit_mm.apis.load.load_network`: a classifier, detector or segmentor.
         config (str): What it was loaded from.
-        paths (Sequence[str]): Images. Numbers are means over all, the first few are drawn.
-        size (Sequence[int], optional): Height and width that images are resized to cover and cropped to. Default: as
-            the network is tested.
+        paths (Sequence[str]): Images. The numbers are means over all of them; only the first few are drawn.
+        size (Sequence[int], optional): Height and width. Images are resized to cover this area and then cropped to it.
+            Default: as in the config's test pipeline.
 
     Returns:
         str: HTML of one self-contained file.

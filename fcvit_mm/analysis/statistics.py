@@ -128,7 +128,7 @@ def of_similarity(similarity: Tensor) -> Dict[str, float]:
 
 
 def of_attention(attention: Attention) -> Dict[str, float]:
-    """Compute the measures of one layer's attention; the mean over its windows with two patches or more."""
+    """Compute the measures of one layer's attention: means over its windows that contain at least two patches."""
     patches = attention.positions >= 0
     found: List[Tuple[int, Dict[str, float]]] = []
     for pattern in patches.unique(dim=0):

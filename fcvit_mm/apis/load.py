@@ -77,7 +77,7 @@ class Network(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name, and a warning where the weights are random."""
+        """The name, followed by "(random weights)" if no checkpoint was loaded."""
         return self.name if self.checkpoint else f'{self.name} (random weights)'
 
 
@@ -252,7 +252,7 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
         model = timm.create_model(name, pretrained=False, **{'dynamic_img_size': True, **options})
     except TypeError as error:  # only some transformers have the argument; the others take any size or their own
         if 'dynamic_img_size' not in str(error):
-            raise NetworkError(f'{TIMM}{name} with {options}: {error}') from error
+            raise NetworkError(f'timm cannot create {TIMM}{name} with {options}: {error}') from error
         model = timm.create_model(name, pretrained=False, **options)
     if checkpoint is not None:
         try:
@@ -339,7 +339,7 @@ def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) 
 
     height, width = size
     if height < 1 or width < 1:
-        raise NetworkError(f'size {height}x{width}: expected a height and width of at least 1 pixel')
+        raise NetworkError(f'size is {height}x{width}, expected a height and width of at least 1 pixel')
     pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     # Pillow has images of three channels, but of 8 bits alone.
     channels = [pixels] if pixels.ndim == 2 or _is_rgb(pixels) else list(np.moveaxis(pixels, 2, 0))

@@ -44,10 +44,10 @@ class Step(NamedTuple):
     """Results of a training step.
 
     Attributes:
-        outputs (list[WatchedOutput]): Of the backbone; empty if the model has no ``backbone`` or all of it is frozen.
-        out_indices (tuple[int], optional): The backbone's; ``None`` if it has none, or not one for each output.
+        outputs (list[WatchedOutput]): Outputs of the backbone; empty without ``backbone``, or if all of it is frozen.
+        out_indices (tuple[int], optional): ``out_indices`` of the backbone; ``None`` unless it has one per output.
         without (list[str]): Names of the trainable parameters that got no gradient.
-        losses (dict[str, float]): By name.
+        losses (dict[str, float]): Losses by name.
     """
 
     outputs: List[WatchedOutput]
@@ -379,7 +379,7 @@ def part_in_building(model: Any, error: BaseException) -> str:
 
 
 def _passed_through(error: BaseException) -> Iterator[nn.Module]:
-    """Yield the modules in whose methods an error was passed on, the outermost first, also those before ``from``."""
+    """Yield the modules whose methods an error passed through, outermost first; also those of its ``__cause__``."""
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)

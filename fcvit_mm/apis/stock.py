@@ -235,8 +235,8 @@ def _match(cfg: Config, stock: Stock, variant: Variant, options: Dict[str, Any])
     chosen = sorted({'type', 'out_indices', 'init_cfg'} & set(options))
     if chosen:
         raise UserError(
-            f'options contains {", ".join(chosen)}, which are set automatically: out_indices from what neck and heads '
-            'use, init_cfg from pretrained, type from the network. Remove them from options'
+            f'options contains {", ".join(chosen)}, which are set automatically (out_indices from the inputs of neck '
+            'and heads, init_cfg from pretrained, type from the network): remove them from options'
         )
     node = {**variant.options, **variant.dense, **options}
     node.pop('out_indices', None)
@@ -350,7 +350,7 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
 
 
 def _expected(value: Any, index: Any, channels: Sequence[int]) -> Any:
-    """Return what a number of channels, or a list of them, must be; ``None`` if ``in_index`` names other outputs."""
+    """Return the correct value of a head's ``in_channels``; ``None`` if its ``in_index`` names missing outputs."""
     count = len(channels)
     chosen = index if isinstance(index, (list, tuple)) else [-1 if index is None else index]
     if isinstance(value, (list, tuple)) and index is None:

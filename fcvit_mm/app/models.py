@@ -81,8 +81,8 @@ def find_models(pairs: Sequence[str], runs: Optional[str] = None) -> Dict[str, M
 
     Args:
         pairs (Sequence[str]): Config, checkpoint, config, checkpoint, ...
-        runs (str, optional): A work directory of ``tools/train.py``, or a folder of such: each with the config that
-            the runner wrote there and its best checkpoint, else its last.
+        runs (str, optional): A work directory of ``tools/train.py``, or a folder of several. Each needs the config that
+            the runner wrote; its best checkpoint is used or, if there is none, its last.
 
     Raises:
         UserError: A file is missing, a config has no checkpoint, or there is no model at all.

@@ -62,7 +62,7 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
         }
 
     def predict(name: str, uploaded: Any) -> Dict[Any, Any]:
-        """Predict for an upload as the browser sends it: Gradio's own decoding would answer with its own errors."""
+        """Predict for an uploaded file; Gradio does not decode it, because it would show its own errors."""
         path = uploaded.get('path') if isinstance(uploaded, dict) else None
         if path is None:
             return answer()

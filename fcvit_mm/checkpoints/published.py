@@ -126,12 +126,12 @@ def _classifier(variant: str, page: str, keys: str, address: Optional[str] = Non
 
 
 def _fcvit_classifier(variant: str, folder: str) -> PublishedWeights:
-    """Return a row of Ma et al., arXiv 2212.12552: a folder of Google Drive, which a page of the authors links."""
+    """Return the row of an FCViT classifier (arXiv 2212.12552); its file is in a Google Drive folder of the authors."""
     return _classifier(variant, f'{DRIVE}/{folder}', FCVIT_KEYS)
 
 
 def _mask_rcnn_fcvit(arch: str, folder: str, box: str, mask: str) -> PublishedWeights:
-    """Return a row of the same; AP, AP50 and AP75 of boxes and masks. The files are of mmdet 2."""
+    """Return the row of an FCViT Mask R-CNN for mmdet 2; ``box`` and ``mask`` contain AP, AP50 and AP75."""
     name = f'mask_rcnn_fcvit_{arch}'
     figures = zip(('', '50', '75'), box.split(), mask.split())
     metrics = {f'{kind} AP{at}': float(each) for at, *pair in figures for kind, each in zip(('box', 'mask'), pair)}
@@ -141,7 +141,7 @@ def _mask_rcnn_fcvit(arch: str, folder: str, box: str, mask: str) -> PublishedWe
 
 
 def _sem_fpn_fcvit(arch: str, folder: str, miou: float) -> PublishedWeights:
-    """Return a row of the same. The files are of mmseg 0.x."""
+    """Return the row of a Semantic FPN with FCViT for mmseg 0.x."""
     name = f'sem_fpn_fcvit_{arch}'
     config = f'configs/segmentation/{name}_ade20k.py'
     page, keys = f'{DRIVE}/{folder}', f'backbone.{FCVIT_KEYS}'

@@ -183,7 +183,7 @@ def arch_of(backbone: Mapping[str, Tensor]) -> Dict[str, Tuple[int, ...]]:
 
 
 def kind_of(backbone: Mapping[str, Tensor], network: Type[Backbone]) -> str:
-    """Return the kind of network that a state dict (our names) is of, beside depths and channels; mostly empty."""
+    """Return what distinguishes networks of equal depths and channels, such as ``'static'``; usually empty."""
     return names_of(network).kind(backbone)
 
 
@@ -206,7 +206,7 @@ def reference_names(network: Type[Backbone]) -> Tuple[str, ...]:
 
 
 def _all_names(network: Type[Backbone]) -> Set[str]:
-    """Return the names that any variant of a network has, or the network as built without arguments."""
+    """Return the parameter names of all variants of a network, and of the network built without arguments."""
     variants: List[Optional[str]] = [None, *(variant.name for variant in variants_of(network))]
     return {name for variant in variants for name in _names_in(network, variant)}
 
@@ -347,7 +347,7 @@ def _explain(
 
 
 def _patterns(name: str) -> Iterator[str]:
-    """Yield patterns for a name and those like it in a network of other depths or outputs."""
+    """Yield patterns that match a name, and the corresponding names in a network of other depths or outputs."""
     pattern = '.'.join('*' if part.isdigit() else part for part in name.split('.'))
     norm = re.match(r'norm\d+\.', pattern)
     if norm is None:

@@ -11,7 +11,7 @@ DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 
 def contiguous(image: np.ndarray) -> np.ndarray:
-    """Return a contiguous image; a flipped view is flipped in memory by OpenCV.
+    """Return a contiguous image; OpenCV copies a flipped view faster than NumPy.
 
     Args:
         image (np.ndarray): ``(H, W)`` or ``(H, W, C)``.

@@ -147,7 +147,7 @@ def replace_folder(source: Path, target: Path) -> None:
 def _write_image(path: Path, image: np.ndarray) -> None:
     """Write an image by OpenCV, which only returns ``False`` if it cannot.
 
-    Not atomically: the folder is, as a whole, and a ``fsync`` for each of thousands of images takes minutes.
+    Not atomic: the complete folder is replaced atomically instead, because thousands of ``fsync`` calls take minutes.
     """
     import cv2
 
@@ -339,7 +339,7 @@ def random_color(rng: 'np.random.Generator') -> np.ndarray:
 
 
 def shape_color(rng: 'np.random.Generator', label: int) -> np.ndarray:
-    """Return a strong colour of the class's range of hues, so that a few minutes of training tell classes apart."""
+    """Return a saturated color from the hues of a class, so that a network learns the classes in a few minutes."""
     hue = (label + 0.5) / len(CLASSES) + rng.normal(0, 0.03)
     return np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.55, 1), rng.uniform(0.5, 1)))[::-1] * 255
 

@@ -47,7 +47,7 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
         interpolation (str): One of :data:`INTERPOLATIONS`.
 
     Returns:
-        np.ndarray: ``(height, width, 3)`` uint8, contiguous. Where it is reduced, all pixels count (antialiasing).
+        np.ndarray: ``(height, width, 3)`` uint8, contiguous. If the image is reduced, it is antialiased.
     """
     # A view and not [None], whose stride PyTorch does not take for channels_last: nothing is laid out anew then.
     pixels = torch.from_numpy(np.ascontiguousarray(image)).view(1, *image.shape).permute(0, 3, 1, 2)

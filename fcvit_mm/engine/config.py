@@ -153,7 +153,7 @@ def check_version(cfg: Config, path: str) -> None:
 
 
 def check_options(cfg: Config, options: dict) -> None:
-    """Reject options that change nothing: of parts that no runner reads, and of variables of the config file.
+    """Reject options without effect: keys that no runner reads, and variables of the config file.
 
     Args:
         cfg (Config): As it was read, before the options are merged.
@@ -399,7 +399,7 @@ def adapt_to_machine(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Enable mixed precision (``--amp``) as the libraries' own tools do."""
+    """Enable mixed precision (``--amp``) in the same way as the libraries' own tools."""
     kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(

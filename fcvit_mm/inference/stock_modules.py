@@ -129,7 +129,7 @@ def in_contiguous(module: nn.Module, args: Tuple[Any, ...], outputs: Any) -> Any
 
 
 def _is_of(module: nn.Module, *tables: Dict[str, FrozenSet[str]]) -> bool:
-    """Return whether tables name a module's class, and nobody put another ``forward`` in its place."""
+    """Return whether a module's class is in one of the tables and its ``forward`` was not replaced."""
     kind = type(module)
     library = kind.__module__.partition('.')[0]
     return 'forward' not in module.__dict__ and any(kind.__name__ in table.get(library, ()) for table in tables)
@@ -164,7 +164,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _called(module: nn.Module) -> List[nn.Module]:
-    """Return all modules inside a known part that it calls, each once; nothing inside a :class:`Backbone`."""
+    """Return all modules that a supported module calls, each once, except those inside a :class:`Backbone`."""
     found: Dict[nn.Module, None] = {}
 
     def visit(module: nn.Module) -> None:

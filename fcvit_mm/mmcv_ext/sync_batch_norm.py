@@ -40,10 +40,10 @@ def sync_bn_forward_output(
         input (Tensor): ``(B, C, L)``.
         mean, var (Tensor): Of each channel, biased.
         weight, bias (Tensor, optional): ``(C,)``.
-        running_mean, running_var (Tensor, optional): ``(C,)``; they move by ``momentum``, the variance unbiased.
+        running_mean, running_var (Tensor, optional): ``(C,)``; updated in place, the variance unbiased.
         norm, std, output (Tensor): Get the normalised map, the standard deviations and the result.
         eps (float): Added to the variance.
-        momentum (float): Of the running statistics, as PyTorch has it: the share of the new ones.
+        momentum (float): Weight of the new statistics in the running ones, as in PyTorch.
         group_size (int): Number of processes, each with a batch like this one.
     """
     std.copy_((var + eps).sqrt())

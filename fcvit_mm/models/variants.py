@@ -24,8 +24,8 @@ class Variant(NamedTuple):
     """A variant of a network, as an ImageNet classifier.
 
     Attributes:
-        name (str): Its name, such as ``'fcvit_b12'``: timm's; ``hub_name`` is that of the config and in mmpretrain's
-            hub.
+        name (str): Name in timm, such as ``'fcvit_b12'``. ``hub_name`` is the name in mmpretrain's hub and of the
+            config.
         network (type): The backbone's class.
         options (dict): Arguments of ``network`` that make it the classifier's backbone, with one output, the last.
         crop (float): The evaluation crop's side as a part of the resized image's short side.
@@ -35,12 +35,12 @@ class Variant(NamedTuple):
         flops (int, optional): Measured with ``tools/get_flops.py``: its multiply-adds for an image of 224x224.
         published (dict[str, float]): Figures of the authors, from their training and not from this project's, in
             ``paper``: ``'top1'``, the top-1 accuracy on the validation images of ImageNet-1k in percent.
-        class_token (bool): Whether the head reads a class token, as of ViT and CaiT, and not the mean of the last map.
+        class_token (bool): Whether the head reads a class token (ViT, CaiT) instead of the mean of the last map.
         first_conv (str): Name in ``network`` of its first convolution, which timm adapts to images of other channels.
         config (str, optional): Path of the classifier's config, absolute or from the folder that ``configs`` stands
             in. ``None``: there is none, and so no entry in mmpretrain's hub.
         dense (dict): Arguments of ``network`` in detectors and segmentors where they differ from those of ``options``;
-            ``out_indices`` is theirs to choose.
+            detectors and segmentors set ``out_indices`` themselves.
     """
 
     name: str

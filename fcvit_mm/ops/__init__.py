@@ -1,4 +1,4 @@
-"""The fast arithmetic: one file per operation, with its reference in plain PyTorch and a table of implementations.
+"""Operations, one file each: a reference implementation in PyTorch, and a table of faster ones.
 
 ``python -m fcvit_mm.ops`` prints the tables, and what would run here.
 """

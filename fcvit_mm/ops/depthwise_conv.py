@@ -20,7 +20,7 @@ def check_depthwise(name: str, x: Tensor, weight: Tensor, bias: Optional[Tensor]
 
 
 def check_odd(name: str, size: int) -> None:
-    """Check that kernels of a size can keep the size of the map."""
+    """Check that a kernel size is odd, so that padding can preserve the size of the feature map."""
     if size % 2 == 0:
         raise ValueError(
             f'{name}: weight has a kernel of {size}x{size}, expected an odd size, which keeps the size of the map'

@@ -2,7 +2,7 @@
 
 An operation has a reference implementation (its definition in PyTorch) and a table of faster implementations, in order
 of preference. On devices that the tables were tuned for, a call runs the first implementation whose condition its
-arguments meet, otherwise the reference; on other devices, the fastest by measurement (:mod:`.measured`).
+arguments meet, otherwise the reference. On other devices it runs the fastest, found by measuring (:mod:`.measured`).
 
 ``FCVIT_MM_OPS=reference`` in the environment, or ``with fcvit_mm.ops.use_ops('reference'):``, disables the tables, and
 ``rules`` disables measuring. ``python -m fcvit_mm.ops`` prints the tables and the implementations that would run here.
@@ -50,12 +50,12 @@ def current_mode() -> str:
 
 @contextmanager
 def use_ops(mode: str) -> Iterator[None]:
-    """Choose the implementations of all operations called inside, in the whole process.
+    """Set the dispatch mode of all operations in the process while the block runs.
 
     Args:
         mode (str): ``auto`` for the fastest implementation: the first of the table that applies, or, on devices that
-            the tables were not tuned on, what :mod:`fcvit_mm.ops.measured` finds. ``rules`` for the first that applies
-            everywhere, ``reference`` for the definitions.
+            the tables were not tuned on, what :mod:`fcvit_mm.ops.measured` finds. ``rules`` for the first that applies,
+            on every device. ``reference`` for the reference implementations.
 
     Raises:
         ValueError: Another mode.

@@ -1,6 +1,6 @@
 """Measured choice: on devices that the tables were not tuned for, the fastest row is found by timing.
 
-The tables' order was found on CPUs with AVX2 and (AMD) AVX-512, and on an H100. On another CPU, and on every GPU, the
+The tables were tuned on CPUs with AVX2, AMD CPUs with AVX-512, and an H100. On other CPUs, and on every GPU, the
 rows that apply to a call are timed at the first call of its kind, in training with their gradients, and compared
 with the reference. The choices are stored in one file per device and version of the kernels (:func:`path_of_choices`),
 so later runs compute the same.
@@ -128,7 +128,7 @@ def kind_of_call(name: str, args: Sequence[Any]) -> Key:
 
 
 def describe_kind(key: Key) -> str:
-    """Return what :func:`kind_of_call` gave as text."""
+    """Describe a key that :func:`kind_of_call` returned."""
     name, bits, channels, dtype, is_last, grad, autocast, others = key
     words = [
         f'{name}  {2 ** (bits - 1) + 1 if bits else 1} to {2**bits} positions',

@@ -126,7 +126,7 @@ def test_images_are_read_fitted_and_padded(tmp_path, image_file):
     assert (fit_image(square, (30, 40))[:, :4] < 100).all()
     padded = pad_image(square, (64, 96))
     assert padded.shape == (64, 96, 3) and (padded[60:] == padded[0, 95]).all() and (padded[:60, :80] == square).all()
-    with pytest.raises(NetworkError, match='0x5: expected'):
+    with pytest.raises(NetworkError, match='size is 0x5, expected'):
         fit_image(square, (0, 5))
 
 

@@ -123,7 +123,7 @@ def test_configs_and_networks_that_are_not_there(tmp_path):
         replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=dict(frozen_stages=9))
     with pytest.raises(
         UserError,
-        match='options contains init_cfg, out_indices, which are set automatically: out_indices from what neck',
+        match='options contains init_cfg, out_indices, which are set automatically .out_indices from the inputs',
     ):
         options = dict(init_cfg=None, out_indices=(0, 1))
         replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_small', options=options)

@@ -182,7 +182,7 @@ class BatchPredictor:
 
 
 def _sizes(inputs: Any) -> Any:
-    """Return the shape of a prepared image, or those of its augmentations."""
+    """Return the shape of a prepared image, or the shapes of its test-time augmentations."""
     return tuple(map(_sizes, inputs)) if isinstance(inputs, (list, tuple)) else tuple(inputs.shape)
 
 

@@ -22,7 +22,7 @@ Result = TypeVar('Result')
 
 @contextmanager
 def joined_processes(launcher: str) -> Iterator[None]:
-    """Join the processes started by a launcher. They exchange little, so gloo suffices on GPUs, too."""
+    """Connect the processes that a launcher started, over gloo, also on GPUs: they exchange little."""
     if launcher == 'none':
         yield
         return

@@ -54,11 +54,11 @@ class Meta(NamedTuple):
 
 
 def meta_of(cfg: Config, content: Dict[str, Any]) -> Meta:
-    """Find the names and colours of the classes: those in a checkpoint, else those of the config's test data set.
+    """Return the class names and colors of the checkpoint or, if it has none, of the config's test data set.
 
     Args:
-        cfg (Config): Of the model.
-        content (dict): The checkpoint's.
+        cfg (Config): The config of the model.
+        content (dict): The content of the checkpoint.
     """
     meta = content.get('meta')
     found = meta.get('dataset_meta') if isinstance(meta, dict) else None

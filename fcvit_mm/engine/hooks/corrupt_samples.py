@@ -32,7 +32,7 @@ PATHS = ('img_path', 'seg_map_path')
 
 
 class CorruptSampleError(UserError):
-    """A file of a sample is missing, empty, truncated, not an image, or does not fit the other file of the sample."""
+    """A file of a sample is missing, empty, truncated, not an image, or does not match the sample's other file."""
 
 
 class GuardedLoading:

@@ -1,8 +1,8 @@
 """Resuming after an interruption with the same data and random numbers as without one.
 
 MMEngine restores weights, optimizer and schedules. This module adds: choosing a complete checkpoint of a work
-directory, an unset seed, random numbers that depend on the age of the process, the position inside an epoch, and an
-interrupted validation.
+directory, the seed if the config has none, random numbers that do not depend on when the process started, the position
+within an epoch, and the repetition of an interrupted validation.
 """
 
 import functools

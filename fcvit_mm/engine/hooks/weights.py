@@ -1,4 +1,4 @@
-"""Checkpoints of other containers than MMEngine's: timm's, the authors', torch.compile's."""
+"""A hook that finds the weights in checkpoints of timm, the authors or ``torch.compile``."""
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -10,8 +10,8 @@ from ...checkpoints.names import WRAPPERS
 class FindWeightsHook(Hook):
     """Give MMEngine the weights of a checkpoint under the key and names that it looks for.
 
-    It only knows ``state_dict`` and the prefix ``module.``. Of a file with ``model``, or with names of torch.compile,
-    it would load nothing, with a warning.
+    MMEngine itself only reads ``state_dict`` and removes the prefix ``module.``. From a file with the key ``model``, or
+    with names of ``torch.compile``, it would load nothing, with a warning.
     """
 
     priority = 'HIGHEST'  # EMAHook copies state_dict

@@ -85,7 +85,7 @@ class Dense(nn.Module):
         return self.head.prior_generator.grid_priors(sizes, dtype=like.dtype, device=like.device)
 
     def points(self, priors: Tensor) -> Tensor:
-        """Return the prior values that the coder needs."""
+        """Return the part of the priors that the box coder needs."""
         return priors
 
     def choose(

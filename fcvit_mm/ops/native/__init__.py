@@ -36,7 +36,7 @@ def name_of_library(torch_version: str) -> str:
 def available() -> bool:
     """Return whether the kernels are installed for this torch and processor; warn if they are for another torch.
 
-    Loads the library, once.
+    The library is loaded in the first call.
     """
     return _load()
 
@@ -255,8 +255,8 @@ def _panels(weight: Tensor) -> Tensor:
 def pack_taps(weight: Tensor) -> Tensor:
     """Pack the weight ``(C, 1, k, k)`` of a depth-wise convolution for the kernels: ``(C / L, k * k, L)``.
 
-    L is half of :func:`panel_width`, and C rounded up to a multiple of it. :func:`fcvit_block` and
-    :func:`channel_mixer` take it.
+    L is half of :func:`panel_width`; C is padded to a multiple of L. :func:`fcvit_block` and :func:`channel_mixer`
+    expect weights in this layout.
     """
     width = panel_width()
     taps = F.pad(weight.detach().flatten(1), (0, 0, 0, -len(weight) % width))
@@ -279,9 +279,9 @@ def winograd_conv2d(x: Tensor, panels: Tensor, outputs: int, bias: Optional[Tens
 
 
 def bottleneck(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:
-    """Compute two 1x1 convolutions, the exact GELU after each, for a few positions at a time, without derivatives.
+    """Compute two 1x1 convolutions, each followed by the exact GELU, a few positions at a time, without gradients.
 
-    Args, Returns: As of :func:`fcvit_mm.ops.bottleneck`; ``fc1_weight`` and ``fc2_weight`` may be of :func:`pack`.
+    Arguments and result are those of :func:`fcvit_mm.ops.bottleneck`; both weights may be packed by :func:`pack`.
     """
     return torch.ops.fcvit_mm_cpu.bottleneck(x, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
 

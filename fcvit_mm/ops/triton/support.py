@@ -138,7 +138,7 @@ def empty_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
 
 
 def as_laid_out(out: Tensor, like: Tensor) -> Tensor:
-    """Return an output of the kernels in the layout of the map that it was computed from."""
+    """Return a kernel's output ``out`` in the memory layout of its input ``like``."""
     return out if is_channels_last(like) else out.contiguous()
 
 
