@@ -33,7 +33,7 @@ EXPORT_FORMATS = {
 }
 #: What of a model is exported.
 EXPORT_PARTS = ('model', 'neck', 'backbone')
-#: Where pixels are normalised: by what reads and resizes images, as in OpenMMLab's own exports, or in the graph.
+#: Where pixels are normalized: by what reads and resizes images, as in OpenMMLab's own exports, or in the graph.
 EXPORT_PREPROCESSING = ('beside', 'inside')
 #: Files of predicted classes.
 TABLES = ('csv', 'parquet')

@@ -73,7 +73,7 @@ def pytest_collection_finish():
 def no_state_of_another_test():
     """Forget what MMEngine keeps in global variables, so that no test depends on those before it.
 
-    Default scopes, message hubs, visualisers and loggers (whose files are closed) live until something replaces them.
+    Default scopes, message hubs, visualizers and loggers (whose files are closed) live until something replaces them.
     Types stay registered: a module that registers them is imported once. Also put back are PyTorch's number of threads
     and this package's environment variables.
     """

@@ -437,7 +437,7 @@ class TestDetection:
     leaves = [leaf for leaf in FCVIT if leaf.startswith('detection')]
 
     @pytest.mark.parametrize('leaf', leaves)
-    def test_optimiser(self, leaf):
+    def test_optimizer(self, leaf):
         cfg = shrink(load(leaf))
         assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
         assert not cfg.optim_wrapper.get('clip_grad')

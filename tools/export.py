@@ -41,7 +41,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--preprocess',
         default='beside',
         choices=EXPORT_PREPROCESSING,
-        help='where pixels are normalised. inside: in the graph, which then takes uint8 images as OpenCV reads them; '
+        help='where pixels are normalized. inside: in the graph, which then takes uint8 images as OpenCV reads them; '
         'beside: outside the graph, by the program that runs it (default: beside)',
     )
     parser.add_argument(

@@ -7,7 +7,7 @@ from typing import Dict, Optional, Sequence, Set
 
 from command_line import UserError, command_parser, run_command
 
-#: Okabe and Ito's colours, which colour-blind people can tell apart.
+#: Okabe and Ito's colors, which color-blind people can tell apart.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
 
@@ -44,7 +44,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if len(args.runs) > len(COLORS):
         raise UserError(
-            f'{len(args.runs)} runs, expected at most {len(COLORS)}, the number of distinguishable colours: plot '
+            f'{len(args.runs)} runs, expected at most {len(COLORS)}, the number of distinguishable colors: plot '
             'fewer runs'
         )
     return args

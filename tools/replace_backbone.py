@@ -16,7 +16,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'config', help='config of the installed library, mmdet::FOLDER/NAME or mmseg::FOLDER/NAME, or a config file'
     )
     parser.add_argument('network', help='network of this project, such as fcvit_b12')
-    parser.add_argument('--pretrained', metavar='CHECKPOINT', help='checkpoint that initialises the backbone')
+    parser.add_argument('--pretrained', metavar='CHECKPOINT', help='checkpoint that initializes the backbone')
     parser.add_argument('--out', metavar='FILE', help='write the complete config to this .py file')
     add_key_values(parser, '--options', 'further arguments of the backbone, such as drop_path_rate=0.1 with_cp=True')
     add_import_option(parser)

@@ -72,7 +72,7 @@ def record(channels: int, kernel_sizes: Sequence[int], dtype: torch.dtype) -> Li
 
 
 def source_of(kernel: Any, args: Sequence[Any], constants: Dict[str, Any]) -> Any:
-    """Return the kernel as Triton specialises it for these arguments, an ``ASTSource``."""
+    """Return the kernel as Triton specializes it for these arguments, an ``ASTSource``."""
     from triton.compiler import ASTSource
 
     signature, attributes = {}, {}

@@ -9,7 +9,7 @@ from measure import MIB, ratio, spread
 
 from fcvit_mm.files import write_all_atomic
 
-#: Okabe and Ito's colours, which colour-blind people can tell apart.
+#: Okabe and Ito's colors, which color-blind people can tell apart.
 COLORS = {'ours': '#0072B2', 'reference': '#E69F00', 'peer': '#999999'}
 COLOR_NAMES = {'ours': 'ours', 'reference': 'reference implementations', 'peer': 'peers'}
 MISSING = '-'

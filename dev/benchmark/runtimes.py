@@ -2,7 +2,7 @@
 
 Each config's model gets random weights that find something, and is written to --files in every format that --ways asks
 for, minutes for each; what is there already is taken as it is. Then all are timed in turn, round after round, on one
-random image. What is timed is the graph: an image that is resized and normalised to scores, logits or detections; a
+random image. What is timed is the graph: an image that is resized and normalized to scores, logits or detections; a
 detector's masks are within their boxes and not pasted, in PyTorch too. The 8-bit files are calibrated on random images,
 which is enough for their speed and for nothing else.
 """

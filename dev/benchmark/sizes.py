@@ -17,7 +17,7 @@ from timed_networks import Task, faster_layout, parse_network, prepare
 from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.files import write_all_atomic
 
-#: Okabe and Ito's colours, and marks, of as many networks.
+#: Okabe and Ito's colors, and marks, of as many networks.
 STYLES = [('#0072B2', 'o'), ('#56B4E9', 's'), ('#E69F00', '^'), ('#009E73', 'v'), ('#CC79A7', 'D'), ('#999999', 'x')]
 
 

@@ -178,7 +178,7 @@ def timm_pipeline(erases: bool) -> Callable[[str], Any]:
     """Build timm's training transforms of the same recipe.
 
     Args:
-        erases (bool): Normalise and erase, too, as without its prefetcher; with it, timm does so on the GPU.
+        erases (bool): Normalize and erase, too, as without its prefetcher; with it, timm does so on the GPU.
     """
     from PIL import Image
     from timm.data import create_transform
@@ -248,7 +248,7 @@ def report(args: argparse.Namespace, images: List[str]) -> None:
     makers = {
         'config': lambda path: own(sample(path)),
         "mmpretrain's transforms": lambda path: library(sample(path)),
-        'timm, without normalising and erasing': timm_pipeline(False),
+        'timm, without normalizing and erasing': timm_pipeline(False),
         'timm': timm_pipeline(True),
     }
     found = measure(makers, images, args.batch, args.rounds)

@@ -96,12 +96,12 @@ def similarity_layers(model: nn.Module) -> Dict[str, nn.Module]:
 def collect_similarity(model: nn.Module, image: Tensor, blocks: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
     """Compute the similarity of each position to the image's mean, by which the global contexts of an FCViT weigh.
 
-    Normalised over heads and positions together, then rescaled per head (arXiv 2212.12552, section 3.3): its mean over
+    Normalized over heads and positions together, then rescaled per head (arXiv 2212.12552, section 3.3): its mean over
     both is near 0 unless the rescaling was trained away from that.
 
     Args:
         model (nn.Module): An FCViT, or a classifier, detector or segmentor with one.
-        image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalised.
+        image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalized.
         blocks (Sequence[str], optional): Names as of :func:`similarity_layers`, or their beginnings. Default: all.
 
     Returns:
@@ -172,7 +172,7 @@ def collect_attention(
 
     Args:
         model (nn.Module): A transformer, or a classifier, detector or segmentor with one.
-        image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalised.
+        image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalized.
         layers (Sequence[str], optional): Names as of :func:`attention_layers`, or their beginnings. Default: all.
         reduce (callable): Applied to each layer's :class:`Attention` at once, so that not all matrices, which grow with
             the fourth power of the image's side, are in memory together.

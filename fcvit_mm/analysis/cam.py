@@ -158,7 +158,7 @@ def class_activation_map(
 
     Args:
         model (nn.Module): A classifier of mmpretrain, with one of this project's backbones or another, or of timm.
-        image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, normalised.
+        image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, normalized.
         target (int | str, optional): The class, by index or name. Default: the predicted one.
         layer (str, optional): A module of the backbone by its name. Default: the last block whose output is a map; if
             the class does not depend on that map, since only a class token is read after it, the block's first norm.

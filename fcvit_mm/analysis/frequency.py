@@ -147,7 +147,7 @@ def oversmoothing(
 
     Args:
         model (nn.Module): A backbone, or a classifier, detector or segmentor with one, or a model of timm.
-        images (Iterable[Tensor]): ``(3, H, W)`` or ``(B, 3, H, W)`` each, normalised; their sizes may differ.
+        images (Iterable[Tensor]): ``(3, H, W)`` or ``(B, 3, H, W)`` each, normalized; their sizes may differ.
         layers (Sequence[str], optional): Names of modules in the backbone. Default: its blocks.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Figures in one style, with colours that colour-blind people can tell apart, and atomic writing of results.
+"""Figures in one style, with colors that color-blind people can tell apart, and atomic writing of results.
 
 Matplotlib is used through its objects, so that nothing here depends on, or changes, a caller's pyplot figures.
 """
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from ..files import write_atomic
 
-#: Okabe and Ito's colours, and markers, which tell lines apart in grey print too.
+#: Okabe and Ito's colors, and markers, which tell lines apart in grey print too.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-#: Perceptually uniform, also for colour-blind people.
+#: Perceptually uniform, also for color-blind people.
 COLORMAP = 'viridis'
 #: Font sizes in points.
 TEXT, SMALL, TITLE = 9, 8, 10.5
@@ -72,7 +72,7 @@ def draw_lines(
     title: Optional[str] = None,
     legend: bool = True,
 ) -> None:
-    """Draw one line per network over its layers, counted from 1; colours follow the order of ``lines``.
+    """Draw one line per network over its layers, counted from 1; colors follow the order of ``lines``.
 
     Args:
         axes (Axes): To draw on.
@@ -99,7 +99,7 @@ def draw_lines(
 
 
 def limits_of(maps: Sequence[Values]) -> Tuple[float, float]:
-    """Return the least and largest finite value of maps that share a colour scale; never equal."""
+    """Return the least and largest finite value of maps that share a color scale; never equal."""
     values = np.concatenate([as_array(each).ravel() for each in maps])
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
@@ -119,14 +119,14 @@ def overlay(
     colormap: str = COLORMAP,
     opacity: float = 0.6,
 ) -> np.ndarray:
-    """Draw a map in colours over an image, which shows through in grey.
+    """Draw a map in colors over an image, which shows through in grey.
 
     Args:
         image (np.ndarray): ``(H, W, 3)`` uint8 RGB.
         values (Tensor | np.ndarray): ``(h, w)``, resized bilinearly to the size of the image.
-        limits (tuple[float], optional): Values of the first and the last colour. Default: the map's least and largest.
+        limits (tuple[float], optional): Values of the first and the last color. Default: the map's least and largest.
         colormap (str): One of Matplotlib's.
-        opacity (float): Opacity of the colours.
+        opacity (float): Opacity of the colors.
 
     Returns:
         np.ndarray: ``(H, W, 3)`` uint8 RGB.
@@ -151,14 +151,14 @@ def draw_grid(
     colormap: str = COLORMAP,
     side: float = 1.3,
 ) -> Figure:
-    """Draw images and maps in rows and columns, with one colour bar.
+    """Draw images and maps in rows and columns, with one color bar.
 
     Args:
         cells (Sequence[Sequence]): Rows of images ``(H, W, 3)`` uint8, maps ``(h, w)``, or ``None`` for an empty cell.
         row_titles, column_titles (Sequence[str]): Left of the rows and above the columns.
         title (str, optional): Of the figure.
-        label (str, optional): What the colours mean, with the unit; no colour bar without.
-        limits (tuple[float], optional): Values of the first and the last colour. Default: over all maps here.
+        label (str, optional): What the colors mean, with the unit; no color bar without.
+        limits (tuple[float], optional): Values of the first and the last color. Default: over all maps here.
         colormap (str): One of Matplotlib's.
         side (float): Height of a cell in inches.
     """
@@ -194,7 +194,7 @@ def draw_grid(
                 axes.patch.set_visible(False)
                 continue
             cell = as_array(cell) if len(cell.shape) == 2 else cell
-            # Matplotlib ignores the colour map for images in RGB.
+            # Matplotlib ignores the color map for images in RGB.
             axes.imshow(cell, interpolation='nearest', cmap=colormap, vmin=scale[0], vmax=scale[1])
     if label:
         height = min(tall, 4.0)
@@ -210,7 +210,7 @@ def _relative(place: Tuple[float, float, float, float], size: Tuple[float, float
 
 
 def add_colorbar(figure: Figure, axes: Axes, limits: Tuple[float, float], label: str, colormap: str = COLORMAP) -> None:
-    """Draw a colour bar that fills ``axes``."""
+    """Draw a color bar that fills ``axes``."""
     bar = figure.colorbar(ScalarMappable(Normalize(*limits), colormap), cax=axes)
     bar.set_label(label, fontsize=TEXT)
     bar.ax.tick_params(labelsize=SMALL)

@@ -50,7 +50,7 @@ def as_batch(model: nn.Module, image: Tensor) -> Tensor:
         got = f'{image.dtype} {tuple(image.shape)}' if isinstance(image, Tensor) else type(image).__name__
         raise AnalysisError(
             f'the image is {got}, expected a floating-point tensor (3, H, W) or (B, 3, H, W), resized '
-            'and normalised: load_network(...).prepare(image).image gives it'
+            'and normalized: load_network(...).prepare(image).image gives it'
         )
     image = image if image.ndim == 4 else image[None]
     like = next(model.parameters(), image)
@@ -326,7 +326,7 @@ def collect_features(model: nn.Module, image: Tensor, layers: Optional[Sequence[
 
     Args:
         model (nn.Module): A backbone, or a classifier, detector or segmentor with one, or a model of timm.
-        image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalised.
+        image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalized.
         layers (Sequence[str], optional): Names of modules in the backbone. Default: its blocks.
 
     Returns:

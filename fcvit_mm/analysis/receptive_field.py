@@ -24,7 +24,7 @@ from .similarity import short_name
 SHARES = (0.5, 0.95)
 #: Number of layers, evenly spread, for a network of a single stage.
 SINGLE_STAGE_LAYERS = 4
-#: The darkest colour of a map stands for this fraction of its largest value, and less.
+#: The darkest color of a map stands for this fraction of its largest value, and less.
 FLOOR = 1e-4
 
 
@@ -96,7 +96,7 @@ def receptive_fields(
 
     Args:
         model (nn.Module): A backbone, or a classifier, detector or segmentor with one, or a model of timm.
-        images (Iterable[Tensor]): ``(3, H, W)`` or ``(1, 3, H, W)`` each, normalised, all of one size.
+        images (Iterable[Tensor]): ``(3, H, W)`` or ``(1, 3, H, W)`` each, normalized, all of one size.
         layers (Sequence[str], optional): Names of modules in the backbone, preferably not the output of a norm over
             the channels, which removes their sum, whose gradient this is. Default: those of :func:`stage_layers`.
 

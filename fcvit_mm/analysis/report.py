@@ -157,7 +157,7 @@ def _predictions(subject: Subject) -> Section:
         what = (
             'Boxes and masks with a score of at least 0.3.'
             if network.task == 'detection'
-            else 'The class of each pixel, as colours over the image.'
+            else 'The class of each pixel, as colors over the image.'
         )
         return Section('', [what], figures=[_image(figure, f'Predictions of the {network.task} model')])
     rows = []
@@ -230,7 +230,7 @@ def _similarity(subject: Subject) -> Section:
             'FCViT adds one context vector per image, weighted at every position by the similarity of that position to '
             'the mean of the image. The maps show these weights: at orange positions, which are similar to the mean, '
             'the context vector is added; at purple ones, which are not, it is subtracted.',
-            'Early stages tend to follow colours and edges. Where a map of a late stage separates the object from the '
+            'Early stages tend to follow colors and edges. Where a map of a late stage separates the object from the '
             'background, the network groups positions that belong together. Heads with similar maps are redundant.',
         ],
         figures=figures,
@@ -250,7 +250,7 @@ def _attention(subject: Subject) -> Section:
     return Section(
         '',
         [
-            'Each row is one query, the patch marked by a ring; each column a layer. Colours show how much that patch '
+            'Each row is one query, the patch marked by a ring; each column a layer. Colors show how much that patch '
             'attends to every other, relative to the largest weight.',
             'Where the rows of a layer are alike, the query is irrelevant there: all patches attend to the same '
             'positions. FCViT is motivated by this observation.',
@@ -367,7 +367,7 @@ def _receptive_field(subject: Subject) -> Section:
         '',
         [
             'The pixels that the middle of each map depends on, by the magnitude of its gradient, in logarithmic '
-            'colours. The solid frame is the smallest square that contains half of it, the dashed one 95%. "Reach" is '
+            'colors. The solid frame is the smallest square that contains half of it, the dashed one 95%. "Reach" is '
             'the rectangle outside which the gradient is exactly 0: with a global context or attention, the entire '
             f'image, however small the gradient is.{note}'
         ],

@@ -21,11 +21,11 @@ from .probe import AnalysisError, as_single
 MAX_COLUMNS = 12
 #: Number of layers that are drawn unless they are named, evenly spread.
 DRAWN_LAYERS = 6
-#: Fraction of the values that are clipped to the first or the last colour, so that single peaks do not set the scale.
+#: Fraction of the values that are clipped to the first or the last color, so that single peaks do not set the scale.
 CLIPPED = 0.02
 #: Diverging, for similarity has a sign: orange adds the context vector, purple subtracts it.
 SIGNED = 'PuOr_r'
-#: Opacity of the colours over an image.
+#: Opacity of the colors over an image.
 OPACITY = 0.7
 
 
@@ -34,12 +34,12 @@ def similarity_maps(model: nn.Module, image: Tensor, blocks: Optional[Sequence[s
 
     Args:
         model (nn.Module): An FCViT, or a classifier, detector or segmentor with one.
-        image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, resized and normalised.
+        image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, resized and normalized.
         blocks (Sequence[str], optional): ``stages.0.blocks.1.mixes.0`` for one token mix, or the beginning of several
             names: ``stages.0.blocks.1``, ``stages.3``. Default: all.
 
     Returns:
-        dict[str, Tensor]: ``(heads, H_i, W_i)`` by name, float32: normalised over heads and positions to mean 0 and
+        dict[str, Tensor]: ``(heads, H_i, W_i)`` by name, float32: normalized over heads and positions to mean 0 and
         standard deviation 1, then rescaled per head as trained. Negative where the context vector is subtracted.
 
     Raises:
@@ -56,7 +56,7 @@ def attention_maps(
 
     Args:
         model (nn.Module): A transformer, or a classifier, detector or segmentor with one.
-        image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, resized and normalised.
+        image (Tensor): ``(3, H, W)`` or ``(1, 3, H, W)``, resized and normalized.
         queries (Sequence[tuple[float, float]]): Points ``(y, x)`` as fractions of the image's height and width:
             ``(0, 0)`` is the top left, ``(0.5, 0.5)`` the middle.
         layers (Sequence[str], optional): Names of blocks, or their beginnings. Default: all.
@@ -121,7 +121,7 @@ def short_name(name: str) -> str:
 
 
 def shared_limits(maps: Sequence[Tensor]) -> Tuple[float, float]:
-    """Return the values of the first and last colour for maps that share a scale: symmetric, the largest clipped."""
+    """Return the values of the first and last color for maps that share a scale: symmetric, the largest clipped."""
     values = torch.cat([each.abs().float().flatten() for each in maps])
     # Sorted, because torch.quantile takes 16 million values at most.
     largest = float(values.sort().values[int((1 - CLIPPED) * (len(values) - 1))]) or 1.0
@@ -131,7 +131,7 @@ def shared_limits(maps: Sequence[Tensor]) -> Tuple[float, float]:
 def draw_similarity(
     maps: Dict[str, Tensor], image: np.ndarray, title: Optional[str] = None, heads: bool = False
 ) -> Figure:
-    """Draw similarity maps over the image, all in one colour scale.
+    """Draw similarity maps over the image, all in one color scale.
 
     Args:
         maps (dict[str, Tensor]): As of :func:`similarity_maps`.
@@ -145,7 +145,7 @@ def draw_similarity(
     """
     if not maps:
         raise AnalysisError('no similarity maps given, expected at least one')
-    label = 'similarity to the image mean (normalised)'
+    label = 'similarity to the image mean (normalized)'
     shown = maps if heads else {name: values.mean(0, keepdim=True) for name, values in maps.items()}
     limits = shared_limits(list(shown.values()))
     overlays = {

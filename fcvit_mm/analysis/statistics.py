@@ -82,7 +82,7 @@ def attention_statistics(model: nn.Module, image: Tensor, layers: Optional[Seque
 
     Args:
         model (nn.Module): A transformer or an FCViT, or a classifier, detector or segmentor with one.
-        image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalised; of a batch the mean.
+        image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalized; of a batch the mean.
         layers (Sequence[str], optional): Names of layers, or their beginnings. Default: all.
 
     Raises:
@@ -245,7 +245,7 @@ def draw_statistics(statistics: Dict[str, Statistics], title: Optional[str] = No
     """
     if not statistics or len(statistics) > len(COLORS):
         raise AnalysisError(
-            f'{len(statistics)} networks, expected 1 to {len(COLORS)}, the number of distinguishable colours'
+            f'{len(statistics)} networks, expected 1 to {len(COLORS)}, the number of distinguishable colors'
         )
     measures = [name for name in MEASURES if name != 'other_share']
     xlabel = 'layer (of FCViT: token mix)' if any(each.by_construction for each in statistics.values()) else 'layer'

@@ -23,7 +23,7 @@ from ..images import ImageReader, PathLike, display, swap_channels
 
 #: What stands before the name of one of timm's models, in place of a config file.
 TIMM = 'timm:'
-#: Value of what is added where an image is padded: about the mean colour, which normalisation makes 0.
+#: Value of what is added where an image is padded: about the mean color, which normalization makes 0.
 PADDING = 114
 #: In the names of steps that load something other than an image.
 NOT_OF_IMAGES = ('Annotation', 'Depth', 'Proposals', 'Segmentation')
@@ -39,8 +39,8 @@ class Prepared(NamedTuple):
     """An image after the preprocessing of a network.
 
     Attributes:
-        image (Tensor): ``(1, C, H, W)``, resized, normalised and padded, on the network's device.
-        pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, the image before normalisation, for drawing
+        image (Tensor): ``(1, C, H, W)``, resized, normalized and padded, on the network's device.
+        pixels (np.ndarray): ``(H, W, 3)`` uint8 RGB, the image before normalization, for drawing
             (:func:`~fcvit_mm.images.display`).
         size (tuple[int, int]): Height and width before padding.
     """

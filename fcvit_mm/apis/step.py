@@ -286,7 +286,7 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
     sizes = sizes or SIZES
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.ERROR)  # the libraries list every parameter that they initialise
+    logger.setLevel(logging.ERROR)  # the libraries list every parameter that they initialize
     try:
         with torch.random.fork_rng(devices=[]), scope_of_library(cfg):
             for last, size in enumerate(sizes, 1 - len(sizes)):

@@ -25,8 +25,8 @@ from .step import Step, StepError, try_step
 
 #: Libraries whose configs are taken.
 LIBRARIES = ('mmdet', 'mmseg')
-#: Normalisation of images that all classifiers here are trained with; of RGB.
-NORMALISATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+#: Normalization of images that all classifiers here are trained with; of RGB.
+NORMALIZATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 #: Entries of a model that read nothing.
 NO_PARTS = ('type', 'backbone', 'data_preprocessor', 'init_cfg', 'train_cfg', 'test_cfg', 'pretrained')
 #: The libraries' constructors of layer-wise learning rates, which know their own backbones alone.
@@ -81,7 +81,7 @@ def replace_backbone(
     Sets the backbone (``out_indices`` of the stages in use and, if the original is dilated, ``output_stride``);
     channels (``in_channels``, ``c1_in_channels``), levels (``start_level``, ``end_level``) and indices (``in_index``)
     of the first neck, or of all heads, auxiliary ones too, where there is none; ``pretrained``, ``init_cfg`` and
-    ``load_from`` of the stock backbone's weights (none); the images' normalisation, to the classifiers'; a constructor
+    ``load_from`` of the stock backbone's weights (none); the images' normalization, to the classifiers'; a constructor
     of layer-wise learning rates, to one that knows the network; ``custom_imports``. The optimizer, its learning rate
     and the schedule stay those of the stock config.
 
@@ -442,7 +442,7 @@ def _renumber(node: ConfigDict, kept: Sequence[int], count: int) -> None:
 
 
 def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:
-    """Remove the pretrained weights of the stock backbone; initialise the new one from ``pretrained``."""
+    """Remove the pretrained weights of the stock backbone; initialize the new one from ``pretrained``."""
     if pretrained is not None:
         set_pretrained(cfg, pretrained)
     if cfg.model.get('pretrained') is not None:  # mmseg hands it to the backbone
@@ -454,11 +454,11 @@ def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:
 
 
 def _adapt_the_rest(cfg: Config, variant: Variant) -> None:
-    """Set the images' normalisation, imports, and a constructor of layer-wise learning rates."""
+    """Set the images' normalization, imports, and a constructor of layer-wise learning rates."""
     preprocessor = cfg.model.get('data_preprocessor')
     if preprocessor:
         preprocessor.pop('rgb_to_bgr', None)
-        preprocessor.update(copy.deepcopy(NORMALISATION))
+        preprocessor.update(copy.deepcopy(NORMALIZATION))
     imports = (cfg.get('custom_imports') or {}).get('imports') or []
     imports = [imports] if isinstance(imports, str) else list(imports)
     modules = ['fcvit_mm', variant.network.__module__.partition('.')[0]]

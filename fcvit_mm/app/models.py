@@ -185,7 +185,7 @@ def similarity_of(model: Model, device: Optional[str] = None) -> Optional[Callab
 
 
 def draw_similarity(found: Similarity, title: str) -> List[Tuple[np.ndarray, str]]:
-    """Draw the maps of one token mix over the image: the mean of its heads, then all heads in one scale of colours.
+    """Draw the maps of one token mix over the image: the mean of its heads, then all heads in one scale of colors.
 
     Returns:
         list[tuple[np.ndarray, str]]: Images ``(H, W, 3)`` uint8 RGB and their captions.

@@ -1,4 +1,4 @@
-"""Checkpoints: reading safely, recognising, renaming, writing; published weights by name.
+"""Checkpoints: reading safely, recognizing, renaming, writing; published weights by name.
 
 Importing this makes ``init_cfg=dict(type='Pretrained', checkpoint=...)`` of the backbones read published files.
 """

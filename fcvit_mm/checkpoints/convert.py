@@ -14,7 +14,7 @@ from .names import some
 from .recognize import BLOCK, Recognized, recognize, reference_names
 from .safe_load import read_checkpoint
 
-#: What of a source's ``meta`` is kept, if it is plain data: class names and colours, which inference draws with.
+#: What of a source's ``meta`` is kept, if it is plain data: class names and colors, which inference draws with.
 KEPT_META = ('dataset_meta', 'CLASSES', 'PALETTE', 'classes')
 
 
@@ -35,7 +35,7 @@ def convert_checkpoint(source: str, destination: str, ema: bool = False, force: 
         dict[str, str]: Network, arch, task, source, weights, number of tensors and, if the source contains it, epoch.
 
     Raises:
-        CheckpointError: The source cannot be read or is not recognised completely.
+        CheckpointError: The source cannot be read or is not recognized completely.
         CheckpointExistsError: ``destination`` exists and ``force`` is not set; also a ``FileExistsError``.
         WriteError: ``destination`` cannot be written.
     """
@@ -56,12 +56,12 @@ def to_ours(checkpoint: Dict[str, Any], found: Recognized, source: str) -> Dict[
 
     Args:
         checkpoint (dict): As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint` returns it.
-        found (Recognized): Its recognised content; unknown tensors are dropped.
+        found (Recognized): Its recognized content; unknown tensors are dropped.
         source (str): Its file.
 
     Returns:
         dict: ``state_dict``, with the backbone under ``backbone.`` unless it is all there is, and ``meta``: what was
-        recognised, and the classes and colours that the file names, as ``dataset_meta`` too.
+        recognized, and the classes and colors that the file names, as ``dataset_meta`` too.
     """
     prefix = '' if found.task == 'backbone' else 'backbone.'
     tensors = {**{f'{prefix}{name}': value for name, value in found.backbone.items()}, **found.others}
@@ -71,7 +71,7 @@ def to_ours(checkpoint: Dict[str, Any], found: Recognized, source: str) -> Dict[
 
 
 def _summary(checkpoint: Dict[str, Any], found: Recognized) -> Dict[str, str]:
-    """Return the recognised content as text."""
+    """Return the recognized content as text."""
     summary = {
         'network': found.network.__name__,
         'arch': found.arch,

@@ -238,7 +238,7 @@ def _is_compared(name: str, task: str) -> bool:
 
 
 def _check(weights: PublishedWeights, wanted: Mapping[str, Tensor], content: Dict[str, Any], path: str) -> Recognized:
-    """Recognise the content, and check it.
+    """Recognize the content, and check it.
 
     Raises:
         CheckpointError: It is something else.

@@ -29,7 +29,7 @@ def load_pretrained(
 ) -> None:
     """Load the backbone's weights from a published file or from one that mmpretrain, mmdet or mmseg wrote.
 
-    The file's kind, prefixes and names are recognised, see :func:`~fcvit_mm.checkpoints.recognize.recognize`; no code
+    The file's kind, prefixes and names are recognized, see :func:`~fcvit_mm.checkpoints.recognize.recognize`; no code
     in it is run. Tensors that do not fit are reported through MMEngine's logger. Missing output norms are not an error:
     a classifier only has that of the last stage.
 
@@ -62,7 +62,7 @@ def load_pretrained(
     matched = {name: value.to(map_location) for name, value in found.backbone.items() if name in own}
     backbone.load_state_dict(matched, strict=False)
     _report(found, own, path)
-    if hasattr(backbone, '_params_init_info'):  # there while MMEngine initialises a complete model, for its log
+    if hasattr(backbone, '_params_init_info'):  # there while MMEngine initializes a complete model, for its log
         update_init_info(backbone, init_info=f'Pretrained: load from {checkpoint}')
 
 

@@ -27,7 +27,7 @@ class PublishedWeights(NamedTuple):
         task (str): ``'classifier'``, ``'detector'`` or ``'segmentor'``.
         config (str): The config it loads into: an absolute path, or relative to the folder that contains ``configs``.
         page (str): URL of the download page.
-        keys (str): One of its keys, by which the file can be recognised.
+        keys (str): One of its keys, by which the file can be recognized.
         metrics (dict[str, float]): Published figures, from the authors' training, by their names in metafiles.
         address (str, optional): URL of the file; ``None`` if it must be downloaded by hand.
         confirmed (bool): Whether the publication names the file. Otherwise its name is derived from the network's.

@@ -1,4 +1,4 @@
-"""Recognising the network and task of a checkpoint, and renaming its weights to the names of this package."""
+"""Recognizing the network and task of a checkpoint, and renaming its weights to the names of this package."""
 
 import re
 import warnings
@@ -14,7 +14,7 @@ from ..models.variants import VARIANTS, variants_of
 from .errors import CheckpointError
 from .names import HEAD, PADDLE_LEAVES, TASKS, find_state_dict, is_head, some, tensors_of
 
-#: A network is recognised by the names in its blocks, of which at least this part must be its own.
+#: A network is recognized by the names in its blocks, of which at least this part must be its own.
 SHARE_OF_BLOCKS = 0.75
 #: What our names of parameters in blocks begin with.
 BLOCK = re.compile(r'stages\.([^.]+)\.blocks\.([^.]+)\.')
@@ -62,7 +62,7 @@ def recognize(
     prefix: Optional[str] = None,
     backbone: Optional[torch.nn.Module] = None,
 ) -> Recognized:
-    """Recognise the content of a checkpoint by its keys, and rename its weights to our names.
+    """Recognize the content of a checkpoint by its keys, and rename its weights to our names.
 
     The network is the one whose names, published or ours, explain most of the file's; of several, the one with the
     fewest names. All subclasses of :class:`~fcvit_mm.models.Backbone` are considered, also those of other packages.
@@ -130,7 +130,7 @@ def recognize(
     ]
     if wrong:
         raise CheckpointError(
-            f'{path} stores weights as {named[wrong[0]].dtype} ({some(wrong)}), expected floating point: quantised '
+            f'{path} stores weights as {named[wrong[0]].dtype} ({some(wrong)}), expected floating point: quantized '
             'and complex weights are not supported'
         )
     check_finite({**named, **others}, path)

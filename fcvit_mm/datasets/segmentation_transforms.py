@@ -44,7 +44,7 @@ class FastPhotoMetricDistortion(library.PhotoMetricDistortion):
         return _change_channel(img, 0, table.astype(np.uint8))
 
     def transform(self, results: Dict[str, Any]) -> Dict[str, Any]:
-        """Distort the colours of ``img``."""
+        """Distort the colors of ``img``."""
         results['img'] = contiguous(results['img'])
         return super().transform(results)
 

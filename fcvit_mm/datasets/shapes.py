@@ -333,7 +333,7 @@ def place_polygon(rng: 'np.random.Generator', label: int, side: int, radius: Tup
 
 
 def random_color(rng: 'np.random.Generator') -> np.ndarray:
-    """Return a muted colour: shapes are more colourful than their background."""
+    """Return a muted color: shapes are more colorful than their background."""
     color = rng.uniform(20, 236, size=3)
     return (color + color.mean()) / 2
 
@@ -345,7 +345,7 @@ def shape_color(rng: 'np.random.Generator', label: int) -> np.ndarray:
 
 
 def draw_background(rng: 'np.random.Generator', side: int) -> np.ndarray:
-    """Draw soft colours, then strokes, rings and dots in front: ``(side, side, 3)`` uint8."""
+    """Draw soft colors, then strokes, rings and dots in front: ``(side, side, 3)`` uint8."""
     import cv2
 
     first, last = random_color(rng), random_color(rng)
@@ -380,7 +380,7 @@ def draw_background(rng: 'np.random.Generator', side: int) -> np.ndarray:
 def paint_shape(
     rng: 'np.random.Generator', canvas: np.ndarray, label: int, window: tuple, inside: np.ndarray, polygon: np.ndarray
 ) -> None:
-    """Fill ``canvas[window][inside]`` with a colour that stands out and a pattern of a second one."""
+    """Fill ``canvas[window][inside]`` with a color that stands out and a pattern of a second one."""
     import cv2
 
     target = canvas[window]

@@ -32,7 +32,7 @@ SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float64) / 13
 INTERPOLATIONS = ('bilinear', 'bicubic')
 
 
-def is_colour(image: np.ndarray) -> bool:
+def is_color(image: np.ndarray) -> bool:
     """Return whether an image has three channels of 8 bits."""
     return image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
 
@@ -100,7 +100,7 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_color(image: np.ndarray, factor: float) -> np.ndarray:
-    """Return what :func:`mmcv.adjust_color` does, ``(H, W, 3)`` uint8: colours ``factor`` times as far from grey."""
+    """Return what :func:`mmcv.adjust_color` does, ``(H, W, 3)`` uint8: colors ``factor`` times as far from grey."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     return cv2.addWeighted(image, factor, grey, 1 - factor, 0)
 
@@ -152,7 +152,7 @@ class FastRandomResizedCrop(library.RandomResizedCrop):
         image = results['img']
         if len(self.interpolations) > 1:
             self.interpolation = self.interpolations[np.random.randint(len(self.interpolations))]
-        if not is_colour(image):
+        if not is_color(image):
             return super().transform(results)
         top, left, height, width = self.rand_crop_params(image)
         part = image[top : top + height, left : left + width]
@@ -240,7 +240,7 @@ OF_IMAGES: Dict[type, Tuple[Callable[..., np.ndarray], bool]] = {
 
 
 def faster(transform: Any) -> Any:
-    """Return a faster form of one of mmpretrain's transforms of colours; others as they are."""
+    """Return a faster form of one of mmpretrain's transforms of colors; others as they are."""
     if type(transform) in OF_VALUES:
         return _OfValues(transform)
     if type(transform) in OF_IMAGES:
@@ -249,7 +249,7 @@ def faster(transform: Any) -> Any:
 
 
 class FastRandAugment(library.RandAugment):
-    """mmpretrain's ``RandAugment`` with its arguments; operations on colours by tables of 256 values."""
+    """mmpretrain's ``RandAugment`` with its arguments; operations on colors by tables of 256 values."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -263,7 +263,7 @@ class FastRandAugment(library.RandAugment):
     def transform(self, results: Results) -> Any:
         """Apply some operations, drawn at random, to ``img``."""
         results['img'] = contiguous(results['img'])
-        chosen = self.faster if is_colour(results['img']) else self.transforms
+        chosen = self.faster if is_color(results['img']) else self.transforms
         for number in self.random_policy_indices():
             results = chosen[number](results)
             if results is None:
@@ -275,7 +275,7 @@ class FastRandomErasing(library.RandomErasing):
     """mmpretrain's ``RandomErasing`` with its arguments; torch draws the noise, of the same normal distribution."""
 
     def _fill_pixels(self, img: np.ndarray, top: int, left: int, h: int, w: int) -> np.ndarray:
-        if self.mode == 'const' or self.fill_std is None or not is_colour(img):
+        if self.mode == 'const' or self.fill_std is None or not is_color(img):
             return super()._fill_pixels(img, top, left, h, w)
         noise = torch.randn(h, w, 3).mul_(torch.tensor(self.fill_std)).add_(torch.tensor(self.fill_color))
         # Cut off, not rounded, as the library does.

@@ -331,7 +331,7 @@ def walk(node: Any) -> Iterator[dict]:
 
 
 def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
-    """Initialise the backbone from ``checkpoint``: a file, a name of published weights, or ``None`` for random weights.
+    """Initialize the backbone from ``checkpoint``: a file, a name of published weights, or ``None`` for random weights.
 
     In the config files the variable ``pretrained`` was put into the model when they were read; changing the variable
     afterwards would change nothing.

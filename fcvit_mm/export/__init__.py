@@ -1,1 +1,1 @@
-"""Exporting models: exportable parts, file formats, complete detectors, 8-bit quantisation, evaluation."""
+"""Exporting models: exportable parts, file formats, complete detectors, 8-bit quantization, evaluation."""

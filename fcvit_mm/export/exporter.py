@@ -86,7 +86,7 @@ def export_model(
         openvino (bool): Also run ONNX files in OpenVINO.
 
     Returns:
-        dict: The input of :func:`format_report`, serialisable as JSON.
+        dict: The input of :func:`format_report`, serializable as JSON.
 
     Raises:
         UserError: Arguments that cannot work, a model or an operator that cannot be exported, a file that does not do
@@ -198,7 +198,7 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
 
 
 def preparation(cfg: Config, network: Network) -> Preparation:
-    """Return how pixels are normalised for a network."""
+    """Return how pixels are normalized for a network."""
     told = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     channels = network.in_channels
     order = 'RGB' if told.get('to_rgb') or told.get('bgr_to_rgb') else 'BGR'
@@ -293,7 +293,7 @@ def _measure(
 def format_report(report: dict) -> str:
     """Return the report of :func:`export_model` as text."""
     opset = f', opset {OPSET}' if report['format'] == 'onnx' else ''
-    what = f'{report["task"]}, {report["part"]}' + (', optimised for inference' if report['optimized'] else '')
+    what = f'{report["task"]}, {report["part"]}' + (', optimized for inference' if report['optimized'] else '')
     lines = [
         f'{report["file"]} ({report["format"]}{opset}; {what})',
         '',

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def random_images(shape: Tuple[int, ...]) -> Tensor:
-    """Return random normalised images, the same at each call."""
+    """Return random normalized images, the same at each call."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -27,7 +27,7 @@ class Part(nn.Module):
     pads: bool = False
 
     def inputs(self, batch: int, channels: int, height: int, width: int) -> Tensor:
-        """Return random inputs, the same at each call: normalised images.
+        """Return random inputs, the same at each call: normalized images.
 
         Args:
             batch (int): Batch size; 1 if the graph takes single images.
@@ -56,7 +56,7 @@ class Part(nn.Module):
         """Prepare for export to a format, in place."""
 
     def from_normalized(self, images: Tensor) -> Tensor:
-        """Convert normalised images ``(B, C, H, W)`` to its inputs."""
+        """Convert normalized images ``(B, C, H, W)`` to its inputs."""
         return images
 
 
@@ -113,7 +113,7 @@ class Logits(Part):
 
 
 class Preparation(NamedTuple):
-    """Normalisation of pixels before a network sees them.
+    """Normalization of pixels before a network sees them.
 
     Attributes:
         mean, std (tuple[float]): Of each channel, in the network's order.
@@ -127,11 +127,11 @@ class Preparation(NamedTuple):
 
 
 class FromPixels(Part):
-    """A part that includes normalisation. ``(B, H, W, C)`` uint8, as OpenCV reads images, to its outputs.
+    """A part that includes normalization. ``(B, H, W, C)`` uint8, as OpenCV reads images, to its outputs.
 
     Args:
-        part (nn.Module): Takes normalised images; a :class:`fcvit_mm.export.parts.Part`.
-        preparation (Preparation): The normalisation.
+        part (nn.Module): Takes normalized images; a :class:`fcvit_mm.export.parts.Part`.
+        preparation (Preparation): The normalization.
     """
 
     mean: Tensor
@@ -167,7 +167,7 @@ class FromPixels(Part):
         return (images - self.mean) / self.std
 
     def from_normalized(self, images: Tensor) -> Tensor:
-        """Undo the normalisation: return pixels ``(B, H, W, C)``; zero padding becomes the mean."""
+        """Undo the normalization: return pixels ``(B, H, W, C)``; zero padding becomes the mean."""
         pixels = (images * self.std + self.mean).round().clamp(0, 255).byte()
         return (pixels.flip(1) if self.swap else pixels).permute(0, 2, 3, 1).contiguous()
 

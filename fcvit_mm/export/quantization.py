@@ -1,4 +1,4 @@
-"""Quantising an ONNX file to 8-bit integers with ONNX Runtime, and measuring the change of its outputs."""
+"""Quantizing an ONNX file to 8-bit integers with ONNX Runtime, and measuring the change of its outputs."""
 
 import os
 import os.path as osp

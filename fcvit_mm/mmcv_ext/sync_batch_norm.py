@@ -34,14 +34,14 @@ def sync_bn_forward_output(
     momentum: float,
     group_size: int,
 ) -> None:
-    """Normalise (arXiv 1502.03167) ``(B, C, L)`` by statistics ``(C,)`` of all processes.
+    """Normalize (arXiv 1502.03167) ``(B, C, L)`` by statistics ``(C,)`` of all processes.
 
     Args:
         input (Tensor): ``(B, C, L)``.
         mean, var (Tensor): Of each channel, biased.
         weight, bias (Tensor, optional): ``(C,)``.
         running_mean, running_var (Tensor, optional): ``(C,)``; updated in place, the variance unbiased.
-        norm, std, output (Tensor): Get the normalised map, the standard deviations and the result.
+        norm, std, output (Tensor): Get the normalized map, the standard deviations and the result.
         eps (float): Added to the variance.
         momentum (float): Weight of the new statistics in the running ones, as in PyTorch.
         group_size (int): Number of processes, each with a batch like this one.

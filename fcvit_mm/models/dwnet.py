@@ -45,7 +45,7 @@ OUTPUT_NORMS = {'LN': LayerNorm2d, 'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchN
 
 
 class PatchStem(nn.Module):
-    """4x4 patches, embedded and normalised; the position embedding, if there is one.
+    """4x4 patches, embedded and normalized; the position embedding, if there is one.
 
     Args:
         in_channels (int): Channels of the images.
@@ -425,7 +425,7 @@ def build_output_norm(norm_cfg: Optional[dict], channels: int) -> nn.Module:
 
 
 def init_linear_(module: nn.Module) -> None:
-    """Initialise a linear layer in place, as published: truncated normal 0.02, bias 0; for ``Module.apply``."""
+    """Initialize a linear layer in place, as published: truncated normal 0.02, bias 0; for ``Module.apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

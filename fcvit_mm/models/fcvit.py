@@ -87,7 +87,7 @@ class GlobalContext(nn.Module):
             self.rescale_bias = nn.Parameter(torch.zeros(num_heads))
 
     def similarity(self, x: Tensor) -> Tensor:
-        """Return each position's similarity to the image's mean, normalised over heads and positions together.
+        """Return each position's similarity to the image's mean, normalized over heads and positions together.
 
         Args:
             x (Tensor): ``(B, C, H, W)``.

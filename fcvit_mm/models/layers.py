@@ -355,7 +355,7 @@ Weighted = Union[nn.Conv2d, nn.Linear]
 def can_fuse(*modules: nn.Module) -> bool:
     """Check that these modules are unmodified, so that one can be fused into another.
 
-    Layers and norms of classes that override ``forward`` are none of those: adapters (LoRA), quantised layers.
+    Layers and norms of classes that override ``forward`` are none of those: adapters (LoRA), quantized layers.
     """
     return all(is_unmodified(module) and type(module).forward in _FUSIBLE for module in modules)
 
@@ -637,7 +637,7 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> List[List[float]]:
 
 
 def init_weights_(module: nn.Module) -> None:
-    """Initialise one layer in place, as the published FCViT code does; for ``Module.apply``.
+    """Initialize one layer in place, as the published FCViT code does; for ``Module.apply``.
 
     Convolutions: normal with standard deviation ``sqrt(2 / (kernel area * out_channels / groups))``, bias 0.
     Linear layers: normal truncated at two, standard deviation 0.02, bias 0. Norms: 1 and 0.
@@ -663,7 +663,7 @@ def count_parameters(module: nn.Module) -> int:
 def up_to_multiple(side: int, divisor: int) -> int:
     """Return the next multiple of ``divisor``.
 
-    Exporters recognise it as one in this notation; ``//`` of negative numbers is avoided because ONNX's division rounds
+    Exporters recognize it as one in this notation; ``//`` of negative numbers is avoided because ONNX's division rounds
     towards zero.
     """
     return (side + divisor - 1) // divisor * divisor

@@ -35,7 +35,7 @@ def import_timm_blocks() -> ModuleType:
 
 
 def init_transformer_weights_(module: nn.Module) -> None:
-    """Initialise a linear layer in place, as in DeiT, CaiT and Swin: truncated normal 0.02, bias 0; for ``apply``."""
+    """Initialize a linear layer in place, as in DeiT, CaiT and Swin: truncated normal 0.02, bias 0; for ``apply``."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -56,7 +56,7 @@ def add_global_context(
             an implementation may take the similarity's mean from them.
         context (Tensor): Context vectors, ``(B, C)``.
         num_heads (int): ``h``; each head weighs its own ``C / h`` channels.
-        rescale_weight (Tensor): ``(h,)``, times the normalised similarity.
+        rescale_weight (Tensor): ``(h,)``, times the normalized similarity.
         rescale_bias (Tensor): ``(h,)``, added to it.
         eps (float): Added to the standard deviation (the unbiased one; 0 for a lone value).
 
@@ -98,7 +98,7 @@ class _ChannelMeans(torch.autograd.Function):
 
 
 def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) -> Tensor:
-    """Return each position's similarity to the image's mean, normalised over heads and positions together.
+    """Return each position's similarity to the image's mean, normalized over heads and positions together.
 
     Args:
         x, means, num_heads, eps: As of :func:`add_global_context`.
@@ -200,23 +200,23 @@ def _grad_of_similarity(
     """Return the weights of the context, and the gradients of the similarity, of rescale weight and bias.
 
     Args:
-        similarity (Tensor): ``(B, HW, h)``, as it is before it is normalised.
+        similarity (Tensor): ``(B, HW, h)``, as it is before it is normalized.
         grad_weights (Tensor): ``(B, HW, h)``, the gradient of the context's weights.
         rescale_weight, rescale_bias, eps: As of :func:`add_global_context`.
     """
     similarity = similarity - similarity.mean((1, 2), keepdim=True)
     freedom = max(similarity[0].numel() - 1, 1)
     std = torch.linalg.vector_norm(similarity, dim=(1, 2), keepdim=True) * freedom**-0.5
-    normalised = similarity / (std + eps)
-    grad_normalised = grad_weights * rescale_weight
+    normalized = similarity / (std + eps)
+    grad_normalized = grad_weights * rescale_weight
     # Of the deviation; where all values are equal it has none.
-    along = (grad_normalised * normalised).sum((1, 2), keepdim=True) / (std * freedom)
-    grad_similarity = grad_normalised - grad_normalised.mean((1, 2), keepdim=True)
-    grad_similarity = grad_similarity / (std + eps) - normalised * along.masked_fill(std == 0, 0)
+    along = (grad_normalized * normalized).sum((1, 2), keepdim=True) / (std * freedom)
+    grad_similarity = grad_normalized - grad_normalized.mean((1, 2), keepdim=True)
+    grad_similarity = grad_similarity / (std + eps) - normalized * along.masked_fill(std == 0, 0)
     return (
-        normalised * rescale_weight + rescale_bias,
+        normalized * rescale_weight + rescale_bias,
         grad_similarity,
-        (grad_weights * normalised).sum((0, 1)),
+        (grad_weights * normalized).sum((0, 1)),
         grad_weights.sum((0, 1)),
     )
 

@@ -1,4 +1,4 @@
-"""Normalisation of an image by the mean and variance over all its channels and positions."""
+"""Normalization of an image by the mean and variance over all its channels and positions."""
 
 from typing import Any, Optional, Tuple
 

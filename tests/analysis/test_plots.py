@@ -26,7 +26,7 @@ def test_overlay_shows_the_map_and_the_image():
     assert np.array_equal(overlay(IMAGE, values, opacity=0.0)[..., 0], IMAGE[..., 0])
     half = overlay(IMAGE, torch.zeros(2, 2), limits=(0.0, 1.0), opacity=0.5)
     np.testing.assert_allclose(half[0, [0, -1]], [[34, 0.5, 42], [161.5, 128, 169.5]], atol=0.6)
-    # Values beyond the limits have their colours; arrays work like tensors.
+    # Values beyond the limits have their colors; arrays work like tensors.
     assert np.array_equal(
         overlay(IMAGE, np.array([[-9.0, 9.0]]), (0.0, 1.0), opacity=1.0)[0, [0, -1]], laid[0, [0, -1]]
     )
@@ -47,7 +47,7 @@ def test_limits_and_resizing():
     assert resized.shape == (4, 8) and (np.diff(resized[0]) >= 0).all() and resized[0, 0] == 0 and resized[0, -1] == 1
 
 
-def test_grid_has_titles_and_one_colour_bar():
+def test_grid_has_titles_and_one_color_bar():
     figure = draw_grid(
         [[IMAGE, np.zeros((2, 3))], [None, np.ones((2, 3))]], ['a', 'b'], ['c', 'd'], 'Title', 'similarity (unit)'
     )

@@ -131,7 +131,7 @@ def test_figures(tmp_path):
     assert [axes.get_ylabel() for axes in both.axes[::7]][:3] == ['A\nquery 1', 'A\nquery 2', 'B\nno query']
     assert not both.axes[14].get_lines()
     for figure in (overview, by_head, single, both):
-        assert figure.axes[-1].get_ylabel(), 'the colour bar has no label'
+        assert figure.axes[-1].get_ylabel(), 'the color bar has no label'
     save_figure(overview, tmp_path / 'a.png', dpi=50)
     with pytest.raises(AnalysisError, match='no map of stages.9, expected some of stages.0.blocks.0'):
         draw_attention(attention, IMAGE, [(0.5, 0.5)], layers=['stages.9'])
@@ -143,7 +143,7 @@ def test_names_limits_and_the_choice_of_layers():
     assert short_name('stages.0.blocks.1.mixes.1') == 'stage 1, block 2, mix 2'
     assert short_name('blocks.3') == short_name('layers.3') == 'block 4' and short_name('other') == 'other'
     values = torch.arange(1001.0)
-    values[-1] = 1e6  # a single peak does not take the colours of the others
+    values[-1] = 1e6  # a single peak does not take the colors of the others
     assert shared_limits([values]) == (-980, 980)
     assert shared_limits([torch.zeros(4)]) == (-1, 1)
     assert spread(list('abcdefghijk'), 6) == list('acegik') and spread(list('ab'), 3) == ['a', 'a', 'b']

@@ -80,6 +80,6 @@ def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path, monkeyp
     written, _ = draw_images(draw, [path], str(tmp_path / 'out'), read)
     assert cv2.imread(written[0]).shape == (20, 30, 3)
     if name != 'grey.jpg':
-        cv2.imwrite(str(tmp_path / 'colours.png'), np.zeros((40, 60, 3), np.uint8))
-        _, problems = draw_images(draw, [str(tmp_path / 'colours.png')], str(tmp_path / 'out'), read)
-        assert len(problems) == 1 and 'colours.png' in problems[0]
+        cv2.imwrite(str(tmp_path / 'colors.png'), np.zeros((40, 60, 3), np.uint8))
+        _, problems = draw_images(draw, [str(tmp_path / 'colors.png')], str(tmp_path / 'out'), read)
+        assert len(problems) == 1 and 'colors.png' in problems[0]

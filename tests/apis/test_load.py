@@ -157,12 +157,12 @@ def test_images_of_any_channels_reach_the_network_as_in_its_test(name, tmp_path)
     # What was read gives the same as its file, and every size can be wanted.
     torch.testing.assert_close(network.prepare(network.read(path)).image, prepared.image)
     assert network.prepare(path, (32, 64)).image.shape == (1, channels, 32, 64)
-    colours = np.zeros((40, 60, 3), np.uint8)
+    colors = np.zeros((40, 60, 3), np.uint8)
     if name == 'grey.jpg':
-        assert network.prepare(colours).image.shape == (1, 1, 64, 96)
+        assert network.prepare(colors).image.shape == (1, 1, 64, 96)
     else:
         with pytest.raises(NetworkError, match=f'the image has 3 channels, but the network takes {channels}'):
-            network.prepare(colours)
+            network.prepare(colors)
 
 
 @pytest.mark.parametrize('name', ['bands8.tif', 'array25.npy'])

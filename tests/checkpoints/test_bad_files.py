@@ -67,7 +67,7 @@ UNSUITABLE = {
         r'4? ?shapes differ: '
         r'stages.0.blocks.0.channel_mixer.fc1.weight is \(16, 8, 1, 1\) there and \(8, 8, 1, 1\) here',
     ),
-    'quantised': (
+    'quantized': (
         lambda path: torch.save({key: value.to(torch.int8) for key, value in state_dict().items()}, path),
         'stores weights as torch.int8',
     ),

@@ -272,7 +272,7 @@ def without(*keys) -> dict:
         ),
     ],
 )
-def test_what_is_not_recognised_is_refused(state_dict, message, tmp_path):
+def test_what_is_not_recognized_is_refused(state_dict, message, tmp_path):
     torch.save({'state_dict': state_dict}, tmp_path / 'a.pth')
     assert message in refused(tmp_path / 'a.pth', tmp_path / 'out.pth')
 

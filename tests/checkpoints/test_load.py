@@ -34,7 +34,7 @@ def log(caplog):
 
 
 def init(path, out_indices=(0, 1, 2, 3), option='default', **options) -> fcvit_mm.FCViT:
-    """A backbone initialised from a file."""
+    """A backbone initialized from a file."""
     torch.manual_seed(0)
     backbone = fcvit_mm.FCViT(
         out_indices=out_indices, **arguments(option), init_cfg=dict(type='Pretrained', checkpoint=str(path), **options)
@@ -271,7 +271,7 @@ MODELS_OF = {
 
 @pytest.mark.parametrize('scope', MODELS_OF)
 def test_inside_a_model_of_each_library(scope, tmp_path, log):
-    """The backbone's own init_cfg, when the whole model initialises itself."""
+    """The backbone's own init_cfg, when the whole model initializes itself."""
     pytest.importorskip(scope)
     path = tmp_path / 'a.pth.tar'
     torch.save({'state_dict': published()}, path)

@@ -22,8 +22,8 @@ def scope():
 def sample(seed, height=60, width=80, classes=5):
     """Return an image and its map: blocks of classes, some ignored."""
     draw = np.random.RandomState(seed)
-    colours = draw.randint(0, 256, (6, 8, 3)).astype(np.uint8)
-    image = cv2.resize(colours, (width, height), interpolation=cv2.INTER_CUBIC)
+    colors = draw.randint(0, 256, (6, 8, 3)).astype(np.uint8)
+    image = cv2.resize(colors, (width, height), interpolation=cv2.INTER_CUBIC)
     labels = draw.choice([*range(classes), 255], (6, 8)).astype(np.uint8)
     labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
     return dict(img=image, gt_seg_map=labels, seg_fields=['gt_seg_map'])
@@ -33,7 +33,7 @@ def both(fast, stock, **options):
     return TRANSFORMS.build(dict(type=fast, **options)), TRANSFORMS.build(dict(type=stock, **options))
 
 
-def test_colours_are_mmsegs_to_the_last_bit():
+def test_colors_are_mmsegs_to_the_last_bit():
     pair = both('FastPhotoMetricDistortion', 'PhotoMetricDistortion')
     changed = 0
     for index in range(80):

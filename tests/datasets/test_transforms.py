@@ -47,7 +47,7 @@ def photograph(seed, height=64, width=80, low=0, high=255):
     return np.clip(image + noise, low, high).astype(np.uint8)
 
 
-#: Ordinary, dark and flat ones, of one value, of two, of one colour.
+#: Ordinary, dark and flat ones, of one value, of two, of one color.
 IMAGES = [photograph(seed) for seed in range(4)] + [photograph(5, low=90, high=100), photograph(6, 224, 224)]
 IMAGES += [np.full((16, 16, 3), 7, np.uint8), np.full((16, 16, 3), (0, 128, 255), np.uint8)]
 IMAGES += [np.where(np.arange(256).reshape(16, 16, 1) < 9, 3, 200).astype(np.uint8).repeat(3, 2)]

@@ -89,7 +89,7 @@ def test_an_optimized_classifier(saved, exported, tmp_path):
     _, report = exported('onnx')
     # Compared with the model as it is, whatever was exported.
     optimized = export_model(*saved('classification'), out, 'onnx', optimize=True, rounds=0)
-    assert optimized['optimized'] and 'optimised for inference' in format_report(optimized)
+    assert optimized['optimized'] and 'optimized for inference' in format_report(optimized)
     assert optimized['file_bytes'] < report['file_bytes']  # norms and scales are in the convolutions
 
 

@@ -1,4 +1,4 @@
-"""Parts that take pixels normalise them as mmdet does."""
+"""Parts that take pixels normalize them as mmdet does."""
 
 import torch
 from detectors import build_detector, drawn_image
@@ -6,12 +6,12 @@ from detectors import build_detector, drawn_image
 from fcvit_mm.export.detectors.detections import Detections
 from fcvit_mm.export.parts import FromPixels, Preparation
 
-#: As mmdet's stock configs normalise.
+#: As mmdet's stock configs normalize.
 USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 
 
 @torch.no_grad()
-def test_pixels_are_normalised_as_mmdet_does():
+def test_pixels_are_normalized_as_mmdet_does():
     from mmdet.models import DetDataPreprocessor
     from mmdet.structures import DetDataSample
 

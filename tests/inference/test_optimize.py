@@ -1,4 +1,4 @@
-"""Optimised for inference, a model gives the same outputs in every use. What every network is asked: test_family.py."""
+"""Optimized for inference, a model gives the same outputs in every use. What every network is asked: test_family.py."""
 
 import copy
 import pickle

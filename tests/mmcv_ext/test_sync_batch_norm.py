@@ -21,7 +21,7 @@ def sync_batch_norm(x, mean, var, weight, bias, mode='default'):
 
 @pytest.mark.parametrize('mode', ['default', 'N'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
-def test_synchronised_batch_norm_of_one_process_is_batch_norm(mode, dtype):
+def test_synchronized_batch_norm_of_one_process_is_batch_norm(mode, dtype):
     generator = torch.Generator().manual_seed(0)
     x = (3 * torch.randn(2, 3, 4, 5, generator=generator) + 1).to(dtype)
     weight, bias = torch.rand(2, 3, generator=generator).unbind()
@@ -40,7 +40,7 @@ def test_synchronised_batch_norm_of_one_process_is_batch_norm(mode, dtype):
         torch.testing.assert_close(got.float(), want.float(), **tolerance)
 
 
-def test_synchronised_batch_norm_of_an_empty_batch_keeps_its_statistics():
+def test_synchronized_batch_norm_of_an_empty_batch_keeps_its_statistics():
     x = torch.zeros(0, 3, 4, 5, requires_grad=True)
     mean, var = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([1.0, 2.0, 3.0])
     y = sync_batch_norm(x, mean, var, torch.ones(3), torch.zeros(3), 'N')
@@ -49,7 +49,7 @@ def test_synchronised_batch_norm_of_an_empty_batch_keeps_its_statistics():
     assert mean.tolist() == [0.5, 1.0, 2.0] and var.tolist() == [1.0, 2.0, 3.0]
 
 
-def test_synchronised_batch_norm_counts_the_batches_of_all_processes():
+def test_synchronized_batch_norm_counts_the_batches_of_all_processes():
     x = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(0))
     mean, var = x.mean((0, 2)), x.var((0, 2), correction=0)
     running = [torch.zeros(3), torch.zeros(3)]
@@ -101,7 +101,7 @@ print('compared', rank)
 
 
 @pytest.mark.parametrize('mode', ['default', 'N'])
-def test_synchronised_batch_norm_of_two_processes_is_batch_norm_of_all_images(mode, tmp_path):
+def test_synchronized_batch_norm_of_two_processes_is_batch_norm_of_all_images(mode, tmp_path):
     script = tmp_path / 'rank.py'
     script.write_text(RANK)
     done = run_ranks(2, str(script), mode)

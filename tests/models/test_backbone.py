@@ -124,7 +124,7 @@ def test_a_checkpoint_of_its_own_loads_by_its_names(tmp_path):
     assert twin.init_cfg['type'] == 'Pretrained', 'a second init_weights() loads again'
 
 
-def test_other_initialisers_run_before_a_checkpoint(tmp_path):
+def test_other_initializers_run_before_a_checkpoint(tmp_path):
     model = Two(init_cfg=dict(type='Constant', layer='Conv2d', val=0.5))
     model.init_weights()
     assert model.stem.weight.eq(0.5).all()
@@ -139,7 +139,7 @@ def test_it_is_optimized_for_inference():
 @pytest.mark.parametrize(
     'indices, expected', [(0, (0,)), (-1, (2,)), ((2, 0), (0, 2)), ([1], (1,)), ((-3, -1), (0, 2))]
 )
-def test_indices_are_normalised(indices, expected):
+def test_indices_are_normalized(indices, expected):
     assert normalize_indices(indices, 3) == expected
 
 

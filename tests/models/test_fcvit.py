@@ -214,7 +214,7 @@ def test_bad_options(options, error, words):
 
 @torch.no_grad()
 def test_the_mixer_adds_the_shortcut_only_where_nobody_can_tell():
-    """The optimised channel mixer's operation adds the map itself; hooks and replaced parts still see all."""
+    """The optimized channel mixer's operation adds the map itself; hooks and replaced parts still see all."""
     torch.manual_seed(0)
     model = fcvit_mm.optimize_for_inference(micro().eval())
     block = model.stages[0].blocks[0]

@@ -313,7 +313,7 @@ CHANGES = [
 
 @pytest.mark.parametrize('change', CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize('name', [*CONVOLUTIONAL, 'swin'])
-def test_optimised_as_it_was_modified(name, change):
+def test_optimized_as_it_was_modified(name, change):
     model, x = make(name), images(16, 24)
     change(model)
     outputs(model.train(), x)  # power iterations of spectral norms
@@ -326,7 +326,7 @@ def test_optimised_as_it_was_modified(name, change):
     assert_close(outputs(model, x), expected)
 
 
-def test_hooks_are_called_in_the_optimised_model():
+def test_hooks_are_called_in_the_optimized_model():
     model, seen = make('fcvit'), []
     model.stem.norm.register_forward_hook(lambda module, args, output: seen.append(output))
     fcvit_mm.optimize_for_inference(model)(images(32, 32))

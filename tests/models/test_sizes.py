@@ -1,7 +1,7 @@
-"""Inputs of any size, shape, layout and batch, optimised for inference or not; and how much memory they take.
+"""Inputs of any size, shape, layout and batch, optimized for inference or not; and how much memory they take.
 
 The suite does small ones, and 2048x2048 where that takes a few seconds. ``LONG_SIZES=1 python -m pytest
-tests/models/test_sizes.py`` does 2048x2048 and 64x4096 for every network, both layouts, optimised or not: minutes, most
+tests/models/test_sizes.py`` does 2048x2048 and 64x4096 for every network, both layouts, optimized or not: minutes, most
 of them for the attention of ViT and CaiT, whose time grows with the square of the number of pixels.
 """
 
@@ -32,7 +32,7 @@ every_network = pytest.mark.parametrize('name', NETWORKS)
 
 @pytest.fixture(scope='module')
 def models():
-    """Name of a network -> the network, and the same optimised for inference."""
+    """Name of a network -> the network, and the same optimized for inference."""
     made = {}
 
     def get(name):
@@ -91,7 +91,7 @@ def test_a_batch_of_64(models, name):
 @pytest.mark.parametrize('name, size', LARGE, ids=str)
 @torch.no_grad()
 def test_large_images(models, name, size):
-    """Optimised alone in the suite, for the time that it takes; all forms in the long version."""
+    """Optimized alone in the suite, for the time that it takes; all forms in the long version."""
     model, optimized = models(name)
     x = images(*size, batch=1)
     expected = optimized(x)
@@ -134,7 +134,7 @@ BOUNDS = [
 
 
 def peaks(benchmark_path):
-    """For each of ``BOUNDS`` the peak of the optimised network, the same by PyTorch's own kernels, and without slices.
+    """For each of ``BOUNDS`` the peak of the optimized network, the same by PyTorch's own kernels, and without slices.
 
     In a process of its own. What is chosen by measurement is chosen by time alone.
     """

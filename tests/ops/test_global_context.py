@@ -38,7 +38,7 @@ def test_gradients_of_channel_means(dtype, layout):
     )
 
 
-def test_similarity_is_normalised_over_heads_and_positions():
+def test_similarity_is_normalized_over_heads_and_positions():
     x = torch.randn(2, 8, 5, 6).half()
     similarity = normalised_similarity(x, channel_means(x), 4, 0.0)
     assert similarity.dtype == torch.float32 and similarity.shape == (2, 4, 5, 6)

@@ -20,7 +20,7 @@ def source(tmp_path) -> str:
     return str(tmp_path / 'a.pth')
 
 
-def test_what_was_recognised_is_printed(source, tmp_path, capsys):
+def test_what_was_recognized_is_printed(source, tmp_path, capsys):
     main([source, str(tmp_path / 'out.pth')])
     said = capsys.readouterr().out
     assert 'network  FCViT\n' in said and 'task     classifier\n' in said and 'epoch    299\n' in said

@@ -44,7 +44,7 @@ def test_the_command(tmp_path):
         '--json',
         tmp_path / 'a.json',
     )
-    assert 'optimised for inference' in done.stdout and '50x30' in done.stdout
+    assert 'optimized for inference' in done.stdout and '50x30' in done.stdout
     report = json.loads((tmp_path / 'a.json').read_text())
     assert report['part'] == 'backbone' and report['speed']['size'] == [50, 30]
     with torch.no_grad():

@@ -48,7 +48,7 @@ def test_draws_a_folder(trained, tmp_path, task):
         drawn = cv2.resize(drawn, source.shape[1::-1], interpolation=cv2.INTER_AREA)
     difference = np.abs(drawn.astype(int) - source).mean(2)
     assert (difference > 20).any(), 'nothing is drawn'
-    # The image is still there, its colours in the same order. Boxes and labels may cover all of a small one.
+    # The image is still there, its colors in the same order. Boxes and labels may cover all of a small one.
     if task == 'detection':
         drawn = build_drawer(load_config(result.config), result.checkpoint, 'cpu', score_thr=1.0)(source)
         difference = np.abs(drawn.astype(int) - source).mean(2)

@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
         checkpoint=args.checkpoint,
         image=args.image,
         image_size=list(prepared.image.shape[2:]),
-        unit='normalised over heads and positions to mean 0 and deviation 1, then rescaled per head as trained',
+        unit='normalized over heads and positions to mean 0 and deviation 1, then rescaled per head as trained',
         axes=['head', 'row', 'column'],
         maps={name: np.round(values.cpu().double().numpy(), 4) for name, values in maps.items()},
     )

@@ -42,7 +42,7 @@ class Meta(NamedTuple):
 
     Attributes:
         names (tuple[str]): Class names; empty if neither checkpoint nor config contains them.
-        palette (tuple[tuple[int]]): A colour (RGB) for each; may be empty.
+        palette (tuple[tuple[int]]): A color (RGB) for each; may be empty.
     """
 
     names: Tuple[str, ...] = ()
@@ -370,7 +370,7 @@ class LabelMaps:
 
     @property
     def palette(self) -> np.ndarray:
-        """Colours of the classes, ``(256, 3)`` uint8: the data set's, and where it has none others, always the same."""
+        """Colors of the classes, ``(256, 3)`` uint8: the data set's, and where it has none others, always the same."""
         colors = np.random.RandomState(42).randint(0, 256, (256, 3)).astype(np.uint8)
         if self.meta.palette:
             given = np.asarray(self.meta.palette[:256], np.uint8)

@@ -247,7 +247,7 @@ def _with_stand_ins(data: dict, folder: str, channels: int) -> dict:
 
 
 def empty_image(key: str, width: int, height: int, channels: int = 3) -> np.ndarray:
-    """Build the replacement of a corrupt file: an image of ImageNet's mean colour, or a map of ignored labels.
+    """Build the replacement of a corrupt file: an image of ImageNet's mean color, or a map of ignored labels.
 
     Args:
         key (str): One of :data:`PATHS`.
@@ -260,8 +260,8 @@ def empty_image(key: str, width: int, height: int, channels: int = 3) -> np.ndar
     """
     if key == 'seg_map_path':
         return np.full((height, width), IGNORED, np.uint8)
-    colour = (124, 116, 104) if channels == 3 else (116,) * channels
-    return np.tile(np.array(colour, np.uint8), (height, width, 1))
+    color = (124, 116, 104) if channels == 3 else (116,) * channels
+    return np.tile(np.array(color, np.uint8), (height, width, 1))
 
 
 def encode(pixels: np.ndarray, name: str) -> bytes:

@@ -1,7 +1,7 @@
-"""The global context: similarity to the image's mean, normalised, times the context vector, added to the map.
+"""The global context: similarity to the image's mean, normalized, times the context vector, added to the map.
 
 Bound by memory on a GPU. The map is read for its means, for the similarity and for the sum, and written once: 4 passes
-where the reference makes about 14, several in float32. The normalisation permits fewer passes only if an image stays in
+where the reference makes about 14, several in float32. The normalization permits fewer passes only if an image stays in
 the cache between them, as most do: 128 images of FCViT-B12's first stage take 51 MB in bfloat16, the L2 cache of an
 H100 has 50. For 126 images 0.10 ms were measured, twice the time of one read and one write (docs/gpu.md). The backward
 pass reads the output's gradient twice and x once, and writes once; the similarity (h values per position) is stored by
@@ -23,9 +23,9 @@ TILE, MAX_SPLITS = 4096, 128
 def add_global_context(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tensor:
-    """Compute ``x + similarity * context``, with each position's similarity to the means normalised.
+    """Compute ``x + similarity * context``, with each position's similarity to the means normalized.
 
-    Normalised over heads and positions together; in float32 whatever the dtype of ``x``. Source: arXiv 2212.12552,
+    Normalized over heads and positions together; in float32 whatever the dtype of ``x``. Source: arXiv 2212.12552,
     section 3.3.
 
     Args:
@@ -105,7 +105,7 @@ def _backward(ctx: Any, grad: Tensor, *_: None) -> Tuple[Optional[Tensor], ...]:
 def run_forward(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Return the sum; the similarity ``(B, N, h)`` before it is normalised; its mean and deviation ``(B, 2)``."""
+    """Return the sum; the similarity ``(B, N, h)`` before it is normalized; its mean and deviation ``(B, 2)``."""
     x = support.dense(x)
     batch, channels, height, width = x.shape
     num_positions = height * width

@@ -135,7 +135,7 @@ def apply_kernel(
     BLOCK_DIM: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
 ):
-    """x + normalised, rescaled similarity * context; and the similarity's mean and deviation into stats (B, 2)."""
+    """x + normalized, rescaled similarity * context; and the similarity's mean and deviation into stats (B, 2)."""
     num_steps = tl.cdiv(num_positions, POSITIONS)
     image, step = tl.program_id(0) // num_steps, tl.program_id(0) % num_steps
     scale: tl.constexpr = HEAD_DIM**-0.5
@@ -199,7 +199,7 @@ def grad_similarity_kernel(
     """First half of the backward pass: what needs the output's gradient alone.
 
     The gradient of the rescaled similarity (B, N, h), and sums over each split: of it and of its product with the
-    normalised similarity, per head, into head_sums (B, splits, 2, h); the context's gradient (B, splits, C).
+    normalized similarity, per head, into head_sums (B, splits, 2, h); the context's gradient (B, splits, C).
     """
     image, split = tl.program_id(0) // num_splits, tl.program_id(0) % num_splits
     context = _vector(context_ptr, image, NUM_HEADS, HEAD_DIM, BLOCK_HEADS, BLOCK_DIM)
@@ -216,12 +216,12 @@ def grad_similarity_kernel(
             first, end, image, num_positions, NUM_HEADS, HEAD_DIM, POSITIONS, BLOCK_HEADS, BLOCK_DIM
         )
         grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-        normalised = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.0) - center) * factor
+        normalized = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.0) - center) * factor
         grad_similarity = tl.sum(grad * context[None, :, :], 2)
         tl.store(grad_similarity_ptr + rows, grad_similarity, mask=row_mask)
         sums += grad_similarity  # 0 where masked, as grad is
-        products += grad_similarity * normalised
-        rescaled = normalised * weight[None, :] + bias[None, :]
+        products += grad_similarity * normalized
+        rescaled = normalized * weight[None, :] + bias[None, :]
         grad_context += grad * rescaled[:, :, None]
     row = image * num_splits + split
     head = tl.arange(0, BLOCK_HEADS)
@@ -253,9 +253,9 @@ def grad_map_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    """Second half: through the normalisation to x, and to the means, sums over each split into (B, splits, C).
+    """Second half: through the normalization to x, and to the means, sums over each split into (B, splits, C).
 
-    With z the normalised similarity, v its gradient and s = deviation: the similarity's gradient is
+    With z the normalized similarity, v its gradient and s = deviation: the similarity's gradient is
     (v - mean(v)) / (s + eps) - z sum(v z) / (s (count - 1)), the second term 0 where s is.
     head_sums is (B, 2, h) here.
     """
@@ -280,9 +280,9 @@ def grad_map_kernel(
         )
         grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-        normalised = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.0) - center) * factor
+        normalized = (tl.load(similarity_ptr + rows, mask=row_mask, other=0.0) - center) * factor
         inner = tl.load(grad_similarity_ptr + rows, mask=row_mask, other=0.0) * weight[None, :]
-        inner = ((inner - average) * factor - normalised * pull) * scale
+        inner = ((inner - average) * factor - normalized * pull) * scale
         tl.store(
             grad_x_ptr + offsets,
             (grad + inner[:, :, None] * mean[None, :, :]).to(grad_x_ptr.dtype.element_ty),

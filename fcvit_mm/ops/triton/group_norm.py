@@ -1,4 +1,4 @@
-"""GroupNorm with one group: statistics of an image in splits, and its normalisation, in two passes.
+"""GroupNorm with one group: statistics of an image in splits, and its normalization, in two passes.
 
 Bound by memory on a GPU. PyTorch (2.11) has no kernel for channels_last: it copies the map to NCHW, gives one
 program to each image's statistics, and returns NCHW, so that what follows copies again.
@@ -17,7 +17,7 @@ TILE, MAX_SPLITS = 4096, 64
 
 
 def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> Tensor:
-    """Normalise each image by the mean and variance over its channels and positions, in float32 whatever the dtype.
+    """Normalize each image by the mean and variance over its channels and positions, in float32 whatever the dtype.
 
     Under autocast the result is float32, as PyTorch's.
 
@@ -65,14 +65,14 @@ def _backward(ctx: Any, grad: Tensor, _: None) -> Tuple[Optional[Tensor], ...]:
 def run_forward(
     x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float, dtype: Optional[torch.dtype]
 ) -> Tuple[Tensor, Tensor]:
-    """Return the normalised map, and the mean and inverse deviation of each image ``(B, 2)`` in float32."""
+    """Return the normalized map, and the mean and inverse deviation of each image ``(B, 2)`` in float32."""
     x = support.dense(x)
     batch, channels, height, width = x.shape
     num_positions = height * width
     out, stats = _fake_forward(x, weight, bias, eps, dtype)
     if x.numel() == 0:
         return out, stats
-    from .group_norm_kernels import normalise_kernel, statistics_kernel
+    from .group_norm_kernels import normalize_kernel, statistics_kernel
 
     sizes = tile(channels)
     splits, per_split = support.split(x, sizes['POSITIONS'], MAX_SPLITS)
@@ -80,7 +80,7 @@ def run_forward(
     with support.on_device(x):
         support.launch(statistics_kernel, (batch * splits,), (x, partial, num_positions, splits, per_split), **sizes)
         support.launch(
-            normalise_kernel,
+            normalize_kernel,
             (batch * -(-num_positions // sizes['POSITIONS']),),
             (
                 x,
@@ -116,7 +116,7 @@ def run_backward(
 ) -> Tuple[Tensor, Tensor]:
     """Return the gradient of the map (empty unless needed), and sums per image and channel ``(B, 2, C)``.
 
-    The sums, in float32: of the output's gradient, and of its product with the normalised map.
+    The sums, in float32: of the output's gradient, and of its product with the normalized map.
     """
     x, grad = support.dense(x), support.dense(grad)
     batch, channels, height, width = x.shape

@@ -67,7 +67,7 @@ def statistics_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def normalise_kernel(
+def normalize_kernel(
     x_ptr,
     partial_ptr,
     weight_ptr,
@@ -84,7 +84,7 @@ def normalise_kernel(
     POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The normalised map; and each image's mean and inverse deviation into stats (B, 2)."""
+    """The normalized map; and each image's mean and inverse deviation into stats (B, 2)."""
     num_steps = tl.cdiv(num_positions, POSITIONS)
     image, step = tl.program_id(0) // num_steps, tl.program_id(0) % num_steps
     split = tl.arange(0, BLOCK_SPLITS)
@@ -123,7 +123,7 @@ def grad_sums_kernel(
     POSITIONS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Each split's sums of grad, and of grad times the normalised map, per channel: partial (B, splits, 2, C)."""
+    """Each split's sums of grad, and of grad times the normalized map, per channel: partial (B, splits, 2, C)."""
     image, split = tl.program_id(0) // num_splits, tl.program_id(0) % num_splits
     mean, factor = tl.load(stats_ptr + image * 2), tl.load(stats_ptr + image * 2 + 1)
     end = tl.minimum((split + 1) * per_split, num_positions)
@@ -157,7 +157,7 @@ def grad_map_kernel(
 ):
     """The map's gradient, from the sums of :func:`grad_sums_kernel` over an image, (B, 2, C).
 
-    With z the normalised map and v = grad * weight: (v - mean(v) - z mean(v z)) times the inverse deviation.
+    With z the normalized map and v = grad * weight: (v - mean(v) - z mean(v z)) times the inverse deviation.
     """
     num_steps = tl.cdiv(num_positions, POSITIONS)
     image, step = tl.program_id(0) // num_steps, tl.program_id(0) % num_steps

@@ -102,7 +102,7 @@ def launch(kernel: Any, grid: Sequence[int], args: Sequence[Any], num_warps: int
         kernel[tuple(grid)](*args, num_warps=num_warps, **constants)
         return
     grid = (*grid, 1, 1)[:3]
-    # What Triton specialises for: types, 16-byte alignment, integers of more than 32 bits, constants.
+    # What Triton specializes for: types, 16-byte alignment, integers of more than 32 bits, constants.
     kinds = [
         (arg.dtype, arg.data_ptr() % 16 == 0) if isinstance(arg, Tensor) else arg > _INT32 if type(arg) is int else None
         for arg in args

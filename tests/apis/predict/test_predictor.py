@@ -1,4 +1,4 @@
-"""Features, precision, augmentation, optimisation, batches and tiles."""
+"""Features, precision, augmentation, optimization, batches and tiles."""
 
 import json
 

@@ -20,7 +20,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(tmp_path):
         'grad_similarity',
         'grad_map',
         'statistics',
-        'normalise',
+        'normalize',
         'grad_sums',
         'add_scaled',
         'add_scaled_grad',

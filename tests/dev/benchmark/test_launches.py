@@ -43,7 +43,7 @@ def test_kernels_of_a_block(record):
     norms = 2 * BLOCKS + len(CHANNELS)  # and one for each output
     assert counts == {
         'group_norm.statistics': norms,
-        'group_norm.normalise': norms,
+        'group_norm.normalize': norms,
         'global_context.similarity': 2 * BLOCKS,
         'global_context.apply': 2 * BLOCKS,
         'depthwise_conv.depthwise': 3 * BLOCKS,

@@ -30,7 +30,7 @@ GPU = dict(capability=90, processors=10, clock=1e9, bandwidth=1e12, multiply_add
 
 
 def test_the_largest_of_three_limits(module, kernel):
-    gpu, norm = module.Gpu(**GPU), kernel('normalise_kernel', CHANNELS=64, POSITIONS=4)
+    gpu, norm = module.Gpu(**GPU), kernel('normalize_kernel', CHANNELS=64, POSITIONS=4)
     small, large = module.Resources(32, 0, 0, 40, 0), module.Resources(32, 0, 0, 4000, 0)
     of_memory, of_issue = module.bound(norm, gpu, small), module.bound(norm, gpu, large)
     assert (of_memory.limit, of_memory.seconds) == ('memory', pytest.approx(3e-6))

@@ -82,20 +82,20 @@ def test_a_folder_without_images_is_named(command, tmp_path):
 def write_kinds(folder):
     """Write images of the kinds that data sets hold; return their paths by name."""
     draw = np.random.RandomState(0)
-    colours = Image.fromarray(draw.randint(0, 256, (9, 12, 3)).astype(np.uint8)).resize((320, 240), Image.BICUBIC)
+    colors = Image.fromarray(draw.randint(0, 256, (9, 12, 3)).astype(np.uint8)).resize((320, 240), Image.BICUBIC)
     turned = Image.Exif()
     turned[274] = 6
     files = {
-        'colour.jpg': (colours, {}),
-        'grey.jpg': (colours.convert('L'), {}),
-        'cmyk.jpg': (colours.convert('CMYK'), {}),
-        'turned.jpg': (colours, dict(exif=turned)),
-        'progressive.jpg': (colours, dict(progressive=True)),
-        'alpha.png': (colours.convert('RGBA'), {}),
-        'palette.png': (colours.convert('P'), {}),
+        'color.jpg': (colors, {}),
+        'grey.jpg': (colors.convert('L'), {}),
+        'cmyk.jpg': (colors.convert('CMYK'), {}),
+        'turned.jpg': (colors, dict(exif=turned)),
+        'progressive.jpg': (colors, dict(progressive=True)),
+        'alpha.png': (colors.convert('RGBA'), {}),
+        'palette.png': (colors.convert('P'), {}),
         'sixteen.png': (Image.fromarray(draw.randint(0, 65536, (60, 80)).astype(np.uint16)), {}),
-        'wide.png': (colours.resize((400, 3)), {}),
-        'point.png': (colours.resize((1, 1)), {}),
+        'wide.png': (colors.resize((400, 3)), {}),
+        'point.png': (colors.resize((1, 1)), {}),
     }
     for name, (image, options) in files.items():
         image.save(folder / name, **options)

@@ -30,7 +30,7 @@ LONG = bool(os.environ.get('LONG_EXPORTS'))
 SIZES = ((97, 131), (27, 40), (224, 160))
 #: What is compiled by AOTInductor: a detector of two stages with masks, one of one stage, one of one stage with masks.
 COMPILED = ('mask_rcnn', 'retinanet', 'rtmdet_ins')
-#: As mmdet's stock configs normalise.
+#: As mmdet's stock configs normalize.
 USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 PIPELINE = [
     dict(type='LoadImageFromFile'),

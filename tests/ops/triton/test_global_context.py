@@ -57,7 +57,7 @@ def test_does_not_cancel(offset):
 
 
 def test_takes_any_means():
-    """Means that are not the map's own: the normalisation still subtracts the true mean of the similarity."""
+    """Means that are not the map's own: the normalization still subtracts the true mean of the similarity."""
     x, context, weight, bias = context_inputs((2, 8, 4, 5))
 
     def by(function):

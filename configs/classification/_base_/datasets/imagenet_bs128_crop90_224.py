@@ -1,5 +1,5 @@
 # The published augmentation, 128 images per GPU, evaluation crop ratio 0.9.
-# RandAugment `rand-m9-mstd0.5-inc1`, flips, random erasing (pixel mode, one area) and normalisation are timm's.
+# RandAugment `rand-m9-mstd0.5-inc1`, flips, random erasing (pixel mode, one area) and normalization are timm's.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs128_poolformer_small_224.py'
 
 bgr_mean = [103.53, 116.28, 123.675]
