@@ -54,9 +54,9 @@ class Result(NamedTuple):
         outputs (str): The backbone's ``out_indices`` and strides.
         readers (str): Parts that read them, with their channels.
         losses (int): Number of losses, their sum not counted; all were finite in both steps.
-        predicts (str): What the predictions hold.
+        predicts (str): Content of the predictions.
         error (str): Why it failed; empty if it did not.
-        seconds (float): In all.
+        seconds (float): Total time.
     """
 
     row: Row

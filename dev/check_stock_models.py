@@ -54,8 +54,8 @@ class Result(NamedTuple):
         config (str): ``'mmdet::folder/name.py'``.
         predicts (str): ``'yes'``, or why it does not.
         trains (str): The same for a training step: empty if it was not tried.
-        kind (str): What stopped the first of them that failed (:func:`kind_of`); empty if neither did.
-        seconds (float): In all.
+        kind (str): Kind of the first failure (:func:`kind_of`); empty if there was none.
+        seconds (float): Total time.
     """
 
     config: str
@@ -110,9 +110,9 @@ def attempt(cfg: Config, side: int, size: Optional[int], training: bool) -> Dict
     """Try a config's model on images of ``side`` pixels; return what :class:`Result` holds of it.
 
     Args:
-        cfg (Config): Its model is made for small images (:func:`build_random`) if ``size`` is not ``None``.
-        side (int): Of the images.
-        size (int, optional): What the model is made for.
+        cfg (Config): A config whose model is made for small images (:func:`build_random`) unless ``size`` is ``None``.
+        side (int): Side of the images.
+        size (int, optional): Image size that the model is made for.
         training (bool): Whether it takes a training step.
     """
     found: Dict[str, Any] = {}
@@ -195,7 +195,7 @@ def batch_for(cfg: Config, size: int, training: bool = False) -> Dict[str, Any]:
     """Make a batch as a model expects it: images, or videos of two frames for those that track.
 
     Args:
-        cfg (Config): Of the model.
+        cfg (Config): Config of the model.
         size (int): Side of the images in pixels.
         training (bool): Semi-supervised models are trained on :data:`BRANCHES`, each of the same images.
     """

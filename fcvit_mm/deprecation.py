@@ -157,7 +157,7 @@ def deprecated_class(old: str, target: type, module: str, arguments: Optional[Di
 
     Args:
         old (str): The deprecated name.
-        target (type): What it is called now.
+        target (type): Class under its current name.
         module (str): ``__name__`` of the module that it is assigned in.
         arguments (dict[str, str], optional): Arguments of the old name that ``target`` has under another.
 

@@ -55,7 +55,7 @@ def write_all_atomic(files: Mapping[str, bytes]) -> List[str]:
         list[str]: The paths.
 
     Raises:
-        WriteError: As of :func:`write_atomic`; then none of the files has changed, unless the system refuses to rename.
+        WriteError: See :func:`write_atomic`; then none of the files has changed, unless the system refuses to rename.
     """
     with ExitStack() as stack:
         # What is entered last is left, and so renamed, first.
@@ -107,8 +107,8 @@ class Partial(NamedTuple):
     """The beginning of a file that :func:`partial_path` kept.
 
     Attributes:
-        path (str): Where it is.
-        tag (str): Which content it is the beginning of.
+        path (str): Path of the file.
+        tag (str): Identifier of the content, as given to :func:`partial_path`.
         size (int): Bytes.
     """
 
@@ -144,7 +144,7 @@ def partial_path(path: PathLike, tag: str) -> Iterator[str]:
         stays for the next one.
 
     Raises:
-        WriteError: As of :func:`atomic_path`.
+        WriteError: See :func:`atomic_path`.
     """
     path = os.fspath(path)
     folder, name = os.path.split(path)

@@ -97,9 +97,9 @@ def add_key_values(parser: CommandParser, option: str, help: str) -> None:
     """Add an option that takes one or more ``KEY=VALUE``, may be repeated, and returns a dict.
 
     Args:
-        parser (CommandParser): The command's.
-        option (str): Its name.
-        help (str): Its help.
+        parser (CommandParser): Parser of the command.
+        option (str): Name of the option.
+        help (str): Help text of the option.
     """
     parser.add_argument(option, action=_KeyValues, help=help)
 
@@ -108,8 +108,8 @@ def add_config_options(parser: CommandParser, examples: str = 'model.head.num_cl
     """Add ``--cfg-options`` to a command, which changes the config.
 
     Args:
-        parser (CommandParser): The command's.
-        examples (str): For the help.
+        parser (CommandParser): Parser of the command.
+        examples (str): Examples for the help text.
     """
     add_key_values(parser, '--cfg-options', f'change the config: {examples}')
 
@@ -131,8 +131,8 @@ def check_fraction(option: str, value: float) -> None:
     """Raise an error for a value that is no fraction.
 
     Args:
-        option (str): Its name, for the message.
-        value (float): What was given.
+        option (str): Name of the option, for the message.
+        value (float): Value of the option.
 
     Raises:
         UserError: It is not from 0 to 1.
@@ -145,7 +145,7 @@ def check_device(device: Optional[str]) -> None:
     """Raise an error for a device that PyTorch cannot use on this machine, before anything is loaded.
 
     Args:
-        device (str, optional): Such as ``'cpu'`` or ``'cuda:0'``; ``None``: chosen later.
+        device (str, optional): Device, such as ``'cpu'`` or ``'cuda:0'``; ``None``: chosen later.
 
     Raises:
         UserError: There is no such device, or it holds no data.

@@ -48,7 +48,7 @@ class Classifier(nn.Module):
     """A backbone with stages and timm's classifier head, with the methods that timm's models have.
 
     Args:
-        backbone (Backbone): With one output, that of its last stage.
+        backbone (Backbone): A backbone with one output, that of its last stage.
         num_classes (int): 0 for no linear layer.
         in_chans (int): Channels of the images.
         global_pool (str): ``'avg'``, another of timm's, or empty for none.
@@ -103,7 +103,7 @@ class Classifier(nn.Module):
         """Return what ``torch.jit.script`` compiles: the model as ``torch.jit.trace`` records it, for any image size.
 
         Raises:
-            RuntimeError: In training: a recording holds one mode.
+            RuntimeError: The model is in training mode: a recording holds one mode.
         """
         if self.training:
             raise RuntimeError(f'{type(self).__name__} can only be scripted for inference: call eval() first')
@@ -174,7 +174,8 @@ class Classifier(nn.Module):
 
         Args:
             x (Tensor): ``(B, in_chans, H, W)``.
-            indices (int | list[int], optional): Which, or how many of the last; all if ``None``.
+            indices (int | list[int], optional): Indices of the outputs, or the number of the last ones; all if
+                ``None``.
             norm (bool): Apply the norm: to the last stage's output alone, or to every block's.
             stop_early (bool): Compute no more than ``indices`` needs.
             output_fmt (str): ``'NCHW'``, the only one supported.
@@ -351,8 +352,8 @@ def checkpoint_filter_fn(state_dict: Dict[str, Tensor], model: Optional[nn.Modul
 
     Args:
         state_dict (dict[str, Tensor]): Published, of this project or of these models.
-        model (nn.Module, optional): Where they go, as timm passes it; position embeddings of another size are resized
-            to its own.
+        model (nn.Module, optional): Model that will load the weights, passed by timm; position embeddings of another
+            size are resized to its own.
 
     Raises:
         CheckpointError: No network explains the names in it.

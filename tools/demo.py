@@ -61,14 +61,14 @@ def run_step(title, folder, inputs, action, force):
     """Run ``action(resume)`` unless ``folder`` holds its result for the same inputs.
 
     Args:
-        title (str): For the reader.
+        title (str): Title printed for the reader.
         folder (Path): The step's own; emptied unless an interrupted run of the same inputs can be resumed.
         inputs (dict): All that the result depends on.
         action (callable): The step; returns a dict with ``files``, the paths that must exist for it to count as done.
         force (bool): Run it again in any case.
 
     Returns:
-        dict: What ``action`` returned, and the ``fingerprint`` of the inputs.
+        dict: Result of ``action``, and the ``fingerprint`` of the inputs.
     """
     from fcvit_mm import __version__
 

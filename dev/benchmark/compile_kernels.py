@@ -92,11 +92,11 @@ class Resources(NamedTuple):
     """Resources of a compiled kernel.
 
     Attributes:
-        registers (int): Of a thread.
+        registers (int): Registers per thread.
         spills (int): Bytes of local memory of a thread.
         shared (int): Bytes of shared memory of a program.
-        instructions (int): Of the machine code.
-        in_loop (int): Of these, those in its loop; our kernels have one at most.
+        instructions (int): Instructions of the machine code.
+        in_loop (int): Instructions in its loop; our kernels have at most one loop.
     """
 
     registers: int

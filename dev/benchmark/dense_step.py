@@ -50,7 +50,7 @@ class Task(NamedTuple):
 
     Attributes:
         config (str): The config file.
-        options (dict): What ``--cfg-options`` changes of it.
+        options (dict): Changes of the config, as by ``--cfg-options``.
         size (tuple[int, int]): Height and width of the images.
         objects (int): Annotated ones in each image of a detector.
     """

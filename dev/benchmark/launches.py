@@ -26,16 +26,16 @@ class Launch(NamedTuple):
     """A kernel of ours, or an operator of PyTorch.
 
     Attributes:
-        name (str): Of the operator, or of our kernel with its module: ``group_norm.statistics``.
-        shape (tuple[int]): Of the first tensor that a kernel takes, and of the first that an operator returns.
-        bytes (int): Of the tensors that it reads and writes, each once.
-        multiply_adds (int): Of convolutions and matrix products; 0 of a kernel of ours.
+        name (str): Name of the operator, or of our kernel with its module: ``group_norm.statistics``.
+        shape (tuple[int]): Shape of the first argument of a kernel, or of the first result of an operator.
+        bytes (int): Bytes of the tensors that it reads and writes, each counted once.
+        multiply_adds (int): Multiply-adds of convolutions and matrix products; 0 for our kernels.
         copies (bool): Whether it returns the values that it takes, in another layout or dtype.
-        kernel (triton.JITFunction, optional): None of an operator of PyTorch.
+        kernel (triton.JITFunction, optional): Kernel of ours; ``None`` for an operator of PyTorch.
         grid (tuple[int]): Programs.
-        args (tuple): The kernel's.
-        constants (dict): The kernel's.
-        num_warps (int): Of a program.
+        args (tuple): Arguments of the kernel.
+        constants (dict): Constants of the kernel.
+        num_warps (int): Warps per program.
     """
 
     name: str
@@ -148,7 +148,7 @@ def on_gpu(recorder: Recorder, processors: int) -> Iterator[None]:
     """Let tensors of the device ``meta`` be those of a GPU, and launch nothing.
 
     Args:
-        recorder (Recorder): Told of each launch.
+        recorder (Recorder): Recorder that gets each launch.
         processors (int): Streaming multiprocessors of the GPU.
     """
     with ExitStack() as stack:
@@ -169,7 +169,7 @@ def record(model: Backbone, images: Tensor, processors: int, backward: bool = Fa
     """Return what a backbone's pass launches.
 
     Args:
-        model (Backbone): On the device ``meta``.
+        model (Backbone): A backbone on the device ``meta``.
         images (Tensor): ``(B, 3, H, W)``, on the same, in the dtype to compute in.
         processors (int): Streaming multiprocessors of the GPU.
         backward (bool): Train it: the pass forward and that for the gradients. Else it is optimized for inference.

@@ -48,12 +48,12 @@ def interleave(
     """Time calls in turn (A B C A B C ...), so that what the machine does meanwhile falls on all of them.
 
     Args:
-        calls (dict[str, Callable]): What to time.
-        rounds (int): How many times each.
+        calls (dict[str, Callable]): Calls to time.
+        rounds (int): Number of rounds; each round runs every call.
         warmup (int): Rounds before those, which do not count.
-        device (torch.device): Where they run.
+        device (torch.device): Device that the calls run on.
         repeat (int): Calls for one time.
-        after_round (Callable): Told how many rounds are done.
+        after_round (Callable): Function of the number of finished rounds.
 
     Returns:
         dict[str, list[float]]: Seconds per call, one value a round.
@@ -87,8 +87,8 @@ class Ratio(NamedTuple):
     """The factor by which something is faster than a baseline.
 
     Attributes:
-        rounds (Spread): Of the ratios within each round: what slows a whole round down cancels out.
-        medians (float): Of the two medians.
+        rounds (Spread): Ratios within each round: what slows down a whole round cancels out.
+        medians (float): Ratio of the two medians.
     """
 
     rounds: Spread

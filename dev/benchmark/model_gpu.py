@@ -34,7 +34,7 @@ class Gpu(NamedTuple):
         processors (int): Streaming multiprocessors; each issues 4 instructions of a warp at a time.
         clock (float): Hz.
         bandwidth (float): Bytes read and written in a second.
-        multiply_adds (float): In a second, of dense matrix products in half precision.
+        multiply_adds (float): Multiply-adds per second of dense matrix products in half precision.
     """
 
     capability: int

@@ -19,8 +19,8 @@ def summarize(rows: List[Dict[str, Any]], batch: int, baselines: List[str]) -> N
     """Add to each row, from its raw ``times`` (seconds per call): spread, rate, ratios, shares of the ceilings.
 
     Args:
-        rows (list[dict]): With ``label`` and ``times``; where known, ``multiply_adds`` and ``traffic`` of one image
-            and the ceilings ``matrix_ceiling`` and ``bandwidth_ceiling`` that they are held against.
+        rows (list[dict]): Rows with ``label`` and ``times``; where known, ``multiply_adds`` and ``traffic`` of one
+            image and the ceilings ``matrix_ceiling`` and ``bandwidth_ceiling`` that they are held against.
         batch (int): Images in a call.
         baselines (list[str]): Labels of rows.
     """

@@ -36,9 +36,9 @@ class Case(NamedTuple):
 
     Attributes:
         op (Operation): The operation.
-        args (tuple): Its arguments, the map first, channels_last.
+        args (tuple): Arguments of the operation, the map first, channels_last.
         maps (int): Bytes of the maps that must be read and written, each once.
-        multiply_adds (int): Those that it takes.
+        multiply_adds (int): Multiply-adds of the operation.
     """
 
     op: Operation

@@ -35,7 +35,7 @@ class Way(NamedTuple):
     """A way to run a network.
 
     Attributes:
-        about (str): What a reader must know.
+        about (str): Description for the reader.
         ops (str): ``auto`` or ``reference``, for :func:`fcvit_mm.ops.use_ops`.
         layout (str, optional): A key of ``LAYOUTS``; ``None`` for the faster, measured when the run starts.
         optimized (bool): Whether inference goes through :func:`fcvit_mm.optimize_for_inference`.
@@ -78,9 +78,9 @@ class Task(NamedTuple):
 
     Attributes:
         mode (str): ``inference`` or ``train``.
-        device (str): Such as ``cpu``, ``cuda`` or ``cuda:1``.
+        device (str): Device, such as ``cpu``, ``cuda`` or ``cuda:1``.
         batch (int): Images at a time.
-        size (tuple[int, int]): Their height and width.
+        size (tuple[int, int]): Height and width of the images.
         features (bool): All stages' maps, as dense prediction takes them, in place of class scores.
         threads (int): PyTorch's threads on the CPU.
     """

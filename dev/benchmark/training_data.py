@@ -74,7 +74,7 @@ class Recorder:
     """Keeps what the transforms of a pipeline draw for an image.
 
     Args:
-        steps (list): The pipeline's.
+        steps (list): Transforms of the pipeline.
     """
 
     def __init__(self, steps: Sequence[Any]) -> None:

@@ -125,7 +125,7 @@ def attention_function(module: nn.Module, others: Mapping[type, AttentionFunctio
 
     Args:
         module (nn.Module): Any module.
-        others (Mapping[type, callable]): For modules without ``attention_matrix``, as of
+        others (Mapping[type, callable]): Functions for modules without ``attention_matrix``, as from
             :func:`~.libraries.attention_functions`.
 
     Returns:
@@ -178,7 +178,7 @@ def collect_attention(
             the fourth power of the image's side, are in memory together.
 
     Returns:
-        dict: What ``reduce`` makes of each layer, by name.
+        dict: Results of ``reduce`` by name of the layer.
 
     Raises:
         AnalysisError: No such transformer or layer, or an image that it does not take.

@@ -42,9 +42,9 @@ class ClassMap(NamedTuple):
         values (np.ndarray): ``(H, W)`` of the input, 0 to 1 at the largest; all 0 without evidence for the class.
         layer (str): Name of the layer whose map it is.
         target (int): The class.
-        score (float): Its probability (softmax of the classifier's outputs).
+        score (float): Probability of ``target`` (softmax of the classifier's outputs).
         prediction (int): The class with the largest probability.
-        prediction_score (float): That probability.
+        prediction_score (float): Probability of ``prediction``.
     """
 
     values: np.ndarray
@@ -163,7 +163,7 @@ def class_activation_map(
         layer (str, optional): A module of the backbone by its name. Default: the last block whose output is a map; if
             the class does not depend on that map, since only a class token is read after it, the block's first norm.
         method (str): A name of ``METHODS``.
-        class_names (Sequence[str], optional): To find ``target`` by name.
+        class_names (Sequence[str], optional): Class names, needed to find ``target`` by name.
 
     Raises:
         AnalysisError: Not a classifier; no such class, layer or method; a layer that the class does not depend on; the
@@ -255,7 +255,7 @@ def draw_class_maps(
         maps (Sequence[Sequence[ClassMap]]): Maps of each image: of the same layers for all, and of the same targets or
             the class predicted for each.
         class_names (Sequence[str], optional): If known.
-        title (str, optional): Of the figure.
+        title (str, optional): Title of the figure.
     """
     cells: List[List[np.ndarray]] = [list(images)]
     row_titles = ['image']

@@ -151,7 +151,7 @@ def oversmoothing(
         layers (Sequence[str], optional): Names of modules in the backbone. Default: its blocks.
 
     Returns:
-        dict[str, LayerFrequencies]: By layer, in the order in which they run.
+        dict[str, LayerFrequencies]: Frequencies by layer, in the order in which the layers run.
 
     Raises:
         AnalysisError: No such layer, an image that the network does not take, or no images.
@@ -244,7 +244,7 @@ def draw_spectra(found: Dict[str, LayerFrequencies], title: Optional[str] = None
 
     Args:
         found (dict[str, LayerFrequencies]): Result of :func:`oversmoothing`.
-        title (str, optional): Of the figure.
+        title (str, optional): Title of the figure.
     """
     rows: List[List[Tensor]] = []
     titles = []

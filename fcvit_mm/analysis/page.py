@@ -121,9 +121,9 @@ class Section(NamedTuple):
         title (str): Heading.
         explanation (Sequence[str]): Paragraphs: what is shown and how to read it.
         findings (Sequence[str]): Paragraphs: the results for this network.
-        figures (Sequence[Image]): In order.
+        figures (Sequence[Image]): Figures, in order.
         tables (Sequence[Table]): Below the figures; long ones are collapsed.
-        source (str, optional): Of the method.
+        source (str, optional): Source of the method.
         reason (str, optional): Why the section is not shown, in place of all but the title.
     """
 
@@ -145,9 +145,9 @@ def render(title: str, lead: str, sections: List[Section]) -> str:
     """Render the page.
 
     Args:
-        title (str): Of the page and its main heading.
+        title (str): Title of the page and its main heading.
         lead (str): One paragraph below it.
-        sections (list[Section]): In order; they are numbered.
+        sections (list[Section]): Sections, in order; they are numbered.
 
     Returns:
         str: HTML.

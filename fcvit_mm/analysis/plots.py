@@ -75,9 +75,9 @@ def draw_lines(
     """Draw one line per network over its layers, counted from 1; colors follow the order of ``lines``.
 
     Args:
-        axes (Axes): To draw on.
+        axes (Axes): Axes to draw on.
         lines (dict[str, Sequence[float]]): Values by layer, by label; ``None`` and NaN leave gaps.
-        ylabel, xlabel, title (str): Of the axes.
+        ylabel, xlabel, title (str): Labels and title of the axes.
         legend (bool): Draw a legend in these axes.
     """
     for i, (label, values) in enumerate(lines.items()):
@@ -156,8 +156,8 @@ def draw_grid(
     Args:
         cells (Sequence[Sequence]): Rows of images ``(H, W, 3)`` uint8, maps ``(h, w)``, or ``None`` for an empty cell.
         row_titles, column_titles (Sequence[str]): Left of the rows and above the columns.
-        title (str, optional): Of the figure.
-        label (str, optional): What the colors mean, with the unit; no color bar without.
+        title (str, optional): Title of the figure.
+        label (str, optional): Meaning of the colors, with the unit; without it there is no color bar.
         limits (tuple[float], optional): Values of the first and the last color. Default: over all maps here.
         colormap (str): One of Matplotlib's.
         side (float): Height of a cell in inches.

@@ -99,7 +99,7 @@ def recording(modules: Mapping[str, nn.Module], take: Take) -> Iterator[Dict[str
     """Record a value of each module whenever it runs within the context; the last run counts.
 
     Args:
-        modules (Mapping[str, nn.Module]): By the names to record them under.
+        modules (Mapping[str, nn.Module]): Modules by the names to record them under.
         take (callable): ``take(name, module, args, kwargs, output)`` returns the value; ``None`` records nothing.
 
     Yields:
@@ -128,7 +128,7 @@ def recording_inputs(modules: Mapping[str, nn.Module]) -> Iterator[Dict[str, Any
     """Record the first argument of each module, before it runs, within the context.
 
     Yields:
-        dict: By name, filled while the network runs.
+        dict: Recorded arguments by name, filled while the network runs.
     """
     values: Dict[str, Any] = {}
 
@@ -150,10 +150,10 @@ def select(names: Sequence[str], wanted: Optional[Sequence[str]], what: str) -> 
     """Return the names that were asked for, in the network's order.
 
     Args:
-        names (Sequence[str]): All there are.
+        names (Sequence[str]): Existing names.
         wanted (Sequence[str], optional): Names, or their beginnings: ``stages.3`` stands for all in that stage.
             ``None`` for all.
-        what (str): What they name, for the error.
+        what (str): Kind of object that is named, for the error.
 
     Raises:
         AnalysisError: A name that is not there; lists the choices.
@@ -221,7 +221,7 @@ def feature_layers(model: nn.Module) -> Tuple[str, ...]:
     """Return the names of a backbone's blocks, in order: ``stages.0.blocks.1``, ``blocks.3``, ``layer1.0``, ...
 
     Raises:
-        AnalysisError: Its blocks are in no list of a known name.
+        AnalysisError: The blocks are in no list of a known name.
     """
     names = [name for name, _ in backbone_of(model).named_modules()]
     for lists in BLOCK_LISTS:
@@ -276,7 +276,7 @@ def as_map(module: nn.Module, output: Any, grid: Optional[Tuple[int, int]]) -> O
 
     Args:
         module (nn.Module): The layer.
-        output (Any): What it returned.
+        output (Any): Output of the layer.
         grid (tuple[int, int], optional): Patches in height and width, for tokens.
     """
     if isinstance(output, (tuple, list)) and len(output) == 1:
@@ -307,7 +307,7 @@ def recording_features(model: nn.Module, layers: Optional[Sequence[str]] = None)
     """Record the maps of layers within the context, while :func:`run_backbone` runs; with gradients, if enabled.
 
     Yields:
-        dict[str, Tensor]: As :func:`collect_features` returns.
+        dict[str, Tensor]: Features by layer, as from :func:`collect_features`.
     """
     modules = find_layers(model, layers)
     with recording_grid(backbone_of(model)) as grid:

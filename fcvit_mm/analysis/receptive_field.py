@@ -101,7 +101,7 @@ def receptive_fields(
             the channels, which removes their sum, whose gradient this is. Default: those of :func:`stage_layers`.
 
     Returns:
-        dict[str, ReceptiveField]: By layer, in the order in which they run.
+        dict[str, ReceptiveField]: Receptive fields by layer, in the order in which the layers run.
 
     Raises:
         AnalysisError: No such layer, one whose output is no map or does not depend on the input, images of several
@@ -193,7 +193,7 @@ def draw_fields(found: Dict[str, ReceptiveField], title: Optional[str] = None) -
 
     Args:
         found (dict[str, ReceptiveField]): Result of :func:`receptive_fields`.
-        title (str, optional): Of the figure.
+        title (str, optional): Title of the figure.
     """
     columns = max(len(found), 2)
     figure = new_figure(2.35 * columns + 0.9, 5.4, title)

@@ -40,8 +40,8 @@ class Subject(NamedTuple):
     """A network and the images that it is analysed on.
 
     Attributes:
-        network (Network): From :func:`fcvit_mm.apis.load.load_network`.
-        config (str): What it was loaded from.
+        network (Network): Result of :func:`fcvit_mm.apis.load.load_network`.
+        config (str): Name or file that the network was loaded from.
         paths (Sequence[str]): Image files.
         originals (Sequence[np.ndarray]): The images as the config loads them.
         prepared (Sequence[Prepared]): The images as the network sees them.
@@ -72,8 +72,8 @@ def write_report(network: Network, config: str, paths: Sequence[str], size: Opti
     """Analyse a network on some images and render the page.
 
     Args:
-        network (Network): From :func:`fcvit_mm.apis.load.load_network`: a classifier, detector or segmentor.
-        config (str): What it was loaded from.
+        network (Network): A classifier, detector or segmentor from :func:`fcvit_mm.apis.load.load_network`.
+        config (str): Name or file that the network was loaded from.
         paths (Sequence[str]): Images. The numbers are means over all of them; only the first few are drawn.
         size (Sequence[int], optional): Height and width. Images are resized to cover this area and then cropped to it.
             Default: as in the config's test pipeline.

@@ -134,9 +134,9 @@ def draw_similarity(
     """Draw similarity maps over the image, all in one color scale.
 
     Args:
-        maps (dict[str, Tensor]): As of :func:`similarity_maps`.
+        maps (dict[str, Tensor]): Result of :func:`similarity_maps`.
         image (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
-        title (str, optional): Of the figure.
+        title (str, optional): Title of the figure.
         heads (bool): Draw a row for each token mix, with all its heads. Default: the mean over the heads, a row for
             each stage.
 
@@ -192,12 +192,12 @@ def draw_attention(
     Every map has its own scale, from 0 to its largest weight: in some layers single tokens have most of the weight.
 
     Args:
-        maps (dict[str, Tensor]): As of :func:`attention_maps`, or as of :func:`similarity_maps`, which have no query:
-            then there is one row, and each map's scale goes from its least value to its largest.
+        maps (dict[str, Tensor]): Result of :func:`attention_maps` or :func:`similarity_maps`. The latter has no
+            queries: then there is one row, and each map's scale goes from its least value to its largest.
         image (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
-        queries (Sequence[tuple[float]]): As of :func:`attention_maps`.
-        title (str, optional): Of the figure.
-        layers (Sequence[str], optional): Which of ``maps``. Default: up to six, evenly spread over the depth.
+        queries (Sequence[tuple[float]]): Queries, as for :func:`attention_maps`.
+        title (str, optional): Title of the figure.
+        layers (Sequence[str], optional): Layers to draw, of ``maps``. Default: up to six, evenly spread over the depth.
 
     Raises:
         AnalysisError: No maps, or one that is not there.
@@ -222,8 +222,8 @@ def draw_beside(
 
     Args:
         networks (dict[str, tuple]): Maps and image of each, by name.
-        queries (Sequence[tuple[float]]): As of :func:`attention_maps`.
-        title (str, optional): Of the figure.
+        queries (Sequence[tuple[float]]): Queries, as for :func:`attention_maps`.
+        title (str, optional): Title of the figure.
     """
     rows = []
     for name, (maps, image) in networks.items():

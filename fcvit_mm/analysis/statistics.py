@@ -240,8 +240,8 @@ def draw_statistics(statistics: Dict[str, Statistics], title: Optional[str] = No
     """Draw measures by layer, a line per network; measures that hold by construction are dotted, without markers.
 
     Args:
-        statistics (dict[str, Statistics]): By the networks' names.
-        title (str, optional): Of the figure.
+        statistics (dict[str, Statistics]): Statistics by name of the network.
+        title (str, optional): Title of the figure.
     """
     if not statistics or len(statistics) > len(COLORS):
         raise AnalysisError(

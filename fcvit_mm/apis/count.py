@@ -66,7 +66,7 @@ def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
         image (Tensor): Input of its ``forward``.
 
     Returns:
-        dict[str, float]: By the name of each module; ``''`` is the complete model.
+        dict[str, float]: Counts by name of the module; ``''`` is the complete model.
     """
     analyzer = FlopAnalyzer(model, image)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -175,7 +175,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     """Build a config's model with random weights and count it on one random image, in evaluation mode.
 
     Args:
-        cfg (Config): Of a classifier, detector or segmentor.
+        cfg (Config): Config of a classifier, detector or segmentor.
         shape (Sequence[int]): Height and width in pixels, or one for both; empty for the library's usual one.
 
     Returns:

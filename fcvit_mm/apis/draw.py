@@ -100,10 +100,10 @@ def draw_classes(visualizer: Any, pixels: np.ndarray, sample: Any, classes: Opti
     """Draw the predicted classes on an image.
 
     Args:
-        visualizer (UniversalVisualizer): mmpretrain's.
-        pixels (np.ndarray): As :class:`~fcvit_mm.images.ImageReader` reads it.
+        visualizer (UniversalVisualizer): Visualizer of mmpretrain.
+        pixels (np.ndarray): An image as :class:`~fcvit_mm.images.ImageReader` reads it.
         sample (DataSample): The prediction.
-        classes (Sequence[str], optional): Their names.
+        classes (Sequence[str], optional): Class names.
 
     Returns:
         np.ndarray: ``(H, W, 3)`` uint8 RGB, enlarged if it is small.
@@ -120,7 +120,7 @@ def draw_sample(visualizer: Any, pixels: np.ndarray, sample: Any, **options: Any
 
     Args:
         visualizer (DetLocalVisualizer | SegLocalVisualizer): mmdet's or mmseg's, which knows the classes.
-        pixels (np.ndarray): As :class:`~fcvit_mm.images.ImageReader` reads it.
+        pixels (np.ndarray): An image as :class:`~fcvit_mm.images.ImageReader` reads it.
         sample (DetDataSample | SegDataSample): The prediction.
         **options: Arguments of its ``add_datasample``.
 
@@ -169,10 +169,10 @@ def draw_images(
     """Draw on each image and write ``<name>.png`` into a folder; images that cannot be decoded are skipped.
 
     Args:
-        draw (callable): From :func:`build_drawer`.
+        draw (callable): Result of :func:`build_drawer`.
         sources (Sequence[str]): The images.
         out_dir (str): The folder.
-        read (callable): Reads them, see :func:`~fcvit_mm.apis.load.image_reader`.
+        read (callable): Function that reads an image file, see :func:`~fcvit_mm.apis.load.image_reader`.
 
     Returns:
         tuple[list[str], list[str]]: Paths written, and one line for each skipped image.

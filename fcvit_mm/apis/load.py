@@ -54,7 +54,7 @@ class Network(NamedTuple):
     """A network in evaluation mode.
 
     Attributes:
-        name (str): For titles: the config's or model's name.
+        name (str): Name of the config or model, for titles.
         model (nn.Module): A classifier, detector or segmentor of OpenMMLab, or a model of timm.
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
         checkpoint (str, optional): The file of its weights; ``None`` for random weights.
@@ -62,8 +62,8 @@ class Network(NamedTuple):
             reads, or what it returns, RGB if it has three channels. ``size`` is the height and width wanted, which the
             image is resized to cover and cropped to; ``None`` resizes and crops as the network is tested.
         class_names (tuple[str], optional): The class names, if the checkpoint contains them.
-        read (ImageReader): Reads images as the config's test pipeline loads them.
-        in_channels (int): How many channels the images have.
+        read (ImageReader): Reader that loads images as the config's test pipeline does.
+        in_channels (int): Number of channels of the images.
     """
 
     name: str
@@ -88,7 +88,7 @@ def read_trained(checkpoint: str) -> Dict[str, Any]:
         checkpoint (str): A local file.
 
     Returns:
-        dict: Its content: ``state_dict``, ``meta``, ... or bare weights.
+        dict: Content of the file: ``state_dict``, ``meta``, ... or bare weights.
 
     Raises:
         CheckpointError: It is a URL, cannot be read, or contains NaN or infinite weights.
@@ -104,8 +104,8 @@ def build_model(cfg: Config) -> nn.Module:
     """Build a config's model with random weights, in evaluation mode and without SyncBN.
 
     Args:
-        cfg (Config): Of a classifier, detector or segmentor. It is not changed, and nothing is downloaded: a backbone's
-            ``init_cfg`` is not run here.
+        cfg (Config): Config of a classifier, detector or segmentor. It is not changed, and nothing is downloaded: a
+            backbone's ``init_cfg`` is not run here.
 
     Raises:
         ConfigError: A config of another library.

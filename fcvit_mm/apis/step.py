@@ -91,7 +91,7 @@ def watched_outputs(model: nn.Module) -> Iterator[List[WatchedOutput]]:
     """Record which outputs of a model's backbone receive gradients.
 
     Args:
-        model (nn.Module): Its attribute ``backbone`` gives a tuple or list of tensors.
+        model (nn.Module): A model whose attribute ``backbone`` returns a tuple or list of tensors.
 
     Yields:
         list[WatchedOutput]: Filled by each forward and backward pass inside. Empty without a backbone, and if nothing
@@ -140,10 +140,10 @@ def random_batch(cfg: Config, size: int, channels: int = 3, images: int = BATCH)
     """Make random images with ground truth, as a data loader of the config would.
 
     Args:
-        cfg (Config): Of a classifier, detector or segmentor.
+        cfg (Config): Config of a classifier, detector or segmentor.
         size (int): Side of the images, in pixels.
-        channels (int): Of the images.
-        images (int): How many.
+        channels (int): Number of channels of the images.
+        images (int): Number of images.
 
     Returns:
         dict: ``inputs``, a list of uint8 tensors ``(channels, size, size)``, and ``data_samples``: in detection two
@@ -228,7 +228,7 @@ def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
     """Return a copy of a config whose model starts from random weights, and takes small images.
 
     Args:
-        cfg (Config): Of a classifier, detector or segmentor.
+        cfg (Config): Config of a classifier, detector or segmentor.
         size (int, optional): Side of the images in pixels; images are not padded to a crop's size nor resized with the
             batch, and there are no more than :data:`PROPOSALS` proposals, samples of them, queries and detections.
             ``None``: as the config says.
@@ -273,12 +273,12 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
     """Let a config's model, with random weights, take a training step on random images, on the CPU.
 
     Args:
-        cfg (Config): Of a classifier, detector or segmentor; it is not changed.
+        cfg (Config): Config of a classifier, detector or segmentor; it is not changed.
         sizes (Sequence[int]): Sides of the images in pixels; the next one is tried if a step fails. Empty: ``SIZES``.
-        images (int): Of a batch.
+        images (int): Images per batch.
 
     Returns:
-        Step: What it found.
+        Step: Results of the step.
 
     Raises:
         StepError: The model cannot be built, or no step can be taken; names the component.

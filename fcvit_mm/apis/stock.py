@@ -54,7 +54,7 @@ class Misfit(NamedTuple):
         part (str): Dotted name of the component.
         key (str): Name of the argument, such as ``'in_channels'``.
         value (Any): The argument.
-        expected (Any): What fits; ``None`` if that is not known.
+        expected (Any): Correct value; ``None`` if it is not known.
     """
 
     part: str
@@ -187,7 +187,7 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
     """Run the backbone of a config with random weights to find its outputs.
 
     Args:
-        cfg (Config): With ``model.backbone``.
+        cfg (Config): A config with ``model.backbone``.
         devices (Sequence[str]): The next one is tried if it does not run: not everything does without memory.
 
     Raises:
@@ -331,7 +331,7 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
 
     Args:
         model (dict): The config of a model.
-        channels (Sequence[int]): Of the backbone's outputs.
+        channels (Sequence[int]): Channels of the backbone's outputs.
     """
     parts = list(readers(model))
     if not any(key.endswith('in_channels') for _, node in parts for key in node):  # of a neck that pools

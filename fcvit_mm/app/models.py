@@ -49,10 +49,10 @@ class Loaded(NamedTuple):
     """A model in memory.
 
     Attributes:
-        read (ImageReader): Reads images as the model's config loads them.
+        read (ImageReader): Reader that loads images as the model's config does.
         draw (callable): Draws its predictions on an image, see :func:`~fcvit_mm.apis.draw.build_drawer`.
-        find_similarity (callable, optional): From an image to :class:`Similarity`; ``None`` for networks other than
-            FCViT.
+        find_similarity (callable, optional): Function from an image to :class:`Similarity`; ``None`` for networks other
+            than FCViT.
     """
 
     read: ImageReader
@@ -65,9 +65,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         drawn (np.ndarray): ``(H, W, 3)`` uint8 RGB.
-        seconds (float): For predicting and drawing.
+        seconds (float): Time for predicting and drawing.
         similarity (Similarity, optional): ``None`` for networks other than FCViT.
-        similarity_seconds (float): For these maps.
+        similarity_seconds (float): Time for the similarity maps.
     """
 
     drawn: np.ndarray
@@ -127,7 +127,7 @@ class Predictor:
     """Models that are loaded on demand and predict.
 
     Args:
-        models (dict[str, Model]): By name.
+        models (dict[str, Model]): Models by name.
         device (str, optional): Default: a GPU if there is one.
         score_thr (float): Minimum detection score to draw.
     """

@@ -39,7 +39,7 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
 
     Args:
         predictor (Predictor): The models, and how they predict.
-        max_bytes (int), max_pixels (int): Of an upload.
+        max_bytes (int), max_pixels (int): Limits of an upload.
 
     Raises:
         UserError: Gradio is missing or too old.

@@ -65,8 +65,8 @@ def build_server(page: Any, max_bytes: int = MAX_BYTES) -> Any:
     Gradio's own ``launch`` is not used: nothing here can make a public link, and nothing is sent anywhere.
 
     Args:
-        page (gradio.Blocks): From :func:`~fcvit_mm.app.page.build_page`.
-        max_bytes (int): Of an upload.
+        page (gradio.Blocks): Result of :func:`~fcvit_mm.app.page.build_page`.
+        max_bytes (int): Largest size of an upload.
     """
     gradio = import_gradio()
     import uvicorn

@@ -55,9 +55,9 @@ def to_ours(checkpoint: Dict[str, Any], found: Recognized, source: str) -> Dict[
     """Return a checkpoint of any published format in the format of this package.
 
     Args:
-        checkpoint (dict): As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint` returns it.
-        found (Recognized): Its recognized content; unknown tensors are dropped.
-        source (str): Its file.
+        checkpoint (dict): Result of :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
+        found (Recognized): Recognized content of the checkpoint; unknown tensors are dropped.
+        source (str): File of the checkpoint.
 
     Returns:
         dict: ``state_dict``, with the backbone under ``backbone.`` unless it is all there is, and ``meta``: what was

@@ -56,7 +56,7 @@ def download(address: str, path: str, check: Callable[[str], object], size: Opti
         path (str): Destination, written atomically; its folder is created if missing.
         check (callable): Called with the temporary path of the complete file before it is renamed. If it raises a
             ``CheckpointError``, the file is removed.
-        size (int, optional): Its length in bytes, if known.
+        size (int, optional): Length of the file in bytes, if known.
 
     Returns:
         bool: Whether this call downloaded it.
@@ -116,7 +116,7 @@ def _try(address: str, path: str, check: Callable[[str], object], size: Optional
 
     Raises:
         _Cut, _Unreachable: See there.
-        DownloadError, CheckpointError, WriteError: As of :func:`download`.
+        DownloadError, CheckpointError, WriteError: See :func:`download`.
     """
     partial = next((each for each in find_partials(path) if each.size), None)
     # From the last byte on that is there: of a complete file no server would send nothing.

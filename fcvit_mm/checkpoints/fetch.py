@@ -34,8 +34,8 @@ class Fetched(NamedTuple):
     """A file downloaded, copied or found by :func:`fetch_published`.
 
     Attributes:
-        path (str): Where it is.
-        size (int): Its bytes.
+        path (str): Path of the file.
+        size (int): Length of the file in bytes.
         sha256 (str): The hash of its content.
         how (str): ``'downloaded'``, ``'copied from PATH'`` or ``'found'``.
         remembered (bool): Whether the hash is stored in a ``.sha256`` file beside it; not in folders without write
@@ -103,8 +103,8 @@ def fetch_published(name: str, folder: Optional[str] = None) -> Fetched:
             otherwise :func:`download_folder`.
 
     Raises:
-        CheckpointError: As for :func:`published_path`, or the file has changed since its hash was stored.
-        DownloadError, WriteError: As of :func:`published_path`.
+        CheckpointError: See :func:`published_path`; or the file has changed since its hash was stored.
+        DownloadError, WriteError: See :func:`published_path`.
     """
     weights = find_published(name)
     if folder is not None:  # which the variable may name already
@@ -186,8 +186,8 @@ def read_published(name: str) -> Dict[str, Any]:
         dict: ``state_dict`` and ``meta``, as ``tools/convert_checkpoint.py`` writes them.
 
     Raises:
-        CheckpointError: As of :func:`published_path`, or the file holds something else.
-        DownloadError, WriteError: As of :func:`published_path`.
+        CheckpointError: See :func:`published_path`; or the file holds something else.
+        DownloadError, WriteError: See :func:`published_path`.
     """
     weights = find_published(name)
     path = published_path(weights.name)

@@ -37,8 +37,8 @@ def load_pretrained(
         backbone (Backbone): The backbone that gets the weights.
         checkpoint (str): A path, ``published:NAME`` (:mod:`fcvit_mm.checkpoints.fetch`), or an http(s) URL, which is
             downloaded to torch.hub's directory once.
-        prefix (str, optional): What precedes the backbone's names in the file, if not ``backbone.`` or nothing.
-        map_location (str): Where the weights are put on their way to the backbone, as in MMEngine's.
+        prefix (str, optional): Prefix of the backbone's names in the file, if not ``backbone.`` or nothing.
+        map_location (str): Device on which the weights are read before they are copied, as in MMEngine.
         ema (bool): Take the averaged weights of a file that has both.
 
     Raises:
@@ -122,7 +122,7 @@ def load_from_safetensors(filename: str, map_location: Any = None) -> Dict[str, 
     MMEngine matches its prefixes as regular expressions; addresses (``http://``, ...) come before this one.
 
     Raises:
-        CheckpointError: As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
+        CheckpointError: See :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
     """
     content = read_checkpoint(filename)
     weights, _ = find_state_dict(content, filename)
@@ -137,7 +137,7 @@ def load_from_published(filename: str, map_location: Any = None) -> Dict[str, An
     """Let MMEngine read ``published:NAME`` wherever it reads a checkpoint: ``load_from``, the libraries' inferencers.
 
     Raises:
-        CheckpointError: As :func:`~fcvit_mm.checkpoints.fetch.read_published`.
+        CheckpointError: See :func:`~fcvit_mm.checkpoints.fetch.read_published`.
     """
     return load_from_safetensors(filename, map_location)
 
@@ -212,7 +212,7 @@ def load_complete(model: nn.Module, checkpoint: str) -> None:
     MMEngine only knows ``state_dict`` and ``module.``; of other files it loads nothing, with a warning.
 
     Raises:
-        CheckpointError: As :func:`check_fits`.
+        CheckpointError: See :func:`check_fits`.
     """
     check_fits(model, checkpoint)
     model.load_state_dict(weights_of(read_checkpoint(checkpoint), checkpoint), strict=False)

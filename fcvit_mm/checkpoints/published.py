@@ -22,7 +22,7 @@ class PublishedWeights(NamedTuple):
     """A file of weights published by the authors of a network.
 
     Attributes:
-        name (str): Its name here.
+        name (str): Name in this package.
         variant (str): The network, a name of :data:`~fcvit_mm.models.variants.VARIANTS`.
         task (str): ``'classifier'``, ``'detector'`` or ``'segmentor'``.
         config (str): The config it loads into: an absolute path, or relative to the folder that contains ``configs``.

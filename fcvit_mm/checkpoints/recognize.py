@@ -31,13 +31,13 @@ class Recognized(NamedTuple):
 
     Attributes:
         network (type): The backbone's class.
-        source (str): Where the names come from: ``'published'``, ``'Paddle'`` or ``'OpenMMLab'``.
+        source (str): Source of the names: ``'published'``, ``'Paddle'`` or ``'OpenMMLab'``.
         task (str): ``'classifier'``, ``'detector'``, ``'segmentor'`` or ``'backbone'``.
-        weights (str): Which weights of the file these are, as text.
-        backbone (dict[str, Tensor]): The backbone's.
+        weights (str): Description of the chosen weights of the file.
+        backbone (dict[str, Tensor]): Weights of the backbone.
         others (dict[str, Tensor]): Heads and necks, under the names they have in the complete model.
         unknown (tuple[str]): Names of the file that belong to neither.
-        prefix (str): What preceded the backbone's names; ``unknown`` has it still.
+        prefix (str): Prefix of the backbone's names in the file; ``unknown`` still has it.
     """
 
     network: Type[Backbone]
@@ -68,11 +68,11 @@ def recognize(
     fewest names. All subclasses of :class:`~fcvit_mm.models.Backbone` are considered, also those of other packages.
 
     Args:
-        checkpoint (dict): As :func:`read_checkpoint` returns it.
-        path (str): Its name, for errors.
+        checkpoint (dict): Result of :func:`read_checkpoint`.
+        path (str): Path of the file, for errors.
         ema (bool): Take the averaged weights.
-        prefix (str, optional): What precedes the backbone's names. ``None``: ``backbone.``, nothing, or, where one
-            fits, what a wrapper put before either (``student.``, ``base_model.model.``).
+        prefix (str, optional): Prefix of the backbone's names. ``None``: ``backbone.``, nothing, or, if it leads to
+            known names, a wrapper's prefix before either (``student.``, ``base_model.model.``).
         backbone (nn.Module, optional): The backbone to load. It decides between two networks with the same names.
 
     Raises:
@@ -236,8 +236,9 @@ class _Match(NamedTuple):
         network (type): The network.
         published (bool): Whether these are its published names.
         names (dict[str, str]): Names in the file and ours, of those that are explained.
-        unexplained (int): How many names of the file are not, beside those of heads and those that are not read.
-        size (int): How many patterns of names the network has.
+        unexplained (int): Number of the file's names that the network lacks, apart from those of heads and ignored
+            ones.
+        size (int): Number of name patterns of the network.
     """
 
     network: Type[Backbone]
@@ -320,7 +321,7 @@ def _explain(
     """Find our names for those of a file; ``None`` if too few of those in blocks are the network's.
 
     Args:
-        keys (Sequence[str]): The file's.
+        keys (Sequence[str]): Keys of the file.
         network (type): The network that it may be of.
         published (bool): Whether by published names.
         own (Sequence[str]): Names that the network has, as far as the caller knows.

@@ -245,7 +245,7 @@ class RestrictedUnpickler(pickle._Unpickler):
 
     Args:
         file: Binary file, at the pickle's beginning.
-        path (str): Its name, for errors.
+        path (str): Path of the file, for errors.
         storage (callable): Storage type, key, number of values -> 1-D tensor.
     """
 
@@ -373,7 +373,7 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
             (:func:`~fcvit_mm.checkpoints.fetch.read_published`).
 
     Returns:
-        dict: What was saved.
+        dict: Saved object.
 
     Raises:
         CheckpointNotFoundError: There is no such file; a ``CheckpointError`` and a ``FileNotFoundError``.

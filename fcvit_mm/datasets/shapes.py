@@ -241,13 +241,13 @@ def draw_scene(rng: 'np.random.Generator', size: int, labels: List[int], radius:
     A shape that would leave too little of another is moved, and skipped if no place is found.
 
     Args:
-        rng (np.random.Generator): Where all chance comes from.
+        rng (np.random.Generator): Source of all random numbers.
         size (int): Side of the image.
         labels (list[int]): Classes to draw, at least one.
         radius (tuple[float, float]): Least and greatest radius of a shape, as a part of ``size``.
 
     Returns:
-        Scene: With the shapes that found a place, one at least.
+        Scene: A scene with at least one shape: those for which there was room.
     """
     import cv2
 

@@ -42,8 +42,8 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
 
     Args:
         image (np.ndarray): ``(H, W, 3)`` uint8; any strides.
-        height (int): Of the result.
-        width (int): Of the result.
+        height (int): Height of the result.
+        width (int): Width of the result.
         interpolation (str): One of :data:`INTERPOLATIONS`.
 
     Returns:
@@ -165,7 +165,7 @@ class FastRandomFlip(RandomFlip):
     """mmcv's ``RandomFlip`` for images without annotations, in memory: what follows need not copy it again.
 
     Args:
-        prob (float): Of flipping.
+        prob (float): Probability of flipping.
         direction (str): ``'horizontal'``, ``'vertical'`` or ``'diagonal'``.
     """
 
@@ -205,8 +205,8 @@ class _OfImage:
     """A transform by a faster form of what it calls in mmcv: with a factor, or without.
 
     Args:
-        transform (BaseAugTransform): mmpretrain's; it draws.
-        change (callable): Takes an image and, if ``has_factor``, 1 plus the magnitude; returns an image.
+        transform (BaseAugTransform): Transform of mmpretrain, which draws the random numbers.
+        change (callable): Function of an image and, if ``has_factor``, 1 plus the magnitude; returns an image.
         has_factor (bool): Whether it has a magnitude.
     """
 

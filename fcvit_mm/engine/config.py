@@ -156,7 +156,7 @@ def check_options(cfg: Config, options: dict) -> None:
     """Reject options without effect: keys that no runner reads, and variables of the config file.
 
     Args:
-        cfg (Config): As it was read, before the options are merged.
+        cfg (Config): Config as read, before the options are merged.
         options (dict): Dotted name -> value.
 
     Raises:
@@ -188,8 +188,8 @@ def warn_of_unread_variables(cfg: Config, path: str) -> None:
     A file inserts its variables when it is read, so a file that inherits from it cannot change them.
 
     Args:
-        cfg (Config): As it was read.
-        path (str): Its file.
+        cfg (Config): Config as read.
+        path (str): File of the config.
     """
     if not str(path).endswith('.py'):
         return
@@ -354,7 +354,7 @@ def replace_sync_bn(model: Any, kind: str) -> int:
         kind (str): Name of the norm that takes their place.
 
     Returns:
-        int: How many there were.
+        int: Number of replaced norms.
     """
     found = [node for node in walk(model) if type_name(node) == 'SyncBN']
     for node in found:
@@ -464,7 +464,7 @@ def dump_predictions(cfg: Config, out: str) -> None:
     """Write the predictions in the format of the task's library (``--out``).
 
     Args:
-        cfg (Config): Its evaluator is changed.
+        cfg (Config): A config, whose evaluator is changed.
         out (str): A ``.pkl`` file, or for segmentation a folder.
     """
     task = task_of(cfg)

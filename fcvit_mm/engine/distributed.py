@@ -128,7 +128,7 @@ def joined_processes(cfg: Config) -> Iterator[None]:
     """Join several CPU processes over gloo within the context; on accelerators MMEngine does it.
 
     Args:
-        cfg (Config): Its ``launcher`` started the processes: one of :data:`~fcvit_mm.options.LAUNCHERS`.
+        cfg (Config): A config whose ``launcher`` started the processes: one of :data:`~fcvit_mm.options.LAUNCHERS`.
 
     Raises:
         LauncherError: See :func:`rendezvous_env`.

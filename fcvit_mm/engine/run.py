@@ -135,7 +135,7 @@ def train(cfg: Config) -> nn.Module:
     ``tools/train.py`` calls :func:`fcvit_mm.preflight.checks.check_training` before, which lists all problems at once.
 
     Args:
-        cfg (Config): From :func:`fcvit_mm.engine.config.load_config`; goes through :data:`TRAINING_STEPS`.
+        cfg (Config): Result of :func:`fcvit_mm.engine.config.load_config`; goes through :data:`TRAINING_STEPS`.
 
     Returns:
         nn.Module: The trained model.
@@ -152,7 +152,7 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
     """Evaluate a checkpoint.
 
     Args:
-        cfg (Config): From :func:`fcvit_mm.engine.config.load_config`; goes through :data:`TESTING_STEPS`.
+        cfg (Config): Result of :func:`fcvit_mm.engine.config.load_config`; goes through :data:`TESTING_STEPS`.
         checkpoint (str): The file.
 
     Returns:
@@ -160,7 +160,7 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
 
     Raises:
         CheckpointError: The checkpoint belongs to another model.
-        UserError: As for :func:`train`.
+        UserError: See :func:`train`.
     """
     cfg.load_from, cfg.resume = checkpoint, False
     for step in TESTING_STEPS:

@@ -48,10 +48,10 @@ def evaluate(
     """Evaluate a model and its exported files on the config's test data.
 
     Args:
-        cfg (Config): Of the model.
+        cfg (Config): Config of the model.
         network (Network): The model.
         part (nn.Module): The exported part: the complete model with its head.
-        data (DataLoader): From :func:`build_test_data`.
+        data (DataLoader): Result of :func:`build_test_data`.
         runtimes (dict[str, callable]): Name -> images, as ``part`` takes them, to the file's outputs.
 
     Returns:

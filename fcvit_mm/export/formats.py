@@ -111,13 +111,13 @@ def write_export(
     """Export a part of a model; keep the file if its outputs match.
 
     Args:
-        part (nn.Module): From :func:`~fcvit_mm.export.selection.take_part`, on the CPU. It stays as it is.
+        part (nn.Module): Result of :func:`~fcvit_mm.export.selection.take_part`, on the CPU. It is not changed.
         path (str): The file; an existing one is replaced at the end.
         kind (str): A key of :data:`FORMATS`.
         optimize (bool): Export it after :func:`fcvit_mm.optimize_for_inference`.
         metadata (dict[str, str], optional): Metadata of the file.
         shapes (Sequence[tuple]): Batch, height and width of random images to compare on.
-        channels (int): Of the images.
+        channels (int): Number of channels of the images.
         images (iterable[Tensor]): Others to compare on, as the part takes them.
 
     Returns:
@@ -362,10 +362,10 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor, real: bool = F
     """Run a file and the part that it is of on images.
 
     Args:
-        part (nn.Module): What the file is of, a :class:`fcvit_mm.export.parts.Part`.
-        run (callable): From :func:`load_exported`.
+        part (nn.Module): The exported part.
+        run (callable): Result of :func:`load_exported`.
         kind (str): A key of :data:`FORMATS`, for messages.
-        images (Tensor): As the part takes them.
+        images (Tensor): Images as the part expects them.
         real (bool): Whether they are images of the user. Of the detections of an image, one may then have no match:
             its score may equal the threshold but for rounding. :func:`check_detections` counts them over all images.
 

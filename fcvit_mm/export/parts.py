@@ -31,7 +31,7 @@ class Part(nn.Module):
 
         Args:
             batch (int): Batch size; 1 if the graph takes single images.
-            channels, height, width (int): Of each.
+            channels, height, width (int): Dimensions of each image.
         """
         return random_images((batch if 'batch' in self.axes.values() else 1, channels, height, width))
 
@@ -116,9 +116,9 @@ class Preparation(NamedTuple):
     """Normalization of pixels before a network sees them.
 
     Attributes:
-        mean, std (tuple[float]): Of each channel, in the network's order.
-        order (str): Of the channels that the network takes: ``'RGB'``, ``'BGR'`` or ``'as loaded'``, which OpenMMLab's
-            pipelines load as BGR.
+        mean, std (tuple[float]): Mean and deviation of each channel, in the network's order.
+        order (str): Channel order of the network: ``'RGB'``, ``'BGR'`` or ``'as loaded'``, which OpenMMLab's pipelines
+            load as BGR.
     """
 
     mean: Tuple[float, ...]
@@ -130,7 +130,7 @@ class FromPixels(Part):
     """A part that includes normalization. ``(B, H, W, C)`` uint8, as OpenCV reads images, to its outputs.
 
     Args:
-        part (nn.Module): Takes normalized images; a :class:`fcvit_mm.export.parts.Part`.
+        part (nn.Module): Part that expects normalized images.
         preparation (Preparation): The normalization.
     """
 

@@ -159,7 +159,7 @@ def measure_drift(
 
     Args:
         runtimes (dict[str, callable]): Images ``(1, C, H, W)`` to one output; the first is compared with.
-        samples (Sequence[Labelled]): With labels, the accuracy is measured too.
+        samples (Sequence[Labelled]): Images; with labels, the accuracy is measured too.
         prepare (callable): A path to images.
         has_classes (bool): Whether the output's second axis is that of classes (scores, logits).
 

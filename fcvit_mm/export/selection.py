@@ -13,7 +13,7 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
 
     Args:
         model (nn.Module): A classifier, detector or segmentor.
-        task (str): Its task.
+        task (str): Task of the model.
         part (str): ``'backbone'``: the feature maps of its stages; ``'neck'``: those after the neck; ``'model'``: a
             classifier's scores, a segmentor's logits at the size of the images, a detector's detections.
 

@@ -64,7 +64,7 @@ class CudaGraphs:
         """Return ``function(x)``, with outputs of their own memory.
 
         Args:
-            function (Callable): Of the images.
+            function (Callable): Function of the images.
             x (Tensor): The images.
             weight (Tensor): A weight that it reads; it shows whether the model was moved.
         """

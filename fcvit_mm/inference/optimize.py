@@ -41,9 +41,9 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
             checkpoint first: the copy has other parameters.
         example (Tensor, optional): Images ``(B, C, H, W)`` for the model's ``forward``; the outputs of copy and model
             are then compared.
-        cuda_graphs (bool): On a GPU, capture the backbone's forward pass for each image size that occurs twice, and
-            replay it: see :class:`~fcvit_mm.inference.cuda_graphs.CudaGraphs`. Otherwise the launch overhead of Python
-            dominates at small batches.
+        cuda_graphs (bool): Whether the forward pass of the backbone is captured on a GPU, for each image size that
+            occurs twice, and replayed: see :class:`~fcvit_mm.inference.cuda_graphs.CudaGraphs`. Without this the launch
+            overhead of Python dominates at small batches.
 
     Returns:
         nn.Module: The copy, in evaluation mode, without gradients. It can be pickled, traced and exported.

@@ -75,7 +75,7 @@ def optimize_stock_modules_(model: nn.Module) -> int:
     stays as it is.
 
     Args:
-        model (nn.Module): Of any library.
+        model (nn.Module): Model of any library.
 
     Returns:
         int: Number of known components.

@@ -33,7 +33,7 @@ def softnms(
         boxes (Tensor): ``(N, 4)``.
         scores (Tensor): ``(N,)``.
         dets (Tensor): ``(N, 5)``, gets the boxes that are kept, with their new scores.
-        iou_threshold, sigma, min_score (float): As for ``mmcv.ops.soft_nms``.
+        iou_threshold, sigma, min_score (float): Arguments of ``mmcv.ops.soft_nms``.
         method (int): 0 naive, 1 linear, 2 Gaussian.
         offset (int): Sides are ``x2 - x1 + offset``.
 
@@ -83,8 +83,8 @@ def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -
         boxes (Tensor): ``(N, 5 + P)``: in column 2 the first row, 0 to 1, in column 4 the number of rows, from column 5
             on x at each row. Columns 0, 1 and 3 are not read.
         scores (Tensor): ``(N,)``.
-        thresh (float): In the unit of x.
-        top_k (int): At most so many stay.
+        thresh (float): Threshold, in the unit of x.
+        top_k (int): Largest number of lanes that are kept.
 
     Returns:
         list[Tensor]: Indices of those that stay, best first, then zeros, ``(N,)``; their number; for each lane

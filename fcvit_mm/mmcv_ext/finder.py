@@ -68,11 +68,11 @@ def install() -> str:
     """Write ``mmcv/_ext.py``, so that the operators are found whatever is imported first.
 
     Returns:
-        str: What was done.
+        str: Description of what was done.
 
     Raises:
         UserError: mmcv is not installed.
-        WriteError: Its folder cannot be written.
+        WriteError: The folder of mmcv is not writable.
     """
     folder = mmcv_folder()
     if is_compiled():

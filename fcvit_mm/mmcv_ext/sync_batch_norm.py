@@ -38,11 +38,11 @@ def sync_bn_forward_output(
 
     Args:
         input (Tensor): ``(B, C, L)``.
-        mean, var (Tensor): Of each channel, biased.
+        mean, var (Tensor): Biased statistics of each channel.
         weight, bias (Tensor, optional): ``(C,)``.
         running_mean, running_var (Tensor, optional): ``(C,)``; updated in place, the variance unbiased.
-        norm, std, output (Tensor): Get the normalized map, the standard deviations and the result.
-        eps (float): Added to the variance.
+        norm, std, output (Tensor): Tensors that get the normalized map, the standard deviations and the result.
+        eps (float): Number added to the variance.
         momentum (float): Weight of the new statistics in the running ones, as in PyTorch.
         group_size (int): Number of processes, each with a batch like this one.
     """

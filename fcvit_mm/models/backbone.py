@@ -166,8 +166,9 @@ class Backbone(BaseModule):
             parameters get no gradient and frozen layers stay in evaluation mode, after ``train()`` too.
         norm_eval (bool): Keep every BatchNorm in evaluation mode, so that its running statistics stay.
         with_cp (bool): Recompute each block's activations in the backward pass instead of storing them.
-        init_cfg (dict | list[dict], optional): MMEngine's. ``dict(type='Pretrained', checkpoint=PATH)`` takes
-            published files of this network and checkpoints of mmpretrain, mmdet and mmseg alike.
+        init_cfg (dict | list[dict], optional): Initialization, as in MMEngine.
+            ``dict(type='Pretrained', checkpoint=PATH)`` takes published files of this network and checkpoints of
+            mmpretrain, mmdet and mmseg alike.
 
     Attributes:
         out_channels (tuple[int]): Channels of each returned map.
@@ -309,7 +310,7 @@ class Backbone(BaseModule):
             state_dict (dict[str, Tensor]): Weights under the backbone's own names; not changed.
 
         Returns:
-            dict[str, Tensor]: Those to load.
+            dict[str, Tensor]: Weights to load.
         """
         return state_dict
 
@@ -343,11 +344,11 @@ class Backbone(BaseModule):
         output norms and whatever follows the backbone the last.
 
         Args:
-            param_name (str): Name of a parameter in the complete model.
-            prefix (str): What precedes the backbone's own names there, say ``'backbone.'``.
+            param_name (str): Prefix of the backbone's parameters in the complete model, for example ``'backbone.'``.
+            prefix (str): Prefix of the backbone's names in ``state_dict``, for example ``'backbone.'``.
 
         Returns:
-            tuple[int, int]: Its layer and the number of layers.
+            tuple[int, int]: Layer of the parameter, and the number of layers.
         """
         depths = [sum(1 for _ in stage.get_submodule('blocks').children()) for stage in self.stages]
         num_layers = sum(depths) + 2

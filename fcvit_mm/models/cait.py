@@ -68,7 +68,7 @@ class CaiT(TokenTransformer):
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: As :class:`ViT`; channels that differ between the two kinds of blocks.
+        ValueError: See :class:`ViT`; or channels differ between the two kinds of blocks.
     """
 
     #: Variants, one row each: patch blocks, then class-attention blocks.

@@ -272,8 +272,8 @@ class DWNet(Backbone):
         arch (str | dict): A variant of ``DWNet.arch_settings``, or a dict of ``depths`` and ``channels`` (one value
             per stage) and, if wanted, ``group_channels`` (channels that share an inhomogeneous kernel, per stage) and
             ``mlp_ratio`` (4).
-        dynamic (bool | str): Where the depth-wise kernels come from: ``False``, they are learned; ``'homogeneous'``,
-            they are computed for each image; ``'inhomogeneous'``, for each position.
+        dynamic (bool | str): Source of the depth-wise kernels: ``False``, they are learned; ``'homogeneous'``, they are
+            computed for each image; ``'inhomogeneous'``, for each position.
         in_channels (int): Channels of the images.
         out_indices (int | Sequence[int]): Stages to return, negative ones counted from the end. Dense prediction
             takes all four, classification the last. Stages past the last of these are not built.

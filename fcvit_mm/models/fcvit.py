@@ -273,7 +273,7 @@ class ChannelMixer(nn.Module):
         dwconv (bool): Convolve depth-wise between the two 1x1 convolutions.
         channel_attention (bool): Append :class:`ChannelAttention`.
         drop_rate (float): Dropout after the GELU and at the end.
-        recompute (bool): In training, drop the expanded maps and compute them again in the backward pass.
+        recompute (bool): Whether training drops the expanded maps and computes them again in the backward pass.
         dilation (int): Steps between the positions that the depth-wise kernel reads.
 
     Shape:
@@ -491,8 +491,8 @@ class FCViT(Backbone):
         channel_mixer_dwconv (bool): Convolve depth-wise, 3x3, in channel mixers.
         spatial_attention (bool): Spatial attention after the token mixes.
         channel_attention (bool): Channel attention after the channel mixer.
-        mixer_recompute (bool): In training, compute the expanded maps of the channel mixers in slices, drop them, and
-            compute them again in the backward pass: less memory than ``with_cp``, for large images.
+        mixer_recompute (bool): Whether training computes the expanded maps of the channel mixers in slices, drops them,
+            and computes them again in the backward pass: less memory than ``with_cp``, for large images.
         output_stride (int): Largest stride, one of ``strides``. Stages that would go beyond it are dilated, with
             the same weights.
         frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`.

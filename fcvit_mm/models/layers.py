@@ -270,7 +270,7 @@ def may_bypass(*layers: nn.Module) -> bool:
 def may_use_packed(x: Tensor, channels: int, *others: Optional[Tensor]) -> bool:
     """Check whether compiled kernels may compute a map with weights that were packed before.
 
-    Args: As of :func:`may_use_kernels`.
+    Arguments are those of :func:`may_use_kernels`.
     """
     return not is_traced() and may_use_kernels(x, channels, *others)
 
@@ -300,7 +300,7 @@ def packed_parameters(x: Tensor, fc1: Conv2d, fc2: Conv2d, *others: Optional[Ten
         x (Tensor): ``(B, C, H, W)``, which ``fc1`` reads.
         fc1 (Conv2d): Layers that :func:`may_bypass` allows.
         fc2 (Conv2d): The same.
-        others (Tensor, optional): What else is computed with.
+        others (Tensor, optional): Further tensors of the computation.
 
     Returns:
         tuple or None: Weight, bias, weight, bias, the weights of :func:`fcvit_mm.ops.native.pack`; ``None`` if
@@ -333,12 +333,12 @@ def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """Return the activation of a layer's output, which a GELU overwrites if nothing else can see it.
 
     Args:
-        layer (nn.Module): To ``(B, C, H, W)``, or a linear one to ``(B, H, W, C)``.
-        activation (nn.Module): Of its output.
+        layer (nn.Module): Layer that returns ``(B, C, H, W)``, or a linear one that returns ``(B, H, W, C)``.
+        activation (nn.Module): Activation of the output.
         x (Tensor): The layer's input.
 
     Returns:
-        Tensor: As the layer's output.
+        Tensor: Activated output, in the shape of the layer's output.
     """
     x = layer(x)
     if not (is_gelu(activation) and may_bypass(layer)):
@@ -447,8 +447,8 @@ class PatchEmbed(nn.Module):
         in_channels (int): Channels of the input.
         out_channels (int): Channels of the output.
         kernel_size (int): Side of the convolution's kernel.
-        stride (int): Its stride.
-        dilation (int): Its dilation; the padding is ``kernel_size // 2`` times that.
+        stride (int): Stride of the convolution.
+        dilation (int): Dilation of the convolution; the padding is ``kernel_size // 2`` times that.
 
     Shape:
         ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
@@ -501,7 +501,7 @@ class LayerNorm2d(nn.LayerNorm):
 
     Args:
         channels (int): ``C``.
-        eps (float): Added to the variance.
+        eps (float): Number added to the variance.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -610,7 +610,7 @@ def residual(x: Tensor, branch: Tensor, scale: Optional[Tensor], drop_path: nn.M
 
     Args:
         x (Tensor): The map.
-        branch (Tensor): What was computed from it.
+        branch (Tensor): Output of the branch.
         scale (Tensor, optional): ``(C,)``.
         drop_path (nn.Module): :class:`DropPath`, or what somebody put in its place.
     """

@@ -116,7 +116,7 @@ def resample_table(table: Tensor, size: Tuple[int, int], new_size: Tuple[int, in
         table (Tensor): ``(..., L, C)`` whose last ``size[0] * size[1]`` rows are the grid's; those before, a class
             token's say, stay as they are.
         size (tuple[int]): The grid's height and width.
-        new_size (tuple[int]): Those wanted.
+        new_size (tuple[int]): Height and width of the new grid.
 
     Returns:
         Tensor: ``(..., L', C)``, bicubic.

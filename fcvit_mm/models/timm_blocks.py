@@ -330,8 +330,8 @@ def shift_mask(
     Args:
         size (Sequence[int]): Height and width, multiples of the window's.
         window (tuple[int]): Height and width of a window.
-        shift (Sequence[int | Tensor]): How far the map was rolled up and left.
-        like (Tensor): Of the dtype and on the device wanted.
+        shift (Sequence[int | Tensor]): Distances by which the map was rolled up and left.
+        like (Tensor): Tensor of the wanted dtype and device.
 
     Returns:
         Tensor: ``(windows, N, N)``.

@@ -104,7 +104,7 @@ class Transformer(Backbone):
 
         Args:
             state_dict (dict[str, Tensor]): Weights under the backbone's own names; not changed.
-            prefix (str): What precedes these names.
+            prefix (str): Prefix of these names.
 
         Raises:
             ValueError: A table of other size whose grid is not square.
@@ -134,7 +134,7 @@ class TokenTransformer(Transformer):
     :meth:`class_token` and :meth:`patches`.
 
     Args:
-        channels (int): Of the tokens.
+        channels (int): Channels of the tokens.
         depth (int): Number of blocks, for ``frozen_stages``.
         patch_size, out_type, out_indices, frozen_stages: See :class:`~.vit.ViT`.
         **options: ``in_channels, norm_eval, with_cp, init_cfg`` of :class:`Backbone`.

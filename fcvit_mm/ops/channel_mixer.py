@@ -258,7 +258,7 @@ def recomputed_channel_mixer(
     expanded maps of all channels, memory holds those of an eighth of the channels (at least :data:`NARROW`) at a time,
     for about a third more arithmetic.
 
-    Args, Returns: As of :func:`channel_mixer`.
+    Arguments and result are those of :func:`channel_mixer`.
     """
     total: Optional[Tensor] = None
     hidden = fc1_weight.shape[0]

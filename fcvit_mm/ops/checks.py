@@ -22,7 +22,7 @@ def check_arguments(
         name (str): The operation, for the message.
         x (Tensor): The map ``(B, C, H, W)``.
         any_dtype (bool): Whether the others may differ from ``x`` in dtype.
-        **others: For each argument of that name, ``(tensor, expected shape)``; None in place of a tensor is skipped.
+        **others: Pairs ``(tensor, expected shape)`` by name of the argument; a pair with ``None`` as tensor is skipped.
 
     Raises:
         TypeError: ``x`` is no floating-point tensor, or another has another dtype and no autocast casts them.

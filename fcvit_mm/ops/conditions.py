@@ -73,10 +73,10 @@ def register_flops(operator: Any, formula: Optional[Callable[..., int]] = None) 
     Registration waits until the counter is imported, because that import loads Triton (50 MiB), which CPUs do not need.
 
     Args:
-        operator (OpOverloadPacket): Takes a map, whose size it keeps, and the weights ``(D, C / groups, k, k)`` of
-            one convolution or several among its other arguments.
-        formula (Callable, optional): Takes the operator's arguments, shapes in place of tensors, and returns the cost;
-            default: two per position and weight element.
+        operator (OpOverloadPacket): Operator of a map, whose size it keeps, and, among its other arguments, of the
+            weights ``(D, C / groups, k, k)`` of one convolution or several.
+        formula (Callable, optional): Function of the operator's arguments, with shapes instead of tensors, that returns
+            the cost; default: two per position and weight element.
     """
     _counted.append((operator, formula or _flops))
     if _COUNTER in sys.modules:

@@ -155,7 +155,7 @@ def packed_conv2d(
     """Convolve by a weight that is arranged already, if :func:`conv2d` would copy windows and arrange it.
 
     Args:
-        x, weight, bias, stride, padding, dilation: As of :func:`conv2d`.
+        x, weight, bias, stride, padding, dilation: Arguments of :func:`conv2d`.
         pack (Callable): Returns ``native.pack(window_matrix(weight))``.
 
     Returns:

@@ -77,11 +77,12 @@ class Implementation(NamedTuple):
     """One way to compute an operation: a row of its table.
 
     Attributes:
-        name (str): As messages and benchmarks call it.
-        function (Callable): Takes the operation's arguments.
-        when (Callable): Takes them too; returns whether the implementation is correct, and faster, for them.
+        name (str): Name in messages and benchmarks.
+        function (Callable): Function of the operation's arguments.
+        when (Callable): Function of the same arguments; returns whether the implementation is correct, and faster, for
+            them.
         condition (str): The same as text.
-        why (str): Its measured gain over the rows below.
+        why (str): Measured gain over the rows below.
         traceable (bool): Whether ``torch.compile`` and exporters may record it.
     """
 
@@ -99,7 +100,7 @@ class Operation:
     Args:
         reference (Callable): The definition. It also gives the operation its name and docstring.
         check (Callable, optional): Takes the arguments, and raises if they do not fit together.
-        example (Callable, optional): Takes a floating-point tensor ``(B, C, H, W)`` of any size and returns the
+        example (Callable, optional): Function of a floating-point tensor ``(B, C, H, W)`` of any size; returns the
             arguments of a call with it, random ones for the others; default: the tensor alone. The tests and
             ``python -m fcvit_mm.ops`` call it.
 

@@ -58,7 +58,7 @@ def add_global_context(
         num_heads (int): ``h``; each head weighs its own ``C / h`` channels.
         rescale_weight (Tensor): ``(h,)``, times the normalized similarity.
         rescale_bias (Tensor): ``(h,)``, added to it.
-        eps (float): Added to the standard deviation (the unbiased one; 0 for a lone value).
+        eps (float): Number added to the standard deviation (the unbiased one; 0 for a single value).
 
     Returns:
         Tensor: ``(B, C, H, W)``, the dtype of ``x``.
@@ -101,7 +101,7 @@ def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
     """Return each position's similarity to the image's mean, normalized over heads and positions together.
 
     Args:
-        x, means, num_heads, eps: As of :func:`add_global_context`.
+        x, means, num_heads, eps: Arguments of :func:`add_global_context`.
 
     Returns:
         Tensor: ``(B, h, H, W)``, float32 (float64 if ``x`` is).
@@ -202,7 +202,7 @@ def _grad_of_similarity(
     Args:
         similarity (Tensor): ``(B, HW, h)``, as it is before it is normalized.
         grad_weights (Tensor): ``(B, HW, h)``, the gradient of the context's weights.
-        rescale_weight, rescale_bias, eps: As of :func:`add_global_context`.
+        rescale_weight, rescale_bias, eps: Arguments of :func:`add_global_context`.
     """
     similarity = similarity - similarity.mean((1, 2), keepdim=True)
     freedom = max(similarity[0].numel() - 1, 1)

@@ -33,7 +33,7 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
     Args:
         x (Tensor): ``(B, C, H, W)``.
         weight, bias (Tensor, optional): ``(C,)``; both or neither.
-        eps (float): Added to the variance.
+        eps (float): Number added to the variance.
 
     Returns:
         Tensor: ``(B, C, H, W)``.

@@ -105,8 +105,8 @@ def kind_of_call(name: str, args: Sequence[Any]) -> Key:
     one by one.
 
     Args:
-        name (str): The operation's.
-        args (Sequence): Of the call; the first is a map ``(B, C, H, W)``.
+        name (str): Name of the operation.
+        args (Sequence): Arguments of the call; the first is a map ``(B, C, H, W)``.
     """
     x = args[0]
     images, channels, height, width = x.shape
@@ -160,8 +160,8 @@ def fastest(name: str, table: Sequence['Implementation'], args: Sequence[Any]) -
     """Return the fastest row for a call; time the rows if this kind of call is new.
 
     Args:
-        name (str): The operation's.
-        table (Sequence[Implementation]): Its rows, the preferred first, the reference last.
+        name (str): Name of the operation.
+        table (Sequence[Implementation]): Implementations of the operation, the preferred first, the reference last.
         args (Sequence): The call's arguments; the first is a map ``(B, C, H, W)``.
 
     Returns:

@@ -77,7 +77,7 @@ def records_variable(size: Any) -> bool:
     """Return whether a size, such as the number of images, is a variable of the recorded graph.
 
     Args:
-        size (int | torch.SymInt | Tensor): As a tensor's shape has it.
+        size (int | torch.SymInt | Tensor): Size, as in the shape of a tensor.
     """
     return records_any_size() and not isinstance(size, int)
 

@@ -58,11 +58,11 @@ class Run(NamedTuple):
     """The logs of the run that wrote a checkpoint.
 
     Attributes:
-        metrics (dict[str, float]): Of the validation at the checkpoint's epoch or iteration, as logged; empty if there
-            was none.
+        metrics (dict[str, float]): Metrics of the validation at the checkpoint's epoch or iteration, as logged; empty
+            if there was none.
         source (str, optional): The log they are from.
         by_epoch (bool, optional): Whether the run counted epochs, or iterations only.
-        processes (int, optional): How many trained.
+        processes (int, optional): Number of processes of the run.
     """
 
     metrics: Dict[str, float]
@@ -85,7 +85,7 @@ class Model(NamedTuple):
         batch_size (int): Images per step, of all processes.
         complexity (Complexity): Parameters and multiply-adds.
         trained_at (str), published_at (str): Commits of this project.
-        run (Run): From the logs.
+        run (Run): Facts from the logs.
     """
 
     stripped: Stripped
@@ -113,11 +113,11 @@ def describe(
     """Collect the known properties of a model.
 
     Args:
-        stripped (Stripped): From ``source``.
+        stripped (Stripped): Content of ``source`` for publication.
         source (str): The checkpoint.
-        work_dir (str, optional): The run's, with its logs. Default: the folder of ``source``.
+        work_dir (str, optional): Work directory of the run, with its logs. Default: the folder of ``source``.
         cfg (Config, optional): The training config, with ``filename``.
-        complexity (Complexity, optional): Of ``cfg``'s model.
+        complexity (Complexity, optional): Complexity of the model of ``cfg``.
     """
     run = read_run(work_dir or osp.dirname(source) or '.', stripped.meta)
     if not stripped.validated:
@@ -325,7 +325,7 @@ def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
     """Return the model card, in Markdown.
 
     Args:
-        model (Model): From :func:`describe`.
+        model (Model): Result of :func:`describe`.
         name (str): Title.
         files (dict[str, bytes]): The published files, by name.
     """

@@ -38,7 +38,7 @@ class Stripped(NamedTuple):
     Attributes:
         state_dict (dict[str, Tensor]): The weights, each with a storage of its own.
         meta (dict): Plain data: strings, numbers, lists, tuples and dicts of them.
-        weights (str): Which weights of the file they are: :data:`AVERAGED` or :data:`AS_TRAINED`.
+        weights (str): Kind of the weights: :data:`AVERAGED` or :data:`AS_TRAINED`.
         validated (bool): Whether the run was validated with them; not with those in training beside an average.
         dropped (tuple[str]): Keys of the file that are not published.
     """
@@ -138,13 +138,13 @@ def pack(stripped: Stripped, name: str, safetensors: bool = False) -> Dict[str, 
     """Make the files to publish: the same weights and meta give the same bytes, and so the same names.
 
     Args:
-        stripped (Stripped): Their content.
-        name (str): Of the files, without suffix.
+        stripped (Stripped): Content of the files.
+        name (str): Name of the files, without suffix.
         safetensors (bool): The same as ``.safetensors`` beside the ``.pth``; meta is JSON text in its header.
 
     Returns:
-        dict[str, bytes]: By name. Both kinds are read by ``init_cfg``, the libraries' inferencers and the tools, and
-        the first with ``torch.load(weights_only=True)``.
+        dict[str, bytes]: Contents by file name. Both kinds are read by ``init_cfg``, the libraries' inferencers and the
+        tools, and the first with ``torch.load(weights_only=True)``.
 
     Raises:
         CheckpointError: safetensors is not installed.
@@ -189,7 +189,7 @@ def write_files(folder: str, files: Dict[str, bytes], force: bool = False) -> Li
     """Write files atomically: the last one is there only when all others are.
 
     Returns:
-        list[str]: Their paths.
+        list[str]: Paths of the written files.
 
     Raises:
         CheckpointError: A file exists and ``force`` is not set.

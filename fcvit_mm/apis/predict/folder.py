@@ -71,7 +71,7 @@ def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
 
     Args:
         out (str): Folder of the results.
-        settings (dict): From :func:`settings_of`.
+        settings (dict): Result of :func:`settings_of`.
         shard_size (int): Number of images per shard, for a new run.
 
     Returns:

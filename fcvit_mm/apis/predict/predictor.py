@@ -33,7 +33,7 @@ class BatchPredictor:
     """A trained model that predicts images with the test step of its library.
 
     Args:
-        cfg (Config): From :func:`~fcvit_mm.engine.config.load_config`; it is changed.
+        cfg (Config): Result of :func:`~fcvit_mm.engine.config.load_config`; it is changed.
         checkpoint (str): A checkpoint trained with this config.
         options (Options): Options of the run.
 
@@ -104,11 +104,11 @@ class BatchPredictor:
         Others cannot share a batch: mmseg refuses them, and padding, as in the other libraries, changes predictions.
 
         Args:
-            data (Sequence[dict]): From :func:`prepare`.
-            names (Sequence[str]): What the images are called, for messages.
+            data (Sequence[dict]): Prepared images, each from :func:`prepare`.
+            names (Sequence[str]): Names of the images, for messages.
 
         Returns:
-            list[BaseDataElement]: In the order of ``data``.
+            list[BaseDataElement]: Predictions, in the order of ``data``.
 
         Raises:
             LibraryError: The model fails; names the images.
@@ -138,7 +138,7 @@ class BatchPredictor:
 
         Args:
             batch (Sequence[Loaded]): Images that are not skipped.
-            names (Sequence[str]): Their names.
+            names (Sequence[str]): Names of the images.
 
         Returns:
             list[BaseDataElement]: A data sample of the library for each.

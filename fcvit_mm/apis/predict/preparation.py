@@ -72,10 +72,10 @@ def prepare(pipeline: Compose, pixels: np.ndarray, name: str, number: int) -> Di
     """Preprocess a loaded image with the test pipeline.
 
     Args:
-        pipeline (Compose): Without the steps that load.
-        pixels (np.ndarray): As :class:`~fcvit_mm.images.ImageReader` reads it.
-        name (str): What the sample is called.
-        number (int): Its id.
+        pipeline (Compose): Test pipeline without its loading steps.
+        pixels (np.ndarray): An image as :class:`~fcvit_mm.images.ImageReader` reads it.
+        name (str): Name of the image.
+        number (int): Number of the image, used as its id.
 
     Returns:
         dict: ``inputs`` and ``data_samples``.

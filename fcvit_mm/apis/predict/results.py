@@ -165,7 +165,7 @@ class Classes:
     """Classes and probabilities, the most probable first, as a table.
 
     Args:
-        folder (str): Where the file goes.
+        folder (str): Folder of the output file.
         meta (Meta): The classes.
         top (int): Number of classes written per image; 0 for all.
         table (str): One of :data:`~fcvit_mm.options.TABLES`.
@@ -220,7 +220,7 @@ class Detections:
     """Boxes and masks, as COCO results and as a COCO data set.
 
     Args:
-        folder (str): Where files go.
+        folder (str): Folder of the output files.
         meta (Meta): The classes.
         classes (int): Number of classes of the model.
         coco (Coco): Ids.
@@ -359,10 +359,10 @@ class LabelMaps:
     """Segmentation maps of class indices, one PNG file per image.
 
     Args:
-        folder (str): Where files go.
+        folder (str): Folder of the output files.
         meta (Meta): The classes.
         classes (int): Number of classes of the model.
-        file_name (callable): From an image's name to that of its map, without suffix.
+        file_name (callable): Function from the name of an image to that of its map, without suffix.
     """
 
     def __init__(self, folder: str, meta: Meta, classes: int, file_name: Callable[[str], str]) -> None:

@@ -33,12 +33,12 @@ def merge(samples: List[Any], boxes: Sequence[Box], size: Tuple[int, int]) -> An
     """Merge the detections of an image's tiles, by mmdet.
 
     Args:
-        samples (list[DetDataSample]): Of the tiles, masks run-length encoded; they are changed.
-        boxes (Sequence[tuple[int]]): Of the tiles.
+        samples (list[DetDataSample]): Predictions for the tiles, masks run-length encoded; they are changed.
+        boxes (Sequence[tuple[int]]): Boxes of the tiles.
         size (tuple[int, int]): Height and width of the image.
 
     Returns:
-        DetDataSample: Of the image.
+        DetDataSample: Prediction for the image.
     """
     from mmdet.utils.large_image import merge_results_by_nms
 
@@ -75,12 +75,12 @@ def stitch(samples: Sequence[Any], boxes: Sequence[Box], size: Tuple[int, int]) 
     """Stitch the segmentation maps of tiles, each up to the middle of its overlap with the next.
 
     Args:
-        samples (Sequence[SegDataSample]): Of the tiles.
-        boxes (Sequence[tuple[int]]): Of the tiles.
+        samples (Sequence[SegDataSample]): Predictions for the tiles.
+        boxes (Sequence[tuple[int]]): Boxes of the tiles.
         size (tuple[int, int]): Height and width of the image.
 
     Returns:
-        SegDataSample: Of the image.
+        SegDataSample: Prediction for the image.
     """
     columns = _cuts(sorted({(left, right) for left, _, right, _ in boxes}), size[1])
     rows = _cuts(sorted({(top, bottom) for _, top, _, bottom in boxes}), size[0])

@@ -42,7 +42,7 @@ class EpochPart(NamedTuple):
 
     Attributes:
         processes (int): Number of them.
-        batch_size (int): Of each process.
+        batch_size (int): Batch size of each process.
         batches (int): Number of batches trained by each process.
     """
 
@@ -129,8 +129,8 @@ class ResumableBatchSampler(BatchSampler):
     also with another batch size or number of processes, which then share the remaining samples.
 
     Args:
-        sampler (Sampler): As for any batch sampler.
-        batch_size (int): As for any batch sampler.
+        sampler (Sampler): Sampler, as for any batch sampler.
+        batch_size (int): Batch size, as for any batch sampler.
         batch_sampler (dict): The other one's config; ``dict(type='BatchSampler')`` is torch's.
     """
 

@@ -251,9 +251,9 @@ def empty_image(key: str, width: int, height: int, channels: int = 3) -> np.ndar
 
     Args:
         key (str): One of :data:`PATHS`.
-        width (int): In pixels.
-        height (int): In pixels.
-        channels (int): Of an image; where these are not three, its values are the mean grey.
+        width (int): Width in pixels.
+        height (int): Height in pixels.
+        channels (int): Channels of an image; unless these are three, its values are the mean grey.
 
     Returns:
         np.ndarray: uint8, ``(height, width, channels)``, of a map ``(height, width)``.

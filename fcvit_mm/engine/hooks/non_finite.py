@@ -33,7 +33,7 @@ class NonFiniteHook(Hook):
     Args:
         action (str): ``'stop'`` ends training with a message; ``'skip'`` skips the step, restores the running
             statistics of norms as they were before the batch, and warns.
-        max_skips (int): With ``'skip'``: number of consecutive skipped steps that ends training.
+        max_skips (int): Number of consecutive skipped steps that ends training; only for ``'skip'``.
 
     Raises:
         UserError: An unknown action, or ``max_skips`` below 1.

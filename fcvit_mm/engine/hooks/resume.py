@@ -72,7 +72,7 @@ def find_resume_point(work_dir: str) -> Optional[str]:
     directory) or truncated (not written by this package's hook), the newest complete one is used.
 
     Returns:
-        str | None: Its path; ``None`` if training never got to the first.
+        str | None: Path of the checkpoint; ``None`` if training did not reach the first.
     """
     named = None
     try:

@@ -26,8 +26,8 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
     ``custom_keys`` with ``lr_mult``) is multiplied by the layer's.
 
     Args:
-        optim_wrapper_cfg (dict): As for MMEngine's.
-        paramwise_cfg (dict): As for MMEngine's, with ``layer_decay_rate`` (float in ``(0, 1]``).
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper, as in MMEngine.
+        paramwise_cfg (dict): Settings by parameter, as in MMEngine, with ``layer_decay_rate`` (float in ``(0, 1]``).
 
     Raises:
         UserError: ``layer_decay_rate`` is missing or out of range, the optimizer has no ``lr``, or the model has no

@@ -69,7 +69,7 @@ def follow_config(runner: Any, checkpoint: dict, before: Any, position: int, len
     MMEngine would continue with those of the checkpoint. Schedules are replayed from the start to the position.
 
     Args:
-        runner (Runner): With an optimizer and schedulers that were just built.
+        runner (Runner): Runner whose optimizer and schedulers were just built.
         checkpoint (dict): Changed in place, before MMEngine takes it.
         before (list | None): :func:`all_settings` of the run that wrote the checkpoint; ``None`` if it does not contain
             them.

@@ -119,7 +119,7 @@ class Detections(Part):
         """Map the graph's outputs back to the original image, as mmdet does.
 
         Args:
-            outputs (Sequence[Tensor]): Of the graph.
+            outputs (Sequence[Tensor]): Outputs of the graph.
             size (Sequence[int]): Height and width of the original image, and of the returned masks.
             scale (Sequence[float]): Factors of its width and height in resizing.
         """

@@ -35,7 +35,7 @@ class Dense(nn.Module):
     """Heads that predict at every location, as ``BaseDenseHead`` does: RetinaNet, FCOS, ATSS, RTMDet.
 
     Args:
-        head (BaseDenseHead): Its coder is replaced.
+        head (BaseDenseHead): A head, whose coder is replaced.
     """
 
     has_masks = False

@@ -19,7 +19,7 @@ class TwoStage(nn.Module):
     The masks are probabilities of the detection's class within its box, ``(N, 28, 28)``: mmdet pastes them.
 
     Args:
-        model (TwoStageDetector): Its heads are copied: coders and extractors of the copies are replaced.
+        model (TwoStageDetector): A detector, whose heads are copied: coders and extractors of the copies are replaced.
     """
 
     def __init__(self, model: Any) -> None:

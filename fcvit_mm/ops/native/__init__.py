@@ -195,7 +195,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
 def dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """Compute the depth-wise convolution and the exact GELU in one pass, without derivatives.
 
-    Args, Returns: As of :func:`depthwise_conv2d`.
+    Arguments and result are those of :func:`depthwise_conv2d`.
     """
     return torch.ops.fcvit_mm_cpu.dwconv_gelu(x, weight, bias)
 
@@ -268,7 +268,7 @@ def winograd_conv2d(x: Tensor, panels: Tensor, outputs: int, bias: Optional[Tens
 
     Args:
         x (Tensor): ``(B, C, H, W)``, float32.
-        panels (Tensor): Of :func:`winograd_panels`.
+        panels (Tensor): Result of :func:`winograd_panels`.
         outputs (int): D.
         bias (Tensor, optional): ``(D,)``.
 
@@ -298,8 +298,8 @@ def channel_mixer(
 ) -> Tensor:
     """Compute the channel mixer for a few rows and expanded channels at a time, without derivatives.
 
-    Args, Returns: As of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3. The weights may be those of
-        :func:`pack` and :func:`pack_taps`, all three or none.
+    Arguments and result are those of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3. The weights may
+    be packed by :func:`pack` and :func:`pack_taps`, all three or none.
     """
     return torch.ops.fcvit_mm_cpu.channel_mixer(
         x, fc1_weight, fc1_bias, dw_weight, dw_bias, fc2_weight, fc2_bias, shortcut
@@ -323,14 +323,14 @@ def fcvit_block(
         x (Tensor): ``(B, C, H, W)``, float32.
         norm_weight (Tensor, optional): ``(C,)``, of the first GroupNorm of one group; the second has none.
         norm_bias (Tensor, optional): ``(C,)``.
-        mixes (Sequence[Tensor]): For each token mix weight and bias of the context's two linear layers, weight and bias
-            of its scale, and weight and bias of the depth-wise and the two 1x1 convolutions; weights as of :func:`pack`
-            and :func:`pack_taps`, the kernel larger than 3x3.
-        num_heads (int): Of the context's similarities.
+        mixes (Sequence[Tensor]): Weights and biases of each token mix: of the context's two linear layers, of its
+            scale, of the depth-wise and of the two 1x1 convolutions; weights from :func:`pack` and :func:`pack_taps`,
+            the kernel larger than 3x3.
+        num_heads (int): Number of similarities of the context.
         scale (Tensor, optional): ``(C,)``, what the mixes' result is multiplied with before ``x`` is added.
-        channel_mixer (Sequence[Tensor]): What :func:`channel_mixer` takes between the maps, weights packed.
-        eps (float): Of the norms.
-        context_eps (float): Added to the standard deviation of the similarities.
+        channel_mixer (Sequence[Tensor]): Arguments of :func:`channel_mixer` between the maps, weights packed.
+        eps (float): ``eps`` of the norms.
+        context_eps (float): Number added to the standard deviation of the similarities.
 
     Returns:
         Tensor: ``(B, C, H, W)`` in channels_last.
@@ -345,7 +345,7 @@ def add_global_context(
 ) -> Tensor:
     """Compute the similarity, then add the weighed context, in a pass over the map each, without derivatives.
 
-    Args, Returns: As of :func:`fcvit_mm.ops.add_global_context`.
+    Arguments and result are those of :func:`fcvit_mm.ops.add_global_context`.
     """
     return torch.ops.fcvit_mm_cpu.add_global_context(x, means, context, num_heads, rescale_weight, rescale_bias, eps)
 
@@ -353,7 +353,7 @@ def add_global_context(
 def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> Tensor:
     """Compute GroupNorm with one group, image after image, without derivatives.
 
-    Args, Returns: As of :func:`fcvit_mm.ops.group_norm`.
+    Arguments and result are those of :func:`fcvit_mm.ops.group_norm`.
     """
     return torch.ops.fcvit_mm_cpu.group_norm(x, weight, bias, eps)
 

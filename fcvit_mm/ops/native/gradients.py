@@ -26,12 +26,12 @@ def differentiable(
 
     Args:
         definition (Callable): Computes the same by PyTorch's operations, for derivatives of the derivatives.
-        forward (Callable): Takes the arguments; returns the output, and further tensors to keep for ``backward``.
-        backward (Callable): Takes the output's gradient, whether each argument needs one (a sequence), the arguments
-            and the tensors kept; returns a gradient or ``None`` for each argument.
+        forward (Callable): Function that returns the output, and further tensors to keep for ``backward``.
+        backward (Callable): Function of the output's gradient, whether each argument needs one (a sequence), the
+            arguments and the tensors kept; returns a gradient or ``None`` for each argument.
 
     Returns:
-        Callable: Takes the arguments, tensors or not, and returns the output.
+        Callable: Function of the arguments, tensors or not, that returns the output.
     """
 
     class Differentiable(torch.autograd.Function):
@@ -119,10 +119,10 @@ def channel_mixer(
 ) -> Tuple[Tensor, Tensor]:
     """Compute the channel mixer.
 
-    Args: As of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3.
+    Arguments are those of :func:`fcvit_mm.ops.channel_mixer`, the depth-wise kernel 3x3.
 
     Returns:
-        tuple[Tensor, Tensor]: Its output, and to keep: the expanded map before the depth-wise convolution.
+        tuple[Tensor, Tensor]: Output, and the tensor to keep: the expanded map before the depth-wise convolution.
     """
     expanded = kernels.pointwise_conv2d(x, fc1_weight, fc1_bias)
     output = torch.empty_like(x, memory_format=torch.channels_last)

@@ -56,7 +56,7 @@ def tile(kernel_size: int, channels: int, batch: int, height: int, width: int, p
 
     Args:
         kernel_size (int): ``k``.
-        channels, batch, height, width (int): Of the map.
+        channels, batch, height, width (int): Dimensions of the map.
         processors (int): Streaming multiprocessors.
     """
     # 7 and 14 divide the widths of a 224-pixel image's maps; up to 6% more columns than the map has do not matter.

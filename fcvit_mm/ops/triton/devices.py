@@ -60,7 +60,7 @@ def usable(device: str) -> bool:
     the answer is no.
 
     Args:
-        device (str): As ``str(tensor.device)`` gives it.
+        device (str): Device as ``str(tensor.device)``.
     """
     found = _usable.get(device)
     if found is not None:

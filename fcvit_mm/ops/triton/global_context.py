@@ -35,7 +35,7 @@ def add_global_context(
         num_heads (int): ``h``; divides ``C``.
         rescale_weight (Tensor): ``(h,)``.
         rescale_bias (Tensor): ``(h,)``.
-        eps (float): Added to the standard deviation (the unbiased one; 0 for a lone value).
+        eps (float): Number added to the standard deviation (the unbiased one; 0 for a single value).
 
     Returns:
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives with respect to all

@@ -24,7 +24,7 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
     Args:
         x (Tensor): ``(B, C, H, W)``, float32, float16 or bfloat16.
         weight, bias (Tensor, optional): ``(C,)``, of any of these dtypes; both or neither.
-        eps (float): Added to the variance.
+        eps (float): Number added to the variance.
 
     Returns:
         Tensor: ``(B, C, H, W)``, in the dtype and memory format of ``x``. It has first derivatives.

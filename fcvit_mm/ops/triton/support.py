@@ -92,11 +92,11 @@ def launch(kernel: Any, grid: Sequence[int], args: Sequence[Any], num_warps: int
     Triton more time than a small kernel takes.
 
     Args:
-        kernel (triton.JITFunction): Its integers are all ``do_not_specialize``.
+        kernel (triton.JITFunction): A kernel whose integers are all ``do_not_specialize``.
         grid (Sequence[int]): Programs in each of up to three dimensions.
-        args (Sequence): What comes before the constants in its signature, in that order.
+        args (Sequence): Arguments before the constants, in the order of the signature.
         num_warps (int): Warps of a program.
-        **constants: Its constants.
+        **constants: Constants of the kernel.
     """
     if INTERPRETED:
         kernel[tuple(grid)](*args, num_warps=num_warps, **constants)
@@ -154,7 +154,7 @@ def split(x: Tensor, positions: int, most: int) -> Tuple[int, int]:
 
     Args:
         x (Tensor): The map.
-        positions (int): Those that a program takes at once: a split holds a multiple.
+        positions (int): Positions that a program computes at once: a split holds a multiple.
         most (int): Splits at most.
     """
     batch, num_positions = len(x), x.shape[2] * x.shape[3]
