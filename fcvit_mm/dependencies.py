@@ -18,6 +18,11 @@ class MissingPackageError(UserError, ImportError):
     """A package is not installed, or is too old."""
 
 
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra of this package, which is not on PyPI, as text for messages."""
+    return f"in the project folder, pip install --no-build-isolation -e '.[{extra}]'"
+
+
 def require(package: str) -> None:
     """Raise an error with the install command if ``package`` is missing.
 
@@ -28,9 +33,8 @@ def require(package: str) -> None:
         MissingPackageError: ``package`` is not installed.
     """
     if importlib.util.find_spec(package) is None:
-        extra = EXTRAS.get(package, 'cls')
         raise MissingPackageError(
-            f"{package} is not installed. In a new environment: pip install --no-build-isolation 'fcvit_mm[{extra}]' "
+            f'{package} is not installed. In a new environment: {how_to_install(EXTRAS.get(package, "cls"))} '
             f'(after torch). In an environment with the original OpenMMLab packages: mim install {package}'
         )
 
@@ -47,7 +51,7 @@ def check_core() -> None:
     version = tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:2])
     if version < MIN_TORCH:
         raise MissingPackageError(
-            f'fcvit_mm needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}'
+            f'fcvit_mm needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}: upgrade it'
         )
 
 

@@ -66,7 +66,7 @@ class _KeyValues(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         for value in values:
             if '=' not in value:
-                raise UserError(f'{option_string} {value}: expected KEY=VALUE, such as model.head.num_classes=5')
+                raise UserError(f'{option_string} is {value}, expected KEY=VALUE, such as model.head.num_classes=5')
             key, _, text = value.partition('=')
             if re.search(r'(^|[\[(,\s])(dict\(|\{)', text.strip('\'"')):
                 raise UserError(
@@ -138,7 +138,7 @@ def check_fraction(option: str, value: float) -> None:
         UserError: It is not from 0 to 1.
     """
     if not 0 <= value <= 1:
-        raise UserError(f'{option} {value:g}: expected a number from 0 to 1')
+        raise UserError(f'{option} is {value:g}, expected a number from 0 to 1')
 
 
 def check_device(device: Optional[str]) -> None:

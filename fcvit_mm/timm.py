@@ -188,7 +188,7 @@ class Classifier(nn.Module):
             ValueError: Another ``output_fmt``.
         """
         if output_fmt != 'NCHW':
-            raise ValueError(f'output_fmt={output_fmt!r}, expected NCHW')
+            raise ValueError(f'output_fmt is {output_fmt!r}, expected NCHW')
         take, last_needed = feature_take_indices(self.num_intermediates(), indices)
         layout = output_layout(x)
         intermediates = []
@@ -260,7 +260,7 @@ class TokenHead(nn.Module):
     def reset(self, num_classes: int, global_pool: Optional[str] = None) -> None:
         """Replace the linear layer (0: by none) and, if given, the pooling."""
         if global_pool not in (None, 'token', 'avg', ''):
-            raise ValueError(f"global_pool={global_pool!r}, expected 'token', 'avg' or '' (none)")
+            raise ValueError(f"global_pool is {global_pool!r}, expected 'token', 'avg' or '' (none)")
         if global_pool is not None:
             self.global_pool = global_pool
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()

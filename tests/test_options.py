@@ -25,7 +25,7 @@ def test_key_values_are_read_as_the_library_reads_them(parser):
 
 @pytest.mark.parametrize('option', ['--cfg-options', '--options'])
 def test_key_values_that_are_none(parser, option):
-    with pytest.raises(UserError, match=f'{option} ab: expected KEY=VALUE, such as'):
+    with pytest.raises(UserError, match=f'{option} is ab, expected KEY=VALUE, such as'):
         parser.parse_args([option, 'a=1', 'ab'])
     with pytest.raises(UserError, match=f'{option}: Imbalanced brackets .*: close every bracket'):
         parser.parse_args([option, 'a=[(1,2]'])
@@ -82,5 +82,5 @@ def test_devices_that_can_be_used():
 def test_fractions(value):
     check_fraction('--score-thr', 0)
     check_fraction('--score-thr', 1.0)
-    with pytest.raises(UserError, match=f'--score-thr {value:g}: expected a number from 0 to 1'):
+    with pytest.raises(UserError, match=f'--score-thr is {value:g}, expected a number from 0 to 1'):
         check_fraction('--score-thr', value)

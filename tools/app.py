@@ -55,7 +55,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     check_fraction('--score-thr', args.score_thr)
     for name in ('max_megabytes', 'max_megapixels'):
         if not getattr(args, name) > 0:
-            raise UserError(f'--{name.replace("_", "-")} {getattr(args, name):g}: expected more than 0')
+            raise UserError(f'--{name.replace("_", "-")} is {getattr(args, name):g}, expected more than 0')
     return args
 
 

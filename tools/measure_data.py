@@ -29,7 +29,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add_config_options(parser, 'train_dataloader.batch_size=64')
     args = parser.parse_args(argv)
     if args.processes < 1:
-        raise UserError(f'--processes {args.processes}: expected at least 1')
+        raise UserError(f'--processes is {args.processes}, expected at least 1')
     return args
 
 

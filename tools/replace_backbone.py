@@ -22,7 +22,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add_import_option(parser)
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith('.py'):
-        raise UserError(f'--out {args.out}: expected a file name ending in .py')
+        raise UserError(f'--out is {args.out}, expected a file name ending in .py')
     return args
 
 

@@ -57,13 +57,13 @@ def check_arguments(args: argparse.Namespace) -> torch.device:
     """
     for name, least in (('batch', 1), ('rounds', 1), ('warmup', 0), ('threads', 1)):
         if getattr(args, name) < least:
-            raise UserError(f'--{name} {getattr(args, name)}: expected at least {least}')
+            raise UserError(f'--{name} is {getattr(args, name)}, expected at least {least}')
     try:
         device = torch.device(args.device)
     except RuntimeError as error:
-        raise UserError(f'--device {args.device}: expected cpu, cuda or cuda:N') from error
+        raise UserError(f'--device is {args.device}, expected cpu, cuda or cuda:N') from error
     if device.type not in ('cpu', 'cuda'):
-        raise UserError(f'--device {args.device}: expected cpu, cuda or cuda:N')
+        raise UserError(f'--device is {args.device}, expected cpu, cuda or cuda:N')
     if device.type == 'cuda':
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
@@ -87,7 +87,7 @@ def parse_size(text: str) -> Tuple[int, int]:
     parts = text.lower().split('x')
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise UserError(
-            f'--size {text}: expected a height and a width in pixels, such as 800x1216, or one number for both'
+            f'--size is {text}, expected a height and a width in pixels, such as 800x1216, or one number for both'
         )
     return int(parts[0]), int(parts[-1])
 

@@ -183,7 +183,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     device = check_arguments(args)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     if args.objects < 1:
-        raise UserError(f'--objects {args.objects}: expected at least 1')
+        raise UserError(f'--objects is {args.objects}, expected at least 1')
     task = Task(
         args.config, args.cfg_options or {}, args.device, args.dtype, args.batch, (0, 0), args.objects, args.threads
     )

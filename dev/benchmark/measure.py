@@ -98,7 +98,7 @@ class Ratio(NamedTuple):
 def ratio(times: Sequence[float], baseline: Sequence[float]) -> Ratio:
     """Return the baseline's time over this one's, from the same rounds of one run."""
     if len(times) != len(baseline):
-        raise ValueError(f'{len(times)} times and {len(baseline)} of the baseline: expected the same rounds')
+        raise ValueError(f'{len(times)} times and {len(baseline)} of the baseline, expected the same number')
     return Ratio(spread(np.divide(baseline, times)), float(np.median(baseline) / np.median(times)))
 
 

@@ -131,10 +131,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     for name in ('batch', 'bandwidth', 'multiply_adds'):
         value = getattr(args, name)
         if value is not None and value <= 0:
-            raise UserError(f'--{name.replace("_", "-")} {value}: expected more than 0')
+            raise UserError(f'--{name.replace("_", "-")} is {value}, expected more than 0')
     for name in args.networks:
         if name not in VARIANTS:
-            raise UserError(f'--networks {name}: expected one of {", ".join(VARIANTS)}')
+            raise UserError(f'--networks is {name}, expected one of {", ".join(VARIANTS)}')
     return args
 
 

@@ -144,7 +144,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     for name, least in (('rounds', 1), ('warmup', 0), ('threads', 1)):
         if getattr(args, name) < least:
-            raise UserError(f'--{name} {getattr(args, name)}: expected at least {least}')
+            raise UserError(f'--{name} is {getattr(args, name)}, expected at least {least}')
     check_writable_folder(args.files)
     if args.out:
         check_writable(args.out)

@@ -128,7 +128,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     for name in ('sizes', 'batches'):
         if min(getattr(args, name)) < 1:
-            raise UserError(f'--{name} {min(getattr(args, name))}: expected at least 1')
+            raise UserError(f'--{name} is {min(getattr(args, name))}, expected at least 1')
     args.batch = 1
     args.found_device = check_arguments(args)
     found = describe_run(args.found_device)

@@ -152,7 +152,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     device = check_arguments(args)
     repeat = (10 if device.type == 'cuda' else 1) if args.repeat is None else args.repeat
     if repeat < 1:
-        raise UserError(f'--repeat {repeat}: expected at least 1')
+        raise UserError(f'--repeat is {repeat}, expected at least 1')
     task = Task(args.mode, args.device, args.batch, parse_size(args.size), args.features, args.threads)
     networks = [parse_network(label, args.dtype) for label in args.networks]
     labels = [timed.label for timed in networks]
@@ -162,7 +162,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     baselines = args.baseline or labels[:1]
     for label in baselines:
         if label not in labels:
-            raise UserError(f'--baseline {label} is not one of --networks ({", ".join(labels)})')
+            raise UserError(f'--baseline is {label}, expected one of --networks ({", ".join(labels)})')
 
     found = describe_run(device)
     prepared, rows = prepare_all(networks, task)

@@ -191,10 +191,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     # Trying all of cuDNN's kernels for each convolution takes minutes; it makes the depth-wise ones no faster.
     torch.backends.cudnn.benchmark = False
     if device.type != 'cuda':
-        raise UserError(f'--device {args.device}: expected a GPU; on a CPU, see speed.py --profile')
+        raise UserError(f'--device is {args.device}, expected a GPU; on a CPU, see speed.py --profile')
     if args.network not in VARIANTS or not args.network.startswith('fcvit'):
         known = ', '.join(name for name in VARIANTS if name.startswith('fcvit'))
-        raise UserError(f'--network {args.network}: expected one of {known}')
+        raise UserError(f'--network is {args.network}, expected one of {known}')
     found = describe_run(device)
     bandwidth = measure_ceilings(device, {args.dtype: DTYPES[args.dtype]}).bandwidth
     rows = []

@@ -231,7 +231,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     images = list_images(args.images)
     if not images:
-        raise UserError(f'no images below {args.images}')
+        raise UserError(f'no images below {args.images}: give a folder of images')
     with one_thread(), DefaultScope.overwrite_default_scope('mmpretrain'):
         report(args, images)
 

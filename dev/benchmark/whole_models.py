@@ -205,7 +205,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             cfg = load_config(path)
             task = task_of(cfg)
             if task not in PARTS:
-                raise UserError(f'{path} is for {task}: expected a detector or segmentor')
+                raise UserError(f'{path} is for {task}, expected a detector or segmentor')
             model = build(cfg)
             spread_logits(model.eval(), images)
             rows.append(Row(f'{Path(path).stem}, {way}', WAYS[way](model), task))

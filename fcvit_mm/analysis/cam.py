@@ -15,6 +15,7 @@ import torch.nn as nn
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..dependencies import how_to_install
 from ..options import CAM_METHODS as METHODS
 from .plots import draw_grid, overlay
 from .probe import (
@@ -67,7 +68,7 @@ def load_method(method: str) -> Callable[..., Any]:
         import pytorch_grad_cam
     except ImportError as error:
         raise AnalysisError(
-            f"class activation maps need pytorch-grad-cam ({error}): pip install 'fcvit_mm[analysis]', "
+            f'class activation maps need pytorch-grad-cam ({error}): {how_to_install("analysis")}, '
             'or pip install grad-cam'
         ) from error
     cam_class: Callable[..., Any] = getattr(pytorch_grad_cam, METHODS[method])
@@ -102,7 +103,7 @@ def find_class(target: Union[int, str], count: int, class_names: Optional[Sequen
             f'{", ".join(near or class_names[:SHOWN])}{", ..." if count > SHOWN else ""}'
         )
     if not 0 <= int(text) < count:
-        raise AnalysisError(f'target {target}: the classifier has {count} classes, expected 0 to {count - 1}')
+        raise AnalysisError(f'target is {target}, expected 0 to {count - 1} for the {count} classes of the classifier')
     return int(text)
 
 

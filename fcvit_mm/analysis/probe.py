@@ -207,7 +207,7 @@ def count_extra_tokens(model: nn.Module, tokens: int, grid: Optional[Tuple[int, 
     if grid is None or tokens < grid[0] * grid[1]:
         embedding = f'of {grid[0]}x{grid[1]} patches' if grid else 'that was not found'
         raise AnalysisError(
-            f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {embedding}: expected a '
+            f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {embedding}, expected a '
             f'convolution named {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, or one whose stride equals '
             'its kernel size, and one token per patch'
         )

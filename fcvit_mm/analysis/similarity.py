@@ -82,7 +82,7 @@ def check_queries(queries: Sequence[Tuple[float, float]]) -> List[Tuple[float, f
     wrong = [query for query in queries if len(query) != 2 or not all(0 <= value <= 1 for value in query)]
     if wrong or not queries:
         raise AnalysisError(
-            f'queries={[tuple(query) for query in queries]}, expected points (y, x) as fractions of the height and '
+            f'queries is {[tuple(query) for query in queries]}, expected points (y, x) as fractions of the height and '
             'width, from 0 to 1' + (f', got {tuple(wrong[0])}' if wrong else '')
         )
     return [(y, x) for y, x in queries]

@@ -123,7 +123,9 @@ def input_shape(given: Sequence[int], scope: str) -> Tuple[int, int]:
     if not given:
         return DEFAULT_SHAPES[scope]
     if len(given) > 2 or min(given) < 1:
-        raise UserError(f'--shape {" ".join(map(str, given))}: expected a height and a width in pixels, or one number')
+        raise UserError(
+            f'--shape is {" ".join(map(str, given))}, expected a height and a width in pixels, or one number'
+        )
     return given[0], given[-1]
 
 

@@ -145,7 +145,9 @@ def read_stock(config: Union[str, Config]) -> Config:
     else:
         path = find_stock(config) if '::' in config else config
         if not osp.isfile(path):
-            raise StockConfigError(f'config {path} does not exist')
+            raise StockConfigError(
+                f'config {path} does not exist: give a file, or LIBRARY::FOLDER/NAME for a config of a library'
+            )
         with library_errors(f'reading {path}', 'Correct the config'):
             cfg = Config.fromfile(path)
     if cfg.get('default_scope') not in LIBRARIES:
@@ -169,7 +171,9 @@ def find_stock(name: str) -> str:
     """
     library, _, path = name.partition('::')
     if library not in TASKS:
-        raise StockConfigError(f'{name}: expected one of {", ".join(f"{each}::" for each in LIBRARIES)}')
+        raise StockConfigError(
+            f'config is {name}, expected a name that begins with {" or ".join(f"{each}::" for each in LIBRARIES)}'
+        )
     require(library)
     spec = importlib.util.find_spec(library)
     root = osp.join(osp.dirname(str(spec and spec.origin)), '.mim', 'configs')

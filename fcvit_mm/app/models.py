@@ -98,14 +98,16 @@ def find_models(pairs: Sequence[str], runs: Optional[str] = None) -> Dict[str, M
         models[name if name not in models else f'{name}, {Path(checkpoint).name}'] = Model(config, checkpoint)
     if runs is not None:
         if not osp.isdir(runs):
-            raise UserError(f'--runs {runs} is not a folder')
+            raise UserError(
+                f'--runs {runs} is not a folder: give a work directory of tools/train.py, or a folder of them'
+            )
         for folder in (Path(runs), *sorted(Path(runs).iterdir())):
             model = _run_model(folder) if folder.is_dir() else None
             if model is not None:
                 models.setdefault(folder.resolve().name, model)
     if not models:
         raise UserError(
-            f'no run in {runs}: expected work directories of tools/train.py, each with a config (.py) and a '
+            f'no run in {runs}, expected work directories of tools/train.py, each with a config (.py) and a '
             'checkpoint (.pth)'
             if runs
             else 'no model given: give a config and a checkpoint, or --runs with a folder of tools/train.py runs'

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from ..dependencies import how_to_install
 from ..errors import UserError
 from ..images import ImageError, read_untrusted_image
 from ..options import MAX_UPLOAD_BYTES as MAX_BYTES
@@ -25,11 +26,11 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise UserError("the web demo needs Gradio, which is not installed: pip install 'fcvit_mm[app]'") from error
+        raise UserError(f'the web demo needs Gradio, which is not installed: {how_to_install("app")}') from error
     if tuple(int(part) for part in gradio.__version__.split('.')[:2]) < MIN_GRADIO:
         raise UserError(
             f'the web demo needs Gradio {".".join(map(str, MIN_GRADIO))} or newer, found {gradio.__version__}: pip '
-            "install --upgrade 'fcvit_mm[app]'"
+            'install --upgrade gradio'
         )
     return gradio
 

@@ -46,7 +46,7 @@ def load_pretrained(
     """
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise CheckpointError(
-            f'checkpoint={checkpoint!r}, expected a path, published:NAME or a URL; to train from scratch, '
+            f'checkpoint is {checkpoint!r}, expected a path, published:NAME or a URL; to train from scratch, '
             'pretrained=None (init_cfg=None in the backbone)'
         )
     path = local_path(os.fspath(checkpoint))
@@ -79,12 +79,12 @@ def local_path(checkpoint: str) -> str:
         return checkpoint
     if scheme not in ('http', 'https'):
         raise CheckpointError(
-            f'checkpoint {checkpoint}: expected a path, http:// or https:// (torchvision://, open-mmlab:// and '
+            f'checkpoint is {checkpoint}, expected a path, http:// or https:// (torchvision://, open-mmlab:// and '
             'similar names are weights of other networks)'
         )
     name = os.path.basename(urlparse(checkpoint).path)
     if not name:
-        raise CheckpointError(f'checkpoint {checkpoint} does not end in a file name')
+        raise CheckpointError(f'checkpoint {checkpoint} does not end in a file name: give the URL of a file')
     path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
     rank = int(os.environ.get('LOCAL_RANK', get_dist_info()[0]))
     error: Optional[Exception] = None
@@ -98,7 +98,7 @@ def local_path(checkpoint: str) -> str:
     if error is not None or not os.path.exists(path):
         raise CheckpointError(
             f'{checkpoint} could not be downloaded ({error or "see the first process"}): check the '
-            'address, or download it yourself and give the path'
+            'URL, or download it yourself and give the path'
         ) from error
     return path
 

@@ -81,7 +81,7 @@ def recognize(
     state_dict, weights = find_state_dict(checkpoint, path, ema)
     tensors = tensors_of(state_dict)
     if not tensors:
-        raise CheckpointError(f'{path} contains no tensors, only {some(state_dict)}: expected a state_dict')
+        raise CheckpointError(f'{path} contains no tensors, only {some(state_dict)}, expected a state_dict')
     prefix, matches = _find_prefix(tensors, path, prefix, backbone)
     inside = OrderedDict((key[len(prefix) :], value) for key, value in tensors.items() if key.startswith(prefix))
     rest = OrderedDict((key, value) for key, value in tensors.items() if not key.startswith(prefix))
@@ -99,7 +99,7 @@ def recognize(
         if name is None:
             rest[prefix + key] = value
         elif name in named:
-            raise CheckpointError(f'{path} has two tensors for {name}, one of them called {key}')
+            raise CheckpointError(f'{path} has two tensors for {name}, one of them called {key}: remove one of them')
         else:
             named[name] = value
 
@@ -449,6 +449,6 @@ def _are_transposed(linear: Sequence[Tuple[Dict[str, Tensor], str]], path: str, 
         ordinary, transposed = ([name for name in votes if votes[name] is kind] for kind in (False, True))
         raise CheckpointError(
             f'{path} has linear weights stored (out, in), such as {ordinary[0]}, and others stored '
-            f'(in, out), such as {transposed[0]}: expected all of one kind'
+            f'(in, out), such as {transposed[0]}, expected all of one kind'
         )
     return next(iter(votes.values()), default)

@@ -88,9 +88,9 @@ def generate(
     arguments = {**KINDS[kind], **{key: int(value) for key, value in given.items() if value is not None}}
     for key, least in (('num_train', 1), ('num_val', 1), ('size', MIN_SIZE)):
         if arguments[key] < least:
-            raise UserError(f'{key}={arguments[key]}, expected {least} or more')
+            raise UserError(f'{key} is {arguments[key]}, expected {least} or more')
     if seed < 0:
-        raise UserError(f'seed={seed}, expected 0 or more')
+        raise UserError(f'seed is {seed}, expected 0 or more')
     wanted = dict(kind=kind, **arguments, seed=int(seed), version=VERSION)
 
     root = Path(root)

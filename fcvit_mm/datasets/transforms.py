@@ -140,7 +140,7 @@ class FastRandomResizedCrop(library.RandomResizedCrop):
         self.interpolations = (interpolation,) if isinstance(interpolation, str) else tuple(interpolation)
         if not self.interpolations or not set(self.interpolations) <= set(INTERPOLATIONS):
             raise UserError(
-                f'FastRandomResizedCrop(interpolation={interpolation!r}), expected one of '
+                f'interpolation of FastRandomResizedCrop is {interpolation!r}, expected one of '
                 f'{", ".join(INTERPOLATIONS)}; '
                 "RandomResizedCrop(backend='pillow') supports others"
             )

@@ -413,7 +413,9 @@ def enable_amp(cfg: Config) -> None:
 def enable_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate by the batch size over the base batch size of the config (``--auto-scale-lr``)."""
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-        raise ConfigError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config')
+        raise ConfigError(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: add it, or omit the option'
+        )
     cfg.auto_scale_lr.enable = True
 
 
@@ -423,7 +425,7 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
     if hook is None:
         raise ConfigError(
             "--show and --show-dir need default_hooks=dict(visualization=dict(type='...Hook')) in the "
-            'config, with the hook of its library'
+            'config, with the hook of its library: add it, or omit them'
         )
     # mmdet puts a relative folder below that of the first image, then of the second, ...
     show_dir = osp.abspath(show_dir) if show_dir else None
@@ -471,10 +473,10 @@ def dump_predictions(cfg: Config, out: str) -> None:
     if task == 'segmentation':
         if osp.splitext(out)[1]:
             raise ConfigError(
-                f'--out {out}: expected a folder for segmentation, where one PNG file per image is written'
+                f'--out is {out}, expected a folder for segmentation, where one PNG file per image is written'
             )
     elif not out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(f'--out {out}: expected a file name ending in .pkl or .pickle for {task}')
+        raise ConfigError(f'--out is {out}, expected a file name ending in .pkl or .pickle for {task}')
     evaluator = cfg.test_evaluator
     # One metric, a list of them, or an evaluator that has them.
     nested = isinstance(evaluator, dict) and 'metrics' in evaluator

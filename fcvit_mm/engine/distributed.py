@@ -100,7 +100,9 @@ def rendezvous_env(launcher: str, env: Dict[str, str]) -> Dict[str, str]:
     elif env.get('OMPI_COMM_WORLD_LOCAL_SIZE') == found['WORLD_SIZE']:
         found['MASTER_ADDR'] = '127.0.0.1'
     else:
-        raise LauncherError(f"--launcher {launcher} needs MASTER_ADDR in the environment: the first node's address")
+        raise LauncherError(
+            f"--launcher {launcher} needs MASTER_ADDR in the environment: set it to the first node's host name"
+        )
     return found
 
 

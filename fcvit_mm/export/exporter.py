@@ -97,11 +97,11 @@ def export_model(
     check_format(out, kind)
     check_writable(out)
     if part not in PARTS:
-        raise UserError(f'part {part!r}, expected one of {", ".join(PARTS)}')
+        raise UserError(f'part is {part!r}, expected one of {", ".join(PARTS)}')
     if rounds < 0:
-        raise UserError(f'--rounds {rounds}, expected 0 or more')
+        raise UserError(f'--rounds is {rounds}, expected 0 or more')
     if preprocess not in PREPROCESSING:
-        raise UserError(f'preprocess {preprocess!r}, expected one of {", ".join(PREPROCESSING)}')
+        raise UserError(f'preprocess is {preprocess!r}, expected one of {", ".join(PREPROCESSING)}')
     if openvino:
         check_openvino(kind)
     samples = _check_int8(kind, int8, labelled, calibration)
@@ -187,7 +187,7 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
     if given:
         if len(given) > 2 or min(given) < 1:
             raise UserError(
-                f'--size {" ".join(map(str, given))}: expected a height and a width in pixels, or one number'
+                f'--size is {" ".join(map(str, given))}, expected a height and a width in pixels, or one number'
             )
         return given[0], given[-1]
     for step in walk(cfg.get('test_dataloader') or {}):

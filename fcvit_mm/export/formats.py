@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..dependencies import how_to_install
 from ..errors import UserError
 from ..files import atomic_path, is_write_failure
 from ..inference import optimize_for_inference
@@ -80,15 +81,15 @@ def check_format(path: str, kind: str) -> None:
         UserError: An unknown kind, another suffix, a missing package, too old a torch.
     """
     if kind not in FORMATS:
-        raise UserError(f'format {kind!r}, expected one of {", ".join(FORMATS)}')
+        raise UserError(f'format is {kind!r}, expected one of {", ".join(FORMATS)}')
     suffix, _, packages = FORMATS[kind]
     if not path.endswith(suffix):
-        raise UserError(f'--out {path}: expected a file name ending in {suffix} for --format {kind}')
+        raise UserError(f'--out is {path}, expected a file name ending in {suffix} for --format {kind}')
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(
-                f"{package} is not installed: pip install 'fcvit_mm[export]' (--format torchscript needs "
-                'nothing besides torch)'
+                f'{package} is not installed: {how_to_install("export")} (--format torchscript needs nothing '
+                'besides torch)'
             )
     version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
     if kind != 'torchscript' and version < MIN_TORCH:
@@ -135,7 +136,7 @@ def write_export(
         try:
             recorded = optimize_for_inference(recorded)
         except ValueError as error:
-            raise ExportError(f'--optimize: {error}') from error
+            raise ExportError(f'--optimize: {error}. Omit --optimize') from error
     example = recorded.inputs(EXAMPLE[0], channels, *EXAMPLE[1:])
     with torch.no_grad():
         names = list(part.names(len(as_tuple(recorded(example)))))

@@ -47,7 +47,7 @@ def calibration_images(folder: str, number: Optional[int], option: str = '--int8
             'not needed'
         )
     if number is not None and number < 1:
-        raise UserError(f'--calibration-images {number}, expected at least 1')
+        raise UserError(f'--calibration-images is {number}, expected at least 1')
     paths = find_images(folder, recursive=True)
     number = len(paths) if number is None else min(number, len(paths))
     paths = [paths[i * len(paths) // number] for i in range(number)]

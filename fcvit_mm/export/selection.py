@@ -26,7 +26,7 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
     """
     name = type(model).__name__
     if part not in PARTS:
-        raise UserError(f'part {part!r}, expected one of {", ".join(PARTS)}')
+        raise UserError(f'part is {part!r}, expected one of {", ".join(PARTS)}')
     backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
     if not isinstance(backbone, nn.Module):
         raise UserError(

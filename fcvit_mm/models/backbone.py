@@ -74,7 +74,7 @@ def resolve_arch(
             )
         arch = settings[arch.lower()]
     if not isinstance(arch, dict):
-        raise ValueError(f'arch must be one of {sorted(settings)} or a dict, got {arch!r}')
+        raise ValueError(f'arch is {arch!r}, expected one of {sorted(settings)} or a dict')
     missing = [key for key in per_stage if key not in arch]
     unknown = [key for key in arch if key not in (*per_stage, *defaults)]
     if missing or unknown:
@@ -96,7 +96,7 @@ def check_frozen_stages(frozen_stages: int, count: int, parts: str) -> None:
     """
     if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= count:
         raise ValueError(
-            f'frozen_stages={frozen_stages!r}, expected -1 (none), 0 (the stem) or up to {count} '
+            f'frozen_stages is {frozen_stages!r}, expected -1 (none), 0 (the stem) or up to {count} '
             f'(the stem and all {parts})'
         )
 
@@ -111,7 +111,7 @@ def dilate(strides: Sequence[int], output_stride: int) -> List[int]:
         ValueError: Another ``output_stride`` than one of the strides.
     """
     if output_stride not in strides:
-        raise ValueError(f'output_stride={output_stride!r}, expected one of {tuple(strides)}')
+        raise ValueError(f'output_stride is {output_stride!r}, expected one of {tuple(strides)}')
     return [max(stride // output_stride, 1) for stride in strides]
 
 

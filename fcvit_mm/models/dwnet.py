@@ -420,7 +420,7 @@ def build_output_norm(norm_cfg: Optional[dict], channels: int) -> nn.Module:
     options = dict(norm_cfg or {'type': 'BN'})
     kind, learns = options.pop('type', None), options.pop('requires_grad', True)
     if kind not in OUTPUT_NORMS:
-        raise ValueError(f'norm_cfg={norm_cfg!r}, expected a dict whose type is one of {list(OUTPUT_NORMS)}')
+        raise ValueError(f'norm_cfg is {norm_cfg!r}, expected a dict whose type is one of {list(OUTPUT_NORMS)}')
     return OUTPUT_NORMS[kind](channels, **options).requires_grad_(learns)
 
 
@@ -441,10 +441,10 @@ def check_options(
 ) -> None:
     """Reject invalid options; the error names the value and what was expected."""
     if dynamic not in KINDS or (dynamic == 0 and dynamic is not False):
-        raise ValueError(f'dynamic={dynamic!r}, expected one of {", ".join(map(repr, KINDS))}')
+        raise ValueError(f'dynamic is {dynamic!r}, expected one of {", ".join(map(repr, KINDS))}')
     if dynamic and min(channels) < 4:
         raise ValueError(
-            f'channels={tuple(channels)}, expected at least 4, because kernels are computed from a quarter of them'
+            f'channels is {tuple(channels)}, expected at least 4, because kernels are computed from a quarter of them'
         )
     if dynamic == 'inhomogeneous':
         fits = (
@@ -458,6 +458,6 @@ def check_options(
                 'needs one divisor of the channels per stage'
             )
     if not 0 <= drop_path_rate < 1:
-        raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
+        raise ValueError(f'drop_path_rate is {drop_path_rate}, expected 0 or more and less than 1')
     if position_size is not None and position_size < 1:
-        raise ValueError(f'position_size={position_size}, expected None or at least 1')
+        raise ValueError(f'position_size is {position_size}, expected None or at least 1')

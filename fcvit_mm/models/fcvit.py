@@ -632,10 +632,11 @@ def check_options(
                 f'context_reduction={context_reduction} reduces the {width} channels of a stage to 0: use a smaller one'
             )
     if not 1 <= len(kernel_sizes) <= 2 or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
-        raise ValueError(f'kernel_sizes={kernel_sizes!r}, expected one or two odd numbers, one per token mix')
+        raise ValueError(f'kernel_sizes is {kernel_sizes!r}, expected one or two odd numbers, one per token mix')
     if token_mix_reduction < 1 or context_reduction < 1:
         raise ValueError(
-            f'token_mix_reduction={token_mix_reduction} and context_reduction={context_reduction} must be at least 1'
+            f'token_mix_reduction is {token_mix_reduction} and context_reduction is {context_reduction}, expected at '
+            'least 1'
         )
     if not 0 <= drop_path_rate < 1:
-        raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
+        raise ValueError(f'drop_path_rate is {drop_path_rate}, expected 0 or more and less than 1')

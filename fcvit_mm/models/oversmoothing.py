@@ -28,13 +28,13 @@ def check_methods(methods: Sequence[str]) -> Tuple[str, ...]:
     """
     if isinstance(methods, str) or not isinstance(methods, Sequence):
         raise TypeError(
-            f'methods={methods!r}, expected a sequence of names out of {METHODS}, such as {METHODS[:1]}; an empty one '
-            'gives the unmodified transformer'
+            f'methods is {methods!r}, expected a sequence of names out of {METHODS}, such as {METHODS[:1]}; an empty '
+            'one gives the unmodified transformer'
         )
     unknown = [method for method in methods if method not in METHODS]
     if unknown or len(set(methods)) != len(methods):
         raise ValueError(
-            f'methods={methods!r}, expected each of {METHODS} at most once'
+            f'methods is {methods!r}, expected each of {METHODS} at most once'
             + (f': {unknown[0]!r} is unknown' if unknown else '')
         )
     return tuple(methods)

@@ -90,7 +90,7 @@ class Swin(Transformer):
         depths, channels, num_heads = settings['depths'], settings['channels'], settings['num_heads']
         check_transformer(channels, num_heads, drop_path_rate)
         if not isinstance(window_size, int) or window_size < 2:
-            raise ValueError(f'window_size={window_size!r}, expected an integer of at least 2')
+            raise ValueError(f'window_size is {window_size!r}, expected an integer of at least 2')
         methods = check_methods(methods)
         dilations = dilate(self.strides, output_stride)
         super().__init__(

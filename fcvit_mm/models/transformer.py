@@ -51,7 +51,7 @@ def check_transformer(channels: Sequence[int], num_heads: Sequence[int], drop_pa
                 f'channels: {heads} does not divide {width}'
             )
     if not 0 <= drop_path_rate < 1:
-        raise ValueError(f'drop_path_rate={drop_path_rate}, expected 0 or more and less than 1')
+        raise ValueError(f'drop_path_rate is {drop_path_rate}, expected 0 or more and less than 1')
 
 
 class TokenEmbed(nn.Module):
@@ -153,9 +153,9 @@ class TokenTransformer(Transformer):
         **options: Any,
     ) -> None:
         if out_type not in OUT_TYPES:
-            raise ValueError(f'out_type={out_type!r}, expected one of {OUT_TYPES}')
+            raise ValueError(f'out_type is {out_type!r}, expected one of {OUT_TYPES}')
         if patch_size < 4 or patch_size % 4 or channels % 4:
-            raise ValueError(f'patch_size={patch_size} and channels={channels}, expected multiples of 4')
+            raise ValueError(f'patch_size is {patch_size} and channels is {channels}, expected multiples of 4')
         if out_type == 'cls_token':
             if out_indices is not None:
                 raise ValueError(
@@ -263,5 +263,5 @@ def grid_of(img_size: Union[int, Sequence[int]], patch_size: int) -> Tuple[int, 
     """
     sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(sides) != 2 or any(not isinstance(side, int) or side < 1 or side % patch_size for side in sides):
-        raise ValueError(f'img_size={img_size!r}, expected one or two multiples of patch_size={patch_size}')
+        raise ValueError(f'img_size is {img_size!r}, expected one or two multiples of patch_size={patch_size}')
     return sides[0] // patch_size, sides[1] // patch_size

@@ -34,7 +34,8 @@ def _check_mode(mode: str, origin: str, stacklevel: int = 3) -> str:
     if mode not in MODES:
         raise UserError(
             f'{origin} is {mode!r}, expected one of {", ".join(MODES)}: "auto" runs the fastest implementation of each '
-            'operation, "rules" the first of its table that applies, without measuring, "reference" its definition'
+            'operation, "rules" the first of its table that applies, without measuring, "reference" '
+            'the reference implementation'
         )
     return mode
 

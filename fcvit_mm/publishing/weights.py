@@ -69,7 +69,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
     found, second = content.get('state_dict'), content.get('ema_state_dict')
     if not isinstance(found, dict):
         raise CheckpointError(
-            f'{source} has no state_dict among its keys {some(content)}: expected a checkpoint of '
+            f'{source} has no state_dict among its keys {some(content)}, expected a checkpoint of '
             'tools/train.py. A published file, or bare weights, is first converted by '
             'tools/convert_checkpoint.py'
         )
@@ -83,7 +83,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
     tensors = tensors_of(found)
     if not tensors:
         raise CheckpointError(
-            f'{source} has no tensors in its state_dict, only {some(found)}: expected a checkpoint with weights'
+            f'{source} has no tensors in its state_dict, only {some(found)}, expected a checkpoint with weights'
         )
     check_finite(tensors, source)
     # Copies, because torch would write the whole storage behind a view, and safetensors refuses a shared one.
@@ -177,8 +177,8 @@ def split_destination(path: str) -> Tuple[str, str]:
     name = name[: -len('.pth')] if name.endswith('.pth') else name
     if os.path.isdir(path) or not re.fullmatch(r'[\w.+-]+', name) or name.endswith('.safetensors'):
         raise CheckpointError(
-            f'{path}: expected a file name of letters, digits and _.+-, such as published/fcvit_b12_in1k.pth; the '
-            'hash is inserted automatically (--safetensors adds a .safetensors file)'
+            f'the output is {path}, expected a file name of letters, digits and _.+-, such as '
+            'published/fcvit_b12_in1k.pth; the hash is inserted automatically (--safetensors adds a .safetensors file)'
         )
     if not os.path.isdir(folder):
         raise CheckpointError(f'{path} cannot be written: {folder} is not a directory: create it first')

@@ -165,8 +165,8 @@ def test_classes_by_index_and_name(target, expected):
     [
         ('tulip', NAMES, "unknown class 'tulip', expected an index, 0 to 2, or one of daisy, dandelion, rose"),
         ('tulip', None, 'does not contain the names of its 3 classes, expected an index, 0 to 2'),
-        (3, NAMES, 'target 3: the classifier has 3 classes, expected 0 to 2'),
-        ('-1', NAMES, 'target -1: the classifier has 3 classes'),
+        (3, NAMES, 'target is 3, expected 0 to 2 for the 3 classes'),
+        ('-1', NAMES, 'target is -1, expected 0 to 2'),
     ],
 )
 def test_unknown_classes(target, names, message):
@@ -214,5 +214,5 @@ def test_not_applicable_networks_and_layers(library, image):
 
 def test_missing_library(monkeypatch):
     monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
-    with pytest.raises(AnalysisError, match=r"pip install 'fcvit_mm\[analysis\]'"):
+    with pytest.raises(AnalysisError, match=r"pip install --no-build-isolation -e '.\[analysis\]'"):
         load_method('gradcam')

@@ -93,7 +93,7 @@ def test_patch_embedding_by_name_or_by_stride():
     assert probe.find_patch_convolution(unnamed[:2]) is None
     assert probe.count_extra_tokens(unnamed, 7, (2, 3)) == 1
     for grid, message in (((2, 4), 'of 2x4 patches'), (None, 'that was not found')):
-        with pytest.raises(AnalysisError, match=f'layer of 7 tokens and a patch embedding {message}: expected a conv'):
+        with pytest.raises(AnalysisError, match=f'layer of 7 tokens and a patch embedding {message}, expected a conv'):
             probe.count_extra_tokens(unnamed, 7, grid)
 
 

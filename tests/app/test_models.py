@@ -28,7 +28,7 @@ def test_models_to_choose_from(tmp_path):
         (['nowhere.py', pair[1]], None, 'config nowhere.py does not exist'),
         ([pair[0], 'nowhere.pth'], None, 'checkpoint nowhere.pth does not exist'),
         ([], 'nowhere', '--runs nowhere is not a folder'),
-        ([], str(tmp_path / 'no_checkpoint'), 'no run in .*no_checkpoint: expected work directories of tools/train.py'),
+        ([], str(tmp_path / 'no_checkpoint'), 'no run in .*no_checkpoint, expected work directories of tools/train.py'),
     ]:
         with pytest.raises(UserError, match=message):
             find_models(pairs, runs)

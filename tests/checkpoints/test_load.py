@@ -376,7 +376,7 @@ def test_another_network(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match='pretrained=None'):
         init(tmp_path / 'nowhere.pth')
-    with pytest.raises(CheckpointError, match='checkpoint=None, expected a path'):
+    with pytest.raises(CheckpointError, match='checkpoint is None, expected a path'):
         load_pretrained(fcvit_mm.FCViT(**arguments()), None)
 
 

@@ -91,10 +91,10 @@ def test_what_was_not_generated_is_left_alone(tmp_path):
     'arguments, message',
     [
         (dict(kind='voc'), "unknown kind 'voc', expected one of"),
-        (dict(num_train=0), 'num_train=0, expected 1 or more'),
-        (dict(num_val=0), 'num_val=0, expected 1 or more'),
-        (dict(size=32), 'size=32, expected 64 or more'),
-        (dict(seed=-1), 'seed=-1, expected 0 or more'),
+        (dict(num_train=0), 'num_train is 0, expected 1 or more'),
+        (dict(num_val=0), 'num_val is 0, expected 1 or more'),
+        (dict(size=32), 'size is 32, expected 64 or more'),
+        (dict(seed=-1), 'seed is -1, expected 0 or more'),
     ],
 )
 def test_arguments_that_cannot_work(arguments, message, tmp_path):

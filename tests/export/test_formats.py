@@ -134,7 +134,7 @@ def test_a_disk_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(UserError, match=r"onnx is not installed: pip install 'fcvit_mm\[export\]'"):
+    with pytest.raises(UserError, match=r"onnx is not installed: in the project folder, pip install .*'.\[export\]'"):
         check_format('a.onnx', 'onnx')
     monkeypatch.setattr(torch, '__version__', '2.1.2')
     with pytest.raises(UserError, match='--format torch_export needs torch 2.9 or newer, found 2.1.2'):

@@ -108,9 +108,9 @@ def test_frozen_and_norm_eval():
     }
     assert not model.stages[0].blocks[0].bn.training and model.stages[1].blocks[0].bn.training
     assert not Two(norm_eval=True).train().norm0.training
-    with pytest.raises(ValueError, match='frozen_stages=3, expected .* up to 2'):
+    with pytest.raises(ValueError, match='frozen_stages is 3, expected .* up to 2'):
         Two(frozen_stages=3)
-    with pytest.raises(ValueError, match=r'frozen_stages=2, expected .* up to 1 .*out_indices=\(0,\) needs'):
+    with pytest.raises(ValueError, match=r'frozen_stages is 2, expected .* up to 1 .*out_indices=\(0,\) needs'):
         Two(frozen_stages=2, out_indices=0)
 
 
@@ -163,7 +163,7 @@ def test_a_variant_is_a_name_or_a_row():
     assert resolve_arch(dict(depths=(3, 4), heads=2), **rows) == dict(depths=(3, 4), heads=2)
     for arch, match in (
         ('large', r"unknown arch 'large', expected one of \['small'\]"),
-        (3, 'arch must be one of'),
+        (3, 'arch is 3, expected one of'),
         (dict(heads=2), r"arch lacks \['depths'\]"),
         (dict(depths=(1, 2), width=3), r"unknown \['width'\]"),
         (dict(depths=(1,)), r'depths=\(1,\), expected 2 positive values'),

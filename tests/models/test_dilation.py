@@ -54,5 +54,5 @@ def test_phases():
 
 
 def test_other_strides_are_refused():
-    with pytest.raises(ValueError, match=r'output_stride=7, expected one of \(4, 8, 16, 32\)'):
+    with pytest.raises(ValueError, match=r'output_stride is 7, expected one of \(4, 8, 16, 32\)'):
         build(NETWORKS['fcvit'], output_stride=7)

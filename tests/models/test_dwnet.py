@@ -206,8 +206,8 @@ def test_initial_weights():
         (dict(arch='small'), ValueError, ["unknown arch 'small'", 'base', 'tiny']),
         (dict(arch=dict(depths=(1, 1, 1, 1))), ValueError, ['lacks', 'channels']),
         (dict(arch=dict(MICRO, num_heads=2)), ValueError, ['unknown', 'num_heads']),
-        (dict(dynamic='both'), ValueError, ["dynamic='both'", "'homogeneous', 'inhomogeneous'"]),
-        (dict(dynamic=True), ValueError, ['dynamic=True', 'expected one of False']),
+        (dict(dynamic='both'), ValueError, ["dynamic is 'both'", "'homogeneous', 'inhomogeneous'"]),
+        (dict(dynamic=True), ValueError, ['dynamic is True', 'expected one of False']),
         (
             dict(dynamic='inhomogeneous', arch=dict(depths=(1,) * 4, channels=(8,) * 4)),
             ValueError,
@@ -225,8 +225,8 @@ def test_initial_weights():
         ),
         (dict(norm_cfg=dict(type='GN')), ValueError, ["'GN'", "['LN', 'BN', 'SyncBN']"]),
         (dict(norm_cfg=dict(eps=1.0)), ValueError, ['type is one of']),
-        (dict(drop_path_rate=1.0), ValueError, ['drop_path_rate=1.0', 'less than 1']),
-        (dict(position_size=0), ValueError, ['position_size=0', 'at least 1']),
+        (dict(drop_path_rate=1.0), ValueError, ['drop_path_rate is 1.0', 'less than 1']),
+        (dict(position_size=0), ValueError, ['position_size is 0', 'at least 1']),
         (dict(depth=50), TypeError, ['depth']),
     ],
 )

@@ -304,8 +304,8 @@ def test_bad_options(network):
         (dict(out_indices=(n - 1, -1)), ValueError, ['twice']),
         (dict(out_indices=()), ValueError, ['empty']),
         (dict(out_indices=(1.5,)), TypeError, ['integers', '1.5']),
-        (dict(frozen_stages=-2), ValueError, ['frozen_stages=-2', '-1 (none)']),
-        (dict(frozen_stages=parts + 1), ValueError, [f'frozen_stages={parts + 1}', f'up to {parts}']),
+        (dict(frozen_stages=-2), ValueError, ['frozen_stages is -2', '-1 (none)']),
+        (dict(frozen_stages=parts + 1), ValueError, [f'frozen_stages is {parts + 1}', f'up to {parts}']),
         (dict(depth=50), TypeError, ['depth']),
     ):
         with pytest.raises(error) as caught:

@@ -192,17 +192,17 @@ def test_layer_depth():
     'options, error, words',
     [
         (dict(arch='b13'), ValueError, ["unknown arch 'b13'", 'b12', 'b24', 'b48', 'tiny']),
-        (dict(arch=3), ValueError, ['arch must be one of', '3']),
+        (dict(arch=3), ValueError, ['arch is 3, expected one of']),
         (dict(arch=dict(depths=(1, 1, 1, 1))), ValueError, ['lacks', 'channels', 'mlp_ratios']),
         (dict(arch=dict(MICRO, width=3)), ValueError, ['unknown', 'width']),
         (dict(arch=dict(MICRO, depths=(1, 1))), ValueError, ['depths=(1, 1)', 'expected 4']),
         (dict(arch=dict(MICRO, num_heads=5)), ValueError, ['num_heads=5', 'does not divide', '16']),
         (dict(context_reduction=32), ValueError, ['context_reduction=32', '16 channels']),
-        (dict(context_reduction=0), ValueError, ['context_reduction=0', 'at least 1']),
-        (dict(token_mix_reduction=0), ValueError, ['token_mix_reduction=0', 'at least 1']),
-        (dict(kernel_sizes=(11, 4)), ValueError, ['kernel_sizes=(11, 4)', 'odd']),
-        (dict(kernel_sizes=()), ValueError, ['kernel_sizes=()', 'one or two']),
-        (dict(drop_path_rate=1.0), ValueError, ['drop_path_rate=1.0', 'less than 1']),
+        (dict(context_reduction=0), ValueError, ['context_reduction is 0', 'at least 1']),
+        (dict(token_mix_reduction=0), ValueError, ['token_mix_reduction is 0', 'at least 1']),
+        (dict(kernel_sizes=(11, 4)), ValueError, ['kernel_sizes is (11, 4)', 'odd']),
+        (dict(kernel_sizes=()), ValueError, ['kernel_sizes is ()', 'one or two']),
+        (dict(drop_path_rate=1.0), ValueError, ['drop_path_rate is 1.0', 'less than 1']),
     ],
 )
 def test_bad_options(options, error, words):

@@ -64,7 +64,7 @@ def test_feat_scale_is_the_definition(shape, factor):
 def test_methods_are_checked():
     assert check_methods([]) == () and check_methods(list(METHODS)) == METHODS
     with pytest.raises(
-        TypeError, match="methods='attn_scale', expected a sequence .*an empty one gives the unmodified"
+        TypeError, match="methods is 'attn_scale', expected a sequence .*an empty one gives the unmodified"
     ):
         check_methods('attn_scale')
     with pytest.raises(ValueError, match="'attnscale' is unknown"):

@@ -121,7 +121,7 @@ class Bomb:
         (lambda path: path.write_text('no checkpoint at all'), 'is text that begins with'),
         (
             lambda path: torch.save({'a': torch.ones(1)}, path),
-            'has no state_dict among its keys a: .*convert_checkpoint',
+            'has no state_dict among its keys a, .*convert_checkpoint',
         ),
         (lambda path: torch.save(dict(state_dict={}), path), 'has no tensors in its state_dict'),
         (lambda path: torch.save(dict(state_dict=dict(a=torch.tensor([1.0, float('nan')]))), path), 'NaN or infinite'),

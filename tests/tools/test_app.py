@@ -13,7 +13,7 @@ def tool():
 
 def test_arguments(tool):
     assert tool.parse_args([]).host == '127.0.0.1'
-    with pytest.raises(UserError, match='--max-megapixels 0: expected more than 0'):
+    with pytest.raises(UserError, match='--max-megapixels is 0, expected more than 0'):
         tool.parse_args(['--max-megapixels', '0'])
     with pytest.raises(UserError, match='--device banana cannot be used here'):
         call_tool(tool, ['--device', 'banana'])

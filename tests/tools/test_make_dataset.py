@@ -11,7 +11,7 @@ def test_writes_a_data_set_once(tmp_path):
 def test_what_cannot_work_ends_with_status_1(tmp_path):
     (tmp_path / 'mine.txt').write_text('mine')
     for arguments, message in (
-        (['coco', tmp_path / 'data', '--size', 8], 'make_dataset.py: size=8, expected 64 or more'),
+        (['coco', tmp_path / 'data', '--size', 8], 'make_dataset.py: size is 8, expected 64 or more'),
         (['coco', tmp_path], f'make_dataset.py: {tmp_path} exists and is not a generated data set'),
     ):
         done = run_tool('make_dataset.py', *arguments, check=False)

@@ -18,7 +18,7 @@ def test_mistakes_are_named(tmp_path, shapes):
     done = run_tool('measure_data.py', 'gone.py', cwd=tmp_path, check=False)
     assert done.returncode == 1 and 'measure_data.py:' in done.stdout and 'gone.py' in done.stdout
     done = run_tool('measure_data.py', 'gone.py', '--processes', '0', cwd=tmp_path, check=False)
-    assert done.returncode == 1 and '--processes 0: expected at least 1' in done.stdout
+    assert done.returncode == 1 and '--processes is 0, expected at least 1' in done.stdout
     config = write_config('classification', tmp_path, shapes('classification'))
     options = ['--step-seconds', '1', '--cfg-options', 'train_dataloader.dataset.data_root=lost']
     done = run_tool('measure_data.py', config, *options, cwd=tmp_path, check=False)

@@ -41,7 +41,7 @@ def test_the_documentation_shows_what_is_printed(tmp_path):
 def test_mistakes_are_named(tmp_path):
     pytest.importorskip('mmdet')
     for arguments, words in (
-        ((STOCK, 'fcvit_tiny', '--out', 'own.json'), '--out own.json: expected a file name ending in .py'),
+        ((STOCK, 'fcvit_tiny', '--out', 'own.json'), '--out is own.json, expected a file name ending in .py'),
         (('mmdet::retinanet/nothing', 'fcvit_tiny'), 'mmdet::retinanet/nothing is not a config of the installed mmdet'),
         ((STOCK, 'resnet'), "unknown network 'resnet', expected one of"),
     ):

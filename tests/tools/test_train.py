@@ -207,7 +207,7 @@ def test_a_data_set_that_fails_in_a_worker(own, tmp_path):
 
 def test_what_cannot_be_parsed(own, tmp_path):
     done = run_tool('train.py', own, '--cfg-options', 'a', check=False)
-    assert done.returncode == 1 and 'train.py: --cfg-options a: expected KEY=VALUE' in done.stdout
+    assert done.returncode == 1 and 'train.py: --cfg-options is a, expected KEY=VALUE' in done.stdout
     own.write_text('model = dict(')
     done = run_tool('train.py', own, check=False)
     assert done.returncode == 1 and f'train.py: reading {own} failed: SyntaxError' in done.stdout

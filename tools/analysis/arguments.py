@@ -99,7 +99,7 @@ def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
     parts = text.lower().split('x')
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise UserError(
-            f'--size {text}: expected a height and a width in pixels, such as 480x640, or one number for both'
+            f'--size is {text}, expected a height and a width in pixels, such as 480x640, or one number for both'
         )
     return int(parts[0]), int(parts[-1])
 
@@ -118,7 +118,7 @@ def parse_queries(texts: Sequence[str]) -> List[Tuple[float, float]]:
             y = x = -1.0
         if not (0 <= y <= 1 and 0 <= x <= 1):
             raise UserError(
-                f'--queries {text}: expected Y,X as fractions of the height and width, from 0 to 1, such as 0.5,0.5 '
+                f'--queries is {text}, expected Y,X as fractions of the height and width, from 0 to 1, such as 0.5,0.5 '
                 'for the centre'
             )
         queries.append((y, x))

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Optional
 
-from ...dependencies import MissingPackageError
+from ...dependencies import MissingPackageError, how_to_install
 from ...options import TABLES, check_device, check_fraction
 from .results import PredictionError
 
@@ -71,11 +71,11 @@ def check_options(options: Options, task: str) -> None:
             )
     if options.batch_size < 1 or options.workers < 0:
         raise PredictionError(
-            f'--batch-size {options.batch_size} --workers {options.workers}: expected a batch size of at least 1 and '
-            'at least 0 workers'
+            f'--batch-size is {options.batch_size} and --workers is {options.workers}, expected a '
+            'batch size of at least 1 and at least 0 workers'
         )
     if options.top < 0:
-        raise PredictionError(f'--top {options.top}: expected a number of classes, or 0 for all')
+        raise PredictionError(f'--top is {options.top}, expected a number of classes, or 0 for all')
     check_fraction('--score-thr', options.score_thr)
     check_fraction('--draw-score-thr', options.draw_score_thr)
     check_device(options.device)
@@ -86,8 +86,8 @@ def check_options(options: Options, task: str) -> None:
             )
         if options.tile < 32 or not 0 <= options.overlap < 1:
             raise PredictionError(
-                f'--tile {options.tile} --overlap {options.overlap}: expected a tile of at least 32 pixels and an '
-                'overlap from 0 to below 1'
+                f'--tile is {options.tile} and --overlap is {options.overlap}, expected a tile of at least 32 '
+                'pixels and an overlap from 0 to below 1'
             )
         if options.features or options.tta:
             raise PredictionError('--tile cannot be combined with --features or --tta: omit one of them')
@@ -97,7 +97,7 @@ def check_options(options: Options, task: str) -> None:
             '--features cannot be combined with --tta, which runs the backbone several times: omit one of them'
         )
     if options.table not in TABLES:
-        raise PredictionError(f'--format {options.table}: expected one of {", ".join(TABLES)}')
+        raise PredictionError(f'--format is {options.table}, expected one of {", ".join(TABLES)}')
     if options.table == 'parquet':
         _require('pyarrow', '--format parquet')
 
@@ -115,4 +115,4 @@ def _require(package: str, option: str) -> None:
     try:
         __import__(package)
     except ImportError as error:
-        raise MissingPackageError(f"{option} needs {package}: pip install 'fcvit_mm[predict]'") from error
+        raise MissingPackageError(f'{option} needs {package}: {how_to_install("predict")}') from error

@@ -64,7 +64,7 @@ class ImagesToPredict(Dataset):
         found, image = video.read()
         self.video = (path, video, position + 1)
         if not found:
-            raise ImageError(f'{path}: frame {frame} cannot be decoded')
+            raise ImageError(f'{path}: frame {frame} cannot be decoded: convert the video to MP4 (H.264)')
         return self.reader.convert(swap_channels(image))
 
 

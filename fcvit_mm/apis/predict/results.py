@@ -239,7 +239,9 @@ class Detections:
             raise unexpected_prediction(sample, 'boxes (pred_instances)')
         instances = sample.pred_instances
         if instances.bboxes.shape[-1] != 4:
-            raise PredictionError(f'boxes have {instances.bboxes.shape[-1]} values, expected 4 (axis-aligned)')
+            raise PredictionError(
+                f'boxes have {instances.bboxes.shape[-1]} values, expected 4: rotated boxes are not supported'
+            )
         scores = instances.scores.float().cpu().numpy()
         labels = instances.labels.cpu().numpy()
         boxes = instances.bboxes.float().cpu().numpy()

@@ -336,7 +336,7 @@ class SkipCorruptSamplesHook(Hook):
 
     def __init__(self, limit: float = 0.01, skip: bool = True) -> None:
         if not 0 <= limit <= 1:
-            raise UserError(f'limit={limit}, expected a fraction of the data set, 0 to 1')
+            raise UserError(f'limit is {limit}, expected a fraction of the data set, 0 to 1')
         self.limit = limit
         self.skip = skip
         self.stand_ins: Optional[tempfile.TemporaryDirectory] = None

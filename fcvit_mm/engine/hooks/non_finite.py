@@ -43,9 +43,9 @@ class NonFiniteHook(Hook):
 
     def __init__(self, action: str = 'stop', max_skips: int = 10) -> None:
         if action not in ACTIONS:
-            raise UserError(f'action={action!r}, expected one of {list(ACTIONS)}')
+            raise UserError(f'action is {action!r}, expected one of {list(ACTIONS)}')
         if max_skips < 1:
-            raise UserError(f'max_skips={max_skips}, expected 1 or more')
+            raise UserError(f'max_skips is {max_skips}, expected 1 or more')
         self.action = action
         self.max_skips = max_skips
         self.total = self.in_a_row = 0

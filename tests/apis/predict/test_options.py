@@ -9,13 +9,17 @@ from fcvit_mm.errors import UserError
 @pytest.mark.parametrize(
     'task, options, message',
     [
-        ('classification', dict(batch_size=0), '--batch-size 0 --workers 0: expected a batch size of at least 1'),
+        (
+            'classification',
+            dict(batch_size=0),
+            '--batch-size is 0 and --workers is 0, expected a batch size of at least 1',
+        ),
         ('classification', dict(tile=64), '--tile: a classifier'),
         ('classification', dict(coco='a.json'), '--coco is for detection, but the config is for classification'),
-        ('classification', dict(table='xml'), '--format xml: expected one of csv, parquet'),
+        ('classification', dict(table='xml'), '--format is xml, expected one of csv, parquet'),
         ('classification', dict(features=True, tta=True), '--features cannot be combined with --tta'),
         ('detection', dict(tile=64, features=True), '--tile cannot be combined with --features or --tta'),
-        ('detection', dict(tile=8), '--tile 8 --overlap 0.2: expected a tile of at least 32'),
+        ('detection', dict(tile=8), '--tile is 8 and --overlap is 0.2, expected a tile of at least 32'),
         (
             'detection',
             dict(coco='gone.json'),
@@ -27,9 +31,9 @@ from fcvit_mm.errors import UserError
         ('segmentation', dict(draw_score_thr=0.5), '--draw-score-thr is for detection'),
         ('detection', dict(draw_score_thr=0.5), '--draw-score-thr has no effect without --draw: add --draw, or omit'),
         ('detection', dict(overlap=0.5), '--overlap has no effect without --tile'),
-        ('classification', dict(top=-1), '--top -1: expected a number of classes, or 0 for all'),
-        ('detection', dict(score_thr=7.0), '--score-thr 7: expected a number from 0 to 1'),
-        ('detection', dict(draw=True, draw_score_thr=-1.0), '--draw-score-thr -1: expected a number from 0 to 1'),
+        ('classification', dict(top=-1), '--top is -1, expected a number of classes, or 0 for all'),
+        ('detection', dict(score_thr=7.0), '--score-thr is 7, expected a number from 0 to 1'),
+        ('detection', dict(draw=True, draw_score_thr=-1.0), '--draw-score-thr is -1, expected a number from 0 to 1'),
         ('classification', dict(device='banana'), '--device banana cannot be used here .*: use --device cpu'),
         ('classification', dict(device='cuda:99'), '--device cuda:99 cannot be used here'),
     ],

@@ -76,10 +76,10 @@ def test_the_table(module, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     'option, value, message',
     [
-        ('--networks', 'resnet50', '--networks resnet50: expected one of fcvit_tiny, '),
-        ('--batch', '0', '--batch 0: expected more than 0'),
-        ('--bandwidth', '-1', '--bandwidth -1.0: expected more than 0'),
-        ('--size', 'large', '--size large: expected a height and a width in pixels'),
+        ('--networks', 'resnet50', '--networks is resnet50, expected one of fcvit_tiny, '),
+        ('--batch', '0', '--batch is 0, expected more than 0'),
+        ('--bandwidth', '-1', '--bandwidth is -1.0, expected more than 0'),
+        ('--size', 'large', '--size is large, expected a height and a width in pixels'),
     ],
 )
 def test_bad_arguments(option, value, message):

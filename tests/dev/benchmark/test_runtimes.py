@@ -43,5 +43,5 @@ def test_files_are_written_once_and_timed(load, capsys, tmp_path, task, base):
 
 
 def test_what_cannot_be_timed(load, tmp_path):
-    with pytest.raises(UserError, match='--rounds 0: expected at least 1'):
+    with pytest.raises(UserError, match='--rounds is 0, expected at least 1'):
         load('runtimes').main(['a.py', '--files', str(tmp_path), '--rounds', '0'])

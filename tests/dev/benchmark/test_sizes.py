@@ -36,5 +36,5 @@ def test_the_table_gives_milliseconds_of_an_image_and_ratios(load):
 
 @pytest.mark.parametrize('option', ['sizes', 'batches'])
 def test_refuses_numbers_below_one(load, tmp_path, option):
-    with pytest.raises(UserError, match=f'--{option} 0: expected at least 1'):
+    with pytest.raises(UserError, match=f'--{option} is 0, expected at least 1'):
         load('sizes').main(['--networks', 'fcvit_tiny', f'--{option}', '0', '--out', str(tmp_path)])

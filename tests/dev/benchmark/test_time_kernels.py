@@ -14,7 +14,7 @@ def command(load):
 
 
 def test_says_that_it_needs_a_gpu(command, tmp_path):
-    with pytest.raises(UserError, match='--device cpu: expected a GPU'):
+    with pytest.raises(UserError, match='--device is cpu, expected a GPU'):
         command.main(['--out', str(tmp_path)])
 
 

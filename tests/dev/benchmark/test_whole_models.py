@@ -45,7 +45,7 @@ def test_scores_before_the_sigmoid_are_spread_as_wanted(load):
 def test_a_classifier_is_another_commands(load, tmp_path):
     pytest.importorskip('mmpretrain')
     path = ROOT / 'configs' / 'classification' / 'fcvit_tiny_in1k.py'
-    with pytest.raises(UserError, match='is for classification: expected a detector or segmentor'):
+    with pytest.raises(UserError, match='is for classification, expected a detector or segmentor'):
         load('whole_models').main([str(path), '--out', str(tmp_path / 'a.json')])
 
 

@@ -348,5 +348,5 @@ def test_map_of_another_size():
 
 
 def test_impossible_limit():
-    with pytest.raises(ValueError, match='limit=2, expected a fraction of the data set'):
+    with pytest.raises(ValueError, match='limit is 2, expected a fraction of the data set'):
         SkipCorruptSamplesHook(limit=2)

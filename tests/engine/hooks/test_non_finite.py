@@ -129,8 +129,8 @@ def test_too_many_in_a_row(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(action='ignore'), r"action='ignore', expected one of \['stop', 'skip'\]"),
-        (dict(max_skips=0), 'max_skips=0, expected 1 or more'),
+        (dict(action='ignore'), r"action is 'ignore', expected one of \['stop', 'skip'\]"),
+        (dict(max_skips=0), 'max_skips is 0, expected 1 or more'),
     ],
 )
 def test_impossible_options(options, message):

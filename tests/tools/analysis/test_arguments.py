@@ -42,13 +42,13 @@ def test_sizes_queries_and_file_names(arguments):
 
 @pytest.mark.parametrize('text', ['48x', 'x48', '0', '-3', '1x2x3', 'large'])
 def test_wrong_sizes(arguments, text):
-    with pytest.raises(UserError, match=f'--size {text}: expected a height'):
+    with pytest.raises(UserError, match=f'--size is {text}, expected a height'):
         arguments.parse_size(text)
 
 
 @pytest.mark.parametrize('text', ['2,0.5', '0.5', 'middle', '0,0,0'])
 def test_wrong_queries(arguments, text):
-    with pytest.raises(UserError, match=f'--queries {text}: expected Y,X as fractions'):
+    with pytest.raises(UserError, match=f'--queries is {text}, expected Y,X as fractions'):
         arguments.parse_queries([text])
 
 
