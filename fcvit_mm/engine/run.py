@@ -19,8 +19,8 @@ from ..errors import library_errors
 from .config import adapt_to_machine, train_in_float32_on_cpus, type_name
 from .distributed import joined_processes, wrap_model_for_cpus
 from .hooks.checkpoint import AtomicCheckpointHook, atomic_local_writes
+from .hooks.foreign_checkpoints import find_weights
 from .hooks.resume import make_resumable, select_resume_point
-from .hooks.weights import find_weights
 from .outputs import keep_every_result
 
 Result = TypeVar('Result')

@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..apis.step import Step, observed, parameters_without_gradient, watched_outputs
-from ..engine.hooks.weights import find_weights
+from ..engine.hooks.foreign_checkpoints import find_weights
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
 from .checks import disk_problems, monitor_problems

@@ -4,7 +4,7 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from small_run import Line
 
-from fcvit_mm.engine.hooks.weights import FindWeightsHook, find_weights
+from fcvit_mm.engine.hooks.foreign_checkpoints import FindWeightsHook, find_weights
 
 FILES = {
     'mmengine': lambda weights: {'state_dict': weights},
