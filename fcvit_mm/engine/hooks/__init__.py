@@ -2,10 +2,10 @@
 
 from ...deprecation import deprecated_class
 from ...registry import HOOKS
-from .batches import ResumableBatchSampler
 from .checkpoint import AtomicCheckpointHook
 from .corrupt_samples import SkipCorruptSamplesHook
 from .non_finite import NonFiniteHook
+from .resumable_sampler import ResumableBatchSampler
 from .resume import ResumableHook
 
 WholeCheckpointHook = deprecated_class('WholeCheckpointHook', AtomicCheckpointHook, __name__)

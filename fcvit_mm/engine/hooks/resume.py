@@ -29,7 +29,7 @@ from ...errors import UserError, library_errors
 from ...registry import HOOKS
 from ..config import type_name
 from ..optim.schedules import all_settings, follow_config
-from .batches import EpochPart, Index, ResumableBatchSampler, mix
+from .resumable_sampler import EpochPart, Index, ResumableBatchSampler, mix
 
 
 def request_resume(cfg: Config, point: str) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
-from fcvit_mm.engine.hooks.batches import EpochPart, Index, ResumableBatchSampler, mix
+from fcvit_mm.engine.hooks.resumable_sampler import EpochPart, Index, ResumableBatchSampler, mix
 from fcvit_mm.registry import DATA_SAMPLERS
 
 NUMBER = 37
@@ -43,7 +43,7 @@ class OrientationBatchSampler:
 
 def make(kind, processes, rank, size, batches='BatchSampler', monkeypatch=None, **options):
     """Build a sampler as process ``rank`` of some would."""
-    for place in ('fcvit_mm.engine.hooks.batches', 'mmengine.dataset.sampler'):
+    for place in ('fcvit_mm.engine.hooks.resumable_sampler', 'mmengine.dataset.sampler'):
         monkeypatch.setattr(f'{place}.get_dist_info', lambda: (rank, processes))
     sampler = kind(Wide(range(NUMBER)), seed=5, **options)
     return ResumableBatchSampler(sampler, size, dict(type=batches))
