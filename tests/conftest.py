@@ -41,7 +41,7 @@ LONG = (
     'test_compile_kernels.py',
     'test_fcvit.py',
     'test_stock.py',
-    'test_fetch.py',
+    'test_published_files.py',
     'test_count.py',
     'test_recognize.py',
     'test_get_flops.py',

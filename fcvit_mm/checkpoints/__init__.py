@@ -7,7 +7,6 @@ from ..models import Backbone
 from .convert import convert_checkpoint
 from .download import DownloadError
 from .errors import CheckpointError, CheckpointExistsError, CheckpointNotFoundError
-from .fetch import fetch_published, published_path, read_published
 from .load import check_fits, load_complete, load_pretrained
 from .names import weights_of
 from .published import (
@@ -19,6 +18,7 @@ from .published import (
     register_published,
     with_scheme,
 )
+from .published_files import fetch_published, published_path, read_published
 from .recognize import Recognized, check_finite, recognize
 from .safe_load import read_checkpoint
 

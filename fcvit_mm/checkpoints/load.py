@@ -17,9 +17,9 @@ from ..files import WriteError, atomic_path
 from ..models import Backbone
 from ..models.published_names import is_like
 from .errors import CheckpointError
-from .fetch import published_path
 from .names import find_state_dict, some, weights_of
 from .published import SCHEME, is_published
+from .published_files import published_path
 from .recognize import Recognized, arch_of, kind_of, name_arch, names_of, recognize
 from .safe_load import read_checkpoint
 
@@ -35,8 +35,8 @@ def load_pretrained(
 
     Args:
         backbone (Backbone): The backbone that gets the weights.
-        checkpoint (str): A path, ``published:NAME`` (:mod:`fcvit_mm.checkpoints.fetch`), or an http(s) URL, which is
-            downloaded to torch.hub's directory once.
+        checkpoint (str): A path, ``published:NAME`` (:mod:`fcvit_mm.checkpoints.published_files`), or an http(s) URL,
+            which is downloaded to torch.hub's directory once.
         prefix (str, optional): Prefix of the backbone's names in the file, if not ``backbone.`` or nothing.
         map_location (str): Device on which the weights are read before they are copied, as in MMEngine.
         ema (bool): Take the averaged weights of a file that has both.
@@ -137,7 +137,7 @@ def load_from_published(filename: str, map_location: Any = None) -> Dict[str, An
     """Let MMEngine read ``published:NAME`` wherever it reads a checkpoint: ``load_from``, the libraries' inferencers.
 
     Raises:
-        CheckpointError: See :func:`~fcvit_mm.checkpoints.fetch.read_published`.
+        CheckpointError: See :func:`~fcvit_mm.checkpoints.published_files.read_published`.
     """
     return load_from_safetensors(filename, map_location)
 

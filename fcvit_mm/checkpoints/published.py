@@ -1,7 +1,7 @@
 """Published weights, one row per file: authors, address, and the config they load into.
 
 The rows follow the publications; the downloads have not been tested against the real servers.
-:mod:`fcvit_mm.checkpoints.fetch` downloads and reads the files.
+:mod:`fcvit_mm.checkpoints.published_files` downloads and reads the files.
 """
 
 import difflib

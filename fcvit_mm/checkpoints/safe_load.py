@@ -26,7 +26,7 @@ from torch import Tensor
 from .errors import CheckpointError, CheckpointNotFoundError
 from .published import SCHEME, near_published
 
-#: Readers of what is not the path of a file, by what it begins with: :mod:`fcvit_mm.checkpoints.fetch` has one.
+#: Readers of names that are not paths, by prefix; :mod:`fcvit_mm.checkpoints.published_files` registers one.
 READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
 
 
@@ -370,7 +370,7 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
 
     Args:
         path (str | os.PathLike): The file, or ``published:NAME``
-            (:func:`~fcvit_mm.checkpoints.fetch.read_published`).
+            (:func:`~fcvit_mm.checkpoints.published_files.read_published`).
 
     Returns:
         dict: Saved object.

@@ -1,4 +1,4 @@
-"""tools/download.py; what it calls is tested beside fcvit_mm/checkpoints/fetch.py."""
+"""tools/download.py; what it calls is tested beside fcvit_mm/checkpoints/published_files.py."""
 
 import os
 from functools import partial

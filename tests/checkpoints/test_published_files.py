@@ -25,7 +25,7 @@ from fcvit_mm.checkpoints import (
     read_published,
     register_published,
 )
-from fcvit_mm.checkpoints import fetch as module
+from fcvit_mm.checkpoints import published_files as module
 from fcvit_mm.files import WriteError
 from fcvit_mm.models.variants import Variant, register_variant
 
