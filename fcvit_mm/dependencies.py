@@ -1,4 +1,4 @@
-"""Required packages, the commands that install them, and what has to be turned off beside some versions."""
+"""Required packages, the commands that install them, and a workaround for some versions of transformers."""
 
 import importlib
 import importlib.abc

@@ -186,7 +186,7 @@ def check_writable_folder(folder: PathLike) -> None:
 
 
 def _try_folder(folder: str) -> None:
-    """Write to a folder, or to the one that it would be made in, what has no name and is gone at once."""
+    """Check that a folder, or its nearest existing parent, is writable: write a temporary file without a name."""
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     with tempfile.TemporaryFile(dir=folder):
@@ -224,7 +224,7 @@ _TEMPORARY = re.compile(r'\..+\.[a-z0-9_]{8}\.tmp(\..+)?')
 
 
 def remove_temporaries(folder: PathLike, recursive: bool = False) -> List[str]:
-    """Remove the temporary files that killed processes left in a folder of results; nobody may write there meanwhile.
+    """Remove the temporary files that killed processes left in a folder of results; no process may be writing into it.
 
     Args:
         folder (str | os.PathLike): The folder; it may be missing.

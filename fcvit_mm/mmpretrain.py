@@ -38,7 +38,7 @@ def index_root() -> Path:
 
 
 def register() -> None:
-    """Register the classifiers in mmpretrain's hub, and those that are added later; what is there already stays.
+    """Register all classifiers in mmpretrain's hub, also future ones; existing entries stay.
 
     Raises:
         ImportError: mmpretrain is not installed.
@@ -49,7 +49,7 @@ def register() -> None:
 
 
 def register_classifier(variant: Variant) -> None:
-    """Register the classifier of a variant in mmpretrain's hub, unless it has no config or is there already.
+    """Register the classifier of a variant in mmpretrain's hub, unless it has no config or is already registered.
 
     Raises:
         FileNotFoundError: The folder of this package's configs is missing.

@@ -202,11 +202,11 @@ class Classifier(nn.Module):
         return self.to_features(output, i, layout), intermediates
 
     def num_intermediates(self) -> int:
-        """Return how many intermediates there are."""
+        """Return the number of intermediates."""
         return len(self.backbone.stages)
 
     def outputs(self, x: Tensor) -> Iterator[Any]:
-        """Yield what is computed, one intermediate after another, up to the final features."""
+        """Yield one intermediate after another, up to the final features."""
         return self.backbone.forward_stages(x)
 
     def to_map(self, output: Any, i: int, norm: bool) -> Tensor:
@@ -220,7 +220,7 @@ class Classifier(nn.Module):
     def prune_intermediate_layers(
         self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> List[int]:
-        """Remove the stages after the last of ``indices``, and what needs them.
+        """Remove the stages after the last of ``indices``, and the modules that need them.
 
         Returns:
             list[int]: The indices, counted from 0.
@@ -348,7 +348,7 @@ class TokenClassifier(Classifier):
 
 
 def checkpoint_filter_fn(state_dict: Dict[str, Tensor], model: Optional[nn.Module] = None) -> Dict[str, Tensor]:
-    """Give a classifier's weights the names of the models here, whatever published names they come with.
+    """Rename a classifier's weights, under any published names, to the names of these models.
 
     Args:
         state_dict (dict[str, Tensor]): Published, of this project or of these models.
@@ -472,7 +472,7 @@ def _entrypoint(variant: Variant) -> Callable[..., nn.Module]:
 
 
 def _sources(cfg: Any) -> Dict[str, Any]:
-    """Return what a ``pretrained_cfg`` says about where the weights come from."""
+    """Return the source of the weights that a ``pretrained_cfg`` names."""
     places = ('file', 'url', 'hf_hub_id', 'state_dict')
     if cfg is None or isinstance(cfg, str):
         return {}

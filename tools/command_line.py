@@ -1,4 +1,4 @@
-"""What commands read their arguments with: at once, for neither ``--help`` nor a mistake waits for PyTorch.
+"""The argument parser of the commands: ``--help`` and argument errors do not wait for PyTorch.
 
 ``import fcvit_mm`` registers networks, and so imports PyTorch and MMEngine, which takes seconds. Two of its modules,
 which need the standard library alone, are imported here without it. The package finds them imported when a command,

@@ -1,6 +1,6 @@
-"""Attention and similarity of a network's layers, computed by its own modules from what each is given.
+"""Attention and similarity of a network's layers, computed by its own modules from their recorded inputs.
 
-Networks of any package show theirs by methods of their modules, which need not inherit from anything here:
+Networks of any package show theirs by methods of their modules, which need not inherit from this package:
 
 ``attention_matrix(...)``
     of an attention module, with the arguments of its ``forward``: the attention matrix ``(B, heads, N, N)``, or
@@ -168,7 +168,7 @@ def collect_attention(
     layers: Optional[Sequence[str]] = None,
     reduce: Callable[[Attention], Any] = lambda attention: attention,
 ) -> Dict[str, Any]:
-    """Compute the attention of each layer from what the layer is given when the network runs.
+    """Compute the attention of each layer from its recorded input.
 
     Args:
         model (nn.Module): A transformer, or a classifier, detector or segmentor with one.

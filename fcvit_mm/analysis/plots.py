@@ -1,6 +1,6 @@
 """Figures in one style, with colors that color-blind people can tell apart, and atomic writing of results.
 
-Matplotlib is used through its objects, so that nothing here depends on, or changes, a caller's pyplot figures.
+Matplotlib is used through its objects, so that this module neither depends on nor changes a caller's pyplot figures.
 """
 
 import io
@@ -53,7 +53,7 @@ def new_figure(width: float, height: float, title: Optional[str] = None) -> Figu
 
 
 def style_axes(axes: Axes, xlabel: str, ylabel: str, title: Optional[str] = None) -> None:
-    """Give axes labels, a light grid and a frame on two sides, as all plots here have them."""
+    """Give axes labels, a light grid and a frame on two sides, as in all plots of this package."""
     axes.set_xlabel(xlabel, fontsize=TEXT)
     axes.set_ylabel(ylabel, fontsize=TEXT)
     axes.tick_params(labelsize=SMALL)
@@ -158,7 +158,7 @@ def draw_grid(
         row_titles, column_titles (Sequence[str]): Left of the rows and above the columns.
         title (str, optional): Title of the figure.
         label (str, optional): Meaning of the colors, with the unit; without it there is no color bar.
-        limits (tuple[float], optional): Values of the first and the last color. Default: over all maps here.
+        limits (tuple[float], optional): Values of the first and the last color. Default: over all maps of the figure.
         colormap (str): One of Matplotlib's.
         side (float): Height of a cell in inches.
     """
@@ -167,7 +167,7 @@ def draw_grid(
     width = side * min(max(first.shape[1] / first.shape[0], 0.4), 2.5)
     maps = [cell for row in cells for cell in row if cell is not None and len(cell.shape) == 2]
     scale = limits or (limits_of(maps) if maps else (0.0, 1.0))
-    # Sizes are known, so cells are placed here: a layout engine takes seconds for a hundred of them.
+    # Sizes are known, so this function places the cells: a layout engine takes seconds for a hundred of them.
     left = 0.1 + LETTER * max((len(line) for text in row_titles for line in text.split('\n')), default=0)
     top = 0.08 + LINE * max((text.count('\n') + 1 for text in column_titles), default=0) + (0.35 if title else 0)
     tall = rows * (side + GAP) - GAP

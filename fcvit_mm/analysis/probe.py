@@ -186,7 +186,7 @@ def find_patch_convolution(backbone: nn.Module) -> Optional[nn.Module]:
 
 @contextmanager
 def recording_grid(backbone: nn.Module) -> Iterator[Dict[str, Tuple[int, int]]]:
-    """Record, within the context, the height and width in patches of what a transformer runs on, as ``'grid'``."""
+    """Record, within the context, the height and width of a transformer's input in patches, as ``'grid'``."""
     convolution = find_patch_convolution(backbone)
     modules = {} if convolution is None else {'grid': convolution}
     with recording(modules, lambda name, module, args, kwargs, output: tuple(output.shape[2:])) as values:

@@ -52,7 +52,7 @@ def similarity_maps(model: nn.Module, image: Tensor, blocks: Optional[Sequence[s
 def attention_maps(
     model: nn.Module, image: Tensor, queries: Sequence[Tuple[float, float]], layers: Optional[Sequence[str]] = None
 ) -> Dict[str, Tensor]:
-    """Compute what the patches at chosen points of one image attend to.
+    """Compute the attention maps of the patches at chosen points of one image.
 
     Args:
         model (nn.Module): A transformer, or a classifier, detector or segmentor with one.
@@ -218,7 +218,7 @@ def draw_beside(
     queries: Sequence[Tuple[float, float]],
     title: Optional[str] = None,
 ) -> Figure:
-    """Draw what :func:`draw_attention` does for several networks, one above the other, at the same relative depths.
+    """Draw the attention maps of several networks, one above the other, at the same relative depths.
 
     Args:
         networks (dict[str, tuple]): Maps and image of each, by name.

@@ -21,7 +21,7 @@ from ..models.layers import count_parameters
 from ..ops import use_ops
 from .load import build_model, input_channels
 
-#: MMEngine counts these too; here a number is a number of multiply-adds, as papers give it.
+#: MMEngine counts these too; these formulas count multiply-adds, as papers do.
 NOT_COUNTED = (
     'batch_norm',
     'group_norm',
@@ -87,7 +87,7 @@ def _attention_products(inputs: List[Any], outputs: List[Any]) -> int:
 
 
 class _Traffic(TorchDispatchMode):
-    """Sum of the sizes of what each operation reads and writes."""
+    """Sum of the sizes of the tensors that each operation reads and writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ def group_parts(model: nn.Module) -> Dict[str, List[str]]:
 
 
 def predicted_tensors(detector: Any, shape: Tuple[int, int], image: Tensor) -> List[Tensor]:
-    """Return what a detector of mmdet predicts for an image, ``(1, C, *shape)``, as tensors.
+    """Return the predictions of a detector of mmdet for an image ``(1, C, *shape)`` as tensors.
 
     No detection is dropped for a low score, so masks are computed for the maximum number of detections: the raw forward
     pass of Cascade computes masks for every proposal, and scores of random weights are meaningless.

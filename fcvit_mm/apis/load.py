@@ -105,7 +105,7 @@ def build_model(cfg: Config) -> nn.Module:
 
     Args:
         cfg (Config): Config of a classifier, detector or segmentor. It is not changed, and nothing is downloaded: a
-            backbone's ``init_cfg`` is not run here.
+            backbone's ``init_cfg`` is not run.
 
     Raises:
         ConfigError: A config of another library.

@@ -1,7 +1,7 @@
 """A training step on random images that shows which backbone outputs and parameters a model uses.
 
 Necks and heads differ in which of the outputs they read (``start_level``, ``in_index``, the last alone, ...).
-No rule is needed here: autograd of the loss shows it.
+No rule is needed: autograd of the loss shows it.
 """
 
 import copy

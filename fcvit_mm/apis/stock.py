@@ -25,7 +25,7 @@ from .step import Step, StepError, try_step
 
 #: Libraries whose configs are taken.
 LIBRARIES = ('mmdet', 'mmseg')
-#: Normalization of images that all classifiers here are trained with; of RGB.
+#: Normalization of images (RGB) that all classifiers of this package are trained with.
 NORMALIZATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 #: Entries of a model that read nothing.
 NO_PARTS = ('type', 'backbone', 'data_preprocessor', 'init_cfg', 'train_cfg', 'test_cfg', 'pretrained')
@@ -48,7 +48,7 @@ class Output(NamedTuple):
 
 
 class Misfit(NamedTuple):
-    """An argument of a component that does not fit the backbone.
+    """An argument of a component that does not match the outputs of the backbone.
 
     Attributes:
         part (str): Dotted name of the component.
@@ -283,7 +283,7 @@ def _levels(variant: Variant, node: Dict[str, Any]) -> List[Output]:
 
 
 def _pick(wanted: Sequence[int], strides: Sequence[int]) -> Optional[List[int]]:
-    """Return a level of each wanted stride, the deepest that are left; ``None`` if there are too few."""
+    """Return an output for each wanted stride, the deepest unused ones; ``None`` if there are too few."""
     picked: List[int] = []
     left = list(range(len(strides)))
     for stride in reversed(wanted):

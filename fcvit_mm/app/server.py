@@ -1,4 +1,4 @@
-"""The server of the web demo: its address, and the restriction to this machine."""
+"""The server of the web demo: host and port, and the restriction to this machine."""
 
 import os
 import socket
@@ -43,7 +43,7 @@ def open_port(host: str, port: Optional[int]) -> socket.socket:
         port (int, optional): 0 for any free one; ``None`` for ``DEFAULT_PORT`` or one of the next that is free.
 
     Raises:
-        UserError: The port is taken or not allowed, or the host is no address of this machine.
+        UserError: The port is taken or not allowed, or the host does not belong to this machine.
     """
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     ports = range(DEFAULT_PORT, DEFAULT_PORT + 20) if port is None else [port]

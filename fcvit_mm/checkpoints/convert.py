@@ -150,7 +150,7 @@ def _missing(found: Recognized) -> List[str]:
 
 
 def _parts(names: Iterable[str], stage: str) -> Set[str]:
-    """Return what follows the block in the names of a stage's blocks."""
+    """Return the rest of each name after the block, for the blocks of a stage."""
     found = (BLOCK.match(name) for name in names if name.startswith(stage))
     return {match.string[match.end() :] for match in found if match}
 

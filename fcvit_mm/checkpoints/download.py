@@ -40,10 +40,10 @@ class _Cut(Exception):
 
 
 class _Unreachable(Exception):
-    """There is no connection: retried if there was one before."""
+    """No connection can be made: retried if there was one before."""
 
 
-def download(address: str, path: str, check: Callable[[str], object], size: Optional[int] = None) -> bool:
+def download(url: str, path: str, check: Callable[[str], object], size: Optional[int] = None) -> bool:
     """Download a file, unless another process has done so in the meantime.
 
     After an interruption, by the server or with this process, received data are kept beside ``path``, and the download
@@ -52,7 +52,7 @@ def download(address: str, path: str, check: Callable[[str], object], size: Opti
     progress.
 
     Args:
-        address (str): ``http://`` or ``https://``.
+        url (str): ``http://`` or ``https://``.
         path (str): Destination, written atomically; its folder is created if missing.
         check (callable): Called with the temporary path of the complete file before it is renamed. If it raises a
             ``CheckpointError``, the file is removed.
@@ -72,7 +72,7 @@ def download(address: str, path: str, check: Callable[[str], object], size: Opti
         best, failures, connected = 0, 0, False
         while True:
             try:
-                _try(address, path, check, size)
+                _try(url, path, check, size)
                 return True
             except (_Cut, _Unreachable) as error:
                 reason = error
@@ -82,8 +82,8 @@ def download(address: str, path: str, check: Callable[[str], object], size: Opti
             best, failures = (reached, 0) if reached > best else (best, failures + 1)
             if failures >= len(PAUSES) or not connected:
                 kept = f'; the {_mebibytes(reached)} that came are kept, and the next try continues' if reached else ''
-                raise DownloadError(f'{address} could not be downloaded: {reason}{kept}') from reason
-            print_log(f'{address}: {reason}; retrying.', logger='current')
+                raise DownloadError(f'{url} could not be downloaded: {reason}{kept}') from reason
+            print_log(f'{url}: {reason}; retrying.', logger='current')
             time.sleep(PAUSES[failures])
 
 
@@ -111,8 +111,8 @@ def _only_one(path: str) -> Iterator[None]:
         lock.release()
 
 
-def _try(address: str, path: str, check: Callable[[str], object], size: Optional[int]) -> None:
-    """Download what is missing over one connection.
+def _try(url: str, path: str, check: Callable[[str], object], size: Optional[int]) -> None:
+    """Download the missing part of a file over one connection.
 
     Raises:
         _Cut, _Unreachable: See there.
@@ -121,18 +121,18 @@ def _try(address: str, path: str, check: Callable[[str], object], size: Optional
     partial = next((each for each in find_partials(path) if each.size), None)
     # From the last byte on that is there: of a complete file no server would send nothing.
     start = partial.size - 1 if partial else 0
-    response = _open(address, start)
+    response = _open(url, start)
     if partial is not None and not _continues(response, start, partial.tag):
         start = 0
         if response.status != 200:
             response.close()
-            response = _open(address, start)
+            response = _open(url, start)
     total, tag = _describe(response)
     if size is not None and total not in (None, size):
         response.close()
-        raise DownloadError(f'{address} has {total} bytes, expected {size}: the file on the server has changed')
+        raise DownloadError(f'{url} has {total} bytes, expected {size}: the file on the server has changed')
     where = f', from {_mebibytes(start)} on' if start else ''
-    print_log(f'Downloading {address} to {path} ({_mebibytes(total)}{where}).', logger='current')
+    print_log(f'Downloading {url} to {path} ({_mebibytes(total)}{where}).', logger='current')
     with response, partial_path(path, tag) as temporary:
         os.truncate(temporary, start)
         received = start
@@ -153,22 +153,22 @@ def _try(address: str, path: str, check: Callable[[str], object], size: Optional
             raise
 
 
-def _open(address: str, start: int) -> http.client.HTTPResponse:
+def _open(url: str, start: int) -> http.client.HTTPResponse:
     """Request a file from a byte offset on; the response may contain the complete file."""
     headers = {'User-Agent': f'fcvit_mm/{__version__}', 'Accept-Encoding': 'identity'}
     if start:
         headers['Range'] = f'bytes={start}-'
     try:
-        response: http.client.HTTPResponse = urlopen(Request(address, headers=headers), timeout=TIMEOUT)
+        response: http.client.HTTPResponse = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
         return response
     except HTTPError as error:
         error.close()
         if error.code == 416 and start:  # the file is shorter now
-            return _open(address, 0)
+            return _open(url, 0)
         answer = f'the server answers {error.code} ({error.reason})'
         if error.code in BUSY:
             raise _Cut(answer) from error
-        raise DownloadError(f'{address} could not be downloaded: {answer}') from error
+        raise DownloadError(f'{url} could not be downloaded: {answer}') from error
     except (OSError, http.client.HTTPException) as error:
         raise _Unreachable(f'no connection ({getattr(error, "reason", None) or error})') from error
 

@@ -1,10 +1,10 @@
-"""Errors of checkpoints: each names the file, the problem and the way out."""
+"""Errors of checkpoints: each names the file, the problem and the solution."""
 
 from ..errors import UserError
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be read or does not fit. The message names the file, the problem and the way out."""
+    """A checkpoint cannot be read or does not match the model. The message names file, problem and solution."""
 
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):

@@ -70,7 +70,7 @@ def local_path(checkpoint: str) -> str:
     """Return the local file of a path, ``published:NAME`` or URL; one process per machine downloads it.
 
     Raises:
-        CheckpointError: Another kind of address, or the download fails.
+        CheckpointError: Another kind of URL, or the download fails.
     """
     if is_published(checkpoint):
         return published_path(checkpoint)
@@ -107,10 +107,10 @@ class _DownloadError(Exception):
     """A download failed; not an ``OSError``, which would mean that the file cannot be written."""
 
 
-def _download(address: str, path: str) -> None:
+def _download(url: str, path: str) -> None:
     with atomic_path(path) as temporary:
         try:
-            torch.hub.download_url_to_file(address, temporary, progress=False)
+            torch.hub.download_url_to_file(url, temporary, progress=False)
         except OSError as error:  # urllib's errors are OSErrors
             raise _DownloadError(str(error)) from error
 
@@ -119,7 +119,7 @@ def _download(address: str, path: str) -> None:
 def load_from_safetensors(filename: str, map_location: Any = None) -> Dict[str, Any]:
     """Let MMEngine read safetensors files wherever it reads a checkpoint, as the libraries' inferencers do.
 
-    MMEngine matches its prefixes as regular expressions; addresses (``http://``, ...) come before this one.
+    MMEngine matches its prefixes as regular expressions; URLs (``http://``, ...) come before this one.
 
     Raises:
         CheckpointError: See :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
@@ -147,11 +147,11 @@ def _check_fit(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:
     network = found.network
     theirs, ours = arch_of(found.backbone)['depths'], arch_of(own)['depths']
     wrong = [
-        f'{name} is {tuple(value.shape)} there and {tuple(own[name].shape)} here'
+        f'{name} is {tuple(value.shape)} in the file and {tuple(own[name].shape)} in the backbone'
         for name, value in found.backbone.items()
         if name in own and own[name].shape != value.shape
     ]
-    # More stages there than here are no fault: a backbone is built as far as its out_indices need.
+    # More stages in the file are no fault: a backbone is built as far as its out_indices need.
     other_depths = theirs[: len(ours)] != ours
     if other_depths or kind_of(found.backbone, network) != kind_of(own, network) or wrong:
         raise CheckpointError(
@@ -186,7 +186,7 @@ def _report(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:
         log.append(f'Not in the file, as usual for a {found.task}, initial values kept: {some(norms)}.')
     print_log(' '.join(log), logger='current')
     for names, description in (
-        (added, 'missing in the file, new here: they start at zero, which changes nothing'),
+        (added, 'missing in the file, new in the backbone: they start at zero, which changes nothing'),
         (missing, 'missing in the file, initial values kept'),
         (unexpected, 'unexpected in the file, not loaded'),
     ):

@@ -1,4 +1,4 @@
-"""Published weights, one row per file: authors, address, and the config they load into.
+"""Published weights, one row per file: authors, URL, and the config that they are for.
 
 The rows follow the publications; the downloads have not been tested against the real servers.
 :mod:`fcvit_mm.checkpoints.published_files` downloads and reads the files.

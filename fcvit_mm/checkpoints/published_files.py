@@ -127,7 +127,7 @@ def fetch_published(name: str, folder: Optional[str] = None) -> Fetched:
 
 
 def _download(weights: PublishedWeights, path: str) -> bool:
-    """Download a file; the error on failure says what to do by hand."""
+    """Download a file; an error says how to download it by hand."""
     by_hand = f'open {weights.page} in a browser, download the checkpoint and save it as {path}'
     if weights.address is None:
         raise DownloadError(
@@ -140,8 +140,8 @@ def _download(weights: PublishedWeights, path: str) -> bool:
     except DownloadError as error:
         guess = '' if weights.confirmed else ' (its name follows from the network, the publication does not give it)'
         raise DownloadError(
-            f'{error}{guess}. On a machine with internet: python tools/download.py {weights.name} --to DIR; here: '
-            f'{VARIABLE}=DIR. By hand: {by_hand}'
+            f'{error}{guess}. On a machine with internet: python tools/download.py {weights.name} --to DIR; on '
+            f'this machine: {VARIABLE}=DIR. By hand: {by_hand}'
         ) from error
     except WriteError as error:
         raise WriteError(

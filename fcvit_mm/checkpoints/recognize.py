@@ -318,7 +318,7 @@ def names_of(network: Type[Backbone]) -> PublishedNames:
 def _explain(
     keys: Sequence[str], network: Type[Backbone], published: bool, own: Sequence[str], rows_suffice: bool
 ) -> Optional[_Match]:
-    """Find our names for those of a file; ``None`` if too few of those in blocks are the network's.
+    """Map the names of a file to ours; ``None`` if too few names in blocks are the network's.
 
     Args:
         keys (Sequence[str]): Keys of the file.
@@ -404,7 +404,7 @@ def _find_prefix(
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> List[str]:
-    """Return possible prefixes of a network's names: those that end before a part that is not a number."""
+    """Return possible prefixes of a network's names: each ends before a part that is not a number."""
     found: Dict[str, None] = {}
     for key in tensors:
         parts = key.split('.')

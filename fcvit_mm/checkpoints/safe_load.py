@@ -1,6 +1,6 @@
 """Reading checkpoint files without running any code in them.
 
-A pickle is a program: it names functions and has them called. The unpickler here never imports what a file names. It
+A pickle is a program: it names functions and has them called. This unpickler never imports what a file names. It
 looks the name up in :data:`ALLOWED`, a table of this module's own rebuilders and of plain data; any other name stops
 the reading. Only those rebuilders are called, and nothing has its attributes set. torch's containers are taken apart
 here as well (a zip archive of a pickle and raw storages, or several pickles followed by raw storages), so no second
@@ -130,7 +130,7 @@ def _numpy_array(*_: Any) -> np.ndarray:
 
 
 def _set_array(array: np.ndarray, state: Any) -> None:
-    """Call ``array.__setstate__`` after a check of what NumPy trusts: types, and as many bytes as the shape needs."""
+    """Call ``array.__setstate__`` after checks that NumPy omits: types, and as many bytes as the shape needs."""
     _, shape, dtype, fortran, data = state
     if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, (bytes, bytearray)):
         raise ValueError('a NumPy array of something other than numbers')
@@ -163,7 +163,7 @@ def _opaque(name: str) -> Rebuild:
 
 
 def _allowed() -> Dict[Tuple[str, str], Any]:
-    """Return what stands for each (module, name) in published and MMEngine-written checkpoints."""
+    """Return the safe replacement of each (module, name) in checkpoints of MMEngine and published ones."""
     table: Dict[Tuple[str, str], Any] = {
         ('collections', 'OrderedDict'): Rebuild(lambda items=(): OrderedDict(items)),
         ('collections', 'Counter'): Rebuild(lambda items=(): dict(items)),

@@ -23,7 +23,7 @@ NAMES = {
 
 
 def _on_demand(name: str) -> Callable[..., Any]:
-    """Return what builds a class of :data:`NAMES`, whose module is imported then and not before."""
+    """Return a builder of a class of :data:`NAMES` that imports the module only when it is called."""
     module, package = NAMES[name]
 
     def build(*args: Any, **kwargs: Any) -> Any:

@@ -50,7 +50,7 @@ class FastPhotoMetricDistortion(library.PhotoMetricDistortion):
 
 
 def _change_channel(image: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
-    """Replace the values of hue (0), saturation (1) or value (2) of an image in BGR by those of a table."""
+    """Replace the values of hue (0), saturation (1) or value (2) of an image in BGR by the values of a table."""
     tables = np.repeat(RAMP[..., None], 3, axis=2)
     tables[..., channel] = table
     return cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), tables), cv2.COLOR_HSV2BGR)

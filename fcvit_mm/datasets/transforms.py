@@ -62,12 +62,12 @@ def histograms(image: np.ndarray) -> Tuple[np.ndarray, ...]:
 
 
 def apply_tables(image: np.ndarray, tables: Tuple[np.ndarray, ...]) -> np.ndarray:
-    """Replace each value of a channel by what the channel's table, ``(256,)`` uint8, has for it."""
+    """Replace each value of a channel by its entry in the channel's table, ``(256,)`` uint8."""
     return cv2.LUT(image, np.stack(tables, axis=-1)[None])
 
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
-    """Return what :func:`mmcv.auto_contrast` does, ``(H, W, 3)`` uint8: each channel from 0 to 255."""
+    """Return the result of :func:`mmcv.auto_contrast`, ``(H, W, 3)`` uint8: each channel from 0 to 255."""
     tables = []
     for counts in histograms(image):
         used = np.flatnonzero(counts)
@@ -79,7 +79,7 @@ def auto_contrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Return what :func:`mmcv.imequalize` does, ``(H, W, 3)`` uint8: each channel's values spread evenly."""
+    """Return the result of :func:`mmcv.imequalize`, ``(H, W, 3)`` uint8: each channel's values spread evenly."""
     tables = []
     for counts in histograms(image):
         step = (image.shape[0] * image.shape[1] - counts[np.flatnonzero(counts)[-1]]) // 255
@@ -92,7 +92,7 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Return what :func:`mmcv.adjust_contrast` does, ``(H, W, 3)`` uint8: values times ``factor`` around the mean."""
+    """Return the result of :func:`mmcv.adjust_contrast`, ``(H, W, 3)`` uint8: scaled around the mean by ``factor``."""
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     mean = round(float(np.sum(grey)) / grey.size)
     table = cv2.addWeighted(RAMP.astype(np.float32), factor, np.full(RAMP.shape, mean, np.float32), 1 - factor, 0)
@@ -100,13 +100,13 @@ def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def adjust_color(image: np.ndarray, factor: float) -> np.ndarray:
-    """Return what :func:`mmcv.adjust_color` does, ``(H, W, 3)`` uint8: colors ``factor`` times as far from grey."""
+    """Return the result of :func:`mmcv.adjust_color`, ``(H, W, 3)`` uint8: colors ``factor`` times as far from grey."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     return cv2.addWeighted(image, factor, grey, 1 - factor, 0)
 
 
 def adjust_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Return what :func:`mmcv.adjust_sharpness` does, ``(H, W, 3)`` uint8: details ``factor`` times as strong."""
+    """Return the result of :func:`mmcv.adjust_sharpness`, ``(H, W, 3)`` uint8: details ``factor`` times as strong."""
     smooth = cv2.filter2D(image, -1, SMOOTH)
     sharpened = cv2.addWeighted(image, factor, smooth, 1 - factor, 0, dtype=cv2.CV_32F)
     return np.clip(sharpened, 0, 255, out=sharpened).astype(np.uint8)
@@ -162,7 +162,7 @@ class FastRandomResizedCrop(library.RandomResizedCrop):
 
 
 class FastRandomFlip(RandomFlip):
-    """mmcv's ``RandomFlip`` for images without annotations, in memory: what follows need not copy it again.
+    """mmcv's ``RandomFlip`` for images without annotations; the result is contiguous, so nothing copies it again.
 
     Args:
         prob (float): Probability of flipping.
@@ -185,7 +185,7 @@ class FastRandomFlip(RandomFlip):
 
 
 class _OfValues:
-    """A transform that treats values one by one, by the table of what it makes of each.
+    """A transform of single values, computed by a table with the result of each.
 
     Args:
         transform (callable): Draws what it draws, and returns a sample whose ``img`` it has replaced, or has not.
@@ -202,7 +202,7 @@ class _OfValues:
 
 
 class _OfImage:
-    """A transform by a faster form of what it calls in mmcv: with a factor, or without.
+    """A transform that calls a faster implementation of its function in mmcv: with a factor, or without.
 
     Args:
         transform (BaseAugTransform): Transform of mmpretrain, which draws the random numbers.

@@ -33,7 +33,7 @@ REGISTERED_NAMES = {
     'SyncBatchNorm': 'SyncBN',
     'WholeCheckpointHook': 'AtomicCheckpointHook',
 }
-#: What is read of a config besides the arguments of a runner: by MMEngine, by the libraries' tools, and here.
+#: Keys of a config that are read besides the arguments of a runner: by MMEngine, the libraries' tools and this package.
 ALSO_READ = (
     'activation_checkpointing',
     'efficient_conv_bn_eval',
@@ -224,7 +224,7 @@ INSERTED_INTO = {
 
 
 def read_keys() -> Set[str]:
-    """Return the keys of a config that are read by a runner, MMEngine, the libraries' tools, or here."""
+    """Return the keys of a config that a runner, MMEngine, the libraries' tools or this package read."""
     return {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters, *ALSO_READ} - {'cfg'}
 
 
@@ -365,7 +365,7 @@ def replace_sync_bn(model: Any, kind: str) -> int:
 
 
 def train_in_float32_on_cpus(cfg: Config) -> None:
-    """Disable mixed precision in training on a CPU, with a message: MMEngine's wrapper refuses it there."""
+    """Disable mixed precision in training on a CPU, with a message: MMEngine's wrapper refuses it on CPUs."""
     wrapper = cfg.get('optim_wrapper')
     if get_device() == 'cpu' and wrapper and type_name(wrapper) == 'AmpOptimWrapper':
         wrapper['type'] = 'OptimWrapper'

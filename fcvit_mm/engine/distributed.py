@@ -154,7 +154,7 @@ def _join_over_gloo(cfg: Config) -> None:
     os.environ.update(rendezvous_env(cfg.launcher, dict(os.environ)))
     interfaces = [name for _, name in socket.if_nameindex()]
     if os.environ['MASTER_ADDR'] in ('127.0.0.1', 'localhost') and 'lo' in interfaces:
-        # gloo would look up the machine's own name, which need not resolve on a lone machine.
+        # gloo would look up the machine's own name, which need not resolve on a machine without a network.
         os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
     # MMEngine's own setting of how long to wait for a process that is silent but not gone, in seconds.
     seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')

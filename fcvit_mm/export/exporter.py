@@ -183,7 +183,7 @@ def _check_int8(kind: str, folder: Optional[str], labelled: Optional[str], numbe
 
 
 def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
-    """Return height and width: those given, those that the test pipeline crops to, or those usual for the task."""
+    """Return height and width: as given, of the test pipeline's crop, or the usual ones of the task."""
     if given:
         if len(given) > 2 or min(given) < 1:
             raise UserError(

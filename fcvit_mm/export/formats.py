@@ -161,7 +161,7 @@ def as_tuple(outputs: Any) -> Tuple[Tensor, ...]:
 
 @contextmanager
 def naming_operators(what: str) -> Iterator[None]:
-    """Convert errors of exporters and runtimes to one message: the operator, its call, the way out."""
+    """Convert errors of exporters and runtimes to one message: the operator, its call, the solution."""
     try:
         yield
     except UserError:
@@ -183,7 +183,7 @@ def naming_operators(what: str) -> Iterator[None]:
 
 
 def causes(error: BaseException) -> List[BaseException]:
-    """Return an error and those that led to it, the first of them first."""
+    """Return an error and the errors that caused it, the earliest first."""
     found: List[BaseException] = []
     current: Optional[BaseException] = error
     while current is not None and current not in found:
@@ -337,7 +337,7 @@ def load_exported(path: str, kind: str) -> Runnable:
 
 
 def check_openvino(kind: str) -> None:
-    """Check, before anything is loaded, that files of a kind can be run in OpenVINO here.
+    """Check, before anything is loaded, that OpenVINO is installed and runs files of a kind.
 
     Raises:
         UserError: Another kind than ONNX, or OpenVINO is not installed.

@@ -155,7 +155,7 @@ def measure_drift(
     prepare: Callable[[str], Tensor],
     has_classes: bool,
 ) -> dict:
-    """Measure the difference of the outputs in several runtimes from those of the first.
+    """Measure the differences between the outputs of the first runtime and of the others.
 
     Args:
         runtimes (dict[str, callable]): Images ``(1, C, H, W)`` to one output; the first is compared with.

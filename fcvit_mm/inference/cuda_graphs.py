@@ -14,7 +14,7 @@ Forward = Callable[[Tensor], Tuple[Tensor, ...]]
 
 
 class Recorded(NamedTuple):
-    """A graph, the tensor that it reads and those that it writes."""
+    """A graph, its input tensor and its output tensors."""
 
     graph: Any
     source: Tensor

@@ -144,7 +144,7 @@ def _is_understood(module: nn.Module) -> bool:
 
 
 def _children(module: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """Yield what a module calls with maps, and by which name: a backbone only if it is understood."""
+    """Yield names and submodules that a module calls with feature maps; a backbone only if it is supported."""
     for name, child in module.named_children():
         if name.startswith(_NOT_CALLED) or (name == 'backbone' and not _is_understood(child)):
             continue

@@ -156,7 +156,7 @@ def _transform_inputs(part: Tensor, inputs: Tensor) -> None:
 
 
 def _to_points(d: Sequence[Tensor], into: Sequence[Tensor]) -> None:
-    """Write what six neighbouring inputs are at the six points."""
+    """Write the values of six neighbouring inputs at the six points."""
     torch.sub(d[4], d[2], alpha=5, out=into[0]).add_(d[0], alpha=4)
     torch.sub(d[5], d[3], alpha=5, out=into[5]).add_(d[1], alpha=4)
     even, odd = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)

@@ -38,7 +38,7 @@ def mmcv_folder() -> Path:
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``mmcv._ext`` here, last: only where mmcv has none."""
+    """Finds ``mmcv._ext`` in this package, but only if mmcv has none."""
 
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
@@ -53,7 +53,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def make_known() -> None:
-    """Let this process find the operators here, if mmcv has none."""
+    """Let this process find this package's operators, if mmcv has none."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.append(Finder())
 

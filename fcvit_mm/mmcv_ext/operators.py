@@ -1,4 +1,4 @@
-"""The operators of ``mmcv._ext``: the table that says which one is served by what.
+"""The operators of ``mmcv._ext``: a table with the function for each.
 
 The functions have the names and arguments of mmcv's C++ (``mmcv/ops/csrc/pytorch/pybind.cpp``): they write into
 tensors that they are given. Shapes: ``B`` images, ``C`` channels, ``R`` regions, ``N`` boxes, ``K`` classes.

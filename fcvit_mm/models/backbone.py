@@ -183,7 +183,7 @@ class Backbone(BaseModule):
     #: Reads the checkpoint of ``dict(type='Pretrained')`` into a backbone: ``loader(backbone, **init_cfg)``. Set by
     #: ``fcvit_mm.checkpoints``, which knows the published files' key names; the networks do not import it.
     pretrained_loader: Optional[Callable[..., None]] = None
-    #: Names of the parameters in published files of the network. ``None``: those files have the names here.
+    #: Names of the parameters in published files of the network. ``None``: they have our names.
     published_names: Optional[PublishedNames] = None
     #: Replays forward passes for inference: a :class:`~fcvit_mm.inference.cuda_graphs.CudaGraphs` after
     #: ``optimize_for_inference(model, cuda_graphs=True)``, otherwise ``None``.

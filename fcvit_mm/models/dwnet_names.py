@@ -8,7 +8,7 @@ from .published_names import PublishedNames, Row, output_norms
 
 
 def _rows() -> Iterator[Row]:
-    """Yield names there and here: patch merging ends a layer there, and begins a stage here."""
+    """Yield published names and ours: patch merging ends a published layer, and begins a stage of ours."""
     yield Row('patch_embed.proj.*', 'stem.proj.*')
     yield Row('patch_embed.norm.*', 'stem.norm.*')
     yield Row('absolute_pos_embed', 'stem.pos_embed')

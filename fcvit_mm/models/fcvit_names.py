@@ -8,7 +8,7 @@ from .published_names import PublishedNames, Row, output_norms
 
 
 def _rows() -> Iterator[Row]:
-    """Yield names there and here: ``network`` holds stages at even places and patch embeddings at odd ones."""
+    """Yield published names and ours: ``network`` has stages at even positions, patch embeddings at odd ones."""
     yield Row('patch_embed.proj.*', 'stem.proj.*')
     yield Row('patch_embed.norm.*', 'stem.norm.*')
     for i in range(4):

@@ -515,7 +515,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, after the patch embedding that leads there.
+    """Patch embedding, followed by blocks at one resolution.
 
     Args:
         downsample (nn.Module): Patch embedding between stages; ``nn.Identity`` in the first.

@@ -133,7 +133,7 @@ def resample_table(table: Tensor, size: Tuple[int, int], new_size: Tuple[int, in
 
 
 def fit_table(table: Tensor, like: Tensor, extra: int, new_size: Tuple[int, int], name: str) -> Tensor:
-    """Return a table of a checkpoint, resized to the grid of the parameter that it is for if it does not fit.
+    """Return a table of a checkpoint, resized to the grid of its parameter if their sizes differ.
 
     Args:
         table (Tensor): ``(..., L, C)``, of a square grid.

@@ -15,7 +15,7 @@ class Row(NamedTuple):
 
     Attributes:
         published (str): Pattern of the published name.
-        ours (str): Pattern of the name here.
+        ours (str): Pattern of the name in this package.
         when (str): The condition under which a file has it so; empty for always. It decides between two published names
             of one parameter.
     """

@@ -177,7 +177,7 @@ class TokenTransformer(Transformer):
         self.out_type = out_type
 
     def build_outputs(self, channels: int) -> None:
-        """Build what is made of the blocks' output: a norm for the class token, or the pyramid."""
+        """Build the modules after the blocks: a norm for the class token, or the pyramid."""
         if self.out_type == 'cls_token':
             self.norm = nn.LayerNorm(channels, eps=1e-6)
             return
@@ -222,7 +222,7 @@ class TokenTransformer(Transformer):
         raise NotImplementedError
 
     def forward_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
-        """Return what the blocks make of images ``(B, in_channels, H, W)``: ``(B, N, C)``, and the grid of patches."""
+        """Return the blocks' output ``(B, N, C)`` for images ``(B, in_channels, H, W)``, and the grid of patches."""
         x, grid = self.forward_stem(x)
         return call(self.stage, x), grid
 

@@ -11,7 +11,7 @@ from .published_names import PublishedNames, Row, output_norms
 
 
 def _block_rows(theirs: str, ours: str, *parts: str) -> Iterator[Row]:
-    """Yield the names of a block: those that all three have, ``parts`` and the methods'."""
+    """Yield the names of a block: common ones of all three networks, ``parts``, and those of the methods."""
     for part in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2'):
         yield Row(f'{theirs}.{part}.*', f'{ours}.{part}.*')
     for part in parts:
@@ -37,7 +37,7 @@ def _vit_rows() -> Iterator[Row]:
 
 
 def _cait_rows() -> Iterator[Row]:
-    """Yield CaiT's names. AttnScale is part of the head mixing here."""
+    """Yield CaiT's names. In our names, AttnScale is part of the head mixing."""
     yield from _token_rows()
     yield Row('cls_token', 'stages.1.cls_token')
     yield Row('blocks.*.attn.lamb', 'stages.0.blocks.*.attn.proj_w.lamb')
@@ -58,7 +58,7 @@ def _cait_rows() -> Iterator[Row]:
 
 
 def _swin_rows() -> Iterator[Row]:
-    """Yield Swin's names. Patch merging ends a layer there, and begins a stage here."""
+    """Yield Swin's names. Patch merging ends a published layer, and begins a stage of ours."""
     yield Row('patch_embed.proj.*', 'stem.proj.*')
     yield Row('patch_embed.norm.*', 'stem.norm.*')
     for i in range(3):

@@ -1,6 +1,6 @@
 """Operations, one file each: a reference implementation in PyTorch, and a table of faster ones.
 
-``python -m fcvit_mm.ops`` prints the tables, and what would run here.
+``python -m fcvit_mm.ops`` prints the tables, and what would run on this machine.
 """
 
 from typing import Any, Tuple

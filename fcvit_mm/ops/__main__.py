@@ -1,4 +1,4 @@
-"""Print the implementations of every operation, and which of them would run here for a feature map of a given shape.
+"""Print the implementations of every operation, and which would run on this machine for a feature map of a shape.
 
 Example:
     python -m fcvit_mm.ops
@@ -73,7 +73,9 @@ def make_map(shape: Sequence[str], dtype: str, layout: str, device: str) -> Tens
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f'--device is {device}, which PyTorch cannot use here ({reason}): try --device cpu') from error
+        raise UserError(
+            f'--device is {device}, which PyTorch cannot use on this machine ({reason}): try --device cpu'
+        ) from error
     return torch.rand([int(size) for size in shape], device=device)
 
 
@@ -99,7 +101,7 @@ def describe(op: Operation, args: Tuple[Any, ...]) -> str:
 
 
 def list_choices(operations: Sequence[Operation], device: torch.device) -> str:
-    """Return as text what was measured on a device, in this process and before."""
+    """Return the measurements on a device, of this process and earlier ones, as text."""
     name = device_name(device)
     wanted = [op.__name__ for op in operations]
     found = [(key, choice) for key, choice in read_choices(name).items() if key[0] in wanted]

@@ -1,4 +1,4 @@
-"""Checks of arguments: errors that name both sides of what does not fit together."""
+"""Checks of arguments: an error names both arguments that do not match."""
 
 from typing import Any, Optional, Tuple
 
@@ -16,7 +16,7 @@ def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
 def check_arguments(
     name: str, x: Tensor, any_dtype: bool = False, **others: Tuple[Optional[Tensor], Tuple[Any, ...]]
 ) -> None:
-    """Check that a map, and the tensors that come with it, fit together.
+    """Check that a map and the other tensors of a call match in shape, dtype and device.
 
     Args:
         name (str): The operation, for the message.

@@ -24,7 +24,7 @@ LACKS_HALF = 'float16 or bfloat16 on a CPU without instructions for it'
 
 
 def needs_grad(*tensors: Optional[Tensor]) -> bool:
-    """Return whether autograd will need what an operation on these tensors computes from."""
+    """Return whether autograd will need the inputs of an operation on these tensors."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
@@ -90,7 +90,7 @@ _counted: List[Tuple[Any, Callable[..., int]]] = []
 
 
 def tell_flop_counter() -> None:
-    """Register the formulas with PyTorch's counter: it knows those that exist when it is made."""
+    """Register the formulas with PyTorch's counter, which only knows formulas registered before it is created."""
     try:
         from torch.utils.flop_counter import flop_registry, register_flop_formula
     except ImportError:  # before torch 2.2

@@ -12,7 +12,7 @@ from .dispatch import Implementation, operation
 
 
 def check_depthwise(name: str, x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> None:
-    """Check that the kernels are ``(C, 1, k, k)`` with odd ``k``, and that the arguments fit together."""
+    """Check that the kernels are ``(C, 1, k, k)`` with odd ``k``, and that the arguments match."""
     channels = x.shape[1] if isinstance(x, Tensor) and x.ndim == 4 else 0
     size = int(weight.shape[-1])
     check_arguments(name, x, weight=(weight, (channels, 1, size, size)), bias=(bias, (channels,)))

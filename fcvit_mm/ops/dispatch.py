@@ -5,7 +5,7 @@ of preference. On devices that the tables were tuned for, a call runs the first 
 arguments meet, otherwise the reference. On other devices it runs the fastest, found by measuring (:mod:`.measured`).
 
 ``FCVIT_MM_OPS=reference`` in the environment, or ``with fcvit_mm.ops.use_ops('reference'):``, disables the tables, and
-``rules`` disables measuring. ``python -m fcvit_mm.ops`` prints the tables and the implementations that would run here.
+``rules`` disables measuring. ``python -m fcvit_mm.ops`` prints the tables, and what would run on this machine.
 """
 
 import os

@@ -193,7 +193,7 @@ class _TapByTap(torch.autograd.Function):
 
 
 def _zeros(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return zeros to add up in: dozens of terms do not fit half precision."""
+    """Return zeros for a sum: half precision is too coarse for dozens of terms."""
     return x.new_zeros(shape, dtype=x.dtype if x.dtype == torch.float64 else torch.float32)
 
 
@@ -226,7 +226,7 @@ def _tap_by_tap(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _row_by_row(x: Tensor, weight: Tensor) -> Tensor:
-    """Compute what :class:`_TapByTap` does in few standard operations.
+    """Compute the same as :class:`_TapByTap` in few standard operations.
 
     ``k`` copies of the map, one shifted for each row of the kernel. The kernels may be the same at all positions:
     ``(B, G, k*k, 1, 1)``.

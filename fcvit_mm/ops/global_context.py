@@ -110,7 +110,7 @@ def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
         x, means = x.float(), means.float()
     heads = x.unflatten(1, (num_heads, -1))
     similarity = (heads * means.unflatten(1, (num_heads, -1))[..., None, None]).sum(2) * heads.shape[2] ** -0.5
-    # The deviation is the unbiased one; a lone value (one head, one position) has none and counts as 0.
+    # The deviation is the unbiased one; a single value (one head, one position) has none and counts as 0.
     correction = 0 if num_heads == 1 and math.prod(similarity.shape[2:]) == 1 else 1
     std = similarity.std((1, 2, 3), correction=correction, keepdim=True)
     return (similarity - similarity.mean((1, 2, 3), keepdim=True)) / (std + eps)

@@ -42,7 +42,7 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
 
 
 def _native_pays(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> bool:
-    # PyTorch refuses a lone value.
+    # PyTorch refuses a single value.
     return x.numel() != 1 and native.applies(x, weight, bias) and not needs_grad(x, weight, bias)
 
 

@@ -142,7 +142,7 @@ def describe_kind(key: Key) -> str:
 
 
 def _glance(x: Tensor, args: Sequence[Any]) -> Tuple[Any, ...]:
-    """Return what tells calls apart in two microseconds: of the map all, of the others little."""
+    """Return a key of a call that takes two microseconds: all facts of the map, few of the other arguments."""
     second = args[1] if len(args) > 1 else None
     return (
         x.shape,
@@ -308,7 +308,7 @@ def _seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 @lru_cache(maxsize=None)
 def device_name(device: torch.device) -> str:
-    """Return what a choice holds for: the GPU's name, or the CPU's instructions and the number of threads."""
+    """Return the device that a choice is for: the GPU's name, or the CPU's instructions and number of threads."""
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     return f'CPU {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads'
@@ -316,7 +316,7 @@ def device_name(device: torch.device) -> str:
 
 @lru_cache(maxsize=None)
 def _digest_of_kernels() -> str:
-    """Return what changes when the sources of the operations, or their compiled library, do."""
+    """Return a hash of the sources of the operations and of their compiled library."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(each for each in folder.rglob('*') if each.suffix in ('.py', '.so')):

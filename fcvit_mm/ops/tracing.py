@@ -1,4 +1,4 @@
-"""What records the operations that run, if anything: torch.jit.trace, an exporter or torch.compile."""
+"""Detection of recording: torch.jit.trace, exporters, torch.compile and torch.func."""
 
 from functools import wraps
 from typing import Any, Callable, TypeVar, cast

@@ -99,7 +99,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
 
 
 def _in_training(averaged: dict, second: dict, source: str) -> dict:
-    """Return the weights that ``EMAHook`` swapped out, completed by what it does not average (counts of BatchNorm)."""
+    """Return the weights that ``EMAHook`` swapped out, with the tensors that it does not average (BatchNorm counts)."""
     weights = {key[len('module.') :]: value for key, value in second.items() if str(key).startswith('module.')}
     unknown = [key for key in weights if key not in averaged]
     if not weights or unknown:
@@ -186,7 +186,7 @@ def split_destination(path: str) -> Tuple[str, str]:
 
 
 def write_files(folder: str, files: Dict[str, bytes], force: bool = False) -> List[str]:
-    """Write files atomically: the last one is there only when all others are.
+    """Write files atomically: if the last one exists, all of them do.
 
     Returns:
         list[str]: Paths of the written files.

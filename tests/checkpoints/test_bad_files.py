@@ -65,7 +65,7 @@ UNSUITABLE = {
     'other shapes': (
         lambda path: torch.save(state_dict(mlp_ratios=(2, 1, 1, 1)), path),
         r'4? ?shapes differ: '
-        r'stages.0.blocks.0.channel_mixer.fc1.weight is \(16, 8, 1, 1\) there and \(8, 8, 1, 1\) here',
+        r'stages.0.blocks.0.channel_mixer.fc1.weight is \(16, 8, 1, 1\) in the file and \(8, 8, 1, 1\) in the backbone',
     ),
     'quantized': (
         lambda path: torch.save({key: value.to(torch.int8) for key, value in state_dict().items()}, path),

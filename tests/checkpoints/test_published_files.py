@@ -125,7 +125,9 @@ def test_the_folder_of_the_variable_comes_first(micro, tmp_path, monkeypatch):
     assert published_path('published:micro') == str(folder / 'micro_224.pth')
     assert read_published('micro')['meta']['task'] == 'classifier'
     assert len(micro.server.asked) == 1
-    with pytest.raises(DownloadError, match=r'404 .*tools/download.py micro_det --to DIR; here: FCVIT_MM_WEIGHTS=DIR'):
+    with pytest.raises(
+        DownloadError, match=r'404 .*tools/download.py micro_det --to DIR; on this machine: FCVIT_MM_WEIGHTS=DIR'
+    ):
         published_path('micro_det')
 
 

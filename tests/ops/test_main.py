@@ -72,8 +72,8 @@ def test_says_that_the_reference_mode_is_on(capsys):
         (['--shape', '8', '64', '56', 'x'], '--shape is 8 64 56 x, expected four numbers'),
         (['--dtype', 'int8'], '--dtype is int8, expected one of float32, float64, float16, bfloat16'),
         (['--layout', 'nhwc'], '--layout is nhwc, expected one of channels_last, contiguous'),
-        (['--device', 'tpu'], '--device is tpu, which PyTorch cannot use here .*: try --device cpu'),
-        (['--device', 'cuda:99'], '--device is cuda:99, which PyTorch cannot use here'),
+        (['--device', 'tpu'], '--device is tpu, which PyTorch cannot use on this machine .*: try --device cpu'),
+        (['--device', 'cuda:99'], '--device is cuda:99, which PyTorch cannot use on this machine'),
         (
             ['gelu_', '--shape', '9999999', '9999', '9999', '9'],
             '--shape is 9999999 9999 9999 9, which does not fit in the memory of cpu: try a smaller one',

@@ -65,7 +65,7 @@ def read_run(path: str) -> Dict[str, Any]:
 
 
 def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
-    """Write the settings of a run to its results folder, or compare them with those stored there.
+    """Write the settings of a run to its results folder, or compare them with the stored ones.
 
     Temporary files of an earlier run that was killed are removed.
 

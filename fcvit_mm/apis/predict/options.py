@@ -58,7 +58,7 @@ def check_options(options: Options, task: str) -> None:
     """Reject options that cannot be used or combined, before anything is loaded.
 
     Raises:
-        UserError: Names the options and the way out.
+        UserError: Names the options and the solution.
         MissingPackageError: They need a package that is not installed.
     """
     for name, owner in OF_TASK.items():

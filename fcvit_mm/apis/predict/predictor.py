@@ -99,7 +99,7 @@ class BatchPredictor:
         return {'weights': self._weights, 'config': hashlib.sha256(self.described.encode()).hexdigest()}
 
     def _predict(self, data: Sequence[Dict[str, Any]], names: Sequence[str]) -> List[Any]:
-        """Predict prepared images, those of equal size together.
+        """Predict prepared images, images of equal size together.
 
         Others cannot share a batch: mmseg refuses them, and padding, as in the other libraries, changes predictions.
 
@@ -166,7 +166,7 @@ class BatchPredictor:
         return merge(samples, boxes, loaded.size)
 
     def _reduced(self, sample: Any) -> Any:
-        """Reduce the prediction of a tile to what is used: no per-pixel scores, and encoded masks."""
+        """Remove the unused parts of a tile's prediction: drop per-pixel scores, encode masks."""
         if self.task == 'segmentation':
             labels = sample.pred_sem_seg.data
             # Memory: one byte a pixel, where 256 classes are enough.

@@ -53,7 +53,7 @@ class ImagesToPredict(Dataset):
         return Loaded(number, size, data, pixels if self.keep or self.tiled else None)
 
     def _frame(self, path: str, frame: int) -> np.ndarray:
-        """Decode a frame; frames are requested in order, and those between are skipped."""
+        """Decode a frame; frames are requested in order, and the frames between are skipped."""
         import cv2
 
         opened, video, position = self.video
@@ -101,7 +101,7 @@ def prepare(pipeline: Compose, pixels: np.ndarray, name: str, number: int) -> Di
 
 
 def without_loading_steps(steps: Any) -> Any:
-    """Return the steps that do not load: images are loaded before, and there are no annotations."""
+    """Return a pipeline without its loading steps: images are loaded before, and have no annotations."""
     kept = []
     for step in steps:
         if isinstance(step, (list, tuple)):

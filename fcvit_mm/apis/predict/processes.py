@@ -1,4 +1,4 @@
-"""The processes of a run: how they join, share what the first one decides, and report progress."""
+"""The processes of a run: how they connect, share decisions of the first process, and report progress."""
 
 import os
 import sys

@@ -330,7 +330,7 @@ def _polygons(one: Dict[str, Any]) -> Tuple[List[List[float]], float]:
 
 
 def outlines(mask: np.ndarray) -> List[List[float]]:
-    """Return the outer outlines of a mask along the borders of its pixels.
+    """Return the external contours of a mask, along the borders of its pixels.
 
     Holes of the mask are filled, because COCO polygons cannot represent them.
 

@@ -217,7 +217,7 @@ def _header_size(path: str) -> Optional[Tuple[int, int]]:
 
 
 def _annotated_size(data: dict, paths: Dict[str, str]) -> Optional[Tuple[int, int]]:
-    """Return width and height of a sample's annotations: those of its map, or those in the data set."""
+    """Return width and height of a sample's annotations: of its segmentation map, or from the data set."""
     if 'seg_map_path' in paths:
         return _header_size(paths['seg_map_path'])
     width, height = data.get('width'), data.get('height')
@@ -290,7 +290,7 @@ def encode(pixels: np.ndarray, name: str) -> bytes:
 
 
 def map_problem(results: Any, classes: Optional[int] = None, ignored: int = IGNORED) -> Optional[str]:
-    """Return why a segmentation map does not fit its image or the classes, an error that would not name the file."""
+    """Return why a segmentation map does not match its image or the classes; the libraries' error names no file."""
     if not isinstance(results, dict):
         return None
     sample, inputs = results.get('data_samples'), results.get('inputs')

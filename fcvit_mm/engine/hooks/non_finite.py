@@ -128,7 +128,7 @@ class NonFiniteHook(Hook):
 
 
 def describe_gradients(model: nn.Module) -> str:
-    """Describe which gradients are not finite, and the largest of the others by norm."""
+    """Describe the non-finite gradients, and the finite ones with the largest norms."""
     norms: Dict[str, float] = {}
     wrong = []
     for name, parameter in model.named_parameters():

@@ -149,7 +149,7 @@ def start_anew(loop: IterBasedTrainLoop) -> Any:
 
 
 class ResumedBatches:
-    """Endless batches of an iteration-based run, from a given one on, without loading those before.
+    """Endless batches of an iteration-based run, from a given one on, without loading the earlier ones.
 
     MMEngine asks to skip them by ``skip_iter`` or, in 0.10.7, by taking them.
     """

@@ -1,4 +1,4 @@
-"""Schedules and optimizer settings of a resumed run: those of the config, as if used from the beginning."""
+"""Schedules and optimizer settings of a resumed run, taken from the config as if used from the beginning."""
 
 import itertools
 import warnings
@@ -64,7 +64,7 @@ def all_settings(runner: Any) -> List[List[Dict[str, Any]]]:
 
 
 def follow_config(runner: Any, checkpoint: dict, before: Any, position: int, length: int, moved: bool) -> List[str]:
-    """Change optimizer settings and schedules of a checkpoint to those of the current config.
+    """Replace optimizer settings and schedules of a checkpoint by the settings of the current config.
 
     MMEngine would continue with those of the checkpoint. Schedules are replayed from the start to the position.
 

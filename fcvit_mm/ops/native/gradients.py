@@ -1,4 +1,4 @@
-"""The compiled CPU kernels in training: what they compute, with derivatives.
+"""The compiled CPU kernels in training: autograd functions with their derivatives.
 
 Each keeps little for the backward pass, and computes the rest again there, for as many images at a time as the cache
 holds.

@@ -2,7 +2,7 @@
 
 Needs a CUDA device of compute capability 8.0, Triton 3.3 (tuples in kernels) and PyTorch's registration of operators
 with derivatives (torch 2.5). The kernels read and write channels_last alone; any other layout is converted. Elsewhere
-:func:`applies` is false, and nothing here fails.
+:func:`applies` is false, and nothing in this module fails.
 """
 
 import threading
@@ -37,7 +37,7 @@ _lock = threading.Lock()
 
 @lru_cache(maxsize=None)
 def available() -> bool:
-    """Return whether this torch and Triton have what the kernels need, on whatever device."""
+    """Return whether this torch and Triton support the kernels, on any device."""
     if not hasattr(library, 'infer_schema') or torch.version.hip is not None:
         return False
     try:

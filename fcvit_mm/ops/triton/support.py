@@ -1,4 +1,4 @@
-"""What the GPU kernels share: how they are registered and launched, and layouts. Imports no Triton.
+"""Common code of the GPU kernels: registration, launching and layouts. Imports no Triton.
 
 Triton is imported by the first call. With ``TRITON_INTERPRET=1`` in the environment the kernels run on the CPU, slowly:
 that is how they are tested.
