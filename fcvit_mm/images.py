@@ -50,7 +50,7 @@ class ImageReader:
     Args:
         load (callable, optional): The loading steps. Default: three channels of 8 bits by OpenCV, as
             ``LoadImageFromFile`` without arguments reads them.
-        grey (bool): Whether they make one channel of colours.
+        grey (bool): Whether they make one channel of colors.
     """
 
     def __init__(self, load: Optional[Load] = None, grey: bool = False) -> None:
@@ -502,6 +502,6 @@ def _tiff_shape(path: PathLike) -> Tuple[int, ...]:
 
 
 def read_labels(path: PathLike) -> List[int]:
-    """Return the distinct values in a segmentation map; empty for a colour image."""
+    """Return the distinct values in a segmentation map; empty for a color image."""
     with open_image(path) as image:
         return np.unique(np.asarray(image)).tolist() if image.mode != 'RGB' else []

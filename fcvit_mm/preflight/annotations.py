@@ -246,7 +246,7 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
 def pixels(mask: dict) -> Optional[float]:
     """Return the sum of run lengths; ``None`` of those that are not numbers, or none.
 
-    pycocotools also reads run lengths that end too early, and fills the rest with uninitialised memory.
+    pycocotools also reads run lengths that end too early, and fills the rest with uninitialized memory.
     """
     counts = mask.get('counts')
     if isinstance(counts, (str, bytes)):

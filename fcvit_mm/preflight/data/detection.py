@@ -180,14 +180,14 @@ def inverted_box_problems(dataset: Any, where: str) -> List[str]:
 
 
 def short_palette(dataset: Any) -> None:
-    """Report that a palette of mmdet has fewer colours than there are classes; mmseg checks its own."""
+    """Report that a palette of mmdet has fewer colors than there are classes; mmseg checks its own."""
     classes, palette = (dataset.metainfo.get(key) for key in ('classes', 'palette'))
     if not isinstance(palette, (list, tuple)) or not hasattr(dataset, 'proposal_file') or not classes:
         return
     if len(palette) < len(classes):
         remark(
-            f'{type(dataset).__name__}: metainfo.palette has {len(palette)} colours for {len(classes)} classes, so '
-            'predictions cannot be drawn: set palette in metainfo, one colour per class'
+            f'{type(dataset).__name__}: metainfo.palette has {len(palette)} colors for {len(classes)} classes, so '
+            'predictions cannot be drawn: set palette in metainfo, one color per class'
         )
 
 

@@ -53,7 +53,7 @@ def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dic
 
 
 def unused_maps(dataset: Any, maps: Optional[str], folder: str, everything: List[dict]) -> None:
-    """Report the segmentation maps without an image; others, such as coloured copies, are named after used ones."""
+    """Report the segmentation maps without an image; others, such as colored copies, are named after used ones."""
     suffix = dataset.seg_map_suffix
     used = {osp.normpath(info['seg_map_path'])[: -len(suffix)] for info in everything if info.get('seg_map_path')}
     if not maps or not used:
@@ -107,7 +107,7 @@ def label_map_problems(
     maps = prefixes.get('seg_map_path') or shorten((info['seg_map_path'] for info in infos), 1)
     missing: List[str] = []
     corrupt: List[str] = []
-    coloured: List[str] = []
+    colored: List[str] = []
     turned: List[str] = []
     checked = 0
     for info in limit.part(infos, DECODE_SECONDS, f'{maps}: segmentation maps loaded'):
@@ -116,11 +116,11 @@ def label_map_problems(
         if not osp.isfile(path):
             missing.append(path)
             continue
-        problem, colours = image_problem(path), ''
+        problem, colors = image_problem(path), ''
         if not problem:
-            colours = channels_of(path)
-        if problem or colours:
-            (corrupt if problem else coloured).append(problem or f'{path}: {colours}')
+            colors = channels_of(path)
+        if problem or colors:
+            (corrupt if problem else colored).append(problem or f'{path}: {colors}')
             continue
         raw |= set(read_labels(path))
         try:
@@ -148,10 +148,10 @@ def label_map_problems(
     else:
         corrupt += turned
     problems = corrupt[:SHOWN]
-    if coloured:
+    if colored:
         problems.append(
-            f'{len(coloured)} of {checked} checked maps are colour images ({shorten(coloured, 2)}), expected one '
-            'channel of class indices: convert the colours to indices'
+            f'{len(colored)} of {checked} checked maps are color images ({shorten(colored, 2)}), expected one '
+            'channel of class indices: convert the colors to indices'
         )
     if missing:
         problems.append(
@@ -224,7 +224,7 @@ def is_jpeg(name: str) -> bool:
 
 
 def channels_of(path: str) -> str:
-    """Return as text the channels of a map of labels that has colours; empty if it has one channel."""
+    """Return as text the channels of a map of labels that has colors; empty if it has one channel."""
     with open_image(path) as image:
         bands, mode = image.getbands(), image.mode
     return '' if len(bands) == 1 else f'mode {mode}, {len(bands)} channels'

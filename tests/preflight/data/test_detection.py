@@ -213,11 +213,11 @@ def test_annotations_that_some_tools_write(own, change_annotations, change, mess
     assert message in only_problem(cfg)
 
 
-def test_palette_with_too_few_colours(own, said):
+def test_palette_with_too_few_colors(own, said):
     cfg, _ = own('detection')
     cfg.train_dataloader.dataset.metainfo.palette = [(255, 0, 0)]
     assert data_problems(cfg, ['train_dataloader']) == []
-    assert 'metainfo.palette has 1 colours for 5 classes, so predictions cannot be drawn' in said[-1]
+    assert 'metainfo.palette has 1 colors for 5 classes, so predictions cannot be drawn' in said[-1]
 
 
 def test_categories_numbered_from_0_and_annotations_from_1(own, change_annotations):

@@ -34,11 +34,11 @@ def test_labels_that_loading_wraps(own):
 
 
 @pytest.mark.parametrize('bands', [3, 4, 2])
-def test_maps_with_colours(own, bands):
+def test_maps_with_colors(own, bands):
     cfg, data = own('segmentation')
     maps_of(data, lambda labels: np.dstack([labels] * bands))
     found = data_problems(cfg, ['train_dataloader'])
-    assert len(found) == 1 and '8 of 8 checked maps are colour images' in found[0] and f'{bands} channels' in found[0]
+    assert len(found) == 1 and '8 of 8 checked maps are color images' in found[0] and f'{bands} channels' in found[0]
 
 
 def test_labels_out_of_range_are_met_in_training(own):
@@ -116,7 +116,7 @@ def test_images_with_another_suffix_in_segmentation(own, said):
     assert 'no images (*.jpg) in' in problem and "but 6 that end in .tiff: set img_suffix='.tiff'" in problem
 
 
-def test_maps_beside_images_and_coloured_copies(own, said):
+def test_maps_beside_images_and_colored_copies(own, said):
     cfg, data = own('segmentation')
     for path in (data / 'annotations' / 'training').iterdir():
         shutil.copy(path, path.with_name(f'{path.stem}_color.png'))
