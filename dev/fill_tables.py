@@ -262,7 +262,7 @@ def weights_table(root: Path) -> str:
         figures = ', '.join(f'{value} {SHORT[key]}' for key, value in row.metrics.items() if key in SHORT)
         how = f'[download]({row.address})' if row.address else f'[by hand]({row.page})'
         rows.append([name, f'[{config.stem}](../{config})', figures or NONE, f'`{row.file}`', how])
-    return markdown(['name', 'config', 'published', 'file', 'how'], rows)
+    return markdown(['name', 'config', 'published', 'file', 'download'], rows)
 
 
 MAIN_METRICS = ('box AP', 'mask AP', 'mIoU')
