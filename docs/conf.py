@@ -156,7 +156,8 @@ def relink(text, file):
 def read_page(app, docname, source):
     """Give the pages of PAGES their text; relink the Markdown pages."""
     if docname == START:
-        source[0] = relink((ROOT / PAGES['start']).read_text(), ROOT / PAGES['start']) + '\n' + source[0]
+        start, contents = ROOT / PAGES['start'], ROOT / 'docs' / f'{START}.md'
+        source[0] = relink(start.read_text(), start) + '\n' + relink(source[0], contents)
         app.env.note_dependency(str(ROOT / PAGES['start']))
     elif docname in PAGES:
         source[0] = relink((ROOT / PAGES[docname]).read_text(), ROOT / PAGES[docname])
