@@ -353,8 +353,8 @@ def test_other_shapes_are_an_error(tmp_path):
     torch.save(published('mix5x7', dense=True), tmp_path / 'a.pth')
     with pytest.raises(
         CheckpointError,
-        match=r'shapes differ: stages.*dwconv.weight is \(16, 1, 5, 5\) there and '
-        r'\(16, 1, 11, 11\) here',
+        match=r'shapes differ: stages.*dwconv.weight is \(16, 1, 5, 5\) in the file and '
+        r'\(16, 1, 11, 11\) in the backbone',
     ):
         init(tmp_path / 'a.pth')
 
