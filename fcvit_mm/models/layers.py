@@ -57,6 +57,8 @@ def _state_of(value: Tensor) -> Any:
 
 
 _version_of = attrgetter('_version')
+#: Attributes of a module with its hooks.
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
 class _ModuleState:
@@ -71,7 +73,8 @@ class _ModuleState:
         self.hooks = RemovableHandle.next_id
         self.attributes = [vars(each) for each in self.modules]
         self.sizes = list(map(len, self.attributes))
-        self.readers = [itemgetter('training', *_settings_of(each)) for each in self.modules]
+        # The hooks' dictionaries are compared, too: other ones can be put in their place without registering a hook.
+        self.readers = [itemgetter('training', *_HOOKS, *_settings_of(each)) for each in self.modules]
         self.values = self.read_attributes()
         self.children = [each._modules for each in self.modules]
         self.children_then = [dict(each) for each in self.children]

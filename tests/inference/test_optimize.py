@@ -118,6 +118,8 @@ def test_packed_weights_are_those_of_the_layers(monkeypatch):
     assert set(used) <= {('channel_mixer', 4), ('bottleneck', 4)}
 
 
+HOOKED = nn.Identity()
+HOOKED.register_forward_hook(lambda *args: args[2] + 1)
 #: What somebody may do to a block of an optimized network after its first pass.
 CHANGES = {
     'nothing': lambda block: None,
@@ -129,6 +131,7 @@ CHANGES = {
         setattr(block.channel_mixer.fc1, '_forward_hooks', OrderedDict()),
         block.channel_mixer.fc1.register_forward_hook(lambda *args: args[2] + 1),
     ],
+    'hooks_of_another': lambda block: setattr(block.channel_mixer.fc1, '_forward_hooks', HOOKED._forward_hooks),
     'hook': lambda block: block.token_mixer.mixes[0].dwconv.register_forward_hook(lambda *args: args[2] + 1),
     'activation': lambda block: setattr(block.token_mixer.mixes[1], 'act2', torch.nn.ReLU()),
     'context': lambda block: setattr(block.token_mixer.mixes[0], 'global_context', None),
