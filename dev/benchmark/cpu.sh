@@ -32,8 +32,8 @@ for run; do
             fcvit_b12_compiled fcvit_b24 fcvit_b24_compiled poolformer_s24 convnext_tiny convnext_tiny_compiled resnet50 \
             resnet50_compiled --baseline fcvit_b12_reference fcvit_b12 fcvit_b24 ;;
     bfloat16)
-        speed --dtype bfloat16 --warmup 2 --networks fcvit_b12 fcvit_b12@float32 fcvit_b24 convnext_tiny resnet50 resnet50@float32 \
-            --baseline fcvit_b12 fcvit_b24 ;;
+        speed --dtype bfloat16 --warmup 2 --networks fcvit_b12 fcvit_b12@float32 fcvit_b24 convnext_tiny \
+            convnext_tiny_compiled poolformer_s24 resnet50 resnet50_compiled --baseline fcvit_b12 fcvit_b24 ;;
     dense)
         speed --batch 1 --size 800x1216 --features --rounds 7 --warmup 1 --networks fcvit_b12_reference \
             fcvit_b12_reference_channels_last fcvit_b12 poolformer_s24 convnext_tiny resnet50 resnet50_compiled \

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.backbone import Backbone
 from ..models.fcvit import FCViTBlock
-from ..models.layers import CachedWeight, Conv2d, ModuleCache, is_unmodified
+from ..models.layers import CachedWeight, Conv2d, ModuleCache, PatchEmbed, is_unmodified
 from ..ops import native, triton
 from ..ops.conditions import HALF, lacks_half
 from ..ops.measured import is_untuned
@@ -29,7 +29,9 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
     allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrisation, an adapter
     or another layer: merge or remove these first to have them fused, too. Weights take the channels_last layout. Where
     a CPU computes float32 faster than half precision, a half-precision backbone computes in float32 between its input
-    and its outputs. Which kernels run is decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
+    and its outputs. Of FCViT, 1x1 convolutions and patch embeddings stay in bfloat16 where the CPU has instructions for
+    it, and use it under autocast. Which kernels run is decided at each call, as for any model (see
+    :mod:`fcvit_mm.ops`).
 
     Necks, heads and convolutional backbones of mmdet, mmseg and mmpretrain listed in
     :mod:`~fcvit_mm.inference.stock_modules` are optimized, too, with a backbone of this package or another: maps in
@@ -84,9 +86,7 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
                 )
             backbone.cuda_graphs = CudaGraphs()
         if _is_faster_in_float32(backbone, parameter):
-            backbone.register_forward_pre_hook(_widen)
-            backbone.register_forward_hook(partial(_narrow, dtype=parameter.dtype))
-            backbone.float()
+            _keep_maps_in_float32(backbone, parameter)
     if example is not None:
         _compare(model, optimized, example)
     return optimized
@@ -129,14 +129,37 @@ def _is_faster_in_float32(backbone: Backbone, parameter: Tensor) -> bool:
     return lacks_half(parameter) or (has_kernels and any(isinstance(each, FCViTBlock) for each in backbone.modules()))
 
 
-def _widen(module: nn.Module, args: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
-    return tuple(arg.float() for arg in args)
+def _keep_maps_in_float32(backbone: Backbone, parameter: Tensor) -> None:
+    """Let a half-precision backbone compute in float32 between its input and its outputs.
+
+    Where the CPU has instructions for bfloat16, blocks multiply in it, and patch embeddings stay in it.
+
+    Args:
+        backbone (Backbone): It is changed.
+        parameter (Tensor): One of its parameters, of before.
+    """
+    dtype = parameter.dtype
+    keeps_products = dtype == torch.bfloat16 and native.multiplies_bfloat16() and not lacks_half(parameter)
+    backbone.float()
+    _cast(backbone, torch.float32, dtype)
+    for module in backbone.modules() if keeps_products else ():
+        if isinstance(module, FCViTBlock):
+            module.product_dtype = dtype
+        elif type(module) is PatchEmbed:
+            _cast(module.to(dtype), dtype, torch.float32)
 
 
-def _narrow(
-    module: nn.Module, args: Tuple[Tensor, ...], outputs: Tuple[Tensor, ...], dtype: torch.dtype
-) -> Tuple[Tensor, ...]:
-    return tuple(output.to(dtype) for output in outputs)
+def _cast(module: nn.Module, inputs: torch.dtype, outputs: torch.dtype) -> None:
+    module.register_forward_pre_hook(partial(_cast_args, dtype=inputs))
+    module.register_forward_hook(partial(_cast_outputs, dtype=outputs))
+
+
+def _cast_args(module: nn.Module, args: Tuple[Tensor, ...], dtype: torch.dtype) -> Tuple[Tensor, ...]:
+    return tuple(arg.to(dtype) for arg in args)
+
+
+def _cast_outputs(module: nn.Module, args: Tuple[Tensor, ...], outputs: Any, dtype: torch.dtype) -> Any:
+    return outputs.to(dtype) if isinstance(outputs, Tensor) else tuple(output.to(dtype) for output in outputs)
 
 
 def _pack(backbone: Backbone) -> None:

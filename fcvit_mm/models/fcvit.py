@@ -24,6 +24,8 @@ from ..ops import (
     normalised_similarity,
     recomputed_channel_mixer,
 )
+from ..ops.checks import autocast_dtype
+from ..ops.measured import is_untuned
 from ..ops.tracing import is_traced
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, dilate, resolve_arch
@@ -183,8 +185,12 @@ class TokenMix(nn.Module):
             and self.may_fuse(self.fc1, self.fc2, self.act1, self.act2)
         )
 
-    def pack(self) -> Tuple[Optional[Tensor], ...]:
-        """Return the parameters in the order of :func:`native.fcvit_block`, weights packed."""
+    def pack(self, dtype: torch.dtype) -> Tuple[Optional[Tensor], ...]:
+        """Return the parameters in the order of :func:`native.fcvit_block`, weights packed.
+
+        Args:
+            dtype (torch.dtype): That of the 1x1 convolutions: float32 or bfloat16.
+        """
         context: Any = self.global_context
         fc2: Any = self.fc2
         return (
@@ -196,9 +202,9 @@ class TokenMix(nn.Module):
             context.rescale_bias,
             native.pack_taps(self.dwconv.weight),
             self.dwconv.bias,
-            native.pack(self.fc1.weight),
+            native.pack(self.fc1.weight, dtype),
             self.fc1.bias,
-            native.pack(fc2.weight),
+            native.pack(fc2.weight, dtype),
             fc2.bias,
         )
 
@@ -340,6 +346,8 @@ class FCViTBlock(nn.Module):
 
     Attributes:
         packed (ModuleCache, optional): Arguments of the compiled kernel for the complete block, for inference.
+        product_dtype (torch.dtype): That of the 1x1 convolutions in this kernel, if it is float32 or the CPU has
+            instructions for bfloat16. All else, and the sums of products, are float32.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -348,6 +356,7 @@ class FCViTBlock(nn.Module):
     layer_scale1: Optional[nn.Parameter]
     layer_scale2: Optional[nn.Parameter]
     packed: Optional[ModuleCache] = None
+    product_dtype = torch.float32
 
     def __init__(
         self,
@@ -373,28 +382,51 @@ class FCViTBlock(nn.Module):
             self.register_parameter(name, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        packed = self.packed_parameters(x)
-        if packed is not None:
-            return native.fcvit_block(x, *packed)
+        args = self.kernel_args(x)
+        if args is not None:
+            return native.fcvit_block(*args)
         x = residual(x, self.token_mixer(self.norm1(x)), self.layer_scale1, self.drop_path)
         normed = self.norm2(x)
         if self.mixer_may_add() and normed.dtype == x.dtype:
             return self.channel_mixer.fused(normed, x)
         return residual(x, self.channel_mixer(normed), self.layer_scale2, self.drop_path)
 
-    def packed_parameters(self, x: Tensor) -> Optional[Tuple[Any, ...]]:
-        """Return the result of :meth:`pack` if compiled kernels can compute this map, otherwise ``None``."""
-        if self.packed is None or type(x) is not Tensor or not may_use_kernels(x, self.channels):
+    def kernel_args(self, x: Tensor) -> Optional[Tuple[Any, ...]]:
+        """Return the arguments of :func:`native.fcvit_block`, or ``None`` if compiled kernels cannot compute this map.
+
+        Under autocast they are used where they were tuned, and the map becomes float32.
+        """
+        if self.packed is None or type(x) is not Tensor:
             return None
+        dtype = autocast_dtype(x)
+        if dtype is None:
+            packed = self._packed_parameters(x, self.product_dtype)
+        elif x.device.type != 'cpu' or is_untuned(x):
+            return None
+        else:
+            with torch.autocast('cpu', enabled=False):
+                x = x.float()
+                packed = self._packed_parameters(x, dtype)
+        return None if packed is None else (x, *packed)
+
+    def _packed_parameters(self, x: Tensor, dtype: torch.dtype) -> Optional[Tuple[Any, ...]]:
+        """Return the result of :meth:`pack`, ``None`` if compiled kernels cannot compute this map."""
+        if self.packed is None or not may_use_kernels(x, self.channels):
+            return None
+        if dtype != torch.bfloat16 or not native.multiplies_bfloat16():
+            dtype = torch.float32
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
             return None
         # A compiler records how the weights are packed: with freezing it does so once, else at each call.
-        return self.pack() if is_traced() else self.packed.get(self, self.pack)
+        return self.pack(dtype) if is_traced() else self.packed.get(self, self.pack, dtype)
 
-    def pack(self) -> Optional[Tuple[Any, ...]]:
+    def pack(self, dtype: torch.dtype = torch.float32) -> Optional[Tuple[Any, ...]]:
         """Return the arguments of :func:`native.fcvit_block` after the map.
 
         ``None`` if a layer of the block was modified, or the configuration of the block is not supported.
+
+        Args:
+            dtype (torch.dtype): That of the 1x1 convolutions: float32 or bfloat16.
         """
         mixer, channel_mixer, norms = self.token_mixer, self.channel_mixer, (self.norm1, self.norm2)
         mixes: List[Any] = list(mixer.mixes) if type(mixer) is TokenMixer else []
@@ -417,15 +449,15 @@ class FCViTBlock(nn.Module):
         return (
             self.norm1.weight,
             self.norm1.bias,
-            [tensor for mix in mixes for tensor in mix.pack()],
+            [tensor for mix in mixes for tensor in mix.pack(dtype)],
             mixes[0].global_context.num_heads,
             self.layer_scale1,
             [
-                native.pack(fc1.weight),
+                native.pack(fc1.weight, dtype),
                 fc1.bias,
                 native.pack_taps(dwconv.weight),
                 dwconv.bias,
-                native.pack(fc2.weight),
+                native.pack(fc2.weight, dtype),
                 fc2.bias,
             ],
             self.norm1.eps,

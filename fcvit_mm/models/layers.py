@@ -139,22 +139,23 @@ class ModuleCache:
     the training mode and settings such as ``eps``. It is neither copied nor pickled with the module.
     """
 
-    _made: Optional[Tuple[_ModuleState, Any]] = None
+    _made: Optional[Tuple[Any, _ModuleState, Any]] = None
 
-    def get(self, module: nn.Module, make: Callable[[], Any]) -> Any:
-        """Return ``make()``, cached while nothing changes.
+    def get(self, module: nn.Module, make: Callable[[Any], Any], option: Any) -> Any:
+        """Return ``make(option)``, cached while nothing changes.
 
         Args:
             module (nn.Module): The module whose parameters, including those of its children, the value depends on.
             make (Callable): Returns the value, or ``None`` if the modules do not permit it.
+            option (Any): What else the value depends on. Only the value for the last option is kept.
         """
-        kept = self._made  # state and value as one: other threads may be here, too
-        if kept is not None and kept[0].is_current():
-            return kept[1]
+        kept = self._made  # option, state and value as one: other threads may be here, too
+        if kept is not None and kept[0] == option and kept[1].is_current():
+            return kept[2]
         self._made = None
-        made = make()
+        made = make(option)
         if made is not None:
-            self._made = _ModuleState(module), made
+            self._made = option, _ModuleState(module), made
         return made
 
     def __getstate__(self) -> Dict[str, Any]:

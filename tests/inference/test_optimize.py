@@ -115,7 +115,7 @@ def test_packed_weights_are_those_of_the_layers(monkeypatch):
         optimized(x)
     with torch.no_grad():
         optimized.double()(x.double())
-    assert set(used) <= {('channel_mixer', 4), ('bottleneck', 4)}
+    assert set(used) <= {('fcvit_block', 1), ('channel_mixer', 4), ('bottleneck', 4)}
 
 
 HOOKED = nn.Identity()
@@ -265,9 +265,53 @@ def test_half_precision_where_the_kernels_are_faster_in_float32(monkeypatch, is_
     dwnet = fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8)))
     for model, expected in ((trained(micro()), is_tuned), (dwnet.eval(), False)):
         optimized = fcvit_mm.optimize_for_inference(model.bfloat16())
-        assert (next(optimized.parameters()).dtype == torch.float32) == expected
+        assert (list(optimized.parameters())[-1].dtype == torch.float32) == expected
         with torch.no_grad():
             assert {output.dtype for output in optimized(images().bfloat16())} == {torch.bfloat16}
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+@pytest.mark.parametrize('has_instructions', [True, False])
+@pytest.mark.parametrize('way', ['autocast', 'weights'])
+def test_bfloat16_multiplies_with_its_instructions(monkeypatch, way, has_instructions):
+    """In half the operations that PyTorch's needs, with an error that is not larger; without them in float32."""
+    if has_instructions and not native.multiplies_bfloat16():
+        pytest.skip('no instructions for bfloat16')
+    monkeypatch.setattr(native, 'multiplies_bfloat16', lambda: has_instructions)
+    for module in ('inference.optimize', 'models.fcvit'):
+        monkeypatch.setattr(f'fcvit_mm.{module}.is_untuned', lambda x: False)
+    model, x = trained(micro()), images()
+    dtypes, run = [], native.fcvit_block
+
+    def block(x, *args):
+        dtypes.append((x.dtype, args[5][0].dtype))
+        return run(x, *args)
+
+    monkeypatch.setattr(native, 'fcvit_block', block)
+    with torch.no_grad():
+        want = model(x)
+        if way == 'autocast':
+            optimized = fcvit_mm.optimize_for_inference(model)
+            with torch.autocast('cpu', torch.bfloat16):
+                have, of_pytorch = optimized(x), model(x)
+        else:
+            half = copy.deepcopy(model).bfloat16()
+            optimized = pickle.loads(pickle.dumps(fcvit_mm.optimize_for_inference(half)))
+            have, of_pytorch = optimized(x.bfloat16()), half(x.bfloat16())
+            assert {output.dtype for output in have} == {torch.bfloat16}
+    products = torch.bfloat16 if has_instructions else torch.float32
+    assert dtypes == [(torch.float32, products)] * sum(len(stage.blocks) for stage in model.stages)
+    for exact, output, other in zip(want, have, of_pytorch):
+        assert (output - exact).norm() <= 1.1 * (other - exact).norm()
+
+
+@pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
+def test_autocast_on_cpus_of_another_kind_is_pytorchs(monkeypatch):
+    monkeypatch.setattr('fcvit_mm.models.fcvit.is_untuned', lambda x: True)
+    monkeypatch.setattr(native, 'fcvit_block', None)
+    optimized = fcvit_mm.optimize_for_inference(trained(micro()))
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        assert all(output.isfinite().all() for output in optimized(images()))
 
 
 def test_a_model_around_a_backbone():

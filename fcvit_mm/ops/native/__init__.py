@@ -53,6 +53,8 @@ def _load() -> bool:
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name))
             for name, formula in _FLOPS.items():
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name), formula)
+            # The newest operator: kernels compiled before it are not of this version of the package.
+            _ = torch.ops.fcvit_mm_cpu.multiplies_bfloat16
             return torch.ops.fcvit_mm_cpu.supported()
         except (OSError, RuntimeError, AttributeError) as error:
             _warn(f'cannot be loaded ({error})')
@@ -229,6 +231,12 @@ def panel_width() -> int:
     return int(torch.ops.fcvit_mm_cpu.panel_width())
 
 
+@assume_constant
+def multiplies_bfloat16() -> bool:
+    """Return whether the kernels that run multiply bfloat16: with AVX-512 and this processor's ``avx512_bf16``."""
+    return available() and bool(torch.ops.fcvit_mm_cpu.multiplies_bfloat16())
+
+
 def winograd_panels(weight: Tensor) -> Tensor:
     """Arrange weights for :func:`winograd_conv2d`: ``(36, C, D)`` to ``(36, D / P rounded up, C, P)``.
 
@@ -237,12 +245,17 @@ def winograd_panels(weight: Tensor) -> Tensor:
     return _panels(weight)
 
 
-def pack(weight: Tensor) -> Tensor:
+def pack(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Pack the weight ``(D, C, 1, 1)`` of a 1x1 convolution for the matrix products: ``(D / P rounded up, C, P)``.
 
-    P is :func:`panel_width`. All that multiplies with 1x1 weights takes them so.
+    P is :func:`panel_width`. All that multiplies with 1x1 weights takes them so, in float32; :func:`fcvit_block` also
+    in bfloat16, as pairs of neighbouring inputs: ``(D / P rounded up, C / 2 rounded up, P, 2)``.
     """
-    return _panels(weight.detach().flatten(1).t())
+    matrix = weight.detach().flatten(1)
+    if dtype == torch.float32:
+        return _panels(matrix.t())
+    pairs = F.pad(matrix.to(dtype), (0, matrix.shape[1] % 2)).unflatten(1, (-1, 2))  # (D, C / 2, 2)
+    return _panels(pairs.permute(2, 1, 0)).permute(1, 2, 3, 0).contiguous()
 
 
 def _panels(weight: Tensor) -> Tensor:
@@ -325,7 +338,7 @@ def fcvit_block(
         norm_bias (Tensor, optional): ``(C,)``.
         mixes (Sequence[Tensor]): Weights and biases of each token mix: of the context's two linear layers, of its
             scale, of the depth-wise and of the two 1x1 convolutions; weights from :func:`pack` and :func:`pack_taps`,
-            the kernel larger than 3x3.
+            the kernel larger than 3x3. Those of 1x1 convolutions are bfloat16 in all mixes or none.
         num_heads (int): Number of similarities of the context.
         scale (Tensor, optional): ``(C,)``, what the mixes' result is multiplied with before ``x`` is added.
         channel_mixer (Sequence[Tensor]): Arguments of :func:`channel_mixer` between the maps, weights packed.

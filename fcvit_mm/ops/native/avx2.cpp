@@ -21,6 +21,7 @@
 #include "convolution_kernels.h"
 #include "map_kernels.h"
 #include "product_kernels.h"
+#include "panel_kernels.h"
 #include "winograd_kernels.h"
 
 #if defined(__clang__)

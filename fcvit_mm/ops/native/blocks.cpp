@@ -119,10 +119,12 @@ void find_context(const TokenMix& mix, int64_t channels, const float* means, flo
 }
 
 // The first half of a block for one image: norm, token mixes and residual to the block's output, and the norm of that to
-// `normed`. `a` and `b` have as many values as the image.
+// `normed`, in pairs if the channel mixer is paired. `a` and `b` have as many values as the image.
 void mix_tokens(const Block& block, int64_t index, float* normed, float* a, float* b) {
   const int64_t height = block.channel_mixer.height, width = block.channel_mixer.width;
   const int64_t channels = block.channel_mixer.channels, positions = height * width, heads = block.heads;
+  const bool paired = block.channel_mixer.paired;
+  const auto multiply = paired ? kernels().multiply_pairs : kernels().multiply;
   const Blocks passes(positions, kPassValues / channels);
   Sums sums(positions, std::max(divide_up(positions, passes.count), width), std::max(passes.count, height), channels);
   const int64_t values = positions * channels;
@@ -179,9 +181,10 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
     Convolution conv{a, nullptr, mix.taps_bias, b, height, width, channels, mix.kernel, false};
     conv.taps = mix.taps;
     Product reduce{}, expand{};
-    reduce.rows = expand.out = b;
-    reduce.row_stride = reduce.depth = expand.columns = expand.out_stride = channels;
-    reduce.columns = reduce.out_stride = expand.row_stride = expand.depth = mix.hidden;
+    reduce.row_stride = reduce.depth = packed_size(channels, paired);
+    expand.columns = expand.out_stride = channels;
+    reduce.columns = reduce.out_stride = mix.hidden;
+    expand.row_stride = expand.depth = packed_size(mix.hidden, paired);
     reduce.panels = mix.fc1;
     reduce.bias = mix.fc1_bias;
     expand.panels = mix.fc2;
@@ -198,9 +201,23 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
         convolve_rows(conv, row, end);
         const int64_t stop = end * width, chunks = divide_up((end - row) * width, kMostPositions);
         const int64_t count = divide_up((end - row) * width, chunks);
-        float* const between = thread_buffer(count * mix.hidden);
+        float* const between = thread_buffer(count * (mix.hidden + (paired ? reduce.depth : 0)));
+        Product own_reduce = reduce, own_expand = expand;
+        own_reduce.out = between;
+        own_expand.rows = between;
         for (int64_t i = row * width; i < stop; i += count) {
-          multiply_rows_twice(reduce, expand, i, std::min(count, stop - i), between);
+          own_reduce.count = own_expand.count = std::min(count, stop - i);
+          own_reduce.rows = own_expand.out = b + i * channels;
+          if (paired) {
+            float* const pairs = between + count * mix.hidden;
+            kernels().round_to_pairs(own_reduce.rows, own_reduce.count, channels, pairs);
+            own_reduce.rows = pairs;
+          }
+          multiply(own_reduce);
+          if (paired) {
+            kernels().round_to_pairs(between, own_reduce.count, mix.hidden, between);
+          }
+          multiply(own_expand);
         }
         for (int64_t i = row; i < end; ++i) {
           sums.add_channels(i, b, i * width, width);
@@ -224,7 +241,11 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
   std::fill(factors.begin(), factors.end(), static_cast<float>(inverse));
   passes.each([&](int64_t, int64_t position, int64_t count) {
     const int64_t start = position * channels;
-    kernels().scale(out + start, mean, factors.data(), zeros.data(), count, channels, normed + start);
+    float* const own = paired ? thread_buffer(count * channels) : normed + start;
+    kernels().scale(out + start, mean, factors.data(), zeros.data(), count, channels, own);
+    if (paired) {
+      kernels().round_to_pairs(own, count, channels, normed + position * packed_size(channels, paired));
+    }
   });
 }
 
@@ -233,9 +254,10 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
 void compute_block(const Block& block) {
   const Mixer& all = block.channel_mixer;
   const int64_t threads = at::get_num_threads(), values = all.height * all.width * all.channels;
+  const int64_t normed_values = all.height * all.width * packed_size(all.channels, all.paired);
   const auto mix_images = [&](int64_t begin, int64_t end, float* normed, float* scratch) {
     for (int64_t i = begin; i < end; ++i) {
-      mix_tokens(block, i, normed + (i - begin) * values, scratch, scratch + values);
+      mix_tokens(block, i, normed + (i - begin) * normed_values, scratch, scratch + values);
     }
   };
   // Images one after the other, while they are in a thread's cache, if there are enough of them for the threads.
@@ -257,11 +279,11 @@ void compute_block(const Block& block) {
     });
     return;
   }
-  const at::Tensor memory = at::empty({all.batch * values}, at::kFloat);
+  const at::Tensor memory = at::empty({all.batch * normed_values}, at::kFloat);
   float* const normed = memory.mutable_data_ptr<float>();
   const auto mix_range = [&](int64_t begin, int64_t end) {
     const at::Tensor scratch = at::empty({2 * values}, at::kFloat);
-    mix_images(begin, end, normed + begin * values, scratch.mutable_data_ptr<float>());
+    mix_images(begin, end, normed + begin * normed_values, scratch.mutable_data_ptr<float>());
   };
   if (apart) {
     at::parallel_for(0, all.batch, 1, mix_range);

@@ -500,17 +500,6 @@ void gelu_gradient(float* x, const float* grad, int64_t count) {
   }
 }
 
-void gelu(float* x, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    store(x + i, gelu(load(x + i)));
-  }
-  if (i < count) {
-    const Lanes rest = first_lanes(count - i);
-    store<true>(x + i, rest, gelu(load<true>(x + i, rest)));
-  }
-}
-
 }  // namespace
 
 void set_convolutions(Kernels& kernels) {

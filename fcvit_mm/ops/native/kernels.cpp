@@ -22,6 +22,11 @@ Kernels of_avx512() {
   avx512::set_convolutions(kernels);
   avx512::set_products(kernels);
   avx512::set_winograd(kernels);
+#if COMPILES_PAIRS
+  if (__builtin_cpu_supports("avx512bf16")) {
+    avx512_bf16::set_pairs(kernels);
+  }
+#endif
   return kernels;
 }
 

@@ -127,6 +127,12 @@ struct Kernels {
   // The same of a weight `(depth, columns)`.
   void (*copy_panels)(const float* weight, int64_t stride, int64_t columns, int64_t depth, float* panels);
   void (*multiply)(const Product& product);
+  // The same where each four bytes of `rows` and panels hold a pair: two neighbouring values of the depth as bfloat16. Null
+  // where processors have no instructions for it.
+  void (*multiply_pairs)(const Product& product);
+  // `count` rows of `width` values as pairs: (count, width / 2 rounded up), with a zero beyond the last. `pairs` may be
+  // `from`.
+  void (*round_to_pairs)(const float* from, int64_t count, int64_t width, float* pairs);
   // `scratch` has correlation_scratch_size() values.
   int64_t (*correlation_scratch_size)(int64_t rows);
   void (*add_correlation)(const Correlation& correlation, float* scratch);
@@ -159,6 +165,9 @@ struct Kernels {
   void (*gelu_gradient)(float* x, const float* grad, int64_t count);
 };
 
+// Whether the compiler knows instructions for bfloat16: GCC from version 10 on.
+#define COMPILES_PAIRS __has_include(<avx512bf16intrin.h>)
+
 // What fills the table.
 namespace avx2 {
 void set_convolutions(Kernels& kernels);
@@ -171,5 +180,8 @@ void set_convolutions(Kernels& kernels);
 void set_products(Kernels& kernels);
 void set_winograd(Kernels& kernels);
 }  // namespace avx512
+namespace avx512_bf16 {
+void set_pairs(Kernels& kernels);
+}  // namespace avx512_bf16
 
 }  // namespace fcvit_mm

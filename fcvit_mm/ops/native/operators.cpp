@@ -35,10 +35,10 @@ void check_map(const Tensor& x) {
               " of ", x.scalar_type(), " on ", x.device(), ", expected (B, C, H, W) of float32 on cpu");
 }
 
-void check_shape(const char* name, const Tensor& tensor, at::IntArrayRef shape) {
-  TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.device().is_cpu() && tensor.sizes() == shape,
+void check_shape(const char* name, const Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype = at::kFloat) {
+  TORCH_CHECK(tensor.scalar_type() == dtype && tensor.device().is_cpu() && tensor.sizes() == shape,
               "fcvit_mm_cpu: ", name, " is ", tensor.sizes(), " of ", tensor.scalar_type(), " on ", tensor.device(),
-              ", expected ", shape, " of float32 on cpu");
+              ", expected ", shape, " of ", dtype == at::kFloat ? "float32" : "bfloat16", " on cpu");
 }
 
 // Of a 1x1 convolution from so many channels to any number; returns that number.
@@ -314,7 +314,7 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
   }
   const auto values = [&](int i) { return others[i].const_data_ptr<float>(); };
   mix({map.const_data_ptr<float>(), out.mutable_data_ptr<float>(), x.size(0), x.size(2), x.size(3), x.size(1),
-       hidden, packed, values(0), values(1), values(2), values(3), values(4), values(5),
+       hidden, packed, false, values(0), values(1), values(2), values(3), values(4), values(5),
        shortcut ? added.const_data_ptr<float>() : nullptr});
   return out;
 }
@@ -353,6 +353,18 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
     TORCH_CHECK(weight.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
     return weight.const_data_ptr<float>();
   };
+  const bool paired = channel_mixer[0].scalar_type() == at::kBFloat16;
+  TORCH_CHECK(!paired || kernels().multiply_pairs, "fcvit_mm_cpu: expand_weight is of BFloat16, expected Float: this "
+              "processor, or the kernels chosen, have no instructions for bfloat16");
+  // The same of all 1x1 convolutions but those of the context: of bfloat16 in pairs if one is.
+  const auto pairs = [&](const char* name, const Tensor& weight, int64_t count, int64_t depth) {
+    if (!paired) {
+      return columns(name, weight, count, depth);
+    }
+    check_shape(name, weight, {divide_up(count, kernels().block), divide_up(depth, 2), kernels().block, 2}, at::kBFloat16);
+    TORCH_CHECK(weight.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
+    return static_cast<const float*>(weight.const_data_ptr());
+  };
   const auto taps = [&](const char* name, const Tensor& weight, int64_t count, int64_t kernel) {
     check_taps(name, weight, count, kernel);
     return weight.const_data_ptr<float>();
@@ -385,18 +397,18 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
                            taps("taps", of(6), channels, kernel),
                            vector("taps_bias", of(7), channels),
                            hidden,
-                           columns("fc1_weight", of(8), hidden, channels),
+                           pairs("fc1_weight", of(8), hidden, channels),
                            vector("fc1_bias", of(9), hidden),
-                           columns("fc2_weight", of(10), channels, hidden),
+                           pairs("fc2_weight", of(10), channels, hidden),
                            vector("fc2_bias", of(11), channels)});
   }
   const Tensor* const of = channel_mixer.data();
   const int64_t hidden = of[1].numel();
   TORCH_CHECK(hidden > 0, "fcvit_mm_cpu: the channel mixer has no expanded channels");
-  block.channel_mixer = {nullptr, out.mutable_data_ptr<float>(), x.size(0), x.size(2), x.size(3), channels, hidden, true,
-                         columns("expand_weight", of[0], hidden, channels), vector("expand_bias", of[1], hidden),
+  block.channel_mixer = {nullptr, out.mutable_data_ptr<float>(), x.size(0), x.size(2), x.size(3), channels, hidden, true, paired,
+                         pairs("expand_weight", of[0], hidden, channels), vector("expand_bias", of[1], hidden),
                          taps("mixer_taps", of[2], hidden, 3), vector("mixer_taps_bias", of[3], hidden),
-                         columns("reduce_weight", of[4], channels, hidden), vector("reduce_bias", of[5], channels),
+                         pairs("reduce_weight", of[4], channels, hidden), vector("reduce_bias", of[5], channels),
                          nullptr};
   if (out.numel() > 0) {
     compute_block(block);
@@ -702,6 +714,7 @@ TORCH_LIBRARY(fcvit_mm_cpu, library) {
   library.def("instructions() -> str", [] { return std::string(kernels().instructions); });
   library.def("choose_instructions(str instructions) -> ()", choose_kernels);
   library.def("panel_width() -> int", [] { return kernels().block; });
+  library.def("multiplies_bfloat16() -> bool", [] { return kernels().multiply_pairs != nullptr; });
   library.def("depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   library.def("depthwise_conv2d.out(Tensor x, Tensor weight, Tensor? bias, *, Tensor(a!) out) -> Tensor(a!)");
   library.def("dwconv_gelu(Tensor x, Tensor weight, Tensor? bias) -> Tensor");

@@ -107,19 +107,6 @@ void correlate(const Correlation& all) {
   });
 }
 
-void multiply_rows_twice(const Product& first, const Product& second, int64_t row, int64_t count, float* between) {
-  Product product = first;
-  product.rows += row * first.row_stride;
-  product.count = count;
-  product.out = between;
-  kernels().multiply(product);
-  product = second;
-  product.rows = between;
-  product.count = count;
-  product.out += row * second.out_stride;
-  kernels().multiply(product);
-}
-
 // Two 1x1 convolutions one after the other, for a block of rows at a time: what is between them stays in the cache.
 void multiply_twice(const Product& first, const float* first_weight, const Product& second,
                     const float* second_weight, bool packed) {
@@ -141,8 +128,14 @@ void multiply_twice(const Product& first, const float* first_weight, const Produ
       own_first.panels = panels;
       own_second.panels = panels + size(first);
     }
-    for (int64_t i = begin; i < end; ++i) {
-      multiply_rows_twice(own_first, own_second, i * rows, std::min(rows, first.count - i * rows), between);
+    own_first.out = between;
+    own_second.rows = between;
+    for (int64_t row = begin * rows; row < std::min(end * rows, first.count); row += rows) {
+      own_first.rows = first.rows + row * first.row_stride;
+      own_second.out = second.out + row * second.out_stride;
+      own_first.count = own_second.count = std::min(rows, first.count - row);
+      kernels().multiply(own_first);
+      kernels().multiply(own_second);
     }
   });
 }
@@ -166,8 +159,11 @@ struct MixerPart {
 };
 
 void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t begin, int64_t end) {
+  const int64_t depth = packed_size(mixer.channels, mixer.paired);
   const int64_t row_size = mixer.width * part.count, map_row = mixer.width * mixer.channels;
   const int64_t start = image * mixer.height * map_row;
+  const float* const x = mixer.x + image * mixer.height * mixer.width * depth;
+  const auto multiply = mixer.paired ? kernels().multiply_pairs : kernels().multiply;
   // `expanded` is a ring. The first rows end where it does: those that follow are not divided, but for a last one.
   const int64_t ring = part.rows + 2;
   int64_t expanded = std::max<int64_t>(begin - 1, 0);  // the next row
@@ -176,7 +172,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     const int64_t stop = std::min(row + part.rows, end);
     const int64_t bottom = std::min(stop + 1, mixer.height);
     Product product{};
-    product.row_stride = product.depth = mixer.channels;
+    product.row_stride = product.depth = depth;
     product.panels = part.expand;
     product.columns = product.out_stride = part.count;
     product.bias = mixer.expand_bias + part.first;
@@ -184,10 +180,10 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.next = part.reduce;
     while (expanded < bottom) {
       const int64_t place = (expanded + shift) % ring, rows = std::min(bottom - expanded, ring - place);
-      product.rows = mixer.x + start + expanded * map_row;
+      product.rows = x + expanded * mixer.width * depth;
       product.count = rows * mixer.width;
       product.out = part.expanded + place * row_size;
-      kernels().multiply(product);
+      multiply(product);
       expanded += rows;
     }
 
@@ -199,8 +195,11 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     }
 
     product.rows = part.convolved;
-    product.row_stride = product.depth = part.count;
+    product.row_stride = product.depth = packed_size(part.count, mixer.paired);
     product.count = (stop - row) * mixer.width;
+    if (mixer.paired) {
+      kernels().round_to_pairs(part.convolved, product.count, part.count, part.convolved);
+    }
     product.panels = part.reduce;
     product.panel_stride = part.reduce_stride;
     product.columns = product.out_stride = mixer.channels;
@@ -208,7 +207,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
     product.out = part.out + start + row * map_row;
     product.added = part.added ? part.added + start + row * map_row : nullptr;
     product.next = part.next;
-    kernels().multiply(product);
+    multiply(product);
   }
 }
 
@@ -243,10 +242,11 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
   // Expanded channels change slowest: their weights are packed once.
   for (part.first = share.first; part.first < share.last; part.first += width) {
     part.count = std::min(width, share.last - part.first);
+    const int64_t depth = packed_size(mixer.channels, mixer.paired);
     if (mixer.packed) {
-      part.expand = mixer.expand + part.first * mixer.channels;
-      part.reduce = mixer.reduce + part.first * kernels().block;
-      part.reduce_stride = mixer.hidden * kernels().block;
+      part.expand = mixer.expand + part.first * depth;
+      part.reduce = mixer.reduce + packed_size(part.first, mixer.paired) * kernels().block;
+      part.reduce_stride = packed_size(mixer.hidden, mixer.paired) * kernels().block;
     } else {
       kernels().pack_panels(mixer.expand + part.first * mixer.channels, mixer.channels, part.count, mixer.channels,
                         parts[0]);
@@ -257,7 +257,7 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
     } else {
       kernels().pack_taps(weights, part.first, divide_up(part.count, kernels().lanes) * kernels().lanes, parts[2]);
     }
-    part.next = part.first + width < share.last ? mixer.expand + (part.first + width) * mixer.channels : nullptr;
+    part.next = part.first + width < share.last ? mixer.expand + (part.first + width) * depth : nullptr;
     for (int64_t i = share.begin; i < share.end; ++i) {
       part.cold = mixer.packed && i == share.begin;
       const int64_t band = i % share.bands;

@@ -64,16 +64,16 @@ void correlate(const Correlation& all);
 void multiply_twice(const Product& first, const float* first_weight, const Product& second,
                     const float* second_weight, bool packed);
 
-// The same of `count` rows from `row` on, without threads. The panels of both are set; `between` is for what is between
-// them: the second may overwrite the rows of the first.
-void multiply_rows_twice(const Product& first, const Product& second, int64_t row, int64_t count, float* between);
+// Values of a row, or of a packed weight's depth, in the memory of so many of float32: half of them in pairs.
+inline int64_t packed_size(int64_t values, bool paired) { return paired ? divide_up(values, 2) : values; }
 
 // Channel mixers: 1x1 convolution to more channels, 3x3 depth-wise convolution, GELU, 1x1 convolution back.
 struct Mixer {
-  const float* x;
+  const float* x;  // if `paired`, each row of channels as of round_to_pairs
   float* out;
   int64_t batch, height, width, channels, hidden;
   bool packed;                        // `expand` and `reduce` are as of pack_panels
+  bool paired;                        // these are of bfloat16: see multiply_pairs; packed, too
   const float *expand, *expand_bias;  // (hidden, channels)
   const float *taps, *taps_bias;      // (hidden, 3, 3), or as of pack_taps if `packed`
   const float *reduce, *reduce_bias;  // (channels, hidden)
@@ -113,7 +113,7 @@ struct Block {
   const float* x;
   int64_t heads;
   const float *norm_weight, *norm_bias;  // (channels), each may be null
-  std::vector<TokenMix> mixes;
+  std::vector<TokenMix> mixes;  // if the channel mixer is paired, their 1x1 convolutions are, too
   const float* scale;   // of what the mixes give, (channels), or null
   Mixer channel_mixer;  // packed; reads and adds to what the first half gives: its `x` and `shortcut` are not read
   double eps, context_eps;

@@ -66,6 +66,18 @@ INLINE Vector gelu(Vector x) {
   return multiply_add(half, error_function(z), half);
 }
 
+// GELU of `count` values in place.
+void gelu(float* x, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    store(x + i, gelu(load(x + i)));
+  }
+  if (i < count) {
+    const Lanes rest = first_lanes(count - i);
+    store<true>(x + i, rest, gelu(load<true>(x + i, rest)));
+  }
+}
+
 // GELU, and its derivative: (1 + erf(x / sqrt(2))) / 2 + x exp(-x^2 / 2) / sqrt(2 pi), to 1e-6. The exponential is a
 // power of two: of the nearest whole number by the exponent, of the rest by its series. Not-a-number stays so.
 INLINE Vector gelu_and_slope(Vector x, Vector& slope) {

@@ -1,6 +1,6 @@
 // Vectors of AVX2, and the tiles that fit its 16 registers.
 namespace fcvit_mm {
-namespace avx2 {
+namespace INSTANCE {
 namespace {
 
 using Vector = __m256;
@@ -30,6 +30,7 @@ INLINE Vector zero() { return _mm256_setzero_ps(); }
 INLINE Vector constant(float value) { return _mm256_set1_ps(value); }
 INLINE Vector broadcast(const float* from) { return _mm256_broadcast_ss(from); }
 INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE Vector add_product(Vector a, Vector b, Vector sum) { return multiply_add(a, b, sum); }
 // Of not-a-number and another, the second.
 INLINE Vector maximum(Vector a, Vector b) { return _mm256_max_ps(a, b); }
 INLINE Vector minimum(Vector a, Vector b) { return _mm256_min_ps(a, b); }
@@ -41,5 +42,5 @@ INLINE Vector times_power_of_two(Vector x, Vector exponent) {
 }
 
 }  // namespace
-}  // namespace avx2
+}  // namespace INSTANCE
 }  // namespace fcvit_mm

@@ -1,6 +1,6 @@
 // Vectors of AVX-512, and the tiles that fit its 32 registers.
 namespace fcvit_mm {
-namespace avx512 {
+namespace INSTANCE {
 namespace {
 
 using Vector = __m512;
@@ -27,11 +27,17 @@ INLINE Vector zero() { return _mm512_setzero_ps(); }
 INLINE Vector constant(float value) { return _mm512_set1_ps(value); }
 INLINE Vector broadcast(const float* from) { return _mm512_set1_ps(*from); }
 INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+// What matrix products add. The four bytes of a value hold a float32, or two values of bfloat16 whose products are added.
+#ifdef PAIRS
+INLINE Vector add_product(Vector a, Vector b, Vector sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+#else
+INLINE Vector add_product(Vector a, Vector b, Vector sum) { return multiply_add(a, b, sum); }
+#endif
 INLINE Vector maximum(Vector a, Vector b) { return _mm512_max_ps(a, b); }
 INLINE Vector minimum(Vector a, Vector b) { return _mm512_min_ps(a, b); }
 INLINE Vector nearest(Vector x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE Vector times_power_of_two(Vector x, Vector exponent) { return _mm512_scalef_ps(x, exponent); }
 
 }  // namespace
-}  // namespace avx512
+}  // namespace INSTANCE
 }  // namespace fcvit_mm
