@@ -58,7 +58,7 @@ INSIDE: Dict[str, FrozenSet[str]] = {
         'ConvModule DepthwiseSeparableConvModule Scale Swish HSigmoid HSwish Conv2d ConvTranspose2d Linear MaxPool2d '
         'RoIAlign DropPath Dropout'
     ),
-    'mmengine': _names('ModuleList Sequential _BatchNormXd'),
+    'mmengine': _names('ModuleList Sequential _BatchNormXd SyncBatchNorm'),
     'torch': frozenset(),
     'fcvit_mm': _names('RoIAlign Conv2d Linear WinogradConv2d'),
 }

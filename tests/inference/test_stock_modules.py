@@ -46,7 +46,7 @@ def detector(name, **changes):
 def disturbed_norms(model):
     torch.manual_seed(3)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
     model.eval()
@@ -79,7 +79,8 @@ def assert_same(got, expected):
 
 
 def norms(model):
-    return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
 @pytest.mark.parametrize('name', DETECTORS)
@@ -104,7 +105,7 @@ SEGMENTORS = {
 }
 
 
-def segmentor(name, backbone=None):
+def segmentor(name, backbone=None, norm='BN'):
     pytest.importorskip('mmseg')
     from mmengine.config import ConfigDict
     from mmengine.registry import MODELS, DefaultScope
@@ -112,7 +113,7 @@ def segmentor(name, backbone=None):
     from plain_net import PlainNet
 
     register_all_modules(init_default_scope=False)
-    head = dict(dropout_ratio=0, num_classes=5, channels=8, norm_cfg=dict(type='BN'), align_corners=False)
+    head = dict(dropout_ratio=0, num_classes=5, channels=8, norm_cfg=dict(type=norm), align_corners=False)
     # DeepLabV3+ takes its first map by place.
     cfg = dict(
         type='EncoderDecoder',
@@ -142,6 +143,15 @@ def test_segmentors(name, always):
     expected = logits(model)
     torch.testing.assert_close(logits(optimized), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
     assert not [name for name in norms(optimized) if not name.startswith('backbone')]
+
+
+def test_norms_for_several_gpus(always):
+    """As configs of mmseg have them; mmengine's class differs from torch's."""
+    model = segmentor('upernet', norm='SyncBN')
+    optimized = fcvit_mm.optimize_for_inference(model)
+    assert type(model.decode_head.fpn_bottleneck.bn).__module__.startswith('mmengine')
+    assert not [name for name in norms(optimized) if not name.startswith('backbone')]
+    torch.testing.assert_close(logits(optimized), logits(model), rtol=1e-4, atol=1e-4)
 
 
 def test_stock_models_without_a_network_of_ours(always):
