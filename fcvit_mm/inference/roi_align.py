@@ -7,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.conditions import needs_grad
+from ..ops.conditions import HALF, needs_grad
 from ..ops.dispatch import current_mode
 from ..ops.tracing import is_traced, is_transformed
 
@@ -50,11 +50,11 @@ class RoIAlign(nn.Module):
             and current_mode() != 'reference'
             and not is_transformed()
             and input.device.type == 'cpu'
-            and input.dtype == rois.dtype == torch.float32
+            and all(x.dtype in (torch.float32, *HALF) for x in (input, rois))
             and input.is_contiguous(memory_format=torch.channels_last)
             and not needs_grad(input, rois)
         ):
-            return roi_align_rows(input, rois, *options)
+            return roi_align_rows(input.float(), rois.float(), *options).to(input.dtype)
         from torchvision.ops import roi_align
 
         return roi_align(input.contiguous(), rois, *options)

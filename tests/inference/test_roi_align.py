@@ -38,6 +38,16 @@ def test_values(ratio, aligned, monkeypatch):
     assert roi_align_rows(x, rois[:0], (7, 5), scale, ratio, aligned).shape == (0, 6, 7, 5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    """As under autocast: maps in half precision, regions not, and torchvision has no bfloat16."""
+    x, rois, layer = maps().to(dtype), boxes(), RoIAlign((4, 4), 0.25, 0)
+    got = layer(x, rois)
+    assert got.dtype == dtype
+    assert torch.equal(got, roi_align_rows(x.float(), rois, (4, 4), 0.25, 0, True).to(dtype))
+
+
 def test_layer(monkeypatch):
     x, rois, layer = maps(), boxes(), RoIAlign((4, 4), 0.25, 0)
     expected = roi_align(x, rois, (4, 4), 0.25, 0, True)
