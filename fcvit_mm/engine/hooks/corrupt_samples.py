@@ -7,7 +7,10 @@ import copy
 import io
 import logging
 import os
+import shutil
 import tempfile
+import uuid
+import weakref
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
@@ -49,7 +52,8 @@ class GuardedLoading:
             nothing may be skipped.
         limit (float): Fraction of the data set that may be corrupt.
         classes (int, optional): Smallest label that is out of range in segmentation maps, if known.
-        stand_ins (str, optional): Folder for the empty files of validation and testing; ``None`` in training.
+        stand_ins (str, optional): Folder for the empty files of validation and testing, made for the first one;
+            ``None`` in training.
         tests (bool): Whether a corrupt file is an error; images of another size are still replaced.
     """
 
@@ -240,6 +244,7 @@ def _with_stand_ins(data: dict, folder: str, channels: int) -> dict:
         below = os.path.join(folder, f'{key}_{width}x{height}x{channels}')
         data[key] = os.path.join(below, os.path.basename(data[key]))
         if not os.path.exists(data[key]):
+            os.makedirs(folder, 0o700, exist_ok=True)
             os.makedirs(below, exist_ok=True)
             pixels = empty_image(key, width, height, channels)
             write_atomic(data[key], encode(pixels, data[key]))  # several workers may write it
@@ -339,7 +344,7 @@ class SkipCorruptSamplesHook(Hook):
             raise UserError(f'limit is {limit}, expected a fraction of the data set, 0 to 1')
         self.limit = limit
         self.skip = skip
-        self.stand_ins: Optional[tempfile.TemporaryDirectory] = None
+        self.stand_ins: Optional[str] = None
 
     def before_run(self, runner: Runner) -> None:
         self._guard(runner, True)
@@ -359,10 +364,12 @@ class SkipCorruptSamplesHook(Hook):
         trains = self.skip and datasets['train'] is not None
         evaluated = [name for name in ('val', 'test') if datasets[name] is not None]
         if self.skip and evaluated and self.stand_ins is None:
-            self.stand_ins = tempfile.TemporaryDirectory(prefix='fcvit_mm_')
+            # Only a name: the process that needs the first stand-in makes the folder, and most runs need none.
+            self.stand_ins = os.path.join(tempfile.gettempdir(), f'fcvit_mm_{uuid.uuid4().hex}')
+            weakref.finalize(self, shutil.rmtree, self.stand_ins, ignore_errors=True)
         for name, dataset in datasets.items():
             tests = name == 'test' or not trains
-            stand_ins = self.stand_ins.name if self.stand_ins is not None and name in evaluated else None
+            stand_ins = self.stand_ins if name in evaluated else None
             for leaf in loading_datasets(dataset):
                 skips = trains and name != 'test'
                 if not guard(leaf, self.limit, self.skip, stand_ins, tests) and skips and report and leaf is not None:

@@ -159,12 +159,13 @@ def sizes(data):
         return dict(data, size=image.size, labels=labels.size, ignored=labels.getextrema() == (255, 255))
 
 
-def test_an_empty_image_stands_in_during_validation(tmp_path, caplog):
+def test_an_empty_image_stands_in_during_validation(tmp_path, monkeypatch):
     """A training run goes on; the sample keeps its place and its annotations."""
     paths = [str(tmp_path / f'{index}.jpg') for index in range(200)]
     for index, path in enumerate(paths):
         Image.new('RGB', (4 + index, 6)).save(path)
         Image.new('L', (4 + index, 6)).save(path[:-4] + '.png')
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'temporary'))
     train, val = (Maps(metainfo=dict(paths=paths), pipeline=[sizes], test_mode=mode) for mode in (False, True))
     loops = {
         f'_{name}_loop': SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
@@ -172,6 +173,8 @@ def test_an_empty_image_stands_in_during_validation(tmp_path, caplog):
     }
     hook = SkipCorruptSamplesHook()
     hook.before_run(SimpleNamespace(**loops))
+    assert all(val[index]['size'] == (4 + index, 6) for index in range(200))
+    assert not (tmp_path / 'temporary').exists(), 'a run without corrupt files makes no folder'
     (tmp_path / '3.jpg').write_bytes(b'')
     (tmp_path / '5.png').unlink()
     for index, size in ((3, (7, 6)), (5, (9, 6)), (7, (11, 6))):
@@ -181,6 +184,9 @@ def test_an_empty_image_stands_in_during_validation(tmp_path, caplog):
     (tmp_path / '1.jpg').unlink()
     with pytest.raises(CorruptSampleError, match=r'3 of 200 samples have corrupt files, more than the 1\.0%'):
         val[1]
+    assert len(list((tmp_path / 'temporary').iterdir())) == 1
+    del hook
+    assert not list((tmp_path / 'temporary').iterdir()), 'the folder goes with the hook'
 
 
 def test_errors_that_no_file_explains_stay_errors(dataset):
