@@ -110,10 +110,22 @@ RENAMED = {
         'write_whole': 'fcvit_mm.files.write_atomic',
     },
     'fcvit_mm.models.layers': {
-        'fold_batch_norm_': 'fcvit_mm.models.layers.fuse_batch_norm_',
-        'fold_input_': 'fcvit_mm.models.layers.fuse_input_',
-        'fold_output_': 'fcvit_mm.models.layers.fuse_output_',
-        'is_plain': 'fcvit_mm.models.layers.is_unmodified',
+        'fold_batch_norm_': 'fcvit_mm.models.fusion.fuse_batch_norm_',
+        'fold_input_': 'fcvit_mm.models.fusion.fuse_input_',
+        'fold_output_': 'fcvit_mm.models.fusion.fuse_output_',
+        'is_plain': 'fcvit_mm.models.modified.is_unmodified',
+        # Where networks of other packages may import them.
+        **{name: f'fcvit_mm.models.caches.{name}' for name in ('CachedWeight', 'ModuleCache')},
+        **{
+            name: f'fcvit_mm.models.fusion.{name}'
+            for name in ('can_fuse', 'fuse_batch_norm_', 'fuse_batch_norm_before_', 'fuse_input_', 'fuse_output_')
+        },
+        **{name: f'fcvit_mm.models.modified.{name}' for name in ('has_global_hooks', 'is_unmodified')},
+        **{
+            name: f'fcvit_mm.models.padding.{name}'
+            for name in ('batch_to_space', 'pad_to_multiple', 'space_to_batch', 'up_to_multiple')
+        },
+        **{name: f'fcvit_mm.models.stages.{name}' for name in ('PatchEmbed', 'Stage', 'drop_path_rates')},
     },
     'fcvit_mm.models.oversmoothing': {
         'REMEDIES': 'fcvit_mm.models.oversmoothing.METHODS',

@@ -7,7 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fcvit_mm.models import Backbone, variants
-from fcvit_mm.models.layers import Stage
+from fcvit_mm.models.stages import Stage
 
 
 class Block(nn.Module):

@@ -9,8 +9,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..models.backbone import Backbone
+from ..models.caches import CachedWeight, ModuleCache
 from ..models.fcvit import FCViTBlock
-from ..models.layers import CachedWeight, Conv2d, ModuleCache, PatchEmbed, is_unmodified
+from ..models.layers import Conv2d, PatchEmbed
+from ..models.modified import is_unmodified
 from ..ops import native, triton
 from ..ops.conditions import HALF, lacks_half
 from ..ops.measured import is_untuned

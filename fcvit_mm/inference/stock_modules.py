@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..models.backbone import Backbone
-from ..models.layers import Conv2d, Linear, can_fuse, fuse_batch_norm_, is_unmodified
+from ..models.fusion import can_fuse, fuse_batch_norm_
+from ..models.layers import Conv2d, Linear
+from ..models.modified import is_unmodified
 from ..ops.tracing import is_traced
 from .roi_align import RoIAlign
 from .winograd import WinogradConv2d

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.layers import CachedWeight, Conv2d
+from ..models.caches import CachedWeight
+from ..models.layers import Conv2d
 from ..ops import native
 from ..ops.checks import autocast_dtype
 from ..ops.conditions import needs_grad

@@ -15,7 +15,6 @@ from ..ops import native, triton
 from ..ops.conditions import is_channels_last
 from ..ops.dispatch import current_mode
 from ..ops.tracing import call, is_exporting, is_transformed, records_any_size
-from .layers import check_image_batch
 from .published_names import PublishedNames
 
 #: MMEngine's ``init_cfg``: one, several or none.
@@ -138,7 +137,7 @@ class Backbone(BaseModule):
 
     - calls this one,
     - builds ``self.stem``, a module that takes images ``(B, in_channels, H, W)``, ``self.stages``, an
-      ``nn.ModuleList`` of the first ``self.num_stages`` stages (:class:`~fcvit_mm.models.layers.Stage`, or any module
+      ``nn.ModuleList`` of the first ``self.num_stages`` stages (:class:`~fcvit_mm.models.stages.Stage`, or any module
       with an ``nn.ModuleList`` called ``blocks`` and an attribute ``with_cp``), and a norm ``self.norm{i}`` for each
       ``i`` of ``self.out_indices``,
     - and calls :meth:`freeze_stages` last.
@@ -362,3 +361,32 @@ class Backbone(BaseModule):
         stage = int(parts[1])
         block = int(parts[3]) if parts[2] == 'blocks' else 0
         return 1 + sum(depths[:stage]) + block, num_layers
+
+
+def check_image_batch(x: Tensor, channels: int, name: str) -> None:
+    """Raise an error if ``x`` is not a batch of images for the network.
+
+    Raises:
+        TypeError: ``x`` is not a floating-point tensor.
+        ValueError: ``x`` is not ``(B, channels, H, W)`` with both sides at least 1.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            f'{name} got {got}, expected a floating-point tensor: convert the images first, as the data_preprocessor '
+            'of a config does'
+        )
+    if x.ndim != 4:
+        raise ValueError(
+            f'{name} got {x.ndim} dimensions {tuple(x.shape)}, expected a batch of images (B, {channels}, H, W): add '
+            'the batch dimension of a single image with image[None]'
+        )
+    if x.shape[1] != channels:
+        raise ValueError(
+            f'{name} got {x.shape[1]} channels in {tuple(x.shape)}, expected {channels}: pass (B, {channels}, H, W), '
+            f'or build it with in_channels={x.shape[1]}'
+        )
+    if any(side < 1 for side in x.shape[2:]):
+        raise ValueError(
+            f'{name} got images of {x.shape[2]}x{x.shape[3]} pixels, expected at least 1x1: check their size'
+        )

@@ -15,8 +15,8 @@ from ..deprecation import deprecated_class
 from ..ops.tracing import call
 from ..registry import MODELS
 from .backbone import InitCfg, resolve_arch
-from .layers import Stage
 from .oversmoothing import check_methods
+from .stages import Stage
 from .transformer import (
     TokenEmbed,
     TokenTransformer,

@@ -22,21 +22,11 @@ from ..ops.tracing import records_any_size
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, dilate, resolve_arch
 from .dwnet_names import PUBLISHED_NAMES
-from .layers import (
-    Conv2d,
-    DropPath,
-    LayerNorm2d,
-    Stage,
-    activated,
-    batch_to_space,
-    drop_path_rates,
-    fuse_batch_norm_,
-    fuse_batch_norm_before_,
-    is_unmodified,
-    pad_to_multiple,
-    residual,
-    space_to_batch,
-)
+from .fusion import fuse_batch_norm_, fuse_batch_norm_before_
+from .layers import Conv2d, DropPath, LayerNorm2d, activated, residual
+from .modified import is_unmodified
+from .padding import batch_to_space, pad_to_multiple, space_to_batch
+from .stages import Stage, drop_path_rates
 
 #: Side of the depth-wise kernels, and of the windows that maps are padded to multiples of.
 WINDOW = 7

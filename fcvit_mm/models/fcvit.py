@@ -29,29 +29,25 @@ from ..ops.measured import is_untuned
 from ..ops.tracing import is_traced
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, dilate, resolve_arch
+from .caches import ModuleCache
 from .fcvit_names import PUBLISHED_NAMES
+from .fusion import can_fuse, fuse_input_, fuse_output_
 from .layers import (
     Conv2d,
     DropPath,
     GroupNorm1,
-    ModuleCache,
-    PatchEmbed,
-    Stage,
     activated,
-    can_fuse,
-    drop_path_rates,
-    fuse_input_,
-    fuse_output_,
     init_weights_,
     is_gelu,
     is_inactive,
     is_pointwise,
-    is_unmodified,
     may_bypass,
     may_use_kernels,
     packed_parameters,
     residual,
 )
+from .modified import is_unmodified
+from .stages import PatchEmbed, Stage, drop_path_rates
 
 
 class GlobalContext(nn.Module):

@@ -12,8 +12,10 @@ from torch import Tensor
 from ..deprecation import deprecated_class
 from ..registry import MODELS
 from .backbone import InitCfg, dilate, resolve_arch
-from .layers import LayerNorm2d, Stage, drop_path_rates, pad_to_multiple
+from .layers import LayerNorm2d
 from .oversmoothing import check_methods
+from .padding import pad_to_multiple
+from .stages import Stage, drop_path_rates
 from .transformer import Transformer, check_transformer, import_timm_blocks, init_transformer_weights_
 from .transformer_names import SWIN
 

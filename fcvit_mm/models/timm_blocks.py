@@ -22,16 +22,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from ..ops.tracing import is_traced, is_transformed, records_any_size
-from .layers import (
-    batch_to_space,
-    has_global_hooks,
-    is_inactive,
-    is_unmodified,
-    pad_to_multiple,
-    space_to_batch,
-    up_to_multiple,
-)
+from .layers import is_inactive
+from .modified import has_global_hooks, is_unmodified
 from .oversmoothing import AttnScaleHeadMixing, FeatScale, attn_scale
+from .padding import batch_to_space, pad_to_multiple, space_to_batch, up_to_multiple
 
 __all__ = ['CaiTBlock', 'ClassAttentionBlock', 'DilatedPatchMerging', 'PatchMerging', 'SwinBlock', 'ViTBlock']
 

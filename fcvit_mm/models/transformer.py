@@ -16,8 +16,10 @@ from torch import Tensor
 from ..dependencies import require
 from ..ops.tracing import call
 from .backbone import Backbone, check_frozen_stages, output_layout
-from .layers import LayerNorm2d, Stage, pad_to_multiple
+from .layers import LayerNorm2d
 from .oversmoothing import fit_table, resample_table
+from .padding import pad_to_multiple
+from .stages import Stage
 
 OUT_TYPES = ('pyramid', 'cls_token')
 

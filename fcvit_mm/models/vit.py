@@ -13,8 +13,8 @@ from torch import Tensor
 from ..deprecation import deprecated_class
 from ..registry import MODELS
 from .backbone import InitCfg, resolve_arch
-from .layers import Stage, drop_path_rates
 from .oversmoothing import check_methods
+from .stages import Stage, drop_path_rates
 from .transformer import (
     TokenEmbed,
     TokenTransformer,

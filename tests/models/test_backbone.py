@@ -8,7 +8,7 @@ from networks import images
 import fcvit_mm
 from fcvit_mm.models import Backbone
 from fcvit_mm.models.backbone import normalize_indices, output_layout, resolve_arch
-from fcvit_mm.models.layers import Stage
+from fcvit_mm.models.stages import Stage
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ import torch.nn as nn
 from networks import NETWORKS, build, disturbed, images
 
 from fcvit_mm.models.fcvit import GlobalContext
-from fcvit_mm.models.layers import GroupNorm1, batch_to_space, space_to_batch
+from fcvit_mm.models.layers import GroupNorm1
 
 NAMES = [name for name, network in NETWORKS.items() if hasattr(network.type, 'strides')]
 
@@ -44,13 +44,6 @@ def test_trains_and_loads(name):
     assert [y.shape[2:] for y in outputs] == [(13, 18), (7, 9), (7, 9), (7, 9)]
     sum(y.square().mean() for y in outputs).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-
-
-def test_phases():
-    x = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
-    phases = space_to_batch(x, 2)
-    assert phases.shape == (8, 3, 2, 3) and torch.equal(phases[5], x[1, :, 0::2, 1::2])
-    assert torch.equal(batch_to_space(phases, 2), x) and space_to_batch(x, 1) is x is batch_to_space(x, 1)
 
 
 def test_other_strides_are_refused():

@@ -4,41 +4,20 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from networks import disturbed
 
 from fcvit_mm.models import layers
+from fcvit_mm.models.caches import CachedWeight
 from fcvit_mm.models.layers import (
     Conv2d,
     DropPath,
     GroupNorm1,
     LayerNorm2d,
-    PatchEmbed,
-    Stage,
     activated,
-    drop_path_rates,
-    fuse_batch_norm_,
-    fuse_batch_norm_before_,
-    fuse_input_,
-    fuse_output_,
     init_weights_,
     may_bypass,
-    pad_to_multiple,
     residual,
-    up_to_multiple,
 )
 from fcvit_mm.ops import conv, native, use_ops
-
-
-def test_drop_path():
-    assert drop_path_rates(0.3, (1, 1, 2)) == [[0], [pytest.approx(0.1)], [pytest.approx(0.2), pytest.approx(0.3)]]
-    assert drop_path_rates(0.3, (1,)) == [[0]]
-    torch.manual_seed(0)
-    drop = DropPath(0.25).train()
-    y = drop(torch.ones(4000, 2, 1, 1))
-    assert y.unique().tolist() == [0, pytest.approx(1 / 0.75)]
-    assert torch.equal(y[:, 0], y[:, 1])
-    assert y.mean().item() == pytest.approx(1, abs=0.03)
-    assert torch.equal(drop.eval()(torch.ones(4, 2)), torch.ones(4, 2))
 
 
 @pytest.mark.parametrize(
@@ -68,40 +47,6 @@ def test_group_norm_after_frozen_layers_in_channels_last():
     assert norm.weight.grad.isfinite().all()
 
 
-@torch.no_grad()
-def test_fused_into_the_convolution_before_and_the_layer_behind():
-    torch.manual_seed(0)
-    x = torch.randn(2, 5, 6, 6)
-    embed = disturbed(PatchEmbed(5, 7, 3, 2))
-    expected = embed(x)
-    embed.fuse_()
-    assert isinstance(embed.norm, nn.Identity)
-    torch.testing.assert_close(embed(x), expected, rtol=1e-4, atol=1e-5)
-    norm, layer = disturbed(nn.BatchNorm2d(5)), Conv2d(5, 4, 1, bias=False)
-    expected = layer(norm(x))
-    assert isinstance(fuse_batch_norm_before_(norm, layer), nn.Identity)
-    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_scales_are_fused_into_weights():
-    torch.manual_seed(0)
-    x, scale, shift = torch.randn(3, 5), torch.rand(5), torch.rand(5)
-    layer = nn.Linear(5, 5)
-    expected = layer(x * scale + shift) * scale + shift
-    fuse_input_(layer, scale, shift)
-    fuse_output_(layer, scale, shift)
-    torch.testing.assert_close(layer(x), expected)
-
-
-def test_what_cannot_be_fused_stays_or_is_refused():
-    norm = nn.GroupNorm(1, 4)
-    assert fuse_batch_norm_(Conv2d(4, 4, 1), norm) is norm
-    assert fuse_batch_norm_before_(norm, Conv2d(4, 4, 1)) is norm
-    with pytest.raises(ValueError, match='has no running statistics .*cannot be fused'):
-        fuse_batch_norm_(Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False))
-
-
 def test_layers_with_hooks_are_called():
     conv = Conv2d(3, 3, 1)
     assert may_bypass(conv) and may_bypass(conv, nn.Linear(2, 2)) and not may_bypass(nn.Conv2d(3, 3, 1))
@@ -113,26 +58,6 @@ def test_layers_with_hooks_are_called():
     torch.testing.assert_close(F.gelu(seen[0]), y)
     handle.remove()
     assert may_bypass(conv)
-
-
-def test_a_recomputed_stage_counts_a_batch_once():
-    def run(with_cp):
-        torch.manual_seed(0)
-        stage = Stage(nn.Identity(), [nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))], with_cp).train()
-        stage(torch.randn(4, 3, 5, 5, requires_grad=True)).square().sum().backward()
-        return [*stage.buffers(), *(parameter.grad for parameter in stage.parameters())]
-
-    for stored, recomputed in zip(run(False), run(True)):
-        torch.testing.assert_close(recomputed, stored)
-
-
-@pytest.mark.parametrize('side, divisor, expected', [(1, 7, 7), (7, 7, 7), (8, 7, 14), (4, 2, 4)])
-def test_padding_to_a_multiple(side, divisor, expected):
-    assert up_to_multiple(side, divisor) == expected
-    x = torch.ones(1, 1, side, 2 * divisor)
-    padded = pad_to_multiple(x, divisor)
-    assert padded.shape == (1, 1, expected, 2 * divisor) and padded.sum() == x.sum()
-    assert torch.equal(padded[:, :, :side], x)
 
 
 def test_initial_weights():
@@ -211,7 +136,7 @@ def test_convolutions_of_few_positions_pack_their_weight_once(monkeypatch):
     monkeypatch.setattr(native, 'pack', lambda weight: packed.append(weight) or pack(weight))
     torch.manual_seed(0)
     layer = Conv2d(5, 7, 3, stride=2, padding=1).to(memory_format=torch.channels_last)
-    layer.packed = layers.CachedWeight()
+    layer.packed = CachedWeight()
     x = torch.randn(2, 5, 9, 6).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         for _ in range(2):
@@ -228,3 +153,13 @@ def test_convolutions_of_few_positions_pack_their_weight_once(monkeypatch):
             layer(torch.ones(2, 4, 9, 6))
     layer(x).sum().backward()
     assert layer.weight.grad is not None and len(packed) == 2
+
+
+def test_drop_path():
+    torch.manual_seed(0)
+    drop = DropPath(0.25).train()
+    y = drop(torch.ones(4000, 2, 1, 1))
+    assert y.unique().tolist() == [0, pytest.approx(1 / 0.75)]
+    assert torch.equal(y[:, 0], y[:, 1])
+    assert y.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(drop.eval()(torch.ones(4, 2)), torch.ones(4, 2))

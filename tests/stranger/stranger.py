@@ -8,7 +8,9 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from fcvit_mm.models import Backbone
-from fcvit_mm.models.layers import DropPath, PatchEmbed, Stage, drop_path_rates, fuse_batch_norm_
+from fcvit_mm.models.fusion import fuse_batch_norm_
+from fcvit_mm.models.layers import DropPath
+from fcvit_mm.models.stages import PatchEmbed, Stage, drop_path_rates
 from fcvit_mm.models.variants import Variant, register_variant
 
 
