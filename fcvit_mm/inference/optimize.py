@@ -9,10 +9,12 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..models.backbone import Backbone
-from ..models.caches import CachedWeight, ModuleCache
+from ..models.caches import CachedWeight
 from ..models.fcvit import FCViTBlock
-from ..models.layers import Conv2d, PatchEmbed
+from ..models.fcvit_packed import PackedBlock
+from ..models.layers import Conv2d
 from ..models.modified import is_unmodified
+from ..models.stages import PatchEmbed
 from ..ops import native, triton
 from ..ops.conditions import HALF, lacks_half
 from ..ops.measured import is_untuned
@@ -145,8 +147,8 @@ def _keep_maps_in_float32(backbone: Backbone, parameter: Tensor) -> None:
     backbone.float()
     _cast(backbone, torch.float32, dtype)
     for module in backbone.modules() if keeps_products else ():
-        if isinstance(module, FCViTBlock):
-            module.product_dtype = dtype
+        if isinstance(module, FCViTBlock) and module.packed is not None:
+            module.packed = PackedBlock(dtype)
         elif type(module) is PatchEmbed:
             _cast(module.to(dtype), dtype, torch.float32)
 
@@ -170,7 +172,7 @@ def _pack(backbone: Backbone) -> None:
         if not is_unmodified(module):
             continue
         if isinstance(module, FCViTBlock):
-            module.packed = ModuleCache()
+            module.packed = PackedBlock()
         if type(module) is not Conv2d:
             continue
         is_depthwise = module.groups == module.in_channels == module.out_channels

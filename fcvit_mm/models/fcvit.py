@@ -9,7 +9,7 @@ the image's mean, and lets large depth-wise convolutions mix locally. Any input 
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width, ``h`` heads of ``d = C / h``.
 """
 
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
@@ -24,12 +24,8 @@ from ..ops import (
     normalised_similarity,
     recomputed_channel_mixer,
 )
-from ..ops.checks import autocast_dtype
-from ..ops.measured import is_untuned
-from ..ops.tracing import is_traced
 from ..registry import MODELS
 from .backbone import Backbone, InitCfg, dilate, resolve_arch
-from .caches import ModuleCache
 from .fcvit_names import PUBLISHED_NAMES
 from .fusion import can_fuse, fuse_input_, fuse_output_
 from .layers import (
@@ -42,12 +38,14 @@ from .layers import (
     is_inactive,
     is_pointwise,
     may_bypass,
-    may_use_kernels,
     packed_parameters,
     residual,
 )
 from .modified import is_unmodified
 from .stages import PatchEmbed, Stage, drop_path_rates
+
+if TYPE_CHECKING:
+    from .fcvit_packed import PackedBlock
 
 
 class GlobalContext(nn.Module):
@@ -161,48 +159,6 @@ class TokenMix(nn.Module):
                 return native.bottleneck(x, *packed)
             return bottleneck(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         return activated(self.fc2, self.act2, activated(self.fc1, self.act1, x))
-
-    def may_pack(self) -> bool:
-        """Check that the layers are unmodified and that :meth:`pack` supports this configuration."""
-        context: Any = self.global_context
-        dwconv = self.dwconv
-        return (
-            type(context) is GlobalContext
-            and context.compete
-            and context.weighted
-            and is_unmodified(context)
-            and type(context.act) is nn.Identity
-            and is_unmodified(context.act)
-            and may_bypass(context.fc1, context.fc2, dwconv)
-            and dwconv.groups == dwconv.in_channels == dwconv.out_channels
-            and dwconv.kernel_size[0] == dwconv.kernel_size[1] > 3
-            and self.fc2 is not None
-            and self.act2 is not None
-            and self.may_fuse(self.fc1, self.fc2, self.act1, self.act2)
-        )
-
-    def pack(self, dtype: torch.dtype) -> Tuple[Optional[Tensor], ...]:
-        """Return the parameters in the order of :func:`native.fcvit_block`, weights packed.
-
-        Args:
-            dtype (torch.dtype): That of the 1x1 convolutions: float32 or bfloat16.
-        """
-        context: Any = self.global_context
-        fc2: Any = self.fc2
-        return (
-            native.pack(context.fc1.weight),
-            context.fc1.bias,
-            native.pack(context.fc2.weight),
-            context.fc2.bias,
-            context.rescale_weight,
-            context.rescale_bias,
-            native.pack_taps(self.dwconv.weight),
-            self.dwconv.bias,
-            native.pack(self.fc1.weight, dtype),
-            self.fc1.bias,
-            native.pack(fc2.weight, dtype),
-            fc2.bias,
-        )
 
     @staticmethod
     def may_fuse(fc1: nn.Module, fc2: nn.Module, *activations: nn.Module) -> bool:
@@ -341,9 +297,7 @@ class FCViTBlock(nn.Module):
     """Token mixer and channel mixer, each after a norm, in a scaled residual branch.
 
     Attributes:
-        packed (ModuleCache, optional): Arguments of the compiled kernel for the complete block, for inference.
-        product_dtype (torch.dtype): That of the 1x1 convolutions in this kernel, if it is float32 or the CPU has
-            instructions for bfloat16. All else, and the sums of products, are float32.
+        packed (PackedBlock, optional): Arguments of the compiled kernel for the complete block, for inference.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -351,8 +305,7 @@ class FCViTBlock(nn.Module):
 
     layer_scale1: Optional[nn.Parameter]
     layer_scale2: Optional[nn.Parameter]
-    packed: Optional[ModuleCache] = None
-    product_dtype = torch.float32
+    packed: Optional['PackedBlock'] = None
 
     def __init__(
         self,
@@ -378,87 +331,15 @@ class FCViTBlock(nn.Module):
             self.register_parameter(name, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        args = self.kernel_args(x)
-        if args is not None:
-            return native.fcvit_block(*args)
+        if self.packed is not None:
+            args = self.packed.args(self, x)
+            if args is not None:
+                return native.fcvit_block(*args)
         x = residual(x, self.token_mixer(self.norm1(x)), self.layer_scale1, self.drop_path)
         normed = self.norm2(x)
         if self.mixer_may_add() and normed.dtype == x.dtype:
             return self.channel_mixer.fused(normed, x)
         return residual(x, self.channel_mixer(normed), self.layer_scale2, self.drop_path)
-
-    def kernel_args(self, x: Tensor) -> Optional[Tuple[Any, ...]]:
-        """Return the arguments of :func:`native.fcvit_block`, or ``None`` if compiled kernels cannot compute this map.
-
-        Under autocast they are used where they were tuned, and the map becomes float32.
-        """
-        if self.packed is None or type(x) is not Tensor:
-            return None
-        dtype = autocast_dtype(x)
-        if dtype is None:
-            packed = self._packed_parameters(x, self.product_dtype)
-        elif x.device.type != 'cpu' or is_untuned(x):
-            return None
-        else:
-            with torch.autocast('cpu', enabled=False):
-                x = x.float()
-                packed = self._packed_parameters(x, dtype)
-        return None if packed is None else (x, *packed)
-
-    def _packed_parameters(self, x: Tensor, dtype: torch.dtype) -> Optional[Tuple[Any, ...]]:
-        """Return the result of :meth:`pack`, ``None`` if compiled kernels cannot compute this map."""
-        if self.packed is None or not may_use_kernels(x, self.channels):
-            return None
-        if dtype != torch.bfloat16 or not native.multiplies_bfloat16():
-            dtype = torch.float32
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
-            return None
-        # A compiler records how the weights are packed: with freezing it does so once, else at each call.
-        return self.pack(dtype) if is_traced() else self.packed.get(self, self.pack, dtype)
-
-    def pack(self, dtype: torch.dtype = torch.float32) -> Optional[Tuple[Any, ...]]:
-        """Return the arguments of :func:`native.fcvit_block` after the map.
-
-        ``None`` if a layer of the block was modified, or the configuration of the block is not supported.
-
-        Args:
-            dtype (torch.dtype): That of the 1x1 convolutions: float32 or bfloat16.
-        """
-        mixer, channel_mixer, norms = self.token_mixer, self.channel_mixer, (self.norm1, self.norm2)
-        mixes: List[Any] = list(mixer.mixes) if type(mixer) is TokenMixer else []
-        if not (
-            type(mixer) is TokenMixer
-            and mixer.spatial_attention is None
-            and all(type(mix) is TokenMix and mix.may_pack() for mix in mixes)
-            and len({mix.global_context.num_heads for mix in mixes}) == 1
-            and all(map(is_unmodified, (self, mixer, mixer.mixes, *mixes, *norms)))
-            and type(self.norm1) is type(self.norm2) is GroupNorm1
-            and self.norm1.eps == self.norm2.eps
-            and not self.norm2.affine
-            and self.mixer_may_add()
-            and channel_mixer.dwconv.kernel_size == (3, 3)
-            and all(each.dtype == torch.float32 and each.device.type == 'cpu' for each in self.parameters())
-        ):
-            return None
-        fc1, fc2 = channel_mixer.fc1, channel_mixer.fc2
-        dwconv: Any = channel_mixer.dwconv
-        return (
-            self.norm1.weight,
-            self.norm1.bias,
-            [tensor for mix in mixes for tensor in mix.pack(dtype)],
-            mixes[0].global_context.num_heads,
-            self.layer_scale1,
-            [
-                native.pack(fc1.weight, dtype),
-                fc1.bias,
-                native.pack_taps(dwconv.weight),
-                dwconv.bias,
-                native.pack(fc2.weight, dtype),
-                fc2.bias,
-            ],
-            self.norm1.eps,
-            GlobalContext.eps,
-        )
 
     def mixer_may_add(self) -> bool:
         """Check whether the channel mixer's operation can include the residual addition."""

@@ -278,7 +278,7 @@ def test_bfloat16_multiplies_with_its_instructions(monkeypatch, way, has_instruc
     if has_instructions and not native.multiplies_bfloat16():
         pytest.skip('no instructions for bfloat16')
     monkeypatch.setattr(native, 'multiplies_bfloat16', lambda: has_instructions)
-    for module in ('inference.optimize', 'models.fcvit'):
+    for module in ('inference.optimize', 'models.fcvit_packed'):
         monkeypatch.setattr(f'fcvit_mm.{module}.is_untuned', lambda x: False)
     model, x = trained(micro()), images()
     dtypes, run = [], native.fcvit_block
@@ -307,7 +307,7 @@ def test_bfloat16_multiplies_with_its_instructions(monkeypatch, way, has_instruc
 
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
 def test_autocast_on_cpus_of_another_kind_is_pytorchs(monkeypatch):
-    monkeypatch.setattr('fcvit_mm.models.fcvit.is_untuned', lambda x: True)
+    monkeypatch.setattr('fcvit_mm.models.fcvit_packed.is_untuned', lambda x: True)
     monkeypatch.setattr(native, 'fcvit_block', None)
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):

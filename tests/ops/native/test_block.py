@@ -8,6 +8,7 @@ from operations import counts_flops
 from torch.utils.flop_counter import FlopCounterMode
 
 import fcvit_mm
+from fcvit_mm.models.fcvit_packed import pack_block
 from fcvit_mm.ops import native, use_ops
 
 built = pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
@@ -34,7 +35,7 @@ def maps(*shape):
 def check(own, reference, x):
     with torch.no_grad(), use_ops('reference'):
         want = reference(x.double())
-    have = native.fcvit_block(x, *own.pack())
+    have = native.fcvit_block(x, *pack_block(own))
     assert have.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(have.double(), want, rtol=0, atol=2e-6 * max(1, want.abs().max().item()))
     return have
@@ -64,7 +65,7 @@ def test_agrees_with_the_layers(channels, heads, ratio, options):
                 torch.testing.assert_close(result, results[0], rtol=0, atol=2e-6 * result.abs().max().item())
     finally:
         torch.set_num_threads(before)
-    assert native.fcvit_block(maps(0, channels, 4, 4), *own.pack()).shape == (0, channels, 4, 4)
+    assert native.fcvit_block(maps(0, channels, 4, 4), *pack_block(own)).shape == (0, channels, 4, 4)
 
 
 def rounds(layer):
@@ -81,11 +82,11 @@ def test_products_of_bfloat16_round_what_they_read_alone(channels, hidden, instr
     if not native.multiplies_bfloat16():
         with torch.no_grad():
             own(maps(1, channels, 3, 3))
-        packed = own.pack(torch.bfloat16)
+        packed = pack_block(own, torch.bfloat16)
         with pytest.raises(RuntimeError, match='expand_weight is of BFloat16, expected Float: this processor'):
             native.fcvit_block(maps(1, channels, 3, 3), *packed)
         return
-    packed = own.pack(torch.bfloat16)
+    packed = pack_block(own, torch.bfloat16)
     assert {each.dtype for each in (packed[2][8], packed[2][10], packed[5][0], packed[5][4])} == {torch.bfloat16}
     reference = copy.deepcopy(own).double()  # with the weights that fusing gave
     mixer = reference.channel_mixer
@@ -112,7 +113,7 @@ def test_products_of_bfloat16_round_what_they_read_alone(channels, hidden, instr
 def test_not_a_number_stays_in_its_image(dtype):
     if dtype == torch.bfloat16 and not native.multiplies_bfloat16():
         pytest.skip('no instructions for bfloat16')
-    packed = block()[0].pack(dtype)
+    packed = pack_block(block()[0], dtype)
     x = maps(3, 24, 6, 5)
     want = native.fcvit_block(x, *packed)
     x[1, 3, 2, 2] = float('nan')
@@ -124,7 +125,7 @@ def test_not_a_number_stays_in_its_image(dtype):
 @counts_flops
 def test_costs_what_the_layers_cost():
     own, reference = block()
-    x, packed = maps(2, 24, 6, 5), own.pack()
+    x, packed = maps(2, 24, 6, 5), pack_block(own)
     with FlopCounterMode(display=False) as counter:
         native.fcvit_block(x, *packed)
     with FlopCounterMode(display=False) as expected, use_ops('reference'):
@@ -152,7 +153,7 @@ def test_costs_what_the_layers_cost():
     ],
 )
 def test_refuses_what_does_not_fit(change, message):
-    args = list(block()[0].pack())
+    args = list(pack_block(block()[0]))
     for place, value in change.items():
         if isinstance(place, tuple):
             args[place[0]] = [value if i == place[1] else each for i, each in enumerate(args[place[0]])]
@@ -167,8 +168,8 @@ def test_products_of_one_dtype():
     if not native.multiplies_bfloat16():
         pytest.skip('no instructions for bfloat16')
     own, _ = block()
-    args = list(own.pack(torch.bfloat16))
-    args[2] = own.pack()[2]
+    args = list(pack_block(own, torch.bfloat16))
+    args[2] = pack_block(own)[2]
     with pytest.raises(
         RuntimeError, match=r'fc1_weight is \[1, 24, 32\] of Float .*expected \[1, 12, 32, 2\] of bfloat16'
     ):
