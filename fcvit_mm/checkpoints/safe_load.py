@@ -1,372 +1,39 @@
 """Reading checkpoint files without running any code in them.
 
-A pickle is a program: it names functions and has them called. This unpickler never imports what a file names. It
-looks the name up in :data:`ALLOWED`, a table of this module's own rebuilders and of plain data; any other name stops
-the reading. Only those rebuilders are called, and nothing has its attributes set. torch's containers are taken apart
-here as well (a zip archive of a pickle and raw storages, or several pickles followed by raw storages), so no second
-reader can be exploited.
+torch's containers are taken apart here (a zip archive of a pickle and raw storages, or several pickles followed by raw
+storages), and pickles are read by :mod:`fcvit_mm.checkpoints.unpickler`: no reader that runs code sees a file.
 """
 
 import io
 import json
-import math
 import os
-import pickle
 import re
 import struct
 import sys
 import zipfile
-from collections import OrderedDict
-from typing import IO, Any, Callable, ClassVar, Dict, List, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Callable, Dict, Union
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import CheckpointError, CheckpointNotFoundError
 from .published import SCHEME, near_published
+from .unpickler import NATIVE, RestrictedUnpickler, strided
 
 #: Readers of names that are not paths, by prefix; :mod:`fcvit_mm.checkpoints.published_files` registers one.
 READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
-
-
-class Opaque:
-    """Placeholder for an object whose content is not needed: training arguments, log buffers, paths."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return f'<{self.name}, not read>'
-
-
-class Rebuild:
-    """A callable that a file may call. Not itself callable, so that nothing else is mistaken for one."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-
-class StorageType(Opaque):
-    """A torch storage class with its ``dtype``; ``None`` for raw bytes."""
-
-    def __init__(self, name: str, dtype: Optional[torch.dtype]) -> None:
-        super().__init__(name)
-        self.dtype = dtype
-
-
 #: Where a safetensors file's header has `meta` as JSON text, see fcvit_mm/publishing/weights.py.
 META_KEY = 'fcvit_mm_meta'
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch's format before 1.6
 _PROTOCOL = 1001
-_NATIVE = '<' if sys.byteorder == 'little' else '>'
-_NUMERIC = re.compile(r'b1|\?|[iu][1248]|f[248]|c8|c16')
-_STORAGES = {
-    'DoubleStorage': torch.float64,
-    'FloatStorage': torch.float32,
-    'HalfStorage': torch.float16,
-    'BFloat16Storage': torch.bfloat16,
-    'LongStorage': torch.int64,
-    'IntStorage': torch.int32,
-    'ShortStorage': torch.int16,
-    'CharStorage': torch.int8,
-    'ByteStorage': torch.uint8,
-    'BoolStorage': torch.bool,
-    'ComplexFloatStorage': torch.complex64,
-    'ComplexDoubleStorage': torch.complex128,
-}
-
-
-def _strided(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Build a tensor over a 1-D storage, checking its bounds."""
-    if not isinstance(storage, Tensor):
-        raise ValueError(f'a tensor without a storage: {storage!r}')
-    size, stride = tuple(size), tuple(stride)
-    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
-        raise ValueError(f'impossible tensor: size {size}, stride {stride}, offset {offset}')
-    if math.prod(size) == 0:
-        return storage.new_empty(size)
-    last = offset + sum((size[i] - 1) * stride[i] for i in range(len(size)))
-    # The second half: a few stored values repeated by a stride of 0 could fill any memory.
-    if last >= storage.numel() or math.prod(size) > storage.numel():
-        raise ValueError(f'a tensor of size {size} over {storage.numel()} stored values')
-    return storage.as_strided(size, stride, offset)
-
-
-def _tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Tensor:
-    return _strided(storage, offset, size, stride)
-
-
-def _tensor_v3(
-    storage: Any,
-    offset: int,
-    size: Sequence[int],
-    stride: Sequence[int],
-    requires_grad: Any,
-    hooks: Any,
-    dtype: torch.dtype,
-    metadata: Any = None,
-) -> Tensor:
-    return _strided(storage.view(dtype), offset, size, stride)
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-def _from_type(rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
-    # torch wraps tensors with Python attributes so; the function is one of ours, like everywhere.
-    return _call(rebuild, args)
-
-
-def _numpy_dtype(code: Any, *_: Any) -> 'np.dtype[Any]':
-    if not isinstance(code, str) or not (_NUMERIC.fullmatch(code) or re.fullmatch(r'[US]\d+', code)):
-        raise ValueError(f'NumPy values of type {code!r}, expected numbers')
-    return np.dtype(code)
-
-
-def _numpy_array(*_: Any) -> np.ndarray:
-    return np.empty(0, np.uint8)  # filled by the state that follows
-
-
-def _set_array(array: np.ndarray, state: Any) -> None:
-    """Call ``array.__setstate__`` after checks that NumPy omits: types, and as many bytes as the shape needs."""
-    _, shape, dtype, fortran, data = state
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, (bytes, bytearray)):
-        raise ValueError('a NumPy array of something other than numbers')
-    if any(not isinstance(n, int) or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f'a NumPy array of shape {shape} and type {dtype} with {len(data)} bytes')
-    checked: Any = (1, tuple(shape), dtype, bool(fortran), bytes(data))
-    array.__setstate__(checked)
-
-
-def _numpy_frombuffer(data: Any, dtype: Any, shape: Any, order: Any = 'C') -> np.ndarray:
-    array = _numpy_array()
-    _set_array(array, (1, shape, dtype, order == 'F', data))
-    return array
-
-
-def _numpy_scalar(dtype: Any, data: Any = b'') -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or len(data) != dtype.itemsize:
-        raise ValueError(f'a NumPy scalar of type {dtype} with {len(data)} bytes')
-    return np.frombuffer(data, dtype)[0]
-
-
-def _encode(text: Any, encoding: Any = 'utf-8') -> bytes:
-    if encoding not in ('latin1', 'latin-1', 'utf-8', 'utf8', 'ascii'):
-        raise ValueError(f'text encoding {encoding!r}')
-    return text.encode(encoding)
-
-
-def _opaque(name: str) -> Rebuild:
-    return Rebuild(lambda *args: Opaque(name))
-
-
-def _allowed() -> Dict[Tuple[str, str], Any]:
-    """Return the safe replacement of each (module, name) in checkpoints of MMEngine and published ones."""
-    table: Dict[Tuple[str, str], Any] = {
-        ('collections', 'OrderedDict'): Rebuild(lambda items=(): OrderedDict(items)),
-        ('collections', 'Counter'): Rebuild(lambda items=(): dict(items)),
-        ('collections', 'defaultdict'): Rebuild(lambda factory=None, items=(): dict(items)),
-        ('_codecs', 'encode'): Rebuild(_encode),
-        ('builtins', 'bytes'): Rebuild(lambda: b''),
-        ('copyreg', '_reconstructor'): Rebuild(lambda kind, base=None, state=None: _call(kind, ())),
-        ('torch._utils', '_rebuild_tensor'): Rebuild(_tensor),
-        ('torch._utils', '_rebuild_tensor_v2'): Rebuild(_tensor),
-        ('torch._utils', '_rebuild_tensor_v3'): Rebuild(_tensor_v3),
-        ('torch._utils', '_rebuild_parameter'): Rebuild(_parameter),
-        ('torch._utils', '_rebuild_parameter_with_state'): Rebuild(_parameter),
-        ('torch._tensor', '_rebuild_from_type_v2'): Rebuild(_from_type),
-        ('torch', 'Size'): Rebuild(lambda size=(): tuple(size)),
-        ('torch', 'device'): _opaque('torch.device'),
-        ('torch', 'Tensor'): Opaque('torch.Tensor'),
-        ('torch.nn.parameter', 'Parameter'): Opaque('torch.nn.Parameter'),
-        ('torch.storage', 'UntypedStorage'): StorageType('UntypedStorage', None),
-        ('torch', 'UntypedStorage'): StorageType('UntypedStorage', None),
-        ('numpy', 'ndarray'): Opaque('numpy.ndarray'),
-        ('numpy', 'dtype'): Rebuild(_numpy_dtype),
-        ('numpy.core.multiarray', '_reconstruct'): Rebuild(_numpy_array),
-        ('numpy.core.multiarray', 'scalar'): Rebuild(_numpy_scalar),
-        ('numpy.core.numeric', '_frombuffer'): Rebuild(_numpy_frombuffer),
-        # HistoryBuffer pickles its statistics as getattr(HistoryBuffer, 'mean'); nothing is looked up here.
-        ('builtins', 'getattr'): _opaque('getattr'),
-        ('builtins', 'object'): Opaque('object'),
-    }
-    for kind in (tuple, list, set, frozenset):
-        table['builtins', kind.__name__] = Rebuild(kind)
-    table['builtins', 'slice'] = _opaque('slice')
-    table['builtins', 'dict'] = Rebuild(lambda items=(): dict(items))
-    for module, name in (
-        ('mmengine.config.config', 'ConfigDict'),
-        ('mmcv.utils.config', 'ConfigDict'),
-        ('addict.addict', 'Dict'),
-    ):
-        table[module, name] = Rebuild(lambda items=(): dict(items))
-    for module, name in (
-        ('argparse', 'Namespace'),
-        ('mmengine.logging.history_buffer', 'HistoryBuffer'),
-        ('pathlib', 'PosixPath'),
-        ('pathlib', 'WindowsPath'),
-        ('pathlib', 'PurePosixPath'),
-        ('pathlib._local', 'PosixPath'),
-        ('pathlib._local', 'WindowsPath'),
-    ):
-        table[module, name] = _opaque(f'{module}.{name}')
-    for name, dtype in _STORAGES.items():
-        table['torch', name] = StorageType(name, dtype)
-    for name in dir(torch):
-        if isinstance(getattr(torch, name), torch.dtype):
-            table['torch', name] = getattr(torch, name)
-    return table
-
-
-ALLOWED = _allowed()
-
-
-def _call(function: Any, args: Any) -> Any:
-    if not isinstance(function, Rebuild):
-        raise ValueError(f'a call of {function!r}, which is not a function')
-    if not isinstance(args, (tuple, list)):
-        raise ValueError(f'a call with {type(args).__name__} for arguments')
-    return function.function(*args)
-
-
-def _complete_line(file: IO[bytes]) -> bytes:
-    line = file.readline()
-    if not line.endswith(b'\n'):  # else half a name in a cut file would be reported as a name that is refused
-        raise EOFError('it is truncated in the middle of a name')
-    return line
-
-
-class RestrictedUnpickler(pickle._Unpickler):
-    """The standard library's unpickler with every opcode that imports, calls or sets attributes replaced.
-
-    The one written in Python, because its opcodes can be replaced; checkpoints have few thousand of them.
-
-    Args:
-        file: Binary file, at the pickle's beginning.
-        path (str): Path of the file, for errors.
-        storage (callable): Storage type, key, number of values -> 1-D tensor.
-    """
-
-    dispatch: ClassVar[Any] = dict(pickle._Unpickler.dispatch)
-    stack: List[Any]
-    append: Callable[[Any], None]
-    read: Callable[[int], bytes]
-    pop_mark: Callable[[], List[Any]]
-
-    def __init__(self, file: IO[bytes], path: str, storage: Optional[Callable[..., Tensor]] = None) -> None:
-        super().__init__(file, encoding='latin1')
-        self._file_readline = lambda: _complete_line(file)
-        self.path = path
-        self.storage = storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module)
-        module = re.sub(r'^numpy\._core\b', 'numpy.core', module)
-        if (module, name) not in ALLOWED:
-            raise CheckpointError(
-                f'{self.path} needs {module}.{name}, which is not plain data or tensors. Rejected, because loading it '
-                'could run code. If you trust the author of the file, load it yourself and save only its weights: '
-                "torch.save({'state_dict': model.state_dict()}, PATH)"
-            )
-        return ALLOWED[module, name]
-
-    def get_extension(self, code: int) -> None:
-        raise CheckpointError(f'{self.path} needs the pickle extension {code}: rejected, no checkpoint needs one')
-
-    def persistent_load(self, saved: Any) -> Tensor:
-        if self.storage is None or not isinstance(saved, tuple) or len(saved) < 5 or saved[0] != 'storage':
-            raise ValueError(f'an unknown reference {saved!r:.80}')
-        kind, key, _, numel, *view = saved[1:]
-        if not isinstance(kind, StorageType) or not isinstance(numel, int) or numel < 0:
-            raise ValueError(f'an unknown storage {saved!r:.80}')
-        return self.storage(kind.dtype or torch.uint8, str(key), numel, view[0] if view else None)
-
-    def load_reduce(self) -> None:
-        args = self.stack.pop()
-        self.stack[-1] = _call(self.stack[-1], args)
-
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.NEWOBJ[0]] = load_reduce
-
-    def load_newobj_ex(self) -> None:
-        if self.stack.pop():
-            raise ValueError('an object made with keyword arguments')
-        self.load_reduce()
-
-    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
-
-    def _instantiate(self, klass: Any, args: Any) -> None:
-        self.append(_call(klass, args))
-
-    def load_build(self) -> None:
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if isinstance(target, np.ndarray):
-            _set_array(target, state)
-        elif isinstance(target, np.dtype):
-            if state[1] not in ('|', '=', _NATIVE) or any(part is not None for part in state[2:5]):
-                raise ValueError(f'NumPy values of type {state!r:.80}, expected numbers of this byte order')
-        elif not isinstance(target, (dict, Opaque, Tensor)):
-            raise ValueError(f'attributes for a {type(target).__name__}')
-        # Attributes of the rest (a state dict's `_metadata`, what an argparse.Namespace holds) are skipped.
-
-    dispatch[pickle.BUILD[0]] = load_build
-
-    def load_bytearray8(self) -> None:
-        # The original sets aside what the file announces before it checks whether that much is there.
-        self.append(bytearray(self.read(struct.unpack('<Q', self.read(8))[0])))
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-
-    def load_append(self) -> None:
-        self._grow([self.stack.pop()])
-
-    dispatch[pickle.APPEND[0]] = load_append
-
-    def load_appends(self) -> None:
-        self._grow(self.pop_mark())
-
-    dispatch[pickle.APPENDS[0]] = load_appends
-
-    def _grow(self, items: List[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
-            raise ValueError(f'items for a {type(self.stack[-1]).__name__}')
-        self.stack[-1].extend(items)
-
-    def load_additems(self) -> None:
-        items = self.pop_mark()
-        if not isinstance(self.stack[-1], set):
-            raise ValueError(f'items for a {type(self.stack[-1]).__name__}')
-        self.stack[-1].update(items)
-
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-
-    def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set(key, value)
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-
-    def load_setitems(self) -> None:
-        items = self.pop_mark()
-        for i in range(0, len(items), 2):
-            self._set(items[i], items[i + 1])
-
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-
-    def _set(self, key: Any, value: Any) -> None:
-        if not isinstance(self.stack[-1], dict):
-            raise ValueError(f'keys for a {type(self.stack[-1]).__name__}')
-        self.stack[-1][key] = value
 
 
 def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
     """Read a checkpoint of torch (``.pth``, ``.pth.tar``, ``.pt``), Paddle (``.pdparams``) or safetensors.
 
     The format is determined by the content, not by the file name. Tensors come to the CPU and need no gradient; NumPy
-    arrays stay NumPy arrays; objects that are neither weights nor plain data become :class:`Opaque`.
+    arrays stay NumPy arrays; objects that are neither weights nor plain data become
+    :class:`~fcvit_mm.checkpoints.unpickler.Opaque`.
 
     Args:
         path (str | os.PathLike): The file, or ``published:NAME``
@@ -494,7 +161,7 @@ def _read_pickles(file: IO[bytes], path: str) -> Any:
     if not isinstance(first, int) or first != _MAGIC:
         return first
     protocol, system = (RestrictedUnpickler(file, path).load() for _ in range(2))
-    if protocol != _PROTOCOL or system.get('little_endian') is not (_NATIVE == '<'):
+    if protocol != _PROTOCOL or system.get('little_endian') is not (NATIVE == '<'):
         raise CheckpointError(
             f'{path} has an unknown torch format (protocol {protocol}, {system}): load it with the torch version that '
             'wrote it and save it again'
@@ -513,7 +180,7 @@ def _read_pickles(file: IO[bytes], path: str) -> Any:
         if view is None:
             return values
         _, offset, length = view
-        return _strided(values, offset, (length,), (1,))
+        return strided(values, offset, (length,), (1,))
 
     content = RestrictedUnpickler(file, path, storage).load()
     keys = [str(key) for key in RestrictedUnpickler(file, path).load()]
