@@ -29,7 +29,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     from mmengine.logging import MMLogger
 
-    from fcvit_mm.apis.stock import fragment, read_stock, replace_backbone
+    from fcvit_mm.apis.config_changes import fragment
+    from fcvit_mm.apis.stock import read_stock, replace_backbone
     from fcvit_mm.files import write_atomic
 
     MMLogger.get_instance('mmengine', log_level='ERROR')

@@ -7,8 +7,9 @@ from typing import Any, List, NamedTuple, Optional
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from ..apis.config_changes import differences
+from ..apis.rewiring import StockConfigError, rewire
 from ..apis.step import Step, StepError, try_step
-from ..apis.stock import StockConfigError, differences, rewire
 
 #: Names in a message.
 SHOWN = 5

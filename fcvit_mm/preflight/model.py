@@ -11,8 +11,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from ..apis.load import build_model
+from ..apis.rewiring import StockConfigError, misfits
 from ..apis.step import StepError, try_step
-from ..apis.stock import StockConfigError, describe_backbone, misfits
+from ..apis.stock import describe_backbone
 from ..checkpoints.names import some
 from ..engine.config import type_name, walk
 from .batches import segmentation_heads

@@ -1,29 +1,18 @@
 """Another backbone in stock configs: what has to change does, what cannot is named."""
 
-import copy
-
 import pytest
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from plain_net import own_rows
 
 from fcvit_mm import FCViT
 from fcvit_mm.apis import step
-from fcvit_mm.apis.stock import (
-    StockConfigError,
-    differences,
-    find_stock,
-    fragment,
-    misfits,
-    read_stock,
-    readers,
-    replace_backbone,
-    rewire,
-)
+from fcvit_mm.apis.config_changes import differences, fragment
+from fcvit_mm.apis.rewiring import StockConfigError
+from fcvit_mm.apis.stock import find_stock, read_stock, replace_backbone
 from fcvit_mm.errors import UserError
 from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
 
-RESNET = (256, 512, 1024, 2048)
 OURS = (8, 16, 24, 32)
 
 
@@ -43,12 +32,6 @@ def small():
                 dense=dict(layer_scale_init_value=1e-6),
             )
         )
-
-
-def rewired(model, old=RESNET, new=OURS):
-    model = ConfigDict(copy.deepcopy(model))
-    rewire(model, old, new)
-    return model
 
 
 def test_retinanet(tmp_path):
@@ -142,100 +125,6 @@ def test_strides_that_a_network_lacks():
         replace_backbone(cfg, 'fcvit_small')
 
 
-@pytest.mark.parametrize(
-    'new, channels, levels',
-    [
-        (OURS, [8, 16, 24, 32], (1, -1)),
-        ((None, 16, 24, 32), [16, 24, 32], (0, -1)),
-        ((None, None, 24, 32), [24, 32], (0, -1)),
-    ],
-)
-def test_necks_with_levels(new, channels, levels):
-    neck = rewired(dict(neck=dict(type='FPN', in_channels=RESNET, start_level=1, end_level=-1)), new=new).neck
-    assert neck.in_channels == channels and (neck.start_level, neck.end_level) == levels
-
-
-def test_a_last_level():
-    neck = dict(type='FPN', in_channels=RESNET, start_level=1, end_level=2)
-    neck = rewired(dict(neck=neck), new=(None, 16, 24, None)).neck
-    assert neck.in_channels == [16, 24] and (neck.start_level, neck.end_level) == (0, 1)
-
-
-def test_necks_of_other_kinds():
-    reverse = rewired(dict(neck=dict(in_channels=(2048, 1024, 512))), RESNET[1:], OURS[1:])
-    assert reverse.neck.in_channels == [32, 24, 16]
-    assert rewired(dict(neck=dict(in_channels=2048))).neck.in_channels == 32
-    assert rewired(dict(neck=dict(in_channels=2048)), new=(None, None, None, 32)).neck.in_channels == 32
-    first = rewired(dict(neck=[dict(in_channels=RESNET), dict(in_channels=256)])).neck
-    assert first[0].in_channels == list(OURS) and first[1].in_channels == 256
-
-
-def test_heads_that_choose_their_outputs():
-    model = dict(
-        decode_head=[dict(in_channels=1024, in_index=2), dict(in_channels=2048, in_index=-1)],
-        auxiliary_head=dict(in_channels=[512, 2048], in_index=(1, 3), channels=512),
-    )
-    found = rewired(model)
-    assert [head.in_channels for head in found.decode_head] == [24, 32]
-    assert found.auxiliary_head == dict(in_channels=[16, 32], in_index=(1, 3), channels=512)
-    found = rewired(model, new=(None, *OURS[1:]))
-    assert [head.in_index for head in found.decode_head] == [1, 2] and found.auxiliary_head.in_index == [0, 2]
-
-
-def test_heads_inside_heads():
-    """K-Net's updating heads have a width that is a ResNet's, too, but read the first head's maps."""
-    model = dict(
-        decode_head=dict(
-            kernel_generate_head=dict(in_channels=2048, in_index=3, channels=512),
-            kernel_update_head=[dict(in_channels=512, out_channels=512)],
-        )
-    )
-    head = rewired(model).decode_head
-    assert head.kernel_generate_head.in_channels == 32 and head.kernel_update_head[0].in_channels == 512
-
-
-def test_further_arguments_for_channels():
-    head = rewired(dict(decode_head=dict(in_channels=2048, in_index=3, c1_in_channels=256, c1_channels=48))).decode_head
-    assert (head.in_channels, head.c1_in_channels, head.c1_channels) == (32, 8, 48)
-    roi = dict(
-        bbox_roi_extractor=dict(out_channels=2048, featmap_strides=[16]),
-        bbox_head=dict(in_channels=2048, fc_out_channels=1024),
-    )
-    model = rewired(dict(rpn_head=dict(in_channels=2048, feat_channels=2048), roi_head=roi), [2048], [32])
-    assert model.rpn_head.in_channels == model.roi_head.bbox_head.in_channels == 32
-    assert model.roi_head.bbox_roi_extractor.out_channels == 32 and model.roi_head.bbox_head.fc_out_channels == 1024
-    # Behind a neck, RoIs have its channels, whatever their number.
-    model = rewired(dict(neck=dict(in_channels=[2048]), roi_head=roi), [2048], [32])
-    assert model.roi_head == roi
-
-
-def test_strides_of_heads_go_with_their_outputs():
-    head = dict(in_channels=RESNET, strides=[4, 8, 16, 32])
-    head = rewired(dict(panoptic_head=head), new=(None, *OURS[1:])).panoptic_head
-    assert head == dict(in_channels=[16, 24, 32], strides=[8, 16, 32])
-
-
-@pytest.mark.parametrize(
-    'model, words',
-    [
-        (dict(neck=dict(type='FPN', in_channels=[1, 2])), r'model\.neck\.in_channels=\[1, 2\], but .* \[256, 512'),
-        (dict(decode_head=dict(in_channels=7)), r'model\.decode_head\.in_channels=7, but'),
-        (dict(decode_head=dict(in_channels=512, in_index=3)), r'model\.decode_head\.in_channels=512, but'),
-        (dict(neck=dict(type='Feature2Pyramid', embed_dim=7)), r'model\.neck \(Feature2Pyramid\) has no argument'),
-        (dict(train_cfg=None), 'the model has no argument in_channels'),
-    ],
-)
-def test_channels_that_belong_to_nothing(model, words):
-    with pytest.raises(StockConfigError, match=words):
-        rewired(model)
-
-
-def test_readers():
-    heads = dict(rpn_head=dict(a=1), bbox_head=None, backbone=dict(b=1), train_cfg=dict(rpn_head=dict(c=1)))
-    assert [name for name, _ in readers(heads)] == ['rpn_head']
-    assert [name for name, _ in readers(dict(heads, neck=dict(d=1)))] == ['neck']
-
-
 def test_networks_have_dense_options():
     """In detectors and segmentors each gives maps, all of its levels."""
     pytest.importorskip('timm')
@@ -266,31 +155,3 @@ def test_layer_decay_and_weights_of_the_stock_backbone():
     preprocessor = new.model.data_preprocessor
     assert preprocessor.mean == [123.675, 116.28, 103.53] and preprocessor.bgr_to_rgb
     assert preprocessor.std == [58.395, 57.12, 57.375]
-
-
-@pytest.mark.parametrize(
-    'head, expected',
-    [
-        (dict(in_channels=[8, 16, 24, 32], in_index=[0, 1, 2, 3]), []),
-        (dict(in_channels=[32, 24, 16, 8]), []),
-        (dict(in_channels=24, in_index=2), []),
-        (dict(in_channels=32), []),
-        (dict(num_classes=3), []),
-        (dict(in_channels=2048), [32]),
-        (dict(in_channels=1024, in_index=2), [24]),
-        (dict(in_channels=24, in_index=7), [None]),
-        (dict(in_channels=[256, 512], in_index=[1, 3]), [[16, 32]]),
-        (dict(in_channels=32, c1_in_channels=256), [None]),
-    ],
-)
-def test_misfits(head, expected):
-    found = list(misfits(ConfigDict(decode_head=dict(type='FCNHead', **head)), OURS))
-    assert [each.expected for each in found] == expected
-    assert all(each.part == 'model.decode_head' and each.value == head[each.key] for each in found)
-
-
-def test_misfits_of_a_head_behind_a_neck_that_pools():
-    model = ConfigDict(neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', in_channels=2048))
-    assert [(each.part, each.expected) for each in misfits(model, OURS)] == [('model.head', 32)]
-    model.head.in_channels = 32
-    assert list(misfits(model, OURS)) == []
