@@ -87,6 +87,14 @@ RENAMED = {
         'take_part': 'fcvit_mm.export.selection.take_part',
         **{name: f'fcvit_mm.export.any_size.{name}' for name in ('AdaptiveAvgPool2d', 'SameSize', 'free_of_sizes_')},
     },
+    'fcvit_mm.engine.graphs': {
+        **{name: f'fcvit_mm.export.errors.{name}' for name in ('ExportError', 'naming_operators', 'operator_of')},
+        **{name: f'fcvit_mm.export.runtimes.{name}' for name in ('as_tuple', 'load_exported')},
+        **{
+            name: f'fcvit_mm.export.comparison.{name}'
+            for name in ('TOLERANCE', 'Difference', 'compare', 'time_in_turn')
+        },
+    },
     'fcvit_mm.engine.network': {
         'read_picture': 'fcvit_mm.images.read_image',
         'fit_picture': 'fcvit_mm.apis.load.fit_image',

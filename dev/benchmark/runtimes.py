@@ -21,17 +21,10 @@ from whole_models import build, path_of
 import fcvit_mm
 from fcvit_mm.engine.config import load_config, task_of
 from fcvit_mm.errors import UserError, command_parser, run_command
-from fcvit_mm.export.formats import (
-    Runnable,
-    as_tuple,
-    check_format,
-    check_openvino,
-    load_exported,
-    load_openvino,
-    write_export,
-)
+from fcvit_mm.export.formats import check_format, write_export
 from fcvit_mm.export.parts import Part, random_images
 from fcvit_mm.export.quantization import quantize
+from fcvit_mm.export.runtimes import Runnable, as_tuple, check_openvino, load_exported, load_openvino
 from fcvit_mm.export.selection import take_part
 from fcvit_mm.files import check_writable, check_writable_folder, write_atomic
 

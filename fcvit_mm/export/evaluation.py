@@ -19,8 +19,8 @@ from ..apis.load import Network
 from ..engine.config import adapt_to_machine
 from ..errors import UserError, library_errors
 from .detectors.detections import Detections
-from .formats import Runnable
 from .parts import FromPixels, Part
+from .runtimes import Runnable
 
 #: The first row of a table: the model, evaluated as the library does it.
 PYTORCH = 'PyTorch'

@@ -19,21 +19,12 @@ from ..inference import optimize_for_inference
 from ..models.layers import count_parameters
 from ..options import EXPORT_PREPROCESSING as PREPROCESSING
 from ..version import __version__
+from .comparison import time_in_turn
 from .evaluation import PYTORCH, build_test_data, evaluate
-from .formats import (
-    FORMATS,
-    OPSET,
-    Runnable,
-    as_tuple,
-    check_format,
-    check_openvino,
-    load_exported,
-    load_openvino,
-    time_in_turn,
-    write_export,
-)
+from .formats import FORMATS, OPSET, check_format, write_export
 from .parts import FromPixels, Part, Preparation
 from .quantization import Labelled, calibration_images, labelled_images, measure_detections, measure_drift, quantize
+from .runtimes import Runnable, as_tuple, check_openvino, load_exported, load_openvino
 from .selection import PARTS, take_part
 
 #: Height and width at which speed is measured if the config's test pipeline crops to none.

@@ -11,8 +11,8 @@ from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.errors import UserError
 from fcvit_mm.export import formats
 from fcvit_mm.export.exporter import export_model, format_report, input_reader, speed_size
-from fcvit_mm.export.formats import load_exported
 from fcvit_mm.export.parts import Part, random_images
+from fcvit_mm.export.runtimes import load_exported
 
 
 @pytest.fixture(scope='module')

@@ -7,8 +7,8 @@ import torch
 from harness import run_tool
 
 from fcvit_mm.apis.load import load_network
-from fcvit_mm.export.formats import load_exported
 from fcvit_mm.export.parts import random_images
+from fcvit_mm.export.runtimes import load_exported
 
 CONFIG = """
 default_scope = 'mmpretrain'

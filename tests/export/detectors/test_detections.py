@@ -18,12 +18,15 @@ from detectors import DETECTORS, build_detector, drawn_image
 from harness import ROOT
 from plain_net import PlainNet
 
+from fcvit_mm.export.comparison import check_detections, compare
 from fcvit_mm.export.detectors.detections import Detections
 from fcvit_mm.export.detectors.steps import suppress
-from fcvit_mm.export.formats import FORMATS, OPSET, ExportError, check_detections, compare, load_exported, write_export
+from fcvit_mm.export.errors import ExportError
+from fcvit_mm.export.formats import FORMATS, OPSET, write_export
 from fcvit_mm.export.matching import match
 from fcvit_mm.export.parts import FromPixels, Preparation, random_images
 from fcvit_mm.export.quantization import Labelled, measure_detections, quantize
+from fcvit_mm.export.runtimes import load_exported
 
 LONG = bool(os.environ.get('LONG_EXPORTS'))
 #: Odd sizes, smaller than the largest stride and larger than the example's.

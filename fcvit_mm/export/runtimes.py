@@ -1,0 +1,69 @@
+"""Loading exported files in the runtimes that execute them."""
+
+import importlib.util
+from typing import Any, Callable, Tuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+#: Runs a graph: from images ``(B, C, H, W)`` to a tuple of outputs.
+Runnable = Callable[[Tensor], Tuple[Tensor, ...]]
+
+
+def as_tuple(outputs: Any) -> Tuple[Tensor, ...]:
+    """Return one output, or several, as a tuple."""
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def load_exported(path: str, kind: str) -> Runnable:
+    """Load a file to run on the CPU with PyTorch's number of threads; maps images to a tuple of outputs."""
+    if kind == 'onnx':
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+        return lambda images: tuple(map(torch.from_numpy, session.run(None, {'images': images.numpy()})))
+    module: Any
+    if kind == 'torch_export':
+        # Its guards are what the exporter took from the example's layout, some of them no single image passes.
+        module = torch.export.load(path).module(check_guards=False)
+    elif kind == 'aot_inductor':
+        from torch._inductor import aoti_load_package
+
+        module = aoti_load_package(path)
+    else:
+        module = torch.jit.load(path)
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tuple[Tensor, ...]:
+        # AOTInductor compiles strides in and does not check them: for a crop or channels_last the outputs are wrong.
+        return as_tuple(module(images.contiguous() if kind == 'aot_inductor' else images))
+
+    return run
+
+
+def check_openvino(kind: str) -> None:
+    """Check, before anything is loaded, that OpenVINO is installed and runs files of a kind.
+
+    Raises:
+        UserError: Another kind than ONNX, or OpenVINO is not installed.
+    """
+    if kind != 'onnx':
+        raise UserError(f'--openvino runs ONNX files, not those of --format {kind}: use --format onnx')
+    if importlib.util.find_spec('openvino') is None:
+        raise UserError('--openvino needs openvino, which is not installed: pip install openvino')
+
+
+def load_openvino(path: str) -> Runnable:
+    """Load an ONNX file in OpenVINO to run on the CPU in float32 (8-bit parts stay so), with PyTorch's threads."""
+    import openvino
+
+    told = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=torch.get_num_threads())
+    # Not the file itself, which stays mapped into memory while the model lives.
+    model = openvino.Core().compile_model(openvino.Core().read_model(path), 'CPU', told)
+    # A copy: the next call writes to the same memory.
+    return lambda images: tuple(torch.from_numpy(value.copy()) for value in model([images.numpy()]).to_tuple())
