@@ -64,7 +64,7 @@ RENAMED = {
         },
         **{name: f'fcvit_mm.app.server.{name}' for name in ('CSS', 'DEFAULT_PORT', 'OwnHostOnly', 'POLICY')},
         **{name: f'fcvit_mm.app.server.{name}' for name in ('build_server', 'open_port')},
-        'FORMATS': 'fcvit_mm.images.FORMATS',
+        'FORMATS': 'fcvit_mm.images.reading.FORMATS',
         'UploadError': 'fcvit_mm.images.ImageError',
         'View': 'fcvit_mm.app.models.Similarity',
         'read_upload': 'fcvit_mm.images.read_untrusted_image',
@@ -102,7 +102,7 @@ RENAMED = {
     },
     'fcvit_mm.engine.pictures': {
         'BrokenPictureHook': 'fcvit_mm.engine.hooks.BrokenPictureHook',
-        'ENDINGS': 'fcvit_mm.images.ENDINGS',
+        'ENDINGS': 'fcvit_mm.images.checking.ENDINGS',
         'empty_picture': 'fcvit_mm.engine.hooks.corrupt_samples.empty_image',
     },
     'fcvit_mm.engine.quantization': {

@@ -6,6 +6,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 
 def write_bomb(path, width, height):
@@ -78,3 +79,47 @@ def renamed(paths, suffix):
     """Give files another suffix."""
     for path in paths:
         path.rename(path.with_suffix(suffix))
+
+
+def ramp(dtype=np.uint16):
+    """From 0 to the largest value along 256 columns."""
+    return np.tile(np.linspace(0, np.iinfo(dtype).max, 256).astype(dtype), (64, 1))
+
+
+def write_tiff(path, pixels, **options):
+    pytest.importorskip('tifffile').imwrite(path, pixels, **options)
+
+
+def write_kind(path, kind):
+    """Write an image of 256x64 pixels of some kind."""
+    rgb = np.dstack([ramp(), ramp()[:, ::-1], np.full_like(ramp(), 20000)])
+    rng = np.random.default_rng(0)
+    if kind == 'cmyk':
+        Image.fromarray((rgb >> 8).astype(np.uint8)).convert('CMYK').save(path)
+    elif kind == 'bands':
+        write_tiff(path, rng.random((64, 256, 8), dtype=np.float32), photometric='minisblack')
+    elif kind == 'compressed bands':
+        bands = rng.integers(0, 65535, (64, 256, 13), dtype=np.uint16)
+        write_tiff(path, bands, photometric='minisblack', compression='zlib')
+    elif kind == 'array':
+        np.save(path, rng.random((64, 256, 25), dtype=np.float32))
+    else:
+        rgba = (np.dstack([rgb, ramp()]) >> 8).astype(np.uint8)
+        cv2.imwrite(str(path), {'grey16': ramp(), 'rgb16': rgb, 'rgba': rgba}[kind])
+
+
+#: Kinds and suffixes of images that :func:`write_kind` writes.
+KINDS = [
+    ('grey16', 'png'),
+    ('grey16', 'tif'),
+    ('rgb16', 'png'),
+    ('rgb16', 'tif'),
+    ('rgba', 'png'),
+    ('cmyk', 'jpg'),
+    ('rgba', 'webp'),
+    ('rgba', 'bmp'),
+    ('grey16', 'pgm'),
+    ('bands', 'tif'),
+    ('compressed bands', 'tif'),
+    ('array', 'npy'),
+]

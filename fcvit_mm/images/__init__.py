@@ -1,0 +1,60 @@
+"""Finding, checking and reading image files as training does: the only code that does any of these."""
+
+from .checking import (
+    EXIF_ORIENTATION,
+    ends_completely,
+    image_problem,
+    image_size,
+    read_labels,
+    size_and_orientation,
+    truncation_problem,
+)
+from .finding import (
+    ARRAY_SUFFIXES,
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    VIDEO_SUFFIXES,
+    find_images,
+    find_inputs,
+    list_images,
+)
+from .opening import ImageError, PathLike, allow_large_images, open_image
+from .reading import (
+    ImageReader,
+    display,
+    read_image,
+    read_untrusted_image,
+    reduce_image,
+    sample_of,
+    say_once,
+    swap_channels,
+)
+
+__all__ = [
+    'ARRAY_SUFFIXES',
+    'EXIF_ORIENTATION',
+    'IMAGE_SUFFIXES',
+    'ImageError',
+    'ImageReader',
+    'OTHER_SUFFIXES',
+    'PathLike',
+    'VIDEO_SUFFIXES',
+    'allow_large_images',
+    'display',
+    'ends_completely',
+    'find_images',
+    'find_inputs',
+    'image_problem',
+    'image_size',
+    'list_images',
+    'open_image',
+    'read_image',
+    'read_labels',
+    'read_untrusted_image',
+    'reduce_image',
+    'sample_of',
+    'say_once',
+    'size_and_orientation',
+    'swap_channels',
+    'truncation_problem',
+]

@@ -1,0 +1,188 @@
+"""Checking image files: whether they are complete, their size, and the labels in segmentation maps."""
+
+import os
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Tuple
+
+import numpy as np
+
+from .opening import PathLike, open_image
+
+#: The entry of EXIF data that says how to turn an image; from 5 on width and height change places.
+EXIF_ORIENTATION = 274
+#: How files of a kind begin and, when nothing is missing, end.
+ENDINGS = ((b'\xff\xd8', b'\xff\xd9'), (b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'))
+#: How TIFF files begin, those above 4 GiB too, and arrays of NumPy.
+TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+NPY = b'\x93NUMPY'
+
+
+def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -> Optional[str]:
+    """Return why an image cannot be used, in one line; ``None`` if it decodes completely.
+
+    OpenCV, which the pipelines decode with, fills what a truncated JPEG lacks with grey; Pillow notices.
+
+    Args:
+        path (str | os.PathLike): The file.
+        read (callable, optional): The loader, which is tried first. Default: the library for its format: Pillow,
+            tifffile, NumPy or OpenCV.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            return f'{path} is empty (0 bytes): copy it again or remove it from the data set'
+        if read is not None and read(str(path)) is None:
+            raise ValueError('nothing was loaded')
+        if read is None or not ends_completely(path):
+            _decode_completely(path)
+    except FileNotFoundError:
+        return f'{path} does not exist: complete the data set, or correct data_root, data_prefix or the annotations'
+    except Exception as error:
+        # Broad, because corrupt bytes make decoders fail in any way there is.
+        return (
+            f'{path} cannot be decoded ({type(error).__name__}: {error}): copy it again or remove it from the data set'
+        )
+    return None
+
+
+def _decode_completely(path: Path) -> None:
+    """Decode a file with the library for its format, for any number of channels.
+
+    Raises:
+        Exception: It is corrupt, truncated, or of no known kind.
+    """
+    with open(path, 'rb') as file:
+        head = file.read(8)
+    if head.startswith(NPY):
+        np.load(path)
+        return
+    if head.startswith(TIFF) and not ends_completely(path):
+        raise ValueError('image file is truncated')
+    try:
+        with open_image(path) as image:
+            image.load()
+    except Exception:
+        # Broad, because corrupt bytes make decoders fail in any way there is. Pillow refuses what others read.
+        if not _others_decode(path, head):
+            raise
+
+
+def _others_decode(path: Path, head: bytes) -> bool:
+    """Check whether tifffile decodes a TIFF, or OpenCV a file of a kind that Pillow does not know."""
+    import cv2
+    from PIL import Image, UnidentifiedImageError
+
+    if head.startswith(TIFF):
+        try:
+            import tifffile
+
+            return tifffile.imread(path).size > 0
+        except Exception:
+            # Broad, because there need be no tifffile, and decoders fail in any way there is.
+            pass
+    try:
+        with open_image(path):
+            known = not head.startswith(TIFF)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        known = False
+    return not known and cv2.imread(str(path), cv2.IMREAD_UNCHANGED) is not None
+
+
+def truncation_problem(path: PathLike) -> Optional[str]:
+    """Return the result of :func:`image_problem`, reading only a few bytes of complete files.
+
+    A file that ends as its kind ends is taken to be complete (:func:`ends_completely`). One that does not is decoded:
+    bytes may follow the image.
+    """
+    try:
+        return None if ends_completely(path) else image_problem(path)
+    except OSError:
+        return image_problem(path)
+
+
+def ends_completely(path: PathLike) -> bool:
+    """Check, by reading a few bytes, whether a file has the length that its format specifies.
+
+    Implemented for JPEG, PNG, BMP, WebP, TIFF and NumPy arrays; for other formats the decoders reject truncated files.
+    """
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        head = file.read(12)
+        for start, end in ENDINGS:
+            if head.startswith(start):
+                file.seek(-min(len(end), size), os.SEEK_END)
+                return file.read() == end
+    if head.startswith(b'BM'):
+        return int.from_bytes(head[2:6], 'little') <= size
+    if head.startswith(b'RIFF'):
+        return int.from_bytes(head[4:8], 'little') + 8 <= size
+    try:
+        if head.startswith(NPY):
+            np.load(path, mmap_mode='r')
+        elif head.startswith(TIFF):
+            return _tiff_ends_completely(path, size)
+    except Exception:
+        # Broad, because corrupt bytes make decoders fail in any way there is.
+        return False
+    return bool(head) and not head.startswith((b'P5', b'P6'))
+
+
+def _tiff_ends_completely(path: PathLike, size: int) -> bool:
+    """Check the offsets of the images in a TIFF; without tifffile the decoders do it."""
+    try:
+        import tifffile
+    except ImportError:
+        return True
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
+            return False
+        ends = [start + count for page in file.pages for start, count in zip(page.dataoffsets, page.databytecounts)]
+        return max(ends) <= size
+
+
+def image_size(path: PathLike) -> Tuple[int, int]:
+    """Return width and height of an image as training sees it (after EXIF rotation), from its header.
+
+    Raises:
+        OSError: It is missing or no image; corrupt bytes may raise other errors of Pillow.
+    """
+    return size_and_orientation(path)[0]
+
+
+def size_and_orientation(path: PathLike) -> Tuple[Tuple[int, int], int]:
+    """Return the result of :func:`image_size`, and the EXIF orientation: 1 (none) to 8.
+
+    Raises:
+        OSError: As for :func:`image_size`.
+    """
+    with open(path, 'rb') as file:
+        head = file.read(8)
+    if head.startswith(NPY):
+        height, width = np.load(path, mmap_mode='r').shape[:2]
+        return (width, height), 1
+    shape = _tiff_shape(path) if head.startswith(TIFF) else ()
+    if len(shape) == 3 and shape[2] < min(shape[:2]):  # of many bands, which Pillow refuses or takes for pages
+        return (shape[1], shape[0]), 1
+    with open_image(path) as image:
+        width, height = image.size
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        return ((height, width) if orientation >= 5 else (width, height)), orientation
+
+
+def _tiff_shape(path: PathLike) -> Tuple[int, ...]:
+    """Return the shape of the array that tifffile reads; empty without tifffile, or if it reads none."""
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            return tuple(file.series[0].shape)
+    except Exception:
+        # Broad, because corrupt bytes make decoders fail in any way there is.
+        return ()
+
+
+def read_labels(path: PathLike) -> List[int]:
+    """Return the distinct values in a segmentation map; empty for a color image."""
+    with open_image(path) as image:
+        return np.unique(np.asarray(image)).tolist() if image.mode != 'RGB' else []

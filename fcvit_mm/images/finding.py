@@ -1,0 +1,100 @@
+"""Finding images in files and folders by the endings of their names."""
+
+import os
+from typing import Iterable, List, Optional, Tuple
+
+from .opening import ImageError, PathLike
+
+#: Endings of what the inferencers of the three libraries take for an image.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+#: Endings of arrays, which mmseg's ``LoadImageFromNpyFile`` reads; in a folder they count where there is no image.
+ARRAY_SUFFIXES = ('.npy',)
+#: Endings of images that users have and the libraries do not take in a folder.
+OTHER_SUFFIXES = ('.gif', '.jfif', '.avif', '.jp2', '.heic', '.heif', '.jxl')
+#: Endings of videos.
+VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
+
+
+def find_images(path: PathLike, recursive: bool = False) -> List[str]:
+    """Find the images of a path given by a user.
+
+    Args:
+        path (str | os.PathLike): An image, or a folder of images.
+        recursive (bool): Also find those in folders below it.
+
+    Returns:
+        list[str]: Sorted paths, at least one.
+
+    Raises:
+        ImageError: The path does not exist, is not an image by its name, or is a folder without images.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        found = list_images(path, recursive=recursive) or list_images(path, ARRAY_SUFFIXES, recursive)
+        if not found:
+            raise ImageError(f'no images ({", ".join(IMAGE_SUFFIXES)}) {"below" if recursive else "in"} {path}')
+        return found
+    if not os.path.isfile(path):
+        raise ImageError(f'{path} does not exist: give an image or a folder of images')
+    if not path.lower().endswith(IMAGE_SUFFIXES + ARRAY_SUFFIXES):
+        raise ImageError(
+            f'{path} does not have the name of an image, expected one that ends in {", ".join(IMAGE_SUFFIXES)}'
+        )
+    return [path]
+
+
+def find_inputs(path: PathLike) -> Tuple[List[str], Optional[str]]:
+    """Find the images of a path, or a video.
+
+    Args:
+        path (str | os.PathLike): An image, a video, or a folder of images.
+
+    Returns:
+        tuple[list[str], str | None]: Paths of images, and that of a video; one of them is empty.
+
+    Raises:
+        ImageError: It does not exist, is neither, or a folder without images.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        return find_images(path), None
+    if not os.path.isfile(path):
+        raise ImageError(f'{path} does not exist: give an image, a folder of images or a video')
+    if path.lower().endswith(VIDEO_SUFFIXES):
+        return [], path
+    if path.lower().endswith(IMAGE_SUFFIXES + ARRAY_SUFFIXES):
+        return [path], None
+    raise ImageError(
+        f'{path} has the name of neither an image ({", ".join(IMAGE_SUFFIXES)}) nor a video '
+        f'({", ".join(VIDEO_SUFFIXES)}): give a file that ends in one of these'
+    )
+
+
+def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recursive: bool = True) -> List[str]:
+    """List the images in a folder.
+
+    Args:
+        folder (str | os.PathLike): The folder; symbolic links are followed, except to folders above them.
+        suffixes (Iterable[str]): Endings of their names, in small letters.
+        recursive (bool): Also list those in folders below it.
+
+    Returns:
+        list[str]: Sorted paths; hidden files are no images.
+    """
+    suffixes = tuple(suffixes)
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would list its images dozens of times.
+        folders[:] = [name for name in folders if recursive and not _is_loop(parent, name)]
+        found += [
+            os.path.join(parent, name) for name in names if name.lower().endswith(suffixes) and not name.startswith('.')
+        ]
+    return sorted(found)
+
+
+def _is_loop(parent: str, name: str) -> bool:
+    """Check whether a folder is a symbolic link to the folder it is in, or to one above."""
+    path = os.path.join(parent, name)
+    return os.path.islink(path) and os.path.join(os.path.realpath(parent), '').startswith(
+        os.path.join(os.path.realpath(path), '')
+    )

@@ -1,0 +1,54 @@
+"""Corrupt and truncated image files are named before training reads them."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from image_files import KINDS, write_kind
+from PIL import Image
+
+from fcvit_mm.images import (
+    ImageError,
+    ImageReader,
+    image_problem,
+    image_size,
+    read_image,
+    read_labels,
+    truncation_problem,
+)
+
+
+@pytest.mark.parametrize('kind, suffix', KINDS)
+def test_images_of_any_kind_are_checked(kind, suffix, tmp_path):
+    path = tmp_path / f'image.{suffix}'
+    write_kind(path, kind)
+    assert image_problem(path) is None and truncation_problem(path) is None and image_size(path) == (256, 64)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    assert f'{path} cannot be decoded' in image_problem(path)
+    if suffix != 'tif' or importlib.util.find_spec('tifffile'):  # without it, only decoding tells
+        assert f'{path} cannot be decoded' in truncation_problem(path)
+    with pytest.raises(ImageError, match='cannot be decoded'):
+        read_image(path)
+
+
+def test_problems_are_those_of_what_loads_an_image(tmp_path):
+    from mmcv.transforms import LoadImageFromFile
+
+    path = tmp_path / 'bands.tif'
+    write_kind(path, 'bands')
+    read = ImageReader(LoadImageFromFile(color_type='unchanged', imdecode_backend='tifffile'))
+    assert image_problem(path, read) is None and read(path).shape == (64, 256, 8)
+    (tmp_path / 'text.tif').write_text('not an image')
+    assert 'text.tif cannot be decoded' in image_problem(tmp_path / 'text.tif', read)
+    # Complete, and not of the kind that the steps load.
+    np.save(tmp_path / 'array.npy', np.zeros((4, 5, 3), np.float32))
+    assert image_problem(tmp_path / 'array.npy') is None
+    assert 'array.npy cannot be decoded' in image_problem(tmp_path / 'array.npy', read)
+    with pytest.raises(ImageError, match='array.npy cannot be read by the loading steps of the config'):
+        read(tmp_path / 'array.npy')
+
+
+def test_labels(tmp_path):
+    Image.fromarray(np.array([[0, 3], [3, 255]], np.uint8)).save(tmp_path / 'map.png')
+    assert read_labels(tmp_path / 'map.png') == [0, 3, 255]

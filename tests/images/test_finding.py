@@ -1,0 +1,67 @@
+"""Finding images in the paths that users give."""
+
+import os
+
+import pytest
+
+from fcvit_mm.images import ImageError, find_images, find_inputs, list_images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images in two folders, one of them hidden, and other files."""
+    for name in ('b.PNG', 'a.jpg', '.hidden.jpg', 'notes.txt', 'below/c.jpg'):
+        (tmp_path / 'in' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'in' / name).touch()
+    return tmp_path / 'in'
+
+
+def test_images_are_found(folder):
+    def names(paths):
+        return [os.path.relpath(path, folder) for path in paths]
+
+    assert names(find_images(folder)) == ['a.jpg', 'b.PNG']
+    assert names(find_images(folder, recursive=True)) == names(list_images(folder)) == ['a.jpg', 'b.PNG', 'below/c.jpg']
+    assert names(list_images(folder, ('.png',))) == ['b.PNG'] and list_images(folder, ('.webp',)) == []
+    assert find_images(folder / 'a.jpg') == [str(folder / 'a.jpg')]
+    assert find_inputs(folder) == (find_images(folder), None)
+    assert find_inputs(folder / 'a.jpg') == ([str(folder / 'a.jpg')], None)
+    (folder / 'x.npy').touch()
+    assert names(find_images(folder / 'x.npy')) == ['x.npy'] and 'x.npy' not in names(find_images(folder))
+    (folder / 'arrays').mkdir()
+    (folder / 'arrays' / 'y.npy').touch()
+    assert names(find_images(folder / 'arrays')) == ['arrays/y.npy']
+    (folder / 'v.mp4').touch()
+    assert find_inputs(folder / 'v.mp4') == ([], str(folder / 'v.mp4'))
+
+
+@pytest.mark.parametrize(
+    'path, images, inputs',
+    [
+        ('nowhere.jpg', 'nowhere.jpg does not exist: give an image or', 'nowhere.jpg does not exist: give an image, a'),
+        ('empty', r'no images \(.*\) in .*empty', r'no images \(.*\) in .*empty'),
+        (
+            'notes.txt',
+            'notes.txt does not have the name of an image, expected',
+            'notes.txt has the name of neither an image .* nor a video',
+        ),
+    ],
+)
+def test_paths_that_stand_for_no_image(path, images, inputs, folder):
+    (folder / 'empty').mkdir()
+    with pytest.raises(ImageError, match=images):
+        find_images(folder / path)
+    with pytest.raises(ImageError, match=inputs):
+        find_inputs(folder / path)
+
+
+def test_links_to_folders_above_are_not_followed(tmp_path):
+    (tmp_path / 'in' / 'deep').mkdir(parents=True)
+    (tmp_path / 'in' / 'a.png').touch()
+    (tmp_path / 'beside').mkdir()
+    (tmp_path / 'beside' / 'b.png').touch()
+    (tmp_path / 'in' / 'self').symlink_to(tmp_path / 'in')
+    (tmp_path / 'in' / 'deep' / 'up').symlink_to(tmp_path)
+    (tmp_path / 'in' / 'beside').symlink_to(tmp_path / 'beside')
+    names = [os.path.relpath(path, tmp_path / 'in') for path in list_images(tmp_path / 'in')]
+    assert names == ['a.png', os.path.join('beside', 'b.png')]
