@@ -43,6 +43,7 @@ TESTED_ELSEWHERE = {
     'fcvit_mm/export/detectors/two_stage.py': 'tests/export/detectors/test_detections.py',
     'fcvit_mm/models/dwnet_names.py': 'tests/models/test_dwnet.py',
     'fcvit_mm/models/fcvit_packed.py': 'tests/ops/native/test_block.py',
+    'fcvit_mm/models/timm_classifier.py': 'tests/test_timm.py',
     'fcvit_mm/models/transformer_names.py': 'tests/models/test_transformer.py',
     'fcvit_mm/ops/triton/add_scaled_kernels.py': 'tests/ops/triton/test_add_scaled.py',
     'fcvit_mm/ops/triton/depthwise_conv_kernels.py': 'tests/ops/triton/test_depthwise_conv.py',

@@ -1,6 +1,6 @@
 """timm's ViT, CaiT and Swin blocks with the methods in their places.
 
-The only file of ``models`` that needs timm. It is imported when one of these networks is built, not before.
+It needs timm, and is imported when one of these networks is built, not before.
 """
 
 from functools import partial
