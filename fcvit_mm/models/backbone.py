@@ -1,4 +1,4 @@
-"""The contract of backbones: what a subclass builds, and what it gets for it.
+"""The base class of all backbones: what a subclass must build, and what it inherits.
 
 The forward loop and the memory formats of computation and outputs are defined only here.
 """
@@ -103,8 +103,8 @@ def check_frozen_stages(frozen_stages: int, count: int, parts: str) -> None:
 def dilate(strides: Sequence[int], output_stride: int) -> List[int]:
     """Return the dilation of each stage that keeps the strides from exceeding ``output_stride``.
 
-    As DeepLab does (Chen et al., arXiv 1706.05587): a stage that would go beyond takes steps of 1, and what it and
-    those after it convolve reads as far apart as the steps not taken.
+    As in DeepLab (Chen et al., arXiv 1706.05587): a stage that would exceed it has stride 1, and its convolutions and
+    those of the stages after it are dilated by the strides left out.
 
     Raises:
         ValueError: Another ``output_stride`` than one of the strides.
@@ -142,19 +142,19 @@ class Backbone(BaseModule):
       ``i`` of ``self.out_indices``,
     - and calls :meth:`freeze_stages` last.
 
-    Stages past the last requested one are not to be built: a parameter that no output depends on would get no gradient,
-    and ``DistributedDataParallel`` stops at those.
+    Stages past the last requested one must not be built: ``DistributedDataParallel`` stops at parameters without a
+    gradient, as those of a stage that no output depends on.
 
-    For that it gets the forward pass (:meth:`forward`; :meth:`forward_stages` for timm's features), ``out_channels``
+    It inherits the forward pass (:meth:`forward`; :meth:`forward_stages` for timm's features), ``out_channels``
     and ``out_strides`` for necks and heads, frozen stages, ``norm_eval``, activation checkpointing, layer-wise
-    learning-rate decay (:meth:`get_layer_depth`) and ``init_cfg``. What differs from the usual overrides a hook:
+    learning-rate decay (:meth:`get_layer_depth`) and ``init_cfg``. Where the defaults do not fit, it overrides:
 
     - :meth:`to_map`, if stages do not pass maps ``(B, C, H, W)`` on,
     - :meth:`prefers_channels_last`, if another memory layout is faster,
     - :meth:`fit_state_dict`, if checkpoints of it may need adapting,
     - :meth:`freezable_parts`, if ``frozen_stages`` counts something else,
     - ``fuse_()`` of a module inside, called by :func:`~fcvit_mm.optimize_for_inference`, if it can be made faster in
-      place, by making a norm part of the convolution before it say.
+      place, for example by fusing a norm into the convolution before it.
 
     Args:
         channels (Sequence[int]): Channels of each stage's output.
@@ -205,7 +205,7 @@ class Backbone(BaseModule):
         init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(init_cfg)
-        native.available()  # loads the kernels' operators, which the counter is told of
+        native.available()  # loads the compiled operators and registers their formulas with the FLOP counter
         self.in_channels = in_channels
         self.out_indices = normalize_indices(out_indices, len(channels))
         self.num_stages = self.out_indices[-1] + 1
@@ -234,7 +234,7 @@ class Backbone(BaseModule):
                 yield call(getattr(self, f'norm{i}'), output)
 
     def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield each stage's output before any norm, computed when it is asked for.
+        """Yield each stage's output before any norm, computed lazily.
 
         Args:
             x (Tensor): ``(B, in_channels, H, W)``.
@@ -250,8 +250,8 @@ class Backbone(BaseModule):
     def forward_stem(self, x: Tensor) -> Any:
         """Check the images, take them to the layout that the network computes in, and embed them.
 
-        ``torch.export`` would take from channels_last that no side of any map is 1, and refuse a single image: for it
-        the images' own layout is recorded.
+        With channels_last, ``torch.export`` would assume that no dimension of any map is 1, and the graph would reject
+        a single image. The images' own layout is recorded instead.
 
         Raises:
             TypeError, ValueError: ``x`` is no batch of images: see :func:`check_image_batch`.

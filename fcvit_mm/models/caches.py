@@ -27,14 +27,14 @@ class CachedWeight:
 
     def get(self, weight: Tensor, make: Callable[[Tensor], Tensor], *conditions: Any) -> Tensor:
         """Return ``make(weight)``, cached while neither the weight nor the conditions change."""
-        if type(weight) not in (Tensor, nn.Parameter):  # of a subclass, such as fake tensors, which have no memory
+        if type(weight) not in (Tensor, nn.Parameter):  # a subclass, such as fake tensors, may have no memory
             return make(weight)
         key = (_state_of(weight), weight.shape, *conditions)
         kept = self._made  # key and tensor as one: other threads may be here, too
         if kept is not None and kept[0] == key:
             return kept[1]
         made = make(weight)
-        if type(made) is Tensor:  # else a mode made it, which ends
+        if type(made) is Tensor:  # not a tensor of a mode (FakeTensorMode), which is invalid after the mode ends
             self._made = key, made
         return made
 

@@ -29,7 +29,7 @@ from .transformer_names import CAIT
 
 
 class ClassAttentionStage(nn.Module):
-    """CaiT's last blocks: a class token that looks at the patches. ``(B, N, C)`` to the token ``(B, 1, C)``."""
+    """CaiT's last blocks: a class token attends to the patches. ``(B, N, C)`` to the token ``(B, 1, C)``."""
 
     def __init__(self, channels: int, blocks: Sequence[nn.Module], with_cp: bool) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class CaiT(TokenTransformer):
     """CaiT (talking heads, layer scale, class attention) with AttnScale, FeatScale or both in its patch blocks.
 
     Source: OpenReview O476oWmiNNp (the methods); arXiv 2103.17239 (CaiT). The class-attention blocks have neither
-    method; the pyramid does without them.
+    method; the pyramid does not use these blocks.
 
     Args:
         arch (str | dict): A variant of ``CaiT.arch_settings``, or a dict of ``depths``, ``channels`` and

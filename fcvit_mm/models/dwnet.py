@@ -35,7 +35,7 @@ OUTPUT_NORMS = {'LN': LayerNorm2d, 'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchN
 
 
 class PatchStem(nn.Module):
-    """4x4 patches, embedded and normalized; the position embedding, if there is one.
+    """Embedding of 4x4 patches with a norm and, if wanted, position embeddings.
 
     Args:
         in_channels (int): Channels of the images.
@@ -81,7 +81,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * channels, next_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The order that published weights expect: down a column of each 2x2 square, then the next.
+        # The order of published weights: of each 2x2 square the left column from top to bottom, then the right one.
         squares = [(row, column) for column in (0, 1) for row in (0, 1)]
         if self.stride == 2:
             x = pad_to_multiple(x, 2)
@@ -221,7 +221,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The layers are PyTorch's, over the last dimension: adapters such as LoRA put layers of that kind beside them.
+        # nn.Linear over the last dimension instead of 1x1 convolutions: adapters such as LoRA expect it.
         x = activated(self.fc1, self.act, x.permute(0, 2, 3, 1))
         return self.drop(self.fc2(self.drop(x))).permute(0, 3, 1, 2)
 
@@ -291,7 +291,7 @@ class DWNet(Backbone):
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
     """
 
-    #: Variants, one row each. ``group_channels`` counts for inhomogeneous kernels only.
+    #: Variants, one row each. Only inhomogeneous kernels use ``group_channels``.
     arch_settings = {
         'tiny': dict(depths=(2, 2, 6, 2), channels=(96, 192, 384, 768), group_channels=(3, 6, 12, 24)),
         'base': dict(depths=(2, 2, 18, 2), channels=(128, 256, 512, 1024), group_channels=(4, 8, 16, 32)),
@@ -397,7 +397,7 @@ def resize_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
     """Return a map of position embeddings ``(1, C, h, w)``, resized (bicubic) to ``size``."""
     if not records_any_size() and tuple(positions.shape[2:]) == tuple(size):
         return positions
-    # In float32, for CPUs have no bicubic interpolation of float16.
+    # In float32, because CPUs have no bicubic interpolation of float16.
     return F.interpolate(positions.float(), tuple(size), mode='bicubic', align_corners=False)
 
 

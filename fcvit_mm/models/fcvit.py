@@ -21,7 +21,7 @@ from ..ops import (
     channel_means,
     channel_mixer,
     native,
-    normalised_similarity,
+    normalized_similarity,
     recomputed_channel_mixer,
 )
 from ..registry import MODELS
@@ -91,7 +91,7 @@ class GlobalContext(nn.Module):
         Returns:
             Tensor: ``(B, h, H, W)``, float32 (float64 if ``x`` is).
         """
-        similarity = normalised_similarity(x, channel_means(x), self.num_heads, self.eps)
+        similarity = normalized_similarity(x, channel_means(x), self.num_heads, self.eps)
         return similarity * self.rescale_weight.view(-1, 1, 1) + self.rescale_bias.view(-1, 1, 1)
 
     def context(self, means: Tensor) -> Tensor:
@@ -366,7 +366,7 @@ class FCViTBlock(nn.Module):
         if norm_is_ours and self.norm2.affine and can_fuse(mixer.fc1) and is_pointwise(mixer.fc1):
             fuse_input_(mixer.fc1, self.norm2.weight, self.norm2.bias)
             self.norm2 = GroupNorm1(self.norm2.num_channels, affine=False)
-        # Nothing but what commutes with a scale may follow.
+        # Only if nothing after fc2 is modified or replaced: other modules need not commute with the scale.
         if self.layer_scale2 is not None and can_fuse(mixer.fc2, mixer.drop, mixer.channel_attention):
             fuse_output_(mixer.fc2, self.layer_scale2, torch.zeros_like(self.layer_scale2))
             self.layer_scale2 = None

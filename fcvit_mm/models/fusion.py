@@ -12,7 +12,7 @@ from .modified import is_unmodified
 
 #: Layers that can take over a norm or scale next to them.
 Weighted = Union[nn.Conv2d, nn.Linear]
-#: What :func:`can_fuse` knows.
+#: ``forward`` of the classes that :func:`can_fuse` allows.
 _FUSIBLE = {
     Conv2d.forward,
     nn.Conv2d.forward,
@@ -27,7 +27,7 @@ _FUSIBLE = {
 def can_fuse(*modules: nn.Module) -> bool:
     """Check that these modules are unmodified, so that one can be fused into another.
 
-    Layers and norms of classes that override ``forward`` are none of those: adapters (LoRA), quantized layers.
+    Layers and norms of classes that override ``forward`` count as modified: adapters (LoRA), quantized layers.
     """
     return all(is_unmodified(module) and type(module).forward in _FUSIBLE for module in modules)
 

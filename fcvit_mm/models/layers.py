@@ -93,7 +93,7 @@ class GroupNorm1(nn.GroupNorm):
             # After frozen layers: PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward
             # pass when the affine parameters want a gradient and the input does not.
             x = x.contiguous()
-        elif is_transformed():  # whose decomposition takes views
+        elif is_transformed():  # torch.func decomposes the norm into views of contiguous maps
             x = x.contiguous()
         return group_norm(x, self.weight, self.bias, self.eps)
 
@@ -119,8 +119,8 @@ class LayerNorm2d(nn.LayerNorm):
 class DropPath(nn.Module):
     """Stochastic depth: in training, drop a residual branch for some images of the batch.
 
-    Source: Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382. What survives is divided by the
-    probability of surviving, so that the expected value stays.
+    Source: Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382. Branches that are kept are divided
+    by the probability of being kept, so that the expected value is unchanged.
 
     Args:
         rate (float): Probability of dropping, in ``[0, 1)``.
@@ -135,7 +135,7 @@ class DropPath(nn.Module):
         return x if keep is None else x * keep.view(-1, *(1,) * (x.ndim - 1))
 
     def keep(self, x: Tensor, dtype: torch.dtype) -> Optional[Tensor]:
-        """Return the factors ``(B,)`` of a batch's branches: 0, or 1 / P(surviving); None for all 1."""
+        """Return the factors ``(B,)`` of a batch's branches: 0, or 1 / P(kept); None if all are 1."""
         if not self.training or self.rate == 0:
             return None
         probability = 1 - self.rate
@@ -152,10 +152,10 @@ def residual(x: Tensor, branch: Tensor, scale: Optional[Tensor], drop_path: nn.M
         x (Tensor): The map.
         branch (Tensor): Output of the branch.
         scale (Tensor, optional): ``(C,)``.
-        drop_path (nn.Module): :class:`DropPath`, or what somebody put in its place.
+        drop_path (nn.Module): :class:`DropPath`, or a module that replaces it.
     """
     if type(drop_path) is DropPath and is_unmodified(drop_path) and not has_global_hooks():
-        # Under autocast the branch may be of lower precision than its product with the scale, which the factor is for.
+        # Under autocast the branch may have lower precision than its product with the scale, which gets the factor.
         dtype = branch.dtype if scale is None else torch.promote_types(branch.dtype, scale.dtype)
         return add_scaled(x, branch, scale, drop_path.keep(branch, dtype))
     return x + drop_path(branch if scale is None else branch * scale[:, None, None])
@@ -174,7 +174,7 @@ def is_gelu(activation: nn.Module) -> bool:
 
 
 def is_inactive(dropout: nn.Module) -> bool:
-    """Check whether a dropout, or a stochastic depth, drops nothing, and need not be called."""
+    """Check whether a dropout or stochastic depth drops nothing and need not be called."""
     drops_nothing = (
         type(dropout) is nn.Identity
         or (type(dropout) is nn.Dropout and not (dropout.training and dropout.p > 0))

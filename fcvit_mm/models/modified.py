@@ -10,10 +10,10 @@ def is_unmodified(module: nn.Module) -> bool:
     """Check that a module is unmodified: no hooks, no ``forward`` of its own, no parametrisation.
 
     Pruning, feature extraction, old ``weight_norm``, offloading (accelerate) and ``parametrize`` (spectral norm, LoRA)
-    use these.
+    use one of these.
     """
     if hides_attributes():
-        return False  # unknown: it is called, which is always right
+        return False  # unknown; a module that counts as modified is called, which is always correct
     own = module.__dict__
     return not (
         module._forward_hooks

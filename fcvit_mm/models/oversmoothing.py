@@ -43,7 +43,7 @@ def check_methods(methods: Sequence[str]) -> Tuple[str, ...]:
 def attn_scale(attended: Tensor, values: Tensor, lamb: Optional[Tensor]) -> Tensor:
     """Apply AttnScale without the attention matrix: ``A' v`` for ``A' = 1/N + (A - 1/N) (1 + lamb)``.
 
-    ``A' v = (1 + lamb) (A v) - lamb mean(v)``, so that any attention that gives ``A v``, a fused one too, will do.
+    ``A' v = (1 + lamb) (A v) - lamb mean(v)``, so any attention that returns ``A v`` can be used, fused attention too.
 
     Args:
         attended (Tensor): ``A v``, ``(..., H, N, d)``.
@@ -63,8 +63,8 @@ def attn_scale(attended: Tensor, values: Tensor, lamb: Optional[Tensor]) -> Tens
 class AttnScaleHeadMixing(nn.Linear):
     """Talking heads' mixing after the softmax (arXiv 2003.02436) and AttnScale of its result.
 
-    Here the matrix is at hand, for heads cannot be mixed without it, and ``A' = (1 + lamb) A - lamb / N`` is part of
-    the mixing's own weight and bias: AttnScale costs nothing.
+    Mixing heads needs the attention matrix ``A`` anyway, and ``A' = (1 + lamb) A - lamb / N`` is fused into the weight
+    and bias of the mixing: AttnScale adds no pass over the matrix.
 
     Args:
         num_heads (int): ``H``.
@@ -113,8 +113,8 @@ def resample_table(table: Tensor, size: Tuple[int, int], new_size: Tuple[int, in
     """Resize learned vectors of a grid: position embeddings, relative-position biases.
 
     Args:
-        table (Tensor): ``(..., L, C)`` whose last ``size[0] * size[1]`` rows are the grid's; those before, a class
-            token's say, stay as they are.
+        table (Tensor): ``(..., L, C)`` whose last ``size[0] * size[1]`` rows are the grid's; those before, such
+            as a class token's, stay unchanged.
         size (tuple[int]): The grid's height and width.
         new_size (tuple[int]): Height and width of the new grid.
 
@@ -126,7 +126,7 @@ def resample_table(table: Tensor, size: Tuple[int, int], new_size: Tuple[int, in
     length = table.shape[-2] - size[0] * size[1]
     rest, grid = table[..., :length, :], table[..., length:, :]
     grid = grid.reshape(1, *size, -1).permute(0, 3, 1, 2)
-    # In float32, for CPUs have no bicubic interpolation of float16.
+    # In float32, because CPUs have no bicubic interpolation of float16.
     grid = F.interpolate(grid.float(), new_size, mode='bicubic', align_corners=False).to(table.dtype)
     grid = grid.flatten(2).transpose(1, 2).reshape(*table.shape[:-2], -1, table.shape[-1])
     return torch.cat((rest, grid), -2)

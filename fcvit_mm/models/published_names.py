@@ -10,14 +10,14 @@ from torch import Tensor
 class Row(NamedTuple):
     """A published name and ours.
 
-    ``*`` stands for exactly one part between dots. What the stars of one side met is put in for the stars of the other,
-    in order.
+    ``*`` stands for exactly one part between dots. The parts that the stars of one pattern match replace the stars of
+    the other, in order.
 
     Attributes:
         published (str): Pattern of the published name.
         ours (str): Pattern of the name in this package.
-        when (str): The condition under which a file has it so; empty for always. It decides between two published names
-            of one parameter.
+        when (str): Condition under which a file uses this published name; empty: always. It decides where one
+            parameter has two published names.
     """
 
     published: str
@@ -34,16 +34,17 @@ def _one_kind(state_dict: Mapping[str, Tensor]) -> str:
 
 
 class PublishedNames(NamedTuple):
-    """Published names of a network, and how to tell its files apart; each field is optional, and no order matters.
+    """Published names of a network, and functions that tell its files apart; all fields are optional.
 
     Attributes:
         rows (tuple[Row]): Published names and ours.
-        conditions (callable): A state dict with our names to the set of the rows' ``when`` that hold for it.
-        kind (callable): A state dict with our names to the kind of network that it is of, beside depths and channels,
-            as text: a file and a backbone of two kinds do not fit. Empty where there is but one.
-        added (tuple[str]): Patterns of our names of parameters that a file of the unmodified network lacks, and that
-            change nothing as they start.
-        ignored (tuple[str]): Patterns of published names of buffers that follow from sizes: they are not read.
+        conditions (callable): Function of a state dict with our names; returns the conditions (``when`` of the rows)
+            that hold for it.
+        kind (callable): Function of a state dict with our names; returns the kind of network as text, apart from
+            depths and channels. A file of one kind does not fit a backbone of another. Empty if there is only one.
+        added (tuple[str]): Patterns of our names of parameters that files of the unmodified network lack. Their initial
+            values change no output.
+        ignored (tuple[str]): Patterns of published names of buffers that are computed from sizes and not read.
     """
 
     rows: Tuple[Row, ...] = ()
@@ -87,8 +88,8 @@ def renamer(pairs: Iterable[Tuple[str, str]]) -> Callable[[str], Optional[str]]:
         parts = key.split('.')
         for pattern, other in by_length.get(len(parts), ()):
             if all(expected == part or (expected == '*' and part) for expected, part in zip(pattern, parts)):
-                met = (part for expected, part in zip(pattern, parts) if expected == '*')
-                return '.'.join(next(met) if part == '*' else part for part in other)
+                matched = (part for expected, part in zip(pattern, parts) if expected == '*')
+                return '.'.join(next(matched) if part == '*' else part for part in other)
         return None
 
     return rename

@@ -1,4 +1,4 @@
-"""What backbones are put together from: patch embeddings, stages of blocks, and their stochastic depth."""
+"""Parts that backbones are built from: patch embeddings, stages of blocks, and rates of stochastic depth."""
 
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -76,7 +76,7 @@ class Stage(nn.Module):
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """Return ``block(x)``, computed again in the backward pass; BatchNorms count the batch once all the same."""
+    """Return ``block(x)``, recomputed in the backward pass; BatchNorms still count the batch once."""
     if any(isinstance(module, _BatchNorm) for module in block.modules()):
         contexts = partial(_first_and_second_pass, block)
         return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
@@ -89,7 +89,7 @@ def _first_and_second_pass(block: nn.Module) -> Tuple[ContextManager[None], Cont
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Leave running statistics of BatchNorms in training as they are."""
+    """Keep the running statistics of BatchNorms in training unchanged."""
     norms = [
         module
         for module in block.modules()

@@ -48,9 +48,9 @@ class Swin(Transformer):
             takes all four, classification the last. Stages past the last of these are not built.
         drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the first.
         output_stride (int): Largest stride, one of ``strides``. Stages that would go beyond it are dilated, with
-            the same weights: windows of positions that are apart.
+            the same weights: their windows hold positions that far apart.
         frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of an unmodified Swin may be given:
-            what they lack starts as the identity.
+            the parameters of the methods then start as the identity.
 
     Shape:
         ``(B, in_channels, H, W)`` to a tuple, one map ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` for each of

@@ -1,4 +1,4 @@
-"""timm's ViT, CaiT and Swin blocks with the methods in their places.
+"""timm's ViT, CaiT and Swin blocks with AttnScale and FeatScale.
 
 It needs timm, and is imported when one of these networks is built, not before.
 """
@@ -29,7 +29,7 @@ from .padding import batch_to_space, pad_to_multiple, space_to_batch, up_to_mult
 
 __all__ = ['CaiTBlock', 'ClassAttentionBlock', 'DilatedPatchMerging', 'PatchMerging', 'SwinBlock', 'ViTBlock']
 
-LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm says it wants a class, and calls it
+LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm's annotation asks for a class, but timm only calls it
 
 #: Bytes of an attention matrix above which, without gradients, it is computed in slices of queries.
 SLICE_BYTES = 8 * 2**20
@@ -48,7 +48,7 @@ def _scores(module: Union[Attention, TalkingHeadAttn, WindowAttention], x: Tenso
 def _attend(
     module: Union[Attention, WindowAttention], q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None
 ) -> Tensor:
-    """Return attention, fused unless its softmax or dropout is modified, or drops: ``(B, H, N, d)``."""
+    """Return the attended values ``(B, H, N, d)``: fused, unless softmax or dropout is modified or dropout active."""
     softmax = getattr(module, 'softmax', None)
     is_known = softmax is None or (type(softmax) is nn.Softmax and softmax.dim == -1 and is_unmodified(softmax))
     if is_known and is_inactive(module.attn_drop) and not is_transformed() and not has_global_hooks():
@@ -105,8 +105,8 @@ class ViTBlock(Block):
 class TalkingHeads(TalkingHeadAttn):
     """Self-attention whose heads are mixed before and after the softmax (arXiv 2003.02436). ``(B, N, C)`` to the same.
 
-    The mixing needs the matrix ``(B, H, N, N)``, gigabytes for a large image. Without gradients only some of its rows
-    are there at a time: a query's row depends on no other.
+    The mixing needs the matrix ``(B, H, N, N)``, gigabytes for a large image. The row of a query does not depend on the
+    other rows, so without gradients the matrix is computed in slices of queries.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,11 +166,11 @@ class CaiTBlock(LayerScaleBlock):
 
 
 class ClassAttentionBlock(LayerScaleBlockClassAttn):
-    """CaiT's class attention, as it is: ``(B, N, C)`` and the class token ``(B, 1, C)`` to a class token."""
+    """CaiT's class attention, unmodified: ``(B, N, C)`` and the class token ``(B, 1, C)`` to a class token."""
 
     def __init__(self, channels: int, num_heads: int, layer_scale_init_value: float) -> None:
         super().__init__(channels, num_heads, qkv_bias=True, norm_layer=LayerNorm, init_values=layer_scale_init_value)
-        # The fused one goes past the dropout's module; one query is cheap.
+        # Fused attention would not call the dropout module; with a single query it saves little.
         setattr(self.attn, 'fused_attn', False)  # noqa: B010
 
 
@@ -216,8 +216,9 @@ class DilatedPatchMerging(PatchMerging):
 class SwinBlock(SwinTransformerBlock):
     """Windows, shifted or not, on maps of any size. The factor of FeatScale is 1. ``(B, H, W, C)`` to the same.
 
-    timm's shifts a map before it pads it and masks as if it had not, which is the published order only where nothing is
-    to be padded. Here the map is padded first. A side that one window covers is not shifted, as published.
+    timm shifts a map before padding it, but masks it as if it were padded first. This equals the published code only
+    where no padding is needed. Here the map is padded first, as published. A side that one window covers is not
+    shifted, as published.
     """
 
     def __init__(
@@ -319,7 +320,7 @@ def rolled(x: Tensor, shift: Sequence[Union[int, Tensor]]) -> Tensor:
 def shift_mask(
     size: Sequence[int], window: Tuple[int, int], shift: Sequence[Union[int, Tensor]], like: Tensor
 ) -> Tensor:
-    """Return what a shifted map's windows add to the attention: -100 between tokens that are no neighbours.
+    """Return what a shifted map's windows add to the attention: -100 between tokens that were apart before.
 
     Args:
         size (Sequence[int]): Height and width, multiples of the window's.
@@ -332,7 +333,7 @@ def shift_mask(
     """
     rows = torch.arange(size[0], device=like.device) >= size[0] - shift[0]
     columns = torch.arange(size[1], device=like.device) >= size[1] - shift[1]
-    came_around = (2 * rows[:, None] + columns).view(1, *size, 1)
-    regions = window_partition(came_around, window).flatten(1)
+    wrapped = (2 * rows[:, None] + columns).view(1, *size, 1)
+    regions = window_partition(wrapped, window).flatten(1)
     apart = regions[:, None] != regions[:, :, None]
     return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, -100.0)

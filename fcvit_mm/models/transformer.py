@@ -1,8 +1,8 @@
 """Common code of ViT, CaiT and Swin: position tables, tokens, and the outputs computed from them.
 
-AttnScale and FeatScale (``oversmoothing.py``) are one idea for all transformers; the blocks are timm's, which
-``timm_blocks.py`` opens for them. timm rather than mmpretrain, because it is the lighter of the two and the same in
-every stack. It is imported when one of these networks is built: ``import fcvit_mm`` needs none.
+The blocks are timm's; ``timm_blocks.py`` adds AttnScale and FeatScale (``oversmoothing.py``) to them. timm is lighter
+than mmpretrain, and the same package in every OpenMMLab stack. It is imported when one of these networks is built, so
+``import fcvit_mm`` does not need it.
 """
 
 from collections import OrderedDict
@@ -95,7 +95,7 @@ class TokenEmbed(nn.Module):
 
 
 class Transformer(Backbone):
-    """A backbone with learned tables of positions, which loading resizes, by whatever way weights come in."""
+    """A backbone with learned tables of positions, which are resized when weights are loaded, by any function."""
 
     def tables(self) -> Iterator[Tuple[str, int, Tuple[int, int]]]:
         """Yield each table's name, the number of rows before those of its grid, and the grid."""
@@ -120,13 +120,13 @@ class Transformer(Backbone):
         return result
 
     def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
-        # Called before the children's, which read what stands in state_dict then. It is the caller's copy.
+        # Called before this method of the children, which then find the resized tables. It is load_state_dict's copy.
         state_dict.update(self.fit_state_dict(state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class TokenTransformer(Transformer):
-    """A transformer of tokens at one resolution, as ViT and CaiT are, and the outputs made of its last map.
+    """A transformer of tokens at one resolution, such as ViT and CaiT, and the outputs computed from its last map.
 
     Source of the pyramid: Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", arXiv
     2203.16527, section 3: transposed convolutions and a pooling from the last map alone. The lateral convolutions are
@@ -199,7 +199,7 @@ class TokenTransformer(Transformer):
             self.add_module(f'norm{i}', LayerNorm2d(width))
 
     def prefers_channels_last(self, device: torch.device) -> bool:
-        """Return ``False``: one convolution of large patches reads the images, and gains nothing."""
+        """Return ``False``: only the patch embedding reads maps, and it is not faster in channels_last."""
         return False
 
     def freezable_parts(self) -> List[nn.Module]:
@@ -229,7 +229,7 @@ class TokenTransformer(Transformer):
         return call(self.stage, x), grid
 
     def forward_blocks(self, x: Tensor) -> Iterator[Tuple[Tensor, Tuple[int, int]]]:
-        """Yield what :meth:`forward_tokens` returns after every block, computed when it is asked for."""
+        """Yield tokens and grid, as :meth:`forward_tokens` returns them, after every block; computed lazily."""
         x, grid = self.forward_stem(x)
         for block in self.stage.blocks:
             x = self.stage.run(block, x)
@@ -252,7 +252,7 @@ class TokenTransformer(Transformer):
             return
         patches = self.to_map((tokens, grid)).contiguous(memory_format=output_layout(x))
         for i, stride in zip(self.out_indices, self.out_strides):
-            # Without what the padding added. (Not -(-side // stride): see up_to_multiple.)
+            # Crop the padding. (Not by -(-side // stride): see up_to_multiple.)
             height, width = [(side + stride - 1) // stride for side in x.shape[2:]]
             yield getattr(self, f'norm{i}')(self.pyramid[f'level{i}'](patches)[:, :, :height, :width])
 

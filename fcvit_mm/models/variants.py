@@ -1,8 +1,8 @@
-"""The variants of every network, one row each, and the way for another package to add its own.
+"""The variants of every network, one row each, and a function with which other packages add theirs.
 
-Whatever lists networks reads this: timm's names, mmpretrain's hub, model cards, the benchmark, the tables of the
-documentation (``dev/fill_tables.py``) and the tests. A row describes the ImageNet classifier; detectors and segmentors
-take the same network with other outputs.
+All code that lists networks reads these rows: timm's names, mmpretrain's hub, model cards, the benchmark, the tables of
+the documentation (``dev/fill_tables.py``) and the tests. A row describes the ImageNet classifier; detectors and
+segmentors take the same network with other outputs.
 """
 
 from types import MappingProxyType
@@ -79,12 +79,12 @@ class Variant(NamedTuple):
 _variants: Dict[str, Variant] = {}
 _listeners: List[Callable[[Variant], object]] = []
 
-#: Every variant by its name, those of other packages that registered theirs among them.
+#: Every variant by its name, including those that other packages registered.
 VARIANTS: Mapping[str, Variant] = MappingProxyType(_variants)
 
 
 def register_variant(variant: Variant) -> Variant:
-    """Add a variant, of a network in any package: from then on it is listed wherever this package's own are.
+    """Add a variant of a network in any package; it is then listed wherever this package's own variants are.
 
     It may be called before or after ``import fcvit_mm.timm`` and ``import fcvit_mm.mmpretrain``.
 

@@ -46,8 +46,8 @@ class ViT(TokenTransformer):
             returned are not built.
         drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the first.
         frozen_stages (int): -1 freezes nothing, 0 the stem, ``n`` the stem and the first ``n`` blocks.
-        norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of an unmodified DeiT may be given: what they lack
-            starts as the identity.
+        norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of an unmodified DeiT may be given: the
+            parameters of the methods then start as the identity.
 
     Shape:
         ``(B, in_channels, H, W)`` to ``((B, C), )`` for the class token, else to a tuple, one map

@@ -15,7 +15,7 @@ from .dispatch import Operation, use_ops
 from .dwconv_gelu import dwconv_gelu
 from .dynamic_depthwise import dynamic_depthwise_conv2d, inhomogeneous_depthwise_conv2d
 from .gelu import gelu_
-from .global_context import add_global_context, channel_means, normalised_similarity
+from .global_context import add_global_context, channel_means, normalized_similarity
 from .group_norm import group_norm
 
 #: Every operation. The tests and ``python -m fcvit_mm.ops`` read this.
@@ -47,12 +47,12 @@ __all__ = [
     'gelu_',
     'group_norm',
     'inhomogeneous_depthwise_conv2d',
-    'normalised_similarity',
+    'normalized_similarity',
     'recomputed_channel_mixer',
     'use_ops',
 ]
 
-_DEPRECATED_NAMES = {'position_means': channel_means}
+_DEPRECATED_NAMES = {'position_means': channel_means, 'normalised_similarity': normalized_similarity}
 
 
 def __getattr__(name: str) -> Any:

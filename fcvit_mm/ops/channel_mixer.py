@@ -16,12 +16,12 @@ from .dwconv_gelu import dwconv_gelu
 from .native import gradients
 from .tracing import is_traced
 
-#: Bytes of an expanded map above which it is computed in slices of images and channels. Larger buffers fit no cache,
-#: and come from the system anew at each use (glibc keeps none above 32 MiB), page fault by page fault.
+#: Bytes of an expanded map above which it is computed in slices of images and channels. Larger buffers do not fit into
+#: a cache, and the system allocates them again at each use, with page faults (glibc keeps none above 32 MiB).
 SLICE_BYTES = 8 * 2**20
-#: Expanded channels that a slice should have, before it has fewer images: narrow matrix products are slow.
+#: Expanded channels of a slice down to which channels are reduced before images: narrow matrix products are slow.
 WIDE = 128
-#: Expanded channels that it has at least.
+#: Least number of expanded channels of a slice.
 NARROW = 64
 
 

@@ -31,7 +31,7 @@ def needs_grad(*tensors: Optional[Tensor]) -> bool:
 def is_channels_last(x: Tensor) -> bool:
     """Return whether a map ``(B, C, H, W)`` lies in memory as a contiguous ``(B, H, W, C)``."""
     if is_traced() and not torch.jit.is_tracing():
-        # Of sizes that vary, Dynamo answers the question below with no (torch 2.11).
+        # For dynamic sizes, Dynamo evaluates the check below to False (torch 2.11).
         return x.ndim == 4 and x.permute(0, 2, 3, 1).is_contiguous()
     return x.is_contiguous(memory_format=torch.channels_last)
 
@@ -41,7 +41,7 @@ def cpu_convolves(dtype: torch.dtype) -> bool:
     """Return whether this CPU has fast convolutions and matrix products in ``dtype``.
 
     Without AVX-512 or the like, PyTorch (2.1 to 2.11) convolves bfloat16 and float16 with scalar code, tens of times
-    slower than float32, or refuses.
+    slower than float32, or raises an error.
     """
     if dtype not in HALF:
         return True
@@ -101,20 +101,20 @@ def tell_flop_counter() -> None:
 
 
 class _CounterFinder(importlib.abc.MetaPathFinder):
-    """Finds PyTorch's counter as it would be found without this, and tells it the formulas once it is imported."""
+    """Import hook that registers the formulas with PyTorch's counter as soon as something imports the counter."""
 
-    asks_others = False
+    is_searching = False
 
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
     ) -> Optional[importlib.machinery.ModuleSpec]:
-        if fullname != _COUNTER or self.asks_others:
+        if fullname != _COUNTER or self.is_searching:
             return None
-        self.asks_others = True
+        self.is_searching = True
         try:
             spec = importlib.util.find_spec(fullname)
         finally:
-            self.asks_others = False
+            self.is_searching = False
         loader: Any = spec and spec.loader
         if loader is not None:
             execute = loader.exec_module

@@ -90,7 +90,7 @@ def _native(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *_: Any) -
     return native.pointwise_conv2d(x, weight, bias)
 
 
-#: Output positions up to which, and values of a weight from which, oneDNN's time is that of arranging the weight.
+#: Largest number of output positions, and smallest number of weights, for which oneDNN mostly reorders the weight.
 FEW_POSITIONS, MANY_WEIGHTS = 400, 2**18
 
 
@@ -127,12 +127,12 @@ def _output_size(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tuple[
 def _of_windows(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Any = 1, padding: Any = 0, *_: Any
 ) -> Tensor:
-    """Copy the window of each output position into a vector, and multiply the weight, as it lies in memory, with it."""
+    """Copy the window of each output position into a vector, and multiply these by the weight as it is in memory."""
     return native.pointwise_conv2d(_windows(x, weight, stride, padding), window_matrix(weight), bias)
 
 
 def _windows(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
-    """Return the windows that a kernel meets as vectors, row after row: ``(B, k * k * C, H', W')``."""
+    """Return the windows that a kernel reads as vectors, row after row: ``(B, k * k * C, H', W')``."""
     (rows, columns), (row_step, column_step) = _pair(padding), _pair(stride)
     nhwc = F.pad(x.permute(0, 2, 3, 1), (0, 0, columns, columns, rows, rows))
     size, (of_image, of_row, of_column) = _output_size(x, weight, stride, padding), nhwc.stride()[:3]
@@ -152,7 +152,7 @@ def window_matrix(weight: Tensor) -> Tensor:
 def packed_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor, stride: Any, padding: Any, dilation: Any, pack: Callable[[], Tensor]
 ) -> Optional[Tensor]:
-    """Convolve by a weight that is arranged already, if :func:`conv2d` would copy windows and arrange it.
+    """Convolve by a weight that is packed already, if :func:`conv2d` would copy windows.
 
     Args:
         x, weight, bias, stride, padding, dilation: Arguments of :func:`conv2d`.

@@ -40,7 +40,7 @@ def _check_mode(mode: str, origin: str, stacklevel: int = 3) -> str:
     return mode
 
 
-# A module's variable, read at import: torch.compile can follow and guard it, as it cannot a context variable.
+# A module variable, because torch.compile can trace and guard it, but not a context variable.
 _mode = _check_mode(os.environ.get(_VARIABLE, 'auto'), f'the environment variable {_VARIABLE}')
 
 
@@ -145,7 +145,7 @@ class Operation:
         return self._reference_row
 
     def __call__(self, *args: Any) -> Any:
-        # A tracer would take the comparisons of sizes for part of the network.
+        # A tracer would record the comparisons of sizes as part of the network.
         if self.check is not None and not torch.jit.is_tracing():
             self.check(*args)
         return self.choose(*args).function(*args)

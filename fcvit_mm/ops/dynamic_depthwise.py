@@ -48,7 +48,7 @@ def _check_inhomogeneous(x: Tensor, weight: Tensor) -> None:
 def _side(weight: Tensor) -> int:
     """Return the side of the kernels of ``weight (B, G, k*k, H, W)``.
 
-    An int in traces, too, where shapes are tensors.
+    An int even in traces, where shapes are tensors.
     """
     return math.isqrt(int(weight.shape[2]))
 
@@ -133,7 +133,7 @@ def _inhomogeneous_example(x: Tensor) -> Tuple[Any, ...]:
 
 @operation(_check_inhomogeneous, _inhomogeneous_example)
 def inhomogeneous_depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve with a kernel of its own at each position, shared by the channels of a group; zeros stand outside.
+    """Convolve with a kernel of its own at each position, shared by the channels of a group; zero padding.
 
     Group ``g`` of ``G`` holds the channels ``g * C / G`` to ``(g + 1) * C / G - 1``.
 
@@ -193,7 +193,7 @@ class _TapByTap(torch.autograd.Function):
 
 
 def _zeros(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return zeros for a sum: half precision is too coarse for dozens of terms."""
+    """Return zeros to add to, in float32 for half precision, which is too coarse for dozens of terms."""
     return x.new_zeros(shape, dtype=x.dtype if x.dtype == torch.float64 else torch.float32)
 
 

@@ -32,7 +32,7 @@ def _permuted(x: Tensor) -> Tensor:
 
 
 class _ContiguousGELU(torch.autograd.Function):
-    """GELU of a contiguous tensor. Its gradient is made contiguous, too: PyTorch 2.1 returns garbage for any other."""
+    """GELU of a contiguous tensor, with a contiguous gradient: for others PyTorch 2.1 computes wrong values."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -52,8 +52,8 @@ def add_global_context(
 
     Args:
         x (Tensor): ``(B, C, H, W)``.
-        means (Tensor): :func:`channel_means` of ``x``, ``(B, C)``; best in float32. Others are not for this operation:
-            an implementation may take the similarity's mean from them.
+        means (Tensor): :func:`channel_means` of ``x``, ``(B, C)``, best in float32. No other values are allowed: an
+            implementation may compute the mean of the similarity from them.
         context (Tensor): Context vectors, ``(B, C)``.
         num_heads (int): ``h``; each head weighs its own ``C / h`` channels.
         rescale_weight (Tensor): ``(h,)``, times the normalized similarity.
@@ -63,7 +63,7 @@ def add_global_context(
     Returns:
         Tensor: ``(B, C, H, W)``, the dtype of ``x``.
     """
-    similarity = normalised_similarity(x, means, num_heads, eps)
+    similarity = normalized_similarity(x, means, num_heads, eps)
     similarity = similarity * rescale_weight.view(-1, 1, 1) + rescale_bias.view(-1, 1, 1)
     context = context.unflatten(1, (num_heads, -1))
     return x + (similarity.unsqueeze(2) * context[..., None, None]).flatten(1, 2).to(x.dtype)
@@ -84,7 +84,7 @@ def _channel_means(x: Tensor) -> Tensor:
 
 
 class _ChannelMeans(torch.autograd.Function):
-    """The means, whose gradient is a view of vectors: PyTorch's own divides it, and casts it, at each position."""
+    """The means, with a gradient that is divided and cast per channel; PyTorch's own does both at each position."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class _ChannelMeans(torch.autograd.Function):
         return (grad / positions).to(ctx.dtype)[:, :, None, None].expand(ctx.shape)
 
 
-def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) -> Tensor:
+def normalized_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) -> Tensor:
     """Return each position's similarity to the image's mean, normalized over heads and positions together.
 
     Args:
@@ -117,12 +117,12 @@ def normalised_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
 
 
 def _matmul_pays(x: Tensor, means: Tensor, context: Tensor, *_: Any) -> bool:
-    # Of a compiler's graphs only those for training need it (see _matmul); it makes the definition fast by itself.
+    # Compilers generate fast code for inference from the reference; only graphs for training need this (see _matmul).
     if is_traced():
         tensors = (arg for arg in (x, means, context, *_) if isinstance(arg, Tensor))
         if not _REGISTERED or records_file() or records_any_size() or not needs_grad(*tensors):
             return False
-    # Autocast would take the matrix products to half precision.
+    # Autocast would compute the matrix products in half precision.
     return (
         x.device.type == 'cpu'
         and x.dtype not in HALF
@@ -135,8 +135,8 @@ def _matmul_pays(x: Tensor, means: Tensor, context: Tensor, *_: Any) -> bool:
 def _matmul(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tensor:
-    # A compiler that breaks it up gives the kept similarity a memory layout of its own choice, which PyTorch then takes
-    # for a constant of the graph: each size of image would be compiled anew in training (torch 2.11).
+    # A registered operator while a compiler records: of single steps, it would choose the memory layout of the
+    # similarity that is saved for the backward pass, and the graph would hold for one image size only (torch 2.11).
     form = _registered_matmul if is_traced() else _run_matmul
     return form(x, means, context, num_heads, rescale_weight, rescale_bias, eps)
 
@@ -209,7 +209,7 @@ def _grad_of_similarity(
     std = torch.linalg.vector_norm(similarity, dim=(1, 2), keepdim=True) * freedom**-0.5
     normalized = similarity / (std + eps)
     grad_normalized = grad_weights * rescale_weight
-    # Of the deviation; where all values are equal it has none.
+    # The gradient through the deviation; there is none where all values are equal.
     along = (grad_normalized * normalized).sum((1, 2), keepdim=True) / (std * freedom)
     grad_similarity = grad_normalized - grad_normalized.mean((1, 2), keepdim=True)
     grad_similarity = grad_similarity / (std + eps) - normalized * along.masked_fill(std == 0, 0)

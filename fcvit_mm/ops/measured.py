@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 #: Capability and vendor of the CPUs that the tables were tuned on; an empty vendor is any.
 TUNED_CPUS: Tuple[Tuple[str, str], ...] = (('AVX2', ''), ('AVX512', 'AuthenticAMD'))
-#: Timed calls of each row, in turn, and the seconds after which no further round begins.
+#: Number of timed calls of each row, one round after the other, and the seconds after which no round begins.
 ROUNDS, SECONDS = 5, 0.5
 #: Largest difference from the reference, in parts of its largest value (at least 1).
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-#: The choice that a row must beat by this factor to take its place: what is preferred stays where they are equal.
+#: A row replaces the preferred one if its time is less than this part of the other's.
 MARGIN = 0.95
-#: Calls that an operation remembers by their exact shapes, before it begins anew.
+#: Calls whose choice is cached by their exact shapes, per operation, before the cache is cleared.
 MOST_SEEN = 4096
 
 #: What a choice depends on: the operation, and what :func:`kind_of_call` says of its arguments.
@@ -142,7 +142,7 @@ def describe_kind(key: Key) -> str:
 
 
 def _glance(x: Tensor, args: Sequence[Any]) -> Tuple[Any, ...]:
-    """Return a key of a call that takes two microseconds: all facts of the map, few of the other arguments."""
+    """Return a key of a call in two microseconds: all that matters of the map, little of the other arguments."""
     second = args[1] if len(args) > 1 else None
     return (
         x.shape,
@@ -187,7 +187,7 @@ def fastest(name: str, table: Sequence['Implementation'], args: Sequence[Any]) -
     by_name = {row.name: row for row in rows}
     if choice is None or choice.row not in by_name:
         choice = _measure(name, rows, args)
-        if not choice.milliseconds:  # not tried at each call anew
+        if not choice.milliseconds:  # cached below, so that not every call tries again
             choice = Choice(rows[0].name, {})
         else:
             known[key] = choice
@@ -199,7 +199,7 @@ def fastest(name: str, table: Sequence['Implementation'], args: Sequence[Any]) -
 
 
 def _measure(name: str, rows: Sequence['Implementation'], args: Sequence[Any]) -> Choice:
-    """Time the rows in a thread of their own, which no hook, checkpoint or mode of the caller's follows."""
+    """Time the rows in a separate thread, to which no hook, checkpointing or mode of the caller applies."""
     found: List[Choice] = []
     grad = needs_grad(*(arg for arg in args if isinstance(arg, Tensor)))
     dtype = autocast_dtype(args[0])
@@ -208,7 +208,7 @@ def _measure(name: str, rows: Sequence['Implementation'], args: Sequence[Any]) -
         torch.cuda.synchronize(device)
 
     def work() -> None:
-        # These are the thread's own; the number of threads is, too.
+        # Current device, autocast and the number of threads are settings of each thread.
         on_device = torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
         torch.set_num_threads(threads)
         try:
@@ -271,7 +271,7 @@ def _bind(function: Callable[..., Any], args: Sequence[Any], grad: bool) -> Call
                 leaves.append(copied.requires_grad_())
 
     def call() -> List[Tensor]:
-        # What computes in place must find its map, which for autograd is no leaf.
+        # Views, because autograd refuses operations in place on leaves.
         own = [arg.view_as(arg) if isinstance(arg, Tensor) and grad else arg for arg in copies]
         output = function(*own)
         outputs = [output] if isinstance(output, Tensor) else list(output)
@@ -327,7 +327,7 @@ def _digest_of_kernels() -> str:
 def path_of_choices(device: str) -> str:
     """Return the file of a device's choices, in PyTorch's cache folder (``TORCH_HOME``).
 
-    Its name holds the versions, and a digest of the operations' files: kernels built anew are measured anew.
+    Its name holds the versions, and a digest of the operations' files, so that changed kernels are measured again.
     """
     label = f'{device} torch {torch.__version__} fcvit_mm {__version__} {_digest_of_kernels()}'
     name = ''.join(letter if letter.isalnum() else '_' for letter in label)

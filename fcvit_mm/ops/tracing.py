@@ -28,8 +28,8 @@ def assume_constant(function: F) -> F:
     def fcvit_mm_constant(*args: Any) -> Any:
         return function(*args)
 
-    # Dynamo keeps the result among the globals of what it compiles, by the name in the code: before torch 2.6 in place
-    # of a function that has it.
+    # Dynamo stores the result as a global of the compiled code, under the name of this function. Before torch 2.6 it
+    # overwrites a global that has this name; no other function is called so.
     fcvit_mm_constant.__dict__['_dynamo_marked_constant'] = True
     return cast(F, fcvit_mm_constant)
 
@@ -38,8 +38,8 @@ def assume_constant(function: F) -> F:
 def is_exporting() -> bool:
     """Return whether torch.export is recording.
 
-    ``torch.compiler.is_exporting`` says so too, since torch 2.7; but within ``torch.compile`` Dynamo replaces the call
-    by ``True``, so its flag is read while the compiler records. (Before, it is never so.)
+    Since torch 2.7 there is ``torch.compiler.is_exporting``, but within ``torch.compile`` Dynamo replaces its call by
+    ``True``. Therefore this reads the flag behind it, during recording. Before torch 2.7 the result is ``False``.
     """
     return getattr(torch.compiler, '_is_exporting_flag', False)
 
@@ -50,14 +50,14 @@ def is_traced() -> bool:
 
 
 def hides_attributes() -> bool:
-    """Return whether who records cannot look into a module's ``__dict__``: Dynamo before torch 2.4."""
+    """Return whether a compiler is recording that cannot read a module's ``__dict__``: Dynamo before torch 2.4."""
     return not _DYNAMO_READS_DICT and _is_compiling()
 
 
 def is_transformed() -> bool:
     """Return whether torch.func transforms what runs (``vmap``, ``grad``, ``jvp``), or forward-mode AD follows it.
 
-    These take standard operations, and no question about memory layouts. (Compilers handle them themselves.)
+    They support standard operations only, and no queries of memory layouts. (Compilers handle them by themselves.)
     """
     return not is_traced() and (
         torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
@@ -67,8 +67,8 @@ def is_transformed() -> bool:
 def records_any_size() -> bool:
     """Return whether the recorded graph must work for any image size.
 
-    A step that depends on the size must then be arithmetic of the sizes: of a branch in Python only the way that the
-    example takes would be recorded. (``torch.compile`` notices other sizes, and compiles anew.)
+    A step that depends on the size must then be arithmetic of the sizes: of a branch in Python, only the side that the
+    example takes would be recorded. (``torch.compile`` notices other sizes and compiles again.)
     """
     return torch.jit.is_tracing() or is_exporting()
 
@@ -89,7 +89,7 @@ def records_file() -> bool:
 
 
 def call(module: torch.nn.Module, x: Any) -> Any:
-    """Return ``module(x)``; under ``torch.fx``, record it as one node, whose inside depends on the input's size."""
+    """Return ``module(x)``; ``torch.fx`` records it as one node, because its steps depend on the input's size."""
     if isinstance(x, Proxy):
         tracer: Any = x.tracer
 

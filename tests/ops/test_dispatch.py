@@ -98,7 +98,8 @@ def test_environment_variable(mode_at_import):
 
 
 def test_deprecated_names_of_operations():
-    with pytest.warns(DeprecationWarning, match='fcvit_mm.ops.position_means is deprecated.*use .*channel_means'):
-        assert ops.position_means is ops.channel_means
+    for old, new in {'position_means': 'channel_means', 'normalised_similarity': 'normalized_similarity'}.items():
+        with pytest.warns(DeprecationWarning, match=f'fcvit_mm.ops.{old} is deprecated.*use fcvit_mm.ops.{new}'):
+            assert getattr(ops, old) is getattr(ops, new)
     with pytest.raises(AttributeError, match="'fcvit_mm.ops' has no attribute 'position_mean'"):
         _ = ops.position_mean

@@ -6,7 +6,7 @@ import pytest
 import torch
 from operations import CHANNELS, cast, random_call
 
-from fcvit_mm.ops import add_global_context, channel_means, depthwise_conv2d, normalised_similarity
+from fcvit_mm.ops import add_global_context, channel_means, depthwise_conv2d, normalized_similarity
 
 X = torch.ones(2, 16, 4, 4)
 
@@ -40,7 +40,7 @@ def test_gradients_of_channel_means(dtype, layout):
 
 def test_similarity_is_normalized_over_heads_and_positions():
     x = torch.randn(2, 8, 5, 6).half()
-    similarity = normalised_similarity(x, channel_means(x), 4, 0.0)
+    similarity = normalized_similarity(x, channel_means(x), 4, 0.0)
     assert similarity.dtype == torch.float32 and similarity.shape == (2, 4, 5, 6)
     torch.testing.assert_close(similarity.mean((1, 2, 3)), torch.zeros(2), rtol=0, atol=1e-5)
     torch.testing.assert_close(similarity.std((1, 2, 3)), torch.ones(2))
@@ -48,7 +48,7 @@ def test_similarity_is_normalized_over_heads_and_positions():
 
 def test_a_lone_value_has_no_deviation():
     x = torch.randn(2, 8, 1, 1)
-    assert normalised_similarity(x, channel_means(x), 1, 1e-5).abs().max() < 1e-1
+    assert normalized_similarity(x, channel_means(x), 1, 1e-5).abs().max() < 1e-1
 
 
 @pytest.mark.skipif(torch.__version__ < '2.2', reason='needs bfloat16 gradients on CPU')
