@@ -127,21 +127,21 @@ class ModuleCache:
 
     _made: Optional[Tuple[Any, _ModuleState, Any]] = None
 
-    def get(self, module: nn.Module, make: Callable[[Any], Any], option: Any) -> Any:
-        """Return ``make(option)``, cached while nothing changes.
+    def get(self, module: nn.Module, make: Callable[..., Any], *options: Any) -> Any:
+        """Return ``make(*options)``, cached while nothing changes.
 
         Args:
             module (nn.Module): The module whose parameters, including those of its children, the value depends on.
             make (Callable): Returns the value, or ``None`` if the modules do not permit it.
-            option (Any): What else the value depends on. Only the value for the last option is kept.
+            *options (Any): What else the value depends on. Only the last value is kept.
         """
-        kept = self._made  # option, state and value as one: other threads may be here, too
-        if kept is not None and kept[0] == option and kept[1].is_current():
+        kept = self._made  # options, state and value as one: other threads may be here, too
+        if kept is not None and kept[0] == options and kept[1].is_current():
             return kept[2]
         self._made = None
-        made = make(option)
+        made = make(*options)
         if made is not None:
-            self._made = option, _ModuleState(module), made
+            self._made = options, _ModuleState(module), made
         return made
 
     def __getstate__(self) -> Dict[str, Any]:

@@ -80,3 +80,10 @@ def test_a_refusal_is_not_kept():
     assert cache.get(net, lambda: answers.pop(0)) is None
     assert cache.get(net, lambda: answers.pop(0)) == 5
     assert cache.get(net, lambda: answers.pop(0)) == 5
+
+
+def test_a_value_of_other_options_is_computed_again():
+    net, cache, made = network(), ModuleCache(), []
+    for option in (1, 1, 2, 1):
+        assert cache.get(net, lambda each: made.append(each) or 10 * each, option) == 10 * option
+    assert made == [1, 2, 1]
