@@ -267,7 +267,10 @@ def main(args):
     say(f'logs          {args.out}/*/*.log\ntime          {time.time() - start:.0f} s')
     low = [name for key, name in job['metrics'].items() if tested['metrics'][key] < job['least']]
     if low and not args.quick:
-        raise UserError(f'{", ".join(low)} below {job["least"]}: training does not work here')
+        raise UserError(
+            f'{", ".join(low)} below {job["least"]}, so training does not work in this environment: '
+            f'see the logs below {args.out}, and run the tests (make test)'
+        )
 
 
 def data_options(kind, folder):

@@ -25,11 +25,14 @@ def read_metric(run: Path, key: str) -> Dict[int, float]:
                 values = json.loads(line)
             except ValueError:
                 continue  # a run that was killed may leave half a line
-            names.update(values)
+            names.update(set(values) - {'step'})
             if key in values:
                 found[values['step']] = values[key]
     if not found:
-        raise UserError(f'{run}/*/vis_data/scalars.json has no {key!r}, but {sorted(names) or "nothing"}')
+        raise UserError(
+            f'{run}/*/vis_data/scalars.json has no {key!r}: '
+            + (f'give one of {", ".join(sorted(names))}' if names else 'give the work directory of a run with logs')
+        )
     return dict(sorted(found.items()))
 
 

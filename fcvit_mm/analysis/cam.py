@@ -117,16 +117,21 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
     # Of detectors and segmentors, forward gives raw maps.
     head = getattr(model, 'head', None)
     if backbone_of(model) is not model and not isinstance(head, nn.Module):
-        raise AnalysisError(f'{describe(model)} is not a classifier: class activation maps need one')
+        raise AnalysisError(
+            f'{describe(model)} is not a classifier: give a classifier, whose class scores the maps explain'
+        )
     try:
         scores = model(image)
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         raise AnalysisError(
-            f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, width): {error}'
+            f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, width): {error}. '
+            'Give a size that it takes'
         ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise AnalysisError(f'{describe(model)} returns {got}, expected a classifier that returns scores (B, classes)')
+        raise AnalysisError(
+            f'{describe(model)} returns {got}, expected scores (B, classes): give a classifier, not its backbone alone'
+        )
     return scores[0].double().softmax(0)
 
 

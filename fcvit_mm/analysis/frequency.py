@@ -171,7 +171,7 @@ def oversmoothing(
                 )
             )
     if not found:
-        raise AnalysisError('no images given, expected at least one')
+        raise AnalysisError('no images given, expected at least one: give image files or a folder of images')
     return {name: _mean(values) for name, values in found.items()}
 
 

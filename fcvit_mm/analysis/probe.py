@@ -65,7 +65,7 @@ def as_single(model: nn.Module, image: Tensor) -> Tensor:
     """
     image = as_batch(model, image)
     if len(image) != 1:
-        raise AnalysisError(f'{len(image)} images given, expected one')
+        raise AnalysisError(f'{len(image)} images given, expected one: call this for each image')
     return image
 
 
@@ -87,7 +87,8 @@ def run_backbone(model: nn.Module, image: Tensor) -> Any:
         if isinstance(error, UserError):
             raise
         raise AnalysisError(
-            f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, width): {error}'
+            f'{describe(model)} does not take an image of {tuple(image.shape[2:])} pixels (height, width): {error}. '
+            'Give an image, or a size, that it takes'
         ) from error
     finally:
         for module, mode in modes.items():
@@ -209,7 +210,7 @@ def count_extra_tokens(model: nn.Module, tokens: int, grid: Optional[Tuple[int, 
         raise AnalysisError(
             f'{describe(model)} has a layer of {tokens} tokens and a patch embedding {embedding}, expected a '
             f'convolution named {" or ".join(name[1:] for name in PATCH_CONVOLUTIONS)}, or one whose stride equals '
-            'its kernel size, and one token per patch'
+            'its kernel size, and one token per patch: analyse other layers, or a network with such an embedding'
         )
     return tokens - grid[0] * grid[1]
 

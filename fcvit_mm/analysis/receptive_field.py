@@ -123,7 +123,7 @@ def receptive_fields(
         for name, gradient in _gradients(model, image, layers, grids).items():
             sums[name] = sums[name] + gradient if name in sums else gradient
     if size is None:
-        raise AnalysisError('no images given, expected at least one')
+        raise AnalysisError('no images given, expected at least one: give image files or a folder of images')
     return {name: _measure(model, name, total.cpu().numpy(), grids[name]) for name, total in sums.items()}
 
 

@@ -86,7 +86,7 @@ def write_report(network: Network, config: str, paths: Sequence[str], size: Opti
         ImageError: An image is missing or corrupt.
     """
     if not paths:
-        raise AnalysisError('no images given, expected at least one')
+        raise AnalysisError('no images given, expected at least one: give image files or a folder of images')
     originals = [network.read(path) for path in paths]
     subject = Subject(network, config, paths, originals, [network.prepare(each, size) for each in originals])
     sections = [_section(title, source, make, subject) for title, source, make in SECTIONS]

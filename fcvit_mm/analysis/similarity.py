@@ -144,7 +144,7 @@ def draw_similarity(
         AnalysisError: No maps.
     """
     if not maps:
-        raise AnalysisError('no similarity maps given, expected at least one')
+        raise AnalysisError('no similarity maps given, expected at least one: pass the result of similarity_maps')
     label = 'similarity to the image mean (normalized)'
     shown = maps if heads else {name: values.mean(0, keepdim=True) for name, values in maps.items()}
     limits = shared_limits(list(shown.values()))

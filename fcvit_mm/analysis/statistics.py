@@ -166,7 +166,10 @@ def mean_statistics(each: Sequence[Statistics]) -> Statistics:
         AnalysisError: They are of different networks or layers, or there are none.
     """
     if not each or len({(one.kind, tuple(one.layers)) for one in each}) != 1:
-        raise AnalysisError(f'{len(each)} statistics, expected one or more, all of the same layers of one network')
+        raise AnalysisError(
+            f'{len(each)} statistics, expected one or more, all of the same layers of one network: average each '
+            'network by itself'
+        )
     images = sum(one.images for one in each)
     layers = {
         name: {

@@ -246,19 +246,24 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
         raise NetworkError(
             f'timm has no model {name!r}'
             + (f', but {", ".join(near)}, ...' if near else '')
-            + '; timm.list_models() lists them'
+            + ': give one of the names that timm.list_models() returns'
         )
     try:
         model = timm.create_model(name, pretrained=False, **{'dynamic_img_size': True, **options})
     except TypeError as error:  # only some transformers have the argument; the others take any size or their own
         if 'dynamic_img_size' not in str(error):
-            raise NetworkError(f'timm cannot create {TIMM}{name} with {options}: {error}') from error
+            raise NetworkError(
+                f'timm cannot create {TIMM}{name} with {options}: {error}. Correct or omit these options'
+            ) from error
         model = timm.create_model(name, pretrained=False, **options)
     if checkpoint is not None:
         try:
             model.load_state_dict(weights_of(read_trained(checkpoint)))
         except RuntimeError as error:
-            raise CheckpointError(f'{checkpoint} does not fit {TIMM}{name}: {error}') from error
+            raise CheckpointError(
+                f'{checkpoint} does not fit {TIMM}{name}: {error}. Give a checkpoint of this model, and the options '
+                'that it was trained with'
+            ) from error
     model = model.to(device).eval()
     data = resolve_model_data_config(model)
     channels = options.get('in_chans', 3)

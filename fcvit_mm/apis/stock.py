@@ -130,7 +130,8 @@ def read_stock(config: Union[str, Config]) -> Config:
             cfg = Config.fromfile(path)
     if cfg.get('default_scope') not in LIBRARIES:
         raise StockConfigError(
-            f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}'
+            f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}: give a '
+            'config of one of these libraries'
         )
     require(cfg.default_scope)
     if not (cfg.get('model') or {}).get('backbone'):
@@ -256,7 +257,9 @@ def _levels(variant: Variant, node: Dict[str, Any]) -> List[Output]:
         with torch.device('meta'):
             network = variant.network(**node)
     except (TypeError, ValueError) as error:
-        raise UserError(f'{variant.name} with {node}: {error}') from error
+        raise UserError(
+            f'{variant.name} cannot be built with {node}: {error}. Correct or omit the options of the backbone'
+        ) from error
     return [Output(*level) for level in zip(network.out_channels, network.out_strides)]
 
 

@@ -14,7 +14,7 @@ from .names import some
 from .recognize import BLOCK, Recognized, recognize, reference_names
 from .safe_load import read_checkpoint
 
-#: What of a source's ``meta`` is kept, if it is plain data: class names and colors, which inference draws with.
+#: Entries of a source's ``meta`` that are kept if they are plain data: class names and colors, for drawing.
 KEPT_META = ('dataset_meta', 'CLASSES', 'PALETTE', 'classes')
 
 
@@ -103,16 +103,18 @@ def _check_complete(found: Recognized, source: str) -> None:
     if found.unknown:
         raise CheckpointError(
             f'{source} has {len(found.unknown)} tensors that belong neither to {found.network.__name__} nor to a '
-            f'known head or neck: {some(found.unknown)}'
+            f'known head or neck: {some(found.unknown)}. Remove them from the file, or give it as pretrained=FILE of '
+            'the backbone, which skips them'
         )
     if found.source == 'Paddle' and found.task not in ('classifier', 'backbone'):
         raise CheckpointError(
-            f'{source} is a Paddle {found.task}, expected a classifier or a backbone: the names of other Paddle heads '
-            'are not supported'
+            f'{source} is a Paddle {found.task}, expected a classifier or a backbone, because the names of other '
+            'Paddle heads are not known: give it as pretrained=FILE of the backbone, which skips the heads'
         )
     if found.task == 'backbone' and found.others:
         raise CheckpointError(
-            f'{source} has a neck but no head, from which the task is recognized: {some(found.others)}'
+            f'{source} has a neck ({some(found.others)}) but no head, from which the task is recognized: give the file '
+            'of the complete model, or give this one as pretrained=FILE of the backbone'
         )
     missing = _missing(found)
     if missing:
@@ -127,13 +129,13 @@ def _missing(found: Recognized) -> List[str]:
     names = set(found.backbone)
     count = 1 + max((int(name.split('.')[1]) for name in names if name.startswith('stages.')), default=-1)
     stages = [f'stages.{stage}.' for stage in range(count)]
-    # What one of the network's variants has outside of blocks, the others have too.
+    # Outside of blocks, all variants of a network have the same names.
     reference = reference_names(found.network)
     outside = ('stem.', *stages)
     if found.task == 'classifier' and variants_of(found.network):  # which are classifiers
         outside += ('norm',)
     needed = [name for name in reference if name.startswith(outside) and not BLOCK.match(name)]
-    # Every block has the same parts, unless those of the network's stages differ: one that lacks some was damaged.
+    # Every block has the same parts, unless the stages of the network differ; a block that lacks some is incomplete.
     parts = {stage: _parts(reference, stage) for stage in stages}
     groups = [stages] if reference and len(set(map(frozenset, parts.values()))) == 1 else [[stage] for stage in stages]
     for group in groups:

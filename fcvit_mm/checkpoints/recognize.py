@@ -16,11 +16,11 @@ from .names import HEAD, PADDLE_LEAVES, TASKS, find_state_dict, is_head, some, t
 
 #: A network is recognized by the names in its blocks, of which at least this part must be its own.
 SHARE_OF_BLOCKS = 0.75
-#: What our names of parameters in blocks begin with.
+#: Beginning of our names of parameters in blocks.
 BLOCK = re.compile(r'stages\.([^.]+)\.blocks\.([^.]+)\.')
 #: Names in the state dicts of networks that were built for these.
 _built: Dict[Tuple[Type[Backbone], Optional[str]], Tuple[str, ...]] = {}
-#: Parts of a prefix that is found by itself: wrappers around wrappers.
+#: Largest number of parts of a prefix that is found automatically (nested wrappers).
 MAX_PREFIX = 5
 #: Output norms that a network may have: ``norm0``, ``norm1``, ...
 MAX_OUTPUTS = 8
@@ -81,7 +81,10 @@ def recognize(
     state_dict, weights = find_state_dict(checkpoint, path, ema)
     tensors = tensors_of(state_dict)
     if not tensors:
-        raise CheckpointError(f'{path} contains no tensors, only {some(state_dict)}, expected a state_dict')
+        raise CheckpointError(
+            f'{path} contains no tensors, only {some(state_dict)}, expected a state_dict: give the file with the '
+            'weights'
+        )
     prefix, matches = _find_prefix(tensors, path, prefix, backbone)
     inside = OrderedDict((key[len(prefix) :], value) for key, value in tensors.items() if key.startswith(prefix))
     rest = OrderedDict((key, value) for key, value in tensors.items() if not key.startswith(prefix))
@@ -105,7 +108,7 @@ def recognize(
 
     others: Dict[str, Tensor] = OrderedDict()
     unknown: List[str] = []
-    # What a wrapper put before the names of the complete model, heads included.
+    # The wrapper's prefix of the names of the complete model, including heads.
     wrapper = prefix[: -len('backbone.')] if prefix.endswith('backbone.') else prefix
     rename_head = renamer((row.published, row.ours) for row in HEAD)
     for key, value in rest.items():
@@ -120,7 +123,7 @@ def recognize(
     if _are_transposed(linear, path, default=paddle):
         for where, name in linear:
             where[name] = where[name].t().contiguous()
-    if paddle:  # which keeps no count of batches; torch's BatchNorm has one
+    if paddle:  # its BatchNorm does not count batches; torch's does
         for name in [name for name in named if name.endswith('.running_var')]:
             named.setdefault(f'{name[: -len("running_var")]}num_batches_tracked', torch.tensor(0))
     wrong = [
@@ -130,8 +133,8 @@ def recognize(
     ]
     if wrong:
         raise CheckpointError(
-            f'{path} stores weights as {named[wrong[0]].dtype} ({some(wrong)}), expected floating point: quantized '
-            'and complex weights are not supported'
+            f'{path} stores weights as {named[wrong[0]].dtype} ({some(wrong)}), expected floating point: give the '
+            'checkpoint from before the quantization'
         )
     check_finite({**named, **others}, path)
     parts = {name.split('.')[0] for name in others}
@@ -264,7 +267,9 @@ def _find_network(keys: Sequence[str], matches: List[_Match], path: str, backbon
     if not matches:
         names = ', '.join(network.__name__ for network in _candidates(backbone))
         raise CheckpointError(
-            f'{path} has nothing in common with {names}: its {len(keys)} tensors are named {some(keys)}'
+            f'{path} has nothing in common with {names}: its {len(keys)} tensors are named {some(keys)}. Give a '
+            'checkpoint of one of these networks, or import the package that registers its network (--import, or '
+            'custom_imports in the config)'
         )
     best = [match for match in matches if match.rank == min(match.rank for match in matches)]
     for match in best:  # the class that is loaded, or the one that all others are subclasses of
@@ -449,6 +454,6 @@ def _are_transposed(linear: Sequence[Tuple[Dict[str, Tensor], str]], path: str, 
         ordinary, transposed = ([name for name in votes if votes[name] is kind] for kind in (False, True))
         raise CheckpointError(
             f'{path} has linear weights stored (out, in), such as {ordinary[0]}, and others stored '
-            f'(in, out), such as {transposed[0]}, expected all of one kind'
+            f'(in, out), such as {transposed[0]}, expected all of one kind: transpose one of the two kinds in the file'
         )
     return next(iter(votes.values()), default)

@@ -78,13 +78,15 @@ def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_class
     names = sorted(set(labelled.values()))
     if not names:
         raise UserError(
-            f'no images ({", ".join(IMAGE_SUFFIXES)}) in the folders of {folder}, expected one folder per class'
+            f'no images ({", ".join(IMAGE_SUFFIXES)}) in the folders of {folder}, expected one folder per class: give '
+            'the folder that contains these'
         )
     order = list(class_names) if class_names and set(names) <= set(class_names) else names
     if order is names and len(names) != num_classes:
         raise UserError(
             f'{folder} has {len(names)} folders ({some(names, 5)}), expected one for each of the '
-            f'{num_classes} classes' + (f' ({some(class_names, 5)})' if class_names else '')
+            f'{num_classes} classes'
+            + (f' ({some(class_names, 5)}): name them after the classes' if class_names else ': add the others')
         )
     return [Labelled(path, order.index(name)) for path, name in labelled.items()]
 

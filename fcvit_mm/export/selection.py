@@ -30,7 +30,7 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
     backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
     if not isinstance(backbone, nn.Module):
         raise UserError(
-            f'{name} has no backbone in model.backbone: only models with a backbone, neck and head can be exported'
+            f'{name} has no backbone in model.backbone: give the config of a model with backbone, neck and head'
         )
     if part == 'backbone':
         return Features(backbone)

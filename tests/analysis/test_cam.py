@@ -186,9 +186,9 @@ def test_not_applicable_networks_and_layers(library, image):
         class_activation_map(Toy(), image, layer='blocks.7')
     with pytest.raises(AnalysisError, match="unknown method 'magic', expected one of gradcam"):
         class_activation_map(Toy(), image, method='magic')
-    with pytest.raises(AnalysisError, match='FCViT returns tuple, expected a classifier'):
+    with pytest.raises(AnalysisError, match=r'FCViT returns tuple, expected scores \(B, classes\): give a classifier'):
         class_activation_map(build_random(fcvit), image)
-    with pytest.raises(AnalysisError, match='2 images given'):
+    with pytest.raises(AnalysisError, match='2 images given, expected one: call this for each'):
         class_activation_map(Toy(), image.expand(2, -1, -1, -1))
 
     class Aside(Toy):
@@ -208,7 +208,7 @@ def test_not_applicable_networks_and_layers(library, image):
             super().__init__()
             self.backbone = fcvit()
 
-    with pytest.raises(AnalysisError, match='Detector with backbone FCViT is not a classifier'):
+    with pytest.raises(AnalysisError, match='Detector with backbone FCViT is not a classifier: give a classifier'):
         class_activation_map(Detector(), image)
 
 

@@ -167,7 +167,7 @@ def test_class_token_of_a_timm_vit_is_skipped():
 
 def test_unknown_layers_and_no_images():
     network = fcvit_mm.FCViT(MICRO_FCVIT)
-    with pytest.raises(AnalysisError, match='no images given, expected at least one'):
+    with pytest.raises(AnalysisError, match='no images given, expected at least one: give image files'):
         oversmoothing(network, [])
     with pytest.raises(AnalysisError, match=r"no layer 'stages.9'.*stages.0.blocks.0"):
         oversmoothing(network, [torch.rand(3, 32, 32)], ['stages.9'])

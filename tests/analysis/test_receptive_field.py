@@ -127,7 +127,7 @@ def test_not_applicable_layers_and_images(image):
         receptive_fields(network, [image], ['7'])
     with pytest.raises(AnalysisError, match=r'\(31, 31\) and \(31, 20\) pixels.*give a size'):
         receptive_fields(network, [image, image[..., :20]], ['0'])
-    with pytest.raises(AnalysisError, match='no images'):
+    with pytest.raises(AnalysisError, match='no images given, expected at least one: give image files'):
         receptive_fields(network, [], ['0'])
     silent = nn.Sequential(conv())
     nn.init.zeros_(silent[0].weight)

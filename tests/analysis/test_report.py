@@ -133,5 +133,5 @@ def test_browser_shows_it_all(page_file, browser):
 
 
 def test_no_images():
-    with pytest.raises(AnalysisError, match='no images given, expected at least one'):
+    with pytest.raises(AnalysisError, match='no images given, expected at least one: give image files'):
         write_report(None, 'config.py', [])

@@ -135,7 +135,7 @@ def test_figures(tmp_path):
     save_figure(overview, tmp_path / 'a.png', dpi=50)
     with pytest.raises(AnalysisError, match='no map of stages.9, expected some of stages.0.blocks.0'):
         draw_attention(attention, IMAGE, [(0.5, 0.5)], layers=['stages.9'])
-    with pytest.raises(AnalysisError, match='no similarity maps'):
+    with pytest.raises(AnalysisError, match='no similarity maps given, .*: pass the result of similarity_maps'):
         draw_similarity({}, IMAGE)
 
 

@@ -142,7 +142,7 @@ def test_mean_over_images_equals_a_batch():
     averaged = mean_statistics(each)
     assert averaged.images == 2
     assert averaged.layers['stages.0.blocks.1'] == pytest.approx(together.layers['stages.0.blocks.1'], abs=1e-6)
-    with pytest.raises(AnalysisError, match='2 statistics, expected'):
+    with pytest.raises(AnalysisError, match='2 statistics, expected .*: average each network by itself'):
         mean_statistics([each[0], attention_statistics(model, first)])
 
 

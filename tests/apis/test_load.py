@@ -82,10 +82,15 @@ def test_networks_of_timm(tmp_path, image_file):
     expected = timm.data.create_transform(**config)(Image.open(image_file).convert('RGB'))
     assert (prepared.image[0] - expected).abs().mean() < 0.05
     assert network.model(network.prepare(prepared.pixels, (64, 96)).image).shape == (1, 7)
-    with pytest.raises(CheckpointError, match=r'deit.pth does not fit timm:deit_tiny_patch16_224: (?s:.)*head'):
+    with pytest.raises(
+        CheckpointError,
+        match=r'deit.pth does not fit timm:deit_tiny_patch16_224: (?s:.)*head(?s:.)*Give a checkpoint of',
+    ):
         load_network('timm:deit_tiny_patch16_224', str(tmp_path / 'deit.pth'))
-    with pytest.raises(NetworkError, match="timm has no model 'deit_huge', but deit.*, .*list_models"):
+    with pytest.raises(NetworkError, match="timm has no model 'deit_huge', but deit.*: give one of .*list_models"):
         load_network('timm:deit_huge')
+    with pytest.raises(NetworkError, match="cannot create timm:deit_tiny_patch16_224 with .*'widht'.*Correct or omit"):
+        load_network('timm:deit_tiny_patch16_224', options=dict(widht=3, dynamic_img_size=False))
 
 
 def test_checkpoints_are_read_and_must_fit(tmp_path):

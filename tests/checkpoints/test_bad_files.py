@@ -69,7 +69,7 @@ UNSUITABLE = {
     ),
     'quantized': (
         lambda path: torch.save({key: value.to(torch.int8) for key, value in state_dict().items()}, path),
-        'stores weights as torch.int8',
+        'stores weights as torch.int8.*give the checkpoint from before the quantization',
     ),
 }
 

@@ -243,10 +243,10 @@ def without(*keys) -> dict:
 @pytest.mark.parametrize(
     'state_dict, message',
     [
-        ({'conv1.weight': torch.ones(1)}, 'nothing in common with FCViT'),
+        ({'conv1.weight': torch.ones(1)}, 'named conv1.weight. Give a checkpoint of one of these networks, or import'),
         (
             {**published(), 'network.0.0.surprise': torch.ones(1)},
-            'neither to FCViT nor to a known head or neck: network.0.0.surprise',
+            'neither to FCViT nor to a known head or neck: network.0.0.surprise. Remove them from the file',
         ),
         (without('head.bias'), 'is an incomplete classifier: head.fc.bias missing'),
         (without('norm.weight', 'norm.bias'), 'classifier: norm3.weight, norm3.bias missing'),
@@ -261,7 +261,7 @@ def without(*keys) -> dict:
                 **{f'backbone.{key}': value for key, value in published(dense=True).items()},
                 'neck.conv.weight': torch.ones(1),
             },
-            'a neck but no head',
+            'a neck (neck.conv.weight) but no head, from which the task is recognized: give the file of the complete m',
         ),
         (
             {
@@ -281,7 +281,10 @@ def test_paddle_detector_is_refused(tmp_path):
     content = {f'backbone.{key}': value for key, value in paddle(published(dense=True)).items() if '@@' not in key}
     content['bbox_head.fc.weight'] = content['backbone.norm0.weight']
     (tmp_path / 'a.pdparams').write_bytes(pickle.dumps(content, protocol=4))
-    assert 'is a Paddle detector' in refused(tmp_path / 'a.pdparams', tmp_path / 'out.pth')
+    message = refused(tmp_path / 'a.pdparams', tmp_path / 'out.pth')
+    assert 'is a Paddle detector, expected a classifier' in message and 'give it as pretrained=FILE' in message
+    pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pdparams'))
+    fcvit_mm.FCViT(**arguments(), init_cfg=pretrained).init_weights()
 
 
 class Attack:

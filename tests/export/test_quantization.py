@@ -32,9 +32,12 @@ def test_accuracy_is_that_of_the_labels(samples):
 
 
 def test_labels_of_other_classes(samples, tmp_path):
-    with pytest.raises(UserError, match=r'has 3 folders \(a, b, c\), expected one for each of the 4 classes \(w, x, '):
+    with pytest.raises(
+        UserError,
+        match=r'has 3 folders \(a, b, c\), expected one for each of the 4 classes \(w, x, .*: name them after',
+    ):
         labelled_images(str(samples), tuple('wxyz'), 4)
-    with pytest.raises(UserError, match='in the folders of .*, expected one folder per class'):
+    with pytest.raises(UserError, match='in the folders of .*, expected one folder per class: give the folder'):
         labelled_images(str(samples / 'a'), None, 3)
     # Other names in the checkpoint, but as many: in order.
     assert labelled_images(str(samples), tuple('xyz'), 3)[-1].label == 2

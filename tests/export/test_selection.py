@@ -8,7 +8,7 @@ from fcvit_mm.export.selection import take_part
 
 
 def test_models_of_other_structure():
-    with pytest.raises(UserError, match='Linear has no backbone in model.backbone'):
+    with pytest.raises(UserError, match='Linear has no backbone in model.backbone: give the config of a model'):
         take_part(nn.Linear(2, 2), 'classification')
     pytest.importorskip('mmseg')
     cascade = nn.Module()

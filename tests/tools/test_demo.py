@@ -133,7 +133,9 @@ def test_a_bad_result_is_an_error(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(f'fcvit_mm.{name}', lambda *args, **kwargs: None)
     for name in ('train', 'test'):
         monkeypatch.setattr(demo, name, lambda *args, **kwargs: done)
-    with pytest.raises(demo.UserError, match=r'^mask AP50 below 0\.5'):
+    with pytest.raises(
+        demo.UserError, match=r'^mask AP50 below 0\.5, so training does not work .*: see the logs below'
+    ):
         call_tool(demo, ['detect', '--out', tmp_path])
     assert '0.49' in capsys.readouterr().out
     done['metrics']['coco/segm_mAP_50'] = 0.5

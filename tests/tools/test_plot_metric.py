@@ -19,5 +19,7 @@ def test_draws_runs_side_by_side(tmp_path):
     assert 'a  1: 10.5  2: 20' in done.stdout and 'b  1: 11' in done.stdout
     assert (tmp_path / 'out.png').read_bytes().startswith(b'\x89PNG')
     done = run_tool('plot_metric.py', *runs, '--key', 'lost', '--out', tmp_path / 'lost.png', check=False)
-    assert done.returncode == 1 and "has no 'lost', but ['loss', 'mIoU', 'step']" in done.stdout
+    assert done.returncode == 1 and "has no 'lost': give one of loss, mIoU" in done.stdout
     assert not (tmp_path / 'lost.png').exists()
+    done = run_tool('plot_metric.py', tmp_path, '--key', 'mIoU', '--out', tmp_path / 'lost.png', check=False)
+    assert "has no 'mIoU': give the work directory of a run with logs" in done.stdout

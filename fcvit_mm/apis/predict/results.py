@@ -240,7 +240,8 @@ class Detections:
         instances = sample.pred_instances
         if instances.bboxes.shape[-1] != 4:
             raise PredictionError(
-                f'boxes have {instances.bboxes.shape[-1]} values, expected 4: rotated boxes are not supported'
+                f'boxes have {instances.bboxes.shape[-1]} values, expected 4, because COCO has no rotated boxes: '
+                'evaluate models of rotated boxes with tools/test.py'
             )
         scores = instances.scores.float().cpu().numpy()
         labels = instances.labels.cpu().numpy()

@@ -4,9 +4,20 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
-from fcvit_mm.apis.predict.results import Coco, Meta, PredictionError, coco_ids, meta_of, outlines
+from fcvit_mm.apis.predict.results import (
+    Classes,
+    Coco,
+    Detections,
+    LabelMaps,
+    Meta,
+    PredictionError,
+    coco_ids,
+    meta_of,
+    outlines,
+)
 
 
 @pytest.mark.parametrize('holes', [False, True])
@@ -45,6 +56,24 @@ def test_ids_of_annotations(tmp_path):
     (tmp_path / 'a.json').write_text('[]')
     with pytest.raises(PredictionError, match='cannot be read as COCO annotations'):
         coco_ids(str(tmp_path / 'a.json'), Meta(('cat',)))
+
+
+def test_predictions_of_another_kind_are_refused(tmp_path):
+    pytest.importorskip('mmdet')
+    from mmengine.structures import BaseDataElement, InstanceData
+
+    detections = Detections(str(tmp_path), Meta(), 1, Coco(), 0.3)
+    maps = LabelMaps(str(tmp_path), Meta(), 1, lambda name: name)
+    for writer, expected in (
+        (Classes(str(tmp_path), Meta(), 5, 'csv'), 'class scores'),
+        (detections, 'boxes'),
+        (maps, 'a segmentation map'),
+    ):
+        with pytest.raises(PredictionError, match=rf'predicts depth, expected {expected} .*with tools/test.py'):
+            writer.found(BaseDataElement(depth=1), 'a.png')
+    rotated = InstanceData(bboxes=torch.zeros(2, 5), scores=torch.ones(2), labels=torch.zeros(2))
+    with pytest.raises(PredictionError, match='boxes have 5 values, expected 4, .*rotated boxes with tools/test.py'):
+        detections.found(BaseDataElement(pred_instances=rotated), 'a.png')
 
 
 def test_classes_are_those_of_the_checkpoint_else_of_the_config():
