@@ -121,15 +121,15 @@ default_hooks = dict(checkpoint=dict(interval=3, max_keep_ckpts=2))
 """,
     ),
 }
-#: What a process may be doing, for the parent that kills it.
+#: Phases of a process, which it reports to the parent that kills it.
 PHASES = ('starting', 'training', 'validating', 'saving')
-#: Where the writing of a file is cut off.
+#: Moments at which the writing of a file is interrupted.
 CUTS = ('while writing', 'before the rename', 'after the rename')
 SIGTERM, FULL = 'SIGTERM', 'full disk'
 
 
 class State:
-    """State of this process, in memory shared with the parent, and where it is to kill itself."""
+    """State of this process, in memory shared with the parent, and when it kills itself."""
 
     phase = mmap.mmap(-1, 1)
     record = None
@@ -249,7 +249,7 @@ def attempt(config, work_dir, plan):
 
 
 def problems_of_checkpoints(work_dir):
-    """Yield what must never be seen, whenever a run was killed."""
+    """Yield problems of checkpoints that must not occur, whenever a run was killed."""
     pointer = work_dir / 'last_checkpoint'
     files = sorted(work_dir.glob('*.pth'))
     regular = [path.name for path in files if not path.name.startswith('best_')]

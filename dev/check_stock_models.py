@@ -33,17 +33,17 @@ from fcvit_mm.engine.config import type_name, walk
 from fcvit_mm.errors import UserError, command_parser, origin, run_command
 from fcvit_mm.mmcv_ext import MMCVOperatorError
 
-#: In the names of configs whose models are small; the first that a folder has of them is tried.
+#: Parts of the names of configs of small models, in order of preference: each folder's first match is tried.
 SMALL = ('r18', 'r-18', 'b0', 'tiny', '_s_', '-s_', 'nano', 'r50', 'r-50', '-t_', 'base', '')
 #: Largest side of images, in pixels.
 LARGEST = 640
-#: What models that learn from images without labels, too, get a batch of each: with labels, and two views without.
+#: Inputs of semi-supervised models, a batch of each: images with labels, and two views of images without.
 BRANCHES = ('sup', 'unsup_teacher', 'unsup_student')
-#: What the processes import before their first config.
+#: Modules that the processes import before their first config.
 PRELOAD = ['torch', 'fcvit_mm', 'mmdet.apis', 'mmseg.apis']
-#: Bytes that the process of one config may take.
+#: Memory limit of the process of a config in bytes.
 MEMORY = 10 << 30
-#: Beginnings of messages of models that ask for what is not on the machine.
+#: Types of errors of models that need a package or a file that is not on the machine.
 MISSING = (ImportError, OSError)
 
 

@@ -23,7 +23,7 @@ from fcvit_mm.models.variants import VARIANTS, Variant
 ROOT = Path(__file__).resolve().parents[1]
 DENSE = ('detection', 'segmentation')
 NONE = '–'
-#: What stands before the models in a metafile.
+#: Line before the models in a metafile.
 MODELS = '\nModels:\n'
 
 

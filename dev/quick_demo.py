@@ -1,4 +1,4 @@
-"""Try an installed fcvit_mm in a minute or two, on generated images: what dev/release.py asks of wheel and sdist.
+"""Try an installed fcvit_mm in a minute or two, on generated images; dev/release.py runs it on wheel and sdist.
 
 Nothing but the installed package is used: not this project's folder. Networks run forward; where mmpretrain is
 installed, the shipped tools/train.py trains the shipped classifier for a few iterations, and tools/test.py tests its

@@ -82,7 +82,7 @@ def run(command: Sequence[object], folder: Path, doing: str, **environment: str)
 
 
 def parse_version(text: str) -> tuple:
-    """Return a version as a tuple that sorts; candidates stand before their release.
+    """Return a version as a tuple that sorts; candidates sort before their release.
 
     Raises:
         UserError: It is none.
@@ -200,7 +200,7 @@ def try_package(path: Path, folder: Path, version: str) -> str:
     pip = [python, '-m', 'pip', 'install', '--disable-pip-version-check', '-q', '-c', CONSTRAINTS]
     doing = f'installing {path.name}'
     run([*pip, 'setuptools', 'wheel', 'psutil', 'packaging', 'torch', 'torchvision', 'numpy'], folder, doing)
-    # Built apart from torch, mmcv comes without compiled operators, in seconds; pip's cache may hold one with them.
+    # Built without torch, mmcv has no compiled operators and takes seconds; pip's cache may hold another build.
     run([*pip, '--no-cache-dir', 'onedl-mmcv'], folder, doing)
     run([*pip, '--no-build-isolation', f'{path}[cls]'], folder, doing, FCVIT_MM_NATIVE='0')
     if not can_import(python, 'cv2', folder):  # a machine without a display lacks libGL

@@ -1,11 +1,12 @@
 """The argument parser of the commands: ``--help`` and argument errors do not wait for PyTorch.
 
-``import fcvit_mm`` registers networks, and so imports PyTorch and MMEngine, which takes seconds. Two of its modules,
-which need the standard library alone, are imported here without it. The package finds them imported when a command,
-whose arguments were read, imports it: there is one ``UserError``, and one table of what an option can be.
+``import fcvit_mm`` registers networks, and so imports PyTorch and MMEngine, which takes seconds. This module imports
+two modules of the package, which need only the standard library, without the package itself. When a command imports the
+package later, after it has parsed its arguments, Python reuses these two modules: there is only one ``UserError``, and
+one table of the choices of each option.
 
-A command imports this module alone, defines ``parse_args`` and ``main``, which imports what it needs, and ends in
-``run_command(main, parse_args)``.
+At module level, a command imports only this module and the standard library. It defines ``parse_args`` and ``main``,
+which imports the rest, and ends in ``run_command(main, parse_args)``.
 """
 
 import importlib.util
@@ -16,7 +17,7 @@ PACKAGE = 'fcvit_mm'
 
 
 def import_without_package(name: str) -> None:
-    """Import a module of the package, but not the package; ordinarily if it is imported already or cannot be found."""
+    """Import a module of the package without the package, unless the package is imported already or not found."""
     package = None if PACKAGE in sys.modules else importlib.util.find_spec(PACKAGE)
     if package is None or name in sys.modules:
         return

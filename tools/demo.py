@@ -1,6 +1,6 @@
 """Try everything on generated images: pretrain FCViT-tiny, then detect or segment with it, evaluate, draw.
 
-Prints the commands that it runs; they can be run by hand. What is complete is skipped when it runs again.
+Prints the commands that it runs; they can be run by hand. When it runs again, complete steps are skipped.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ For example, on a machine with internet, for machines without:
     python tools/download.py dwnet_tiny cascade_mask_rcnn_dwnet_tiny --to /data/weights
     export FCVIT_MM_WEIGHTS=/data/weights
 
-A download that was cut off continues where it was. What is there already is checked and not downloaded again.
+An interrupted download is resumed. Files that exist are checked and not downloaded again.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Detection: results.json (COCO results, for pycocotools' loadRes) and annotations.json (a COCO data set, for annotation
 tools). Segmentation: labels/NAME.png (class indices, with palette), labels.csv, classes.csv. Classification:
-predictions.csv or predictions.parquet. Skipped images are listed in skipped.csv. The same command again continues what
-was killed.
+predictions.csv or predictions.parquet. Skipped images are listed in skipped.csv. The same command continues an
+interrupted run.
 """
 
 import argparse

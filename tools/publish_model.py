@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
     texts = {f'{stem}.md': write_card(model, stem, weights)}
     if cfg is not None:
         texts[f'{stem}.yml'] = write_entry(model)
-    # The weights last: where they are, all of it is.
+    # The weights last: if they exist, all other files do.
     written = write_files(folder, {**{key: text.encode() for key, text in texts.items()}, **weights}, args.force)
 
     print(

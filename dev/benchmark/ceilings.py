@@ -1,4 +1,4 @@
-"""What the machine can do at most: bytes copied and multiply-adds done in a second."""
+"""Peak bandwidth and arithmetic of the machine, measured: bytes copied and multiply-adds per second."""
 
 from typing import Callable, Dict, Iterator, NamedTuple, Tuple
 
@@ -10,12 +10,12 @@ from fcvit_mm.ops.conditions import cpu_convolves
 
 
 class Ceilings(NamedTuple):
-    """Measured in this run, on this device.
+    """Peak rates, measured in this run on this device.
 
     Attributes:
-        bandwidth (float): Bytes read and written in a second by a copy between buffers that no cache holds.
+        bandwidth (float): Bytes read and written in a second by a copy between buffers larger than any cache.
         multiply_adds (dict[str, float]): Multiply-adds in a second, by dtype.
-        shapes (dict[str, str]): The operation that reached it.
+        shapes (dict[str, str]): The operation that reached the peak, by dtype.
     """
 
     bandwidth: float
@@ -24,10 +24,10 @@ class Ceilings(NamedTuple):
 
 
 def measure_ceilings(device: torch.device, dtypes: Dict[str, torch.dtype]) -> Ceilings:
-    """Measure the ceilings on a device, that of products in each of the dtypes.
+    """Measure the bandwidth of a device, and its multiply-adds in each of the dtypes.
 
-    A CPU without instructions for a dtype has float32's ceiling in it: there our operations compute in float32, and
-    PyTorch's products in the dtype take minutes.
+    A CPU without instructions for a dtype gets the rate of float32: our operations compute in float32 there, and
+    PyTorch's products in the dtype would take minutes.
     """
     rates, shapes = {}, {}
     for name, dtype in dtypes.items():
@@ -43,18 +43,18 @@ def measure_ceilings(device: torch.device, dtypes: Dict[str, torch.dtype]) -> Ce
 
 def _bandwidth(device: torch.device) -> float:
     size = (256 if device.type == 'cpu' else 1024) * 2**20
-    # Written once before: a first touch would measure the system's handing out of pages.
+    # Both are written before timing: the first write of a page includes its allocation by the system.
     source = torch.ones(size // 4, device=device)
     target = torch.zeros_like(source)
     return 2 * size / best(lambda: target.copy_(source), device, times=8)
 
 
 def _products(device: torch.device, dtype: torch.dtype) -> Iterator[Tuple[str, int, Callable[[], torch.Tensor]]]:
-    """Products of several shapes: a name, multiply-adds, and the call."""
+    """Yield products of several shapes: name, multiply-adds and the call."""
     for side in (1024, 2048) if device.type == 'cpu' else (4096, 8192):
         a, b = (torch.randn(side, side).to(device, dtype) for _ in range(2))
         yield f'{side}x{side} by {side}x{side}', side**3, lambda a=a, b=b: a @ b
-    # Libraries may do better on a convolution, and on a layer's shape, than on a square product.
+    # A convolution, or the shape of a layer, may reach a higher rate than a square product.
     batch = 8 if device.type == 'cpu' else 256
     for channels, out, kernel, side in ((320, 1280, 1, 14), (256, 256, 1, 28), (256, 256, 3, 28)):
         x = torch.randn(batch, channels, side, side).to(device, dtype, memory_format=torch.channels_last)

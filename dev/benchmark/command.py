@@ -1,4 +1,4 @@
-"""What the benchmark commands share: arguments, the device, and what is known about the machine and the code."""
+"""Common code of the benchmark commands: arguments, the device, and the description of machine and code."""
 
 import argparse
 import datetime
@@ -49,7 +49,7 @@ def add_arguments(parser: CommandParser, memory: bool = True) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> torch.device:
-    """Refuse what cannot be measured, and set up the device.
+    """Check the arguments, and set up the device.
 
     Raises:
         UserError: No such device, or a number out of range.

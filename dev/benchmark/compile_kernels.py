@@ -135,7 +135,7 @@ def compile_kernel(
     )
 
 
-#: Address and text of an instruction, and where a branch leads.
+#: Address and text of an instruction, and the target of a branch.
 _INSTRUCTION = re.compile(r'/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][^;]*);')
 _BRANCH = re.compile(r'^BRA\b.*?0x([0-9a-f]+)')
 BYTES_OF_INSTRUCTION = 16
@@ -147,7 +147,7 @@ def _dump(path: str, option: str) -> str:
 
 
 def key_of(source: Any, num_warps: int) -> Tuple[Any, ...]:
-    """Return what tells compiled kernels apart."""
+    """Return a key that identifies a compiled kernel."""
     return source.fn.__name__, str(source.signature), str(source.constants), str(source.attrs), num_warps
 
 

@@ -1,7 +1,7 @@
-"""What a pass launches on a GPU that need not be there.
+"""Kernels that a pass would launch on a GPU, recorded without one.
 
-The pass runs on tensors without values (the device ``meta``) which claim to be on a GPU, so that the implementations
-for GPUs are chosen. Triton kernels are noted where they would be launched, PyTorch's operators where they would run.
+The pass runs on tensors without values (the device ``meta``) that claim to be on a GPU, so that the implementations for
+GPUs are chosen. Launches of Triton kernels and calls of PyTorch's operators are recorded and not run.
 """
 
 import math
@@ -51,7 +51,7 @@ class Launch(NamedTuple):
 
 
 class Recorder(TorchDispatchMode):
-    """Within it, what runs is noted in ``launches``."""
+    """Context that records launches and operators in ``launches``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Recorder(TorchDispatchMode):
     def launch(
         self, kernel: Any, grid: Sequence[int], args: Sequence[Any], num_warps: int = 4, **constants: Any
     ) -> None:
-        """Note a kernel in place of :func:`support.launch`."""
+        """Record a kernel, in place of :func:`support.launch`."""
         tensors = _tensors(args)
         module = kernel.fn.__module__.rpartition('.')[2]
         self.launches.append(
@@ -111,7 +111,7 @@ _COPIES = {torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten._to_copy}
 
 
 def _only_describes(func: Any) -> bool:
-    """Return whether an operator gives a view or memory without values, and launches nothing."""
+    """Return whether an operator returns a view or uninitialized memory, and launches nothing."""
     is_view = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
     return is_view or 'empty' in func.__name__ or func.overloadpacket is torch.ops.aten._unsafe_view
 
@@ -135,7 +135,7 @@ def _tensors(values: Any) -> List[Tensor]:
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
-    """Return the bytes of tensors, those of one that is named twice once, and of an expanded one what it is made of."""
+    """Return the bytes of tensors: of equal ones once, of expanded ones those in memory."""
     different = {id(each): each for each in tensors}.values()
     return sum(
         each.element_size() * math.prod(size for size, stride in zip(each.shape, each.stride()) if stride or size == 1)

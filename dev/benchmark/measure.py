@@ -1,4 +1,4 @@
-"""Time and memory of calls, and what to make of many times."""
+"""Time and memory of calls, and statistics of repeated times."""
 
 import ctypes
 import multiprocessing
@@ -45,7 +45,7 @@ def interleave(
     repeat: int = 1,
     after_round: Callable[[int], None] = lambda done: None,
 ) -> Dict[str, List[float]]:
-    """Time calls in turn (A B C A B C ...), so that what the machine does meanwhile falls on all of them.
+    """Time calls in turn (A B C A B C ...), so that other load on the machine affects all of them.
 
     Args:
         calls (dict[str, Callable]): Calls to time.
@@ -103,10 +103,10 @@ def ratio(times: Sequence[float], baseline: Sequence[float]) -> Ratio:
 
 
 def peak_growth(call: Callable[[], Any], device: torch.device) -> int:
-    """Return the bytes that one call needs at its peak beyond what stood before it (weights, inputs, optimizer state).
+    """Return the peak memory of a call in bytes, without what was allocated before (weights, inputs, optimizer state).
 
-    The call must have run before. On CUDA this is what PyTorch's allocator gives out. On a CPU it is the resident
-    memory of the process, with what libraries allocate by themselves; see :func:`in_child`.
+    The call must have run before. On CUDA this is memory of PyTorch's allocator. On a CPU it is resident memory of the
+    process, including allocations of libraries; see :func:`in_child`.
     """
     if device.type == 'cuda':
         torch.cuda.empty_cache()
@@ -118,7 +118,7 @@ def peak_growth(call: Callable[[], Any], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)
     with open('/proc/self/clear_refs', 'w') as file:
-        file.write('5')  # the peak starts anew from what is resident now
+        file.write('5')  # resets the peak to the present resident memory
     before = _resident('VmRSS')
     call()
     return max(0, _resident('VmHWM') - before)
@@ -131,7 +131,7 @@ def _resident(key: str) -> int:
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Optional[Any]:
-    """Call a function in a new process, whose resident memory is its own and nobody else's.
+    """Call a function in a new process, whose resident memory contains nothing else.
 
     ``None`` where memory cannot be measured so (elsewhere than on Linux with glibc), or where it ran out.
     """
@@ -145,7 +145,7 @@ def in_child(function: Callable[..., Any], *args: Any) -> Optional[Any]:
 
 
 def _return_freed_memory() -> None:
-    """Make glibc give every block of a tensor's size back when it is freed, or the peak would miss what it reuses."""
+    """Make glibc return freed blocks of a tensor's size to the system, so that reused memory counts in the peak."""
     m_mmap_threshold, m_trim_threshold = -3, -1
     libc = ctypes.CDLL(None)
     libc.mallopt(m_mmap_threshold, 64 * 1024)

@@ -1,4 +1,4 @@
-"""What a run found, as JSON, a Markdown table and a plot."""
+"""Results of a run as JSON, a Markdown table and a plot."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def summarize(rows: List[Dict[str, Any]], batch: int, baselines: List[str]) -> N
 
 
 def _columns(baselines: List[str]) -> List[Tuple[str, Callable[[Dict[str, Any]], Optional[str]]]]:
-    """Return the title of each column, and what it says of a row."""
+    """Return the title of each column, and the function that makes its cells."""
 
     def number(key: str, text: str, unit: float = 1) -> Callable[[Dict[str, Any]], Optional[str]]:
         return lambda row: None if row.get(key) is None else text.format(row[key] / unit)
@@ -79,7 +79,7 @@ def _columns(baselines: List[str]) -> List[Tuple[str, Callable[[Dict[str, Any]],
 
 
 def format_table(found: Dict[str, Any]) -> str:
-    """Return the Markdown table, with what it was measured on above it and what its columns mean below."""
+    """Return the Markdown table, with the machine above it and the meaning of the columns below."""
     machine, versions, code = found['machine'], found['versions'], found['code']
     columns = [(title, [cell(row) for row in found['rows']]) for title, cell in _columns(found['baselines'])]
     columns = [(title, cells) for title, cells in columns if any(cell is not None for cell in cells)]

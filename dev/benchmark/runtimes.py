@@ -1,7 +1,7 @@
 """Time exported models in their runtimes and in PyTorch, one image at a time.
 
 Each config's model gets random weights that find something, and is written to --files in every format that --ways asks
-for, minutes for each; what is there already is taken as it is. Then all are timed in turn, round after round, on one
+for, which takes minutes; existing files are reused. Then all are timed in turn, round after round, on one
 random image. What is timed is the graph: an image that is resized and normalized to scores, logits or detections; a
 detector's masks are within their boxes and not pasted, in PyTorch too. The 8-bit files are calibrated on random images,
 which is enough for their speed and for nothing else.
@@ -49,7 +49,7 @@ WAYS = {
     'torch_export': Way('torch_export'),
     'torchscript': Way('torchscript'),
 }
-#: Without those that are PyTorch's interpreters.
+#: Ways timed by default: without the files that PyTorch interprets.
 USUAL = list(WAYS)[:-2]
 SUFFIXES = {'onnx': '.onnx', 'aot_inductor': '_aot.pt2', 'torch_export': '.pt2', 'torchscript': '.pt'}
 
@@ -93,7 +93,7 @@ def write_files(part: Part, name: str, ways: Sequence[str], folder: Path) -> Dic
 
 
 def in_pytorch(part: Part) -> Runnable:
-    """Return what runs a part without recording gradients."""
+    """Return a function that runs a part without recording gradients."""
 
     @torch.no_grad()
     def run(images: torch.Tensor) -> Tuple[torch.Tensor, ...]:

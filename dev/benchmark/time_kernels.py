@@ -1,4 +1,4 @@
-"""Time the operations one by one on a GPU, beside PyTorch's and beside what the memory allows.
+"""Time the operations one by one on a GPU, compared with PyTorch's and with the limit of the memory bandwidth.
 
 The maps are those of FCViT-B12's stages. Each is timed as a CUDA graph of several calls, so that Python's time does not
 count. Ends with status 1 if an operation disagrees with its reference.

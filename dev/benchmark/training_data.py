@@ -22,12 +22,12 @@ from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.images import list_images
 from fcvit_mm.preflight.data_speed import one_thread
 
-#: What the faster transforms stand for.
+#: Faster transforms, and the ones that they replace.
 STOCK = {'FastRandAugment': 'RandAugment', 'FastRandomErasing': 'RandomErasing', 'FastRandomFlip': 'RandomFlip'}
-#: Of the difference of two samples' distributions (Kolmogorov-Smirnov) or of two shares, in standard deviations: what
-#: one in a thousand comparisons exceeds by chance.
+#: Level that one in a thousand comparisons exceeds by chance, in standard deviations: of the difference of two samples'
+#: distributions (Kolmogorov-Smirnov), and of two shares.
 KS_LEVEL, SHARE_LEVEL = 1.95, 3.29
-#: Of fewer draws these levels say nothing.
+#: Number of draws below which these levels do not hold.
 FEW = 50
 
 

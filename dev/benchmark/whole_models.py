@@ -73,7 +73,7 @@ PARTS = {
     },
     'segmentation': {'backbone': ('backbone', 'forward'), 'head': ('decode_head', 'forward')},
 }
-#: What of a detector's names gets which standard deviation, so that random weights find a hundred objects.
+#: Standard deviation of initial weights by the end of their names, so that random detectors find a hundred objects.
 SPREAD = {
     'rpn_cls.weight': 0.02,
     'rpn_reg.weight': 0.004,
@@ -81,8 +81,8 @@ SPREAD = {
     'fc_reg.weight': 0.01,
     'retina_reg.weight': 0.004,
 }
-#: Of heads that score every position: mean and spread of the scores before the sigmoid, by which a thousand or so are
-#: candidates, as in a trained one.
+#: Mean and deviation of the logits of heads that score every position, so that about a thousand positions are
+#: candidates, as in a trained head.
 LOGITS = {'retina_cls': (-4.6, 0.45)}
 _DRAWN = ('neck', 'rpn_conv', 'shared_fcs', 'mask_head', 'cls_convs', 'reg_convs')
 

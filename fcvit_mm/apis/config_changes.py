@@ -9,8 +9,8 @@ def differences(before: Any, after: Any, name: str = '') -> Iterator[Tuple[str, 
     """Yield dotted name and new value of each entry that differs between two configs.
 
     Args:
-        before, after (dict | list): The two.
-        name (str): Dotted name of what is compared.
+        before, after (dict | list): The configs.
+        name (str): Dotted name of these entries in the complete config.
     """
     pairs: Any = None
     if isinstance(before, dict) and isinstance(after, dict):
@@ -30,7 +30,8 @@ def fragment(before: Config, after: Config) -> str:
     """Return the text after ``_base_`` in a config file that turns one config into another.
 
     Args:
-        before, after (Config): The two.
+        before (Config): The config that ``_base_`` names.
+        after (Config): The wanted config.
     """
     return Config(_changes(before.to_dict(), after.to_dict())).pretty_text
 

@@ -14,7 +14,7 @@ from ..files import atomic_path, write_atomic
 from ..images import ImageError, display, read_image, reduce_image, say_once, swap_channels
 from .load import NetworkError, check_channels, image_reader, input_channels, read_trained, split_pipeline
 
-#: Larger images are reduced to so many pixels: a library draws in more than 100 bytes for each.
+#: Larger images are reduced to this many pixels, because drawing takes more than 100 bytes per pixel.
 MAX_PIXELS = 50_000_000
 #: From an image, as a loading step gives it, to the drawn one, ``(H, W, 3)`` uint8 in OpenCV's order (BGR).
 Drawer = Callable[[np.ndarray], np.ndarray]
@@ -196,7 +196,7 @@ def draw_images(
         except (ImageError, NetworkError) as error:
             problems.append(str(error) if source in str(error) else f'{source}: {error}')
             continue
-        # a.png and a.jpg keep apart.
+        # a.png and a.jpg get different names.
         name = stem if stems.count(stem) == 1 else osp.basename(source)
         path = osp.join(out_dir, f'{name}.png')
         write_atomic(path, cv2.imencode('.png', np.ascontiguousarray(drawn))[1].tobytes())

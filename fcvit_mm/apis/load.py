@@ -21,9 +21,9 @@ from ..engine.config import leaf_datasets, load_config, replace_sync_bn, set_pre
 from ..errors import UserError
 from ..images import ImageReader, PathLike, display, swap_channels
 
-#: What stands before the name of one of timm's models, in place of a config file.
+#: Prefix of the name of one of timm's models, given in place of a config file.
 TIMM = 'timm:'
-#: Value of what is added where an image is padded: about the mean color, which normalization makes 0.
+#: Value of padded pixels: about the mean color, which normalization maps to 0.
 PADDING = 114
 #: In the names of steps that load something other than an image.
 NOT_OF_IMAGES = ('Annotation', 'Depth', 'Proposals', 'Segmentation')
@@ -58,8 +58,8 @@ class Network(NamedTuple):
         model (nn.Module): A classifier, detector or segmentor of OpenMMLab, or a model of timm.
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
         checkpoint (str, optional): The file of its weights; ``None`` for random weights.
-        prepare (callable): ``prepare(image, size=None)`` turns an image into :class:`Prepared`: a file, which ``read``
-            reads, or what it returns, RGB if it has three channels. ``size`` is the height and width wanted, which the
+        prepare (callable): ``prepare(image, size=None)`` turns an image into :class:`Prepared`: a file, or pixels as
+            ``read`` returns them, RGB if there are three channels. ``size`` is the height and width wanted, which the
             image is resized to cover and cropped to; ``None`` resizes and crops as the network is tested.
         class_names (tuple[str], optional): The class names, if the checkpoint contains them.
         read (ImageReader): Reader that loads images as the config's test pipeline does.
@@ -317,7 +317,7 @@ def image_reader(cfg: Config) -> ImageReader:
     if not steps:
         return ImageReader()
     for step in steps:
-        # Where the training data is; what is read here is local.
+        # Only the training data may be on remote storage; these files are local.
         for key in ('backend_args', 'file_client_args'):
             step.pop(key, None)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -346,7 +346,7 @@ def fit_image(pixels: np.ndarray, size: Sequence[int], crop_ratio: float = 1.0) 
     if height < 1 or width < 1:
         raise NetworkError(f'size is {height}x{width}, expected a height and width of at least 1 pixel')
     pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
-    # Pillow has images of three channels, but of 8 bits alone.
+    # Pillow resizes images of three channels only if they have 8 bits.
     channels = [pixels] if pixels.ndim == 2 or _is_rgb(pixels) else list(np.moveaxis(pixels, 2, 0))
     fitted = [
         np.array(

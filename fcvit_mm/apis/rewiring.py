@@ -7,7 +7,7 @@ from mmengine.config import ConfigDict
 from ..engine.config import type_name
 from ..errors import UserError
 
-#: Entries of a model that read nothing.
+#: Entries of a model that do not read the backbone's outputs.
 NO_PARTS = ('type', 'backbone', 'data_preprocessor', 'init_cfg', 'train_cfg', 'test_cfg', 'pretrained')
 INSTEAD = 'Take another config, or write the model by hand'
 
@@ -55,8 +55,8 @@ def rewire(model: ConfigDict, old: Sequence[int], new: Sequence[Optional[int]]) 
 def readers(model: Mapping[str, Any]) -> Iterator[Tuple[str, ConfigDict]]:
     """Yield dotted name and config of each component that reads the backbone's outputs.
 
-    That is the first neck; without a neck, heads, and those heads inside them that choose outputs by ``in_index``, or
-    that take what RoIs of one output are pooled to.
+    These are the first neck or, without a neck, the heads, and nested heads that select outputs by ``in_index`` or read
+    RoI features of one output.
     """
     neck = model.get('neck')
     if neck:
@@ -76,7 +76,7 @@ def _reading_heads(name: str, node: Any, is_head: bool) -> Iterator[Tuple[str, C
     if is_head or 'in_index' in node:
         yield name, node
     for key, child in node.items():
-        # What RoIs are pooled to goes through the shared head first, if there is one.
+        # RoI features go through the shared head first, if there is one.
         endings = ('_extractor',) if node.get('shared_head') else ('_extractor', '_head')
         pooled = name == 'roi_head' and key.endswith(endings)
         yield from _reading_heads(f'{name}.{key}', child, pooled)
@@ -117,7 +117,7 @@ def _taken(name: str, value: Sequence[int], index: Any, old: Sequence[int]) -> L
 
 
 def _taken_one(name: str, value: Any, index: Any, old: Sequence[int]) -> int:
-    """Return which output a number of channels belongs to: that of ``in_index``, else the deepest that has so many."""
+    """Return which output a number of channels belongs to: that of ``in_index``, else the deepest with this number."""
     if isinstance(index, int) and old[index] == value:
         return index % len(old)
     found = [each for each, channels in enumerate(old) if channels == value]
@@ -155,7 +155,9 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
         channels (Sequence[int]): Channels of the backbone's outputs.
     """
     parts = list(readers(model))
-    if not any(key.endswith('in_channels') for _, node in parts for key in node):  # of a neck that pools
+    if not any(
+        key.endswith('in_channels') for _, node in parts for key in node
+    ):  # the neck only pools: the heads read its channels
         parts = list(readers({**model, 'neck': None}))
     for name, node in parts:
         index = node.get('in_index')

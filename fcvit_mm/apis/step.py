@@ -1,7 +1,7 @@
 """A training step on random images that shows which backbone outputs and parameters a model uses.
 
 Necks and heads differ in which of the outputs they read (``start_level``, ``in_index``, the last alone, ...).
-No rule is needed: autograd of the loss shows it.
+The gradients of the loss show which, so no rules about them are needed.
 """
 
 import copy
@@ -24,7 +24,7 @@ from ..engine.config import task_of, type_name, walk
 from ..errors import UserError, origin
 from .load import build_model, input_channels
 
-#: Sides of the images in pixels, the smallest first: some models look for more than a small one has positions for.
+#: Sides of the images in pixels, the smallest first: some models need more positions than small images have.
 SIZES = (128, 256)
 #: Images of a batch: BatchNorm needs two where a map is pooled to one position.
 BATCH = 2
@@ -109,7 +109,7 @@ def watched_outputs(model: nn.Module) -> Iterator[List[WatchedOutput]]:
         for watched, output in zip(found, outputs):
             if output.requires_grad:
                 output.register_hook(partial(_note, watched))
-            else:  # of a frozen stage: nothing before it learns, whoever reads it
+            else:  # from a frozen stage: there is no gradient that could show whether it is used
                 watched.used = True
 
     handle = backbone.register_forward_hook(watch) if isinstance(backbone, nn.Module) else None
@@ -165,7 +165,7 @@ def _described(size: int, number: int) -> Dict[str, Any]:
         scale_factor=(1.0, 1.0),
         flip=False,
         img_id=number,
-        border=(0.0, size, 0.0, size),  # of the image in its frame, as CenterNet's pipeline says
+        border=(0.0, size, 0.0, size),  # borders of the image within its frame, which CenterNet's pipeline sets
     )
 
 
@@ -189,13 +189,13 @@ def _detected(cfg: Config, size: int, number: int) -> Any:
         bboxes=torch.tensor(boxes, dtype=torch.float32), labels=torch.zeros(len(boxes), dtype=torch.long)
     )
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-    # What the training pipeline loads: some models go by what there is.
+    # Only what the training pipeline loads, because some models behave differently if there is more.
     steps = list(walk((cfg.get('train_dataloader') or {}).get('dataset')))
     panoptic = any(type_name(step) == 'LoadPanopticAnnotations' for step in steps)
     if panoptic or any(step.get('with_mask') for step in steps):
         sample.gt_instances.masks = BitmapMasks(masks, size, size)
     if panoptic or any(step.get('with_seg') for step in steps):
-        # Where the pipeline makes the map smaller, as HTC's does, its head expects it so.
+        # If the pipeline reduces the map, as HTC's does, the head expects the reduced size.
         scales = [step.get('scale_factor', 1) for step in steps if type_name(step) == 'SegRescale']
         side = int(size * (scales[0] if scales else 1))
         sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, side, side, dtype=torch.long))
@@ -209,7 +209,7 @@ def _segmented(cfg: Config, size: int, number: int) -> Any:
     labels = torch.zeros(1, size, size, dtype=torch.long)
     labels[:, : size // 2] = 1
     sample = SegDataSample(metainfo=_described(size, number), gt_sem_seg=PixelData(data=labels))
-    # What the training pipeline makes besides: heads of PIDNet and of depth estimators ask for it.
+    # Further ground truth that the training pipeline makes, for heads of PIDNet and of depth estimators.
     steps = {type_name(step) for step in walk((cfg.get('train_dataloader') or {}).get('dataset'))}
     if 'GenerateEdge' in steps:
         edge = torch.zeros_like(labels)

@@ -24,13 +24,13 @@ from ..models.variants import Variant, find_variant
 from .rewiring import INSTEAD, StockConfigError, readers, rewire
 from .step import Step, StepError, try_step
 
-#: Libraries whose configs are taken.
+#: Libraries whose configs are supported.
 LIBRARIES = ('mmdet', 'mmseg')
 #: Normalization of images (RGB) that all classifiers of this package are trained with.
 NORMALIZATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
-#: The libraries' constructors of layer-wise learning rates, which know their own backbones alone.
+#: The libraries' constructors of layer-wise learning rates, which only know their own backbones.
 LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
-#: Side of the image that shows what a backbone gives.
+#: Side of the image that a stock backbone is run on to find its outputs.
 SIDE = 256
 
 
@@ -56,19 +56,24 @@ def replace_backbone(
 ) -> Config:
     """Return a config of mmdet or mmseg with another backbone, and adapt everything that depends on it.
 
-    Sets the backbone (``out_indices`` of the stages in use and, if the original is dilated, ``output_stride``);
-    channels (``in_channels``, ``c1_in_channels``), levels (``start_level``, ``end_level``) and indices (``in_index``)
-    of the first neck, or of all heads, auxiliary ones too, where there is none; ``pretrained``, ``init_cfg`` and
-    ``load_from`` of the stock backbone's weights (none); the images' normalization, to the classifiers'; a constructor
-    of layer-wise learning rates, to one that knows the network; ``custom_imports``. The optimizer, its learning rate
-    and the schedule stay those of the stock config.
+    These entries change:
+
+    - the backbone: ``out_indices`` of the stages in use and, if the original is dilated, ``output_stride``,
+    - the first neck or, if there is none, all heads, including auxiliary ones: channels (``in_channels``,
+      ``c1_in_channels``), levels (``start_level``, ``end_level``) and indices (``in_index``),
+    - weights of the stock backbone (``pretrained``, ``init_cfg``, ``load_from``), which are removed,
+    - the images' normalization, which becomes that of the classifiers,
+    - a constructor of layer-wise learning rates, which is replaced by one that knows the network,
+    - ``custom_imports``.
+
+    The optimizer, its learning rate and the schedule stay those of the stock config.
 
     The new model then takes a training step on random images on the CPU, which checks that all components fit and that
     every parameter gets a gradient.
 
     Args:
         config (str | Config): A config of the installed library (``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``,
-            with or without the suffix), a file, or what was read of one. It is not changed.
+            with or without the suffix), a file, or a loaded config, which is not changed.
         network (str): Name of a variant, such as ``'fcvit_b12'``.
         pretrained (str, optional): A checkpoint that the backbone starts from; ``None``: random weights.
         options (Mapping, optional): Further arguments of the backbone, such as ``dict(drop_path_rate=0.1)``.
@@ -111,7 +116,7 @@ def replace_backbone(
 
 
 def read_stock(config: Union[str, Config]) -> Config:
-    """Return a copy of a config, given as ``'mmdet::FOLDER/NAME'``, as ``'mmseg::...'``, as a file or as one.
+    """Return a copy of a config, given by name (``'mmdet::FOLDER/NAME'``, ``'mmseg::...'``), as a file or loaded.
 
     MMEngine's own ``'mmseg::'`` finds the configs of the original distribution only.
 
@@ -171,7 +176,7 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
 
     Args:
         cfg (Config): A config with ``model.backbone``.
-        devices (Sequence[str]): The next one is tried if it does not run: not everything does without memory.
+        devices (Sequence[str]): Devices to try, one after the other: not every backbone runs on ``meta``.
 
     Raises:
         StockConfigError: It cannot be built or run, or does not return feature maps.
@@ -208,7 +213,7 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
 def _run_backbone(cfg: Config, node: ConfigDict, device: str) -> Tuple[nn.Module, Any]:
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device), torch.no_grad():
         backbone = MODELS.build(node)
-        backbone.eval()  # which mmdet's return nothing from
+        backbone.eval()  # not chained: in mmdet's backbones it returns None
         channels = node.get('in_channels', 3)
         return backbone, backbone(torch.zeros(1, channels if isinstance(channels, int) else 3, SIDE, SIDE))
 

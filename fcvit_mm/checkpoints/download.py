@@ -21,13 +21,13 @@ from ..files import find_partials, partial_path, reported_writes
 from ..version import __version__
 from .errors import CheckpointError
 
-#: Seconds without a byte after which a connection counts as cut.
+#: Seconds without a byte after which a connection counts as lost.
 TIMEOUT = 30.0
-#: Seconds to wait after a cut, and after each try behind it that brought nothing; then it is given up.
+#: Seconds to wait after a lost connection, and after each further try that brings no data; then the download fails.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 #: Bytes that are read and written at a time.
 CHUNK = 1 << 18
-#: Answers of a server that is busy.
+#: HTTP status codes of a server that is busy.
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -77,7 +77,7 @@ def download(url: str, path: str, check: Callable[[str], object], size: Optional
             except (_Cut, _Unreachable) as error:
                 reason = error
             connected = connected or isinstance(reason, _Cut)
-            # Where each try begins anew, what comes is no progress.
+            # Only a larger file than ever before is progress: some servers send it from the beginning at each try.
             reached = max((partial.size for partial in find_partials(path)), default=0)
             best, failures = (reached, 0) if reached > best else (best, failures + 1)
             if failures >= len(PAUSES) or not connected:
@@ -90,7 +90,7 @@ def download(url: str, path: str, check: Callable[[str], object], size: Optional
 @contextmanager
 def _only_one(path: str) -> Iterator[None]:
     """Admit one process at a time; on file systems with locks, across all machines that share the folder."""
-    from filelock import FileLock, Timeout  # which importing this package does not bring
+    from filelock import FileLock, Timeout  # not needed to import this package
 
     folder, name = os.path.split(path)
     lock = FileLock(os.path.join(folder, f'.{name}.lock'))
@@ -119,7 +119,7 @@ def _try(url: str, path: str, check: Callable[[str], object], size: Optional[int
         DownloadError, CheckpointError, WriteError: See :func:`download`.
     """
     partial = next((each for each in find_partials(path) if each.size), None)
-    # From the last byte on that is there: of a complete file no server would send nothing.
+    # Request the last byte again: if the file is complete already, servers reject a request for zero bytes.
     start = partial.size - 1 if partial else 0
     response = _open(url, start)
     if partial is not None and not _continues(response, start, partial.tag):

@@ -14,24 +14,23 @@ from ..models.published_names import Row
 from .errors import CheckpointError
 
 #: Containers of a state dict in a checkpoint, in order of preference: weights as trained, and averaged (EMA) ones.
-#: ``ema_state_dict`` is missing here because MMEngine's EMAHook writes the two the other way round, see
-#: :func:`find_state_dict`.
+#: ``ema_state_dict`` is missing here because MMEngine's EMAHook swaps the two, see :func:`find_state_dict`.
 TRAINED_KEYS = ('state_dict', 'model')
 #: Container of the weights in the files of DeepSpeed (``mp_rank_00_model_states.pt``).
 DEEPSPEED_KEY = 'module'
 EMA_KEYS = ('state_dict_ema', 'model_ema')
 
-#: What wrappers put before every name: DistributedDataParallel and averaged models, torch.compile.
+#: Prefixes that wrappers add to every name: DistributedDataParallel and averaged models, torch.compile.
 WRAPPERS = ('module.', '_orig_mod.')
 
-#: Paddle's names of BatchNorm statistics (last part) and the key of its own that is no tensor.
+#: Paddle's names of BatchNorm statistics (last part), and its key whose value is not a tensor.
 PADDLE_LEAVES = {'_mean': 'running_mean', '_variance': 'running_var'}
 PADDLE_NAMES_KEY = 'StructuredToParameterName@@'
 
 #: The head of a classifier: ``head`` in published files, ``head.fc`` in mmpretrain's.
 HEAD = (Row('head.weight', 'head.fc.weight'), Row('head.bias', 'head.fc.bias'))
 
-#: First parts of the names of heads and necks, by which a task is known. They keep their names.
+#: First parts of the names of heads, by which a task is recognized. Heads and necks keep their names.
 TASKS: Mapping[str, Tuple[str, ...]] = OrderedDict(
     [
         ('detector', ('rpn_head', 'roi_head', 'bbox_head', 'mask_head')),

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..models.variants import VARIANTS, Variant, find_variant
 from .errors import CheckpointError
 
-#: What stands before a name of the table, in place of a file.
+#: Prefix of a name of the table that is given in place of a file.
 SCHEME = 'published:'
 
 

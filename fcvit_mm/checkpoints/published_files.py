@@ -134,7 +134,7 @@ def _download(weights: PublishedWeights, path: str) -> bool:
             f'{weights.name} must be downloaded by hand: {by_hand} (or as {weights.file} in the folder that '
             f'{VARIABLE} names); rename it if the page uses another name'
         )
-    wanted = _wanted(weights)  # not after the download: the network may need a package that is missing
+    wanted = _wanted(weights)  # before the download, because the network may need a package that is missing
     try:
         return download(weights.address, path, partial(_check_download, weights, wanted), weights.size)
     except DownloadError as error:

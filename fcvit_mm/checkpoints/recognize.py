@@ -330,8 +330,8 @@ def _explain(
         network (type): The network that it may be of.
         published (bool): Whether by published names.
         own (Sequence[str]): Names that the network has, as far as the caller knows.
-        rows_suffice (bool): Take the rows of published names for all names of a network that has such rows. If not,
-            names that its published files have as they are here need no row; but the network must be built to know.
+        rows_suffice (bool): Use only the rows of published names of a network that has such rows, without building
+            it. If not, the network is built, and names that are equal in its published files need no row.
     """
     rows = names_of(network).rows
     pairs = {(row.published if published else row.ours, row.ours) for row in rows}

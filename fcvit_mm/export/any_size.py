@@ -78,7 +78,7 @@ def free_of_sizes_(module: nn.Module) -> nn.Module:
         if type(child) is nn.AdaptiveAvgPool2d and _is_fixed(child.output_size):
             setattr(module, name, AdaptiveAvgPool2d(child.output_size))  # type: ignore[arg-type]
         elif type(child).__module__ == 'mmseg.models.utils.wrappers' and child.scale_factor:
-            # Its int() of a size makes a constant of it.
+            # Its int() would record the size as a constant.
             setattr(
                 module,
                 name,

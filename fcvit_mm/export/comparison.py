@@ -22,7 +22,7 @@ class Difference(NamedTuple):
     Attributes:
         shape (tuple[int, int, int]): Batch, height and width of the images.
         largest (float): The difference; of detections, that of their scores.
-        of (float): The largest value of that output.
+        of (float): The largest value of the output that differs most.
         detections (int, optional): Number of detections of the library, if detections are compared.
         matched (int, optional): Number of these that the file finds.
         found (int, optional): Number of detections of the file.
@@ -39,19 +39,19 @@ class Difference(NamedTuple):
 
 
 def compare(part: Part, run: Runnable, kind: str, images: Tensor, real: bool = False) -> Difference:
-    """Run a file and the part that it is of on images.
+    """Compare the outputs of a file on images with those of the part that it was exported from.
 
     Args:
         part (nn.Module): The exported part.
         run (callable): Result of :func:`load_exported`.
         kind (str): A key of :data:`FORMATS`, for messages.
         images (Tensor): Images as the part expects them.
-        real (bool): Whether they are images of the user. Of the detections of an image, one may then have no match:
-            its score may equal the threshold but for rounding. :func:`check_detections` counts them over all images.
+        real (bool): Whether they are images of the user. One detection per image may then have no match, because
+            rounding can move its score over the threshold; :func:`check_detections` counts them over all images.
 
     Raises:
         ExportError: The file does not run on them, or an output differs by more than :data:`TOLERANCE` of its largest;
-            or detections are others than the library's.
+            or its detections differ from the library's.
     """
     height, width = (images.shape[axis] for axis, name in part.axes.items() if name in ('height', 'width'))
     shape = batch, _, _ = (len(images), height, width)
@@ -78,7 +78,7 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor, real: bool = F
                 'Please report this with the config'
             )
         largest, difference = want.abs().max().item(), (have - want).abs().max().item()
-        # NaN is no agreement.
+        # Not `>`, which is False for NaN.
         if not difference <= TOLERANCE * largest:
             raise ExportError(
                 f'the {kind} file differs from PyTorch by {difference:.3g} in {name} (largest value {largest:.3g}) on '
@@ -94,7 +94,7 @@ def check_detections(kind: str, differences: Sequence[Difference]) -> None:
     """Check that enough of the detections on all images have a match.
 
     Raises:
-        ExportError: They have not.
+        ExportError: Too few have one.
     """
     expected, found, matched = (
         sum(getattr(each, name) for each in differences) for name in ('detections', 'found', 'matched')

@@ -80,8 +80,8 @@ def export_model(
         dict: The input of :func:`format_report`, serializable as JSON.
 
     Raises:
-        UserError: Arguments that cannot work, a model or an operator that cannot be exported, a file that does not do
-            what the model does. No file is left then, but for an image of ``labelled`` that does not decode.
+        UserError: Invalid arguments, a model or an operator that cannot be exported, or a file whose outputs differ
+            from the model's. No file is left, unless the error is an image of ``labelled`` that cannot be decoded.
         CheckpointError: The checkpoint belongs to another model.
         WriteError: The file cannot be written.
     """
@@ -127,7 +127,7 @@ def export_model(
         torch=torch.__version__,
         file=out,
         file_bytes=osp.getsize(out),
-        # Of the part, as a checkpoint of it alone would have them.
+        # The size of a checkpoint of this part alone.
         pytorch_bytes=4 * count_parameters(module) + 4 * sum(buffer.numel() for buffer in module.buffers()),
         compared=compared,
         differences=[difference._asdict() for difference in differences],
@@ -274,7 +274,7 @@ def _measure(
             return measure_detections(module, runtimes, samples, read)
 
     def last_of(run: Runnable) -> Callable[[Tensor], Tensor]:
-        # Of a backbone's maps the last, which all the others led to.
+        # Only the last of a backbone's maps, which depends on all others.
         return lambda images: run(images)[-1]
 
     outputs = {name: last_of(run) for name, run in runtimes.items()}

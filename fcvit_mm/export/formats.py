@@ -21,13 +21,13 @@ from .errors import ExportError, naming_operators
 from .parts import Part
 from .runtimes import as_tuple, load_exported
 
-#: What PyTorch's exporter writes without converting, and ONNX Runtime reads since 1.14 (February 2023).
+#: ONNX opset that PyTorch's exporter writes without conversion. ONNX Runtime reads it since 1.14 (February 2023).
 OPSET = 18
 #: First torch whose ONNX exporter is by default the one that starts from torch.export.
 MIN_TORCH = (2, 9)
-#: Images of the example that is recorded: batch, height and width. Every side inside the networks is larger than 1.
+#: Batch, height and width of the recorded example, so large that no map inside the networks has a side of 1.
 EXAMPLE = (2, 128, 192)
-#: Images that the file is then run on: odd sizes, other batches, fewer pixels than the largest stride.
+#: Batch, height and width of images that the file is checked on: odd, and smaller than the largest stride.
 CHECKED = ((1, 97, 131), (3, 63, 190), (2, 224, 160), (1, 27, 40))
 
 
@@ -76,7 +76,7 @@ def write_export(
         metadata (dict[str, str], optional): Metadata of the file.
         shapes (Sequence[tuple]): Batch, height and width of random images to compare on.
         channels (int): Number of channels of the images.
-        images (iterable[Tensor]): Others to compare on, as the part takes them.
+        images (iterable[Tensor]): Further inputs of the part to compare on.
 
     Returns:
         list[Difference]: One for each of ``shapes`` and ``images``.
@@ -115,7 +115,7 @@ def _program(part: Part, example: Tensor) -> 'torch.export.ExportedProgram':
     from torch.fx.experimental import _config
 
     sizes = dict.fromkeys(part.axes, torch.export.Dim.DYNAMIC)
-    # Contiguous, and no assumption that what is not 1 in the example never is: torch.onnx.export sets the same.
+    # Contiguous, and without the assumption that dimensions above 1 in the example never are 1: as torch.onnx.export.
     with torch.no_grad(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             part.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
@@ -146,7 +146,7 @@ def _record_onnx(part: Part, example: Tensor, names: List[str], path: str, metad
 
 
 def forget_origins(message: Any) -> None:
-    """Remove the exporter's notes for debugging, which have the paths of this machine's files, from an ONNX message."""
+    """Remove the exporter's notes for debugging, which contain paths of this machine, from an ONNX message."""
     for name in ('metadata_props', 'doc_string'):
         if name in message.DESCRIPTOR.fields_by_name:
             message.ClearField(name)
@@ -169,9 +169,9 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
     program = _program(part, example)
     options: Dict[str, Any] = {'aot_inductor.metadata': metadata}
     if part.output == 'detections':
-        # Of a number of regions that only the image tells, torch 2.11 computes two convolutions in a row wrongly in
-        # channels_last, cannot choose packed weights (freezing), and stops at checks whose bounds exceed 64 bits. Where
-        # it reorders operations to need less memory, the length of a slice may come before the size it depends on.
+        # The number of regions depends on the image. With such sizes torch 2.11 computes two convolutions in a row
+        # wrongly in channels_last, cannot choose packed weights (freezing), and fails at checks whose bounds exceed 64
+        # bits. If it reorders operations to save memory, the length of a slice may precede the size it depends on.
         options.update(layout_optimization=False, scalar_asserts=False, reorder_for_peak_memory=False)
     else:
         options.update(freezing=True)
@@ -192,7 +192,7 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
 
 def _record_torchscript(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     with torch.no_grad(), warnings.catch_warnings():
-        # About each check of a shape, that it may be another for other images: `compare` checks that.
+        # It warns that checks of shapes may give another result for other images. `compare` tests other images.
         warnings.simplefilter('ignore')
         traced = torch.jit.trace(part, example, check_trace=False)
         torch.jit.save(traced, path, _extra_files={'metadata.json': json.dumps(metadata)})

@@ -4,11 +4,11 @@ from typing import List, NamedTuple, Sequence
 
 from torch import Tensor
 
-#: Least overlap, and largest difference of scores, of two detections that are the same.
+#: Smallest overlap, and largest difference of scores, of two detections that count as equal.
 SAME_IOU, SAME_SCORE = 0.99, 1e-3
-#: Pixels between the sides of boxes that are the same, too.
+#: Boxes also count as equal, whatever their overlap, if no side differs by more than this many pixels.
 SAME_PLACE = 0.01
-#: Share of detections that may have no partner: where scores or overlaps equal each other or a limit but for rounding.
+#: Share of detections that may have no match: rounding decides between nearly equal scores, and at thresholds.
 UNMATCHED = 0.01
 
 
@@ -51,7 +51,7 @@ def match(
         return Matches(*counts, 0, 0.0)
     apart = (expected[1][:, None] - found[1]).abs()
     same = box_iou(expected[0].double(), found[0].double()) >= iou
-    # Lines, which boxes outside the image are clipped to, overlap with nothing.
+    # Boxes outside the image are clipped to lines, which have no overlap.
     same |= (expected[0][:, None] - found[0]).abs().amax(2) <= SAME_PLACE
     same &= apart <= score
     same &= expected[2][:, None] == found[2]

@@ -14,8 +14,8 @@ from ..images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, find_images, image_problem,
 from .matching import match
 from .parts import Part
 
-#: What is computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: they cost little time and
-#: much accuracy.
+#: Operators computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: in 8 bits they would save
+#: little time and cost much accuracy.
 QUANTIZED = ('Conv', 'MatMul', 'Gemm')
 
 

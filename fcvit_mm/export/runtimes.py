@@ -29,7 +29,7 @@ def load_exported(path: str, kind: str) -> Runnable:
         return lambda images: tuple(map(torch.from_numpy, session.run(None, {'images': images.numpy()})))
     module: Any
     if kind == 'torch_export':
-        # Its guards are what the exporter took from the example's layout, some of them no single image passes.
+        # Without the guards that the exporter derived from the example's layout: a single image fails some of them.
         module = torch.export.load(path).module(check_guards=False)
     elif kind == 'aot_inductor':
         from torch._inductor import aoti_load_package
@@ -62,8 +62,8 @@ def load_openvino(path: str) -> Runnable:
     """Load an ONNX file in OpenVINO to run on the CPU in float32 (8-bit parts stay so), with PyTorch's threads."""
     import openvino
 
-    told = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=torch.get_num_threads())
-    # Not the file itself, which stays mapped into memory while the model lives.
-    model = openvino.Core().compile_model(openvino.Core().read_model(path), 'CPU', told)
+    settings = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=torch.get_num_threads())
+    # read_model first: compile_model(path) would keep the file mapped into memory.
+    model = openvino.Core().compile_model(openvino.Core().read_model(path), 'CPU', settings)
     # A copy: the next call writes to the same memory.
     return lambda images: tuple(torch.from_numpy(value.copy()) for value in model([images.numpy()]).to_tuple())

@@ -131,7 +131,7 @@ def load_networks(specs: Sequence[str], device: str) -> List['Network']:
 
     networks: List['Network'] = []
     for spec in specs:
-        no_checkpoint = '@' not in spec or os.path.isfile(spec)  # a config's path may have an @
+        no_checkpoint = '@' not in spec or os.path.isfile(spec)  # the path of a config may contain an @
         config, _, checkpoint = (spec, '', '') if no_checkpoint else spec.rpartition('@')
         network = load_network(config, checkpoint or None, device)
         same = [each.name for each in networks if each.name.partition(' (')[0] == network.name]

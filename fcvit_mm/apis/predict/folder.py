@@ -15,10 +15,10 @@ from .options import Options
 from .predictor import BatchPredictor
 from .results import PredictionError, Record, write_table
 
-#: Where a run's settings stand, so that another one does not continue it.
+#: File with the settings of a run, so that a run with others does not continue it.
 RUN = 'run.json'
 SHARDS = 'parts'
-#: About so many images are a shard: so many are predicted again after a process was killed.
+#: Approximate number of images per shard, which are predicted again if the process was killed.
 SHARD = 64
 #: Options that results do not depend on: another run may continue with other values.
 HOW_TO_RUN = ('batch_size', 'workers', 'device', 'launcher')
@@ -38,7 +38,7 @@ def check_folder(searched: Sequence[str], out: str) -> None:
 
 
 def settings_of(predictor: BatchPredictor, work: Work, options: Options) -> Dict[str, Any]:
-    """Return the settings that results depend on; the batch size is none of them."""
+    """Return the settings that results depend on; not the batch size."""
     images = hashlib.sha256()
     for path in work.paths:
         images.update(f'{osp.abspath(path)}\n{work.frames.get(path, 1)}\n'.encode(errors='surrogateescape'))

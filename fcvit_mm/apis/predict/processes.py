@@ -13,7 +13,7 @@ from ...engine.distributed import lost_process, rendezvous_env
 from ...errors import library_errors
 from .results import PredictionError
 
-#: Processes wait so long for the slowest one; the end of one is noticed at once.
+#: How long processes wait for the slowest one. If one ends, the others notice it at once.
 WAIT = timedelta(days=14)
 #: Seconds between two lines of progress where no terminal shows a bar.
 PROGRESS_SECONDS = 10.0

@@ -18,10 +18,10 @@ from ...engine.config import leaf_datasets
 from ...errors import UserError
 from ...files import atomic_path, write_atomic
 
-#: What is known of an image: ``id``, ``name``, ``width``, ``height``, and ``found``, in the form of the task; or
-#: ``name``, and ``skipped``, the reason.
+#: Record of an image: ``id``, ``name``, ``width``, ``height`` and ``found``, which depends on the task; of a skipped
+#: image, ``name`` and ``skipped``, the reason.
 Record = Dict[str, Any]
-#: Gives the records of all images in their order, anew each time that it is called.
+#: Returns an iterable over the records of all images in their order, at each call.
 Records = Callable[[], Iterable[Record]]
 
 
@@ -155,7 +155,7 @@ def coco_ids(path: Optional[str], meta: Meta) -> Coco:
             f'--coco {path} has no category {", ".join(missing[:5])}, expected all classes of the model: give '
             'annotations with its classes, or omit --coco'
         )
-    # By its name alone, too, where no other image of the file has it.
+    # Also by the name without folders, if it is unique in the file.
     counts = Counter(map(osp.basename, images))
     short = {osp.basename(name): number for name, number in images.items() if counts[osp.basename(name)] == 1}
     return Coco(path, {**short, **images}, {index: categories[name] for index, name in enumerate(meta.names)})
@@ -181,7 +181,7 @@ class Classes:
         if 'pred_score' not in sample:
             raise unexpected_prediction(sample, 'class scores (pred_score)')
         scores = sample.pred_score.float().cpu().numpy()
-        # Of equal ones the first, as in sorting by hand.
+        # Of equal scores, the lower class index first.
         order = np.argsort(-scores, kind='stable')[: self.top or None]
         return [[int(index), round(float(scores[index]), 6)] for index in order]
 
@@ -347,7 +347,7 @@ def outlines(mask: np.ndarray) -> List[List[float]]:
     if not len(rows):
         return []
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # OpenCV goes through the middles of pixels. Of pixels cut in four it tells on which side of one it passes.
+    # OpenCV's contours pass through the centers of pixels. Enlarged by 2, they show which border of a pixel is meant.
     fine = np.repeat(np.repeat(part, 2, 0), 2, 1).astype(np.uint8)
     found, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     polygons = []
@@ -373,7 +373,7 @@ class LabelMaps:
 
     @property
     def palette(self) -> np.ndarray:
-        """Colors of the classes, ``(256, 3)`` uint8: the data set's, and where it has none others, always the same."""
+        """Colors of the classes, ``(256, 3)`` uint8: the data set's; for classes without one, random but fixed."""
         colors = np.random.RandomState(42).randint(0, 256, (256, 3)).astype(np.uint8)
         if self.meta.palette:
             given = np.asarray(self.meta.palette[:256], np.uint8)

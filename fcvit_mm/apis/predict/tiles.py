@@ -45,7 +45,7 @@ def merge(samples: List[Any], boxes: Sequence[Box], size: Tuple[int, int]) -> An
     masks: List[Tuple[Dict[str, Any], Box]] = []
     for sample, box in zip(samples, boxes):
         instances = sample.pred_instances
-        # mmdet shifts boxes only; a mask is put into its place once it is known that it stays.
+        # mmdet shifts boxes only. Masks are placed afterwards, only those of detections that are kept.
         masks += [(mask, box) for mask in instances.pop('masks', [])]
     has_masks = bool(masks)
     first = 0

@@ -69,15 +69,15 @@ class Detections(Part):
         self.features = Features(model.backbone, getattr(model, 'neck', None))
         self.divisor = int(getattr(model.data_preprocessor, 'pad_size_divisor', 1) or 1)
         self.padding = float(getattr(model.data_preprocessor, 'pad_value', 0))
-        # Not as a module: the graph has no use for it.
+        # In a tuple, so that it is no submodule, which would be exported.
         self.original = (model,)
 
     def names(self, number: int) -> Tuple[str, ...]:
         return ('boxes', 'scores', 'labels', 'masks')[:number]
 
     def description(self) -> Dict[str, str]:
-        told = dict(boxes='float32 (N, 4): left, top, right, bottom in pixels of the input', scores='float32 (N,)')
-        return dict(told, labels='int64 (N,): places in classes', **self.form.description())
+        known = dict(boxes='float32 (N, 4): left, top, right, bottom in pixels of the input', scores='float32 (N,)')
+        return dict(known, labels='int64 (N,): places in classes', **self.form.description())
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         height, width = images.shape[2:]

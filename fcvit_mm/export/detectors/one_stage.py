@@ -39,7 +39,7 @@ class Dense(nn.Module):
     """
 
     has_masks = False
-    #: Whether what scores too little is dropped.
+    #: Whether candidates below the score threshold are dropped.
     has_threshold = True
     #: Whether the runtime's ``topk`` takes the first of equal values.
     stable_topk = False

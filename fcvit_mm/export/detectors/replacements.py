@@ -28,7 +28,7 @@ class BoxCoder:
     def decode(self, priors: Tensor, deltas: Tensor, max_shape: Sequence[Any]) -> Tensor:
         """Return boxes ``(N, 4 * C)`` of priors ``(N, 2 or 4)``, clipped to ``max_shape`` if the coder clips."""
         with warnings.catch_warnings():
-            # Of a batch of one the coder decodes by the arithmetic that was made for export, and says it is deprecated.
+            # With a batch dimension the coder takes its code for export, without branches, and warns of deprecation.
             warnings.simplefilter('ignore')
             boxes = self.coder.decode(priors[None], deltas[None])[0]
         return clip(boxes, *max_shape) if self.coder.clip_border else boxes
@@ -58,7 +58,7 @@ class RoIExtractor(nn.Module):
             return self._align(0, maps[0], regions)
         places = [(levels == level).nonzero()[:, 0] for level in range(len(maps))]
         found = torch.cat([self._align(i, x, regions[place]) for i, (x, place) in enumerate(zip(maps, places))])
-        # Back into the order of the regions: where each of them went.
+        # The inverse permutation, back into the order of the regions.
         order = torch.zeros_like(levels)
         where = torch.cat(places)
         return found[order.scatter(0, where, torch.arange(where.shape[0], device=where.device))]

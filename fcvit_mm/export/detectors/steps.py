@@ -53,7 +53,7 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int
     import torchvision
 
     if not cfg.get('class_agnostic', False):
-        # A 0 among them: of no boxes there is no largest coordinate.
+        # With a 0 appended, because without boxes there is no largest coordinate.
         farthest = torch.cat((boxes.flatten(), boxes.new_zeros(1))).max()
         boxes = boxes + (groups.to(boxes) * (farthest + 1))[:, None]
     keep = torchvision.ops.nms(boxes, scores, float(cfg['iou_threshold']))

@@ -96,11 +96,11 @@ class TwoStage(nn.Module):
         """Return masks ``(N, height, width)`` bool of an image of a size, of those of the graph."""
         if not len(masks):
             return masks.new_zeros((0, *size), dtype=torch.bool)
-        told = dict(scale_factor=scale, ori_shape=size)
-        # As if of one class: the graph has chosen the detection's.
+        meta = dict(scale_factor=scale, ori_shape=size)
+        # One class: the graph has selected the mask of the detection's class.
         labels = torch.zeros(len(masks), dtype=torch.long)
         paste = self.mask_heads[-1]._predict_by_feat_single
-        return paste(masks[:, None], boxes.clone(), labels, told, self.cfg, rescale=True, activate_map=True)
+        return paste(masks[:, None], boxes.clone(), labels, meta, self.cfg, rescale=True, activate_map=True)
 
 
 class Cascade(TwoStage):
