@@ -7,6 +7,7 @@ same tables.
 
 import argparse
 import importlib
+import os
 import os.path as osp
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
@@ -180,6 +181,18 @@ class _ImportModule(argparse.Action):
                     f'--import {name}: {error}: install the package, or add its folder to PYTHONPATH'
                 ) from error
         return names
+
+
+def add_launcher_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options with which a launcher starts a command; :func:`pass_local_rank` evaluates the second."""
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher that started the processes')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
+
+
+def pass_local_rank(args: argparse.Namespace) -> argparse.Namespace:
+    """Pass ``--local_rank`` to the environment, where MMEngine reads it; return the arguments."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def add_import_option(parser: CommandParser) -> None:

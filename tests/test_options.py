@@ -1,11 +1,20 @@
 """Options that commands share: how they are read, and when."""
 
+import os
 import sys
 
 import pytest
 
 from fcvit_mm.errors import UserError, command_parser
-from fcvit_mm.options import add_config_options, add_import_option, add_key_values, check_device, check_fraction
+from fcvit_mm.options import (
+    add_config_options,
+    add_import_option,
+    add_key_values,
+    add_launcher_options,
+    check_device,
+    check_fraction,
+    pass_local_rank,
+)
 
 
 @pytest.fixture
@@ -84,3 +93,17 @@ def test_fractions(value):
     check_fraction('--score-thr', 1.0)
     with pytest.raises(UserError, match=f'--score-thr is {value:g}, expected a number from 0 to 1'):
         check_fraction('--score-thr', value)
+
+
+@pytest.mark.parametrize(
+    'given, before, expected', [([], None, '0'), (['--local_rank', '3'], None, '3'), (['--local-rank', '3'], '1', '1')]
+)
+def test_the_local_rank_is_passed_where_mmengine_reads_it(given, before, expected, monkeypatch):
+    """The environment of torchrun counts more than the argument of older launchers."""
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    if before is not None:
+        monkeypatch.setenv('LOCAL_RANK', before)
+    parser = command_parser('')
+    add_launcher_options(parser)
+    args = pass_local_rank(parser.parse_args(['--launcher', 'pytorch', *given]))
+    assert args.launcher == 'pytorch' and os.environ['LOCAL_RANK'] == expected

@@ -43,9 +43,11 @@ from fcvit_mm.options import (  # noqa: E402
     add_config_options,
     add_import_option,
     add_key_values,
+    add_launcher_options,
     check_config,
     check_device,
     check_fraction,
+    pass_local_rank,
 )
 
 __all__ = [
@@ -63,9 +65,11 @@ __all__ = [
     'add_config_options',
     'add_import_option',
     'add_key_values',
+    'add_launcher_options',
     'check_config',
     'check_device',
     'check_fraction',
     'command_parser',
+    'pass_local_rank',
     'run_command',
 ]

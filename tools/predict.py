@@ -7,10 +7,9 @@ interrupted run.
 """
 
 import argparse
-import os
 from typing import Optional, Sequence
 
-from command_line import LAUNCHERS, TABLES, add_config_options, command_parser, run_command
+from command_line import TABLES, add_config_options, add_launcher_options, command_parser, pass_local_rank, run_command
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -68,11 +67,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('--device', help='such as cpu or cuda:0 (default: a GPU if there is one)')
     add_config_options(parser)
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher that started the processes')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_launcher_options(parser)
+    return pass_local_rank(parser.parse_args(argv))
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,10 +1,16 @@
 """Test a classifier, detector or segmentor."""
 
 import argparse
-import os
 from typing import Optional, Sequence
 
-from command_line import LAUNCHERS, add_config_options, check_config, command_parser, run_command
+from command_line import (
+    add_config_options,
+    add_launcher_options,
+    check_config,
+    command_parser,
+    pass_local_rank,
+    run_command,
+)
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -26,11 +32,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation as defined in the config')
     parser.add_argument('--no-preflight', action='store_true', help='do not check data and evaluators before the start')
     add_config_options(parser, 'test_dataloader.batch_size=4, key="[a,b]" or key=a,b for a list')
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher that started the processes')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_launcher_options(parser)
+    return pass_local_rank(parser.parse_args(argv))
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,10 +1,16 @@
 """Train a classifier, detector or segmentor."""
 
 import argparse
-import os
 from typing import Optional, Sequence
 
-from command_line import LAUNCHERS, add_config_options, check_config, command_parser, run_command
+from command_line import (
+    add_config_options,
+    add_launcher_options,
+    check_config,
+    command_parser,
+    pass_local_rank,
+    run_command,
+)
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -30,11 +36,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         'model.head.num_classes=5, key="[a,b]" or key=a,b for a list. pretrained=PATH is the checkpoint that the '
         'backbone starts from, pretrained=NAME published weights, pretrained=None starts from scratch',
     )
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher that started the processes')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_launcher_options(parser)
+    return pass_local_rank(parser.parse_args(argv))
 
 
 def main(args: argparse.Namespace) -> None:

@@ -8,7 +8,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
-from networks import build_random, fcvit, vit
+from networks import TOY_CLASSES as NAMES
+from networks import Toy, build_random, fcvit, vit
 
 from fcvit_mm import DWNet
 from fcvit_mm.analysis.cam import (
@@ -21,20 +22,6 @@ from fcvit_mm.analysis.cam import (
 )
 from fcvit_mm.analysis.plots import figure_png, to_json_data
 from fcvit_mm.analysis.probe import AnalysisError, collect_features
-
-NAMES = ('daisy', 'dandelion', 'rose')
-
-
-class Toy(nn.Module):
-    """A convolution, the mean over the positions, a linear layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Conv2d(3, 4, 3, padding=1)])
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.head(self.blocks[0](x).mean((2, 3)))
 
 
 @pytest.fixture
