@@ -116,7 +116,9 @@ def test_compiled_gradients_are_those_of_the_definition(size, heads, dynamic):
     compiled = gradients(
         torch.compile(lambda *given: add_global_context(*given), backend=record, fullgraph=True, dynamic=dynamic)
     )
-    assert [node.name for node in graphs[0].graph.nodes if node.op == 'call_function'] == ['context_matmul_default']
+    calls = [node for node in graphs[0].graph.nodes if node.op == 'call_function']
+    # torch 2.14 compares sizes in the graph, by Python's operators.
+    assert [node.name for node in calls if node.target.__module__ != '_operator'] == ['context_matmul_default']
     torch.testing.assert_close(compiled, gradients(add_global_context.reference))
     with torch.no_grad():  # for inference compilers take the definition apart
         torch.compile(lambda *given: add_global_context(*given), backend=record, fullgraph=True)(*args)

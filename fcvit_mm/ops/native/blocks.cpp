@@ -150,8 +150,12 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
   const double scale = 1 / std::sqrt(static_cast<double>(channels / heads));
   bool first = true;
   for (const TokenMix& mix : block.mixes) {
+    std::copy(channel_means.begin(), channel_means.end(), means.begin());
+    if (first && positions == 1) {
+      // The lone position itself, to the last bit: differences from its mean are divided by their deviation, which is 0.
+      kernels().scale(x, mean, factors.data(), shifts.data(), 1, channels, means.data());
+    }
     for (int64_t i = 0; i < channels; ++i) {
-      means[i] = static_cast<float>(channel_means[i]);
       scaled[i] = static_cast<float>(means[i] * scale);
     }
     find_context(mix, channels, means.data(), context.data());
