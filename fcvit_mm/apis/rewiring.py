@@ -92,18 +92,18 @@ def _rewire_part(name: str, node: ConfigDict, old: Sequence[int], new: Sequence[
     for key in keys:
         value = node[key]
         if isinstance(value, (list, tuple)):
-            taken = _taken(f'model.{name}.{key}', value, index, old)
-            node[key] = [new[each] for each in taken if each in kept]
+            outputs = _outputs_of(f'model.{name}.{key}', value, index, old)
+            node[key] = [new[each] for each in outputs if each in kept]
         else:
-            taken_one = _taken_one(f'model.{name}.{key}', value, index if key == 'in_channels' else None, old)
-            if new[taken_one] is not None:
-                node[key] = new[taken_one]
+            output = _output_of(f'model.{name}.{key}', value, index if key == 'in_channels' else None, old)
+            if new[output] is not None:
+                node[key] = new[output]
     if len(kept) < len(old):
         _renumber(node, kept, len(old))
     return bool(keys)
 
 
-def _taken(name: str, value: Sequence[int], index: Any, old: Sequence[int]) -> List[int]:
+def _outputs_of(name: str, value: Sequence[int], index: Any, old: Sequence[int]) -> List[int]:
     """Return which outputs a list of channels belongs to: those of ``in_index``, all in order, or all in reverse."""
     count = len(old)
     ordered = [each % count for each in index] if isinstance(index, (list, tuple)) else list(range(count))
@@ -116,7 +116,7 @@ def _taken(name: str, value: Sequence[int], index: Any, old: Sequence[int]) -> L
     )
 
 
-def _taken_one(name: str, value: Any, index: Any, old: Sequence[int]) -> int:
+def _output_of(name: str, value: Any, index: Any, old: Sequence[int]) -> int:
     """Return which output a number of channels belongs to: that of ``in_index``, else the deepest with this number."""
     if isinstance(index, int) and old[index] == value:
         return index % len(old)
@@ -155,9 +155,8 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
         channels (Sequence[int]): Channels of the backbone's outputs.
     """
     parts = list(readers(model))
-    if not any(
-        key.endswith('in_channels') for _, node in parts for key in node
-    ):  # the neck only pools: the heads read its channels
+    has_channels = any(key.endswith('in_channels') for _, node in parts for key in node)
+    if not has_channels:  # the neck only pools: the heads read its channels
         parts = list(readers({**model, 'neck': None}))
     for name, node in parts:
         index = node.get('in_index')
@@ -165,9 +164,9 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
             value, full, own = node[key], f'model.{name}.{key}', key == 'in_channels'
             try:
                 if isinstance(value, (list, tuple)):
-                    _taken(full, value, index, channels)
+                    _outputs_of(full, value, index, channels)
                 else:
-                    _taken_one(full, value, index if own else None, channels)
+                    _output_of(full, value, index if own else None, channels)
             except (StockConfigError, IndexError):
                 yield Misfit(f'model.{name}', key, value, _expected(value, index, channels) if own else None)
 

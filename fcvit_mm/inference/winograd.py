@@ -79,11 +79,11 @@ class WinogradConv2d(Conv2d):
             and x.dtype == self.weight.dtype == torch.float32
             and autocast_dtype(x) is None
             and x.shape[1] == self.in_channels
-            and self._pays(x.shape[0] * -(-x.shape[2] // TILE) * -(-x.shape[3] // TILE))
+            and self._is_faster(x.shape[0] * -(-x.shape[2] // TILE) * -(-x.shape[3] // TILE))
             and not needs_grad(x, self.weight, self.bias)
         )
 
-    def _pays(self, tiles: int) -> bool:
+    def _is_faster(self, tiles: int) -> bool:
         channels = min(self.in_channels, self.out_channels)
         if native.available():
             return tiles >= MIN_TILES_NATIVE and channels >= MIN_CHANNELS_NATIVE

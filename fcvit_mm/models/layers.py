@@ -58,7 +58,7 @@ class Linear(nn.Linear):
     """``nn.Linear`` that uses the compiled kernels for inference where they are faster: on AMD CPUs with AVX-512."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if is_traced() or x.ndim < 2 or x.shape[-1] != self.in_features or x.numel() == 0 or not self.pays(x):
+        if is_traced() or x.ndim < 2 or x.shape[-1] != self.in_features or x.numel() == 0 or not self.is_faster(x):
             return super().forward(x)
         rows = x.reshape(1, -1, 1, self.in_features).contiguous().permute(0, 3, 1, 2)
         if not may_use_packed(rows, self.in_features, self.weight, self.bias):
@@ -67,8 +67,8 @@ class Linear(nn.Linear):
         return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 
     @staticmethod
-    def pays(x: Tensor) -> bool:
-        """Return whether PyTorch's matrix products are slower: MKL only uses AVX2 on AMD CPUs."""
+    def is_faster(x: Tensor) -> bool:
+        """Return whether the compiled kernels are faster than PyTorch: MKL only uses AVX2 on AMD CPUs."""
         return x.device.type == 'cpu' and native.available() and native.instructions() == 'AVX512' and not is_untuned(x)
 
 

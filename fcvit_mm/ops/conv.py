@@ -70,7 +70,7 @@ def _is_pointwise(weight: Tensor, stride: Any, padding: Any, groups: int) -> boo
     )
 
 
-def _native_pays(
+def _native_applies(
     x: Tensor,
     weight: Tensor,
     bias: Optional[Tensor] = None,
@@ -262,7 +262,7 @@ conv2d.implementations = (
     Implementation(
         'native',
         _native,
-        when=_native_pays,
+        when=_native_applies,
         condition=f'1x1, stride 1; {native.APPLIES}; no gradients needed',
         why="oneDNN packs the weights at each call and PyTorch's kernel handles small maps: 1.0 to 1.9 times their "
         'speed',

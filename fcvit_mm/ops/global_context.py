@@ -116,7 +116,7 @@ def normalized_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
     return (similarity - similarity.mean((1, 2, 3), keepdim=True)) / (std + eps)
 
 
-def _matmul_pays(x: Tensor, means: Tensor, context: Tensor, *_: Any) -> bool:
+def _matmul_applies(x: Tensor, means: Tensor, context: Tensor, *_: Any) -> bool:
     # Compilers generate fast code for inference from the reference; only graphs for training need this (see _matmul).
     if is_traced():
         tensors = (arg for arg in (x, means, context, *_) if isinstance(arg, Tensor))
@@ -316,7 +316,7 @@ add_global_context.implementations = (
     Implementation(
         'matmul',
         _matmul,
-        when=_matmul_pays,
+        when=_matmul_applies,
         condition='float32 or float64, channels_last on a CPU; not empty; no autocast; compiled: with gradients alone',
         why='two matrix products, statistics of the similarity alone: a third of the time in stage 1',
         traceable=True,

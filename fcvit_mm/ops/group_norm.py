@@ -41,7 +41,7 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
     return F.group_norm(x, 1, weight, bias, eps)
 
 
-def _native_pays(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> bool:
+def _native_applies(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps: float) -> bool:
     # PyTorch refuses a single value.
     return x.numel() != 1 and native.applies(x, weight, bias) and not needs_grad(x, weight, bias)
 
@@ -59,7 +59,7 @@ group_norm.implementations = (
     Implementation(
         'native',
         native.group_norm,
-        when=_native_pays,
+        when=_native_applies,
         condition=f'not a lone value; {native.APPLIES}; no gradients needed; not in compiled graphs',
         why="an image is read again while still in the cache: 1.2 to 1.5 times PyTorch's speed, and more precise",
     ),

@@ -61,7 +61,7 @@ def test_wrong_names_list_the_choices():
         collect_features(model, torch.randn(1, 3, 32, 32), ['stages.0.block.1'])
     # 'stages.1' is not the beginning of 'stages.10', nor 'stage' of 'stages.1'.
     assert probe.select(('stages.1.a', 'stages.10.a'), ['stages.1'], 'x') == ('stages.1.a',)
-    with pytest.raises(AnalysisError):
+    with pytest.raises(AnalysisError, match="unknown x 'stage', expected one of these names .*: stages.1.a"):
         probe.select(('stages.1.a',), ['stage'], 'x')
 
 

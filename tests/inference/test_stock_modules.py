@@ -27,7 +27,7 @@ SMALL_RESNET = dict(backbone=RESNET, neck=dict(type='FPN', in_channels=[4, 8], o
 def always(monkeypatch):
     """Compute by tiles, and linear layers by the compiled kernels if there are any, whatever their size."""
     monkeypatch.setattr(stock_modules, 'MANY_WEIGHTS', 1)
-    monkeypatch.setattr(layers.Linear, 'pays', lambda self, x: native.available())
+    monkeypatch.setattr(layers.Linear, 'is_faster', lambda self, x: native.available())
     for name in ('MIN_TILES', 'MIN_CHANNELS', 'MIN_TILES_NATIVE', 'MIN_CHANNELS_NATIVE'):
         monkeypatch.setattr(winograd, name, 1)
 

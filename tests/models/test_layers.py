@@ -98,11 +98,11 @@ def test_whoever_replaced_or_hooked_stochastic_depth_is_asked():
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
 @pytest.mark.parametrize('bias', [True, False])
 def test_linear_layers_by_compiled_kernels(monkeypatch, bias):
-    """Any leading sizes and strides; the layer's own way in training, in other dtypes and where it pays nothing."""
+    """Any leading sizes and strides; the layer's own way in training, in other dtypes and where it is not faster."""
     calls = []
     pointwise = native.pointwise_conv2d
     monkeypatch.setattr(native, 'pointwise_conv2d', lambda *args: calls.append(args) or pointwise(*args))
-    monkeypatch.setattr(layers.Linear, 'pays', lambda self, x: True)
+    monkeypatch.setattr(layers.Linear, 'is_faster', lambda self, x: True)
     torch.manual_seed(0)
     layer = layers.Linear(70, 33, bias=bias)
     expected = nn.Linear(70, 33, bias=bias)
