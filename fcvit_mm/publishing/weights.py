@@ -83,7 +83,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
     tensors = tensors_of(found)
     if not tensors:
         raise CheckpointError(
-            f'{source} has no tensors in its state_dict, only {some(found)}, expected a checkpoint with weights'
+            f'{source} has no tensors in its state_dict, only {some(found)}: give a checkpoint of tools/train.py'
         )
     check_finite(tensors, source)
     # Copies, because torch would write the whole storage behind a view, and safetensors refuses a shared one.
@@ -105,7 +105,8 @@ def _in_training(averaged: dict, second: dict, source: str) -> dict:
     if not weights or unknown:
         raise CheckpointError(
             f'{source} has an ema_state_dict that does not belong to its state_dict '
-            f"({some(unknown or second)}): it was not written by MMEngine's EMAHook"
+            f"({some(unknown or second)}), so it was not written by MMEngine's EMAHook: omit --no-ema to publish the "
+            'weights in state_dict'
         )
     return {**averaged, **weights}
 

@@ -60,7 +60,7 @@ def test_only_weights_and_plain_data(micro, tmp_path):
     assert (meta['epoch'], meta['seed']) == (3, 7) and not {'cfg', 'hook_msgs'} & set(meta)
     assert b'somebody' not in path.read_bytes()
     # The same again has the same name, and is not written over what is there.
-    with pytest.raises(CheckpointError, match=r'micro-[0-9a-f]{8}\.md and 1 more|already exists: .* --force'):
+    with pytest.raises(CheckpointError, match=r'micro-[0-9a-f]{8}\.md.* already exists: .* --force'):
         publish(micro.checkpoint, tmp_path)
     assert publish(micro.checkpoint, tmp_path, '--force') == {}
 
@@ -102,7 +102,9 @@ def test_averaged_weights_of_a_run_with_ema(micro, tmp_path):
     with pytest.raises(CheckpointError, match='only one set of weights, as written by a run without EMAHook'):
         strip_checkpoint(micro.checkpoint, ema=False)
     torch.save(dict(checkpoint, ema_state_dict={'module.other': torch.ones(1)}), source)
-    with pytest.raises(CheckpointError, match=r'does not belong to its state_dict \(other\)'):
+    with pytest.raises(
+        CheckpointError, match=r'does not belong to its state_dict \(other\), .*: omit --no-ema to publish'
+    ):
         strip_checkpoint(str(source), ema=False)
 
 
@@ -123,7 +125,10 @@ class Bomb:
             lambda path: torch.save({'a': torch.ones(1)}, path),
             'has no state_dict among its keys a, .*convert_checkpoint',
         ),
-        (lambda path: torch.save(dict(state_dict={}), path), 'has no tensors in its state_dict'),
+        (
+            lambda path: torch.save(dict(state_dict={}), path),
+            'has no tensors in its state_dict, only nothing: give a checkpoint',
+        ),
         (lambda path: torch.save(dict(state_dict=dict(a=torch.tensor([1.0, float('nan')]))), path), 'NaN or infinite'),
     ],
 )
