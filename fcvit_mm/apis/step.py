@@ -46,13 +46,13 @@ class Step(NamedTuple):
     Attributes:
         outputs (list[WatchedOutput]): Outputs of the backbone; empty without ``backbone``, or if all of it is frozen.
         out_indices (tuple[int], optional): ``out_indices`` of the backbone; ``None`` unless it has one per output.
-        without (list[str]): Names of the trainable parameters that got no gradient.
+        without_gradient (list[str]): Names of the trainable parameters that got no gradient.
         losses (dict[str, float]): Losses by name.
     """
 
     outputs: List[WatchedOutput]
     out_indices: Optional[Tuple[int, ...]]
-    without: List[str]
+    without_gradient: List[str]
     losses: Dict[str, float]
 
     @property
@@ -124,11 +124,13 @@ def _note(watched: WatchedOutput, gradient: Tensor) -> None:
     watched.used = True
 
 
-def observed(model: nn.Module, outputs: List[WatchedOutput], without: List[str], losses: Dict[str, float]) -> Step:
+def observed(
+    model: nn.Module, outputs: List[WatchedOutput], without_gradient: List[str], losses: Dict[str, float]
+) -> Step:
     """Return the results of a training step, from :func:`watched_outputs` and the gradients."""
     indices = getattr(getattr(model, 'backbone', None), 'out_indices', None)
     known = isinstance(indices, (tuple, list)) and len(indices) == len(outputs)
-    return Step(outputs, tuple(indices) if known and indices is not None else None, without, losses)
+    return Step(outputs, tuple(indices) if known and indices is not None else None, without_gradient, losses)
 
 
 def parameters_without_gradient(model: nn.Module) -> List[str]:

@@ -56,7 +56,7 @@ def gradient_problems(cfg: Config) -> List[str]:
             level=logging.WARNING,
         )
         return []
-    step = step._replace(without=[name for name in step.without if name.startswith('backbone.')])
+    step = step._replace(without_gradient=[name for name in step.without_gradient if name.startswith('backbone.')])
     found = missing_gradients(cfg, step)
     return [] if found is None else [found.text]
 
@@ -71,10 +71,12 @@ def missing_gradients(cfg: Config, step: Step) -> Optional[Missing]:
     Returns:
         Missing: ``None`` if there are none, or if :func:`finds_unused`.
     """
-    if not step.without or finds_unused(cfg):
+    if not step.without_gradient or finds_unused(cfg):
         return None
-    names = ', '.join(step.without if len(step.without) <= SHOWN else [*step.without[:SHOWN], '...'])
-    text = f'{len(step.without)} parameters get no gradient ({names})'
+    names = ', '.join(
+        step.without_gradient if len(step.without_gradient) <= SHOWN else [*step.without_gradient[:SHOWN], '...']
+    )
+    text = f'{len(step.without_gradient)} parameters get no gradient ({names})'
     if step.used_indices and step.out_indices != step.used_indices:
         unread = ', '.join(str(index) for index in step.out_indices or () if index not in step.used_indices)
         text += (

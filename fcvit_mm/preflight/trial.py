@@ -179,10 +179,10 @@ def scratch_folder() -> Iterator[str]:
 def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], Step]:
     """Take a few training steps: their losses and times, and which parameters and outputs get a gradient."""
     loader, wrapper = runner.train_loop.dataloader, runner.optim_wrapper
-    without: List[str] = []
+    without_gradient: List[str] = []
 
     def find_unused(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        without[:] = parameters_without_gradient(runner.model)
+        without_gradient[:] = parameters_without_gradient(runner.model)
 
     handle = wrapper.optimizer.register_step_pre_hook(find_unused) if hasattr(wrapper, 'optimizer') else None
     runner.model.train()
@@ -205,7 +205,7 @@ def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], St
     taken = dict(
         batch=len(batch['data_samples']), losses=losses, step_seconds=min(times[1:]), load_seconds=load_seconds
     )
-    return taken, observed(runner.model, watched, without, losses)
+    return taken, observed(runner.model, watched, without_gradient, losses)
 
 
 def validate_once(runner: Runner, cfg: Config, problems: List[str]) -> Tuple[float, List[str]]:

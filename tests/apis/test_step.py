@@ -44,8 +44,8 @@ def test_outputs_that_nothing_reads_and_parameters_that_do_not_learn():
     assert found.channels == [8, 16, 24, 32] and found.used_channels == [None, None, 24, None]
     assert found.out_indices == (0, 1, 2, 3) and found.used_indices == (2,)
     # norms of the other outputs, and the stage after the last one that is read
-    assert {name.split('.')[1] for name in found.without} == {'norm0', 'norm1', 'norm3', 'stages'}
-    assert all(name.startswith('backbone.stages.3.') for name in found.without if 'stages' in name)
+    assert {name.split('.')[1] for name in found.without_gradient} == {'norm0', 'norm1', 'norm3', 'stages'}
+    assert all(name.startswith('backbone.stages.3.') for name in found.without_gradient if 'stages' in name)
     assert found.losses['loss'] > 0
 
 
@@ -54,7 +54,7 @@ def test_nothing_is_missing_where_all_is_read():
     cfg = segmentor()
     cfg.model.backbone.out_indices, cfg.model.decode_head.in_index = (2,), 0
     found = try_step(cfg)
-    assert found.used_indices == (2,) and found.without == []
+    assert found.used_indices == (2,) and found.without_gradient == []
 
 
 def test_the_part_that_does_not_fit_is_named():

@@ -123,7 +123,7 @@ def test_parts_without_an_argument():
     'found', [step((True,) * 4), step((False,) * 4), step((), indices=None), step((True,), indices=None)]
 )
 def test_parameters_that_are_no_matter_of_outputs(found):
-    found = found._replace(without=[f'head.{number}' for number in range(7)])
+    found = found._replace(without_gradient=[f'head.{number}' for number in range(7)])
     assert text(cfg_of(), found).startswith(
         '7 parameters get no gradient (head.0, head.1, head.2, head.3, head.4, ...): freeze or remove them'
     )
