@@ -1,4 +1,10 @@
-"""Recognizing the network and task of a checkpoint, and renaming its weights to the names of this package."""
+"""Recognizing the network and task of a checkpoint, and renaming its weights to the names of this package.
+
+:func:`recognize` finds the weights in the file and the prefix of the backbone's names, chooses the network whose names
+explain most of the file's, renames the tensors, and sorts the others into heads, necks and unknown ones; heads tell the
+task. A network explains a name by a row of its published names, or by a parameter name of its own, in which numbers of
+stages and blocks may differ.
+"""
 
 import re
 import warnings
@@ -18,7 +24,7 @@ from .names import HEAD, PADDLE_LEAVES, TASKS, find_state_dict, is_head, some, t
 SHARE_OF_BLOCKS = 0.75
 #: Beginning of our names of parameters in blocks.
 BLOCK = re.compile(r'stages\.([^.]+)\.blocks\.([^.]+)\.')
-#: Names in the state dicts of networks that were built for these.
+#: Parameter names by network and variant, of those that were built to find them.
 _built: Dict[Tuple[Type[Backbone], Optional[str]], Tuple[str, ...]] = {}
 #: Largest number of parts of a prefix that is found automatically (nested wrappers).
 MAX_PREFIX = 5
@@ -224,7 +230,7 @@ def _names_in(network: Type[Backbone], variant: Optional[str]) -> Tuple[str, ...
 def _build_names(network: Type[Backbone], variant: Optional[str]) -> Tuple[str, ...]:
     build: Callable[[], torch.nn.Module] = network if variant is None else VARIANTS[variant].build
     try:
-        # The random numbers of whoever loads a checkpoint must not depend on this.
+        # Building must not change the random numbers of the program that loads a checkpoint.
         with torch.random.fork_rng(devices=[]), torch.device('meta'), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return tuple(build().state_dict())
@@ -252,12 +258,14 @@ class _Match(NamedTuple):
 
     @property
     def rank(self) -> Tuple[int, int]:
-        """Smaller is better."""
+        """Sort key: matches that explain more names first, then those with fewer patterns."""
         return -len(self.names), self.size
 
 
 def _find_network(keys: Sequence[str], matches: List[_Match], path: str, backbone: Optional[torch.nn.Module]) -> _Match:
-    """Return the network whose names explain the file best, of ``matches`` by the rows of published names.
+    """Return the best match of the names in a file.
+
+    ``matches`` are those by the rows of published names. If none explains all names, networks are built to know more.
 
     Raises:
         CheckpointError: None does, or two do alike.
@@ -289,7 +297,7 @@ def _candidates(backbone: Optional[torch.nn.Module]) -> List[Type[Backbone]]:
 
 
 def _matches(keys: Sequence[str], backbone: Optional[torch.nn.Module], rows_suffice: bool) -> List[_Match]:
-    """Return how each network explains the names in a file, of those that explain most of the blocks."""
+    """Return a match for each network, by published and by our names, that explains most of the names in blocks."""
     matches = []
     for network in _candidates(backbone):
         own = tuple(backbone.state_dict()) if backbone is not None and type(backbone) is network else ()
@@ -311,7 +319,7 @@ def list_networks() -> List[Type[Backbone]]:
     # A subclass without a constructor of its own has the same parameters: a deprecated name, for example.
     others = [network for network in visit(Backbone) if '__init__' in vars(network)]
     found = dict.fromkeys([*(variant.network for variant in VARIANTS.values()), *others])
-    # Those without names only serve as bases.
+    # Classes without names cannot be built: they are bases of others.
     return [network for network in found if names_of(network).rows or reference_names(network)]
 
 
@@ -328,8 +336,8 @@ def _explain(
     Args:
         keys (Sequence[str]): Keys of the file.
         network (type): The network that it may be of.
-        published (bool): Whether by published names.
-        own (Sequence[str]): Names that the network has, as far as the caller knows.
+        published (bool): Use the network's published names instead of ours.
+        own (Sequence[str]): Parameter names of the backbone to load, if it is of this class.
         rows_suffice (bool): Use only the rows of published names of a network that has such rows, without building
             it. If not, the network is built, and names that are equal in its published files need no row.
     """
@@ -340,7 +348,7 @@ def _explain(
         everything = {*own, *(reference_names(network) if rows else _all_names(network))}
         known = {(pattern, pattern) for name in everything for pattern in _patterns(name)}
     rename, keep, in_block = renamer(pairs), renamer(known), _block_finder(pairs | known)
-    # Most networks end here, after the names in blocks.
+    # The names in blocks first, because they rule out most networks.
     blocks = [key for key in keys if in_block(key)]
     found = {key: rename(key) or keep(key) for key in blocks}
     if not blocks or sum(found[key] is not None for key in blocks) < SHARE_OF_BLOCKS * len(blocks):
@@ -380,7 +388,7 @@ def _find_prefix(
     """Find the prefix of the backbone's names: ``prefix``, or one after which the names of some network follow.
 
     Returns:
-        tuple: The prefix, and the networks that the names after it are of by the rows of published names.
+        tuple: The prefix, and the matches of the names after it by the rows of published names.
 
     Raises:
         CheckpointError: No name begins with ``prefix``, or the names of a network follow several prefixes.
@@ -421,7 +429,7 @@ def _prefixes(tensors: Mapping[str, Tensor]) -> List[str]:
 
 
 def _matches_after(tensors: Mapping[str, Tensor], prefix: str, backbone: Optional[torch.nn.Module]) -> List[_Match]:
-    """Return the networks that the names after a prefix are of, for the most part."""
+    """Return the matches of the names after a prefix, by the rows of published names."""
     keys = [_torch_leaf(key[len(prefix) :]) for key in tensors if key.startswith(prefix)]
     return _matches(keys, backbone, rows_suffice=True)
 
