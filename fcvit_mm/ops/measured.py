@@ -23,7 +23,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..files import write_atomic
+from ..files import WriteError, write_atomic
 from ..version import __version__
 from .checks import autocast_dtype
 from .conditions import is_channels_last, needs_grad
@@ -352,13 +352,9 @@ def _keep(device: str, known: Dict[Key, Choice]) -> None:
     merged = {**read_choices(device), **known}  # another process may have written, too
     content = {repr(key): [choice.row, choice.milliseconds] for key, choice in merged.items()}
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         write_atomic(path, json.dumps(content, indent=1).encode())
-    except OSError as error:
-        _warn(
-            f'{path} cannot be written ({error}): measured choices are lost when the process ends. Set TORCH_HOME to '
-            'a writable folder'
-        )
+    except WriteError as error:
+        _warn(f'{error}. Measured choices are lost when the process ends. Set TORCH_HOME to a writable folder')
 
 
 def forget_choices() -> None:

@@ -241,9 +241,14 @@ def test_a_choice_of_a_row_that_is_gone_is_measured_anew():
     assert other.choose(X).name == 'reference'
 
 
-def test_a_folder_that_cannot_be_written_is_said(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize('existing', ['its folder', 'the file'])
+def test_choices_that_cannot_be_written_are_said(existing, monkeypatch, capsys, tmp_path):
+    """As on a read-only file system: no folder can be made, or there is one in which no file can be made."""
     (tmp_path / 'file').write_text('')
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
+    if existing == 'its folder':
+        monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
+    else:
+        os.makedirs(path_of_choices(device_name(CPU)))
     assert twice(Calls()).choose(X).name == 'preferred'
     assert 'are lost when the process ends. Set TORCH_HOME' in ''.join(capsys.readouterr())
 
