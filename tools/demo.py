@@ -204,6 +204,11 @@ def parse_args(argv=None):
     parser.add_argument(
         '--out', type=Path, default=Path('work_dirs/demo'), help='folder for the results (default: %(default)s)'
     )
+    parser.add_argument(
+        '--data',
+        type=Path,
+        help='folder for the generated images (default: data/shapes, or data/shapes-quick with --quick)',
+    )
     parser.add_argument('--force', action='store_true', help='repeat all steps, also completed ones')
     parser.add_argument(
         '--quick',
@@ -224,8 +229,8 @@ def main(args):
 
     start = time.time()
     few = dict(num_train=16, num_val=6, size=64) if args.quick else {}
-    # The folder that the configs name; a few images must not take the place of all.
-    parent = Path('data') / ('shapes-quick' if args.quick else 'shapes')
+    # By default the folder that the configs name; a few images must not take the place of all.
+    parent = args.data or Path('data') / ('shapes-quick' if args.quick else 'shapes')
     data = {kind: parent / kind for kind in ('imagenet', job['kind'])}
     for kind, folder in data.items():
         say(f'== Images for {kind}: {"written" if generate(kind, folder, **few) else "already there"} ({folder})')
@@ -235,7 +240,7 @@ def main(args):
         'coco': ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'],
         'ade20k': ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2'],
     }
-    where = {kind: data_options(kind, folder) if args.quick else [] for kind, folder in data.items()}
+    where = {kind: data_options(kind, folder) if args.quick or args.data else [] for kind, folder in data.items()}
     job = dict(job, options=job['options'] + where[job['kind']])
     options = {kind: where[kind] + (short[kind] if args.quick else []) for kind in data}
 

@@ -5,6 +5,7 @@ and its index, so the first hundred of a thousand are those of a hundred.
 """
 
 import colorsys
+import errno
 import json
 import math
 import os
@@ -104,8 +105,9 @@ def generate(
     try:
         _write(root, wanted)
     except OSError as error:
+        full = 'free disk space, or ' if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
         raise WriteError(
-            f'{root} could not be written: {error.strerror or error}: free disk space, or give another folder'
+            f'{root} could not be written: {error.strerror or error}: {full}give another folder'
         ) from error
     return True
 

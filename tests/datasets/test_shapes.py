@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -78,6 +80,22 @@ def test_an_interrupted_run_leaves_nothing_to_pick_up(tmp_path, monkeypatch):
         generate('coco', tmp_path / 'other', 3, 1, 64)
     assert contents(root) == before
     assert [path.name for path in tmp_path.iterdir()] == ['data']
+
+
+@pytest.mark.parametrize(
+    'error, message',
+    [
+        (errno.ENOSPC, 'data could not be written: No space left on device: free disk space, or give another folder$'),
+        (errno.EROFS, 'data could not be written: Read-only file system: give another folder$'),
+    ],
+)
+def test_the_message_depends_on_why_it_could_not_be_written(error, message, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(shapes.tempfile, 'mkdtemp', refuse)
+    with pytest.raises(shapes.WriteError, match=message):
+        generate('coco', tmp_path / 'data', 2, 1, 64)
 
 
 def test_what_was_not_generated_is_left_alone(tmp_path):

@@ -50,6 +50,36 @@ def test_detect_goes_through_all_stages_and_then_skips_them(run_demo, tmp_path):
     assert table and all(line in second for line in table)
 
 
+def test_a_data_folder_is_used_by_every_step_and_is_named_if_it_cannot_be_written(monkeypatch, tmp_path):
+    """A container's own files, whose folder the default is relative to, are often read-only."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(
+        demo.UserError, match='^file/shapes/imagenet could not be written: Not a directory: give another'
+    ):
+        call_tool(demo, ['detect', '--data', 'file/shapes'])
+    commands = []
+    done = dict(files=[], checkpoint='c', fingerprint='f', metrics={'accuracy/top1': 1, 'mIoU': 50})
+    monkeypatch.setattr('fcvit_mm.datasets.generate', lambda kind, folder: commands.append([str(folder)]))
+    monkeypatch.setattr('fcvit_mm.dependencies.require', lambda package: None)
+    monkeypatch.setattr(
+        demo, 'train', lambda title, job, folder, inputs, options, force: commands.append(options) or done
+    )
+    monkeypatch.setattr(
+        demo,
+        'test',
+        lambda title, job, *others: commands.append(job['options']) or dict(done, files=['sheet.png']),
+    )
+    call_tool(demo, ['segment', '--data', 'mine'])
+    roots = [[word for word in command if 'mine' in word] for command in commands]
+    assert roots[:2] == [['mine/imagenet'], ['mine/ade20k']]
+    assert [len(found) for found in roots[2:]] == [
+        3,
+        3,
+        3,
+    ] and 'train_dataloader.dataset.data_root=mine/ade20k' in roots[3]
+
+
 class Steps:
     """Records what :func:`demo.run_step` asked for."""
 
