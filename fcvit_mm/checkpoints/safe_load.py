@@ -85,8 +85,7 @@ def _read_head(path: str) -> bytes:
         raise CheckpointNotFoundError(
             f'checkpoint {path} does not exist: '
             + (f'did you mean {" or ".join(SCHEME + name for name in near)}? Otherwise ' if near else '')
-            + 'give the path of one, or published:NAME (python tools/download.py lists them), or train from scratch '
-            'with pretrained=None (init_cfg=None in the backbone)'
+            + 'give the path of one, or published:NAME (python tools/download.py lists them)'
         )
     if os.path.isdir(path):
         raise CheckpointError(f'{path} is a directory: give the path of a checkpoint file in it')

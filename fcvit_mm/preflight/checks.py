@@ -225,7 +225,10 @@ def folder_to_write_problems(cfg: Config) -> List[str]:
         below = ' ' if there == osp.abspath(cfg.work_dir) else f': {there}, above it, '
         return [f'work_dir {cfg.work_dir}{below}is a file, expected a folder: give another --work-dir']
     if not os.access(there, os.W_OK):
-        return [f'work_dir {cfg.work_dir} cannot be written ({there} belongs to another user): give another --work-dir']
+        return [
+            f'work_dir {cfg.work_dir} cannot be written ({there} is read-only, or belongs to another user): give '
+            'another --work-dir'
+        ]
     return []
 
 

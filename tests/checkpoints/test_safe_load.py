@@ -186,7 +186,7 @@ def test_a_misspelt_name_of_published_weights(tmp_path, monkeypatch):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(CheckpointNotFoundError, match=r'nowhere.pth does not exist.*pretrained=None') as error:
+    with pytest.raises(CheckpointNotFoundError, match=r'nowhere.pth does not exist: .*lists them\)$') as error:
         read_checkpoint(tmp_path / 'nowhere.pth')
     assert isinstance(error.value, FileNotFoundError)
     with pytest.raises(CheckpointError, match='is a directory: give the path'):

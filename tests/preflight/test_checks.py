@@ -429,7 +429,9 @@ def test_no_room_and_no_right(own, tmp_path, monkeypatch):
     assert 'has 0 MiB free, the checkpoints of this run need' in only_problem(cfg)
     monkeypatch.undo()
     monkeypatch.setattr(checks.os, 'access', lambda *args: False)
-    assert f'work_dir {cfg.work_dir} cannot be written' in only_problem(cfg)
+    assert f'work_dir {cfg.work_dir} cannot be written ({tmp_path / "w"} is read-only, or belongs to ' in only_problem(
+        cfg
+    )
 
 
 def test_labels_that_are_shifted_in_validation_alone(own, said):
