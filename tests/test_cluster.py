@@ -61,7 +61,7 @@ def test_the_manifest_starts_what_there_is():
 
 @pytest.mark.parametrize('name', ['Dockerfile', 'apptainer.def'])
 def test_containers_call_the_set_up(name):
-    """None was built: what is checked is that they call the one script, with a Python that it takes."""
+    """What is checked is that they call the one script, with a Python that it takes."""
     text = (ROOT / name).read_text()
     assert 'python:3.11-' in text and 'PYTHON=python3.11' in text and 'dev/setup_env.sh .venv' in text
     assert not re.search(r'pip install', text)
@@ -70,3 +70,27 @@ def test_containers_call_the_set_up(name):
     extras = re.findall(r' (?:extra|more)=(\S+)', (ROOT / 'dev' / 'setup_env.sh').read_text())
     assert len(extras) == 6  # two lists for each of three stacks
     assert set(','.join(extras).split(',')) <= set(setup['options.extras_require'])
+
+
+def test_containers_get_the_same_files(tmp_path):
+    """Apptainer's ``%setup`` copies what ``docker build`` does: neither data nor environments, but tests/data."""
+    project, rootfs = tmp_path / 'project', tmp_path / 'rootfs'
+    kept = ['Makefile', '.ci/run', 'tests/data/a.npz', 'docs/images/a.png', 'fcvit_mm/preflight/data/a.py']
+    excluded = [
+        '.git/config',
+        '.venv/bin/python',
+        '.venv-x/a',
+        'data/coco/a.jpg',
+        'work_dirs/a/log',
+        'checkpoints/a.pth',
+    ]
+    excluded += ['fcvit_mm/ops/__pycache__/a.pyc', 'docs/_build/a', 'fcvit_mm/.mim/a', 'build/a', 'dist/a.whl']
+    for name in kept + excluded:
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text('')
+    (project / '.dockerignore').write_text((ROOT / '.dockerignore').read_text())
+    setup = re.search(r'^%setup\n((?:    .*\n)+)', (ROOT / 'apptainer.def').read_text(), re.MULTILINE)
+    environment = dict(PATH=os.environ['PATH'], APPTAINER_ROOTFS=str(rootfs))
+    subprocess.run(['sh', '-ec', setup.group(1)], cwd=project, env=environment, check=True)
+    copied = [path for path in (rootfs / 'opt' / 'fcvit_mm').rglob('*') if path.is_file()]
+    assert {str(path.relative_to(rootfs / 'opt' / 'fcvit_mm')) for path in copied} == {*kept, '.dockerignore'}
