@@ -6,6 +6,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
+from .contents import other_content
 from .opening import PathLike, open_image
 
 #: The entry of EXIF data that says how to turn an image; from 5 on width and height change places.
@@ -39,7 +40,7 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
         return f'{path} does not exist: complete the data set, or correct data_root, data_prefix or the annotations'
     except Exception as error:
         # Broad, because corrupt bytes make decoders fail in any way there is.
-        return (
+        return other_content(path) or (
             f'{path} cannot be decoded ({type(error).__name__}: {error}): copy it again or remove it from the data set'
         )
     return None

@@ -4,16 +4,18 @@ import os
 import os.path as osp
 import unicodedata
 from typing import Iterator, Tuple
+from urllib.parse import unquote
 
 #: Folders above the given one in which a file is searched.
 LEVELS = 4
 
 
-def near_file(path: str) -> str:
+def near_file(path: str, folder: str = '') -> str:
     """Return where a missing file is, or why its name is none, as one sentence; empty if unknown.
 
     Args:
         path (str): A file that does not exist, as a data set joins it from its folder and a name.
+        folder (str): The folder, which an absolute name replaces.
     """
     for scheme in ('https:/', 'http:/', 's3:/', 'gs:/'):
         if f'/{scheme}' in f'/{path}':
@@ -21,6 +23,12 @@ def near_file(path: str) -> str:
     for found, why in _candidates(path):
         if osp.exists(found):
             return f'{found} exists{why}'
+    if folder and not osp.abspath(path).startswith(osp.join(osp.abspath(folder), '')):
+        parts = path.strip(os.sep).split(os.sep)
+        for number in range(1, len(parts)):
+            found = osp.join(folder, *parts[-number:])
+            if osp.exists(found):
+                return f'{found} exists: names are absolute paths of another machine or folder, remove the folders'
     return _near_name(path)
 
 
@@ -37,6 +45,13 @@ def _candidates(path: str) -> Iterator[Tuple[str, str]]:
         if parts[index] == parts[index - 1]:
             twice = osp.join(os.sep.join(parts[:index] + parts[index + 1 :]), name)
             yield twice, f': the names begin with the folder {parts[index]!r}, which data_prefix contains, too'
+    decoded = unquote(name)
+    if decoded != name:
+        yield osp.join(folder, decoded), ': names are percent-encoded as in URLs, decode them'
+    if name.strip() != name:
+        yield osp.join(folder, name.strip()), ': names begin or end with white space, remove it'
+    if '?' in name:
+        yield osp.join(folder, name.partition('?')[0]), ': names end in the query of a URL, remove it'
     for _ in range(LEVELS):
         folder = osp.dirname(folder)
         if not folder.strip(os.sep):

@@ -60,12 +60,18 @@ def file_problems(dataset: Any, read: Optional[Callable[[dict], dict]], allowed:
         return results.get('img')
 
     sizes: Dict[str, Tuple[int, int]] = {}
-    problems = image_problems(list(by_path), allowed, read_path if read is not None else None, limit)
+    prefixes = getattr(dataset, 'data_prefix', None) or {}
+    folder = next((str(prefixes[key]) for key in ('img', 'img_path') if prefixes.get(key)), dataset.data_root or '')
+    problems = image_problems(list(by_path), allowed, read_path if read is not None else None, limit, folder)
     return problems + size_problems(dataset, infos, sizes, read_path if read is not None else None, limit)
 
 
 def image_problems(
-    paths: List[str], allowed: float, read: Optional[Callable[[str], Any]] = None, limit: Optional[TimeLimit] = None
+    paths: List[str],
+    allowed: float,
+    read: Optional[Callable[[str], Any]] = None,
+    limit: Optional[TimeLimit] = None,
+    folder: str = '',
 ) -> List[str]:
     """Check images: decode a sample; check the others for truncation, within the time limit.
 
@@ -74,6 +80,7 @@ def image_problems(
         allowed (float): Fraction of them that may be corrupt; up to this, a warning is logged.
         read (callable, optional): Loads an image, as the data set does.
         limit (TimeLimit, optional): Of all checks. Default: one of its own.
+        folder (str): The folder of the data set's images, where missing ones are searched.
     """
     limit = limit or TimeLimit()
     corrupt: Dict[str, str] = {}
@@ -90,7 +97,7 @@ def image_problems(
     if not corrupt:
         return []
     missing = next((path for path in corrupt if not osp.exists(path)), '')
-    near = near_file(missing) if missing else ''
+    near = near_file(missing, folder) if missing else ''
     if near:  # shown first
         corrupt = {missing: f'{corrupt.pop(missing)}. {near}', **corrupt}
     shown = list(corrupt.values())[:SHOWN]
