@@ -21,6 +21,7 @@ from ..deprecation import renamed_in
 from ..errors import UserError, library_errors
 from ..images import allow_large_images
 from ..options import check_config
+from .imports import circle_of_bases, custom_import_problem, custom_imports, path_instead_of_module
 
 #: Task of each library, by the default scope of its configs.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
@@ -97,17 +98,36 @@ def load_config(
     with library_errors(f'reading {path}', 'Correct the config'):
         try:
             cfg = Config.fromfile(path)
+        except RecursionError:
+            circle = circle_of_bases(path)
+            if not circle:
+                raise
+            raise ConfigError(
+                f'{path} inherits in a circle: {" -> ".join(circle)}. Remove one of these _base_'
+            ) from None
+        except (TypeError, ValueError) as error:
+            problem = unimportable(path)
+            if not problem:
+                raise
+            raise ConfigError(f'{path}: custom_imports: {problem}') from error
         except ImportError as error:
             for package in EXTRAS:
                 if package in str(error):
                     require(package)
                     if 'is not installed, please install' in str(error):
                         raise ConfigError(elsewhere(package, path)) from error
+            problem = unimportable(path)
+            if problem:
+                raise ConfigError(f'{path}: custom_imports: {problem}') from error
             # MMEngine's own message lists sys.path; the first error names the module.
             first: BaseException = error
             while first.__cause__ or first.__context__:
                 first = first.__cause__ or first.__context__  # type: ignore[assignment]
             raise first from None
+    for name in custom_imports(cfg):
+        problem = path_instead_of_module(name, path)
+        if problem:  # allow_failed_imports=True
+            print_log(f'{path}: custom_imports: {problem}', logger='current', level=logging.WARNING)
     check_version(cfg, path)
     warn_of_unread_variables(cfg, path)
     if cfg.get('default_scope') is None:
@@ -128,6 +148,15 @@ def load_config(
     if isinstance(cfg.work_dir, str):
         cfg.work_dir = osp.expanduser(cfg.work_dir)
     return cfg
+
+
+def unimportable(path: str) -> str:
+    """Describe the first module that a config cannot import; empty if there is none, or the config cannot be read."""
+    try:
+        return custom_import_problem(path)
+    except Exception:
+        # Broad, because configs are code; the error that reading it raised is reported.
+        return ''
 
 
 def elsewhere(package: str, path: str) -> str:
