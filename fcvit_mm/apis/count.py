@@ -36,8 +36,8 @@ CONVENTION = (
     'One multiply-add counts as one: convolutions, linear layers, matrix products, sums of products (the '
     'similarity of FCViT).\nNot counted: norms, activations, pooling, resampling, elementwise products.'
 )
-#: Height and width that each library's models are compared at.
-DEFAULT_SHAPES = {'mmpretrain': (224, 224), 'mmdet': (800, 1280), 'mmseg': (512, 512)}
+#: Height and width that the models of a task are compared at.
+DEFAULT_SHAPES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
 
 
 class PartComplexity(NamedTuple):
@@ -118,10 +118,10 @@ def count_traffic(model: nn.Module, image: Tensor) -> int:
     return traffic.bytes
 
 
-def input_shape(given: Sequence[int], scope: str) -> Tuple[int, int]:
-    """Return height and width from ``--shape``, or the usual ones of the library."""
+def input_shape(given: Sequence[int], task: str) -> Tuple[int, int]:
+    """Return height and width from ``--shape``, or the usual ones of the task."""
     if not given:
-        return DEFAULT_SHAPES[scope]
+        return DEFAULT_SHAPES[task]
     if len(given) > 2 or min(given) < 1:
         raise UserError(
             f'--shape is {" ".join(map(str, given))}, expected a height and a width in pixels, or one number'
@@ -178,7 +178,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
 
     Args:
         cfg (Config): Config of a classifier, detector or segmentor.
-        shape (Sequence[int]): Height and width in pixels, or one for both; empty for the library's usual one.
+        shape (Sequence[int]): Height and width in pixels, or one for both; empty for the task's usual one.
 
     Returns:
         Complexity: Parts and totals. A detector's image is padded as its data preprocessor pads. Its heads are counted
@@ -188,15 +188,15 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     Raises:
         UserError: The config is of another library, or the shape is invalid.
     """
-    task_of(cfg)
-    height, width = input_shape(shape, cfg.default_scope)
+    task = task_of(cfg)
+    height, width = input_shape(shape, task)
     # The same random weights, and so the same proposals, each time.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(cfg)
         image = torch.rand(1, input_channels(model, cfg), *padded(model, height, width))
     height, width = image.shape[2:]
-    if cfg.default_scope == 'mmdet':
+    if task == 'detection':
         model.forward = partial(predicted_tensors, model, (height, width))
 
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

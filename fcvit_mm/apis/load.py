@@ -116,7 +116,9 @@ def build_model(cfg: Config) -> nn.Module:
     if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return revert_sync_batchnorm(MODELS.build(ConfigDict(model))).eval()
+        built = revert_sync_batchnorm(MODELS.build(ConfigDict(model)))
+    built.eval()  # which some models return nothing from
+    return built
 
 
 def input_channels(model: nn.Module, cfg: Config) -> int:
@@ -176,7 +178,7 @@ def _load_config(
         steps = split_pipeline(cfg).geometry
         pipeline = None if steps is None else Compose(steps)
     class_names = None if checkpoint is None else _load_weights(model, checkpoint)
-    model = model.to(device).eval()
+    model.to(device)
     preprocess: Any = model.data_preprocessor
     name = os.path.splitext(os.path.basename(network))[0]
     channels = input_channels(model, cfg)

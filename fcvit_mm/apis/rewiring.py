@@ -4,7 +4,7 @@ from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence,
 
 from mmengine.config import ConfigDict
 
-from ..engine.config import type_name
+from ..engine.config import type_name, walk
 from ..errors import UserError
 
 #: Entries of a model that do not read the backbone's outputs.
@@ -85,6 +85,7 @@ def _reading_heads(name: str, node: Any, is_head: bool) -> Iterator[Tuple[str, C
 def _rewire_part(name: str, node: ConfigDict, old: Sequence[int], new: Sequence[Optional[int]]) -> bool:
     """Change channels and indices of a component; return whether it has any."""
     kept = [index for index, channels in enumerate(new) if channels is not None]
+    old, new = _before_widening(node, old), _before_widening(node, new)
     index = node.get('in_index')
     keys = [key for key in node if key.endswith('in_channels')]
     if name.endswith('_extractor') and node.get('out_channels') in old:  # RoIs keep the channels of their map
@@ -101,6 +102,31 @@ def _rewire_part(name: str, node: ConfigDict, old: Sequence[int], new: Sequence[
     if len(kept) < len(old):
         _renumber(node, kept, len(old))
     return bool(keys)
+
+
+def _before_widening(node: ConfigDict, channels: Sequence[Any]) -> List[Any]:
+    """Return the numbers of channels that a component multiplies by its ``widen_factor``, as MMYOLO's do, to get these.
+
+    Not rounded: some components round the products up to a multiple of 8, others down to an integer.
+    """
+    factor = node.get('widen_factor', 1)
+    exact = [None if each is None else each / factor for each in channels]
+    return [each if each is None or each % 1 else int(each) for each in exact]
+
+
+def follow_neck(model: ConfigDict, before: Optional[List[int]], after: Optional[List[int]]) -> None:
+    """Adapt heads to a neck whose outputs have as many channels as its inputs, as that of YOLOv5 has.
+
+    Args:
+        model (ConfigDict): The config of a model; changed in place.
+        before, after (list[int], optional): Channels of the neck's outputs; ``None`` if unknown.
+    """
+    if before is None or after is None or before == after:
+        return
+    for name, part in model.items():
+        for node in walk(part) if name not in (*NO_PARTS, 'neck') else ():
+            if node.get('in_channels') == _before_widening(node, before):
+                node['in_channels'] = _before_widening(node, after)
 
 
 def _outputs_of(name: str, value: Sequence[int], index: Any, old: Sequence[int]) -> List[int]:
@@ -162,13 +188,14 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
         index = node.get('in_index')
         for key in [key for key in node if key.endswith('in_channels')]:
             value, full, own = node[key], f'model.{name}.{key}', key == 'in_channels'
+            own_channels = _before_widening(node, channels)
             try:
                 if isinstance(value, (list, tuple)):
-                    _outputs_of(full, value, index, channels)
+                    _outputs_of(full, value, index, own_channels)
                 else:
-                    _output_of(full, value, index if own else None, channels)
+                    _output_of(full, value, index if own else None, own_channels)
             except (StockConfigError, IndexError):
-                yield Misfit(f'model.{name}', key, value, _expected(value, index, channels) if own else None)
+                yield Misfit(f'model.{name}', key, value, _expected(value, index, own_channels) if own else None)
 
 
 def _expected(value: Any, index: Any, channels: Sequence[int]) -> Any:

@@ -15,9 +15,10 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import torch
 import torch.nn as nn
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from torch import Tensor
 
 from ..engine.config import task_of, type_name, walk
@@ -158,6 +159,17 @@ def random_batch(cfg: Config, size: int, channels: int = 3, images: int = BATCH)
     return dict(inputs=inputs, data_samples=samples)
 
 
+def collated(cfg: Config, batch: Dict[str, list]) -> Any:
+    """Return a batch as the training data loader of a config collates its samples, such as YOLO's of MMYOLO."""
+    collate = (cfg.get('train_dataloader') or {}).get('collate_fn')
+    if collate is None:
+        return batch
+    samples = [dict(zip(batch, values)) for values in zip(*batch.values())]
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    options = dict(dataset=samples, batch_size=len(samples), sampler=sampler, collate_fn=copy.deepcopy(collate))
+    return next(iter(Runner.build_dataloader(ConfigDict(options, num_workers=0))))
+
+
 def _described(size: int, number: int) -> Dict[str, Any]:
     shape = (size, size)
     return dict(
@@ -179,6 +191,7 @@ def _classified(cfg: Config, size: int, number: int) -> Any:
 
 def _detected(cfg: Config, size: int, number: int) -> Any:
     from mmdet.structures import DetDataSample
+    from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData
 
@@ -186,13 +199,22 @@ def _detected(cfg: Config, size: int, number: int) -> Any:
     masks = np.zeros((len(boxes), size, size), dtype=np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes):
         mask[top:bottom, left:right] = 1
-    sample = DetDataSample(metainfo=_described(size, number))
-    sample.gt_instances = InstanceData(
-        bboxes=torch.tensor(boxes, dtype=torch.float32), labels=torch.zeros(len(boxes), dtype=torch.long)
-    )
-    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
     # Only what the training pipeline loads, because some models behave differently if there is more.
     steps = list(walk((cfg.get('train_dataloader') or {}).get('dataset')))
+    kinds = [step['box_type'] for step in steps if step.get('box_type')]
+    kinds += [
+        step['box_type_mapping']['gt_bboxes'] for step in steps if 'gt_bboxes' in step.get('box_type_mapping', {})
+    ]
+    sample = DetDataSample(metainfo=_described(size, number))
+    sample.gt_instances, sample.ignored_instances = (
+        InstanceData(
+            bboxes=HorizontalBoxes(torch.tensor(each, dtype=torch.float32).view(-1, 4)).convert_to(
+                (kinds or ['hbox'])[-1]
+            ),
+            labels=torch.zeros(len(each), dtype=torch.long),
+        )
+        for each in (boxes, [])
+    )
     panoptic = any(type_name(step) == 'LoadPanopticAnnotations' for step in steps)
     if panoptic or any(step.get('with_mask') for step in steps):
         sample.gt_instances.masks = BitmapMasks(masks, size, size)
@@ -231,8 +253,8 @@ def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
 
     Args:
         cfg (Config): Config of a classifier, detector or segmentor.
-        size (int, optional): Side of the images in pixels; images are not padded to a crop's size nor resized with the
-            batch, and there are no more than :data:`PROPOSALS` proposals, samples of them, queries and detections.
+        size (int, optional): Side of the images in pixels; images are padded and resized to it,
+            and there are no more than :data:`PROPOSALS` proposals, samples of them, queries and detections.
             ``None``: as the config says.
     """
     cfg = copy.deepcopy(cfg)
@@ -251,9 +273,15 @@ def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
                 node[key] = min(node[key], PROPOSALS)
     preprocessor = cfg.model.get('data_preprocessor')
     if preprocessor:
-        preprocessor.pop('batch_augments', None)
-        if preprocessor.get('size') is not None:
-            preprocessor['size'] = (size, size)
+        augments = preprocessor.get('batch_augments') or []
+        for node in [preprocessor, *augments]:
+            for key in ('size', 'random_size_range'):
+                if node.get(key) is not None:
+                    node[key] = (size, size)
+        # Others may make images larger.
+        preprocessor['batch_augments'] = [node for node in augments if 'size' in node or 'random_size_range' in node]
+        if not preprocessor['batch_augments']:
+            preprocessor.pop('batch_augments')
     return cfg
 
 
@@ -302,7 +330,8 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
                     where = f'{part} cannot' if part else 'the model cannot'
                     raise StepError(f'{where} be built: {_said(error)}', None) from error
                 try:
-                    return _take_step(model, random_batch(cfg, size, input_channels(model, cfg), images))
+                    batch = random_batch(cfg, size, input_channels(model, cfg), images)
+                    return _take_step(model, collated(cfg, batch))
                 except Exception as error:
                     if last == 0:
                         part, kind = named_in_config(cfg.model, failing_part(model, error))
@@ -312,8 +341,9 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
         logger.setLevel(level)
 
 
-def _take_step(model: nn.Module, batch: Dict[str, list]) -> Step:
-    library: Any = model.train()
+def _take_step(model: nn.Module, batch: Any) -> Step:
+    library: Any = model
+    library.train()
     with watched_outputs(model) as outputs, torch.enable_grad():
         data = library.data_preprocessor(batch, True)
         loss, losses = library.parse_losses(library(**data, mode='loss'))

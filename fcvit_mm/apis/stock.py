@@ -18,10 +18,10 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from ..dependencies import require
-from ..engine.config import TASKS, set_pretrained, type_name
+from ..engine.config import TASKS, check_scope, library_of, set_pretrained, type_name
 from ..errors import UserError, library_errors, origin
 from ..models.variants import Variant, find_variant
-from .rewiring import INSTEAD, StockConfigError, readers, rewire
+from .rewiring import INSTEAD, StockConfigError, follow_neck, readers, rewire
 from .step import Step, StepError, try_step
 
 #: Libraries whose configs are supported.
@@ -95,11 +95,18 @@ def replace_backbone(
     cfg = read_stock(config)
     stock = describe_backbone(cfg)
     backbone, outputs = _match(cfg, stock, variant, dict(options or {}))
+    before = _neck_channels(cfg, stock.outputs)
     cfg.model.backbone = ConfigDict(backbone)
     try:
         rewire(cfg.model, [output.channels for output in stock.outputs], [output.channels for output in outputs])
     except StockConfigError as error:
         raise StockConfigError(f'{_name(cfg)}: {error}') from error
+    after = _neck_channels(cfg, outputs)
+    neck = cfg.model.get('neck')
+    if before and not after and isinstance(neck, dict) and isinstance(neck.get('out_channels'), list):
+        neck['out_channels'] = list(neck['in_channels'])  # YOLOv8's neck works with equal ones only
+        after = _neck_channels(cfg, outputs)
+    follow_neck(cfg.model, before, after)
     _forget_weights(cfg, pretrained)
     _adapt_the_rest(cfg, variant)
     step = _check(cfg, network)
@@ -133,12 +140,12 @@ def read_stock(config: Union[str, Config]) -> Config:
             )
         with library_errors(f'reading {path}', 'Correct the config'):
             cfg = Config.fromfile(path)
-    if cfg.get('default_scope') not in LIBRARIES:
+    check_scope(cfg, _name(cfg))
+    if library_of(cfg) not in LIBRARIES:
         raise StockConfigError(
-            f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}: give a '
-            'config of one of these libraries'
+            f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}, or a '
+            'model that inherits from one of theirs: give such a config'
         )
-    require(cfg.default_scope)
     if not (cfg.get('model') or {}).get('backbone'):
         raise StockConfigError(f'{_name(cfg)} has no model.backbone to replace. {INSTEAD}')
     return cfg
@@ -154,12 +161,14 @@ def find_stock(name: str) -> str:
         StockConfigError: It does not exist; the error lists the configs of its folder.
     """
     library, _, path = name.partition('::')
-    if library not in TASKS:
+    if library in TASKS:
+        require(library)
+    spec = importlib.util.find_spec(library) if library.isidentifier() else None
+    if spec is None:
         raise StockConfigError(
-            f'config is {name}, expected a name that begins with {" or ".join(f"{each}::" for each in LIBRARIES)}'
+            f'config is {name}, expected a name that begins with {" or ".join(f"{each}::" for each in LIBRARIES)}, or '
+            'with the name of another installed library'
         )
-    require(library)
-    spec = importlib.util.find_spec(library)
     root = osp.join(osp.dirname(str(spec and spec.origin)), '.mim', 'configs')
     found = osp.join(root, path if path.endswith('.py') else f'{path}.py')
     if osp.isfile(found):
@@ -244,7 +253,7 @@ def _match(cfg: Config, stock: Stock, variant: Variant, options: Dict[str, Any])
             node, levels = dilated, dilated_levels
     if picked is None:
         picked = _pick(wanted, strides)
-    if picked is None and cfg.default_scope == 'mmseg' and len(levels) == len(wanted):
+    if picked is None and library_of(cfg) == 'mmseg' and len(levels) == len(wanted):
         # Heads of segmentors bring maps to one size themselves: the levels in order, whatever their strides.
         picked = list(range(len(levels)))
     if picked is None:
@@ -279,6 +288,22 @@ def _pick(wanted: Sequence[int], strides: Sequence[int]) -> Optional[List[int]]:
         picked.insert(0, found[-1])
         left = left[: left.index(found[-1])]
     return picked
+
+
+def _neck_channels(cfg: Config, outputs: Sequence[Output]) -> Optional[List[int]]:
+    """Return the channels of the outputs of a config's neck; ``None`` without a neck, or if it cannot be run."""
+    nodes = cfg.model.get('neck')
+    maps: Any = tuple(torch.zeros(1, each.channels, SIDE // each.stride, SIDE // each.stride) for each in outputs)
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.no_grad():
+            for node in nodes if isinstance(nodes, (list, tuple)) else [nodes]:
+                neck = MODELS.build(copy.deepcopy(node))
+                neck.eval()  # which MMYOLO's return nothing from
+                maps = neck(maps)
+        return [each.shape[1] for each in maps]
+    except Exception:
+        # Broad, because the config chooses the code; the training step says what is wrong with it.
+        return None
 
 
 def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:

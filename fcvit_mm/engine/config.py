@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 
 from ..checkpoints import with_scheme
@@ -74,7 +75,7 @@ class ConfigError(UserError):
 def load_config(
     path: str, options: Optional[dict] = None, work_dir: Optional[str] = None, launcher: str = 'none'
 ) -> Config:
-    """Read a config of any of the three tasks and merge the command line into it.
+    """Read a config of any OpenMMLab library and merge the command line into it.
 
     Args:
         path (str): The config file.
@@ -87,7 +88,7 @@ def load_config(
         Config: Ready for :func:`adapt_to_machine`.
 
     Raises:
-        ConfigError: The file is missing or is not a config of the three libraries.
+        ConfigError: The file is missing or is not a config of an installed OpenMMLab library.
         ImportError: The task's library is not installed; the message names the extra that brings it.
     """
     options = dict(options or {})
@@ -131,9 +132,8 @@ def load_config(
     check_version(cfg, path)
     warn_of_unread_variables(cfg, path)
     if cfg.get('default_scope') is None:
-        cfg.default_scope = library_of(cfg.get('model'))
-    task_of(cfg, path)
-    require(cfg.default_scope)
+        cfg.default_scope = library_of(cfg)
+    check_scope(cfg, path)
     allow_large_images()  # among the data that the config names
     check_options(cfg, options)
     with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
@@ -295,19 +295,67 @@ def places_of(cfg: Config, value: Any, keys: Any) -> List[str]:
     return [name for name, equal in sorted(found, key=lambda each: not each[1])]
 
 
-def library_of(node: Any) -> Optional[str]:
-    """Return the library of the type of a config node; ``None`` unless the type is given as a class."""
-    kind = node.get('type') if isinstance(node, dict) else None
-    package = getattr(kind, '__module__', '').partition('.')[0]
-    return package if package in TASKS else None
+def check_scope(cfg: Config, path: str) -> None:
+    """Check that the library of a config is installed: one of ``TASKS``, or one that is built on MMEngine as they are.
+
+    Raises:
+        ConfigError: The config names no library, or one that is not installed.
+        ImportError: One of ``TASKS`` is not installed; the message names the extra that brings it.
+    """
+    scope = cfg.get('default_scope')
+    if scope in TASKS:
+        require(scope)
+    elif not isinstance(scope, str) or not (scope in MODELS.children or importlib.util.find_spec(scope)):
+        raise ConfigError(
+            f'{path} has default_scope={scope!r}, expected one of {list(TASKS)} or an installed library that is built '
+            'on them'
+        )
+
+
+def library_of(cfg: Config) -> Optional[str]:
+    """Return the library of a config's model: a key of ``TASKS``.
+
+    Libraries that are built on these, such as MMYOLO and MMRotate, have a ``default_scope`` of their own: the class of
+    the model then decides, by the class that it inherits from.
+
+    Args:
+        cfg (Config): A config.
+
+    Returns:
+        str | None: ``None`` if the model is none of a classifier, a detector and a segmentor, or cannot be found.
+    """
+    scope, model = cfg.get('default_scope'), cfg.get('model')
+    if scope in TASKS:
+        return str(scope)
+    kind = model.get('type') if isinstance(model, dict) else None
+    if isinstance(kind, (LazyObject, LazyAttr)):
+        kind = kind.build()
+    if isinstance(kind, str) and scope is not None:
+        errors = library_errors(f'importing {scope}', f'Install the versions that {scope} needs')
+        with errors, DefaultScope.overwrite_default_scope(scope), MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    packages = [base.__module__.partition('.')[0] for base in getattr(kind, '__mro__', ())]
+    return next((package for package in packages if package in TASKS), None)
 
 
 def task_of(cfg: Config, path: str = 'the config') -> str:
-    """Return the task that a config is for: a value of ``TASKS``."""
-    scope = cfg.get('default_scope')
-    if scope not in TASKS:
-        raise ConfigError(f'{path} has default_scope={scope!r}, expected one of {list(TASKS)}')
-    return TASKS[scope]
+    """Return the task that a config is for: a value of ``TASKS``.
+
+    Args:
+        cfg (Config): A config.
+        path (str): File of the config, for the message.
+
+    Raises:
+        ConfigError: The model is none of a classifier, a detector and a segmentor.
+    """
+    library = library_of(cfg)
+    if library is None:
+        scope, kind = cfg.get('default_scope'), type_name(cfg.get('model') or {})
+        raise ConfigError(
+            f'{path} has default_scope={scope!r}, expected one of {list(TASKS)}'
+            + f', and its model {kind} does not inherit from a classifier, detector or segmentor of these' * bool(kind)
+        )
+    return TASKS[library]
 
 
 def type_name(node: Any) -> str:
@@ -421,7 +469,7 @@ def adapt_to_machine(cfg: Config) -> None:
             # torch refuses these without workers.
             loader.pop('prefetch_factor', None)
             loader['persistent_workers'] = False
-        if cfg.get('default_scope') == 'mmpretrain':
+        if library_of(cfg) == 'mmpretrain':
             # As mmpretrain's own tools do; its configs rely on it.
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', get_device() != 'cpu')

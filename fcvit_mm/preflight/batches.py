@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from ..apis.step import StepError, try_step
-from ..engine.config import adapt_to_machine, type_name, walk
+from ..engine.config import adapt_to_machine, library_of, type_name, walk
 from ..errors import origin
 from .data.dataset import Leaf
 from .data.kinds import is_segmentation
@@ -168,7 +168,7 @@ def lone_image_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
     Detectors do so with several positions or RoIs of an image.
     """
     cfg, size = batches.cfg, batches.batch_size
-    if cfg.get('default_scope') == 'mmdet' or batches.last != 1:
+    if library_of(cfg) == 'mmdet' or batches.last != 1:
         return []
     if is_distributed(cfg) and any(type_name(node) == 'SyncBN' for node in walk(cfg.model)):
         return []  # it sees the images of all processes
@@ -199,7 +199,7 @@ def lone_image_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
 def mask_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
     """Check that a detector with a mask head gets masks to train on."""
     model = batches.cfg.get('model') or {}
-    if batches.cfg.get('default_scope') != 'mmdet':
+    if library_of(batches.cfg) != 'mmdet':
         return []
     nodes = [('model', model), ('model.roi_head', model.get('roi_head'))]
     names = [f'{name}.mask_head' for name, node in nodes if isinstance(node, dict) and node.get('mask_head')]

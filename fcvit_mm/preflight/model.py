@@ -15,7 +15,7 @@ from ..apis.rewiring import StockConfigError, misfits
 from ..apis.step import StepError, try_step
 from ..apis.stock import describe_backbone
 from ..checkpoints.names import some
-from ..engine.config import type_name, walk
+from ..engine.config import library_of, type_name, walk
 from .batches import segmentation_heads
 from .limits import quiet, remark
 
@@ -62,12 +62,12 @@ def one_class_problems(cfg: Config) -> List[str]:
 
     The losses decide: they are built and applied to random scores of the only class there is.
     """
-    model, library = cfg.get('model') or {}, cfg.get('default_scope')
+    model, library = cfg.get('model') or {}, library_of(cfg)
     steps = {type_name(step) for step in walk((cfg.get('train_dataloader') or {}).get('dataset'))}
     if library not in LOSSES or 'LoadDepthAnnotation' in steps:  # depths are no classes
         return []
     heads = segmentation_heads(model) if library == 'mmseg' else [('model.head', model.get('head') or {})]
-    with DefaultScope.overwrite_default_scope(library):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         found = [name for name, head in heads if head.get('num_classes') == 1 and not can_learn(head, library)]
     ways_out = 'use num_classes=2, with a class for the background'
     if library == 'mmseg':

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from ..apis.count import Complexity
 from ..checkpoints import CheckpointError, recognize
-from ..engine.config import TASKS, leaf_datasets, type_name
+from ..engine.config import leaf_datasets, task_of, type_name
 from ..models.variants import collection_of
 from ..version import __version__
 from .weights import Stripped, digest
@@ -134,7 +134,7 @@ def describe(
         stripped,
         network,
         collection,
-        None if cfg is None else TASKS[cfg.default_scope],
+        None if cfg is None else task_of(cfg),
         None if cfg is None else _config_path(cfg.filename),
         _as_text(train),
         _as_text(validation),

@@ -69,8 +69,8 @@ def test_counting_leaves_no_random_state_behind(tiny):
 
 
 def test_config_of_another_library():
-    with pytest.raises(UserError, match="default_scope='mmpose', expected one of"):
-        measure(Config(dict(default_scope='mmpose', model=dict())))
+    with pytest.raises(UserError, match="default_scope='otherlab', expected one of"):
+        measure(Config(dict(default_scope='otherlab', model=dict())))
 
 
 def test_bytes_of_one_layer():

@@ -80,9 +80,37 @@ def test_batches_of_each_library(task):
     assert [image.shape for image in batch['inputs']] == [(4, 64, 64)] * 2
     sample = batch['data_samples'][0]
     if task == 'mmdet':
-        assert (sample.gt_instances.bboxes[:, 2:] > sample.gt_instances.bboxes[:, :2]).all()
+        boxes = sample.gt_instances.bboxes.tensor
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
     if task == 'mmseg':
         assert sample.gt_sem_seg.data.unique().tolist() == [0, 1]
+
+
+def test_boxes_are_of_the_type_that_the_pipeline_makes():
+    boxes = pytest.importorskip('mmdet.structures.bbox')
+    from mmdet.structures.bbox import box_type
+
+    @box_type.register_box('centered', force=True)
+    class CenteredBoxes(boxes.HorizontalBoxes):
+        pass
+
+    @box_type.register_box_converter('hbox', 'centered', force=True)
+    def center(corners):
+        return torch.cat(((corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]), 1)
+
+    try:
+        for steps in (
+            [dict(type='LoadAnnotations', box_type='centered')],
+            [dict(type='LoadAnnotations'), dict(type='ConvertBoxType', box_type_mapping=dict(gt_bboxes='centered'))],
+        ):
+            sample = random_batch(config_of('mmdet', *steps), 64)['data_samples'][0]
+            assert isinstance(sample.gt_instances.bboxes, CenteredBoxes)
+            assert sample.gt_instances.bboxes.tensor[0].tolist() == [20, 20, 24, 24]
+            assert sample.ignored_instances.bboxes.tensor.shape == (0, 4)
+    finally:
+        box_type.box_types.pop('centered')
+        box_type._box_type_to_name.pop(CenteredBoxes)
+        box_type.box_converters.pop('hbox2centered')
 
 
 def test_parts_are_named_as_in_the_config():
@@ -140,7 +168,13 @@ def test_nothing_is_downloaded_and_images_stay_small():
                 pretrained='open-mmlab://resnet50',
                 backbone=dict(init_cfg=pretrained),
                 neck=dict(init_cfg=[dict(type='Xavier', layer='Conv2d'), pretrained]),
-                data_preprocessor=dict(size=(512, 1024), batch_augments=[dict(type='BatchFixedSizePad')]),
+                data_preprocessor=dict(
+                    size=(512, 1024),
+                    batch_augments=[
+                        dict(type='BatchResize', scale=(512, 512)),
+                        dict(type='BatchSyncRandomResize', random_size_range=(480, 800)),
+                    ],
+                ),
                 train_cfg=dict(rcnn=[dict(sampler=dict(type='RandomSampler', num=512))], rpn=dict(num=512)),
                 test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=20)),
             )
@@ -149,7 +183,9 @@ def test_nothing_is_downloaded_and_images_stay_small():
     model = without_downloads(cfg, 64).model
     assert model.pretrained is None and model.backbone.init_cfg is None
     assert [init.type for init in model.neck.init_cfg] == ['Xavier']
-    assert model.data_preprocessor == dict(size=(64, 64))
+    assert model.data_preprocessor == dict(
+        size=(64, 64), batch_augments=[dict(type='BatchSyncRandomResize', random_size_range=(64, 64))]
+    )
     assert model.train_cfg.rcnn[0].sampler.num == model.test_cfg.rpn.nms_pre == step.PROPOSALS
     assert model.train_cfg.rpn.num == 512 and model.test_cfg.rpn.max_per_img == 20
     assert without_downloads(cfg).model.train_cfg == cfg.model.train_cfg

@@ -8,7 +8,7 @@ from plain_net import own_rows
 from fcvit_mm import FCViT
 from fcvit_mm.apis import step
 from fcvit_mm.apis.config_changes import differences, fragment
-from fcvit_mm.apis.rewiring import StockConfigError
+from fcvit_mm.apis.rewiring import StockConfigError, misfits
 from fcvit_mm.apis.stock import find_stock, read_stock, replace_backbone
 from fcvit_mm.errors import UserError
 from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
@@ -155,3 +155,33 @@ def test_layer_decay_and_weights_of_the_stock_backbone():
     preprocessor = new.model.data_preprocessor
     assert preprocessor.mean == [123.675, 116.28, 103.53] and preprocessor.bgr_to_rgb
     assert preprocessor.std == [58.395, 57.12, 57.375]
+
+
+def other_config(neck='OtherNeck', **options):
+    """A config of a library that is built on mmdet: neck and head multiply numbers of channels by a factor."""
+    return Config(
+        dict(
+            default_scope='otherlab',
+            train_dataloader=dict(collate_fn=dict(type='stack_samples')),
+            model=dict(
+                type='OtherDetector',
+                data_preprocessor=dict(type='OtherPreprocessor', mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0]),
+                backbone=dict(type='mmdet.CSPDarknet', widen_factor=0.375, deepen_factor=0.33),
+                neck=dict(type=neck, in_channels=[256, 512, 1024], widen_factor=0.375, **options),
+                bbox_head=dict(type='OtherHead', head_module=dict(in_channels=[256, 512, 1024], widen_factor=0.375)),
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize('neck', [dict(), dict(neck='AddingNeck', out_channels=[256, 512, 1024])])
+def test_a_library_built_on_mmdet_whose_channels_are_multiplied(neck):
+    """Its data loader, its preprocessor, and modules whose train() returns nothing are asked, too."""
+    pytest.importorskip('mmdet')
+    model = replace_backbone(other_config(**neck), 'fcvit_small').model
+    expected = [16 / 0.375, 64, 32 / 0.375]
+    assert model.backbone.type == 'FCViT' and model.backbone.out_indices == (1, 2, 3)
+    assert model.neck.in_channels == model.bbox_head.head_module.in_channels == expected
+    assert not neck or model.neck.out_channels == expected
+    assert not list(misfits(model, OURS[1:]))
+    assert [each.expected for each in misfits(model, (16, 24, 48))] == [[16 / 0.375, 64, 128]]

@@ -24,6 +24,7 @@ from fcvit_mm.engine.config import (
     leaf_datasets,
     library_of,
     load_config,
+    task_of,
     train_in_float32_on_cpus,
     type_name,
     walk,
@@ -292,8 +293,41 @@ def test_cpu_replaces_types_given_as_classes(monkeypatch):
 
 def test_library_of_a_class():
     model = pytest.importorskip('mmseg.models').EncoderDecoder
-    assert library_of(dict(type=model)) == 'mmseg'
-    assert library_of(dict(type='EncoderDecoder')) is library_of(dict(type=nn.Linear)) is library_of(None) is None
+    assert library_of(Config(dict(model=dict(type=model)))) == 'mmseg'
+    for model in (dict(type='EncoderDecoder'), dict(type=nn.Linear), None):
+        assert library_of(Config(dict(model=model))) is None
+
+
+def test_library_of_a_model_in_a_library_built_on_another():
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmseg')
+    for kind, task in {'OtherDetector': 'detection', 'mmseg.EncoderDecoder': 'segmentation'}.items():
+        cfg = Config(dict(default_scope='otherlab', model=dict(type=kind)))
+        assert library_of(cfg) == ('mmdet' if task == 'detection' else 'mmseg') and task_of(cfg) == task
+    cfg = Config(dict(default_scope='otherlab', model=dict(type='OtherThing')))
+    assert library_of(cfg) is None
+    with pytest.raises(ConfigError, match='OtherThing does not inherit from a classifier, detector or segmentor'):
+        task_of(cfg)
+
+
+def test_a_library_that_cannot_be_imported(monkeypatch, tmp_path):
+    """As MMRotate and MMYOLO, which assert that other libraries have the versions that they were made for."""
+    (tmp_path / 'oldlab').mkdir()
+    (tmp_path / 'oldlab/__init__.py').write_text("assert False, 'MMCV==2.3.6 is used but incompatible'")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        LibraryError, match='importing oldlab.*MMCV==2.3.6 is used but incompatible.*versions that oldlab'
+    ):
+        library_of(Config(dict(default_scope='oldlab', model=dict(type='Net'))))
+
+
+def test_a_config_of_a_library_built_on_another(tmp_path):
+    path = tmp_path / 'net.py'
+    path.write_text("default_scope = 'otherlab'\nmodel = dict(type='OtherDetector')")
+    assert load_config(str(path)).default_scope == 'otherlab'
+    path.write_text("default_scope = 'nolab'\nmodel = dict(type='OtherDetector')")
+    with pytest.raises(ConfigError, match="default_scope='nolab', expected one of .* or an installed library"):
+        load_config(str(path))
 
 
 @pytest.mark.parametrize(

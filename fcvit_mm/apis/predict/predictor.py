@@ -83,7 +83,8 @@ class BatchPredictor:
         with DefaultScope.overwrite_default_scope(self.scope):
             self.pipeline = Compose(self.steps)
         self.described = repr((self.steps, cfg.model, self.meta))
-        self.model: Any = model.to(self.device).eval()
+        self.model: Any = model.to(self.device)
+        self.model.eval()  # which some models return nothing from
         self._features: List[Tensor] = []
         if options.features:
             backbone: Any = self.network.backbone

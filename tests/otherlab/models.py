@@ -1,0 +1,87 @@
+"""A detector, a neck and a head with the peculiarities of MMYOLO's."""
+
+import torch
+import torch.nn as nn
+from mmdet.models import SingleStageDetector
+from mmdet.structures.bbox import BaseBoxes
+from mmengine.registry import FUNCTIONS
+
+from otherlab.registry import MODELS
+
+
+@FUNCTIONS.register_module()
+def stack_samples(samples):
+    """Collate images into one tensor, and boxes of the pipeline's type into another."""
+    boxes = [sample['data_samples'].gt_instances.bboxes for sample in samples]
+    assert all(isinstance(each, BaseBoxes) for each in boxes)
+    boxes = torch.cat([each.tensor for each in boxes])
+    return dict(inputs=torch.stack([sample['inputs'] for sample in samples]).float(), data_samples=boxes)
+
+
+@MODELS.register_module()
+class OtherPreprocessor(nn.Module):
+    def __init__(self, mean=None, std=None, bgr_to_rgb=False):
+        super().__init__()
+
+    def forward(self, data, training=False):
+        assert isinstance(data['data_samples'], torch.Tensor)
+        return data
+
+
+@MODELS.register_module()
+class OtherDetector(SingleStageDetector):
+    def __init__(self, backbone, neck, bbox_head, data_preprocessor):
+        super(SingleStageDetector, self).__init__(data_preprocessor=data_preprocessor)
+        self.backbone, self.neck = MODELS.build(backbone), MODELS.build(neck)
+        self.bbox_head = MODELS.build(bbox_head)
+
+    def train(self, mode=True):
+        super().train(mode)  # returns nothing
+
+    def loss(self, inputs, data_samples):
+        maps = self.bbox_head(self.neck(self.backbone(inputs)))
+        return dict(loss_bbox=sum((each.mean() - data_samples.mean() / 100) ** 2 for each in maps))
+
+
+class Widened(nn.Module):
+    """A 1x1 convolution for each of the inputs, whose numbers of channels are multiplied by ``widen_factor``."""
+
+    def __init__(self, in_channels, widen_factor, out_channels=None):
+        super().__init__()
+        inputs, outputs = ([int(each * widen_factor) for each in n] for n in (in_channels, out_channels or in_channels))
+        self.layers = nn.ModuleList(nn.Conv2d(*each, 1) for each in zip(inputs, outputs))
+
+    def forward(self, maps):
+        assert len(maps) == len(self.layers)
+        return [layer(each) for layer, each in zip(self.layers, maps)]
+
+    def train(self, mode=True):
+        super().train(mode)  # returns nothing
+
+
+@MODELS.register_module()
+class OtherNeck(Widened):
+    """Has as many outputs channels as input channels."""
+
+
+@MODELS.register_module()
+class AddingNeck(Widened):
+    """Adds inputs and outputs, which need equal numbers of channels."""
+
+    def forward(self, maps):
+        return [each + output for each, output in zip(maps, super().forward(maps))]
+
+
+@MODELS.register_module()
+class OtherHead(nn.Module):
+    def __init__(self, head_module):
+        super().__init__()
+        self.head_module = Widened(**head_module)
+
+    def forward(self, maps):
+        return self.head_module(maps)
+
+
+@MODELS.register_module()
+class OtherThing(nn.Module):
+    """No detector, and no model of any library."""
