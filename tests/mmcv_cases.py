@@ -93,6 +93,33 @@ def _psa_mask(kind):
     return _gradients(PSAMask(kind, (5, 3)), _random(2, 15, 4, 5))
 
 
+def _rotated_boxes(number, seed=0):
+    rows = np.random.RandomState(STATE + seed).uniform((0, 0, 4, 4, -3), (50, 50, 30, 30, 3), (number, 5))
+    return torch.from_numpy(rows.astype(np.float32))
+
+
+def _rotated_overlaps(mode, aligned, clockwise=True):
+    from mmcv.ops import box_iou_rotated
+
+    second = _rotated_boxes(30 if aligned else 20, seed=1)
+    return [box_iou_rotated(_rotated_boxes(30), second, mode, aligned, clockwise)]
+
+
+def _nms_rotated():
+    from mmcv.ops import nms_rotated
+
+    return list(nms_rotated(_rotated_boxes(60), _scores(60), 0.3))
+
+
+def _roi_align_rotated(aligned, ratio, clockwise):
+    from mmcv.ops import roi_align_rotated
+
+    regions = torch.cat((torch.tensor([0.0, 1, 0, 1, 1, 0])[:, None], _rotated_boxes(6, seed=3)), 1)
+    return _gradients(
+        lambda x: roi_align_rotated(x, regions, (3, 2), 0.5, ratio, aligned, clockwise), _random(2, 3, 24, 20)
+    )
+
+
 #: Name -> a function that gives a list of tensors.
 CASES = {
     'nms': lambda: _nms(0),
@@ -112,5 +139,10 @@ CASES = {
     'modulated_deform_conv2d': lambda: _modulated_deform_conv(False),
     'modulated_deform_conv2d, bias': lambda: _modulated_deform_conv(True),
     'psa_mask, collect': lambda: _psa_mask('collect'),
+    'box_iou_rotated, iou': lambda: _rotated_overlaps('iou', False),
+    'box_iou_rotated, iof, aligned': lambda: _rotated_overlaps('iof', True, clockwise=False),
+    'nms_rotated': _nms_rotated,
+    'roi_align_rotated': lambda: _roi_align_rotated(True, 2, True),
+    'roi_align_rotated, not aligned': lambda: _roi_align_rotated(False, 0, False),
     'psa_mask, distribute': lambda: _psa_mask('distribute'),
 }

@@ -6,7 +6,17 @@ tensors that they are given. Shapes: ``B`` images, ``C`` channels, ``R`` regions
 
 from typing import Any, Callable, Dict, Tuple
 
-from . import attention, boxes, carafe, deform_conv, focal_loss, masked_conv, region_pooling, sync_batch_norm
+from . import (
+    attention,
+    boxes,
+    carafe,
+    deform_conv,
+    focal_loss,
+    masked_conv,
+    region_pooling,
+    rotated_boxes,
+    sync_batch_norm,
+)
 from .support import MMCVOperatorError
 
 
@@ -29,6 +39,11 @@ OPERATORS: Dict[str, Tuple[Callable[..., Any], str]] = {
     'nms_match': (boxes.nms_match, PYTORCH),
     'line_nms_forward': (boxes.line_nms_forward, PYTORCH),
     'bbox_overlaps': (boxes.bbox_overlaps, PYTORCH),
+    'box_iou_rotated': (rotated_boxes.box_iou_rotated, PYTORCH),
+    'nms_rotated': (rotated_boxes.nms_rotated, PYTORCH),
+    'diff_iou_rotated_sort_vertices_forward': (rotated_boxes.diff_iou_rotated_sort_vertices_forward, PYTORCH),
+    'roi_align_rotated_forward': (rotated_boxes.roi_align_rotated_forward, PYTORCH),
+    'roi_align_rotated_backward': (rotated_boxes.roi_align_rotated_backward, PYTORCH),
     'roi_align_forward': (region_pooling.roi_align_forward, TORCHVISION),
     'roi_align_backward': (region_pooling.roi_align_backward, TORCHVISION),
     'roi_pool_forward': (region_pooling.roi_pool_forward, PYTORCH),

@@ -52,8 +52,8 @@ IMPORTS = r'from (mmcv\.ops[\w.]*) import (\([^)]*\)|[^\n]*)'
 BY_TYPE = {'mmdet': {'MMSyncBN', 'DeformRoIPoolPack', 'SAC', 'DCNv2', 'carafe'}, 'mmseg': set()}
 
 
-#: Operators of files that the libraries use for others: of rotated boxes.
-NOT_ASKED_FOR = r'\w*(rotated|quadri)'
+#: Operators of files that the libraries use for others: of quadrilaterals.
+NOT_ASKED_FOR = r'\w*quadri'
 
 
 def named_in_configs(package):
