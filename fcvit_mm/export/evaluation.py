@@ -4,7 +4,7 @@ The library preprocesses the images, postprocesses the predictions and evaluates
 network.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import torch
@@ -61,15 +61,15 @@ def evaluate(
         UserError: The library cannot read the data or evaluate the predictions.
     """
     model: Any = network.model
-    places = {PYTORCH: _nothing, **{name: _places(model, part, run) for name, run in runtimes.items()}}
+    contexts = {PYTORCH: nullcontext, **{name: _context_of(model, part, run) for name, run in runtimes.items()}}
     dataset: Any = data.dataset
     with library_errors('evaluating on the test data', ADVICE), DefaultScope.overwrite_default_scope(cfg.default_scope):
-        evaluators = {name: _build_evaluator(cfg) for name in places}
+        evaluators = {name: _build_evaluator(cfg) for name in contexts}
         for evaluator in evaluators.values():
             evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
         for batch in data:
             for name, evaluator in evaluators.items():
-                with torch.no_grad(), places[name]():
+                with torch.no_grad(), contexts[name]():
                     # The step changes samples in place.
                     outputs = model.test_step(
                         dict(batch, data_samples=[each.clone() for each in batch['data_samples']])
@@ -83,19 +83,14 @@ def evaluate(
 
 def _build_evaluator(cfg: Config) -> Evaluator:
     """Build an evaluator as the runner does: from one metric, a list, or an evaluator type."""
-    told = cfg.test_evaluator
-    if isinstance(told, dict) and told.get('metrics') is not None:
-        return EVALUATOR.build({'type': 'Evaluator', **told})
-    return Evaluator(told)
+    settings = cfg.test_evaluator
+    if isinstance(settings, dict) and settings.get('metrics') is not None:
+        return EVALUATOR.build({'type': 'Evaluator', **settings})
+    return Evaluator(settings)
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def _places(model: Any, part: Part, run: Runnable) -> Callable[[], Any]:
-    """Return a context in which a file replaces the module it was exported from."""
+def _context_of(model: Any, part: Part, run: Runnable) -> Callable[[], Any]:
+    """Return a function that makes a context in which a file replaces the module that it was exported from."""
 
     def outputs(images: Tensor) -> Sequence[Tensor]:
         return run(part.from_normalized(images))
@@ -108,21 +103,21 @@ def _places(model: Any, part: Part, run: Runnable) -> Callable[[], Any]:
     if part.output == 'scores':
         return lambda: _replaced(
             (model, 'extract_feat', lambda images, *_, **__: images),
-            # Its softmax undoes the logarithm.
+            # The head applies softmax, which undoes the logarithm.
             (model.head, 'forward', lambda images: outputs(images)[0].log()),
         )
     raise UserError(f'--evaluate needs the complete model, but the graph returns {part.output}: use --part model')
 
 
 @contextmanager
-def _replaced(*places: Any) -> Iterator[None]:
-    """Replace methods of objects temporarily."""
-    for owner, name, function in places:
+def _replaced(*methods: Any) -> Iterator[None]:
+    """Replace methods, given as object, name and function, within the context."""
+    for owner, name, function in methods:
         setattr(owner, name, function)
     try:
         yield
     finally:
-        for owner, name, _ in places:
+        for owner, name, _ in methods:
             delattr(owner, name)
 
 

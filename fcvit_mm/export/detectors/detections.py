@@ -65,7 +65,7 @@ class Detections(Part):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.form = graph_of(model)
+        self.head_graph = graph_of(model)
         self.features = Features(model.backbone, getattr(model, 'neck', None))
         self.divisor = int(getattr(model.data_preprocessor, 'pad_size_divisor', 1) or 1)
         self.padding = float(getattr(model.data_preprocessor, 'pad_value', 0))
@@ -77,11 +77,11 @@ class Detections(Part):
 
     def description(self) -> Dict[str, str]:
         known = dict(boxes='float32 (N, 4): left, top, right, bottom in pixels of the input', scores='float32 (N,)')
-        return dict(known, labels='int64 (N,): places in classes', **self.form.description())
+        return dict(known, labels='int64 (N,): places in classes', **self.head_graph.description())
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         height, width = images.shape[2:]
-        return self.form(self.features(self.pad(images)), height, width)
+        return self.head_graph(self.features(self.pad(images)), height, width)
 
     def record_for(self, kind: str) -> None:
         for module in self.modules():
@@ -109,7 +109,7 @@ class Detections(Part):
             (sample,) = model.predict(padded, [DetDataSample(metainfo=told)], rescale=False)
         found = sample.pred_instances
         outputs = [found.bboxes, found.scores, found.labels]
-        return (*outputs, found.masks[:, : size[0], : size[1]]) if self.form.has_masks else tuple(outputs)
+        return (*outputs, found.masks[:, : size[0], : size[1]]) if self.head_graph.has_masks else tuple(outputs)
 
     def complete(self, outputs: Sequence[Tensor], images: Tensor) -> Tuple[Tensor, ...]:
         """Return the graph's outputs with masks pasted into the images by mmdet, ``(N, H, W)`` bool."""
@@ -124,5 +124,5 @@ class Detections(Part):
             scale (Sequence[float]): Factors of its width and height in resizing.
         """
         boxes, scores, labels, *masks = outputs
-        covers = [self.form.cover(boxes, each, size, scale) for each in masks]
-        return (boxes / boxes.new_tensor(scale).repeat(2), scores, labels, *covers)
+        pasted = [self.head_graph.paste_masks(boxes, each, size, scale) for each in masks]
+        return (boxes / boxes.new_tensor(scale).repeat(2), scores, labels, *pasted)

@@ -102,14 +102,14 @@ class Dense(nn.Module):
             index = torch.arange(values.shape[0], device=values.device)
         place = index.div(classes, rounding_mode='floor')
         rest = [rows(x, width)[place] for x, width in zip(others, self.widths(len(others)))]
-        return (values, self.label(number, index - place * classes), rows(deltas, 4)[place], priors[place], *rest)
+        return (values, self.labels(number, index - place * classes), rows(deltas, 4)[place], priors[place], *rest)
 
     def widths(self, number: int) -> List[int]:
         """Return the number of values per prior of each additional output."""
         return [1] * number
 
-    def label(self, number: int, classes: Tensor) -> Tensor:
-        """Return the groups of non-maximum suppression: the classes."""
+    def labels(self, number: int, classes: Tensor) -> Tensor:
+        """Return the labels of a level's candidates, within which non-maximum suppression works: the classes."""
         return classes
 
     def weighted(self, scores: Tensor, rest: List[Tensor]) -> Tuple[Tensor, List[Tensor]]:
@@ -170,8 +170,8 @@ class DenseMasks(Dense):
         # A copy: an output that is a view of another tensor cannot be recorded.
         return x[:, 0].unflatten(1, (height, width)).clone()
 
-    def cover(self, boxes: Tensor, masks: Tensor, size: Sequence[int], scale: Sequence[float]) -> Tensor:
-        """Return masks ``(N, height, width)`` bool of an image of a size, of those of the graph."""
+    def paste_masks(self, boxes: Tensor, masks: Tensor, size: Sequence[int], scale: Sequence[float]) -> Tensor:
+        """Return the masks of the graph as masks of the image, ``(N, height, width)`` bool."""
         stride = self.head.prior_generator.strides[0][0]
         masks = F.interpolate(masks[None], scale_factor=stride, mode='bilinear')
         sides = [math.ceil(side * (1 / each)) for side, each in zip(masks.shape[2:], scale[::-1])]
@@ -184,5 +184,5 @@ class Proposals(Dense):
 
     has_threshold = False
 
-    def label(self, number: int, classes: Tensor) -> Tensor:
+    def labels(self, number: int, classes: Tensor) -> Tensor:
         return torch.full_like(classes, number)

@@ -92,8 +92,8 @@ class TwoStage(nn.Module):
         """Return probabilities ``(N, C, 28, 28)``."""
         return self.roi_head._mask_forward(maps, regions)['mask_preds'].sigmoid()
 
-    def cover(self, boxes: Tensor, masks: Tensor, size: Sequence[int], scale: Sequence[float]) -> Tensor:
-        """Return masks ``(N, height, width)`` bool of an image of a size, of those of the graph."""
+    def paste_masks(self, boxes: Tensor, masks: Tensor, size: Sequence[int], scale: Sequence[float]) -> Tensor:
+        """Return the masks of the graph as masks of the image, ``(N, height, width)`` bool."""
         if not len(masks):
             return masks.new_zeros((0, *size), dtype=torch.bool)
         meta = dict(scale_factor=scale, ori_shape=size)
