@@ -21,8 +21,8 @@ class PackedBlock(ModuleCache):
     """Arguments of :func:`native.fcvit_block` for one block, packed again when something in the block changes.
 
     Args:
-        dtype (torch.dtype): Dtype of the factors in 1x1 convolutions. Where the CPU has no instructions for it, these
-            use float32, as all else does.
+        dtype (torch.dtype): Dtype of the factors in 1x1 convolutions and in those of token mixes. Where the CPU has no
+            instructions for it, these use float32, as all else does.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
@@ -65,7 +65,7 @@ def pack_block(block: FCViTBlock, dtype: torch.dtype = torch.float32) -> Optiona
 
     Args:
         block (FCViTBlock): A block for inference.
-        dtype (torch.dtype): Dtype of the weights of 1x1 convolutions: float32 or bfloat16.
+        dtype (torch.dtype): Dtype of the weights of 1x1 convolutions and token mixes: float32 or bfloat16.
 
     Returns:
         tuple or None: ``None`` if a layer of the block was modified, or the kernel does not support the configuration
@@ -139,7 +139,7 @@ def _pack_mix(mix: TokenMix, dtype: torch.dtype) -> Tuple[Optional[Tensor], ...]
         context.fc2.bias,
         context.rescale_weight,
         context.rescale_bias,
-        native.pack_taps(mix.dwconv.weight),
+        native.pack_taps(mix.dwconv.weight, dtype),
         mix.dwconv.bias,
         native.pack(mix.fc1.weight, dtype),
         mix.fc1.bias,

@@ -99,7 +99,8 @@ def _flops_of_block(
         of = mixes[i : i + 12]
         candidates, hidden = of[1][0], of[9][0]
         per_image += candidates * channels + candidates // 2 * channels
-        per_position += channels * of[6][1] + 2 * channels * hidden
+        taps = of[6][1] if len(of[6]) == 3 else (math.isqrt(8 * of[6][1] + 1) - 1) ** 2 // 4  # k (k + 1) / 2 pairs
+        per_position += channels * taps + 2 * channels * hidden
     expanded = channel_mixer[1][0]
     per_position += expanded * (2 * channels + 9)
     return 2 * batch * (per_image + height * width * per_position)
@@ -265,15 +266,19 @@ def _panels(weight: Tensor) -> Tensor:
     return padded.reshape(*points, channels, -1, width).transpose(-3, -2).contiguous()
 
 
-def pack_taps(weight: Tensor) -> Tensor:
+def pack_taps(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Pack the weight ``(C, 1, k, k)`` of a depth-wise convolution for the kernels: ``(C / L, k * k, L)``.
 
     L is half of :func:`panel_width`; C is padded to a multiple of L. :func:`fcvit_block` and :func:`channel_mixer`
-    expect weights in this layout.
+    expect weights in this layout. In token mixes :func:`fcvit_block` also takes bfloat16, as pairs of neighbours in a
+    row: ``(C / L, k * (k / 2 rounded up), L, 2)``.
     """
     width = panel_width()
     taps = F.pad(weight.detach().flatten(1), (0, 0, 0, -len(weight) % width))
-    return taps.reshape(-1, width // 2, taps.shape[1]).transpose(1, 2).contiguous()
+    if dtype != torch.float32:
+        size = weight.shape[-1]
+        taps = F.pad(taps.to(dtype).unflatten(1, (size, size)), (0, size % 2)).reshape(len(taps), -1, 2)
+    return taps.unflatten(0, (-1, width // 2)).transpose(1, 2).contiguous()
 
 
 def winograd_conv2d(x: Tensor, panels: Tensor, outputs: int, bias: Optional[Tensor] = None) -> Tensor:
@@ -338,7 +343,7 @@ def fcvit_block(
         norm_bias (Tensor, optional): ``(C,)``.
         mixes (Sequence[Tensor]): Weights and biases of each token mix: of the context's two linear layers, of its
             scale, of the depth-wise and of the two 1x1 convolutions; weights from :func:`pack` and :func:`pack_taps`,
-            the kernel larger than 3x3. Those of 1x1 convolutions are bfloat16 in all mixes or none.
+            the kernel larger than 3x3. Those of the three convolutions are bfloat16 in all mixes or none.
         num_heads (int): Number of similarities of the context.
         scale (Tensor, optional): ``(C,)``, what the mixes' result is multiplied with before ``x`` is added.
         channel_mixer (Sequence[Tensor]): Arguments of :func:`channel_mixer` between the maps, weights packed.

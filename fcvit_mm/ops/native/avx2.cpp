@@ -18,6 +18,7 @@
 // In this order.
 #include "vectors_avx2.h"
 #include "vectors.h"
+#include "large_convolution_kernels.h"
 #include "convolution_kernels.h"
 #include "map_kernels.h"
 #include "product_kernels.h"

@@ -19,6 +19,7 @@
 // In this order.
 #include "vectors_avx512.h"
 #include "vectors.h"
+#include "large_convolution_kernels.h"
 #include "convolution_kernels.h"
 #include "product_kernels.h"
 #include "panel_kernels.h"

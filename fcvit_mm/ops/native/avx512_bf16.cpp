@@ -1,4 +1,4 @@
-// The products of bfloat16 for processors that have instructions for them. No standard templates here, as in avx512.cpp.
+// Matrix products and large depth-wise convolutions of bfloat16 for processors that have instructions for them. No standard templates here, as in avx512.cpp.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -20,6 +20,7 @@
 // In this order.
 #include "vectors_avx512.h"
 #include "vectors.h"
+#include "large_convolution_kernels.h"
 #include "product_kernels.h"
 #include "pair_kernels.h"
 

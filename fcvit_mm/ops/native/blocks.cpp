@@ -184,6 +184,7 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
     });
     Convolution conv{a, nullptr, mix.taps_bias, b, height, width, channels, mix.kernel, false};
     conv.taps = mix.taps;
+    conv.paired = paired;
     Product reduce{}, expand{};
     reduce.row_stride = reduce.depth = packed_size(channels, paired);
     expand.columns = expand.out_stride = channels;

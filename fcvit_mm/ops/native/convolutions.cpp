@@ -84,7 +84,8 @@ void convolve_large(const Convolution& conv, int64_t batch) {
 
 void convolve_rows(const Convolution& conv, int64_t begin, int64_t end) {
   const int64_t strips = divide_up(conv.width, kRegionColumns), columns = divide_up(conv.width, strips);
-  const int64_t taps_size = conv.kernel * conv.kernel * kernels().block;
+  const int64_t taps_size = conv.kernel * packed_size(conv.kernel, conv.paired) * kernels().block;
+  const auto convolve = conv.paired ? kernels().convolve_region_pairs : kernels().convolve_region;
   float* const scratch = thread_buffer(kernels().scratch_size(end - begin, columns, conv.kernel));
   for (int64_t channel = 0; channel < conv.channels; channel += kernels().block) {
     const float* const taps = conv.taps + channel / kernels().block * taps_size;
@@ -93,7 +94,7 @@ void convolve_rows(const Convolution& conv, int64_t begin, int64_t end) {
     }
     for (int64_t column = 0; column < conv.width; column += columns) {
       const Region region{0, channel, begin, end, column, std::min(column + columns, conv.width)};
-      kernels().convolve_region(conv, region, taps, scratch);
+      convolve(conv, region, taps, scratch);
     }
   }
 }

@@ -22,6 +22,7 @@ struct Convolution {
   int64_t height, width, channels, kernel;
   bool gelu;
   const float* taps;  // the weight as of pack_taps, for whole blocks of channels; or null
+  bool paired;  // large kernels: `taps` are as of convolve_region_pairs
   // 3x3 kernels alone: rows of the map that are in memory, or 0 for all of them. Row y is at (y + shift) % ring.
   int64_t ring, shift;
 };
@@ -108,6 +109,9 @@ struct Kernels {
   // Large kernels. `taps` as of pack_taps for the channels of the region; `scratch` has scratch_size() values.
   int64_t (*scratch_size)(int64_t rows, int64_t columns, int64_t kernel);
   void (*convolve_region)(const Convolution& conv, const Region& region, const float* taps, float* scratch);
+  // The same with taps in bfloat16, pairs of neighbours in a row of the kernel: (count / lanes, k * (k / 2 rounded up), lanes,
+  // 2) with zeros beyond the row. Null where processors have no instructions for it.
+  void (*convolve_region_pairs)(const Convolution& conv, const Region& region, const float* taps, float* scratch);
   // 3x3 kernels. One or two rows of outputs of one image, for the channels from `begin` to `end`; `begin` is a multiple
   // of `lanes`. `taps` as of pack_taps for all channels; `zeros` has as many as there are channels.
   void (*convolve_3x3_rows)(const Convolution& conv, int64_t image, int64_t row, int64_t rows, int64_t begin,

@@ -369,6 +369,16 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
     check_taps(name, weight, count, kernel);
     return weight.const_data_ptr<float>();
   };
+  // Those of token mixes, in pairs if products are.
+  const auto token_taps = [&](const char* name, const Tensor& weight, int64_t count, int64_t kernel) {
+    if (!paired) {
+      return taps(name, weight, count, kernel);
+    }
+    const int64_t vectors = divide_up(count, kernels().block) * (kernels().block / kernels().lanes);
+    check_shape(name, weight, {vectors, kernel * divide_up(kernel, 2), kernels().lanes, 2}, at::kBFloat16);
+    TORCH_CHECK(weight.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
+    return static_cast<const float*>(weight.const_data_ptr());
+  };
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
   Tensor out = empty_map(x, channels);
   Block block{};
@@ -381,8 +391,11 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
   block.context_eps = context_eps;
   for (size_t i = 0; i < mixes.size(); i += kOfTokenMix) {
     const auto of = [&](int64_t index) -> const Tensor& { return mixes[i + index]; };
-    TORCH_CHECK(of(6).dim() == 3, "fcvit_mm_cpu: taps is ", of(6).sizes(), ", expected three dimensions");
-    const int64_t kernel = std::lround(std::sqrt(static_cast<double>(of(6).size(1))));
+    const int64_t dims = paired ? 4 : 3;
+    TORCH_CHECK(of(6).dim() == dims, "fcvit_mm_cpu: taps is ", of(6).sizes(), ", expected ", dims, " dimensions");
+    // Of k rows with k taps each, or with pairs of them.
+    const double area = static_cast<double>(paired ? 2 * of(6).size(1) : of(6).size(1));
+    const int64_t kernel = paired ? std::lround(std::sqrt(area + 0.25) - 0.5) : std::lround(std::sqrt(area));
     TORCH_CHECK(kernel % 2 == 1 && kernel > 3, "fcvit_mm_cpu: taps are of a kernel of ", kernel,
                 ", expected an odd one above 3");
     const int64_t candidates = of(1).numel(), hidden = of(9).numel();
@@ -394,7 +407,7 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
                            vector("rescale_weight", of(4), num_heads),
                            vector("rescale_bias", of(5), num_heads),
                            kernel,
-                           taps("taps", of(6), channels, kernel),
+                           token_taps("taps", of(6), channels, kernel),
                            vector("taps_bias", of(7), channels),
                            hidden,
                            pairs("fc1_weight", of(8), hidden, channels),

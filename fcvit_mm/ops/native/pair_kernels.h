@@ -1,4 +1,4 @@
-// Matrix products of bfloat16: two neighbouring values of a row, a pair, lie where one of float32 would.
+// What matrix products of bfloat16 read: two neighbouring values of a row, a pair, lie where one of float32 would.
 namespace fcvit_mm {
 namespace INSTANCE {
 namespace {
@@ -22,6 +22,7 @@ void round_to_pairs(const float* from, int64_t count, int64_t width, float* pair
 }  // namespace
 
 void set_pairs(Kernels& kernels) {
+  kernels.convolve_region_pairs = convolve_region;
   kernels.multiply_pairs = multiply;
   kernels.round_to_pairs = round_to_pairs;
 }

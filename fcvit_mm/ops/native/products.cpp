@@ -189,7 +189,8 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
 
     Convolution conv{part.expanded, nullptr,     mixer.taps_bias + part.first, part.convolved - row * row_size,
                      mixer.height,  mixer.width, part.count,                   3,
-                     true,          nullptr,     ring,                         shift};
+                     true,          nullptr,     false,                        ring,
+                     shift};
     for (int64_t i = row; i < stop; i += 2) {
       kernels().convolve_3x3_rows(conv, 0, i, std::min<int64_t>(stop - i, 2), 0, part.count, part.taps, part.zeros);
     }

@@ -113,7 +113,7 @@ struct Block {
   const float* x;
   int64_t heads;
   const float *norm_weight, *norm_bias;  // (channels), each may be null
-  std::vector<TokenMix> mixes;  // if the channel mixer is paired, their 1x1 convolutions are, too
+  std::vector<TokenMix> mixes;  // if the channel mixer is paired, their convolutions are, too
   const float* scale;   // of what the mixes give, (channels), or null
   Mixer channel_mixer;  // packed; reads and adds to what the first half gives: its `x` and `shortcut` are not read
   double eps, context_eps;
