@@ -33,8 +33,8 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
     allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrisation, an adapter
     or another layer: merge or remove these first to have them fused, too. Weights take the channels_last layout. Where
     a CPU computes float32 faster than half precision, a half-precision backbone computes in float32 between its input
-    and its outputs. Of FCViT, 1x1 convolutions and patch embeddings stay in bfloat16 where the CPU has instructions for
-    it, and use it under autocast. Which kernels run is decided at each call, as for any model (see
+    and its outputs. Of FCViT, 1x1 and large depth-wise convolutions and patch embeddings stay in bfloat16 where the CPU
+    has instructions for it, and use it under autocast. Which kernels run is decided at each call, as for any model (see
     :mod:`fcvit_mm.ops`).
 
     Necks, heads and convolutional backbones of mmdet, mmseg and mmpretrain listed in
@@ -136,7 +136,7 @@ def _is_faster_in_float32(backbone: Backbone, parameter: Tensor) -> bool:
 def _keep_maps_in_float32(backbone: Backbone, parameter: Tensor) -> None:
     """Let a half-precision backbone compute in float32 between its input and its outputs.
 
-    Where the CPU has instructions for bfloat16, blocks multiply in it, and patch embeddings stay in it.
+    Where the CPU has instructions for bfloat16, blocks multiply and convolve in it, and patch embeddings stay in it.
 
     Args:
         backbone (Backbone): It is changed.
