@@ -75,6 +75,11 @@ ADVICE = (
         'has _delete_=True',
     ),
     (
+        r'Package lvis is not installed',
+        'pip install lvis (version 0.5.3 loads the data; with NumPy 1.24 or later its evaluation also needs np.float '
+        'replaced by float in its file eval.py)',
+    ),
+    (
         r'^(ImportError|ModuleNotFoundError)|Failed to import',
         'Install the package, or add the folder of the module to the environment variable PYTHONPATH',
     ),

@@ -16,7 +16,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true', help='check a run that resumes from its last checkpoint')
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument(
-        '--quick', action='store_true', help='run only the checks that tools/train.py does at its start'
+        '--quick', action='store_true', help='check as tools/train.py does at its start, and build, but train no step'
     )
     parser.add_argument(
         '--launcher', choices=LAUNCHERS, default='none', help='launcher of the planned run, if it has several processes'
@@ -37,14 +37,14 @@ def main(args: argparse.Namespace) -> None:
     if not args.verbose:
         MMLogger.get_instance('mmengine', log_level='WARNING')
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-    if not args.verbose:
+    if not args.verbose and not args.quick:
         cfg.log_level = 'WARNING'
     if args.amp:
         enable_amp(cfg)
     if args.resume:
         cfg.resume, cfg.load_from = True, None
     select_resume_point(cfg)
-    check_training(cfg)
+    check_training(cfg, building=args.quick)
     print(f'{args.config}: data, checkpoints and classes are in order')
     if args.quick:
         return

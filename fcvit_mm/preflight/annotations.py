@@ -97,6 +97,18 @@ def fatal_annotations(content: dict) -> List[str]:
             f'{len(incomplete)} of {len(content["images"])} images lack id, file_name, width or height (ids '
             f'{shorten(incomplete, SHOWN)})'
         )
+    for key, words, is_right in (
+        ('file_name', 'text', lambda value: isinstance(value, str)),
+        ('width', 'a number', is_number),
+        ('height', 'a number', is_number),
+    ):
+        wrong = [image for image in content['images'] if key in image and not is_right(image[key])]
+        if wrong:
+            ids = [image.get('id') for image in wrong]
+            lines.append(
+                f'{len(wrong)} of {len(content["images"])} images have a {key} that is not {words}, such as '
+                f'{wrong[0][key]!r} (ids {shorten(ids, SHOWN)})'
+            )
     nameless = [each.get('id') for each in content.get('categories', []) if not {'id', 'name'} <= set(each)]
     if nameless:
         number = len(content['categories'])
@@ -313,11 +325,25 @@ def mask_words(mask: Any, width: int, height: int, said: str) -> str:
         if filled not in (None, height * width):
             return f'its run lengths cover {filled} pixels, but its size {size} (height, width) has {height * width}'
         return said
+    if isinstance(mask, str):
+        return 'it is text, expected a list of polygons or run lengths (a dict with size and counts)'
+    if any(isinstance(polygon, dict) for polygon in mask):
+        return 'it is a list of run lengths, expected one dict with size and counts'
     if not all(isinstance(polygon, list) for polygon in mask):
         return f'it is a flat list, not a list of polygons; {said}'
     if any(len(polygon) < 6 for polygon in mask):
         return f'a polygon has fewer than three points; {said}'
     return said
+
+
+def far_words(mask: List[Any]) -> str:
+    """Describe polygons whose points cannot be drawn."""
+    points = [point for polygon in mask if isinstance(polygon, list) for point in polygon]
+    if points and all(isinstance(point, (list, dict)) for point in points):
+        return f'its points are {points[0]!r}, ..., expected the numbers x1, y1, x2, y2, ... one after the other'
+    if any(isinstance(point, str) for point in points):
+        return f'its points are text, such as {points[0]!r}, expected numbers'
+    return 'it has points far outside its image, or points that are not numbers'
 
 
 def check_masks(
@@ -340,7 +366,7 @@ def check_masks(
     for mask in limit.part(masks, SCREEN_SECONDS, f'{what}: segmentations checked'):
         kind = mask_kind(mask.segmentation, mask.width, mask.height)
         if kind == 'far':
-            found['it has points far outside its image, or points that are not numbers'].append(mask)
+            found[far_words(mask.segmentation)].append(mask)
         elif kind == 'size':
             found[mask_words(mask.segmentation, mask.width, mask.height, '')].append(mask)
         elif kind == 'unusual':

@@ -10,25 +10,28 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
-from mmengine.registry import DATA_SAMPLERS, DefaultScope
+from mmengine.registry import DATA_SAMPLERS, MODELS, DefaultScope
 
 from ..apis.load import build_model, read_trained
 from ..apis.predict.results import meta_of
-from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
+from ..checkpoints import CheckpointError, check_fits, read_checkpoint, weights_of
 from ..checkpoints.names import some
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
-from ..engine.run import is_overwritten
 from ..errors import UserError
 from .batches import batch_problems
+from .building import build_problems, checkpoint_hook_problems
 from .data.dataset import Leaf, build_problem, check_leaf
-from .data.kinds import is_url
 from .data.pipeline import build_outer, rehearse
 from .gradients import gradient_problems
-from .ground_truth.evaluator import ground_truth_problems
+from .ground_truth.evaluator import foreign_metric_problem, ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
 from .limits import TimeLimit, quiet, remark, shorten, unique, without_garbage_collection
+from .misspelt import report_misspelt_arguments
 from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
+from .overlap import report_overlap
+from .pretrained import pretrained_problems
+from .schedules import report_long_schedules
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
@@ -48,6 +51,18 @@ class LabelRule(NamedTuple):
     full: bool
 
 
+class Samples(NamedTuple):
+    """The samples of a data loader.
+
+    Attributes:
+        number (int): Their number, not counting how often wrappers repeat them.
+        paths (list[str]): Paths of their images, each once.
+    """
+
+    number: int
+    paths: List[str]
+
+
 class PreflightError(UserError):
     """All problems that a run would encounter.
 
@@ -61,12 +76,13 @@ class PreflightError(UserError):
         super().__init__('\n  - '.join([f'{number} found before the start:', *problems]))
 
 
-def check_training(cfg: Config) -> None:
+def check_training(cfg: Config, building: bool = False) -> None:
     """Check the requirements of training: training and validation data, checkpoints, numbers of classes.
 
     Args:
         cfg (Config): The config, command line merged and resume point chosen
             (:func:`fcvit_mm.engine.hooks.resume.select_resume_point`).
+        building (bool): Also build all parts of the run except the data sets, as the runner does at its start.
 
     Raises:
         PreflightError: Lists all problems.
@@ -81,13 +97,20 @@ def check_training(cfg: Config) -> None:
         if cfg.get('load_from'):
             problems += checkpoint_problems(cfg.load_from, 'load_from') or load_from_problems(cfg)
     validates = cfg.get('val_cfg') is not None
-    problems += work_dir_problems(cfg) + loop_problems(cfg)
+    of_loops = loop_problems(cfg)
+    problems += work_dir_problems(cfg) + of_loops
     loaders = ['train_dataloader', *(['val_dataloader'] if validates else [])]
-    problems += data_problems(cfg, loaders, limit, {cfg.get('load_from'): trained})
+    samples: Dict[str, Samples] = {}
+    problems += data_problems(cfg, loaders, limit, {cfg.get('load_from'): trained}, samples)
+    if not of_loops:
+        number = samples['train_dataloader'].number if 'train_dataloader' in samples else None
+        report_long_schedules(cfg, is_by_epoch(cfg), number)
+    report_misspelt_arguments(cfg)
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += channel_problems(cfg) or gradient_problems(cfg)
+    problems += build_problems(cfg) if building and not of_loops else checkpoint_hook_problems(cfg)
     if problems:
-        raise PreflightError(problems)
+        raise PreflightError(unique(problems))
     limit.report()
 
 
@@ -180,26 +203,6 @@ def resume_model_problems(cfg: Config) -> List[str]:
     return []
 
 
-def pretrained_problems(cfg: Config) -> List[str]:
-    """Check the pretrained files of model components."""
-    problems = []
-    overwritten = cfg.model.backbone.init_cfg if is_overwritten(cfg) else None
-    for node in walk(cfg.get('model', {})):
-        path = node.get('checkpoint')
-        if node is overwritten:
-            continue
-        if type_name(node) == 'Pretrained' and isinstance(path, str) and not is_url(path):
-            try:
-                content = read_checkpoint(path)
-                check_finite(content.get('state_dict', content), path)
-            except CheckpointError as error:
-                problems.append(
-                    f'pretrained: {error}. Another file: --cfg-options pretrained=PATH; from scratch: '
-                    '--cfg-options pretrained=None'
-                )
-    return problems
-
-
 def work_dir_problems(cfg: Config) -> List[str]:
     """Check that the work directory can be written, with room for one more checkpoint like the largest one there."""
     problems = folder_to_write_problems(cfg)
@@ -262,6 +265,7 @@ def data_problems(
     loaders: List[str],
     limit: Optional[TimeLimit] = None,
     trained: Optional[Dict[str, Sequence[str]]] = None,
+    samples: Optional[Dict[str, Samples]] = None,
 ) -> List[str]:
     """Check the data sets of some data loaders, their heads and their evaluators.
 
@@ -270,8 +274,10 @@ def data_problems(
         loaders (list[str]): Names of data loaders.
         limit (TimeLimit, optional): Time limit of all checks. Default: a new one.
         trained (dict, optional): Checkpoint that is tested or resumed -> names of its classes, if it has any.
+        samples (dict, optional): Gets the samples of each data loader without problems.
     """
     limit = limit or TimeLimit()
+    samples = {} if samples is None else samples
     problems: List[str] = []
     seen: List[Tuple[str, Sequence[str]]] = []
     splits: Dict[str, Sequence[str]] = {}
@@ -284,10 +290,15 @@ def data_problems(
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():
             leaves: List[Leaf] = []
-            problems += loader_problems(cfg, name, max(heads.values(), default=None), part, seen, splits, rules, leaves)
+            found = loader_problems(cfg, name, max(heads.values(), default=None), part, seen, splits, rules, leaves)
+            problems += found
+            if not found:
+                samples[name] = samples_of(leaves)
             with part.pause():
                 leaves.clear()  # millions of objects: it takes as long as a check
         limit.take(part)
+    if 'train_dataloader' in samples and 'val_dataloader' in samples:
+        report_overlap(samples['train_dataloader'].paths, samples['val_dataloader'].paths, 'val_dataloader', limit)
     differing = split_problems(splits)
     problems += differing or zero_label_problems(rules) or trained_class_problems(trained or {}, splits)
     for name, names in seen:
@@ -352,6 +363,8 @@ def loader_problems(
     found = found or batch_problems(cfg, name, len(outer), packed, leaves)
     problems += [f'{name}: {problem}' for problem in found]
     evaluator = cfg.get(f'{split}_evaluator')
+    if not problems and split != 'train' and evaluator:
+        problems += foreign_metric_problem(evaluator, model_class(cfg), f'{split}_evaluator')
     if not problems and split != 'train' and evaluator and hasattr(outer, 'metainfo'):
         limit.reserve(EVALUATION_SECONDS)  # the ground truth comes last, and finds most
         data = Split(outer, datasets, packed, limit)
@@ -360,6 +373,22 @@ def loader_problems(
         if split == 'val':
             problems += monitor_problems(cfg, data.score_names or [])
     return problems
+
+
+def samples_of(leaves: Sequence[Leaf]) -> Samples:
+    """Return the samples of the data sets of a data loader."""
+    infos = [info for leaf in leaves for info in getattr(leaf.dataset, 'data_list', None) or ()]
+    paths = [info['img_path'] for info in infos if isinstance(info, dict) and isinstance(info.get('img_path'), str)]
+    return Samples(sum(len(leaf.dataset) for leaf in leaves if leaf.dataset is not None), unique(paths))
+
+
+def model_class(cfg: Config) -> Any:
+    """Return the class of a config's model; ``None`` if it is unknown."""
+    kind = (cfg.get('model') or {}).get('type')
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            return registry.get(kind)
+    return kind
 
 
 def mask_metric_problems(cfg: Config, name: str) -> List[str]:
@@ -441,6 +470,9 @@ def loop_problems(cfg: Config) -> List[str]:
             'train_cfg.val_interval is 0, expected 1 or more. To train without validation: val_dataloader=None '
             'val_cfg=None val_evaluator=None'
         ]
+    for key in ('max_epochs', 'max_iters'):
+        if isinstance(loop.get(key), int) and loop[key] < 1:
+            return [f'train_cfg.{key} is {loop[key]}, so nothing would be trained: set 1 or more']
     for split in ('val', 'test'):
         parts = [f'{split}_dataloader', f'{split}_cfg', f'{split}_evaluator']
         missing = [part for part in parts if cfg.get(part) is None]

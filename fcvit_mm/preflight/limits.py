@@ -4,8 +4,10 @@ import contextlib
 import gc
 import io
 import logging
+import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Iterable, Iterator, List, Sequence, TypeVar
 
 import numpy as np
@@ -114,6 +116,20 @@ def quiet(level: int = logging.WARNING) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """Yield a temporary folder, and remove its log files from the loggers, which outlive it."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield folder
+        finally:
+            for logger in MMLogger._instance_dict.values():
+                for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
+                    if Path(folder) in Path(handler.baseFilename).parents:
+                        logger.removeHandler(handler)
+                        handler.close()
 
 
 def shorten(items: Iterable[Any], shown: int = SHOWN) -> str:

@@ -1,28 +1,26 @@
 """A trial of a run: one training step, one evaluation batch and one checkpoint, before hours are spent."""
 
 import copy
-import logging
 import math
 import resource
 import shutil
 import sys
-import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..apis.step import Step, observed, parameters_without_gradient, watched_outputs
 from ..engine.hooks.foreign_checkpoints import find_weights
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
+from .building import backend_problems
 from .checks import disk_problems, monitor_problems
 from .gradients import missing_gradients
+from .limits import scratch_folder
 
 #: Training steps: the first one allocates, the others are timed.
 STEPS = 3
@@ -89,7 +87,7 @@ def run_trial(cfg: Config, work_dir: str) -> Trial:
     for step in TRAINING_STEPS:
         step(cfg)
     wanted = dict(cfg.default_hooks.checkpoint or {})
-    problems: List[str] = []
+    problems = backend_problems(cfg)
     advice = 'Check the data, the model and the evaluators in the config'
     with scratch_folder() as folder, library_errors(f'trying {cfg.filename or "the config"}', advice):
         cfg.work_dir = folder
@@ -160,20 +158,6 @@ def build_runner(cfg: Config) -> Runner:
     runner.load_or_resume()
     runner.optim_wrapper.initialize_count_status(runner.model, 0, loop.max_iters)
     return runner
-
-
-@contextmanager
-def scratch_folder() -> Iterator[str]:
-    """Yield a temporary folder, and remove its log files from the loggers, which outlive it."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            yield folder
-        finally:
-            for logger in MMLogger._instance_dict.values():
-                for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
-                    if Path(folder) in Path(handler.baseFilename).parents:
-                        logger.removeHandler(handler)
-                        handler.close()
 
 
 def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], Step]:

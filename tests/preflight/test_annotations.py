@@ -12,6 +12,7 @@ from fcvit_mm.preflight.annotations import (
     ask_loading_step,
     ask_metric,
     check_masks,
+    far_words,
     fatal_annotations,
     mask_kind,
     mask_words,
@@ -254,3 +255,22 @@ def test_categories_that_are_shifted():
     for used, categories in (([0, 1, 3], [0, 1, 2]), ([1, 2], [0, 1, 2]), ([1, 4], [0, 1, 2]), ([1], [0])):
         assert not annotations.are_shifted(used, categories)
     assert not annotations.are_shifted(['1'], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ('mask', 'words'),
+    [
+        ([[[1, 2], [3, 4], [5, 6]]], 'its points are [1, 2], ..., expected the numbers x1, y1, x2, y2, ... one after'),
+        ([['1', '2', '3', '4', '5', '6']], "its points are text, such as '1', expected numbers"),
+        ([[1, 2, 3, 4, 5, 1e9]], 'it has points far outside its image, or points that are not numbers'),
+    ],
+)
+def test_words_for_points_that_cannot_be_drawn(mask, words):
+    assert mask_kind(mask, 64, 48) == 'far' and far_words(mask).startswith(words)
+
+
+def test_words_for_segmentations_of_another_kind():
+    assert mask_words('[[1, 2]]', 64, 48, 'no').startswith('it is text, expected a list of polygons or run lengths')
+    assert mask_words([dict(size=[48, 64], counts='a')], 64, 48, 'no') == (
+        'it is a list of run lengths, expected one dict with size and counts'
+    )

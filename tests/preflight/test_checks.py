@@ -330,6 +330,17 @@ def test_validation_at_no_interval(own):
     check_training(cfg)
 
 
+@pytest.mark.parametrize('key', ['max_epochs', 'max_iters'])
+def test_training_of_no_length(own, key):
+    cfg, _ = own('classification' if key == 'max_epochs' else 'segmentation', {f'train_cfg.{key}': 0})
+    assert only_problem(cfg) == f'train_cfg.{key} is 0, so nothing would be trained: set 1 or more'
+
+
+def test_schedules_for_a_longer_training(own, said):
+    check_training(own('classification')[0])
+    assert any(text.startswith('param_scheduler: LinearLR (begin=0, end=5; training has 1 epochs), ') for text in said)
+
+
 def test_epochs_in_a_loop_of_iterations(own, said):
     cfg, _ = own('segmentation', {'param_scheduler': [dict(type='CosineAnnealingLR', T_max=2)]})
     cfg.default_hooks.checkpoint.by_epoch = True
@@ -400,7 +411,7 @@ def test_annotations_that_are_skipped_are_a_warning(own, said, change_annotation
         data, 'train', lambda content: [each.update(category_id=77) for each in content['annotations'][:2]]
     )
     check_training(cfg)
-    lines = [line for line in said if 'never occur' not in line]
+    lines = [line for line in said if 'never occur' not in line and 'param_scheduler' not in line]
     assert len(lines) == 1
     assert re.search(
         '2 of [0-9]+ annotations have a category_id that the file does not define .* mmdet skips', lines[0]

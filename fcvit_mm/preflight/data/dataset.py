@@ -2,6 +2,7 @@
 
 import json
 import os.path as osp
+from collections import Counter
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from mmengine.registry import DATASETS
 
 from ...engine.config import type_name
 from ...errors import advice_for, origin
-from ..annotations import fatal_annotations
+from ..annotations import PARTS, fatal_annotations
 from ..limits import TimeLimit, quiet, remark, shorten
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
 from .detection import (
@@ -22,6 +23,7 @@ from .detection import (
     mask_problems,
     short_palette,
 )
+from .formats import known_format
 from .images import file_problems
 from .kinds import has_folders, is_coco, is_remote, is_segmentation, is_url, is_xml, loading_steps, needs_maps
 from .segmentation import label_map_problems, suffix_problems
@@ -101,6 +103,7 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         ]
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
     classes = dataset.metainfo.get('classes')
+    report_repeated_classes(dataset_cfg, classes)
     problems = list_problems(dataset, prefixes, everything, where, api, num_classes, limit)
     if problems:
         # Of folders that are none of classes, too.
@@ -114,6 +117,18 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     if is_segmentation(dataset) and not problems and needs_maps(dataset):
         problems += label_map_problems(dataset, read, prefixes, num_classes, limit, raw, labels)
     return Leaf(dataset, classes, problems, api, frozenset(raw), frozenset(labels))
+
+
+def report_repeated_classes(dataset_cfg: dict, classes: Any) -> None:
+    """Log a warning if several classes have the same name: they are learned as different ones."""
+    names = list(classes or ()) if isinstance(classes, (list, tuple)) else []
+    twice = [name for name, number in Counter(names).items() if number > 1]
+    if twice:
+        places = [index for index, name in enumerate(names) if name == twice[0]]
+        remark(
+            f'{type_name(dataset_cfg)}: metainfo.classes has {shorten(map(repr, twice))} more than once (labels '
+            f'{shorten(places)}), which are learned as different classes: correct the names, unless this is intended'
+        )
 
 
 def setting_problem(dataset_cfg: dict) -> str:
@@ -145,6 +160,8 @@ def shorten_value(value: Any) -> str:
 def build_problem(node: dict, error: Exception) -> str:
     """Describe why a data set or a wrapper cannot be built."""
     advice = advice_for(error)
+    if isinstance(node.get('data_prefix'), str) and "'str' object has no attribute" in str(error):
+        advice = f'data_prefix is {node["data_prefix"]!r}, expected a dict, such as dict(img={node["data_prefix"]!r})'
     return f'{type_name(node)} cannot be built: {origin(error).message}' + f'. {advice}' * bool(advice)
 
 
@@ -220,12 +237,23 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) 
             if text.startswith(BYTE_ORDER_MARK):
                 return [f'{ann_file} begins with a byte order mark: save it as UTF-8 without byte order mark']
             content = json.loads(text)
-            return [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(content)]
+            other = known_format(ann_file)
+            lacking = [part for part in PARTS if isinstance(content, dict) and part not in content]
+            if not other and content and lacking in (['categories'], ['images']):
+                return [f'{ann_file} has no {lacking[0]!r}, which COCO format requires: add them']
+            return (
+                [other]
+                if other
+                else [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(content)]
+            )
         except UnicodeDecodeError as error:
-            return [packed_problem(ann_file) or not_utf8(ann_file, error)]
+            return [packed_problem(ann_file) or known_format(ann_file) or not_utf8(ann_file, error)]
+        except IsADirectoryError:
+            return [f'ann_file {ann_file} is a folder, expected a file: add the name of the file']
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return [
-                f'{ann_file} ({osp.getsize(ann_file)} bytes) is not a COCO annotation file, or is corrupt or '
+                known_format(ann_file)
+                or f'{ann_file} ({osp.getsize(ann_file)} bytes) is not a COCO annotation file, or is corrupt or '
                 f'truncated ({type(error).__name__}: {error}): copy it again, or export it in COCO format'
             ]
     if has_folders(dataset):

@@ -1,14 +1,18 @@
 """An evaluator: each of its metrics evaluates the ground truth, by the check of its type."""
 
+import inspect
 import logging
 import os.path as osp
+import re
 from collections import Counter
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+import numpy as np
 from mmengine.registry import METRICS
 
-from ...engine.config import type_name
+from ...engine.config import TASKS, type_name, walk
 from ...errors import advice_for, origin
+from ..data.kinds import is_url
 from ..limits import quiet, remark, shorten
 from .classification import check_labels
 from .coco import check_coco
@@ -72,6 +76,29 @@ def ground_truth_problems(evaluator: Any, split: Split, name: str) -> List[str]:
     return problems
 
 
+def foreign_metric_problem(evaluator: Any, model: Any, name: str) -> List[str]:
+    """Check that no metric is of another of the three libraries than the model, which predicts other things.
+
+    Args:
+        evaluator (dict | list): Its config.
+        model (type): Class of the model.
+        name (str): What to call the evaluator.
+    """
+    library = getattr(model, '__module__', '').partition('.')[0]
+    for config in walk(evaluator):
+        kind = config.get('type')
+        if isinstance(kind, str):
+            with METRICS.switch_scope_and_registry(None) as registry:
+                kind = registry.get(kind)
+        other = getattr(kind, '__module__', '').partition('.')[0]
+        if library in TASKS and other in TASKS and library != other and not is_dump(config):
+            return [
+                f'{name}: {type_name(config)} is a metric of {other}, but the model ({model.__name__}) is one of '
+                f'{library}, whose predictions it cannot read: use a metric of {library}'
+            ]
+    return []
+
+
 def is_dump(config: Any) -> bool:
     """Check whether a metric only writes the predictions."""
     return type_name(config).startswith('Dump')
@@ -118,7 +145,7 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
     check, reason = metric_check(metric_type)
     if check is None and metric_type is not None:
         remark(f'{name}: {kind} is not checked with the ground truth: {reason}')
-        return []
+        return unchecked_problems(config, metric_type, split)
     config = {**config, **{key: None for key in ('outfile_prefix', 'output_dir') if key in config}}
     if config.get('format_only'):
         remark(
@@ -144,6 +171,34 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
             f'{message})'
         )
         return []
+
+
+def unchecked_problems(config: dict, metric_type: Any, split: Split) -> List[str]:
+    """Check what a metric needs that is not checked with the ground truth: its file, and the package of LVIS."""
+    path = config.get('ann_file')
+    if isinstance(path, str) and not is_url(path) and not osp.exists(path):
+        return [unbuilt_problem(config, split, FileNotFoundError(path))]
+    if not any(base.__name__ == 'LVISMetric' for base in metric_type.__mro__):
+        return []
+    try:
+        with quiet(logging.ERROR):
+            METRICS.build(config)
+    except Exception as error:
+        # Broad, because the metric is another library's.
+        return [unbuilt_problem(config, split, error)]
+    return lvis_problems()
+
+
+def lvis_problems() -> List[str]:
+    """Check that the evaluation of the package lvis runs with the installed NumPy, as that of lvis 0.5.3 does not."""
+    import lvis.eval
+
+    if hasattr(np, 'float') or not re.search(r'\bnp\.float\b', inspect.getsource(lvis.eval)):
+        return []
+    return [
+        f'the installed package lvis uses np.float, which NumPy {np.__version__} lacks, so the first evaluation would '
+        f'end the run: replace np.float by float in {lvis.eval.__file__}'
+    ]
 
 
 def metric_check(metric_type: Any) -> Tuple[Optional[Callable], str]:

@@ -99,3 +99,35 @@ def test_compressed_annotations(own, change_annotations, pack, kind):
     path = change_annotations(data, 'train', lambda content: None)
     path.write_bytes(pack(path.read_bytes()))
     assert only_problem(cfg) == f'train_dataloader: {path} is compressed ({kind}): unpack it'
+
+
+def test_classes_of_one_name(own, said):
+    names = ('background', 'circle', 'circle', 'square', 'star', 'triangle')
+    cfg, _ = own('segmentation', {'train_dataloader.dataset.metainfo.classes': names})
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert (
+        "BaseSegDataset: metainfo.classes has 'circle' more than once (labels 1, 2), which are learned as different "
+        'classes: correct the names, unless this is intended'
+    ) in said
+
+
+def test_folder_that_is_text(own):
+    cfg, _ = own('detection')
+    cfg.train_dataloader.dataset.data_prefix = 'train2017/'
+    assert only_problem(cfg).endswith("data_prefix is 'train2017/', expected a dict, such as dict(img='train2017/')")
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('width', '64', "8 of 8 images have a width that is not a number, such as '64' (ids "),
+        ('height', None, '8 of 8 images have a height that is not a number, such as None (ids '),
+        ('file_name', 7, '8 of 8 images have a file_name that is not text, such as 7 (ids '),
+    ],
+)
+def test_images_with_values_of_another_kind(own, change_annotations, key, value, words):
+    cfg, data = own('detection')
+    path = change_annotations(
+        data, 'train', lambda content: [image.update({key: value}) for image in content['images']]
+    )
+    assert only_problem(cfg).startswith(f'train_dataloader: {path}: {words}')

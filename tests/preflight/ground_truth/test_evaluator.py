@@ -1,5 +1,9 @@
 """Evaluators of all tasks: correct data score perfectly, and metrics without a check are named."""
 
+import importlib.util
+import sys
+
+import numpy as np
 import pytest
 from harness import LIBRARIES
 from mmengine.registry import METRICS, DefaultScope
@@ -113,3 +117,62 @@ def test_metrics_that_inherit(own, change_annotations):
     change_annotations(data, 'val', lambda content: [each.pop('iscrowd') for each in content['annotations']])
     cfg.val_evaluator.type = Mine
     assert "have no 'iscrowd'" in validation_problems(cfg)
+
+
+def test_metrics_of_another_library(own):
+    pytest.importorskip('mmdet')
+    cfg, _ = own('classification')
+    cfg.val_evaluator = dict(type='mmdet.CocoMetric', metric='bbox')
+    assert validation_problems(cfg) == (
+        'val_evaluator: CocoMetric is a metric of mmdet, but the model (ImageClassifier) is one of mmpretrain, whose '
+        'predictions it cannot read: use a metric of mmpretrain'
+    )
+
+
+@pytest.fixture
+def lvis(monkeypatch, tmp_path):
+    """The evaluation of a package lvis, as text -> it is installed, and can be built."""
+    from mmdet.evaluation.metrics import lvis_metric
+
+    def install(text):
+        (tmp_path / 'lvis').mkdir()
+        (tmp_path / 'lvis' / '__init__.py').touch()
+        (tmp_path / 'lvis' / 'eval.py').write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setattr(lvis_metric.LVISMetric, '__init__', lambda self, **options: None)
+
+    yield install
+    for name in ('lvis', 'lvis.eval'):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize('text, works', [('x = np.float\n', False), ('x = np.float64\n', True)])
+def test_evaluation_of_lvis_that_newer_numpy_ends(own, lvis, text, works):
+    text = f'class Numpy:\n    float = float64 = float\n\n\nnp = Numpy()\n{text}'
+    lvis(text)
+    cfg, data = own('detection')
+    ann_file = str(data / 'annotations' / 'instances_val2017.json')
+    cfg.val_evaluator = dict(type='LVISMetric', ann_file=ann_file)
+    if works or hasattr(np, 'float'):
+        assert validation_problems(cfg, 0) == []
+    else:
+        problem = validation_problems(cfg)
+        assert 'the installed package lvis uses np.float, which NumPy' in problem
+        assert problem.endswith('lvis/eval.py')
+
+
+def test_file_of_a_metric_that_is_not_checked(own):
+    cfg, _ = own('detection')
+    cfg.val_evaluator = dict(type='LVISMetric', ann_file='gone.json')
+    assert validation_problems(cfg).startswith('val_evaluator: ann_file gone.json does not exist: give ')
+
+
+def test_package_of_lvis(own):
+    if importlib.util.find_spec('lvis') is not None:
+        pytest.skip('it is installed')
+    cfg, _ = own('detection')
+    cfg.val_evaluator.type = 'LVISMetric'
+    assert 'Package lvis is not installed' in validation_problems(cfg)
+    cfg.train_dataloader.dataset.type = 'LVISV1Dataset'
+    (problem,) = data_problems(cfg, ['train_dataloader'])
+    assert 'pip install lvis (version 0.5.3 loads the data; with NumPy 1.24 or later' in problem

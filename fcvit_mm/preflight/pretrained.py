@@ -1,0 +1,167 @@
+"""Checking pretrained files of a model before a run: what the libraries' own loading takes from them."""
+
+import logging
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from ..apis.load import build_model
+from ..checkpoints import CheckpointError, check_finite, read_checkpoint
+from ..checkpoints.names import some
+from ..engine.config import type_name, walk
+from ..engine.run import is_overwritten
+from ..errors import UserError, origin
+from .data.kinds import is_url
+from .limits import quiet, remark
+
+#: Part of a module's values below which a warning says how many its pretrained file has.
+FEW = 0.5
+#: What to do about a pretrained file of the backbone, and of another part.
+OF_BACKBONE = 'Another file: --cfg-options pretrained=PATH; from scratch: --cfg-options pretrained=None'
+OF_PART = 'Give another checkpoint, or init_cfg=None for random weights'
+
+
+class Part(NamedTuple):
+    """A module with a pretrained file.
+
+    Attributes:
+        name (str): Where it is in the config.
+        module (nn.Module): The module.
+        path (str): Its file.
+        prefix (str): The prefix of its names in the file, as the config gives it.
+    """
+
+    name: str
+    module: nn.Module
+    path: str
+    prefix: str
+
+
+def pretrained_problems(cfg: Config) -> List[str]:
+    """Check the pretrained files of model components: that they can be read, and that something in them fits."""
+    problems = []
+    overwritten = cfg.model.backbone.init_cfg if is_overwritten(cfg) else None
+    for node in walk(cfg.get('model', {})):
+        path = node.get('checkpoint')
+        if node is overwritten or type_name(node) != 'Pretrained' or not isinstance(path, str) or is_url(path):
+            continue
+        try:
+            content = read_checkpoint(path)
+            check_finite(content.get('state_dict', content), path)
+        except CheckpointError as error:
+            problems.append(f'pretrained: {error}. {OF_BACKBONE}')
+    return problems or ([] if overwritten else fit_problems(cfg))
+
+
+def fit_problems(cfg: Config) -> List[str]:
+    """Let the modules with a pretrained file load it, and check that this gives them values."""
+    if not any(type_name(node) == 'Pretrained' for node in walk(cfg.get('model', {}))):
+        return []
+    try:
+        with quiet():
+            model = build_model(cfg)
+    except Exception:
+        # Broad, because the model is another library's; the runner says what is wrong with it.
+        return []
+    problems = []
+    for part in parts_of(model):
+        found: Dict[str, Any] = {}
+        advice = OF_BACKBONE if part.name == 'model.backbone.init_cfg' else OF_PART
+        try:
+            loaded = loaded_values(part.module, found)
+        except UserError as error:
+            problems.append(f'{part.name}: {error}. {advice}')
+            continue
+        except Exception as error:
+            # Broad, because loading is the module's own.
+            names = f': its names are {some(found)}' if found else ''
+            problems.append(f'{part.name}: {part.path} cannot be loaded ({origin(error).message}){names}. {advice}')
+            continue
+        own = [name for name, value in part.module.state_dict().items() if value.is_floating_point()]
+        if len(loaded) < FEW * len(own):
+            text = (
+                f'{part.name}: {len(loaded) or "none"} of the {len(own)} values of {type(part.module).__name__} are in '
+                f'{part.path}, whose names are {some(found)}; expected {some(own)}'
+            )
+            text += way_out(own, found, part)
+            if loaded:
+                remark(text)
+            else:
+                problems.append(f'{text}. {advice}')
+    return problems
+
+
+def parts_of(model: nn.Module) -> Iterator[Part]:
+    """Yield the modules of a model that load a local pretrained file, without the modules inside them."""
+    inside: Set[int] = set()
+    for name, module in model.named_modules():
+        given = getattr(module, 'init_cfg', None)
+        for node in given if isinstance(given, (list, tuple)) else [given]:
+            if not isinstance(node, dict) or type_name(node) != 'Pretrained':
+                continue
+            path = node.get('checkpoint')
+            known = hasattr(module, 'init_weights') and id(module) not in inside
+            if known and isinstance(path, str) and not is_url(path):
+                where = '.'.join(filter(None, ['model', name, 'init_cfg']))
+                inside.update(id(each) for each in module.modules())
+                yield Part(where, module, path, node.get('prefix') or '')
+
+
+def loaded_values(module: nn.Module, found: Dict[str, Any]) -> Set[str]:
+    """Initialize a module as MMEngine does; return the names of the values that it took from a file.
+
+    Args:
+        module (nn.Module): It is changed.
+        found (dict): Gets the names in the file, and what they stand for.
+    """
+
+    def mark(part: nn.Module) -> Any:
+        def before_loading(*args: Any) -> None:  # values that are not loaded stay NaN
+            with torch.no_grad():
+                for value in [*part.parameters(recurse=False), *part.buffers(recurse=False)]:
+                    if value.is_floating_point():
+                        value.fill_(torch.nan)
+
+        return before_loading
+
+    handles = [each._register_load_state_dict_pre_hook(mark(each)) for each in module.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]), quiet(logging.CRITICAL), safe_reading(found):
+            module.init_weights()  # type: ignore[operator]
+    finally:
+        for handle in handles:
+            handle.remove()
+    values = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    # Without names it reads its file in a way of its own, and rejects what does not fit.
+    return {name for name, value in values.items() if not found or not value.isnan().all()}
+
+
+@contextmanager
+def safe_reading(found: Dict[str, Any]) -> Iterator[None]:
+    """Let MMEngine's loader read checkpoints without running code in them, and tell which names they have."""
+    original = CheckpointLoader.load_checkpoint
+
+    def load_checkpoint(filename: str, map_location: Optional[str] = None, logger: Any = 'current') -> Any:
+        content = read_checkpoint(filename)
+        weights = content.get('state_dict', content)
+        found.update(weights if isinstance(weights, dict) else content)
+        return content
+
+    CheckpointLoader.load_checkpoint = load_checkpoint
+    try:
+        yield
+    finally:
+        CheckpointLoader.load_checkpoint = original
+
+
+def way_out(own: List[str], found: Dict[str, Any], part: Part) -> str:
+    """Return the prefix under which a file has a module's names, as advice; empty if it has none."""
+    for name in own:
+        for key in found:
+            if key != name and key.endswith(f'.{name}') and key[: -len(name)] != part.prefix:
+                return f'. Add prefix={key[: -len(name)]!r} to this init_cfg'
+    return ''

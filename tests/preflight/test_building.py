@@ -1,0 +1,116 @@
+import pytest
+from harness import LIBRARIES
+
+from fcvit_mm.preflight.building import build_problems, checkpoint_hook_problems, registered_names
+
+
+def only_problem(cfg):
+    (problem,) = build_problems(cfg)
+    return problem
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_parts_that_can_be_built(own, task):
+    cfg, _ = own(task)
+    before = cfg.to_dict()
+    assert build_problems(cfg) == [] and checkpoint_hook_problems(cfg) == []
+    assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            {'default_hooks.checkpoint': dict(type='CheckpointHook', intervall=1)},
+            'default_hooks.checkpoint (AtomicCheckpointHook): CheckpointHook got an unexpected keyword argument '
+            "'intervall'; did you mean 'interval'? Correct the arguments of this type in the config",
+        ),
+        (
+            {'default_hooks.logger.intervall': 1},
+            "default_hooks.logger (LoggerHook): LoggerHook.__init__() got an unexpected keyword argument 'intervall'. ",
+        ),
+        (
+            {'custom_hooks': [dict(type='EMAHook', momentun=0.1)]},
+            'custom_hooks[0] (EMAHook): ExponentialMovingAverage.__init__() got an unexpected keyword argument '
+            "'momentun'. Correct",
+        ),
+        (
+            {'custom_hooks': [dict(type='EmaHook')]},
+            "custom_hooks[0] (EmaHook): EmaHook is not in the mmpretrain::hook registry; did you mean 'EMAHook'? ",
+        ),
+        (
+            {'optim_wrapper.optimizer.weight_decays': 0.1},
+            "optim_wrapper: AdamW.__init__() got an unexpected keyword argument 'weight_decays'. Correct",
+        ),
+        ({'optim_wrapper.optimizer.lr': '1e-3'}, "optim_wrapper: '<=' not supported between instances of 'float' and"),
+        (
+            {'param_scheduler': [dict(type='MultiStepLRR', milestones=[1])]},
+            'param_scheduler: MultiStepLRR is not in the mmpretrain::parameter scheduler registry; did you mean '
+            "'MultiStepLR'? ",
+        ),
+        (
+            {'param_scheduler': [dict(type='MultiStepLR', milestone=[1])]},
+            "param_scheduler: MultiStepParamScheduler.__init__() got an unexpected keyword argument 'milestone'. ",
+        ),
+        (
+            {'train_cfg.max_epoch': 3},
+            "train_cfg: EpochBasedTrainLoop.__init__() got an unexpected keyword argument 'max_epoch'. Correct",
+        ),
+        ({'val_cfg.fp_16': True}, "val_cfg: ValLoop.__init__() got an unexpected keyword argument 'fp_16'. Correct"),
+        (
+            {'train_dataloader.samples_per_gpu': 2},
+            "train_dataloader: DataLoader.__init__() got an unexpected keyword argument 'samples_per_gpu'. Correct",
+        ),
+        ({'train_dataloader.num_workers': -1}, 'train_dataloader: num_workers option should be non-negative; '),
+        (
+            {'val_dataloader.sampler.type': 'DefautSampler'},
+            'val_dataloader: DefautSampler is not in the mmpretrain::data sampler registry; did you mean '
+            "'DefaultSampler'? ",
+        ),
+        (
+            {'model.backbone.drop_path': 0.1},
+            'the runner cannot be built: FCViT.__init__() got an unexpected keyword argument ',
+        ),
+        ({'log_level': 'info'}, "the runner cannot be built: 'info'. Correct the config"),
+        (
+            {'visualizer.vis_backends': [dict(type='NeptuneVisBackend')]},
+            'visualizer.vis_backends: NeptuneVisBackend needs a package that is missing: Please run "pip install',
+        ),
+    ],
+)
+def test_parts_that_cannot_be_built(own, options, message):
+    cfg, _ = own('classification', options)
+    assert only_problem(cfg).startswith(message)
+
+
+def test_samplers_that_ask_the_data_set_are_left_to_the_run(own):
+    cfg, _ = own('detection', {'train_dataloader.sampler': dict(_delete_=True, type='ClassAwareSampler')})
+    assert build_problems(cfg) == []
+
+
+def test_nothing_is_started_for_a_visualizer(own, monkeypatch):
+    from mmengine.visualization import WandbVisBackend
+
+    from fcvit_mm.preflight import building
+
+    monkeypatch.setattr(building.importlib.util, 'find_spec', lambda name: name)
+    monkeypatch.setattr(WandbVisBackend, '_init_env', lambda self: pytest.fail('a run was started'))
+    cfg, _ = own('classification', {'visualizer.vis_backends': [dict(type='WandbVisBackend')]})
+    assert build_problems(cfg) == []
+
+
+def test_arguments_of_the_first_checkpoint(own):
+    cfg, _ = own('classification', {'default_hooks.checkpoint.max_keep_ckpt': 1})
+    assert checkpoint_hook_problems(cfg) == [
+        "default_hooks.checkpoint: CheckpointHook got an unexpected keyword argument 'max_keep_ckpt'; did you mean "
+        "'max_keep_ckpts'?: the first checkpoint would end the run. Correct it"
+    ]
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, save_optimizer=False)
+    assert checkpoint_hook_problems(cfg) == []
+    cfg.default_hooks.checkpoint = None
+    assert checkpoint_hook_problems(cfg) == []
+
+
+def test_names_of_all_libraries():
+    names = registered_names('hook')
+    assert {'EMAHook', 'AtomicCheckpointHook'} <= set(names) and registered_names('nothing') == []

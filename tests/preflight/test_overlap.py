@@ -1,0 +1,50 @@
+import shutil
+
+import pytest
+
+from fcvit_mm.preflight.checks import data_problems
+from fcvit_mm.preflight.limits import TimeLimit
+from fcvit_mm.preflight.overlap import report_overlap
+
+LOADERS = ['train_dataloader', 'val_dataloader']
+
+
+@pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
+def test_separate_data(own, said, task):
+    assert data_problems(own(task)[0], LOADERS) == []
+    assert not any('training image' in text for text in said)
+
+
+def test_the_same_data(own, said):
+    cfg, data = own('classification')
+    cfg.val_dataloader.dataset.data_prefix = 'train'
+    assert data_problems(cfg, LOADERS) == []
+    assert any(
+        text.startswith('val_dataloader: 8 of 8 images are training images (') and str(data / 'train') in text
+        for text in said
+    )
+
+
+def test_the_same_content_under_other_names(own, said):
+    cfg, data = own('segmentation')
+    image = sorted((data / 'images' / 'training').iterdir())[0]
+    other = sorted((data / 'images' / 'validation').iterdir())[0]
+    shutil.copy(image, other)
+    assert data_problems(cfg, LOADERS) == []
+    assert (
+        f'val_dataloader: 1 of 5 compared images have the content of a training image ({other} is {image}): results on '
+        'them say nothing about new images. Separate them, unless this is intended'
+    ) in said
+
+
+def test_files_of_one_size(tmp_path, said):
+    paths = [tmp_path / f'{number}.bmp' for number in range(4)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number % 3]) * 10)
+    names = [str(path) for path in [*paths, tmp_path / 'missing.bmp']]
+    report_overlap(names[1:3], names[:1] + names[4:], 'val', TimeLimit())
+    assert said == []
+    report_overlap(names[:3], names[3:], 'val', TimeLimit())
+    assert (
+        len(said) == 1 and f'val: 1 of 2 compared images have the content of a training image ({names[3]} is' in said[0]
+    )

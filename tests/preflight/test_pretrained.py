@@ -1,0 +1,119 @@
+import pytest
+import torch
+from mmengine.registry import MODELS
+
+from fcvit_mm.apis.load import build_model
+from fcvit_mm.preflight.pretrained import pretrained_problems
+
+
+@pytest.fixture
+def stock(own, tmp_path):
+    """Weights, as a function of those of the backbone -> a detector with a stock backbone that starts from them."""
+
+    def get(change, **init):
+        cfg, _ = own('detection')
+        cfg.model.backbone = dict(type='ResNet', depth=18, base_channels=8)
+        cfg.model.neck.in_channels = [8, 16, 32, 64]
+        path = tmp_path / 'weights.pth'
+        torch.save({'state_dict': change(build_model(cfg).backbone.state_dict())}, path)
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path), **init)
+        return cfg, path
+
+    return get
+
+
+def renamed(prefix):
+    return lambda weights: {f'{prefix}{name}': value for name, value in weights.items()}
+
+
+def only_problem(cfg):
+    (problem,) = pretrained_problems(cfg)
+    return problem
+
+
+def test_files_that_fit(stock, said):
+    assert pretrained_problems(stock(dict)[0]) == []
+    assert pretrained_problems(stock(renamed('backbone.'), prefix='backbone.')[0]) == []
+    # The head is the classifier's.
+    assert pretrained_problems(stock(lambda weights: {**weights, 'fc.weight': torch.zeros(3)})[0]) == []
+    assert said == []
+
+
+def test_names_of_another_network(stock):
+    cfg, path = stock(lambda weights: {'encoder.layer.0.weight': torch.zeros(3), 'encoder.layer.1.weight': 1})
+    assert only_problem(cfg) == (
+        f'model.backbone.init_cfg: none of the 100 values of ResNet are in {path}, whose names are '
+        'encoder.layer.0.weight, encoder.layer.1.weight; expected conv1.weight, bn1.weight, bn1.bias and 97 more. '
+        'Another file: --cfg-options pretrained=PATH; from scratch: --cfg-options pretrained=None'
+    )
+
+
+def test_weights_of_a_complete_detector(stock):
+    cfg, _ = stock(renamed('backbone.'))
+    assert ". Add prefix='backbone.' to this init_cfg. Another file" in only_problem(cfg)
+
+
+def test_another_prefix(stock):
+    cfg, path = stock(renamed('backbone.'), prefix='model.')
+    assert only_problem(cfg).startswith(
+        f'model.backbone.init_cfg: {path} cannot be loaded (model. is not in the pretrained model): its names are '
+        'backbone.conv1.weight, backbone.bn1.weight, '
+    )
+
+
+def test_a_file_of_which_little_fits(stock, said):
+    cfg, path = stock(lambda weights: {name: value for name, value in weights.items() if not name.startswith('layer')})
+    assert pretrained_problems(cfg) == []
+    (text,) = said
+    assert text.startswith(f'model.backbone.init_cfg: 5 of the 100 values of ResNet are in {path}, whose names are ')
+
+
+def test_other_shapes(stock):
+    cfg, _ = stock(lambda weights: {name: torch.zeros(*value.shape, 2) for name, value in weights.items()})
+    assert 'none of the 100 values of ResNet' in only_problem(cfg)
+
+
+def test_neck_and_complete_model(own, tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'a': torch.zeros(3)}, path)
+    for key, name in (('model.neck.init_cfg', 'FPN'), ('model.init_cfg', 'MaskRCNN')):
+        cfg, _ = own('detection', {key: dict(type='Pretrained', checkpoint=str(path))})
+        problem = only_problem(cfg)
+        assert (
+            problem.startswith(f'{key}: none of the ')
+            and f'values of {name} are in {path}, whose names are a' in problem
+        )
+        assert problem.endswith('. Give another checkpoint, or init_cfg=None for random weights')
+
+
+def test_own_networks_reject_other_files(own, tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'conv1.weight': torch.zeros(3)}, path)
+    cfg, _ = own('segmentation', {'pretrained': str(path)})
+    assert only_problem(cfg).startswith(f'model.backbone.init_cfg: {path} ')
+
+
+def test_modules_that_load_in_a_way_of_their_own(own, tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'a': torch.zeros(3)}, path)
+
+    @MODELS.register_module(name='OwnLoading', force=True)
+    class OwnLoading(MODELS.get('mmdet.FPN')):
+        def init_weights(self):
+            torch.load(self.init_cfg['checkpoint'])
+
+    cfg, _ = own('detection', {'model.neck.type': 'OwnLoading'})
+    cfg.model.neck.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    try:
+        assert pretrained_problems(cfg) == []
+    finally:
+        MODELS.module_dict.pop('OwnLoading')
+
+
+def test_code_in_a_file_is_not_run(stock):
+    class Code:
+        def __reduce__(self):
+            return pytest.fail, ('code was run',)
+
+    cfg, path = stock(lambda weights: {**weights, 'code': Code()})
+    assert only_problem(cfg).startswith(f'pretrained: {path} needs ')
