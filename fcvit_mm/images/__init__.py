@@ -9,6 +9,7 @@ from .checking import (
     size_and_orientation,
     truncation_problem,
 )
+from .contents import other_content
 from .finding import (
     ARRAY_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -48,6 +49,7 @@ __all__ = [
     'image_size',
     'list_images',
     'open_image',
+    'other_content',
     'read_image',
     'read_labels',
     'read_untrusted_image',

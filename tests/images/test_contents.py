@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from fcvit_mm.images import ImageError, image_problem, read_image
-from fcvit_mm.images.contents import other_content
+from fcvit_mm.images import ImageError, image_problem, other_content, read_image
 
 
 @pytest.mark.parametrize(
