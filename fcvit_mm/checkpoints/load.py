@@ -16,12 +16,14 @@ from torch import Tensor
 from ..files import WriteError, atomic_path
 from ..models import Backbone
 from ..models.published_names import is_like
-from .errors import CheckpointError
+from .errors import CheckpointError, CheckpointNotFoundError
 from .names import find_state_dict, some, weights_of
 from .published import SCHEME, is_published
 from .published_files import published_path
 from .recognize import Recognized, arch_of, kind_of, name_arch, names_of, recognize
 from .safe_load import read_checkpoint
+
+FROM_SCRATCH = 'to train from scratch, pretrained=None (init_cfg=None in the backbone)'
 
 
 def load_pretrained(
@@ -45,12 +47,13 @@ def load_pretrained(
         CheckpointError: The file cannot be read, or contains no weights of this network or those of another variant.
     """
     if not isinstance(checkpoint, (str, os.PathLike)):
-        raise CheckpointError(
-            f'checkpoint is {checkpoint!r}, expected a path, published:NAME or a URL; to train from scratch, '
-            'pretrained=None (init_cfg=None in the backbone)'
-        )
+        raise CheckpointError(f'checkpoint is {checkpoint!r}, expected a path, published:NAME or a URL; {FROM_SCRATCH}')
     path = local_path(os.fspath(checkpoint))
-    found = recognize(read_checkpoint(path), path, ema, prefix, backbone)
+    try:
+        content = read_checkpoint(path)
+    except CheckpointNotFoundError as error:
+        raise CheckpointNotFoundError(f'{error}; {FROM_SCRATCH}') from None
+    found = recognize(content, path, ema, prefix, backbone)
     if not isinstance(backbone, found.network):
         raise CheckpointError(
             f'{path} is a {found.network.__name__}, the backbone is a '
