@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 import fcvit_mm
 from fcvit_mm.models.backbone import Backbone
@@ -131,7 +131,7 @@ def _in_cudnns_layout(func: Any, out: Any, args: Any) -> Any:
 
 
 def _tensors(values: Any) -> List[Tensor]:
-    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+    return [value for value in tree_flatten(values)[0] if isinstance(value, Tensor)]
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
