@@ -15,6 +15,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..apis.step import Step, observed, parameters_without_gradient, watched_outputs
 from ..engine.hooks.foreign_checkpoints import find_weights
+from ..engine.optim.steps import call_before_step
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
 from .building import backend_problems
@@ -165,10 +166,10 @@ def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], St
     loader, wrapper = runner.train_loop.dataloader, runner.optim_wrapper
     without_gradient: List[str] = []
 
-    def find_unused(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+    def find_unused() -> None:
         without_gradient[:] = parameters_without_gradient(runner.model)
 
-    handle = wrapper.optimizer.register_step_pre_hook(find_unused) if hasattr(wrapper, 'optimizer') else None
+    end = call_before_step(wrapper.optimizer, find_unused) if hasattr(wrapper, 'optimizer') else None
     runner.model.train()
     start = time.perf_counter()
     batches = iter(loader)
@@ -181,8 +182,8 @@ def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], St
             outputs = runner.model.train_step(batch, optim_wrapper=wrapper)
             losses = {name: torch.as_tensor(value).item() for name, value in outputs.items()}
             times.append(time.perf_counter() - start)
-    if handle is not None:
-        handle.remove()
+    if end is not None:
+        end()
     wrong = [f'{name} = {value}' for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
         problems.append(f'after {STEPS} steps {", ".join(wrong)}: lower the learning rate, or check the data')

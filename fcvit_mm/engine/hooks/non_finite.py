@@ -1,7 +1,8 @@
 """Non-finite losses and gradients, found before they reach the weights."""
 
 import math
-from typing import Any, Dict, List, Optional
+from functools import partial
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from mmengine.hooks import Hook
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registry import HOOKS
+from ..optim.steps import call_before_step
 
 ACTIONS = ('stop', 'skip')
 #: Gradients and images that are named.
@@ -25,8 +27,8 @@ class NonFiniteError(UserError):
 class NonFiniteHook(Hook):
     """Stop training, or skip the step, when the loss or a gradient is NaN or infinite. ``tools/train.py`` adds it.
 
-    Gradients are checked right before the optimizer's step (torch's ``register_step_pre_hook``), so neither weights nor
-    the optimizer's state ever take a non-finite value. With DDP all processes see the same gradients and decide alike.
+    Gradients are checked right before the optimizer's step, so neither weights nor the optimizer's state ever take a
+    non-finite value. With DDP all processes see the same gradients and decide alike.
     Steps skipped by MMEngine's ``AmpOptimWrapper`` because the loss scale was too large for float16 are not counted;
     only the loss is checked then.
 
@@ -51,18 +53,16 @@ class NonFiniteHook(Hook):
         self.total = self.in_a_row = 0
         self._found: Optional[str] = None
         self._buffers: List[Tensor] = []
-        self._handles: List[Any] = []
+        self._ends: List[Callable[[], None]] = []
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
         wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         for each in wrappers:
-            if hasattr(getattr(each, 'optimizer', None), 'register_step_pre_hook'):
-                self._handles.append(
-                    each.optimizer.register_step_pre_hook(
-                        lambda optimizer, args, kwargs: self._check_gradients(optimizer, runner.model)
-                    )
-                )
+            optimizer = getattr(each, 'optimizer', None)
+            if isinstance(optimizer, torch.optim.Optimizer):
+                check = partial(self._check_gradients, optimizer, runner.model)
+                self._ends.append(call_before_step(optimizer, check))
             else:
                 runner.logger.warning(
                     f'NonFiniteHook only checks the loss: {type(each).__name__} has no torch optimizer, whose '
@@ -70,9 +70,9 @@ class NonFiniteHook(Hook):
                 )
 
     def after_train(self, runner: Runner) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for end in self._ends:
+            end()
+        self._ends.clear()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self._found = None
