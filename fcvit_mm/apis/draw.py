@@ -137,7 +137,8 @@ def draw_sample(visualizer: Any, pixels: np.ndarray, sample: Any, **options: Any
 def _detection(cfg: Config, checkpoint: str, device: Optional[str], score_thr: float) -> Tuple[Any, Drawer]:
     from mmdet.apis import DetInferencer
 
-    inferencer = DetInferencer(cfg, weights=checkpoint, device=device, show_progress=False)
+    # Its own scope, or a model of a library built on mmdet is not found.
+    inferencer = DetInferencer(cfg, weights=checkpoint, device=device, scope=cfg.default_scope, show_progress=False)
 
     def draw(image: np.ndarray) -> np.ndarray:
         results = inferencer(image.copy(), return_datasamples=True, no_save_vis=True)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 from image_files import write_segmentor
+from mmengine.config import Config
 
+from fcvit_mm.apis import draw
 from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
 from fcvit_mm.apis.load import image_reader, load_network
 from fcvit_mm.engine.config import load_config
@@ -83,3 +85,13 @@ def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path, monkeyp
         cv2.imwrite(str(tmp_path / 'colors.png'), np.zeros((40, 60, 3), np.uint8))
         _, problems = draw_images(draw, [str(tmp_path / 'colors.png')], str(tmp_path / 'out'), read)
         assert len(problems) == 1 and 'colors.png' in problems[0]
+
+
+def test_detectors_are_built_in_the_scope_of_their_config(monkeypatch):
+    """Or a detector of a library built on mmdet is not found."""
+    apis = pytest.importorskip('mmdet.apis')
+    scopes = []
+    monkeypatch.setattr(apis, 'DetInferencer', lambda *args, scope, **options: scopes.append(scope))
+    for scope in ('mmdet', 'otherlab'):
+        draw._detection(Config(dict(default_scope=scope)), 'a.pth', 'cpu', 0.3)
+    assert scopes == ['mmdet', 'otherlab']
