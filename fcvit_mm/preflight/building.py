@@ -145,7 +145,7 @@ def checkpoint_hook_problems(cfg: Config) -> List[str]:
         return []
     try:
         with DefaultScope.overwrite_default_scope(cfg.default_scope), quiet():
-            bind_checkpoint_arguments(HOOKS.build({**hook, 'type': CheckpointHook}))
+            bind_checkpoint_arguments(HOOKS.build(hook))
     except TypeError as error:
         return [f'default_hooks.checkpoint: {error}: the first checkpoint would end the run. Correct it']
     except Exception:

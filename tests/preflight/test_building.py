@@ -107,6 +107,8 @@ def test_arguments_of_the_first_checkpoint(own):
     ]
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, save_optimizer=False)
     assert checkpoint_hook_problems(cfg) == []
+    cfg.default_hooks.checkpoint = dict(type='AtomicCheckpointHook', interval=1, listen_interval=1)
+    assert checkpoint_hook_problems(cfg) == []
     cfg.default_hooks.checkpoint = None
     assert checkpoint_hook_problems(cfg) == []
 
