@@ -80,6 +80,12 @@ ADVICE = (
         'replaced by float in its file eval.py)',
     ),
     (
+        r"(cannot import name .* from|No module named) 'mm(cv|det|seg|pretrain|engine)\.",
+        'The code is for another version of that library, such as OpenMMLab 1.x (mmcv before 2, mmdet before 3, mmseg '
+        'before 1): port it. What mmcv.runner had is in mmengine; BACKBONES and other registries of models are MODELS '
+        'of mmdet.registry or mmseg.registry',
+    ),
+    (
         r'^(ImportError|ModuleNotFoundError)|Failed to import',
         'Install the package, or add the folder of the module to the environment variable PYTHONPATH',
     ),

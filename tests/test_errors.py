@@ -78,6 +78,11 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
         ),
         (ModuleNotFoundError("No module named 'mine'"), 'to the environment variable PYTHONPATH'),
         (
+            ModuleNotFoundError("No module named 'mmcv.runner'"),
+            'another version of that library, such as OpenMMLab 1.x',
+        ),
+        (ImportError("cannot import name 'get_root_logger' from 'mmdet.utils'"), 'another version of that library'),
+        (
             RuntimeError('expected input[2, 320, 1, 1] to have 2048 channels, but got 320'),
             'Set in_channels of the neck',
         ),
