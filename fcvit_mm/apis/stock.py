@@ -191,8 +191,9 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
         StockConfigError: It cannot be built or run, or does not return feature maps.
     """
     node = copy.deepcopy(cfg.model.backbone)
-    node.pop('init_cfg', None)
-    node.pop('pretrained', None)
+    for key in ('init_cfg', 'pretrained'):
+        if key in node:
+            node[key] = None  # not removed: some classes ask for it
     kind = type_name(node)
     for last, device in enumerate(devices, 1 - len(devices)):
         try:

@@ -9,7 +9,7 @@ from fcvit_mm import FCViT
 from fcvit_mm.apis import step
 from fcvit_mm.apis.config_changes import differences, fragment
 from fcvit_mm.apis.rewiring import StockConfigError, misfits
-from fcvit_mm.apis.stock import find_stock, read_stock, replace_backbone
+from fcvit_mm.apis.stock import describe_backbone, find_stock, read_stock, replace_backbone
 from fcvit_mm.errors import UserError
 from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
 
@@ -185,3 +185,19 @@ def test_a_library_built_on_mmdet_whose_channels_are_multiplied(neck):
     assert not neck or model.neck.out_channels == expected
     assert not list(misfits(model, OURS[1:]))
     assert [each.expected for each in misfits(model, (16, 24, 48))] == [[16 / 0.375, 64, 128]]
+
+
+def test_a_backbone_that_asks_for_its_key_of_weights():
+    """As TransNeXt's, which takes it out of its keyword arguments."""
+
+    class Asking(torch.nn.Conv2d):
+        def __init__(self, **options):
+            assert options['pretrained'] is options['init_cfg'] is None
+            super().__init__(3, 8, 4, stride=4)
+
+        def forward(self, x):
+            return (super().forward(x),)
+
+    options = dict(type=Asking, pretrained='somewhere.pth', init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
+    found = describe_backbone(Config(dict(default_scope='mmdet', model=dict(backbone=options))))
+    assert found.outputs == [(8, 4)] and not found.dilated
