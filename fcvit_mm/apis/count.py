@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from ..engine.config import task_of, walk
-from ..errors import UserError
+from ..errors import UserError, library_errors
 from ..models.layers import count_parameters
 from ..ops import use_ops
 from .load import build_model, input_channels
@@ -193,7 +193,8 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     # The same random weights, and so the same proposals, each time.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model(cfg)
+        with library_errors(f'building the model of {cfg.filename or "the config"}', 'Correct the config'):
+            model = build_model(cfg)
         image = torch.rand(1, input_channels(model, cfg), *padded(model, height, width))
     height, width = image.shape[2:]
     if task == 'detection':

@@ -10,6 +10,7 @@ from mmengine.registry import DefaultScope
 
 from ..checkpoints import load_complete
 from ..engine.config import adapt_to_machine, leaf_datasets, set_pretrained, task_of
+from ..errors import library_errors
 from ..files import atomic_path, write_atomic
 from ..images import ImageError, display, read_image, reduce_image, say_once, swap_channels
 from .load import NetworkError, check_channels, image_reader, input_channels, read_trained, split_pipeline
@@ -50,7 +51,8 @@ def build_drawer(
     reader = image_reader(cfg)
     cfg = _for_loaded_images(cfg)
     # Models of several libraries may be in use at the same time: each works in its own scope.
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    errors = library_errors(f'building the model of {cfg.filename or "the config"}', 'Correct the config')
+    with errors, DefaultScope.overwrite_default_scope(cfg.default_scope):
         if task == 'classification':
             inferencer, draw_in_scope = _classification(cfg, checkpoint, device)
         elif task == 'detection':

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
 from ..dependencies import require
 from ..engine.config import leaf_datasets, load_config, replace_sync_bn, set_pretrained, task_of, type_name
-from ..errors import UserError
+from ..errors import UserError, library_errors
 from ..images import ImageReader, PathLike, display, swap_channels
 
 #: Prefix of the name of one of timm's models, given in place of a config file.
@@ -172,7 +172,8 @@ def _load_config(
     # A checkpoint has the backbone's weights too; without one nothing is to be downloaded.
     if cfg.model.get('backbone', {}).get('init_cfg'):
         set_pretrained(cfg, None)
-    model = build_model(cfg)
+    with library_errors(f'building the model of {network}', 'Correct the config'):
+        model = build_model(cfg)
     read = image_reader(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         steps = split_pipeline(cfg).geometry

@@ -73,6 +73,12 @@ def test_config_of_another_library():
         measure(Config(dict(default_scope='otherlab', model=dict())))
 
 
+def test_a_type_that_nobody_registered():
+    pytest.importorskip('mmdet')
+    with pytest.raises(UserError, match='building the model of the config failed.*NoNet is not in .*custom_imports'):
+        measure(Config(dict(default_scope='mmdet', model=dict(type='NoNet'))))
+
+
 def test_bytes_of_one_layer():
     """A linear layer without bias reads its input and weights and writes its output."""
     assert count_traffic(nn.Linear(8, 4, bias=False), torch.ones(2, 8)) == 4 * (2 * 8 + 8 * 4 + 2 * 4)
