@@ -235,6 +235,9 @@ def warn_of_unread_variables(cfg: Config, path: str) -> None:
     for name in sorted(assigned - used - read):
         places = [INSERTED_INTO[name]] if name in INSERTED_INTO else list(names_ending_in(cfg, name, read))
         way_out = f'. Set {", ".join(places[:3])} instead' if places else ''
+        near = OLD_KEYS.get(name) or next(iter(get_close_matches(name, read, 1, MISSPELT)), '')
+        if near and not places:
+            way_out = f'. Did you mean {near}?'
         print_log(
             f'{path} sets {name}, which nothing reads: inherited files inserted their variables when they were '
             f'read{way_out}',
@@ -243,6 +246,8 @@ def warn_of_unread_variables(cfg: Config, path: str) -> None:
         )
 
 
+#: Similarity to a key from which on a variable is a misspelling of it.
+MISSPELT = 0.85
 #: Variables of configs, and what they are inserted into under another name.
 INSERTED_INTO = {
     'pretrained': 'model.backbone.init_cfg',

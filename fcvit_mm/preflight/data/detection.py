@@ -23,6 +23,8 @@ from .kinds import is_coco, transforms_of
 
 #: Images whose boxes tell whether they are two corners.
 CORNER_IMAGES = 2000
+#: Parts of the objects from which on repeated ones, and polygons that do not touch their boxes, are reported.
+REPEATED, BESIDE = 0.05, 0.05
 #: Part of the objects from which on ignored ones are worth a warning.
 IGNORED_OBJECTS = 0.5
 
@@ -73,6 +75,13 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
             line = count_line([each['id'] for each in skipped], number, words)
             problems.append(f'{ann_file}: {line}, category_id one higher: give both the same numbers')
             continue
+        if kind == 'category' and {each['category_id'] for each in skipped} <= {
+            each['name'] for each in api.cats.values()
+        }:
+            words = f'{SKIPPED[kind]}: category_id is a name, such as {skipped[0]["category_id"]!r}'
+            line = count_line([each['id'] for each in skipped], number, words)
+            problems.append(f'{ann_file}: {line}: give the id of the category')
+            continue
         typed = other_type([each['category_id'] for each in skipped], api.cats) if kind == 'category' else ''
         if typed:
             words = f'{SKIPPED[kind]}: category_id {typed}'
@@ -90,6 +99,8 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
         words = 'have an image_id that the file does not define'
         remark(f'{ann_file}: {count_line(lost, number, words)}: mmdet skips them')
     divided_images(dataset, everything)
+    repeated_objects(dataset)
+    masks_beside_boxes(dataset)
     problems += corner_problems(dataset)
     boxes = [each['bbox'] for info in dataset.data_list for each in info['instances']]
     if boxes and not np.isfinite(np.asarray(boxes, float)).all():
@@ -119,6 +130,47 @@ def divided_images(dataset: Any, everything: List[dict]) -> None:
             f'({divided[0]} with the ids {shorten(ids)}), so the objects of one entry are background in the other: '
             'merge them'
         )
+
+
+def repeated_objects(dataset: Any) -> None:
+    """Report objects that occur several times in an image, as after merging a file with itself."""
+    infos = spread(dataset.data_list, CORNER_IMAGES)
+    objects = [[(each['bbox_label'], *each['bbox']) for each in info['instances']] for info in infos]
+    repeated = [len(each) - len(set(each)) for each in objects]
+    number = sum(map(len, objects))
+    if sum(repeated) >= max(2, REPEATED * number):
+        first = next(info for info, times in zip(infos, repeated) if times)
+        remark(
+            f'{dataset.ann_file}: {sum(repeated)} of {number} checked objects have class and box of another one in the '
+            f'same image (such as in {first["img_path"]}): remove the repetitions'
+        )
+
+
+def masks_beside_boxes(dataset: Any) -> None:
+    """Report polygons that do not touch the box of their object, as with x and y exchanged or relative coordinates."""
+    beside, number = [], 0
+    for info in spread(dataset.data_list, CORNER_IMAGES):
+        for each in info['instances']:
+            points = [point for polygon in mask_of(each) for point in polygon if isinstance(point, (int, float))]
+            if len(points) < 6 or len(points) % 2:
+                continue
+            number += 1
+            left, top, right, bottom = each['bbox']
+            xs, ys = points[::2], points[1::2]
+            if max(xs) < left or min(xs) > right or max(ys) < top or min(ys) > bottom:
+                beside.append(info['img_path'])
+    if beside and len(beside) >= BESIDE * number:
+        remark(
+            f'{dataset.ann_file}: {len(beside)} of {number} checked polygons do not touch the box of their object (in '
+            f'{beside[0]}): x and y may be exchanged, coordinates may be relative to the image, or masks and boxes may '
+            'belong to different objects'
+        )
+
+
+def mask_of(instance: dict) -> List[list]:
+    """Return the polygons of an object; empty if it has run lengths or none."""
+    mask = instance.get('mask')
+    return [each for each in mask if isinstance(each, list)] if isinstance(mask, list) else []
 
 
 def corner_problems(dataset: Any) -> List[str]:

@@ -13,6 +13,9 @@ from ..missing import near_file
 from .images import DECODE_SECONDS, SAMPLE_SIZE, skipped_images, suffixes_of, tolerated
 from .kinds import needs_maps
 
+#: How a JPEG begins.
+JPEG = b'\xff\xd8'
+
 
 def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dict], limit: TimeLimit) -> List[str]:
     """Check which images and maps a data set for segmentation does not take because of their suffix."""
@@ -199,7 +202,7 @@ def loaded_label_problems(
             f'segmentation maps in {maps} contain the labels {shorten(held)}, but the model has {num_classes} classes '
             f'(labels {shift} to {num_classes - 1 + shift}, {ignored} is ignored; '
             f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
-            + ('. JPEG changes labels: save the maps as PNG' if is_jpeg(dataset.seg_map_suffix) else '')
+            + ('. JPEG changes labels: save the maps as PNG' if has_jpeg_maps(dataset) else '')
         ]
     taught = labels - {ignored}
     # Of a validation set the metric says so.
@@ -218,9 +221,14 @@ def loaded_label_problems(
     return []
 
 
-def is_jpeg(name: str) -> bool:
-    """Check whether a file name or suffix is that of a JPEG."""
-    return name.lower().endswith(('.jpg', '.jpeg'))
+def has_jpeg_maps(dataset: Any) -> bool:
+    """Check whether the first map of labels is a JPEG, whatever its name."""
+    path = next((info['seg_map_path'] for info in dataset.data_list if info.get('seg_map_path')), '')
+    try:
+        with open(path, 'rb') as file:
+            return file.read(2) == JPEG
+    except OSError:
+        return False
 
 
 def channels_of(path: str) -> str:

@@ -82,6 +82,10 @@ def coco_annotation_problems(metric: Any, path: Any, split: Split) -> List[str]:
             advice = 'add "iscrowd": 0 to each of them' if key == 'iscrowd' else 'complete them'
             words = f'have no {key!r}, which the metric reads'
             problems.append(f'{path}: {count_line(ids, len(annotations), words)}: {advice}')
+    typed = [each['id'] for each in annotations if isinstance(each.get('id'), str)]
+    if typed:
+        words = 'have an id that is text, but the metric computes with it'
+        problems.append(f'{path}: {count_line(typed, len(annotations), words)}: number the annotations from 1')
     if 'segm' not in metric.metrics or problems:
         return problems
     masks = [

@@ -51,6 +51,46 @@ def test_boxes_that_are_no_numbers(own, said, change_annotations):
     assert 'have a bbox that is not four finite numbers (ids 1): correct or remove them' in only_problem(cfg)
 
 
+def test_objects_that_are_repeated(own, said, change_annotations):
+    cfg, data = own('detection')
+    change_annotations(
+        data,
+        'train',
+        lambda content: content['annotations'].extend(
+            [dict(each, id=each['id'] + 1000) for each in content['annotations']]
+        ),
+    )
+    assert data_problems(cfg, ['train_dataloader']) == []
+    [line] = [line for line in said if 'remove the repetitions' in line]
+    assert re.search(r': (\d+) of \d+ checked objects have class and box of another one in the same image', line)
+
+
+def test_masks_beside_their_boxes(own, said, change_annotations):
+    """Relative to the image, as some tools write them."""
+    cfg, data = own('detection')
+
+    def relative(content):
+        for each in content['annotations']:
+            each['segmentation'] = [[value / 64 for value in polygon] for polygon in each['segmentation']]
+
+    change_annotations(data, 'train', relative)
+    data_problems(cfg, ['train_dataloader'])
+    [line] = [line for line in said if 'do not touch the box of their object' in line]
+    assert 'coordinates may be relative to the image' in line
+
+
+def test_categories_by_name(own, change_annotations):
+    cfg, data = own('detection')
+
+    def by_name(content):
+        names = {each['id']: each['name'] for each in content['categories']}
+        for each in content['annotations']:
+            each['category_id'] = names[each['category_id']]
+
+    change_annotations(data, 'train', by_name)
+    assert re.search(r"category_id is a name, such as '\w+'.*: give the id of the category", only_problem(cfg))
+
+
 @pytest.mark.parametrize(
     'change',
     [

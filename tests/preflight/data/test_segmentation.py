@@ -152,6 +152,10 @@ def test_maps_as_jpeg(own):
             image.point(lambda label: 9 * label).convert('L').save(path.with_suffix('.jpg'))
     cfg.train_dataloader.dataset.seg_map_suffix = '.jpg'
     assert 'correct num_classes or the maps. JPEG changes labels: save the maps as PNG' in only_problem(cfg)
+    for path in (data / 'annotations' / 'training').glob('*.jpg'):  # renamed, not converted
+        path.replace(path.with_suffix('.png'))
+    cfg.train_dataloader.dataset.seg_map_suffix = '.png'
+    assert 'correct num_classes or the maps. JPEG changes labels: save the maps as PNG' in only_problem(cfg)
 
 
 def test_segmentation_without_maps_is_for_predicting(own, said):

@@ -157,3 +157,11 @@ def test_proposals_of_images_in_another_order(own, tmp_path, change_annotations)
     validation_problems(cfg, 0)
     cfg.val_evaluator.metric = 'proposal_fast'
     assert 'proposal_fast pairs images by index' in validation_problems(cfg)
+
+
+def test_ids_that_are_text(own, change_annotations):
+    cfg, data = own('detection')
+    change_annotations(
+        data, 'val', lambda content: [each.update(id=str(each['id'])) for each in content['annotations']]
+    )
+    assert 'have an id that is text, but the metric computes with it' in validation_problems(cfg)
