@@ -93,7 +93,8 @@ def test_nothing_is_started_for_a_visualizer(own, monkeypatch):
 
     from fcvit_mm.preflight import building
 
-    monkeypatch.setattr(building.importlib.util, 'find_spec', lambda name: name)
+    find = building.importlib.util.find_spec
+    monkeypatch.setattr(building.importlib.util, 'find_spec', lambda name, *args: name == 'wandb' or find(name, *args))
     monkeypatch.setattr(WandbVisBackend, '_init_env', lambda self: pytest.fail('a run was started'))
     cfg, _ = own('classification', {'visualizer.vis_backends': [dict(type='WandbVisBackend')]})
     assert build_problems(cfg) == []
