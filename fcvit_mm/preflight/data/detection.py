@@ -76,7 +76,7 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
             problems.append(f'{ann_file}: {line}, category_id one higher: give both the same numbers')
             continue
         if kind == 'category' and {each['category_id'] for each in skipped} <= {
-            each['name'] for each in api.cats.values()
+            each.get('name') for each in api.cats.values()
         }:
             words = f'{SKIPPED[kind]}: category_id is a name, such as {skipped[0]["category_id"]!r}'
             line = count_line([each['id'] for each in skipped], number, words)
@@ -152,7 +152,7 @@ def masks_beside_boxes(dataset: Any) -> None:
     for info in spread(dataset.data_list, CORNER_IMAGES):
         for each in info['instances']:
             points = [point for polygon in mask_of(each) for point in polygon if isinstance(point, (int, float))]
-            if len(points) < 6 or len(points) % 2:
+            if len(points) < 6 or len(points) % 2 or len(each['bbox']) != 4:  # other boxes are another library's
                 continue
             number += 1
             left, top, right, bottom = each['bbox']
