@@ -1,6 +1,21 @@
-"""The problems that preflight reports of a config's data, for its tests."""
+"""The problems that preflight reports of a config, for its tests."""
 
-from fcvit_mm.preflight.checks import data_problems
+import pytest
+
+from fcvit_mm.preflight.checks import PreflightError, check_training, data_problems
+
+
+def training_problems(cfg):
+    """Return all problems of a training."""
+    with pytest.raises(PreflightError) as caught:
+        check_training(cfg)
+    return caught.value.problems
+
+
+def only_training_problem(cfg):
+    """Return the only problem of a training."""
+    (problem,) = training_problems(cfg)
+    return problem
 
 
 def only_problem(cfg, loader='train_dataloader'):

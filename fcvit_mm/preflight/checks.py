@@ -7,20 +7,17 @@ import shutil
 from itertools import islice
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-import torch
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS, MODELS, DefaultScope
 
-from ..apis.load import build_model, read_trained
-from ..apis.predict.results import meta_of
-from ..checkpoints import CheckpointError, check_fits, read_checkpoint, weights_of
-from ..checkpoints.names import some
+from ..apis.load import build_model
 from ..engine.config import leaf_datasets, type_name, walk
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError
 from .batches import batch_problems
 from .building import build_problems, checkpoint_hook_problems
+from .checkpoints import checkpoint_problems, load_from_problems, resume_model_problems, resume_problems
 from .data.dataset import Leaf, build_problem, check_leaf
 from .data.pipeline import build_outer, rehearse
 from .gradients import gradient_problems
@@ -127,80 +124,6 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
     if problems:
         raise PreflightError(problems)
     limit.report()
-
-
-def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = None) -> List[str]:
-    """Check a checkpoint with :func:`fcvit_mm.apis.load.read_trained`, which never runs code from it.
-
-    Args:
-        path (str): The checkpoint.
-        what (str): What to call it.
-        trained (list, optional): Gets the names of the classes in the checkpoint.
-    """
-    try:
-        content = read_trained(path)
-    except CheckpointError as error:
-        return [f'{what}: {error}']
-    if trained is not None:
-        trained += meta_of(Config(), content).names
-    return []
-
-
-def load_from_problems(cfg: Config) -> List[str]:
-    """Check that a checkpoint to start from has weights of the model, of which MMEngine loads what fits."""
-    path = cfg.load_from
-    try:
-        with quiet():
-            model = build_model(cfg).state_dict()
-    except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
-        return []
-    weights = weights_of(read_checkpoint(path), path)
-    common = [name for name in model if name in weights]
-    if any(weights[name].shape == model[name].shape for name in common):
-        return []
-    found = f'their shapes differ ({some(common)})' if common else f'it has {some(weights)}, the model {some(model)}'
-    return [
-        f'load_from: 0 of {len(model)} values of the model are in {path}: {found}. For weights of a backbone: '
-        f'--cfg-options load_from=None pretrained={path}; for other files: tools/convert_checkpoint.py first'
-    ]
-
-
-def resume_problems(path: str, trained: Optional[List[str]] = None) -> List[str]:
-    """Check a checkpoint that training is to resume from; ``trained`` gets the names of the classes in it."""
-    try:
-        content = read_trained(path)
-    except CheckpointError as error:
-        return [f'--resume: {error}']
-    meta = content.get('meta')
-    if 'optimizer' not in content or not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta):
-        return [
-            f'--resume: {path} contains weights but no training state. To start a new run from these weights: '
-            f'--cfg-options load_from={path}'
-        ]
-    if 'config' in meta:
-        return [
-            f'--resume: {path} contains a config, which MMEngine would execute as Python code: rejected. Resume from '
-            'a checkpoint of tools/train.py, which contains none'
-        ]
-    if trained is not None:
-        trained += meta_of(Config(), content).names
-    return []
-
-
-def resume_model_problems(cfg: Config) -> List[str]:
-    """Check that a checkpoint to resume from has every value of the model: MMEngine only warns of others."""
-    try:
-        with torch.device('meta'), quiet():
-            model = build_model(cfg)
-    except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
-        return []
-    try:
-        check_fits(model, cfg.load_from)
-    except CheckpointError as error:
-        return [f'--resume: {error}. To start a new run from what fits: --cfg-options load_from={cfg.load_from}']
-    return []
 
 
 def work_dir_problems(cfg: Config) -> List[str]:

@@ -10,7 +10,8 @@ from torch import nn
 import fcvit_mm
 from fcvit_mm.checkpoints import CheckpointError, check_fits, convert_checkpoint, load_complete
 from fcvit_mm.engine.run import keep_seed
-from fcvit_mm.preflight.checks import PreflightError, checkpoint_problems, resume_problems
+from fcvit_mm.preflight.checkpoints import checkpoint_problems, resume_problems
+from fcvit_mm.preflight.checks import PreflightError
 
 ARCH = dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16), mlp_ratios=(1, 1, 1, 1))
 

@@ -1,0 +1,77 @@
+import re
+
+import pytest
+import torch
+from problems import only_training_problem as only_problem
+
+from fcvit_mm.apis.load import build_model
+from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
+
+
+def test_checkpoint_to_test(own, tmp_path):
+    cfg, _ = own('classification')
+    path = tmp_path / 'cut.pth'
+    torch.save({'state_dict': {'a': torch.zeros(1000)}}, path)
+    check_testing(cfg, str(path))
+    path.write_bytes(path.read_bytes()[:1500])
+    for checkpoint, message in [
+        (str(path), 'cut.pth .* is corrupt or truncated'),
+        ('no.pth', 'no.pth does not exist'),
+        ('https://host/x.pth', 'is a URL: download the file'),
+    ]:
+        with pytest.raises(PreflightError, match=message):
+            check_testing(cfg, checkpoint)
+
+
+def test_pretrained_file_that_load_from_replaces(own, tmp_path):
+    cfg, _ = own('classification', {'pretrained': 'gone.pth'})
+    cfg.load_from = str(tmp_path / 'a.pth')
+    torch.save(build_model(cfg).state_dict(), cfg.load_from)
+    check_training(cfg)
+    cfg.load_from = None
+    assert 'gone.pth does not exist' in only_problem(cfg)
+
+
+def test_checkpoint_of_which_nothing_fits(own, tmp_path):
+    """A part is enough, in any container."""
+    cfg, _ = own('classification')
+    path = str(tmp_path / 'a.pth')
+    cfg.load_from = path
+    weights = build_model(cfg).state_dict()
+    name = next(key for key in weights if key.startswith('backbone.stages.0') and key.endswith('weight'))
+    for content, message in [
+        ({key.partition('.')[2]: value for key, value in weights.items()}, f'0 of {len(weights)} values .*it has '),
+        ({'state_dict': {f'model.{name}': weights[name]}}, f'it has model.{name}, the model backbone'),
+        ({'model': {name: torch.zeros(1, 2, 3)}}, f'their shapes differ .{name}'),
+    ]:
+        torch.save(content, path)
+        found = only_problem(cfg)
+        assert re.search(f'load_from: .*{message}', found), found
+        assert f'--cfg-options load_from=None pretrained={path}; for other files: tools/convert_checkpoint' in found
+    for content in ({'model': {name: weights[name]}}, {'state_dict': {f'module.{name}': weights[name]}}):
+        torch.save(content, path)
+        check_training(cfg)
+
+
+def test_checkpoint_to_resume_from(own, tmp_path):
+    cfg, _ = own('classification', {'pretrained': 'not_needed.pth'})
+    path = str(tmp_path / 'a.pth')
+    cfg.resume, cfg.load_from = True, path
+    torch.save({'state_dict': {}}, path)
+    assert 'contains weights but no training state' in only_problem(cfg)
+    # MMEngine would run this text.
+    torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1, 'config': 'import os'}}, path)
+    assert 'contains a config, which MMEngine would execute' in only_problem(cfg)
+
+
+def test_resuming_with_another_model(own, tmp_path):
+    cfg, _ = own('classification')
+    cfg.load_from = str(tmp_path / 'a.pth')
+    weights = build_model(cfg).state_dict()
+    torch.save(dict(state_dict=weights, optimizer={}, meta=dict(epoch=1, iter=2)), cfg.load_from)
+    cfg.resume = True
+    check_training(cfg)
+    cfg.model.backbone.arch.channels = (32, 64, 160, 256)
+    cfg.model.head.in_channels = 256
+    problem = only_problem(cfg)
+    assert 'a.pth does not fit the config: ' in problem and f'--cfg-options load_from={cfg.load_from}' in problem
