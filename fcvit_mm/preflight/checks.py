@@ -1,9 +1,7 @@
 """Checks before training and testing: one error that lists every problem, in seconds instead of hours."""
 
-import os
 import os.path as osp
 import re
-import shutil
 from itertools import islice
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -29,6 +27,7 @@ from .model import channel_problems, class_weight_problems, one_class_problems, 
 from .overlap import report_overlap
 from .pretrained import pretrained_problems
 from .schedules import report_long_schedules
+from .work_dir import folder_to_write_problems, work_dir_problems
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 
@@ -124,49 +123,6 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
     if problems:
         raise PreflightError(problems)
     limit.report()
-
-
-def work_dir_problems(cfg: Config) -> List[str]:
-    """Check that the work directory can be written, with room for one more checkpoint like the largest one there."""
-    problems = folder_to_write_problems(cfg)
-    if problems:
-        return problems
-    folder = existing_part(cfg.work_dir)
-    sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
-    return disk_problems(folder, max(sizes, default=0))
-
-
-def existing_part(path: str) -> str:
-    """Return the innermost folder or file of a path that exists."""
-    path = osp.abspath(path)
-    while not osp.lexists(path):
-        path = osp.dirname(path)
-    return path
-
-
-def folder_to_write_problems(cfg: Config) -> List[str]:
-    """Check that the work directory is a folder or can become one."""
-    there = existing_part(cfg.work_dir)
-    if not osp.isdir(there):
-        below = ' ' if there == osp.abspath(cfg.work_dir) else f': {there}, above it, '
-        return [f'work_dir {cfg.work_dir}{below}is a file, expected a folder: give another --work-dir']
-    if not os.access(there, os.W_OK):
-        return [
-            f'work_dir {cfg.work_dir} cannot be written ({there} is read-only, or belongs to another user): give '
-            'another --work-dir'
-        ]
-    return []
-
-
-def disk_problems(folder: str, needed: int) -> List[str]:
-    """Check that the disk of a folder has enough free space."""
-    free = shutil.disk_usage(folder).free
-    if needed < free:
-        return []
-    return [
-        f'{folder} has {free / 2**20:.0f} MiB free, the checkpoints of this run need {needed / 2**20:.0f} MiB: free '
-        'disk space, give another --work-dir, or lower default_hooks.checkpoint.max_keep_ckpts'
-    ]
 
 
 def allowed_part(cfg: Config, loader: str) -> float:

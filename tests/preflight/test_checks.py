@@ -215,19 +215,6 @@ def test_metrics_that_the_evaluator_computes(own):
     check_training(cfg)
 
 
-def test_work_dir_that_is_a_file(own, tmp_path):
-    cfg, _ = own('classification')
-    cfg.work_dir = str(tmp_path / 'list.txt')
-    (tmp_path / 'list.txt').touch()
-    torch.save({'state_dict': {}}, tmp_path / 'a.pth')
-    expected = f'work_dir {cfg.work_dir} is a file, expected a folder: give another --work-dir'
-    assert only_problem(cfg) == expected
-    with pytest.raises(PreflightError, match=re.escape(expected)):
-        check_testing(cfg, str(tmp_path / 'a.pth'))
-    cfg.work_dir = str(tmp_path / 'list.txt' / 'run' / '1')
-    assert only_problem(cfg).startswith(f'work_dir {cfg.work_dir}: {tmp_path / "list.txt"}, above it, is a file, ')
-
-
 def test_epochs_without_an_end(own):
     endless = dict(type='InfiniteSampler', shuffle=True)
     cfg, _ = own('segmentation', {'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)})
@@ -364,20 +351,6 @@ def test_map_of_another_image(own):
     path = sorted((data / 'annotations' / 'training').iterdir())[0]
     Image.new('L', (32, 64), 1).save(path)
     assert f'{path} has size (32, 64), but its image has (64, 64)' in only_problem(cfg)
-
-
-def test_no_room_and_no_right(own, tmp_path, monkeypatch):
-    cfg, _ = own('classification')
-    cfg.work_dir = str(tmp_path / 'w' / 'deeper')
-    (tmp_path / 'w').mkdir()
-    (tmp_path / 'epoch_1.pth').write_bytes(b'')
-    monkeypatch.setattr(checks.shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(9, 9, 0))
-    assert 'has 0 MiB free, the checkpoints of this run need' in only_problem(cfg)
-    monkeypatch.undo()
-    monkeypatch.setattr(checks.os, 'access', lambda *args: False)
-    assert f'work_dir {cfg.work_dir} cannot be written ({tmp_path / "w"} is read-only, or belongs to ' in only_problem(
-        cfg
-    )
 
 
 def test_labels_that_are_shifted_in_validation_alone(own, said):

@@ -1,0 +1,51 @@
+"""The work directory of a run: whether it can be written, and has room for the checkpoints."""
+
+import os
+import os.path as osp
+import shutil
+from typing import List
+
+from mmengine.config import Config
+
+
+def work_dir_problems(cfg: Config) -> List[str]:
+    """Check that the work directory can be written, with room for one more checkpoint like the largest one there."""
+    problems = folder_to_write_problems(cfg)
+    if problems:
+        return problems
+    folder = existing_part(cfg.work_dir)
+    sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
+    return disk_problems(folder, max(sizes, default=0))
+
+
+def existing_part(path: str) -> str:
+    """Return the innermost folder or file of a path that exists."""
+    path = osp.abspath(path)
+    while not osp.lexists(path):
+        path = osp.dirname(path)
+    return path
+
+
+def folder_to_write_problems(cfg: Config) -> List[str]:
+    """Check that the work directory is a folder or can become one."""
+    there = existing_part(cfg.work_dir)
+    if not osp.isdir(there):
+        below = ' ' if there == osp.abspath(cfg.work_dir) else f': {there}, above it, '
+        return [f'work_dir {cfg.work_dir}{below}is a file, expected a folder: give another --work-dir']
+    if not os.access(there, os.W_OK):
+        return [
+            f'work_dir {cfg.work_dir} cannot be written ({there} is read-only, or belongs to another user): give '
+            'another --work-dir'
+        ]
+    return []
+
+
+def disk_problems(folder: str, needed: int) -> List[str]:
+    """Check that the disk of a folder has enough free space."""
+    free = shutil.disk_usage(folder).free
+    if needed < free:
+        return []
+    return [
+        f'{folder} has {free / 2**20:.0f} MiB free, the checkpoints of this run need {needed / 2**20:.0f} MiB: free '
+        'disk space, give another --work-dir, or lower default_hooks.checkpoint.max_keep_ckpts'
+    ]
