@@ -1,16 +1,12 @@
 """Checks before training and testing: one error that lists every problem, in seconds instead of hours."""
 
 import os.path as osp
-import re
-from itertools import islice
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmengine.config import Config
-from mmengine.dataset import DefaultSampler
-from mmengine.registry import DATA_SAMPLERS, MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 
-from ..apis.load import build_model
-from ..engine.config import leaf_datasets, type_name, walk
+from ..engine.config import leaf_datasets, type_name
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError
 from .batches import batch_problems
@@ -21,7 +17,9 @@ from .data.pipeline import build_outer, rehearse
 from .gradients import gradient_problems
 from .ground_truth.evaluator import foreign_metric_problem, ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
-from .limits import TimeLimit, quiet, remark, shorten, unique, without_garbage_collection
+from .limits import TimeLimit, remark, shorten, unique, without_garbage_collection
+from .loops import is_by_epoch, loop_problems, sampler_problems
+from .metrics import mask_metric_problems, monitor_problems
 from .misspelt import report_misspelt_arguments
 from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
 from .overlap import report_overlap
@@ -268,146 +266,6 @@ def model_class(cfg: Config) -> Any:
         with MODELS.switch_scope_and_registry(None) as registry:
             return registry.get(kind)
     return kind
-
-
-def mask_metric_problems(cfg: Config, name: str) -> List[str]:
-    """Check that a detector of mmdet predicts masks if an evaluator's metric is for masks.
-
-    Args:
-        cfg (Config): The config.
-        name (str): Of the evaluator.
-    """
-    wanted = [node.get('metric') for node in walk(cfg[name]) if type_name(node) == 'CocoMetric']
-    if not any('segm' in ([metric] if isinstance(metric, str) else metric or []) for metric in wanted):
-        return []
-    try:
-        with quiet():
-            model = build_model(cfg)
-    except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
-        return []
-    # RTMDetInsHead, MaskFormerHead and others predict masks without a mask head; those of other packages may.
-    heads = [type(part) for key, part in model.named_modules() if key.endswith('head')]
-    known = all(kind.__module__.startswith('mmdet.') for kind in [type(model), *heads])
-    names = ', '.join(kind.__name__ for kind in heads)
-    if not known or getattr(model, 'with_mask', True) or re.search('(?i)mask|ins|panoptic|seg', names):
-        return []
-    return [
-        f"{name}: CocoMetric has metric='segm', but {type(model).__name__} ({names}) predicts boxes only: set "
-        "metric='bbox', or add a mask head"
-    ]
-
-
-def is_by_epoch(cfg: Config) -> bool:
-    """Check whether training counts epochs, not iterations."""
-    loop = cfg.get('train_cfg') or {}
-    return type_name(loop) == 'EpochBasedTrainLoop' or not type_name(loop) and bool(loop.get('by_epoch'))
-
-
-def sampler_problems(cfg: Config, name: str, dataset: Any) -> List[str]:
-    """Check that a data loader's epochs have an end and a batch.
-
-    Args:
-        cfg (Config): The config.
-        name (str): Of the data loader.
-        dataset (Dataset): Its data set, wrappers included.
-    """
-    loader = cfg[name]
-    trains, sampler = name == 'train_dataloader', loader.get('sampler')
-    if not isinstance(sampler, dict):
-        return []
-    try:
-        with quiet():
-            built = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=0))
-            length = len(built)
-            endless = type(built) is not DefaultSampler and bool(list(islice(built, length, length + 1)))
-    except Exception:
-        # Broad, because the sampler is another library's; the runner says what is wrong with it.
-        return []
-    if endless and (is_by_epoch(cfg) or not trains):
-        what = 'the first epoch would not end' if trains else 'the evaluation would not end'
-        other = ', or train by iterations: train_cfg=dict(by_epoch=False, max_iters=...)' if trains else ''
-        return [
-            f'.sampler is {type_name(sampler)}, which has no end, so {what}: use '
-            f"sampler=dict(type='DefaultSampler', shuffle={trains}){other}"
-        ]
-    size = loader.get('batch_size')
-    drops = loader.get('drop_last') or any(node.get('drop_last') for node in walk(loader.get('batch_sampler')))
-    if drops and not endless and isinstance(size, int) and length < size:
-        return [
-            f' has drop_last=True and {length} samples, fewer than batch_size={size}, so no batch is left: lower '
-            'batch_size, or set drop_last=False'
-        ]
-    return []
-
-
-def loop_problems(cfg: Config) -> List[str]:
-    """Check the training loop's settings; warn about what counts epochs in a loop that counts iterations."""
-    loop = cfg.get('train_cfg') or {}
-    if cfg.get('val_cfg') is not None and loop.get('val_interval') == 0:
-        return [
-            'train_cfg.val_interval is 0, expected 1 or more. To train without validation: val_dataloader=None '
-            'val_cfg=None val_evaluator=None'
-        ]
-    for key in ('max_epochs', 'max_iters'):
-        if isinstance(loop.get(key), int) and loop[key] < 1:
-            return [f'train_cfg.{key} is {loop[key]}, so nothing would be trained: set 1 or more']
-    for split in ('val', 'test'):
-        parts = [f'{split}_dataloader', f'{split}_cfg', f'{split}_evaluator']
-        missing = [part for part in parts if cfg.get(part) is None]
-        if missing and len(missing) < len(parts) and missing != ['val_dataloader']:  # which is reported by itself
-            return [
-                f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} None, but not all of '
-                f'{", ".join(parts)}: set all three, or all to None'
-            ]
-    if is_by_epoch(cfg):
-        return []
-    for node in walk(cfg.get('param_scheduler')):
-        if type_name(node) and node.get('by_epoch', True) and not node.get('convert_to_iter_based'):
-            remark(
-                f'param_scheduler: {type_name(node)} counts epochs (by_epoch=True), but the training loop counts '
-                'iterations: it changes nothing before the end. Set by_epoch=False'
-            )
-    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
-    if isinstance(checkpoint, dict) and checkpoint.get('interval', -1) > 0 and checkpoint.get('by_epoch', True):
-        remark(
-            'default_hooks.checkpoint counts epochs (by_epoch=True), but the training loop counts iterations: it saves '
-            'nothing before the end. Set by_epoch=False'
-        )
-    return []
-
-
-def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
-    """Check that whatever follows a metric of the validation names one that the evaluator computes.
-
-    Args:
-        cfg (Config): The config.
-        metrics (sequence of str): Names of the metrics. Without any, as of an untrained detector without detections,
-            nothing is checked.
-    """
-    if not metrics:
-        return []
-    default_hooks = cfg.get('default_hooks') or {}
-    hooks = [(f'default_hooks.{key}', hook) for key, hook in default_hooks.items()]
-    hooks += [(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])]
-    followed: List[Tuple[str, Any]] = []
-    for name, hook in hooks:
-        if not isinstance(hook, dict):
-            continue
-        if type_name(hook) in ('CheckpointHook', 'AtomicCheckpointHook'):
-            best = hook.get('save_best')
-            followed += [(f'{name}.save_best', each) for each in ([best] if isinstance(best, str) else best or [])]
-        elif type_name(hook) == 'EarlyStoppingHook':
-            followed.append((f'{name}.monitor', hook.get('monitor')))
-    for node in walk(cfg.get('param_scheduler')):
-        if type_name(node).startswith('ReduceOnPlateau'):
-            followed.append((f'{type_name(node)}.monitor', node.get('monitor', 'loss')))
-    return [
-        f'{name}={given!r} is not one of the metrics ({", ".join(metrics)}): the first validation would end the run or '
-        'the setting have no effect; choose one of them'
-        for name, given in followed
-        if given not in metrics and given != 'auto'
-    ]
 
 
 def folder_of(dataset_cfg: dict) -> str:

@@ -19,9 +19,9 @@ from ..engine.optim.steps import call_before_step
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
 from .building import backend_problems
-from .checks import monitor_problems
 from .gradients import missing_gradients
 from .limits import scratch_folder
+from .metrics import monitor_problems
 from .work_dir import disk_problems
 
 #: Training steps: the first one allocates, the others are timed.

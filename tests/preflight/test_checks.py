@@ -10,8 +10,7 @@ from problems import only_training_problem as only_problem
 from problems import training_problems as problems
 
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.apis.stock import read_stock
-from fcvit_mm.preflight import checks, limits
+from fcvit_mm.preflight import limits
 from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
 
 
@@ -139,136 +138,9 @@ def test_classes_of_the_checkpoint_in_another_order(own, said, tmp_path):
     assert all('numbers its classes differently' in problem for problem in problems(cfg))
 
 
-@pytest.mark.parametrize(
-    'task, options, message',
-    [
-        (
-            'detection',
-            {'val_evaluator': dict(type='VOCMetric'), 'default_hooks.checkpoint.save_best': 'coco/bbox_mAP'},
-            "default_hooks.checkpoint.save_best='coco/bbox_mAP' is not one of the metrics (pascal_voc/",
-        ),
-        (
-            'detection',
-            {'default_hooks.checkpoint.save_best': ['coco/bbox_mAP', 'bbox_mAP']},
-            "save_best='bbox_mAP' is not one of the metrics (coco/bbox_mAP",
-        ),
-        (
-            'classification',
-            {'val_evaluator.topk': (1, 3), 'default_hooks.checkpoint.save_best': 'accuracy/top5'},
-            '(accuracy/top1, accuracy/top3)',
-        ),
-        (
-            'classification',
-            {'custom_hooks': [dict(type='EarlyStoppingHook', monitor='accuracy')]},
-            "custom_hooks[0].monitor='accuracy' is not",
-        ),
-        (
-            'segmentation',
-            {'param_scheduler': [dict(type='ReduceOnPlateauLR', rule='less')], 'val_evaluator.iou_metrics': ['mIoU']},
-            "ReduceOnPlateauLR.monitor='loss' is not one of the metrics (aAcc, mIoU, mAcc)",
-        ),
-    ],
-)
-def test_metrics_that_the_evaluator_does_not_compute(task, options, message, own):
-    cfg, _ = own(task)
-    if isinstance(options.get('val_evaluator'), dict):
-        cfg.val_evaluator = options.pop('val_evaluator')
-    cfg.merge_from_dict(options)
-    assert message in only_problem(cfg)
-
-
-def test_masks_of_a_detector_of_boxes(own):
-    cfg, _ = own('detection', {'model.roi_head.mask_head': None})
-    assert only_problem(cfg) == (
-        "val_evaluator: CocoMetric has metric='segm', but MaskRCNN (RPNHead, StandardRoIHead, Shared2FCBBoxHead) "
-        "predicts boxes only: set metric='bbox', or add a mask head"
-    )
-    cfg.val_evaluator.metric = 'bbox'
-    check_training(cfg)
-
-
-def test_masks_without_a_mask_head():
-    """mmdet's own one, which its stock config evaluates."""
-    pytest.importorskip('mmdet')
-    cfg = read_stock('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco')
-    assert checks.mask_metric_problems(cfg, 'val_evaluator') == []
-    cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
-    assert checks.mask_metric_problems(cfg, 'val_evaluator') == []
-    cfg.val_evaluator.metric = ['bbox', 'segm']
-    assert 'RetinaNet (RetinaHead) predicts boxes only' in checks.mask_metric_problems(cfg, 'val_evaluator')[0]
-
-
-def test_metrics_that_the_evaluator_computes(own):
-    """Or that cannot be known: of another evaluator, or one metric of which is not checked."""
-    cfg, _ = own(
-        'detection',
-        {
-            'default_hooks.checkpoint.save_best': ['coco/segm_mAP', 'coco/bbox_mAP_s'],
-            'custom_hooks': [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP_50')],
-        },
-    )
-    check_training(cfg)
-    cfg.default_hooks.checkpoint.save_best = 'auto'
-    check_training(cfg)
-    cfg.default_hooks.checkpoint.save_best = 'mine/score'
-    cfg.val_evaluator = [cfg.val_evaluator, dict(type='OVCocoMetric', ann_file=cfg.val_evaluator.ann_file)]
-    check_training(cfg)
-
-
-def test_epochs_without_an_end(own):
-    endless = dict(type='InfiniteSampler', shuffle=True)
-    cfg, _ = own('segmentation', {'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)})
-    assert only_problem(cfg) == (
-        'train_dataloader.sampler is InfiniteSampler, which has no end, so the first epoch would not end: use '
-        "sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations: train_cfg=dict(by_epoch=False, "
-        'max_iters=...)'
-    )
-    cfg.train_cfg = dict(by_epoch=True, max_epochs=2)
-    assert 'has no end' in only_problem(cfg)
-    cfg.train_cfg = dict(by_epoch=False, max_iters=2)
-    cfg.train_dataloader.update(batch_size=9, drop_last=True)  # it always fills a batch
-    check_training(cfg)
-    cfg.val_dataloader.sampler = endless
-    assert "the evaluation would not end: use sampler=dict(type='DefaultSampler', shuffle=False)" in only_problem(cfg)
-
-
-def test_fewer_samples_than_a_batch(own):
-    cfg, _ = own('classification', {'train_dataloader.batch_size': 9, 'train_dataloader.drop_last': True})
-    assert only_problem(cfg) == (
-        'train_dataloader has drop_last=True and 8 samples, fewer than batch_size=9, so no batch is left: lower '
-        'batch_size, or set drop_last=False'
-    )
-    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
-    check_training(cfg)
-
-
-def test_validation_at_no_interval(own):
-    cfg, _ = own('classification', {'train_cfg.val_interval': 0})
-    assert only_problem(cfg) == (
-        'train_cfg.val_interval is 0, expected 1 or more. To train without validation: val_dataloader=None '
-        'val_cfg=None val_evaluator=None'
-    )
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    check_training(cfg)
-
-
-@pytest.mark.parametrize('key', ['max_epochs', 'max_iters'])
-def test_training_of_no_length(own, key):
-    cfg, _ = own('classification' if key == 'max_epochs' else 'segmentation', {f'train_cfg.{key}': 0})
-    assert only_problem(cfg) == f'train_cfg.{key} is 0, so nothing would be trained: set 1 or more'
-
-
 def test_schedules_for_a_longer_training(own, said):
     check_training(own('classification')[0])
     assert any(text.startswith('param_scheduler: LinearLR (begin=0, end=5; training has 1 epochs), ') for text in said)
-
-
-def test_epochs_in_a_loop_of_iterations(own, said):
-    cfg, _ = own('segmentation', {'param_scheduler': [dict(type='CosineAnnealingLR', T_max=2)]})
-    cfg.default_hooks.checkpoint.by_epoch = True
-    check_training(cfg)
-    assert 'CosineAnnealingLR counts epochs (by_epoch=True)' in said[0] and 'Set by_epoch=False' in said[0]
-    assert 'default_hooks.checkpoint counts epochs' in said[1] and len(said) == 2
 
 
 def test_loader_that_is_missing(own):
@@ -378,15 +250,3 @@ def test_labels_that_are_shifted_in_validation_alone(own, said):
     said.clear()
     check_training(cfg)
     assert not any('reduce_zero_label' in line for line in said)
-
-
-@pytest.mark.parametrize('split', ['val', 'test'])
-def test_a_loop_without_its_data(own, split):
-    cfg, _ = own('classification')
-    cfg[f'{split}_cfg'] = None
-    assert only_problem(cfg) == (
-        f'{split}_cfg is None, but not all of {split}_dataloader, {split}_cfg, {split}_evaluator: set all three, or '
-        'all to None'
-    )
-    cfg[f'{split}_dataloader'] = cfg[f'{split}_evaluator'] = None
-    check_training(cfg)

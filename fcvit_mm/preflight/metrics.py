@@ -1,0 +1,71 @@
+"""The metrics of an evaluator: what the model must predict for them, and the hooks that follow one by its name."""
+
+import re
+from typing import Any, List, Sequence, Tuple
+
+from mmengine.config import Config
+
+from ..apis.load import build_model
+from ..engine.config import type_name, walk
+from .limits import quiet
+
+
+def mask_metric_problems(cfg: Config, name: str) -> List[str]:
+    """Check that a detector of mmdet predicts masks if an evaluator's metric is for masks.
+
+    Args:
+        cfg (Config): The config.
+        name (str): Of the evaluator.
+    """
+    wanted = [node.get('metric') for node in walk(cfg[name]) if type_name(node) == 'CocoMetric']
+    if not any('segm' in ([metric] if isinstance(metric, str) else metric or []) for metric in wanted):
+        return []
+    try:
+        with quiet():
+            model = build_model(cfg)
+    except Exception:
+        # Broad, because the model is another library's; the runner says what is wrong with it.
+        return []
+    # RTMDetInsHead, MaskFormerHead and others predict masks without a mask head; those of other packages may.
+    heads = [type(part) for key, part in model.named_modules() if key.endswith('head')]
+    known = all(kind.__module__.startswith('mmdet.') for kind in [type(model), *heads])
+    names = ', '.join(kind.__name__ for kind in heads)
+    if not known or getattr(model, 'with_mask', True) or re.search('(?i)mask|ins|panoptic|seg', names):
+        return []
+    return [
+        f"{name}: CocoMetric has metric='segm', but {type(model).__name__} ({names}) predicts boxes only: set "
+        "metric='bbox', or add a mask head"
+    ]
+
+
+def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
+    """Check that whatever follows a metric of the validation names one that the evaluator computes.
+
+    Args:
+        cfg (Config): The config.
+        metrics (sequence of str): Names of the metrics. Without any, as of an untrained detector without detections,
+            nothing is checked.
+    """
+    if not metrics:
+        return []
+    default_hooks = cfg.get('default_hooks') or {}
+    hooks = [(f'default_hooks.{key}', hook) for key, hook in default_hooks.items()]
+    hooks += [(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])]
+    followed: List[Tuple[str, Any]] = []
+    for name, hook in hooks:
+        if not isinstance(hook, dict):
+            continue
+        if type_name(hook) in ('CheckpointHook', 'AtomicCheckpointHook'):
+            best = hook.get('save_best')
+            followed += [(f'{name}.save_best', each) for each in ([best] if isinstance(best, str) else best or [])]
+        elif type_name(hook) == 'EarlyStoppingHook':
+            followed.append((f'{name}.monitor', hook.get('monitor')))
+    for node in walk(cfg.get('param_scheduler')):
+        if type_name(node).startswith('ReduceOnPlateau'):
+            followed.append((f'{type_name(node)}.monitor', node.get('monitor', 'loss')))
+    return [
+        f'{name}={given!r} is not one of the metrics ({", ".join(metrics)}): the first validation would end the run or '
+        'the setting have no effect; choose one of them'
+        for name, given in followed
+        if given not in metrics and given != 'auto'
+    ]

@@ -1,0 +1,67 @@
+import pytest
+from problems import only_training_problem as only_problem
+
+from fcvit_mm.preflight.checks import check_training
+
+
+def test_epochs_without_an_end(own):
+    endless = dict(type='InfiniteSampler', shuffle=True)
+    cfg, _ = own('segmentation', {'train_cfg': dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)})
+    assert only_problem(cfg) == (
+        'train_dataloader.sampler is InfiniteSampler, which has no end, so the first epoch would not end: use '
+        "sampler=dict(type='DefaultSampler', shuffle=True), or train by iterations: train_cfg=dict(by_epoch=False, "
+        'max_iters=...)'
+    )
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=2)
+    assert 'has no end' in only_problem(cfg)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=2)
+    cfg.train_dataloader.update(batch_size=9, drop_last=True)  # it always fills a batch
+    check_training(cfg)
+    cfg.val_dataloader.sampler = endless
+    assert "the evaluation would not end: use sampler=dict(type='DefaultSampler', shuffle=False)" in only_problem(cfg)
+
+
+def test_fewer_samples_than_a_batch(own):
+    cfg, _ = own('classification', {'train_dataloader.batch_size': 9, 'train_dataloader.drop_last': True})
+    assert only_problem(cfg) == (
+        'train_dataloader has drop_last=True and 8 samples, fewer than batch_size=9, so no batch is left: lower '
+        'batch_size, or set drop_last=False'
+    )
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
+    check_training(cfg)
+
+
+def test_validation_at_no_interval(own):
+    cfg, _ = own('classification', {'train_cfg.val_interval': 0})
+    assert only_problem(cfg) == (
+        'train_cfg.val_interval is 0, expected 1 or more. To train without validation: val_dataloader=None '
+        'val_cfg=None val_evaluator=None'
+    )
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    check_training(cfg)
+
+
+@pytest.mark.parametrize('key', ['max_epochs', 'max_iters'])
+def test_training_of_no_length(own, key):
+    cfg, _ = own('classification' if key == 'max_epochs' else 'segmentation', {f'train_cfg.{key}': 0})
+    assert only_problem(cfg) == f'train_cfg.{key} is 0, so nothing would be trained: set 1 or more'
+
+
+def test_epochs_in_a_loop_of_iterations(own, said):
+    cfg, _ = own('segmentation', {'param_scheduler': [dict(type='CosineAnnealingLR', T_max=2)]})
+    cfg.default_hooks.checkpoint.by_epoch = True
+    check_training(cfg)
+    assert 'CosineAnnealingLR counts epochs (by_epoch=True)' in said[0] and 'Set by_epoch=False' in said[0]
+    assert 'default_hooks.checkpoint counts epochs' in said[1] and len(said) == 2
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_a_loop_without_its_data(own, split):
+    cfg, _ = own('classification')
+    cfg[f'{split}_cfg'] = None
+    assert only_problem(cfg) == (
+        f'{split}_cfg is None, but not all of {split}_dataloader, {split}_cfg, {split}_evaluator: set all three, or '
+        'all to None'
+    )
+    cfg[f'{split}_dataloader'] = cfg[f'{split}_evaluator'] = None
+    check_training(cfg)

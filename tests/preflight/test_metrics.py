@@ -1,0 +1,82 @@
+import pytest
+from problems import only_training_problem as only_problem
+
+from fcvit_mm.apis.stock import read_stock
+from fcvit_mm.preflight import metrics
+from fcvit_mm.preflight.checks import check_training
+
+
+@pytest.mark.parametrize(
+    'task, options, message',
+    [
+        (
+            'detection',
+            {'val_evaluator': dict(type='VOCMetric'), 'default_hooks.checkpoint.save_best': 'coco/bbox_mAP'},
+            "default_hooks.checkpoint.save_best='coco/bbox_mAP' is not one of the metrics (pascal_voc/",
+        ),
+        (
+            'detection',
+            {'default_hooks.checkpoint.save_best': ['coco/bbox_mAP', 'bbox_mAP']},
+            "save_best='bbox_mAP' is not one of the metrics (coco/bbox_mAP",
+        ),
+        (
+            'classification',
+            {'val_evaluator.topk': (1, 3), 'default_hooks.checkpoint.save_best': 'accuracy/top5'},
+            '(accuracy/top1, accuracy/top3)',
+        ),
+        (
+            'classification',
+            {'custom_hooks': [dict(type='EarlyStoppingHook', monitor='accuracy')]},
+            "custom_hooks[0].monitor='accuracy' is not",
+        ),
+        (
+            'segmentation',
+            {'param_scheduler': [dict(type='ReduceOnPlateauLR', rule='less')], 'val_evaluator.iou_metrics': ['mIoU']},
+            "ReduceOnPlateauLR.monitor='loss' is not one of the metrics (aAcc, mIoU, mAcc)",
+        ),
+    ],
+)
+def test_metrics_that_the_evaluator_does_not_compute(task, options, message, own):
+    cfg, _ = own(task)
+    if isinstance(options.get('val_evaluator'), dict):
+        cfg.val_evaluator = options.pop('val_evaluator')
+    cfg.merge_from_dict(options)
+    assert message in only_problem(cfg)
+
+
+def test_masks_of_a_detector_of_boxes(own):
+    cfg, _ = own('detection', {'model.roi_head.mask_head': None})
+    assert only_problem(cfg) == (
+        "val_evaluator: CocoMetric has metric='segm', but MaskRCNN (RPNHead, StandardRoIHead, Shared2FCBBoxHead) "
+        "predicts boxes only: set metric='bbox', or add a mask head"
+    )
+    cfg.val_evaluator.metric = 'bbox'
+    check_training(cfg)
+
+
+def test_masks_without_a_mask_head():
+    """mmdet's own one, which its stock config evaluates."""
+    pytest.importorskip('mmdet')
+    cfg = read_stock('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco')
+    assert metrics.mask_metric_problems(cfg, 'val_evaluator') == []
+    cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
+    assert metrics.mask_metric_problems(cfg, 'val_evaluator') == []
+    cfg.val_evaluator.metric = ['bbox', 'segm']
+    assert 'RetinaNet (RetinaHead) predicts boxes only' in metrics.mask_metric_problems(cfg, 'val_evaluator')[0]
+
+
+def test_metrics_that_the_evaluator_computes(own):
+    """Or that cannot be known: of another evaluator, or one metric of which is not checked."""
+    cfg, _ = own(
+        'detection',
+        {
+            'default_hooks.checkpoint.save_best': ['coco/segm_mAP', 'coco/bbox_mAP_s'],
+            'custom_hooks': [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP_50')],
+        },
+    )
+    check_training(cfg)
+    cfg.default_hooks.checkpoint.save_best = 'auto'
+    check_training(cfg)
+    cfg.default_hooks.checkpoint.save_best = 'mine/score'
+    cfg.val_evaluator = [cfg.val_evaluator, dict(type='OVCocoMetric', ann_file=cfg.val_evaluator.ann_file)]
+    check_training(cfg)
