@@ -1,7 +1,7 @@
 """Checks before training and testing: one error that lists every problem, in seconds instead of hours."""
 
 import os.path as osp
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -12,12 +12,13 @@ from ..errors import UserError
 from .batches import batch_problems
 from .building import build_problems, checkpoint_hook_problems
 from .checkpoints import checkpoint_problems, load_from_problems, resume_model_problems, resume_problems
+from .classes import LabelRule, head_classes, split_problems, trained_class_problems, zero_label_problems
 from .data.dataset import Leaf, build_problem, check_leaf
 from .data.pipeline import build_outer, rehearse
 from .gradients import gradient_problems
 from .ground_truth.evaluator import foreign_metric_problem, ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
-from .limits import TimeLimit, remark, shorten, unique, without_garbage_collection
+from .limits import TimeLimit, shorten, unique, without_garbage_collection
 from .loops import is_by_epoch, loop_problems, sampler_problems
 from .metrics import mask_metric_problems, monitor_problems
 from .misspelt import report_misspelt_arguments
@@ -26,23 +27,6 @@ from .overlap import report_overlap
 from .pretrained import pretrained_problems
 from .schedules import report_long_schedules
 from .work_dir import folder_to_write_problems, work_dir_problems
-
-HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
-
-
-class LabelRule(NamedTuple):
-    """The reading of labels in the segmentation maps of a data set.
-
-    Attributes:
-        reduced (bool): Whether label 0 is ignored and the others are numbered from 0 (``reduce_zero_label``).
-        root (str): Folder of the data.
-        full (bool): Whether the checked files contain a label equal to the number of classes, as they do only where
-            classes are numbered from 1.
-    """
-
-    reduced: bool
-    root: str
-    full: bool
 
 
 class Samples(NamedTuple):
@@ -273,90 +257,3 @@ def folder_of(dataset_cfg: dict) -> str:
     prefix = dataset_cfg.get('data_prefix') or ''
     parts = [dataset_cfg.get('data_root'), dataset_cfg.get('ann_file'), prefix if isinstance(prefix, str) else '']
     return osp.join('', *filter(None, parts))
-
-
-def split_problems(splits: Dict[str, Sequence[str]]) -> List[str]:
-    """Check that all splits have the same classes in the same order: labels are their numbers."""
-    problems: List[str] = []
-    if not splits:
-        return problems
-    first, *others = splits
-    for other in others:
-        here, there = list(splits[first]), list(splits[other])
-        if here == there:
-            continue
-        lacking = [name for name in here if name not in there]
-        added = [name for name in there if name not in here]
-        texts = [f'lacks {shorten(lacking)}'] * bool(lacking) + [f'adds {shorten(added)}'] * bool(added)
-        problems.append(
-            f'{other} {" and ".join(texts) or "has another order"}: its classes are {shorten(there)}, those of '
-            f'{first} {shorten(here)}, so the same label means different classes. Give both the same folders '
-            '(including empty ones), or the same metainfo=dict(classes=[...])'
-        )
-    return problems
-
-
-def trained_class_problems(trained: Dict[str, Sequence[str]], splits: Dict[str, Sequence[str]]) -> List[str]:
-    """Check that classes have the labels that a checkpoint was trained with; other names may be translations."""
-    problems: List[str] = []
-    for path, learned in trained.items():
-        for where, names in splits.items():
-            if len(names) != len(learned):
-                continue  # it is a matter of the heads
-            moved = [
-                f'{name!r} has label {names.index(name)}, but {learned.index(name)} in the checkpoint'
-                for name in names
-                if name in learned and names.index(name) != learned.index(name)
-            ]
-            if moved:
-                problems.append(
-                    f'{where} numbers its classes differently ({shorten(names)}) from {path} ({shorten(learned)}): '
-                    f'{shorten(moved, 2)}. Give the data set metainfo=dict(classes=...) and annotations in the order '
-                    'of the checkpoint'
-                )
-            elif list(names) != list(learned):
-                remark(
-                    f'{where} has other classes ({shorten(names)}) than {path} ({shorten(learned)}): predictions are '
-                    'assigned by number, not by name'
-                )
-    return problems
-
-
-def zero_label_problems(rules: Dict[str, LabelRule]) -> List[str]:
-    """Check that all splits agree in ``reduce_zero_label``, unless their files show that they differ as well."""
-    problems: List[str] = []
-    first = next(iter(rules), '')
-    for other, rule in rules.items():
-        given = rules[first]
-        if rule.reduced == given.reduced or (rule if rule.reduced else given).full:
-            continue
-        text = (
-            f'{other} has reduce_zero_label={rule.reduced}, {first} {given.reduced}: the same label in the files means '
-            'different classes. Give both data sets, and their LoadAnnotations, the same reduce_zero_label'
-        )
-        if rule.root == given.root:
-            problems.append(text)
-        else:  # other files, which may number the classes in another way
-            remark(f'{text}, unless their segmentation maps number the classes differently')
-    return problems
-
-
-def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
-    """Yield dotted name and ``num_classes`` of each head that has one, and of label-mixing augmentations."""
-
-    def visit(node: Any, name: str) -> Iterator[Tuple[str, int]]:
-        if isinstance(node, dict):
-            if isinstance(node.get('num_classes'), int):
-                yield name, node['num_classes']
-            for key, child in node.items():
-                yield from visit(child, f'{name}.{key}')
-        elif isinstance(node, (list, tuple)):
-            for index, child in enumerate(node):
-                yield from visit(child, f'{name}.{index}')
-
-    # mmpretrain's preprocessor makes the vectors of labels that Mixup and CutMix mix.
-    yield from visit({'num_classes': (cfg.get('data_preprocessor') or {}).get('num_classes')}, 'data_preprocessor')
-    model = cfg.get('model') or {}
-    for key in HEADS:
-        if key in model:
-            yield from visit(model[key], f'model.{key}')

@@ -1,0 +1,109 @@
+"""Classes and labels: the same in all splits, in the checkpoint and in the heads."""
+
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+from .limits import remark, shorten
+
+HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
+
+
+class LabelRule(NamedTuple):
+    """The reading of labels in the segmentation maps of a data set.
+
+    Attributes:
+        reduced (bool): Whether label 0 is ignored and the others are numbered from 0 (``reduce_zero_label``).
+        root (str): Folder of the data.
+        full (bool): Whether the checked files contain a label equal to the number of classes, as they do only where
+            classes are numbered from 1.
+    """
+
+    reduced: bool
+    root: str
+    full: bool
+
+
+def split_problems(splits: Dict[str, Sequence[str]]) -> List[str]:
+    """Check that all splits have the same classes in the same order: labels are their numbers."""
+    problems: List[str] = []
+    if not splits:
+        return problems
+    first, *others = splits
+    for other in others:
+        here, there = list(splits[first]), list(splits[other])
+        if here == there:
+            continue
+        lacking = [name for name in here if name not in there]
+        added = [name for name in there if name not in here]
+        texts = [f'lacks {shorten(lacking)}'] * bool(lacking) + [f'adds {shorten(added)}'] * bool(added)
+        problems.append(
+            f'{other} {" and ".join(texts) or "has another order"}: its classes are {shorten(there)}, those of '
+            f'{first} {shorten(here)}, so the same label means different classes. Give both the same folders '
+            '(including empty ones), or the same metainfo=dict(classes=[...])'
+        )
+    return problems
+
+
+def trained_class_problems(trained: Dict[str, Sequence[str]], splits: Dict[str, Sequence[str]]) -> List[str]:
+    """Check that classes have the labels that a checkpoint was trained with; other names may be translations."""
+    problems: List[str] = []
+    for path, learned in trained.items():
+        for where, names in splits.items():
+            if len(names) != len(learned):
+                continue  # it is a matter of the heads
+            moved = [
+                f'{name!r} has label {names.index(name)}, but {learned.index(name)} in the checkpoint'
+                for name in names
+                if name in learned and names.index(name) != learned.index(name)
+            ]
+            if moved:
+                problems.append(
+                    f'{where} numbers its classes differently ({shorten(names)}) from {path} ({shorten(learned)}): '
+                    f'{shorten(moved, 2)}. Give the data set metainfo=dict(classes=...) and annotations in the order '
+                    'of the checkpoint'
+                )
+            elif list(names) != list(learned):
+                remark(
+                    f'{where} has other classes ({shorten(names)}) than {path} ({shorten(learned)}): predictions are '
+                    'assigned by number, not by name'
+                )
+    return problems
+
+
+def zero_label_problems(rules: Dict[str, LabelRule]) -> List[str]:
+    """Check that all splits agree in ``reduce_zero_label``, unless their files show that they differ as well."""
+    problems: List[str] = []
+    first = next(iter(rules), '')
+    for other, rule in rules.items():
+        given = rules[first]
+        if rule.reduced == given.reduced or (rule if rule.reduced else given).full:
+            continue
+        text = (
+            f'{other} has reduce_zero_label={rule.reduced}, {first} {given.reduced}: the same label in the files means '
+            'different classes. Give both data sets, and their LoadAnnotations, the same reduce_zero_label'
+        )
+        if rule.root == given.root:
+            problems.append(text)
+        else:  # other files, which may number the classes in another way
+            remark(f'{text}, unless their segmentation maps number the classes differently')
+    return problems
+
+
+def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
+    """Yield dotted name and ``num_classes`` of each head that has one, and of label-mixing augmentations."""
+
+    def visit(node: Any, name: str) -> Iterator[Tuple[str, int]]:
+        if isinstance(node, dict):
+            if isinstance(node.get('num_classes'), int):
+                yield name, node['num_classes']
+            for key, child in node.items():
+                yield from visit(child, f'{name}.{key}')
+        elif isinstance(node, (list, tuple)):
+            for index, child in enumerate(node):
+                yield from visit(child, f'{name}.{index}')
+
+    # mmpretrain's preprocessor makes the vectors of labels that Mixup and CutMix mix.
+    yield from visit({'num_classes': (cfg.get('data_preprocessor') or {}).get('num_classes')}, 'data_preprocessor')
+    model = cfg.get('model') or {}
+    for key in HEADS:
+        if key in model:
+            yield from visit(model[key], f'model.{key}')
