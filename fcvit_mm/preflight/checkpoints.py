@@ -2,14 +2,13 @@
 
 from typing import List, Optional
 
-import torch
 from mmengine.config import Config
 
-from ..apis.load import build_model, read_trained
+from ..apis.load import read_trained
 from ..apis.predict.results import meta_of
 from ..checkpoints import CheckpointError, check_fits, read_checkpoint, weights_of
 from ..checkpoints.names import some
-from .limits import quiet
+from .model import built_model
 
 
 def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = None) -> List[str]:
@@ -32,12 +31,10 @@ def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = Non
 def load_from_problems(cfg: Config) -> List[str]:
     """Check that a checkpoint to start from has weights of the model, of which MMEngine loads what fits."""
     path = cfg.load_from
-    try:
-        with quiet():
-            model = build_model(cfg).state_dict()
-    except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
+    built = built_model(cfg)
+    if built is None:
         return []
+    model = built.state_dict()
     weights = weights_of(read_checkpoint(path), path)
     common = [name for name in model if name in weights]
     if any(weights[name].shape == model[name].shape for name in common):
@@ -73,11 +70,8 @@ def resume_problems(path: str, trained: Optional[List[str]] = None) -> List[str]
 
 def resume_model_problems(cfg: Config) -> List[str]:
     """Check that a checkpoint to resume from has every value of the model: MMEngine only warns of others."""
-    try:
-        with torch.device('meta'), quiet():
-            model = build_model(cfg)
-    except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
+    model = built_model(cfg, 'meta')
+    if model is None:
         return []
     try:
         check_fits(model, cfg.load_from)

@@ -5,9 +5,8 @@ from typing import Any, List, Sequence, Tuple
 
 from mmengine.config import Config
 
-from ..apis.load import build_model
 from ..engine.config import type_name, walk
-from .limits import quiet
+from .model import built_model
 
 
 def mask_metric_problems(cfg: Config, name: str) -> List[str]:
@@ -20,11 +19,8 @@ def mask_metric_problems(cfg: Config, name: str) -> List[str]:
     wanted = [node.get('metric') for node in walk(cfg[name]) if type_name(node) == 'CocoMetric']
     if not any('segm' in ([metric] if isinstance(metric, str) else metric or []) for metric in wanted):
         return []
-    try:
-        with quiet():
-            model = build_model(cfg)
-    except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
+    model = built_model(cfg)
+    if model is None:
         return []
     # RTMDetInsHead, MaskFormerHead and others predict masks without a mask head; those of other packages may.
     heads = [type(part) for key, part in model.named_modules() if key.endswith('head')]

@@ -3,12 +3,13 @@
 import copy
 import inspect
 from difflib import get_close_matches
-from typing import Any, Iterator, List, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 from ..apis.load import build_model
 from ..apis.rewiring import StockConfigError, misfits
@@ -23,6 +24,21 @@ from .limits import quiet, remark
 LOSSES = {'mmseg': ('loss_decode', (2, 1, 4, 4), (2, 4, 4)), 'mmpretrain': ('loss', (2, 1), (2,))}
 #: Similarity to a part of a name from which on a key is a misspelling of it.
 MISSPELT = 0.8
+
+
+def built_model(cfg: Config, device: str = 'cpu') -> Optional[nn.Module]:
+    """Build the model of a config; ``None`` if that fails, which :mod:`.building` reports.
+
+    Args:
+        cfg (Config): The config.
+        device (str): ``'meta'`` for a model whose weights have names and shapes, but no values.
+    """
+    try:
+        with torch.device(device), quiet():
+            return build_model(cfg)
+    except Exception:
+        # Broad, because the model is another library's; the runner says what is wrong with it.
+        return None
 
 
 def channel_problems(cfg: Config) -> List[str]:
@@ -111,11 +127,8 @@ def optimizer_problems(cfg: Config) -> List[str]:
     keys = (wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
     if not keys and not wrapper.get('constructor'):
         return []
-    try:
-        with torch.device('meta'), quiet():
-            model = build_model(cfg)
-    except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
+    model = built_model(cfg, 'meta')
+    if model is None:
         return []
     names = [name for name, _ in model.named_parameters()]
     parts = sorted({part for name in names for part in (*name.split('.'), name)})

@@ -9,7 +9,6 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from ..apis.load import build_model
 from ..checkpoints import CheckpointError, check_finite, read_checkpoint
 from ..checkpoints.names import some
 from ..engine.config import type_name, walk
@@ -17,6 +16,7 @@ from ..engine.run import is_overwritten
 from ..errors import UserError, origin
 from .data.kinds import is_url
 from .limits import quiet, remark
+from .model import built_model
 
 #: Part of a module's values below which a warning says how many its pretrained file has.
 FEW = 0.5
@@ -61,11 +61,8 @@ def fit_problems(cfg: Config) -> List[str]:
     """Let the modules with a pretrained file load it, and check that this gives them values."""
     if not any(type_name(node) == 'Pretrained' for node in walk(cfg.get('model', {}))):
         return []
-    try:
-        with quiet():
-            model = build_model(cfg)
-    except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
+    model = built_model(cfg)
+    if model is None:
         return []
     problems = []
     for part in parts_of(model):

@@ -2,7 +2,13 @@ import pytest
 from harness import LIBRARIES
 
 from fcvit_mm.preflight import model
-from fcvit_mm.preflight.model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
+from fcvit_mm.preflight.model import (
+    built_model,
+    channel_problems,
+    class_weight_problems,
+    one_class_problems,
+    optimizer_problems,
+)
 
 RESNET = [256, 512, 1024, 2048]
 
@@ -130,3 +136,12 @@ def test_layer_decay_of_another_library(own):
     cfg.optim_wrapper.constructor = 'BackboneLayerDecayConstructor'
     cfg.optim_wrapper.paramwise_cfg = dict(layer_decay_rate=0.7)
     assert optimizer_problems(cfg) == []
+
+
+def test_a_model_that_cannot_be_built_is_none(own, capfd):
+    cfg, _ = own('classification')
+    weights = dict(built_model(cfg, 'meta').named_parameters())
+    assert {value.device.type for value in weights.values()} == {'meta'}
+    assert set(weights) == set(dict(built_model(cfg).named_parameters()))
+    cfg.model.backbone.type = 'NoSuch'
+    assert built_model(cfg) is None and capfd.readouterr().out == ''
