@@ -1,25 +1,19 @@
 """Annotations in COCO's format: which ones the libraries skip or reject, and why.
 
-The libraries decide what is skipped or rejected. This module selects the annotations to test first (time is limited)
-and words the messages.
+The libraries decide what is skipped or rejected; this module finds the reason and words the messages. Segmentations are
+checked by :mod:`.masks`.
 """
 
-import copy
 import math
 from collections import Counter, defaultdict
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
-from ..errors import origin
-from .limits import TimeLimit, shorten, spread
+from .limits import shorten
 
 #: Examples of one kind of fault in a message.
 SHOWN = 3
-#: Seconds for choosing the masks that the libraries are asked about, and for asking.
-SCREEN_SECONDS, ASK_SECONDS = 2.0, 1.0
-#: Masks without anything unusual that they are asked about.
-USUAL_ASKED = 64
 #: Why mmdet skips an annotation.
 SKIPPED = {
     'ignore': 'are marked "ignore"',
@@ -40,24 +34,6 @@ FATAL = {
 CORNERS_BEYOND = 0.25
 #: Parts of COCO's format without which it is none.
 PARTS = ('images', 'annotations', 'categories')
-
-
-class Mask(NamedTuple):
-    """A segmentation and its annotation.
-
-    Attributes:
-        segmentation (list | dict): Polygons or run lengths, as the file has them; ``None`` if it has none.
-        width (int): Of the image.
-        height (int): Of the image.
-        owner (Any): The annotation, or its instance in the data set.
-        image_id (Any): Of the image.
-    """
-
-    segmentation: Any
-    width: int
-    height: int
-    owner: Any
-    image_id: Any
 
 
 def count_line(ids: Sequence[Any], number: int, words: str) -> str:
@@ -217,217 +193,3 @@ def skip_reason(annotation: dict, info: dict, cat_ids: Sequence[Any]) -> str:
     if min(x + width, info['width']) <= max(x, 0) or min(y + height, info['height']) <= max(y, 0):
         return 'outside'
     return 'unknown'
-
-
-def mask_kind(mask: Any, width: int, height: int) -> str:
-    """Return what is unusual about a segmentation, without calling a library.
-
-    Returns:
-        str: ``''`` (nothing), ``'far'`` (points so far away, or no numbers, that drawing them would take forever),
-        ``'size'`` (run lengths for another size, or that do not fill theirs or are cut off, which some libraries read
-        all the same),
-        ``'beyond'`` (points beyond the image), or ``'unusual'``.
-    """
-    if isinstance(mask, dict):
-        if list(mask.get('size') or ()) != [height, width]:
-            return 'size'
-        filled = pixels(mask)
-        if filled is None:
-            return 'size' if isinstance(mask.get('counts'), (str, bytes)) else 'unusual'
-        return '' if filled == height * width else 'size'
-    if not isinstance(mask, list) or not mask:
-        return 'unusual'
-    kind, side = '', max(width, height)
-    for polygon in mask:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            kind = 'unusual'
-            if not isinstance(polygon, list) or not polygon:
-                continue
-        try:
-            low, high, total = min(polygon), max(polygon), sum(polygon)
-        except TypeError:
-            return 'far'
-        # Points are drawn in time and memory that grow with the distance between them.
-        if not (-10 * side <= low and high <= 10 * side and math.isfinite(total)):
-            return 'far'
-        if not kind and (low < -1 or high > side + 1):
-            kind = 'beyond'
-    return kind
-
-
-def pixels(mask: dict) -> Optional[float]:
-    """Return the sum of run lengths; ``None`` of those that are not numbers, or none.
-
-    pycocotools also reads run lengths that end too early, and fills the rest with uninitialized memory.
-    """
-    counts = mask.get('counts')
-    if isinstance(counts, (str, bytes)):
-        counts = run_lengths(counts)
-    if not isinstance(counts, list) or not counts:
-        return None
-    try:
-        return sum(counts)
-    except TypeError:
-        return None
-
-
-def run_lengths(counts: Union[str, bytes]) -> Optional[List[int]]:
-    """Decode COCO's compressed run lengths; ``None`` if they are invalid.
-
-    Characters from 48 on carry five bits each, the lowest first, and whether more of the number follows; from the
-    fourth, a length is given as its difference to that two before.
-    """
-    try:
-        numbers = counts.encode('ascii') if isinstance(counts, str) else counts
-    except UnicodeEncodeError:
-        return None
-    lengths: List[int] = []
-    value = shift = 0
-    for number in numbers:
-        bits = number - 48
-        if not 0 <= bits < 64 or shift > 60:  # more than the 64 bits of a number
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        if len(lengths) > 2:
-            value += lengths[-2]
-        if value < 0:
-            return None
-        lengths.append(value)
-        value = shift = 0
-    return None if shift else lengths
-
-
-def mask_words(mask: Any, width: int, height: int, said: str) -> str:
-    """Describe why a library cannot read a segmentation.
-
-    Args:
-        mask (list | dict): The segmentation.
-        width (int): Of its image.
-        height (int): Of its image.
-        said (str): Error message of the library.
-    """
-    if not mask:
-        return 'it is missing or empty'
-    if not (isinstance(width, int) and isinstance(height, int)):
-        return f'its image has width {width!r} and height {height!r}, expected integers'
-    if isinstance(mask, dict):
-        size = list(mask.get('size') or ())
-        if size != [height, width]:
-            return f'its size is {size}, but its image has {[height, width]} (height, width)'
-        filled = pixels(mask)
-        if filled is None and isinstance(mask.get('counts'), (str, bytes)):
-            return "its compressed run lengths are empty, truncated or not in COCO's format"
-        if filled not in (None, height * width):
-            return f'its run lengths cover {filled} pixels, but its size {size} (height, width) has {height * width}'
-        return said
-    if isinstance(mask, str):
-        return 'it is text, expected a list of polygons or run lengths (a dict with size and counts)'
-    if any(isinstance(polygon, dict) for polygon in mask):
-        return 'it is a list of run lengths, expected one dict with size and counts'
-    if not all(isinstance(polygon, list) for polygon in mask):
-        return f'it is a flat list, not a list of polygons; {said}'
-    if any(len(polygon) < 6 for polygon in mask):
-        return f'a polygon has fewer than three points; {said}'
-    return said
-
-
-def far_words(mask: List[Any]) -> str:
-    """Describe polygons whose points cannot be drawn."""
-    points = [point for polygon in mask if isinstance(polygon, list) for point in polygon]
-    if points and all(isinstance(point, (list, dict)) for point in points):
-        return f'its points are {points[0]!r}, ..., expected the numbers x1, y1, x2, y2, ... one after the other'
-    if any(isinstance(point, str) for point in points):
-        return f'its points are text, such as {points[0]!r}, expected numbers'
-    return 'it has points far outside its image, or points that are not numbers'
-
-
-def check_masks(
-    masks: Sequence[Mask], ask: Callable[[Mask], str], limit: TimeLimit, what: str
-) -> Tuple[Dict[str, List[Mask]], List[Mask]]:
-    """Let a library read segmentations: all unusual ones and some others, within the time limit.
-
-    Args:
-        masks (sequence of Mask): All of a file.
-        ask (callable): Lets a library read one and returns the error message, or an empty string.
-        limit (TimeLimit): Time limit of all checks.
-        what (str): The file, for messages.
-
-    Returns:
-        tuple: Error message -> segmentations; and readable segmentations with points outside their image.
-    """
-    found: Dict[str, List[Mask]] = defaultdict(list)
-    unusual: List[Mask] = []
-    beyond: List[Mask] = []
-    for mask in limit.part(masks, SCREEN_SECONDS, f'{what}: segmentations checked'):
-        kind = mask_kind(mask.segmentation, mask.width, mask.height)
-        if kind == 'far':
-            found[far_words(mask.segmentation)].append(mask)
-        elif kind == 'size':
-            found[mask_words(mask.segmentation, mask.width, mask.height, '')].append(mask)
-        elif kind == 'unusual':
-            unusual.append(mask)
-        elif kind:
-            beyond.append(mask)
-    first = [*unusual, *spread(beyond, USUAL_ASKED), *spread(masks, USUAL_ASKED)]
-    known = {id(mask) for faults in found.values() for mask in faults}
-    chosen = [mask for mask in {id(mask): mask for mask in first}.values() if id(mask) not in known]
-    for mask in limit.part(chosen, ASK_SECONDS, f'{what}: unusual segmentations read'):
-        said = ask(mask)
-        if said:
-            found[said].append(mask)
-    return dict(found), beyond
-
-
-def ask_loading_step(step: Any) -> Callable[[Mask], str]:
-    """Return a function that loads a mask with the pipeline step ``LoadAnnotations(with_mask=True)``."""
-    step = copy.copy(step)
-    step.with_seg = False
-
-    def ask(mask: Mask) -> str:
-        size = (mask.height, mask.width)
-        sample = dict(ori_shape=size, img_shape=size, height=size[0], width=size[1], instances=[dict(mask.owner)])
-        try:
-            results = step(sample)
-        except Exception as error:
-            # Broad, because libraries have no error of their own for this.
-            kind, message, _ = origin(error)
-            return mask_words(mask.segmentation, mask.width, mask.height, f'{kind}: {message}' if message else kind)
-        return '' if bool(results['gt_ignore_flags'][0]) == bool(mask.owner['ignore_flag']) else 'skipped'
-
-    return ask
-
-
-def ask_metric(api: Any) -> Callable[[Mask], str]:
-    """Return a function that reads an annotation's mask with pycocotools, as a metric does."""
-    from pycocotools import mask as masks
-
-    def ask(mask: Mask) -> str:
-        try:
-            masks.area(api.annToRLE(mask.owner))
-        except Exception as error:
-            # Broad, because pycocotools has no error of its own.
-            kind, message, _ = origin(error)
-            return mask_words(mask.segmentation, mask.width, mask.height, f'{kind}: {message}')
-        return ''
-
-    return ask
-
-
-def annotation_ids(api: Any, masks: Sequence[Mask]) -> List[Any]:
-    """Return the annotation ids of instances of a data set."""
-    return [
-        next(
-            (
-                annotation.get('id')
-                for annotation in api.imgToAnns.get(mask.image_id, ())
-                if corners(annotation['bbox']) == tuple(mask.owner['bbox'])
-            ),
-            f'of image {mask.image_id}',
-        )
-        for mask in masks
-    ]

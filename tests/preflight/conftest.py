@@ -7,11 +7,13 @@ import tempfile
 from functools import lru_cache
 
 import pytest
+from coco_files import file_of
 from harness import LIBRARIES, write_config
 from mmengine.config import Config
 
 from fcvit_mm.engine.config import load_config, set_pretrained
 from fcvit_mm.preflight import limits
+from fcvit_mm.preflight.limits import TimeLimit
 
 #: Stands for the folder of the data in a config that several tests begin with: reading one takes a second.
 DATA = '/the/data/set'
@@ -75,3 +77,27 @@ def change_annotations():
         return path
 
     return change
+
+
+@pytest.fixture
+def read_annotations(tmp_path):
+    """Return a file as pycocotools reads it, with one changed annotation, and mmdet's data set of it."""
+    pytest.importorskip('mmdet')
+    from mmdet.datasets import CocoDataset
+
+    from fcvit_mm.preflight.data.dataset import load_list
+
+    def get(**changes):
+        (tmp_path / 'a.json').write_text(json.dumps(file_of(**changes)))
+        dataset = CocoDataset(
+            ann_file=str(tmp_path / 'a.json'),
+            data_prefix=dict(img=''),
+            metainfo=dict(classes=('a',)),
+            pipeline=[],
+            lazy_init=True,
+        )
+        everything, api = load_list(dataset, TimeLimit())
+        assert everything == dataset.data_list and len(everything) == 1
+        return dataset, api
+
+    return get

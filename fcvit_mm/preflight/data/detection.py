@@ -6,12 +6,8 @@ import numpy as np
 
 from ..annotations import (
     SKIPPED,
-    Mask,
-    annotation_ids,
     are_corners,
     are_shifted,
-    ask_loading_step,
-    check_masks,
     count_line,
     fatal_annotations,
     is_box,
@@ -19,6 +15,7 @@ from ..annotations import (
     skipped_annotations,
 )
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
+from ..masks import Mask, annotation_ids, ask_loading_step, check_masks
 from .kinds import is_coco, transforms_of
 
 #: Images whose boxes tell whether they are two corners.

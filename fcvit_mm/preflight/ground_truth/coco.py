@@ -6,8 +6,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 
-from ..annotations import SKIPPED, Mask, ask_metric, check_masks, corners, count_line, skip_reason
+from ..annotations import SKIPPED, corners, count_line, skip_reason
 from ..limits import remark, shorten, spread
+from ..masks import Mask, ask_metric, check_masks
 from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
 
 #: Pairs of one image that pycocotools makes a precision of: 100 predictions.
