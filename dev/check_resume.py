@@ -43,10 +43,11 @@ from fcvit_mm.checkpoints import CheckpointError, read_checkpoint
 from fcvit_mm.datasets import generate
 from fcvit_mm.dependencies import require
 from fcvit_mm.engine import run
-from fcvit_mm.engine.config import adapt_to_machine, load_config, train_in_float32_on_cpus
+from fcvit_mm.engine.config import load_config
 from fcvit_mm.engine.hooks import checkpoint
 from fcvit_mm.engine.hooks.checkpoint import INTERRUPTED, TERMINATED, Interrupted
 from fcvit_mm.engine.hooks.resume import select_resume_point
+from fcvit_mm.engine.machine import adapt_to_machine, train_in_float32_on_cpus
 from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.registry import HOOKS
 

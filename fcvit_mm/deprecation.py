@@ -72,7 +72,12 @@ RENAMED = {
     'fcvit_mm.engine.checkpoint': {'WholeCheckpointHook': 'fcvit_mm.engine.hooks.WholeCheckpointHook'},
     'fcvit_mm.engine.complexity': {'Part': 'fcvit_mm.apis.count.PartComplexity'},
     'fcvit_mm.engine.config': {
-        name: f'fcvit_mm.options.{name}' for name in ('add_config_options', 'add_import_option')
+        **{name: f'fcvit_mm.options.{name}' for name in ('add_config_options', 'add_import_option')},
+        **{
+            name: f'fcvit_mm.engine.command_options.{name}'
+            for name in ('dump_predictions', 'enable_amp', 'enable_auto_scale_lr', 'enable_tta', 'enable_visualization')
+        },
+        'adapt_to_machine': 'fcvit_mm.engine.machine.adapt_to_machine',
     },
     'fcvit_mm.engine.distributed': {'LAUNCHERS': 'fcvit_mm.options.LAUNCHERS'},
     'fcvit_mm.engine.drawing': {

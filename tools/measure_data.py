@@ -36,7 +36,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     from mmengine.logging import MMLogger
 
-    from fcvit_mm.engine.config import enable_amp, load_config
+    from fcvit_mm.engine.command_options import enable_amp
+    from fcvit_mm.engine.config import load_config
     from fcvit_mm.preflight.data_speed import format_data_speed, measure_data
 
     MMLogger.get_instance('mmengine', log_level='ERROR')

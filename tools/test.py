@@ -38,7 +38,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     check_config(args.config)
-    from fcvit_mm.engine.config import dump_predictions, enable_tta, enable_visualization, load_config
+    from fcvit_mm.engine.command_options import dump_predictions, enable_tta, enable_visualization
+    from fcvit_mm.engine.config import load_config
     from fcvit_mm.engine.run import is_first_here, test
     from fcvit_mm.preflight.checks import check_testing
 

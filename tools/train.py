@@ -42,7 +42,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     check_config(args.config)
-    from fcvit_mm.engine.config import enable_amp, enable_auto_scale_lr, load_config
+    from fcvit_mm.engine.command_options import enable_amp, enable_auto_scale_lr
+    from fcvit_mm.engine.config import load_config
     from fcvit_mm.engine.hooks.resume import request_resume, select_resume_point
     from fcvit_mm.engine.run import is_first_here, train
     from fcvit_mm.preflight.checks import check_training

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ..checkpoints import load_complete
-from ..engine.config import adapt_to_machine, leaf_datasets, set_pretrained, task_of
+from ..engine.config import leaf_datasets, set_pretrained, task_of
+from ..engine.machine import adapt_to_machine
 from ..errors import library_errors
 from ..files import atomic_path, write_atomic
 from ..images import ImageError, display, read_image, reduce_image, say_once, swap_channels

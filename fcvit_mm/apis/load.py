@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
 from ..dependencies import require
-from ..engine.config import leaf_datasets, load_config, replace_sync_bn, set_pretrained, task_of, type_name
+from ..engine.config import leaf_datasets, load_config, set_pretrained, task_of, type_name
+from ..engine.machine import replace_sync_bn
 from ..errors import UserError, library_errors
 from ..images import ImageReader, PathLike, display, swap_channels
 

@@ -1,4 +1,4 @@
-"""Building the config of a runner from a config file and a command line."""
+"""Reading a config: the file and the command line merged and checked; task, types and data sets of a config."""
 
 import ast
 import importlib.util
@@ -11,7 +11,6 @@ from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
-from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
@@ -426,152 +425,6 @@ def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
     checkpoint = with_scheme(checkpoint) if isinstance(checkpoint, str) else checkpoint
     backbone.init_cfg = None if checkpoint is None else dict(type='Pretrained', checkpoint=checkpoint)
     cfg.pretrained = checkpoint
-
-
-def replace_sync_bn(model: Any, kind: str) -> int:
-    """Make each SyncBN and MMSyncBN of a model's config another kind of norm, without their own settings.
-
-    Args:
-        model (dict): It is changed.
-        kind (str): Name of the norm that takes their place.
-
-    Returns:
-        int: Number of replaced norms.
-    """
-    found = [node for node in walk(model) if type_name(node) == 'SyncBN']
-    for node in found:
-        node['type'] = kind
-        for key in ('group', 'process_group', 'stats_mode'):
-            node.pop(key, None)
-    return len(found)
-
-
-def train_in_float32_on_cpus(cfg: Config) -> None:
-    """Disable mixed precision in training on a CPU, with a message: MMEngine's wrapper refuses it on CPUs."""
-    wrapper = cfg.get('optim_wrapper')
-    if get_device() == 'cpu' and wrapper and type_name(wrapper) == 'AmpOptimWrapper':
-        wrapper['type'] = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            wrapper.pop(key, None)
-        print_log('No accelerator: AmpOptimWrapper becomes OptimWrapper, training runs in float32.', logger='current')
-
-
-def adapt_to_machine(cfg: Config) -> None:
-    """Replace settings that the machine does not support, with a message; add the defaults of the libraries' tools.
-
-    On a CPU SyncBN becomes BatchNorm (SyncBN trains on GPUs only; the statistics are then each process's own).
-    """
-    if get_device() == 'cpu':
-        found = replace_sync_bn(cfg.get('model', {}), 'BN')
-        if found or cfg.get('sync_bn'):
-            cfg.sync_bn = None
-            print_log('No accelerator: SyncBN in the model becomes BN.', logger='current')
-    for name in LOADERS:
-        loader = cfg.get(name)
-        if not loader:
-            continue
-        if loader.get('num_workers', 0) == 0:
-            # torch refuses these without workers.
-            loader.pop('prefetch_factor', None)
-            loader['persistent_workers'] = False
-        if library_of(cfg) == 'mmpretrain':
-            # As mmpretrain's own tools do; its configs rely on it.
-            loader.setdefault('collate_fn', dict(type='default_collate'))
-            loader.setdefault('pin_memory', get_device() != 'cpu')
-
-
-def enable_amp(cfg: Config) -> None:
-    """Enable mixed precision (``--amp``) in the same way as the libraries' own tools."""
-    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ConfigError(
-            f'--amp needs optim_wrapper.type OptimWrapper or AmpOptimWrapper, but the config has {kind}: omit --amp '
-            'or change the type'
-        )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def enable_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate by the batch size over the base batch size of the config (``--auto-scale-lr``)."""
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-        raise ConfigError(
-            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: add it, or omit the option'
-        )
-    cfg.auto_scale_lr.enable = True
-
-
-def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = False, wait_time: float = 2) -> None:
-    """Draw predictions with the hook and visualizer of the task's library (``--show-dir``, ``--show``)."""
-    hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
-        raise ConfigError(
-            "--show and --show-dir need default_hooks=dict(visualization=dict(type='...Hook')) in the "
-            'config, with the hook of its library: add it, or omit them'
-        )
-    # mmdet puts a relative folder below that of the first image, then of the second, ...
-    show_dir = osp.abspath(show_dir) if show_dir else None
-    task = task_of(cfg)
-    if task == 'classification':
-        hook.update(enable=True, interval=1, out_dir=show_dir, show=show, wait_time=wait_time)
-        return
-    hook.update(draw=True, show=show, wait_time=wait_time)
-    if task == 'detection':
-        hook['test_out_dir'] = show_dir
-        return
-    # mmseg 1.2 draws every 50th image unless told otherwise; later versions heed this in validation only.
-    hook['interval'] = 1
-    if show_dir:
-        cfg.visualizer['save_dir'] = show_dir
-
-
-def enable_tta(cfg: Config) -> None:
-    """Enable the test-time augmentation defined in the config (``--tta``)."""
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise ConfigError(
-            '--tta needs tta_model and tta_pipeline in the config: add them, or omit --tta (mmdet merges boxes but '
-            'not masks, so configs with masks have none)'
-        )
-    if task_of(cfg) == 'classification' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
-        raise ConfigError(
-            '--tta cannot be combined with --show-dir or --show: mmpretrain draws on the input of the model, which '
-            'with --tta is several images per sample. Omit one of them'
-        )
-    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
-        dataset['pipeline'] = cfg.tta_pipeline
-    wrapper = cfg.tta_model.copy()  # not **cfg.tta_model, which would put classes where the config dumps names
-    wrapper['module'] = cfg.model
-    cfg.model = wrapper
-
-
-def dump_predictions(cfg: Config, out: str) -> None:
-    """Write the predictions in the format of the task's library (``--out``).
-
-    Args:
-        cfg (Config): A config, whose evaluator is changed.
-        out (str): A ``.pkl`` file, or for segmentation a folder.
-    """
-    task = task_of(cfg)
-    if task == 'segmentation':
-        if osp.splitext(out)[1]:
-            raise ConfigError(
-                f'--out is {out}, expected a folder for segmentation, where one PNG file per image is written'
-            )
-    elif not out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(f'--out is {out}, expected a file name ending in .pkl or .pickle for {task}')
-    evaluator = cfg.test_evaluator
-    # One metric, a list of them, or an evaluator that has them.
-    nested = isinstance(evaluator, dict) and 'metrics' in evaluator
-    metrics = evaluator['metrics'] if nested else evaluator
-    metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
-    if task == 'segmentation':
-        metrics[0]['output_dir'] = out
-    else:
-        metrics.append(dict(type='DumpDetResults' if task == 'detection' else 'DumpResults', out_file_path=out))
-    if nested:
-        evaluator['metrics'] = metrics
-    else:
-        cfg.test_evaluator = metrics
 
 
 __getattr__ = renamed_in(__name__)

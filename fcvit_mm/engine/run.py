@@ -16,11 +16,12 @@ from torch import nn
 from ..checkpoints import CheckpointError, check_fits, is_published, read_checkpoint, weights_of
 from ..deprecation import renamed_in
 from ..errors import library_errors
-from .config import adapt_to_machine, train_in_float32_on_cpus, type_name
+from .config import type_name
 from .distributed import joined_processes, wrap_model_for_cpus
 from .hooks.checkpoint import AtomicCheckpointHook, atomic_local_writes
 from .hooks.foreign_checkpoints import find_weights
 from .hooks.resume import make_resumable, select_resume_point
+from .machine import adapt_to_machine, train_in_float32_on_cpus
 from .outputs import keep_every_result
 
 Result = TypeVar('Result')

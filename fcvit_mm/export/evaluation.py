@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..apis.load import Network
-from ..engine.config import adapt_to_machine
+from ..engine.machine import adapt_to_machine
 from ..errors import UserError, library_errors
 from .detectors.detections import Detections
 from .parts import FromPixels, Part

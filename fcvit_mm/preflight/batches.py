@@ -11,7 +11,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from ..apis.step import StepError, try_step
-from ..engine.config import adapt_to_machine, library_of, type_name, walk
+from ..engine.config import library_of, type_name, walk
+from ..engine.machine import adapt_to_machine
 from ..errors import origin
 from .data.dataset import Leaf
 from .data.kinds import is_segmentation

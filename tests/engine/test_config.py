@@ -4,48 +4,26 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from harness import LIBRARIES, ROOT
+from harness import ROOT
 from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyObject
 from mmengine.hooks import CheckpointHook
 from mmengine.model.weight_init import PretrainedInit
 from torch import nn
 
-from fcvit_mm.engine import config as engine_config
-from fcvit_mm.engine import run
 from fcvit_mm.engine.config import (
     ConfigError,
-    adapt_to_machine,
-    dump_predictions,
-    enable_amp,
-    enable_auto_scale_lr,
-    enable_tta,
-    enable_visualization,
     leaf_datasets,
     library_of,
     load_config,
     task_of,
-    train_in_float32_on_cpus,
     type_name,
-    walk,
 )
 from fcvit_mm.engine.hooks import NonFiniteHook
 from fcvit_mm.errors import LibraryError
 
 UPERNET = ROOT / 'configs/segmentation/upernet_fcvit_tiny_ade20k.py'
 MASK_RCNN = ROOT / 'configs/detection/mask_rcnn_fcvit_b12_coco.py'
-
-
-@pytest.fixture
-def write(tmp_path):
-
-    def write(text, name='mine.py'):
-        pytest.importorskip('mmseg')
-        path = tmp_path / name
-        path.write_text(text)
-        return str(path)
-
-    return write
 
 
 def test_work_dir_is_named_after_the_config(write):
@@ -122,57 +100,6 @@ def test_variables_of_a_file_that_inherits_nothing(write, capsys):
     assert 'which nothing reads' not in ''.join(capsys.readouterr())
 
 
-def test_cpu_gets_what_it_can_do(monkeypatch):
-    pytest.importorskip('mmseg')
-    cfg = load_config(UPERNET, {'train_dataloader.num_workers': 0, 'train_dataloader.prefetch_factor': 2})
-    enable_amp(cfg)
-    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
-    adapt_to_machine(cfg)
-    train_in_float32_on_cpus(cfg)
-    types = [node.get('type') for node in walk(cfg.model)]
-    assert 'SyncBN' not in types and types.count('BN') == 2
-    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
-    assert cfg.train_dataloader.persistent_workers is False and 'prefetch_factor' not in cfg.train_dataloader
-    assert cfg.val_dataloader.persistent_workers is True
-
-
-def test_a_cpu_gets_norms_without_the_settings_of_several_processes(monkeypatch):
-    norms = [
-        dict(type='MMSyncBN', stats_mode='N', eps=1e-3),
-        dict(type='SyncBN', process_group=None, momentum=0.2),
-        dict(type='GN', num_groups=2),
-    ]
-    cfg = Config(dict(model=dict(heads=[dict(norm_cfg=norm) for norm in norms])))
-    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
-    adapt_to_machine(cfg)
-    assert [head.norm_cfg for head in cfg.model.heads] == [
-        dict(type='BN', eps=1e-3),
-        dict(type='BN', momentum=0.2),
-        dict(type='GN', num_groups=2),
-    ]
-
-
-def test_only_training_says_that_it_runs_in_float32(monkeypatch, capsys):
-    """The config of a run with mixed precision predicts with ``--amp`` on a CPU, too."""
-    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
-    for steps, said in ((run.TESTING_STEPS, False), (run.TRAINING_STEPS[:2], True)):
-        cfg = Config(dict(model=dict(type='FCViT'), optim_wrapper=dict(type='AmpOptimWrapper')))
-        for step in steps:
-            step(cfg)
-        assert ('training runs in float32' in ''.join(capsys.readouterr())) is said
-
-
-def test_gpu_keeps_what_the_config_says(monkeypatch):
-    pytest.importorskip('mmseg')
-    cfg = load_config(UPERNET)
-    enable_amp(cfg)
-    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cuda')
-    adapt_to_machine(cfg)
-    train_in_float32_on_cpus(cfg)
-    assert 'SyncBN' in [node.get('type') for node in walk(cfg.model)]
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
-
-
 def test_missing_config():
     with pytest.raises(ConfigError, match='config nowhere.py does not exist: the configs are in'):
         load_config('nowhere.py')
@@ -204,45 +131,6 @@ def test_missing_package_names_the_extra(write, monkeypatch, package, extra):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == package else find_spec(name))
     with pytest.raises(ImportError, match=rf'{package} is not installed.*\.\[{extra}\]'):
         load_config(write(f"default_scope = '{package}'"))
-
-
-def test_options_that_the_config_cannot_follow(write):
-    cfg = load_config(write("default_scope = 'mmseg'\noptim_wrapper = dict(type='MyWrapper')"))
-    with pytest.raises(ConfigError, match='the config has MyWrapper'):
-        enable_amp(cfg)
-    with pytest.raises(ConfigError, match='base_batch_size'):
-        enable_auto_scale_lr(cfg)
-    with pytest.raises(ConfigError, match='visualization=dict'):
-        enable_visualization(cfg, 'shown')
-    with pytest.raises(ConfigError, match='needs tta_model and tta_pipeline'):
-        enable_tta(cfg)
-    with pytest.raises(ConfigError, match='--out is maps.pkl, expected a folder for segmentation'):
-        dump_predictions(cfg, 'maps.pkl')
-    with pytest.raises(ConfigError, match='--out is maps, expected a file name ending in .pkl'):
-        dump_predictions(Config({'default_scope': 'mmdet'}), 'maps')
-    with pytest.raises(ConfigError, match='has no model.backbone'):
-        load_config(write("default_scope = 'mmseg'"), {'pretrained': 'a.pth'})
-
-
-def test_mmpretrain_cannot_draw_with_tta():
-    cfg = Config(
-        {
-            'default_scope': 'mmpretrain',
-            'tta_model': {},
-            'tta_pipeline': [],
-            'default_hooks': {'visualization': {'type': 'VisualizationHook'}},
-        }
-    )
-    enable_visualization(cfg, 'shown')
-    with pytest.raises(ConfigError, match='Omit one of them'):
-        enable_tta(cfg)
-
-
-def test_auto_scale_lr():
-    pytest.importorskip(LIBRARIES['segmentation'])
-    cfg = load_config(UPERNET)
-    enable_auto_scale_lr(cfg)
-    assert cfg.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
 
 
 @pytest.mark.parametrize(
@@ -278,18 +166,6 @@ def test_leaf_datasets_of_configs_and_of_objects():
     first, second = SimpleNamespace(name=1), SimpleNamespace(name=2, dataset=None)
     built = SimpleNamespace(dataset=SimpleNamespace(datasets=[first, SimpleNamespace(dataset=second)]))
     assert list(leaf_datasets(built)) == [first, second]
-
-
-def test_cpu_replaces_types_given_as_classes(monkeypatch):
-    from mmengine.optim import AmpOptimWrapper
-
-    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
-    cfg = Config(
-        dict(model=dict(norm_cfg=dict(type=nn.SyncBatchNorm)), optim_wrapper=dict(type=AmpOptimWrapper, dtype='x'))
-    )
-    adapt_to_machine(cfg)
-    train_in_float32_on_cpus(cfg)
-    assert cfg.model.norm_cfg.type == 'BN' and cfg.optim_wrapper == dict(type='OptimWrapper')
 
 
 def test_library_of_a_class():
@@ -344,22 +220,11 @@ def test_a_config_that_cannot_be_read(write, text, message):
         load_config(write(text))
 
 
+def test_pretrained_without_a_backbone(write):
+    with pytest.raises(ConfigError, match='has no model.backbone'):
+        load_config(write("default_scope = 'mmseg'"), {'pretrained': 'a.pth'})
+
+
 def test_options_that_the_config_cannot_take(write):
     with pytest.raises(LibraryError, match='changing .* by --cfg-options failed: TypeError: .*Correct the names'):
         load_config(write("default_scope = 'mmseg'\nmodel = 3"), {'model.backbone.depth': 3})
-
-
-@pytest.mark.parametrize(
-    'scope, evaluator, expected',
-    [
-        ('mmdet', dict(type='A'), [dict(type='A'), dict(type='DumpDetResults', out_file_path='a.pkl')]),
-        ('mmpretrain', [dict(type='A')], [dict(type='A'), dict(type='DumpResults', out_file_path='a.pkl')]),
-    ],
-)
-def test_predictions_are_written_by_one_more_metric(scope, evaluator, expected):
-    cfg = Config(dict(default_scope=scope, test_evaluator=evaluator))
-    dump_predictions(cfg, 'a.pkl')
-    assert cfg.test_evaluator == expected
-    nested = Config(dict(default_scope=scope, test_evaluator=dict(type='MyEvaluator', metrics=evaluator)))
-    dump_predictions(nested, 'a.pkl')
-    assert nested.test_evaluator == dict(type='MyEvaluator', metrics=expected)

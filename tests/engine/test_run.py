@@ -4,7 +4,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
-from fcvit_mm.engine import config as engine_config
+from fcvit_mm.engine import machine
 from fcvit_mm.engine.hooks import NonFiniteHook
 from fcvit_mm.engine.run import (
     TESTING_STEPS,
@@ -160,7 +160,7 @@ def test_one_process_of_a_machine_checks_the_data(env, expected, monkeypatch):
 def test_cpus_of_several_processes(monkeypatch):
     cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=dict(find_unused_parameters=True)))
     monkeypatch.setattr('fcvit_mm.engine.distributed.get_device', lambda: 'cpu')
-    monkeypatch.setattr(engine_config, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')
     for step in TESTING_STEPS:
         step(cfg)
     assert cfg.model_wrapper_cfg == dict(

@@ -16,7 +16,9 @@ from mmengine.runner import autocast
 from torch import Tensor, nn
 
 from ...checkpoints import check_fits, weights_of
-from ...engine.config import adapt_to_machine, enable_tta, task_of, walk
+from ...engine.command_options import enable_tta
+from ...engine.config import task_of, walk
+from ...engine.machine import adapt_to_machine
 from ...errors import library_errors
 from ...inference import optimize_for_inference
 from ..load import build_model, image_reader, input_channels, read_trained, split_pipeline

@@ -1,0 +1,102 @@
+"""Options of commands that change a config: ``--amp``, ``--auto-scale-lr``, ``--show``, ``--tta`` and ``--out``."""
+
+import os.path as osp
+from typing import Optional
+
+from mmengine.config import Config
+
+from .config import ConfigError, leaf_datasets, task_of, type_name
+
+
+def enable_amp(cfg: Config) -> None:
+    """Enable mixed precision (``--amp``) in the same way as the libraries' own tools."""
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ConfigError(
+            f'--amp needs optim_wrapper.type OptimWrapper or AmpOptimWrapper, but the config has {kind}: omit --amp '
+            'or change the type'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by the batch size over the base batch size of the config (``--auto-scale-lr``)."""
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise ConfigError(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: add it, or omit the option'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = False, wait_time: float = 2) -> None:
+    """Draw predictions with the hook and visualizer of the task's library (``--show-dir``, ``--show``)."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ConfigError(
+            "--show and --show-dir need default_hooks=dict(visualization=dict(type='...Hook')) in the "
+            'config, with the hook of its library: add it, or omit them'
+        )
+    # mmdet puts a relative folder below that of the first image, then of the second, ...
+    show_dir = osp.abspath(show_dir) if show_dir else None
+    task = task_of(cfg)
+    if task == 'classification':
+        hook.update(enable=True, interval=1, out_dir=show_dir, show=show, wait_time=wait_time)
+        return
+    hook.update(draw=True, show=show, wait_time=wait_time)
+    if task == 'detection':
+        hook['test_out_dir'] = show_dir
+        return
+    # mmseg 1.2 draws every 50th image unless told otherwise; later versions heed this in validation only.
+    hook['interval'] = 1
+    if show_dir:
+        cfg.visualizer['save_dir'] = show_dir
+
+
+def enable_tta(cfg: Config) -> None:
+    """Enable the test-time augmentation defined in the config (``--tta``)."""
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise ConfigError(
+            '--tta needs tta_model and tta_pipeline in the config: add them, or omit --tta (mmdet merges boxes but '
+            'not masks, so configs with masks have none)'
+        )
+    if task_of(cfg) == 'classification' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
+        raise ConfigError(
+            '--tta cannot be combined with --show-dir or --show: mmpretrain draws on the input of the model, which '
+            'with --tta is several images per sample. Omit one of them'
+        )
+    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset['pipeline'] = cfg.tta_pipeline
+    wrapper = cfg.tta_model.copy()  # not **cfg.tta_model, which would put classes where the config dumps names
+    wrapper['module'] = cfg.model
+    cfg.model = wrapper
+
+
+def dump_predictions(cfg: Config, out: str) -> None:
+    """Write the predictions in the format of the task's library (``--out``).
+
+    Args:
+        cfg (Config): A config, whose evaluator is changed.
+        out (str): A ``.pkl`` file, or for segmentation a folder.
+    """
+    task = task_of(cfg)
+    if task == 'segmentation':
+        if osp.splitext(out)[1]:
+            raise ConfigError(
+                f'--out is {out}, expected a folder for segmentation, where one PNG file per image is written'
+            )
+    elif not out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out is {out}, expected a file name ending in .pkl or .pickle for {task}')
+    evaluator = cfg.test_evaluator
+    # One metric, a list of them, or an evaluator that has them.
+    nested = isinstance(evaluator, dict) and 'metrics' in evaluator
+    metrics = evaluator['metrics'] if nested else evaluator
+    metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+    if task == 'segmentation':
+        metrics[0]['output_dir'] = out
+    else:
+        metrics.append(dict(type='DumpDetResults' if task == 'detection' else 'DumpResults', out_file_path=out))
+    if nested:
+        evaluator['metrics'] = metrics
+    else:
+        cfg.test_evaluator = metrics

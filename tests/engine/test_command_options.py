@@ -1,0 +1,67 @@
+import pytest
+from harness import LIBRARIES, ROOT
+from mmengine.config import Config
+
+from fcvit_mm.engine.command_options import (
+    dump_predictions,
+    enable_amp,
+    enable_auto_scale_lr,
+    enable_tta,
+    enable_visualization,
+)
+from fcvit_mm.engine.config import ConfigError, load_config
+
+UPERNET = ROOT / 'configs/segmentation/upernet_fcvit_tiny_ade20k.py'
+
+
+def test_options_that_the_config_cannot_follow(write):
+    cfg = load_config(write("default_scope = 'mmseg'\noptim_wrapper = dict(type='MyWrapper')"))
+    with pytest.raises(ConfigError, match='the config has MyWrapper'):
+        enable_amp(cfg)
+    with pytest.raises(ConfigError, match='base_batch_size'):
+        enable_auto_scale_lr(cfg)
+    with pytest.raises(ConfigError, match='visualization=dict'):
+        enable_visualization(cfg, 'shown')
+    with pytest.raises(ConfigError, match='needs tta_model and tta_pipeline'):
+        enable_tta(cfg)
+    with pytest.raises(ConfigError, match='--out is maps.pkl, expected a folder for segmentation'):
+        dump_predictions(cfg, 'maps.pkl')
+    with pytest.raises(ConfigError, match='--out is maps, expected a file name ending in .pkl'):
+        dump_predictions(Config({'default_scope': 'mmdet'}), 'maps')
+
+
+def test_mmpretrain_cannot_draw_with_tta():
+    cfg = Config(
+        {
+            'default_scope': 'mmpretrain',
+            'tta_model': {},
+            'tta_pipeline': [],
+            'default_hooks': {'visualization': {'type': 'VisualizationHook'}},
+        }
+    )
+    enable_visualization(cfg, 'shown')
+    with pytest.raises(ConfigError, match='Omit one of them'):
+        enable_tta(cfg)
+
+
+def test_auto_scale_lr():
+    pytest.importorskip(LIBRARIES['segmentation'])
+    cfg = load_config(UPERNET)
+    enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
+
+
+@pytest.mark.parametrize(
+    'scope, evaluator, expected',
+    [
+        ('mmdet', dict(type='A'), [dict(type='A'), dict(type='DumpDetResults', out_file_path='a.pkl')]),
+        ('mmpretrain', [dict(type='A')], [dict(type='A'), dict(type='DumpResults', out_file_path='a.pkl')]),
+    ],
+)
+def test_predictions_are_written_by_one_more_metric(scope, evaluator, expected):
+    cfg = Config(dict(default_scope=scope, test_evaluator=evaluator))
+    dump_predictions(cfg, 'a.pkl')
+    assert cfg.test_evaluator == expected
+    nested = Config(dict(default_scope=scope, test_evaluator=dict(type='MyEvaluator', metrics=evaluator)))
+    dump_predictions(nested, 'a.pkl')
+    assert nested.test_evaluator == dict(type='MyEvaluator', metrics=expected)
