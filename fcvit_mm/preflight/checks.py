@@ -21,7 +21,7 @@ from .ground_truth.scores import EVALUATION_SECONDS, Split
 from .limits import TimeLimit, shorten, unique, without_garbage_collection
 from .loops import is_by_epoch, loop_problems, sampler_problems
 from .metrics import mask_metric_problems, monitor_problems
-from .misspelt import report_misspelt_arguments
+from .misspelt_arguments import report_misspelt_arguments
 from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
 from .overlap import report_overlap
 from .pretrained import pretrained_problems

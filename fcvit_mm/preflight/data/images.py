@@ -14,7 +14,7 @@ from ...images import (
     truncation_problem,
 )
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
-from ..missing import near_file
+from ..missing_files import near_file
 
 #: Images of each data set that are decoded before the start.
 SAMPLE_SIZE = 64

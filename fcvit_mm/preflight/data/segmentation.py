@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import origin
 from ...images import image_problem, list_images, open_image, read_labels
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
-from ..missing import near_file
+from ..missing_files import near_file
 from .images import DECODE_SECONDS, SAMPLE_SIZE, skipped_images, suffixes_of, tolerated
 from .kinds import needs_maps
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from mmengine.fileio import list_from_file
 
 from ..limits import TimeLimit, remark, shorten
-from ..missing import near_file
+from ..missing_files import near_file
 
 #: Seconds for searching XML files for objects of other classes.
 XML_SECONDS = 1.0

@@ -3,7 +3,7 @@ import unicodedata
 
 import pytest
 
-from fcvit_mm.preflight.missing import near_file
+from fcvit_mm.preflight.missing_files import near_file
 
 
 @pytest.mark.parametrize(

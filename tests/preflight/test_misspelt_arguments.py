@@ -1,7 +1,7 @@
 import pytest
 from harness import LIBRARIES
 
-from fcvit_mm.preflight.misspelt import report_misspelt_arguments
+from fcvit_mm.preflight.misspelt_arguments import report_misspelt_arguments
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
