@@ -116,7 +116,7 @@ RENAMED = {
         'labelled_pictures': 'fcvit_mm.export.quantization.labelled_images',
     },
     'fcvit_mm.engine.run': {
-        'add_hooks': 'fcvit_mm.engine.run.add_training_hooks',
+        'add_hooks': 'fcvit_mm.engine.hooks.defaults.add_training_hooks',
         'go_on_training': 'fcvit_mm.engine.run.run_training_loop',
     },
     'fcvit_mm.engine.storage': {

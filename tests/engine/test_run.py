@@ -1,32 +1,22 @@
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
 from fcvit_mm.engine import machine
-from fcvit_mm.engine.hooks import NonFiniteHook
 from fcvit_mm.engine.run import (
     TESTING_STEPS,
     TRAINING_STEPS,
-    add_training_hooks,
     is_first_here,
     keep_seed,
     omit_overwritten_weights,
     run,
-    skip_corrupt_samples,
     test,
     train,
-    write_checkpoints_atomically,
 )
 from fcvit_mm.errors import LibraryError, UserError
-from fcvit_mm.registry import HOOKS
 
 test.__test__ = False
-
-
-def types(hooks):
-    return [hook['type'] if isinstance(hook, dict) else type(hook) for hook in hooks]
 
 
 def test_each_step_says_what_it_does():
@@ -39,43 +29,12 @@ def test_what_training_adds_to_a_bare_config(tmp_path):
     for step in TRAINING_STEPS:
         step(cfg)
     assert cfg.default_hooks.checkpoint == dict(type='AtomicCheckpointHook', interval=1)
-    assert types(cfg.custom_hooks) == ['ResumableHook', 'NonFiniteHook', 'SkipCorruptSamplesHook']
+    assert [hook.type for hook in cfg.custom_hooks] == ['ResumableHook', 'NonFiniteHook', 'SkipCorruptSamplesHook']
     assert cfg.train_dataloader.batch_sampler.type == 'ResumableBatchSampler'
     again = Config(cfg.to_dict())
     for step in TRAINING_STEPS:
         step(again)
     assert again.to_dict() == cfg.to_dict()
-
-
-def test_hooks_of_the_config_have_precedence():
-    cfg = Config(
-        dict(
-            custom_hooks=[dict(type='NonFiniteHook', action='skip')], default_hooks=dict(checkpoint=dict(type='MyHook'))
-        )
-    )
-    write_checkpoints_atomically(cfg)
-    add_training_hooks(cfg)
-    # Which saves at SIGTERM alone.
-    assert types(cfg.custom_hooks) == ['NonFiniteHook', 'AtomicCheckpointHook', 'ResumableHook']
-    assert cfg.custom_hooks[1].interval == -1
-    assert cfg.custom_hooks[0].action == 'skip' and cfg.default_hooks.checkpoint.type == 'MyHook'
-
-
-def test_hooks_are_known_as_classes_objects_and_by_deprecated_names():
-    mine = NonFiniteHook(action='skip')
-    cfg = Config(
-        dict(
-            custom_hooks=[dict(type='BrokenPictureHook', limit=0.5), dict(type=EMAHook), mine],
-            default_hooks=dict(checkpoint=dict(type=CheckpointHook, interval=7)),
-        )
-    )
-    write_checkpoints_atomically(cfg)
-    add_training_hooks(cfg)
-    skip_corrupt_samples(cfg)
-    assert cfg.default_hooks.checkpoint == dict(type='AtomicCheckpointHook', interval=7)
-    assert types(cfg.custom_hooks) == ['BrokenPictureHook', EMAHook, NonFiniteHook, 'ResumableHook']
-    with pytest.warns(DeprecationWarning, match='BrokenPictureHook is deprecated .* use SkipCorruptSamplesHook'):
-        assert HOOKS.build(cfg.custom_hooks[0]).limit == 0.5
 
 
 def test_a_run_keeps_its_seed(tmp_path):
