@@ -72,7 +72,7 @@ EXCEPTIONS = {
     'engine/test_outputs.py': ('test_names_that_differ_stay_in_one_folder',),
     'engine/hooks/test_resume.py': ('test_same_images_augmented_alike?True-DefaultSampler-4-2?',),
     'export/detectors/test_detections.py': (),
-    'export/detectors/test_support.py': ('test_a_detector_of_another_kind_is_refused_by_name',),
+    'export/detectors/test_supported.py': ('test_a_detector_of_another_kind_is_refused_by_name',),
     'mmcv_ext/test_main.py': (),
     'models/test_modified.py': ('test_every_hook_fires?fcvit-False?',),
     'publishing/test_model_card.py': ('test_card_and_entry_say_what_is_known',),

@@ -9,7 +9,7 @@ torchvision's kernels (CPU and CUDA, forward and backward) or from a few lines o
 ``mmcv/_ext.py`` into the environment's mmcv, so that it is found whatever is imported first.
 """
 
+from .errors import MMCVOperatorError
 from .finder import install, is_compiled, make_known
-from .support import MMCVOperatorError
 
 __all__ = ['MMCVOperatorError', 'install', 'is_compiled', 'make_known']

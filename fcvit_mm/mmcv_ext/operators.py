@@ -17,7 +17,7 @@ from . import (
     rotated_boxes,
     sync_batch_norm,
 )
-from .support import MMCVOperatorError
+from .errors import MMCVOperatorError
 
 
 def get_compiler_version() -> str:

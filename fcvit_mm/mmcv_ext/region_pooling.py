@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .support import MMCVOperatorError, recompute, torchvision_kernels
+from .errors import MMCVOperatorError
+from .support import recompute, torchvision_kernels
 
 
 def roi_align_forward(

@@ -1,30 +1,12 @@
-"""Parts shared by the operators: torchvision's kernels, gradients by recomputation, the error of a missing one."""
+"""Parts shared by the operators: torchvision's kernels, and gradients by recomputation."""
 
 from typing import Any, Callable, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-
 #: The smallest normal float32: mmcv's kernels keep logarithms finite with it.
 TINY = torch.finfo(torch.float32).tiny
-
-
-class MMCVOperatorError(UserError, NotImplementedError):
-    """An operator of mmcv that only its compiled build has.
-
-    Args:
-        name (str): The operator, or the part of it, as mmcv calls it.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f'the operator {name} of mmcv is not available: this mmcv was installed without its compiled operators, '
-            'and torchvision has none in its place. With a C++ compiler (and nvcc for a GPU), MMCV=compiled make setup '
-            'builds it; in an environment of your own: pip install --no-build-isolation --no-cache-dir '
-            '--force-reinstall --no-deps onedl-mmcv'
-        )
 
 
 def torchvision_kernels() -> Any:

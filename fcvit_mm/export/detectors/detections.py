@@ -10,7 +10,7 @@ from ...errors import UserError
 from ..parts import Features, Part
 from .one_stage import Dense, DenseMasks
 from .steps import StableSorts
-from .support import STEPS, definer, refuse
+from .supported import STEPS, definer, refuse
 from .two_stage import Cascade, TwoStage
 
 #: Ways of predicting, by the class of mmdet that defines it.

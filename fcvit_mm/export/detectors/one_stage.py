@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .replacements import box_coder
 from .steps import best_of, rows, suppress
-from .support import checked_cfg, refuse
+from .supported import checked_cfg, refuse
 
 
 class Found(NamedTuple):

@@ -8,7 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .steps import clip
-from .support import definer, refuse
+from .supported import definer, refuse
 
 BOX_CODERS = ('DeltaXYWHBBoxCoder', 'DistancePointBBoxCoder')
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .one_stage import Proposals
 from .replacements import box_coder, region_extractor
 from .steps import suppress, with_image
-from .support import STEPS, checked_cfg, definer, refuse
+from .supported import STEPS, checked_cfg, definer, refuse
 
 
 class TwoStage(nn.Module):
