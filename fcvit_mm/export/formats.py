@@ -163,18 +163,31 @@ def _record_torch_export(part: Part, example: Tensor, names: List[str], path: st
     torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
 
 
+def _takes_regions(program: 'torch.export.ExportedProgram', *layers: str) -> bool:
+    """Return whether the batch size of a layer of these kinds (``'conv'``, ``'linear'``) depends on the image."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    return any(
+        any(layer in str(node.target) for layer in layers) and free_unbacked_symbols(node.args[0].meta['val'].shape)
+        for node in program.graph.nodes
+        if node.op == 'call_function'
+    )
+
+
 def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     from torch._inductor import aoti_compile_and_package, exc
 
     program = _program(part, example)
     options: Dict[str, Any] = {'aot_inductor.metadata': metadata}
     if part.output == 'detections':
-        # The number of regions depends on the image. With such sizes torch 2.11 computes two convolutions in a row
-        # wrongly in channels_last, cannot choose packed weights (freezing), and fails at checks whose bounds exceed 64
-        # bits. If it reorders operations to save memory, the length of a slice may precede the size it depends on.
-        options.update(layout_optimization=False, scalar_asserts=False, reorder_for_peak_memory=False)
-    else:
-        options.update(freezing=True)
+        # torch 2.11 fails at checks of numbers of regions whose bounds exceed 64 bits. If it reorders operations to
+        # save memory, the length of a slice may precede the size it depends on.
+        options.update(scalar_asserts=False, reorder_for_peak_memory=False)
+    if _takes_regions(program, 'conv'):
+        # torch 2.11 computes two such convolutions in a row wrongly in channels_last.
+        options.update(layout_optimization=False)
+    if not _takes_regions(program, 'conv', 'linear'):
+        options.update(freezing=True)  # packed weights; torch 2.11 cannot choose them for a number of regions
     try:
         with torch.no_grad():
             aoti_compile_and_package(program, package_path=path, inductor_configs=options)

@@ -156,3 +156,33 @@ def test_a_model_that_torchs_compiler_fails_at(tmp_path, monkeypatch, needs, wra
     with pytest.raises(ExportError, match=r'Inductor of torch \S+ cannot compile this model.*C\+\+.*use --format t'):
         write_export(Function(lambda x: x * 2), str(tmp_path / 'a.pt2'), 'aot_inductor')
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'layers, changed',
+    [
+        ((), dict(freezing=True)),
+        ((torch.nn.Conv2d(3, 2, 1),), dict(layout_optimization=False)),
+        ((torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2)), {}),
+    ],
+    ids=['none', 'convolution', 'linear'],
+)
+def test_options_of_inductor_for_layers_whose_batch_depends_on_the_image(tmp_path, monkeypatch, needs, layers, changed):
+    needs('torch_export')
+    used = {}
+
+    def keep_options(program, package_path, inductor_configs):
+        used.update(inductor_configs)
+        raise KeyboardInterrupt  # nothing to compile
+
+    monkeypatch.setattr('torch._inductor.aoti_compile_and_package', keep_options)
+    shared, on_regions = torch.nn.Conv2d(3, 3, 1), torch.nn.Sequential(*layers)
+
+    def find(images):
+        maps = shared(images)
+        return on_regions(maps[(maps.mean((1, 2, 3)) > 0).nonzero()[:, 0]])
+
+    with pytest.raises(KeyboardInterrupt):
+        write_export(Function(find), str(tmp_path / 'a.pt2'), 'aot_inductor')
+    del used['aot_inductor.metadata']
+    assert used == changed and not os.listdir(tmp_path)

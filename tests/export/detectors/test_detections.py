@@ -31,8 +31,9 @@ from fcvit_mm.export.runtimes import load_exported
 LONG = bool(os.environ.get('LONG_EXPORTS'))
 #: Odd sizes, smaller than the largest stride and larger than the example's.
 SIZES = ((97, 131), (27, 40), (224, 160))
-#: What is compiled by AOTInductor: a detector of two stages with masks, one of one stage, one of one stage with masks.
-COMPILED = ('mask_rcnn', 'retinanet', 'rtmdet_ins')
+#: What is compiled by AOTInductor: detectors of two stages (convolutions of regions; only linear layers of them) and of
+#: one stage, with masks and without.
+COMPILED = ('mask_rcnn', 'faster_rcnn', 'retinanet', 'rtmdet_ins')
 #: As mmdet's stock configs normalize.
 USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
 PIPELINE = [
@@ -84,7 +85,7 @@ def test_files_find_what_mmdet_finds(name, kind, tmp_path, needs):
     if kind != 'torchscript' and not LONG:
         pytest.skip('takes minutes: LONG_EXPORTS=1 does it')
     if kind == 'aot_inductor' and name not in COMPILED:
-        pytest.skip('compiles for minutes: three of them tell')
+        pytest.skip('compiles for minutes: four of them tell')
     part = Detections(build_detector(name))
     differences = write_export(part, str(tmp_path / f'a{FORMATS[kind].suffix}'), kind)
     assert len(differences) == 4 and all(found.matched == found.detections for found in differences)
