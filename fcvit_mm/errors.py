@@ -322,5 +322,21 @@ def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], o
     except UserError as error:
         if wants_traceback():
             traceback.print_exc()
+        message = origin(error).message
+        try:
+            raise UserError(message) from None  # without the frames of the command
+        except UserError as short:
+            tell_torchrun(short)
         sys.stdout.flush()
-        sys.exit(f'{os.path.basename(sys.argv[0])}: {origin(error).message}')
+        sys.exit(f'{os.path.basename(sys.argv[0])}: {message}')
+    except Exception as error:
+        tell_torchrun(error)
+        raise
+
+
+def tell_torchrun(error: Exception) -> None:
+    """Give the error being handled to torchrun, if that started this process: its report then ends with the cause."""
+    if os.environ.get('TORCHELASTIC_ERROR_FILE'):
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import logging
 import sys
 import warnings
@@ -170,6 +171,20 @@ def test_debug_shows_the_traceback(how, capsys, monkeypatch):
 def test_defects_end_a_command_with_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize('error', [UserError('no such data set'), ZeroDivisionError('no such data set')])
+def test_torchruns_report_gets_the_error(error, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
+
+    def fail():
+        raise error
+
+    with pytest.raises((SystemExit, ZeroDivisionError)):
+        run_command(fail)
+    told = json.loads((tmp_path / 'error.json').read_text())['message']['extraInfo']['py_callstack']
+    assert told.rstrip().endswith(f'{type(error).__name__}: no such data set')
+    assert ('in fail' in told) == isinstance(error, ZeroDivisionError), 'a user needs no traceback'
 
 
 @pytest.mark.parametrize('debug', [False, True])

@@ -77,7 +77,9 @@ def test_two_processes_test_as_one(trained, tmp_path):
 def test_problems_are_told_once_and_end_all_processes(config, tmp_path):
     lost = 'train_dataloader.dataset.data_root=lost'
     done = run_tool(*('dist_train.sh', config, 2, '--work-dir', tmp_path / 'w', '--cfg-options', lost), check=False)
-    assert done.returncode != 0 and done.stdout.count('/lost does not exist') == 1
+    found, _, cause = done.stdout.partition('Root Cause (first observed failure)')
+    assert done.returncode != 0 and found.count('/lost does not exist') == 1
+    assert '/lost does not exist' in cause, 'what torchrun says last is the cause'
 
 
 FAILS = """
