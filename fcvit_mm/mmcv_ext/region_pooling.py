@@ -1,4 +1,4 @@
-"""Pooling of regions: RoIAlign, RoIPool and deformable RoIPool."""
+"""Pooling of regions: RoIAlign, also of rotated regions, RoIPool and deformable RoIPool."""
 
 from typing import List, Tuple
 
@@ -128,6 +128,15 @@ def roi_pool_backward(
     grad_input.view(-1).index_add_(0, places[kept], grad_output[kept])
 
 
+def _sampled(image: Tensor, places: Tensor) -> Tensor:
+    """Interpolate a map ``(C, H, W)`` at places ``(..., 2)`` (x, y) in pixels, as RoIAlign does: ``(C, ...)``."""
+    limits = image.new_tensor(image.shape[:0:-1])  # width, height
+    seen = ((places >= -1) & (places <= limits)).all(-1)
+    grid = 2 * places.clamp(min=0) / (limits - 1).clamp(min=1) - 1
+    values = F.grid_sample(image[None], grid.view(1, -1, 1, 2), padding_mode='border', align_corners=True)
+    return values.view(-1, *seen.shape) * seen
+
+
 def _deform_roi_pool(
     input: Tensor, offset: Tensor, rois: Tensor, size: Tuple[int, int], scale: float, ratio: int, gamma: float
 ) -> Tensor:
@@ -135,7 +144,6 @@ def _deform_roi_pool(
 
     Regions one after the other: the number of samples in a bin depends on the region.
     """
-    limits = input.new_tensor(input.shape[:1:-1])  # width, height
     shift = offset.view(-1, 2, *size).movedim(1, -1) if offset.numel() else input.new_zeros(len(rois), *size, 2)
     outputs = []
     for region, moved in zip(rois, shift):
@@ -154,11 +162,7 @@ def _deform_roi_pool(
             torch.meshgrid(*(torch.arange(n, device=input.device) for n in size[::-1]), indexing='xy'), -1
         )
         places = (start + gamma * sides * moved)[:, :, None, None] + (corners[:, :, None, None] + inside) * bins
-        seen = ((places >= -1) & (places <= limits)).all(-1)
-        grid = 2 * places.clamp(min=0) / (limits - 1).clamp(min=1) - 1
-        image = input[int(region[0])][None]
-        values = F.grid_sample(image, grid.view(1, -1, 1, 2), padding_mode='border', align_corners=True)
-        outputs.append((values.view(-1, *seen.shape) * seen).mean((3, 4)))
+        outputs.append(_sampled(input[int(region[0])], places).mean((3, 4)))
     return torch.stack(outputs) if outputs else input.new_zeros(0, input.shape[1], *size)
 
 
@@ -200,3 +204,70 @@ def deform_roi_pool_backward(
     found = recompute(pool, [input, offset], grad_output)
     grad_input.copy_(found[0])
     grad_offset.copy_(found[1])
+
+
+def _pool_rotated(
+    input: Tensor, rois: Tensor, size: Tuple[int, int], scale: float, ratio: int, aligned: bool, clockwise: bool
+) -> Tensor:
+    """Compute RoIAlign of rotated regions ``(R, 6)``: image, center, size, angle in radians; ``(R, C, h, w)``."""
+    center, sides = rois[:, 1:3] * scale - (0.5 if aligned else 0.0), rois[:, 3:5] * scale
+    if not aligned:
+        sides = sides.clamp(min=1)
+    bins = sides / sides.new_tensor(size[::-1])
+    angle = rois[:, 5] if clockwise else -rois[:, 5]
+    samples = torch.full_like(bins, ratio) if ratio > 0 else bins.ceil()
+    groups = torch.cat((rois[:, :1], samples), 1)
+    output = input.new_zeros(len(rois), input.shape[1], *size)
+    for group in groups.unique(dim=0):
+        chosen = (groups == group).all(1).nonzero()[:, 0]
+        image, columns, rows = group.long().tolist()
+        if not rows * columns:
+            continue
+        x, y = (_places(bins[chosen, axis], *each) for axis, each in enumerate(((size[1], columns), (size[0], rows))))
+        x, y = x[:, None, :, None, :], y[:, :, None, :, None]  # (R, h, w, rows, columns)
+        cos, sin = (function(angle[chosen])[:, None, None, None, None] for function in (torch.cos, torch.sin))
+        places = torch.stack((x * cos - y * sin, x * sin + y * cos), -1) + center[chosen][:, None, None, None, None]
+        output = output.index_copy(0, chosen, _sampled(input[image], places).mean((4, 5)).transpose(0, 1))
+    return output
+
+
+def _places(bins: Tensor, count: int, samples: int) -> Tensor:
+    """Return the coordinates of samples along one side, from the center: ``(R,)`` gives ``(R, count, samples)``."""
+    steps = torch.arange(count, device=bins.device)[:, None] - count / 2
+    return bins[:, None, None] * (steps + (torch.arange(samples, device=bins.device) + 0.5) / samples)
+
+
+def roi_align_rotated_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> None:
+    """Apply RoIAlign to rotated regions ``(R, 6)`` of ``(B, C, H, W)``; writes into ``output``, ``(R, C, h, w)``."""
+    size = (pooled_height, pooled_width)
+    output.copy_(_pool_rotated(input, rois, size, spatial_scale, sampling_ratio, aligned, clockwise))
+
+
+def roi_align_rotated_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    grad_input: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    clockwise: bool,
+) -> None:
+    """Write the gradient of :func:`roi_align_rotated_forward` into ``grad_input``."""
+    size = (pooled_height, pooled_width)
+
+    def pool(x: Tensor) -> Tensor:
+        return _pool_rotated(x, rois, size, spatial_scale, sampling_ratio, aligned, clockwise) + 0 * x.sum()
+
+    grad_input.copy_(recompute(pool, [torch.zeros_like(grad_input)], grad_output)[0])

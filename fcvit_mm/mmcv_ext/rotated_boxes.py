@@ -1,4 +1,4 @@
-"""Rotated boxes: overlaps, non-maximum suppression, RoIAlign, and the order of vertices for differentiable overlaps.
+"""Rotated boxes: overlaps, non-maximum suppression, and the order of vertices for differentiable overlaps.
 
 A rotated box is its center x, y, its width and height, and its angle in radians, which turns the x-axis towards the
 y-axis. All is computed in float64: overlaps of boxes with a common edge depend on the sign of rounding errors.
@@ -9,8 +9,6 @@ from typing import Iterator, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from .support import recompute
 
 #: Pairs of boxes that are compared at the same time.
 PAIRS = 1 << 18
@@ -159,76 +157,3 @@ def diff_iou_rotated_sort_vertices_forward(vertices: Tensor, mask: Tensor, num_v
     places = torch.arange(VERTICES, device=vertices.device)
     order = torch.where(places < count, order, torch.where(places == count, order[..., :1], pad))
     return torch.where(count < 3, pad, order).int()
-
-
-def _pool_rotated(
-    input: Tensor, rois: Tensor, size: Tuple[int, int], scale: float, ratio: int, aligned: bool, clockwise: bool
-) -> Tensor:
-    """Compute RoIAlign of rotated regions ``(R, 6)``: image, center, size, angle; ``(R, C, h, w)``."""
-    center, sides = rois[:, 1:3] * scale - (0.5 if aligned else 0.0), rois[:, 3:5] * scale
-    if not aligned:
-        sides = sides.clamp(min=1)
-    bins = sides / sides.new_tensor(size[::-1])
-    angle = rois[:, 5] if clockwise else -rois[:, 5]
-    samples = torch.full_like(bins, ratio) if ratio > 0 else bins.ceil()
-    groups = torch.cat((rois[:, :1], samples), 1)
-    output = input.new_zeros(len(rois), input.shape[1], *size)
-    limits = input.new_tensor(input.shape[:1:-1])  # width, height
-    for group in groups.unique(dim=0):
-        chosen = (groups == group).all(1).nonzero()[:, 0]
-        image, columns, rows = group.long().tolist()
-        if not rows * columns:
-            continue
-        x, y = (_places(bins[chosen, axis], *each) for axis, each in enumerate(((size[1], columns), (size[0], rows))))
-        x, y = x[:, None, :, None, :], y[:, :, None, :, None]  # (R, h, w, rows, columns)
-        cos, sin = (function(angle[chosen])[:, None, None, None, None] for function in (torch.cos, torch.sin))
-        places = torch.stack((x * cos - y * sin, x * sin + y * cos), -1) + center[chosen][:, None, None, None, None]
-        seen = ((places >= -1) & (places <= limits)).all(-1)
-        grid = 2 * places.clamp(min=0) / (limits - 1).clamp(min=1) - 1
-        values = F.grid_sample(
-            input[image][None], grid.view(1, -1, 1, 2), padding_mode='border', align_corners=True
-        ).view(-1, *seen.shape)
-        output = output.index_copy(0, chosen, (values * seen).mean((4, 5)).transpose(0, 1))
-    return output
-
-
-def _places(bins: Tensor, count: int, samples: int) -> Tensor:
-    """Return the coordinates of samples along one side, from the center: ``(R,)`` gives ``(R, count, samples)``."""
-    steps = torch.arange(count, device=bins.device)[:, None] - count / 2
-    return bins[:, None, None] * (steps + (torch.arange(samples, device=bins.device) + 0.5) / samples)
-
-
-def roi_align_rotated_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    clockwise: bool,
-) -> None:
-    """Apply RoIAlign to rotated regions ``(R, 6)`` of ``(B, C, H, W)``; writes into ``output``, ``(R, C, h, w)``."""
-    size = (pooled_height, pooled_width)
-    output.copy_(_pool_rotated(input, rois, size, spatial_scale, sampling_ratio, aligned, clockwise))
-
-
-def roi_align_rotated_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    grad_input: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    clockwise: bool,
-) -> None:
-    """Write the gradient of :func:`roi_align_rotated_forward` into ``grad_input``."""
-    size = (pooled_height, pooled_width)
-
-    def pool(x: Tensor) -> Tensor:
-        return _pool_rotated(x, rois, size, spatial_scale, sampling_ratio, aligned, clockwise) + 0 * x.sum()
-
-    grad_input.copy_(recompute(pool, [torch.zeros_like(grad_input)], grad_output)[0])

@@ -66,3 +66,16 @@ def test_channels_last_maps_are_read_as_they_are():
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     regions = torch.tensor([[0.0, 1, 1, 6, 6]])
     torch.testing.assert_close(roi_align(x.to(memory_format=torch.channels_last), regions, 2), roi_align(x, regions, 2))
+
+
+@pytest.mark.parametrize('ratio', [0, 2])
+def test_rotated_regions_without_a_rotation(ratio):
+    from mmcv.ops import roi_align, roi_align_rotated
+
+    x = torch.rand(2, 3, 9, 11, generator=torch.Generator().manual_seed(0))
+    corners = torch.tensor([[0, 1, 2, 7.5, 6], [1, -2, 0, 4, 12]])
+    upright = torch.cat(
+        (corners[:, :1], (corners[:, 1:3] + corners[:, 3:]) / 2, corners[:, 3:] - corners[:, 1:3], torch.zeros(2, 1)), 1
+    )
+    expected = roi_align(x, corners, (3, 2), 1.0, ratio, 'avg', True)
+    torch.testing.assert_close(roi_align_rotated(x, upright, (3, 2), 1.0, ratio, True, False), expected)
