@@ -19,6 +19,7 @@ REMOVED_IN = '0.2'
 #: Modules that moved, old name to new.
 MOVED_MODULES = {
     'fcvit_mm.requirements': 'fcvit_mm.dependencies',
+    'fcvit_mm.analysis.probe': 'fcvit_mm.analysis.recording',
     'fcvit_mm.checkpoints.key_tables': 'fcvit_mm.checkpoints.names',
     'fcvit_mm.checkpoints.publish': 'fcvit_mm.publishing.weights',
     'fcvit_mm.engine.annotations': 'fcvit_mm.preflight.annotations',
@@ -50,6 +51,9 @@ RENAMED = {
     'fcvit_mm.analysis.probe': {
         name: f'fcvit_mm.analysis.attention.{name}'
         for name in ('Attention', 'attention_layers', 'collect_attention', 'collect_similarity', 'similarity_layers')
+    },
+    'fcvit_mm.analysis.similarity': {
+        name: f'fcvit_mm.analysis.query_maps.{name}' for name in ('attention_maps', 'draw_attention', 'draw_beside')
     },
     'fcvit_mm.checkpoints.key_tables': {'is_like': 'fcvit_mm.models.published_names.is_like'},
     'fcvit_mm.engine': {

@@ -9,14 +9,14 @@ from typing import Any, List
 
 #: Public names, and the modules that have them.
 _NAMES = {
-    'AnalysisError': 'probe',
+    'AnalysisError': 'recording',
     'Attention': 'attention',
     'collect_attention': 'attention',
     'collect_similarity': 'attention',
-    'collect_features': 'probe',
-    'attention_maps': 'similarity',
-    'draw_attention': 'similarity',
-    'draw_beside': 'similarity',
+    'collect_features': 'recording',
+    'attention_maps': 'query_maps',
+    'draw_attention': 'query_maps',
+    'draw_beside': 'query_maps',
     'draw_similarity': 'similarity',
     'similarity_maps': 'similarity',
     'attention_statistics': 'statistics',

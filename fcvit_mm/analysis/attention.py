@@ -27,7 +27,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .libraries import AttentionFunction, attention_functions
-from .probe import (
+from .recording import (
     AnalysisError,
     backbone_of,
     count_extra_tokens,

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..dependencies import how_to_install
 from ..options import CAM_METHODS as METHODS
-from .plots import draw_grid, overlay
-from .probe import (
+from .plots import draw_grid, overlay, short_name
+from .recording import (
     AnalysisError,
     as_map,
     as_single,
@@ -28,7 +28,6 @@ from .probe import (
     find_layers,
     recording_grid,
 )
-from .similarity import short_name
 
 #: Name of the norm before a transformer block's attention: this project's and timm's, and mmpretrain's.
 FIRST_NORMS = ('norm1', 'ln1')

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .plots import COLORMAP, SMALL, draw_grid, draw_lines, new_figure
-from .probe import AnalysisError, collect_features
+from .recording import AnalysisError, collect_features
 from .statistics import pairwise_cosine
 
 #: Resolution of float64. Energies and amplitudes below this fraction of the largest are raised to it, so that

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import textwrap
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
@@ -34,6 +35,8 @@ TEXT, SMALL, TITLE = 9, 8, 10.5
 #: Inches: gap between the cells of a grid, width of a letter, height of a line.
 GAP, LETTER, LINE = 0.05, 0.062, 0.14
 DPI = 150
+#: Opacity of the colors over an image.
+OPACITY = 0.7
 
 Values = Union[Tensor, np.ndarray]
 
@@ -41,6 +44,14 @@ Values = Union[Tensor, np.ndarray]
 def as_array(values: Values) -> np.ndarray:
     """Return a tensor or array as an array on the CPU."""
     return values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def short_name(name: str) -> str:
+    """Return a readable name, counted from 1: ``stage 1, block 2, mix 1`` for ``stages.0.blocks.1.mixes.0``."""
+    kinds = {'stages': 'stage', 'blocks': 'block', 'layers': 'block', 'mixes': 'mix'}
+    found = re.findall(r'(stages|blocks|layers|mixes)\.(\d+)', name)
+    parts = [f'{kinds[kind]} {int(index) + 1}' for kind, index in found]
+    return ', '.join(parts) or name
 
 
 def new_figure(width: float, height: float, title: Optional[str] = None) -> Figure:

@@ -16,9 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .plots import COLORMAP, COLORS, MARKERS, SMALL, TEXT, TITLE, new_figure, style_axes
-from .probe import AnalysisError, as_single, collect_features, describe, find_layers, recording_features, run_backbone
-from .similarity import short_name
+from .plots import COLORMAP, COLORS, MARKERS, SMALL, TEXT, TITLE, new_figure, short_name, style_axes
+from .recording import (
+    AnalysisError,
+    as_single,
+    collect_features,
+    describe,
+    find_layers,
+    recording_features,
+    run_backbone,
+)
 
 #: Fractions of the mass whose squares are reported.
 SHARES = (0.5, 0.95)

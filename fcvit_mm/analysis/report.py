@@ -20,10 +20,11 @@ from ..version import __version__
 from .cam import class_activation_map, class_scores, describe_class_map, draw_class_maps, name_of
 from .frequency import draw_oversmoothing, draw_spectra, oversmoothing
 from .page import Image, Section, Table, render
-from .plots import draw_grid, figure_png
-from .probe import AnalysisError, backbone_of, collect_features
+from .plots import draw_grid, figure_png, short_name
+from .query_maps import attention_maps, draw_attention
 from .receptive_field import SHARES, draw_fields, receptive_fields, stage_layers
-from .similarity import attention_maps, draw_attention, draw_similarity, short_name, similarity_maps
+from .recording import AnalysisError, backbone_of, collect_features
+from .similarity import draw_similarity, similarity_maps
 from .statistics import MEASURES, attention_statistics, draw_statistics, mean_statistics
 
 #: Query points of attention maps, ``(y, x)`` as fractions of height and width.

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from .attention import Attention, attention_layers, collect_attention, collect_similarity, similarity_layers
 from .plots import COLORS, SMALL, draw_lines, new_figure
-from .probe import AnalysisError, as_batch, describe
+from .recording import AnalysisError, as_batch, describe
 
 #: Fraction of the tokens that ``top_share`` is of.
 TOP = 0.1

@@ -11,8 +11,8 @@ from mmengine.device import get_device
 from torch import Tensor
 
 from ..analysis.attention import similarity_layers
-from ..analysis.plots import overlay
-from ..analysis.similarity import shared_limits, short_name, similarity_maps
+from ..analysis.plots import overlay, short_name
+from ..analysis.similarity import shared_limits, similarity_maps
 from ..apis.draw import Drawer, build_drawer
 from ..apis.load import image_reader, load_network
 from ..checkpoints import is_published

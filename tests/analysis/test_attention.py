@@ -5,9 +5,9 @@ import torch
 import torch.nn as nn
 from networks import TRANSFORMERS, build_random, fcvit, swin, timm_vit, vit
 
-from fcvit_mm.analysis import attention, probe
+from fcvit_mm.analysis import attention, recording
 from fcvit_mm.analysis.attention import attention_layers, collect_attention, collect_similarity
-from fcvit_mm.analysis.probe import AnalysisError, run_backbone
+from fcvit_mm.analysis.recording import AnalysisError, run_backbone
 
 
 def reapply(module, weights, x):
@@ -26,7 +26,7 @@ def test_attention_is_what_the_layer_computes(kind):
     image = torch.randn(2, 3, 32, 32)
     layers = attention_layers(model)
     found = collect_attention(model, image)
-    with probe.recording(layers, lambda name, module, args, kwargs, output: (args[0], output)) as seen:
+    with recording.recording(layers, lambda name, module, args, kwargs, output: (args[0], output)) as seen:
         run_backbone(model, image)
     assert list(found) == list(seen) and len(found) >= 2
     for name, (x, output) in seen.items():
@@ -52,7 +52,7 @@ def test_window_positions():
     layer = collect_attention(model, image, [name])[name]
     assert layer.grid == (9, 11) and (layer.positions < 0).any()
     x = torch.randn(1, 9, 11, 16)
-    with probe.recording({name: block.norm1}, lambda name, module, args, kwargs, output: output) as normed:
+    with recording.recording({name: block.norm1}, lambda name, module, args, kwargs, output: output) as normed:
         run_backbone(model, image)
     x = normed[name]
     tokens = torch.cat((x.flatten(1, 2), torch.zeros(1, 1, 16)), 1)  # the padding comes last, at -1

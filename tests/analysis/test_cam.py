@@ -21,7 +21,7 @@ from fcvit_mm.analysis.cam import (
     load_method,
 )
 from fcvit_mm.analysis.plots import figure_png, to_json_data
-from fcvit_mm.analysis.probe import AnalysisError, collect_features
+from fcvit_mm.analysis.recording import AnalysisError, collect_features
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from fcvit_mm.analysis.frequency import (
     token_cosine,
 )
 from fcvit_mm.analysis.plots import figure_png, to_json_data
-from fcvit_mm.analysis.probe import AnalysisError
+from fcvit_mm.analysis.recording import AnalysisError
 
 MICRO_FCVIT = dict(depths=(1, 2, 1, 1), channels=(16, 16, 32, 32), mlp_ratios=(2, 2, 2, 2))
 MICRO_VIT = dict(depths=(4,), channels=(32,), num_heads=(2,))

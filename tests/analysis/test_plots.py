@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fcvit_mm.analysis import overlay, save_figure, write_json
-from fcvit_mm.analysis.plots import COLORS, draw_grid, draw_lines, limits_of, new_figure, resize_map
+from fcvit_mm.analysis.plots import COLORS, draw_grid, draw_lines, limits_of, new_figure, resize_map, short_name
 from fcvit_mm.files import WriteError
 
 IMAGE = np.zeros((20, 30, 3), np.uint8)
@@ -105,3 +105,8 @@ def test_pyplot_is_unaffected():
     draw_grid([[np.zeros((2, 2))]], label='x')
     after = sys.modules.get('matplotlib.pyplot')
     assert after is before and (after is None or after.get_fignums() == figures)
+
+
+def test_names_of_layers():
+    assert short_name('stages.0.blocks.1.mixes.1') == 'stage 1, block 2, mix 2'
+    assert short_name('blocks.3') == short_name('layers.3') == 'block 4' and short_name('other') == 'other'

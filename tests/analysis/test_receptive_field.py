@@ -8,8 +8,8 @@ from networks import TRANSFORMERS, build_random
 
 import fcvit_mm
 from fcvit_mm.analysis.plots import figure_png, to_json_data
-from fcvit_mm.analysis.probe import AnalysisError
 from fcvit_mm.analysis.receptive_field import describe_fields, draw_fields, receptive_fields, square_shares
+from fcvit_mm.analysis.recording import AnalysisError
 
 MICRO_FCVIT = dict(depths=(1, 2, 1, 1), channels=(16, 16, 32, 32), mlp_ratios=(2, 2, 2, 2))
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from fcvit_mm.analysis import report
-from fcvit_mm.analysis.probe import AnalysisError
+from fcvit_mm.analysis.recording import AnalysisError
 from fcvit_mm.analysis.report import SECTIONS, write_report
 from fcvit_mm.apis.load import load_network
 from fcvit_mm.files import write_atomic

@@ -1,15 +1,14 @@
-"""Similarity and attention maps: their values against the networks' own, and the figures."""
+"""Similarity maps: their values against the networks' own, and the figures."""
 
 import numpy as np
 import pytest
 import torch
-from networks import TRANSFORMERS, build_random, fcvit, swin, timm_vit, vit
+from networks import build_random, fcvit, vit
 
-from fcvit_mm.analysis import attention_maps, draw_attention, draw_similarity, similarity_maps
-from fcvit_mm.analysis.attention import collect_attention
+from fcvit_mm.analysis import draw_similarity, similarity_maps
 from fcvit_mm.analysis.plots import save_figure
-from fcvit_mm.analysis.probe import AnalysisError, recording, run_backbone
-from fcvit_mm.analysis.similarity import draw_beside, position_of, shared_limits, short_name, spread
+from fcvit_mm.analysis.recording import AnalysisError, recording, run_backbone
+from fcvit_mm.analysis.similarity import shared_limits
 from fcvit_mm.models.fcvit import GlobalContext
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (32, 48, 3), np.uint8)
@@ -63,52 +62,19 @@ def test_similarity_of_classifiers_detectors_and_segmentors(library, project_net
         assert not values.requires_grad
 
 
-@torch.no_grad()
-def test_attention_of_queries():
-    model, image = build_random(timm_vit), torch.randn(3, 32, 32)
-    maps = attention_maps(model, image, [(0.0, 0.0), (0.99, 0.3)], ['blocks.1', 'blocks.2'])
-    assert list(maps) == ['blocks.1', 'blocks.2'] and maps['blocks.1'].shape == (2, 4, 4, 4)
-    weights = collect_attention(model, image)['blocks.2'].weights[0, 0]  # a class token and two registers come first
-    torch.testing.assert_close(maps['blocks.2'][0].flatten(1), weights[:, 3, 3:])
-    torch.testing.assert_close(maps['blocks.2'][1].flatten(1), weights[:, 3 + 3 * 4 + 1, 3:])
-    assert (maps['blocks.2'].sum((-2, -1)) < 1).all()
-    assert position_of((1.0, 1.0), (4, 6)) == (3, 5) and position_of((0.5, 0.49), (4, 6)) == (2, 2)
-
-
-def test_attention_of_a_query_stays_in_its_window():
-    maps = attention_maps(build_random(swin), torch.randn(3, 64, 64), [(0.1, 0.9), (0.3, 0.7)], ['stages.0'])
-    unshifted, shifted = maps['stages.0.blocks.0'][0, 0], maps['stages.0.blocks.1'][1, 0]
-    assert unshifted.shape == (16, 16) and (unshifted[:4, 12:] != 0).all()
-    unshifted[:4, 12:] = 0
-    assert (unshifted == 0).all()
-    assert (shifted != 0).sum() == 16 and (shifted[2:6, 10:14] != 0).all()
-
-
-@pytest.mark.parametrize('kind', TRANSFORMERS)
-def test_every_transformer_has_maps(kind):
-    maps = attention_maps(build_random(TRANSFORMERS[kind]), torch.randn(1, 3, 32, 32), [(0.5, 0.5)])
-    assert len(maps) >= 2 and all(torch.isfinite(values).all() and values.any() for values in maps.values())
-
-
-def test_not_applicable_networks_layers_and_queries():
+def test_not_applicable_networks_and_layers():
     image = torch.randn(3, 32, 32)
     with pytest.raises(AnalysisError, match='ViT has no similarity maps, expected an FCViT .* attention maps'):
         similarity_maps(build_random(vit), image)
-    with pytest.raises(AnalysisError, match='FCViT has no attention maps that can be computed.* similarity maps'):
-        attention_maps(build_random(fcvit), image, [(0.5, 0.5)])
     for options in (dict(weighted=False), dict(global_context=False)):
         with pytest.raises(AnalysisError, match='FCViT has no similarity maps'):
             similarity_maps(build_random(fcvit, **options), image)
     with pytest.raises(AnalysisError, match="unknown token mix 'stages.7', expected one of .*stages.0.blocks.0"):
         similarity_maps(build_random(fcvit), image, ['stages.7'])
-    for queries in ([(0.5, 1.5)], [(0.5,)], []):
-        with pytest.raises(AnalysisError, match='expected points'):
-            attention_maps(build_random(vit), image, queries)
 
 
 def test_figures(tmp_path):
     similarity = similarity_maps(build_random(fcvit), torch.randn(3, 32, 48))
-    attention = attention_maps(build_random(vit), torch.randn(3, 32, 48), [(0.2, 0.3), (0.5, 0.5)])
     overview = draw_similarity(similarity, IMAGE, 'Title')
     titles = [axes.get_title() for axes in overview.axes]
     assert titles[:6] == ['image', *(f'block {i}\nmix {j}' for i in (1, 2) for j in (1, 2)), '']
@@ -124,26 +90,15 @@ def test_figures(tmp_path):
     by_head = draw_similarity({name: similarity[name] for name in MIXES[:2]}, IMAGE, heads=True)
     assert [axes.get_title() for axes in by_head.axes][:5] == ['image', *(f'head {i}' for i in (1, 2, 3, 4))]
     assert [by_head.axes[i].get_ylabel() for i in (0, 5)] == [f'stage 1, block 1, mix {i}' for i in (1, 2)]
-    single = draw_attention(attention, IMAGE, [(0.2, 0.3), (0.5, 0.5)])
-    assert [axes.get_ylabel() for axes in single.axes[::4]][:2] == ['query 1', 'query 2']
-    assert single.axes[4].get_lines()[0].get_xydata().tolist() == [[24.0, 16.0]]
-    both = draw_beside({'A': (attention, IMAGE), 'B': (similarity, IMAGE)}, [(0.2, 0.3), (0.5, 0.5)])
-    assert [axes.get_ylabel() for axes in both.axes[::7]][:3] == ['A\nquery 1', 'A\nquery 2', 'B\nno query']
-    assert not both.axes[14].get_lines()
-    for figure in (overview, by_head, single, both):
+    for figure in (overview, by_head):
         assert figure.axes[-1].get_ylabel(), 'the color bar has no label'
     save_figure(overview, tmp_path / 'a.png', dpi=50)
-    with pytest.raises(AnalysisError, match='no map of stages.9, expected some of stages.0.blocks.0'):
-        draw_attention(attention, IMAGE, [(0.5, 0.5)], layers=['stages.9'])
     with pytest.raises(AnalysisError, match='no similarity maps given, .*: pass the result of similarity_maps'):
         draw_similarity({}, IMAGE)
 
 
-def test_names_limits_and_the_choice_of_layers():
-    assert short_name('stages.0.blocks.1.mixes.1') == 'stage 1, block 2, mix 2'
-    assert short_name('blocks.3') == short_name('layers.3') == 'block 4' and short_name('other') == 'other'
+def test_limits_of_a_shared_scale():
     values = torch.arange(1001.0)
     values[-1] = 1e6  # a single peak does not take the colors of the others
     assert shared_limits([values]) == (-980, 980)
     assert shared_limits([torch.zeros(4)]) == (-1, 1)
-    assert spread(list('abcdefghijk'), 6) == list('acegik') and spread(list('ab'), 3) == ['a', 'a', 'b']

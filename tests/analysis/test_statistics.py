@@ -9,7 +9,7 @@ from networks import TRANSFORMERS, Convs, build_random, fcvit, vit
 
 from fcvit_mm.analysis import attention_statistics, draw_statistics
 from fcvit_mm.analysis.attention import Attention
-from fcvit_mm.analysis.probe import AnalysisError
+from fcvit_mm.analysis.recording import AnalysisError
 from fcvit_mm.analysis.statistics import (
     MEASURES,
     divergence,

@@ -46,7 +46,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from fcvit_mm.analysis.plots import save_figure, write_json
-    from fcvit_mm.analysis.similarity import attention_maps, draw_attention, draw_beside, similarity_maps
+    from fcvit_mm.analysis.query_maps import attention_maps, draw_attention, draw_beside
+    from fcvit_mm.analysis.similarity import similarity_maps
     from fcvit_mm.analysis.statistics import TOP, attention_statistics, draw_statistics, mean_statistics
 
     check_arguments(args)

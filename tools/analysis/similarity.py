@@ -26,8 +26,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from fcvit_mm.analysis.plots import save_figure, write_json
-    from fcvit_mm.analysis.similarity import draw_similarity, short_name, similarity_maps, stage_of
+    from fcvit_mm.analysis.plots import save_figure, short_name, write_json
+    from fcvit_mm.analysis.similarity import draw_similarity, similarity_maps, stage_of
     from fcvit_mm.apis.load import load_network
 
     check_arguments(args)

@@ -11,7 +11,6 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..deprecation import renamed_in
 from ..errors import UserError
 from .libraries import channels_last_blocks
 
@@ -347,6 +346,3 @@ def collect_features(model: nn.Module, image: Tensor, layers: Optional[Sequence[
             f'other layers, such as {", ".join(feature_layers(model)[:4])}'
         )
     return values
-
-
-__getattr__ = renamed_in(__name__)

@@ -7,8 +7,8 @@ import torch.nn as nn
 from networks import TRANSFORMERS, Convs, build_random, fcvit, timm_vit, vit
 
 from fcvit_mm import analysis
-from fcvit_mm.analysis import probe
-from fcvit_mm.analysis.probe import AnalysisError, collect_features, run_backbone
+from fcvit_mm.analysis import recording
+from fcvit_mm.analysis.recording import AnalysisError, collect_features, run_backbone
 
 
 @pytest.mark.parametrize('kind', [*TRANSFORMERS, 'fcvit'])
@@ -39,7 +39,7 @@ def test_features_are_what_the_next_layer_takes():
 def test_features_keep_gradients_and_values_overwritten_later():
     model = build_random(Convs)
     image = torch.randn(1, 3, 8, 8, requires_grad=True)
-    with probe.recording_features(model, ['blocks.0']) as values:
+    with recording.recording_features(model, ['blocks.0']) as values:
         run_backbone(model, image)
     assert (values['blocks.0'] < 0).any(), 'the ReLU that follows overwrote it'
     values['blocks.0'].sum().backward()
@@ -60,9 +60,9 @@ def test_wrong_names_list_the_choices():
     ):
         collect_features(model, torch.randn(1, 3, 32, 32), ['stages.0.block.1'])
     # 'stages.1' is not the beginning of 'stages.10', nor 'stage' of 'stages.1'.
-    assert probe.select(('stages.1.a', 'stages.10.a'), ['stages.1'], 'x') == ('stages.1.a',)
+    assert recording.select(('stages.1.a', 'stages.10.a'), ['stages.1'], 'x') == ('stages.1.a',)
     with pytest.raises(AnalysisError, match="unknown x 'stage', expected one of these names .*: stages.1.a"):
-        probe.select(('stages.1.a',), ['stage'], 'x')
+        recording.select(('stages.1.a',), ['stage'], 'x')
 
 
 class Stages(nn.Module):
@@ -87,16 +87,16 @@ def test_features_of_an_unknown_network():
 
 
 def test_patch_embedding_by_name_or_by_stride():
-    assert probe.find_patch_convolution(build_random(timm_vit)).kernel_size == (8, 8)
+    assert recording.find_patch_convolution(build_random(timm_vit)).kernel_size == (8, 8)
     unnamed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 8, 4, 4), nn.Conv2d(8, 8, 2, 2))
-    assert probe.find_patch_convolution(unnamed) is unnamed[2]
-    assert probe.find_patch_convolution(unnamed[:2]) is None
-    assert probe.count_extra_tokens(unnamed, 7, (2, 3)) == 1
+    assert recording.find_patch_convolution(unnamed) is unnamed[2]
+    assert recording.find_patch_convolution(unnamed[:2]) is None
+    assert recording.count_extra_tokens(unnamed, 7, (2, 3)) == 1
     for grid, message in (((2, 4), 'of 2x4 patches'), (None, 'that was not found')):
         with pytest.raises(
             AnalysisError, match=f'of 7 tokens and a patch embedding {message}, .*: analyse other layers'
         ):
-            probe.count_extra_tokens(unnamed, 7, grid)
+            recording.count_extra_tokens(unnamed, 7, grid)
 
 
 def test_wrong_images():
@@ -116,7 +116,7 @@ def test_wrong_images():
     ):
         collect_features(build_random(timm_vit), torch.zeros(1, 3, 50, 50))
     with pytest.raises(AnalysisError, match='2 images given, expected one: call this for each image'):
-        probe.as_single(model, torch.zeros(2, 3, 32, 32))
+        recording.as_single(model, torch.zeros(2, 3, 32, 32))
 
 
 def test_modes_are_restored():
