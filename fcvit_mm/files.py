@@ -186,7 +186,7 @@ def check_writable_folder(folder: PathLike) -> None:
 
 
 def _try_folder(folder: str) -> None:
-    """Check that a folder, or its nearest existing parent, is writable: write a temporary file without a name."""
+    """Check that a folder, or its nearest existing parent, is writable, by writing a temporary file without a name."""
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     with tempfile.TemporaryFile(dir=folder):

@@ -147,5 +147,5 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
 
 
 def tell(text: str, problem: bool = False) -> str:
-    """Return a line for the page; nothing in it is taken for markup."""
+    """Return a line for the page, with HTML escaped."""
     return f'<div class="message{" problem" if problem else ""}" role="status">{html.escape(text)}</div>'

@@ -262,7 +262,7 @@ def read_keys() -> Set[str]:
 
 
 def names_ending_in(cfg: Config, key: str, parts: Set[str]) -> Iterator[str]:
-    """Yield the dotted names that end in a key, below some keys of a config."""
+    """Yield the dotted names, below some keys of a config, that end in ``key``."""
 
     def visit(node: Any, name: str) -> Iterator[str]:
         children = (
@@ -279,7 +279,7 @@ def names_ending_in(cfg: Config, key: str, parts: Set[str]) -> Iterator[str]:
 
 
 def places_of(cfg: Config, value: Any, keys: Any) -> List[str]:
-    """Return the dotted names below some keys of a config that have a value, or begin with it, if that is text."""
+    """Return the dotted names, below some keys of a config, whose value is ``value`` or text that begins with it."""
 
     def visit(node: Any, name: str) -> Iterator[Tuple[str, bool]]:
         if type(node) is type(value) and node == value:
@@ -300,7 +300,7 @@ def places_of(cfg: Config, value: Any, keys: Any) -> List[str]:
 
 
 def check_scope(cfg: Config, path: str) -> None:
-    """Check that the library of a config is installed: one of ``TASKS``, or one that is built on MMEngine as they are.
+    """Check that the library of a config is installed: one of ``TASKS``, or another one that is built on MMEngine.
 
     Raises:
         ConfigError: The config names no library, or one that is not installed.
@@ -319,8 +319,8 @@ def check_scope(cfg: Config, path: str) -> None:
 def library_of(cfg: Config) -> Optional[str]:
     """Return the library of a config's model: a key of ``TASKS``.
 
-    Libraries that are built on these, such as MMYOLO and MMRotate, have a ``default_scope`` of their own: the class of
-    the model then decides, by the class that it inherits from.
+    Libraries that are built on these, such as MMYOLO and MMRotate, have a ``default_scope`` of their own: for them it
+    is the library whose class the model inherits from.
 
     Args:
         cfg (Config): A config.

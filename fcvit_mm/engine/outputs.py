@@ -59,10 +59,10 @@ CLASSES = Writer('out_dir', 'after_test_iter', True, _classes)
 
 
 def keep_every_result(runner: Runner) -> None:
-    """Make metrics and hooks that write one file per test image write a file for every image.
+    """Let metrics and hooks that write one file per test image do so for images of equal names, too.
 
-    Where two images of different folders have the same name, the files go to folders as the images are in, below their
-    common one; else all stay in one folder.
+    If images of different folders have the same name, the files go to folders like those of the images, below their
+    common one; otherwise all stay in one folder.
 
     Args:
         runner (Runner): About to test.

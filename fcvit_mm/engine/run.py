@@ -168,7 +168,7 @@ def run_training_loop(runner: Runner) -> nn.Module:
 
 
 def is_first_here() -> bool:
-    """Check whether this process checks the data: one per machine, before the others can pass the rendezvous."""
+    """Check whether this is the process of its machine that checks the data, before the rendezvous with the others."""
     for name in ('OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID', 'LOCAL_RANK'):
         if name in os.environ:
             return os.environ[name] == '0'

@@ -30,7 +30,7 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
     """Return a copy of a model that is faster at inference, with the same outputs.
 
     BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
-    allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrisation, an adapter
+    allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrization, an adapter
     or another layer: merge or remove these first to have them fused, too. Weights take the channels_last layout. Where
     a CPU computes float32 faster than half precision, a half-precision backbone computes in float32 between its input
     and its outputs. Of FCViT, 1x1 and large depth-wise convolutions and patch embeddings stay in bfloat16 where the CPU
@@ -112,7 +112,7 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _separate(module: nn.Module, seen: Set[nn.Module]) -> None:
-    """Give each module one place: in two, it could be fused with two neighbours."""
+    """Copy modules that are used in two places: such a module could otherwise be fused with two neighbours."""
     for name, child in module._modules.items():
         if child in seen:
             child = module._modules[name] = copy.deepcopy(child)

@@ -73,8 +73,8 @@ _NOT_CALLED = ('loss', 'data_preprocessor', 'auxiliary_head')
 def optimize_stock_modules_(model: nn.Module) -> int:
     """Optimize the known components of a model in evaluation mode, in place.
 
-    Modules are replaced rather than changed, so that whoever else holds one keeps what it was. A :class:`Backbone`
-    stays as it is.
+    Modules are replaced, not changed: another model that shares one keeps it as it was. A :class:`Backbone` stays as it
+    is.
 
     Args:
         model (nn.Module): Model of any library.
@@ -138,7 +138,7 @@ def _is_of(module: nn.Module, *tables: Dict[str, FrozenSet[str]]) -> bool:
 
 
 def _is_understood(module: nn.Module) -> bool:
-    """Return whether a module and all that it calls compute the same in any layout."""
+    """Return whether a module, and every module that it calls, computes the same in any memory layout."""
     return isinstance(module, Backbone) or (
         (type(module).__module__.partition('.')[0] == 'torch' or _is_of(module, KNOWN, INSIDE))
         and all(_is_understood(child) for name, child in _children(module))

@@ -76,8 +76,8 @@ def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -
     """Apply non-maximum suppression to lanes (arXiv 2203.10350): of close lanes the best one is kept.
 
     A lane is known at some of ``P`` rows from the image's bottom to its top. Two lanes are close if their mean distance
-    along x, over the rows that both have, is below ``thresh``. (mmcv's own kernel, for CUDA alone, compares what is
-    sorted by score with what is not: it is the same for lanes that are sorted.)
+    along x, over the rows that both have, is below ``thresh``. (mmcv's own kernel, for
+    CUDA only, compares sorted lanes with unsorted ones; for lanes sorted by score the results are equal.)
 
     Args:
         boxes (Tensor): ``(N, 5 + P)``: in column 2 the first row, 0 to 1, in column 4 the number of rows, from column 5

@@ -78,7 +78,7 @@ OPERATORS: Dict[str, Tuple[Callable[..., Any], str]] = {
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """Give each operator, for mmcv asks for all of them when it is imported: a missing one raises when called."""
+    """Return an operator; a missing one raises only when it is called, because importing mmcv asks for all of them."""
     if name.startswith('__'):
         raise AttributeError(name)
     if name in OPERATORS:

@@ -50,8 +50,8 @@ def _state_of(value: Tensor) -> Any:
 class _ModuleState:
     """State that the forward pass of a module depends on, including that of all modules in it.
 
-    It is compared at each call, so by functions of Python that are implemented in C, and with few objects: most of the
-    time is spent reading them from memory.
+    It is compared at each call. Most of that time is spent reading objects from memory, so it keeps few objects and
+    compares them by Python's functions in C.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -121,7 +121,7 @@ def _settings_of(module: nn.Module) -> List[str]:
 class ModuleCache:
     """A value computed from a module's parameters, recomputed when a parameter, child, hook or setting changes.
 
-    Parameter changes are detected as in :class:`CachedWeight`; so are replaced child modules, hooks, parametrisations,
+    Parameter changes are detected as in :class:`CachedWeight`; so are replaced child modules, hooks, parametrizations,
     the training mode and settings such as ``eps``. It is neither copied nor pickled with the module.
     """
 

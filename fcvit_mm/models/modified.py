@@ -7,7 +7,7 @@ from ..ops.tracing import hides_attributes
 
 
 def is_unmodified(module: nn.Module) -> bool:
-    """Check that a module is unmodified: no hooks, no ``forward`` of its own, no parametrisation.
+    """Check that a module is unmodified: no hooks, no ``forward`` of its own, no parametrization.
 
     Pruning, feature extraction, old ``weight_norm``, offloading (accelerate) and ``parametrize`` (spectral norm, LoRA)
     use one of these.

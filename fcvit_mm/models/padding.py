@@ -9,8 +9,8 @@ from ..ops.tracing import records_any_size
 def up_to_multiple(side: int, divisor: int) -> int:
     """Return the next multiple of ``divisor``.
 
-    Exporters recognize it as one in this notation; ``//`` of negative numbers is avoided because ONNX's division rounds
-    towards zero.
+    In this notation exporters recognize the result as a multiple. It avoids ``//`` of negative numbers, because ONNX's
+    division rounds towards zero.
     """
     return (side + divisor - 1) // divisor * divisor
 

@@ -92,7 +92,7 @@ class Classifier(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> Set[str]:
-        """Return the parameters with more than one dimension that take no weight decay either."""
+        """Return names of parameters of several dimensions without weight decay; timm excludes one-dimensional ones."""
         learned = ('pos_embed', 'cls_token', 'relative_position_bias_table')
         return {name for name, _ in self.named_parameters() if name.endswith(learned)}
 

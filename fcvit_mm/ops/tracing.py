@@ -67,8 +67,8 @@ def is_transformed() -> bool:
 def records_any_size() -> bool:
     """Return whether the recorded graph must work for any image size.
 
-    A step that depends on the size must then be arithmetic of the sizes: of a branch in Python, only the side that the
-    example takes would be recorded. (``torch.compile`` notices other sizes and compiles again.)
+    Steps that depend on the size must then be computed from the sizes as numbers: of a branch in Python, only the side
+    that the example takes would be recorded. (``torch.compile`` notices other sizes and compiles again.)
     """
     return torch.jit.is_tracing() or is_exporting()
 

@@ -121,7 +121,7 @@ def are_shifted(used: Iterable[Any], categories: Iterable[Any]) -> bool:
 def are_corners(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, float]]) -> bool:
     """Check whether boxes are two corners, where left, top, width and height are expected.
 
-    They are if many reach beyond their image as the latter, and all are within it as the former.
+    They are if, read as left, top, width and height, many reach beyond their image, and read as corners all are inside.
 
     Args:
         boxes (sequence): Four finite numbers each.

@@ -121,7 +121,7 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
 
 
 def packing_problems(name: str, packed: Dict[int, Any], leaves: Sequence[Leaf]) -> List[str]:
-    """Check that samples are packed for the model, and those to train a segmentor or detector with ground truth."""
+    """Check that samples are packed for the model, those to train a segmentor or detector with their ground truth."""
     samples = [sample for sample in packed.values() if isinstance(sample, dict)]
     if samples and not any('inputs' in sample for sample in samples):
         return [

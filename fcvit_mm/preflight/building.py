@@ -111,7 +111,7 @@ def plain_loader() -> Dict[str, Any]:
 
 
 def build_hook(runner: Runner, hook: Any) -> None:
-    """Build a hook as the runner does, and what it builds at the start or the first checkpoint from its arguments."""
+    """Build a hook as the runner does, with what it builds itself at the start or at the first checkpoint."""
     before = list(runner.hooks)
     runner.register_hook(copy.deepcopy(hook))
     (built,) = [each for each in runner.hooks if each not in before]

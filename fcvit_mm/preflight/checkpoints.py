@@ -29,7 +29,7 @@ def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = Non
 
 
 def load_from_problems(cfg: Config) -> List[str]:
-    """Check that a checkpoint to start from has weights of the model, of which MMEngine loads what fits."""
+    """Check that a checkpoint given by ``load_from`` has weights of the model: MMEngine only warns of the rest."""
     path = cfg.load_from
     built = built_model(cfg)
     if built is None:

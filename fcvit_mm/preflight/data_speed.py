@@ -56,7 +56,7 @@ class DataSpeed(NamedTuple):
         return max(1, math.ceil(self.batch * self.seconds / self.step_seconds))
 
     def rate(self, workers: int) -> float:
-        """Return images a second of a process with so many workers, if each has a core; 0 loads between the steps."""
+        """Return the images per second of a process with workers, each with a core; 0 loads between the steps."""
         load = self.batch * self.seconds
         return self.batch / (max(self.step_seconds, load / workers) if workers else self.step_seconds + load)
 
@@ -124,7 +124,7 @@ def measure_data(cfg: Config, samples: int = 256, step_seconds: Optional[float] 
 
 
 def _load(loader: Any, samples: int) -> Dict[str, Any]:
-    """Load batches of a loader without workers: the seconds of a sample, and of each step of its pipeline."""
+    """Load batches without workers, and measure the seconds per sample and per step of its pipeline."""
     with one_thread(), timed_transforms(loader.dataset) as times:
         number, size, begin = 0, 0, None
         for batch in _endless(loader):

@@ -28,12 +28,12 @@ class Missing(NamedTuple):
 
 
 def is_distributed(cfg: Config) -> bool:
-    """Check whether a launcher starts the run's processes: then the model is wrapped, in a single one too."""
+    """Check whether a launcher starts the run: then the model is wrapped, even in a single process."""
     return cfg.get('launcher', 'none') != 'none'
 
 
 def finds_unused(cfg: Config) -> bool:
-    """Check whether the model's wrapper is told that there are parameters without a gradient."""
+    """Check whether the config tells the model's wrapper that some parameters get no gradient."""
     strategy = cfg.get('strategy') or {}
     places = [cfg, cfg.get('model_wrapper_cfg'), strategy.get('model_wrapper') if isinstance(strategy, dict) else None]
     return any(place.get('find_unused_parameters') or place.get('static_graph') for place in places if place)

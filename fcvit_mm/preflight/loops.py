@@ -18,7 +18,7 @@ def is_by_epoch(cfg: Config) -> bool:
 
 
 def sampler_problems(cfg: Config, name: str, dataset: Any) -> List[str]:
-    """Check that a data loader's epochs have an end and a batch.
+    """Check that an epoch of a data loader ends, and has at least one batch.
 
     Args:
         cfg (Config): The config.
@@ -55,7 +55,7 @@ def sampler_problems(cfg: Config, name: str, dataset: Any) -> List[str]:
 
 
 def loop_problems(cfg: Config) -> List[str]:
-    """Check the training loop's settings; warn about what counts epochs in a loop that counts iterations."""
+    """Check the training loop's settings; warn about schedules and hooks that count epochs in a loop of iterations."""
     loop = cfg.get('train_cfg') or {}
     if cfg.get('val_cfg') is not None and loop.get('val_interval') == 0:
         return [

@@ -35,7 +35,7 @@ def mask_metric_problems(cfg: Config, name: str) -> List[str]:
 
 
 def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
-    """Check that whatever follows a metric of the validation names one that the evaluator computes.
+    """Check that hooks and schedules that follow a validation metric name one that the evaluator computes.
 
     Args:
         cfg (Config): The config.

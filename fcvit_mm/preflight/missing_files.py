@@ -11,7 +11,7 @@ LEVELS = 4
 
 
 def near_file(path: str, folder: str = '') -> str:
-    """Return where a missing file is, or why its name is none, as one sentence; empty if unknown.
+    """Return, as one sentence, where a missing file is or what is wrong with its name; empty if unknown.
 
     Args:
         path (str): A file that does not exist, as a data set joins it from its folder and a name.

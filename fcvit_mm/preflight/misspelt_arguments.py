@@ -16,7 +16,7 @@ OF_REGISTRIES = {'type', '_scope_', '_delete_', 'priority'}
 
 
 def report_misspelt_arguments(cfg: Config) -> None:
-    """Log a warning for arguments that resemble one of the type, which it does not have under this name."""
+    """Log a warning for arguments that a class ignores, and whose names resemble one that it knows."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope), quiet():
         texts = [
             f'{where}: {name} has no argument {key!r} of its own; did you mean {near!r}?'
@@ -71,7 +71,7 @@ def misspelt(registry: Registry, node: dict) -> Iterator[Tuple[str, str, str]]:
 
 
 def arguments_of(kind: Any) -> Set[str]:
-    """Return the names of a class's arguments, if it accepts others, too; else an empty set."""
+    """Return the names of a class's arguments if it also accepts any others (``**kwargs``); else an empty set."""
     names: Set[str] = set()
     constructors = [vars(base)['__init__'] for base in getattr(kind, '__mro__', ()) if '__init__' in vars(base)]
     for number, constructor in enumerate(constructors):

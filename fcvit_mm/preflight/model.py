@@ -44,8 +44,8 @@ def built_model(cfg: Config, device: str = 'cpu') -> Optional[nn.Module]:
 def channel_problems(cfg: Config) -> List[str]:
     """Check that neck or heads expect the channels that the backbone returns.
 
-    The numbers alone raise no more than suspicion, because heads may mean others by them. A training step on random
-    images, which is taken only then, decides.
+    Different numbers alone prove nothing, because a head may use them in its own way. If they differ, a training step
+    on random images decides.
     """
     model = cfg.get('model') or {}
     if not model.get('backbone'):
@@ -96,7 +96,7 @@ def one_class_problems(cfg: Config) -> List[str]:
 
 
 def class_weight_problems(cfg: Config) -> List[str]:
-    """Check that losses with weights of single classes have one for each class, with or without the background."""
+    """Check that ``class_weight`` of each loss has one weight per class, with or without the background."""
     problems = []
 
     def visit(node: Any, name: str, numbers: Tuple[int, ...]) -> None:
@@ -119,9 +119,10 @@ def class_weight_problems(cfg: Config) -> List[str]:
 
 
 def optimizer_problems(cfg: Config) -> List[str]:
-    """Check the settings of the optimizer for single parameters: report those that have no effect.
+    """Check the optimizer's settings for single parameters (``custom_keys``), and report those that have no effect.
 
-    Keys of stock configs may be for options of a backbone that is built without them; misspelt ones resemble a name.
+    A key without effect is reported only if it is similar to a parameter's name, because stock configs have keys for
+    options that the backbone is built without; or if no key has an effect.
     """
     wrapper = cfg.get('optim_wrapper') or {}
     keys = (wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}

@@ -126,7 +126,7 @@ def _warn(what: str) -> None:
 
 
 def applies(x: Tensor, *others: Optional[Tensor]) -> bool:
-    """Return whether the kernels can take a map and the tensors that come with it; see :data:`APPLIES`."""
+    """Return whether the kernels can process a map and the tensors that come with it; see :data:`APPLIES`."""
     return (
         x.device.type == 'cpu'
         and is_channels_last(x)
@@ -219,22 +219,22 @@ def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
 
 @assume_constant
 def instructions() -> str:
-    """Return for which instructions the kernels that run are: ``AVX2`` or ``AVX512``; ``none`` without kernels.
+    """Return the instructions of the kernels in use: ``AVX2`` or ``AVX512``; ``none`` without kernels.
 
-    Those that PyTorch uses itself, so ``ATEN_CPU_CAPABILITY=avx2`` in the environment keeps both from AVX-512.
+    They are those that PyTorch itself uses: ``ATEN_CPU_CAPABILITY=avx2`` in the environment disables AVX-512 for both.
     """
     return str(torch.ops.fcvit_mm_cpu.instructions()) if available() else 'none'
 
 
 @assume_constant
 def panel_width() -> int:
-    """Return how many outputs the products compute at a time: 16 with AVX2, 32 with AVX-512."""
+    """Return how many output channels a matrix product computes at a time: 16 with AVX2, 32 with AVX-512."""
     return int(torch.ops.fcvit_mm_cpu.panel_width())
 
 
 @assume_constant
 def multiplies_bfloat16() -> bool:
-    """Return whether the kernels that run multiply bfloat16: with AVX-512 and this processor's ``avx512_bf16``."""
+    """Return whether the kernels in use multiply bfloat16, which needs AVX-512 and a processor with ``avx512_bf16``."""
     return available() and bool(torch.ops.fcvit_mm_cpu.multiplies_bfloat16())
 
 
@@ -249,8 +249,8 @@ def winograd_panels(weight: Tensor) -> Tensor:
 def pack(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Pack the weight ``(D, C, 1, 1)`` of a 1x1 convolution for the matrix products: ``(D / P rounded up, C, P)``.
 
-    P is :func:`panel_width`. All that multiplies with 1x1 weights takes them so, in float32; :func:`fcvit_block` also
-    in bfloat16, as pairs of neighbouring inputs: ``(D / P rounded up, C / 2 rounded up, P, 2)``.
+    P is :func:`panel_width`. All kernels with 1x1 weights accept them in this layout, in float32; :func:`fcvit_block`
+    also in bfloat16, as pairs of neighbouring inputs: ``(D / P rounded up, C / 2 rounded up, P, 2)``.
     """
     matrix = weight.detach().flatten(1)
     if dtype == torch.float32:

@@ -72,9 +72,9 @@ def _by_definition(
 
 
 def _slices(x: Tensor, channels: int, buffers: int) -> Iterator[Tuple[Any, ...]]:
-    """Yield slices of the images of a map ``(B, C, H, W)``, and buffers for a map of so many channels of these images.
+    """Yield slices of a map's images ``(B, C, H, W)``, each with buffers ``(b, channels, H, W)`` for its ``b`` images.
 
-    A buffer has :data:`SLICE_BYTES`, or one image; the same memory serves all slices.
+    A buffer has at most :data:`SLICE_BYTES`, but at least one image; the same memory serves all slices.
     """
     images, _, *size = x.shape
     count = max(SLICE_BYTES // max(channels * math.prod(size) * x.element_size(), 1), 1)
@@ -89,7 +89,7 @@ def _slices(x: Tensor, channels: int, buffers: int) -> Iterator[Tuple[Any, ...]]
 
 
 class _Sums:
-    """Sums of gradients over slices of images, for the arguments but the first, the map, that need one."""
+    """Sums of gradients over slices of images, for the arguments that need one; the first, the map, is excluded."""
 
     def __init__(self, args: Sequence[Any], needed: Sequence[bool]) -> None:
         self.needed = needed

@@ -51,8 +51,8 @@ def pack_taps(weight: Tensor) -> Tensor:
 def tile(kernel_size: int, channels: int, batch: int, height: int, width: int, processors: int) -> Dict[str, int]:
     """Return the sizes of one program's tile, and its warps.
 
-    Enough outputs to use a load often, few enough to stay in registers; fewer where a program for each processor
-    would not come together otherwise.
+    Enough outputs to reuse each load, few enough to stay in registers; fewer where there would otherwise be fewer
+    programs than processors.
 
     Args:
         kernel_size (int): ``k``.

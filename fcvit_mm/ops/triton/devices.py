@@ -48,16 +48,16 @@ def available() -> bool:
 
 
 def applies(x: Tensor, *_: Any) -> bool:
-    """Return whether the kernels can take a map; see :data:`APPLIES`."""
+    """Return whether the kernels can process a map; see :data:`APPLIES`."""
     return x.dtype in DTYPES and (x.is_cuda or INTERPRETED) and usable(str(x.device))
 
 
 @assume_constant
 def usable(device: str) -> bool:
-    """Return whether the kernels build and compute rightly on a device; tried once, with a warning if they do not.
+    """Return whether the kernels compile and give correct results on a device.
 
-    Not while a CUDA graph is captured, which the trial would break: then what was found before counts, and without it
-    the answer is no.
+    They are tried once per device, with a warning if they fail. A trial would break the capture of a CUDA graph: during
+    a capture, the result of an earlier trial counts; without one it is ``False``.
 
     Args:
         device (str): Device as ``str(tensor.device)``.

@@ -69,9 +69,10 @@ def custom_op(
 
 
 def _is_unobserved(args: Sequence[Any]) -> bool:
-    """Return whether nobody would notice if a call went by the dispatcher, which takes longer than a small kernel.
+    """Return whether a call may bypass PyTorch's dispatcher, which takes longer than a small kernel.
 
-    Noticed it would be by autograd, compilers, exporters, modes such as counters and fake tensors, and subclasses.
+    Not if someone would miss the call: autograd, compilers, exporters, modes such as counters and fake tensors, and
+    tensor subclasses.
     """
     if is_traced() or torch._C._len_torch_dispatch_stack() > 0:
         return False
@@ -88,8 +89,8 @@ _TENSORS = (Tensor, torch.nn.Parameter)
 def launch(kernel: Any, grid: Sequence[int], args: Sequence[Any], num_warps: int = 4, **constants: Any) -> None:
     """Launch a kernel on the current device.
 
-    What Triton compiled is kept and launched directly: deciding anew at each launch what it is compiled for takes
-    Triton more time than a small kernel takes.
+    The compiled kernel is kept and launched directly: Triton's own launch selects it anew each time, which takes longer
+    than a small kernel.
 
     Args:
         kernel (triton.JITFunction): A kernel whose integers are all ``do_not_specialize``.
@@ -131,7 +132,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def empty_like(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
-    """Return an output of the kernels of the shape of ``x``: channels_last, with the very strides of ``x`` if it is."""
+    """Return an empty channels_last output of the shape of ``x``; with its strides, if ``x`` is channels_last, too."""
     if is_channels_last(x):
         return torch.empty_like(x, dtype=dtype)
     return torch.empty_like(x, dtype=dtype, memory_format=LAST)
