@@ -246,7 +246,8 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         new = MOVED_MODULES[module.__name__]
-        warn_deprecated(f'the module {module.__name__}', new)  # which names who imports: Python skips its import system
+        # The warning names the importing file, because Python skips frames of the import system.
+        warn_deprecated(f'the module {module.__name__}', new)
         module.__dict__['__getattr__'] = renamed_in(module.__name__, new)
         module.__doc__ = f'Deprecated name of :mod:`{new}`.'
 

@@ -92,7 +92,7 @@ ADVICE = (
     (r'No space left on device|Disk quota exceeded', 'Free disk space, or write to another disk'),
 )
 
-#: What libraries say whatever is done, of what nobody here has asked for; patterns of their warnings, also logged ones.
+#: Start-up messages of libraries that do not depend on what the user does: patterns of warnings and log lines.
 NOISE = (
     r'faster_coco_eval is not installed',  # mmdet, of a metric of its own, which says so itself when it is used
     r'`isinstance\(treespec, LeafSpec\)` is deprecated',  # PyTorch, of its own export
@@ -275,7 +275,7 @@ def silence_libraries() -> None:
     """
     for pattern in NOISE:
         warnings.filterwarnings('ignore', message=pattern)
-    # It logs, as errors, which TIFF files it cannot decode; what reads them all the same, or an error of ours, follows.
+    # Pillow logs TIFF files that it cannot decode as errors; another reader, or an error of ours, follows.
     logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL)
     try:
         import mmengine.logging as library

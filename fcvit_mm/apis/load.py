@@ -118,7 +118,7 @@ def build_model(cfg: Config) -> nn.Module:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         built = revert_sync_batchnorm(MODELS.build(ConfigDict(model)))
-    built.eval()  # which some models return nothing from
+    built.eval()  # not chained: some models return None from it
     return built
 
 

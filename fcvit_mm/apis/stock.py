@@ -299,7 +299,7 @@ def _neck_channels(cfg: Config, outputs: Sequence[Output]) -> Optional[List[int]
         with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.no_grad():
             for node in nodes if isinstance(nodes, (list, tuple)) else [nodes]:
                 neck = MODELS.build(copy.deepcopy(node))
-                neck.eval()  # which MMYOLO's return nothing from
+                neck.eval()  # not chained: MMYOLO's return None from it
                 maps = neck(maps)
         return [each.shape[1] for each in maps]
     except Exception:

@@ -140,7 +140,7 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
             show_progress_on=[drawn],
         )
         upload.clear(answer, None, answers, api_visibility='private')
-        # Of a choice made by a person alone: predict() draws the first one itself.
+        # Only when the user chooses: predict() draws the first one itself.
         layer.input(show, [similarity, layer], maps, api_visibility='private')
     page.queue(max_size=16, default_concurrency_limit=1)
     return page

@@ -154,7 +154,7 @@ def _check_fit(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:
         for name, value in found.backbone.items()
         if name in own and own[name].shape != value.shape
     ]
-    # More stages in the file are no fault: a backbone is built as far as its out_indices need.
+    # A file may have more stages than the backbone, which is only built as far as its out_indices need.
     other_depths = theirs[: len(ours)] != ours
     if other_depths or kind_of(found.backbone, network) != kind_of(own, network) or wrong:
         raise CheckpointError(
@@ -175,7 +175,7 @@ def _report(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:
     unused = [
         name for name in found.backbone if name not in own and not _is_output_norm(name) and not _is_past(name, stages)
     ]
-    # Where the backbone has a prefix, whatever has another one is no business of its.
+    # If the backbone's names have a prefix, names with another one belong to other parts of the model.
     elsewhere = [*found.others, *(name for name in found.unknown if not name.startswith(found.prefix))]
     unexpected = [*unused, *(name for name in found.unknown if name.startswith(found.prefix))]
 

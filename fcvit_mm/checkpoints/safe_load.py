@@ -93,7 +93,9 @@ def _read_head(path: str) -> bytes:
         with open(path, 'rb') as file:
             head = file.read(512)
     except OSError as error:
-        raise CheckpointError(f'{path} cannot be read: {error.strerror}') from error
+        raise CheckpointError(
+            f'{path} cannot be read ({error.strerror}): check the permissions of the file and its folder'
+        ) from error
     if not head:
         raise CheckpointError(f'{path} is empty (0 bytes): download or copy it again')
     if head.startswith(b'version https://git-lfs'):
@@ -112,8 +114,13 @@ def _read_head(path: str) -> bytes:
             f'{path} is a web page, not a checkpoint: download the file itself, not the page about it'
         )
     if not re.search(rb'[^\t\n\r\f -~\x80-\xff]', head):
-        raise CheckpointError(f'{path} is text that begins with {head[:40]!r}, not a checkpoint')
-    raise CheckpointError(f'{path} begins with {head[:8]!r}: neither a torch, a Paddle nor a safetensors checkpoint')
+        raise CheckpointError(
+            f'{path} is text that begins with {head[:40]!r}, not a checkpoint: give the file with the weights'
+        )
+    raise CheckpointError(
+        f'{path} begins with {head[:8]!r}, expected a torch, Paddle or safetensors checkpoint: give the file with the '
+        'weights'
+    )
 
 
 def _read_torch_zip(file: IO[bytes], path: str) -> Any:

@@ -101,7 +101,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _from_type(rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
-    # torch wraps tensors with Python attributes so; the function is one of ours, like everywhere.
+    # torch pickles tensors with Python attributes in this way. The function is one of the safe replacements.
     return _call(rebuild, args)
 
 
@@ -219,7 +219,7 @@ def _call(function: Any, args: Any) -> Any:
 
 def _complete_line(file: IO[bytes]) -> bytes:
     line = file.readline()
-    if not line.endswith(b'\n'):  # else half a name in a cut file would be reported as a name that is refused
+    if not line.endswith(b'\n'):  # half a name in a truncated file must not be reported as a rejected name
         raise EOFError('it is truncated in the middle of a name')
     return line
 
@@ -301,7 +301,7 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def load_bytearray8(self) -> None:
-        # The original sets aside what the file announces before it checks whether that much is there.
+        # The original allocates the announced size before it checks that the file has as many bytes.
         self.append(bytearray(self.read(struct.unpack('<Q', self.read(8))[0])))
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8

@@ -12,7 +12,7 @@ from mmseg.datasets import transforms as library
 
 from .layout import contiguous
 
-#: One of each value: what is done to it is a table of what is done to any.
+#: All values of 8 bits: the result of an operation on them is its lookup table.
 RAMP = np.arange(256, dtype=np.uint8).reshape(1, 256)
 
 

@@ -23,7 +23,7 @@ from .layout import contiguous
 
 Results = Dict[str, Any]
 
-#: One of each value: what a transform that treats values one by one makes of it is its table.
+#: All values of 8 bits: the result of a transform of single values on them is its lookup table.
 RAMP = np.arange(256, dtype=np.uint8).reshape(1, 256)
 RAMP.setflags(write=False)
 #: Weights of the smooth image that sharpening starts from, Pillow's ``SMOOTH``.
@@ -49,7 +49,7 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
     Returns:
         np.ndarray: ``(height, width, 3)`` uint8, contiguous. If the image is reduced, it is antialiased.
     """
-    # A view and not [None], whose stride PyTorch does not take for channels_last: nothing is laid out anew then.
+    # view(), not [None], whose stride PyTorch does not recognize as channels_last, and would copy.
     pixels = torch.from_numpy(np.ascontiguousarray(image)).view(1, *image.shape).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(pixels, (height, width), mode=interpolation, antialias=True)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1)[0].numpy())

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from .config import ConfigError, leaf_datasets
 
-#: Metrics of the libraries that write files whose names come from an image's, to a folder that is not theirs to split.
+#: Metrics of the libraries that name files after images, in a folder that cannot be split.
 BY_NAME = ('CityscapesMetric', 'CityScapesMetric', 'CocoPanopticMetric')
 
 

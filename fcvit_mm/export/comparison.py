@@ -12,7 +12,7 @@ from .matching import UNMATCHED, Matches, match
 from .parts import Part
 from .runtimes import Runnable
 
-#: Largest difference from PyTorch, in parts of the largest output.
+#: Largest difference from PyTorch, relative to the largest output.
 TOLERANCE = 1e-4
 
 

@@ -115,7 +115,7 @@ def _program(part: Part, example: Tensor) -> 'torch.export.ExportedProgram':
     from torch.fx.experimental import _config
 
     sizes = dict.fromkeys(part.axes, torch.export.Dim.DYNAMIC)
-    # Contiguous, and without the assumption that dimensions above 1 in the example never are 1: as torch.onnx.export.
+    # As torch.onnx.export does: contiguous, and without assuming that dimensions above 1 in the example are never 1.
     with torch.no_grad(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             part.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]

@@ -32,7 +32,8 @@ def find_images(path: PathLike, recursive: bool = False) -> List[str]:
     if os.path.isdir(path):
         found = list_images(path, recursive=recursive) or list_images(path, ARRAY_SUFFIXES, recursive)
         if not found:
-            raise ImageError(f'no images ({", ".join(IMAGE_SUFFIXES)}) {"below" if recursive else "in"} {path}')
+            where = 'below' if recursive else 'in'
+            raise ImageError(f'no images ({", ".join(IMAGE_SUFFIXES)}) {where} {path}: give a folder of images')
         return found
     if not os.path.isfile(path):
         raise ImageError(f'{path} does not exist: give an image or a folder of images')

@@ -21,7 +21,7 @@ from ..ops.measured import is_untuned
 from .cuda_graphs import CudaGraphs
 from .stock_modules import optimize_stock_modules_
 
-#: Largest difference of outputs, in parts of the largest output (at least 1).
+#: Largest difference of outputs, relative to the largest output (at least 1).
 TOLERANCE = 1e-4
 TOLERANCE_HALF = 5e-2
 
@@ -60,7 +60,7 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
         RuntimeError: The outputs for ``example`` differ by more than 1e-4 (half precision: 5e-2) of the largest.
     """
     optimized = _copy(model).requires_grad_(False)
-    optimized.eval()  # which returns nothing in mmdet's backbones
+    optimized.eval()  # not chained: mmdet's backbones return None from it
     backbones = [module for module in optimized.modules() if isinstance(module, Backbone)]
     if not backbones and cuda_graphs:
         raise ValueError(

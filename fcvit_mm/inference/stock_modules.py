@@ -66,7 +66,7 @@ INSIDE: Dict[str, FrozenSet[str]] = {
 }
 #: Weights of a linear layer from which it is replaced.
 MANY_WEIGHTS = 2**16
-#: Children that predictions do not call with maps: names begin so.
+#: Prefixes of the names of children that predictions do not call with maps.
 _NOT_CALLED = ('loss', 'data_preprocessor', 'auxiliary_head')
 
 
@@ -127,7 +127,7 @@ def in_contiguous(module: nn.Module, args: Tuple[Any, ...], outputs: Any) -> Any
     return outputs
 
 
-# -- what is known -----------------------------------------------------------------------------------------------------
+# -- supported modules -------------------------------------------------------------------------------------------------
 
 
 def _is_of(module: nn.Module, *tables: Dict[str, FrozenSet[str]]) -> bool:
@@ -180,7 +180,7 @@ def _called(module: nn.Module) -> List[nn.Module]:
     return list(found)
 
 
-# -- what takes the place of what --------------------------------------------------------------------------------------
+# -- replacements ------------------------------------------------------------------------------------------------------
 
 
 def _fuse(module: nn.Module) -> None:

@@ -30,7 +30,7 @@ class CachedWeight:
         if type(weight) not in (Tensor, nn.Parameter):  # a subclass, such as fake tensors, may have no memory
             return make(weight)
         key = (_state_of(weight), weight.shape, *conditions)
-        kept = self._made  # key and tensor as one: other threads may be here, too
+        kept = self._made  # key and tensor in one read, because other threads may replace them
         if kept is not None and kept[0] == key:
             return kept[1]
         made = make(weight)
@@ -135,7 +135,7 @@ class ModuleCache:
             make (Callable): Returns the value, or ``None`` if the modules do not permit it.
             *options (Any): What else the value depends on. Only the last value is kept.
         """
-        kept = self._made  # options, state and value as one: other threads may be here, too
+        kept = self._made  # options, state and value in one read, because other threads may replace them
         if kept is not None and kept[0] == options and kept[1].is_current():
             return kept[2]
         self._made = None

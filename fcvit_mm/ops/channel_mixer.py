@@ -145,7 +145,7 @@ def _sliced(
         for part in _parts(hidden, slices.channels):
             y = conv2d(images, fc1_weight[part], fc1_bias[part])
             y = dwconv_gelu(y, dw_weight[part], dw_bias[part])
-            # The first slice brings the bias.
+            # The first slice adds the bias.
             y = conv2d(y, fc2_weight[:, part], fc2_bias if total is None else None)
             total = y if total is None else total.add_(y)
         assert total is not None

@@ -179,7 +179,7 @@ def _is_product(
 ) -> bool:
     if not (x.is_cuda and is_channels_last(x) and _is_pointwise(weight, stride, padding, groups)):
         return False
-    # In float32, PyTorch lets convolutions round to TF32 and matrix products not, unless told.
+    # By default, PyTorch allows TF32 for float32 convolutions, but not for matrix products.
     precise = torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
     half = (autocast_dtype(x) or x.dtype) in HALF
     return half or not precise

@@ -75,7 +75,7 @@ def dynamic_depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] =
         TypeError: ``x`` and ``weight`` differ in dtype.
     """
     images, channels, height, width = x.shape
-    if images == 0:  # a convolution without groups is none
+    if images == 0:  # a convolution needs at least one group
         out = x * weight[:, :, :1, :1]
         return out if bias is None else out + bias[:, None, None]
     # Every channel of every image is a group of one convolution. (int: shapes are tensors in traces.)

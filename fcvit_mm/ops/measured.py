@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TUNED_CPUS: Tuple[Tuple[str, str], ...] = (('AVX2', ''), ('AVX512', 'AuthenticAMD'))
 #: Number of timed calls of each row, one round after the other, and the seconds after which no round begins.
 ROUNDS, SECONDS = 5, 0.5
-#: Largest difference from the reference, in parts of its largest value (at least 1).
+#: Largest difference from the reference, relative to its largest value (at least 1).
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 #: A row replaces the preferred one if its time is less than this part of the other's.
 MARGIN = 0.95

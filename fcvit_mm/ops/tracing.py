@@ -96,5 +96,5 @@ def call(module: torch.nn.Module, x: Any) -> Any:
         def record(x: Any) -> Any:
             return tracer.create_proxy('call_module', tracer.path_of_module(module), (x,), {})
 
-        return tracer.call_module(module, record, (x,), {})  # whose tracers name a node by where they are
+        return tracer.call_module(module, record, (x,), {})  # subclasses of Tracer name the node by the module's path
     return module(x)

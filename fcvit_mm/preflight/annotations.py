@@ -29,10 +29,10 @@ FATAL = {
     'box': 'have a bbox that is not four finite numbers',
     'area': 'have an area that is not a finite number',
 }
-#: Part of the boxes that reach beyond their image where x, y, width and height are in fact two corners: those whose
-#: centre is right of or below that of the image, three of four on average.
+#: Fraction of boxes beyond their image from which boxes count as two corners. Read as left, top, width and height, two
+#: corners reach beyond the image if their centre is right of or below the image's: three of four on average.
 CORNERS_BEYOND = 0.25
-#: Parts of COCO's format without which it is none.
+#: Keys that every file in COCO's format has.
 PARTS = ('images', 'annotations', 'categories')
 
 

@@ -34,7 +34,7 @@ BACKEND_PACKAGES = {
     'TensorboardVisBackend': 'tensorboard',
     'WandbVisBackend': 'wandb',
 }
-#: Messages of what is wrong whatever the data are.
+#: Error messages that do not depend on the data.
 OF_ARGUMENTS = r'unexpected keyword|required .*argument|multiple values|registry|not callable|must be callable'
 
 

@@ -49,7 +49,7 @@ def trained_class_problems(trained: Dict[str, Sequence[str]], splits: Dict[str, 
     for path, learned in trained.items():
         for where, names in splits.items():
             if len(names) != len(learned):
-                continue  # it is a matter of the heads
+                continue  # which the check of the heads reports
             moved = [
                 f'{name!r} has label {names.index(name)}, but {learned.index(name)} in the checkpoint'
                 for name in names

@@ -20,7 +20,7 @@ from ..engine.config import library_of, type_name, walk
 from .batches import segmentation_heads
 from .limits import quiet, remark
 
-#: Argument with the losses of a head, and what they take for one class: the shapes of scores and labels; by library.
+#: Library -> a head's argument with its losses, and the shapes of scores and labels that these take for one class.
 LOSSES = {'mmseg': ('loss_decode', (2, 1, 4, 4), (2, 4, 4)), 'mmpretrain': ('loss', (2, 1), (2,))}
 #: Similarity to a part of a name from which on a key is a misspelling of it.
 MISSPELT = 0.8

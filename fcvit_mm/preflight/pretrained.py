@@ -133,7 +133,7 @@ def loaded_values(module: nn.Module, found: Dict[str, Any]) -> Set[str]:
         for handle in handles:
             handle.remove()
     values = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
-    # Without names it reads its file in a way of its own, and rejects what does not fit.
+    # If no names were recorded, the module reads its file in its own way, which rejects what does not fit.
     return {name for name, value in values.items() if not found or not value.isnan().all()}
 
 

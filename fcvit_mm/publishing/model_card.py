@@ -217,7 +217,7 @@ def _as_text(dataset: Optional[dict]) -> Optional[str]:
         return None
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     prefix = ', '.join(prefix.values()) if isinstance(prefix, dict) else prefix
-    # Names inside the data set; where it lies on this machine is nobody's business.
+    # Names inside the data set: its path on this machine stays private.
     parts = [
         type_name(dataset),
         *(

@@ -138,8 +138,8 @@ def test_files_that_announce_more_than_they_hold(tmp_path):
         (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n', 'Git LFS pointer.*git lfs pull'),
         (b'Not Found', "is text that begins with b'Not Found'"),
         (b'\x1f\x8b\x08\x00', 'compressed or tar archive'),
-        (b'\x89PNG\r\n\x1a\n\x00\x00', 'neither a torch, a Paddle nor a safetensors'),
-        (b'\x00' * 100, 'neither a torch'),
+        (b'\x89PNG\r\n\x1a\n\x00\x00', 'expected a torch, Paddle or safetensors checkpoint: give the file'),
+        (b'\x00' * 100, 'expected a torch, Paddle'),
         (b'PK\x03\x04rest', 'corrupt or truncated'),
         (b'\x80\x02}', 'corrupt or truncated'),
         (b'\x80', 'corrupt or truncated'),
@@ -199,7 +199,7 @@ def test_no_permission(tmp_path, monkeypatch):
 
     (tmp_path / 'a.pth').write_bytes(b'PK')
     monkeypatch.setattr('builtins.open', denied)
-    with pytest.raises(CheckpointError, match='a.pth cannot be read: Permission denied'):
+    with pytest.raises(CheckpointError, match='a.pth cannot be read .Permission denied.: check the permissions'):
         read_checkpoint(tmp_path / 'a.pth')
 
 

@@ -86,7 +86,7 @@ class BatchPredictor:
             self.pipeline = Compose(self.steps)
         self.described = repr((self.steps, cfg.model, self.meta))
         self.model: Any = model.to(self.device)
-        self.model.eval()  # which some models return nothing from
+        self.model.eval()  # not chained: some models return None from it
         self._features: List[Tensor] = []
         if options.features:
             backbone: Any = self.network.backbone

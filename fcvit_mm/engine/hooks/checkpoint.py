@@ -139,8 +139,8 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
         self.terminated = True
-        # Whoever told this process may have told its data loaders' workers, too. torch would raise an error for their
-        # end anywhere, in the middle of a step as well; the current iteration needs them no more.
+        # The data loaders' workers may have received SIGTERM, too. torch would raise an error for their end at any
+        # point, even in the middle of a step; the current iteration no longer needs them.
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _agreed(self, runner: Runner) -> bool:
@@ -210,7 +210,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.file_backend = LateRemovals(self.file_backend)
         self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
         if is_main_process():
-            # A kill may have come between the checkpoint that was resumed and the removals that follow it.
+            # The run may have been killed after it wrote the resumed checkpoint, before it removed older ones.
             for name in runner.message_hub.runtime_info.get('outdated_ckpts', ()):
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, name))
             self._flush()

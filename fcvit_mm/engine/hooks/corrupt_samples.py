@@ -26,7 +26,7 @@ from ...images import ARRAY_SUFFIXES, EXIF_ORIENTATION, image_problem, image_siz
 from ...registry import HOOKS
 from ..config import leaf_datasets
 
-#: The label that maps of labels ignore.
+#: The ignored label of segmentation maps.
 IGNORED = 255
 #: Samples that are loaded to find out how many channels images have.
 NEIGHBOURS = 8
@@ -84,7 +84,7 @@ class GuardedLoading:
         """
         info = self._info(index)
         paths = _local_paths(info)
-        # Only of files that are there: what a storage backend reads is none of these, and pipelines name what is not.
+        # Only existing files: those of a storage backend are not local, and pipelines name missing ones.
         problems = list(filter(None, map(truncation_problem, filter(os.path.isfile, paths.values()))))
         if problems:
             return self._replace(index, info, problems, None)
@@ -235,7 +235,7 @@ def _with_stand_ins(data: dict, folder: str, channels: int) -> dict:
     """
     data = dict(data)
     paths = _local_paths(data)
-    # Where each decodes, it is the image that does not fit.
+    # If both files decode, the image is the one that does not fit.
     corrupt = [key for key, path in paths.items() if image_problem(path)] or ['img_path']
     width, height = _annotated_size(data, {key: path for key, path in paths.items() if key not in corrupt}) or next(
         (image_size(paths[key]) for key in paths if key not in corrupt), (224, 224)

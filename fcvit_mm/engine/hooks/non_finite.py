@@ -41,7 +41,7 @@ class NonFiniteHook(Hook):
         UserError: An unknown action, or ``max_skips`` below 1.
     """
 
-    priority = 'VERY_HIGH'  # before anything logs, averages or saves what the iteration left behind
+    priority = 'VERY_HIGH'  # before anything logs, averages or saves the result of the iteration
 
     def __init__(self, action: str = 'stop', max_skips: int = 10) -> None:
         if action not in ACTIONS:

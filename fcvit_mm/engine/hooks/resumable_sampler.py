@@ -168,7 +168,7 @@ class ResumableBatchSampler(BatchSampler):
     def __iter__(self) -> Iterator[List[int]]:
         (earlier, done), self.parts = self.split(self.parts), []
         if self.order is None and isinstance(self.sampler, InfiniteSampler):
-            # It has one stream for all that read it; data loaders that are made anew must find its beginning.
+            # The sampler has one stream for all readers; a new data loader must start at its beginning.
             self.sampler.indices = self.sampler._indices_of_rank()
         # MMEngine sets these on its samplers; a sampler without an epoch never ends.
         seed, epoch = getattr(self.sampler, 'seed', None) or 0, getattr(self.sampler, 'epoch', 0)

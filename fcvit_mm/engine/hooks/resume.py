@@ -178,7 +178,7 @@ class ResumeError(UserError):
 
 #: Entry of a checkpoint's ``meta`` for what :func:`describe` returns and the place in the data.
 RUN = 'run'
-#: What the order of the samples depends on, and so a place in it: entry of :func:`describe`, where the config sets it.
+#: Settings that the order of samples depends on: entry of :func:`describe` -> where the config sets it.
 ORDER = {
     'sampler': 'train_dataloader.sampler.type',
     'shuffle': 'train_dataloader.sampler.shuffle',
@@ -442,7 +442,7 @@ class ResumableHook(Hook):
         if isinstance(loop.dataloader.batch_sampler, ResumableBatchSampler):
             dataset.__getitems__ = functools.partial(load_samples, dataset)
         if isinstance(loop, IterBasedTrainLoop):
-            # MMEngine 0.10.7 has started its workers, which do not know what hooks did to the data set since.
+            # MMEngine 0.10.7 has already started workers, whose copies of the data set lack later changes by hooks.
             loop.dataloader_iterator = start_anew(loop)
 
     def before_train(self, runner: Runner) -> None:

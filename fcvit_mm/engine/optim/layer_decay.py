@@ -42,7 +42,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
         paramwise_cfg = dict(paramwise_cfg or {})
-        # It stays in paramwise_cfg too: an empty one would switch the options for single parameters off.
+        # It also stays in paramwise_cfg: an empty one would disable the options for single parameters.
         rate = paramwise_cfg.get('layer_decay_rate')
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
             raise UserError(f'paramwise_cfg has layer_decay_rate={rate!r}, expected a number above 0 and at most 1')
@@ -50,7 +50,9 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
         self.base_lr: Any
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_lr is None:
-            raise UserError('layer-wise decay needs optim_wrapper.optimizer.lr: set it')
+            raise UserError(
+                'optim_wrapper.optimizer has no lr, expected the learning rate that layer-wise decay scales: set it'
+            )
 
     def add_params(self, params: List[dict], module: nn.Module, prefix: str = '', is_dcn_module: Any = None) -> None:
         """Add the groups of all parameters of ``module``; at the top, scale their learning rates by depth."""

@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 from ...errors import UserError
 
-#: What of a scheduler changes while it runs.
+#: Attributes of a scheduler that change while it runs.
 RUNNING = ('last_step', '_global_step', '_last_value', 'verbose')
 #: Differences that are named.
 SHOWN = 3
@@ -113,7 +113,7 @@ def follow_config(runner: Any, checkpoint: dict, before: Any, position: int, len
 def _differing_settings(now: List[dict], then: Any, saved: List[dict], scheduled: Set[str]) -> List[str]:
     found: Dict[str, int] = {}
     for index, group in enumerate(now):
-        # Of a checkpoint that does not say, only what no hook changes is known.
+        # If the checkpoint does not say, only settings that no hook changes are known.
         other = then[index] if then and index < len(then) else saved[index]
         for key in group:
             known = then is not None or key.startswith('initial_')

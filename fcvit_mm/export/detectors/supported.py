@@ -4,12 +4,12 @@ from typing import Any, NoReturn, Optional
 
 from ...errors import UserError
 
-#: What is exported whole, for messages.
+#: Detectors that can be exported completely, for messages.
 WHOLE = (
     'Faster, Mask, Cascade and Cascade Mask R-CNN, RetinaNet, FCOS, ATSS, RTMDet and RTMDet-Ins, and detectors whose '
     'heads predict as theirs do'
 )
-#: Keys of an ``nms`` in a test_cfg that mean the same here; ``split_thr`` says in which order the work is done.
+#: Supported keys of an ``nms`` in a test_cfg. (``split_thr`` only selects the order of computation.)
 NMS_KEYS = {'type', 'iou_threshold', 'class_agnostic', 'split_thr', 'max_num'}
 #: Methods in which heads predict, of one image and of all.
 STEPS = ('_predict_by_feat_single', 'predict_by_feat')

@@ -92,7 +92,7 @@ def _flops_of_block(
     *_: Any,
     **__: Any,
 ) -> int:
-    # Packed weights are rounded up to whole panels, so from the biases behind them.
+    # Numbers of channels come from the biases, because packed weights are rounded up to whole panels.
     batch, channels, height, width = x
     per_image, per_position = 0, 0
     for i in range(0, len(mixes), 12):
@@ -176,7 +176,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
         if any(needs_others) and (is_traced() or not torch.is_grad_enabled()):
             grad_weight, grad_bias = torch.ops.fcvit_mm_cpu.depthwise_conv2d_grad_weight(grad, x, weight.shape[-1])
             grad_bias = grad_bias if ctx.has_bias else None
-        elif any(needs_others):  # by an operator that has derivatives
+        elif any(needs_others):  # for higher derivatives, by an operator that has them
             channels, padding = weight.shape[0], weight.shape[-1] // 2
             grad = grad.contiguous(memory_format=torch.channels_last)
             _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -386,5 +386,5 @@ def gelu_(x: Tensor) -> Tensor:
     result = torch.ops.fcvit_mm_cpu.gelu_(x)
     increment: Any = getattr(torch.autograd.graph, 'increment_version', None)
     if increment is not None and not is_traced() and not x.is_inference():
-        increment(x)  # so that autograd sees that what it kept is not so any more
+        increment(x)  # the version, by which autograd notices that a tensor that it saved has changed
     return result

@@ -64,9 +64,9 @@ def tile(kernel_size: int, channels: int, batch: int, height: int, width: int, p
     padded = {cols: -(-width // cols) * cols for _, cols in candidates}
     rows, cols = next(each for each in candidates if padded[each[1]] <= 1.06 * min(padded.values()))
     if support.INTERPRETED:
-        cols = 2 if kernel_size <= 5 else 3  # it takes as long for each as for all lanes
+        cols = 2 if kernel_size <= 5 else 3  # the interpreter takes as long for one lane as for all
     block_c = min(64, support.next_power_of_2(channels))
-    # Two sizes and no more: each is compiled, for seconds.
+    # Only two sizes, because each takes seconds to compile.
     positions, warps = 512 // block_c, 4
     programs = -(-batch * -(-width // cols) // positions) * -(-height // rows) * -(-channels // block_c)
     if programs < 2 * processors:

@@ -83,10 +83,10 @@ def _builds(device: str) -> bool:
     def attempt() -> None:
         try:
             _smoke(device)
-        except Exception as error:  # whatever it is, the references still work
+        except Exception as error:  # of any kind: the references still work
             failures.append(error)
 
-    # In a thread of its own, where no autocast, no_grad, fake tensors or tracing of the caller reach.
+    # In a separate thread, which autocast, no_grad, fake tensors and tracing of the caller do not affect.
     thread = threading.Thread(target=attempt)
     thread.start()
     thread.join()

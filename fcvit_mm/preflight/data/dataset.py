@@ -106,7 +106,7 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     report_repeated_classes(dataset_cfg, classes)
     problems = list_problems(dataset, prefixes, everything, where, api, num_classes, limit)
     if problems:
-        # Of folders that are none of classes, too.
+        # Classes from the names of folders may be wrong: the folders need not be those of classes.
         return Leaf(dataset, None if has_folders(dataset) else classes, problems, api)
     read = loading_steps(dataset)
     if is_coco(dataset, api):

@@ -135,7 +135,7 @@ def size_problems(
     for info in limit.part(shuffled(infos), SIZE_SECONDS, 'image sizes read'):
         path, (header, orientation) = info['img_path'], header_of(info['img_path'])
         checked += 1
-        # As high and as wide as before, and so beyond comparison.
+        # Rotated without a change of size, so sizes cannot tell whether the annotations fit.
         if orientation in (2, 3, 4) or (orientation > 4 and header is not None and header[0] == header[1]):
             upended.append(f'{path}: orientation {orientation}')
         if not sized:
@@ -158,7 +158,7 @@ def size_problems(
         return []
     shown = shorten(wrong.values(), 3)
     text = f'{len(wrong)} of {checked} checked images differ in size from their annotations ({shown})'
-    # One that is not turned belongs to another image.
+    # An annotation whose size is not that of the rotated image belongs to another image.
     if len(wrong) <= (tolerated(len(infos)) if turned == len(wrong) else TURNED * len(infos)):
         remark(f'{dataset.ann_file}: {text} and will be skipped')
         return []

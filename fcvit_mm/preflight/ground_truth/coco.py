@@ -11,7 +11,7 @@ from ..limits import remark, shorten, spread
 from ..masks import Mask, ask_metric, check_masks
 from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
 
-#: Pairs of one image that pycocotools makes a precision of: 100 predictions.
+#: Predictions of an image that pycocotools evaluates.
 COCO_DETECTIONS = 100
 
 

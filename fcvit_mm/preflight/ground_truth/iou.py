@@ -88,7 +88,7 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
             f'{type(metric).__name__}: the ground truth itself scores only {scores_text(low)}, not 100, which no '
             f'model can exceed: the classes {shorten(absent)} occur in none of {fed} segmentation maps'
         )
-    elif absent and fed == len(split.infos) and len(absent) < number - 1:  # one alone is said of the data set
+    elif absent and fed == len(split.infos) and len(absent) < number - 1:  # maps of one class are reported elsewhere
         also = f'; {ignored} pixels have the ignored label {metric.ignore_index}' if ignored else ''
         remark(
             f'{len(absent)} of {number} classes ({shorten(absent)}) occur in none of the {fed} segmentation maps '

@@ -19,7 +19,7 @@ from ..limits import TimeLimit, quiet, shorten
 IMAGES = 500
 #: Seconds for evaluating them.
 EVALUATION_SECONDS = 2.5
-#: Part of 1 that perfect metrics may lack: they are means in float32, rounded to three places.
+#: Tolerance below 1 for a perfect metric: metrics are means in float32, rounded to three places.
 TOLERANCE = 1e-3
 
 

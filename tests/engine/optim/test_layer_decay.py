@@ -86,7 +86,7 @@ def test_refuses_backbone_without_depth():
 
 
 def test_refuses_optimizer_without_learning_rate():
-    with pytest.raises(UserError, match='needs optim_wrapper.optimizer.lr'):
+    with pytest.raises(UserError, match='optim_wrapper.optimizer has no lr, expected the learning rate .*: set it'):
         build_optim_wrapper(
             Model(),
             {
