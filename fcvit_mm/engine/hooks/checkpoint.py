@@ -208,7 +208,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='atomic_file')
         super().before_train(runner)
         self.file_backend = LateRemovals(self.file_backend)
-        self.last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
+        self._move_to_this_run(runner)
         if is_main_process():
             # The run may have been killed after it wrote the resumed checkpoint, before it removed older ones.
             for name in runner.message_hub.runtime_info.get('outdated_ckpts', ()):
@@ -217,6 +217,27 @@ class AtomicCheckpointHook(CheckpointHook):
             if local:
                 remove_temporaries(self.out_dir)  # of an earlier run of this work directory
         self._listen()
+
+    def _move_to_this_run(self, runner: Runner) -> None:
+        """Take the checkpoints of a resumed run from this run's folder: MMEngine would remove those of the other run.
+
+        The paths in a checkpoint name the folder in which it was written; another run is continued, or a copy.
+        """
+        info = runner.message_hub.runtime_info
+        for key in [key for key in info if key == 'best_ckpt' or key.startswith('best_ckpt_')]:
+            info[key] = self._in_this_run(info[key])
+        self.last_ckpt = self._in_this_run(info.get('last_ckpt')) or info.get('last_ckpt')
+        if getattr(self, 'best_ckpt_path', None):
+            self.best_ckpt_path = info['best_ckpt']
+        paths = getattr(self, 'best_ckpt_path_dict', {})
+        paths.update({name: info[f'best_ckpt_{name}'] for name, path in paths.items() if path})
+
+    def _in_this_run(self, path: Optional[str]) -> Optional[str]:
+        """Return the path that a checkpoint has in this run's folder; ``None`` if it is not there."""
+        if not path:
+            return None
+        own = self.file_backend.join_path(self.out_dir, osp.basename(path))
+        return own if path == own or self.file_backend.isfile(own) or self.file_backend.isdir(own) else None
 
     def _bests(self) -> List[Optional[str]]:
         several = getattr(self, 'best_ckpt_path_dict', {})

@@ -2,6 +2,7 @@ import multiprocessing
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_run
@@ -83,6 +84,29 @@ def test_old_checkpoints_go_when_the_new_one_stands(keep, left, tmp_path, monkey
     # While last_checkpoint is written, the checkpoint that it named is still there.
     assert [len(files) for files in seen] == [1, 2, min(keep + 1, 3)]
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == left
+
+
+@pytest.mark.parametrize('several', [False, True])
+@pytest.mark.parametrize('copied', [False, True])
+def test_checkpoints_of_a_run_that_is_continued_elsewhere_are_kept(several, copied, tmp_path):
+    there, here = tmp_path / 'there', tmp_path / 'here'
+    for folder in [there, here] if copied else [there]:
+        folder.mkdir()
+        for name in ('best_a_epoch_1.pth', 'best_b_epoch_1.pth', 'epoch_1.pth'):
+            (folder / name).touch()
+    here.mkdir(exist_ok=True)
+    hook = AtomicCheckpointHook(save_best=['a', 'b'] if several else 'a', rule='greater')
+    keys = dict(best_ckpt_a='a', best_ckpt_b='b') if several else dict(best_ckpt='a')
+    info = {key: str(there / f'best_{name}_epoch_1.pth') for key, name in keys.items()}
+    info['last_ckpt'] = str(there / 'epoch_1.pth')
+    hub = SimpleNamespace(runtime_info=info, get_info=info.get)
+    logger = SimpleNamespace(info=print)
+    hook.before_train(SimpleNamespace(work_dir=str(here), message_hub=hub, logger=logger))
+    hook.stop_listening()
+    bests = [str(here / f'best_{name}_epoch_1.pth') if copied else None for name in keys.values()]
+    assert hook._bests() == ([None, *bests] if several else bests)
+    assert [info[key] for key in keys] == bests
+    assert hook.last_ckpt == str((here if copied else there) / 'epoch_1.pth')
 
 
 def test_what_a_killed_run_was_writing_is_swept_away(tmp_path):
