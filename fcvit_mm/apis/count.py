@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from ..engine.config import task_of, walk
+from ..engine.wrapped import unwrap_model
 from ..errors import UserError, library_errors
 from ..models.layers import count_parameters
 from ..ops import use_ops
@@ -188,6 +189,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     Raises:
         UserError: The config is of another library, or the shape is invalid.
     """
+    cfg = unwrap_model(cfg)
     task = task_of(cfg)
     height, width = input_shape(shape, task)
     # The same random weights, and so the same proposals, each time.

@@ -22,6 +22,7 @@ from ..errors import UserError, library_errors
 from ..images import allow_large_images
 from ..options import check_config
 from .imports import circle_of_bases, custom_import_problem, custom_imports, path_instead_of_module
+from .wrapped import find_inner_model
 
 #: Task of each library, by the default scope of its configs.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
@@ -415,9 +416,10 @@ def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
     """Initialize the backbone from ``checkpoint``: a file, a name of published weights, or ``None`` for random weights.
 
     In the config files the variable ``pretrained`` was put into the model when they were read; changing the variable
-    afterwards would change nothing.
+    afterwards would change nothing. The backbone may be that of a model inside another one
+    (:func:`~fcvit_mm.engine.wrapped.find_inner_model`).
     """
-    backbone = cfg.get('model', {}).get('backbone')
+    backbone = find_inner_model(cfg.get('model') or {})[1].get('backbone')
     if backbone is None:
         raise ConfigError(
             'pretrained sets the checkpoint of model.backbone, but the config has no model.backbone: omit pretrained'

@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
+from ..engine.wrapped import find_inner_model
 from .limits import remark, shorten
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
@@ -103,7 +104,7 @@ def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
 
     # mmpretrain's preprocessor makes the vectors of labels that Mixup and CutMix mix.
     yield from visit({'num_classes': (cfg.get('data_preprocessor') or {}).get('num_classes')}, 'data_preprocessor')
-    model = cfg.get('model') or {}
+    place, model = find_inner_model(cfg.get('model') or {})
     for key in HEADS:
         if key in model:
-            yield from visit(model[key], f'model.{key}')
+            yield from visit(model[key], f'{place}.{key}')

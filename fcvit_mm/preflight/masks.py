@@ -215,7 +215,10 @@ def ask_loading_step(step: Any) -> Callable[[Mask], str]:
             # Broad, because libraries have no error of their own for this.
             kind, message, _ = origin(error)
             return mask_words(mask.segmentation, mask.width, mask.height, f'{kind}: {message}' if message else kind)
-        return '' if bool(results['gt_ignore_flags'][0]) == bool(mask.owner['ignore_flag']) else 'skipped'
+        flags = results.get('gt_ignore_flags')
+        if flags is None or len(flags) == 0:  # a step that loads no objects, as of images without labels
+            return ''
+        return '' if bool(flags[0]) == bool(mask.owner['ignore_flag']) else 'skipped'
 
     return ask
 

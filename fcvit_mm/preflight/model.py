@@ -17,6 +17,7 @@ from ..apis.step import StepError, try_step
 from ..apis.stock import describe_backbone
 from ..checkpoints.names import some
 from ..engine.config import library_of, type_name, walk
+from ..engine.wrapped import find_inner_model, unwrap_model
 from .batches import segmentation_heads
 from .limits import quiet, remark
 
@@ -47,9 +48,10 @@ def channel_problems(cfg: Config) -> List[str]:
     Different numbers alone prove nothing, because a head may use them in its own way. If they differ, a training step
     on random images decides.
     """
-    model = cfg.get('model') or {}
+    place, model = find_inner_model(cfg.get('model') or {})
     if not model.get('backbone'):
         return []
+    cfg = unwrap_model(cfg)
     try:
         channels = [output.channels for output in describe_backbone(cfg, ('meta',)).outputs]
     except StockConfigError:  # it cannot be run without memory, or returns no maps
@@ -64,12 +66,12 @@ def channel_problems(cfg: Config) -> List[str]:
         failing = error.part
     if not any(f'{failing}.'.startswith(f'{each.part}.') for each in suspected):
         return []
-    backbone = f'model.backbone ({type_name(model["backbone"])}) returns {channels} channels'
+    backbone = f'{place}.backbone ({type_name(model["backbone"])}) returns {channels} channels'
     return [
-        f'{each.part}.{each.key} is {each.value}, but {backbone}: set '
-        f'{each.part}.{each.key}={"..." if each.expected is None else each.expected}. tools/replace_backbone.py adapts '
-        'stock configs of mmdet and mmseg to a backbone'
+        f'{name} is {each.value}, but {backbone}: set {name}={"..." if each.expected is None else each.expected}. '
+        'tools/replace_backbone.py adapts stock configs of mmdet and mmseg to a backbone'
         for each in suspected
+        for name in [f'{place}{each.part[len("model") :]}.{each.key}']
     ]
 
 

@@ -140,3 +140,9 @@ def test_masks_are_counted_for_as_many_as_are_detected():
 def test_counts_beside_those_that_dwnets_authors_publish(task, name, giga, area):
     """Ours, which dev/fill_tables.py puts in the tables, are up to 2 % less: norms are not among them."""
     assert 0.98 * giga <= recorded(task, name)['FLOPs'] * area / 1e9 <= 1.001 * giga
+
+
+def test_the_model_in_a_model_is_counted(tiny):
+    cfg = Config.fromfile(CONFIGS / 'classification' / 'fcvit_tiny_in1k.py')
+    cfg.model = dict(type='Distilled', architecture=cfg.model)
+    assert measure(cfg, [32]).params == tiny[0].params

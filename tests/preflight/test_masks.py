@@ -130,6 +130,14 @@ def test_what_the_libraries_say(read_annotations, mask, step, metric):
     assert metric in said and bool(metric) == bool(said)
 
 
+def test_steps_that_load_no_objects_read_no_segmentations():
+    from mmdet.datasets.transforms import LoadEmptyAnnotations
+
+    step = LoadEmptyAnnotations(with_mask=True)
+    instance = dict(bbox=[2, 2, 12, 12], bbox_label=0, ignore_flag=0, mask=SQUARE)
+    assert ask_loading_step(step)(Mask(SQUARE, 64, 48, instance, 1)) == ''
+
+
 def test_words_are_the_librarys_where_no_rule_has_any():
     assert mask_words(SQUARE, 64, 48, 'E: x') == 'E: x' and mask_words(RUNS, 64, 48, 'E: x') == 'E: x'
 

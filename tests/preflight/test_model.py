@@ -36,6 +36,14 @@ def test_channels_of_another_backbone(own, task, options, part, expected):
     assert f'set model.{part}.in_channels={expected}. tools/replace_backbone.py' in problem
 
 
+def test_channels_of_a_model_in_a_model(own):
+    cfg, _ = own('detection', {'model.neck.in_channels': RESNET})
+    cfg.model = dict(type='SoftTeacher', detector=cfg.model)
+    (problem,) = channel_problems(cfg)
+    assert f'model.detector.neck.in_channels is {RESNET}, but model.detector.backbone (FCViT) returns [' in problem
+    assert 'set model.detector.neck.in_channels=[32, 64, 160, 320]. ' in problem
+
+
 def test_a_suspicion_without_a_failing_step_is_none(own, monkeypatch):
     cfg, _ = own('detection', {'model.neck.in_channels': RESNET})
     monkeypatch.setattr(model, 'try_step', lambda cfg: None)

@@ -29,6 +29,7 @@ from ...errors import UserError, library_errors
 from ...registry import HOOKS
 from ..config import type_name
 from ..optim.schedules import all_settings, follow_config
+from ..wrapped import find_inner_model
 from .resumable_sampler import EpochPart, Index, ResumableBatchSampler, mix
 
 
@@ -60,7 +61,7 @@ def select_resume_point(cfg: Config) -> None:
         cfg.resume = False
         print_log(f'No checkpoint in {cfg.work_dir}: starting from scratch.', logger='current')
         return
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    backbone = find_inner_model(cfg.get('model') or {})[1].get('backbone') or {}
     if type_name(backbone.get('init_cfg') or {}) == 'Pretrained':
         backbone['init_cfg'] = None
 

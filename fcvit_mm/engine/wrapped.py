@@ -1,0 +1,39 @@
+"""Models inside models: a detector in a semi-supervised one, a network that is distilled, pruned or searched."""
+
+import copy
+from typing import Any, Tuple
+
+from mmengine.config import Config
+
+
+def find_inner_model(model: Any, place: str = 'model') -> Tuple[str, Any]:
+    """Find the model with a backbone in the config of a model that may wrap it.
+
+    Args:
+        model (dict): The config.
+        place (str): Its dotted name.
+
+    Returns:
+        tuple[str, dict]: Dotted name and config of the outermost model with a backbone, the first of several; those
+        given if there is none.
+    """
+    level = [(place, model)]
+    while level:
+        for name, node in level:
+            if isinstance(node.get('backbone'), dict):
+                return name, node
+        level = [
+            (f'{name}.{key}', child) for name, node in level for key, child in node.items() if isinstance(child, dict)
+        ]
+    return place, model
+
+
+def unwrap_model(cfg: Config) -> Config:
+    """Return a config of the model with a backbone, without a model that wraps it; ``cfg`` itself without one."""
+    model = cfg.get('model') or {}
+    _, inner = find_inner_model(model)
+    if inner is model:
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    cfg.model = inner
+    return cfg
