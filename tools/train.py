@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.engine.hooks.resume import request_resume, select_resume_point
     from fcvit_mm.engine.run import is_first_here, train
     from fcvit_mm.preflight.checks import check_training
+    from fcvit_mm.preflight.start import explained_start
 
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     if args.amp:
@@ -58,7 +59,8 @@ def main(args: argparse.Namespace) -> None:
     select_resume_point(cfg)
     if is_first_here() and not args.no_preflight:
         check_training(cfg)
-    train(cfg)
+    with explained_start(cfg):
+        train(cfg)
 
 
 if __name__ == '__main__':

@@ -22,9 +22,13 @@ def enable_amp(cfg: Config) -> None:
 
 def enable_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate by the batch size over the base batch size of the config (``--auto-scale-lr``)."""
-    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+    scale = cfg.get('auto_scale_lr')
+    base = scale.get('base_batch_size') if isinstance(scale, dict) else None
+    if not isinstance(base, int) or base < 1:
+        given = f', which has {scale!r}' if scale else ''
         raise ConfigError(
-            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: add it, or omit the option'
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...), the number of images per step that the '
+            f'learning rate is for, in the config{given}: add it, or omit the option'
         )
     cfg.auto_scale_lr.enable = True
 

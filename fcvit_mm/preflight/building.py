@@ -7,6 +7,7 @@ import inspect
 import logging
 import os.path as osp
 import re
+import traceback
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Callable, Dict, List
@@ -15,7 +16,7 @@ import mmengine.registry
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EMAHook
-from mmengine.registry import HOOKS, VISBACKENDS, DefaultScope, Registry
+from mmengine.registry import HOOKS, LOOPS, VISBACKENDS, DefaultScope, Registry
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -23,6 +24,7 @@ from ..engine.config import type_name, walk
 from ..engine.run import TRAINING_STEPS
 from ..errors import UserError, advice_for, origin
 from .limits import quiet, scratch_folder
+from .model import parameters_of
 
 #: Packages of MMEngine's backends of visualizers. Their objects cannot be built to the end, which would start a run.
 BACKEND_PACKAGES = {
@@ -188,10 +190,28 @@ def short_message(error: Exception) -> str:
     """Return what an error says, without addresses of objects and of web pages, and with a similar registered name."""
     message = re.sub(r' in <[^>]* object at 0x\w+>', '', origin(error).message).rstrip('.')
     found = re.search(r'^(\S+) is not in the (.+?) registry', message)
-    if not found:
-        return message
-    near = get_close_matches(found[1].rpartition('.')[2], registered_names(found[2].rpartition('::')[2]), 1)
-    return found[0] + (f'; did you mean {near[0]!r}?' if near else '')
+    if found:
+        return found[0] + near_registered(found[1], found[2].rpartition('::')[2])
+    found = re.search(r"got an unexpected keyword argument '(\w+)'$", message)
+    near = get_close_matches(found[1], parameters_of_failing(error), 1) if found else []
+    return message + (f'; did you mean {near[0]!r}?' if near else '')
+
+
+def near_registered(name: str, kind: str) -> str:
+    """Return the name in the registries of a kind that resembles another one, as a question; empty if none does."""
+    name, names = name.rpartition('.')[2], registered_names(kind)
+    near = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, 1)
+    return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def parameters_of_failing(error: BaseException) -> List[str]:
+    """Return the names of the arguments of the class that could not be built, by a registry or by the runner."""
+    classes = [
+        frame.f_locals.get('obj_cls')
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == 'build_from_cfg'
+    ] or [LOOPS.get(str(error).partition('.')[0])]
+    return [each.name for each in parameters_of(classes[-1])] if inspect.isclass(classes[-1]) else []
 
 
 def registered_names(kind: str) -> List[str]:

@@ -19,13 +19,14 @@ from .gradients import gradient_problems
 from .ground_truth.evaluator import foreign_metric_problem, ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
 from .limits import TimeLimit, shorten, unique, without_garbage_collection
-from .loops import is_by_epoch, loop_problems, sampler_problems
+from .loops import NO_VALIDATION, is_by_epoch, loop_problems, sampler_problems
 from .metrics import mask_metric_problems, monitor_problems
 from .misspelt_arguments import report_misspelt_arguments
 from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
 from .overlap import report_overlap
 from .pretrained import pretrained_problems
-from .schedules import report_long_schedules
+from .schedules import report_long_schedules, report_short_schedules
+from .settings import setting_problems
 from .work_dir import folder_to_write_problems, work_dir_problems
 
 
@@ -76,13 +77,14 @@ def check_training(cfg: Config, building: bool = False) -> None:
             problems += checkpoint_problems(cfg.load_from, 'load_from') or load_from_problems(cfg)
     validates = cfg.get('val_cfg') is not None
     of_loops = loop_problems(cfg)
-    problems += work_dir_problems(cfg) + of_loops
+    problems += work_dir_problems(cfg) + of_loops + setting_problems(cfg)
     loaders = ['train_dataloader', *(['val_dataloader'] if validates else [])]
     samples: Dict[str, Samples] = {}
     problems += data_problems(cfg, loaders, limit, {cfg.get('load_from'): trained}, samples)
     if not of_loops:
         number = samples['train_dataloader'].number if 'train_dataloader' in samples else None
         report_long_schedules(cfg, is_by_epoch(cfg), number)
+        report_short_schedules(cfg, is_by_epoch(cfg), number)
     report_misspelt_arguments(cfg)
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += channel_problems(cfg) or gradient_problems(cfg)
@@ -146,7 +148,7 @@ def data_problems(
     heads = dict(head_classes(cfg))
     for number, name in enumerate(loaders):
         if not cfg.get(name):
-            problems.append(f'the config has no {name}')
+            problems.append(f'the config has no {name}{NO_VALIDATION if name == "val_dataloader" else ""}')
             continue
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():

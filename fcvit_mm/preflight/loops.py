@@ -10,6 +10,9 @@ from mmengine.registry import DATA_SAMPLERS
 from ..engine.config import type_name, walk
 from .limits import quiet, remark
 
+#: Ends a message about what validation needs.
+NO_VALIDATION = '. To train without validation: val_dataloader=None val_cfg=None val_evaluator=None'
+
 
 def is_by_epoch(cfg: Config) -> bool:
     """Check whether training counts epochs, not iterations."""
@@ -58,10 +61,7 @@ def loop_problems(cfg: Config) -> List[str]:
     """Check the training loop's settings; warn about schedules and hooks that count epochs in a loop of iterations."""
     loop = cfg.get('train_cfg') or {}
     if cfg.get('val_cfg') is not None and loop.get('val_interval') == 0:
-        return [
-            'train_cfg.val_interval is 0, expected 1 or more. To train without validation: val_dataloader=None '
-            'val_cfg=None val_evaluator=None'
-        ]
+        return [f'train_cfg.val_interval is 0, expected 1 or more{NO_VALIDATION}']
     for key in ('max_epochs', 'max_iters'):
         if isinstance(loop.get(key), int) and loop[key] < 1:
             return [f'train_cfg.{key} is {loop[key]}, so nothing would be trained: set 1 or more']

@@ -1,13 +1,16 @@
-"""Schedules that are made for a longer training than that of a config."""
+"""Schedules that are made for a longer or a shorter training than that of a config."""
 
 import math
 import os
-from typing import Optional
+from typing import Any, Iterator, NamedTuple, Optional
 
 from mmengine.config import Config
 
 from ..engine.config import type_name, walk
 from .limits import remark, shorten
+
+#: Part of the training by which a schedule may end earlier without a warning.
+SPARE = 0.05
 
 
 def report_long_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -> None:
@@ -18,18 +21,8 @@ def report_long_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -
         by_epoch (bool): Whether the training loop counts epochs.
         samples (int, optional): Number of training samples, if it is known.
     """
-    loop, found = cfg.get('train_cfg') or {}, []
-    for node in walk(cfg.get('param_scheduler')):
-        counts_epochs = node.get('by_epoch', True)
-        if not type_name(node) or (counts_epochs and not by_epoch):
-            continue
-        unit = 'epochs' if counts_epochs else 'iterations'
-        total = loop.get(f'max_{"epochs" if by_epoch else "iters"}')
-        if by_epoch and not counts_epochs:
-            length = epoch_length(cfg, samples)
-            total = total * length if total and length else None
-        if not isinstance(total, int):
-            continue
+    found = []
+    for node, total, unit in timed_schedules(cfg, by_epoch, samples):
         # Beyond its milestones, the end of a MultiStepLR does not matter.
         keys = ('begin',) if node.get('milestones') else ('begin', 'end', 'T_max')
         times = [node[key] for key in keys if isinstance(node.get(key), int)]
@@ -44,6 +37,72 @@ def report_long_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -
             f'param_scheduler: {shorten(found)}: made for a longer training, so that a warm-up or a decay is not '
             'complete or does not happen. Adapt begin, end, T_max and milestones'
         )
+
+
+def report_short_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -> None:
+    """Log a warning if the learning rate is 0 or rises again before the training ends, or is low for most of it.
+
+    Args:
+        cfg (Config): The config.
+        by_epoch (bool): Whether the training loop counts epochs.
+        samples (int, optional): Number of training samples, if it is known.
+    """
+    schedules = [each for each in timed_schedules(cfg, by_epoch, samples) if type_name(each.node).endswith('LR')]
+    for node, total, unit in schedules:
+        begin, end, kind = node.get('begin', 0), node.get('end', math.inf), type_name(node)
+        last = begin + node['T_max'] if kind == 'CosineAnnealingLR' and node.get('T_max') else end
+        spare = max(1, SPARE * total)
+        if node.get('milestones') and max(node['milestones']) < total / 2:
+            remark(
+                f'param_scheduler: {kind} is made for a shorter training: its last milestone is '
+                f'{max(node["milestones"])}, so the learning rate is at its lowest for most of the {total} '
+                f'{unit}. Adapt milestones'
+            )
+        if min(end, total) - last > spare:
+            change = f'the learning rate rises again after {unit[:-1]} {last}'
+        elif total - last > spare and ends_at_zero(node) and not any(goes_on(each.node, last) for each in schedules):
+            change = f'the learning rate is 0 from {unit[:-1]} {last} on, and nothing is learned'
+        else:
+            continue
+        remark(
+            f'param_scheduler: {kind} is made for a shorter training ({unit} {begin} to {last} of {total}): {change}. '
+            'Adapt begin, end and T_max'
+        )
+
+
+def ends_at_zero(node: dict) -> bool:
+    """Check whether a schedule lowers the learning rate to 0."""
+    if type_name(node) == 'LinearLR':
+        return node.get('end_factor', 1.0) == 0
+    return type_name(node) in ('CosineAnnealingLR', 'PolyLR') and not (node.get('eta_min') or node.get('eta_min_ratio'))
+
+
+def goes_on(node: dict, time: float) -> bool:
+    """Check whether a schedule changes the learning rate after a time."""
+    return any(milestone > time for milestone in node.get('milestones') or [node.get('end', math.inf)])
+
+
+class Schedule(NamedTuple):
+    """A schedule's config, and the length of the training in its unit, ``'epochs'`` or ``'iterations'``."""
+
+    node: dict
+    total: int
+    unit: str
+
+
+def timed_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -> Iterator[Schedule]:
+    """Yield the schedules whose unit of time is known in the training; arguments as above."""
+    loop: Any = cfg.get('train_cfg') or {}
+    for node in walk(cfg.get('param_scheduler')):
+        counts_epochs = node.get('by_epoch', True)
+        if not type_name(node) or (counts_epochs and not by_epoch):
+            continue
+        total = loop.get(f'max_{"epochs" if by_epoch else "iters"}')
+        if by_epoch and not counts_epochs:
+            length = epoch_length(cfg, samples)
+            total = total * length if total and length else None
+        if isinstance(total, int):
+            yield Schedule(node, total, 'epochs' if counts_epochs else 'iterations')
 
 
 def epoch_length(cfg: Config, samples: Optional[int]) -> Optional[int]:

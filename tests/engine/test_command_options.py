@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from harness import LIBRARIES, ROOT
 from mmengine.config import Config
@@ -49,6 +51,10 @@ def test_auto_scale_lr():
     cfg = load_config(UPERNET)
     enable_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
+    for given in (True, dict(base_batch_size=0), dict(base_batch_size='16')):
+        text = re.escape(f'in the config, which has {given!r}: add it, or omit the option')
+        with pytest.raises(ConfigError, match=rf'^--auto-scale-lr needs auto_scale_lr=dict\(base_batch_size=.*{text}$'):
+            enable_auto_scale_lr(Config(dict(auto_scale_lr=given)))
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,13 @@ def test_parts_that_can_be_built(own, task):
         ),
         (
             {'default_hooks.logger.intervall': 1},
-            "default_hooks.logger (LoggerHook): LoggerHook.__init__() got an unexpected keyword argument 'intervall'. ",
+            "default_hooks.logger (LoggerHook): LoggerHook.__init__() got an unexpected keyword argument 'intervall'; "
+            "did you mean 'interval'? ",
         ),
         (
             {'custom_hooks': [dict(type='EMAHook', momentun=0.1)]},
             'custom_hooks[0] (EMAHook): ExponentialMovingAverage.__init__() got an unexpected keyword argument '
-            "'momentun'. Correct",
+            "'momentun'; did you mean 'momentum'? Correct",
         ),
         (
             {'custom_hooks': [dict(type='EmaHook')]},
@@ -40,7 +41,8 @@ def test_parts_that_can_be_built(own, task):
         ),
         (
             {'optim_wrapper.optimizer.weight_decays': 0.1},
-            "optim_wrapper: AdamW.__init__() got an unexpected keyword argument 'weight_decays'. Correct",
+            "optim_wrapper: AdamW.__init__() got an unexpected keyword argument 'weight_decays'; did you mean "
+            "'weight_decay'? Correct",
         ),
         ({'optim_wrapper.optimizer.lr': '1e-3'}, "optim_wrapper: '<=' not supported between instances of 'float' and"),
         (
@@ -50,13 +52,18 @@ def test_parts_that_can_be_built(own, task):
         ),
         (
             {'param_scheduler': [dict(type='MultiStepLR', milestone=[1])]},
-            "param_scheduler: MultiStepParamScheduler.__init__() got an unexpected keyword argument 'milestone'. ",
+            "param_scheduler: MultiStepParamScheduler.__init__() got an unexpected keyword argument 'milestone'; did "
+            "you mean 'milestones'? ",
         ),
         (
             {'train_cfg.max_epoch': 3},
-            "train_cfg: EpochBasedTrainLoop.__init__() got an unexpected keyword argument 'max_epoch'. Correct",
+            "train_cfg: EpochBasedTrainLoop.__init__() got an unexpected keyword argument 'max_epoch'; did you mean "
+            "'max_epochs'? Correct",
         ),
-        ({'val_cfg.fp_16': True}, "val_cfg: ValLoop.__init__() got an unexpected keyword argument 'fp_16'. Correct"),
+        (
+            {'val_cfg.fp_16': True},
+            "val_cfg: ValLoop.__init__() got an unexpected keyword argument 'fp_16'; did you mean 'fp16'? ",
+        ),
         (
             {'train_dataloader.samples_per_gpu': 2},
             "train_dataloader: DataLoader.__init__() got an unexpected keyword argument 'samples_per_gpu'. Correct",

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from fcvit_mm.preflight.schedules import epoch_length, report_long_schedules
+from fcvit_mm.preflight.schedules import epoch_length, report_long_schedules, report_short_schedules
 
 
 def config(schedulers, **loop):
@@ -45,6 +45,53 @@ def test_schedules_for_a_longer_training(said, loop, schedule, given):
         f'param_scheduler: {given}: made for a longer training, so that a warm-up or a decay is not complete or does '
         'not happen. Adapt begin, end, T_max and milestones'
     ])  # fmt: skip
+
+
+ZERO, RISE = 'the learning rate is 0 from {} on, and nothing is learned', 'the learning rate rises again after {}'
+
+
+@pytest.mark.parametrize(
+    ('loop', 'schedules', 'given', 'change'),
+    [
+        (dict(max_iters=320000), [dict(type='PolyLR', by_epoch=False, begin=1500, end=160000)],
+         'PolyLR is made for a shorter training (iterations 1500 to 160000 of 320000)',
+         ZERO.format('iteration 160000')),
+        (dict(max_iters=320000), [dict(type='PolyLR', by_epoch=False, end=160000, eta_min=1e-6)], '', ''),
+        (dict(max_iters=320000), [
+            dict(type='PolyLR', by_epoch=False, end=160000),
+            dict(type='ConstantLR', by_epoch=False, begin=160000, end=320000, factor=1),
+        ], '', ''),
+        (dict(max_iters=160000), [dict(type='PolyLR', by_epoch=False, begin=1500, end=160000)], '', ''),
+        (dict(max_epochs=24), [dict(type='CosineAnnealingLR', T_max=12)],
+         'CosineAnnealingLR is made for a shorter training (epochs 0 to 12 of 24)', RISE.format('epoch 12')),
+        (dict(max_epochs=24), [dict(type='CosineAnnealingLR', T_max=12, end=12)],
+         'CosineAnnealingLR is made for a shorter training (epochs 0 to 12 of 24)', ZERO.format('epoch 12')),
+        (dict(max_epochs=24), [dict(type='CosineAnnealingLR', begin=2, end=12)],
+         'CosineAnnealingLR is made for a shorter training (epochs 2 to 12 of 24)', ZERO.format('epoch 12')),
+        (dict(max_epochs=310), [dict(type='CosineAnnealingLR', T_max=295, begin=5, end=301, eta_min=1e-6)], '', ''),
+        (dict(max_epochs=300), [dict(type='CosineAnnealingLR', T_max=295, begin=5)], '', ''),
+        (dict(max_epochs=300), [dict(type='CosineAnnealingLR', T_max=150, begin=150, end=300)], '', ''),
+        (dict(max_epochs=100), [dict(type='LinearLR', end=50, start_factor=1, end_factor=0)],
+         'LinearLR is made for a shorter training (epochs 0 to 50 of 100)', ZERO.format('epoch 50')),
+        (dict(max_epochs=24), [
+            dict(type='LinearLR', by_epoch=False, start_factor=0.1, end=500),
+            dict(type='MultiStepLR', milestones=[8, 16]),
+        ], '', ''),
+        (dict(max_epochs=100), [dict(type='CosineAnnealingMomentum', T_max=12)], '', ''),
+        (dict(), [dict(type='CosineAnnealingLR', T_max=12)], '', ''),
+    ],
+)  # fmt: skip
+def test_schedules_for_a_shorter_training(said, loop, schedules, given, change):
+    report_short_schedules(config(schedules, **loop), 'max_iters' not in loop, 400)
+    assert said == ([f'param_scheduler: {given}: {change}. Adapt begin, end and T_max'] if given else [])
+
+
+def test_milestones_of_a_shorter_training(said):
+    report_short_schedules(config([dict(type='MultiStepLR', end=12, milestones=[8, 11])], max_epochs=36), True, 400)
+    assert said == [
+        'param_scheduler: MultiStepLR is made for a shorter training: its last milestone is 11, so the learning rate '
+        'is at its lowest for most of the 36 epochs. Adapt milestones'
+    ]
 
 
 def test_length_of_an_epoch(monkeypatch):

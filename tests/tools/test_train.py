@@ -174,15 +174,15 @@ def own(shapes, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['model.backbone.type=FCVit'], 'failed: KeyError: FCVit is not in the .*custom_imports'),
-        (['model.backbone.depth=3'], "failed: TypeError: .*unexpected keyword argument 'depth'.*Correct the arguments"),
-        (['model.backbone.arch=b99'], 'failed: .*b99'),
+        (['model.backbone.type=FCVit'], "cannot be built: FCVit is not in .*; did you mean 'FCViT'.*custom_imports"),
+        (['model.backbone.depth=3'], "cannot be built: .*unexpected keyword argument 'depth'.*Correct the arguments"),
+        (['model.backbone.arch=b99'], "cannot be built: unknown arch 'b99', expected one of"),
     ],
 )
 def test_mistakes_in_a_config_have_no_traceback(own, tmp_path, options, message):
     done = run_tool('train.py', own, '--work-dir', tmp_path / 'w', '--cfg-options', *options, check=False)
     assert done.returncode == 1 and 'Traceback' not in done.stdout, done.stdout
-    assert re.search(f'train.py: training with {own} {message}', done.stdout), done.stdout[-2000:]
+    assert re.search(f'train.py: 1 problem found before the start:\n.*{message}', done.stdout), done.stdout[-2000:]
 
 
 def test_a_metric_that_fails(own, tmp_path):

@@ -1,0 +1,50 @@
+"""Checking settings of a run whose wrong values MMEngine reports without the name of the setting."""
+
+import logging
+import multiprocessing
+from typing import List
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS, DefaultScope
+
+from .building import near_registered
+
+#: Names of levels that MMEngine's logger accepts, the common ones.
+LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR')
+
+
+def setting_problems(cfg: Config) -> List[str]:
+    """Check the logging level, the seed, the start method of processes and the type of the optimizer."""
+    problems = []
+    level = cfg.get('log_level')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        problems.append(f'log_level is {level!r}, expected one of {", ".join(LEVELS)}')
+    seed = (cfg.get('randomness') or {}).get('seed')
+    try:
+        np.random.RandomState(seed)
+    except (TypeError, ValueError):
+        problems.append(
+            f'randomness.seed is {seed!r}, expected a whole number from 0 to {2**32 - 1}, or None for another one '
+            'in each run'
+        )
+    method = ((cfg.get('env_cfg') or {}).get('mp_cfg') or {}).get('mp_start_method')
+    methods = multiprocessing.get_all_start_methods()
+    if method is not None and method not in methods:
+        problems.append(f'env_cfg.mp_cfg.mp_start_method is {method!r}, expected one of {", ".join(methods)}')
+    return problems + optimizer_type_problems(cfg)
+
+
+def optimizer_type_problems(cfg: Config) -> List[str]:
+    """Check that the type of the optimizer is registered: MMEngine takes what it does not find for a class."""
+    kind = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
+    if not isinstance(kind, str):
+        return []
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), OPTIMIZERS.switch_scope_and_registry(None) as found:
+        if found.get(kind) is not None:
+            return []
+    near = near_registered(kind, 'optimizer') or '.'
+    return [
+        f'optim_wrapper.optimizer.type is {kind!r}, which is no registered optimizer{near} Correct it, or let the '
+        "config import the module that registers it: custom_imports=dict(imports=['MODULE'])"
+    ]

@@ -1,0 +1,35 @@
+import pytest
+
+from fcvit_mm.preflight.settings import setting_problems
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'log_level': 'info'}, "log_level is 'info', expected one of DEBUG, INFO, WARNING, ERROR"),
+        ({'randomness.seed': 'x'}, "randomness.seed is 'x', expected a whole number from 0 to 4294967295, or None for"),
+        ({'randomness.seed': -1}, 'randomness.seed is -1, expected a whole number from 0 to 4294967295, or None for'),
+        ({'env_cfg.mp_cfg.mp_start_method': 'spwn'}, "env_cfg.mp_cfg.mp_start_method is 'spwn', expected one of "),
+        (
+            {'optim_wrapper.optimizer.type': 'Adamw'},
+            "optim_wrapper.optimizer.type is 'Adamw', which is no registered optimizer; did you mean 'AdamW'? ",
+        ),
+        (
+            {'optim_wrapper.optimizer.type': 'Xyzzy'},
+            "optim_wrapper.optimizer.type is 'Xyzzy', which is no registered optimizer. Correct it, or let the config "
+            "import the module that registers it: custom_imports=dict(imports=['MODULE'])",
+        ),
+    ],
+)
+def test_settings_that_end_a_run(own, options, message):
+    (problem,) = setting_problems(own('classification', options)[0])
+    assert problem.startswith(message)
+
+
+def test_settings_that_are_in_order(own):
+    cfg, _ = own('classification', {'log_level': 'DEBUG', 'randomness.seed': 2**32 - 1})
+    assert setting_problems(cfg) == []
+    cfg.merge_from_dict({'log_level': 20, 'env_cfg': None, 'randomness': None, 'optim_wrapper.optimizer': None})
+    assert setting_problems(cfg) == []
+    cfg.optim_wrapper = None
+    assert setting_problems(cfg) == []
