@@ -2,6 +2,7 @@
 
 import argparse
 import dis
+import errno
 import logging
 import os
 import re
@@ -16,6 +17,8 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 DEBUG_VARIABLE = 'FCVIT_MM_DEBUG'
 PACKAGE = __name__.split('.')[0]
 FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+#: Errors of the system if a disk or a quota is full, or a file larger than a limit allows.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: What to try where the error tells it: a pattern for ``TYPE: MESSAGE``, and the advice.
 ADVICE = (
     (
@@ -275,6 +278,7 @@ def silence_libraries() -> None:
     """
     for pattern in NOISE:
         warnings.filterwarnings('ignore', message=pattern)
+    name_unwritten_logs()
     # Pillow logs TIFF files that it cannot decode as errors; another reader, or an error of ours, follows.
     logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL)
     try:
@@ -300,6 +304,25 @@ def silence_libraries() -> None:
 
         call_handlers.silences = True  # type: ignore[attr-defined]
         library.MMLogger.callHandlers = call_handlers
+
+
+def name_unwritten_logs() -> None:
+    """Report a log file that a full disk leaves incomplete in one line, instead of a traceback for each message."""
+    original, reported = logging.Handler.handleError, set()
+    if getattr(original, 'names', False):
+        return
+
+    @wraps(original)
+    def handle_error(self: logging.Handler, record: logging.LogRecord) -> None:
+        error, path = sys.exc_info()[1], getattr(self, 'baseFilename', '')
+        if not path or not isinstance(error, OSError) or error.errno not in FULL:
+            original(self, record)
+        elif path not in reported:
+            reported.add(path)
+            print(f'{path} is incomplete: {error.strerror}. Free disk space, or write to another disk', file=sys.stderr)
+
+    handle_error.names = True  # type: ignore[attr-defined]
+    logging.Handler.handleError = handle_error  # type: ignore[method-assign]
 
 
 def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], object]] = None) -> None:

@@ -6,16 +6,19 @@ onto the disk (fsync), and takes the final name in one step (rename); then the f
 
 import errno
 import glob
+import io
 import os
 import re
 import shutil
 import tempfile
+import traceback
 from contextlib import ExitStack, contextmanager
-from typing import Iterator, List, Mapping, NamedTuple, Optional, Union
+from functools import wraps
+from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from .errors import UserError
+from .errors import FULL, UserError
 
 PathLike = Union[str, 'os.PathLike[str]']
 
@@ -203,8 +206,48 @@ def reported_writes(path: PathLike, size: Optional[int] = None) -> Iterator[None
         if not is_write_failure(error):
             raise
         what = path if size is None else f'{path} ({_mebibytes(size)})'
-        reason = getattr(error, 'strerror', None) or error
-        raise WriteError(f'{what} could not be written: {reason}; {_free(os.path.dirname(path) or ".")}') from error
+        raise WriteError(f'{what} could not be written: {_reason(error, path)}') from error
+
+
+@contextmanager
+def named_writes() -> Iterator[None]:
+    """Name the file that a library could not write because the disk is full, and remove it if it was begun.
+
+    The system's error names no file: it comes from writing to one that is open. A file that the library appends to
+    stays.
+
+    Raises:
+        WriteError: The disk is full, a quota is used up, or the file would be larger than a limit allows.
+    """
+    try:
+        yield
+    except OSError as error:
+        path, begun = _written_file(error)
+        if error.errno not in FULL or not path:
+            raise
+        if begun and os.path.isfile(path):
+            os.remove(path)
+        raise WriteError(f'{path} could not be written: {_reason(error, path)}') from error
+
+
+def _written_file(error: OSError) -> Tuple[str, bool]:
+    """Return the file that was open for writing where an error was raised, and whether it was begun anew."""
+    if error.filename is not None:
+        return os.fspath(error.filename), False
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
+        for value in frame.f_locals.values():
+            if isinstance(value, (io.TextIOWrapper, io.BufferedWriter)) and isinstance(value.name, str):
+                mode = value.mode
+                if mode[0] in 'wxa':
+                    return value.name, mode[0] != 'a'
+    return '', False
+
+
+def _reason(error: Union[OSError, RuntimeError], path: str) -> str:
+    """Return why a file could not be written, the free space, and what to do if that is the reason."""
+    reason = getattr(error, 'strerror', None) or error
+    advice = '. Free disk space, or write to another disk' if getattr(error, 'errno', None) in FULL else ''
+    return f'{reason}; {_free(os.path.dirname(path) or ".")}{advice}'
 
 
 def is_write_failure(error: BaseException) -> bool:
@@ -285,3 +328,30 @@ class AtomicFileBackend(LocalBackend):
 
     def put_text(self, obj: str, filepath: PathLike, encoding: str = 'utf-8') -> None:
         write_atomic(filepath, obj.encode(encoding))
+
+
+@contextmanager
+def atomic_local_writes() -> Iterator[None]:
+    """Make MMEngine and Pillow write all local files atomically within the context."""
+    from PIL import Image
+
+    before = {name: getattr(LocalBackend, name) for name in ('put', 'put_text')}
+    save = Image.Image.save
+
+    @wraps(save)
+    def save_atomic(self: Any, fp: Any, format: Optional[str] = None, **options: Any) -> None:
+        if not isinstance(fp, (str, os.PathLike)) or options.get('append'):
+            save(self, fp, format, **options)
+            return
+        with atomic_path(fp, suffix=os.path.splitext(fp)[1]) as temporary:
+            save(self, temporary, format, **options)
+
+    for name in before:
+        setattr(LocalBackend, name, getattr(AtomicFileBackend, name))
+    Image.Image.save = save_atomic  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Image.Image.save = save  # type: ignore[method-assign]
+        for name, method in before.items():
+            setattr(LocalBackend, name, method)

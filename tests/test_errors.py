@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import logging
+import os
 import sys
 import warnings
 
@@ -17,6 +18,7 @@ from fcvit_mm.errors import (
     command_parser,
     is_defect,
     library_errors,
+    name_unwritten_logs,
     origin,
     run_command,
     silence_libraries,
@@ -253,3 +255,19 @@ def test_commands_keep_out_what_libraries_say_of_themselves(capsys, monkeypatch)
         silence_libraries()
     assert capsys.readouterr().out == 'said to everybody\n'
     assert [str(each.message) for each in caught] == ['mind the gap'] and logged == ['said of the data']
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+def test_a_log_that_a_full_disk_cuts_off(capsys, monkeypatch):
+    monkeypatch.setattr(logging.Handler, 'handleError', logging.Handler.handleError)
+    name_unwritten_logs()
+    name_unwritten_logs()
+    logger = logging.Logger('full')
+    logger.addHandler(logging.FileHandler('/dev/full'))
+    logger.warning('first')
+    logger.warning('second')
+    assert capsys.readouterr().err == (
+        '/dev/full is incomplete: No space left on device. Free disk space, or write to another disk\n'
+    )
+    logger.warning('%d', 'no number')
+    assert 'Logging error' in capsys.readouterr().err

@@ -1,20 +1,27 @@
 """Atomic writes, and what a failure leaves."""
 
+import errno
+import io
 import os
 import stat
 
+import mmengine
+import numpy as np
 import pytest
 import torch
 from harness import run_python
+from PIL import Image
 
 from fcvit_mm import files
 from fcvit_mm.files import (
     AtomicFileBackend,
     WriteError,
+    atomic_local_writes,
     atomic_path,
     check_writable,
     check_writable_folder,
     is_temporary,
+    named_writes,
     remove_temporaries,
     write_all_atomic,
     write_atomic,
@@ -158,3 +165,56 @@ def test_temporaries_of_killed_processes_are_removed(tmp_path):
     assert remove_temporaries(tmp_path, recursive=True) == [str(left[2])]
     assert sorted(path.name for path in tmp_path.rglob('*')) == ['.draft.tmp', '.hidden', 'a.tmp.png', 'b.png', 'below']
     assert not remove_temporaries(tmp_path / 'gone')
+
+
+@pytest.mark.parametrize('mode, left', [('w', False), ('xb', False), ('a', True)])
+def test_a_file_that_a_library_cannot_finish(tmp_path, mode, left):
+    """The system's error names no file."""
+    path = tmp_path / 'a'
+
+    def write():
+        with open(path, mode) as file:
+            file.write(b'half' if 'b' in mode else 'half')
+            file.flush()
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with (
+        pytest.raises(
+            WriteError,
+            match=f'{path} could not be written: No space left on device; .* MiB are free there. Free disk space, or '
+            'write to another disk$',
+        ),
+        named_writes(),
+    ):
+        write()
+    assert path.exists() is left
+
+
+def test_other_errors_stay_as_they_are(tmp_path):
+    with pytest.raises(OSError, match='Input/output error') as caught, named_writes(), open(tmp_path / 'a', 'w'):
+        raise OSError(errno.EIO, 'Input/output error')
+    assert not isinstance(caught.value, WriteError) and (tmp_path / 'a').exists()
+    with pytest.raises(OSError, match='No space left') as caught, named_writes():
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    assert not isinstance(caught.value, WriteError)
+
+
+def test_mmengine_and_pillow_write_atomically(tmp_path, monkeypatch):
+    image = Image.fromarray(np.zeros((4, 4), np.uint8))
+    with atomic_local_writes():
+        image.save(tmp_path / 'a.png')
+        mmengine.dump(dict(a=1), tmp_path / 'a.pkl')
+        image.save(io.BytesIO(), 'PNG')
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    assert set(before) == {'a.png', 'a.pkl'}
+    monkeypatch.setattr(os, 'replace', failing)
+    for write in (lambda: image.save(str(tmp_path / 'a.png')), lambda: mmengine.dump(dict(b=2), tmp_path / 'a.pkl')):
+        with pytest.raises(WriteError, match=f'{tmp_path}/a.* could not be written: No space'), atomic_local_writes():
+            write()
+    assert before == {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+    monkeypatch.undo()
+    image.save(tmp_path / 'b.png')  # as before
+
+
+def failing(*paths):
+    raise OSError(errno.ENOSPC, 'No space left on device')

@@ -16,9 +16,10 @@ from torch import nn
 from ..checkpoints import CheckpointError, check_fits, is_published, read_checkpoint, weights_of
 from ..deprecation import renamed_in
 from ..errors import library_errors
+from ..files import atomic_local_writes, named_writes
 from .config import type_name
 from .distributed import joined_processes, wrap_model_for_cpus
-from .hooks.checkpoint import AtomicCheckpointHook, atomic_local_writes
+from .hooks.checkpoint import AtomicCheckpointHook
 from .hooks.defaults import add_training_hooks, skip_corrupt_samples, write_checkpoints_atomically
 from .hooks.foreign_checkpoints import find_weights
 from .hooks.resume import make_resumable, select_resume_point
@@ -132,7 +133,8 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
         check_fits(getattr(model, 'module', model), checkpoint)  # of test-time augmentation
         find_weights(runner)
         keep_every_result(runner)
-        return runner.test()
+        with atomic_local_writes():
+            return runner.test()
 
     return run(cfg, f'testing {checkpoint}', evaluate)
 
@@ -146,7 +148,7 @@ def run(cfg: Config, doing: str, action: Callable[[Runner], Result]) -> Result:
         action (callable): Called as ``action(runner)``.
     """
     advice = 'Check the data, the model and the evaluators in the config'
-    with library_errors(f'{doing} with {cfg.filename or "the config"}', advice), joined_processes(cfg):
+    with library_errors(f'{doing} with {cfg.filename or "the config"}', advice), named_writes(), joined_processes(cfg):
         return action(RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg))
 
 

@@ -7,15 +7,37 @@ from typing import List
 
 from mmengine.config import Config
 
+from ..engine.config import type_name
+from .model import built_model
+
+#: Values that optimizers store for each parameter.
+STATES = {'Adam': 2, 'AdamW': 2, 'NAdam': 2, 'RAdam': 2, 'Lamb': 2, 'Lion': 1}
+
 
 def work_dir_problems(cfg: Config) -> List[str]:
-    """Check that the work directory can be written, with room for one more checkpoint like the largest one there."""
+    """Check that the work directory can be written, with room for one more checkpoint."""
     problems = folder_to_write_problems(cfg)
     if problems:
         return problems
     folder = existing_part(cfg.work_dir)
     sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
-    return disk_problems(folder, max(sizes, default=0))
+    return disk_problems(folder, max(sizes, default=0) or checkpoint_size(cfg))
+
+
+def checkpoint_size(cfg: Config) -> int:
+    """Return the least size of a checkpoint in bytes; 0 if it is unknown, or goes to another folder."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if not isinstance(hook, dict) or hook.get('out_dir'):
+        return 0
+    model = built_model(cfg, 'meta')
+    if model is None:
+        return 0
+    size = sum(each.nbytes for each in model.state_dict().values())
+    if hook.get('save_optimizer', True):
+        optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+        trained = sum(each.nbytes for each in model.parameters() if each.requires_grad)
+        size += STATES.get(type_name(optimizer), 0) * trained
+    return size
 
 
 def existing_part(path: str) -> str:

@@ -1,12 +1,20 @@
+import os
 import re
 import shutil
 
 import pytest
 import torch
-from problems import only_training_problem as only_problem
+from harness import LIBRARIES
+from problems import only_training_problem
 
 from fcvit_mm.preflight import work_dir
 from fcvit_mm.preflight.checks import PreflightError, check_testing
+from fcvit_mm.preflight.work_dir import checkpoint_size, work_dir_problems
+
+
+def only_problem(cfg):
+    (problem,) = work_dir_problems(cfg)
+    return problem
 
 
 def test_work_dir_that_is_a_file(own, tmp_path):
@@ -15,11 +23,13 @@ def test_work_dir_that_is_a_file(own, tmp_path):
     (tmp_path / 'list.txt').touch()
     torch.save({'state_dict': {}}, tmp_path / 'a.pth')
     expected = f'work_dir {cfg.work_dir} is a file, expected a folder: give another --work-dir'
-    assert only_problem(cfg) == expected
+    assert only_training_problem(cfg) == expected
     with pytest.raises(PreflightError, match=re.escape(expected)):
         check_testing(cfg, str(tmp_path / 'a.pth'))
     cfg.work_dir = str(tmp_path / 'list.txt' / 'run' / '1')
-    assert only_problem(cfg).startswith(f'work_dir {cfg.work_dir}: {tmp_path / "list.txt"}, above it, is a file, ')
+    assert only_training_problem(cfg).startswith(
+        f'work_dir {cfg.work_dir}: {tmp_path / "list.txt"}, above it, is a file, '
+    )
 
 
 def test_no_room_and_no_right(own, tmp_path, monkeypatch):
@@ -31,6 +41,30 @@ def test_no_room_and_no_right(own, tmp_path, monkeypatch):
     assert 'has 0 MiB free, the checkpoints of this run need' in only_problem(cfg)
     monkeypatch.undo()
     monkeypatch.setattr(work_dir.os, 'access', lambda *args: False)
-    assert f'work_dir {cfg.work_dir} cannot be written ({tmp_path / "w"} is read-only, or belongs to ' in only_problem(
-        cfg
+    assert only_problem(cfg) == (
+        f'work_dir {cfg.work_dir} cannot be written ({tmp_path / "w"} is read-only, or belongs to another user): give '
+        'another --work-dir'
     )
+
+
+def test_no_room_for_the_first_checkpoint(own, tmp_path, monkeypatch):
+    cfg, _ = own('classification')
+    free = checkpoint_size(cfg) - 1
+    monkeypatch.setattr(work_dir.shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(9, 9, free))
+    assert only_problem(cfg) == (
+        f'{tmp_path} has {free / 2**20:.0f} MiB free, the checkpoints of this run need {free / 2**20:.0f} MiB: free '
+        'disk space, give another --work-dir, or lower default_hooks.checkpoint.max_keep_ckpts'
+    )
+    cfg.default_hooks.checkpoint.save_optimizer = False
+    assert checkpoint_size(cfg) < free / 2 and work_dir_problems(cfg) == []
+    cfg.default_hooks.checkpoint.out_dir = '/elsewhere'
+    assert checkpoint_size(cfg) == 0
+    cfg.model.type = 'Nothing'
+    assert checkpoint_size(cfg) == 0
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_sizes_are_those_of_checkpoints(trained, own, task):
+    """The rest is names, numbers, and the log."""
+    cfg, written = own(task)[0], os.path.getsize(trained(task).checkpoint)
+    assert 0.97 * written < checkpoint_size(cfg) < written

@@ -4,17 +4,15 @@ import os
 import os.path as osp
 import signal
 import threading
-from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Collection, Dict, Iterator, List, Optional
+from typing import Any, Collection, Dict, List, Optional
 
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
-from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
-from ...files import AtomicFileBackend, WriteError, remove_temporaries, write_atomic
+from ...files import WriteError, remove_temporaries, write_atomic
 from ...registry import HOOKS
 
 #: Exit status after SIGTERM, as shells report it.
@@ -296,19 +294,6 @@ class AtomicCheckpointHook(CheckpointHook):
                 raise CheckpointWriteError(error, path) from error
 
 
-@contextmanager
-def atomic_local_writes() -> Iterator[None]:
-    """Make MMEngine write all local files atomically within the context."""
-    before = {name: getattr(LocalBackend, name) for name in ('put', 'put_text')}
-    for name in before:
-        setattr(LocalBackend, name, getattr(AtomicFileBackend, name))
-    try:
-        yield
-    finally:
-        for name, method in before.items():
-            setattr(LocalBackend, name, method)
-
-
 class CheckpointWriteError(WriteError):
     """A checkpoint could not be written. The message names the file, the reason and the checkpoint to resume from.
 
@@ -318,9 +303,5 @@ class CheckpointWriteError(WriteError):
     """
 
     def __init__(self, error: WriteError, previous: Optional[str]) -> None:
-        rest = (
-            f'{previous} is complete: free disk space and resume from it with --resume'
-            if previous
-            else 'free disk space and start again'
-        )
-        super().__init__(f'{error}. Training ends here. {rest}')
+        rest = f'. {previous} is complete: resume from it with --resume' if previous else ''
+        super().__init__(f'{error}. Training ends here{rest}')

@@ -49,7 +49,7 @@ def test_a_full_disk_ends_training_and_leaves_the_checkpoint(tmp_path, monkeypat
     with pytest.raises(
         CheckpointWriteError,
         match='epoch_2.pth .* No space left on device.* Training ends here. .*epoch_1.pth '
-        'is complete: free disk space and resume from it with --resume',
+        'is complete: resume from it with --resume',
     ):
         train(tmp_path, by_epoch=True)
     assert find_resume_point(str(tmp_path)).endswith('epoch_1.pth')
