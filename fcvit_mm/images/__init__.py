@@ -18,6 +18,7 @@ from .finding import (
     find_images,
     find_inputs,
     list_images,
+    walk_entries,
 )
 from .opening import ImageError, PathLike, allow_large_images, open_image
 from .reading import (
@@ -59,4 +60,5 @@ __all__ = [
     'size_and_orientation',
     'swap_channels',
     'truncation_problem',
+    'walk_entries',
 ]

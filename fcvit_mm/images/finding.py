@@ -1,7 +1,7 @@
 """Finding images in files and folders by the endings of their names."""
 
 import os
-from typing import Iterable, List, Optional, Tuple
+from typing import Iterable, Iterator, List, Optional, Tuple
 
 from .opening import ImageError, PathLike
 
@@ -91,6 +91,22 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
             os.path.join(parent, name) for name in names if name.lower().endswith(suffixes) and not name.startswith('.')
         ]
     return sorted(found)
+
+
+def walk_entries(folder: PathLike) -> Iterator['os.DirEntry[str]']:
+    """Yield everything in a folder and in folders below it that is no folder, such as files and broken links.
+
+    Nothing but the folders is read: the entries know their kind.
+
+    Args:
+        folder (str | os.PathLike): The folder; symbolic links are followed, except to folders above them.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                yield entry
+            elif not _is_loop(os.fspath(folder), entry.name):
+                yield from walk_entries(entry.path)
 
 
 def _is_loop(parent: str, name: str) -> bool:

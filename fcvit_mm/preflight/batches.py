@@ -103,7 +103,7 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
         for sample in packed.values()
         if isinstance(sample, dict) and isinstance(sample.get('inputs'), torch.Tensor) and sample['inputs'].ndim == 3
     ]
-    unpacked = packing_problems(name, packed, leaves)
+    unpacked = packing_problems(cfg, name, packed, leaves)
     if unpacked:
         return unpacked
     if not samples:  # views of one image, videos, or a library of somebody's own
@@ -120,7 +120,7 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
     return problems + lone_image_problems(batches, samples)
 
 
-def packing_problems(name: str, packed: Dict[int, Any], leaves: Sequence[Leaf]) -> List[str]:
+def packing_problems(cfg: Config, name: str, packed: Dict[int, Any], leaves: Sequence[Leaf]) -> List[str]:
     """Check that samples are packed for the model, those to train a segmentor or detector with their ground truth."""
     samples = [sample for sample in packed.values() if isinstance(sample, dict)]
     if samples and not any('inputs' in sample for sample in samples):
@@ -130,9 +130,13 @@ def packing_problems(name: str, packed: Dict[int, Any], leaves: Sequence[Leaf]) 
         ]
     annotated = any(is_segmentation(leaf.dataset) or hasattr(leaf.dataset, 'proposal_file') for leaf in leaves)
     found: List[Any] = [sample.get('data_samples') for sample in samples]
-    if not annotated or name != 'train_dataloader' or not found:
+    if name != 'train_dataloader' or not found or not all(isinstance(each, BaseDataElement) for each in found):
         return []
-    if not all(isinstance(each, BaseDataElement) for each in found):
+    if type_name(cfg.get('model') or {}) == 'ImageClassifier' and not annotated:
+        if any('gt_label' in each or 'gt_score' in each for each in found):
+            return []
+        return ['no sample has a label: set with_label=True of the data set, or an ann_file with labels']
+    if not annotated:
         return []
     truth = [value for each in found for key, value in each.items() if key.startswith('gt_')]
     if any(list(value.keys()) if isinstance(value, BaseDataElement) else True for value in truth):

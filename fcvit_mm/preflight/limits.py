@@ -78,6 +78,22 @@ class TimeLimit:
                 remark(f'{what}: {number} of {len(items)} in {took:.1f} s, the time limit', logging.INFO)
                 return
 
+    def stream(self, items: Iterable[Item], seconds: float, what: str) -> Iterator[Item]:
+        """Yield items of unknown number within the time limit, at least one; log the number if not all.
+
+        Args:
+            items (Iterable): What is to be checked.
+            seconds (float): For these items.
+            what (str): As for :meth:`part`.
+        """
+        start = time.monotonic()
+        end = min(start + seconds, self.end)
+        for number, item in enumerate(items, 1):
+            yield item
+            if time.monotonic() > end:
+                remark(f'{what}: {number} in {time.monotonic() - start:.1f} s, the time limit', logging.INFO)
+                return
+
     def report(self) -> None:
         """Log how long the checks took."""
         took = time.monotonic() - self.start

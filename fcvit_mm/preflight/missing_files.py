@@ -2,12 +2,70 @@
 
 import os
 import os.path as osp
+import re
 import unicodedata
-from typing import Iterator, Tuple
+from itertools import chain
+from typing import Iterator, List, Sequence, Tuple
 from urllib.parse import unquote
+
+from ..images import walk_entries
+from .limits import TimeLimit, remark, shorten
 
 #: Folders above the given one in which a file is searched.
 LEVELS = 4
+#: Seconds for searching folders for broken symbolic links.
+LINK_SECONDS = 0.7
+#: How the names of archives end.
+ARCHIVES = ('.zip', '.tar', '.tgz', '.tar.gz', '.gz', '.rar', '.7z', '.lmdb')
+
+
+def path_problem(path: str, is_folder: bool, what: str) -> str:
+    """Describe why a folder or file that a config names is none, and what is there; empty if it is one.
+
+    Args:
+        path (str): As the data set reads it.
+        is_folder (bool): Whether it must be a folder.
+        what (str): The path, and what it is for, at the beginning of the message.
+    """
+    if osp.isdir(path) if is_folder else osp.exists(path):
+        return ''
+    if osp.isfile(path):
+        archive = ': unpack it, and give the folder' if path.lower().endswith(ARCHIVES) else ''
+        return f'{what} is a file, expected a folder{archive}'
+    near = near_file(path.rstrip(os.sep))
+    if not near and re.search(r'~|\$', path):
+        near = '~ and $ are not replaced here, write the complete path'
+    there = path
+    while there and not osp.isdir(there):
+        there = osp.dirname(there)
+    if not near and osp.abspath(there) != osp.abspath(os.curdir):
+        names = sorted(os.listdir(there))
+        near = f'{there} contains {shorten(names)}' if names else f'{there} is empty'
+    return f'{what} does not exist{f" ({near})" if near else ""}'
+
+
+def link_problems(folders: Sequence[str], number: int, allowed: float, limit: TimeLimit) -> List[str]:
+    """Find symbolic links without a target in folders, which libraries skip without a word.
+
+    Args:
+        folders (sequence of str): Folders that a data set lists.
+        number (int): Its samples.
+        allowed (float): Part of them that may be missing; up to this, a warning is logged.
+        limit (TimeLimit): Of all checks.
+    """
+    entries = chain.from_iterable(map(walk_entries, folders))
+    searched = limit.stream(entries, LINK_SECONDS, f'{shorten(folders)}: files searched for broken symbolic links')
+    broken = sorted(entry.path for entry in searched if entry.is_symlink() and not osp.exists(entry.path))
+    if not broken:
+        return []
+    text = (
+        f'{len(broken)} symbolic links below {shorten(folders)} have no target ({broken[0]} links to '
+        f'{os.readlink(broken[0])}), so what they stand for would be skipped'
+    )
+    if len(broken) <= allowed * (number + len(broken)):
+        remark(text)
+        return []
+    return [f'{text}: correct the links, copy the files, or remove the links']
 
 
 def near_file(path: str, folder: str = '') -> str:
@@ -17,6 +75,9 @@ def near_file(path: str, folder: str = '') -> str:
         path (str): A file that does not exist, as a data set joins it from its folder and a name.
         folder (str): The folder, which an absolute name replaces.
     """
+    link = _broken_link(path)
+    if link:
+        return f'{link} is a symbolic link to {os.readlink(link)}, which does not exist: correct it, or copy the data'
     for scheme in ('https:/', 'http:/', 's3:/', 'gs:/'):
         if f'/{scheme}' in f'/{path}':
             return 'The name is a URL: download the images and give the names of the files'
@@ -39,7 +100,19 @@ def _candidates(path: str) -> Iterator[Tuple[str, str]]:
         yield path.replace('\\', '/'), why
         yield osp.join(osp.dirname(path), path.rpartition('\\')[2]), why + ' and remove the folders'
         path = path.replace('\\', '/')
+    if '~' in path:
+        yield osp.expanduser(path[path.index('~') :]), ': ~ is not replaced here, write the complete path'
+    if '$' in path:
+        yield osp.expandvars(path), ': variables of the environment are not replaced here, write the complete path'
+    stripped = os.sep.join(part.strip() for part in path.split(os.sep))
+    if stripped != path:
+        yield stripped, ': names begin or end with white space, remove it'
+    if '"' in path or "'" in path:
+        yield path.replace('"', '').replace("'", ''), ': names are in quotation marks, remove them'
     folder, name = osp.split(path)
+    first = path.partition(' ')[0]
+    if osp.splitext(first)[1]:
+        yield first, ': the name is followed by more text, expected one name per line'
     parts = folder.split(os.sep)
     for index in range(len(parts) - 1, 0, -1):
         if parts[index] == parts[index - 1]:
@@ -48,8 +121,6 @@ def _candidates(path: str) -> Iterator[Tuple[str, str]]:
     decoded = unquote(name)
     if decoded != name:
         yield osp.join(folder, decoded), ': names are percent-encoded as in URLs, decode them'
-    if name.strip() != name:
-        yield osp.join(folder, name.strip()), ': names begin or end with white space, remove it'
     if '?' in name:
         yield osp.join(folder, name.partition('?')[0]), ': names end in the query of a URL, remove it'
     for _ in range(LEVELS):
@@ -57,6 +128,17 @@ def _candidates(path: str) -> Iterator[Tuple[str, str]]:
         if not folder.strip(os.sep):
             return
         yield osp.join(folder, name), ': correct data_prefix or the names'
+
+
+def _broken_link(path: str) -> str:
+    """Return the symbolic link without a target that a path is or contains; empty if there is none."""
+    while path and not osp.exists(path):
+        if osp.islink(path):
+            return path
+        path, before = osp.dirname(path), path
+        if path == before:
+            break
+    return ''
 
 
 def _near_name(path: str) -> str:
@@ -75,9 +157,10 @@ def _near_name(path: str) -> str:
         (lambda each: unified(each) == unified(name), 'the same characters in another Unicode form (NFC or NFD)'),
         (lambda each: unified(each).casefold() == unified(name).casefold(), 'another case of letters'),
         (lambda each: osp.splitext(each)[0] == stem, 'another suffix'),
-        (lambda each: bool(stem) and each.startswith(stem) and not each[len(stem)].isalnum(), 'another ending'),
+        (lambda each: bool(stem) and each.startswith(stem) and not each[len(stem) :][:1].isalnum(), 'another ending'),
     ):
-        found = next((each for each in names if same(each)), '')
-        if found:
-            return f'{osp.join(folder, found)} exists, with {why}'
+        found = next((each for each in names if each != name and same(each)), '')
+        if found and not (osp.splitext(name)[1] and osp.isdir(osp.join(folder, found))):
+            archive = ': unpack it' if found.lower().endswith(ARCHIVES) else ''
+            return f'{osp.join(folder, found)} exists, with {why}{archive}'
     return ''

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fcvit_mm.images import ImageError, find_images, find_inputs, list_images
+from fcvit_mm.images import ImageError, find_images, find_inputs, list_images, walk_entries
 
 
 @pytest.fixture
@@ -65,3 +65,6 @@ def test_links_to_folders_above_are_not_followed(tmp_path):
     (tmp_path / 'in' / 'beside').symlink_to(tmp_path / 'beside')
     names = [os.path.relpath(path, tmp_path / 'in') for path in list_images(tmp_path / 'in')]
     assert names == ['a.png', os.path.join('beside', 'b.png')]
+    (tmp_path / 'in' / 'gone').symlink_to('/gone')
+    entries = {entry.name: entry.is_symlink() for entry in walk_entries(tmp_path / 'in')}
+    assert entries == {'a.png': False, 'b.png': False, 'gone': True}

@@ -158,3 +158,10 @@ def test_training_without_annotations(own, task):
     cfg.model.pop('roi_head', None)  # which wants masks
     (problem,) = data_problems(cfg, ['train_dataloader'])
     assert 'no sample has annotations: add LoadAnnotations to the pipeline' in problem
+
+
+def test_training_without_labels(own):
+    cfg, _ = own('classification', {'train_dataloader.dataset.with_label': False})
+    assert data_problems(cfg, ['train_dataloader']) == [
+        'train_dataloader: no sample has a label: set with_label=True of the data set, or an ann_file with labels'
+    ]

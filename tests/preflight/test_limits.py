@@ -46,6 +46,13 @@ def test_a_part_ends_after_its_seconds_and_says_what_is_left_out(clock, said):
     assert said == [(logging.INFO, 'masks read: 3 of 9 in 3.0 s, the time limit')]
 
 
+def test_items_of_unknown_number(clock, said):
+    limit = TimeLimit(10)
+    assert seen(clock, limit.stream(iter(range(4)), 5, 'x')) == [0, 1, 2, 3] and said == []
+    assert seen(clock, limit.stream(iter(range(9)), 2, 'files searched')) == [0, 1, 2]
+    assert said == [(logging.INFO, 'files searched: 3 in 3.0 s, the time limit')]
+
+
 def test_all_parts_together_have_their_seconds_too_but_each_does_something(clock, said):
     limit = TimeLimit(3)
     clock.now += 7

@@ -3,7 +3,8 @@ import unicodedata
 
 import pytest
 
-from fcvit_mm.preflight.missing_files import near_file
+from fcvit_mm.preflight.limits import TimeLimit
+from fcvit_mm.preflight.missing_files import link_problems, near_file, path_problem
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,11 @@ from fcvit_mm.preflight.missing_files import near_file
         ('train/a b.jpg', 'train/a%20b.jpg', '{root}/train/a b.jpg exists: names are percent-encoded as in URLs'),
         ('train/a.jpg', 'train/a.jpg ', '{root}/train/a.jpg exists: names begin or end with white space'),
         ('train/a.jpg', 'train/a.jpg?v=1', '{root}/train/a.jpg exists: names end in the query of a URL'),
+        ('train/a.jpg', 'train/"a.jpg"', '{root}/train/a.jpg exists: names are in quotation marks, remove them'),
+        ('train/a.jpg', 'train/a.jpg masks/a.png', '{root}/train/a.jpg exists: the name is followed by more text'),
+        ('train.zip', 'train', '{root}/train.zip exists, with another suffix: unpack it'),
+        ('Train/a.jpg', 'train', '{root}/Train exists, with another case of letters'),
+        ('train/a/b.txt', 'train/a.txt', ''),
         ('train/a10.jpg', 'train/a1.jpg', ''),
         ('train/b.jpg', 'train/a.jpg', ''),
         ('train/b.jpg', 'val/a.jpg', ''),
@@ -48,3 +54,61 @@ def test_absolute_names_of_another_machine(tmp_path):
     )
     assert near_file('/home/jane/data/a.jpg', str(tmp_path / 'train')) == ''
     assert near_file(str(tmp_path / 'train' / 'x' / 'b.jpg'), str(tmp_path / 'train')) == ''
+
+
+def test_links_without_a_target(tmp_path):
+    (tmp_path / 'a.jpg').symlink_to('/gone/a.jpg')
+    (tmp_path / 'b').symlink_to('/gone/b')
+    for path in ('a.jpg', 'b/c/d.jpg'):
+        link = tmp_path / path.partition('/')[0]
+        assert near_file(str(tmp_path / path)) == (
+            f'{link} is a symbolic link to /gone/{link.name}, which does not exist: correct it, or copy the data'
+        )
+
+
+@pytest.mark.parametrize(
+    'path, is_folder, expected',
+    [
+        ('data/train', True, ''),
+        ('data/list.txt', False, ''),
+        ('data/val', True, 'data_root x does not exist ({root}/data contains list.txt, pack.zip, train)'),
+        ('data/new/val', True, 'data_root x does not exist ({root}/data contains list.txt, pack.zip, train)'),
+        ('data/train/val', True, 'data_root x does not exist ({root}/data/train is empty)'),
+        ('data/list.txt', True, 'data_root x is a file, expected a folder'),
+        ('data/pack.zip', True, 'data_root x is a file, expected a folder: unpack it, and give the folder'),
+        ('data/train ', True, 'data_root x does not exist ({root}/data/train exists: names begin or end with white '),
+        ('~/train', True, 'data_root x does not exist ({root}/home/train exists: ~ is not replaced here, write the '),
+        ('$PLACE/train', True, 'data_root x does not exist ({root}/home/train exists: variables of the environment '),
+        ('$PLACE/val', True, 'data_root x does not exist (~ and $ are not replaced here, write the complete path)'),
+        ('lost', True, 'data_root x does not exist'),
+    ],
+)
+def test_paths_of_a_config(tmp_path, monkeypatch, path, is_folder, expected):
+    for folder in ('data/train', 'home/train'):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ('list.txt', 'pack.zip'):
+        (tmp_path / 'data' / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ('HOME', 'PLACE'):
+        monkeypatch.setenv(name, str(tmp_path / 'home'))
+    given = path if path[0] in '~$l' else str(tmp_path / path)
+    found = path_problem(given, is_folder, 'data_root x')
+    assert found.startswith(expected.format(root=tmp_path)) and bool(found) == bool(expected)
+
+
+def test_links_among_files(tmp_path, said):
+    (tmp_path / 'inner').mkdir()
+    for number in range(9):
+        (tmp_path / 'inner' / f'{number}.jpg').touch()
+    (tmp_path / 'again').symlink_to(tmp_path)
+    (tmp_path / 'good.jpg').symlink_to('inner/0.jpg')
+    assert link_problems([str(tmp_path)], 9, 0.0, TimeLimit()) == []
+    (tmp_path / 'inner' / 'a.jpg').symlink_to('/gone/a.jpg')
+    text = (
+        f'1 symbolic links below {tmp_path} have no target ({tmp_path / "inner" / "a.jpg"} links to /gone/a.jpg), so '
+        'what they stand for would be skipped'
+    )
+    assert link_problems([str(tmp_path)], 9, 0.0, TimeLimit()) == [
+        f'{text}: correct the links, copy the files, or remove the links'
+    ]
+    assert said == [] and link_problems([str(tmp_path)], 9, 0.1, TimeLimit()) == [] and said == [text]

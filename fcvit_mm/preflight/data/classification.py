@@ -2,14 +2,19 @@
 
 import os
 import os.path as osp
+import re
+from itertools import islice
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
 from mmengine.fileio import list_from_file
 
-from ...images import list_images
-from ..limits import TimeLimit, remark, shorten
+from ...images import list_images, walk_entries
+from ..limits import TimeLimit, remark, shorten, spread
 from .images import skipped_images, suffixes_of
+
+#: Files that are looked at where there are no images, and images whose label is compared with their folder.
+OTHERS, LISTED = 1000, 10000
 
 
 def list_file_problems(ann_file: str) -> List[str]:
@@ -20,14 +25,31 @@ def list_file_problems(ann_file: str) -> List[str]:
         for number, line in enumerate(lines, 1)
         if not line.rpartition(' ')[0] or not line.rpartition(' ')[2].lstrip('+-').isdigit()
     ]
-    return (
-        [
-            f'{ann_file}: {len(wrong)} of {len(lines)} lines are empty or have no label (lines {shorten(wrong)}): '
-            'expected "path label" with an integer label per line; remove the others'
-        ]
-        if wrong
-        else []
-    )
+    if not wrong:
+        return []
+    first = lines[wrong[0] - 1]
+    return [
+        f'{ann_file}: {len(wrong)} of {len(lines)} lines are empty or have no label (lines {shorten(wrong)}): expected '
+        f'"path label" with an integer label per line, {line_advice(first)}'
+    ]
+
+
+def line_advice(line: str) -> str:
+    """Return what to do about a line of a list file that has no label behind a space."""
+    if not line:
+        return 'remove the empty lines'
+    given = f'but line {line!r} has'
+    path, _, label = line.rpartition(' ')
+    if path and re.fullmatch(r'\d+([,;]\d+)+', label):
+        return f'{given} several labels: use MultiLabelDataset and its JSON file'
+    for mark, name in ((',', 'a comma'), ('\t', 'a tab'), (';', 'a semicolon')):
+        if line.rpartition(mark)[2].strip().isdigit() and ' ' not in line.rpartition(mark)[2]:
+            return f'{given} {name} before the label: write a space'
+    if path and line.split(' ')[0].isdigit():
+        return f'{given} the label in front: write it behind the path'
+    if path and re.fullmatch(r'-?\d+\.0*', label):
+        return f'{given} a label with a decimal point: write {int(float(label))}'
+    return f'but there is {line!r}: write the number of the class, and remove lines such as a heading'
 
 
 def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
@@ -40,10 +62,12 @@ def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
             f'{osp.join(folder, hidden[0])})'
         ]
     classes = dataset.metainfo.get('classes')
-    if not dataset.data_list and not list_images(folder, dataset.extensions):
-        found = suffixes_of(skipped_images([osp.join(folder, name) for name in folders], dataset.is_valid_file, limit))
-        but = f', but images that end in {found}: set extensions of the data set, or convert them' if found else ''
-        return [f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}{but}']
+    loose = sorted(path for path in list_images(folder, dataset.extensions, recursive=False))
+    if not dataset.data_list and len(list_images(folder, dataset.extensions)) == len(loose):
+        return [no_image_problem(dataset, folder, folders, loose, limit)]
+    if loose:
+        remark(f'{len(loose)} images directly in {folder} ({loose[0]}) are in no folder of a class and are skipped')
+    report_folders(folder, folders)
     if classes is not None and len(classes) != len(folders):
         return [
             f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but {type(dataset).__name__} '
@@ -63,6 +87,41 @@ def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
             'or convert the images'
         )
     return []
+
+
+def no_image_problem(dataset: Any, folder: str, folders: Sequence[str], loose: Sequence[str], limit: TimeLimit) -> str:
+    """Describe what is in a folder, or in folders below it, instead of images in folders of classes."""
+    if loose:
+        return (
+            f'{len(loose)} images are directly in {folder} ({loose[0]}), and none in a folder below it: move the '
+            'images of each class into a folder with its name, or list them in an ann_file'
+        )
+    found = suffixes_of(skipped_images([osp.join(folder, name) for name in folders], dataset.is_valid_file, limit))
+    if found:
+        but = f', but images that end in {found}: set extensions of the data set, or convert them'
+    else:
+        others = [entry.name for entry in islice(walk_entries(folder), OTHERS) if not entry.name.startswith('.')]
+        but = f', but {shorten(sorted(others), 3)}: unpack or complete the data' if others else ''
+    return f'no images ({", ".join(sorted(dataset.extensions))}) below {folder}{but}'
+
+
+def report_folders(folder: str, folders: Sequence[str]) -> None:
+    """Report folders of classes that are named by numbers in another order, and one that contains all the others."""
+    numbers = [int(name) for name in folders if name.isdigit()]
+    if len(numbers) == len(folders) and numbers != sorted(numbers):
+        label = next(place for place, number in enumerate(numbers) if number != sorted(numbers)[place])
+        remark(
+            f'{folder}: the folders are sorted as text, so label {label} is the class {folders[label]!r}: predictions '
+            'are named right, but their numbers are not the names. Names with leading zeros keep the order of numbers'
+        )
+    if len(folders) == 1:
+        inner = osp.join(folder, folders[0])
+        names = sorted(entry.name for entry in os.scandir(inner) if entry.is_dir())
+        if len(names) > 1 and not list_images(inner, recursive=False):
+            remark(
+                f'{folder} has a single folder, {folders[0]}, which is the only class. If the folders in it are the '
+                f'classes ({shorten(names)}), set data_prefix to {inner}'
+            )
 
 
 def label_table(infos: Sequence[dict]) -> np.ndarray:
@@ -98,6 +157,8 @@ def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List
     number = len(classes) if classes else num_classes
     if number is None:
         return []
+    if dataset.ann_file and classes:
+        report_folders_of_others(dataset, where)
     table = label_table(dataset.data_list)
     wrong = table[(table[:, 1] < 0) | (table[:, 1] >= number)].tolist()
     if not wrong:
@@ -106,3 +167,23 @@ def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List
         f'{where}: {len(wrong)} of {len(table)} labels are not within 0 to {number - 1} '
         f'({shorten(f"line {place + 1}: {label}" for place, label in wrong)}): labels are numbered from 0'
     ]
+
+
+def report_folders_of_others(dataset: Any, where: str) -> None:
+    """Report images of a list that lie in the folder of another class than their label's."""
+    classes = list(dataset.metainfo['classes'])
+    infos = spread(dataset.data_list, LISTED)
+    folders = [osp.basename(osp.dirname(str(info.get('img_path')))) for info in infos]
+    named = [(info, name) for info, name in zip(infos, folders) if name in classes]
+    other = [
+        (info, name)
+        for info, name in named
+        if isinstance(info.get('gt_label'), int) and classes.index(name) != info['gt_label'] < len(classes)
+    ]
+    if other:
+        info, name = other[0]
+        remark(
+            f'{where}: {len(other)} of {len(named)} checked images are in the folder of another class than their label '
+            f'({info["img_path"]} has label {info["gt_label"]}, which is {classes[info["gt_label"]]!r} in '
+            'metainfo.classes): correct the labels, or the order of the classes'
+        )

@@ -13,6 +13,7 @@ from ...engine.config import type_name
 from ...errors import advice_for, origin
 from ..annotations import PARTS, fatal_annotations
 from ..limits import TimeLimit, quiet, remark, shorten
+from ..missing_files import link_problems, path_problem
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
 from .detection import (
     are_all_skipped,
@@ -29,6 +30,8 @@ from .kinds import has_folders, is_coco, is_remote, is_segmentation, is_url, is_
 from .segmentation import label_map_problems, suffix_problems
 from .voc import unknown_xml_names, unreadable_xml
 
+#: Keys of ``data_prefix`` that the libraries read.
+PREFIXES = ('img', 'img_path', 'seg', 'seg_map_path')
 #: What some editors put at the beginning of a text.
 BYTE_ORDER_MARK = '\ufeff'
 
@@ -92,19 +95,26 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
     problems = path_problems(dataset, prefixes)
     if problems:
         return Leaf(dataset, classes, problems)
+    listed = [] if dataset.ann_file else [path for path in (prefixes.get('img_path'),) if path]
     where = dataset.ann_file or shorten(prefixes.values()) or dataset.data_root
     try:
         everything, api = load_list(dataset, limit)
     except Exception as error:
         # Broad, because each data set has checks of its own.
-        problems = unlisted_problems(dataset, prefixes, limit) or [
-            f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: '
-            + advice_for(error, 'correct the data or its paths')
-        ]
+        problems = (
+            link_problems(listed, 0, 0.0, limit)
+            or unlisted_problems(dataset, prefixes, limit)
+            or [
+                prefix_problem(dataset_cfg, error)
+                or f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: '
+                + advice_for(error, 'correct the data or its paths')
+            ]
+        )
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
     classes = dataset.metainfo.get('classes')
     report_repeated_classes(dataset_cfg, classes)
-    problems = list_problems(dataset, prefixes, everything, where, api, num_classes, limit)
+    problems = link_problems(listed, len(dataset), allowed, limit)
+    problems = problems or list_problems(dataset, prefixes, everything, where, api, num_classes, limit)
     if problems:
         # Classes from the names of folders may be wrong: the folders need not be those of classes.
         return Leaf(dataset, None if has_folders(dataset) else classes, problems, api)
@@ -134,6 +144,9 @@ def report_repeated_classes(dataset_cfg: dict, classes: Any) -> None:
 def setting_problem(dataset_cfg: dict) -> str:
     """Describe a setting of a data set whose kind no library takes; empty if there is none."""
     metainfo, ann_file, suffix = (dataset_cfg.get(key) for key in ('metainfo', 'ann_file', 'img_suffix'))
+    endings = dataset_cfg.get('extensions')
+    if isinstance(endings, str):
+        return f'extensions is the text {endings!r}, expected a sequence: write extensions=({endings!r},), with a comma'
     if metainfo is not None and not isinstance(metainfo, dict) and not callable(getattr(metainfo, 'get', None)):
         return f'metainfo is {shorten_value(metainfo)}, expected a dict: write metainfo=dict(classes=(...))'
     if metainfo and 'CLASSES' in metainfo and 'classes' not in metainfo:
@@ -162,7 +175,21 @@ def build_problem(node: dict, error: Exception) -> str:
     advice = advice_for(error)
     if isinstance(node.get('data_prefix'), str) and "'str' object has no attribute" in str(error):
         advice = f'data_prefix is {node["data_prefix"]!r}, expected a dict, such as dict(img={node["data_prefix"]!r})'
+    if "'HTTPBackend' object has no attribute 'join_path'" in str(error):
+        return f'data_root is {node.get("data_root")}, but no folder is read by HTTP: download it and give its path'
     return f'{type_name(node)} cannot be built: {origin(error).message}' + f'. {advice}' * bool(advice)
+
+
+def prefix_problem(dataset_cfg: dict, error: Exception) -> str:
+    """Describe that ``data_prefix`` lacks the key that a data set reads; empty if it does not."""
+    given = dataset_cfg.get('data_prefix')
+    key = str(error.args[0]) if isinstance(error, KeyError) and error.args else ''
+    if not isinstance(given, dict) or key not in PREFIXES or key in given:
+        return ''
+    return (
+        f'data_prefix has the key {shorten(map(repr, given))}, but {type_name(dataset_cfg)} reads {key!r}: write '
+        f'data_prefix=dict({key}=...)'
+    )
 
 
 def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
@@ -179,16 +206,17 @@ def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
 def path_problems(dataset: Any, prefixes: Dict[str, str]) -> List[str]:
     """Check that the folders and the annotation file of a data set exist."""
     root, ann_file = dataset.data_root, dataset.ann_file
-    if root and not osp.isdir(root):
-        return [f'data_root {osp.abspath(root)} does not exist: put the data there, or set data_root to its folder']
+    problem = path_problem(root, True, f'data_root {osp.abspath(root)}') if root else ''
+    if problem:
+        return [f'{problem}: put the data there, or set data_root to its folder']
     problems = []
-    if ann_file and not osp.exists(ann_file):
-        problems.append(f'annotation file {ann_file} does not exist: correct ann_file or complete the data set')
+    if ann_file:
+        problem = path_problem(ann_file, False, f'annotation file {ann_file}')
+        problems += [f'{problem}: correct ann_file or complete the data set'] * bool(problem)
     for key, path in prefixes.items():
-        if isinstance(path, str) and not osp.isdir(path):
-            problems.append(
-                f'folder {path} does not exist (data_prefix {key}): correct data_prefix or complete the data set'
-            )
+        if isinstance(path, str):
+            problem = path_problem(path, True, f'folder {path}')
+            problems += [f'{problem}: correct data_prefix ({key}) or complete the data set'] * bool(problem)
     return problems
 
 

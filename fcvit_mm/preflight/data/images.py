@@ -83,6 +83,9 @@ def image_problems(
         folder (str): The folder of the data set's images, where missing ones are searched.
     """
     limit = limit or TimeLimit()
+    lacking = missing_package(paths, read)
+    if lacking:
+        return [lacking]
     corrupt: Dict[str, str] = {}
     for path in limit.part(spread(paths, SAMPLE_SIZE), DECODE_SECONDS, 'images decoded'):
         problem = image_problem(path, read)
@@ -109,6 +112,20 @@ def image_problems(
         )
         return []
     return [*shown, *([more] if len(corrupt) > SHOWN else [])]
+
+
+def missing_package(paths: Sequence[str], read: Optional[Callable[[str], Any]]) -> str:
+    """Describe that images cannot be loaded because their loading step lacks a package; empty if it does not."""
+    if not paths or read is None:
+        return ''
+    try:
+        read(paths[0])
+    except ImportError as error:
+        return f'images cannot be loaded ({paths[0]}): {error}'
+    except Exception:
+        # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
+        pass
+    return ''
 
 
 def shuffled(items: Sequence[Any]) -> List[Any]:

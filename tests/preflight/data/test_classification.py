@@ -7,6 +7,7 @@ from image_files import renamed
 from problems import only_problem
 
 from fcvit_mm.preflight.checks import data_problems
+from fcvit_mm.preflight.data.classification import list_file_problems
 
 NAMES = ('circle', 'cross', 'square', 'star', 'triangle')
 
@@ -51,6 +52,28 @@ def test_list_files(own, change, message, end):
         assert data_problems(cfg, ['train_dataloader']) == []
     else:
         assert message in only_problem(cfg)
+
+
+@pytest.mark.parametrize(
+    'line, advice',
+    [
+        ('', 'remove the empty lines'),
+        ('a b.jpg,3', "but line 'a b.jpg,3' has a comma before the label: write a space"),
+        ('a.jpg\t3', "but line 'a.jpg\\t3' has a tab before the label: write a space"),
+        ('a.jpg;3', "but line 'a.jpg;3' has a semicolon before the label: write a space"),
+        ('3 a.jpg', "but line '3 a.jpg' has the label in front: write it behind the path"),
+        ('a.jpg 3.0', "but line 'a.jpg 3.0' has a label with a decimal point: write 3"),
+        ('a.jpg 3,4', "but line 'a.jpg 3,4' has several labels: use MultiLabelDataset and its JSON file"),
+        ('a.jpg cat', "but there is 'a.jpg cat': write the number of the class, and remove lines such as a heading"),
+    ],
+)
+def test_lines_of_other_forms(tmp_path, line, advice):
+    path = tmp_path / 'list.txt'
+    path.write_text(f'a.jpg 0\n{line}\n')
+    assert list_file_problems(str(path)) == [
+        f'{path}: 1 of 2 lines are empty or have no label (lines 2): expected "path label" with an integer label per '
+        f'line, {advice}'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -102,3 +125,80 @@ def test_labels_that_are_names(own):
     dataset.update(type='MultiLabelDataset', ann_file='train.json')
     message = f'is {names[0]!r}, expected a number: the place of the class in metainfo.classes, from 0'
     assert message in only_problem(cfg)
+
+
+def test_labels_of_another_class_than_the_folder(own, said):
+    cfg, data = own('classification', more=LISTS % (NAMES,))
+    images = sorted((data / 'train').rglob('*.jpg'))
+    lines = [f'{path.relative_to(data / "train")} {4 - NAMES.index(path.parent.name)}' for path in images]
+    (data / 'train.txt').write_text('\n'.join(lines))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    number = sum(path.parent.name != 'square' for path in images)
+    assert said == [
+        f'{data / "train.txt"}: {number} of {len(images)} checked images are in the folder of another class than their '
+        f"label ({images[0]} has label 4, which is 'triangle' in metainfo.classes): correct the labels, or the order "
+        'of the classes'
+    ]
+
+
+def test_images_outside_of_the_folders(own, said):
+    cfg, data = own('classification')
+    train = data / 'train'
+    images = sorted(train.rglob('*.jpg'))
+    for path in images[:2]:
+        path.rename(train / f'{path.parent.name}_{path.name}')
+    first = train / f'{images[0].parent.name}_{images[0].name}'
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert f'2 images directly in {train} ({first}) are in no folder of a class and are skipped' in said
+    for path in images[2:]:
+        path.rename(train / f'{path.parent.name}_{path.name}')
+    assert only_problem(cfg) == (
+        f'train_dataloader: {len(images)} images are directly in {train} ({first}), and none in a folder below it: '
+        'move the images of each class into a folder with its name, or list them in an ann_file'
+    )
+
+
+def test_folders_without_images(own):
+    cfg, data = own('classification')
+    for path in (data / 'train').rglob('*.jpg'):
+        path.unlink()
+    (data / 'train' / 'star.tar').touch()
+    text = only_problem(cfg)
+    assert text.endswith(f' below {data / "train"}, but star.tar: unpack or complete the data')
+    (data / 'train' / 'star.tar').unlink()
+    assert only_problem(cfg).endswith(f' below {data / "train"}')
+
+
+def test_one_folder_with_the_classes_in_it(own, said):
+    cfg, data = own('classification')
+    (data / 'train').rename(data / 'images')
+    (data / 'train').mkdir()
+    (data / 'images').rename(data / 'train' / 'images')
+    assert any('num_classes' in problem for problem in data_problems(cfg, ['train_dataloader']))
+    assert (
+        f'{data / "train"} has a single folder, images, which is the only class. If the folders in it are the classes '
+        f'({", ".join(NAMES)}), set data_prefix to {data / "train" / "images"}'
+    ) in said
+
+
+def test_folders_named_by_numbers(own, said):
+    cfg, data = own('classification')
+    for name, number in zip(NAMES, (1, 2, 9, 10, 11)):
+        (data / 'train' / name).rename(data / 'train' / str(number))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert (
+        f"{data / 'train'}: the folders are sorted as text, so label 1 is the class '10': predictions are named right, "
+        'but their numbers are not the names. Names with leading zeros keep the order of numbers'
+    ) in said
+
+
+def test_broken_links_to_images_and_classes(own, said):
+    """mmpretrain skips them without a word."""
+    cfg, data = own('classification')
+    image = sorted((data / 'train').rglob('*.jpg'))[0]
+    image.unlink()
+    image.symlink_to('/gone.jpg')
+    assert only_problem(cfg).startswith(f'train_dataloader: 1 symbolic links below {data / "train"} have no target')
+    cfg.custom_hooks = [dict(type='SkipCorruptSamplesHook', limit=0.5)]
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert any(f'({image} links to /gone.jpg), so what they stand for would be skipped' in line for line in said)

@@ -81,6 +81,11 @@ def test_encodings_of_annotations(own, change_annotations, encoding, message):
             'metainfo has the key CLASSES, which nothing reads: call it',
         ),
         (dict(ann_file=['a.json', 'b.json']), 'ann_file is a list of 2 files, expected one: use a ConcatDataset'),
+        (
+            dict(data_root='http://host/data'),
+            'data_root is http://host/data, but no folder is read by HTTP: download it and give its path',
+        ),
+        (dict(extensions='.jpg'), "extensions is the text '.jpg', expected a sequence: write extensions=('.jpg',), "),
         (dict(img_suffix=('.jpg', '.png')), "img_suffix is ('.jpg', '.png'), expected one suffix: use a ConcatDataset"),
     ],
 )
@@ -131,3 +136,17 @@ def test_images_with_values_of_another_kind(own, change_annotations, key, value,
         data, 'train', lambda content: [image.update({key: value}) for image in content['images']]
     )
     assert only_problem(cfg).startswith(f'train_dataloader: {path}: {words}')
+
+
+@pytest.mark.parametrize(
+    ('task', 'folder', 'given', 'key'),
+    [('classification', 'train', 'img', 'img_path'), ('detection', 'train2017', 'img_path', 'img')],
+)
+def test_folders_under_the_key_of_another_library(own, task, folder, given, key):
+    cfg, _ = own(task)
+    dataset = dict(cfg.train_dataloader.dataset, data_prefix={given: folder})
+    cfg.train_dataloader = dict(cfg.train_dataloader, dataset=dataset)
+    assert only_problem(cfg) == (
+        f"train_dataloader: data_prefix has the key '{given}', but {dataset['type']} reads '{key}': write "
+        f'data_prefix=dict({key}=...)'
+    )

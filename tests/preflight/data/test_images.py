@@ -107,3 +107,14 @@ def test_images_with_channels_first(own):
     assert (
         '.npy is loaded as (13, 64, 64), channels first, but the pipeline expects (height, width, channels)' in found[0]
     )
+
+
+def test_loading_step_without_its_package(own):
+    pytest.importorskip('mmpretrain')
+    cfg, data = own('classification')
+
+    def read(path):
+        raise ImportError('Please run "pip install lmdb"')
+
+    paths = [str(path) for path in sorted((data / 'train').rglob('*.jpg'))]
+    assert image_problems(paths, 1.0, read) == [f'images cannot be loaded ({paths[0]}): Please run "pip install lmdb"']
