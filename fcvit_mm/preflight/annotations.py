@@ -32,6 +32,8 @@ FATAL = {
 #: Fraction of boxes beyond their image from which boxes count as two corners. Read as left, top, width and height, two
 #: corners reach beyond the image if their centre is right of or below the image's: three of four on average.
 CORNERS_BEYOND = 0.25
+#: The same where x and y are the center, of objects of a tenth of their image's sides and more.
+CENTERS_BEYOND = 0.05
 #: Keys that every file in COCO's format has.
 PARTS = ('images', 'annotations', 'categories')
 
@@ -53,6 +55,9 @@ def fatal_annotations(content: dict) -> List[str]:
     Raises:
         KeyError, TypeError, AttributeError: The file is not in COCO's format.
     """
+    misshapen = misshapen_parts(content)
+    if misshapen:
+        return misshapen
     annotations = content.get('annotations', [])
     found: Dict[str, list] = defaultdict(list)
     for number, annotation in enumerate(annotations):
@@ -97,6 +102,28 @@ def fatal_annotations(content: dict) -> List[str]:
     return lines
 
 
+def misshapen_parts(content: dict) -> List[str]:
+    """Find parts of COCO's format that are no lists of dicts, and ids that are lists or dicts."""
+    lines: List[str] = []
+    for part in PARTS:
+        items = content.get(part, [])
+        if not isinstance(items, list):
+            lines.append(f'{part!r} is a {type(items).__name__}, expected a list')
+            continue
+        wrong = [each for each in items if not isinstance(each, dict)]
+        if wrong:
+            lines.append(f'{len(wrong)} of {len(items)} {part} are no dicts, such as {wrong[0]!r:.60}')
+            continue
+        for key in ('id', 'image_id', 'category_id'):
+            several = [each for each in items if isinstance(each.get(key), (list, dict))]
+            if several:
+                lines.append(
+                    f'{len(several)} of {len(items)} {part} have a list or dict as {key}, such as '
+                    f'{several[0][key]!r:.60}, expected a number'
+                )
+    return lines
+
+
 def other_type(given: Sequence[Any], known: Iterable[Any]) -> str:
     """Describe ids that are known ids of another type, such as ``'3'`` for ``3``; empty if they are not.
 
@@ -110,12 +137,19 @@ def other_type(given: Sequence[Any], known: Iterable[Any]) -> str:
     return f'{given[0]!r} is given as {type(given[0]).__name__}, but defined as {texts[str(given[0])]!r}'
 
 
-def are_shifted(used: Iterable[Any], categories: Iterable[Any]) -> bool:
-    """Check whether category ids of annotations are one higher than those that a file defines."""
+def shift_of(used: Iterable[Any], categories: Iterable[Any]) -> int:
+    """Return by how much category ids of annotations differ from those that a file defines: 1, -1, or 0.
+
+    They differ by one if exactly one id is unknown, the one behind the last or before the first, and the one at the
+    other end never occurs.
+    """
     known, ids = set(categories), set(used)
     if len(known) < 2 or not all(isinstance(each, int) for each in (*known, *ids)):
-        return False
-    return ids - known == {max(known) + 1} and min(known) not in ids
+        return 0
+    low, high = min(known), max(known)
+    if ids - known == {high + 1} and low not in ids:
+        return 1
+    return -1 if ids - known == {low - 1} and high not in ids else 0
 
 
 def are_corners(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, float]]) -> bool:
@@ -134,6 +168,27 @@ def are_corners(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, f
     beyond = (x + third > width) | (y + fourth > height)
     inside = (x >= 0) & (x < third) & (third <= width) & (y >= 0) & (y < fourth) & (fourth <= height)
     return bool(beyond.mean() >= CORNERS_BEYOND and inside.all())
+
+
+def are_centers(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, float]]) -> bool:
+    """Check whether boxes are center, width and height, where left, top, width and height are expected.
+
+    They are if some reach beyond the right or lower border of their image as the latter, and all are within it as the
+    former.
+
+    Args:
+        boxes (sequence): Four finite numbers each.
+        sizes (sequence): Width and height of the image of each.
+    """
+    if not boxes:
+        return False
+    x, y, across, down = np.asarray(boxes, float).T
+    width, height = np.asarray(sizes, float).T
+    beyond = (x + across > width + 1) | (y + down > height + 1)
+    inside = (
+        (x - across / 2 >= -1) & (x + across / 2 <= width + 1) & (y - down / 2 >= -1) & (y + down / 2 <= height + 1)
+    )
+    return bool(beyond.sum() >= max(2, CENTERS_BEYOND * len(boxes)) and inside.all())
 
 
 def is_number(value: Any) -> bool:

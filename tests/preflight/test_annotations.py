@@ -80,13 +80,48 @@ def test_boxes_that_are_corners():
     assert not annotations.are_corners([[0, 0, 66, 50], [-2, 0, 64, 48]], sizes)
 
 
+def test_boxes_that_are_centers():
+    centers, sizes = [[54, 30, 20, 30], [50, 24, 28, 20], [10, 10, 8, 8]], [(64, 48)] * 3
+    assert annotations.are_centers(centers, sizes)
+    boxes = [[44, 15, 20, 30], [36, 14, 28, 20], [6, 6, 8, 8]]
+    assert not annotations.are_centers(boxes, sizes) and not annotations.are_centers([], [])
+    # Boxes of which one is a little larger than its image, and one at its border.
+    assert not annotations.are_centers([[54, 30, 20, 30], [50, 30, 20, 30], [0, 10, 8, 8]], sizes)
+    assert not annotations.are_centers([[54, 30, 20, 30], [20, 24, 28, 20], [10, 10, 8, 8]], sizes)
+
+
+@pytest.mark.parametrize(
+    ('part', 'items', 'words'),
+    [
+        ('categories', {'cat': 1}, "'categories' is a dict, expected a list"),
+        ('images', ['a.jpg', 'b.jpg'], "2 of 2 images are no dicts, such as 'a.jpg'"),
+        (
+            'annotations',
+            [dict(category_id=[3])],
+            '1 of 1 annotations have a list or dict as category_id, such as [3], ',
+        ),
+    ],
+)
+def test_parts_of_another_kind(part, items, words):
+    content = dict(images=[], annotations=[], categories=[])
+    assert annotations.fatal_annotations(content) == []
+    (line,) = annotations.fatal_annotations({**content, part: items})
+    assert line.startswith(words)
+
+
 def test_ids_of_another_type_are_described():
     assert annotations.other_type(['3', '4'], [3, 4]) == "'3' is given as str, but defined as 3"
     assert annotations.other_type(['3', '9'], [3, 4]) == '' == annotations.other_type([], [3])
 
 
 def test_categories_that_are_shifted():
-    assert annotations.are_shifted([1, 2, 3], [0, 1, 2])
-    for used, categories in (([0, 1, 3], [0, 1, 2]), ([1, 2], [0, 1, 2]), ([1, 4], [0, 1, 2]), ([1], [0])):
-        assert not annotations.are_shifted(used, categories)
-    assert not annotations.are_shifted(['1'], [0, 1])
+    assert annotations.shift_of([1, 2, 3], [0, 1, 2]) == 1 and annotations.shift_of([0, 1, 2], [1, 2, 3]) == -1
+    for used, categories in (
+        ([0, 1, 3], [0, 1, 2]),
+        ([1, 2], [0, 1, 2]),
+        ([1, 4], [0, 1, 2]),
+        ([1], [0]),
+        ([0, 1, 3], [1, 2, 3]),
+    ):
+        assert annotations.shift_of(used, categories) == 0
+    assert annotations.shift_of(['1'], [0, 1]) == 0

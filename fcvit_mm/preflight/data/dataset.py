@@ -352,7 +352,11 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
     asked for, no object.
     """
     left = len(dataset)
-    reasons = f' (filter_cfg={dataset.filter_cfg})' if getattr(dataset, 'filter_cfg', None) else ''
+    filters = getattr(dataset, 'filter_cfg', None) or {}
+    reasons = f' (filter_cfg={dict(filters)})' if filters else ''
+    sides = [min(info['width'], info['height']) for info in everything if info.get('width') is not None]
+    small = sum(side < filters.get('min_size', 0) for side in sides)
+    reasons += f'; {small} are smaller than min_size, the smallest {min(sides)} pixels' if small else ''
     if left == 0:
         return [
             f'{where}: {type(dataset).__name__} skips all {len(everything)} samples{reasons}. Check the annotations, '

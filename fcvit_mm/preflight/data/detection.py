@@ -1,17 +1,18 @@
 """Data sets for detection: categories, objects and masks in COCO's format."""
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
 from ..annotations import (
     SKIPPED,
+    are_centers,
     are_corners,
-    are_shifted,
     count_line,
     fatal_annotations,
     is_box,
     other_type,
+    shift_of,
     skipped_annotations,
 )
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
@@ -22,6 +23,8 @@ from .kinds import is_coco, transforms_of
 CORNER_IMAGES = 2000
 #: Parts of the objects from which on repeated ones, and polygons that do not touch their boxes, are reported.
 REPEATED, BESIDE = 0.05, 0.05
+#: The same for polygons whose extent overlaps less with the box than this (intersection over union).
+APART, SAME_EXTENT = 0.5, 0.5
 #: Part of the objects from which on ignored ones are worth a warning.
 IGNORED_OBJECTS = 0.5
 
@@ -67,10 +70,12 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
     if len(api.imgs) < len(api.dataset['images']) or number < len(api.dataset.get('annotations', ())):
         problems += [f'{ann_file}: {line}: correct or remove them' for line in fatal_annotations(api.dataset)]
     for kind, skipped in skipped_annotations(api, everything, dataset.cat_ids).items():
-        if kind == 'category' and are_shifted([each['category_id'] for each in api.anns.values()], api.cats):
-            words = f'{SKIPPED[kind]}, and none has the first one: categories are numbered from {min(api.cats)}'
+        shift = shift_of([each['category_id'] for each in api.anns.values()], api.cats) if kind == 'category' else 0
+        if shift:
+            end, than = ('first', 'higher') if shift > 0 else ('last', 'lower')
+            words = f'{SKIPPED[kind]}, and none has the {end} one: categories are numbered from {min(api.cats)}'
             line = count_line([each['id'] for each in skipped], number, words)
-            problems.append(f'{ann_file}: {line}, category_id one higher: give both the same numbers')
+            problems.append(f'{ann_file}: {line}, category_id one {than}: give both the same numbers')
             continue
         if kind == 'category' and {each['category_id'] for each in skipped} <= {
             each.get('name') for each in api.cats.values()
@@ -98,7 +103,7 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
     divided_images(dataset, everything)
     repeated_objects(dataset)
     masks_beside_boxes(dataset)
-    problems += corner_problems(dataset)
+    problems += box_form_problems(dataset)
     boxes = [each['bbox'] for info in dataset.data_list for each in info['instances']]
     if boxes and not np.isfinite(np.asarray(boxes, float)).all():
         wrong = [each['id'] for each in api.anns.values() if not is_box(each['bbox'])]
@@ -145,7 +150,7 @@ def repeated_objects(dataset: Any) -> None:
 
 def masks_beside_boxes(dataset: Any) -> None:
     """Report polygons that do not touch the box of their object, as with x and y exchanged or relative coordinates."""
-    beside, number = [], 0
+    beside, apart, number = [], [], 0
     for info in spread(dataset.data_list, CORNER_IMAGES):
         for each in info['instances']:
             points = [point for polygon in mask_of(each) for point in polygon if isinstance(point, (int, float))]
@@ -156,6 +161,13 @@ def masks_beside_boxes(dataset: Any) -> None:
             xs, ys = points[::2], points[1::2]
             if max(xs) < left or min(xs) > right or max(ys) < top or min(ys) > bottom:
                 beside.append(info['img_path'])
+            elif overlap((min(xs), min(ys), max(xs), max(ys)), each['bbox']) < SAME_EXTENT:
+                apart.append(info['img_path'])
+    if apart and len(apart) >= APART * number:
+        remark(
+            f'{dataset.ann_file}: {len(apart)} of {number} checked polygons have another extent than the box of their '
+            f'object (in {apart[0]}): boxes or polygons may be shifted or scaled, or belong to different objects'
+        )
     if beside and len(beside) >= BESIDE * number:
         remark(
             f'{dataset.ann_file}: {len(beside)} of {number} checked polygons do not touch the box of their object (in '
@@ -164,24 +176,47 @@ def masks_beside_boxes(dataset: Any) -> None:
         )
 
 
+def overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the intersection of two boxes over their union."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    common = max(width, 0) * max(height, 0)
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (first, second)]
+    return common / max(sum(areas) - common, 1e-9)
+
+
 def mask_of(instance: dict) -> List[list]:
     """Return the polygons of an object; empty if it has run lengths or none."""
     mask = instance.get('mask')
     return [each for each in mask if isinstance(each, list)] if isinstance(mask, list) else []
 
 
-def corner_problems(dataset: Any) -> List[str]:
-    """Check that boxes in COCO's format are not two corners."""
+def box_form_problems(dataset: Any) -> List[str]:
+    """Check that boxes in COCO's format are left, top, width and height; report those that reach beyond their image."""
     infos = spread(dataset.data_list, CORNER_IMAGES)
-    objects = [(each['bbox'], info) for info in infos for each in info['instances']]
+    objects = [(each['bbox'], info) for info in infos for each in info['instances'] if is_box(each['bbox'])]
     boxes = [(left, top, right - left, bottom - top) for (left, top, right, bottom), _ in objects]
-    if not are_corners(boxes, [(info['width'], info['height']) for _, info in objects]):
-        return []
-    return [
-        f'{dataset.ann_file}: bbox seems to be [x1, y1, x2, y2] (such as {list(boxes[0])}): read as [x, y, width, '
-        'height], many boxes reach beyond their images, and as two corners none does. COCO format is [x, y, width, '
-        'height]: convert them'
+    sizes = [(info['width'], info['height']) for _, info in objects]
+    for is_form, form in ((are_corners, '[x1, y1, x2, y2]'), (are_centers, '[center x, center y, width, height]')):
+        if is_form(boxes, sizes):
+            return [
+                f'{dataset.ann_file}: bbox seems to be {form} (such as {list(boxes[0])}): read as [x, y, width, '
+                'height], many boxes reach beyond their images, and read in this form none does. COCO format is [x, y, '
+                'width, height]: convert them'
+            ]
+    beyond = [
+        (box, info)
+        for box, info in objects
+        if min(box[:2]) < -1 or box[2] > info['width'] + 1 or box[3] > info['height'] + 1
     ]
+    if beyond:
+        (left, top, right, bottom), info = beyond[0]
+        remark(
+            f'{dataset.ann_file}: {len(beyond)} of {len(objects)} checked boxes reach beyond their image (such as '
+            f'{[left, top, right - left, bottom - top]} in {info["img_path"]}, which is {info["width"]}x'
+            f'{info["height"]}): correct them, unless only parts of the objects are in the images'
+        )
+    return []
 
 
 def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:

@@ -7,6 +7,7 @@ import pytest
 from problems import only_problem
 
 from fcvit_mm.preflight.checks import data_problems
+from fcvit_mm.preflight.data.detection import overlap
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
 
@@ -169,7 +170,11 @@ def test_a_file_without_annotations_is_one_to_test_on(own, said, change_annotati
 
 def test_images_below_the_smallest_size(own, change_annotations):
     cfg, _ = own('detection', {'train_dataloader.dataset.filter_cfg.min_size': 65})
-    assert 'CocoDataset skips all 8 samples' in only_problem(cfg) and 'min_size' in only_problem(cfg)
+    assert (
+        "CocoDataset skips all 8 samples (filter_cfg={'filter_empty_gt': True, 'min_size': 65}); 8 are smaller than "
+        in (only_problem(cfg))
+    )
+    assert 'than min_size, the smallest 64 pixels. Check the annotations' in only_problem(cfg)
 
 
 def test_classes_that_never_occur(own, said, change_annotations):
@@ -212,6 +217,43 @@ def test_boxes_that_are_two_corners(own, said, change_annotations):
         change_annotations(data, split, convert)
     problems = data_problems(cfg, ['train_dataloader', 'val_dataloader'])
     assert len(problems) == 2 and all('bbox seems to be [x1, y1, x2, y2]' in problem for problem in problems)
+
+
+def test_boxes_that_are_centers(own, said, change_annotations):
+    cfg, data = own('detection')
+
+    def convert(content):
+        for each in content['annotations']:
+            x, y, width, height = each['bbox']
+            each['bbox'] = [x + width / 2, y + height / 2, width, height]
+
+    path = change_annotations(data, 'train', convert)
+    found = only_problem(cfg)
+    assert found.startswith(f'train_dataloader: {path}: bbox seems to be [center x, center y, width, height] (such as ')
+    assert found.endswith('and read in this form none does. COCO format is [x, y, width, height]: convert them')
+    assert re.search(r'(\d+) of \1 checked polygons have another extent than the box of their object \(in ', said[0])
+
+
+def test_boxes_that_reach_beyond_their_image(own, said, change_annotations):
+    cfg, data = own('detection')
+
+    def enlarge(content):
+        for each in content['annotations']:
+            each['bbox'] = [-500, -500, 1064, 1064]
+
+    path = change_annotations(data, 'train', enlarge)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert re.fullmatch(
+        rf'{path}: (\d+) of \1 checked boxes reach beyond their image \(such as \[-500, -500, 1064, 1064\] in '
+        rf'{data / "train2017"}/\d+.jpg, which is 64x64\): correct them, unless only parts of the objects are in the '
+        'images',
+        said[-1],
+    )
+
+
+def test_overlap_of_boxes():
+    assert overlap((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(1 / 3)
+    assert overlap((0, 0, 4, 4), (5, 5, 6, 6)) == 0 == overlap((0, 0, 0, 0), (0, 0, 0, 0))
 
 
 def test_an_image_with_two_entries(own, said, change_annotations):
@@ -270,3 +312,16 @@ def test_categories_numbered_from_0_and_annotations_from_1(own, change_annotatio
         'and none has the first one: categories are numbered from 0 (ids 14, 17, 19, ...), category_id one higher: '
         'give both the same numbers'
     )
+
+
+def test_categories_numbered_from_1_and_annotations_from_0(own, change_annotations):
+    cfg, data = own('detection')
+    cfg.train_dataloader.dataset.indices = None
+    change_annotations(
+        data,
+        'train',
+        lambda content: [each.update(category_id=each['category_id'] - 1) for each in content['annotations']],
+    )
+    found = only_problem(cfg)
+    assert 'and none has the last one: categories are numbered from 1 (ids ' in found
+    assert found.endswith('category_id one lower: give both the same numbers')
