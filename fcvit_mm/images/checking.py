@@ -184,6 +184,15 @@ def _tiff_shape(path: PathLike) -> Tuple[int, ...]:
 
 
 def read_labels(path: PathLike) -> List[int]:
-    """Return the distinct values in a segmentation map; empty for a color image."""
-    with open_image(path) as image:
+    """Return the distinct values in a segmentation map; empty for a color image, and for formats unknown to Pillow."""
+    from PIL import UnidentifiedImageError
+
+    with open(path, 'rb') as file:
+        if file.read(len(NPY)) == NPY:
+            return np.unique(np.load(path)).tolist()
+    try:
+        opened = open_image(path)
+    except UnidentifiedImageError:
+        return []
+    with opened as image:
         return np.unique(np.asarray(image)).tolist() if image.mode != 'RGB' else []

@@ -17,7 +17,7 @@ from ..errors import origin
 from .data.dataset import Leaf
 from .data.kinds import is_segmentation
 from .gradients import is_distributed
-from .limits import quiet, shorten
+from .limits import quiet, remark, shorten
 
 #: Sides of random images in pixels: a step on larger ones takes long, and shows no more.
 LARGEST_SIDE = 512
@@ -250,6 +250,15 @@ def ignored_problems(batches: Batches, samples: Sequence[dict], leaves: Sequence
         number, ignored = head.get('num_classes'), head.get('ignore_index', IGNORED)
         if not isinstance(number, int):
             continue
+        if (
+            ignored in loaded | made
+            and 0 <= ignored < number
+            and not any(getattr(leaf.dataset, 'ignore_index', None) == ignored for leaf in leaves)
+        ):
+            remark(
+                f'{name}.ignore_index is {ignored}, which is a class in the segmentation maps: the head does not learn '
+                f'it. Set {name}.ignore_index={IGNORED}, unless this is intended'
+            )
         wrong = {label for label in loaded | made if label >= number and label != ignored}
         if padding in wrong and padding not in loaded:
             wrong.remove(padding)

@@ -2,17 +2,22 @@
 
 import os
 import os.path as osp
+import re
 from typing import Any, Callable, Dict, List, Optional, Set
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from ...errors import origin
-from ...images import image_problem, list_images, open_image, read_labels
+from ...images import image_problem, list_images, open_image, read_labels, truncation_problem
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
 from ..missing_files import near_file
 from .images import DECODE_SECONDS, SAMPLE_SIZE, skipped_images, suffixes_of, tolerated
 from .kinds import needs_maps
+from .palettes import Color, palette_of, report_palettes
 
+#: Maps whose palettes are compared.
+PALETTES = 16
 #: How a JPEG begins.
 JPEG = b'\xff\xd8'
 
@@ -112,6 +117,7 @@ def label_map_problems(
     corrupt: List[str] = []
     colored: List[str] = []
     turned: List[str] = []
+    palettes: Dict[str, Dict[int, Color]] = {}
     checked = 0
     for info in limit.part(infos, DECODE_SECONDS, f'{maps}: segmentation maps loaded'):
         path = info['seg_map_path']
@@ -119,21 +125,28 @@ def label_map_problems(
         if not osp.isfile(path):
             missing.append(path)
             continue
-        problem, colors = image_problem(path), ''
+        problem, colors = truncation_problem(path) if read is not None else image_problem(path), ''
         if not problem:
             colors = channels_of(path)
         if problem or colors:
             (corrupt if problem else colored).append(problem or f'{path}: {colors}')
             continue
-        raw |= set(read_labels(path))
         try:
+            raw |= set(read_labels(path))
             results = read(info) if read is not None else {}
         except Exception as error:
             # Broad, because steps are anybody's.
             if image_fails(read, info):
                 continue  # file_problems reports it, and decides whether it may be skipped
-            corrupt.append(f'{path} cannot be loaded by the pipeline ({type(error).__name__}: {origin(error).message})')
+            said = re.sub(r' <\S+ object at \w+>', '', origin(error).message)
+            corrupt.append(
+                image_problem(path)
+                or f'{path} cannot be loaded by the pipeline ({type(error).__name__}: {said}): save it as PNG, or load '
+                'it with a step for its format'
+            )
             continue
+        if len(palettes) < PALETTES:
+            palettes[path] = palette_of(path)
         image, loaded = results.get('img'), results.get('gt_seg_map')
         if loaded is not None:
             labels |= set(np.unique(loaded).tolist())
@@ -161,8 +174,9 @@ def label_map_problems(
             f'{len(missing)} of {checked} checked images have no segmentation map ({shorten(missing, 1)}): complete '
             'the data set, or correct seg_map_path and seg_map_suffix' + f'. {near_file(missing[0])}'.rstrip('. ')
         )
-    if problems or num_classes is None or not raw:
+    if problems or num_classes is None or not (raw or labels):
         return problems
+    report_palettes(dataset, palettes)
     return loaded_label_problems(dataset, maps, raw, labels, num_classes, checked)
 
 
@@ -183,6 +197,12 @@ def loaded_label_problems(
     """Compare the labels that files hold, and those that were loaded of them, with the classes of the model."""
     shift = 1 if dataset.reduce_zero_label else 0
     ignored = dataset.ignore_index
+    if shift and not dataset.label_map and raw - {ignored} == set(range(num_classes)):
+        remark(
+            f'segmentation maps in {maps} contain the labels 0 to {num_classes - 1}, and reduce_zero_label=True '
+            'ignores 0 and makes 1 the first class: if 0 is the first class, set reduce_zero_label=False of the data '
+            'set and of LoadAnnotations'
+        )
     wrapped = sorted(label for label in raw if label > 255)
     if wrapped and not any(label > 255 for label in labels):
         return [
@@ -232,7 +252,10 @@ def has_jpeg_maps(dataset: Any) -> bool:
 
 
 def channels_of(path: str) -> str:
-    """Return as text the channels of a map of labels that has colors; empty if it has one channel."""
-    with open_image(path) as image:
-        bands, mode = image.getbands(), image.mode
+    """Return as text the channels of a map of labels that has colors; empty if it has one, or Pillow cannot read it."""
+    try:
+        with open_image(path) as image:
+            bands, mode = image.getbands(), image.mode
+    except UnidentifiedImageError:
+        return ''
     return '' if len(bands) == 1 else f'mode {mode}, {len(bands)} channels'

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from image_files import renamed
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from PIL import Image
 from problems import only_problem
 
@@ -183,3 +183,63 @@ def test_another_ignored_label_than_that_of_reduced_maps(own):
         'reduce_zero_label=True turns label 0 into 255, but the data set has ignore_index=0: set ignore_index=255 of '
         'the data set'
     )
+
+
+def test_classes_from_0_with_a_reduced_zero_label(own, said):
+    cfg, data = own('segmentation')
+    for path in (data / 'annotations' / 'training').iterdir():
+        with Image.open(path) as image:
+            image.point(lambda label: max(label - 1, 0)).save(path)
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert said == [
+        f'segmentation maps in {data / "annotations" / "training"} contain the labels 0 to 5, and '
+        'reduce_zero_label=True ignores 0 and makes 1 the first class: if 0 is the first class, set '
+        'reduce_zero_label=False of the data set and of LoadAnnotations'
+    ]
+
+
+def test_class_that_a_head_ignores(own, said):
+    cfg, _ = own('segmentation', {'model.decode_head.ignore_index': 0, 'model.auxiliary_head.ignore_index': 255})
+    for path in cfg.train_dataloader.dataset.pipeline:
+        path.pop('reduce_zero_label', None)
+    cfg.train_dataloader.dataset.reduce_zero_label = False
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.num_classes = 7
+    names = ('none', *cfg.train_dataloader.dataset.metainfo.classes)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=names, palette=[[1, 1, number] for number in range(7)])
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert said == [
+        'model.decode_head.ignore_index is 0, which is a class in the segmentation maps: the head does not learn it. '
+        'Set model.decode_head.ignore_index=255, unless this is intended'
+    ]
+    said.clear()
+    cfg.train_dataloader.dataset.ignore_index = cfg.model.auxiliary_head.ignore_index = 0
+    assert data_problems(cfg, ['train_dataloader']) == [] and said == []
+
+
+class LoadArrays:
+    """Somebody's own step, for maps that are arrays."""
+
+    with_seg = True
+
+    def __call__(self, results):
+        labels = np.load(results['seg_map_path'])
+        return {**results, 'gt_seg_map': labels, 'seg_fields': ['gt_seg_map']}
+
+
+def test_maps_that_are_arrays(own, said):
+    cfg, data = own('segmentation', {'train_dataloader.dataset.seg_map_suffix': '.npy'})
+    for path in (data / 'annotations' / 'training').glob('*.png'):
+        with Image.open(path) as image:
+            np.save(path.with_suffix('.npy'), np.asarray(image).astype(int) - 1 & 255)
+    found = data_problems(cfg, ['train_dataloader'])
+    first = data / 'annotations' / 'training' / '00000000.npy'
+    assert found[0] == (
+        f'train_dataloader: {first} cannot be loaded by the pipeline (UnidentifiedImageError: cannot identify image '
+        'file): save it as PNG, or load it with a step for its format'
+    )
+    dataset = cfg.train_dataloader.dataset
+    dataset.reduce_zero_label = False
+    TRANSFORMS.register_module(name='LoadArrays', module=LoadArrays, force=True)
+    dataset.pipeline = [dataset.pipeline[0], dict(type='LoadArrays'), dict(type='PackSegInputs')]
+    assert data_problems(cfg, ['train_dataloader']) == [] and said == []

@@ -1,0 +1,59 @@
+"""Palettes of segmentation maps: they show whether labels mean the same in all files, and the classes of the config."""
+
+from typing import Any, Dict, Tuple
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from ...images import open_image
+from ..limits import remark
+
+#: Red, green and blue.
+Color = Tuple[int, ...]
+
+
+def palette_of(path: str) -> Dict[int, Color]:
+    """Return the colors of the labels in a segmentation map with a palette; empty for any other."""
+    try:
+        with open_image(path) as image:
+            if image.mode != 'P':
+                return {}
+            colors = image.getpalette('RGB') or []
+            labels = np.unique(np.asarray(image)).tolist()
+    except UnidentifiedImageError:
+        return {}
+    return {label: tuple(colors[3 * label : 3 * label + 3]) for label in labels if 3 * label + 3 <= len(colors)}
+
+
+def report_palettes(dataset: Any, palettes: Dict[str, Dict[int, Color]]) -> None:
+    """Report labels with different colors in different maps, and labels with the colors of other classes.
+
+    Programs that reduce the colors of a drawing number them by frequency, in each file anew.
+
+    Args:
+        dataset (Dataset): A data set for segmentation.
+        palettes (dict): Path -> what :func:`palette_of` returns.
+    """
+    first: Dict[int, Tuple[Color, str]] = {}
+    for path, colors in palettes.items():
+        for label, color in colors.items():
+            other, where = first.setdefault(label, (color, path))
+            if color != other:
+                remark(
+                    f'segmentation maps: label {label} has the color {color} in the palette of {path}, but {other} in '
+                    f'that of {where}: if the colors stand for classes, the labels mean others in each file. Convert '
+                    'the colors to class indices'
+                )
+                return
+    classes, palette = (list(dataset.metainfo.get(key) or ()) for key in ('classes', 'palette'))
+    shift = 1 if dataset.reduce_zero_label else 0
+    known = {tuple(map(int, color)): index for index, color in enumerate(palette[: len(classes)])}
+    indices = {label: (label - shift, known[color]) for label, (color, _) in first.items() if color in known}
+    moved = {label: given for label, (own, given) in indices.items() if own != given}
+    if len(moved) > 1 and len(moved) == len(indices) and len(known) == len(classes):
+        label, given = next(iter(moved.items()))
+        remark(
+            f'segmentation maps: label {label} has the color of {classes[given]!r} in the palette of '
+            f'{first[label][1]}, but that class has label {given + shift}: correct the order of metainfo.classes and '
+            'palette, or the maps'
+        )
