@@ -8,13 +8,14 @@
 #   use        only the packages for training, testing and visualization: `make demo` starts sooner; `all` adds the rest
 # MMCV=compiled compiles mmcv's operators (10 minutes on 2 cores); MMCV=prebuilt, the default of onedl, takes them from
 # torchvision's kernels (fcvit_mm/mmcv_ext). An mmcv that was compiled for this torch is kept.
+# PYTHON=NAME names the interpreter; without it, python3.11, or python3 if that is of a version for which all packages exist.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=${1:?usage: dev/setup_env.sh VENV [onedl|openmmlab|light] [all|use]}
 stack=${2:-onedl}
 scope=${3:-all}
-python=${PYTHON:-python3.11}
+versions='3.11 3.12 3.13'
 
 case $stack in
     onedl)
@@ -26,6 +27,7 @@ case $stack in
         ;;
     openmmlab)
         constraints=requirements/constraints-openmmlab.txt
+        versions=3.11
         extra=openmmlab
         more=test,lint
         mmcv=mmcv
@@ -70,16 +72,26 @@ case $done_before in
     "$wanted-use") [ "$scope" = all ] || exit 0 ;;
 esac
 
-# On Debian, the venv module and the headers for compiling are separate packages.
+python=${PYTHON:-python3.11}
 if ! command -v "$python" >/dev/null; then
-    echo "no $python found: install Python 3.11, or name another with PYTHON=" >&2
+    if [ -n "${PYTHON:-}" ] || ! command -v python3 >/dev/null; then
+        echo "no $python found: install Python 3.11, or name another with PYTHON=" >&2
+        exit 1
+    fi
+    python=python3
+fi
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if [ -z "${PYTHON:-}" ] && [[ " $versions " != *" $version "* ]]; then
+    echo "$python is Python $version, but stack '$stack' has packages for $versions: install one of these, or name it" \
+        "with PYTHON=" >&2
     exit 1
 fi
+# On Debian, the venv module and the headers for compiling are separate packages.
 header() { "$python" -c 'import os, sysconfig as s; print(os.path.join(s.get_path("include"), "Python.h"))'; }
 ready() { "$python" -c 'import venv, ensurepip' 2>/dev/null && { [ "$operators" = prebuilt ] || [ -f "$(header)" ]; }; }
 if ! ready; then
-    packages=python3.11-venv
-    [ "$operators" = prebuilt ] || packages="$packages python3.11-dev"
+    packages=python$version-venv
+    [ "$operators" = prebuilt ] || packages="$packages python$version-dev"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "Installing $packages"
         apt-get update -qq

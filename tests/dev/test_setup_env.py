@@ -1,6 +1,7 @@
 """dev/setup_env.sh: arguments, what it says where something is missing, and that a second run does nothing."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -34,6 +35,31 @@ def test_unknown_scopes_are_refused(tmp_path):
 def test_a_missing_python_is_named(tmp_path):
     result = run(tmp_path / 'venv', 'light', PYTHON='python9.9')
     assert result.returncode == 1 and 'no python9.9 found: install Python 3.11' in result.stderr
+    assert not (tmp_path / 'venv').exists()
+
+
+@pytest.mark.parametrize(
+    'stack, version, fits', [('light', '3.13', True), ('light', '3.9', False), ('openmmlab', '3.13', False)]
+)
+def test_without_python_3_11_the_systems_python_is_used_if_it_fits(tmp_path, stack, version, fits):
+    """It stands for a system whose `python3` is of that version, and whose venv module is missing."""
+    (tmp_path / 'bin').mkdir()
+    for name in ('bash', 'dirname', 'cat', 'sha256sum', 'cut'):
+        (tmp_path / 'bin' / name).symlink_to(shutil.which(name))
+    python = tmp_path / 'bin' / 'python3'
+    python.write_text(f'#!/bin/bash\n[[ $2 == *version_info* ]] && echo {version} || exit 1\n')
+    python.chmod(0o755)
+    (tmp_path / 'bin' / 'id').write_text('#!/bin/bash\necho 1000\n')
+    (tmp_path / 'bin' / 'id').chmod(0o755)
+    result = run(tmp_path / 'venv', stack, PATH=str(tmp_path / 'bin'), PYTHON='')
+    assert result.returncode == 1
+    if fits:
+        assert (
+            f'python3 lacks its venv module or its headers: sudo apt-get install python{version}-venv' in result.stderr
+        )
+    else:
+        assert f"python3 is Python {version}, but stack '{stack}' has packages for 3.11" in result.stderr
+        assert 'install one of these, or name it with PYTHON=' in result.stderr
     assert not (tmp_path / 'venv').exists()
 
 
