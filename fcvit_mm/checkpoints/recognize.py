@@ -341,7 +341,7 @@ def _explain(
         rows_suffice (bool): Use only the rows of published names of a network that has such rows, without building
             it. If not, the network is built, and names that are equal in its published files need no row.
     """
-    rows = names_of(network).rows
+    rows = names_of(network).rows_for(keys)
     pairs = {(row.published if published else row.ours, row.ours) for row in rows}
     known: Set[Tuple[str, str]] = set()
     if not rows or not rows_suffice:

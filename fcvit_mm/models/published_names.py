@@ -45,6 +45,8 @@ class PublishedNames(NamedTuple):
         added (tuple[str]): Patterns of our names of parameters that files of the unmodified network lack. Their initial
             values change no output.
         ignored (tuple[str]): Patterns of published names of buffers that are computed from sizes and not read.
+        rows_of (callable): Function of the keys of a file; returns the rows for it. Needed if files of several sources
+            give the same name to different parameters. Default: :attr:`rows` for every file.
     """
 
     rows: Tuple[Row, ...] = ()
@@ -52,6 +54,11 @@ class PublishedNames(NamedTuple):
     kind: Callable[[Mapping[str, Tensor]], str] = _one_kind
     added: Tuple[str, ...] = ()
     ignored: Tuple[str, ...] = ()
+    rows_of: Optional[Callable[[Iterable[str]], Tuple[Row, ...]]] = None
+
+    def rows_for(self, keys: Iterable[str]) -> Tuple[Row, ...]:
+        """Return the rows for a file with these keys."""
+        return self.rows if self.rows_of is None else self.rows_of(keys)
 
     def to_ours(self, key: str) -> Optional[str]:
         """Return our name for a published one; ``None`` if no row has it."""

@@ -1,9 +1,10 @@
 """Names in published files of ViT, CaiT and Swin with AttnScale or FeatScale.
 
-Source: the code of OpenReview O476oWmiNNp, which has the names of DeiT's, CaiT's and Swin's code.
+Source: the code of OpenReview O476oWmiNNp, which has the names of DeiT's, CaiT's and Swin's code. timm's models have
+the same names, except for Swin's patch merging.
 """
 
-from typing import AbstractSet, Iterator, Mapping
+from typing import AbstractSet, Iterable, Iterator, Mapping, Tuple
 
 from torch import Tensor
 
@@ -57,17 +58,27 @@ def _cait_rows() -> Iterator[Row]:
         yield Row(f'blocks_token_only.*.{part}', f'stages.1.blocks.*.{part}')
 
 
-def _swin_rows() -> Iterator[Row]:
-    """Yield Swin's names. Patch merging ends a published layer, and begins a stage of ours."""
+def _swin_rows(merging: int = 0) -> Iterator[Row]:
+    """Yield Swin's names.
+
+    Patch merging ends a layer in published files. It begins a stage of ours, and a layer in files of timm 1.0.
+
+    Args:
+        merging (int): Number of the layer that has the first patch merging: 0 in published files, 1 in timm's.
+    """
     yield Row('patch_embed.proj.*', 'stem.proj.*')
     yield Row('patch_embed.norm.*', 'stem.norm.*')
     for i in range(3):
-        yield Row(f'layers.{i}.downsample.norm.*', f'stages.{i + 1}.downsample.norm.*')
-        yield Row(f'layers.{i}.downsample.reduction.*', f'stages.{i + 1}.downsample.reduction.*')
+        yield Row(f'layers.{i + merging}.downsample.norm.*', f'stages.{i + 1}.downsample.norm.*')
+        yield Row(f'layers.{i + merging}.downsample.reduction.*', f'stages.{i + 1}.downsample.reduction.*')
     yield from _block_rows('layers.*.blocks.*', 'stages.*.blocks.*', 'attn.lamb', 'attn.relative_position_bias_table')
     for i in range(4):
         yield Row(f'norm{i}.*', f'norm{i}.*', 'dense')
     yield Row('norm.*', 'norm3.*', 'classification')
+
+
+def _swin_rows_of(keys: Iterable[str]) -> Tuple[Row, ...]:
+    return tuple(_swin_rows(merging=int(any(key.startswith('layers.3.downsample.') for key in keys))))
 
 
 def _swin_conditions(state_dict: Mapping[str, Tensor]) -> AbstractSet[str]:
@@ -83,4 +94,5 @@ SWIN = PublishedNames(
     _swin_conditions,
     added=('stages.*.blocks.*.attn.lamb', *_FEAT_SCALE),
     ignored=('layers.*.blocks.*.attn_mask', 'layers.*.blocks.*.attn.relative_position_index'),
+    rows_of=_swin_rows_of,
 )

@@ -33,6 +33,23 @@ def test_the_unmodified_swin_is_timms():
     torch.testing.assert_close(model(x)[0].mean((2, 3)), theirs(x), rtol=1e-4, atol=1e-5)
 
 
+def test_files_of_timm_load(tmp_path):
+    """In them a layer begins with the patch merging that ends the layer before in published files."""
+    import timm
+
+    arch = dict(depths=(2, 2, 2, 2), channels=(8, 16, 32, 64), num_heads=(2, 2, 4, 4))
+    options = dict(embed_dim=8, depths=arch['depths'], num_classes=3, num_heads=arch['num_heads'])
+    theirs = timm.create_model('swin_tiny_patch4_window7_224', **options).state_dict()
+    torch.save(theirs, tmp_path / 'swin.pth')
+    checkpoint = dict(type='Pretrained', checkpoint=str(tmp_path / 'swin.pth'))
+    model = fcvit_mm.Swin(arch, ('attn_scale',), out_indices=3, init_cfg=checkpoint)
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        if not name.endswith('lamb'):
+            source = name.replace('stages.', 'layers.').replace('stem.', 'patch_embed.').replace('norm3.', 'norm.')
+            assert torch.equal(value, theirs[source]), name
+
+
 def test_bias_tables_of_a_checkpoint_are_resized():
     small, large = stirred(build(NETWORKS['swin'], window_size=5)), build(NETWORKS['swin'], window_size=7)
     large.load_state_dict(small.state_dict())
