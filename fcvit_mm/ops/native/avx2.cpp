@@ -1,5 +1,5 @@
 // The kernels for processors with AVX2 and FMA. No standard templates here: compiled for these instructions, a copy of one
-// might be linked into code that runs elsewhere.
+// might be linked into code that runs on other processors.
 #include <immintrin.h>
 
 #include "kernels.h"

@@ -1,5 +1,5 @@
-// The kernels for processors with AVX-512. Passes over maps have none of their own: they are bound by what is read. No
-// standard templates here: compiled for these instructions, a copy of one might be linked into code that runs elsewhere.
+// The kernels for processors with AVX-512. Passes over maps have no AVX-512 form, because memory bounds them. No standard
+// templates here: compiled for these instructions, a copy of one might be linked into code that runs on other processors.
 #include <immintrin.h>
 
 #include "kernels.h"

@@ -1,4 +1,5 @@
-// Matrix products and large depth-wise convolutions of bfloat16 for processors that have instructions for them. No standard templates here, as in avx512.cpp.
+// Matrix products and large depth-wise convolutions of bfloat16, for processors that have instructions for them. No
+// standard templates here, as in avx512.cpp.
 #include <immintrin.h>
 
 #include "kernels.h"

@@ -16,19 +16,19 @@
 namespace fcvit_mm {
 namespace {
 
-// Values that a pass reads at a time: a part of a first-level cache, as sums of their channels read them twice.
+// Values that a pass reads at a time: they fit in the first-level cache, because sums over channels read them twice.
 constexpr int64_t kPassValues = 8 * 1024;
 // Positions that are multiplied at a time, at most.
 constexpr int64_t kMostPositions = 96;
 
-// Parts of an image, of about as many positions each. They do not depend on the number of threads, nor do the sums that
-// are made of theirs.
+// Parts of an image, of about the same number of positions each. They do not depend on the number of threads, so sums
+// over them do not either.
 struct Blocks {
   int64_t positions, count;
 
   Blocks(int64_t of, int64_t most) : positions(of), count(divide_up(of, std::max<int64_t>(most, 1))) {}
 
-  // Calls `compute` with a block, its first position and how many, on several threads unless this is one of them.
+  // Calls `compute(block, first position, number of positions)`, on several threads unless this is one of them already.
   template <typename Compute>
   void each(const Compute& compute) const {
     at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
@@ -43,11 +43,11 @@ struct Blocks {
 // Sums over the positions of a map of one image, by blocks.
 class Sums {
  public:
-  // Of so many blocks of at most `most` positions.
+  // For `blocks` blocks of at most `most` positions.
   Sums(int64_t positions, int64_t most, int64_t blocks, int64_t channels)
       : positions_(positions), channels_(channels), ones_(most, 1.f), moments_(2 * blocks), sums_(blocks * channels) {}
 
-  // What a block of a map adds to the means of its channels.
+  // Adds a block of a map to the sums of its channels.
   void add_channels(int64_t block, const float* map, int64_t position, int64_t count) {
     float* const sums = sums_.data() + block * channels_;
     std::fill_n(sums, channels_, 0.f);
@@ -265,9 +265,9 @@ void compute_block(const Block& block) {
       mix_tokens(block, i, normed + (i - begin) * normed_values, scratch, scratch + values);
     }
   };
-  // Images one after the other, while they are in a thread's cache, if there are enough of them for the threads.
+  // Each thread computes images one after the other, in its cache, if there are enough images for the threads.
   const bool apart = all.batch % threads == 0 || all.batch >= 4 * threads;
-  // The second half, too, unless its weights are more than the image: then all images read them one after the other.
+  // Also the second half, unless its weights are larger than the image: then it is computed for all images together.
   if (apart && 2 * all.hidden * all.channels <= values) {
     at::parallel_for(0, all.batch, 1, [&](int64_t begin, int64_t end) {
       const at::Tensor memory = at::empty({3 * values}, at::kFloat);

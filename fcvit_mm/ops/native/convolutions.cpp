@@ -197,7 +197,7 @@ void convolve_tiles(const TiledConvolution& conv) {
         product.count = count;
         product.panels = conv.panels + (point * blocks + block) * conv.channels * kernels().block;
         product.columns = std::min(width * kernels().block, conv.outputs - block * kernels().block);
-        // What is at the point (1, 1) goes to all outputs of a tile alike.
+        // The value at the point (1, 1) is added to every output of a tile, so the bias is added here.
         product.bias = conv.bias && point == kTileReads + 1 ? conv.bias + block * kernels().block : nullptr;
         product.out = products + point * out_stride + block * kernels().block;
         product.out_stride = out_tile;

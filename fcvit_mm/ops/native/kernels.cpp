@@ -1,4 +1,4 @@
-// Which kernels run.
+// Selection of the kernels that run.
 #include <ATen/Version.h>
 #include <c10/util/Exception.h>
 
@@ -35,7 +35,7 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 }
 
-// Tables are filled by code for the processors that they are for, so when they are asked for.
+// A table is filled by code that is compiled for its processors, so only when it is requested.
 const Kernels* of(const std::string& instructions) {
   if (instructions == "AVX512") {
     static const Kernels kernels = of_avx512();

@@ -172,7 +172,7 @@ struct Kernels {
 // Whether the compiler knows instructions for bfloat16: GCC from version 10 on.
 #define COMPILES_PAIRS __has_include(<avx512bf16intrin.h>)
 
-// What fills the table.
+// Functions that fill the table.
 namespace avx2 {
 void set_convolutions(Kernels& kernels);
 void set_products(Kernels& kernels);

@@ -1,4 +1,4 @@
-// Passes over maps that memory bounds.
+// Memory-bound passes over maps.
 namespace fcvit_mm {
 namespace INSTANCE {
 namespace {

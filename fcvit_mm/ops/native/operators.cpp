@@ -41,7 +41,7 @@ void check_shape(const char* name, const Tensor& tensor, at::IntArrayRef shape, 
               ", expected ", shape, " of ", dtype == at::kFloat ? "float32" : "bfloat16", " on cpu");
 }
 
-// Of a 1x1 convolution from so many channels to any number; returns that number.
+// Checks the weight of a 1x1 convolution with `channels` inputs; returns the number of outputs.
 int64_t check_pointwise(const char* name, const Tensor& weight, int64_t channels) {
   TORCH_CHECK(weight.dim() == 4, "fcvit_mm_cpu: ", name, " is ", weight.sizes(), ", expected (D, ", channels,
               ", 1, 1)");
@@ -49,8 +49,8 @@ int64_t check_pointwise(const char* name, const Tensor& weight, int64_t channels
   return weight.size(0);
 }
 
-// The same of a weight that may be as pack_panels arranges it: (columns / kBlock rounded up, depth, kBlock). The bias then
-// says how many columns there are.
+// The same for a weight that may be packed by pack_panels: (columns / kBlock rounded up, depth, kBlock). The number of
+// outputs is then that of the bias.
 int64_t check_columns(const char* name, const Tensor& weight, const Tensor& bias, int64_t depth) {
   if (weight.dim() != 3) {
     return check_pointwise(name, weight, depth);
@@ -60,14 +60,14 @@ int64_t check_columns(const char* name, const Tensor& weight, const Tensor& bias
   return bias.numel();
 }
 
-// Depth-wise weights as pack_taps arranges those of whole blocks of channels: (channels / lanes rounded up, k * k, lanes).
+// Checks depth-wise weights packed by pack_taps for whole blocks of channels: (channels / lanes rounded up, k * k, lanes).
 void check_taps(const char* name, const Tensor& taps, int64_t channels, int64_t kernel) {
   const int64_t vectors = divide_up(channels, kernels().block) * (kernels().block / kernels().lanes);
   check_shape(name, taps, {vectors, kernel * kernel, kernels().lanes});
   TORCH_CHECK(taps.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
 }
 
-// Whether both weights are packed.
+// Returns whether the weights are packed; both must be, or neither.
 bool check_both(const Tensor& fc1_weight, const Tensor& fc2_weight) {
   const bool packed = fc1_weight.dim() == 3;
   TORCH_CHECK(packed == (fc2_weight.dim() == 3), "fcvit_mm_cpu: fc1_weight is ", fc1_weight.sizes(),
@@ -91,7 +91,7 @@ Tensor empty_map(const Tensor& x, int64_t channels) {
   return at::empty({x.size(0), channels, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
 }
 
-// A map of such a size, channels_last.
+// Checks that a map has this shape and is channels_last.
 void check_layout(const char* name, const Tensor& out, at::IntArrayRef shape) {
   check_shape(name, out, shape);
   TORCH_CHECK(out.is_contiguous(at::MemoryFormat::ChannelsLast), "fcvit_mm_cpu: ", name, " is not channels_last");
@@ -136,7 +136,7 @@ Tensor dwconv_gelu(const Tensor& x, const Tensor& weight, const OptionalTensor& 
   return convolve(x, weight, bias, true, out);
 }
 
-// The gradient of a map with so many channels, of the size of `x`.
+// Checks the gradient of a map with `channels` channels and the other sizes of `x`.
 void check_grad(const Tensor& grad, const Tensor& x, int64_t channels) {
   check_map(x);
   check_shape("grad", grad, {x.size(0), channels, x.size(2), x.size(3)});
@@ -207,7 +207,7 @@ std::tuple<Tensor, Tensor> pointwise_conv2d_grad_weight(const Tensor& grad, cons
   return {of_weight, of_bias};
 }
 
-// The columns of the weight of a 1x1 convolution, which may be packed if there is a bias.
+// Returns the number of outputs of a 1x1 convolution, whose weight may be packed if there is a bias.
 int64_t columns_of(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   check_map(x);
   TORCH_CHECK(weight.dim() != 3 || bias, "fcvit_mm_cpu: weight is ", weight.sizes(),
@@ -236,7 +236,7 @@ Tensor& pointwise_conv2d_out(const Tensor& x, const Tensor& weight, const Option
     multiply_all(product, {weight.const_data_ptr<float>(), 0, false, true});
     return out;
   }
-  // A transposed view, as gradients take, is read as it is.
+  // A transposed view, which gradients use, is read without a copy.
   const Tensor matrix = weight.flatten(1);
   const bool turned = matrix.stride(1) != 1 && matrix.stride(0) == 1;
   const Tensor rows = turned ? matrix : matrix.contiguous();
@@ -319,7 +319,7 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
   return out;
 }
 
-// The number of positions of a map whose channels so many heads divide.
+// Returns the number of positions of a map, after checking that the heads divide its channels.
 int64_t check_heads(const Tensor& x, int64_t num_heads) {
   check_map(x);
   TORCH_CHECK(num_heads > 0 && x.size(1) % num_heads == 0, "fcvit_mm_cpu: x has ", x.size(1),
@@ -327,7 +327,7 @@ int64_t check_heads(const Tensor& x, int64_t num_heads) {
   return x.size(2) * x.size(3);
 }
 
-// Parameters of a token mix, and of a channel mixer, in this order: see TokenMix and Mixer.
+// Number of parameters of a token mix, and of a channel mixer; their order is that of TokenMix and Mixer.
 constexpr int64_t kOfTokenMix = 12, kOfChannelMixer = 6;
 
 Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const OptionalTensor& norm_bias,
@@ -356,7 +356,7 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
   const bool paired = channel_mixer[0].scalar_type() == at::kBFloat16;
   TORCH_CHECK(!paired || kernels().multiply_pairs, "fcvit_mm_cpu: expand_weight is of BFloat16, expected Float: this "
               "processor, or the kernels chosen, have no instructions for bfloat16");
-  // The same of all 1x1 convolutions but those of the context: of bfloat16 in pairs if one is.
+  // The same for all 1x1 convolutions but those of the context: if one is packed as pairs of bfloat16, all must be.
   const auto pairs = [&](const char* name, const Tensor& weight, int64_t count, int64_t depth) {
     if (!paired) {
       return columns(name, weight, count, depth);
@@ -369,7 +369,7 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
     check_taps(name, weight, count, kernel);
     return weight.const_data_ptr<float>();
   };
-  // Those of token mixes, in pairs if products are.
+  // Taps of token mixes, as pairs if the 1x1 weights are pairs.
   const auto token_taps = [&](const char* name, const Tensor& weight, int64_t count, int64_t kernel) {
     if (!paired) {
       return taps(name, weight, count, kernel);
@@ -393,7 +393,7 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
     const auto of = [&](int64_t index) -> const Tensor& { return mixes[i + index]; };
     const int64_t dims = paired ? 4 : 3;
     TORCH_CHECK(of(6).dim() == dims, "fcvit_mm_cpu: taps is ", of(6).sizes(), ", expected ", dims, " dimensions");
-    // Of k rows with k taps each, or with pairs of them.
+    // k rows of k taps each, or of (k + 1) / 2 pairs.
     const double area = static_cast<double>(paired ? 2 * of(6).size(1) : of(6).size(1));
     const int64_t kernel = paired ? std::lround(std::sqrt(area + 0.25) - 0.5) : std::lround(std::sqrt(area));
     TORCH_CHECK(kernel % 2 == 1 && kernel > 3, "fcvit_mm_cpu: taps are of a kernel of ", kernel,
@@ -471,8 +471,8 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& panels, int64_t outputs, c
   return out;
 }
 
-// Calls `compute` with an image, the first position and how many, for blocks of positions of all images; of a map
-// without values it does not.
+// Calls `compute(image, first position, number of positions)` for blocks of positions of all images; not at all if the map
+// has no values.
 template <typename Compute>
 void for_blocks(const Tensor& x, int64_t rows, const Compute& compute) {
   const int64_t positions = x.size(2) * x.size(3), blocks = x.numel() ? divide_up(positions, rows) : 0;
@@ -486,8 +486,8 @@ void for_blocks(const Tensor& x, int64_t rows, const Compute& compute) {
 
 int64_t rows_of_block(int64_t channels) { return std::max<int64_t>(kBlockValues / std::max<int64_t>(channels, 1), 1); }
 
-// What the gradients of the global context are made of: products of each position and head of a map with a vector, and
-// sums over positions.
+// Parts of the gradients of the global context: products of each position and head of a map with a vector, and sums over
+// positions.
 Tensor similarities(const Tensor& x, const Tensor& vectors, int64_t num_heads) {
   const int64_t positions = check_heads(x, num_heads), channels = x.size(1);
   check_shape("vectors", vectors, {x.size(0), channels});
@@ -707,7 +707,7 @@ Tensor& gelu_(Tensor& x) {
   return x;
 }
 
-// `x` becomes the gradient of what GELU is taken of, from that of its outputs.
+// Overwrites `x`, the input of GELU, by its gradient; `grad` is the gradient of the output.
 Tensor& gelu_grad_(Tensor& x, const Tensor& grad) {
   check_map(x);
   check_layout("x", x, x.sizes());

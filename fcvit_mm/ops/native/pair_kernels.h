@@ -1,4 +1,4 @@
-// What matrix products of bfloat16 read: two neighbouring values of a row, a pair, lie where one of float32 would.
+// Pairs of bfloat16 values for matrix products: two neighbouring values of a row are stored in the place of one float32.
 namespace fcvit_mm {
 namespace INSTANCE {
 namespace {

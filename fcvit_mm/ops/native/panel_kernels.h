@@ -1,4 +1,4 @@
-// Weights packed for matrix products, and the products that gradients of weights are.
+// Packing of weights for matrix products, and the matrix products that compute gradients of weights.
 namespace fcvit_mm {
 namespace INSTANCE {
 namespace {

@@ -1,4 +1,4 @@
-// Matrix products, which 1x1 convolutions are: of float32, or of pairs of bfloat16 where PAIRS is defined.
+// Matrix products, which compute 1x1 convolutions: of float32, or of pairs of bfloat16 where PAIRS is defined.
 namespace fcvit_mm {
 namespace INSTANCE {
 namespace {

@@ -1,4 +1,4 @@
-// 1x1 convolutions, and what is made of them, on several threads.
+// 1x1 convolutions, bottlenecks and channel mixers, on several threads.
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -107,7 +107,7 @@ void correlate(const Correlation& all) {
   });
 }
 
-// Two 1x1 convolutions one after the other, for a block of rows at a time: what is between them stays in the cache.
+// Two 1x1 convolutions one after the other, for a block of rows at a time: the values between them stay in the cache.
 void multiply_twice(const Product& first, const float* first_weight, const Product& second,
                     const float* second_weight, bool packed) {
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), first.count);

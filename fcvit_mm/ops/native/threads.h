@@ -1,5 +1,5 @@
-// What divides the work of the kernels among PyTorch's threads. Results do not depend on their number, but for channel
-// mixers of small maps.
+// Functions that divide the work of the kernels among PyTorch's threads. Results do not depend on the number of threads,
+// except for channel mixers of small maps.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ float* thread_buffer(int64_t count);
 // The kernels that run: those for the most that this processor has, unless PyTorch was told to use less of it
 // (ATEN_CPU_CAPABILITY). Not to be called where it has no AVX2.
 const Kernels& kernels();
-// Chooses others, by PyTorch's name of their instructions, for comparison. What was packed before does not fit them.
+// Selects other kernels, by PyTorch's name of their instructions, for comparison. Weights packed before do not fit them.
 void choose_kernels(const std::string& instructions);
 
 // ---- convolutions.cpp ----
@@ -50,7 +50,7 @@ void convolve_tiles(const TiledConvolution& conv);
 
 // ---- products.cpp ----
 
-// The weight of a 1x1 convolution: (columns, depth), or turned: (depth, columns), or as of pack_panels.
+// The weight of a 1x1 convolution: (columns, depth), or if `turned` (depth, columns), or packed by pack_panels.
 struct Weight {
   const float* values;
   int64_t stride;
@@ -64,7 +64,7 @@ void correlate(const Correlation& all);
 void multiply_twice(const Product& first, const float* first_weight, const Product& second,
                     const float* second_weight, bool packed);
 
-// Values of a row, or of a packed weight's depth, in the memory of so many of float32: half of them in pairs.
+// Size, in values of float32, of a row or of a packed weight's depth: half as many if they are pairs of bfloat16.
 inline int64_t packed_size(int64_t values, bool paired) { return paired ? divide_up(values, 2) : values; }
 
 // Channel mixers: 1x1 convolution to more channels, 3x3 depth-wise convolution, GELU, 1x1 convolution back.

@@ -1,4 +1,4 @@
-// What the kernels make of vectors, whatever their size: see vectors_avx2.h.
+// Operations on vectors of any size: see vectors_avx2.h.
 namespace fcvit_mm {
 namespace INSTANCE {
 namespace {

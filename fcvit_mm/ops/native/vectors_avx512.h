@@ -27,7 +27,8 @@ INLINE Vector zero() { return _mm512_setzero_ps(); }
 INLINE Vector constant(float value) { return _mm512_set1_ps(value); }
 INLINE Vector broadcast(const float* from) { return _mm512_set1_ps(*from); }
 INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-// What matrix products add. The four bytes of a value hold a float32, or two values of bfloat16 whose products are added.
+// The multiply-add of matrix products. The four bytes of a value hold a float32, or two values of bfloat16 whose products
+// are added.
 #ifdef PAIRS
 INLINE Vector add_product(Vector a, Vector b, Vector sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 #else

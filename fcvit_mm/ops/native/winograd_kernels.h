@@ -3,7 +3,7 @@ namespace fcvit_mm {
 namespace INSTANCE {
 namespace {
 
-// What six neighbouring inputs are at the points 0, 1, -1, 2, -2 and infinity.
+// Values of six neighbouring inputs at the points 0, 1, -1, 2, -2 and infinity.
 INLINE void transform(const Vector (&d)[kTileReads], Vector (&points)[kTileReads]) {
   const Vector even = multiply_add(d[2], constant(-4.f), d[4]), odd = multiply_add(d[1], constant(-4.f), d[3]);
   const Vector even2 = d[4] - d[2], odd2 = d[3] - d[1];
@@ -15,7 +15,7 @@ INLINE void transform(const Vector (&d)[kTileReads], Vector (&points)[kTileReads
   points[5] = multiply_add(d[1], constant(4.f), multiply_add(d[3], constant(-5.f), d[5]));
 }
 
-// The four outputs of the products at these points.
+// The four outputs, computed from the products at these points.
 INLINE void transform_back(const Vector (&m)[kTileReads], Vector (&outputs)[kTile]) {
   const Vector plus = m[1] + m[2], minus = m[1] - m[2];
   const Vector plus2 = m[3] + m[4], minus2 = m[3] - m[4];
