@@ -482,6 +482,12 @@ class ResumableHook(Hook):
             samples = sum(part.processes * part.batch_size * part.batches for part in parts)
             runner.logger.info(f'Resuming inside epoch {loop.epoch + 1}, after its first {samples} samples')
             sampler.resume(parts)
+            # MMEngine counts an epoch's batches from the first that it loads; logs and hooks need those before it, too.
+            trained, run_iter = loop.iter - loop.epoch * len(loop.dataloader), loop.run_iter
+            loop.run_iter = lambda number, batch: run_iter(trained + number, batch)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        vars(runner.train_loop).pop('run_iter', None)  # of a resumed epoch
 
     def _skip_iterations(
         self, loop: IterBasedTrainLoop, sampler: ResumableBatchSampler, parts: List[EpochPart]

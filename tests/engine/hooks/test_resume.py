@@ -48,6 +48,31 @@ def test_sigterm_resumes_inside_an_epoch(by_epoch, tmp_path):
 
 
 @HOOKS.register_module()
+class Places(Hook):
+    """Batches as hooks and logs count them, and whether they are the last of their epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        end = self.end_of_epoch(runner.train_dataloader, batch_idx)
+        self.seen.append((runner.epoch, batch_idx, end))
+
+
+@pytest.mark.parametrize('batch_size, trained', [(3, 3), (2, 4)])
+def test_logs_count_the_batches_of_an_epoch_that_was_resumed_inside(batch_size, trained, tmp_path):
+    train(tmp_path, by_epoch=True, end=6, how='SIGTERM')  # after 9 of the 12 samples of epoch 1
+    change = dict(custom_hooks=[dict(type='Places')], train_dataloader=dict(batch_size=batch_size))
+    _, runner = train(tmp_path, by_epoch=True, resume=True, change=change)
+    seen = next(hook.seen for hook in runner.hooks if isinstance(hook, Places))
+    last = 12 // batch_size - 1
+    assert seen == [
+        *((1, number, number == last) for number in range(trained, last + 1)),
+        *((2, number, number == last) for number in range(last + 1)),
+    ]
+
+
+@HOOKS.register_module()
 class SavesBeforeTraining(Hook):
     """As happens when a validation that was due comes first and finds a new best checkpoint."""
 
