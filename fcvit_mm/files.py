@@ -245,9 +245,10 @@ def _written_file(error: OSError) -> Tuple[str, bool]:
 
 def _reason(error: Union[OSError, RuntimeError], path: str) -> str:
     """Return why a file could not be written, the free space, and what to do if that is the reason."""
-    reason = getattr(error, 'strerror', None) or error
-    advice = '. Free disk space, or write to another disk' if getattr(error, 'errno', None) in FULL else ''
-    return f'{reason}; {_free(os.path.dirname(path) or ".")}{advice}'
+    reason = getattr(error, 'strerror', None) or str(error)
+    if not lacks_space(error):
+        return reason
+    return f'{reason}; {_free(os.path.dirname(path) or ".")}. Free disk space, or write to another disk'
 
 
 def is_write_failure(error: BaseException) -> bool:
@@ -255,6 +256,11 @@ def is_write_failure(error: BaseException) -> bool:
     if isinstance(error, RuntimeError):
         return any(text in str(error) for text in TORCH_FAILURES)
     return isinstance(error, OSError)
+
+
+def lacks_space(error: Optional[BaseException]) -> bool:
+    """Check whether the reason of a write failure is the space on the disk; PyTorch's reports give no reason."""
+    return isinstance(error, RuntimeError) or getattr(error, 'errno', None) in FULL
 
 
 def is_temporary(name: str) -> bool:

@@ -5,7 +5,6 @@ and its index, so the first hundred of a thousand are those of a hundred.
 """
 
 import colorsys
-import errno
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 import numpy as np
 
 from ..errors import UserError
-from ..files import WriteError, write_atomic
+from ..files import WriteError, lacks_space, write_atomic
 from ..options import DATASET_KINDS as KINDS
 
 #: In the alphabetical order in which mmpretrain numbers the folders of a data set.
@@ -105,7 +104,7 @@ def generate(
     try:
         _write(root, wanted)
     except OSError as error:
-        full = 'free disk space, or ' if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
+        full = 'free disk space, or ' if lacks_space(error) else ''
         raise WriteError(
             f'{root} could not be written: {error.strerror or error}: {full}give another folder'
         ) from error

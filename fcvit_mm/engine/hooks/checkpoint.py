@@ -12,7 +12,7 @@ from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
 
-from ...files import WriteError, remove_temporaries, write_atomic
+from ...files import WriteError, lacks_space, remove_temporaries, write_atomic
 from ...registry import HOOKS
 
 #: Exit status after SIGTERM, as shells report it.
@@ -303,5 +303,10 @@ class CheckpointWriteError(WriteError):
     """
 
     def __init__(self, error: WriteError, previous: Optional[str]) -> None:
+        solution = ''
+        if isinstance(error.__cause__, FileNotFoundError):
+            solution = '. Check that no other run writes to this folder (give each its own --work-dir)'
+        elif not lacks_space(error.__cause__):
+            solution = '. Make the folder writable'
         rest = f'. {previous} is complete: resume from it with --resume' if previous else ''
-        super().__init__(f'{error}. Training ends here{rest}')
+        super().__init__(f'{error}{solution}. Training ends here{rest}')

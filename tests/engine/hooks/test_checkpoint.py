@@ -37,18 +37,30 @@ small_run.train(Path({work_dir!r}), by_epoch=True, workers=2)
 """
 
 
-def test_a_full_disk_ends_training_and_leaves_the_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'error, reason, solution',
+    [
+        (
+            OSError(28, 'No space left on device'),
+            'No space left on device; .* are free there',
+            'Free disk space, or .*',
+        ),
+        (FileNotFoundError(2, 'No such file'), 'No such file', r'Check that no other run writes .* own --work-dir\)'),
+        (PermissionError(13, 'Permission denied'), 'Permission denied', 'Make the folder writable'),
+    ],
+)
+def test_a_failed_write_ends_training_and_leaves_the_checkpoint(error, reason, solution, tmp_path, monkeypatch):
     original = files.os.replace
 
     def replace(source, target):
         if target.endswith('epoch_2.pth'):
-            raise OSError(28, 'No space left on device')
+            raise error
         original(source, target)
 
     monkeypatch.setattr(files.os, 'replace', replace)
     with pytest.raises(
         CheckpointWriteError,
-        match='epoch_2.pth .* No space left on device.* Training ends here. .*epoch_1.pth '
+        match=f'epoch_2.pth .* could not be written: {reason}. {solution}. Training ends here. .*epoch_1.pth '
         'is complete: resume from it with --resume',
     ):
         train(tmp_path, by_epoch=True)
