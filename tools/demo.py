@@ -43,6 +43,18 @@ def say(text=''):
     print(text, flush=True)
 
 
+def warn_of_busy_cores():
+    """Say how to train if other programs use the cores: PyTorch's threads then wait for each other."""
+    if 'OMP_NUM_THREADS' in os.environ or not hasattr(os, 'getloadavg'):
+        return
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        say(
+            f'{load:.0f} processes or threads compete for {cores} cores: if training is slow, stop and run the same '
+            'command with OMP_NUM_THREADS=1 in the environment. It continues where it stopped'
+        )
+
+
 def read_json(path):
     try:
         content = json.loads(path.read_text())
@@ -227,6 +239,7 @@ def main(args):
     for package in ('mmpretrain', job['package']):
         require(package)
 
+    warn_of_busy_cores()
     start = time.time()
     few = dict(num_train=16, num_val=6, size=64) if args.quick else {}
     # By default the folder that the configs name; a few images must not take the place of all.

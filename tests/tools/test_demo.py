@@ -50,6 +50,19 @@ def test_detect_goes_through_all_stages_and_then_skips_them(run_demo, tmp_path):
     assert table and all(line in second for line in table)
 
 
+def test_on_busy_cores_it_says_how_to_train(monkeypatch, capsys):
+    monkeypatch.setattr(demo.os, 'cpu_count', lambda: 2)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    for load, said in ((1.9, False), (8.6, True)):
+        monkeypatch.setattr(demo.os, 'getloadavg', lambda load=load: (load, load, load))
+        demo.warn_of_busy_cores()
+        text = capsys.readouterr().out
+        assert ('9 processes or threads compete for 2 cores' in text and 'OMP_NUM_THREADS=1' in text) is said
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    demo.warn_of_busy_cores()
+    assert not capsys.readouterr().out
+
+
 def test_a_data_folder_is_used_by_every_step_and_is_named_if_it_cannot_be_written(monkeypatch, tmp_path):
     """A container's own files, whose folder the default is relative to, are often read-only."""
     monkeypatch.chdir(tmp_path)
