@@ -40,7 +40,7 @@ def test_draws_a_folder(trained, tmp_path, task):
     )
     # One that cannot be decoded costs only itself, and is told.
     assert done.returncode == 1 and '1 of' in done.stdout and 'broken.jpg cannot be decoded' in done.stdout
-    assert 'Traceback' not in done.stdout
+    assert not any(word in done.stdout for word in ('Traceback', 'Failed to search registry', 'is out of bounds'))
     drawn = cv2.imread(str(tmp_path / 'out' / f'{first.stem}.png'))
     source = cv2.imread(str(first))
     assert len(list((tmp_path / 'out').iterdir())) == len(list(inputs.iterdir())) - 1
