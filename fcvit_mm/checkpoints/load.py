@@ -5,6 +5,7 @@ import os
 from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 import torch.nn as nn
 from mmengine.dist import barrier, get_dist_info
@@ -21,8 +22,11 @@ from .names import find_state_dict, some, weights_of
 from .published import SCHEME, is_published
 from .published_files import published_path
 from .recognize import Recognized, arch_of, kind_of, name_arch, names_of, recognize
-from .safe_load import read_checkpoint
+from .safe_load import is_shard, read_checkpoint
 
+OTHER_FILE = (
+    'Give the config that it was trained with; a published file is first converted by tools/convert_checkpoint.py'
+)
 FROM_SCRATCH = 'to train from scratch, pretrained=None (init_cfg=None in the backbone)'
 
 
@@ -118,7 +122,7 @@ def _download(url: str, path: str) -> None:
             raise _DownloadError(str(error)) from error
 
 
-@CheckpointLoader.register_scheme(prefixes=r'.+\.safetensors$', force=True)
+@CheckpointLoader.register_scheme(prefixes=r'.+\.(safetensors|index\.json)$', force=True)
 def load_from_safetensors(filename: str, map_location: Any = None) -> Dict[str, Any]:
     """Let MMEngine read safetensors files wherever it reads a checkpoint, as the libraries' inferencers do.
 
@@ -209,6 +213,20 @@ def _is_past(name: str, stages: int) -> bool:
     return parts[0] == 'stages' and int(parts[1]) >= stages
 
 
+def allow_numpy_scalars() -> None:
+    """Let ``torch.load(weights_only=True)`` read NumPy scalars of any type, as MMEngine stores metrics.
+
+    MMEngine allows three types. At others, such as the float32 of an mIoU, it logs a warning and loads the file in a
+    way that could run code.
+    """
+    codes = np.typecodes['AllInteger'] + np.typecodes['Float'] + '?'
+    if hasattr(torch.serialization, 'add_safe_globals'):  # from torch 2.4 on
+        torch.serialization.add_safe_globals(list({type(np.dtype(code)) for code in codes}))
+
+
+allow_numpy_scalars()
+
+
 def load_complete(model: nn.Module, checkpoint: str) -> None:
     """Load a checkpoint of the complete model, in whatever container and with whatever wrapper's prefixes.
 
@@ -240,11 +258,16 @@ def check_fits(model: nn.Module, checkpoint: str) -> None:
     ]
     problems = []
     if missing:
-        problems.append(f'{len(missing)} of {len(wanted)} values are missing ({some(missing)})')
+        found = f'; it has {some(weights)}' if len(missing) == len(wanted) else ''
+        problems.append(f'{len(missing)} of {len(wanted)} values are missing ({some(missing)}{found})')
     if other:
         problems.append(f'{len(other)} have another shape ({"; ".join(other[:3])})')
     if problems:
         raise CheckpointError(
-            f'{checkpoint} does not fit the config: {"; ".join(problems)}. Give the config that it was '
-            'trained with; a published file is first converted by tools/convert_checkpoint.py'
+            f'{checkpoint} does not fit the config: {"; ".join(problems)}. '
+            + (
+                'It is a part of a checkpoint: give the file ending in .index.json'
+                if is_shard(checkpoint)
+                else OTHER_FILE
+            )
         )

@@ -74,7 +74,23 @@ def find_state_dict(
     if trained is not None:
         beside = f' (averaged ones are there too, {averaged}: ema=True or --ema takes them)' if averaged else ''
         return checkpoint[trained], f'trained weights, {trained}{beside}'
+    for key, container in _other_containers(checkpoint):
+        weights, description = find_state_dict(container, path, ema)
+        return weights, f'{description} ({key})' if ',' in description else f'{description}, {key}'
     return checkpoint, 'trained weights'
+
+
+def _other_containers(checkpoint: Dict[str, Any]) -> List[Tuple[str, Dict[str, Any]]]:
+    """Return the only entry of a file that has more weights than the file itself, such as ``model_state_dict``.
+
+    Averaged ones count if there are no others. Of several, as of a generator and a discriminator, none is chosen.
+    """
+    own = len(tensors_of(checkpoint))  # such as the loss
+    entries = [(key, value) for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, dict)]
+    found = [(key, value) for key, value in entries if len(tensors_of(find_state_dict(value)[0])) > own]
+    raw = [(key, value) for key, value in found if 'ema' not in key.lower()]
+    found = raw or found
+    return found if len(found) == 1 else []
 
 
 def tensors_of(state_dict: Mapping[Any, Any]) -> Dict[str, Tensor]:

@@ -24,6 +24,10 @@ from .unpickler import NATIVE, RestrictedUnpickler, strided
 READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
 #: Where a safetensors file's header has `meta` as JSON text, see fcvit_mm/publishing/weights.py.
 META_KEY = 'fcvit_mm_meta'
+#: End of the name of Hugging Face's index of a checkpoint that is divided into files.
+INDEX = '.index.json'
+#: Ends of the names of checkpoints.
+ENDINGS = ('.pth', '.pt', '.ckpt', '.bin', '.safetensors', '.pth.tar')
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch's format before 1.6
 _PROTOCOL = 1001
 
@@ -50,6 +54,8 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
     for beginning, read in READERS.items():
         if path.startswith(beginning):
             return read(path)
+    if path.endswith(INDEX) and os.path.isfile(path):
+        return _read_shards(path)
     head = _read_head(path)
     try:
         with open(path, 'rb') as file:
@@ -88,7 +94,11 @@ def _read_head(path: str) -> bytes:
             + 'give the path of one, or published:NAME (python tools/download.py lists them)'
         )
     if os.path.isdir(path):
-        raise CheckpointError(f'{path} is a directory: give the path of a checkpoint file in it')
+        inside = _checkpoint_in(path)
+        raise CheckpointError(
+            f'{path} is a directory: give the path of a checkpoint file in it'
+            + (f', such as {inside}' if inside else '')
+        )
     try:
         with open(path, 'rb') as file:
             head = file.read(512)
@@ -114,6 +124,9 @@ def _read_head(path: str) -> bytes:
             f'{path} is a web page, not a checkpoint: download the file itself, not the page about it'
         )
     if not re.search(rb'[^\t\n\r\f -~\x80-\xff]', head):
+        named = _named_in(path)
+        if named:
+            raise CheckpointError(f'{path} is not a checkpoint, but names one: give {named}')
         raise CheckpointError(
             f'{path} is text that begins with {head[:40]!r}, not a checkpoint: give the file with the weights'
         )
@@ -121,6 +134,49 @@ def _read_head(path: str) -> bytes:
         f'{path} begins with {head[:8]!r}, expected a torch, Paddle or safetensors checkpoint: give the file with the '
         'weights'
     )
+
+
+def _named_in(path: str) -> str:
+    """Return the file whose path is the content of a text file, as of ``last_checkpoint``; empty if there is none."""
+    with open(path, encoding='utf-8', errors='replace') as file:
+        text = file.read(4096).strip()
+    names = (
+        text,
+        os.path.join(os.path.dirname(path), text),
+        os.path.join(os.path.dirname(path), os.path.basename(text)),
+    )
+    return next((name for name in names if text and os.path.isfile(name)), '')
+
+
+def _checkpoint_in(folder: str) -> str:
+    """Return the last checkpoint of a folder; empty if there is none."""
+    last = os.path.join(folder, 'last_checkpoint')
+    named = _named_in(last) if os.path.isfile(last) else ''
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith((INDEX, *ENDINGS))]
+    whole = [path for path in paths if not is_shard(path)]
+    return named or max(whole, key=os.path.getmtime, default='')
+
+
+def is_shard(path: str) -> bool:
+    """Check whether a file's name is that of a part of a checkpoint, such as ``model-00001-of-00002.safetensors``."""
+    return re.search(r'-\d{5}-of-\d{5}\.\w+$', path) is not None
+
+
+def _read_shards(path: str) -> Dict[str, Any]:
+    """Read the files that Hugging Face's index of a divided checkpoint names, which are beside it."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            names = sorted(set(json.load(file)['weight_map'].values()))
+        shards = [os.path.join(os.path.dirname(path), os.path.basename(name)) for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f'{path} is not the index of a divided checkpoint (weight_map is missing or wrong: {error}): give the file '
+            'with the weights'
+        ) from error
+    weights: Dict[str, Any] = {}
+    for shard in shards:
+        weights.update(read_checkpoint(shard))
+    return weights
 
 
 def _read_torch_zip(file: IO[bytes], path: str) -> Any:

@@ -1,5 +1,6 @@
 """Checkpoints that a run starts from, resumes from or tests: whether they can be read, and fit the model."""
 
+import re
 from typing import List, Optional
 
 from mmengine.config import Config
@@ -8,7 +9,11 @@ from ..apis.load import read_trained
 from ..apis.predict.results import meta_of
 from ..checkpoints import CheckpointError, check_fits, read_checkpoint, weights_of
 from ..checkpoints.names import some
+from .limits import remark
 from .model import built_model
+
+#: Values of a backbone that the checkpoint of another task does not have: counters, output norms.
+OPTIONAL = re.compile(r'num_batches_tracked$|backbone\.norm\d')
 
 
 def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = None) -> List[str]:
@@ -37,13 +42,26 @@ def load_from_problems(cfg: Config) -> List[str]:
     model = built.state_dict()
     weights = weights_of(read_checkpoint(path), path)
     common = [name for name in model if name in weights]
-    if any(weights[name].shape == model[name].shape for name in common):
+    fitting = [name for name in common if weights[name].shape == model[name].shape]
+    if fitting:
+        report_partial_backbone(path, list(model), fitting)
         return []
     found = f'their shapes differ ({some(common)})' if common else f'it has {some(weights)}, the model {some(model)}'
     return [
         f'load_from: 0 of {len(model)} values of the model are in {path}: {found}. For weights of a backbone: '
         f'--cfg-options load_from=None pretrained={path}; for other files: tools/convert_checkpoint.py first'
     ]
+
+
+def report_partial_backbone(path: str, model: List[str], fitting: List[str]) -> None:
+    """Log a warning if a checkpoint has some values of the backbone, but not all, as one of another variant."""
+    own = [name for name in model if 'backbone.' in name and not OPTIONAL.search(name)]
+    missing = [name for name in own if name not in set(fitting)]
+    if missing and len(missing) < len(own):
+        remark(
+            f'load_from: {len(missing)} of {len(own)} values of the backbone are missing in {path} or have another '
+            f'shape there, and start at random ({some(missing)}). Is it of another variant?'
+        )
 
 
 def resume_problems(path: str, trained: Optional[List[str]] = None) -> List[str]:
@@ -57,6 +75,11 @@ def resume_problems(path: str, trained: Optional[List[str]] = None) -> List[str]
         return [
             f'--resume: {path} contains weights but no training state. To start a new run from these weights: '
             f'--cfg-options load_from={path}'
+        ]
+    if 'message_hub' not in content:
+        return [
+            f'--resume: {path} has no message_hub, which MMEngine resumes from: it was not written by its runner, or '
+            f'was changed since. To start a new run from these weights: --cfg-options load_from={path}'
         ]
     if 'config' in meta:
         return [

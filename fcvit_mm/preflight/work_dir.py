@@ -8,6 +8,7 @@ from typing import List
 from mmengine.config import Config
 
 from ..engine.config import type_name
+from .limits import remark
 from .model import built_model
 
 #: Values that optimizers store for each parameter.
@@ -21,6 +22,11 @@ def work_dir_problems(cfg: Config) -> List[str]:
         return problems
     folder = existing_part(cfg.work_dir)
     sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith('.pth')]
+    if sizes and folder == osp.abspath(cfg.work_dir) and not cfg.get('resume'):
+        remark(
+            f'{cfg.work_dir} has checkpoints of an earlier run, and those of the same name will be overwritten. To '
+            'continue that run: --resume; to keep it: another --work-dir'
+        )
     return disk_problems(folder, max(sizes, default=0) or checkpoint_size(cfg))
 
 

@@ -122,6 +122,8 @@ def test_no_other_network_gets_in(kind, tmp_path):
 
 def test_weights_of_another_model_are_not_evaluated(tmp_path):
     torch.save({'state_dict': state_dict(depths=(1, 2, 1, 1))}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=r'\(a, b; it has stem\.proj\.weight, .* more\)\. Give the config that'):
+        check_fits(nn.ParameterDict(dict(a=torch.ones(1), b=torch.ones(1))), str(tmp_path / 'a.pth'))
     with pytest.raises(CheckpointError, match='a.pth does not fit the config: .* have another shape'):
         check_fits(fcvit_mm.FCViT(dict(ARCH, mlp_ratios=(2, 1, 1, 1))), str(tmp_path / 'a.pth'))
 

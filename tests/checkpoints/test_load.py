@@ -9,6 +9,7 @@ import pickle
 import threading
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -468,3 +469,13 @@ def test_download_that_fails(server, tmp_path, monkeypatch):
 def test_addresses_of_other_networks(address):
     with pytest.raises(CheckpointError, match='expected a path, http:// or https://'):
         init(address)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, 'add_safe_globals'), reason='torch before 2.4 has no list of its own'
+)
+def test_torch_reads_numbers_of_numpy_safely(tmp_path):
+    numbers = [np.dtype(kind).type(1) for kind in ('float32', 'float16', 'int32', 'uint8', 'bool', 'float64')]
+    torch.save(numbers, tmp_path / 'a.pth')
+    with torch.serialization.safe_globals([np.dtype, np.core.multiarray.scalar]):  # as MMEngine allows
+        assert torch.load(tmp_path / 'a.pth', weights_only=True) == numbers

@@ -23,11 +23,25 @@ ONE, TWO = {'a': torch.ones(1)}, {'a': torch.full((1,), 2.0)}
         ({'module': ONE, 'optimizer': None}, False, 1),
         ({'state_dict': TWO, 'ema_state_dict': ONE}, False, 2),  # MMEngine's, which swaps the two
         ({'state_dict': TWO, 'ema_state_dict': ONE}, True, 2),
+        ({'model_state_dict': ONE, 'optimizer_state_dict': {'state': {0: TWO}}, 'loss': 0.5}, False, 1),
+        ({'params': ONE, 'params_ema': TWO}, False, 1),
+        ({'checkpoint': {'model': ONE}, 'args': {'lr': 1}}, False, 1),
     ],
 )
 def test_container(content, ema, value):
     assert weights_of(content, ema=ema)['a'] == value
     assert find_state_dict(content, 'a.pth', ema)[1].startswith('averaged (EMA)' if value == 2 else 'trained weights')
+
+
+def test_other_containers():
+    many = {'a': torch.ones(1), 'b': torch.ones(1)}
+    assert find_state_dict({'net': many, 'loss': torch.ones(1)}) == (many, 'trained weights, net')
+    several = {'generator': ONE, 'discriminator': TWO}  # neither is the model
+    assert find_state_dict(several) == (several, 'trained weights')
+    mixed = {'a': torch.ones(1), 'extra': ONE}
+    assert find_state_dict(mixed) == (mixed, 'trained weights')
+    nested = {'checkpoint': {'model': ONE}}
+    assert find_state_dict(nested) == (ONE, 'trained weights, model (checkpoint)')
 
 
 def test_averaged_weights_that_are_not_there():

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import io
+import json
+import os
 import pickle
 import struct
 import sys
@@ -15,7 +17,7 @@ import torch
 import torch.nn as nn
 from pickles import WRITERS, Storage, StoragePickler, op, torch_only, write_zip
 
-from fcvit_mm.checkpoints import CheckpointError, CheckpointNotFoundError, read_checkpoint
+from fcvit_mm.checkpoints import CheckpointError, CheckpointNotFoundError, load_complete, read_checkpoint
 
 
 @torch_only
@@ -189,8 +191,52 @@ def test_no_file(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match=r'nowhere.pth does not exist: .*lists them\)$') as error:
         read_checkpoint(tmp_path / 'nowhere.pth')
     assert isinstance(error.value, FileNotFoundError)
-    with pytest.raises(CheckpointError, match='is a directory: give the path'):
+    with pytest.raises(CheckpointError, match='is a directory: give the path of a checkpoint file in it$'):
         read_checkpoint(tmp_path)
+
+
+def test_files_and_folders_that_lead_to_a_checkpoint(tmp_path):
+    for name in ('epoch_1.pth', 'epoch_2.pth', 'model-00001-of-00002.bin'):
+        torch.save({'a': torch.ones(1)}, tmp_path / name)
+    os.utime(tmp_path / 'epoch_1.pth', (0, 0))
+    with pytest.raises(CheckpointError, match=r'a checkpoint file in it, such as .*epoch_2\.pth$'):
+        read_checkpoint(tmp_path)
+    pointer = tmp_path / 'last_checkpoint'
+    for content in (str(tmp_path / 'epoch_1.pth'), 'epoch_1.pth\n', '/moved/epoch_1.pth'):
+        pointer.write_text(content)
+        with pytest.raises(CheckpointError, match=r'is not a checkpoint, but names one: give .*epoch_1\.pth$'):
+            read_checkpoint(pointer)
+        with pytest.raises(CheckpointError, match=r'such as .*epoch_1\.pth$'):
+            read_checkpoint(tmp_path)
+    pointer.write_text('gone.pth')
+    with pytest.raises(CheckpointError, match="is text that begins with b'gone.pth', not a checkpoint"):
+        read_checkpoint(pointer)
+
+
+def test_checkpoints_that_are_divided_into_files(tmp_path):
+    weights = {name: torch.full((1,), float(number)) for number, name in enumerate('abc')}
+    files = dict(a='model-00001-of-00002.bin', b='model-00002-of-00002.bin', c='model-00001-of-00002.bin')
+    for file in set(files.values()):
+        torch.save({name: weights[name] for name in files if files[name] == file}, tmp_path / file)
+    index = tmp_path / 'model.bin.index.json'
+    index.write_text(json.dumps(dict(metadata={}, weight_map=files)))
+    assert read_checkpoint(index) == weights
+    with pytest.raises(CheckpointError, match='is a directory: .* such as .*index.json'):
+        read_checkpoint(tmp_path)
+    model = nn.ParameterDict({name: torch.zeros(1) for name in weights})
+    load_complete(model, str(index))
+    assert {name: value.item() for name, value in model.items()} == dict(a=0, b=1, c=2)
+    with pytest.raises(
+        CheckpointError, match=r'1 of 3 values are missing \(b\)\. It is a part of a checkpoint: give the'
+    ):
+        load_complete(model, str(tmp_path / files['a']))
+    (tmp_path / files['a']).unlink()
+    with pytest.raises(CheckpointNotFoundError, match='model-00001-of-00002.bin does not exist'):
+        read_checkpoint(index)
+    for text in ('{"weight_map": []}', '[1]', 'x', '{"weight_map": {"a": 1}}'):
+        index.write_text(text)
+        with pytest.raises(CheckpointError, match='is not the index of a divided checkpoint'):
+            read_checkpoint(index)
 
 
 def test_no_permission(tmp_path, monkeypatch):

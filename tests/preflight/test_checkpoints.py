@@ -59,16 +59,33 @@ def test_checkpoint_to_resume_from(own, tmp_path):
     cfg.resume, cfg.load_from = True, path
     torch.save({'state_dict': {}}, path)
     assert 'contains weights but no training state' in only_problem(cfg)
+    content = {'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1, 'config': 'import os'}}
+    torch.save(content, path)
+    assert f'--resume: {path} has no message_hub, which MMEngine resumes from' in only_problem(cfg)
     # MMEngine would run this text.
-    torch.save({'state_dict': {}, 'optimizer': {}, 'meta': {'epoch': 1, 'iter': 1, 'config': 'import os'}}, path)
+    torch.save({**content, 'message_hub': {}}, path)
     assert 'contains a config, which MMEngine would execute' in only_problem(cfg)
+
+
+def test_weights_of_a_part_of_the_backbone(own, tmp_path, said):
+    cfg, _ = own('classification')
+    cfg.load_from = str(tmp_path / 'a.pth')
+    weights = build_model(cfg).state_dict()
+    torch.save(dict(state_dict={name: value for name, value in weights.items() if 'norm3' not in name}), cfg.load_from)
+    check_training(cfg)
+    assert not any('load_from' in line for line in said)
+    torch.save(dict(state_dict={key: value for key, value in weights.items() if 'stages.2' not in key}), cfg.load_from)
+    check_training(cfg)
+    (line,) = [line for line in said if 'load_from' in line]
+    assert re.match(r'load_from: (\d+) of \d+ values of the backbone are missing in .*a.pth or have another', line)
+    assert 'start at random (backbone.stages.2.' in line and line.endswith('Is it of another variant?')
 
 
 def test_resuming_with_another_model(own, tmp_path):
     cfg, _ = own('classification')
     cfg.load_from = str(tmp_path / 'a.pth')
     weights = build_model(cfg).state_dict()
-    torch.save(dict(state_dict=weights, optimizer={}, meta=dict(epoch=1, iter=2)), cfg.load_from)
+    torch.save(dict(state_dict=weights, optimizer={}, message_hub={}, meta=dict(epoch=1, iter=2)), cfg.load_from)
     cfg.resume = True
     check_training(cfg)
     cfg.model.backbone.arch.channels = (32, 64, 160, 256)

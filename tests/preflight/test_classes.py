@@ -41,7 +41,7 @@ def test_classes_of_the_checkpoint_in_another_order(own, said, tmp_path):
     with pytest.raises(PreflightError, match='numbers its classes differently') as error:
         check_testing(cfg, path)
     assert f'{classes[0]!r} has label 0, but 4 in the checkpoint' in str(error.value)
-    write(classes[::-1], optimizer={})
+    write(classes[::-1], optimizer={}, message_hub={})
     cfg.resume, cfg.load_from = True, path
     assert all('numbers its classes differently' in problem for problem in problems(cfg))
 

@@ -8,7 +8,7 @@ from harness import LIBRARIES
 from problems import only_training_problem
 
 from fcvit_mm.preflight import work_dir
-from fcvit_mm.preflight.checks import PreflightError, check_testing
+from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
 from fcvit_mm.preflight.work_dir import checkpoint_size, work_dir_problems
 
 
@@ -68,3 +68,17 @@ def test_sizes_are_those_of_checkpoints(trained, own, task):
     """The rest is names, numbers, and the log."""
     cfg, written = own(task)[0], os.path.getsize(trained(task).checkpoint)
     assert 0.97 * written < checkpoint_size(cfg) < written
+
+
+def test_checkpoints_that_would_be_overwritten(own, said):
+    cfg, _ = own('classification')
+    os.makedirs(cfg.work_dir)
+    check_training(cfg)
+    assert not any('earlier run' in line for line in said)
+    torch.save({}, os.path.join(cfg.work_dir, 'epoch_1.pth'))
+    check_training(cfg)
+    (line,) = [line for line in said if 'earlier run' in line]
+    assert line == (
+        f'{cfg.work_dir} has checkpoints of an earlier run, and those of the same name will be overwritten. To '
+        'continue that run: --resume; to keep it: another --work-dir'
+    )

@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, set_random_seed
 
@@ -278,6 +278,11 @@ class ResumableHook(Hook):
             )
         else:
             self._refuse(before)
+        if 'ema_state_dict' in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            self._log(
+                'the checkpoint has averaged weights of EMAHook, which the config lacks: training continues from them, '
+                'not from the raw weights. Add the EMAHook of that run to custom_hooks'
+            )
         moved = self._find_place(loop, meta, before)
         self.start = meta['iter']  # a checkpoint may be saved before the first iteration: by a validation that was due
         by_iter = isinstance(loop, IterBasedTrainLoop)

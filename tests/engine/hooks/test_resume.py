@@ -192,6 +192,18 @@ def test_checkpoints_that_do_not_say(iteration, trained, tmp_path, monkeypatch):
     assert len(seen) == trained and sum('does not contain its batch size' in text for text in said) == 1
 
 
+def test_averaged_weights_without_the_hook_that_averages(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
+    hook = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)])
+    train(tmp_path, True, end=4, change=hook)
+    train(tmp_path, True, end=5, resume=True, change=hook)
+    assert not any('EMAHook' in text for text in said)
+    train(tmp_path, True, end=5, resume=True)
+    (text,) = [text for text in said if 'EMAHook' in text]
+    assert text.startswith('Resuming: the checkpoint has averaged weights of EMAHook, which the config lacks: training')
+
+
 def test_request_to_resume(tmp_path):
     """Without anything to resume, the run starts as the config says, its weights included."""
     cfg = Config(dict(work_dir=str(tmp_path), load_from='weights.pth'))
