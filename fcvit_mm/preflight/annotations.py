@@ -25,7 +25,7 @@ SKIPPED = {
 }
 #: Why an annotation cannot be loaded.
 FATAL = {
-    'keys': 'lack id, image_id, category_id, bbox or area',
+    'keys': 'lack',
     'box': 'have a bbox that is not four finite numbers',
     'area': 'have an area that is not a finite number',
 }
@@ -34,6 +34,10 @@ FATAL = {
 CORNERS_BEYOND = 0.25
 #: The same where x and y are the center, of objects of a tenth of their image's sides and more.
 CENTERS_BEYOND = 0.05
+#: What the library reads of annotations and images.
+ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
+IMAGE_KEYS = ('id', 'file_name', 'width', 'height')
+IDS = ('id', 'image_id', 'category_id')
 #: Keys that every file in COCO's format has.
 PARTS = ('images', 'annotations', 'categories')
 
@@ -60,22 +64,27 @@ def fatal_annotations(content: dict) -> List[str]:
         return misshapen
     annotations = content.get('annotations', [])
     found: Dict[str, list] = defaultdict(list)
+    missing: Counter = Counter()
     for number, annotation in enumerate(annotations):
-        if not {'id', 'image_id', 'category_id', 'bbox', 'area'} <= set(annotation):
+        lacking = [key for key in ANNOTATION_KEYS if key not in annotation or key in IDS and annotation[key] is None]
+        if lacking:
+            missing.update(lacking)
             found['keys'].append(annotation.get('id', f'number {number}'))
         elif not is_box(annotation['bbox']):
             found['box'].append(annotation['id'])
         elif not is_number(annotation['area']):
             found['area'].append(annotation['id'])
-    lines = [count_line(found[kind], len(annotations), words) for kind, words in FATAL.items() if kind in found]
+    reasons = {**FATAL, 'keys': f'lack {" or ".join(key for key in ANNOTATION_KEYS if key in missing)}'}
+    lines = [count_line(found[kind], len(annotations), words) for kind, words in reasons.items() if kind in found]
     incomplete = [
         image.get('id', f'number {number}')
         for number, image in enumerate(content['images'])
-        if not {'id', 'file_name', 'width', 'height'} <= set(image)
+        if not set(IMAGE_KEYS) <= set(image)
     ]
     if incomplete:
+        lacking = [key for key in IMAGE_KEYS if any(key not in image for image in content['images'])]
         lines.append(
-            f'{len(incomplete)} of {len(content["images"])} images lack id, file_name, width or height (ids '
+            f'{len(incomplete)} of {len(content["images"])} images lack {" or ".join(lacking)} (ids '
             f'{shorten(incomplete, SHOWN)})'
         )
     for key, words, is_right in (
@@ -114,7 +123,7 @@ def misshapen_parts(content: dict) -> List[str]:
         if wrong:
             lines.append(f'{len(wrong)} of {len(items)} {part} are no dicts, such as {wrong[0]!r:.60}')
             continue
-        for key in ('id', 'image_id', 'category_id'):
+        for key in IDS:
             several = [each for each in items if isinstance(each.get(key), (list, dict))]
             if several:
                 lines.append(

@@ -6,6 +6,7 @@ the messages.
 
 import copy
 import math
+import re
 from collections import defaultdict
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -179,14 +180,20 @@ def check_masks(
         tuple: Error message -> segmentations; and readable segmentations with points outside their image.
     """
     found: Dict[str, List[Mask]] = defaultdict(list)
+    kinds: Dict[str, str] = {}
+
+    def words_of(said: str) -> str:
+        """Return the words for the first mask of this kind: others differ in numbers."""
+        return kinds.setdefault(re.sub(r"\[[^\]]*\]|'[^']*'|\d+", '', said), said)
+
     unusual: List[Mask] = []
     beyond: List[Mask] = []
     for mask in limit.part(masks, SCREEN_SECONDS, f'{what}: segmentations checked'):
         kind = mask_kind(mask.segmentation, mask.width, mask.height)
         if kind == 'far':
-            found[far_words(mask.segmentation)].append(mask)
+            found[words_of(far_words(mask.segmentation))].append(mask)
         elif kind == 'size':
-            found[mask_words(mask.segmentation, mask.width, mask.height, '')].append(mask)
+            found[words_of(mask_words(mask.segmentation, mask.width, mask.height, ''))].append(mask)
         elif kind == 'unusual':
             unusual.append(mask)
         elif kind:
@@ -197,7 +204,7 @@ def check_masks(
     for mask in limit.part(chosen, ASK_SECONDS, f'{what}: unusual segmentations read'):
         said = ask(mask)
         if said:
-            found[said].append(mask)
+            found[words_of(said)].append(mask)
     return dict(found), beyond
 
 

@@ -90,6 +90,7 @@ def near_file(path: str, folder: str = '') -> str:
             found = osp.join(folder, *parts[-number:])
             if osp.exists(found):
                 return f'{found} exists: names are absolute paths of another machine or folder, remove the folders'
+        return _near_name(osp.join(folder, osp.basename(path)))
     return _near_name(path)
 
 
@@ -157,7 +158,9 @@ def _near_name(path: str) -> str:
         (lambda each: unified(each) == unified(name), 'the same characters in another Unicode form (NFC or NFD)'),
         (lambda each: unified(each).casefold() == unified(name).casefold(), 'another case of letters'),
         (lambda each: osp.splitext(each)[0] == stem, 'another suffix'),
+        (lambda each: name.endswith((f'-{each}', f'_{each}')), 'another beginning'),
         (lambda each: bool(stem) and each.startswith(stem) and not each[len(stem) :][:1].isalnum(), 'another ending'),
+        (lambda each: stem.startswith(f'{osp.splitext(each)[0]}_') and each[:1] != '.', 'another ending'),
     ):
         found = next((each for each in names if each != name and same(each)), '')
         if found and not (osp.splitext(name)[1] and osp.isdir(osp.join(folder, found))):

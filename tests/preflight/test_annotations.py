@@ -45,8 +45,6 @@ def test_what_is_skipped_for_a_reason_of_its_own():
 @pytest.mark.parametrize(
     'kind, changes',
     [
-        ('keys', dict(bbox=None)),
-        ('keys', dict(area=None)),
         ('box', dict(bbox=[1, 2, 3])),
         ('box', dict(bbox='1,2,3,4')),
         ('box', dict(bbox=[1, 2, math.nan, 4])),
@@ -55,6 +53,13 @@ def test_what_is_skipped_for_a_reason_of_its_own():
 )
 def test_what_cannot_be_loaded(kind, changes):
     assert fatal_annotations(file_of(**changes)) == [f'1 of 2 annotations {FATAL[kind]} (ids 2)']
+
+
+def test_annotations_that_lack_a_field():
+    assert fatal_annotations(file_of(bbox=None, area=None)) == ['1 of 2 annotations lack bbox or area (ids 2)']
+    content = file_of()
+    content['annotations'][1]['id'] = None
+    assert fatal_annotations(content) == ['1 of 2 annotations lack id (ids None)']
 
 
 def test_ids_that_are_not_unique():
@@ -67,7 +72,7 @@ def test_ids_that_are_not_unique():
 
 def test_images_that_lack_a_field():
     content = dict(images=[IMAGE, dict(id=2, file_name='2.jpg')], categories=[], annotations=[])
-    assert fatal_annotations(content) == ['1 of 2 images lack id, file_name, width or height (ids 2)']
+    assert fatal_annotations(content) == ['1 of 2 images lack width or height (ids 2)']
 
 
 def test_boxes_that_are_corners():

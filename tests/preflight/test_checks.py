@@ -61,6 +61,16 @@ def test_annotations_without_images(own):
     assert f'{path} lists no images' in only_problem(cfg)
 
 
+def test_folders_in_another_unicode_form(own):
+    cfg, data = own('classification')
+    (data / 'train' / 'star').rename(data / 'train' / 'gr\u00fcn')
+    (data / 'val' / 'star').rename(data / 'val' / 'gru\u0308n')
+    assert (
+        'lacks gr\u00fcn and adds gru\u0308n and writes the same characters in another Unicode form (NFC or NFD): its '
+        'classes are'
+    ) in only_problem(cfg)
+
+
 def test_no_images(own):
     cfg, data = own('classification')
     for path in (data / 'val').rglob('*.jpg'):
@@ -159,7 +169,7 @@ def test_annotations_that_would_end_training(own, change_annotations):
     cfg, data = own('detection')
     change_annotations(data, 'train', lambda content: content['annotations'][2].pop('area'))
     assert re.search(
-        'instances_train2017.json: 1 of [0-9]+ annotations lack id, .* correct or remove', only_problem(cfg)
+        'instances_train2017.json: 1 of [0-9]+ annotations lack area .* correct or remove', only_problem(cfg)
     )
 
 

@@ -104,6 +104,17 @@ def test_unusual_masks_come_first_and_far_ones_are_never_drawn(monkeypatch):
     }
 
 
+def test_masks_of_one_kind_are_one_line():
+    points = [[[[number, 2], [3, 4], [5, 6]]] for number in range(4)]
+    sizes = [dict(size=[number, 4], counts='x') for number in range(4)]
+    masks = [Mask(each, 64, 48, number, 1) for number, each in enumerate([*points, *sizes])]
+    found, _ = check_masks(masks, lambda mask: '', TimeLimit(), 'a.json')
+    assert {said: [each.owner for each in faulty] for said, faulty in found.items()} == {
+        'its points are [0, 2], ..., expected the numbers x1, y1, x2, y2, ... one after the other': [0, 1, 2, 3],
+        'its size is [0, 4], but its image has [48, 64] (height, width)': [4, 5, 6, 7],
+    }
+
+
 @pytest.mark.parametrize(
     'mask, step, metric',
     [

@@ -26,6 +26,8 @@ from fcvit_mm.preflight.missing_files import link_problems, near_file, path_prob
         ('train.zip', 'train', '{root}/train.zip exists, with another suffix: unpack it'),
         ('Train/a.jpg', 'train', '{root}/Train exists, with another case of letters'),
         ('train/a/b.txt', 'train/a.txt', ''),
+        ('train/a.jpg', 'train/a_jpg.rf.0a1b2c.jpg', '{root}/train/a.jpg exists, with another ending'),
+        ('train/a.jpg', 'train/0a1b2c-a.jpg', '{root}/train/a.jpg exists, with another beginning'),
         ('train/a10.jpg', 'train/a1.jpg', ''),
         ('train/b.jpg', 'train/a.jpg', ''),
         ('train/b.jpg', 'val/a.jpg', ''),
@@ -52,7 +54,11 @@ def test_absolute_names_of_another_machine(tmp_path):
     assert near_file('/home/jane/data/sub/a.jpg', str(tmp_path / 'train')) == (
         f'{image} exists: names are absolute paths of another machine or folder, remove the folders'
     )
-    assert near_file('/home/jane/data/a.jpg', str(tmp_path / 'train')) == ''
+    assert near_file('/home/jane/data/b.jpg', str(tmp_path / 'train')) == ''
+    (tmp_path / 'train' / 'c.jpg').touch()
+    assert near_file('/upload/1/0a1b2c-c.jpg', str(tmp_path / 'train')) == (
+        f'{tmp_path / "train" / "c.jpg"} exists, with another beginning'
+    )
     assert near_file(str(tmp_path / 'train' / 'x' / 'b.jpg'), str(tmp_path / 'train')) == ''
 
 

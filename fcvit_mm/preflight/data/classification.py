@@ -4,7 +4,7 @@ import os
 import os.path as osp
 import re
 from itertools import islice
-from typing import Any, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 from mmengine.fileio import list_from_file
@@ -159,6 +159,7 @@ def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List
         return []
     if dataset.ann_file and classes:
         report_folders_of_others(dataset, where)
+        report_repeated_images(dataset, where)
     table = label_table(dataset.data_list)
     wrong = table[(table[:, 1] < 0) | (table[:, 1] >= number)].tolist()
     if not wrong:
@@ -186,4 +187,23 @@ def report_folders_of_others(dataset: Any, where: str) -> None:
             f'{where}: {len(other)} of {len(named)} checked images are in the folder of another class than their label '
             f'({info["img_path"]} has label {info["gt_label"]}, which is {classes[info["gt_label"]]!r} in '
             'metainfo.classes): correct the labels, or the order of the classes'
+        )
+
+
+def report_repeated_images(dataset: Any, where: str) -> None:
+    """Report images that a list has several times with different labels."""
+    labels: Dict[str, Any] = {}
+    again: List[dict] = []
+    for info in dataset.data_list:
+        path = str(info.get('img_path'))
+        if path in labels:
+            again.append(info)
+        else:
+            labels[path] = info.get('gt_label')
+    different = [info for info in again if info.get('gt_label') != labels[str(info['img_path'])]]
+    if different:
+        path = str(different[0]['img_path'])
+        remark(
+            f'{where}: {len(different)} images are listed again with another label ({path} with {labels[path]} and '
+            f'{different[0]["gt_label"]}): keep one line for each image'
         )

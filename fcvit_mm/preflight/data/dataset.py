@@ -24,7 +24,7 @@ from .detection import (
     mask_problems,
     short_palette,
 )
-from .formats import known_format
+from .formats import folder_format, known_format
 from .images import file_problems
 from .kinds import has_folders, is_coco, is_remote, is_segmentation, is_url, is_xml, loading_steps, needs_maps
 from .segmentation import label_map_problems, suffix_problems
@@ -88,6 +88,9 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         return Leaf(None, None, [build_problem(dataset_cfg, error)])
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     prefixes = {key: path for key, path in (getattr(dataset, 'data_prefix', None) or {}).items() if path}
+    if any(isinstance(name, str) and not name.strip() for name in classes or ()):
+        what = f'the file {given} has an empty line' if isinstance(given, str) else 'metainfo.classes has an empty name'
+        return Leaf(dataset, None, [f'{what}, which counts as a class: remove it'])
     if not isinstance(dataset, BaseDataset):
         return Leaf(dataset, classes, [])
     if is_remote(dataset, prefixes):
@@ -144,6 +147,12 @@ def report_repeated_classes(dataset_cfg: dict, classes: Any) -> None:
 def setting_problem(dataset_cfg: dict) -> str:
     """Describe a setting of a data set whose kind no library takes; empty if there is none."""
     metainfo, ann_file, suffix = (dataset_cfg.get(key) for key in ('metainfo', 'ann_file', 'img_suffix'))
+    classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
+    if isinstance(classes, (set, frozenset, dict)):
+        return (
+            f'metainfo.classes is a {type(classes).__name__}, expected a sequence of names, whose order numbers the '
+            'classes: write a tuple'
+        )
     endings = dataset_cfg.get('extensions')
     if isinstance(endings, str):
         return f'extensions is the text {endings!r}, expected a sequence: write extensions=({endings!r},), with a comma'
@@ -175,6 +184,12 @@ def build_problem(node: dict, error: Exception) -> str:
     advice = advice_for(error)
     if isinstance(node.get('data_prefix'), str) and "'str' object has no attribute" in str(error):
         advice = f'data_prefix is {node["data_prefix"]!r}, expected a dict, such as dict(img={node["data_prefix"]!r})'
+    if 'palette does not match classes' in str(error):
+        given = node.get('metainfo') or {}
+        return (
+            f'metainfo.palette has {len(given.get("palette") or ())} colors, expected one for each of the '
+            f'{len(given.get("classes") or ())} classes: complete it, or remove it'
+        )
     if "'HTTPBackend' object has no attribute 'join_path'" in str(error):
         return f'data_root is {node.get("data_root")}, but no folder is read by HTTP: download it and give its path'
     return f'{type_name(node)} cannot be built: {origin(error).message}' + f'. {advice}' * bool(advice)
@@ -277,7 +292,7 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) 
         except UnicodeDecodeError as error:
             return [packed_problem(ann_file) or known_format(ann_file) or not_utf8(ann_file, error)]
         except IsADirectoryError:
-            return [f'ann_file {ann_file} is a folder, expected a file: add the name of the file']
+            return [folder_format(ann_file)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return [
                 known_format(ann_file)
@@ -323,7 +338,7 @@ def list_problems(
 ) -> List[str]:
     """Check the sample list of a data set: that it is not empty, and that its labels match the model."""
     if api is not None and not everything:
-        return [f'{where} lists no images']
+        return [known_format(where) or f'{where} lists no images']
     problems: List[str] = []
     if dataset.data_list and BYTE_ORDER_MARK in str(dataset.data_list[0].get('img_path')):
         return [f'{where} begins with a byte order mark, which the library reads as part of a name: save it without']

@@ -1,5 +1,6 @@
 """Data sets for detection: categories, objects and masks in COCO's format."""
 
+import unicodedata
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..annotations import (
     count_line,
     fatal_annotations,
     is_box,
+    is_number,
     other_type,
     shift_of,
     skipped_annotations,
@@ -29,21 +31,22 @@ APART, SAME_EXTENT = 0.5, 0.5
 IGNORED_OBJECTS = 0.5
 
 
+def alike(name: Any) -> str:
+    """Return a name without what does not show or matter: surrounding space, capitals, and its Unicode form."""
+    return unicodedata.normalize('NFC', str(name)).strip().casefold()
+
+
 def category_problems(dataset: Any, api: Any) -> List[str]:
     """Check that the library gave each class the category of its name."""
     classes = list(dataset.metainfo.get('classes') or ())
     names = [category['name'] for category in api.cats.values()]
     found = [api.cats[key]['name'] for key in dataset.cat_ids]
     unknown = [name for name in classes if name not in names]
-    similar = [
-        f'{name!r} is {each!r} in the file'
-        for name in unknown
-        for each in names
-        if str(each).strip().casefold() == str(name).strip().casefold()
-    ]
+    similar = [f'{name!r} is {each!r} in the file' for name in unknown for each in names if alike(each) == alike(name)]
     if similar:
         return [
-            f'metainfo.classes differs from the categories of {dataset.ann_file} in spaces, capitals or type: '
+            f'metainfo.classes differs from the categories of {dataset.ann_file} in spaces, capitals, '
+            f'Unicode form or type: '
             f'{shorten(similar)}: write the names as in the file'
         ]
     if unknown:
@@ -153,7 +156,7 @@ def masks_beside_boxes(dataset: Any) -> None:
     beside, apart, number = [], [], 0
     for info in spread(dataset.data_list, CORNER_IMAGES):
         for each in info['instances']:
-            points = [point for polygon in mask_of(each) for point in polygon if isinstance(point, (int, float))]
+            points = [point for polygon in mask_of(each) for point in polygon if is_number(point)]
             if len(points) < 6 or len(points) % 2 or len(each['bbox']) != 4:  # other boxes are another library's
                 continue
             number += 1

@@ -1,10 +1,12 @@
 """Annotation files of other tools and formats, which are given in place of one in COCO's format."""
 
 import json
+import os
 import re
 from typing import Any
 
 from ...images import other_content
+from ..limits import shorten
 
 #: Formats of text: how it begins, and what it is.
 TEXTS = (
@@ -12,6 +14,7 @@ TEXTS = (
     (r'\s*<annotation\b|\s*<\?xml[^>]*>\s*<annotation\b', 'an XML file of one image, as VOC has'),
     (r'\d+( [\d.e-]+){4,}\s', 'a text file of YOLO, with one line per object of one image'),
     (r'[^\n{[]*(filename|image|path)[^\n{[]*[,;\t][^\n{[]*(xmin|x1|bbox|class|label)', 'a table (CSV)'),
+    (r'([^\n{[]*\n)*(nc|names|train|path):[ \n]', 'the description of a YOLO data set (data.yaml)'),
     (r'\s*\{.*\}\s*\n\s*\{', 'a file with one JSON object per line (JSON lines)'),
 )
 
@@ -45,6 +48,17 @@ def known_format(path: str) -> str:
     return f'{path} is {name}, not in COCO format: export or convert it to COCO format' if name else ''
 
 
+def folder_format(folder: str) -> str:
+    """Describe a folder that is given as an annotation file, by its first file, with advice."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith('.'))
+    texts = [name for name in names if name.lower().endswith(('.json', '.txt', '.xml'))]
+    text = f'ann_file {folder} is a folder, expected a file'
+    found = known_format(os.path.join(folder, texts[0])) if texts else ''
+    if found:
+        return f'{text}: {found}, all {len(texts)} of them in one file'
+    return f'{text}: add the name of the file' + (f' ({shorten(texts)})' if texts else '')
+
+
 def name_of(content: Any) -> str:
     """Name the format of a JSON file by its keys; empty if it is COCO's or unknown."""
     first = content[0] if isinstance(content, list) and content else content
@@ -55,6 +69,11 @@ def name_of(content: Any) -> str:
     for needed, name, is_list in (
         ({'shapes', 'imagePath'}, 'a file of LabelMe, for one image', False),
         ({'metainfo', 'data_list'}, "in MMEngine's format (type BaseDetDataset reads it)", False),
+        ({'items', 'categories', 'info'}, 'in the format of Datumaro', False),
+        ({'classes', 'tags'}, 'the description of a Supervisely project, without annotations', False),
+        ({'data_row', 'projects'}, 'an export of Labelbox in its own format', False),
+        ({'data_row', 'projects'}, 'an export of Labelbox in its own format', True),
+        ({'image', 'annotations'}, 'an export in CreateML format', True),
         ({'objects', 'size'}, 'a file of Supervisely, for one image', False),
         ({'_via_img_metadata'}, 'a project of the VGG Image Annotator', False),
         ({'annotations', 'data'}, 'an export of Label Studio in its own format', True),

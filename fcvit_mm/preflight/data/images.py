@@ -5,6 +5,8 @@ import os.path as osp
 import random
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
+
 from ...images import (
     IMAGE_SUFFIXES,
     OTHER_SUFFIXES,
@@ -23,6 +25,8 @@ SAMPLE_SIZE = 64
 DECODE_SECONDS, END_SECONDS, SIZE_SECONDS = 1.5, 1.5, 1.0
 #: Endings of images that users have, whether or not a data set takes them; seconds for finding those it does not take.
 SUFFIXES, SUFFIX_SECONDS = (*IMAGE_SUFFIXES, *OTHER_SUFFIXES), 1.0
+#: Largest value of images that are almost black, as 12 bits are if 16 are reduced to 8.
+DARK = 16
 #: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
 #: and in testing empty ones stand in.
 TURNED = 0.01
@@ -57,12 +61,22 @@ def file_problems(dataset: Any, read: Optional[Callable[[dict], dict]], allowed:
         results = read({**by_path[path], 'seg_map_path': None}) if read is not None else {}
         if results.get('img') is not None:
             sizes[path] = results['img'].shape[1::-1]
+            if results['img'].dtype == np.uint8:
+                largest[path] = int(results['img'].max())
         return results.get('img')
 
     sizes: Dict[str, Tuple[int, int]] = {}
+    largest: Dict[str, int] = {}
     prefixes = getattr(dataset, 'data_prefix', None) or {}
     folder = next((str(prefixes[key]) for key in ('img', 'img_path') if prefixes.get(key)), dataset.data_root or '')
     problems = image_problems(list(by_path), allowed, read_path if read is not None else None, limit, folder)
+    if largest and max(largest.values()) <= DARK:
+        remark(
+            f'all {len(largest)} checked images are almost black: their largest value is {max(largest.values())} of '
+            f'255 ({next(iter(largest))}). If their files have more than 8 bits, LoadImageFromFile divides the values '
+            'by 256: set its color_type="unchanged" and to_float32=True, and mean and std of the data preprocessor, or '
+            'scale the values to 8 bits'
+        )
     return problems + size_problems(dataset, infos, sizes, read_path if read is not None else None, limit)
 
 

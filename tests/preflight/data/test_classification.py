@@ -202,3 +202,21 @@ def test_broken_links_to_images_and_classes(own, said):
     cfg.custom_hooks = [dict(type='SkipCorruptSamplesHook', limit=0.5)]
     assert data_problems(cfg, ['train_dataloader']) == []
     assert any(f'({image} links to /gone.jpg), so what they stand for would be skipped' in line for line in said)
+
+
+def test_images_that_a_list_has_twice(own, said):
+    cfg, data = own('classification', more=LISTS % (NAMES,))
+    images = sorted((data / 'train').rglob('*.jpg'))
+    for path in images:
+        path.rename(data / 'train' / f'{path.parent.name}_{path.name}')
+    lines = [f'{path.parent.name}_{path.name} {NAMES.index(path.parent.name)}' for path in images]
+    (data / 'train.txt').write_text('\n'.join([*lines, *lines]))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert not any('listed again' in line for line in said)
+    name = f'{images[0].parent.name}_{images[0].name}'
+    (data / 'train.txt').write_text('\n'.join([*lines, f'{name} 3']))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert (
+        f'{data / "train.txt"}: 1 images are listed again with another label ({data / "train" / name} with 0 and 3): '
+        'keep one line for each image'
+    ) in said

@@ -26,6 +26,14 @@ def test_classes_that_are_one_text(own, task, tmp_path):
         (tmp_path / 'names.txt').write_text('\n'.join(names['classes']))
         dataset.metainfo.classes = str(tmp_path / 'names.txt')
         assert data_problems(cfg, ['train_dataloader']) == []
+        (tmp_path / 'names.txt').write_text('\n'.join([*names['classes'], '']) + '\n')
+        assert only_problem(cfg) == (
+            f'train_dataloader: the file {tmp_path / "names.txt"} has an empty line, which counts as a class: remove it'
+        )
+        dataset.metainfo.classes = ('circle', ' ')
+        assert only_problem(cfg) == (
+            'train_dataloader: metainfo.classes has an empty name, which counts as a class: remove it'
+        )
 
 
 def test_it_is_the_subset_that_is_checked(own):
@@ -79,6 +87,10 @@ def test_encodings_of_annotations(own, change_annotations, encoding, message):
         (
             dict(metainfo=dict(CLASSES=('circle',))),
             'metainfo has the key CLASSES, which nothing reads: call it',
+        ),
+        (
+            dict(metainfo=dict(classes={'circle'})),
+            'metainfo.classes is a set, expected a sequence of names, whose order numbers the classes: write a tuple',
         ),
         (dict(ann_file=['a.json', 'b.json']), 'ann_file is a list of 2 files, expected one: use a ConcatDataset'),
         (
@@ -149,4 +161,13 @@ def test_folders_under_the_key_of_another_library(own, task, folder, given, key)
     assert only_problem(cfg) == (
         f"train_dataloader: data_prefix has the key '{given}', but {dataset['type']} reads '{key}': write "
         f'data_prefix=dict({key}=...)'
+    )
+
+
+def test_palette_of_another_length(own):
+    cfg, _ = own('segmentation')
+    cfg.train_dataloader.dataset.metainfo.palette = [[1, 2, 3]]
+    assert only_problem(cfg) == (
+        'train_dataloader: metainfo.palette has 1 colors, expected one for each of the 6 classes: complete it, or '
+        'remove it'
     )

@@ -295,6 +295,14 @@ def test_annotations_that_some_tools_write(own, change_annotations, change, mess
     assert message in only_problem(cfg)
 
 
+def test_names_in_another_unicode_form(own, change_annotations):
+    cfg, data = own('detection')
+    change_annotations(data, 'train', lambda content: content['categories'][0].update(name='gru\u0308n'))
+    names = cfg.train_dataloader.dataset.metainfo.classes
+    cfg.train_dataloader.dataset.metainfo.classes = ('gr\u00fcn', *names[1:])
+    assert "Unicode form or type: 'gr\u00fcn' is 'gru\u0308n' in the file: write the names as" in only_problem(cfg)
+
+
 def test_palette_with_too_few_colors(own, said):
     cfg, _ = own('detection')
     cfg.train_dataloader.dataset.metainfo.palette = [(255, 0, 0)]

@@ -18,6 +18,12 @@ CONTENTS = [
     ([dict(id=1, annotations=[], data=dict(image='a.jpg'))], 'is an export of Label Studio in its own format'),
     ([dict(image_id=1, category_id=1, bbox=[1, 2, 3, 4], score=0.5)], 'is a list of results (predictions) in COCO'),
     ([dict(id=1, image_id=1, category_id=1, bbox=[1, 2, 3, 4])], 'is the list of annotations alone'),
+    ([dict(image='a.jpg', annotations=[dict(label='a', coordinates={})])], 'is an export in CreateML format'),
+    (dict(info={}, categories={}, items=[]), 'is in the format of Datumaro'),
+    (dict(classes=[], tags=[]), 'is the description of a Supervisely project, without annotations'),
+    (dict(data_row={}, projects={}), 'is an export of Labelbox in its own format'),
+    ('train: ../train\nval: ../val\nnc: 1\n', 'is the description of a YOLO data set (data.yaml)'),
+    ('# mine\nnames:\n  0: cat\n', 'is the description of a YOLO data set (data.yaml)'),
     ([dict(filename='a.jpg', ann={})], 'is in the middle format of mmdet 2'),
     ('<?xml version="1.0"?>\n<annotations></annotations>', 'is an XML file of CVAT'),
     ('<annotation><folder>a</folder></annotation>', 'is an XML file of one image, as VOC has'),
@@ -68,3 +74,12 @@ def test_parts_that_are_missing_and_folders(own, change_annotations):
     assert only_problem(cfg) == f"train_dataloader: {path} has no 'categories', which COCO format requires: add them"
     cfg.train_dataloader.dataset.ann_file = 'annotations'
     assert only_problem(cfg).startswith(f'train_dataloader: ann_file {data}/annotations is a folder, expected a file')
+    (data / 'labels').mkdir()
+    for number in range(3):
+        (data / 'labels' / f'{number}.txt').write_text('0 0.5 0.5 0.1 0.1\n')
+    cfg.train_dataloader.dataset.ann_file = 'labels'
+    assert only_problem(cfg) == (
+        f'train_dataloader: ann_file {data}/labels is a folder, expected a file: {data}/labels/0.txt is a text file of '
+        'YOLO, with one line per object of one image, not in COCO format: export or convert it to COCO format, all '
+        '3 of them in one file'
+    )

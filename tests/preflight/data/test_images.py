@@ -118,3 +118,21 @@ def test_loading_step_without_its_package(own):
 
     paths = [str(path) for path in sorted((data / 'train').rglob('*.jpg'))]
     assert image_problems(paths, 1.0, read) == [f'images cannot be loaded ({paths[0]}): Please run "pip install lmdb"']
+
+
+def test_images_of_16_bits_that_are_loaded_with_8(own, said):
+    """As sensors of 12 bits write them."""
+    cfg, data = own('segmentation', {'train_dataloader.dataset.img_suffix': '.png'})
+    paths = sorted((data / 'images' / 'training').glob('*.jpg'))
+    for path in paths:
+        with Image.open(path) as image:
+            Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 16).save(path.with_suffix('.png'))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    (line,) = (line for line in said if 'almost black' in line)
+    assert line.startswith(f'all {len(paths)} checked images are almost black: their largest value is 1')
+    assert 'LoadImageFromFile divides the values by 256: set its color_type="unchanged" and to_float32=True' in line
+    said.clear()
+    for path in paths[:1]:
+        path.rename(path.with_suffix('.png'))
+    assert data_problems(cfg, ['train_dataloader']) == []
+    assert not any('almost black' in line for line in said)
