@@ -111,7 +111,8 @@ def test_environment_has_no_conflicts():
 
 def pins(name):
     text = (ROOT / 'requirements' / name).read_text()
-    return dict(re.fullmatch(r'(\S+)==(\S+)', line).groups() for line in text.splitlines() if not line.startswith('#'))
+    lines = [line for line in text.splitlines() if not line.startswith('#')]
+    return dict(re.fullmatch(r'(\S+)==(\S+?)( ; python_version .*)?', line).groups()[:2] for line in lines)
 
 
 @pytest.mark.parametrize('name', ['constraints.txt', 'constraints-openmmlab.txt'])

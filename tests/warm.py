@@ -248,6 +248,7 @@ def serve(name, modules):
     else:
         quick.hurry_configs()
     quick.pass_over_what_is_imported()
+    sys.stdout.flush()  # else every process would print once more what libraries print when they are imported
     request = Server(few if all_of_them.fileno() < 0 else all_of_them).serve()
     if request is not None:
         be(request, [folder for folder in sys.path if folder not in own])

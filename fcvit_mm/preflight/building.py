@@ -192,6 +192,7 @@ def short_message(error: Exception) -> str:
     found = re.search(r'^(\S+) is not in the (.+?) registry', message)
     if found:
         return found[0] + near_registered(found[1], found[2].rpartition('::')[2])
+    message = re.sub(r"\. Did you mean '\w+'\?$", '', message)  # of Python 3.13, for classes in Python only
     found = re.search(r"got an unexpected keyword argument '(\w+)'$", message)
     near = get_close_matches(found[1], parameters_of_failing(error), 1) if found else []
     return message + (f'; did you mean {near[0]!r}?' if near else '')
