@@ -15,6 +15,8 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 #: Set to anything but 0 in the environment, it makes commands show the traceback of every error; so does ``--debug``.
 DEBUG_VARIABLE = 'FCVIT_MM_DEBUG'
+#: Exit status after Ctrl-C (SIGINT), as shells report it.
+INTERRUPTED = 130
 PACKAGE = __name__.split('.')[0]
 FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 #: Errors of the system if a disk or a quota is full, or a file larger than a limit allows.
@@ -108,6 +110,7 @@ NOISE = (
     r'Failed to add <class .*VisBackend',  # MMEngine, of a visualizer that keeps no files, as asked
     r'Failed to search registry with scope "\w+" in the "function" registry',  # MMEngine, of its own collate functions
     r'Warning: The \w+ is out of bounds',  # MMEngine's visualizer, of boxes that end at the border of the image
+    r'\S+ is skipped since its requires_grad=False',  # MMEngine, once for each frozen parameter
     r'The draw is False, it means that the hook for visualization will not take effect',
 )
 
@@ -331,8 +334,9 @@ def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], o
     """Run a command; a user error ends it with one message and exit status 1.
 
     ``--debug`` (:func:`command_parser`), or :data:`DEBUG_VARIABLE` in the environment, shows the traceback as well.
-    Errors of any other kind are defects: they end the command with their traceback, as usual. Start-up messages of
-    libraries are suppressed (:func:`silence_libraries`), unless tracebacks are requested.
+    Errors of any other kind are defects: they end the command with their traceback, as usual. Ctrl-C ends it with one
+    message and the exit status that shells give. Start-up messages of libraries are suppressed
+    (:func:`silence_libraries`), unless tracebacks are requested.
 
     Args:
         main (callable): The command.
@@ -354,6 +358,12 @@ def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], o
             tell_torchrun(short)
         sys.stdout.flush()
         sys.exit(f'{os.path.basename(sys.argv[0])}: {message}')
+    except KeyboardInterrupt:
+        if wants_traceback():
+            raise
+        sys.stdout.flush()
+        print(f'{os.path.basename(sys.argv[0])}: interrupted', file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         tell_torchrun(error)
         raise

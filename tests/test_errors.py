@@ -271,3 +271,15 @@ def test_a_log_that_a_full_disk_cuts_off(capsys, monkeypatch):
     )
     logger.warning('%d', 'no number')
     assert 'Logging error' in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(interrupt)
+    assert caught.value.code == 130 and capsys.readouterr().err == 'train.py: interrupted\n'
+    monkeypatch.setenv(DEBUG_VARIABLE, '1')
+    with pytest.raises(KeyboardInterrupt):
+        run_command(interrupt)
