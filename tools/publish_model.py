@@ -49,6 +49,7 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.apis.load import build_model
     from fcvit_mm.checkpoints import check_fits
     from fcvit_mm.engine.config import load_config
+    from fcvit_mm.errors import library_errors
     from fcvit_mm.publishing.model_card import describe, results, write_card, write_entry
     from fcvit_mm.publishing.weights import pack, split_destination, strip_checkpoint, write_files
 
@@ -58,14 +59,16 @@ def main(args: argparse.Namespace) -> None:
     cfg = complexity = None
     if args.config:
         cfg = load_config(args.config, args.cfg_options)
-        check_fits(build_model(cfg), args.checkpoint)
+        with library_errors(f'building the model of {args.config}', 'Correct the config'):
+            model = build_model(cfg)
+        check_fits(model, args.checkpoint)
         complexity = measure(cfg, args.shape or ())
-    model = describe(stripped, args.checkpoint, args.work_dir, cfg, complexity)
+    described = describe(stripped, args.checkpoint, args.work_dir, cfg, complexity)
     weights = pack(stripped, name, args.safetensors)
     stem = osp.splitext(next(iter(weights)))[0]
-    texts = {f'{stem}.md': write_card(model, stem, weights)}
+    texts = {f'{stem}.md': write_card(described, stem, weights)}
     if cfg is not None:
-        texts[f'{stem}.yml'] = write_entry(model)
+        texts[f'{stem}.yml'] = write_entry(described)
     # The weights last: if they exist, all other files do.
     written = write_files(folder, {**{key: text.encode() for key, text in texts.items()}, **weights}, args.force)
 
@@ -73,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
         f'{args.checkpoint}: {len(stripped.state_dict)} tensors, weights {stripped.weights}; dropped: '
         f'{", ".join(stripped.dropped) or "nothing"}'
     )
-    if not results(model):
+    if not results(described):
         print('No metrics: no log of a validation with these weights was found (--work-dir)')
     if cfg is None:
         print('No entry for metafile.yml and a shorter card: both need --config')

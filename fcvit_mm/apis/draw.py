@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ..checkpoints import load_complete
-from ..engine.config import leaf_datasets, set_pretrained, task_of
+from ..engine.config import TASKS, leaf_datasets, set_pretrained, task_of
 from ..engine.machine import adapt_to_machine
 from ..errors import library_errors
 from ..files import atomic_path, write_atomic
@@ -79,6 +79,10 @@ def _for_loaded_images(cfg: Config) -> Config:
     """Return a config for the libraries' inferencers, whose images are loaded beforehand."""
     cfg = copy.deepcopy(cfg)
     _, geometry, packing = split_pipeline(cfg)
+    if cfg.default_scope not in TASKS:
+        # mmpretrain's and mmseg's inferencers build everything in their own scope.
+        for node in [cfg.model, *(geometry or ()), *packing]:
+            node['_scope_'] = cfg.default_scope
     if geometry is not None:
         for dataset in leaf_datasets(cfg.test_dataloader.dataset):
             dataset['pipeline'] = [dict(type='LoadImageFromFile'), *geometry, *packing]

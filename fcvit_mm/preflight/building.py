@@ -199,7 +199,13 @@ def short_message(error: Exception) -> str:
 
 
 def near_registered(name: str, kind: str) -> str:
-    """Return the name in the registries of a kind that resembles another one, as a question; empty if none does."""
+    """Return the name in the registries of a kind that resembles another one, as a question; empty if none does.
+
+    The name itself may be that of another library.
+    """
+    scope = next((scope for scope, names in names_by_scope(kind).items() if name in names), '')
+    if scope:
+        return f'; did you mean {f"{scope}.{name}"!r}?'
     name, names = name.rpartition('.')[2], registered_names(kind)
     near = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, 1)
     return f'; did you mean {near[0]!r}?' if near else ''
@@ -217,9 +223,19 @@ def parameters_of_failing(error: BaseException) -> List[str]:
 
 def registered_names(kind: str) -> List[str]:
     """Return all names in the registries of a kind, such as ``'hook'``, of all libraries that are imported."""
+    return [name for names in names_by_scope(kind).values() for name in names]
+
+
+def names_by_scope(kind: str) -> Dict[str, List[str]]:
+    """Return the names in the registries of a kind by the scope of their library."""
     roots = [each for each in vars(mmengine.registry).values() if isinstance(each, Registry) and each.name == kind]
+    found: Dict[str, List[str]] = {}
 
-    def names(registry: Registry) -> List[str]:
-        return [*registry.module_dict, *(name for child in registry.children.values() for name in names(child))]
+    def collect(registry: Registry) -> None:
+        found.setdefault(registry.scope, []).extend(registry.module_dict)
+        for child in registry.children.values():
+            collect(child)
 
-    return [name for root in roots for name in names(root)]
+    for root in roots:
+        collect(root)
+    return found

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from ..apis.count import Complexity
 from ..checkpoints import CheckpointError, recognize
-from ..engine.config import leaf_datasets, task_of, type_name
+from ..engine.config import TASKS, leaf_datasets, task_of, type_name
 from ..models.variants import collection_of
 from ..version import __version__
 from .weights import Stripped, digest
@@ -45,7 +45,7 @@ USAGE = {
     ),
     'detection': (
         'from mmdet.apis import DetInferencer',
-        "DetInferencer('{config}', '{checkpoint}')('image.jpg', out_dir='drawn')",
+        "DetInferencer('{config}', '{checkpoint}'{scope})('image.jpg', out_dir='drawn')",
     ),
     'segmentation': (
         'from mmseg.apis import MMSegInferencer',
@@ -86,6 +86,7 @@ class Model(NamedTuple):
         complexity (Complexity): Parameters and multiply-adds.
         trained_at (str), published_at (str): Commits of this project.
         run (Run): Facts from the logs.
+        scope (str): The ``default_scope`` of the config, if it is that of another library than the task's.
     """
 
     stripped: Stripped
@@ -101,6 +102,7 @@ class Model(NamedTuple):
     trained_at: Optional[str]
     published_at: Optional[str]
     run: Run
+    scope: Optional[str] = None
 
 
 def describe(
@@ -144,6 +146,7 @@ def describe(
         _trained_at(stripped.meta),
         _published_at(),
         run,
+        None if cfg is None or cfg.default_scope in TASKS else cfg.default_scope,
     )
 
 
@@ -395,9 +398,13 @@ def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
     ]
     lines += ['', 'Weights and plain data only: `torch.load(weights_only=True)` reads the `.pth` file.']
     if model.config and model.task:
-        imported, call = USAGE[model.task]
-        call = call.format(config=model.config, checkpoint=next(iter(files)))
-        lines += ['', '## Use', '', '```python', imported, '', call, '```']
+        checkpoint, language, code = next(iter(files)), 'python', list(USAGE[model.task])
+        scope = f', scope={model.scope!r}' if model.scope else ''
+        code[1:] = ['', code[1].format(config=model.config, checkpoint=checkpoint, scope=scope)]
+        if model.scope and model.task != 'detection':  # these inferencers know their own library only
+            language = 'bash'
+            code = [f'python tools/visualize.py {model.config} {checkpoint} image.jpg --out-dir drawn']
+        lines += ['', '## Use', '', f'```{language}', *code, '```']
     return '\n'.join(lines) + '\n'
 
 

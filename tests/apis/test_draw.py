@@ -87,6 +87,17 @@ def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path, monkeyp
         assert len(problems) == 1 and 'colors.png' in problems[0]
 
 
+@pytest.mark.parametrize('scope', ['mmseg', 'otherlab'])
+def test_models_and_steps_of_libraries_built_on_others_keep_their_scope(scope):
+    steps = [dict(type='LoadImageFromFile'), dict(type='Resize'), dict(type='PackSegInputs')]
+    dataset = dict(type='BaseSegDataset', pipeline=steps)
+    cfg = Config(dict(default_scope=scope, model=dict(type='A'), test_dataloader=dict(dataset=dataset)))
+    found = draw._for_loaded_images(cfg)
+    expected = {} if scope == 'mmseg' else dict(_scope_=scope)
+    assert found.model == dict(type='A', **expected) and cfg.model == dict(type='A')
+    assert found.test_dataloader.dataset.pipeline == [steps[0], dict(steps[1], **expected), dict(steps[2], **expected)]
+
+
 def test_detectors_are_built_in_the_scope_of_their_config(monkeypatch):
     """Or a detector of a library built on mmdet is not found."""
     apis = pytest.importorskip('mmdet.apis')

@@ -2,12 +2,15 @@
 
 import hashlib
 
+import pytest
 import torch
 import yaml
 from published import STAMP, publish, write_checkpoint
 
 from fcvit_mm.apis.load import build_model
 from fcvit_mm.engine.config import load_config
+from fcvit_mm.publishing.model_card import describe, write_card
+from fcvit_mm.publishing.weights import strip_checkpoint
 
 
 def test_card_and_entry_say_what_is_known(micro, tmp_path, capsys):
@@ -43,6 +46,18 @@ def test_card_and_entry_say_what_is_known(micro, tmp_path, capsys):
         assert text in card
     assert '/data/of' not in card and '11.5' not in card
     assert 'dropped: optimizer, param_schedulers, message_hub' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_the_scope_of_a_library_built_on_others(tmp_path, task):
+    source = write_checkpoint(tmp_path / 'a.pth', {'head.fc.weight': torch.ones(2)})
+    model = describe(strip_checkpoint(str(source)), str(source))._replace(task=task, config='a.py')
+    assert "('a.py', 'a.pth')('image.jpg', " in write_card(model, 'a', {'a.pth': b''})
+    card = write_card(model._replace(scope='mmyolo'), 'a', {'a.pth': b''})
+    assert {
+        'detection': "DetInferencer('a.py', 'a.pth', scope='mmyolo')('image.jpg', out_dir='drawn')",
+        'segmentation': '```bash\npython tools/visualize.py a.py a.pth image.jpg --out-dir drawn\n```',
+    }[task] in card
 
 
 def test_what_is_not_known_is_not_invented(micro, tmp_path, capsys):
