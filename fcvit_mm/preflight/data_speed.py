@@ -218,8 +218,9 @@ def format_data_speed(found: DataSpeed, processes: int = 1) -> str:
     rest = found.seconds - sum(seconds for _, seconds in found.transforms)
     parts = [*found.transforms, ('data set, checks, batch', max(0.0, rest))]
     width = max(len(name) for name, _ in parts)
+    timed = f'{found.measured} of them' if found.measured <= found.length else f'{found.measured} reads of them'
     lines = [
-        f'{found.dataset}, {found.length:,} samples; {found.measured} of them timed on one core',
+        f'{found.dataset}, {found.length:,} samples; {timed} timed on one core',
         f'one sample   {found.seconds * 1e3:.2f} ms: {1 / found.seconds:.0f} images/s per core',
         *(f'  {name:<{width}}  {seconds * 1e3:7.2f} ms' for name, seconds in parts),
     ]

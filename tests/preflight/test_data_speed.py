@@ -152,6 +152,10 @@ def test_report(change, processes, words):
         assert each in text, text
 
 
+def test_a_small_data_set_is_read_several_times():
+    assert '20 samples; 256 reads of them timed on one core' in format_data_speed(SPEED._replace(length=20))
+
+
 def test_nothing_is_advised_where_all_is_well():
     assert 'set train' in format_data_speed(SPEED)
     enough = format_data_speed(SPEED._replace(workers=3))
