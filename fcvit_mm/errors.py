@@ -108,6 +108,7 @@ NOISE = (
     r'`reduce_zero_label` will be deprecated',  # mmseg, of the argument that its own configs give
     r'Default ``avg_non_ignore`` is False',  # mmseg, of its default
     r'Failed to add <class .*VisBackend',  # MMEngine, of a visualizer that keeps no files, as asked
+    r'torch.meshgrid: in an upcoming release',  # PyTorch, of calls in the libraries
     r'Failed to search registry with scope "\w+" in the "function" registry',  # MMEngine, of its own collate functions
     r'Warning: The \w+ is out of bounds',  # MMEngine's visualizer, of boxes that end at the border of the image
     r'\S+ is skipped since its requires_grad=False',  # MMEngine, once for each frozen parameter
