@@ -185,7 +185,7 @@ def mean_statistics(each: Sequence[Statistics]) -> Statistics:
 
 
 def magnitude_shares(weights: Tensor) -> Tensor:
-    """Compute ``|w| / sum |w|`` over the last axis; uniform where all are 0."""
+    """Compute ``|w| / sum |w|`` over the last axis, ``(..., M)`` to the same; uniform where all are 0."""
     size = weights.abs()
     total = size.sum(-1, keepdim=True)
     return torch.where(total > 0, size / total.clamp(min=1e-30), torch.full_like(size, 1 / size.shape[-1]))

@@ -334,13 +334,13 @@ def place_polygon(rng: 'np.random.Generator', label: int, side: int, radius: Tup
 
 
 def random_color(rng: 'np.random.Generator') -> np.ndarray:
-    """Return a muted color: shapes are more colorful than their background."""
+    """Return a muted color ``(3,)``, 0 to 255: shapes are more colorful than their background."""
     color = rng.uniform(20, 236, size=3)
     return (color + color.mean()) / 2
 
 
 def shape_color(rng: 'np.random.Generator', label: int) -> np.ndarray:
-    """Return a saturated color from the hues of a class, so that a network learns the classes in a few minutes."""
+    """Return a saturated color ``(3,)`` from the hues of a class, so that networks learn the classes in minutes."""
     hue = (label + 0.5) / len(CLASSES) + rng.normal(0, 0.03)
     return np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.55, 1), rng.uniform(0.5, 1)))[::-1] * 255
 
@@ -381,7 +381,7 @@ def draw_background(rng: 'np.random.Generator', side: int) -> np.ndarray:
 def paint_shape(
     rng: 'np.random.Generator', canvas: np.ndarray, label: int, window: tuple, inside: np.ndarray, polygon: np.ndarray
 ) -> None:
-    """Fill ``canvas[window][inside]`` with a color that stands out and a pattern of a second one."""
+    """Fill ``canvas[window][inside]``, ``(N, 3)``, with a color that stands out and a pattern of a second one."""
     import cv2
 
     target = canvas[window]

@@ -152,12 +152,12 @@ def read_untrusted_image(
 
 
 def swap_channels(pixels: np.ndarray) -> np.ndarray:
-    """Turn RGB into BGR, and BGR into RGB; an image of other than three channels stays as it is."""
+    """Turn RGB into BGR, and BGR into RGB, ``(H, W, 3)``; an image of other than three channels stays as it is."""
     return np.ascontiguousarray(pixels[..., ::-1]) if pixels.ndim == 3 and pixels.shape[2] == 3 else pixels
 
 
 def reduce_image(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Multiply an image's height and width by ``factor``; one of at least 1 returns the image as it is."""
+    """Multiply height and width of an image ``(H, W[, C])`` by ``factor``; 1 or more returns it as it is."""
     import cv2
 
     if factor >= 1:

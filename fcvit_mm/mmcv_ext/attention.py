@@ -16,7 +16,19 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Compute multi-scale deformable attention (arXiv 2010.04159) with mmcv's PyTorch version: ``(B, queries, C)``."""
+    """Compute multi-scale deformable attention (arXiv 2010.04159) with mmcv's PyTorch version.
+
+    Args:
+        value (Tensor): Values at the positions of all levels, ``(B, positions, heads, C / heads)``.
+        value_spatial_shapes (Tensor): Height and width of each level, ``(levels, 2)``.
+        value_level_start_index (Tensor): Not read.
+        sampling_locations (Tensor): x, y as fractions of the map, ``(B, queries, heads, levels, points, 2)``.
+        attention_weights (Tensor): ``(B, queries, heads, levels, points)``.
+        im2col_step (int): Not read.
+
+    Returns:
+        Tensor: ``(B, queries, C)``.
+    """
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     return multi_scale_deformable_attn_pytorch(value, value_spatial_shapes, sampling_locations, attention_weights)

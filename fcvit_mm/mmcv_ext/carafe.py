@@ -18,7 +18,7 @@ def _carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, 
 def carafe_naive_forward(
     features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int, scale_factor: int
 ) -> None:
-    """Write CARAFE's upsampled map into ``output``."""
+    """Write CARAFE's upsampled map into ``output``; shapes are those of ``_carafe``."""
     output.copy_(_carafe(features, masks, kernel_size, group_size, scale_factor))
 
 
@@ -49,7 +49,7 @@ def carafe_forward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Write CARAFE's upsampled map into ``output``; ``rfeatures`` keeps the features for the backward pass."""
+    """Write CARAFE's map (``_carafe``) into ``output``; ``rfeatures`` keeps the features for the backward pass."""
     rfeatures.resize_(features.shape).copy_(features)
     output.copy_(_carafe(features, masks, kernel_size, group_size, scale_factor))
 

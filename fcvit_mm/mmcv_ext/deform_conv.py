@@ -27,7 +27,10 @@ def deform_conv_forward(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Write the deformable convolution (arXiv 1703.06211) into ``output``."""
+    """Write the deformable convolution (arXiv 1703.06211) of ``(B, C, H, W)`` into ``output`` ``(B, D, h, w)``.
+
+    The offsets are ``(B, deformable_group * 2 * kH * kW, h, w)``, y before x, in pixels.
+    """
     output.copy_(
         torchvision_kernels().deform_conv2d(
             input.contiguous(),
@@ -169,7 +172,10 @@ def modulated_deform_conv_forward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Write the modulated deformable convolution (arXiv 1811.11168) into ``output``."""
+    """Write the modulated deformable convolution (arXiv 1811.11168) into ``output``.
+
+    Shapes are those of :func:`deform_conv_forward`; the mask is ``(B, deformable_group * kernel_h * kernel_w, h, w)``.
+    """
     output.copy_(
         torchvision_kernels().deform_conv2d(
             input.contiguous(),

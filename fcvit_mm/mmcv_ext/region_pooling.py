@@ -177,7 +177,10 @@ def deform_roi_pool_forward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """Write deformable RoI pooling into ``output``."""
+    """Write deformable RoI pooling of ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``.
+
+    The offsets are ``(R, 2, h, w)``, x before y, relative to the size of the region; empty for none.
+    """
     size = (pooled_height, pooled_width)
     output.copy_(_deform_roi_pool(input, offset, rois, size, spatial_scale, sampling_ratio, gamma))
 

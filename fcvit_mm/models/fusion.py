@@ -34,14 +34,14 @@ def can_fuse(*modules: nn.Module) -> bool:
 
 @torch.no_grad()
 def fuse_output_(layer: Weighted, scale: Tensor, shift: Tensor) -> None:
-    """Fuse a ``scale`` and ``shift`` of the output channels into a convolution or linear layer."""
+    """Fuse a ``scale`` and ``shift`` of the output channels, ``(D,)`` each, into a convolution or linear layer."""
     bias = shift if layer.bias is None else layer.bias.double() * scale + shift
     _set(layer, layer.weight.double().flatten(1) * scale.double()[:, None], bias)
 
 
 @torch.no_grad()
 def fuse_input_(layer: Weighted, scale: Tensor, shift: Tensor) -> None:
-    """Fuse a ``scale`` and ``shift`` of the input channels into a 1x1 convolution or linear layer."""
+    """Fuse a ``scale`` and ``shift`` of the input channels, ``(C,)`` each, into a 1x1 convolution or linear layer."""
     weight = layer.weight.double().flatten(1)
     bias = weight @ shift.double() + (0 if layer.bias is None else layer.bias.double())
     _set(layer, weight * scale.double(), bias)
@@ -56,7 +56,7 @@ def _set(layer: Weighted, weight: Tensor, bias: Tensor) -> None:
 
 @torch.no_grad()
 def batch_norm_affine(norm: _BatchNorm) -> Tuple[Tensor, Tensor]:
-    """Return factor and bias per channel of a BatchNorm in evaluation mode, in float64.
+    """Return factor and bias per channel of a BatchNorm in evaluation mode, ``(C,)`` each, in float64.
 
     Raises:
         ValueError: It has no running statistics, so that its factors depend on the batch.

@@ -71,7 +71,7 @@ class Stage(nn.Module):
         return x
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Run one block, recomputed in the backward pass if ``with_cp``."""
+        """Run one block on its input, recomputed in the backward pass if ``with_cp``."""
         return recomputed(block, x) if self.with_cp and torch.is_grad_enabled() else block(x)
 
 

@@ -62,7 +62,7 @@ class Dense(nn.Module):
         return found.boxes, found.scores, found.labels
 
     def find(self, outputs: Sequence[Any], height: Any, width: Any) -> Found:
-        """Select, decode and suppress the outputs of a head for each level: scores, deltas and more."""
+        """Select, decode and suppress a head's outputs: of each level scores, deltas and more, ``(1, A * n, H, W)``."""
         maps, deltas, *others = outputs
         levels = zip(maps, deltas, self.priors([x.shape[-2:] for x in maps], maps[0]), *others)
         chosen = [self.choose(number, *level) for number, level in enumerate(levels)]
@@ -81,17 +81,29 @@ class Dense(nn.Module):
         return Found(boxes[best], scores[best], labels[best], tuple(x[kept][best] for x in rest), priors[best])
 
     def priors(self, sizes: List[Any], like: Tensor) -> List[Tensor]:
-        """Return the anchors or points of each level."""
+        """Return the anchors ``(H * W * A, 4)`` or points ``(H * W, 2)`` of each level, in pixels of the image."""
         return self.head.prior_generator.grid_priors(sizes, dtype=like.dtype, device=like.device)
 
     def points(self, priors: Tensor) -> Tensor:
-        """Return the part of the priors that the box coder needs."""
+        """Return the part of the priors ``(N, 2 or 4)`` that the box coder needs."""
         return priors
 
     def choose(
         self, number: int, scores: Tensor, deltas: Tensor, priors: Tensor, *others: Tensor
     ) -> Tuple[Tensor, ...]:
-        """Select the best pairs of location and class of a level."""
+        """Select the best pairs of location and class of a level.
+
+        Args:
+            number (int): Of the level.
+            scores (Tensor): Logits of the classes, ``(1, A * classes, H, W)``.
+            deltas (Tensor): Encoded boxes, ``(1, A * 4, H, W)``.
+            priors (Tensor): ``(H * W * A, 2 or 4)``.
+            others (Tensor): Further outputs of the head, ``(1, A * n, H, W)`` each.
+
+        Returns:
+            tuple[Tensor]: Of at most ``nms_pre`` candidates: scores ``(N,)``, labels ``(N,)``, deltas ``(N, 4)``,
+            priors ``(N, 2 or 4)``, and the further outputs ``(N, n)``.
+        """
         logits = rows(scores, self.head.cls_out_channels)
         values = logits.sigmoid() if self.head.use_sigmoid_cls else logits.softmax(-1)[:, :-1]
         classes = values.shape[1]
@@ -109,11 +121,11 @@ class Dense(nn.Module):
         return [1] * number
 
     def labels(self, number: int, classes: Tensor) -> Tensor:
-        """Return the labels of a level's candidates, within which non-maximum suppression works: the classes."""
+        """Return the labels ``(N,)`` within which non-maximum suppression works: the candidates' classes ``(N,)``."""
         return classes
 
     def weighted(self, scores: Tensor, rest: List[Tensor]) -> Tuple[Tensor, List[Tensor]]:
-        """Multiply scores by the centre-ness that a head predicts, if it does."""
+        """Multiply scores ``(N,)`` by the centre-ness ``(N, 1)`` that a head predicts, if it does."""
         return (scores * rest[0][:, 0].sigmoid(), rest[1:]) if rest else (scores, rest)
 
 

@@ -49,6 +49,13 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int
     """Apply non-maximum suppression within groups; return at most ``limit`` indices, best first.
 
     Groups are shifted apart as mmcv's ``batched_nms`` shifts them, so that rounding is the same.
+
+    Args:
+        boxes (Tensor): Left, top, right, bottom in pixels, ``(N, 4)``.
+        scores (Tensor): ``(N,)``.
+        groups (Tensor): Number of the group of each box, ``(N,)``.
+        cfg (dict): ``nms`` of a test_cfg.
+        limit (int): Largest number of boxes that are kept.
     """
     import torchvision
 

@@ -377,7 +377,7 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
 
 
 def add_scaled(x: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
-    """Compute ``x + branch * scale``, a scale for each channel, in one pass and without derivatives."""
+    """Compute ``x + branch * scale``, maps ``(B, C, H, W)`` and ``(C,)``, in one pass and without derivatives."""
     return torch.ops.fcvit_mm_cpu.add_scaled(x, branch, scale)
 
 

@@ -68,7 +68,7 @@ def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
 
 
 def run_forward(x: Tensor, branch: Tensor, scale: Optional[Tensor], keep: Optional[Tensor]) -> Tensor:
-    """Return the sum."""
+    """Return the sum of maps ``(B, C, H, W)``, with ``scale (C,)`` and ``keep (B,)`` if given."""
     x, branch = support.dense(x), support.dense(branch)
     out = _fake_forward(x, branch, scale, keep)
     if x.numel() == 0:

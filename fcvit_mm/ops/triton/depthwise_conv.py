@@ -88,7 +88,7 @@ def run_depthwise(
     epilogue: str = 'none',
     grad: Optional[Tensor] = None,
 ) -> Tensor:
-    """Launch the kernel; see ``depthwise_kernel`` for the arguments."""
+    """Launch ``depthwise_kernel`` on a map ``(B, C, H, W)``, with weight ``(C, 1, k, k)`` and bias ``(C,)``."""
     x = support.dense(x)
     out = support.empty_like(x)
     if x.numel() == 0:
@@ -147,7 +147,7 @@ def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
 
 
 def backward_of_convolution(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> Tuple[Optional[Tensor], ...]:
-    """Return the gradients of x, weight and bias; None for those that are not needed."""
+    """Return the gradients of x ``(B, C, H, W)``, weight ``(C, 1, k, k)`` and bias ``(C,)``; None if not needed."""
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad
     grad_x = depthwise_conv2d_grad_input(grad, weight) if needs_x else None
     grad_weight = grad_bias = None
@@ -165,7 +165,7 @@ def _depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tens
 
 @support.custom_op('depthwise_conv2d_grad_input', lambda grad, weight: support.empty_like(grad))
 def depthwise_conv2d_grad_input(grad: Tensor, weight: Tensor) -> Tensor:
-    """Compute the gradient of the input: the convolution of the output's gradient with the flipped weight."""
+    """Compute the input's gradient ``(B, C, H, W)``: the output's gradient, convolved with the flipped weight."""
     return run_depthwise(grad, weight, None, flip=True)
 
 

@@ -49,5 +49,5 @@ def _dwconv_gelu(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
 
 @support.custom_op('dwconv_gelu_grad_preactivation', lambda grad, x, weight, bias: support.empty_like(x))
 def dwconv_gelu_grad_preactivation(grad: Tensor, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """Compute the gradient of GELU's input, which is computed again from x."""
+    """Compute the gradient ``(B, C, H, W)`` of GELU's input, which is computed again from x."""
     return run_depthwise(x, weight, bias, epilogue='gelu_grad', grad=grad)
