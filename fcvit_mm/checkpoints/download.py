@@ -46,10 +46,9 @@ class _Unreachable(Exception):
 def download(url: str, path: str, check: Callable[[str], object], size: Optional[int] = None) -> bool:
     """Download a file, unless another process has done so in the meantime.
 
-    After an interruption, by the server or with this process, received data are kept beside ``path``, and the download
-    is resumed if the server supports ranges and still has the same content (by ``ETag``, ``Last-Modified`` and length);
-    otherwise it starts again. If several processes call this, one downloads and the others wait. A terminal shows the
-    progress.
+    If the server or this process interrupts the download, received data are kept beside ``path``. The next call resumes
+    if the server supports ranges and still has the same content (by ``ETag``, ``Last-Modified`` and length); otherwise
+    it starts again. If several processes call this, one downloads and the others wait. A terminal shows the progress.
 
     Args:
         url (str): ``http://`` or ``https://``.

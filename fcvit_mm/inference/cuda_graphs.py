@@ -27,7 +27,7 @@ class CudaGraphs:
     A kind is a shape, dtype, memory layout and device, with the autocast dtype, the mode of the operations and
     inference mode. The first batch of a kind is computed eagerly, the second is captured, further ones replay the
     graph: image sizes that occur once cost nothing. Weights are read in place, so weights loaded later are used; a
-    model that is moved or converted is captured again. (Single weights that are replaced by others do not count.)
+    model that is moved or converted is captured again. (A weight that is replaced by another tensor is not noticed.)
 
     Args:
         limit (int): Maximum number of graphs; the least recently used one is dropped. Each graph holds the memory of

@@ -29,18 +29,21 @@ TOLERANCE_HALF = 5e-2
 def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, cuda_graphs: bool = False) -> nn.Module:
     """Return a copy of a model that is faster at inference, with the same outputs.
 
-    BatchNorms, the affine part of norms and layer scales are fused into the convolutions next to them where algebra
-    allows (a module's ``fuse_()`` does it) and nobody modified either by a hook, pruning, parametrization, an adapter
-    or another layer: merge or remove these first to have them fused, too. Weights take the channels_last layout. Where
-    a CPU computes float32 faster than half precision, a half-precision backbone computes in float32 between its input
-    and its outputs. Of FCViT, 1x1 and large depth-wise convolutions and patch embeddings stay in bfloat16 where the CPU
-    has instructions for it, and use it under autocast. Which kernels run is decided at each call, as for any model (see
-    :mod:`fcvit_mm.ops`).
+    In a backbone of this package:
+
+    - BatchNorms, the affine parts of norms and layer scales are fused into adjacent convolutions, by ``fuse_()`` of
+      each module. Modules that were modified by a hook, pruning, a parametrization or an adapter, and layers of other
+      classes, are not fused: merge or remove these first.
+    - Weights are stored in channels_last.
+    - A half-precision backbone computes in float32 between its input and its outputs on CPUs that are faster in
+      float32. On CPUs with instructions for bfloat16, FCViT's 1x1 and large depth-wise convolutions and patch
+      embeddings stay in bfloat16, and use it under autocast.
+
+    Which kernels run is decided at each call, as for any model (see :mod:`fcvit_mm.ops`).
 
     Necks, heads and convolutional backbones of mmdet, mmseg and mmpretrain listed in
-    :mod:`~fcvit_mm.inference.stock_modules` are optimized, too, with a backbone of this package or another: maps in
-    channels_last, fused BatchNorms, Winograd 3x3 convolutions, and this package's RoIAlign on CPUs. Other modules are
-    left unchanged.
+    :mod:`~fcvit_mm.inference.stock_modules` are optimized with any backbone: maps in channels_last, fused BatchNorms,
+    Winograd 3x3 convolutions, and this package's RoIAlign on CPUs. Other modules are left unchanged.
 
     Args:
         model (nn.Module): A :class:`Backbone`, or a classifier, detector or segmentor. It is not changed. Load its

@@ -37,8 +37,8 @@ class WinogradConv2d(Conv2d):
     """A 3x3 convolution by Winograd F(4x4, 3x3): 36 instead of 144 multiplications per channel pair and tile.
 
     Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308: F(4x4, 3x3). Outputs
-    differ from the convolution's own by about 1e-5 of the largest (3e-5 at 2048 channels), as float32 rounds. In any
-    other case than float32 inference on a CPU with maps of some size it computes as
+    differ from those of the convolution by about 1e-5 of the largest (3e-5 at 2048 channels), because of rounding in
+    float32. It is used in float32 inference on a CPU, for maps that are large enough; otherwise this layer computes as
     :class:`~fcvit_mm.models.layers.Conv2d` does.
 
     The transformed weight, four times as large as the weight, is computed lazily and recomputed when the weight

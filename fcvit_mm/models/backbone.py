@@ -142,8 +142,8 @@ class Backbone(BaseModule):
       ``i`` of ``self.out_indices``,
     - and calls :meth:`freeze_stages` last.
 
-    Stages past the last requested one must not be built: ``DistributedDataParallel`` stops at parameters without a
-    gradient, as those of a stage that no output depends on.
+    Stages past the last requested one must not be built: no output depends on them, so their parameters get no
+    gradient, at which ``DistributedDataParallel`` stops.
 
     It inherits the forward pass (:meth:`forward`; :meth:`forward_stages` for timm's features), ``out_channels``
     and ``out_strides`` for necks and heads, frozen stages, ``norm_eval``, activation checkpointing, layer-wise

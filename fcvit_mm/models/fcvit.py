@@ -390,7 +390,7 @@ class FCViT(Backbone):
             prediction in the published recipes. ``None`` for no layer scale.
         kernel_sizes (Sequence[int]): Side of the depth-wise kernel of each token mix, one or two odd numbers;
             ``(11,)`` for a single mix.
-        token_mix_reduction (int): The two 1x1 convolutions after each depth-wise one meet in
+        token_mix_reduction (int): Bottleneck of the two 1x1 convolutions after each depth-wise one: between them are
             ``max(C // token_mix_reduction, token_mix_min_channels)`` channels; 1 makes them a single convolution.
         token_mix_min_channels (int): See ``token_mix_reduction``.
         global_context (bool): Add the global context in token mixes.

@@ -28,19 +28,19 @@ class Variant(NamedTuple):
             config.
         network (type): The backbone's class.
         options (dict): Arguments of ``network`` that make it the classifier's backbone, with one output, the last.
-        crop (float): The evaluation crop's side as a part of the resized image's short side.
+        crop (float): Side of the evaluation crop as a fraction of the resized image's short side.
         paper (str): The paper's identifier with its site in front, such as ``'arXiv:2212.12552'``.
-        collection (str): The collection of ``metafile.yml``; those of detection and segmentation have the task added.
+        collection (str): The collection of ``metafile.yml``; detection and segmentation append the task.
         parameters (int, optional): Measured: parameters of the classifier with 1000 classes.
         flops (int, optional): Measured with ``tools/get_flops.py``: its multiply-adds for an image of 224x224.
-        published (dict[str, float]): Figures of the authors, from their training and not from this project's, in
-            ``paper``: ``'top1'``, the top-1 accuracy on the validation images of ImageNet-1k in percent.
+        published (dict[str, float]): Figures of the authors in ``paper``, not from this project's training: ``'top1'``,
+            the top-1 accuracy on the validation images of ImageNet-1k in percent.
         class_token (bool): Whether the head reads a class token (ViT, CaiT) instead of the mean of the last map.
         first_conv (str): Name in ``network`` of its first convolution, which timm adapts to images of other channels.
-        config (str, optional): Path of the classifier's config, absolute or from the folder that ``configs`` stands
-            in. ``None``: there is none, and so no entry in mmpretrain's hub.
-        dense (dict): Arguments of ``network`` in detectors and segmentors where they differ from those of ``options``;
-            detectors and segmentors set ``out_indices`` themselves.
+        config (str, optional): Path of the classifier's config, absolute or relative to the folder that contains
+            ``configs``. ``None``: no config, and no entry in mmpretrain's hub.
+        dense (dict): Arguments of ``network`` in detectors and segmentors that differ from ``options``; they set
+            ``out_indices`` themselves.
     """
 
     name: str

@@ -322,16 +322,18 @@ def map_problem(results: Any, classes: Optional[int] = None, ignored: int = IGNO
 class SkipCorruptSamplesHook(Hook):
     """Skip samples whose files are corrupt, warn and count. ``tools/train.py`` and ``tools/test.py`` add it.
 
-    A file is corrupt if it is missing, empty, truncated or not an image; so is an image that differs in size from its
-    annotations. Data sets are wrapped where they load a sample (``prepare_data``), so hooks may switch pipelines; data
-    sets that cannot be wrapped are logged at the start. Validation during training: the file is replaced by an empty
-    one. Testing: a corrupt file raises an error; an image of the wrong size is replaced. Other errors of a data
-    pipeline name their sample.
+    A file counts as corrupt if it is missing, empty, truncated or not an image, or an image that differs in size from
+    its annotations. In training, the sample is skipped; in validation, the file is replaced by an empty one. In
+    testing, a corrupt file raises an error, and an image of the wrong size is replaced. Other errors of a data pipeline
+    name their sample.
+
+    The hook wraps the method that loads a sample (``prepare_data``), so other hooks may switch pipelines. Data sets
+    that cannot be wrapped are logged at the start.
 
     Args:
-        limit (float): Training ends when more than this fraction of a data set, and more than one file, is corrupt. 0:
-            it ends at the second corrupt file.
-        skip (bool): Whether to skip any; if not, training ends at the first.
+        limit (float): Training ends when more than this fraction of a data set, and more than one file, is corrupt.
+            With 0 it ends at the second corrupt file.
+        skip (bool): Whether to skip corrupt samples; if not, training ends at the first one.
 
     Raises:
         UserError: ``limit`` is not within 0 and 1.

@@ -28,9 +28,8 @@ class NonFiniteHook(Hook):
     """Stop training, or skip the step, when the loss or a gradient is NaN or infinite. ``tools/train.py`` adds it.
 
     Gradients are checked right before the optimizer's step, so neither weights nor the optimizer's state ever take a
-    non-finite value. With DDP all processes see the same gradients and decide alike.
-    Steps skipped by MMEngine's ``AmpOptimWrapper`` because the loss scale was too large for float16 are not counted;
-    only the loss is checked then.
+    non-finite value. With DDP all processes see the same gradients and decide alike. Steps skipped by MMEngine's
+    ``AmpOptimWrapper`` because the loss scale was too large for float16 are not counted; only the loss is checked then.
 
     Args:
         action (str): ``'stop'`` ends training with a message; ``'skip'`` skips the step, restores the running

@@ -249,7 +249,7 @@ class ResumableHook(Hook):
     - Checkpoints also store the other settings that a run depends on. Changed schedules or optimizer settings are
       applied as if used from the beginning; a sampler or an optimizer of another type is rejected; other versions of
       libraries are reported.
-    - A validation that was due at the checkpoint is done again: the best checkpoint is the one it would have been.
+    - A validation that was due at the checkpoint is repeated, so that the best checkpoint is the same.
     """
 
     priority = 'LOWEST'  # after the others have set themselves up
