@@ -69,7 +69,7 @@ def as_single(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def run_backbone(model: nn.Module, image: Tensor) -> Any:
-    """Run the backbone on an image in evaluation mode, which is undone afterwards; gradients are as set outside.
+    """Run the backbone on an image in evaluation mode, then restore its mode; with gradients, if they are enabled.
 
     Returns:
         Any: The backbone's output.

@@ -318,7 +318,7 @@ def write_entry(model: Model) -> str:
 
 
 def _length(model: Model) -> Dict[str, int]:
-    """Return how long it was trained, as far as its run counted that."""
+    """Return the length of the training, as far as the run's logs tell."""
     meta, by_epoch = model.stripped.meta, model.run.by_epoch
     names = {'epoch': 'epoch', 'iter': 'iteration'} if by_epoch else {'iter': 'iteration'} if by_epoch is False else {}
     return {name: meta[key] for key, name in names.items() if isinstance(meta.get(key), int)}

@@ -120,7 +120,7 @@ def _kept_meta(meta: Any) -> dict:
 
 
 def _plain(value: Any) -> Any:
-    """Return plain data, NumPy's as Python's; of a dict its plain items; ``None`` for anything else."""
+    """Return plain data: NumPy's as Python's, of a dict its plain items; ``None`` for anything else."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biufUS'):
         value = value.tolist()
     if isinstance(value, dict):

@@ -363,8 +363,8 @@ def list_problems(
 def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: Any) -> List[str]:
     """Check that a data set has samples, objects, and every class.
 
-    To test on, a file may have no annotation, as COCO's test-dev has none, and a part of it, or the classes that are
-    asked for, no object.
+    For testing, a file may have no annotations, as COCO's test-dev; and a part of it, or the chosen classes, no
+    objects.
     """
     left = len(dataset)
     filters = getattr(dataset, 'filter_cfg', None) or {}

@@ -61,7 +61,7 @@ def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dic
 
 
 def unused_maps(dataset: Any, maps: Optional[str], folder: str, everything: List[dict]) -> None:
-    """Report the segmentation maps without an image; others, such as colored copies, are named after used ones."""
+    """Report segmentation maps without an image, except those named after used ones, such as colored copies."""
     suffix = dataset.seg_map_suffix
     used = {osp.normpath(info['seg_map_path'])[: -len(suffix)] for info in everything if info.get('seg_map_path')}
     if not maps or not used:
@@ -194,7 +194,7 @@ def image_fails(read: Optional[Callable[[dict], dict]], info: dict) -> bool:
 def loaded_label_problems(
     dataset: Any, maps: str, raw: Set[int], labels: Set[int], num_classes: int, checked: int
 ) -> List[str]:
-    """Compare the labels that files hold, and those that were loaded of them, with the classes of the model."""
+    """Compare the labels in the files, and the labels as loaded, with the classes of the model."""
     shift = 1 if dataset.reduce_zero_label else 0
     ignored = dataset.ignore_index
     if shift and not dataset.label_map and raw - {ignored} == set(range(num_classes)):

@@ -87,8 +87,8 @@ def evaluate(metric: Any, number: int, split: Split) -> Dict[str, float]:
 
     Their names are noted in the split.
 
-    mmdet's average precision forks processes and waits for them without a limit: from a process with threads, as one
-    that trains is, a copy may wait for a lock that nobody holds there. Threads do for the few samples.
+    mmdet's average precision forks processes and waits for them without a time limit. A copy of a process with threads,
+    as in training, may wait forever for a lock of another thread. Threads are used instead, for the few samples.
     """
     forking, own = multiprocessing.Pool, 'mmdet.evaluation'
     modules = [multiprocessing, *(module for name, module in sys.modules.items() if name.startswith(own))]
