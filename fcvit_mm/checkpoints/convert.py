@@ -1,4 +1,7 @@
-"""Converting checkpoints of any published format to the format of this package: tensors only, our names."""
+"""Converting checkpoints of any published format to the format of this package: tensors only, our names.
+
+The published names are data in ``fcvit_mm/models/*_names.py``; :mod:`.recognize` finds the network by them and renames.
+"""
 
 import os
 from collections import OrderedDict

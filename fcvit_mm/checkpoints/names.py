@@ -81,9 +81,10 @@ def find_state_dict(
 
 
 def _other_containers(checkpoint: Dict[str, Any]) -> List[Tuple[str, Dict[str, Any]]]:
-    """Return the only entry of a file that has more weights than the file itself, such as ``model_state_dict``.
+    """Return the only entry of a file with weights, such as ``model_state_dict``, as a list; else an empty list.
 
-    Averaged ones count if there are no others. Of several, as of a generator and a discriminator, none is chosen.
+    An entry must have more weights than the top level of the file. Averaged weights count only if there are no others.
+    Of several entries, as of a generator and a discriminator, none is chosen.
     """
     own = len(tensors_of(checkpoint))  # such as the loss
     entries = [(key, value) for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, dict)]

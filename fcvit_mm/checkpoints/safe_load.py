@@ -24,7 +24,7 @@ from .unpickler import NATIVE, RestrictedUnpickler, strided
 READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
 #: Where a safetensors file's header has `meta` as JSON text, see fcvit_mm/publishing/weights.py.
 META_KEY = 'fcvit_mm_meta'
-#: End of the name of Hugging Face's index of a checkpoint that is divided into files.
+#: End of the name of Hugging Face's index of a sharded checkpoint.
 INDEX = '.index.json'
 #: Ends of the names of checkpoints.
 ENDINGS = ('.pth', '.pt', '.ckpt', '.bin', '.safetensors', '.pth.tar')
@@ -137,7 +137,7 @@ def _read_head(path: str) -> bytes:
 
 
 def _named_in(path: str) -> str:
-    """Return the file whose path is the content of a text file, as of ``last_checkpoint``; empty if there is none."""
+    """Return the file whose path a text file contains, as ``last_checkpoint`` does; empty if there is none."""
     with open(path, encoding='utf-8', errors='replace') as file:
         text = file.read(4096).strip()
     names = (
@@ -158,19 +158,19 @@ def _checkpoint_in(folder: str) -> str:
 
 
 def is_shard(path: str) -> bool:
-    """Check whether a file's name is that of a part of a checkpoint, such as ``model-00001-of-00002.safetensors``."""
+    """Check whether a file's name is that of one shard of a checkpoint: ``model-00001-of-00002.safetensors``."""
     return re.search(r'-\d{5}-of-\d{5}\.\w+$', path) is not None
 
 
 def _read_shards(path: str) -> Dict[str, Any]:
-    """Read the files that Hugging Face's index of a divided checkpoint names, which are beside it."""
+    """Read the shards that Hugging Face's index of a sharded checkpoint names; they are in the folder of the index."""
     try:
         with open(path, encoding='utf-8') as file:
             names = sorted(set(json.load(file)['weight_map'].values()))
         shards = [os.path.join(os.path.dirname(path), os.path.basename(name)) for name in names]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f'{path} is not the index of a divided checkpoint (weight_map is missing or wrong: {error}): give the file '
+            f'{path} is not the index of a sharded checkpoint (weight_map is missing or wrong: {error}): give the file '
             'with the weights'
         ) from error
     weights: Dict[str, Any] = {}

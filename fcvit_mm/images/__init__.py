@@ -1,4 +1,8 @@
-"""Finding, checking and reading image files as training does: the only code that does any of these."""
+"""Finding, checking and reading image files as training does: the only code of this package that does any of these.
+
+Training itself reads images by the loading steps of the libraries, such as ``LoadImageFromFile``;
+:mod:`fcvit_mm.engine.hooks.corrupt_samples` guards these steps.
+"""
 
 from .checking import (
     EXIF_ORIENTATION,

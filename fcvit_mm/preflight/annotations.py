@@ -149,8 +149,8 @@ def other_type(given: Sequence[Any], known: Iterable[Any]) -> str:
 def shift_of(used: Iterable[Any], categories: Iterable[Any]) -> int:
     """Return by how much category ids of annotations differ from those that a file defines: 1, -1, or 0.
 
-    They differ by one if exactly one id is unknown, the one behind the last or before the first, and the one at the
-    other end never occurs.
+    They differ by one if exactly one id is unknown, which is the one after the last or before the first known id, and
+    the known id at the other end never occurs.
     """
     known, ids = set(categories), set(used)
     if len(known) < 2 or not all(isinstance(each, int) for each in (*known, *ids)):

@@ -25,8 +25,8 @@ def setting_problems(cfg: Config) -> List[str]:
         np.random.RandomState(seed)
     except (TypeError, ValueError):
         problems.append(
-            f'randomness.seed is {seed!r}, expected a whole number from 0 to {2**32 - 1}, or None for another one '
-            'in each run'
+            f'randomness.seed is {seed!r}, expected an integer from 0 to {2**32 - 1}, or None for a different '
+            'one in each run'
         )
     method = ((cfg.get('env_cfg') or {}).get('mp_cfg') or {}).get('mp_start_method')
     methods = multiprocessing.get_all_start_methods()
@@ -36,7 +36,7 @@ def setting_problems(cfg: Config) -> List[str]:
 
 
 def optimizer_type_problems(cfg: Config) -> List[str]:
-    """Check that the type of the optimizer is registered: MMEngine takes what it does not find for a class."""
+    """Check that the type of the optimizer is registered: MMEngine treats an unknown name as a class."""
     kind = ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('type')
     if not isinstance(kind, str):
         return []

@@ -213,7 +213,7 @@ def test_files_and_folders_that_lead_to_a_checkpoint(tmp_path):
         read_checkpoint(pointer)
 
 
-def test_checkpoints_that_are_divided_into_files(tmp_path):
+def test_sharded_checkpoints(tmp_path):
     weights = {name: torch.full((1,), float(number)) for number, name in enumerate('abc')}
     files = dict(a='model-00001-of-00002.bin', b='model-00002-of-00002.bin', c='model-00001-of-00002.bin')
     for file in set(files.values()):
@@ -235,7 +235,7 @@ def test_checkpoints_that_are_divided_into_files(tmp_path):
         read_checkpoint(index)
     for text in ('{"weight_map": []}', '[1]', 'x', '{"weight_map": {"a": 1}}'):
         index.write_text(text)
-        with pytest.raises(CheckpointError, match='is not the index of a divided checkpoint'):
+        with pytest.raises(CheckpointError, match='is not the index of a sharded checkpoint'):
             read_checkpoint(index)
 
 

@@ -7,8 +7,8 @@ from fcvit_mm.preflight.settings import setting_problems
     ('options', 'message'),
     [
         ({'log_level': 'info'}, "log_level is 'info', expected one of DEBUG, INFO, WARNING, ERROR"),
-        ({'randomness.seed': 'x'}, "randomness.seed is 'x', expected a whole number from 0 to 4294967295, or None for"),
-        ({'randomness.seed': -1}, 'randomness.seed is -1, expected a whole number from 0 to 4294967295, or None for'),
+        ({'randomness.seed': 'x'}, "randomness.seed is 'x', expected an integer from 0 to 4294967295, or None for"),
+        ({'randomness.seed': -1}, 'randomness.seed is -1, expected an integer from 0 to 4294967295, or None for'),
         ({'env_cfg.mp_cfg.mp_start_method': 'spwn'}, "env_cfg.mp_cfg.mp_start_method is 'spwn', expected one of "),
         (
             {'optim_wrapper.optimizer.type': 'Adamw'},

@@ -28,7 +28,7 @@ def palette_of(path: str) -> Dict[int, Color]:
 def report_palettes(dataset: Any, palettes: Dict[str, Dict[int, Color]]) -> None:
     """Report labels with different colors in different maps, and labels with the colors of other classes.
 
-    Programs that reduce the colors of a drawing number them by frequency, in each file anew.
+    Programs that reduce an image to a palette number its colors by frequency, so the same color differs between files.
 
     Args:
         dataset (Dataset): A data set for segmentation.
