@@ -3,6 +3,7 @@
 import argparse
 import dis
 import errno
+import io
 import logging
 import os
 import re
@@ -313,7 +314,10 @@ def silence_libraries() -> None:
 
 
 def name_unwritten_logs() -> None:
-    """Report a log file that a full disk leaves incomplete in one line, instead of a traceback for each message."""
+    """Report a log file that a full disk leaves incomplete in one line, instead of a traceback for each message.
+
+    Messages with file names that are not UTF-8 are logged with their bytes as ``\\udcf6`` and the like.
+    """
     original, reported = logging.Handler.handleError, set()
     if getattr(original, 'names', False):
         return
@@ -321,7 +325,11 @@ def name_unwritten_logs() -> None:
     @wraps(original)
     def handle_error(self: logging.Handler, record: logging.LogRecord) -> None:
         error, path = sys.exc_info()[1], getattr(self, 'baseFilename', '')
-        if not path or not isinstance(error, OSError) or error.errno not in FULL:
+        stream = getattr(self, 'stream', None)
+        if isinstance(error, UnicodeEncodeError) and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+            self.emit(record)
+        elif not path or not isinstance(error, OSError) or error.errno not in FULL:
             original(self, record)
         elif path not in reported:
             reported.add(path)
@@ -344,6 +352,8 @@ def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], o
         parse_args (callable, optional): Reads the arguments, before anything is imported for the command; ``main`` is
             then called with what it returns.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # of file names that are not UTF-8
     try:
         arguments = () if parse_args is None else (parse_args(),)
         if not wants_traceback():

@@ -24,6 +24,8 @@ PathLike = Union[str, 'os.PathLike[str]']
 
 #: How PyTorch's writer says that the system refused to write: with a ``RuntimeError``.
 TORCH_FAILURES = ('PytorchStreamWriter failed', 'file write failed', 'unexpected pos')
+#: Bytes of a name up to which its temporary name contains it.
+LONGEST = 200
 #: How the names of what :func:`partial_path` keeps end.
 PARTIAL = '.part.tmp'
 
@@ -92,7 +94,9 @@ def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') ->
     try:
         with reported_writes(path, size):
             os.makedirs(folder, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f'.{name}.', suffix=f'.tmp{suffix}', dir=folder)
+            # The temporary name is longer, and names have a limit.
+            begin = name if len(os.fsencode(name)) <= LONGEST else name[: LONGEST // 4]
+            handle, temporary = tempfile.mkstemp(prefix=f'.{begin}.', suffix=f'.tmp{suffix}', dir=folder)
             os.close(handle)
             yield temporary
             _sync(temporary)

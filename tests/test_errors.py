@@ -1,4 +1,5 @@
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -283,3 +284,17 @@ def test_ctrl_c_is_one_line(capsys, monkeypatch):
     monkeypatch.setenv(DEBUG_VARIABLE, '1')
     with pytest.raises(KeyboardInterrupt):
         run_command(interrupt)
+
+
+def test_names_that_are_not_utf8(tmp_path, monkeypatch):
+    name = b'gr\xf6n.jpg'.decode(errors='surrogateescape')
+    monkeypatch.setattr(logging.Handler, 'handleError', logging.Handler.handleError)
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), encoding='utf-8', write_through=True))
+    run_command(lambda: print(name))
+    assert sys.stdout.buffer.getvalue() == b'gr\\udcf6n.jpg\n'
+    name_unwritten_logs()
+    logger = logging.Logger('names')
+    logger.addHandler(logging.FileHandler(tmp_path / 'log', encoding='utf-8'))
+    logger.warning(name)
+    logger.warning('next')
+    assert (tmp_path / 'log').read_text() == 'gr\\udcf6n.jpg\nnext\n'

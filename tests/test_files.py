@@ -107,6 +107,14 @@ def test_a_path_for_libraries_that_write_by_name(tmp_path):
     assert path.read_bytes() == b'data' and os.listdir(path.parent) == ['a.png']
 
 
+@pytest.mark.parametrize('name', ['a' * 250 + '.jpg', '\u00fc' * 120 + '.jpg'])
+def test_names_of_the_greatest_length(tmp_path, name):
+    with atomic_path(tmp_path / name, suffix='.jpg') as temporary, open(temporary, 'wb') as file:
+        assert is_temporary(os.path.basename(temporary))
+        file.write(b'data')
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_an_error_of_the_library_leaves_what_was_there(tmp_path):
     path = tmp_path / 'a'
     write_atomic(path, b'before')

@@ -13,7 +13,7 @@ from ..engine.config import TASKS, leaf_datasets, set_pretrained, task_of
 from ..engine.machine import adapt_to_machine
 from ..errors import library_errors
 from ..files import atomic_path, write_atomic
-from ..images import ImageError, display, read_image, reduce_image, say_once, swap_channels
+from ..images import ImageError, display, open_video, read_image, reduce_image, say_once, swap_channels
 from .load import NetworkError, check_channels, image_reader, input_channels, read_trained, split_pipeline
 
 #: Larger images are reduced to this many pixels, because drawing takes more than 100 bytes per pixel.
@@ -229,7 +229,7 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
         raise ImageError(
             f'--out-dir {out_dir} is the folder of {video}, which would be overwritten: give another folder'
         )
-    source = cv2.VideoCapture(video)
+    source = open_video(video)
     with atomic_path(path, suffix='.mp4') as temporary:  # OpenCV tells the format by the name
         writer = None
         try:

@@ -24,7 +24,7 @@ from .finding import (
     list_images,
     walk_entries,
 )
-from .opening import ImageError, PathLike, allow_large_images, open_image
+from .opening import ImageError, PathLike, allow_large_images, open_image, open_video
 from .reading import (
     ImageReader,
     display,
@@ -54,6 +54,7 @@ __all__ = [
     'image_size',
     'list_images',
     'open_image',
+    'open_video',
     'other_content',
     'read_image',
     'read_labels',

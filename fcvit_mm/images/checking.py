@@ -86,7 +86,8 @@ def _others_decode(path: Path, head: bytes) -> bool:
             known = not head.startswith(TIFF)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         known = False
-    return not known and cv2.imread(str(path), cv2.IMREAD_UNCHANGED) is not None
+    # Not by its name: OpenCV ends the process at one that is not UTF-8.
+    return not known and cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) is not None
 
 
 def truncation_problem(path: PathLike) -> Optional[str]:

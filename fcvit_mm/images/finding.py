@@ -83,29 +83,35 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
         list[str]: Sorted paths; hidden files are no images.
     """
     suffixes = tuple(suffixes)
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        # A link to a folder above would list its images dozens of times.
-        folders[:] = [name for name in folders if recursive and not _is_loop(parent, name)]
-        found += [
-            os.path.join(parent, name) for name in names if name.lower().endswith(suffixes) and not name.startswith('.')
-        ]
-    return sorted(found)
+    return sorted(
+        entry.path
+        for entry in walk_entries(folder, recursive)
+        # Pipes and the like would be waited for; a link without a target is reported when it is read.
+        if entry.name.lower().endswith(suffixes)
+        and not entry.name.startswith('.')
+        and (entry.is_file() or not os.path.exists(entry.path))
+    )
 
 
-def walk_entries(folder: PathLike) -> Iterator['os.DirEntry[str]']:
+def walk_entries(folder: PathLike, recursive: bool = True) -> Iterator['os.DirEntry[str]']:
     """Yield everything in a folder and in folders below it that is no folder, such as files and broken links.
 
-    Nothing but the folders is read: the entries know their kind.
+    Nothing but the folders is read: the entries know their kind. Folders that cannot be read are skipped.
 
     Args:
-        folder (str | os.PathLike): The folder; symbolic links are followed, except to folders above them.
+        folder (str | os.PathLike): The folder; symbolic links are followed, except to folders above them: their
+            entries would come dozens of times.
+        recursive (bool): Also yield those in folders below it.
     """
-    with os.scandir(folder) as entries:
+    try:
+        entries = os.scandir(os.fspath(folder))
+    except OSError:
+        return
+    with entries:
         for entry in entries:
             if not entry.is_dir():
                 yield entry
-            elif not _is_loop(os.fspath(folder), entry.name):
+            elif recursive and not _is_loop(os.fspath(folder), entry.name):
                 yield from walk_entries(entry.path)
 
 

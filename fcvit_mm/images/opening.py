@@ -2,7 +2,7 @@
 
 import os
 import threading
-from typing import TYPE_CHECKING, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Optional, Tuple, Union
 
 from ..errors import UserError
 
@@ -38,3 +38,25 @@ def open_image(path: PathLike, formats: Optional[Tuple[str, ...]] = None) -> 'Im
             return Image.open(path, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def open_video(path: PathLike) -> Any:
+    """Open a video with OpenCV, which would end the process at a name that is not UTF-8.
+
+    Args:
+        path (str | os.PathLike): The file.
+
+    Returns:
+        cv2.VideoCapture: The video.
+
+    Raises:
+        ImageError: Its name is not UTF-8.
+    """
+    import cv2
+
+    path = os.fspath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ImageError(f'the name of {path} is not UTF-8, which OpenCV needs of videos: rename it') from error
+    return cv2.VideoCapture(path)

@@ -68,3 +68,16 @@ def test_links_to_folders_above_are_not_followed(tmp_path):
     (tmp_path / 'in' / 'gone').symlink_to('/gone')
     entries = {entry.name: entry.is_symlink() for entry in walk_entries(tmp_path / 'in')}
     assert entries == {'a.png': False, 'b.png': False, 'gone': True}
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
+def test_what_only_has_the_name_of_an_image(tmp_path):
+    """A pipe would be waited for; a broken link is reported when it is read."""
+    os.mkfifo(tmp_path / 'pipe.jpg')
+    (tmp_path / 'folder.jpg').mkdir()
+    (tmp_path / 'to_pipe.jpg').symlink_to(tmp_path / 'pipe.jpg')
+    (tmp_path / 'broken.jpg').symlink_to('/gone.jpg')
+    (tmp_path / 'a.jpg').touch()
+    (tmp_path / 'good.jpg').symlink_to('a.jpg')
+    assert [os.path.basename(path) for path in list_images(tmp_path)] == ['a.jpg', 'broken.jpg', 'good.jpg']
+    assert list_images(tmp_path / 'lost') == []

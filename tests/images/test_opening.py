@@ -1,5 +1,9 @@
 """Images of any size are opened; Pillow's own limit stays for others."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from PIL import Image
 
@@ -8,6 +12,7 @@ from fcvit_mm.images import (
     allow_large_images,
     image_problem,
     image_size,
+    open_video,
     read_image,
     read_labels,
     read_untrusted_image,
@@ -33,3 +38,18 @@ def test_large_images_are_the_users_own(tmp_path, monkeypatch):
         assert image.size == (30, 20)
     with pytest.raises(ImageError, match='has 30x20 pixels, expected at most'):
         read_untrusted_image(tmp_path / 'small.png', 'small.png', 2**20, 500)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    """OpenCV ends the process at them, so a process of its own tells."""
+    path = os.fsdecode(os.fsencode(tmp_path / 'gr') + b'\xf6n.jpg')
+    try:
+        with open(path, 'wb') as file:
+            file.write(b'\xff\xd8 no image')
+    except OSError:
+        pytest.skip('the file system takes only names that are UTF-8')
+    code = 'import sys; from fcvit_mm.images import image_problem; print(ascii(image_problem(sys.argv[1])))'
+    done = subprocess.run([sys.executable, '-c', code, path], capture_output=True, text=True)
+    assert 'gr\\udcf6n.jpg cannot be decoded, because it is text' in done.stdout and done.returncode == 0, done.stderr
+    with pytest.raises(ImageError, match='jpg is not UTF-8, which OpenCV needs of videos: rename it'):
+        open_video(path)

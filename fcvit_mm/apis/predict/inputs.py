@@ -10,7 +10,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from mmengine.logging import print_log
 
-from ...images import OTHER_SUFFIXES, VIDEO_SUFFIXES, ImageError, find_images, find_inputs, list_images
+from ...images import OTHER_SUFFIXES, VIDEO_SUFFIXES, ImageError, find_images, find_inputs, list_images, open_video
 
 #: Endings of files that list images, one a line.
 LIST_SUFFIXES = ('.txt', '.lst')
@@ -135,9 +135,7 @@ def _listed(path: str) -> List[str]:
 
 def count_frames(path: str) -> int:
     """Count the frames of a video that can be decoded; its header may be wrong."""
-    import cv2
-
-    video = cv2.VideoCapture(path)
+    video = open_video(path)
     number = 0
     while video.grab():
         number += 1

@@ -8,7 +8,7 @@ from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
 from ...engine.config import type_name
-from ...images import ImageError, ImageReader, swap_channels
+from ...images import ImageError, ImageReader, open_video, swap_channels
 from ..load import NetworkError, check_channels
 from .inputs import Work
 
@@ -54,11 +54,9 @@ class ImagesToPredict(Dataset):
 
     def _frame(self, path: str, frame: int) -> np.ndarray:
         """Decode a frame; frames are requested in order, and the frames between are skipped."""
-        import cv2
-
         opened, video, position = self.video
         if opened != path or position > frame:
-            video, position = cv2.VideoCapture(path), 0
+            video, position = open_video(path), 0
         while position < frame and video.grab():
             position += 1
         found, image = video.read()

@@ -17,6 +17,8 @@ from fcvit_mm.apis.predict.results import (
     coco_ids,
     meta_of,
     outlines,
+    readable,
+    write_table,
 )
 
 
@@ -32,6 +34,13 @@ def test_outlines_give_the_mask_again(holes):
         assert (again >= mask).all() and (holes or (again == mask).all())
     assert outlines(np.zeros((3, 3), np.uint8)) == []
     assert outlines(np.pad(np.ones((1, 1), np.uint8), 2))[0] in ([2, 2, 2, 3, 3, 3, 3, 2],)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = b'gr\xf6n.jpg'.decode(errors='surrogateescape')
+    assert readable(name) == 'gr\\udcf6n.jpg' and readable('gr\u00fcn.jpg') == 'gr\u00fcn.jpg'
+    write_table(str(tmp_path / 'a.csv'), ('image', 'label'), [(name, 1)])
+    assert (tmp_path / 'a.csv').read_text(encoding='utf-8') == 'image,label\ngr\\udcf6n.jpg,1\n'
 
 
 def test_ids_without_annotations_count_from_1():
