@@ -35,8 +35,9 @@ METRICS = {
     'mAcc': ('Semantic Segmentation', 'mAcc', 1),
     'aAcc': ('Semantic Segmentation', 'aAcc', 1),
 }
-#: Names of data sets by the folder that the libraries' configs expect them in; any other folder's own name is taken.
-DATASETS = {'imagenet': 'ImageNet-1k', 'coco': 'COCO', 'ADEChallengeData2016': 'ADE20K'}
+#: Names and numbers of classes of data sets, by the folder that the libraries' configs expect them in. Data of other
+#: classes, and in any other folder, have the folder's own name.
+DATASETS = {'imagenet': ('ImageNet-1k', 1000), 'coco': ('COCO', 80), 'ADEChallengeData2016': ('ADE20K', 150)}
 #: How each task's library predicts with a config and a checkpoint.
 USAGE = {
     'classification': (
@@ -211,7 +212,13 @@ def _name(dataset: Optional[dict]) -> Optional[str]:
     if dataset is None:
         return None
     folder = osp.basename(osp.normpath(dataset['data_root']))
-    return DATASETS.get(folder, folder)
+    if folder not in DATASETS:
+        return folder
+    name, number = DATASETS[folder]
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None or not isinstance(classes, str) and len(classes) == number:
+        return name
+    return f'{folder} with own classes' if isinstance(classes, str) else f'{folder} with {len(classes)} classes'
 
 
 def _as_text(dataset: Optional[dict]) -> Optional[str]:

@@ -9,6 +9,7 @@ from published import STAMP, publish, write_checkpoint
 
 from fcvit_mm.apis.load import build_model
 from fcvit_mm.engine.config import load_config
+from fcvit_mm.publishing import model_card
 from fcvit_mm.publishing.model_card import describe, write_card
 from fcvit_mm.publishing.weights import strip_checkpoint
 
@@ -58,6 +59,22 @@ def test_the_scope_of_a_library_built_on_others(tmp_path, task):
         'detection': "DetInferencer('a.py', 'a.pth', scope='mmyolo')('image.jpg', out_dir='drawn')",
         'segmentation': '```bash\npython tools/visualize.py a.py a.pth image.jpg --out-dir drawn\n```',
     }[task] in card
+
+
+@pytest.mark.parametrize(
+    'root, metainfo, name',
+    [
+        ('data/imagenet', {}, 'ImageNet-1k'),
+        ('data/coco/', dict(classes=['thing'] * 80), 'COCO'),
+        ('data/shapes/imagenet', dict(classes=('circle', 'cross')), 'imagenet with 2 classes'),
+        ('/home/me/coco/', dict(classes='names.txt'), 'coco with own classes'),
+        ('data/flowers', dict(classes=('rose', 'tulip')), 'flowers'),
+    ],
+)
+def test_a_known_data_set_is_named_only_if_it_has_its_own_classes(root, metainfo, name):
+    dataset = dict(type='CustomDataset', data_root=root, metainfo=metainfo)
+    assert model_card._name(dataset) == name
+    assert model_card._as_text(dataset) == f'{name} (CustomDataset)'
 
 
 def test_what_is_not_known_is_not_invented(micro, tmp_path, capsys):
