@@ -7,6 +7,7 @@ import threading
 from types import FrameType
 from typing import Any, Collection, Dict, List, Optional
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook
@@ -279,6 +280,8 @@ class AtomicCheckpointHook(CheckpointHook):
         return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        # The best score is saved, too, and torch reads no NumPy scalar without running code (weights_only).
+        metrics = {name: value.item() if isinstance(value, np.generic) else value for name, value in metrics.items()}
         try:
             super()._save_best_checkpoint(runner, metrics)
         except WriteError as error:

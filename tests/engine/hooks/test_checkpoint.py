@@ -4,12 +4,13 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import small_run
 import torch
 from harness import ROOT, run_python
 from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from small_run import train
 
 from fcvit_mm import files
@@ -80,6 +81,22 @@ def test_a_disk_that_is_full_when_the_checkpoint_is_pointed_to(tmp_path, monkeyp
     with pytest.raises(CheckpointWriteError, match='last_checkpoint .* Training ends here. .*epoch_1.pth is complete'):
         train(tmp_path, by_epoch=True)
     assert find_resume_point(str(tmp_path)).endswith('epoch_1.pth')
+
+
+@HOOKS.register_module()
+class Validates(Hook):
+    """As a validation does, with the score that mmseg's metric returns."""
+
+    def after_train_epoch(self, runner):
+        hook = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
+        hook.after_val_epoch(runner, {'mIoU': np.float32(12.5), 'name': 'a'})
+
+
+def test_a_best_score_of_numpy_is_saved_as_a_number_that_torch_reads_without_running_code(tmp_path):
+    change = dict(custom_hooks=[dict(type='Validates', priority='VERY_HIGH')])
+    train(tmp_path, by_epoch=True, change=change, save_best='mIoU', rule='greater')
+    found = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)['message_hub']['runtime_info']['best_score']
+    assert type(found) is float and found == 12.5
 
 
 @pytest.mark.parametrize('keep, left', [(1, ['epoch_3.pth']), (2, ['epoch_2.pth', 'epoch_3.pth'])])
