@@ -22,6 +22,7 @@ from ..errors import UserError, library_errors
 from ..images import allow_large_images
 from ..options import check_config
 from .imports import circle_of_bases, custom_import_problem, custom_imports, path_instead_of_module
+from .structure import make_room, structure_problems
 from .wrapped import find_inner_model
 
 #: Task of each library, by the default scope of its configs.
@@ -136,8 +137,11 @@ def load_config(
     check_scope(cfg, path)
     allow_large_images()  # among the data that the config names
     check_options(cfg, options)
+    make_room(cfg, options)
     with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
         cfg.merge_from_dict(options)
+    for problem in structure_problems(cfg):
+        raise ConfigError(f'{path}: {problem}')
     if 'pretrained' in options:
         set_pretrained(cfg, options['pretrained'])
     cfg.launcher = launcher

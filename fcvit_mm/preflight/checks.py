@@ -24,6 +24,7 @@ from .metrics import mask_metric_problems, monitor_problems
 from .misspelt_arguments import report_misspelt_arguments
 from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
 from .overlap import report_overlap
+from .prediction import prediction_problems
 from .pretrained import pretrained_problems
 from .schedules import report_long_schedules, report_short_schedules
 from .settings import setting_problems
@@ -73,6 +74,8 @@ def check_training(cfg: Config, building: bool = False) -> None:
         problems += resume_problems(cfg.load_from, trained) or resume_model_problems(cfg)
     else:
         problems += pretrained_problems(cfg)
+        if cfg.get('load_from') == '':
+            problems.append('load_from is empty: give a checkpoint, or load_from=None')
         if cfg.get('load_from'):
             problems += checkpoint_problems(cfg.load_from, 'load_from') or load_from_problems(cfg)
     validates = cfg.get('val_cfg') is not None
@@ -87,6 +90,7 @@ def check_training(cfg: Config, building: bool = False) -> None:
         report_short_schedules(cfg, is_by_epoch(cfg), number)
     report_misspelt_arguments(cfg)
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
+    problems += prediction_problems(cfg) if validates else []
     problems += channel_problems(cfg) or gradient_problems(cfg)
     problems += build_problems(cfg) if building and not of_loops else checkpoint_hook_problems(cfg)
     if problems:
@@ -103,7 +107,7 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
     limit = TimeLimit()
     trained: List[str] = []
     problems = checkpoint_problems(checkpoint, 'the checkpoint', trained) + folder_to_write_problems(cfg)
-    problems += data_problems(cfg, ['test_dataloader'], limit, {checkpoint: trained})
+    problems += prediction_problems(cfg) + data_problems(cfg, ['test_dataloader'], limit, {checkpoint: trained})
     if problems:
         raise PreflightError(problems)
     limit.report()

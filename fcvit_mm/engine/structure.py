@@ -1,0 +1,60 @@
+"""The structure of a config: which parts are dicts or lists, whatever they contain."""
+
+from typing import Any, Dict, Iterator, Tuple
+
+from mmengine.config import Config, ConfigDict
+
+#: Parts of a config that are dicts, and such that are lists.
+DICTS = (
+    'model',
+    'model.backbone',
+    'data_preprocessor',
+    'default_hooks',
+    'env_cfg',
+    'optim_wrapper',
+    'randomness',
+    'train_cfg',
+    'train_dataloader',
+    'train_dataloader.dataset',
+    'val_cfg',
+    'val_dataloader',
+    'val_dataloader.dataset',
+    'test_cfg',
+    'test_dataloader',
+    'test_dataloader.dataset',
+    'visualizer',
+)
+LISTS = ('custom_hooks', 'train_dataloader.dataset.pipeline', 'val_dataloader.dataset.pipeline')
+
+
+def make_room(cfg: Config, options: Dict[str, Any]) -> None:
+    """Replace ``None`` by a dict where dotted options set values inside it, which MMEngine refuses."""
+    for option in options:
+        node: Any = cfg
+        for key in option.split('.')[:-1]:
+            if not isinstance(node, (dict, Config)) or key not in node:
+                break
+            if node[key] is None:
+                node[key] = ConfigDict()
+            node = node[key]
+
+
+def structure_problems(cfg: Config) -> Iterator[str]:
+    """Yield what is wrong with parts that are no dicts or lists."""
+    for names, kinds, expected in ((DICTS, dict, 'a dict'), (LISTS, (list, tuple), 'a list')):
+        for name in names:
+            found, value = _part(cfg, name)
+            if not found or value is None or isinstance(value, kinds):
+                continue
+            is_type = expected == 'a dict' and isinstance(value, str)
+            example = f', such as dict(type={value!r}); on the command line {name}.type={value}' if is_type else ''
+            yield f'{name} is {str(value)[:80]!r}, expected {expected}{example}'
+
+
+def _part(cfg: Config, name: str) -> Tuple[bool, Any]:
+    node: Any = cfg
+    for key in name.split('.'):
+        if not isinstance(node, (dict, Config)) or key not in node:
+            return False, None
+        node = node[key]
+    return True, node

@@ -1,0 +1,41 @@
+import pytest
+from mmengine.config import Config
+
+from fcvit_mm.engine.structure import make_room, structure_problems
+
+
+def test_options_inside_of_none():
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=None, arch='tiny')), hooks=None))
+    options = {
+        'model.backbone.init_cfg.type': 'Pretrained',
+        'hooks.a.b': 1,
+        'new.a': 2,
+        'model.backbone.arch.depths': 3,
+    }
+    make_room(cfg, options)
+    assert cfg.model.backbone == dict(init_cfg={}, arch='tiny') and cfg.hooks == {} and 'new' not in cfg
+    options.pop('model.backbone.arch.depths')
+    cfg.merge_from_dict(options)
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained') and cfg.hooks == dict(a=dict(b=1))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (
+            dict(model=dict(backbone='FCViT')),
+            "model.backbone is 'FCViT', expected a dict, such as dict(type='FCViT'); on the command line "
+            'model.backbone.type=FCViT',
+        ),
+        (dict(train_dataloader=[1]), "train_dataloader is '[1]', expected a dict"),
+        (dict(custom_hooks={'0': dict(type='A')}), "custom_hooks is \"{'0': {'type': 'A'}}\", expected a list"),
+    ],
+)
+def test_parts_of_another_kind(content, message):
+    assert list(structure_problems(Config(content))) == [message]
+
+
+def test_parts_that_are_in_order():
+    content = dict(model=dict(backbone=dict(type='A')), custom_hooks=[], train_dataloader=None, visualizer=dict())
+    assert list(structure_problems(Config(content))) == []
+    assert list(structure_problems(Config(dict(model=None, val_dataloader=dict(dataset=dict(pipeline=())))))) == []
