@@ -303,6 +303,9 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) 
         return folder_problems(dataset, prefixes.get('img_path', dataset.data_root), limit)
     if is_xml(dataset):
         return unreadable_xml(dataset)
+    if ann_file and osp.isdir(ann_file):
+        empty = ', or leave ann_file empty for folders of classes' if hasattr(dataset, 'with_label') else ''
+        return [f'ann_file {ann_file} is a folder, expected a file: add the name of the file{empty}']
     if ann_file:
         try:
             with open(ann_file, encoding='utf-8') as file:
@@ -337,7 +340,7 @@ def list_problems(
     limit: TimeLimit,
 ) -> List[str]:
     """Check the sample list of a data set: that it is not empty, and that its labels match the model."""
-    if api is not None and not everything:
+    if not everything and (api is not None or osp.isfile(dataset.ann_file or '')):
         return [known_format(where) or f'{where} lists no images']
     problems: List[str] = []
     if dataset.data_list and BYTE_ORDER_MARK in str(dataset.data_list[0].get('img_path')):

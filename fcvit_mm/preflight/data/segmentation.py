@@ -203,6 +203,12 @@ def loaded_label_problems(
             'ignores 0 and makes 1 the first class: if 0 is the first class, set reduce_zero_label=False of the data '
             'set and of LoadAnnotations'
         )
+    fractions = sorted(label for label in raw if label % 1)
+    if fractions:
+        return [
+            f'segmentation maps in {maps} contain {shorten(f"{label:.3g}" for label in fractions)}, expected class '
+            f'indices: they are loaded as integers, here {shorten(sorted(labels))}. Convert the values to indices'
+        ]
     wrapped = sorted(label for label in raw if label > 255)
     if wrapped and not any(label > 255 for label in labels):
         return [

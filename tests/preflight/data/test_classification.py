@@ -89,6 +89,18 @@ def test_encodings_of_list_files(own, content, message):
     assert message in only_problem(cfg)
 
 
+def test_lists_that_are_none(own):
+    cfg, data = own('classification', more=LISTS % (NAMES,))
+    (data / 'train.txt').write_text('')
+    assert only_problem(cfg) == f'train_dataloader: {data / "train.txt"} lists no images'
+    (data / 'train.txt').unlink()
+    (data / 'train.txt').mkdir()
+    assert only_problem(cfg) == (
+        f'train_dataloader: ann_file {data / "train.txt"} is a folder, expected a file: add the name of the file, or '
+        'leave ann_file empty for folders of classes'
+    )
+
+
 def test_what_systems_leave_behind(own):
     cfg, data = own('classification')
     for path in list(data.rglob('*.jpg')):

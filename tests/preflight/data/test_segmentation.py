@@ -217,6 +217,17 @@ def test_class_that_a_head_ignores(own, said):
     assert data_problems(cfg, ['train_dataloader']) == [] and said == []
 
 
+def test_maps_of_fractions(own):
+    cfg, data = own('segmentation', {'train_dataloader.dataset.seg_map_suffix': '.tif'})
+    for path in (data / 'annotations' / 'training').glob('*.png'):
+        with Image.open(path) as image:
+            Image.fromarray((np.asarray(image) > 1).astype(np.float32) / 2).save(path.with_suffix('.tif'))
+    assert only_problem(cfg) == (
+        f'train_dataloader: segmentation maps in {data / "annotations" / "training"} contain 0.5, expected class '
+        'indices: they are loaded as integers, here 255. Convert the values to indices'
+    )
+
+
 class LoadArrays:
     """Somebody's own step, for maps that are arrays."""
 
