@@ -220,14 +220,19 @@ def ask_loading_step(step: Any) -> Callable[[Mask], str]:
             results = step(sample)
         except Exception as error:
             # Broad, because libraries have no error of their own for this.
-            kind, message, _ = origin(error)
-            return mask_words(mask.segmentation, mask.width, mask.height, f'{kind}: {message}' if message else kind)
+            return mask_words(mask.segmentation, mask.width, mask.height, _reason(error))
         flags = results.get('gt_ignore_flags')
         if flags is None or len(flags) == 0:  # a step that loads no objects, as of images without labels
             return ''
         return '' if bool(flags[0]) == bool(mask.owner['ignore_flag']) else 'skipped'
 
     return ask
+
+
+def _reason(error: Exception) -> str:
+    """Return an error as part of a sentence."""
+    kind, message, _ = origin(error)
+    return f'{kind}: {message.rstrip(".")}' if message else kind
 
 
 def ask_metric(api: Any) -> Callable[[Mask], str]:
@@ -239,8 +244,7 @@ def ask_metric(api: Any) -> Callable[[Mask], str]:
             masks.area(api.annToRLE(mask.owner))
         except Exception as error:
             # Broad, because pycocotools has no error of its own.
-            kind, message, _ = origin(error)
-            return mask_words(mask.segmentation, mask.width, mask.height, f'{kind}: {message}')
+            return mask_words(mask.segmentation, mask.width, mask.height, _reason(error))
         return ''
 
     return ask
