@@ -7,16 +7,14 @@ import inspect
 import logging
 import os.path as osp
 import re
-import traceback
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Callable, Dict, List
 
-import mmengine.registry
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EMAHook
-from mmengine.registry import HOOKS, LOOPS, VISBACKENDS, DefaultScope, Registry
+from mmengine.registry import HOOKS, VISBACKENDS, DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -24,7 +22,7 @@ from ..engine.config import type_name, walk
 from ..engine.run import TRAINING_STEPS
 from ..errors import UserError, advice_for, origin
 from .limits import quiet, scratch_folder
-from .model import parameters_of
+from .messages import short_message
 
 #: Packages of MMEngine's backends of visualizers. Their objects cannot be built to the end, which would start a run.
 BACKEND_PACKAGES = {
@@ -184,58 +182,3 @@ def backend_problems(cfg: Config) -> List[str]:
     if visualizer.get('vis_backends'):
         visualizer['vis_backends'] = [dict(type='LocalVisBackend')]
     return problems
-
-
-def short_message(error: Exception) -> str:
-    """Return what an error says, without addresses of objects and of web pages, and with a similar registered name."""
-    message = re.sub(r' in <[^>]* object at 0x\w+>', '', origin(error).message).rstrip('.')
-    found = re.search(r'^(\S+) is not in the (.+?) registry', message)
-    if found:
-        return found[0] + near_registered(found[1], found[2].rpartition('::')[2])
-    message = re.sub(r"\. Did you mean '\w+'\?$", '', message)  # of Python 3.13, for classes in Python only
-    found = re.search(r"got an unexpected keyword argument '(\w+)'$", message)
-    near = get_close_matches(found[1], parameters_of_failing(error), 1) if found else []
-    return message + (f'; did you mean {near[0]!r}?' if near else '')
-
-
-def near_registered(name: str, kind: str) -> str:
-    """Return the name in the registries of a kind that resembles another one, as a question; empty if none does.
-
-    The name itself may be that of another library.
-    """
-    scope = next((scope for scope, names in names_by_scope(kind).items() if name in names), '')
-    if scope:
-        return f'; did you mean {f"{scope}.{name}"!r}?'
-    name, names = name.rpartition('.')[2], registered_names(kind)
-    near = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, 1)
-    return f'; did you mean {near[0]!r}?' if near else ''
-
-
-def parameters_of_failing(error: BaseException) -> List[str]:
-    """Return the names of the arguments of the class that could not be built, by a registry or by the runner."""
-    classes = [
-        frame.f_locals.get('obj_cls')
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_name == 'build_from_cfg'
-    ] or [LOOPS.get(str(error).partition('.')[0])]
-    return [each.name for each in parameters_of(classes[-1])] if inspect.isclass(classes[-1]) else []
-
-
-def registered_names(kind: str) -> List[str]:
-    """Return all names in the registries of a kind, such as ``'hook'``, of all libraries that are imported."""
-    return [name for names in names_by_scope(kind).values() for name in names]
-
-
-def names_by_scope(kind: str) -> Dict[str, List[str]]:
-    """Return the names in the registries of a kind by the scope of their library."""
-    roots = [each for each in vars(mmengine.registry).values() if isinstance(each, Registry) and each.name == kind]
-    found: Dict[str, List[str]] = {}
-
-    def collect(registry: Registry) -> None:
-        found.setdefault(registry.scope, []).extend(registry.module_dict)
-        for child in registry.children.values():
-            collect(child)
-
-    for root in roots:
-        collect(root)
-    return found

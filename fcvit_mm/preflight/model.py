@@ -1,9 +1,8 @@
 """Checking a model's config before a run: components that do not fit each other, and heads that cannot learn."""
 
 import copy
-import inspect
 from difflib import get_close_matches
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -20,6 +19,7 @@ from ..engine.config import library_of, type_name, walk
 from ..engine.wrapped import find_inner_model, unwrap_model
 from .batches import segmentation_heads
 from .limits import quiet, remark
+from .messages import parameters_of
 
 #: Library -> a head's argument with its losses, and the shapes of scores and labels that these take for one class.
 LOSSES = {'mmseg': ('loss_decode', (2, 1, 4, 4), (2, 4, 4)), 'mmpretrain': ('loss', (2, 1), (2,))}
@@ -66,6 +66,16 @@ def channel_problems(cfg: Config) -> List[str]:
         failing = error.part
     if not any(f'{failing}.'.startswith(f'{each.part}.') for each in suspected):
         return []
+    for each in suspected:
+        indices = node_at(model, each.part.split('.')[1:]).get('in_index')
+        indices = indices if isinstance(indices, (list, tuple)) else [indices]
+        beyond = [index for index in indices if isinstance(index, int) and not -len(channels) <= index < len(channels)]
+        if beyond:
+            return [
+                f'{place}{each.part[len("model") :]}.in_index has {beyond[0]}, but {place}.backbone '
+                f'({type_name(model["backbone"])}) has {len(channels)} outputs: give numbers from 0 to '
+                f'{len(channels) - 1}'
+            ]
     backbone = f'{place}.backbone ({type_name(model["backbone"])}) returns {channels} channels'
     return [
         f'{name} is {each.value}, but {backbone}: set {name}={"..." if each.expected is None else each.expected}. '
@@ -73,6 +83,13 @@ def channel_problems(cfg: Config) -> List[str]:
         for each in suspected
         for name in [f'{place}{each.part[len("model") :]}.{each.key}']
     ]
+
+
+def node_at(node: Any, names: Sequence[str]) -> dict:
+    """Return the dict at a dotted name in a tree of dicts and lists; empty if there is none."""
+    for name in names:
+        node = node[int(name)] if isinstance(node, (list, tuple)) else (node or {}).get(name)
+    return node if isinstance(node, dict) else {}
 
 
 def one_class_problems(cfg: Config) -> List[str]:
@@ -183,10 +200,3 @@ def default_of(head: dict, key: str) -> Any:
         with MODELS.switch_scope_and_registry(None) as registry:
             head_type = registry.get(head_type)
     return next(value.default for value in parameters_of(head_type) if value.name == key)
-
-
-def parameters_of(kind: Any) -> Iterator[inspect.Parameter]:
-    """Yield the parameters of a class, its own before those of its bases."""
-    for base in kind.__mro__:
-        if '__init__' in vars(base):
-            yield from inspect.signature(base.__init__).parameters.values()

@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS, DefaultScope
 
-from .building import near_registered
+from .messages import near_registered
 
 #: Names of levels that MMEngine's logger accepts, the common ones.
 LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR')

@@ -1,7 +1,7 @@
 import pytest
 from harness import LIBRARIES
 
-from fcvit_mm.preflight.building import build_problems, checkpoint_hook_problems, near_registered, registered_names
+from fcvit_mm.preflight.building import build_problems, checkpoint_hook_problems
 
 
 def only_problem(cfg):
@@ -119,15 +119,3 @@ def test_arguments_of_the_first_checkpoint(own):
     assert checkpoint_hook_problems(cfg) == []
     cfg.default_hooks.checkpoint = None
     assert checkpoint_hook_problems(cfg) == []
-
-
-def test_names_of_all_libraries():
-    names = registered_names('hook')
-    assert {'EMAHook', 'AtomicCheckpointHook'} <= set(names) and registered_names('nothing') == []
-
-
-def test_names_of_another_library():
-    pytest.importorskip('mmpretrain.models')
-    assert near_registered('LinearClsHead', 'model') == "; did you mean 'mmpretrain.LinearClsHead'?"
-    assert near_registered('LinearClsHed', 'model') == "; did you mean 'LinearClsHead'?"
-    assert near_registered('Xyzzy', 'model') == ''

@@ -36,6 +36,13 @@ def test_channels_of_another_backbone(own, task, options, part, expected):
     assert f'set model.{part}.in_channels={expected}. tools/replace_backbone.py' in problem
 
 
+def test_outputs_that_the_backbone_does_not_have(own):
+    (problem,) = channel_problems(own('segmentation', {'model.decode_head.in_index': [0, 1, 2, 5]})[0])
+    assert problem == (
+        'model.decode_head.in_index has 5, but model.backbone (FCViT) has 4 outputs: give numbers from 0 to 3'
+    )
+
+
 def test_channels_of_a_model_in_a_model(own):
     cfg, _ = own('detection', {'model.neck.in_channels': RESNET})
     cfg.model = dict(type='SoftTeacher', detector=cfg.model)

@@ -13,6 +13,7 @@ from ...engine.config import type_name
 from ...errors import advice_for, origin
 from ..annotations import PARTS, fatal_annotations
 from ..limits import TimeLimit, quiet, remark, shorten
+from ..messages import short_message
 from ..missing_files import link_problems, path_problem
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
 from .detection import (
@@ -192,7 +193,9 @@ def build_problem(node: dict, error: Exception) -> str:
         )
     if "'HTTPBackend' object has no attribute 'join_path'" in str(error):
         return f'data_root is {node.get("data_root")}, but no folder is read by HTTP: download it and give its path'
-    return f'{type_name(node)} cannot be built: {origin(error).message}' + f'. {advice}' * bool(advice)
+    message = short_message(error)
+    end = '' if message.endswith('?') else '.'
+    return f'{type_name(node)} cannot be built: {message}' + f'{end} {advice}' * bool(advice)
 
 
 def prefix_problem(dataset_cfg: dict, error: Exception) -> str:

@@ -14,6 +14,7 @@ from ...engine.config import TASKS, type_name, walk
 from ...errors import advice_for, origin
 from ..data.kinds import is_url
 from ..limits import quiet, remark, shorten
+from ..messages import short_message
 from .classification import check_labels
 from .coco import check_coco
 from .iou import check_iou
@@ -216,7 +217,9 @@ def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
     path, own = config.get('ann_file'), shorten(getattr(leaf, 'ann_file', None) for leaf in split.leaves)
     kind, message, _ = origin(error)
     if kind == 'KeyError' and f'{config.get("type")} is not in the' in message:  # the registry's own words
-        return f'{config["type"]} cannot be built ({kind}: {message}): correct the name, or import its module'
+        message = short_message(error)
+        end = '' if message.endswith('?') else '.'
+        return f'{config["type"]} cannot be built: {message}{end} Correct the name, or import its module'
     if isinstance(path, str) and not osp.exists(path):
         return f'ann_file {path} does not exist: give the annotation file of the data set, {own}'
     if isinstance(path, str) and not isinstance(error, (RuntimeError, ImportError)):

@@ -102,7 +102,7 @@ def test_metrics_that_cannot_be_fed_are_named(own, said):
 def test_metrics_that_do_not_exist(own):
     cfg, _ = own('segmentation')
     cfg.val_evaluator = dict(type='NoSuchMetric')
-    assert 'NoSuchMetric cannot be built' in validation_problems(cfg)
+    assert 'NoSuchMetric cannot be built: NoSuchMetric is not in the ' in validation_problems(cfg)
     cfg.val_evaluator = dict(type='Evaluator', metrics=[dict(type='IoUMetric', iou_metrics=['mIou'])])
     assert 'IoUMetric fails on the data set (KeyError' in validation_problems(cfg)
 

@@ -1,0 +1,74 @@
+"""Short messages of errors that building a part of a config raises, with similar names for misspelt ones."""
+
+import inspect
+import re
+import traceback
+from difflib import get_close_matches
+from typing import Any, Dict, Iterator, List
+
+import mmengine.registry
+from mmengine.registry import LOOPS, Registry
+
+from ..errors import origin
+
+
+def short_message(error: Exception) -> str:
+    """Return what an error says, without addresses of objects and of web pages, and with a similar registered name."""
+    message = re.sub(r' in <[^>]* object at 0x\w+>', '', origin(error).message).rstrip('.')
+    found = re.search(r'^(\S+) is not in the (.+?) registry', message)
+    if found:
+        return found[0] + near_registered(found[1], found[2].rpartition('::')[2])
+    message = re.sub(r"\. Did you mean '\w+'\?$", '', message)  # of Python 3.13, for classes in Python only
+    found = re.search(r"got an unexpected keyword argument '(\w+)'$", message)
+    near = get_close_matches(found[1], parameters_of_failing(error), 1) if found else []
+    return message + (f'; did you mean {near[0]!r}?' if near else '')
+
+
+def near_registered(name: str, kind: str) -> str:
+    """Return the name in the registries of a kind that resembles another one, as a question; empty if none does.
+
+    The name itself may be that of another library.
+    """
+    scope = next((scope for scope, names in names_by_scope(kind).items() if name in names), '')
+    if scope:
+        return f'; did you mean {f"{scope}.{name}"!r}?'
+    name, names = name.rpartition('.')[2], registered_names(kind)
+    near = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, 1)
+    return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def parameters_of_failing(error: BaseException) -> List[str]:
+    """Return the names of the arguments of the class that could not be built, by a registry or by the runner."""
+    classes = [
+        frame.f_locals.get('obj_cls')
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == 'build_from_cfg'
+    ] or [LOOPS.get(str(error).partition('.')[0])]
+    return [each.name for each in parameters_of(classes[-1])] if inspect.isclass(classes[-1]) else []
+
+
+def registered_names(kind: str) -> List[str]:
+    """Return all names in the registries of a kind, such as ``'hook'``, of all libraries that are imported."""
+    return [name for names in names_by_scope(kind).values() for name in names]
+
+
+def names_by_scope(kind: str) -> Dict[str, List[str]]:
+    """Return the names in the registries of a kind by the scope of their library."""
+    roots = [each for each in vars(mmengine.registry).values() if isinstance(each, Registry) and each.name == kind]
+    found: Dict[str, List[str]] = {}
+
+    def collect(registry: Registry) -> None:
+        found.setdefault(registry.scope, []).extend(registry.module_dict)
+        for child in registry.children.values():
+            collect(child)
+
+    for root in roots:
+        collect(root)
+    return found
+
+
+def parameters_of(kind: Any) -> Iterator[inspect.Parameter]:
+    """Yield the parameters of a class, its own before those of its bases."""
+    for base in kind.__mro__:
+        if '__init__' in vars(base):
+            yield from inspect.signature(base.__init__).parameters.values()

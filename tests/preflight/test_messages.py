@@ -1,0 +1,35 @@
+import pytest
+from mmengine.registry import HOOKS, DefaultScope
+
+from fcvit_mm.preflight.messages import near_registered, registered_names, short_message
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        (dict(type='EmaHook'), "EmaHook is not in the mmengine::hook registry; did you mean 'EMAHook'?"),
+        (
+            dict(type='LoggerHook', intervall=1),
+            "LoggerHook.__init__() got an unexpected keyword argument 'intervall'; did you mean 'interval'?",
+        ),
+        (dict(type='LoggerHook', xyzzy=1), "LoggerHook.__init__() got an unexpected keyword argument 'xyzzy'"),
+        (dict(type='LoggerHook', interval=0), 'interval must be greater than 0'),
+    ],
+)
+def test_messages_of_what_cannot_be_built(config, message):
+    with DefaultScope.overwrite_default_scope('mmengine'), pytest.raises(Exception) as caught:
+        HOOKS.build(config)
+    found = short_message(caught.value)
+    assert found == message or found == message.replace('mmengine::', '')
+
+
+def test_names_of_all_libraries():
+    names = registered_names('hook')
+    assert {'EMAHook', 'AtomicCheckpointHook'} <= set(names) and registered_names('nothing') == []
+
+
+def test_names_of_another_library():
+    pytest.importorskip('mmpretrain.models')
+    assert near_registered('LinearClsHead', 'model') == "; did you mean 'mmpretrain.LinearClsHead'?"
+    assert near_registered('LinearClsHed', 'model') == "; did you mean 'LinearClsHead'?"
+    assert near_registered('Xyzzy', 'model') == ''
