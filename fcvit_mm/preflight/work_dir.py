@@ -11,6 +11,8 @@ from ..engine.config import type_name
 from .limits import remark
 from .model import built_model
 
+#: Free bytes from which on there is room for any checkpoint: a model takes seconds to be built.
+PLENTY = 10 * 2**30
 #: Values that optimizers store for each parameter.
 STATES = {'Adam': 2, 'AdamW': 2, 'NAdam': 2, 'RAdam': 2, 'Lamb': 2, 'Lion': 1}
 
@@ -27,7 +29,10 @@ def work_dir_problems(cfg: Config) -> List[str]:
             f'{cfg.work_dir} has checkpoints of an earlier run, and those of the same name will be overwritten. To '
             'continue that run: --resume; to keep it: another --work-dir'
         )
-    return disk_problems(folder, max(sizes, default=0) or checkpoint_size(cfg))
+    largest = max(sizes, default=0)
+    if not largest and shutil.disk_usage(folder).free < PLENTY:
+        largest = checkpoint_size(cfg)
+    return disk_problems(folder, largest)
 
 
 def checkpoint_size(cfg: Config) -> int:

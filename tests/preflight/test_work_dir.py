@@ -55,6 +55,9 @@ def test_no_room_for_the_first_checkpoint(own, tmp_path, monkeypatch):
         f'{tmp_path} has {free / 2**20:.0f} MiB free, the checkpoints of this run need {free / 2**20:.0f} MiB: free '
         'disk space, give another --work-dir, or lower default_hooks.checkpoint.max_keep_ckpts'
     )
+    monkeypatch.setattr(work_dir, 'PLENTY', free)
+    assert work_dir_problems(cfg) == []  # and no model is built
+    monkeypatch.setattr(work_dir, 'PLENTY', 10 * free)
     cfg.default_hooks.checkpoint.save_optimizer = False
     assert checkpoint_size(cfg) < free / 2 and work_dir_problems(cfg) == []
     cfg.default_hooks.checkpoint.out_dir = '/elsewhere'
