@@ -28,7 +28,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, set
 from ...errors import UserError, library_errors
 from ...registry import HOOKS
 from ..config import type_name
-from ..optim.schedules import all_settings, follow_config
+from ..optim.schedules import all_settings, follow_config, resumed_rates
 from ..wrapped import find_inner_model
 from .resumable_sampler import EpochPart, Index, ResumableBatchSampler, mix
 
@@ -299,7 +299,7 @@ class ResumableHook(Hook):
                 'schedules or optimizer settings differ from the checkpoint. Those of the config are applied as if '
                 f'used from the beginning: {"; ".join(changed)}'
             )
-        self._report(loop, meta, before, bool(changed), runner)
+        self._report(loop, meta, before, bool(changed), resumed_rates(runner, checkpoint))
 
     def _log(self, text: str) -> None:
         print_log(f'Resuming: {text}.', logger='current', level=logging.WARNING)
@@ -381,7 +381,7 @@ class ResumableHook(Hook):
     def _moves(self, batches: ResumableBatchSampler) -> bool:
         return any(part[:2] != (batches.processes, batches.batch_size) for part in self.parts)
 
-    def _report(self, loop: Any, meta: dict, before: Optional[dict], changed: bool, runner: Any) -> None:
+    def _report(self, loop: Any, meta: dict, before: Optional[dict], changed: bool, rates: List[float]) -> None:
         """Log the differences from the run of the checkpoint."""
         by_iter = isinstance(loop, IterBasedTrainLoop)
         today, unit = self.today, 'iteration' if by_iter else 'epoch'
@@ -408,17 +408,12 @@ class ResumableHook(Hook):
                 self._log(f'epochs have {today["samples"]} samples, previously {before["samples"]}')
             if before['length'] != end:
                 schedules = 'changed as listed above' if changed else 'unchanged'
-                rates = sorted({group['lr'] for group in self._groups(runner)})
                 rate = f', the learning rate continues at {rates[-1]:.3g}' if rates else ''
                 self._log(
                     f'training ends at {unit} {end}, previously at {before["length"]}. Schedules are {schedules}{rate}'
                 )
         if position >= end:
             self._log(f'the checkpoint is from {unit} {position} of {end}: training is already complete')
-
-    @staticmethod
-    def _groups(runner: Any) -> List[dict]:
-        return list(getattr(runner.optim_wrapper, 'param_groups', None) or []) if runner.param_schedulers else []
 
     # What is kept
 

@@ -52,6 +52,16 @@ def _pairs(runner: Any, checkpoint: dict) -> Iterator[Scheduled]:
             yield Scheduled(_groups(wrapper), schedulers, _saved_groups(optimizer), [] if saved is None else saved)
 
 
+def resumed_rates(runner: Any, checkpoint: dict) -> List[float]:
+    """Return the learning rates with which a run resumes, after :func:`follow_config`; none without schedules."""
+    found: Set[float] = set()
+    for name, _, schedulers in _optimizers(runner):
+        optimizer = checkpoint.get('optimizer') or {}
+        groups = (optimizer.get(name) or {} if name else optimizer).get('param_groups', [])
+        found.update(group['lr'] for group in groups if schedulers)
+    return sorted(found)
+
+
 def settings(groups: List[dict], schedulers: List[Any]) -> List[Dict[str, Any]]:
     """Return the settings of an optimizer's groups: all but parameters and scheduled values."""
     hidden = {'params', *(scheduler.param_name for scheduler in schedulers)}

@@ -150,6 +150,20 @@ def test_a_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
     assert any('training ends at epoch 6, previously at 3' in text for text in said)
 
 
+def test_the_rate_of_a_longer_run_is_the_one_it_continues_with(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
+    # With settings for parts, MMEngine's wrapper has a group more, which no scaling changes.
+    parts = {'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=1.0)}
+    scaled = {**parts, 'auto_scale_lr': dict(enable=True, base_batch_size=60)}
+    train(tmp_path, True, change=scaled)
+    saved = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)['optimizer']['param_groups']
+    train(tmp_path, True, resume=True, change={**scaled, 'train_cfg.max_epochs': 4})
+    (text,) = [text for text in said if 'training ends at epoch 4, previously at 3' in text]
+    (rate,) = {group['lr'] for group in saved}
+    assert rate == pytest.approx(0.1 * 3 / 60) and text.endswith('the learning rate continues at 0.005.')
+
+
 @pytest.mark.parametrize(
     'change, message',
     [
