@@ -55,7 +55,12 @@ def link_problems(folders: Sequence[str], number: int, allowed: float, limit: Ti
     """
     entries = chain.from_iterable(map(walk_entries, folders))
     searched = limit.stream(entries, LINK_SECONDS, f'{shorten(folders)}: files searched for broken symbolic links')
-    broken = sorted(entry.path for entry in searched if entry.is_symlink() and not osp.exists(entry.path))
+    # Editors mark open files by hidden links without a target.
+    broken = sorted(
+        entry.path
+        for entry in searched
+        if entry.is_symlink() and not is_hidden(entry.path, folders) and not osp.exists(entry.path)
+    )
     if not broken:
         return []
     text = (
@@ -65,7 +70,13 @@ def link_problems(folders: Sequence[str], number: int, allowed: float, limit: Ti
     if len(broken) <= allowed * (number + len(broken)):
         remark(text)
         return []
-    return [f'{text}: correct the links, copy the files, or remove the links']
+    annex = 'fetch the files with `git annex get`, ' if 'annex/objects' in os.readlink(broken[0]) else ''
+    return [f'{text}: {annex}correct the links, copy the files, or remove the links']
+
+
+def is_hidden(path: str, folders: Sequence[str]) -> bool:
+    """Check whether a file below one of some folders, or a folder between, is hidden."""
+    return any(path.startswith(folder) and f'{os.sep}.' in path[len(folder.rstrip(os.sep)) :] for folder in folders)
 
 
 def near_file(path: str, folder: str = '') -> str:

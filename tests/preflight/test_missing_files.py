@@ -117,4 +117,13 @@ def test_links_among_files(tmp_path, said):
     assert link_problems([str(tmp_path)], 9, 0.0, TimeLimit()) == [
         f'{text}: correct the links, copy the files, or remove the links'
     ]
+    (tmp_path / '.#b.jpg').symlink_to('jane@host.4711')  # of an editor
+    (tmp_path / '.git').mkdir()
+    (tmp_path / '.git' / 'c.jpg').symlink_to('/gone/c.jpg')
     assert said == [] and link_problems([str(tmp_path)], 9, 0.1, TimeLimit()) == [] and said == [text]
+    (tmp_path / '0.jpg').symlink_to('.git/annex/objects/x1/y2/SHA256-s9--aa.jpg')
+    (line,) = link_problems([str(tmp_path) + os.sep], 9, 0.0, TimeLimit())
+    assert line.startswith('2 symbolic links below ')
+    assert line.endswith(
+        'skipped: fetch the files with `git annex get`, correct the links, copy the files, or remove the links'
+    )
