@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from ..engine.config import task_of, walk
+from ..engine.config import task_or_library, walk
 from ..engine.wrapped import unwrap_model
 from ..errors import UserError, library_errors
 from ..models.layers import count_parameters
 from ..ops import use_ops
-from .load import build_model, input_channels
+from .load import build_model, input_channels, tensor_forward
 
 #: MMEngine counts these too; these formulas count multiply-adds, as papers do.
 NOT_COUNTED = (
@@ -121,6 +121,8 @@ def count_traffic(model: nn.Module, image: Tensor) -> int:
 
 def input_shape(given: Sequence[int], task: str) -> Tuple[int, int]:
     """Return height and width from ``--shape``, or the usual ones of the task."""
+    if not given and task not in DEFAULT_SHAPES:
+        raise UserError(f'models of {task} have no usual input size: give height and width with --shape')
     if not given:
         return DEFAULT_SHAPES[task]
     if len(given) > 2 or min(given) < 1:
@@ -178,7 +180,8 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     """Build a config's model with random weights and count it on one random image, in evaluation mode.
 
     Args:
-        cfg (Config): Config of a classifier, detector or segmentor.
+        cfg (Config): Config of a classifier, detector or segmentor, or of a model of another library, which is counted
+            in its mode ``'tensor'``: backbone, neck and, depending on the library, head.
         shape (Sequence[int]): Height and width in pixels, or one for both; empty for the task's usual one.
 
     Returns:
@@ -187,10 +190,10 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         ``test_cfg`` allows.
 
     Raises:
-        UserError: The config is of another library, or the shape is invalid.
+        UserError: The model cannot be built or run, or the shape is invalid.
     """
     cfg = unwrap_model(cfg)
-    task = task_of(cfg)
+    task = task_or_library(cfg)
     height, width = input_shape(shape, task)
     # The same random weights, and so the same proposals, each time.
     with torch.random.fork_rng(devices=[]):
@@ -202,7 +205,13 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     if task == 'detection':
         model.forward = partial(predicted_tensors, model, (height, width))
 
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    running = library_errors(
+        f'running the model of {cfg.filename or "the config"} on an image of {height}x{width} (height, width)',
+        'Give the size that it takes with --shape',
+    )
+    with running, DefaultScope.overwrite_default_scope(cfg.default_scope):
+        if task not in DEFAULT_SHAPES:
+            model.forward = tensor_forward(model, image)
         flops = count_multiply_adds(model, image)
     parts = [
         PartComplexity(

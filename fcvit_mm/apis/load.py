@@ -3,6 +3,7 @@
 import copy
 import inspect
 import os
+import warnings
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -14,10 +15,11 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkpoint, weights_of
 from ..dependencies import require
-from ..engine.config import leaf_datasets, load_config, set_pretrained, task_of, type_name
+from ..engine.config import leaf_datasets, library_of, load_config, set_pretrained, task_or_library, type_name
 from ..engine.machine import replace_sync_bn
 from ..errors import UserError, library_errors
 from ..images import ImageReader, PathLike, display, swap_channels
@@ -57,7 +59,7 @@ class Network(NamedTuple):
     Attributes:
         name (str): Name of the config or model, for titles.
         model (nn.Module): A classifier, detector or segmentor of OpenMMLab, or a model of timm.
-        task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
+        task (str): ``'classification'``, ``'detection'``, ``'segmentation'`` or the scope of another library.
         checkpoint (str, optional): The file of its weights; ``None`` for random weights.
         prepare (callable): ``prepare(image, size=None)`` turns an image into :class:`Prepared`: a file, or pixels as
             ``read`` returns them, RGB if there are three channels. ``size`` is the height and width wanted, which the
@@ -105,13 +107,13 @@ def build_model(cfg: Config) -> nn.Module:
     """Build a config's model with random weights, in evaluation mode and without SyncBN.
 
     Args:
-        cfg (Config): Config of a classifier, detector or segmentor. It is not changed, and nothing is downloaded: a
-            backbone's ``init_cfg`` is not run.
+        cfg (Config): Config of a model of any library that is built on MMEngine. It is not changed, and nothing is
+            downloaded: a backbone's ``init_cfg`` is not run.
 
     Raises:
-        ConfigError: A config of another library.
+        ConfigError: A config without a model.
     """
-    task_of(cfg)
+    task_or_library(cfg)
     model = copy.deepcopy(cfg.model)
     replace_sync_bn(model, 'SyncBN')  # MMSyncBN cannot be built outside of distributed training
     if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it
@@ -120,6 +122,40 @@ def build_model(cfg: Config) -> nn.Module:
         built = revert_sync_batchnorm(MODELS.build(ConfigDict(model)))
     built.eval()  # not chained: some models return None from it
     return built
+
+
+def tensor_forward(model: nn.Module, image: Tensor) -> Callable[[Tensor], List[Tensor]]:
+    """Return a function that runs a model of any library in its mode ``'tensor'``, without ground truth.
+
+    Args:
+        model (nn.Module): A model of MMEngine's interface, ``forward(inputs, data_samples, mode)``.
+        image (Tensor): ``(B, C, H, W)``, to find out how the model takes images: as they are, as one clip of each video
+            (MMAction2), or by name (MMDetection3D).
+
+    Returns:
+        callable: From images of this shape to the tensors in the outputs.
+
+    Raises:
+        Exception: Of the model, which takes the images in none of these ways.
+    """
+    original = model.forward
+    first: Optional[Exception] = None
+    for form in (lambda x: x, lambda x: x.unsqueeze(1), lambda x: dict(imgs=x)):
+
+        def run(images: Tensor, form: Callable[[Tensor], Any] = form) -> List[Tensor]:
+            outputs = original(form(images), None, mode='tensor')
+            return [each for each in tree_flatten(outputs)[0] if isinstance(each, Tensor)]
+
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # of a tensor in place of a dict
+                run(image)
+            return run
+        except Exception as error:
+            # Broad, because the config chooses the code.
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def input_channels(model: nn.Module, cfg: Config) -> int:
@@ -177,7 +213,9 @@ def _load_config(
         model = build_model(cfg)
     read = image_reader(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        steps = split_pipeline(cfg).geometry
+        # The pipelines of other libraries need more than an image, such as the box of a person.
+        known = library_of(cfg) is not None
+        steps = split_pipeline(cfg).geometry if known else None
         pipeline = None if steps is None else Compose(steps)
     class_names = None if checkpoint is None else _load_weights(model, checkpoint)
     model.to(device)
@@ -190,7 +228,10 @@ def _load_config(
         if size is not None:
             pixels = fit_image(pixels, size)
         elif pipeline is None:
-            raise NetworkError(f'{network} has no test_dataloader, which defines how images are resized: give a size')
+            lacks = 'no test_dataloader, which defines how images are resized'
+            if not known:
+                lacks = f'a test pipeline of {task_or_library(cfg)}, which may need more than an image'
+            raise NetworkError(f'{network} has {lacks}: give a size')
         else:
             pixels = _run_pipeline(pipeline, pixels)
         # OpenCV's order, as pipelines pack images; torch lacks some of NumPy's integers.
@@ -201,7 +242,7 @@ def _load_config(
         size = (pixels.shape[0], pixels.shape[1])
         return Prepared(tensor, pad_image(display(pixels), tensor.shape[2:]), size)
 
-    return Network(name, model, task_of(cfg), checkpoint, prepare, class_names, read, channels)
+    return Network(name, model, task_or_library(cfg), checkpoint, prepare, class_names, read, channels)
 
 
 def _read(image: ImageLike, read: ImageReader, channels: int) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Options of commands that change a config: ``--amp``, ``--auto-scale-lr``, ``--show``, ``--tta`` and ``--out``."""
 
+import inspect
 import os.path as osp
 from typing import Optional
 
 from mmengine.config import Config
+from mmengine.registry import HOOKS, DefaultScope
 
-from .config import ConfigError, leaf_datasets, task_of, type_name
+from .config import ConfigError, leaf_datasets, library_of, type_name
 
 
 def enable_amp(cfg: Config) -> None:
@@ -43,17 +45,46 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
         )
     # mmdet puts a relative folder below that of the first image, then of the second, ...
     show_dir = osp.abspath(show_dir) if show_dir else None
-    task = task_of(cfg)
-    if task == 'classification':
+    library = library_of(cfg)
+    if library is None:
+        draw_by_signature(cfg, hook, show_dir, dict(interval=1, show=show, wait_time=wait_time))
+        return
+    if library == 'mmpretrain':
         hook.update(enable=True, interval=1, out_dir=show_dir, show=show, wait_time=wait_time)
         return
     hook.update(draw=True, show=show, wait_time=wait_time)
-    if task == 'detection':
+    if library == 'mmdet':
         hook['test_out_dir'] = show_dir
         return
     # mmseg 1.2 draws every 50th image unless told otherwise; later versions heed this in validation only.
     hook['interval'] = 1
     if show_dir:
+        cfg.visualizer['save_dir'] = show_dir
+
+
+def draw_by_signature(cfg: Config, hook: dict, show_dir: Optional[str], options: dict) -> None:
+    """Enable a visualization hook of another library, by the names of its arguments.
+
+    Raises:
+        ConfigError: The hook is unknown, or has no argument that enables it.
+    """
+    kind = hook.get('type')
+    if isinstance(kind, str):
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), HOOKS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    arguments = inspect.signature(kind).parameters if callable(kind) else {}
+    switch = next((name for name in ('enable', 'draw') if name in arguments), None)
+    if switch is None:
+        raise ConfigError(
+            f'--show and --show-dir: default_hooks.visualization ({type_name(hook)}) has no argument enable or draw: '
+            f'use the visualization hook of {cfg.default_scope}, or omit these options'
+        )
+    hook[switch] = True
+    hook.update({name: value for name, value in options.items() if name in arguments})
+    folder = next((name for name in ('out_dir', 'test_out_dir') if name in arguments), None)
+    if folder:
+        hook[folder] = show_dir
+    elif show_dir:
         cfg.visualizer['save_dir'] = show_dir
 
 
@@ -64,7 +95,7 @@ def enable_tta(cfg: Config) -> None:
             '--tta needs tta_model and tta_pipeline in the config: add them, or omit --tta (mmdet merges boxes but '
             'not masks, so configs with masks have none)'
         )
-    if task_of(cfg) == 'classification' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
+    if library_of(cfg) == 'mmpretrain' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
         raise ConfigError(
             '--tta cannot be combined with --show-dir or --show: mmpretrain draws on the input of the model, which '
             'with --tta is several images per sample. Omit one of them'
@@ -83,23 +114,23 @@ def dump_predictions(cfg: Config, out: str) -> None:
         cfg (Config): A config, whose evaluator is changed.
         out (str): A ``.pkl`` file, or for segmentation a folder.
     """
-    task = task_of(cfg)
-    if task == 'segmentation':
+    library = library_of(cfg)
+    if library == 'mmseg':
         if osp.splitext(out)[1]:
             raise ConfigError(
                 f'--out is {out}, expected a folder for segmentation, where one PNG file per image is written'
             )
     elif not out.endswith(('.pkl', '.pickle')):
-        raise ConfigError(f'--out is {out}, expected a file name ending in .pkl or .pickle for {task}')
+        raise ConfigError(f'--out is {out}, expected a file name ending in .pkl or .pickle')
     evaluator = cfg.test_evaluator
     # One metric, a list of them, or an evaluator that has them.
     nested = isinstance(evaluator, dict) and 'metrics' in evaluator
     metrics = evaluator['metrics'] if nested else evaluator
     metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
-    if task == 'segmentation':
+    if library == 'mmseg':
         metrics[0]['output_dir'] = out
     else:
-        metrics.append(dict(type='DumpDetResults' if task == 'detection' else 'DumpResults', out_file_path=out))
+        metrics.append(dict(type='DumpDetResults' if library == 'mmdet' else 'DumpResults', out_file_path=out))
     if nested:
         evaluator['metrics'] = metrics
     else:

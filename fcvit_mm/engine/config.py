@@ -27,6 +27,11 @@ from .wrapped import find_inner_model
 
 #: Task of each library, by the default scope of its configs.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
+#: Commands for models of any library that is built on MMEngine.
+FOR_ANY_MODEL = (
+    'tools/train.py, test.py, check.py, replace_backbone.py, get_flops.py, publish_model.py, and export.py with --part '
+    'backbone or neck'
+)
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 #: Registered names of types that have others, too: their classes' and deprecated ones.
 REGISTERED_NAMES = {
@@ -325,7 +330,8 @@ def library_of(cfg: Config) -> Optional[str]:
     """Return the library of a config's model: a key of ``TASKS``.
 
     Libraries that are built on these, such as MMYOLO and MMRotate, have a ``default_scope`` of their own: for them it
-    is the library whose class the model inherits from.
+    is the library whose class the model inherits from. A model with its own format of predictions, such as the 3D
+    detectors of MMDetection3D, counts as one of another library.
 
     Args:
         cfg (Config): A config.
@@ -333,7 +339,7 @@ def library_of(cfg: Config) -> Optional[str]:
     Returns:
         str | None: ``None`` if the model is none of a classifier, a detector and a segmentor, or cannot be found.
     """
-    scope, model = cfg.get('default_scope'), cfg.get('model')
+    scope, model = scope_of_model(cfg), cfg.get('model')
     if scope in TASKS:
         return str(scope)
     kind = model.get('type') if isinstance(model, dict) else None
@@ -344,27 +350,56 @@ def library_of(cfg: Config) -> Optional[str]:
         with errors, DefaultScope.overwrite_default_scope(scope), MODELS.switch_scope_and_registry(None) as registry:
             kind = registry.get(kind)
     packages = [base.__module__.partition('.')[0] for base in getattr(kind, '__mro__', ())]
+    format_predictions = getattr(kind, 'add_pred_to_datasample', None)
+    if format_predictions is not None and format_predictions.__module__.partition('.')[0] not in TASKS:
+        return None
     return next((package for package in packages if package in TASKS), None)
 
 
-def task_of(cfg: Config, path: str = 'the config') -> str:
+def scope_of_model(cfg: Config) -> Optional[str]:
+    """Return the scope of a config's model: one that it names itself (MMRazor's configs), or ``default_scope``."""
+    default, model = cfg.get('default_scope'), cfg.get('model')
+    if not isinstance(model, dict):
+        return default
+    kind = model.get('type')
+    own = model.get('_scope_') or (kind.rpartition('.')[0] if isinstance(kind, str) else None)
+    # Those of the three libraries are built with the data sets and metrics of the default scope.
+    return default if not own or own in TASKS and default in TASKS else own
+
+
+def task_of(cfg: Config, path: str = '') -> str:
     """Return the task that a config is for: a value of ``TASKS``.
 
     Args:
         cfg (Config): A config.
-        path (str): File of the config, for the message.
+        path (str): File of the config, for the message. Default: the one that it was read from.
 
     Raises:
         ConfigError: The model is none of a classifier, a detector and a segmentor.
     """
     library = library_of(cfg)
     if library is None:
-        scope, kind = cfg.get('default_scope'), type_name(cfg.get('model') or {})
+        path = path or cfg.filename or 'the config'
+        scope, kind = scope_of_model(cfg), type_name(cfg.get('model') or {})
+        if not kind:
+            raise ConfigError(f'{path} has default_scope={scope!r}, expected one of {list(TASKS)}')
         raise ConfigError(
-            f'{path} has default_scope={scope!r}, expected one of {list(TASKS)}'
-            + f', and its model {kind} does not inherit from a classifier, detector or segmentor of these' * bool(kind)
+            f'{path}: the model {kind} of {scope} does not predict as a classifier, detector or '
+            f'segmentor of {", ".join(TASKS)}, which this needs: use the tools of {scope}. Supported for it: '
+            f'{FOR_ANY_MODEL}'
         )
     return TASKS[library]
+
+
+def task_or_library(cfg: Config) -> str:
+    """Return the task that a config is for or, for a model of another library, its scope.
+
+    Raises:
+        ConfigError: The config has no model.
+    """
+    if library_of(cfg) is None and type_name(cfg.get('model') or {}):
+        return str(scope_of_model(cfg))
+    return task_of(cfg)
 
 
 def type_name(node: Any) -> str:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ..apis.load import Network, load_network
-from ..engine.config import load_config, task_of, type_name, walk
+from ..engine.config import load_config, task_or_library, type_name, walk
 from ..errors import UserError
 from ..files import check_writable
 from ..images import swap_channels
@@ -185,7 +185,7 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
         if type_name(step).endswith('CenterCrop') and 'crop_size' in step:
             crop = step['crop_size']
             return (crop, crop) if isinstance(crop, int) else tuple(crop)
-    return SIZES[task_of(cfg)]
+    return SIZES.get(task_or_library(cfg), SIZES['classification'])
 
 
 def preparation(cfg: Config, network: Network) -> Preparation:

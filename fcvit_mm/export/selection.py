@@ -2,6 +2,7 @@
 
 import torch.nn as nn
 
+from ..engine.config import TASKS
 from ..errors import UserError
 from ..options import EXPORT_PARTS as PARTS
 from .detectors.detections import Detections
@@ -13,7 +14,7 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
 
     Args:
         model (nn.Module): A classifier, detector or segmentor.
-        task (str): Task of the model.
+        task (str): Task of the model, or the scope of another library.
         part (str): ``'backbone'``: the feature maps of its stages; ``'neck'``: those after the neck; ``'model'``: a
             classifier's scores, a segmentor's logits at the size of the images, a detector's detections.
 
@@ -37,11 +38,17 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
     if part == 'neck':
         if neck is None:
             raise UserError(
-                f'{name} has no neck: use --part backbone' + ('' if task == 'detection' else ' or --part model')
+                f'{name} has no neck: use --part backbone'
+                + ' or --part model' * (task in ('classification', 'segmentation'))
             )
         return Features(backbone, neck)
     if task == 'detection':
         return Detections(model)
+    if task not in TASKS.values():
+        raise UserError(
+            f'{name} is a model of {task}, but --part model needs a classifier, detector or segmentor of '
+            f'{", ".join(TASKS)}: use --part backbone' + ' or --part neck' * (neck is not None)
+        )
     features = Features(backbone, neck)
     if task == 'classification':
         from mmpretrain.models.heads import ClsHead

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from ..apis.count import Complexity
 from ..checkpoints import CheckpointError, recognize
-from ..engine.config import TASKS, leaf_datasets, task_of, type_name
+from ..engine.config import TASKS, leaf_datasets, task_or_library, type_name
 from ..models.variants import collection_of
 from ..version import __version__
 from .weights import Stripped, digest
@@ -137,7 +137,7 @@ def describe(
         stripped,
         network,
         collection,
-        None if cfg is None else task_of(cfg),
+        None if cfg is None else task_or_library(cfg),
         None if cfg is None else _config_path(cfg.filename),
         _as_text(train),
         _as_text(validation),
@@ -404,7 +404,7 @@ def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
         ),
     ]
     lines += ['', 'Weights and plain data only: `torch.load(weights_only=True)` reads the `.pth` file.']
-    if model.config and model.task:
+    if model.config and model.task in USAGE:
         checkpoint, language, code = next(iter(files)), 'python', list(USAGE[model.task])
         scope = f', scope={model.scope!r}' if model.scope else ''
         code[1:] = ['', code[1].format(config=model.config, checkpoint=checkpoint, scope=scope)]

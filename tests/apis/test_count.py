@@ -73,6 +73,25 @@ def test_config_of_another_library():
         measure(Config(dict(default_scope='otherlab', model=dict())))
 
 
+@pytest.mark.parametrize('takes', ['images', 'clips', 'names'])
+def test_a_model_of_another_library(takes):
+    """It is run in the mode 'tensor', on images in the form that it takes."""
+    pytest.importorskip('mmdet')
+    backbone = dict(type='OtherBackbone', strides=(32,), channels=(24,))
+    model = dict(type='OtherPose', backbone=backbone, head=dict(in_channels=24), takes=takes)
+    cfg = Config(dict(default_scope='otherlab', model=model))
+    found = measure(cfg, (64, 32))
+    head = 24 * 5 * 2
+    assert found.parts[-1] == ('head', 24 * 5 + 5, head)
+    assert found.flops == head + 3 * 24 * 64 * 32
+    with pytest.raises(UserError, match='^models of otherlab have no usual input size: give .* with --shape$'):
+        measure(cfg)
+    with pytest.raises(
+        UserError, match=r'model of the config on an image of 16x16 \(height, width\) failed: .*--shape'
+    ):
+        measure(cfg, [16])
+
+
 def test_a_type_that_nobody_registered():
     pytest.importorskip('mmdet')
     with pytest.raises(UserError, match='building the model of the config failed.*NoNet is not in .*custom_imports'):

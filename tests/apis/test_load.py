@@ -93,6 +93,26 @@ def test_networks_of_timm(tmp_path, image_file):
         load_network('timm:deit_tiny_patch16_224', options=dict(widht=3, dynamic_img_size=False))
 
 
+def test_a_model_of_another_library(tmp_path):
+    """Its test pipeline may need more than an image, such as the box of a person."""
+    pytest.importorskip('mmdet')
+    path = tmp_path / 'pose.py'
+    path.write_text(
+        "default_scope = 'otherlab'\n"
+        "test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='NoStep')]))\n"
+        "model = dict(type='OtherPose', backbone=dict(type='OtherBackbone'), head=dict(in_channels=24),\n"
+        "             data_preprocessor=dict(type='ImgDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3))\n"
+    )
+    network = load_network(str(path))
+    assert network.task == 'otherlab'
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert network.prepare(image, (64, 32)).image.shape == (1, 3, 64, 32)
+    with pytest.raises(
+        NetworkError, match='pose.py has a test pipeline of otherlab, which may need more than an image: '
+    ):
+        network.prepare(image)
+
+
 def test_checkpoints_are_read_and_must_fit(tmp_path):
     config, random = project_network('mmpretrain')
     weights = random.model.state_dict()

@@ -46,6 +46,28 @@ def test_mmpretrain_cannot_draw_with_tta():
         enable_tta(cfg)
 
 
+def test_hooks_that_draw_in_other_libraries():
+    """Their arguments are asked for; the folder is the visualizer's if the hook has none."""
+    pytest.importorskip('mmdet')
+
+    def drawn(kind):
+        hooks = dict(visualization=dict(type=kind))
+        model = dict(type='OtherThing')
+        cfg = Config(dict(default_scope='otherlab', model=model, default_hooks=hooks, visualizer=dict()))
+        enable_visualization(cfg, '/shown', True, 1)
+        return cfg.default_hooks.visualization, cfg.visualizer
+
+    kind = 'OtherDrawingHook'
+    assert drawn(kind) == (dict(type=kind, enable=True, interval=1, out_dir='/shown'), {})
+    kind = 'OtherSavingHook'
+    assert drawn(kind) == (dict(type=kind, draw=True, show=True), dict(save_dir='/shown'))
+    for kind in ('EMAHook', 'NoHook'):
+        with pytest.raises(
+            ConfigError, match=rf'visualization \({kind}\) has no argument enable or draw: use .* otherlab'
+        ):
+            drawn(kind)
+
+
 def test_auto_scale_lr():
     pytest.importorskip(LIBRARIES['segmentation'])
     cfg = load_config(UPERNET)
@@ -62,6 +84,7 @@ def test_auto_scale_lr():
     [
         ('mmdet', dict(type='A'), [dict(type='A'), dict(type='DumpDetResults', out_file_path='a.pkl')]),
         ('mmpretrain', [dict(type='A')], [dict(type='A'), dict(type='DumpResults', out_file_path='a.pkl')]),
+        (None, dict(type='A'), [dict(type='A'), dict(type='DumpResults', out_file_path='a.pkl')]),
     ],
 )
 def test_predictions_are_written_by_one_more_metric(scope, evaluator, expected):

@@ -17,6 +17,7 @@ from fcvit_mm.engine.config import (
     library_of,
     load_config,
     task_of,
+    task_or_library,
     type_name,
 )
 from fcvit_mm.engine.hooks import NonFiniteHook
@@ -183,8 +184,32 @@ def test_library_of_a_model_in_a_library_built_on_another():
         assert library_of(cfg) == ('mmdet' if task == 'detection' else 'mmseg') and task_of(cfg) == task
     cfg = Config(dict(default_scope='otherlab', model=dict(type='OtherThing')))
     assert library_of(cfg) is None
-    with pytest.raises(ConfigError, match='OtherThing does not inherit from a classifier, detector or segmentor'):
+    with pytest.raises(
+        ConfigError,
+        match=r'^the config: the model OtherThing of otherlab does not predict as a classifier, '
+        r'detector or segmentor of mmpretrain, mmdet, mmseg, which this needs: use the tools of otherlab. Supported '
+        r'for it: tools/train.py, test.py, .*, and export.py with --part backbone or neck$',
+    ):
         task_of(cfg)
+    assert task_or_library(cfg) == 'otherlab'
+    with pytest.raises(ConfigError, match="the config has default_scope='otherlab', expected one of"):
+        task_or_library(Config(dict(default_scope='otherlab')))
+
+
+def test_a_model_that_names_its_scope():
+    """As those of MMRazor, whose configs have the scope of the models that they distill."""
+    pytest.importorskip('mmdet')
+    for model in (dict(_scope_='otherlab', type='OtherThing'), dict(type='otherlab.OtherThing')):
+        cfg = Config(dict(default_scope='mmdet', model=model))
+        assert library_of(cfg) is None and task_or_library(cfg) == 'otherlab'
+    for kind, library in {'otherlab.OtherDetector': 'mmdet', 'mmseg.EncoderDecoder': 'mmdet'}.items():
+        assert library_of(Config(dict(default_scope='mmdet', model=dict(type=kind)))) == library
+
+
+def test_a_detector_with_predictions_of_its_own_is_none_of_mmdet():
+    pytest.importorskip('mmdet')
+    cfg = Config(dict(default_scope='otherlab', model=dict(type='OtherBox3D')))
+    assert library_of(cfg) is None and task_or_library(cfg) == 'otherlab'
 
 
 def test_a_library_that_cannot_be_imported(monkeypatch, tmp_path):

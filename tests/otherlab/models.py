@@ -4,9 +4,11 @@ import torch
 import torch.nn as nn
 from mmdet.models import SingleStageDetector
 from mmdet.structures.bbox import BaseBoxes
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import FUNCTIONS
 
-from otherlab.registry import MODELS
+from otherlab.registry import HOOKS, MODELS
 
 
 @FUNCTIONS.register_module()
@@ -85,3 +87,60 @@ class OtherHead(nn.Module):
 @MODELS.register_module()
 class OtherThing(nn.Module):
     """No detector, and no model of any library."""
+
+
+@MODELS.register_module()
+class OtherBox3D(SingleStageDetector):
+    """A detector of mmdet with a format of its own for predictions, as the 3D detectors of MMDetection3D."""
+
+    def add_pred_to_datasample(self, data_samples, results_3d, results_2d):
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class OtherBackbone(nn.Module):
+    """A backbone as a ResNet with strides 8 and 32, of which the head reads the last."""
+
+    def __init__(self, strides=(8, 32), channels=(8, 24)):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, each, stride, stride) for each, stride in zip(channels, strides))
+
+    def forward(self, x):
+        return tuple(layer(x) for layer in self.layers)
+
+
+@MODELS.register_module()
+class OtherPose(BaseModel):
+    """A model of a task of its own, as those of MMPose: no ground truth is known, but the mode ``'tensor'``.
+
+    Args:
+        takes (str): ``'images'``, or ``'clips'`` as MMAction2, or ``'names'`` as MMDetection3D.
+        size (tuple, optional): Height and width of the last map, if the head takes no other.
+    """
+
+    def __init__(self, backbone, head, takes='images', size=None, input_size=None, data_preprocessor=None):
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.backbone = MODELS.build(backbone)
+        self.head = nn.Conv2d(head['in_channels'], 5, 1)
+        self.takes, self.size = takes, size
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        assert mode == 'tensor' and isinstance(inputs, dict) == (self.takes == 'names')
+        if self.takes == 'names':
+            inputs = inputs['imgs']
+        assert inputs.ndim == (5 if self.takes == 'clips' else 4)
+        last = self.backbone(inputs.flatten(0, 1) if self.takes == 'clips' else inputs)[-1]
+        assert self.size is None or last.shape[2:] == tuple(self.size), f'expected a map of {self.size}'
+        return dict(heatmaps=[self.head(last)])
+
+
+@HOOKS.register_module()
+class OtherDrawingHook(Hook):
+    def __init__(self, enable=False, interval=50, out_dir=None):
+        pass
+
+
+@HOOKS.register_module()
+class OtherSavingHook(Hook):
+    def __init__(self, draw=False, show=False):
+        pass

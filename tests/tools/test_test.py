@@ -145,7 +145,7 @@ def test_preflight_can_be_skipped(shapes, tmp_path, monkeypatch):
     tested = []
     monkeypatch.setattr('fcvit_mm.engine.run.test', lambda cfg, checkpoint: tested.append(checkpoint))
     arguments = [config, tmp_path / 'a.pth']
-    with pytest.raises(PreflightError, match='test_evaluator: NoSuchMetric cannot be built .*: correct the name'):
+    with pytest.raises(PreflightError, match='test_evaluator: NoSuchMetric cannot be built: .* Correct the name'):
         call_tool(tool, arguments)
     assert not tested
     call_tool(tool, [*arguments, '--no-preflight'])
