@@ -21,9 +21,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..engine.config import task_of, type_name, walk
+from ..engine.config import library_of, task_of, type_name, walk
 from ..errors import UserError, origin
-from .load import build_model, input_channels
+from .load import build_model, input_channels, tensor_forward
 
 #: Sides of the images in pixels, the smallest first: some models need more positions than small images have.
 SIZES = (128, 256)
@@ -48,7 +48,7 @@ class Step(NamedTuple):
         outputs (list[WatchedOutput]): Outputs of the backbone; empty without ``backbone``, or if all of it is frozen.
         out_indices (tuple[int], optional): ``out_indices`` of the backbone; ``None`` unless it has one per output.
         without_gradient (list[str]): Names of the trainable parameters that got no gradient.
-        losses (dict[str, float]): Losses by name.
+        losses (dict[str, float]): Losses by name; empty for a model of another library.
     """
 
     outputs: List[WatchedOutput]
@@ -302,8 +302,11 @@ def scope_of_library(cfg: Config) -> Iterator[None]:
 def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Step:
     """Let a config's model, with random weights, take a training step on random images, on the CPU.
 
+    The ground truth of other libraries is unknown. Their models run in the mode ``'tensor'``, and the gradients are
+    those of the sum of the outputs; the size that a component asks for (``input_size``) is tried, too.
+
     Args:
-        cfg (Config): Config of a classifier, detector or segmentor; it is not changed.
+        cfg (Config): Config of a model; it is not changed.
         sizes (Sequence[int]): Sides of the images in pixels; the next one is tried if a step fails. Empty: ``SIZES``.
         images (int): Images per batch.
 
@@ -313,16 +316,17 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
     Raises:
         StepError: The model cannot be built, or no step can be taken; names the component.
     """
-    sizes = sizes or SIZES
+    foreign = library_of(cfg) is None
+    shapes: List[Any] = list(sizes or [*SIZES, *(asked_sizes(cfg) if foreign else ())])
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.ERROR)  # the libraries list every parameter that they initialize
     try:
         with torch.random.fork_rng(devices=[]), scope_of_library(cfg):
-            for last, size in enumerate(sizes, 1 - len(sizes)):
+            for last, size in enumerate(shapes, 1 - len(shapes)):
                 torch.manual_seed(0)
                 try:
-                    model: Any = build_model(without_downloads(cfg, size))
+                    model: Any = build_model(without_downloads(cfg, None if foreign else size))
                     model.init_weights()
                 except Exception as error:
                     # Broad, as below, because the config chooses the code.
@@ -330,6 +334,8 @@ def try_step(cfg: Config, sizes: Sequence[int] = (), images: int = BATCH) -> Ste
                     where = f'{part} cannot' if part else 'the model cannot'
                     raise StepError(f'{where} be built: {_said(error)}', None) from error
                 try:
+                    if foreign:
+                        return _take_step_of_outputs(model, size, input_channels(model, cfg), images)
                     batch = random_batch(cfg, size, input_channels(model, cfg), images)
                     return _take_step(model, collated(cfg, batch))
                 except Exception as error:
@@ -354,6 +360,25 @@ def _take_step(model: nn.Module, batch: Any) -> Step:
         parameters_without_gradient(model),
         {name: torch.as_tensor(value).item() for name, value in losses.items()},
     )
+
+
+def asked_sizes(cfg: Config) -> List[Tuple[int, int]]:
+    """Return the heights and widths of images that components of a model ask for (``input_size``: width, height)."""
+    given = [node.get('input_size') for node in walk(cfg.model)]
+    pairs = [tuple(each) for each in given if isinstance(each, (tuple, list)) and len(each) == 2]
+    return [(height, width) for width, height in dict.fromkeys(pairs)]
+
+
+def _take_step_of_outputs(model: nn.Module, size: Any, channels: int, images: int) -> Step:
+    shape = (size, size) if isinstance(size, int) else size
+    inputs = torch.randn(images, channels, *shape)
+    model.train()
+    with torch.enable_grad():
+        run = tensor_forward(model, inputs)
+        with watched_outputs(model) as outputs:
+            found = [each.float().sum() for each in run(inputs) if each.requires_grad]
+            torch.stack(found).sum().backward()
+    return observed(model, outputs, parameters_without_gradient(model), {})
 
 
 def _said(error: BaseException) -> str:

@@ -93,7 +93,7 @@ def replace_backbone(
     """
     variant = find_variant(network)
     cfg = read_stock(config)
-    stock = describe_backbone(cfg)
+    stock, kind = describe_backbone(cfg), type_name(cfg.model.backbone)
     backbone, outputs = _match(cfg, stock, variant, dict(options or {}))
     before = _neck_channels(cfg, stock.outputs)
     cfg.model.backbone = ConfigDict(backbone)
@@ -119,6 +119,7 @@ def replace_backbone(
                 f'{_name(cfg)}: {_parts(cfg)} uses only the outputs {step.used_indices} of '
                 f'out_indices={step.out_indices} of {network}, and this choice cannot be configured. {INSTEAD}'
             )
+    _check_depth(cfg, variant, stock, kind)
     return cfg
 
 
@@ -141,10 +142,10 @@ def read_stock(config: Union[str, Config]) -> Config:
         with library_errors(f'reading {path}', 'Correct the config'):
             cfg = Config.fromfile(path)
     check_scope(cfg, _name(cfg))
-    if library_of(cfg) not in LIBRARIES:
+    if library_of(cfg) == 'mmpretrain' or not type_name(cfg.get('model') or {}):
         raise StockConfigError(
-            f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}, or a '
-            'model that inherits from one of theirs: give such a config'
+            f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}, or '
+            'another library than mmpretrain: give such a config'
         )
     if not (cfg.get('model') or {}).get('backbone'):
         raise StockConfigError(f'{_name(cfg)} has no model.backbone to replace. {INSTEAD}')
@@ -349,6 +350,22 @@ def _check(cfg: Config, network: str) -> Step:
         return try_step(cfg)
     except StepError as error:
         raise StockConfigError(f'{_name(cfg)} with {network}: {error}. {INSTEAD}') from error
+
+
+def _check_depth(cfg: Config, variant: Variant, stock: Stock, kind: str) -> None:
+    """Reject a backbone whose last stages nothing uses, such as in place of HRNet with a single output of stride 4.
+
+    Raises:
+        StockConfigError: They would be unused.
+    """
+    node = {key: value for key, value in cfg.model.backbone.items() if key not in ('type', 'out_indices', 'init_cfg')}
+    last, number = max(cfg.model.backbone.out_indices), len(_levels(variant, node))
+    if last < number - 1:
+        raise StockConfigError(
+            f'{_name(cfg)}: model.backbone ({kind}) returns feature maps with strides '
+            f'{[output.stride for output in stock.outputs]}, which {variant.name} has up to stage {last + 1} of '
+            f'{number}, so that the later stages would be unused. {INSTEAD}'
+        )
 
 
 def _name(cfg: Config) -> str:

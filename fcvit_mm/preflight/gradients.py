@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from ..apis.config_changes import differences
 from ..apis.rewiring import StockConfigError, rewire
 from ..apis.step import Step, StepError, try_step
+from ..engine.config import library_of
 
 #: Names in a message.
 SHOWN = 5
@@ -42,10 +43,10 @@ def finds_unused(cfg: Config) -> bool:
 def gradient_problems(cfg: Config) -> List[str]:
     """Check for backbone parameters without a gradient, which stop DistributedDataParallel, by a step on random images.
 
-    Nothing is checked for one process or if :func:`finds_unused`. The gradients of other components may depend on the
-    images: ``tools/check.py`` uses the run's own images.
+    Nothing is checked for one process, if :func:`finds_unused`, or for a model of another library. The gradients of
+    other components may depend on the images: ``tools/check.py`` uses the run's own images.
     """
-    if not is_distributed(cfg) or finds_unused(cfg):
+    if not is_distributed(cfg) or finds_unused(cfg) or library_of(cfg) is None:
         return []
     try:
         step = try_step(cfg)

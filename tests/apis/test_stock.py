@@ -187,6 +187,31 @@ def test_a_library_built_on_mmdet_whose_channels_are_multiplied(neck):
     assert [each.expected for each in misfits(model, (16, 24, 48))] == [[16 / 0.375, 64, 128]]
 
 
+def pose_config(**options):
+    head, backbone = dict(in_channels=24), dict(type='OtherBackbone', **options.pop('backbone', {}))
+    return Config(dict(default_scope='otherlab', model=dict(type='OtherPose', backbone=backbone, head=head, **options)))
+
+
+@pytest.mark.parametrize('options', [dict(), dict(takes='clips'), dict(size=(3, 2), input_size=(64, 96))])
+def test_a_model_of_another_library(options):
+    """Its ground truth is unknown: it runs in the mode 'tensor', on images in the form and size that it takes."""
+    pytest.importorskip('mmdet')
+    model = replace_backbone(pose_config(**options), 'fcvit_small').model
+    assert model.backbone.type == 'FCViT' and model.backbone.out_indices == (3,)  # nothing reads the other map
+    assert model.head.in_channels == OURS[3]
+
+
+def test_a_backbone_that_ends_before_the_last_stage():
+    """As HRNet in MMPose, whose only output has stride 4: the network would have a single stage."""
+    pytest.importorskip('mmdet')
+    with pytest.raises(
+        StockConfigError,
+        match=r'OtherBackbone\) returns feature maps with strides \[8\], which fcvit_small has up to stage 2 of 4, so '
+        'that the later stages would be unused. Take another config',
+    ):
+        replace_backbone(pose_config(backbone=dict(strides=(8,), channels=(24,))), 'fcvit_small')
+
+
 def test_a_backbone_that_asks_for_its_key_of_weights():
     """As TransNeXt's, which takes it out of its keyword arguments."""
 
