@@ -10,7 +10,7 @@ from mmengine.registry import METRICS, DefaultScope
 from problems import validation_problems
 
 from fcvit_mm.preflight.checks import data_problems
-from fcvit_mm.preflight.ground_truth.evaluator import METRIC_CHECKS, NOT_CHECKED
+from fcvit_mm.preflight.ground_truth.evaluator import METRIC_CHECKS, NOT_CHECKED, metric_check
 
 
 @pytest.mark.parametrize('task', LIBRARIES)
@@ -176,3 +176,12 @@ def test_package_of_lvis(own):
     cfg.train_dataloader.dataset.type = 'LVISV1Dataset'
     (problem,) = data_problems(cfg, ['train_dataloader'])
     assert 'pip install lvis (version 0.5.3 loads the data; with NumPy 1.24 or later' in problem
+
+
+def test_metrics_of_other_libraries_with_the_same_names():
+    """As MMPose's CocoMetric, which evaluates keypoints, and MMAction2's ConfusionMatrix."""
+    coco = pytest.importorskip('mmdet.evaluation').CocoMetric
+    assert metric_check(coco)[0] and metric_check(type('OtherMetric', (coco,), {}))[0]
+    for name in ('CocoMetric', 'ConfusionMatrix', 'DepthMetric'):
+        check, reason = metric_check(type(name, (), {}))
+        assert check is None and reason == 'the predictions that it expects are unknown'
