@@ -1,4 +1,4 @@
-"""Count a model's parameters and multiply-adds, part by part, for a classifier, detector or segmentor."""
+"""Count a model's parameters and multiply-adds, part by part."""
 
 import argparse
 from typing import TYPE_CHECKING, Optional, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument('config', help='config file of a classifier, detector or segmentor')
+    parser.add_argument('config', help='config file of a model')
     parser.add_argument(
         '--shape',
         '--size',
@@ -19,7 +19,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         nargs='+',
         metavar='PIXELS',
         help='height and width of the input, or one number for both (default: 224 for classifiers, 800 1280 for '
-        'detectors, 512 for segmentors)',
+        'detectors, 512 for segmentors; required for models of other libraries)',
     )
     add_config_options(parser, 'model.backbone.arch=b24')
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Put a network of this project into a stock config of mmdet or mmseg, in place of its backbone.
+"""Put a network of this project into a config of mmdet, mmseg or another library, in place of its backbone.
 
 Prints the changes, to put after _base_ in your own config; --out writes the complete config. Before that, the new model
 takes a training step on random images on the CPU.
@@ -13,7 +13,8 @@ from command_line import UserError, add_import_option, add_key_values, command_p
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument(
-        'config', help='config of the installed library, mmdet::FOLDER/NAME or mmseg::FOLDER/NAME, or a config file'
+        'config',
+        help='config of an installed library, such as mmdet::FOLDER/NAME or mmpose::FOLDER/NAME, or a config file',
     )
     parser.add_argument('network', help='network of this project, such as fcvit_b12')
     parser.add_argument('--pretrained', metavar='CHECKPOINT', help='checkpoint that initializes the backbone')

@@ -1,4 +1,6 @@
-"""Stock configs of mmdet and mmseg with a network of :data:`~fcvit_mm.models.variants.VARIANTS` as their backbone.
+"""Stock configs with a network of :data:`~fcvit_mm.models.variants.VARIANTS` as their backbone.
+
+The libraries are mmdet, mmseg, and others whose models have a backbone, except mmpretrain.
 
 The stock backbone is run to find channels and strides of its outputs. A training step of the new model
 (:mod:`fcvit_mm.apis.step`) shows which outputs neck and heads use: unused outputs are not computed.
@@ -54,7 +56,7 @@ def replace_backbone(
     pretrained: Optional[str] = None,
     options: Optional[Mapping[str, Any]] = None,
 ) -> Config:
-    """Return a config of mmdet or mmseg with another backbone, and adapt everything that depends on it.
+    """Return a config with another backbone, and adapt everything that depends on it.
 
     These entries change:
 
