@@ -80,7 +80,8 @@ class Features(Part):
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         features = self.backbone(images)
-        return tuple(features if self.neck is None else self.neck(features))
+        features = features if self.neck is None else self.neck(features)
+        return (features,) if isinstance(features, Tensor) else tuple(features)
 
 
 class Scores(Part):

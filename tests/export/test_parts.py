@@ -1,10 +1,11 @@
 """Parts that take pixels normalize them as mmdet does."""
 
 import torch
+import torch.nn as nn
 from detectors import build_detector, drawn_image
 
 from fcvit_mm.export.detectors.detections import Detections
-from fcvit_mm.export.parts import FromPixels, Preparation
+from fcvit_mm.export.parts import Features, FromPixels, Preparation
 
 #: As mmdet's stock configs normalize.
 USUAL = Preparation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), 'RGB')
@@ -22,3 +23,11 @@ def test_pixels_are_normalized_as_mmdet_does():
     torch.testing.assert_close(part.normalize(image[None]), data['inputs'])
     assert (part.from_normalized(data['inputs']) == image[None]).all()
     assert part.axes == {1: 'height', 2: 'width'} and part.inputs(3, 3, 8, 9).shape == (1, 8, 9, 3)
+
+
+def test_a_neck_or_backbone_that_returns_one_tensor():
+    """As FPNC of MMOCR: it is one map, not one for each image of the batch."""
+    images = torch.rand(2, 3, 4, 4)
+    for part in (Features(nn.Identity()), Features(nn.Identity(), nn.Identity())):
+        (features,) = part(images)
+        assert torch.equal(features, images)
