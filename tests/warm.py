@@ -174,6 +174,7 @@ class Server:
 def be(request, path):
     """Become the process that was asked for: an interpreter with these arguments, up to its end."""
     import atexit
+    import io
     import threading
     import traceback
 
@@ -183,7 +184,9 @@ def be(request, path):
     arguments = list(request['arguments'])
     unbuffered = arguments[:1] == ['-u']
     del arguments[: int(unbuffered)]
-    sys.stdout.reconfigure(write_through=unbuffered)
+    # A new one: the server's is of another file, which could seek.
+    binary = io.BufferedWriter(io.FileIO(1, 'wb', closefd=False))
+    sys.stdout = io.TextIOWrapper(binary, sys.stdout.encoding, sys.stdout.errors, write_through=unbuffered)
     try:
         interpret(arguments, [*filter(None, os.environ.get('PYTHONPATH', '').split(os.pathsep)), *path])
         status = 0
