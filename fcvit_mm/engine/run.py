@@ -5,8 +5,9 @@
 
 import logging
 import os
-from typing import Callable, Dict, Tuple, TypeVar
+from typing import Any, Callable, Dict, Tuple, TypeVar
 
+import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
@@ -155,6 +156,8 @@ def run(cfg: Config, doing: str, action: Callable[[Runner], Result]) -> Result:
 def run_training_loop(runner: Runner) -> nn.Module:
     """Train; handle data loader workers that are terminated together with this process."""
     find_weights(runner)
+    if runner.cfg.get('compile'):
+        keep_preprocessor_eager(runner.model)
     hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
     try:
         with atomic_local_writes():
@@ -178,3 +181,13 @@ def is_first_here() -> bool:
 
 
 __getattr__ = renamed_in(__name__)
+
+
+def keep_preprocessor_eager(model: nn.Module) -> None:
+    """Exclude the data preprocessor from the ``compile`` option of MMEngine, which compiles complete training steps.
+
+    It has little to gain, and torch 2.11 cannot compile the Mixup of mmpretrain (images in the order of ``randperm``).
+    """
+    preprocessor: Any = getattr(getattr(model, 'module', model), 'data_preprocessor', None)
+    if preprocessor is not None:
+        preprocessor.forward = torch.compiler.disable(preprocessor.forward)

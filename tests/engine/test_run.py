@@ -8,6 +8,7 @@ from fcvit_mm.engine.run import (
     TESTING_STEPS,
     TRAINING_STEPS,
     is_first_here,
+    keep_preprocessor_eager,
     keep_seed,
     omit_overwritten_weights,
     run,
@@ -95,6 +96,31 @@ def test_errors_for_users_and_interruptions_stay_as_they_are(failing):
         with pytest.raises(type(error)) as caught:
             run(failing(error), 'training', lambda runner: None)
         assert caught.value is error
+
+
+def test_the_preprocessor_is_not_compiled():
+    traced = []
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.data_preprocessor = Notes()
+
+        def train_step(self, x):
+            return self.data_preprocessor(x) * 2
+
+    class Notes(torch.nn.Module):
+        def forward(self, x):
+            traced.append(torch.compiler.is_compiling())
+            return x + 1
+
+    model = Model()
+    keep_preprocessor_eager(model)
+    assert torch.compile(model.train_step, backend='eager')(torch.ones(2)).tolist() == [4, 4] and traced == [False]
+
+
+def test_models_without_a_preprocessor_are_compiled():
+    keep_preprocessor_eager(torch.nn.DataParallel(torch.nn.Identity()))
 
 
 def test_a_custom_runner_is_built(monkeypatch):
