@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, Callable, Iterator, NamedTuple, Optional
 
@@ -385,4 +385,5 @@ def tell_torchrun(error: Exception) -> None:
     if os.environ.get('TORCHELASTIC_ERROR_FILE'):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-        get_error_handler().record_exception(error)
+        with suppress(OSError):  # a full disk must not hide the error itself
+            get_error_handler().record_exception(error)

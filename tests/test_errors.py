@@ -190,6 +190,16 @@ def test_torchruns_report_gets_the_error(error, tmp_path, monkeypatch):
     assert ('in fail' in told) == isinstance(error, ZeroDivisionError), 'a user needs no traceback'
 
 
+def test_a_report_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'gone' / 'error.json'))
+
+    def fail():
+        raise UserError('no such data set')
+
+    with pytest.raises(SystemExit, match='^train.py: no such data set$'):
+        run_command(fail)
+
+
 @pytest.mark.parametrize('debug', [False, True])
 def test_arguments_are_read_first(debug, monkeypatch, capsys):
     done = []

@@ -175,6 +175,8 @@ def _read_shards(path: str) -> Dict[str, Any]:
         ) from error
     weights: Dict[str, Any] = {}
     for shard in shards:
+        if shard.endswith(INDEX):  # perhaps itself
+            raise CheckpointError(f'{path} names the index {shard}, expected files with weights: download it again')
         weights.update(read_checkpoint(shard))
     return weights
 

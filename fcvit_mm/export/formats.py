@@ -29,6 +29,8 @@ MIN_TORCH = (2, 9)
 EXAMPLE = (2, 128, 192)
 #: Batch, height and width of images that the file is checked on: odd, and smaller than the largest stride.
 CHECKED = ((1, 97, 131), (3, 63, 190), (2, 224, 160), (1, 27, 40))
+#: Names of convolutions in the graphs of torch.export.
+CONVOLUTIONS = ('conv1d', 'conv2d', 'conv_transpose2d', 'convolution')
 
 
 def check_format(path: str, kind: str) -> None:
@@ -164,13 +166,13 @@ def _record_torch_export(part: Part, example: Tensor, names: List[str], path: st
 
 
 def _takes_regions(program: 'torch.export.ExportedProgram', *layers: str) -> bool:
-    """Return whether the batch size of a layer of these kinds (``'conv'``, ``'linear'``) depends on the image."""
+    """Return whether the batch size of an operator of these names, such as ``'conv2d'``, depends on the image."""
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
     return any(
-        any(layer in str(node.target) for layer in layers) and free_unbacked_symbols(node.args[0].meta['val'].shape)
+        free_unbacked_symbols(node.args[0].meta['val'].shape)
         for node in program.graph.nodes
-        if node.op == 'call_function'
+        if node.op == 'call_function' and str(node.target).split('.')[:2] in [['aten', layer] for layer in layers]
     )
 
 
@@ -183,10 +185,10 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
         # torch 2.11 fails at checks of numbers of regions whose bounds exceed 64 bits. If it reorders operations to
         # save memory, the length of a slice may precede the size it depends on.
         options.update(scalar_asserts=False, reorder_for_peak_memory=False)
-    if _takes_regions(program, 'conv'):
+    if _takes_regions(program, *CONVOLUTIONS):
         # torch 2.11 computes two such convolutions in a row wrongly in channels_last.
         options.update(layout_optimization=False)
-    if not _takes_regions(program, 'conv', 'linear'):
+    if not _takes_regions(program, *CONVOLUTIONS, 'linear'):
         options.update(freezing=True)  # packed weights; torch 2.11 cannot choose them for a number of regions
     try:
         with torch.no_grad():

@@ -237,6 +237,9 @@ def test_sharded_checkpoints(tmp_path):
         index.write_text(text)
         with pytest.raises(CheckpointError, match='is not the index of a sharded checkpoint'):
             read_checkpoint(index)
+    index.write_text(json.dumps(dict(weight_map={'a': index.name})))
+    with pytest.raises(CheckpointError, match='names the index .*, expected files with weights: download it again'):
+        read_checkpoint(index)
 
 
 def test_no_permission(tmp_path, monkeypatch):

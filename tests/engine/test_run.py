@@ -119,8 +119,10 @@ def test_the_preprocessor_is_not_compiled():
     assert torch.compile(model.train_step, backend='eager')(torch.ones(2)).tolist() == [4, 4] and traced == [False]
 
 
-def test_models_without_a_preprocessor_are_compiled():
-    keep_preprocessor_eager(torch.nn.DataParallel(torch.nn.Identity()))
+def test_models_without_a_preprocessor_stay_as_they_are():
+    model = torch.nn.Identity()
+    keep_preprocessor_eager(torch.nn.DataParallel(model))
+    assert 'forward' not in vars(model)
 
 
 def test_a_custom_runner_is_built(monkeypatch):
