@@ -18,7 +18,19 @@ ROOT = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'tools', 'model-index.yml')
 NATIVE = 'fcvit_mm/ops/native'
 #: Operators; what divides their work among threads; the kernels, for processors with these instructions.
-SOURCES = ('operators', 'convolutions', 'products', 'maps', 'blocks', 'kernels', 'avx2', 'avx512', 'avx512_bf16')
+SOURCES = (
+    'operators',
+    'gradient_operators',
+    'meta_operators',
+    'convolutions',
+    'products',
+    'maps',
+    'blocks',
+    'kernels',
+    'avx2',
+    'avx512',
+    'avx512_bf16',
+)
 
 
 class BuildWithMim(build_py):

@@ -1,104 +1,20 @@
-// The operators fcvit_mm_cpu::..., without gradients: those are in the Python module beside this.
-#include <ATen/Parallel.h>
-#include <ATen/Version.h>
-#include <ATen/core/Tensor.h>
+// The operators fcvit_mm_cpu::... of forward passes, and the schemas of all. gradients.py connects them for training.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <c10/util/Optional.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <numeric>
 #include <string>
-#include <tuple>
-#include <utility>
 #include <vector>
 
-#include "threads.h"
+#include "operators.h"
 
 namespace fcvit_mm {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = c10::optional<Tensor>;
-
-bool supported() {
-  const std::string capability = at::get_cpu_capability();
-  return capability == "AVX2" || capability == "AVX512";
-}
-
-void check_map(const Tensor& x) {
-  TORCH_CHECK(supported(), "fcvit_mm_cpu: this processor has no AVX2");
-  TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat && x.device().is_cpu(), "fcvit_mm_cpu: x is ", x.sizes(),
-              " of ", x.scalar_type(), " on ", x.device(), ", expected (B, C, H, W) of float32 on cpu");
-}
-
-void check_shape(const char* name, const Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype = at::kFloat) {
-  TORCH_CHECK(tensor.scalar_type() == dtype && tensor.device().is_cpu() && tensor.sizes() == shape,
-              "fcvit_mm_cpu: ", name, " is ", tensor.sizes(), " of ", tensor.scalar_type(), " on ", tensor.device(),
-              ", expected ", shape, " of ", dtype == at::kFloat ? "float32" : "bfloat16", " on cpu");
-}
-
-// Checks the weight of a 1x1 convolution with `channels` inputs; returns the number of outputs.
-int64_t check_pointwise(const char* name, const Tensor& weight, int64_t channels) {
-  TORCH_CHECK(weight.dim() == 4, "fcvit_mm_cpu: ", name, " is ", weight.sizes(), ", expected (D, ", channels,
-              ", 1, 1)");
-  check_shape(name, weight, {weight.size(0), channels, 1, 1});
-  return weight.size(0);
-}
-
-// The same for a weight that may be packed by pack_panels: (columns / kBlock rounded up, depth, kBlock). The number of
-// outputs is then that of the bias.
-int64_t check_columns(const char* name, const Tensor& weight, const Tensor& bias, int64_t depth) {
-  if (weight.dim() != 3) {
-    return check_pointwise(name, weight, depth);
-  }
-  check_shape(name, weight, {divide_up(bias.numel(), kernels().block), depth, kernels().block});
-  TORCH_CHECK(weight.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
-  return bias.numel();
-}
-
-// Checks depth-wise weights packed by pack_taps for whole blocks of channels: (channels / lanes rounded up, k * k, lanes).
-void check_taps(const char* name, const Tensor& taps, int64_t channels, int64_t kernel) {
-  const int64_t vectors = divide_up(channels, kernels().block) * (kernels().block / kernels().lanes);
-  check_shape(name, taps, {vectors, kernel * kernel, kernels().lanes});
-  TORCH_CHECK(taps.is_contiguous(), "fcvit_mm_cpu: ", name, " is not contiguous");
-}
-
-// Returns whether the weights are packed; both must be, or neither.
-bool check_both(const Tensor& fc1_weight, const Tensor& fc2_weight) {
-  const bool packed = fc1_weight.dim() == 3;
-  TORCH_CHECK(packed == (fc2_weight.dim() == 3), "fcvit_mm_cpu: fc1_weight is ", fc1_weight.sizes(),
-              " and fc2_weight is ", fc2_weight.sizes(), ", expected both packed or neither");
-  return packed;
-}
-
-void check(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  check_map(x);
-  TORCH_CHECK(weight.dim() == 4 && weight.scalar_type() == at::kFloat && weight.device().is_cpu() &&
-                  weight.size(0) == x.size(1) && weight.size(1) == 1 && weight.size(2) == weight.size(3) &&
-                  weight.size(2) % 2 == 1,
-              "fcvit_mm_cpu: weight is ", weight.sizes(), " of ", weight.scalar_type(), " on ", weight.device(),
-              ", expected (", x.size(1), ", 1, k, k) of float32 on cpu, k odd");
-  if (bias) {
-    check_shape("bias", *bias, {x.size(1)});
-  }
-}
-
-Tensor empty_map(const Tensor& x, int64_t channels) {
-  return at::empty({x.size(0), channels, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
-}
-
-// Checks that a map has this shape and is channels_last.
-void check_layout(const char* name, const Tensor& out, at::IntArrayRef shape) {
-  check_shape(name, out, shape);
-  TORCH_CHECK(out.is_contiguous(at::MemoryFormat::ChannelsLast), "fcvit_mm_cpu: ", name, " is not channels_last");
-}
-
 Tensor& convolve(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, bool gelu, Tensor& out) {
-  check(x, weight, bias);
+  check_depthwise(x, weight, bias);
   check_layout("out", out, x.sizes());
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), taps = weight.contiguous();
   const Tensor shift = bias ? bias->contiguous() : Tensor();
@@ -134,77 +50,6 @@ Tensor dwconv_gelu(const Tensor& x, const Tensor& weight, const OptionalTensor& 
   check_map(x);
   Tensor out = empty_map(x, x.size(1));
   return convolve(x, weight, bias, true, out);
-}
-
-// Checks the gradient of a map with `channels` channels and the other sizes of `x`.
-void check_grad(const Tensor& grad, const Tensor& x, int64_t channels) {
-  check_map(x);
-  check_shape("grad", grad, {x.size(0), channels, x.size(2), x.size(3)});
-}
-
-std::tuple<Tensor, Tensor> depthwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x, int64_t kernel_size) {
-  check_grad(grad, x, x.size(1));
-  TORCH_CHECK(kernel_size > 0 && kernel_size % 2 == 1, "fcvit_mm_cpu: kernel_size is ", kernel_size, ", expected odd");
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
-  const Tensor of_outputs = grad.contiguous(at::MemoryFormat::ChannelsLast);
-  Tensor of_weight = at::empty({x.size(1), 1, kernel_size, kernel_size}, x.options());
-  Tensor of_bias = at::empty({x.size(1)}, x.options());
-  if (x.numel() == 0) {
-    return {of_weight.zero_(), of_bias.zero_()};
-  }
-  sum_gradients({map.const_data_ptr<float>(), of_outputs.const_data_ptr<float>(), x.size(2), x.size(3), x.size(1),
-                 kernel_size, nullptr, nullptr, nullptr, nullptr},
-                x.size(0), of_weight.mutable_data_ptr<float>(), of_bias.mutable_data_ptr<float>());
-  return {of_weight, of_bias};
-}
-
-std::tuple<Tensor, Tensor> dwconv_gelu_grad_(Tensor& grad, const Tensor& x, const Tensor& weight,
-                                             const OptionalTensor& bias, Tensor& activated) {
-  check(x, weight, bias);
-  const int64_t channels = x.size(1);
-  check_shape("weight", weight, {channels, 1, 3, 3});
-  check_layout("grad", grad, x.sizes());
-  check_layout("activated", activated, x.sizes());
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), own = weight.contiguous();
-  const Tensor shift = bias ? bias->contiguous() : Tensor();
-  Tensor of_weight = at::empty(weight.sizes(), x.options()), of_bias = at::empty({channels}, x.options());
-  if (x.numel() == 0) {
-    return {of_weight.zero_(), of_bias.zero_()};
-  }
-  Convolution conv{};
-  conv.weight = own.const_data_ptr<float>();
-  conv.channels = channels;
-  conv.kernel = 3;
-  const int64_t padded = divide_up(channels, kernels().lanes) * kernels().lanes;
-  std::vector<float> taps(padded * 9);
-  kernels().pack_taps(conv, 0, padded, taps.data());
-  float* of_outputs = grad.mutable_data_ptr<float>();
-  sum_gradients({map.const_data_ptr<float>(), of_outputs, x.size(2), x.size(3), channels, 3, taps.data(),
-                 bias ? shift.const_data_ptr<float>() : nullptr, of_outputs, activated.mutable_data_ptr<float>()},
-                x.size(0), of_weight.mutable_data_ptr<float>(), of_bias.mutable_data_ptr<float>());
-  return {of_weight, of_bias};
-}
-
-std::tuple<Tensor, Tensor> pointwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x) {
-  TORCH_CHECK(grad.dim() == 4, "fcvit_mm_cpu: grad is ", grad.sizes(), ", expected (B, D, H, W)");
-  check_grad(grad, x, grad.size(1));
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast);
-  const Tensor of_outputs = grad.contiguous(at::MemoryFormat::ChannelsLast);
-  Tensor of_weight = at::zeros({grad.size(1), x.size(1), 1, 1}, x.options());
-  Tensor of_bias = at::zeros({grad.size(1)}, x.options());
-  if (grad.numel() == 0 || x.numel() == 0) {
-    return {of_weight, grad.sum({0, 2, 3})};
-  }
-  Correlation all{};
-  all.left = of_outputs.const_data_ptr<float>();
-  all.left_stride = all.rows = grad.size(1);
-  all.right = map.const_data_ptr<float>();
-  all.right_stride = all.columns = all.out_stride = x.size(1);
-  all.count = x.size(0) * x.size(2) * x.size(3);
-  all.out = of_weight.mutable_data_ptr<float>();
-  all.sums = of_bias.mutable_data_ptr<float>();
-  correlate(all);
-  return {of_weight, of_bias};
 }
 
 // Returns the number of outputs of a 1x1 convolution, whose weight may be packed if there is a bias.
@@ -317,14 +162,6 @@ Tensor channel_mixer(const Tensor& x, const Tensor& fc1_weight, const Tensor& fc
        hidden, packed, false, values(0), values(1), values(2), values(3), values(4), values(5),
        shortcut ? added.const_data_ptr<float>() : nullptr});
   return out;
-}
-
-// Returns the number of positions of a map, after checking that the heads divide its channels.
-int64_t check_heads(const Tensor& x, int64_t num_heads) {
-  check_map(x);
-  TORCH_CHECK(num_heads > 0 && x.size(1) % num_heads == 0, "fcvit_mm_cpu: x has ", x.size(1),
-              " channels, expected a multiple of num_heads=", num_heads);
-  return x.size(2) * x.size(3);
 }
 
 // Number of parameters of a token mix, and of a channel mixer; their order is that of TokenMix and Mixer.
@@ -471,75 +308,6 @@ Tensor winograd_conv2d(const Tensor& x, const Tensor& panels, int64_t outputs, c
   return out;
 }
 
-// Calls `compute(image, first position, number of positions)` for blocks of positions of all images; not at all if the map
-// has no values.
-template <typename Compute>
-void for_blocks(const Tensor& x, int64_t rows, const Compute& compute) {
-  const int64_t positions = x.size(2) * x.size(3), blocks = x.numel() ? divide_up(positions, rows) : 0;
-  at::parallel_for(0, x.size(0) * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i % blocks * rows;
-      compute(i / blocks, row, std::min(rows, positions - row));
-    }
-  });
-}
-
-int64_t rows_of_block(int64_t channels) { return std::max<int64_t>(kBlockValues / std::max<int64_t>(channels, 1), 1); }
-
-// Parts of the gradients of the global context: products of each position and head of a map with a vector, and sums over
-// positions.
-Tensor similarities(const Tensor& x, const Tensor& vectors, int64_t num_heads) {
-  const int64_t positions = check_heads(x, num_heads), channels = x.size(1);
-  check_shape("vectors", vectors, {x.size(0), channels});
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), own = vectors.contiguous();
-  Tensor out = at::zeros({x.size(0), positions, num_heads}, x.options());
-  const float *from = map.const_data_ptr<float>(), *of_vectors = own.const_data_ptr<float>();
-  float* to = out.mutable_data_ptr<float>();
-  for_blocks(map, rows_of_block(channels), [&](int64_t image, int64_t row, int64_t count) {
-    const Context context{channels, num_heads, of_vectors + image * channels, nullptr, nullptr};
-    const int64_t position = image * positions + row;
-    kernels().similarities(context, from + position * channels, count, 0.f, to + position * num_heads);
-  });
-  return out;
-}
-
-Tensor add_weighted(const Tensor& x, const Tensor& weights, const Tensor& vectors) {
-  const int64_t heads = weights.size(-1), positions = check_heads(x, heads), channels = x.size(1);
-  check_shape("weights", weights, {x.size(0), positions, heads});
-  check_shape("vectors", vectors, {x.size(0), channels});
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), own = vectors.contiguous();
-  const Tensor factors = weights.contiguous();
-  Tensor out = empty_map(x, channels);
-  const float *from = map.const_data_ptr<float>(), *of_vectors = own.const_data_ptr<float>();
-  const float* of_factors = factors.const_data_ptr<float>();
-  float* to = out.mutable_data_ptr<float>();
-  const std::vector<float> ones(heads, 1.f), zeros(heads);
-  for_blocks(map, rows_of_block(channels), [&](int64_t image, int64_t row, int64_t count) {
-    const Context context{channels, heads, nullptr, of_vectors + image * channels, zeros.data()};
-    const int64_t position = image * positions + row;
-    kernels().add_context(context, from + position * channels, count, of_factors + position * heads, ones.data(),
-                      to + position * channels);
-  });
-  return out;
-}
-
-Tensor weighted_sums(const Tensor& x, const Tensor& weights) {
-  const int64_t heads = weights.size(-1), positions = check_heads(x, heads), channels = x.size(1);
-  check_shape("weights", weights, {x.size(0), positions, heads});
-  const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), factors = weights.contiguous();
-  const int64_t rows = rows_of_block(channels);
-  // Sums of blocks, added in order: the same bits with any number of threads.
-  Tensor sums = at::zeros({x.size(0), divide_up(positions, rows), channels}, x.options());
-  const float *from = map.const_data_ptr<float>(), *of_factors = factors.const_data_ptr<float>();
-  float* to = sums.mutable_data_ptr<float>();
-  for_blocks(map, rows, [&](int64_t image, int64_t row, int64_t count) {
-    const int64_t position = image * positions + row, block = image * sums.size(1) + row / rows;
-    kernels().add_weighted(from + position * channels, of_factors + position * heads, count, channels, heads,
-                      to + block * channels);
-  });
-  return sums.sum(1);
-}
-
 // GroupNorm of one group: statistics, then a factor and a bias for each channel. Images one after the other, while they
 // are in the cache, if there are enough of them for the threads. Sums do not depend on that.
 Tensor group_norm(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, double eps) {
@@ -631,92 +399,12 @@ Tensor add_scaled(const Tensor& x, const Tensor& branch, const Tensor& scale) {
   return out;
 }
 
-Tensor meta(const Tensor& x, const Tensor&, const OptionalTensor&) {
-  return at::empty_symint(x.sym_sizes(), x.options(), at::MemoryFormat::ChannelsLast);
-}
-
-std::tuple<Tensor, Tensor> meta_of_grad_weight(const Tensor&, const Tensor& x, int64_t kernel_size) {
-  const c10::SymInt channels = x.sym_size(1);
-  return {at::empty_symint({channels, 1, kernel_size, kernel_size}, x.options()),
-          at::empty_symint({channels}, x.options())};
-}
-
-std::tuple<Tensor, Tensor> meta_of_gelu_grad(Tensor&, const Tensor& x, const Tensor& weight, const OptionalTensor&,
-                                             Tensor&) {
-  return {at::empty_symint(weight.sym_sizes(), x.options()), at::empty_symint({x.sym_size(1)}, x.options())};
-}
-
-std::tuple<Tensor, Tensor> meta_of_pointwise_grad_weight(const Tensor& grad, const Tensor& x) {
-  return {at::empty_symint({grad.sym_size(1), x.sym_size(1), 1, 1}, x.options()),
-          at::empty_symint({grad.sym_size(1)}, x.options())};
-}
-
-Tensor& meta_of_gelu_grad_in_place(Tensor& x, const Tensor&) { return x; }
-
-Tensor meta_of_pointwise(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  const auto columns = weight.dim() == 3 && bias ? bias->sym_size(0) : weight.sym_size(0);
-  return at::empty_symint({x.sym_size(0), columns, x.sym_size(2), x.sym_size(3)}, x.options(),
-                          at::MemoryFormat::ChannelsLast);
-}
-
-Tensor meta_of_winograd(const Tensor& x, const Tensor&, int64_t outputs, const OptionalTensor&) {
-  return at::empty_symint({x.sym_size(0), outputs, x.sym_size(2), x.sym_size(3)}, x.options(),
-                          at::MemoryFormat::ChannelsLast);
-}
-
-Tensor& meta_of_out(const Tensor&, const Tensor&, const OptionalTensor&, Tensor& out) { return out; }
-
-Tensor meta_of_bottleneck(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor& fc2_bias) {
-  return meta_of_pointwise(x, fc2_bias, {});
-}
-
-Tensor meta_of_mixer(const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                     const Tensor&, const OptionalTensor&) {
-  return meta(x, x, {});
-}
-
-Tensor meta_of_block(const Tensor& x, const OptionalTensor&, const OptionalTensor&, at::TensorList, int64_t,
-                     const OptionalTensor&, at::TensorList, double, double) {
-  return meta(x, x, {});
-}
-
-Tensor meta_of_similarities(const Tensor& x, const Tensor&, int64_t num_heads) {
-  return at::empty_symint({x.sym_size(0), x.sym_size(2) * x.sym_size(3), num_heads}, x.options());
-}
-
-Tensor meta_of_sums(const Tensor& x, const Tensor&) {
-  return at::empty_symint({x.sym_size(0), x.sym_size(1)}, x.options());
-}
-
-Tensor meta_of_norm(const Tensor& x, const OptionalTensor&, const OptionalTensor&, double) { return meta(x, x, {}); }
-
-Tensor meta_of_context(const Tensor& x, const Tensor&, const Tensor&, int64_t, const Tensor&, const Tensor&, double) {
-  return meta(x, x, {});
-}
-
-Tensor meta_of_scaled(const Tensor& x, const Tensor&, const Tensor&) { return meta(x, x, {}); }
-
-Tensor& meta_in_place(Tensor& x) { return x; }
-
 Tensor& gelu_(Tensor& x) {
   TORCH_CHECK(supported(), "fcvit_mm_cpu: this processor has no AVX2");
   TORCH_CHECK(x.scalar_type() == at::kFloat && x.is_non_overlapping_and_dense(),
               "fcvit_mm_cpu: x is not a dense tensor of float32");
   float* values = x.mutable_data_ptr<float>();
   at::parallel_for(0, x.numel(), 4096, [&](int64_t begin, int64_t end) { kernels().gelu(values + begin, end - begin); });
-  return x;
-}
-
-// Overwrites `x`, the input of GELU, by its gradient; `grad` is the gradient of the output.
-Tensor& gelu_grad_(Tensor& x, const Tensor& grad) {
-  check_map(x);
-  check_layout("x", x, x.sizes());
-  check_layout("grad", grad, x.sizes());
-  float* values = x.mutable_data_ptr<float>();
-  const float* grads = grad.const_data_ptr<float>();
-  at::parallel_for(0, x.numel(), 4096, [&](int64_t begin, int64_t end) {
-    kernels().gelu_gradient(values + begin, grads + begin, end - begin);
-  });
   return x;
 }
 
@@ -765,10 +453,6 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("depthwise_conv2d.out", depthwise_conv2d_out);
   library.impl("dwconv_gelu", dwconv_gelu);
   library.impl("dwconv_gelu.out", dwconv_gelu_out);
-  library.impl("depthwise_conv2d_grad_weight", depthwise_conv2d_grad_weight);
-  library.impl("dwconv_gelu_grad_", dwconv_gelu_grad_);
-  library.impl("pointwise_conv2d_grad_weight", pointwise_conv2d_grad_weight);
-  library.impl("gelu_grad_", gelu_grad_);
   library.impl("pointwise_conv2d", pointwise_conv2d);
   library.impl("pointwise_conv2d.out", pointwise_conv2d_out);
   library.impl("winograd_conv2d", winograd_conv2d);
@@ -776,36 +460,9 @@ TORCH_LIBRARY_IMPL(fcvit_mm_cpu, CPU, library) {
   library.impl("channel_mixer", channel_mixer);
   library.impl("fcvit_block", fcvit_block);
   library.impl("add_global_context", add_global_context);
-  library.impl("similarities", similarities);
-  library.impl("add_weighted", add_weighted);
-  library.impl("weighted_sums", weighted_sums);
   library.impl("group_norm", group_norm);
   library.impl("add_scaled", add_scaled);
   library.impl("gelu_", gelu_);
-}
-
-TORCH_LIBRARY_IMPL(fcvit_mm_cpu, Meta, library) {
-  library.impl("depthwise_conv2d", meta);
-  library.impl("depthwise_conv2d.out", meta_of_out);
-  library.impl("dwconv_gelu", meta);
-  library.impl("dwconv_gelu.out", meta_of_out);
-  library.impl("depthwise_conv2d_grad_weight", meta_of_grad_weight);
-  library.impl("dwconv_gelu_grad_", meta_of_gelu_grad);
-  library.impl("pointwise_conv2d_grad_weight", meta_of_pointwise_grad_weight);
-  library.impl("gelu_grad_", meta_of_gelu_grad_in_place);
-  library.impl("pointwise_conv2d", meta_of_pointwise);
-  library.impl("pointwise_conv2d.out", meta_of_out);
-  library.impl("winograd_conv2d", meta_of_winograd);
-  library.impl("bottleneck", meta_of_bottleneck);
-  library.impl("channel_mixer", meta_of_mixer);
-  library.impl("fcvit_block", meta_of_block);
-  library.impl("add_global_context", meta_of_context);
-  library.impl("similarities", meta_of_similarities);
-  library.impl("add_weighted", meta_of_scaled);
-  library.impl("weighted_sums", meta_of_sums);
-  library.impl("group_norm", meta_of_norm);
-  library.impl("add_scaled", meta_of_scaled);
-  library.impl("gelu_", meta_in_place);
 }
 
 }  // namespace fcvit_mm

@@ -2,6 +2,7 @@
 // except for channel mixers of small maps.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,6 +16,8 @@ namespace fcvit_mm {
 constexpr int64_t kGroupValues = 32 * 1024, kBlockValues = 32 * 1024;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Positions of a map with these channels in kBlockValues.
+inline int64_t rows_of_block(int64_t channels) { return std::max<int64_t>(kBlockValues / std::max<int64_t>(channels, 1), 1); }
 
 // Memory of this thread, aligned to 64 bytes and kept for the next call.
 float* thread_buffer(int64_t count);
