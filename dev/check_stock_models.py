@@ -3,7 +3,7 @@
 On the CPU, on random images of 128x128 pixels with few proposals and queries; what fails is tried again at the size and
 with the numbers of the config, 640x640 pixels at most. What stops a model is sorted by its
 kind: an operator that mmcv lacks without its compiled build, a package or a download that is not here, inputs that a
-plain image data set does not have, time.
+plain image data set does not have, time. --pretended-gpu finds what mixes tensors of the CPU and of a GPU, without one.
 """
 
 import argparse
@@ -16,9 +16,10 @@ import json
 import multiprocessing
 import os
 import resource
+import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -89,31 +90,38 @@ def kind_of(error: BaseException) -> str:
     return 'other'
 
 
-def try_config(config: str, training: bool = True) -> Result:
-    """Build the model of a config, let it predict and take a training step, in this process."""
+def try_config(config: str, training: bool = True, on_gpu: bool = False) -> Result:
+    """Build the model of a config, let it predict and take a training step, in this process.
+
+    Args:
+        config (str): ``'mmdet::folder/name.py'``.
+        training (bool): Whether it takes a training step.
+        on_gpu (bool): Whether the model is on the pretended GPU of ``tests/pretended_gpu.py``.
+    """
     start = time.perf_counter()
     try:
         cfg = Config.fromfile(find_stock(config))
         if not cfg.get('model'):
             raise UserError('no model: a part of other configs')
         cfg.setdefault('default_scope', config.partition('::')[0])
-        found = attempt(cfg, SIZES[0], SIZES[0], training)
+        found = attempt(cfg, SIZES[0], SIZES[0], training, on_gpu)
         if found.get('kind') == 'other':
-            found = attempt(cfg, side_of(cfg), None, training)
+            found = attempt(cfg, side_of(cfg), None, training, on_gpu)
     except Exception as error:
         # Broad, as below: the failure, whatever it is, is the result.
         found = dict(predicts=said(error), kind=kind_of(error))
     return Result(config, **found, seconds=round(time.perf_counter() - start, 1))
 
 
-def attempt(cfg: Config, side: int, size: Optional[int], training: bool) -> Dict[str, Any]:
+def attempt(cfg: Config, side: int, size: Optional[int], training: bool = True, on_gpu: bool = False) -> Dict[str, Any]:
     """Try a config's model on images of ``side`` pixels; return what :class:`Result` holds of it.
 
     Args:
         cfg (Config): A config whose model is made for small images (:func:`build_random`) unless ``size`` is ``None``.
         side (int): Side of the images.
         size (int, optional): Image size that the model is made for.
-        training (bool): Whether it takes a training step.
+        training (bool): As of :func:`try_config`.
+        on_gpu (bool): As of :func:`try_config`.
     """
     found: Dict[str, Any] = {}
     with scope_of_library(cfg):
@@ -123,12 +131,22 @@ def attempt(cfg: Config, side: int, size: Optional[int], training: bool) -> Dict
             return dict(predicts=said(error), kind=kind_of(error))
         for key, action in (('predicts', predict), ('trains', train))[: 1 + training]:
             try:
-                action(model, cfg, side)
+                with pretended_gpu() if on_gpu else contextlib.nullcontext('cpu') as device:
+                    action(model.to(device), cfg, side)
                 found[key] = 'yes'
             except Exception as error:
                 found[key] = said(error)
                 found.setdefault('kind', kind_of(error))
     return found
+
+
+def pretended_gpu() -> ContextManager[torch.device]:
+    """Return the context in which the tests pretend that there is a GPU."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests'))
+    from pretended_gpu import pretended_gpu as pretend  # type: ignore[import-not-found]
+
+    context: ContextManager[torch.device] = pretend()
+    return context
 
 
 def side_of(cfg: Config) -> int:
@@ -238,10 +256,11 @@ class Worker:
     Args:
         seconds (float): Time for a config.
         training (bool): Whether models take a training step too.
+        on_gpu (bool): Whether they are on a pretended GPU.
     """
 
-    def __init__(self, seconds: float, training: bool) -> None:
-        self.seconds, self.training = seconds, training
+    def __init__(self, seconds: float, training: bool, on_gpu: bool = False) -> None:
+        self.seconds, self.training, self.on_gpu = seconds, training, on_gpu
         self.context = multiprocessing.get_context('forkserver')
         self.context.set_forkserver_preload(PRELOAD)
         self.process: Any = None
@@ -250,7 +269,7 @@ class Worker:
         """Return the outcome of a config."""
         if self.process is None:
             self.pipe, other = self.context.Pipe()
-            self.process = self.context.Process(target=_work, args=(other, self.training))
+            self.process = self.context.Process(target=_work, args=(other, self.training, self.on_gpu))
             self.process.start()
             other.close()
         self.pipe.send(config)
@@ -272,14 +291,14 @@ class Worker:
             self.process = None
 
 
-def _work(pipe: Any, training: bool) -> None:
+def _work(pipe: Any, training: bool, on_gpu: bool) -> None:
     torch.set_num_threads(1)
     os.environ['HF_HUB_OFFLINE'] = '1'
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     MMLogger.get_instance('mmengine', log_level='ERROR')
     with contextlib.suppress(EOFError):
         while True:
-            pipe.send(try_config(pipe.recv(), training))
+            pipe.send(try_config(pipe.recv(), training, on_gpu))
             gc.collect()
 
 
@@ -323,6 +342,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         '--timeout', type=float, default=180, metavar='SECONDS', help='time limit per config (default: %(default)g)'
     )
     parser.add_argument('--predict-only', action='store_true', help='only predict, without a training step')
+    parser.add_argument('--pretended-gpu', action='store_true', help='put models on a GPU that the tests pretend')
     args: argparse.Namespace = parser.parse_args(argv)
     configs = list(args.configs) + (list(first_of_folders(args.source, args.start)) if args.source else [])
     if not configs:
@@ -330,7 +350,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     results = []
     if args.log and args.log.is_file():
         results = [Result(**json.loads(line)) for line in args.log.read_text(encoding='utf-8').splitlines()]
-    worker = Worker(args.timeout, not args.predict_only)
+    worker = Worker(args.timeout, not args.predict_only, args.pretended_gpu)
     for config in configs:
         if any(config == result.config for result in results):
             continue

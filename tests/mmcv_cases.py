@@ -4,21 +4,27 @@ import numpy as np
 import torch
 
 STATE = 7
+#: Where the inputs are.
+DEVICE = 'cpu'
+
+
+def _tensor(values):
+    return torch.as_tensor(values).to(DEVICE)
 
 
 def _random(*shape, seed=0):
-    return torch.from_numpy(np.random.RandomState(STATE + seed).standard_normal(shape).astype(np.float32))
+    return _tensor(np.random.RandomState(STATE + seed).standard_normal(shape).astype(np.float32))
 
 
 def _boxes(number, seed=0):
-    corners = torch.from_numpy(np.random.RandomState(STATE + seed).uniform(0, 40, (number, 2)).astype(np.float32))
-    sides = torch.from_numpy(np.random.RandomState(STATE + seed + 1).uniform(5, 25, (number, 2)).astype(np.float32))
+    corners = _tensor(np.random.RandomState(STATE + seed).uniform(0, 40, (number, 2)).astype(np.float32))
+    sides = _tensor(np.random.RandomState(STATE + seed + 1).uniform(5, 25, (number, 2)).astype(np.float32))
     return torch.cat((corners, corners + sides), 1)
 
 
 def _scores(number):
     # All different: which of two equal ones comes first is nobody's promise.
-    return torch.from_numpy(np.random.RandomState(STATE).permutation(number).astype(np.float32) + 1) / number
+    return _tensor(np.random.RandomState(STATE).permutation(number).astype(np.float32) + 1) / number
 
 
 def _gradients(function, *inputs):
@@ -29,7 +35,7 @@ def _gradients(function, *inputs):
 
 def _regions():
     boxes = _boxes(6, seed=3)
-    return torch.cat((torch.tensor([0.0, 1, 0, 1, 1, 0])[:, None], boxes), 1)
+    return torch.cat((_tensor([0.0, 1, 0, 1, 1, 0])[:, None], boxes), 1)
 
 
 def _nms(offset):
@@ -41,7 +47,7 @@ def _nms(offset):
 def _batched_nms(nms_type):
     from mmcv.ops import batched_nms
 
-    classes = torch.arange(60) % 3
+    classes = _tensor(np.arange(60) % 3)
     return list(batched_nms(_boxes(60), _scores(60), classes, dict(type=nms_type, iou_threshold=0.5)))
 
 
@@ -87,6 +93,15 @@ def _modulated_deform_conv(bias):
     return _gradients(lambda *args: modulated_deform_conv2d(*args, *([] if bias else [None]), 1, 1, 1, 1, 1), *inputs)
 
 
+def _modulated_deform_conv_of_larger_offsets():
+    """Of a level that is twice as large, as DyHead has: the compiled build reads the first values of an image."""
+    from mmcv.ops import modulated_deform_conv2d
+
+    inputs = [_random(2, 4, 4, 3), _random(2, 18, 7, 6, seed=1), _random(2, 9, 7, 6, seed=2).sigmoid(),
+              _random(6, 4, 3, 3, seed=3)]  # fmt: skip
+    return _gradients(lambda *args: modulated_deform_conv2d(*args, None, 1, 1, 1, 1, 1), *inputs)
+
+
 def _psa_mask(kind):
     from mmcv.ops import PSAMask
 
@@ -95,7 +110,7 @@ def _psa_mask(kind):
 
 def _rotated_boxes(number, seed=0):
     rows = np.random.RandomState(STATE + seed).uniform((0, 0, 4, 4, -3), (50, 50, 30, 30, 3), (number, 5))
-    return torch.from_numpy(rows.astype(np.float32))
+    return _tensor(rows.astype(np.float32))
 
 
 def _rotated_overlaps(mode, aligned, clockwise=True):
@@ -114,7 +129,7 @@ def _nms_rotated():
 def _roi_align_rotated(aligned, ratio, clockwise):
     from mmcv.ops import roi_align_rotated
 
-    regions = torch.cat((torch.tensor([0.0, 1, 0, 1, 1, 0])[:, None], _rotated_boxes(6, seed=3)), 1)
+    regions = torch.cat((_tensor([0.0, 1, 0, 1, 1, 0])[:, None], _rotated_boxes(6, seed=3)), 1)
     return _gradients(
         lambda x: roi_align_rotated(x, regions, (3, 2), 0.5, ratio, aligned, clockwise), _random(2, 3, 24, 20)
     )
@@ -138,6 +153,7 @@ CASES = {
     'deform_conv2d, groups': lambda: _deform_conv(2, 2),
     'modulated_deform_conv2d': lambda: _modulated_deform_conv(False),
     'modulated_deform_conv2d, bias': lambda: _modulated_deform_conv(True),
+    'modulated_deform_conv2d, larger offsets': _modulated_deform_conv_of_larger_offsets,
     'psa_mask, collect': lambda: _psa_mask('collect'),
     'box_iou_rotated, iou': lambda: _rotated_overlaps('iou', False),
     'box_iou_rotated, iof, aligned': lambda: _rotated_overlaps('iof', True, clockwise=False),

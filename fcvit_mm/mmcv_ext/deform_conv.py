@@ -1,8 +1,9 @@
 """Deformable convolutions, versions 1 and 2 (modulated)."""
 
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .support import torchvision_kernels
@@ -151,6 +152,18 @@ def deform_conv_backward_parameters(
     gradWeight.add_(grad_weight, alpha=scale)
 
 
+def _of_output(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return offsets or masks for an output of ``size``, contiguous.
+
+    The compiled build accepts those of a larger map, as DyHead has, and reads an image's values from the first on as if
+    their map had the output's size. Fewer values than that are left to torchvision, which refuses them.
+    """
+    count = x.shape[1] * size[0] * size[1]
+    if tuple(x.shape[2:]) == tuple(size) or x.shape[1] * x.shape[2] * x.shape[3] < count:
+        return x.contiguous()
+    return x.flatten(1)[:, :count].reshape(len(x), x.shape[1], *size)
+
+
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -180,8 +193,8 @@ def modulated_deform_conv_forward(
         torchvision_kernels().deform_conv2d(
             input.contiguous(),
             weight,
-            offset.contiguous(),
-            mask.contiguous(),
+            _of_output(offset, output.shape[2:]),
+            _of_output(mask, output.shape[2:]),
             bias if with_bias else input.new_zeros(weight.shape[0]),
             stride_h,
             stride_w,
@@ -227,8 +240,8 @@ def modulated_deform_conv_backward(
         grad_output.contiguous(),
         input.contiguous(),
         weight,
-        offset.contiguous(),
-        mask.contiguous(),
+        _of_output(offset, grad_output.shape[2:]),
+        _of_output(mask, grad_output.shape[2:]),
         bias if with_bias else input.new_zeros(weight.shape[0]),
         stride_h,
         stride_w,
@@ -241,6 +254,9 @@ def modulated_deform_conv_backward(
         True,
     )
     for into, gradient in zip((grad_input, grad_weight, grad_offset, grad_mask), found):
+        if into.shape != gradient.shape:  # as _of_output: the values that were not read have none
+            unread = into[0].numel() - gradient[0].numel()
+            gradient = F.pad(gradient.flatten(1), (0, unread)).view(into.shape)
         into.copy_(gradient)
     if with_bias:
         grad_bias.copy_(found[4])

@@ -26,3 +26,26 @@ def test_without_offsets_it_is_a_convolution(modulated):
     grads = [torch.autograd.grad(y.square().sum(), (x, weight)) for y in (found, expected)]
     for got, want in zip(*grads):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_offsets_of_a_smaller_map_are_refused():
+    from mmcv.ops import modulated_deform_conv2d
+
+    x, weight = torch.randn(1, 2, 8, 8), torch.randn(2, 2, 3, 3)
+    offset, mask = torch.zeros(1, 18, 4, 4), torch.ones(1, 9, 4, 4)
+    with pytest.raises(RuntimeError, match=r'offset output dims: \(4, 4\) - computed output dims: \(8, 8\)'):
+        modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1, 1, 1, 1)
+
+
+def test_dyhead_trains():
+    """Its convolutions of one level have the offsets of another."""
+    pytest.importorskip('mmdet')
+    from mmdet.models.necks import DyHead
+
+    torch.manual_seed(0)
+    neck = DyHead(in_channels=16, out_channels=16, num_blocks=1)
+    maps = [torch.randn(1, 16, *size, requires_grad=True) for size in ((13, 15), (7, 8), (4, 4))]
+    outputs = neck(maps)
+    assert [output.shape for output in outputs] == [each.shape for each in maps]
+    sum(output.square().mean() for output in outputs).backward()
+    assert all(each.grad.isfinite().all() and each.grad.any() for each in maps)
