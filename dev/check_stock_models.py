@@ -3,7 +3,8 @@
 On the CPU, on random images of 128x128 pixels with few proposals and queries; what fails is tried again at the size and
 with the numbers of the config, 640x640 pixels at most. What stops a model is sorted by its
 kind: an operator that mmcv lacks without its compiled build, a package or a download that is not here, inputs that a
-plain image data set does not have, time. --pretended-gpu finds what mixes tensors of the CPU and of a GPU, without one.
+plain image data set does not have, time. --pretended-gpu finds what mixes tensors of the CPU and of a GPU, without one;
+--compare finds models that give something else than in another environment, such as one with a compiled mmcv.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.structures import BaseDataElement
 
 from fcvit_mm.apis.load import build_model
 from fcvit_mm.apis.step import BATCH, SIZES, random_batch, scope_of_library, without_downloads
@@ -42,6 +44,8 @@ LARGEST = 640
 BRANCHES = ('sup', 'unsup_teacher', 'unsup_student')
 #: Modules that the processes import before their first config.
 PRELOAD = ['torch', 'fcvit_mm', 'mmdet.apis', 'mmseg.apis']
+#: Largest relative difference of two environments.
+TOLERANCE = 1e-3
 #: Memory limit of the process of a config in bytes.
 MEMORY = 10 << 30
 #: Types of errors of models that need a package or a file that is not on the machine.
@@ -57,6 +61,7 @@ class Result(NamedTuple):
         trains (str): The same for a training step: empty if it was not tried.
         kind (str): Kind of the first failure (:func:`kind_of`); empty if there was none.
         seconds (float): Total time.
+        values (list[float]): Sum of the absolute values of the predictions; loss, and sum of squares of the gradients.
     """
 
     config: str
@@ -64,6 +69,7 @@ class Result(NamedTuple):
     trains: str = ''
     kind: str = ''
     seconds: float = 0.0
+    values: Sequence[float] = ()
 
 
 def first_of_folders(library: str, start: str = '') -> Iterator[str]:
@@ -123,7 +129,7 @@ def attempt(cfg: Config, side: int, size: Optional[int], training: bool = True, 
         training (bool): As of :func:`try_config`.
         on_gpu (bool): As of :func:`try_config`.
     """
-    found: Dict[str, Any] = {}
+    found: Dict[str, Any] = dict(values=[])
     with scope_of_library(cfg):
         try:
             model: Any = build_random(cfg, size)
@@ -132,7 +138,9 @@ def attempt(cfg: Config, side: int, size: Optional[int], training: bool = True, 
         for key, action in (('predicts', predict), ('trains', train))[: 1 + training]:
             try:
                 with pretended_gpu() if on_gpu else contextlib.nullcontext('cpu') as device:
-                    action(model.to(device), cfg, side)
+                    torch.manual_seed(0)
+                    np.random.seed(0)
+                    found['values'] += action(model.to(device), cfg, side)
                 found[key] = 'yes'
             except Exception as error:
                 found[key] = said(error)
@@ -182,8 +190,8 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def predict(model: Any, cfg: Config, size: int) -> None:
-    """Let a model predict on random images.
+def predict(model: Any, cfg: Config, size: int) -> List[float]:
+    """Let a model predict on random images; return the sum of the absolute values of the predictions.
 
     Raises:
         UserError: It gives another number of predictions.
@@ -193,10 +201,20 @@ def predict(model: Any, cfg: Config, size: int) -> None:
         samples = model.eval().test_step(batch)
     if len(samples) != len(batch['data_samples']):
         raise UserError(f'{len(samples)} predictions for {len(batch["data_samples"])} images')
+    return [absolute_sum(samples)]
 
 
-def train(model: Any, cfg: Config, size: int) -> None:
-    """Let a model compute a loss on random images, and its gradients.
+def absolute_sum(x: Any) -> float:
+    """Return the sum of the absolute values of tensors in lists and data samples, without those that are not finite."""
+    if isinstance(x, torch.Tensor):
+        return float(x.detach().double().abs().nan_to_num(posinf=0).sum())
+    if isinstance(x, BaseDataElement):
+        return sum(map(absolute_sum, x.values()))
+    return sum(map(absolute_sum, x)) if isinstance(x, (list, tuple)) else 0.0
+
+
+def train(model: Any, cfg: Config, size: int) -> List[float]:
+    """Let a model compute a loss on random images, and its gradients; return the loss and their sum of squares.
 
     Raises:
         UserError: A loss is not finite.
@@ -207,6 +225,8 @@ def train(model: Any, cfg: Config, size: int) -> None:
     bad = [name for name, value in losses.items() if not torch.isfinite(torch.as_tensor(value)).all()]
     if bad:
         raise UserError(f'not finite: {", ".join(bad)}')
+    gradients = (parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    return [float(loss), sum(float(gradient.double().square().sum()) for gradient in gradients)]
 
 
 def batch_for(cfg: Config, size: int, training: bool = False) -> Dict[str, Any]:
@@ -318,6 +338,32 @@ def summary(results: Sequence[Result]) -> str:
     return '\n'.join(lines)
 
 
+def compare(results: Sequence[Result], others: Sequence[Result]) -> str:
+    """Return the largest relative difference of the values of the same configs.
+
+    Raises:
+        UserError: It is above :data:`TOLERANCE`.
+    """
+    expected = {result.config: result.values for result in others}
+    differences = {
+        result.config: max(abs(a - b) / max(abs(b), 1e-6) for a, b in zip(result.values, expected[result.config]))
+        for result in results
+        if result.values and len(result.values) == len(expected.get(result.config, ()))
+    }
+    if not differences:
+        return 'compared: no config'
+    largest = max(differences, key=lambda config: differences[config])
+    text = f'compared: {len(differences)} configs, largest relative difference {differences[largest]:.1e}: {largest}'
+    if differences[largest] > TOLERANCE:
+        raise UserError(f'{text}, expected at most {TOLERANCE:g}')
+    return text
+
+
+def read_log(path: Path) -> List[Result]:
+    """Read a file that ``--log`` wrote."""
+    return [Result(**json.loads(line)) for line in path.read_text(encoding='utf-8').splitlines()]
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Try configs, and write a line of JSON for each.
 
@@ -342,6 +388,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         '--timeout', type=float, default=180, metavar='SECONDS', help='time limit per config (default: %(default)g)'
     )
     parser.add_argument('--predict-only', action='store_true', help='only predict, without a training step')
+    parser.add_argument('--compare', type=Path, metavar='FILE', help='compare the values with those of this log')
     parser.add_argument('--pretended-gpu', action='store_true', help='put models on a GPU that the tests pretend')
     args: argparse.Namespace = parser.parse_args(argv)
     configs = list(args.configs) + (list(first_of_folders(args.source, args.start)) if args.source else [])
@@ -349,7 +396,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         raise UserError('nothing to test: give configs, or a library with --library')
     results = []
     if args.log and args.log.is_file():
-        results = [Result(**json.loads(line)) for line in args.log.read_text(encoding='utf-8').splitlines()]
+        results = read_log(args.log)
     worker = Worker(args.timeout, not args.predict_only, args.pretended_gpu)
     for config in configs:
         if any(config == result.config for result in results):
@@ -362,6 +409,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
                 file.write(f'{line}\n')
     worker.end()
     print(summary(results))
+    if args.compare:
+        print(compare(results, read_log(args.compare)))
     missing = [result.config for result in results if result.kind == 'operator']
     if missing:
         raise UserError(f'an operator of mmcv is missing for {", ".join(missing)}')

@@ -62,6 +62,10 @@ class GpuTensor(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f'GpuTensor({self.held})'
 
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Tensor:
+        copied = GpuTensor(self.held.detach().clone()).requires_grad_(self.requires_grad)
+        return memo.setdefault(id(self), copied)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute an operation."""
@@ -166,6 +170,8 @@ class _Functions(TorchFunctionMode):
 
     def _call(self, func: Callable[..., Any], name: str, args: List[Any], kwargs: Dict[str, Any]) -> Any:
         device = kwargs.get('device')
+        if name in ('tensor', 'new_tensor'):  # of lists of numbers, which may be tensors
+            args[-1:] = tree_map(_held, args[-1:])
         if name.startswith('new_'):  # on the device of the tensor, unless another is named
             device = args[0].device if device is None else device
             func = getattr(torch.empty(0, dtype=args.pop(0).dtype), name)
@@ -187,6 +193,11 @@ class _Functions(TorchFunctionMode):
         moved = x if device is None else _to(x, _is_gpu(device))
         layout = kwargs.get('memory_format', torch.preserve_format)
         return func(moved, dtype or moved.dtype, memory_format=layout)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _type_as(func: Any, x: Tensor, other: Tensor) -> Tensor:
+        moved: Tensor = func(_to(x, isinstance(other, GpuTensor)), other)
+        return moved
 
     @staticmethod
     def _cuda(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

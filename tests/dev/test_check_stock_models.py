@@ -83,6 +83,40 @@ def test_outcomes(tool, monkeypatch, model, predicts, trains, kind):
     assert tool.try_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', training=False).trains == ''
 
 
+@pytest.mark.parametrize('on_gpu', [False, True])
+def test_values(tool, monkeypatch, on_gpu):
+    """Of the losses and gradients; the predictions are the samples themselves, with their boxes and classes."""
+    pytest.importorskip('mmdet')
+    devices = []
+
+    class Watched(Model):
+        def forward(self, inputs, data_samples, mode):
+            devices.append(self.scale.device.type)
+            return super().forward(inputs, data_samples, mode)
+
+    monkeypatch.setattr(tool, 'build_random', lambda cfg, size: Watched(loss=3.0))
+    result = tool.try_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', on_gpu=on_gpu)
+    predictions, *others = result.values
+    assert predictions > 0 and others == [3.0, 9.0] and devices == ['cuda' if on_gpu else 'cpu']
+
+
+def test_values_of_two_logs_are_compared(tool, monkeypatch, tmp_path, capsys):
+    found = {'mmdet::a/b.py': (1.0, 2.0), 'mmdet::a/c.py': (0.0,), 'mmdet::a/d.py': ()}
+    monkeypatch.setattr(
+        tool.Worker, 'try_config', lambda self, config: tool.Result(config, 'yes', 'yes', values=found[config])
+    )
+    log = tmp_path / 'log.jsonl'
+    tool.main([*found, '--log', str(log)])
+    found['mmdet::a/b.py'] = (1.0, 2.0001)
+    tool.main([*found, '--compare', str(log)])
+    text = 'compared: 2 configs, largest relative difference 5.0e-05: mmdet::a/b.py'
+    assert text in capsys.readouterr().out
+    found['mmdet::a/c.py'] = (0.1,)
+    with pytest.raises(UserError, match=r'1\.0e\+05: mmdet::a/c\.py, expected at most 0\.001'):
+        tool.main([*found, '--compare', str(log)])
+    assert tool.compare([], []) == 'compared: no config'
+
+
 def test_a_part_of_other_configs_is_named(tool):
     pytest.importorskip('mmdet')
     assert 'no model: a part of other configs' in tool.try_config('mmdet::common/ms_3x_coco.py').predicts
