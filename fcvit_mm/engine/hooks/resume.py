@@ -29,6 +29,7 @@ from ...errors import UserError, library_errors
 from ...registry import HOOKS
 from ..config import type_name
 from ..optim.schedules import all_settings, follow_config, resumed_rates
+from ..optim.states import count_states, missing_states
 from ..wrapped import find_inner_model
 from .resumable_sampler import EpochPart, Index, ResumableBatchSampler, mix
 
@@ -249,6 +250,7 @@ class ResumableHook(Hook):
     - Checkpoints also store the other settings that a run depends on. Changed schedules or optimizer settings are
       applied as if used from the beginning; a sampler or an optimizer of another type is rejected; other versions of
       libraries are reported.
+    - A checkpoint that lost optimizer states, which PyTorch loads silently, is rejected.
     - A validation that was due at the checkpoint is repeated, so that the best checkpoint is the same.
     """
 
@@ -299,6 +301,10 @@ class ResumableHook(Hook):
                 'schedules or optimizer settings differ from the checkpoint. Those of the config are applied as if '
                 f'used from the beginning: {"; ".join(changed)}'
             )
+        if meta['iter']:
+            lacking = missing_states(runner, checkpoint.get('optimizer') or {}, (before or {}).get('states'))
+            if lacking:
+                self._log(lacking)
         self._report(loop, meta, before, bool(changed), resumed_rates(runner, checkpoint))
 
     def _log(self, text: str) -> None:
@@ -431,7 +437,8 @@ class ResumableHook(Hook):
                 number, parts, done, self.length = number + 1, [], done - self.length, self.today['batches']
                 self.number, self.parts, self.start = number, parts, meta['iter'] - done
         parts = [*parts, EpochPart(*own, done)] if done > 0 else parts
-        meta[RUN] = {**self.today, 'pass': number, 'parts': [list(part) for part in parts]}
+        states = count_states(runner, checkpoint.get('optimizer') or {})
+        meta[RUN] = {**self.today, 'pass': number, 'parts': [list(part) for part in parts], 'states': states}
 
     # The run
 

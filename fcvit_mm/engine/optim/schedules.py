@@ -32,7 +32,7 @@ def _saved_groups(state: dict) -> List[dict]:
     return [*state.get('param_groups', ()), *([] if extra is None else [extra])]
 
 
-def _optimizers(runner: Any) -> Iterator[Tuple[str, Any, List[Any]]]:
+def optimizers_of(runner: Any) -> Iterator[Tuple[str, Any, List[Any]]]:
     """Yield name, wrapper and schedulers of each optimizer of a run that has parameter groups."""
     wrapper, schedulers = runner.optim_wrapper, runner.param_schedulers or []
     if hasattr(wrapper, 'optim_wrappers'):
@@ -44,7 +44,7 @@ def _optimizers(runner: Any) -> Iterator[Tuple[str, Any, List[Any]]]:
 
 def _pairs(runner: Any, checkpoint: dict) -> Iterator[Scheduled]:
     """Yield each optimizer of a run with its state in the checkpoint."""
-    for name, wrapper, schedulers in _optimizers(runner):
+    for name, wrapper, schedulers in optimizers_of(runner):
         optimizer, saved = checkpoint.get('optimizer') or {}, checkpoint.get('param_schedulers')
         if name:
             optimizer, saved = optimizer.get(name) or {}, (saved or {}).get(name)
@@ -55,7 +55,7 @@ def _pairs(runner: Any, checkpoint: dict) -> Iterator[Scheduled]:
 def resumed_rates(runner: Any, checkpoint: dict) -> List[float]:
     """Return the learning rates with which a run resumes, after :func:`follow_config`; none without schedules."""
     found: Set[float] = set()
-    for name, _, schedulers in _optimizers(runner):
+    for name, _, schedulers in optimizers_of(runner):
         optimizer = checkpoint.get('optimizer') or {}
         groups = (optimizer.get(name) or {} if name else optimizer).get('param_groups', [])
         found.update(group['lr'] for group in groups if schedulers)
@@ -70,7 +70,7 @@ def settings(groups: List[dict], schedulers: List[Any]) -> List[Dict[str, Any]]:
 
 def all_settings(runner: Any) -> List[List[Dict[str, Any]]]:
     """Return :func:`settings` of each optimizer of a run."""
-    return [settings(_groups(wrapper), schedulers) for _, wrapper, schedulers in _optimizers(runner)]
+    return [settings(_groups(wrapper), schedulers) for _, wrapper, schedulers in optimizers_of(runner)]
 
 
 def follow_config(runner: Any, checkpoint: dict, before: Any, position: int, length: int, moved: bool) -> List[str]:

@@ -15,7 +15,7 @@ from fcvit_mm.engine.hooks.resume import (
     request_resume,
     select_resume_point,
 )
-from fcvit_mm.errors import LibraryError
+from fcvit_mm.errors import LibraryError, UserError
 from fcvit_mm.registry import HOOKS
 
 
@@ -204,6 +204,18 @@ def test_checkpoints_that_do_not_say(iteration, trained, tmp_path, monkeypatch):
     torch.save(checkpoint, path)
     seen, _ = train(tmp_path, True, resume=True)
     assert len(seen) == trained and sum('does not contain its batch size' in text for text in said) == 1
+
+
+@pytest.mark.parametrize('left, message', [((), 'of 0 of 2 parameters'), ((0,), 'of 1 of 2 parameters')])
+def test_optimizer_states_that_were_removed(left, message, tmp_path):
+    train(tmp_path, True, end=4)
+    path = find_resume_point(str(tmp_path))
+    checkpoint = torch.load(path, weights_only=False)
+    assert checkpoint['meta']['run']['states'] == [2]
+    checkpoint['optimizer']['state'] = {key: checkpoint['optimizer']['state'][key] for key in left}
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=f'optimizer state \\(AdamW\\) {message}, but of 2 when it was written'):
+        train(tmp_path, True, resume=True)
 
 
 def test_averaged_weights_without_the_hook_that_averages(tmp_path, monkeypatch):
