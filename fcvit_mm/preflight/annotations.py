@@ -34,6 +34,8 @@ FATAL = {
 CORNERS_BEYOND = 0.25
 #: The same where x and y are the center, of objects of a tenth of their image's sides and more.
 CENTERS_BEYOND = 0.05
+#: Boxes from which on it is said that they are centers. Fewer of objects that are only partly in the image can look so.
+CENTERS = 10
 #: What the library reads of annotations and images.
 ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
 IMAGE_KEYS = ('id', 'file_name', 'width', 'height')
@@ -183,13 +185,13 @@ def are_centers(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, f
     """Check whether boxes are center, width and height, where left, top, width and height are expected.
 
     They are if some reach beyond the right or lower border of their image as the latter, and all are within it as the
-    former.
+    former. Of fewer than :data:`CENTERS` boxes nothing is said.
 
     Args:
         boxes (sequence): Four finite numbers each.
         sizes (sequence): Width and height of the image of each.
     """
-    if not boxes:
+    if len(boxes) < CENTERS:
         return False
     x, y, across, down = np.asarray(boxes, float).T
     width, height = np.asarray(sizes, float).T

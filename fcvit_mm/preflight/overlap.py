@@ -1,9 +1,9 @@
-"""Images that are in the training and the validation data, under the same name or another."""
+"""Images that are in the training and the validation data, or twice in one, under the same name or another."""
 
 import hashlib
 import os
 from functools import lru_cache
-from typing import Dict, List, Sequence
+from typing import Callable, Dict, List, Sequence
 
 from .data.images import shuffled
 from .limits import TimeLimit, remark, spread
@@ -12,10 +12,12 @@ from .limits import TimeLimit, remark, spread
 SIZE_SECONDS, CONTENT_SECONDS = 1.0, 0.7
 #: Validation files that are compared, and the training files of one size that each is compared with.
 COMPARED, OF_ONE_SIZE = 200, 20
+#: Part of the training images from which on repeated ones are reported.
+REPEATED = 0.05
 
 
 def report_overlap(train: Sequence[str], others: Sequence[str], what: str, limit: TimeLimit) -> None:
-    """Log a warning if images to evaluate on are training images, too.
+    """Log a warning if images to evaluate on are training images, too, or if many training images are there twice.
 
     Args:
         train (sequence of str): Paths of the training images.
@@ -41,6 +43,28 @@ def report_overlap(train: Sequence[str], others: Sequence[str], what: str, limit
         remark(
             f'{what}: {len(same)} of {checked} compared images have the content of a training image ({same[0][0]} is '
             f'{same[0][1]}): {advice}'
+        )
+    report_repetitions(by_size, content, limit)
+
+
+def report_repetitions(by_size: Dict[int, List[str]], content: Callable[[str], str], limit: TimeLimit) -> None:
+    """Log a warning if many training images have the content of another one.
+
+    Args:
+        by_size (dict): Size of a file -> paths of the training images of this size, in a random order.
+        content (callable): Returns a hash of the content of a file.
+        limit (TimeLimit): Time limit of all checks.
+    """
+    of_size = {path: paths for paths in by_size.values() for path in paths}
+    same, checked = [], 0
+    for path in limit.part(list(of_size)[:COMPARED], CONTENT_SECONDS, 'training files compared with each other'):
+        checked += 1
+        alike = [each for each in of_size[path][:OF_ONE_SIZE] if each != path]
+        same += [(path, each) for each in alike if content(each) == content(path) != ''][:1]
+    if len(same) > max(2, REPEATED * checked):
+        remark(
+            f'train_dataloader: {len(same)} of {checked} compared images have the content of another one '
+            f'({same[0][0]} is {same[0][1]}): remove the repetitions, unless they are intended'
         )
 
 

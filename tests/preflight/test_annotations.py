@@ -86,13 +86,14 @@ def test_boxes_that_are_corners():
 
 
 def test_boxes_that_are_centers():
-    centers, sizes = [[54, 30, 20, 30], [50, 24, 28, 20], [10, 10, 8, 8]], [(64, 48)] * 3
+    centers, sizes = [[54, 30, 20, 30], [50, 24, 28, 20], *[[10, 10, 8, 8]] * 8], [(64, 48)] * 10
     assert annotations.are_centers(centers, sizes)
-    boxes = [[44, 15, 20, 30], [36, 14, 28, 20], [6, 6, 8, 8]]
+    assert not annotations.are_centers(centers[:9], sizes[:9])  # too few
+    boxes = [[44, 15, 20, 30], [36, 14, 28, 20], *[[6, 6, 8, 8]] * 8]
     assert not annotations.are_centers(boxes, sizes) and not annotations.are_centers([], [])
     # Boxes of which one is a little larger than its image, and one at its border.
-    assert not annotations.are_centers([[54, 30, 20, 30], [50, 30, 20, 30], [0, 10, 8, 8]], sizes)
-    assert not annotations.are_centers([[54, 30, 20, 30], [20, 24, 28, 20], [10, 10, 8, 8]], sizes)
+    assert not annotations.are_centers([[54, 30, 20, 30], [50, 30, 20, 30], *[[0, 10, 8, 8]] * 8], sizes)
+    assert not annotations.are_centers([[54, 30, 20, 30], [20, 24, 28, 20], *[[10, 10, 8, 8]] * 8], sizes)
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,20 @@ def test_files_of_one_size(tmp_path, said):
     assert (
         len(said) == 1 and f'val: 1 of 2 compared images have the content of a training image ({names[3]} is' in said[0]
     )
+
+
+def test_training_images_under_several_names(own, said):
+    cfg, data = own('classification')
+    images = sorted((data / 'train').rglob('*.jpg'))
+    for image in images[:4]:
+        shutil.copy(image, image.with_name(f'copy of {image.name}'))
+    assert data_problems(cfg, LOADERS) == []
+    (text,) = said
+    assert 'train_dataloader: 8 of 12 compared images have the content of another one (' in text and ' is ' in text
+    assert 'remove the repetitions, unless they are intended' in text
+    said.clear()
+    images[0].with_name(f'copy of {images[0].name}').rename(data / 'elsewhere.jpg')
+    for image in images[1:4]:
+        image.with_name(f'copy of {image.name}').unlink()
+    shutil.copy(images[0], images[0].with_name('once more.jpg'))
+    assert data_problems(cfg, LOADERS) == [] and said == []  # one is no reason to

@@ -19,6 +19,7 @@ from ..annotations import (
 )
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
 from ..masks import Mask, annotation_ids, ask_loading_step, check_masks
+from .boxes import report_areas, report_small_extent
 from .kinds import is_coco, transforms_of
 
 #: Images whose boxes tell whether they are two corners.
@@ -106,6 +107,8 @@ def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:
     divided_images(dataset, everything)
     repeated_objects(dataset)
     masks_beside_boxes(dataset)
+    report_areas(dataset, api)
+    report_small_extent(dataset)
     problems += box_form_problems(dataset)
     boxes = [each['bbox'] for info in dataset.data_list for each in info['instances']]
     if boxes and not np.isfinite(np.asarray(boxes, float)).all():

@@ -12,7 +12,9 @@ from ...errors import origin
 from ...images import image_problem, list_images, open_image, read_labels, truncation_problem
 from ..limits import SHOWN, TimeLimit, remark, shorten, spread
 from ..missing_files import near_file
+from .alignment import Alignment
 from .images import DECODE_SECONDS, SAMPLE_SIZE, skipped_images, suffixes_of, tolerated
+from .interpolation import Interpolation
 from .kinds import needs_maps
 from .palettes import Color, palette_of, report_palettes
 
@@ -118,6 +120,7 @@ def label_map_problems(
     colored: List[str] = []
     turned: List[str] = []
     palettes: Dict[str, Dict[int, Color]] = {}
+    alignment, interpolation = Alignment(), Interpolation()
     checked = 0
     for info in limit.part(infos, DECODE_SECONDS, f'{maps}: segmentation maps loaded'):
         path = info['seg_map_path']
@@ -150,6 +153,11 @@ def label_map_problems(
         image, loaded = results.get('img'), results.get('gt_seg_map')
         if loaded is not None:
             labels |= set(np.unique(loaded).tolist())
+            # Of 8 bits, like the files: 0, which was made 255, is below the other labels again.
+            shifted = dataset.reduce_zero_label and not dataset.label_map
+            interpolation.add(path, (loaded.astype(np.int32) + 1) % 256 if shifted else loaded)
+            if image is not None:
+                alignment.add(image, loaded)
         if image is not None and loaded is not None and image.shape[:2] != loaded.shape[:2]:
             size, wanted = image.shape[1::-1], loaded.shape[1::-1]
             wrong = f'{path} has size {wanted}, but its image has {size} (width, height)'
@@ -177,6 +185,8 @@ def label_map_problems(
     if problems or num_classes is None or not (raw or labels):
         return problems
     report_palettes(dataset, palettes)
+    alignment.report(maps)
+    interpolation.report(maps)
     return loaded_label_problems(dataset, maps, raw, labels, num_classes, checked)
 
 
