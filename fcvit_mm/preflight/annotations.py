@@ -25,7 +25,6 @@ SKIPPED = {
 }
 #: Why an annotation cannot be loaded.
 FATAL = {
-    'keys': 'lack',
     'box': 'have a bbox that is not four finite numbers',
     'area': 'have an area that is not a finite number',
 }
@@ -67,6 +66,7 @@ def fatal_annotations(content: dict) -> List[str]:
     annotations = content.get('annotations', [])
     found: Dict[str, list] = defaultdict(list)
     missing: Counter = Counter()
+    examples: Dict[str, Any] = {}
     for number, annotation in enumerate(annotations):
         lacking = [key for key in ANNOTATION_KEYS if key not in annotation or key in IDS and annotation[key] is None]
         if lacking:
@@ -74,9 +74,12 @@ def fatal_annotations(content: dict) -> List[str]:
             found['keys'].append(annotation.get('id', f'number {number}'))
         elif not is_box(annotation['bbox']):
             found['box'].append(annotation['id'])
+            examples.setdefault('box', annotation['bbox'])
         elif not is_number(annotation['area']):
             found['area'].append(annotation['id'])
-    reasons = {**FATAL, 'keys': f'lack {" or ".join(key for key in ANNOTATION_KEYS if key in missing)}'}
+            examples.setdefault('area', annotation['area'])
+    reasons = {kind: f'{words}, such as {examples.get(kind)!r:.60}' for kind, words in FATAL.items()}
+    reasons['keys'] = f'lack {" or ".join(key for key in ANNOTATION_KEYS if key in missing)}'
     lines = [count_line(found[kind], len(annotations), words) for kind, words in reasons.items() if kind in found]
     incomplete = [
         image.get('id', f'number {number}')

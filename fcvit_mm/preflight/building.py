@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ..engine.config import type_name, walk
 from ..engine.run import TRAINING_STEPS
 from ..errors import UserError, advice_for, origin
-from .limits import quiet, scratch_folder
+from .limits import quiet, scratch_folder, shorten
 from .messages import short_message
 
 #: Packages of MMEngine's backends of visualizers. Their objects cannot be built to the end, which would start a run.
@@ -67,13 +67,13 @@ def build_problems(cfg: Config) -> List[str]:
     hooks += [(f'custom_hooks[{index}]', hook) for index, hook in enumerate(cfg.get('custom_hooks') or [])]
     cfg.default_hooks, cfg.custom_hooks = {}, []
 
-    def attempt(what: str, build: Callable[[], Any], with_data: bool = False) -> Any:
+    def attempt(what: str, build: Callable[[], Any], with_data: bool = False, part: Any = None) -> Any:
         try:
             with quiet(logging.CRITICAL):
                 return build()
         except Exception as error:
             # Broad, because each part is another library's.
-            message = short_message(error)
+            message = short_message(error) + text_values(part, error)
             if not with_data or re.search(OF_ARGUMENTS, message) or origin(error).package == 'torch':
                 end = '' if message.endswith('?') else '.'
                 problems.append(f'{what}: {message}{end} {advice_for(error, "Correct the config")}')
@@ -87,7 +87,7 @@ def build_problems(cfg: Config) -> List[str]:
             return problems
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             for name, hook in hooks:
-                attempt(f'{name} ({type_name(hook)})', partial(build_hook, runner, hook))
+                attempt(f'{name} ({type_name(hook)})', partial(build_hook, runner, hook), part=hook)
             for split in ('train', 'val'):
                 loader = f'{split}_dataloader'
                 if cfg.get(loader) and cfg.get(f'{split}_cfg') is not None:
@@ -95,14 +95,33 @@ def build_problems(cfg: Config) -> List[str]:
                     built = attempt(loader, partial(runner.build_dataloader, with_none), True)
                     setattr(runner, f'_{loader}', built or runner.build_dataloader(plain_loader()))
             runner._val_evaluator = Evaluator([])
-            loop = attempt('train_cfg', lambda: build_loop(runner, 'train'))
+            loop = attempt('train_cfg', lambda: build_loop(runner, 'train'), part=cfg.get('train_cfg'))
             if cfg.get('val_cfg') is not None:
                 attempt('val_cfg', lambda: build_loop(runner, 'val'))
-            wrapper = attempt('optim_wrapper', lambda: runner.build_optim_wrapper(cfg.optim_wrapper))
+            wrapper = attempt(
+                'optim_wrapper', lambda: runner.build_optim_wrapper(cfg.optim_wrapper), part=cfg.get('optim_wrapper')
+            )
             if wrapper is not None and loop is not None and cfg.get('param_scheduler'):
                 runner.optim_wrapper = wrapper
-                attempt('param_scheduler', lambda: runner.build_param_scheduler(cfg.param_scheduler))
+                attempt(
+                    'param_scheduler',
+                    lambda: runner.build_param_scheduler(cfg.param_scheduler),
+                    part=cfg.param_scheduler,
+                )
     return problems
+
+
+def text_values(part: Any, error: Exception) -> str:
+    """Name the texts in a part of a config whose types an operation did not accept; empty for other errors."""
+    if not isinstance(error, TypeError) or not re.search(r"'str'|\bstr\b", str(error)):
+        return ''
+    found = [
+        f'{key}={value!r}'
+        for node in walk(part)
+        for key, value in node.items()
+        if isinstance(value, str) and key not in ('type', '_scope_')
+    ]
+    return f' (texts are {shorten(found)})' if found else ''
 
 
 def plain_loader() -> Dict[str, Any]:

@@ -23,7 +23,7 @@ from .loops import NO_VALIDATION, is_by_epoch, loop_problems, sampler_problems
 from .metrics import mask_metric_problems, monitor_problems
 from .misspelt_arguments import report_misspelt_arguments
 from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
-from .overlap import report_overlap
+from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
 from .pretrained import pretrained_problems
 from .schedules import report_long_schedules, report_short_schedules
@@ -37,10 +37,12 @@ class Samples(NamedTuple):
     Attributes:
         number (int): Their number, not counting how often wrappers repeat them.
         paths (list[str]): Paths of their images, each once.
+        sources (dict[str, str]): Annotation file or folder of segmentation maps -> folder of the images.
     """
 
     number: int
     paths: List[str]
+    sources: Dict[str, str]
 
 
 class PreflightError(UserError):
@@ -165,7 +167,9 @@ def data_problems(
                 leaves.clear()  # millions of objects: it takes as long as a check
         limit.take(part)
     if 'train_dataloader' in samples and 'val_dataloader' in samples:
-        report_overlap(samples['train_dataloader'].paths, samples['val_dataloader'].paths, 'val_dataloader', limit)
+        train, val = samples['train_dataloader'], samples['val_dataloader']
+        report_shared_annotations(train.sources, val.sources, 'val_dataloader')
+        report_overlap(train.paths, val.paths, 'val_dataloader', limit)
     differing = split_problems(splits)
     problems += differing or zero_label_problems(rules) or trained_class_problems(trained or {}, splits)
     for name, names in seen:
@@ -246,7 +250,8 @@ def samples_of(leaves: Sequence[Leaf]) -> Samples:
     """Return the samples of the data sets of a data loader."""
     infos = [info for leaf in leaves for info in getattr(leaf.dataset, 'data_list', None) or ()]
     paths = [info['img_path'] for info in infos if isinstance(info, dict) and isinstance(info.get('img_path'), str)]
-    return Samples(sum(len(leaf.dataset) for leaf in leaves if leaf.dataset is not None), unique(paths))
+    number = sum(len(leaf.dataset) for leaf in leaves if leaf.dataset is not None)
+    return Samples(number, unique(paths), sources_of(leaf.dataset for leaf in leaves))
 
 
 def model_class(cfg: Config) -> Any:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from functools import lru_cache
-from typing import Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Sequence
 
 from .data.images import shuffled
 from .limits import TimeLimit, remark, spread
@@ -66,6 +66,35 @@ def report_repetitions(by_size: Dict[int, List[str]], content: Callable[[str], s
             f'train_dataloader: {len(same)} of {checked} compared images have the content of another one '
             f'({same[0][0]} is {same[0][1]}): remove the repetitions, unless they are intended'
         )
+
+
+def sources_of(datasets: Iterable[Any]) -> Dict[str, str]:
+    """Return the annotation files and folders of segmentation maps of data sets, with the folders of their images."""
+    found = {}
+    for dataset in datasets:
+        prefixes = getattr(dataset, 'data_prefix', None) or {}
+        images = next((prefixes[key] for key in ('img', 'img_path') if isinstance(prefixes.get(key), str)), '')
+        # Segmentation maps have the names of the images; a list file may name images of several folders.
+        source = prefixes.get('seg_map_path') or getattr(dataset, 'ann_file', None)
+        if images and isinstance(source, str) and os.path.exists(source):
+            found[os.path.realpath(source)] = os.path.realpath(images)
+    return found
+
+
+def report_shared_annotations(train: Dict[str, str], others: Dict[str, str], what: str) -> None:
+    """Log a warning if the same annotations are used for images of two folders.
+
+    Args:
+        train (dict): :func:`sources_of` the training data.
+        others (dict): Of the data to evaluate on.
+        what (str): What to call them.
+    """
+    for source in sorted(set(train) & set(others)):
+        if train[source] != others[source]:
+            remark(
+                f'train_dataloader and {what} have the same annotations, {source}, for images in different folders, '
+                f'{train[source]} and {others[source]}: give each folder its own'
+            )
 
 
 def size_of(path: str) -> int:

@@ -52,7 +52,8 @@ def test_what_is_skipped_for_a_reason_of_its_own():
     ],
 )
 def test_what_cannot_be_loaded(kind, changes):
-    assert fatal_annotations(file_of(**changes)) == [f'1 of 2 annotations {FATAL[kind]} (ids 2)']
+    value = next(iter(changes.values()))
+    assert fatal_annotations(file_of(**changes)) == [f'1 of 2 annotations {FATAL[kind]}, such as {value!r} (ids 2)']
 
 
 def test_annotations_that_lack_a_field():

@@ -44,7 +44,10 @@ def test_parts_that_can_be_built(own, task):
             "optim_wrapper: AdamW.__init__() got an unexpected keyword argument 'weight_decays'; did you mean "
             "'weight_decay'? Correct",
         ),
-        ({'optim_wrapper.optimizer.lr': '1e-3'}, "optim_wrapper: '<=' not supported between instances of 'float' and"),
+        (
+            {'optim_wrapper.optimizer.lr': '1e-3'},
+            "optim_wrapper: '<=' not supported between instances of 'float' and 'str' (texts are lr='1e-3'). Correct",
+        ),
         (
             {'param_scheduler': [dict(type='MultiStepLRR', milestones=[1])]},
             'param_scheduler: MultiStepLRR is not in the mmpretrain::parameter scheduler registry; did you mean '

@@ -65,3 +65,28 @@ def test_training_images_under_several_names(own, said):
         image.with_name(f'copy of {image.name}').unlink()
     shutil.copy(images[0], images[0].with_name('once more.jpg'))
     assert data_problems(cfg, LOADERS) == [] and said == []  # one is no reason to
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_annotations_of_other_images(own, said, task):
+    """Their names are the same, so nothing is missing."""
+    cfg, data = own(task)
+    if task == 'detection':
+        path = data / 'annotations' / 'instances_val2017.json'
+        cfg.train_dataloader.dataset.ann_file = str(path)
+    else:
+        path = data / 'annotations' / 'training'
+        cfg.val_dataloader.dataset.data_prefix = dict(img_path='images/validation', seg_map_path='annotations/training')
+    assert data_problems(cfg, LOADERS) == []
+    (text,) = [each for each in said if 'the same annotations' in each]
+    assert f'train_dataloader and val_dataloader have the same annotations, {path.resolve()}, for images in' in text
+    assert text.endswith(': give each folder its own')
+
+
+def test_annotations_of_both_parts(own, said):
+    cfg, _ = own('detection')
+    shared = dict(ann_file='annotations/instances_val2017.json', data_prefix=dict(img='val2017/'))
+    cfg.train_dataloader.dataset.update(shared, indices=[0, 1])
+    cfg.val_dataloader.dataset.update(shared, indices=[2, 3])
+    data_problems(cfg, LOADERS)
+    assert not any('the same annotations' in text for text in said)

@@ -26,7 +26,7 @@ from .detection import (
     short_palette,
 )
 from .formats import folder_format, known_format
-from .images import file_problems
+from .images import SUFFIXES, file_problems
 from .kinds import has_folders, is_coco, is_remote, is_segmentation, is_url, is_xml, loading_steps, needs_maps
 from .segmentation import label_map_problems, suffix_problems
 from .voc import unknown_xml_names, unreadable_xml
@@ -171,6 +171,17 @@ def setting_problem(dataset_cfg: dict) -> str:
             f'img_suffix is {shorten_value(suffix)}, expected one suffix: use a ConcatDataset with one data set for '
             'each suffix, or convert the images'
         )
+    zero = dataset_cfg.get('reduce_zero_label')
+    if isinstance(zero, str):
+        return (
+            f'reduce_zero_label is the text {zero!r}, which counts as true: write True or False without quotation marks'
+        )
+    for key in ('img_suffix', 'seg_map_suffix'):
+        value = dataset_cfg.get(key)
+        if isinstance(value, str) and f'.{value.lower()}' in SUFFIXES:
+            return (
+                f'{key} is {value!r}, expected with a dot, because it replaces the end of a name: write {f".{value}"!r}'
+            )
     return ''
 
 

@@ -41,6 +41,9 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
     """Check that the library gave each class the category of its name."""
     classes = list(dataset.metainfo.get('classes') or ())
     names = [category['name'] for category in api.cats.values()]
+    ambiguous = ambiguous_category(api.dataset.get('categories', []), classes)
+    if ambiguous:
+        return [f'{dataset.ann_file}: {ambiguous}']
     found = [api.cats[key]['name'] for key in dataset.cat_ids]
     unknown = [name for name in classes if name not in names]
     similar = [f'{name!r} is {each!r} in the file' for name in unknown for each in names if alike(each) == alike(name)]
@@ -65,6 +68,21 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
             'order of the file'
         ]
     return []
+
+
+def ambiguous_category(categories: List[dict], classes: Sequence[Any]) -> str:
+    """Describe an id of several categories, or a class with several ids; empty if there is none."""
+    for key, other in (('id', 'name'), ('name', 'id')):
+        others: Dict[Any, Dict[Any, None]] = {}
+        for each in categories:
+            others.setdefault(each[key], {})[each[other]] = None
+        for value, found in others.items():
+            if len(found) > 1 and (key == 'id' or value in classes):
+                return (
+                    f'{len(found)} categories have the {key} {value!r} ({other}s {shorten(map(repr, found))}): '
+                    'give each category one id and one name, and its annotations this id'
+                )
+    return ''
 
 
 def coco_problems(dataset: Any, everything: List[dict], api: Any) -> List[str]:

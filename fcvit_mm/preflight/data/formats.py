@@ -18,6 +18,13 @@ TEXTS = (
     (r'\s*\{.*\}\s*\n\s*\{', 'a file with one JSON object per line (JSON lines)'),
 )
 
+#: Files of COCO for other purposes, by a key of their annotations, which have no boxes.
+PURPOSES = {
+    'segments_info': "a file of COCO's panoptic annotations (type CocoPanopticDataset reads it), without boxes",
+    'caption': "a file of COCO's captions, without boxes",
+    'keypoints': 'a file of keypoints without boxes',
+}
+
 
 def known_format(path: str) -> str:
     """Describe the format of an annotation file that is not in COCO's, with advice; empty if it is unknown.
@@ -83,6 +90,11 @@ def name_of(content: Any) -> str:
     ):
         if needed <= keys and several == is_list:
             return name
+    annotations = first.get('annotations')
+    if not several and isinstance(annotations, list) and annotations and isinstance(annotations[0], dict):
+        for key, name in PURPOSES.items():
+            if key in annotations[0] and 'bbox' not in annotations[0]:
+                return name
     values = next(iter(first.values()))
     if not several and isinstance(values, dict) and {'filename', 'regions'} <= set(values):
         return 'an export of the VGG Image Annotator in its own format'

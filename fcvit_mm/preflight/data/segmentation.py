@@ -42,6 +42,11 @@ def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dic
 
     skipped = skipped_images([folder], is_taken, limit)
     if not dataset.data_list:
+        if osp.isdir(maps) and any(path.endswith(suffix) for path in list_images(maps, [suffix.lower()])):
+            return [
+                f'no images (*{suffix}) in {folder} (img_path), but in {maps} (seg_map_path): exchange them in '
+                'data_prefix'
+            ]
         found = osp.basename(others[0])[-len(suffix) :] if others else suffixes_of(skipped)
         number = len(others or skipped)
         way_out = '' if ',' in found else f': set img_suffix={found!r} of the data set'
@@ -119,6 +124,7 @@ def label_map_problems(
     corrupt: List[str] = []
     colored: List[str] = []
     turned: List[str] = []
+    resized: List[str] = []
     palettes: Dict[str, Dict[int, Color]] = {}
     alignment, interpolation = Alignment(), Interpolation()
     checked = 0
@@ -142,6 +148,11 @@ def label_map_problems(
             if image_fails(read, info):
                 continue  # file_problems reports it, and decides whether it may be skipped
             said = re.sub(r' <\S+ object at \w+>', '', origin(error).message)
+            if 'reduce_zero_label' in said and 'nitialize dataset' in said:  # mmseg compares them at each map
+                return [
+                    f'reduce_zero_label is {dataset.reduce_zero_label} for the data set, but another value for '
+                    'LoadAnnotations in its pipeline: set the same for both'
+                ]
             corrupt.append(
                 image_problem(path)
                 or f'{path} cannot be loaded by the pipeline ({type(error).__name__}: {said}): save it as PNG, or load '
@@ -160,18 +171,24 @@ def label_map_problems(
                 alignment.add(image, loaded)
         if image is not None and loaded is not None and image.shape[:2] != loaded.shape[:2]:
             size, wanted = image.shape[1::-1], loaded.shape[1::-1]
-            wrong = f'{path} has size {wanted}, but its image has {size} (width, height)'
             if image.ndim == 3 and image.shape[1:] == loaded.shape[:2]:
-                wrong = (
+                corrupt.append(
                     f'{info["img_path"]} is loaded as {image.shape}, channels first, but the pipeline expects '
                     '(height, width, channels): save it in this order (a TIFF with planarconfig="contig")'
                 )
-            (turned if size == wanted[::-1] else corrupt).append(wrong)
+                continue
+            wrong = f'{path} has size {wanted}, but its image has {size} (width, height)'
+            (turned if size == wanted[::-1] else resized).append(wrong)
     if turned and len(turned) <= tolerated(len(dataset.data_list)):
         remark(f'{len(turned)} images will be skipped: {shorten(turned, 1)}, or EXIF data rotates the image')
     else:
         corrupt += turned
     problems = corrupt[:SHOWN]
+    if resized:
+        problems.append(
+            f'{len(resized)} of {checked} checked maps have another size than their image ({shorten(resized, 2)}): use '
+            'the maps of these images, or resize maps with the nearest neighbor'
+        )
     if colored:
         problems.append(
             f'{len(colored)} of {checked} checked maps are color images ({shorten(colored, 2)}), expected one '
@@ -234,11 +251,13 @@ def loaded_label_problems(
         ]
     if wrong:
         held = [label + shift for label in wrong] if not dataset.label_map else wrong
+        is_far = len(wrong) == 1 and wrong[0] > num_classes
         return [
             f'segmentation maps in {maps} contain the labels {shorten(held)}, but the model has {num_classes} classes '
             f'(labels {shift} to {num_classes - 1 + shift}, {ignored} is ignored; '
             f'reduce_zero_label={dataset.reduce_zero_label}): correct num_classes or the maps'
             + ('. JPEG changes labels: save the maps as PNG' if has_jpeg_maps(dataset) else '')
+            + (f'. If {held[0]} marks ignored pixels, replace it by {ignored} in the maps' if is_far else '')
         ]
     taught = labels - {ignored}
     # Of a validation set the metric says so.

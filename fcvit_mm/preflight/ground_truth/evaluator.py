@@ -4,10 +4,12 @@ import inspect
 import logging
 import os.path as osp
 import re
+import traceback
 from collections import Counter
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
+from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from ...engine.config import TASKS, type_name, walk
@@ -136,6 +138,11 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
     kind = type_name(config)
     if is_dump(config):
         return []
+    if isinstance(config, str):
+        return [
+            f'{name} has metrics={config!r}, expected metrics, such as dict(type="IoUMetric"): the key metrics holds '
+            'complete metrics, and settings of a metric have other names, such as metric of CocoMetric'
+        ]
     if not isinstance(config, dict):
         remark(f'{name}: {kind} is not checked with the ground truth: it is already built')
         return []
@@ -224,7 +231,19 @@ def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
         return f'{config["type"]} cannot be built: {message}{end} Correct the name, or import its module'
     if isinstance(path, str) and not osp.exists(path):
         return f'ann_file {path} does not exist: give the annotation file of the data set, {own}'
+    if is_about_settings(error):
+        message = short_message(error)
+        end = '' if message.endswith('?') else '.'
+        return f'{type_name(config)} cannot be built: {message}{end} Correct its settings'
     if isinstance(path, str) and not isinstance(error, (RuntimeError, ImportError)):
         return f'{type_name(config)}: ann_file {path} cannot be read ({kind}: {message}): copy it again or correct it'
     advice = advice_for(error, 'correct its settings, or install what it needs')
     return f'{type_name(config)} cannot be built ({kind}: {message}): {advice}'
+
+
+def is_about_settings(error: Exception) -> bool:
+    """Check whether a metric's own constructor rejects an argument; errors of its file come from further inside."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames or isinstance(error, (OSError, ImportError, RuntimeError)):
+        return False
+    return frames[-1].f_code.co_name == 'build_from_cfg' or isinstance(frames[-1].f_locals.get('self'), BaseMetric)

@@ -98,6 +98,14 @@ def test_encodings_of_annotations(own, change_annotations, encoding, message):
             'data_root is http://host/data, but no folder is read by HTTP: download it and give its path',
         ),
         (dict(extensions='.jpg'), "extensions is the text '.jpg', expected a sequence: write extensions=('.jpg',), "),
+        (
+            dict(img_suffix='jpg'),
+            "img_suffix is 'jpg', expected with a dot, because it replaces the end of a name: write",
+        ),
+        (
+            dict(img_suffix='.jpg', seg_map_suffix='PNG'),
+            "seg_map_suffix is 'PNG', expected with a dot, because it repla",
+        ),
         (dict(img_suffix=('.jpg', '.png')), "img_suffix is ('.jpg', '.png'), expected one suffix: use a ConcatDataset"),
     ],
 )

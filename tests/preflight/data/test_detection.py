@@ -280,7 +280,19 @@ def test_an_image_with_two_entries(own, said, change_annotations):
         (lambda content: content['categories'][0].pop('name'), '1 of 5 categories lack id or name'),
         (
             lambda content: content['annotations'][0].update(area=None),
-            'have an area that is not a finite number',
+            'have an area that is not a finite number, such as None (ids 1)',
+        ),
+        (
+            lambda content: [each.update(bbox=list(map(str, each['bbox']))) for each in content['annotations']],
+            "have a bbox that is not four finite numbers, such as ['",
+        ),
+        (
+            lambda content: content['categories'][1].update(id=1),
+            "2 categories have the id 1 (names 'circle', 'cross'): give each category one id and one name",
+        ),
+        (
+            lambda content: content['categories'].append(dict(id=99, name='circle')),
+            "2 categories have the name 'circle' (ids 1, 99): give each category one id and one name, and its",
         ),
         (lambda content: content['categories'][0].update(name='Circle '), "'circle' is 'Circle ' in the file"),
         (

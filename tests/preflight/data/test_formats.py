@@ -36,6 +36,13 @@ CONTENTS = [
     ),
     ('<!doctype html><html>', 'is a web page, not an annotation file: download the file itself'),
     (pickle.dumps([dict(filename='a.jpg')]), 'is a pickle, as older versions of mmdet read: export it'),
+    (
+        dict(images=[], categories=[], annotations=[dict(image_id=1, file_name='1.png', segments_info=[])]),
+        "is a file of COCO's panoptic annotations (type CocoPanopticDataset reads it), without boxes",
+    ),
+    (dict(images=[], annotations=[dict(id=1, image_id=1, caption='a dog')]), "is a file of COCO's captions, without"),
+    (dict(images=[], annotations=[dict(id=1, image_id=1, keypoints=[1, 2, 2])]), 'is a file of keypoints without box'),
+    (dict(images=[], annotations=[dict(id=1, image_id=1, keypoints=[1, 2, 2], bbox=[1, 2, 3, 4])]), ''),
     (dict(images=[], annotations=[]), ''),
     ([], ''),
     ('{"images": [', ''),

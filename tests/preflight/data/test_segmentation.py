@@ -33,6 +33,43 @@ def test_labels_that_loading_wraps(own):
     assert 'contain the labels 300, but are loaded with 8 bits: labels above 255 wrap around (300 becomes 44)' in found
 
 
+@pytest.mark.parametrize(
+    'label, advice', [(254, '. If 254 marks ignored pixels, replace it by 255 in the maps'), (7, '')]
+)
+def test_another_ignored_label_in_the_files(own, label, advice):
+    cfg, data = own('segmentation')
+    maps_of(data, lambda labels: np.where(np.arange(64) < 3, label, labels))
+    found = only_problem(cfg)
+    assert f'contain the labels {label}, but the model has 6 classes' in found
+    assert found.endswith(f'correct num_classes or the maps{advice}')
+
+
+def test_folders_that_are_exchanged(own):
+    cfg, data = own('segmentation')
+    cfg.train_dataloader.dataset.data_prefix = dict(img_path='annotations/training', seg_map_path='images/training')
+    found = only_problem(cfg)
+    assert f'no images (*.jpg) in {data}/annotations/training (img_path), but in {data}/images/training' in found
+    assert found.endswith('(seg_map_path): exchange them in data_prefix')
+
+
+def test_maps_of_half_the_size(own):
+    cfg, data = own('segmentation')
+    maps_of(data, lambda labels: labels[::2, ::2])
+    found = only_problem(cfg)
+    assert '8 of 8 checked maps have another size than their image (' in found
+    assert '0.png has size (32, 32), but its image has (64, 64) (width, height), ' in found
+    assert found.endswith(': use the maps of these images, or resize maps with the nearest neighbor')
+
+
+def test_zero_label_is_reduced_by_the_loading_step_only(own):
+    cfg, _ = own('segmentation')
+    cfg.train_dataloader.dataset.reduce_zero_label = False
+    assert only_problem(cfg) == (
+        'train_dataloader: reduce_zero_label is False for the data set, but another value for LoadAnnotations in its '
+        'pipeline: set the same for both'
+    )
+
+
 @pytest.mark.parametrize('bands', [3, 4, 2])
 def test_maps_with_colors(own, bands):
     cfg, data = own('segmentation')

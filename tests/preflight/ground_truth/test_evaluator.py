@@ -107,6 +107,27 @@ def test_metrics_that_do_not_exist(own):
     assert 'IoUMetric fails on the data set (KeyError' in validation_problems(cfg)
 
 
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(metric='mask'), "metric should be one of 'bbox', 'segm', 'proposal', 'proposal_fast', but got mask. "),
+        (dict(classwise=True, formats_only=True), "keyword argument 'formats_only'; did you mean 'format_only'? "),
+    ],
+)
+def test_settings_that_a_metric_rejects(own, settings, message):
+    cfg, _ = own('detection')
+    cfg.val_evaluator.update(settings)
+    found = validation_problems(cfg)
+    assert 'val_evaluator: CocoMetric cannot be built: ' in found and f'{message}Correct its settings' in found
+
+
+@pytest.mark.parametrize('metrics', ['bbox', ['bbox']])
+def test_metrics_in_place_of_a_metric(own, metrics):
+    cfg, _ = own('detection')
+    cfg.val_evaluator.metrics = metrics
+    assert "val_evaluator has metrics='bbox', expected metrics, such as dict(type=" in validation_problems(cfg)
+
+
 def test_metrics_that_inherit(own, change_annotations):
     from mmdet.evaluation.metrics import CocoMetric
 
