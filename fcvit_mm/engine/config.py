@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import inspect
 import logging
+import os
 import os.path as osp
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from ..checkpoints import with_scheme
 from ..dependencies import EXTRAS, require
 from ..deprecation import renamed_in
-from ..errors import UserError, library_errors
+from ..errors import UserError, library_errors, origin
 from ..images import allow_large_images
 from ..options import check_config
 from .imports import circle_of_bases, custom_import_problem, custom_imports, path_instead_of_module
@@ -112,6 +113,15 @@ def load_config(
             raise ConfigError(
                 f'{path} inherits in a circle: {" -> ".join(circle)}. Remove one of these _base_'
             ) from None
+        except FileNotFoundError as error:
+            if origin(error).package != 'mmengine':  # code of the config opens a file of its own
+                raise
+            missing = str(error.filename)
+            folder = osp.dirname(missing) or '.'
+            near = get_close_matches(osp.basename(missing), os.listdir(folder) if osp.isdir(folder) else [], 1)
+            way_out = 'Correct _base_, whose paths are relative to the folder of the config'
+            hint = f'; did you mean {near[0]!r}?' if near else ''
+            raise ConfigError(f'{path} inherits from {missing}, which does not exist{hint or "."} {way_out}') from error
         except (TypeError, ValueError) as error:
             problem = unimportable(path)
             if not problem:

@@ -8,6 +8,8 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS, DefaultScope
 
+from ..engine.config import type_name, walk
+from .limits import remark
 from .messages import near_registered
 
 #: Names of levels that MMEngine's logger accepts, the common ones.
@@ -15,7 +17,7 @@ LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR')
 
 
 def setting_problems(cfg: Config) -> List[str]:
-    """Check the logging level, the seed, the start method of processes and the type of the optimizer."""
+    """Check the logging level, seed, start method of processes, numbers of classes, learning rate and optimizer."""
     problems = []
     level = cfg.get('log_level')
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
@@ -32,7 +34,24 @@ def setting_problems(cfg: Config) -> List[str]:
     methods = multiprocessing.get_all_start_methods()
     if method is not None and method not in methods:
         problems.append(f'env_cfg.mp_cfg.mp_start_method is {method!r}, expected one of {", ".join(methods)}')
-    return problems + optimizer_type_problems(cfg)
+    report_no_learning_rate(cfg)
+    return problems + class_number_problems(cfg) + optimizer_type_problems(cfg)
+
+
+def class_number_problems(cfg: Config) -> List[str]:
+    """Check that numbers of classes are integers."""
+    wrong = [
+        (type_name(node), node['num_classes'])
+        for node in walk(cfg.get('model'))
+        if isinstance(node.get('num_classes'), (float, str))
+    ]
+    return [f'num_classes of {kind} is {value!r}, expected an integer' for kind, value in wrong]
+
+
+def report_no_learning_rate(cfg: Config) -> None:
+    """Report that the learning rate is 0."""
+    if ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr') == 0:
+        remark('optim_wrapper.optimizer.lr is 0, so no weight changes: set a learning rate, unless this is intended')
 
 
 def optimizer_type_problems(cfg: Config) -> List[str]:

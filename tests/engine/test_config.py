@@ -237,12 +237,21 @@ def test_a_config_of_a_library_built_on_another(tmp_path):
     [
         ('model = dict(', r'reading .*mine.py failed: SyntaxError: .*\(<unknown>, line 1\).* Correct the config'),
         ('model = undefined', "reading .*mine.py failed: NameError: name 'undefined' is not defined"),
-        ("_base_ = 'gone.py'", r'reading .*mine.py failed: FileNotFoundError: .*gone.py'),
+        ("text = open('gone.txt').read()", r'reading .*mine.py failed: FileNotFoundError: .*gone.txt'),
     ],
 )
 def test_a_config_that_cannot_be_read(write, text, message):
     with pytest.raises(LibraryError, match=f'(?s){message}'):
         load_config(write(text))
+
+
+@pytest.mark.parametrize(('base', 'hint'), [('my.py', "; did you mean 'mine.py'?"), ('other/folder/gone.py', '.')])
+def test_a_config_that_inherits_from_none(write, base, hint):
+    path = write(f'_base_ = {base!r}')
+    missing = os.path.join(os.path.dirname(path), base)
+    message = f'{path} inherits from {missing}, which does not exist{hint} Correct _base_, whose paths are relative'
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(path)
 
 
 def test_pretrained_without_a_backbone(write):

@@ -9,6 +9,8 @@ from fcvit_mm.preflight.settings import setting_problems
         ({'log_level': 'info'}, "log_level is 'info', expected one of DEBUG, INFO, WARNING, ERROR"),
         ({'randomness.seed': 'x'}, "randomness.seed is 'x', expected an integer from 0 to 4294967295, or None for"),
         ({'randomness.seed': -1}, 'randomness.seed is -1, expected an integer from 0 to 4294967295, or None for'),
+        ({'model.head.num_classes': 5.0}, 'num_classes of LinearClsHead is 5.0, expected an integer'),
+        ({'model.head.num_classes': '5'}, "num_classes of LinearClsHead is '5', expected an integer"),
         ({'env_cfg.mp_cfg.mp_start_method': 'spwn'}, "env_cfg.mp_cfg.mp_start_method is 'spwn', expected one of "),
         (
             {'optim_wrapper.optimizer.type': 'Adamw'},
@@ -33,3 +35,11 @@ def test_settings_that_are_in_order(own):
     assert setting_problems(cfg) == []
     cfg.optim_wrapper = None
     assert setting_problems(cfg) == []
+
+
+def test_no_learning_rate(own, said):
+    cfg, _ = own('classification', {'optim_wrapper.optimizer.lr': 0.0})
+    assert setting_problems(cfg) == []
+    assert said == [
+        'optim_wrapper.optimizer.lr is 0, so no weight changes: set a learning rate, unless this is intended'
+    ]
