@@ -3,7 +3,7 @@
 import math
 import warnings
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -17,10 +17,11 @@ from torch.utils._pytree import tree_flatten
 
 from ..engine.config import task_or_library, walk
 from ..engine.wrapped import unwrap_model
-from ..errors import UserError, library_errors
+from ..errors import LibraryError, UserError, library_errors
 from ..models.layers import count_parameters
 from ..ops import use_ops
 from .load import build_model, input_channels, tensor_forward
+from .step import asked_sizes
 
 #: MMEngine counts these too; these formulas count multiply-adds, as papers do.
 NOT_COUNTED = (
@@ -119,10 +120,20 @@ def count_traffic(model: nn.Module, image: Tensor) -> int:
     return traffic.bytes
 
 
-def input_shape(given: Sequence[int], task: str) -> Tuple[int, int]:
-    """Return height and width from ``--shape``, or the usual ones of the task."""
+def input_shape(given: Sequence[int], task: str, asked: Sequence[Tuple[int, int]] = ()) -> Tuple[int, int]:
+    """Return height and width from ``--shape``, or the usual ones of the task.
+
+    Args:
+        given (Sequence[int]): One or two numbers, or none.
+        task (str): Task of the model, or the scope of another library.
+        asked (Sequence[tuple[int, int]]): Sizes that the config names (:func:`asked_sizes`), for the message.
+
+    Raises:
+        UserError: No size is given and the task has no usual one, or the numbers are no size.
+    """
     if not given and task not in DEFAULT_SHAPES:
-        raise UserError(f'models of {task} have no usual input size: give height and width with --shape')
+        example = f', such as --shape {asked[0][0]} {asked[0][1]} (input_size in the config)' if asked else ''
+        raise UserError(f'models of {task} have no usual input size: give height and width with --shape{example}')
     if not given:
         return DEFAULT_SHAPES[task]
     if len(given) > 2 or min(given) < 1:
@@ -176,6 +187,16 @@ def predicted_tensors(detector: Any, shape: Tuple[int, int], image: Tensor) -> L
     return [value for each in found for value in each.values() if isinstance(value, Tensor)]
 
 
+def _runs(count: Callable[[Tensor], Any], image: Tensor) -> bool:
+    """Check whether a model can be counted on an image."""
+    try:
+        count(image)
+    except Exception:
+        # Broad, because the config chooses the code.
+        return False
+    return True
+
+
 def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     """Build a config's model with random weights and count it on one random image, in evaluation mode.
 
@@ -194,7 +215,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     """
     cfg = unwrap_model(cfg)
     task = task_or_library(cfg)
-    height, width = input_shape(shape, task)
+    height, width = input_shape(shape, task, asked_sizes(cfg))
     # The same random weights, and so the same proposals, each time.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -202,17 +223,34 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
             model = build_model(cfg)
         image = torch.rand(1, input_channels(model, cfg), *padded(model, height, width))
     height, width = image.shape[2:]
-    if task == 'detection':
-        model.forward = partial(predicted_tensors, model, (height, width))
+    original = model.forward
+
+    def count(image: Tensor) -> Dict[str, float]:
+        model.forward = original
+        if task == 'detection':
+            size = (image.shape[2], image.shape[3])
+            model.forward = partial(predicted_tensors, model, size)
+        elif task not in DEFAULT_SHAPES:
+            model.forward = tensor_forward(model, image)
+        return count_multiply_adds(model, image)
 
     running = library_errors(
         f'running the model of {cfg.filename or "the config"} on an image of {height}x{width} (height, width)',
         'Give the size that it takes with --shape',
     )
-    with running, DefaultScope.overwrite_default_scope(cfg.default_scope):
-        if task not in DEFAULT_SHAPES:
-            model.forward = tensor_forward(model, image)
-        flops = count_multiply_adds(model, image)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        try:
+            with running:
+                flops = count(image)
+        except LibraryError as error:
+            for rows, columns in asked_sizes(cfg):
+                if _runs(count, image.new_zeros(*image.shape[:2], rows, columns)):
+                    raise UserError(
+                        f'the model of {cfg.filename or "the config"} does not run on an image of {height}x{width} '
+                        f'(height, width), but on one of {rows}x{columns}, the input_size in its config: give --shape '
+                        f'{rows} {columns}'
+                    ) from error
+            raise
     parts = [
         PartComplexity(
             name,

@@ -4,7 +4,7 @@ The names of the backbone's weights themselves are data beside each network: see
 """
 
 from collections import OrderedDict
-from typing import Any, Dict, Iterable, List, Mapping, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -62,22 +62,37 @@ def find_state_dict(
         return checkpoint['state_dict'], 'averaged (EMA) weights, which MMEngine keeps under state_dict'
     trained = next((key for key in TRAINED_KEYS if isinstance(checkpoint.get(key), dict)), None)
     averaged = next((key for key in EMA_KEYS if isinstance(checkpoint.get(key), dict)), None)
-    if ema and averaged is None:
-        raise CheckpointError(
-            f'{path} has no averaged (EMA) weights, expected one of {list(EMA_KEYS)} among its keys '
-            f'{some(checkpoint)}: use the raw weights (without ema=True or --ema)'
-        )
     if averaged is not None and (ema or trained is None):
         return checkpoint[averaged], f'averaged (EMA) weights, {averaged}'
     if trained is None and isinstance(checkpoint.get(DEEPSPEED_KEY), dict):
         trained = DEEPSPEED_KEY
+    for key, container in _inner_containers(checkpoint, trained):
+        weights, description = find_state_dict(container, path, ema)
+        return weights, f'{description} ({key})' if ',' in description else f'{description}, {key}'
+    if ema:
+        raise CheckpointError(
+            f'{path} has no averaged (EMA) weights, expected one of {list(EMA_KEYS)} among its keys '
+            f'{some(checkpoint)}: use the raw weights (without ema=True or --ema)'
+        )
     if trained is not None:
         beside = f' (averaged ones are there too, {averaged}: ema=True or --ema takes them)' if averaged else ''
         return checkpoint[trained], f'trained weights, {trained}{beside}'
-    for key, container in _other_containers(checkpoint):
-        weights, description = find_state_dict(container, path, ema)
-        return weights, f'{description} ({key})' if ',' in description else f'{description}, {key}'
     return checkpoint, 'trained weights'
+
+
+def _inner_containers(checkpoint: Dict[str, Any], trained: Optional[str]) -> List[Tuple[str, Dict[str, Any]]]:
+    """Return the entry of a file that contains a container of weights, as a list of at most one.
+
+    Args:
+        checkpoint (dict): The file.
+        trained (str, optional): The entry that is by its name the weights, as ``model``. It counts if it has none
+            itself, but dicts.
+    """
+    if trained is None:
+        return _other_containers(checkpoint)
+    entry = checkpoint[trained]
+    has_weights = tensors_of(entry) or not any(isinstance(value, dict) for value in entry.values())
+    return [] if has_weights else [(trained, entry)]
 
 
 def _other_containers(checkpoint: Dict[str, Any]) -> List[Tuple[str, Dict[str, Any]]]:

@@ -36,6 +36,10 @@ _STORAGES = {
     'ComplexFloatStorage': torch.complex64,
     'ComplexDoubleStorage': torch.complex128,
 }
+#: What pickles of quantized tensors and layers name: of torch.ao, older versions of it, torchao and bitsandbytes.
+QUANTIZED = re.compile(
+    r'torch\._utils\._rebuild_qtensor|torch\.Q(U?Int8|Int32|UInt\dx\d)Storage|torch\.(nn|ao)\..*quant|torchao\.|bitsandbytes\.'
+)
 
 
 class Opaque:
@@ -250,6 +254,11 @@ class RestrictedUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module)
         module = re.sub(r'^numpy\._core\b', 'numpy.core', module)
+        if (module, name) not in ALLOWED and QUANTIZED.match(f'{module}.{name}'):
+            raise CheckpointError(
+                f'{self.path} contains quantized weights ({module}.{name}), expected those of a network in float: give '
+                'the checkpoint that was quantized; tools/export.py --int8 writes an 8-bit file from it'
+            )
         if (module, name) not in ALLOWED:
             raise CheckpointError(
                 f'{self.path} needs {module}.{name}, which is not plain data or tensors. Rejected, because loading it '

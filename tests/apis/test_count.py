@@ -92,6 +92,25 @@ def test_a_model_of_another_library(takes):
         measure(cfg, [16])
 
 
+def test_a_model_of_another_library_that_takes_one_size():
+    """As RTMPose does: the message names the size in the config that runs."""
+    pytest.importorskip('mmdet')
+    backbone = dict(type='OtherBackbone', strides=(32,), channels=(24,))
+    model = dict(type='OtherPose', backbone=backbone, head=dict(in_channels=24), size=(4, 3), input_size=(96, 128))
+    cfg = Config(dict(default_scope='otherlab', model=model))
+    assert measure(cfg, (128, 96)).shape == (128, 96)
+    with pytest.raises(
+        UserError,
+        match='not run on an image of 64x64 .*, but on one of 128x96, the input_size .*: give --shape 128 96$',
+    ):
+        measure(cfg, [64])
+    with pytest.raises(UserError, match=r'with --shape, such as --shape 128 96 \(input_size in the config\)$'):
+        measure(cfg)
+    cfg.model.input_size = (32, 32)  # does not run either
+    with pytest.raises(UserError, match=r'on an image of 64x64 \(height, width\) failed: Ass.*: expected a map'):
+        measure(cfg, [64])
+
+
 def test_a_type_that_nobody_registered():
     pytest.importorskip('mmdet')
     with pytest.raises(UserError, match='building the model of the config failed.*NoNet is not in .*custom_imports'):

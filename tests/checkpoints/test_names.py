@@ -26,6 +26,9 @@ ONE, TWO = {'a': torch.ones(1)}, {'a': torch.full((1,), 2.0)}
         ({'model_state_dict': ONE, 'optimizer_state_dict': {'state': {0: TWO}}, 'loss': 0.5}, False, 1),
         ({'params': ONE, 'params_ema': TWO}, False, 1),
         ({'checkpoint': {'model': ONE}, 'args': {'lr': 1}}, False, 1),
+        ({'checkpoint': {'model': {'state_dict': ONE}}, 'epoch': 3}, False, 1),
+        ({'model': {'state_dict': ONE, 'state_dict_ema': TWO}}, True, 2),
+        ({'state_dict': {'model': ONE, 'optimizer': {'lr': 1}}}, False, 1),
     ],
 )
 def test_container(content, ema, value):
@@ -42,6 +45,8 @@ def test_other_containers():
     assert find_state_dict(mixed) == (mixed, 'trained weights')
     nested = {'checkpoint': {'model': ONE}}
     assert find_state_dict(nested) == (ONE, 'trained weights, model (checkpoint)')
+    assert find_state_dict({'model': {'state_dict': ONE}}) == (ONE, 'trained weights, state_dict (model)')
+    assert find_state_dict({'model': {'state_dict': {}}})[0] == {}
 
 
 def test_averaged_weights_that_are_not_there():

@@ -81,6 +81,18 @@ def test_the_attack_would_work(tmp_path):
     assert mark.exists()
 
 
+def test_quantized_weights_are_named(tmp_path):
+    """torch.ao's: the advice is the float checkpoint, not to save the weights again."""
+    weights = {'conv.weight': torch.quantize_per_tensor(torch.rand(2, 3, 1, 1), 0.1, 0, torch.qint8)}
+    torch.save({'state_dict': weights}, tmp_path / 'a.pth')
+    with pytest.raises(
+        CheckpointError,
+        match=r'a.pth contains quantized weights \(torch.*qtensor\), expected those of a network in float: give the '
+        'checkpoint that was quantized; tools/export.py --int8 writes an 8-bit file from it$',
+    ):
+        read_checkpoint(tmp_path / 'a.pth')
+
+
 def test_pickled_model_is_refused(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='needs torch.nn.modules.linear.Linear'):
