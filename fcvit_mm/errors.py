@@ -102,6 +102,10 @@ ADVICE = (
 NOISE = (
     r'faster_coco_eval is not installed',  # mmdet, of a metric of its own, which says so itself when it is used
     r'`isinstance\(treespec, LeafSpec\)` is deprecated',  # PyTorch, of its own export
+    r'`create_unbacked_symint` is deprecated',  # torchvision, of its operators in an export
+    r'DeprecationWarning: `num_anchors` is deprecated',  # mmdet, of its own heads
+    r'To copy construct from a tensor, it is recommended',  # PyTorch, of mmdet's mask head
+    r'The given buffer is not writable',  # PyTorch, of its own torch.export.load
     r'pkg_resources is deprecated',  # setuptools, of its use in packages that MMEngine imports
     r'"FileClient" will be deprecated',  # MMEngine, of its use in its own hooks
     r'"HardDiskBackend" is the alias',

@@ -116,16 +116,18 @@ def add_config_options(parser: CommandParser, examples: str = 'model.head.num_cl
 
 
 def check_config(path: str) -> None:
-    """Raise an error for a missing config file, before anything is imported.
+    """Raise an error for a missing config file, or another kind of file, before anything is imported.
 
     Raises:
-        UserError: It does not exist.
+        UserError: It does not exist, or its name is that of a checkpoint.
     """
     if not osp.isfile(path):
         raise UserError(
             f'config {path} does not exist: the configs are in configs/classification, configs/detection '
             'and configs/segmentation of the project'
         )
+    if path.endswith(('.pth', '.pt', '.ckpt', '.safetensors', '.onnx')):
+        raise UserError(f'config is {path}, the name of a checkpoint: give the config file (.py) first')
 
 
 def check_fraction(option: str, value: float) -> None:

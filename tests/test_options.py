@@ -11,6 +11,7 @@ from fcvit_mm.options import (
     add_import_option,
     add_key_values,
     add_launcher_options,
+    check_config,
     check_device,
     check_fraction,
     pass_local_rank,
@@ -30,6 +31,12 @@ def test_key_values_are_read_as_the_library_reads_them(parser):
     args = parser.parse_args(['--cfg-options', 'a=1', 'b=[1,2]', 'c=x=y', '--options', 'a=b', '--cfg-options', 'd=2,3'])
     assert args.cfg_options == {'a': 1, 'b': [1, 2], 'c': 'x=y', 'd': [2, 3]} and args.options == {'a': 'b'}
     assert parser.parse_args([]).cfg_options is None
+
+
+def test_a_checkpoint_in_the_place_of_the_config(tmp_path):
+    (tmp_path / 'epoch_1.pth').write_bytes(b'PK')
+    with pytest.raises(UserError, match='epoch_1.pth, the name of a checkpoint: give the config file .* first$'):
+        check_config(str(tmp_path / 'epoch_1.pth'))
 
 
 @pytest.mark.parametrize('option', ['--cfg-options', '--options'])

@@ -22,7 +22,7 @@ class Detector:
         providers (tuple[str]): Where ONNX Runtime works.
 
     Raises:
-        ValueError: The file is not a complete detector.
+        ValueError: The file is not a complete detector, or its test pipeline has steps that are not implemented here.
     """
 
     def __init__(self, path, providers=('CPUExecutionProvider',)):
@@ -33,6 +33,12 @@ class Detector:
         if 'boxes' not in self.told:
             raise ValueError('not a complete detector: export one with tools/export.py --format onnx --part model')
         self.classes = json.loads(self.told['classes'])
+        # The steps that change the image; those that load it or its annotations, and that pack it, do not.
+        steps = [dict(step, type=step['type'].rsplit('.', 1)[-1]) for step in json.loads(self.told['test_pipeline'])]
+        self.steps = [step for step in steps if not step['type'].startswith(('Load', 'Pack')) and step.get('prob') != 0]
+        for step in self.steps:
+            if step['type'] not in ('Resize', 'Pad'):
+                raise ValueError(f'the test pipeline has the step {step["type"]}: implement it in Detector.resize')
 
     def __call__(self, image):
         """Find objects in an image ``(H, W, 3)`` uint8 as ``cv2.imread`` gives it.
@@ -40,7 +46,12 @@ class Detector:
         Returns:
             dict: ``boxes`` ``(N, 4)`` (left, top, right, bottom, in pixels), ``scores`` ``(N,)``, ``labels``
             ``(N,)`` and, if the detector has them, ``masks`` ``(N, H, W)`` bool; best first.
+
+        Raises:
+            ValueError: Another shape or type.
         """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f'image is {image.dtype} {image.shape}, expected uint8 (H, W, 3) as cv2.imread reads it')
         resized, scale = self.resize(image)
         outputs = self.session.run(None, {'images': self.normalize(resized)})
         found = dict(zip((output.name for output in self.session.get_outputs()), outputs))
@@ -57,23 +68,26 @@ class Detector:
         """Resize and pad an image as the test pipeline does; return it, and its scale in x and y."""
         height, width = image.shape[:2]
         scale = np.ones(2)
-        for step in json.loads(self.told['test_pipeline']):
-            if step['type'].endswith('Resize'):
-                size = step.get('scale')
-                if size is None:
-                    factors = np.broadcast_to(step['scale_factor'], 2).tolist()
-                    size = [int(side * factor + 0.5) for side, factor in zip((width, height), factors)]
-                if step.get('keep_ratio'):
-                    factor = min(max(size) / max(height, width), min(size) / min(height, width))
-                    size = [int(side * factor + 0.5) for side in (width, height)]
-                image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-                scale = np.array(size) / (width, height)
-            elif step['type'].endswith('Pad') and step.get('size'):
+        for step in self.steps:
+            if step['type'] == 'Pad':
                 value = step.get('pad_val', 0)
                 value = value.get('img', 0) if isinstance(value, dict) else value
                 value = value if isinstance(value, (list, tuple)) else [value] * 3
-                right, below = (max(side - has, 0) for side, has in zip(step['size'], image.shape[1::-1]))
+                sides = image.shape[1::-1]
+                size = [max(sides)] * 2 if step.get('pad_to_square') else step.get('size') or sides
+                divisor = step.get('size_divisor') or 1
+                right, below = (max(-(-side // divisor) * divisor - has, 0) for side, has in zip(size, sides))
                 image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=value)
+                continue
+            size = step.get('scale')
+            if size is None:
+                factors = np.broadcast_to(step['scale_factor'], 2).tolist()
+                size = [int(side * factor + 0.5) for side, factor in zip((width, height), factors)]
+            if step.get('keep_ratio'):
+                factor = min(max(size) / max(height, width), min(size) / min(height, width))
+                size = [int(side * factor + 0.5) for side in (width, height)]
+            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+            scale = np.array(size) / (width, height)
         return image, scale
 
     def normalize(self, image):

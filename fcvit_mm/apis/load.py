@@ -374,6 +374,11 @@ def _run_pipeline(pipeline: Compose, pixels: np.ndarray) -> np.ndarray:
     shape = pixels.shape[:2]
     # OpenCV's order, as the pipelines load images.
     results = pipeline(dict(img=swap_channels(pixels), img_shape=shape, ori_shape=shape))
+    if 'img' not in results:  # TestTimeAug makes several
+        raise NetworkError(
+            f'the test pipeline ends with {type(pipeline.transforms[-1]).__name__}, which does not return one image: '
+            'give the test pipeline without test-time augmentation (tools/test.py and tools/predict.py have --tta)'
+        )
     return swap_channels(results['img'])
 
 

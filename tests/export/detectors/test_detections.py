@@ -7,6 +7,7 @@ The suite traces each detector, seconds for all of them, writes a small one as O
 import importlib
 import json
 import os
+import re
 import runpy
 
 import cv2
@@ -222,16 +223,61 @@ def test_the_example_of_the_docs_says_what_is_wrong(arguments, message, tmp_path
     assert not capsys.readouterr().out
 
 
-def test_the_example_of_the_docs_rejects_other_files(tmp_path):
+@pytest.fixture
+def example(tmp_path):
+    """The example's detector for a file of one operator with metadata; needs ONNX Runtime."""
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
-    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in 'ab']
-    graph = onnx.helper.make_graph([onnx.helper.make_node('Relu', ['a'], ['b'])], 'a', value[:1], value[1:])
-    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid('', OPSET)])
-    onnx.save(model, str(tmp_path / 'segmentor.onnx'))
-    Detector = runpy.run_path(str(ROOT / 'docs' / 'examples' / 'detect_onnx.py'))['Detector']
+
+    def build(**metadata):
+        value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in 'ab']
+        graph = onnx.helper.make_graph([onnx.helper.make_node('Relu', ['a'], ['b'])], 'a', value[:1], value[1:])
+        model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid('', OPSET)])
+        onnx.helper.set_model_props(model, metadata)
+        onnx.save(model, str(tmp_path / 'file.onnx'))
+        Detector = runpy.run_path(str(ROOT / 'docs' / 'examples' / 'detect_onnx.py'))['Detector']
+        return Detector(str(tmp_path / 'file.onnx'))
+
+    return build
+
+
+def test_the_example_of_the_docs_rejects_other_files(example):
     with pytest.raises(ValueError, match='not a complete detector: export one with tools/export.py --format onnx'):
-        Detector(str(tmp_path / 'segmentor.onnx'))
+        example()
+    steps = [dict(type='LoadImageFromFile'), dict(type='mmdet.TestTimeAug'), dict(type='PackDetInputs')]
+    with pytest.raises(ValueError, match='the test pipeline has the step TestTimeAug: implement it in Detector.resize'):
+        example(boxes='', classes='[]', test_pipeline=json.dumps(steps))
+
+
+@pytest.mark.parametrize(
+    'steps',
+    [
+        [dict(type='Pad', size_divisor=32)],
+        [dict(type='Resize', scale=(90, 64), keep_ratio=True), dict(type='Pad', size_divisor=32, pad_val=dict(img=7))],
+        [dict(type='Resize', scale=(90, 64), keep_ratio=True), dict(type='Pad', pad_to_square=True, pad_val=114)],
+        [dict(type='Pad', size=(100, 70)), dict(type='RandomFlip', prob=0.0)],
+        [dict(type='Resize', scale_factor=0.5), dict(type='Pad', size=(1, 1))],
+    ],
+)
+def test_the_example_of_the_docs_resizes_and_pads_as_mmdet_does(steps, example):
+    pytest.importorskip('mmdet')
+    from mmengine.dataset import Compose
+    from mmengine.registry import DefaultScope
+
+    image = drawn_image(41, 60)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        expected = Compose([dict(type='mmdet.LoadImageFromNDArray'), *steps])(dict(img=image))
+    pipeline = json.dumps([dict(type='LoadImageFromFile'), *steps, dict(type='PackDetInputs')])
+    found, scale = example(boxes='', classes='[]', test_pipeline=pipeline).resize(image)
+    assert found.shape == expected['img'].shape and (found == expected['img']).all()
+    assert scale == pytest.approx(expected.get('scale_factor', (1, 1)))
+
+
+@pytest.mark.parametrize('shape, dtype', [((4, 5, 3), 'float32'), ((4, 5), 'uint8'), ((0, 5, 3), 'uint8')])
+def test_the_example_of_the_docs_rejects_other_images(shape, dtype, example):
+    message = f'image is {dtype} {shape}, expected uint8 (H, W, 3) as cv2.imread reads it'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        example(boxes='', classes='[]', test_pipeline='[]')(np.zeros(shape, dtype))
 
 
 def test_a_detector_in_8_bits_finds_much_of_the_same(onnx_files, tmp_path):
