@@ -10,9 +10,9 @@ import torch.nn as nn
 from mmengine.config import Config
 from torch import Tensor
 
-from ..apis.load import Network, load_network
-from ..engine.config import load_config, task_or_library, type_name, walk
-from ..errors import UserError
+from ..apis.load import Network, load_network, split_pipeline
+from ..engine.config import leaf_datasets, library_of, load_config, task_or_library, type_name, walk
+from ..errors import UserError, library_errors
 from ..files import check_writable
 from ..images import swap_channels
 from ..inference import optimize_for_inference
@@ -23,7 +23,15 @@ from .comparison import time_in_turn
 from .evaluation import PYTORCH, build_test_data, evaluate
 from .formats import FORMATS, OPSET, check_format, write_export
 from .parts import FromPixels, Part, Preparation
-from .quantization import Labelled, calibration_images, labelled_images, measure_detections, measure_drift, quantize
+from .quantization import (
+    Labelled,
+    calibration_images,
+    check_quantizer,
+    labelled_images,
+    measure_detections,
+    measure_drift,
+    quantize,
+)
 from .runtimes import Runnable, as_tuple, check_openvino, load_exported, load_openvino
 from .selection import PARTS, take_part
 
@@ -81,12 +89,16 @@ def export_model(
 
     Raises:
         UserError: Invalid arguments, a model or an operator that cannot be exported, or a file whose outputs differ
-            from the model's. No file is left, unless the error is an image of ``labelled`` that cannot be decoded.
+            from the model's. No file is left, unless only the 8-bit file cannot be written, or an image of
+            ``labelled`` cannot be decoded.
         CheckpointError: The checkpoint belongs to another model.
         WriteError: The file cannot be written.
     """
     check_format(out, kind)
     check_writable(out)
+    for given in (config, checkpoint):
+        if osp.exists(given) and osp.realpath(given) == osp.realpath(out):
+            raise UserError(f'--out is {out}, which is read and would be replaced: give another name')
     if part not in PARTS:
         raise UserError(f'part is {part!r}, expected one of {", ".join(PARTS)}')
     if rounds < 0:
@@ -96,9 +108,12 @@ def export_model(
     if openvino:
         check_openvino(kind)
     samples = _check_int8(kind, int8, labelled, calibration)
+    small = osp.splitext(out)[0] + '_int8.onnx'
+    if samples is not None:
+        check_writable(small)
     real = [] if compared is None else calibration_images(compared, None, '--compare')
     cfg = load_config(config, options)
-    size = speed_size(cfg, size)
+    sized, size = bool(size), speed_size(cfg, size)
     if evaluated and part != 'model':
         raise UserError(f'--evaluate needs the complete model, not --part {part}: use --part model')
     test_data = build_test_data(cfg) if evaluated else None
@@ -110,6 +125,19 @@ def export_model(
     channels = network.in_channels
     tested = samples if labelled is None else _check_labelled(labelled, module, network, channels)
     read = input_reader(cfg, network, module)
+    if (real or samples) and (library_of(cfg) is None or split_pipeline(cfg).geometry is None):
+        raise UserError(
+            '--int8 and --compare read images by the test_dataloader of a classifier, detector or segmentor, which '
+            f'{config} lacks: add it, or omit these options'
+        )
+    for sample in (*real[:1], *(samples or ())[:1]):
+        read(sample.path)  # fails before the longer steps
+    if sized and rounds:
+        with library_errors(
+            f'running the model on an image of {size[0]}x{size[1]} (height, width; from --size)',
+            'Give a size that it takes, or --rounds 0 for no timing',
+        ):
+            _in_pytorch(module)(module.inputs(1, channels, *size))
     metadata = describe(cfg, network, part, optimize, size, module)
     differences = write_export(
         module, out, kind, optimize, metadata, channels=channels, images=(read(sample.path) for sample in real)
@@ -135,8 +163,9 @@ def export_model(
     in_pytorch = optimize_for_inference(module) if optimize else module
     files = {'': out}
     if samples is not None:
-        files[', INT8'] = osp.splitext(out)[0] + '_int8.onnx'
-        quantize(out, files[', INT8'], (read(sample.path) for sample in samples))
+        files[', INT8'] = small
+        with library_errors(f'writing {small}', f'{out} is complete. Calibrate on other images with --int8'):
+            quantize(out, small, (read(sample.path) for sample in samples))
     runtimes = {FORMATS[kind].runtime + what: load_exported(path, kind) for what, path in files.items()}
     if openvino:
         runtimes.update({f'OpenVINO{what}': load_openvino(path) for what, path in files.items()})
@@ -166,6 +195,7 @@ def _check_int8(kind: str, folder: Optional[str], labelled: Optional[str], numbe
         return None
     if kind != 'onnx':
         raise UserError(f'--int8 is not supported with --format {kind}: use --format onnx')
+    check_quantizer()
     if labelled is not None and not osp.isdir(labelled):
         raise UserError(
             f'--labelled {labelled} is not a folder: give a folder that contains one folder of images per class'
@@ -222,7 +252,8 @@ def describe(
 ) -> Dict[str, str]:
     """Describe the graph, for the file's metadata: above all how to prepare an image for it."""
     told = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    pipeline = next(leaf_datasets(dataset)).get('pipeline') if dataset else None
     how = preparation(cfg, network)
     inside = isinstance(module, FromPixels)
     batch = 'batch' if 'batch' in module.axes.values() else 1
@@ -240,7 +271,7 @@ def describe(
         pad_size_divisor=json.dumps(1 if module.pads else told.get('pad_size_divisor', 1)),
         **module.description(),
         size=json.dumps(size),
-        test_pipeline=json.dumps(dataset.get('pipeline') or [], default=str),
+        test_pipeline=json.dumps(pipeline or [], default=str),
         classes=json.dumps(network.class_names or []),
     )
 

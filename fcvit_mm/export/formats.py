@@ -29,6 +29,8 @@ MIN_TORCH = (2, 9)
 EXAMPLE = (2, 128, 192)
 #: Batch, height and width of images that the file is checked on: odd, and smaller than the largest stride.
 CHECKED = ((1, 97, 131), (3, 63, 190), (2, 224, 160), (1, 27, 40))
+#: Bytes that an ONNX file holds at most: the limit of protocol buffers.
+LARGEST_ONNX = 2**31 - 1
 #: Names of convolutions in the graphs of torch.export.
 CONVOLUTIONS = ('conv1d', 'conv2d', 'conv_transpose2d', 'convolution')
 
@@ -88,6 +90,12 @@ def write_export(
         WriteError: The disk is full, ...
     """
     check_format(path, kind)
+    weights = sum(value.numel() * value.element_size() for value in (*part.parameters(), *part.buffers()))
+    if kind == 'onnx' and weights > LARGEST_ONNX:
+        raise ExportError(
+            f'the weights take {weights / 2**30:.1f} GiB, but an ONNX file holds at most 2 GiB: use --format '
+            'torch_export, or export a part (--part backbone)'
+        )
     part = part.eval()
     recorded: Any = free_of_sizes_(copy.deepcopy(part)).requires_grad_(False)
     recorded.record_for(kind)

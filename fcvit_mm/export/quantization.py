@@ -2,12 +2,14 @@
 
 import os
 import os.path as osp
+import re
 import tempfile
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from torch import Tensor
 
 from ..checkpoints.names import some
+from ..dependencies import how_to_install
 from ..errors import UserError
 from ..files import atomic_path
 from ..images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, find_images, image_problem, list_images
@@ -17,8 +19,8 @@ from .parts import Part
 #: Operators computed in 8 bits. Norms, the similarity, softmax and additions stay in float32: in 8 bits they would save
 #: little time and cost much accuracy.
 QUANTIZED = ('Conv', 'MatMul', 'Gemm')
-
-
+#: First ONNX Runtime that quantizes graphs with a softmax that stays in float32.
+MIN_ONNXRUNTIME = (1, 21)
 #: Least overlap of two detections that count as the same in 8 bits.
 DRIFTED_IOU = 0.5
 
@@ -28,6 +30,21 @@ class Labelled(NamedTuple):
 
     path: str
     label: Optional[int] = None
+
+
+def check_quantizer() -> None:
+    """Check, before the export, that the installed ONNX Runtime can quantize.
+
+    Raises:
+        UserError: It is too old.
+    """
+    import onnxruntime
+
+    version = tuple(int(number) for number in re.findall(r'\d+', onnxruntime.__version__)[:2])
+    if version < MIN_ONNXRUNTIME:
+        raise UserError(
+            f'--int8 needs onnxruntime 1.21 or newer, found {onnxruntime.__version__}: {how_to_install("export")}'
+        )
 
 
 def calibration_images(folder: str, number: Optional[int], option: str = '--int8') -> List[Labelled]:
@@ -53,7 +70,8 @@ def calibration_images(folder: str, number: Optional[int], option: str = '--int8
     paths = [paths[i * len(paths) // number] for i in range(number)]
     problems = list(filter(None, map(image_problem, paths)))
     if problems:
-        raise UserError('; '.join(problems))
+        more = f'; and {len(problems) - 3} more of {option} {folder}' if len(problems) > 3 else ''
+        raise UserError('; '.join(problems[:3]) + more)
     return [Labelled(path) for path in paths]
 
 
@@ -102,6 +120,7 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
         out (str): The file to write.
         images (Iterable[Tensor]): Batches of inputs, from which the ranges of all activations are determined.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -128,6 +147,23 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=products_of_detections(prepared),
         )
+        model = onnx.load(unchecked)
+        # ONNX Runtime's optimizer lists all operator sets that it knows; other runtimes need not know them.
+        used = set(_domains(model.graph))
+        imports = [each for each in model.opset_import if each.domain in used]
+        del model.opset_import[:]
+        model.opset_import.extend(imports)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, unchecked)
+
+
+def _domains(graph: Any) -> Iterator[str]:
+    """Yield the operator set of each node of an ONNX graph and of the graphs within it."""
+    for node in graph.node:
+        yield node.domain
+        for attribute in node.attribute:
+            if attribute.HasField('g'):
+                yield from _domains(attribute.g)
 
 
 def products_of_detections(path: str) -> List[str]:

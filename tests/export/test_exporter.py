@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -10,9 +11,13 @@ from fcvit_mm.apis.load import load_network
 from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.errors import UserError
 from fcvit_mm.export import formats
-from fcvit_mm.export.exporter import export_model, format_report, input_reader, speed_size
+from fcvit_mm.export.exporter import describe, export_model, format_report, input_reader, speed_size
 from fcvit_mm.export.parts import Part, random_images
 from fcvit_mm.export.runtimes import load_exported
+from fcvit_mm.export.selection import take_part
+
+#: Test-time augmentation by one copy of the image.
+TTA = dict(type='TestTimeAug', transforms=[[dict(type='PackInputs')]])
 
 
 @pytest.fixture(scope='module')
@@ -213,7 +218,15 @@ def test_arguments_that_cannot_work(arguments, message, saved, tmp_path, monkeyp
         (dict(int8='{images}', labelled='nowhere'), '--labelled nowhere is not a folder'),
         (dict(int8='{images}', labelled='{images}/a'), 'in the folders of .*/a, expected one folder per class'),
         (dict(int8='{images}', labelled='{images}', part='backbone'), 'a classifier, but the graph returns features'),
-        (dict(int8='corrupt'), 'corrupt.png cannot be decoded'),
+        (
+            dict(int8='{images}', options={'test_dataloader': None}),
+            '--int8 and --compare read images by the test_dataloader of a .*, which .*small.py lacks: add it, or',
+        ),
+        (
+            dict(int8='{images}', options={'test_dataloader.dataset.pipeline': [TTA]}),
+            'the test pipeline ends with TestTimeAug, which does not return one image: give the test pipeline without',
+        ),
+        (dict(int8='corrupt'), '(.*corrupt/[0-2].png cannot be decoded.*){3}; and 2 more of --int8 corrupt$'),
     ],
 )
 def test_folders_that_cannot_work(arguments, message, saved, samples, tmp_path, monkeypatch, needs):
@@ -221,13 +234,65 @@ def test_folders_that_cannot_work(arguments, message, saved, samples, tmp_path, 
     monkeypatch.chdir(tmp_path)
     for name in ('empty', 'corrupt'):
         (tmp_path / name).mkdir()
-    (tmp_path / 'corrupt' / 'corrupt.png').write_bytes(b'\x89PNG')
+    for index in range(5):
+        (tmp_path / 'corrupt' / f'{index}.png').write_bytes(b'\x89PNG')
     arguments = {
         key: value.format(images=samples) if isinstance(value, str) else value for key, value in arguments.items()
     }
     with pytest.raises(UserError, match=message):
         export_model(*saved('classification'), 'a.onnx', 'onnx', rounds=0, **arguments)
     assert not (tmp_path / 'a.onnx').exists()
+
+
+def test_the_checkpoint_is_not_replaced_by_the_file(saved, tmp_path):
+    config, checkpoint = saved('classification')
+    own = tmp_path / 'own.pt'
+    shutil.copy(checkpoint, own)
+    (tmp_path / 'link.pt').symlink_to(own)
+    for out in (own, tmp_path / 'link.pt'):
+        with pytest.raises(UserError, match=r'--out is .*, which is read and would be replaced: give another name'):
+            export_model(config, str(own), str(out), 'torchscript', rounds=0)
+    assert torch.load(own).keys() == torch.load(checkpoint).keys()
+
+
+def test_a_folder_in_the_place_of_the_8_bit_file(saved, samples, tmp_path, needs):
+    needs('onnx')
+    (tmp_path / 'a_int8.onnx').mkdir()
+    with pytest.raises(UserError, match='a_int8.onnx could not be written: Is a directory'):
+        export_model(*saved('classification'), str(tmp_path / 'a.onnx'), 'onnx', int8=str(samples))
+    assert os.listdir(tmp_path) == ['a_int8.onnx']
+
+
+def test_more_weights_than_an_onnx_file_holds(saved, tmp_path, monkeypatch, needs):
+    needs('onnx')
+    monkeypatch.setattr(formats, 'LARGEST_ONNX', 1000)
+    with pytest.raises(UserError, match='the weights take 0.0 GiB, but an ONNX file holds at most 2 GiB: use --f'):
+        export_model(*saved('classification'), str(tmp_path / 'a.onnx'), 'onnx')
+    assert not os.listdir(tmp_path)
+
+
+def test_a_size_at_which_the_model_does_not_run(saved, tmp_path, monkeypatch):
+    """Found out before the export."""
+    config, checkpoint = saved('segmentation')
+
+    def forward(self, maps):
+        raise ValueError('odd sides')
+
+    monkeypatch.setattr('mmseg.models.decode_heads.UPerHead.forward', forward)
+    monkeypatch.setattr('fcvit_mm.export.exporter.write_export', None)
+    with pytest.raises(UserError, match=r'an image of 30x41 \(height, width; from --size\) failed: ValueError: odd'):
+        export_model(config, checkpoint, str(tmp_path / 'a.pt'), 'torchscript', size=(30, 41))
+
+
+def test_the_test_pipeline_within_wrapped_data(saved):
+    from fcvit_mm.engine.config import load_config
+
+    config, checkpoint = saved('classification')
+    inner = load_config(config).test_dataloader.dataset
+    cfg = load_config(config, {'test_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', dataset=inner)})
+    network = load_network(config, checkpoint)
+    found = describe(cfg, network, 'model', False, (40, 40), take_part(network.model, 'classification'))
+    assert [step['type'] for step in json.loads(found['test_pipeline'])][2] == 'CenterCrop'
 
 
 def test_a_whole_detector_that_takes_pixels(saved, samples, tmp_path):

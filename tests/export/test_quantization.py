@@ -9,6 +9,7 @@ import torch
 from fcvit_mm.errors import UserError
 from fcvit_mm.export.quantization import (
     calibration_images,
+    check_quantizer,
     labelled_images,
     measure_drift,
     products_of_detections,
@@ -43,6 +44,14 @@ def test_labels_of_other_classes(samples, tmp_path):
     assert labelled_images(str(samples), tuple('xyz'), 3)[-1].label == 2
 
 
+def test_an_old_onnx_runtime(needs, monkeypatch):
+    needs('onnx')
+    check_quantizer()
+    monkeypatch.setattr('onnxruntime.__version__', '1.20.1')
+    with pytest.raises(UserError, match='--int8 needs onnxruntime 1.21 or newer, found 1.20.1: .*pip install'):
+        check_quantizer()
+
+
 def test_calibration_images_are_spread_evenly(samples):
     found = [os.path.relpath(sample.path, samples) for sample in calibration_images(str(samples), 3)]
     assert found == ['a/0.png', 'b/0.png', 'c/0.png']
@@ -73,7 +82,8 @@ def test_products_of_detections_are_those_after_suppression_without_weights(tmp_
     assert products_of_detections(path) == ['make_first', 'make_second']
 
 
-def test_products_of_detections_stay_in_float32(tmp_path, needs, monkeypatch):
+@pytest.mark.parametrize('excluded', ['products_of_detections'])
+def test_sensitive_products_stay_in_float32(excluded, tmp_path, needs, monkeypatch):
     needs('onnx')
     from onnx import TensorProto, helper, load, numpy_helper, save
 
@@ -85,8 +95,10 @@ def test_products_of_detections_stay_in_float32(tmp_path, needs, monkeypatch):
     graph = helper.make_graph(nodes, 'small', inputs, outputs, [weight])
     path, out = str(tmp_path / 'a.onnx'), str(tmp_path / 'a_int8.onnx')
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=8), path)
-    monkeypatch.setattr('fcvit_mm.export.quantization.products_of_detections', lambda _: ['make_square'])
+    monkeypatch.setattr(f'fcvit_mm.export.quantization.{excluded}', lambda _: ['make_square'])
     quantize(path, out, [torch.rand(4, 4)])
-    inputs_of = {node.name: list(node.input) for node in load(out).graph.node}
+    written = load(out)
+    inputs_of = {node.name: list(node.input) for node in written.graph.node}
     assert inputs_of['make_square'] == ['images', 'images']
     assert all('DequantizeLinear' in name for name in inputs_of['make_out'])
+    assert [each.domain for each in written.opset_import] == ['']
