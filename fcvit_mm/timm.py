@@ -111,6 +111,10 @@ def _build(
                 'or use FCViT, DWNet or Swin'
             )
         options['output_stride'] = output_stride
+    if 'img_size' in options and 'img_size' not in inspect.signature(variant.network.__init__).parameters:
+        raise ValueError(
+            f'img_size={options["img_size"]!r}: {variant.network.__name__} takes images of any size: omit img_size'
+        )
     backbone = variant.build(**options)
     model = model_class(variant)
     global_pool = model.default_pool if global_pool is None else global_pool

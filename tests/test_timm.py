@@ -1,6 +1,7 @@
 """timm's questions to its own models, asked of ours."""
 
 import argparse
+import copy
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from plain_net import PlainNet, own_rows
 from uninitialized import uninitialized, zeroed
 
 import fcvit_mm.timm as ours
+from fcvit_mm import optimize_for_inference
 from fcvit_mm.checkpoints import PUBLISHED, CheckpointError
 from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
+from fcvit_mm.ops import conditions
 
 NAMES = sorted(VARIANTS)
 #: One small model of each kind: a variant, and what makes it small.
@@ -131,6 +134,14 @@ def test_classifier_can_be_reset(name):
 
 
 @torch.no_grad()
+def test_another_head(name):
+    """Any module can replace it, such as none."""
+    model = create(name).eval()
+    model.head = nn.Identity()
+    assert torch.equal(model(images()), model.forward_features(images()))
+
+
+@torch.no_grad()
 def test_features(name):
     model = create(name, features_only=True).eval()
     assert model.feature_info.reduction() == ([4, 8, 16, 32] if has_stages(model.model) else [16, 16, 16])
@@ -158,8 +169,62 @@ def test_intermediates(name):
     )
     early = model.forward_intermediates(images(), indices=[1], stop_early=True, intermediates_only=True)
     torch.testing.assert_close(early[0], every[1])
-    with pytest.raises(ValueError, match="output_fmt is 'NLC', expected NCHW"):
-        model.forward_intermediates(images(), output_fmt='NLC')
+    with pytest.raises(ValueError, match="output_fmt is 'NHWC', expected NCHW"):
+        model.forward_intermediates(images(), output_fmt='NHWC')
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['attnscale_vit_small_12', 'featscale_cait_xxs24'])
+@pytest.mark.parametrize('norm', [False, True])
+def test_intermediates_as_tokens(name, norm):
+    """In both formats of timm's transformers, with the class token where the blocks have one."""
+    model = create(name).eval()
+    maps = model.forward_intermediates(images(), 2, norm=norm, intermediates_only=True)
+    final, tokens = model.forward_intermediates(images(), 2, norm=norm, output_fmt='NLC')
+    assert torch.equal(final, model.forward_features(images()))
+    assert all(torch.equal(a.flatten(2).mT, b) for a, b in zip(maps, tokens))
+    assert all(torch.equal(a, b) for a, b in zip(model.get_intermediate_layers(images(), 2, norm=norm), tokens))
+    for reshape, expected in ((True, maps), (False, tokens)):
+        pairs = model.get_intermediate_layers(images(), 2, reshape, return_prefix_tokens=True, norm=norm)
+        if 'cait' in name:
+            assert all(torch.equal(a, b) for a, b in zip(pairs, expected))
+            continue
+        assert all(torch.equal(a, b) for (a, _), b in zip(pairs, expected))
+        assert torch.equal(pairs[-1][1], final[:, :1]) == norm and pairs[-1][1].shape == final[:, :1].shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('assign', [False, True])
+def test_weights_for_a_model_built_on_meta(name, assign):
+    """With memory from `to_empty`, or with the tensors of the state dict itself."""
+    model = create(name, num_classes=3).eval()
+    with torch.device('meta'):
+        other = create(name, num_classes=3).eval()
+    if not assign:
+        other.to_empty(device='cpu')
+        for buffer in other.buffers():
+            buffer.zero_()
+    other.load_state_dict(model.state_dict(), assign=assign)
+    assert not [key for key, value in (*other.named_parameters(), *other.named_buffers()) if value.is_meta]
+    assert torch.equal(other(images()), model(images()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_optimized(name, dtype, monkeypatch):
+    """Also by the methods that do not call the backbone itself, on CPUs that compute in float32 instead."""
+    monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: dtype not in conditions.HALF)
+    model = create(name, num_classes=3).eval()
+    optimized = optimize_for_inference(copy.deepcopy(model).to(dtype))
+    assert next(optimized.backbone.parameters()).dtype == torch.float32
+
+    def outputs(model, x):
+        final, every = model.forward_intermediates(x)
+        return [model(x), model.forward_features(x), final, *every]
+
+    for have, want in zip(outputs(optimized, images().to(dtype)), outputs(model, images())):
+        assert have.dtype == dtype
+        torch.testing.assert_close(have.float(), want, rtol=0, atol=2e-2 * want.abs().max().item())
 
 
 def test_features_train_every_parameter(name):
@@ -182,6 +247,18 @@ def test_pruned_to_a_stage_it_still_runs(name):
 @torch.no_grad()
 def test_other_channels(name):
     assert create(name, in_chans=5).eval()(images(channels=5)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize('size', [64, (64, 96)])
+def test_image_size(name, size):
+    """Networks with tables of positions are built for one; the others need none."""
+    if not has_stages(create(name)):
+        height, width = (size, size) if isinstance(size, int) else size
+        with torch.no_grad():
+            assert create(name, img_size=size).eval()(torch.randn(1, 3, height, width)).shape == (1, 1000)
+        return
+    with pytest.raises(ValueError, match=r'img_size=.*: \w+ takes images of any size: omit img_size'):
+        create(name, img_size=size)
 
 
 def test_gradient_checkpointing(name):

@@ -148,7 +148,7 @@ def _keep_maps_in_float32(backbone: Backbone, parameter: Tensor) -> None:
     dtype = parameter.dtype
     keeps_products = dtype == torch.bfloat16 and native.multiplies_bfloat16() and not lacks_half(parameter)
     backbone.float()
-    _cast(backbone, torch.float32, dtype)
+    backbone.output_dtype = dtype  # no hooks: timm's methods do not call the backbone itself
     for module in backbone.modules() if keeps_products else ():
         if isinstance(module, FCViTBlock) and module.packed is not None:
             module.packed = PackedBlock(dtype)

@@ -187,6 +187,9 @@ class Backbone(BaseModule):
     #: Replays forward passes for inference: a :class:`~fcvit_mm.inference.cuda_graphs.CudaGraphs` after
     #: ``optimize_for_inference(model, cuda_graphs=True)``, otherwise ``None``.
     cuda_graphs: Any = None
+    #: Type of the outputs of a half-precision network that computes in float32, which
+    #: ``optimize_for_inference`` sets; ``None``: the type that the network computes in.
+    output_dtype: Optional[torch.dtype] = None
 
     init_cfg: Any
     stem: nn.Module
@@ -225,7 +228,11 @@ class Backbone(BaseModule):
 
     def forward_maps(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Return the outputs of :meth:`forward`, computed step by step."""
-        return tuple(in_layout_of(x, output) for output in self.forward_outputs(x))
+        return tuple(self.in_output_dtype(in_layout_of(x, output)) for output in self.forward_outputs(x))
+
+    def in_output_dtype(self, output: Tensor) -> Tensor:
+        """Return an output in the type that it is wanted in."""
+        return output if self.output_dtype is None else output.to(self.output_dtype)
 
     def forward_outputs(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the outputs of :meth:`forward`, each still in the layout that it was computed in."""
@@ -263,7 +270,7 @@ class Backbone(BaseModule):
             device = x.device
         if self.prefers_channels_last(device) and not is_exporting() and not is_transformed():
             x = x.contiguous(memory_format=torch.channels_last)
-        return call(self.stem, x)
+        return call(self.stem, x if self.output_dtype is None else x.float())
 
     def prefers_channels_last(self, device: torch.device) -> bool:
         """Return whether channels_last is faster than the images' layout.

@@ -15,6 +15,7 @@ from timm.models.swin_transformer import (
     PatchMerging,
     SwinTransformerBlock,
     WindowAttention,
+    get_relative_position_index,
     window_partition,
     window_reverse,
 )
@@ -177,9 +178,20 @@ class ClassAttentionBlock(LayerScaleBlockClassAttn):
 class AttnScaleWindowAttention(WindowAttention):
     """Attention within windows, fused, with AttnScale of each window. ``(B * windows, N, C)`` to the same."""
 
+    relative_position_index: Tensor
+
     def __init__(self, channels: int, num_heads: int, window_size: int, methods: Sequence[str]) -> None:
         super().__init__(channels, num_heads, window_size=window_size)
         self.lamb = _lamb(num_heads, methods)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        # State dicts do not contain the indices of the table, which have no values in a model constructed on `meta`.
+        indices = get_relative_position_index(*self.window_size).to(self.relative_position_bias_table.device)
+        if self.relative_position_index.device == indices.device:
+            self.relative_position_index.copy_(indices)
+        else:
+            self.relative_position_index = indices
 
     def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         windows, tokens, channels = x.shape

@@ -134,7 +134,7 @@ class Classifier(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool and classify the output of :meth:`forward_features`; only pool if ``pre_logits``."""
-        return self.head(x, pre_logits=pre_logits)
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)  # which may be nn.Identity
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -167,17 +167,24 @@ class Classifier(nn.Module):
         """
         if output_fmt != 'NCHW':
             raise ValueError(f'output_fmt is {output_fmt!r}, expected NCHW')
-        take, last_needed = feature_take_indices(self.num_intermediates(), indices)
+        taken, last = self.run(x, indices, stop_early)
         layout = output_layout(x)
-        intermediates = []
+        maps = [self.to_map(output, i, norm).contiguous(memory_format=layout) for i, output in taken]
+        intermediates = [self.backbone.in_output_dtype(each) for each in maps]
+        return intermediates if intermediates_only else (self.to_features(*last, layout), intermediates)
+
+    def run(
+        self, x: Tensor, indices: Optional[Union[int, List[int]]], stop_early: bool
+    ) -> Tuple[List[Tuple[int, Any]], Tuple[int, Any]]:
+        """Return the chosen ones of :meth:`outputs`, and the last one computed, each with its index."""
+        take, last_needed = feature_take_indices(self.num_intermediates(), indices)
+        taken = []
         for i, output in enumerate(self.outputs(x)):
             if i in take:
-                intermediates.append(self.to_map(output, i, norm).contiguous(memory_format=layout))
+                taken.append((i, output))
             if stop_early and i == last_needed:
                 break
-        if intermediates_only:
-            return intermediates
-        return self.to_features(output, i, layout), intermediates
+        return taken, (i, output)
 
     def num_intermediates(self) -> int:
         """Return the number of intermediates."""
@@ -191,9 +198,9 @@ class Classifier(nn.Module):
         """Return the ``i``-th of :meth:`outputs` as a map ``(B, C, h, w)``."""
         return self.last_norm(output) if norm and self.is_last(i) else output
 
-    def to_features(self, output: Any, i: int, layout: torch.memory_format) -> Tensor:
+    def to_features(self, i: int, output: Any, layout: torch.memory_format) -> Tensor:
         """Return the ``i``-th of :meth:`outputs`, the last one computed, as :meth:`forward_features` would."""
-        return self.to_map(output, i, norm=True).contiguous(memory_format=layout)
+        return self.backbone.in_output_dtype(self.to_map(output, i, norm=True).contiguous(memory_format=layout))
 
     def prune_intermediate_layers(
         self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -289,7 +296,7 @@ class TokenClassifier(Classifier):
         patches = self.backbone.patches(x)
         if self.backbone.stem.cls_token is not None or len(self.backbone.stages) > 1:
             patches = torch.cat((self.backbone.class_token(x)[:, None], patches), 1)
-        return self.backbone.norm(patches)
+        return self.backbone.in_output_dtype(self.backbone.norm(patches))
 
     def num_intermediates(self) -> int:
         stage: Any = self.backbone.stages[0]
@@ -303,8 +310,58 @@ class TokenClassifier(Classifier):
         patches = self.backbone.patches(tokens)
         return (self.backbone.norm(patches) if norm else patches).transpose(1, 2).unflatten(2, grid)
 
-    def to_features(self, output: Any, i: int, layout: torch.memory_format) -> Tensor:
+    def to_features(self, i: int, output: Any, layout: torch.memory_format) -> Tensor:
         return self.final_tokens(output[0])
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: Optional[Union[int, List[int]]] = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+        return_prefix_tokens: bool = False,
+    ) -> Any:
+        """Return outputs of the blocks and the final features; as in :class:`Classifier`, and two arguments more.
+
+        Args:
+            output_fmt (str): ``'NCHW'``, maps ``(B, C, h, w)`` of the patches, or ``'NLC'``, the patches
+                ``(B, N, C)``.
+            return_prefix_tokens (bool): Return pairs of these and the class token ``(B, 1, C)``, if there is one (a
+                CaiT's blocks have none).
+        """
+        if output_fmt not in ('NCHW', 'NLC'):
+            raise ValueError(f'output_fmt is {output_fmt!r}, expected NCHW or NLC')
+        if output_fmt == 'NCHW' and not return_prefix_tokens:
+            return super().forward_intermediates(x, indices, norm, stop_early, output_fmt, intermediates_only)
+        taken, last = self.run(x, indices, stop_early)
+        layout, extra = output_layout(x), self.backbone.stem.num_extra
+        intermediates: List[Any] = []
+        for _, (tokens, grid) in taken:
+            tokens = self.backbone.in_output_dtype(self.backbone.norm(tokens) if norm else tokens)
+            patches = tokens[:, extra:]
+            if output_fmt == 'NCHW':
+                patches = patches.transpose(1, 2).unflatten(2, grid).contiguous(memory_format=layout)
+            intermediates.append((patches, tokens[:, :extra]) if extra and return_prefix_tokens else patches)
+        return intermediates if intermediates_only else (self.to_features(*last, layout), intermediates)
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: Union[int, List[int]] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> List[Any]:
+        """Return outputs of the blocks, as timm's ViT and DINO do: see :meth:`forward_intermediates`.
+
+        Args:
+            n (int | list[int]): The number of the last blocks, or their indices.
+            reshape (bool): Return maps ``(B, C, h, w)`` instead of patches ``(B, N, C)``.
+        """
+        output_fmt = 'NCHW' if reshape else 'NLC'
+        return self.forward_intermediates(x, n, norm, False, output_fmt, True, return_prefix_tokens)
 
     def prune_intermediate_layers(
         self, indices: Union[int, List[int]] = 1, prune_norm: bool = False, prune_head: bool = True
