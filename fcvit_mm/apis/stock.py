@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from ..dependencies import require
-from ..engine.config import TASKS, check_scope, library_of, set_pretrained, type_name
+from ..engine.config import TASKS, check_scope, library_of, read_config, set_pretrained, type_name
 from ..errors import UserError, library_errors, origin
 from ..models.variants import Variant, find_variant
 from .rewiring import INSTEAD, StockConfigError, follow_neck, readers, rewire
@@ -142,7 +142,7 @@ def read_stock(config: Union[str, Config]) -> Config:
                 f'config {path} does not exist: give a file, or LIBRARY::FOLDER/NAME for a config of a library'
             )
         with library_errors(f'reading {path}', 'Correct the config'):
-            cfg = Config.fromfile(path)
+            cfg = read_config(path)
     check_scope(cfg, _name(cfg))
     if library_of(cfg) == 'mmpretrain' or not type_name(cfg.get('model') or {}):
         raise StockConfigError(

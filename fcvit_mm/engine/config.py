@@ -8,6 +8,7 @@ import os
 import os.path as osp
 from difflib import get_close_matches
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
 from mmengine.config import Config
@@ -22,7 +23,13 @@ from ..deprecation import renamed_in
 from ..errors import UserError, library_errors, origin
 from ..images import allow_large_images
 from ..options import check_config
-from .imports import circle_of_bases, custom_import_problem, custom_imports, path_instead_of_module
+from .imports import (
+    circle_of_bases,
+    custom_import_problem,
+    custom_imports,
+    deferred_import_problem,
+    path_instead_of_module,
+)
 from .structure import make_room, structure_problems
 from .wrapped import find_inner_model
 
@@ -105,7 +112,7 @@ def load_config(
         raise ConfigError(str(error)) from None
     with library_errors(f'reading {path}', 'Correct the config'):
         try:
-            cfg = Config.fromfile(path)
+            cfg = read_config(path)
         except RecursionError:
             circle = circle_of_bases(path)
             if not circle:
@@ -166,6 +173,30 @@ def load_config(
         cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
     if isinstance(cfg.work_dir, str):
         cfg.work_dir = osp.expanduser(cfg.work_dir)
+    return cfg
+
+
+def read_config(path: str) -> Config:
+    """Read a config file, as MMEngine does.
+
+    Modules and functions of pure-Python configs are removed, as MMEngine removes them from others: no runner reads
+    them, and such a config could not be written.
+
+    Raises:
+        ConfigError: A pure-Python config computes with an imported name.
+    """
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        # Broad, because configs are code.
+        problem = deferred_import_problem(error)
+        if not problem:
+            raise
+        raise ConfigError(problem) from error
+    entries = dict.copy(cfg._cfg_dict)  # not read through Config, which imports what stands there
+    for name, value in entries.items():
+        if isinstance(value, (FunctionType, ModuleType)):
+            cfg.pop(name)
     return cfg
 
 

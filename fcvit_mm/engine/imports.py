@@ -3,10 +3,11 @@
 import importlib
 import os
 import os.path as osp
+import traceback
 from pathlib import Path
 from typing import Iterator, List
 
-from mmengine.config import Config
+from mmengine.config import Config, lazy
 
 #: Folders above a config in which a module is searched.
 LEVELS = 4
@@ -108,3 +109,26 @@ def circle_of_bases(path: str) -> List[str]:
         return False
 
     return chain if follow() else []
+
+
+def deferred_import_problem(error: BaseException) -> str:
+    """Describe the use of an imported name in a pure-Python config before MMEngine imports it; empty without one.
+
+    MMEngine puts a placeholder in its place. Calling that raises a ``RuntimeError`` without a message.
+
+    Args:
+        error (BaseException): As reading the config raised it.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    in_placeholder = bool(frames) and frames[-1].filename == lazy.__file__
+    if not in_placeholder and not any(name in str(error) for name in ('LazyObject', 'LazyAttr')):
+        return ''
+    if in_placeholder and not isinstance(error, RuntimeError):
+        return ''
+    frame = [each for each in frames if each.filename != lazy.__file__][-1]
+    return (
+        f'{frame.filename}, line {frame.lineno}, uses an imported name: {frame.line}. In pure-Python configs (with '
+        'read_base) an imported name can only be an entry, such as type=NAME, because MMEngine imports it later. Write '
+        'the value, or get it by a function of the standard library: from importlib import import_module, then '
+        "import_module('MODULE').NAME"
+    )

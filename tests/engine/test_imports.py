@@ -1,9 +1,11 @@
 import logging
 
 import pytest
+from mmengine.config import Config
 
-from fcvit_mm.engine.config import ConfigError, load_config
+from fcvit_mm.engine.config import ConfigError, load_config, read_config
 from fcvit_mm.engine.imports import circle_of_bases, custom_import_problem, roots_of
+from fcvit_mm.errors import LibraryError
 
 
 @pytest.fixture
@@ -108,3 +110,43 @@ def test_configs_that_inherit_in_a_circle(folder):
     assert str(caught.value) == f'{a} inherits in a circle: {b} -> {c} -> {b}. Remove one of these _base_'
     c.write_text('')
     assert circle_of_bases(str(a)) == []
+
+
+def write_pure(folder, text):
+    """A pure-Python config that inherits from another one."""
+    (folder / 'base.py').write_text("default_scope = 'mmpretrain'\n")
+    path = folder / 'config.py'
+    path.write_text(f'from mmengine.config import read_base\n\nwith read_base():\n    from .base import *\n{text}\n')
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    'imports, use',
+    [
+        ('from somewhere import scaled', 'lr = scaled(2)'),
+        ('import somewhere', 'lr = somewhere.scaled(2)'),
+        ('from somewhere import SETTINGS', 'model = dict(SETTINGS, depth=2)'),
+        ('from somewhere import LR', 'lr = LR * 2'),
+        ('from somewhere import STEPS', 'steps = [*STEPS, 1]'),
+    ],
+)
+def test_imported_names_that_a_pure_python_config_computes_with(folder, imports, use):
+    path = write_pure(folder, f'{imports}\n{use}')
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f'{path}, line 6, uses an imported name: {use}. In pure-Python configs')
+    assert "import_module('MODULE').NAME" in str(caught.value)
+
+
+def test_the_way_out_of_it_and_what_a_pure_python_config_only_computes_with(folder, monkeypatch):
+    """A config can be written that imports modules of the standard library, or defines functions."""
+    (folder / 'a_module.py').write_text('def scaled(x):\n    return 2 * x\n')
+    monkeypatch.syspath_prepend(folder)
+    text = 'import math\nfrom importlib import import_module\n\ndef f(x):\n    return x + math.ceil(0.5)\n\n'
+    cfg = read_config(write_pure(folder, text + "lr = import_module('a_module').scaled(f(2))"))
+    assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == dict(default_scope='mmpretrain', lr=6)
+
+
+def test_other_errors_of_pure_python_configs(folder):
+    with pytest.raises(LibraryError, match=r'config.py failed: RuntimeError: no luck \('):
+        load_config(write_pure(folder, "raise RuntimeError('no luck')"))
