@@ -20,7 +20,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from ..dependencies import require
-from ..engine.config import TASKS, check_scope, library_of, read_config, set_pretrained, type_name
+from ..engine.config import TASKS, check_scope, library_of, read_config, set_pretrained, type_name, walk
+from ..engine.wrapped import find_inner_model
 from ..errors import UserError, library_errors, origin
 from ..models.variants import Variant, find_variant
 from .rewiring import INSTEAD, StockConfigError, follow_neck, readers, rewire
@@ -32,6 +33,8 @@ LIBRARIES = ('mmdet', 'mmseg')
 NORMALIZATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 #: The libraries' constructors of layer-wise learning rates, which only know their own backbones.
 LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
+#: Prefix of a type of which the recognizers of MMAction2, whose own backbones return one map, unpack the only map.
+UNPACKED = 'mmpretrain.'
 #: Side of the image that a stock backbone is run on to find its outputs.
 SIDE = 256
 
@@ -44,10 +47,11 @@ class Output(NamedTuple):
 
 
 class Stock(NamedTuple):
-    """The backbone of a stock config: its outputs, and whether it is dilated."""
+    """The backbone of a stock config: its outputs, whether it is dilated, and whether it returns its one map bare."""
 
     outputs: List[Output]
     dilated: bool
+    bare: bool
 
 
 def replace_backbone(
@@ -94,7 +98,9 @@ def replace_backbone(
         ((1, 2, 3), [128, 320, 512])
     """
     variant = find_variant(network)
-    cfg = read_stock(config)
+    outer = _with_student(read_stock(config))
+    place, inner = find_inner_model(outer.model)
+    cfg = outer if inner is outer.model else _alone(outer, inner)
     stock, kind = describe_backbone(cfg), type_name(cfg.model.backbone)
     backbone, outputs = _match(cfg, stock, variant, dict(options or {}))
     before = _neck_channels(cfg, stock.outputs)
@@ -111,6 +117,8 @@ def replace_backbone(
     follow_neck(cfg.model, before, after)
     _forget_weights(cfg, pretrained)
     _adapt_the_rest(cfg, variant)
+    if stock.bare:
+        cfg.model.backbone.type = f'{UNPACKED}{cfg.model.backbone.type}'
     step = _check(cfg, network)
     if None in step.used_channels:
         rewire(cfg.model, step.channels, step.used_channels)
@@ -122,7 +130,7 @@ def replace_backbone(
                 f'out_indices={step.out_indices} of {network}, and this choice cannot be configured. {INSTEAD}'
             )
     _check_depth(cfg, variant, stock, kind)
-    return cfg
+    return cfg if cfg is outer else _put_back(outer, place, cfg)
 
 
 def read_stock(config: Union[str, Config]) -> Config:
@@ -149,8 +157,48 @@ def read_stock(config: Union[str, Config]) -> Config:
             f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}, or '
             'another library than mmpretrain: give such a config'
         )
-    if not (cfg.get('model') or {}).get('backbone'):
+    if not find_inner_model(_with_student(cfg).model)[1].get('backbone'):
         raise StockConfigError(f'{_name(cfg)} has no model.backbone to replace. {INSTEAD}')
+    return cfg
+
+
+def _with_student(cfg: Config) -> Config:
+    """Return a config that contains the model to train, where a wrapper of MMRazor only names its config."""
+    student = cfg.model.get('architecture')
+    if not isinstance(student, dict) or student.get('type') or '::' not in str(student.get('cfg_path')):
+        return cfg
+    stock = read_stock(student['cfg_path'])
+    cfg = copy.deepcopy(cfg)
+    cfg.model.architecture = ConfigDict(stock.model, _scope_=stock.default_scope)
+    return cfg
+
+
+def _alone(outer: Config, inner: ConfigDict) -> Config:
+    """Return the config of a model without the one that wraps it (semi-supervised training, distillation)."""
+    cfg = copy.deepcopy(outer)
+    cfg.model = copy.deepcopy(inner)
+    cfg.default_scope = cfg.model.get('_scope_', outer.default_scope)
+    return cfg
+
+
+def _put_back(outer: Config, place: str, cfg: Config) -> Config:
+    """Return the config of a wrapping model, after the backbone of the one inside was replaced.
+
+    Args:
+        outer (Config): As it was read.
+        place (str): Dotted name of the model inside.
+        cfg (Config): Config of the model inside, with the new backbone.
+    """
+    cfg = copy.deepcopy(cfg)
+    inner, cfg.model, cfg.default_scope = cfg.model, copy.deepcopy(outer.model), outer.default_scope
+    for node in walk(cfg.model.get('data_preprocessor')):
+        if 'mean' in node:
+            _normalize(node, cfg.default_scope)
+    *parents, name = place.split('.')[1:]
+    node = cfg.model
+    for parent in parents:
+        node = node[parent]
+    node[name] = inner
     return cfg
 
 
@@ -198,6 +246,11 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
         if key in node:
             node[key] = None  # not removed: some classes ask for it
     kind = type_name(node)
+    if node.get('num_segments'):  # TSM, TIN and TANet of MMAction2
+        raise StockConfigError(
+            f'{_name(cfg)}: model.backbone ({kind}) mixes the frames of a clip in its blocks '
+            f'(num_segments={node["num_segments"]}), which no network of fcvit_mm does. {INSTEAD}'
+        )
     for last, device in enumerate(devices, 1 - len(devices)):
         try:
             backbone, outputs = _run_backbone(cfg, node, device)
@@ -210,6 +263,8 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
                     f'{_name(cfg)}: model.backbone ({kind}), which is to be replaced, cannot be run, so its outputs '
                     f'for neck and heads are unknown: {found.kind}: {found.message}. {INSTEAD}'
                 ) from error
+    bare = isinstance(outputs, Tensor)
+    outputs = [outputs] if bare else outputs
     if not isinstance(outputs, (tuple, list)) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in outputs):
         raise StockConfigError(
             f'{_name(cfg)}: model.backbone ({kind}) does not return a list of feature maps, as all networks of '
@@ -220,7 +275,7 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
         for module in backbone.modules()
         if isinstance(module, nn.Conv2d)
     )
-    return Stock([Output(x.shape[1], round(SIDE / x.shape[2])) for x in outputs], dilated)
+    return Stock([Output(x.shape[1], round(SIDE / x.shape[2])) for x in outputs], dilated, bare)
 
 
 def _run_backbone(cfg: Config, node: ConfigDict, device: str) -> Tuple[nn.Module, Any]:
@@ -322,12 +377,25 @@ def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:
         cfg.load_from = None
 
 
+def _normalize(preprocessor: ConfigDict, scope: Optional[str]) -> None:
+    """Set the images' normalization; the order of channels where the preprocessor can, as not in MMAction2."""
+    kind = preprocessor.get('type')
+    if isinstance(kind, str):
+        with DefaultScope.overwrite_default_scope(scope), MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    arguments = inspect.signature(kind).parameters if callable(kind) else {}
+    fixed = arguments and not {'bgr_to_rgb', 'kwargs'} & set(arguments)
+    preprocessor.pop('rgb_to_bgr', None)
+    preprocessor.update(copy.deepcopy(NORMALIZATION))
+    if fixed:
+        preprocessor.pop('bgr_to_rgb')
+
+
 def _adapt_the_rest(cfg: Config, variant: Variant) -> None:
     """Set the images' normalization, imports, and a constructor of layer-wise learning rates."""
     preprocessor = cfg.model.get('data_preprocessor')
     if preprocessor:
-        preprocessor.pop('rgb_to_bgr', None)
-        preprocessor.update(copy.deepcopy(NORMALIZATION))
+        _normalize(preprocessor, cfg.default_scope)
     imports = (cfg.get('custom_imports') or {}).get('imports') or []
     imports = [imports] if isinstance(imports, str) else list(imports)
     modules = ['fcvit_mm', variant.network.__module__.partition('.')[0]]
@@ -351,7 +419,9 @@ def _check(cfg: Config, network: str) -> Step:
     try:
         return try_step(cfg)
     except StepError as error:
-        raise StockConfigError(f'{_name(cfg)} with {network}: {error}. {INSTEAD}') from error
+        one = str(cfg.model.backbone.type).startswith(UNPACKED)
+        why = 'the original backbone returns one map, this network a tuple of maps, which does not fit: ' if one else ''
+        raise StockConfigError(f'{_name(cfg)} with {network}: {why}{error}. {INSTEAD}') from error
 
 
 def _check_depth(cfg: Config, variant: Variant, stock: Stock, kind: str) -> None:

@@ -9,7 +9,7 @@ from fcvit_mm import FCViT
 from fcvit_mm.apis import step
 from fcvit_mm.apis.config_changes import differences, fragment
 from fcvit_mm.apis.rewiring import StockConfigError, misfits
-from fcvit_mm.apis.stock import describe_backbone, find_stock, read_stock, replace_backbone
+from fcvit_mm.apis.stock import NORMALIZATION, describe_backbone, find_stock, read_stock, replace_backbone
 from fcvit_mm.errors import UserError
 from fcvit_mm.models.variants import VARIANTS, Variant, register_variant
 
@@ -75,7 +75,6 @@ def test_pspnet_dilated():
     [
         ('faster_rcnn/faster-rcnn_r50-caffe-c4_ms-1x_coco', r'model\.roi_head\.shared_head \(ResLayer\)'),
         ('ssd/ssd300_coco', r'model\.neck \(SSDNeck\) cannot be built: AssertionError: assert '),
-        ('soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco', r'no model\.backbone'),
     ],
 )
 def test_what_does_not_fit_is_named(name, part, monkeypatch):
@@ -83,6 +82,31 @@ def test_what_does_not_fit_is_named(name, part, monkeypatch):
     monkeypatch.setattr(step, 'SIZES', (64,))
     with pytest.raises(StockConfigError, match=rf'{name.split("/")[1]}.*{part}.*Take another config'):
         replace_backbone(f'mmdet::{name}', 'fcvit_small')
+
+
+def test_a_model_in_another_one():
+    """The detector of a semi-supervised one; the images of both are normalized alike."""
+    pytest.importorskip('mmdet')
+    stock = read_stock('mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco')
+    model = replace_backbone(stock, 'fcvit_small').model
+    assert model.type == 'SoftTeacher' and model.semi_train_cfg == stock.model.semi_train_cfg
+    assert model.detector.backbone.type == 'FCViT' and model.detector.neck.in_channels == list(OURS)
+    for preprocessor in (model.data_preprocessor.data_preprocessor, model.detector.data_preprocessor):
+        assert preprocessor.mean == NORMALIZATION['mean'] and preprocessor.bgr_to_rgb
+    assert model.data_preprocessor.type == 'MultiBranchDataPreprocessor' and 'mean' not in model.data_preprocessor
+
+
+def test_a_student_that_is_named_by_its_config():
+    """As in MMRazor, whose teacher stays."""
+    pytest.importorskip('mmdet')
+    teacher = dict(cfg_path='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', pretrained=True)
+    student = dict(cfg_path='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', pretrained=False)
+    model = dict(type='mmdet.SoftTeacher', architecture=student, teacher=teacher)
+    stock = Config(dict(default_scope='mmdet', model=model))
+    cfg = replace_backbone(stock, 'fcvit_small')
+    assert cfg.model.architecture.backbone.type == 'FCViT' and cfg.model.architecture._scope_ == 'mmdet'
+    assert cfg.model.teacher == teacher and cfg.model.type == 'mmdet.SoftTeacher'
+    assert '_delete_=True' in fragment(stock, cfg) and 'cfg_path' not in fragment(stock, cfg)
 
 
 def test_configs_and_networks_that_are_not_there(tmp_path):
@@ -199,6 +223,35 @@ def test_a_model_of_another_library(options):
     model = replace_backbone(pose_config(**options), 'fcvit_small').model
     assert model.backbone.type == 'FCViT' and model.backbone.out_indices == (3,)  # nothing reads the other map
     assert model.head.in_channels == OURS[3]
+
+
+def test_a_backbone_that_returns_one_map():
+    """As those of MMAction2, whose recognizers unpack the map of a type of mmpretrain."""
+    pytest.importorskip('mmpretrain')
+    cfg = pose_config(backbone=dict(strides=(32,), channels=(24,), bare=True), takes='clips', unpacks='mmpretrain.')
+    cfg.model.data_preprocessor = dict(type='OtherPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)
+    model = replace_backbone(cfg, 'fcvit_small').model
+    assert model.backbone.type == 'mmpretrain.FCViT' and model.backbone.out_indices == (3,)
+    assert model.head.in_channels == OURS[3] and model.data_preprocessor.bgr_to_rgb
+    cfg.model.unpacks = 'nothing'
+    with pytest.raises(StockConfigError, match='one map, this network a tuple of maps, which does not fit: '):
+        replace_backbone(cfg, 'fcvit_small')
+
+
+def test_the_order_of_channels_where_the_preprocessor_does_not_change_it():
+    """As MMAction2's, whose videos are read as RGB."""
+    pytest.importorskip('mmdet')
+    cfg = pose_config()
+    cfg.model.data_preprocessor = dict(type='PlainPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)
+    assert replace_backbone(cfg, 'fcvit_small').model.data_preprocessor == dict(
+        type='PlainPreprocessor', mean=NORMALIZATION['mean'], std=NORMALIZATION['std']
+    )
+
+
+def test_a_backbone_that_mixes_frames():
+    pytest.importorskip('mmdet')
+    with pytest.raises(StockConfigError, match=r'\(OtherBackbone\) mixes the frames .* \(num_segments=8\)'):
+        replace_backbone(pose_config(backbone=dict(num_segments=8)), 'fcvit_small')
 
 
 def test_a_backbone_that_ends_before_the_last_stage():

@@ -5,7 +5,7 @@ import torch.nn as nn
 from mmdet.models import SingleStageDetector
 from mmdet.structures.bbox import BaseBoxes
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import FUNCTIONS
 
 from otherlab.registry import HOOKS, MODELS
@@ -28,6 +28,14 @@ class OtherPreprocessor(nn.Module):
     def forward(self, data, training=False):
         assert isinstance(data['data_samples'], torch.Tensor)
         return data
+
+
+@MODELS.register_module()
+class PlainPreprocessor(BaseDataPreprocessor):
+    """Does not change the order of the channels, as MMAction2's."""
+
+    def __init__(self, mean=None, std=None):
+        super().__init__()
 
 
 @MODELS.register_module()
@@ -101,12 +109,14 @@ class OtherBox3D(SingleStageDetector):
 class OtherBackbone(nn.Module):
     """A backbone as a ResNet with strides 8 and 32, of which the head reads the last."""
 
-    def __init__(self, strides=(8, 32), channels=(8, 24)):
+    def __init__(self, strides=(8, 32), channels=(8, 24), bare=False):
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(3, each, stride, stride) for each, stride in zip(channels, strides))
+        self.bare = bare
 
     def forward(self, x):
-        return tuple(layer(x) for layer in self.layers)
+        maps = tuple(layer(x) for layer in self.layers)
+        return maps[0] if self.bare else maps
 
 
 @MODELS.register_module()
@@ -116,10 +126,14 @@ class OtherPose(BaseModel):
     Args:
         takes (str): ``'images'``, or ``'clips'`` as MMAction2, or ``'names'`` as MMDetection3D.
         size (tuple, optional): Height and width of the last map, if the head takes no other.
+        unpacks (str, optional): The backbone returns one map, or a tuple of it if its type begins with this.
     """
 
-    def __init__(self, backbone, head, takes='images', size=None, input_size=None, data_preprocessor=None):
+    def __init__(
+        self, backbone, head, takes='images', size=None, input_size=None, unpacks=None, data_preprocessor=None
+    ):
         super().__init__(data_preprocessor=data_preprocessor)
+        self.one_map = unpacks is not None and not backbone['type'].startswith(unpacks)
         self.backbone = MODELS.build(backbone)
         self.head = nn.Conv2d(head['in_channels'], 5, 1)
         self.takes, self.size = takes, size
@@ -129,7 +143,8 @@ class OtherPose(BaseModel):
         if self.takes == 'names':
             inputs = inputs['imgs']
         assert inputs.ndim == (5 if self.takes == 'clips' else 4)
-        last = self.backbone(inputs.flatten(0, 1) if self.takes == 'clips' else inputs)[-1]
+        maps = self.backbone(inputs.flatten(0, 1) if self.takes == 'clips' else inputs)
+        last = maps.relu() if self.one_map else maps[-1]
         assert self.size is None or last.shape[2:] == tuple(self.size), f'expected a map of {self.size}'
         return dict(heatmaps=[self.head(last)])
 
