@@ -126,6 +126,17 @@ def make_resumable(cfg: Config) -> None:
         loader['batch_sampler'] = dict(type='ResumableBatchSampler', batch_sampler=inner)
 
 
+def restore_attributes(loader: Any) -> None:
+    """Give a data loader the attributes that it has without the wrapper of :func:`make_resumable`.
+
+    Other hooks read them, such as mmpretrain's ``PreciseBNHook``; with any batch sampler, PyTorch sets no batch size.
+    """
+    batches = loader.batch_sampler
+    if batches.name == 'BatchSampler':
+        for name in ('batch_size', 'sampler', 'drop_last'):
+            object.__setattr__(loader, name, getattr(batches, name))  # which PyTorch refuses after construction
+
+
 def load_samples(dataset: Any, indices: List[int]) -> List[Any]:
     """Load a batch, each sample with the seed of its index (called by torch as ``__getitems__``).
 
@@ -449,6 +460,7 @@ class ResumableHook(Hook):
             return
         if isinstance(loop.dataloader.batch_sampler, ResumableBatchSampler):
             dataset.__getitems__ = functools.partial(load_samples, dataset)
+            restore_attributes(loop.dataloader)
         if isinstance(loop, IterBasedTrainLoop):
             # MMEngine 0.10.7 has already started workers, whose copies of the data set lack later changes by hooks.
             loop.dataloader_iterator = start_anew(loop)

@@ -276,6 +276,15 @@ def test_config_keeps_its_batch_sampler():
     assert cfg.train_dataloader.batch_sampler.batch_sampler.type == 'ByAspectRatio'
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_other_hooks_find_the_attributes_of_the_data_loader(by_epoch, tmp_path):
+    """As without the wrapper around its batch sampler."""
+    _, runner = train(tmp_path, by_epoch, workers=1)
+    loader = runner.train_loop.dataloader
+    assert (loader.batch_size, loader.drop_last, type(loader.sampler).__name__) == (3, False, 'DefaultSampler')
+    assert loader.sampler is loader.batch_sampler.sampler and len(loader) == 4
+
+
 def test_resume_point_of_a_config(tmp_path):
     def make(**options):
         init_cfg = dict(type='Pretrained', checkpoint='a.pth')
