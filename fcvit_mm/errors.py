@@ -45,6 +45,11 @@ ADVICE = (
         'tools/replace_backbone.py adapts stock configs of mmdet and mmseg to a backbone',
     ),
     (
+        r'[Pp]rocess group has not been initialized',
+        'FSDP, DeepSpeed and ZeroRedundancyOptimizer need a launcher, for a single process too: tools/dist_train.sh '
+        'CONFIG 1',
+    ),
+    (
         r'Expected more than 1 value per channel',
         'A batch of one image gives BatchNorm a single value per channel: use a batch_size of 2 or more, and '
         'train_dataloader.drop_last=True, which omits an incomplete last batch',
@@ -92,7 +97,7 @@ ADVICE = (
         'of mmdet.registry or mmseg.registry',
     ),
     (
-        r'^(ImportError|ModuleNotFoundError)|Failed to import',
+        r'^(ImportError|ModuleNotFoundError)|Failed to import|is not installed',
         'Install the package, or add the folder of the module to the environment variable PYTHONPATH',
     ),
     (r'No space left on device|Disk quota exceeded', 'Free disk space, or write to another disk'),

@@ -91,6 +91,11 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
             'Set in_channels of the neck',
         ),
         (RuntimeError('mat1 and mat2 shapes cannot be multiplied (4x320 and 512x5)'), 'tools/replace_backbone.py'),
+        (
+            ValueError('Default process group has not been initialized, please'),
+            'need a launcher.*dist_train.sh CONFIG 1',
+        ),
+        (AssertionError('DeepSpeed is not installed. Please check https://'), 'Install the package'),
         (ValueError('Expected more than 1 value per channel when training, got'), 'batch_size of 2 .*drop_last=True'),
         (AssertionError('The image size in a batch should be the same.'), 'Images of different sizes are in one batch'),
         (RuntimeError('stack expects each tensor to be equal size, but got'), 'or let the pipeline resize or crop'),

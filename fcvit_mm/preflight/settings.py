@@ -1,7 +1,9 @@
 """Checking settings of a run whose wrong values MMEngine reports without the name of the setting."""
 
+import importlib.util
 import logging
 import multiprocessing
+import re
 from typing import List
 
 import numpy as np
@@ -14,6 +16,12 @@ from .messages import near_registered
 
 #: Names of levels that MMEngine's logger accepts, the common ones.
 LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR')
+#: Patterns for names of optimizers that MMEngine registers if a package is installed, and the package.
+PACKAGES = (
+    ('Lion', 'lion_pytorch'),
+    ('DAdapt(AdaGrad|Adam|SGD)', 'dadaptation'),
+    (r'bnb_\w+|\w+(8|32)bit', 'bitsandbytes'),
+)
 
 
 def setting_problems(cfg: Config) -> List[str]:
@@ -62,6 +70,10 @@ def optimizer_type_problems(cfg: Config) -> List[str]:
     with DefaultScope.overwrite_default_scope(cfg.default_scope), OPTIMIZERS.switch_scope_and_registry(None) as found:
         if found.get(kind) is not None:
             return []
+    package = next((name for pattern, name in PACKAGES if re.fullmatch(pattern, kind)), '')
+    if package and importlib.util.find_spec(package) is None:
+        pip = f'pip install {package.replace("_", "-")}'
+        return [f'optim_wrapper.optimizer.type is {kind!r}, which MMEngine takes from {package}, not installed: {pip}']
     near = near_registered(kind, 'optimizer') or '.'
     return [
         f'optim_wrapper.optimizer.type is {kind!r}, which is no registered optimizer{near} Correct it, or let the '

@@ -16,6 +16,18 @@ from fcvit_mm.preflight.settings import setting_problems
             {'optim_wrapper.optimizer.type': 'Adamw'},
             "optim_wrapper.optimizer.type is 'Adamw', which is no registered optimizer; did you mean 'AdamW'? ",
         ),
+        *(
+            (
+                {'optim_wrapper.optimizer.type': name},
+                f'optim_wrapper.optimizer.type is {name!r}, which MMEngine takes from {package}, not installed: pip',
+            )
+            for name, package in (
+                ('Lion', 'lion_pytorch'),
+                ('DAdaptSGD', 'dadaptation'),
+                ('PagedAdamW8bit', 'bitsandbytes'),
+                ('bnb_Adam', 'bitsandbytes'),
+            )
+        ),
         (
             {'optim_wrapper.optimizer.type': 'Xyzzy'},
             "optim_wrapper.optimizer.type is 'Xyzzy', which is no registered optimizer. Correct it, or let the config "
