@@ -10,12 +10,48 @@ import importlib
 import os
 import os.path as osp
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from .errors import CommandParser, UserError
 
 #: What starts the processes of a run.
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+class LauncherVariables(NamedTuple):
+    """Environment variables that a launcher sets for each process, and its name in messages.
+
+    Attributes:
+        rank (str): Number of the process.
+        processes (str): Number of processes.
+        local_rank (str): Number of the process on its machine.
+        command (str): How it is started.
+        only_here (str): Variable that nothing else sets.
+        started (str): Number of processes, where ``only_here`` is set.
+    """
+
+    rank: str
+    processes: str
+    local_rank: str
+    command: str
+    only_here: str
+    started: str
+
+
+LAUNCHER_VARIABLES = {
+    'pytorch': LauncherVariables(
+        *('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'torchrun (tools/dist_train.sh)', 'TORCHELASTIC_RUN_ID', 'WORLD_SIZE')
+    ),
+    # Commands outside of srun, in a batch script, see SLURM_NTASKS too.
+    'slurm': LauncherVariables(
+        *('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'srun (tools/slurm_train.sh)'),
+        *('SLURM_STEP_NUM_TASKS', 'SLURM_STEP_NUM_TASKS'),
+    ),
+    'mpi': LauncherVariables(
+        *('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+        *('OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_SIZE'),
+    ),
+}
 
 
 class ExportFormat(NamedTuple):
@@ -192,9 +228,31 @@ def add_launcher_options(parser: argparse.ArgumentParser) -> None:
 
 
 def pass_local_rank(args: argparse.Namespace) -> argparse.Namespace:
-    """Pass ``--local_rank`` to the environment, where MMEngine reads it; return the arguments."""
+    """Pass ``--local_rank`` to the environment, where MMEngine reads it; return the arguments.
+
+    Raises:
+        UserError: A launcher started several processes, but ``--launcher`` does not name it: each would run alone.
+    """
+    if args.launcher == 'none':
+        check_single_process(os.environ)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
+
+
+def check_single_process(env: Mapping[str, str]) -> None:
+    """Raise an error if a launcher started this process together with others.
+
+    Args:
+        env (dict): The environment.
+    """
+    for launcher, names in LAUNCHER_VARIABLES.items():
+        number = env.get(names.started, '1') if names.only_here in env else '1'
+        if number not in ('0', '1'):
+            raise UserError(
+                f'{names.command} started {number} processes, but --launcher is none: each would run alone and write '
+                f'the same files. Add --launcher {launcher}; for a single process, start one, without '
+                f'{names.only_here} in the environment'
+            )
 
 
 def add_import_option(parser: CommandParser) -> None:

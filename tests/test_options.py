@@ -14,6 +14,7 @@ from fcvit_mm.options import (
     check_config,
     check_device,
     check_fraction,
+    check_single_process,
     pass_local_rank,
 )
 
@@ -114,3 +115,37 @@ def test_the_local_rank_is_passed_where_mmengine_reads_it(given, before, expecte
     add_launcher_options(parser)
     args = pass_local_rank(parser.parse_args(['--launcher', 'pytorch', *given]))
     assert args.launcher == 'pytorch' and os.environ['LOCAL_RANK'] == expected
+
+
+@pytest.mark.parametrize(
+    'env, message',
+    [
+        (
+            {'TORCHELASTIC_RUN_ID': 'none', 'WORLD_SIZE': '2', 'RANK': '1'},
+            r'torchrun \(tools/dist_train.sh\) started 2 processes, but --launcher is none: each would run alone and '
+            r'write the same files. Add --launcher pytorch; for a single process, .*without TORCHELASTIC_RUN_ID',
+        ),
+        ({'SLURM_STEP_NUM_TASKS': '16', 'SLURM_PROCID': '0'}, 'srun .* started 16 .* Add --launcher slurm'),
+        ({'OMPI_COMM_WORLD_SIZE': '3'}, 'mpirun started 3 .* Add --launcher mpi'),
+    ],
+)
+def test_several_processes_need_a_launcher(env, message, monkeypatch):
+    parser = command_parser('')
+    add_launcher_options(parser)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        pass_local_rank(parser.parse_args([]))
+
+
+@pytest.mark.parametrize(
+    'env',
+    [
+        {'TORCHELASTIC_RUN_ID': 'none', 'WORLD_SIZE': '1'},
+        {'WORLD_SIZE': '8', 'RANK': '0'},  # of a machine of a cluster, in which nothing was started
+        {'SLURM_NTASKS': '8', 'SLURM_PROCID': '0'},  # in a batch script, without srun
+        {'SLURM_STEP_NUM_TASKS': '1', 'SLURM_NTASKS': '8'},
+    ],
+)
+def test_a_single_process_needs_no_launcher(env):
+    check_single_process(env)

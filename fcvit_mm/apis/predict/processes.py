@@ -1,6 +1,5 @@
 """The processes of a run: how they connect, share decisions of the first process, and report progress."""
 
-import os
 import sys
 import time
 from contextlib import contextmanager
@@ -9,8 +8,7 @@ from typing import Any, Callable, Iterator, List, TypeVar
 
 import torch.distributed as dist
 
-from ...engine.distributed import lost_process, rendezvous_env
-from ...errors import library_errors
+from ...engine.distributed import join_over_gloo, lost_process
 from .results import PredictionError
 
 #: How long processes wait for the slowest one. If one ends, the others notice it at once.
@@ -26,9 +24,7 @@ def joined_processes(launcher: str) -> Iterator[None]:
     if launcher == 'none':
         yield
         return
-    os.environ.update(rendezvous_env(launcher, dict(os.environ)))
-    with library_errors('joining the processes', 'Check MASTER_ADDR, the port and the number of processes'):
-        dist.init_process_group('gloo', timeout=WAIT)
+    join_over_gloo(launcher, WAIT)
     try:
         yield
     except RuntimeError as error:
