@@ -1,9 +1,13 @@
 """tools/launch.sh, by the scripts that source it."""
 
 import os
+import re
+import shutil
+import socket
+import sys
 
 import pytest
-from harness import run_tool, write_config
+from harness import ROOT, run_tool, write_config
 
 MORE = """
 model.update(backbone=dict(arch=dict(
@@ -63,3 +67,82 @@ def test_slurm(config, tmp_path):
 def test_scripts_say_how_they_are_used(script, usage):
     done = run_tool(script, check=False)
     assert done.returncode == 2 and usage in done.stdout
+
+
+CONFIG = 'configs/classification/fcvit_tiny_in1k.py'
+
+
+@pytest.mark.parametrize(
+    'env, arguments, message',
+    [
+        (
+            {},
+            [CONFIG, 'two'],
+            "GPUS is 'two', expected the number of processes on this node, a whole number of at least 1",
+        ),
+        ({}, [CONFIG, '0'], "GPUS is '0'"),
+        ({}, [CONFIG, '--amp'], "GPUS is '--amp'"),
+        ({}, ['8', CONFIG], 'config 8 does not exist: .* Without arguments, .*dist_train.sh prints their order'),
+        ({'NNODES': 'a'}, [CONFIG, '2'], "NNODES is 'a', expected the number of nodes"),
+        ({'NNODES': '2:4'}, [CONFIG, '2'], 'NNODES is 2:4, expected one number: docs/examples/cluster/elastic.sh'),
+        ({'NNODES': '2', 'NODE_RANK': '1'}, [CONFIG, '2'], 'NNODES is 2, but MASTER_ADDR is not set: give the address'),
+        ({'NNODES': '2', 'NODE_RANK': 'x'}, [CONFIG, '2'], "NODE_RANK is 'x', expected the number of this node"),
+        ({'NNODES': '2', 'NODE_RANK': '2'}, [CONFIG, '2'], 'NODE_RANK is 2, expected 0 to 1, another on each of the'),
+        ({'NODE_RANK': '1'}, [CONFIG, '2'], 'NODE_RANK is 1, expected 0 to 0'),
+        ({'PORT': 'a'}, [CONFIG, '2'], "PORT is 'a', expected a port of the first node"),
+        ({'PORT': '70000'}, [CONFIG, '2'], 'PORT is 70000, expected a port of the first node, up to 65535'),
+        ({'PYTHON': 'no_python'}, [CONFIG, '2'], 'no interpreter no_python found: activate the environment'),
+    ],
+)
+def test_mistakes_are_found_before_a_process_is_started(env, arguments, message):
+    done = run_tool('dist_train.sh', *arguments, env=env, cwd=ROOT, check=False)
+    assert done.returncode == 2 and done.stdout.count('\n') == 1
+    assert re.match(f'dist_train.sh: {message}', done.stdout), done.stdout
+
+
+def test_an_address_and_a_port_that_cannot_be_used():
+    def problem(**env):
+        done = run_tool('dist_train.sh', CONFIG, 1, env={'PYTHON': sys.executable, **env}, cwd=ROOT, check=False)
+        assert done.returncode == 2 and done.stdout.count('\n') == 1
+        return done.stdout
+
+    unknown = "dist_train.sh: MASTER_ADDR is 'no.such.host.invalid', which is unknown on this machine ("
+    assert problem(NNODES='2', MASTER_ADDR='no.such.host.invalid').startswith(unknown)
+    with socket.socket() as other:
+        other.bind(('', 0))
+        other.listen()
+        port = other.getsockname()[1]
+        used = f'dist_train.sh: PORT is {port}, which cannot be used (Address already in use): set PORT to a free port'
+        assert problem(PORT=str(port)).startswith(used)
+
+
+def test_an_interpreter_without_torch(tmp_path):
+    (tmp_path / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} -IS "$@"\n')
+    (tmp_path / 'python').chmod(0o755)
+    done = run_tool('dist_train.sh', CONFIG, 1, env={'PYTHON': str(tmp_path / 'python')}, cwd=ROOT, check=False)
+    assert done.returncode == 2 and 'has no torch: activate the environment' in done.stdout
+
+
+@pytest.mark.parametrize(
+    'env, arguments, message',
+    [
+        ({'GPUS': 'a'}, ['part', 'job', CONFIG], "GPUS is 'a', expected the number of tasks"),
+        ({'GPUS_PER_NODE': '-1'}, ['part', 'job', CONFIG], "GPUS_PER_NODE is '-1', .* at least 0"),
+        ({'CPUS_PER_TASK': '0'}, ['part', 'job', CONFIG], "CPUS_PER_TASK is '0', expected the number of cores"),
+        ({}, ['part', 'job', CONFIG], 'srun not found: run this on a node of a Slurm cluster'),
+        ({}, [CONFIG, 'part', 'job'], 'config job does not exist'),
+    ],
+)
+def test_mistakes_in_what_slurm_would_start(env, arguments, message):
+    if shutil.which('srun') and message.startswith('srun'):
+        pytest.skip('this machine has Slurm')
+    done = run_tool('slurm_train.sh', *arguments, env=env, cwd=ROOT, check=False)
+    assert done.returncode == 2 and re.match(f'slurm_train.sh: {message}', done.stdout), done.stdout
+
+
+def test_processes_of_torchrun_without_the_launcher_do_not_run_alone(tmp_path):
+    """Each would write the same work directory."""
+    env = {'TORCHELASTIC_RUN_ID': 'none', 'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0'}
+    done = run_tool('train.py', CONFIG, '--work-dir', tmp_path / 'w', env=env, cwd=ROOT, check=False)
+    assert done.returncode == 1 and 'train.py: torchrun (tools/dist_train.sh) started 2 processes' in done.stdout
+    assert not (tmp_path / 'w').exists()
