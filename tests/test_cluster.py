@@ -10,9 +10,10 @@ import yaml
 from harness import ROOT, path_of
 
 EXAMPLES = ROOT / 'docs' / 'examples' / 'cluster'
+CONFIG = 'configs/classification/fcvit_tiny_in1k.py'
 
 
-def run_script(name, tmp_path, *arguments, status=0, **environment):
+def run_script(name, tmp_path, *arguments, status=0, folder=ROOT, **environment):
     """Run a script whose commands only say how they were started; ``srun`` and python end in a status."""
     for command in ('srun', 'scontrol', 'python'):
         end = 0 if command == 'scontrol' else status
@@ -21,7 +22,7 @@ def run_script(name, tmp_path, *arguments, status=0, **environment):
     return subprocess.run(
         ['bash', str(EXAMPLES / name), *arguments],
         env={'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'PYTHON': str(tmp_path / 'python'), **environment},
-        cwd=ROOT,
+        cwd=folder,
         capture_output=True,
         text=True,
     )
@@ -29,21 +30,39 @@ def run_script(name, tmp_path, *arguments, status=0, **environment):
 
 @pytest.mark.parametrize('status, ends, requeued', [(143, 0, True), (0, 0, False), (1, 1, False), (137, 137, False)])
 def test_a_warned_job_is_requeued_and_no_other(tmp_path, status, ends, requeued):
-    done = run_script('train.sbatch', tmp_path, 'CONFIG', '--amp', status=status, SLURM_JOB_ID='77')
+    done = run_script('train.sbatch', tmp_path, CONFIG, '--amp', status=status, SLURM_JOB_ID='77')
     assert done.returncode == ends, done.stderr
     assert ('scontrol requeue 77' in done.stdout) == requeued
-    assert re.search(r'^srun .*tools/train.py CONFIG --launcher slurm --resume --amp$', done.stdout, re.MULTILINE)
+    assert re.search(rf'^srun .*tools/train.py {CONFIG} --launcher slurm --resume --amp$', done.stdout, re.MULTILINE)
     # To the tasks, not to the script alone, and time enough for a checkpoint.
     assert '#SBATCH --signal=TERM@180\n' in (EXAMPLES / 'train.sbatch').read_text()
 
 
 def test_nodes_meet_at_one_address(tmp_path):
-    done = run_script('elastic.sh', tmp_path, 'CONFIG', '--amp', HOST='node1', GPUS='4')
+    done = run_script('elastic.sh', tmp_path, CONFIG, '--amp', HOST='node1', GPUS='4')
     assert '--nnodes=2:4 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=node1:29400' in done.stdout
-    assert done.stdout.rstrip().endswith('tools/train.py CONFIG --launcher pytorch --resume --amp')
-    assert 'HOST=ADDRESS' in run_script('elastic.sh', tmp_path, 'CONFIG').stderr
+    assert done.stdout.rstrip().endswith(f'tools/train.py {CONFIG} --launcher pytorch --resume --amp')
+    assert 'HOST=ADDRESS' in run_script('elastic.sh', tmp_path, CONFIG).stderr
     for name in ('elastic.sh', 'train.sbatch'):
         assert 'usage: ' in run_script(name, tmp_path, HOST='x').stderr
+
+
+@pytest.mark.parametrize('name', ['elastic.sh', 'train.sbatch'])
+def test_files_that_no_process_would_find(tmp_path, name):
+    """torchrun would try them again and again."""
+    job = dict(HOST='node1', SLURM_JOB_ID='77')
+    done = run_script(name, tmp_path, 'configs/lost.py', **job)
+    assert done.returncode == 2 and f'{name}: configs/lost.py does not exist in {ROOT}: ' in done.stderr
+    done = run_script(name, tmp_path, CONFIG, **job, PYTHON='no/python')
+    assert done.returncode == 2 and f'{name}: no/python does not exist' in done.stderr and 'make setup' in done.stderr
+    done = run_script(name, tmp_path, CONFIG, folder=tmp_path, **job)
+    assert done.returncode == 2 and f'{name}: tools/train.py does not exist in {tmp_path}' in done.stderr
+    assert not done.stdout
+
+
+def test_a_batch_script_that_is_not_submitted(tmp_path):
+    done = run_script('train.sbatch', tmp_path, CONFIG)
+    assert done.returncode and 'SLURM_JOB_ID: not set: submit this script, sbatch train.sbatch CONFIG' in done.stderr
 
 
 def test_the_manifest_starts_what_there_is():
