@@ -82,6 +82,7 @@ def build_problems(cfg: Config) -> List[str]:
     with scratch_folder() as folder:
         # MMEngine names experiments, and their scopes, by the second.
         cfg.work_dir, cfg.experiment_name = folder, osp.basename(folder)
+        replace_backends(cfg, cfg.experiment_name)
         runner = attempt('the runner cannot be built', lambda: Runner.from_cfg(cfg))
         if runner is None:
             return problems
@@ -182,14 +183,9 @@ def build_loop(runner: Runner, split: str) -> Any:
 
 
 def backend_problems(cfg: Config) -> List[str]:
-    """Check that the packages of a visualizer's backends are installed, and replace these by one that starts nothing.
-
-    Args:
-        cfg (Config): It is changed.
-    """
+    """Check that the packages of a visualizer's backends are installed."""
     problems = []
-    visualizer = cfg.get('visualizer') or {}
-    for node in walk(visualizer.get('vis_backends')):
+    for node in walk((cfg.get('visualizer') or {}).get('vis_backends')):
         package = BACKEND_PACKAGES.get(type_name(node))
         if package is None or importlib.util.find_spec(package) is not None:
             continue
@@ -198,6 +194,18 @@ def backend_problems(cfg: Config) -> List[str]:
                 VISBACKENDS.build({**node, 'save_dir': folder})._init_env()
         except ImportError as error:  # it names the packages to install
             problems.append(f'visualizer.vis_backends: {type_name(node)} needs a package that is missing: {error}')
+    return problems
+
+
+def replace_backends(cfg: Config, name: str) -> None:
+    """Give a visualizer a backend that starts nothing, and a name of its own: an earlier one would be used again.
+
+    Args:
+        cfg (Config): It is changed.
+        name (str): Name that no other visualizer of this process has.
+    """
+    visualizer = cfg.get('visualizer') or {}
     if visualizer.get('vis_backends'):
         visualizer['vis_backends'] = [dict(type='LocalVisBackend')]
-    return problems
+    if visualizer:
+        visualizer['name'] = name

@@ -10,7 +10,7 @@ from ..engine.config import leaf_datasets, type_name
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
 from ..errors import UserError
 from .batches import batch_problems
-from .building import build_problems, checkpoint_hook_problems
+from .building import backend_problems, build_problems, checkpoint_hook_problems
 from .checkpoints import checkpoint_problems, load_from_problems, resume_model_problems, resume_problems
 from .classes import LabelRule, head_classes, split_problems, trained_class_problems, zero_label_problems
 from .data.dataset import Leaf, build_problem, check_leaf
@@ -94,7 +94,10 @@ def check_training(cfg: Config, building: bool = False) -> None:
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += prediction_problems(cfg) if validates else []
     problems += channel_problems(cfg) or gradient_problems(cfg)
-    problems += build_problems(cfg) if building and not of_loops else checkpoint_hook_problems(cfg)
+    if building and not of_loops:
+        problems += build_problems(cfg)
+    else:
+        problems += checkpoint_hook_problems(cfg) + backend_problems(cfg)
     if problems:
         raise PreflightError(unique(problems))
     limit.report()

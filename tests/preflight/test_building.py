@@ -1,7 +1,11 @@
 import pytest
 from harness import LIBRARIES
+from problems import only_training_problem
 
+from fcvit_mm.engine.run import train
 from fcvit_mm.preflight.building import build_problems, checkpoint_hook_problems
+from fcvit_mm.preflight.checks import PreflightError
+from fcvit_mm.preflight.start import explained_start
 
 
 def only_problem(cfg):
@@ -96,6 +100,15 @@ def test_parts_that_cannot_be_built(own, options, message):
 def test_samplers_that_ask_the_data_set_are_left_to_the_run(own):
     cfg, _ = own('detection', {'train_dataloader.sampler': dict(_delete_=True, type='ClassAwareSampler')})
     assert build_problems(cfg) == []
+
+
+def test_a_missing_package_is_one_problem_before_and_after_the_start(own):
+    """MMEngine would use the visualizer of the start again, with the backend that failed."""
+    cfg, _ = own('detection', {'visualizer.vis_backends': [dict(type='NeptuneVisBackend')]})
+    message = 'visualizer.vis_backends: NeptuneVisBackend needs a package that is missing'
+    assert only_training_problem(cfg).startswith(message)
+    with pytest.raises(PreflightError, match=f'^1 problem found.*\n.*{message}'), explained_start(cfg):
+        train(cfg)
 
 
 def test_nothing_is_started_for_a_visualizer(own, monkeypatch):
