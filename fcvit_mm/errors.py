@@ -258,16 +258,22 @@ class _Debug(argparse.Action):
 class CommandParser(argparse.ArgumentParser):
     """Argument parser of a command that reports all mistakes before an argument needs a library.
 
-    After parsing, actions with a ``finish`` method convert their stored value.
+    No argument may be empty: a path would be the current folder. After parsing, actions with a ``finish`` method
+    convert their stored value.
     """
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments as ``argparse`` does, then finish them.
 
         Raises:
-            UserError: Raised by an action.
+            UserError: An argument is empty, or raised by an action.
         """
         found = super().parse_args(args, namespace)
+        for action in self._actions:
+            value = getattr(found, action.dest, None)
+            if '' in (value if isinstance(value, list) else [value]):
+                name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
+                raise UserError(f'{name} is empty: give a value, or omit it. In a shell script a variable may be unset')
         for action in self._actions:
             value = getattr(found, action.dest, None)
             if hasattr(action, 'finish') and value is not None:

@@ -10,7 +10,7 @@ import importlib
 import os
 import os.path as osp
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Type
 
 from .errors import CommandParser, UserError
 
@@ -155,11 +155,14 @@ def check_config(path: str) -> None:
     """Raise an error for a missing config file, or another kind of file, before anything is imported.
 
     Raises:
-        UserError: It does not exist, or its name is that of a checkpoint.
+        UserError: It does not exist, is a folder, or its name is that of a checkpoint.
     """
+    if osp.isdir(path):
+        raise UserError(f'config {path} is a folder: give a file in it')
     if not osp.isfile(path):
+        meant = f'did you mean {path}.py? The' if osp.isfile(f'{path}.py') else 'the'
         raise UserError(
-            f'config {path} does not exist: the configs are in configs/classification, configs/detection '
+            f'config {path} does not exist: {meant} configs are in configs/classification, configs/detection '
             'and configs/segmentation of the project'
         )
     if path.endswith(('.pth', '.pt', '.ckpt', '.safetensors', '.onnx')):
@@ -231,12 +234,32 @@ def pass_local_rank(args: argparse.Namespace) -> argparse.Namespace:
     """Pass ``--local_rank`` to the environment, where MMEngine reads it; return the arguments.
 
     Raises:
-        UserError: A launcher started several processes, but ``--launcher`` does not name it: each would run alone.
+        UserError: A launcher started several processes, but ``--launcher`` does not name it: each would run alone. Or
+            ``--launcher`` names one that did not start this process.
     """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.launcher == 'none':
         check_single_process(os.environ)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    else:
+        check_started_by(args.launcher, os.environ)
     return args
+
+
+def check_started_by(launcher: str, env: Mapping[str, str], error: Type[UserError] = UserError) -> None:
+    """Raise an error if a launcher did not start this process.
+
+    Args:
+        launcher (str): One of :data:`LAUNCHER_VARIABLES`.
+        env (dict): The environment.
+        error (type): Type of the error.
+    """
+    names = LAUNCHER_VARIABLES[launcher]
+    missing = [name for name in names[:3] if not env.get(name)]
+    if missing:
+        raise error(
+            f'--launcher {launcher} needs {", ".join(missing)} in the environment: start the processes with '
+            f'{names.command}, or omit --launcher for a single process'
+        )
 
 
 def check_single_process(env: Mapping[str, str]) -> None:

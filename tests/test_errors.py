@@ -237,6 +237,29 @@ def test_parsers_have_debug_and_keep_the_lines_of_the_docstring():
     assert not errors.wants_traceback()
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'name'),
+    [
+        (['', 'image'], 'config'),
+        (['a.py', 'image', ''], 'INPUT'),
+        (['a.py', 'image', '--work-dir', ''], '--work-dir'),
+        (['a.py', 'image', '--work-dir='], '--work-dir'),
+        (['a.py', 'image', '--resume', ''], '--resume'),
+    ],
+)
+def test_an_empty_argument_is_none(arguments, name):
+    """``--work-dir "$UNSET"`` would write into the current folder, and ``--resume "$UNSET"`` start anew."""
+    parser = command_parser('')
+    parser.add_argument('config')
+    parser.add_argument('inputs', nargs='+', metavar='INPUT')
+    parser.add_argument('--work-dir')
+    parser.add_argument('--resume', nargs='?', const='auto')
+    with pytest.raises(
+        UserError, match=f'^{name} is empty: give a value, or omit it. In a shell script a variable may be'
+    ):
+        parser.parse_args(arguments)
+
+
 def test_commands_keep_out_what_libraries_say_of_themselves(capsys, monkeypatch):
     import mmengine.logging as library
 

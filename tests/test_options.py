@@ -7,6 +7,7 @@ import pytest
 
 from fcvit_mm.errors import UserError, command_parser
 from fcvit_mm.options import (
+    LAUNCHER_VARIABLES,
     add_config_options,
     add_import_option,
     add_key_values,
@@ -111,6 +112,8 @@ def test_the_local_rank_is_passed_where_mmengine_reads_it(given, before, expecte
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     if before is not None:
         monkeypatch.setenv('LOCAL_RANK', before)
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
     parser = command_parser('')
     add_launcher_options(parser)
     args = pass_local_rank(parser.parse_args(['--launcher', 'pytorch', *given]))
@@ -149,3 +152,28 @@ def test_several_processes_need_a_launcher(env, message, monkeypatch):
 )
 def test_a_single_process_needs_no_launcher(env):
     check_single_process(env)
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'name'), [('pytorch', 'WORLD_SIZE'), ('slurm', 'SLURM_PROCID'), ('mpi', 'mpirun')]
+)
+def test_a_launcher_that_started_nothing(launcher, name, monkeypatch):
+    for variable in (each for names in LAUNCHER_VARIABLES.values() for each in names if each.isupper()):
+        monkeypatch.delenv(variable, raising=False)
+    parser = command_parser('')
+    add_launcher_options(parser)
+    with pytest.raises(
+        UserError, match=f'--launcher {launcher} needs .*{name}.*, or omit --launcher for a single process'
+    ):
+        pass_local_rank(parser.parse_args(['--launcher', launcher]))
+
+
+def test_a_config_that_is_a_folder_or_lacks_its_suffix(tmp_path):
+    (tmp_path / 'a.py').touch()
+    check_config(str(tmp_path / 'a.py'))
+    with pytest.raises(UserError, match=f'config {tmp_path} is a folder: give a file in it'):
+        check_config(str(tmp_path))
+    with pytest.raises(
+        UserError, match=rf'config {tmp_path}/a does not exist: did you mean {tmp_path}/a.py\? The configs are'
+    ):
+        check_config(str(tmp_path / 'a'))

@@ -22,7 +22,7 @@ from mmengine.logging import print_log
 
 from ..deprecation import renamed_in
 from ..errors import UserError
-from ..options import LAUNCHER_VARIABLES
+from ..options import LAUNCHER_VARIABLES, check_started_by
 
 DEFAULT_PORT = '29500'  # torch.distributed's own
 #: Seconds after which a process that waits for others to start says so.
@@ -82,13 +82,8 @@ def rendezvous_env(launcher: str, env: Dict[str, str]) -> Dict[str, str]:
         LauncherError: A variable is missing or wrong: the launcher is another one or none.
     """
     names = LAUNCHER_VARIABLES[launcher]
+    check_started_by(launcher, env, LauncherError)
     wanted = dict(RANK=names.rank, WORLD_SIZE=names.processes, LOCAL_RANK=names.local_rank)
-    missing = [name for name in wanted.values() if not env.get(name)]
-    if missing:
-        raise LauncherError(
-            f'--launcher {launcher} needs {", ".join(missing)} in the environment: start the processes with '
-            f'{names.command}, or omit --launcher for a single process'
-        )
     found = {key: env[name] for key, name in wanted.items()}
     found['MASTER_PORT'] = env.get('MASTER_PORT') or DEFAULT_PORT
     _check_number(names.processes, found['WORLD_SIZE'], 'the number of processes', 1)
