@@ -271,7 +271,7 @@ class CommandParser(argparse.ArgumentParser):
         found = super().parse_args(args, namespace)
         for action in self._actions:
             value = getattr(found, action.dest, None)
-            if '' in (value if isinstance(value, list) else [value]):
+            if value != action.default and '' in (value if isinstance(value, list) else [value]):
                 name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
                 raise UserError(f'{name} is empty: give a value, or omit it. In a shell script a variable may be unset')
         for action in self._actions:

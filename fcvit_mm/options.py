@@ -165,7 +165,7 @@ def check_config(path: str) -> None:
             f'config {path} does not exist: {meant} configs are in configs/classification, configs/detection '
             'and configs/segmentation of the project'
         )
-    if path.endswith(('.pth', '.pt', '.ckpt', '.safetensors', '.onnx')):
+    if osp.splitext(path)[1] in ('.pth', '.pt', '.ckpt', '.safetensors', '.onnx'):
         raise UserError(f'config is {path}, the name of a checkpoint: give the config file (.py) first')
 
 

@@ -63,7 +63,10 @@ class GpuTensor(Tensor):
         return f'GpuTensor({self.held})'
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> Tensor:
-        copied = GpuTensor(self.held.detach().clone()).requires_grad_(self.requires_grad)
+        copied: Tensor = GpuTensor(self.held.detach().clone())
+        if isinstance(self, torch.nn.Parameter):
+            copied = torch.nn.Parameter(copied)
+        copied.requires_grad_(self.requires_grad)
         return memo.setdefault(id(self), copied)
 
     @classmethod
