@@ -18,6 +18,8 @@ from .load import NetworkError, check_channels, image_reader, input_channels, re
 
 #: Larger images are reduced to this many pixels, because drawing takes more than 100 bytes per pixel.
 MAX_PIXELS = 50_000_000
+#: Small images are enlarged to at most this many pixels: a line of 2x6000 would have 150 million.
+MAX_ENLARGED = 4_000_000
 #: From an image, as a loading step gives it, to the drawn one, ``(H, W, 3)`` uint8 in OpenCV's order (BGR).
 Drawer = Callable[[np.ndarray], np.ndarray]
 
@@ -116,7 +118,8 @@ def draw_classes(visualizer: Any, pixels: np.ndarray, sample: Any, classes: Opti
         np.ndarray: ``(H, W, 3)`` uint8 RGB, enlarged if it is small.
     """
     # The library writes letters of 7 pixels on an image of 224: smaller ones are enlarged to be legible.
-    factor = max(1, 224 / min(pixels.shape[:2]))
+    height, width = pixels.shape[:2]
+    factor = max(1, min(224 / min(height, width), (MAX_ENLARGED / (height * width)) ** 0.5))
     return visualizer.visualize_cls(
         display(pixels), sample, classes=classes, draw_gt=False, rescale_factor=factor if factor > 1 else None
     )

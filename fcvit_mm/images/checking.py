@@ -40,10 +40,27 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
         return f'{path} does not exist: complete the data set, or correct data_root, data_prefix or the annotations'
     except Exception as error:
         # Broad, because corrupt bytes make decoders fail in any way there is.
-        return other_content(path) or (
-            f'{path} cannot be decoded ({type(error).__name__}: {error}): copy it again or remove it from the data set'
-        )
+        found = other_content(path)
+        said = f'{type(error).__name__}: {error}'
+        kind = pixel_kind(path) if read is not None and not found else ''
+        if kind:
+            return (
+                f'{path} cannot be loaded by the pipeline ({said}), although the file is complete ({kind}): convert it '
+                'to PNG with 8 or 16 bits, or set another imdecode_backend of the loading step'
+            )
+        return found or f'{path} cannot be decoded ({said}): copy it again or remove it from the data set'
     return None
+
+
+def pixel_kind(path: Path) -> str:
+    """Return the kind of pixels of an image that Pillow decodes, with the mode; empty if it does not."""
+    try:
+        with open_image(path) as image:
+            image.load()
+            return f'{image.format}, mode {image.mode}'
+    except Exception:
+        # Broad, because corrupt bytes make decoders fail in any way there is.
+        return ''
 
 
 def _decode_completely(path: Path) -> None:

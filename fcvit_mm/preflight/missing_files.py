@@ -1,5 +1,6 @@
 """Files that do not exist: what the same file is called, or where it is."""
 
+import errno
 import os
 import os.path as osp
 import re
@@ -72,6 +73,20 @@ def link_problems(folders: Sequence[str], number: int, allowed: float, limit: Ti
         return []
     annex = 'fetch the files with `git annex get`, ' if 'annex/objects' in os.readlink(broken[0]) else ''
     return [f'{text}: {annex}correct the links, copy the files, or remove the links']
+
+
+def loop_problem(error: Exception) -> str:
+    """Describe the symbolic link to a folder above it because of which a path has no end; empty for other errors."""
+    if not isinstance(error, OSError) or error.errno != errno.ELOOP or not isinstance(error.filename, str):
+        return ''
+    parts = error.filename.split(os.sep)
+    for number in range(2, len(parts) + 1):
+        link = os.sep.join(parts[:number])
+        if osp.islink(link) and osp.isdir(link):
+            above = osp.join(osp.realpath(link), '')
+            if osp.join(osp.realpath(osp.dirname(link)), '').startswith(above):
+                return f'{link} is a symbolic link to a folder above it, {osp.realpath(link)}: remove the link'
+    return ''
 
 
 def is_hidden(path: str, folders: Sequence[str]) -> bool:

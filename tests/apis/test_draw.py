@@ -47,6 +47,20 @@ def test_names_do_not_collide(folder, tmp_path):
     np.testing.assert_array_equal(cv2.imread(written[2]), cv2.imread(str(folder / 'b.jpg')))
 
 
+@pytest.mark.parametrize(
+    ('shape', 'factor'), [((2, 6000), 18), ((16, 32), 14), ((300, 400), None), ((2, 4000000), None)]
+)
+def test_small_images_are_enlarged_within_limits(shape, factor):
+    given = {}
+
+    class Visualizer:
+        def visualize_cls(self, image, sample, **options):
+            given.update(options, shape=image.shape)
+
+    draw.draw_classes(Visualizer(), np.zeros((*shape, 3), np.uint8), None, None)
+    assert given['rescale_factor'] == (factor and pytest.approx(factor, rel=0.02)) and given['shape'][:2] == shape
+
+
 def test_corrupt_images_are_skipped(folder, tmp_path):
     (folder / 'b.jpg').write_bytes((folder / 'b.jpg').read_bytes()[:300])
     written, problems = draw_images(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))

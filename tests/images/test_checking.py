@@ -49,6 +49,18 @@ def test_problems_are_those_of_what_loads_an_image(tmp_path):
         read(tmp_path / 'array.npy')
 
 
+def test_a_complete_image_that_the_pipeline_cannot_load(tmp_path):
+    from mmcv.transforms import LoadImageFromFile
+
+    path = tmp_path / 'float.tif'
+    Image.fromarray(np.zeros((4, 5), np.float32)).save(path)
+    problem = image_problem(path, ImageReader(LoadImageFromFile()))
+    assert problem.startswith(f'{path} cannot be loaded by the pipeline (') and 'complete (TIFF, mode F)' in problem
+    assert problem.endswith('convert it to PNG with 8 or 16 bits, or set another imdecode_backend of the loading step')
+    path.write_bytes(path.read_bytes()[:-40])
+    assert f'{path} cannot be decoded' in image_problem(path, ImageReader(LoadImageFromFile()))
+
+
 def test_labels(tmp_path):
     Image.fromarray(np.array([[0, 3], [3, 255]], np.uint8)).save(tmp_path / 'map.png')
     assert read_labels(tmp_path / 'map.png') == [0, 3, 255]

@@ -2,6 +2,7 @@ import os
 import unicodedata
 
 import pytest
+from problems import only_problem
 
 from fcvit_mm.preflight.limits import TimeLimit
 from fcvit_mm.preflight.missing_files import link_problems, near_file, path_problem
@@ -127,3 +128,12 @@ def test_links_among_files(tmp_path, said):
     assert line.endswith(
         'skipped: fetch the files with `git annex get`, correct the links, copy the files, or remove the links'
     )
+
+
+def test_links_to_folders_above(own):
+    cfg, data = own('classification')
+    link = sorted((data / 'train').iterdir())[0] / 'up'
+    link.symlink_to('..')
+    above = (data / 'train').resolve()
+    found = f'train_dataloader: {link} is a symbolic link to a folder above it, {above}: remove the link'
+    assert only_problem(cfg) == found

@@ -14,7 +14,7 @@ from ...errors import advice_for, origin
 from ..annotations import PARTS, fatal_annotations
 from ..limits import TimeLimit, quiet, remark, shorten
 from ..messages import short_message
-from ..missing_files import link_problems, path_problem
+from ..missing_files import link_problems, loop_problem, path_problem
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
 from .detection import (
     are_all_skipped,
@@ -110,6 +110,7 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
             or unlisted_problems(dataset, prefixes, limit)
             or [
                 prefix_problem(dataset_cfg, error)
+                or loop_problem(error)
                 or f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: '
                 + advice_for(error, 'correct the data or its paths')
             ]
