@@ -108,6 +108,9 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
         return unpacked
     if not samples:  # views of one image, videos, or a library of somebody's own
         return []
+    of_channels = mean_problem(cfg, samples[0]['inputs'].shape[0])
+    if of_channels:
+        return [of_channels]
     try:
         batches = Batches(cfg, name, number)
     except Exception:
@@ -118,6 +121,20 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
         return problems
     problems = mask_problems(batches, samples) + ignored_problems(batches, samples, leaves)
     return problems + lone_image_problems(batches, samples)
+
+
+def mean_problem(cfg: Config, channels: int) -> str:
+    """Describe means of another number of channels than the images have, which would change their number."""
+    node = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    for key in ('mean', 'std'):
+        values = node.get(key)
+        if isinstance(values, (list, tuple)) and len(values) not in (1, channels):
+            plural = 's' if channels != 1 else ''
+            return (
+                f'images have {channels} channel{plural}, but data_preprocessor.{key} has {len(values)} values: give '
+                'one value per channel, or correct color_type of LoadImageFromFile'
+            )
+    return ''
 
 
 def packing_problems(cfg: Config, name: str, packed: Dict[int, Any], leaves: Sequence[Leaf]) -> List[str]:

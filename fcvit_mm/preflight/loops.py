@@ -30,6 +30,8 @@ def sampler_problems(cfg: Config, name: str, dataset: Any) -> List[str]:
     """
     loader = cfg[name]
     trains, sampler = name == 'train_dataloader', loader.get('sampler')
+    if not len(dataset):
+        return ['.dataset has no samples: correct the settings of its wrappers, such as times, or indices']
     if not isinstance(sampler, dict):
         return []
     try:

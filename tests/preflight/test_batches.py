@@ -165,3 +165,14 @@ def test_training_without_labels(own):
     assert data_problems(cfg, ['train_dataloader']) == [
         'train_dataloader: no sample has a label: set with_label=True of the data set, or an ann_file with labels'
     ]
+
+
+@pytest.mark.parametrize('key', ['mean', 'std'])
+def test_means_for_other_channels(own, key):
+    cfg, _ = own('classification')
+    cfg.train_dataloader.dataset.pipeline[0].color_type = 'grayscale'
+    cfg.data_preprocessor.update({'mean': [120.0], 'std': [60.0], key: [1.0, 2.0, 3.0]})
+    expected = f'train_dataloader: images have 1 channel, but data_preprocessor.{key} has 3 values: give one value per '
+    assert only(cfg) == f'{expected}channel, or correct color_type of LoadImageFromFile'
+    cfg.data_preprocessor[key] = [1.0]
+    assert data_problems(cfg, ['train_dataloader']) == []

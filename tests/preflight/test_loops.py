@@ -65,3 +65,11 @@ def test_a_loop_without_its_data(own, split):
     )
     cfg[f'{split}_dataloader'] = cfg[f'{split}_evaluator'] = None
     check_training(cfg)
+
+
+def test_a_wrapper_without_samples(own):
+    cfg, _ = own('classification')
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=0, dataset=cfg.train_dataloader.dataset)
+    assert only_problem(cfg) == (
+        'train_dataloader.dataset has no samples: correct the settings of its wrappers, such as times, or indices'
+    )
