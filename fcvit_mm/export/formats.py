@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import warnings
+from importlib.metadata import version
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import torch
@@ -17,7 +18,7 @@ from ..inference import optimize_for_inference
 from ..options import EXPORT_FORMATS as FORMATS
 from .any_size import free_of_sizes_
 from .comparison import Difference, check_detections, compare
-from .errors import ExportError, naming_operators
+from .errors import ExportError, causes, naming_operators
 from .parts import Part
 from .runtimes import as_tuple, load_exported
 
@@ -52,8 +53,8 @@ def check_format(path: str, kind: str) -> None:
                 f'{package} is not installed: {how_to_install("export")} (--format torchscript needs nothing '
                 'besides torch)'
             )
-    version = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
-    if kind != 'torchscript' and version < MIN_TORCH:
+    found = tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2])
+    if kind != 'torchscript' and found < MIN_TORCH:
         raise UserError(
             f'--format {kind} needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}: use '
             '--format torchscript'
@@ -138,15 +139,25 @@ def _program(part: Part, example: Tensor) -> 'torch.export.ExportedProgram':
 def _record_onnx(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     import onnx
 
-    program = torch.onnx.export(
-        _program(part, example),
-        dynamo=True,
-        input_names=['images'],
-        output_names=names,
-        opset_version=OPSET,
-        dynamic_shapes=(part.axes,),
-        verbose=False,
-    )
+    recorded = _program(part, example)
+    try:
+        program = torch.onnx.export(
+            recorded,
+            dynamo=True,
+            input_names=['images'],
+            output_names=names,
+            opset_version=OPSET,
+            dynamic_shapes=(part.axes,),
+            verbose=False,
+        )
+    except Exception as error:
+        # Broad, because the exporter wraps errors; each torch needs an onnxscript that knows it.
+        if any(re.search(r"(module|named) '(onnxscript|onnx_ir)\b", str(cause)) for cause in causes(error)):
+            raise ExportError(
+                f'onnxscript {version("onnxscript")} is too old for torch {torch.__version__} ({causes(error)[0]}): '
+                'pip install --upgrade onnxscript onnx_ir'
+            ) from error
+        raise
     assert program is not None  # of dynamo=True
     model = program.model_proto
     forget_origins(model)

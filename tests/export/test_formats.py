@@ -186,3 +186,22 @@ def test_options_of_inductor_for_layers_whose_batch_depends_on_the_image(tmp_pat
         write_export(Function(find), str(tmp_path / 'a.pt2'), 'aot_inductor')
     del used['aot_inductor.metadata']
     assert used == changed and not os.listdir(tmp_path)
+
+
+def test_an_onnxscript_that_this_torch_does_not_know(tmp_path, monkeypatch):
+    if torch.__version__ < '2.9':
+        pytest.skip('the exporter of ONNX started from TorchScript before')
+    for package in FORMATS['onnx'].packages:
+        pytest.importorskip(package)
+
+    def export(*_, **__):
+        raise RuntimeError('failed') from ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_9_9'")
+
+    monkeypatch.setattr('torch.onnx.export', export)
+    monkeypatch.setattr('fcvit_mm.export.formats._program', lambda part, example: None)
+    with pytest.raises(
+        ExportError,
+        match=r"^onnxscript \S+ is too old for torch \S+ \(No module named 'onnxscript.*torch_9_9'\): pip install",
+    ):
+        write_export(Features(torch.nn.Conv2d(3, 4, 1)), str(tmp_path / 'a.onnx'), 'onnx')
+    assert not os.listdir(tmp_path)
