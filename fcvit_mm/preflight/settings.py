@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def setting_problems(cfg: Config) -> List[str]:
-    """Check the logging level, seed, start method of processes, numbers of classes, learning rate and optimizer."""
+    """Check the logging level, seed, start method of processes, numbers of classes, learning rate, and optimizer."""
     problems = []
     level = cfg.get('log_level')
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
@@ -43,7 +43,7 @@ def setting_problems(cfg: Config) -> List[str]:
     if method is not None and method not in methods:
         problems.append(f'env_cfg.mp_cfg.mp_start_method is {method!r}, expected one of {", ".join(methods)}')
     report_no_learning_rate(cfg)
-    return problems + class_number_problems(cfg) + optimizer_type_problems(cfg)
+    return problems + class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
 
 
 def class_number_problems(cfg: Config) -> List[str]:
@@ -60,6 +60,17 @@ def report_no_learning_rate(cfg: Config) -> None:
     """Report that the learning rate is 0."""
     if ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr') == 0:
         remark('optim_wrapper.optimizer.lr is 0, so no weight changes: set a learning rate, unless this is intended')
+
+
+def clipping_problems(cfg: Config) -> List[str]:
+    """Check that the limit of gradients is above 0."""
+    clip = (cfg.get('optim_wrapper') or {}).get('clip_grad')
+    limits = clip if isinstance(clip, dict) else {}
+    return [
+        f'optim_wrapper.clip_grad.{name} is {limits[name]}, which makes every gradient 0: for no limit omit clip_grad'
+        for name in ('max_norm', 'clip_value')
+        if isinstance(limits.get(name), (int, float)) and limits[name] <= 0
+    ]
 
 
 def optimizer_type_problems(cfg: Config) -> List[str]:

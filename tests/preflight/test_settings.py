@@ -16,6 +16,10 @@ from fcvit_mm.preflight.settings import setting_problems
             {'optim_wrapper.optimizer.type': 'Adamw'},
             "optim_wrapper.optimizer.type is 'Adamw', which is no registered optimizer; did you mean 'AdamW'? ",
         ),
+        (
+            {'optim_wrapper.clip_grad': {'max_norm': 0}},
+            'optim_wrapper.clip_grad.max_norm is 0, which makes every gradient 0: for no limit omit clip_grad',
+        ),
         *(
             (
                 {'optim_wrapper.optimizer.type': name},
