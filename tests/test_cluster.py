@@ -17,7 +17,9 @@ def run_script(name, tmp_path, *arguments, status=0, folder=ROOT, **environment)
     """Run a script whose commands only say how they were started; ``srun`` and python end in a status."""
     for command in ('srun', 'scontrol', 'python'):
         end = 0 if command == 'scontrol' else status
-        (tmp_path / command).write_text(f'#!/bin/sh\necho {command} "$@"\nexit {end}\n')
+        (tmp_path / command).write_text(
+            f'#!/bin/sh\necho "WEIGHTS ${{FCVIT_MM_WEIGHTS:-none}}"\necho {command} "$@"\nexit {end}\n'
+        )
         (tmp_path / command).chmod(0o755)
     return subprocess.run(
         ['bash', str(EXAMPLES / name), *arguments],
@@ -36,6 +38,24 @@ def test_a_warned_job_is_requeued_and_no_other(tmp_path, status, ends, requeued)
     assert re.search(rf'^srun .*tools/train.py {CONFIG} --launcher slurm --resume --amp$', done.stdout, re.MULTILINE)
     # To the tasks, not to the script alone, and time enough for a checkpoint.
     assert '#SBATCH --signal=TERM@180\n' in (EXAMPLES / 'train.sbatch').read_text()
+
+
+def test_weights_of_nodes_without_internet(tmp_path):
+    """The project's folder ``checkpoints`` if there is one; otherwise those that torch.hub downloaded are found."""
+
+    def weights(**environment):
+        done = run_script('train.sbatch', tmp_path, CONFIG, folder=project, SLURM_JOB_ID='77', **environment)
+        assert done.returncode == 0, done.stderr
+        return re.search('^WEIGHTS (.*)$', done.stdout, re.MULTILINE).group(1)
+
+    project = tmp_path / 'project'
+    for name in ('tools/train.py', CONFIG):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).touch()
+    assert weights() == 'none'
+    (project / 'checkpoints').mkdir()
+    assert weights() == str(project / 'checkpoints')
+    assert weights(FCVIT_MM_WEIGHTS='/data/weights') == '/data/weights'
 
 
 def test_nodes_meet_at_one_address(tmp_path):

@@ -60,7 +60,7 @@ def weight_folders() -> List[str]:
     Raises:
         CheckpointError: :data:`VARIABLE` is not a folder.
     """
-    first = os.environ.get(VARIABLE)
+    first = os.path.expanduser(os.environ.get(VARIABLE, ''))  # batch scripts and containers do not replace ~
     if first and not os.path.isdir(first):
         raise CheckpointError(
             f'{VARIABLE}={first} is not a folder: create and fill it (python tools/download.py NAME --to {first}), or '

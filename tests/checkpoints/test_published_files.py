@@ -140,6 +140,9 @@ def test_a_variable_that_names_no_folder(micro, tmp_path, monkeypatch):
         read_checkpoint('published:micro')
     fetch_published('micro', str(folder))  # what the message says
     assert published_path('micro') == str(folder / 'micro_224.pth')
+    monkeypatch.setenv('FCVIT_MM_WEIGHTS', '~/weights')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert published_path('micro') == str(folder / 'micro_224.pth')
 
 
 def test_what_only_a_person_can_download(micro, tmp_path, monkeypatch):
