@@ -1,7 +1,7 @@
 """Data sets for detection: categories, objects and masks in COCO's format."""
 
 import unicodedata
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Set
 
 import numpy as np
 
@@ -41,7 +41,9 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
     """Check that the library gave each class the category of its name."""
     classes = list(dataset.metainfo.get('classes') or ())
     names = [category['name'] for category in api.cats.values()]
-    ambiguous = ambiguous_category(api.dataset.get('categories', []), classes)
+    ambiguous = ambiguous_category(
+        api.dataset.get('categories', []), classes, {each['category_id'] for each in api.anns.values()}
+    )
     if ambiguous:
         return [f'{dataset.ann_file}: {ambiguous}']
     found = [api.cats[key]['name'] for key in dataset.cat_ids]
@@ -70,18 +72,27 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
     return []
 
 
-def ambiguous_category(categories: List[dict], classes: Sequence[Any]) -> str:
-    """Describe an id of several categories, or a class with several ids; empty if there is none."""
+def ambiguous_category(categories: List[dict], classes: Sequence[Any], used: Set[Any]) -> str:
+    """Describe an id of several categories, or a class with several ids; empty if there is none.
+
+    Args:
+        categories (list[dict]): Those of a file.
+        classes (sequence): Names of the classes of a data set.
+        used (set): The ids that annotations have.
+    """
     for key, other in (('id', 'name'), ('name', 'id')):
         others: Dict[Any, Dict[Any, None]] = {}
         for each in categories:
             others.setdefault(each[key], {})[each[other]] = None
         for value, found in others.items():
-            if len(found) > 1 and (key == 'id' or value in classes):
-                return (
-                    f'{len(found)} categories have the {key} {value!r} ({other}s {shorten(map(repr, found))}): '
-                    'give each category one id and one name, and its annotations this id'
-                )
+            if len(found) < 2 or key == 'name' and value not in classes:
+                continue
+            text = f'{len(found)} categories have the {key} {value!r} ({other}s {shorten(map(repr, found))})'
+            empty = [each for each in found if each not in used]
+            if key == 'name' and len(empty) == len(found) - 1:
+                unused = shorten(map(repr, empty))
+                return f'{text}: remove {unused}, without annotations (Roboflow writes one for a project)'
+            return f'{text}: give each category one id and one name, and its annotations this id'
     return ''
 
 

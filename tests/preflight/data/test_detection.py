@@ -292,6 +292,13 @@ def test_an_image_with_two_entries(own, said, change_annotations):
         ),
         (
             lambda content: content['categories'].append(dict(id=99, name='circle')),
+            "2 categories have the name 'circle' (ids 1, 99): remove 99, without annotations (Roboflow writes one for",
+        ),
+        (
+            lambda content: (
+                content['categories'].append(dict(id=99, name='circle')),
+                content['annotations'].append(dict(content['annotations'][0], id=99, category_id=99)),
+            ),
             "2 categories have the name 'circle' (ids 1, 99): give each category one id and one name, and its",
         ),
         (lambda content: content['categories'][0].update(name='Circle '), "'circle' is 'Circle ' in the file"),
