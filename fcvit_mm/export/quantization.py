@@ -113,7 +113,7 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
     """Write the 8-bit version of an ONNX file: weights and inputs of the operators :data:`QUANTIZED`, in QDQ format.
 
     Weights have 7 bits and a scale per output channel: with 8, the sums of pairs of products saturate 16 bits on CPUs
-    without VNNI instructions. Products of detections (:func:`products_of_detections`) stay in float32.
+    without VNNI instructions. Two kinds stay in float32: :func:`products_of_detections` and :func:`starts_of_streams`.
 
     Args:
         path (str): The float32 file.
@@ -145,7 +145,7 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=list(QUANTIZED),
-            nodes_to_exclude=products_of_detections(prepared),
+            nodes_to_exclude=[*products_of_detections(prepared), *starts_of_streams(prepared)],
         )
         model = onnx.load(unchecked)
         # ONNX Runtime's optimizer lists all operator sets that it knows; other runtimes need not know them.
@@ -185,6 +185,45 @@ def products_of_detections(path: str) -> List[str]:
         if node.op_type == 'MatMul' and weights.isdisjoint(node.input):
             found.append(node.name)
     return found
+
+
+def starts_of_streams(path: str) -> List[str]:
+    """Return the nodes of an ONNX file whose output begins a residual stream: patch embeddings, downsampling.
+
+    What they round in 8 bits stays in the stream up to the heads, while the residual branches only add to it.
+    """
+    import onnx
+
+    graph = onnx.load(path).graph
+    varying = {each.name for each in graph.input} - {each.name for each in graph.initializer}
+    nodes = []  # those that depend on pixels, in the order in which they are computed
+    for node in graph.node:
+        if node.op_type != 'Shape' and not varying.isdisjoint(node.input):
+            varying.update(node.output)
+            nodes.append((node.op_type, varying.intersection(node.input), set(node.output)))
+    return [node.name for node in graph.node if node.op_type in QUANTIZED and _additions(nodes, node.output) > 1]
+
+
+def _additions(nodes: Sequence[Tuple[str, Set[str], Set[str]]], tensors: Iterable[str]) -> int:
+    """Count the additions of a tensor and of functions of it, which products compute: of residual branches.
+
+    Args:
+        nodes (Sequence[tuple]): Operator, inputs and outputs of the nodes after the tensor, and of others.
+        tensors (iterable[str]): The tensor's name.
+    """
+    stream, number = set(tensors), 0
+    branches: Set[str] = set()
+    for operator, inputs, outputs in nodes:
+        if operator in QUANTIZED:
+            branches |= outputs if inputs & (stream | branches) else set()
+        elif inputs <= stream:
+            stream |= outputs
+        elif operator == 'Add' and inputs <= stream | branches and inputs & stream:
+            number += 1
+            stream |= outputs
+        elif inputs & branches:
+            branches |= outputs
+    return number
 
 
 def measure_drift(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fcvit_mm.errors import UserError
+from fcvit_mm.export.exporter import export_model
 from fcvit_mm.export.quantization import (
     calibration_images,
     check_quantizer,
@@ -14,6 +15,7 @@ from fcvit_mm.export.quantization import (
     measure_drift,
     products_of_detections,
     quantize,
+    starts_of_streams,
 )
 
 
@@ -82,7 +84,59 @@ def test_products_of_detections_are_those_after_suppression_without_weights(tmp_
     assert products_of_detections(path) == ['make_first', 'make_second']
 
 
-@pytest.mark.parametrize('excluded', ['products_of_detections'])
+@pytest.mark.parametrize(
+    'operators, expected',
+    [
+        # a stream of two branches, after whose beginning a constant is added
+        (
+            ['Conv images s', 'Add s t', 'Conv t u', 'Add t,u v', 'Conv v w', 'Relu w x', 'Add v,x y', 'Conv y out'],
+            ['s'],
+        ),
+        # of one branch only
+        (['Conv images s', 'Conv s t', 'Add s,t u', 'Conv u out'], []),
+        # two streams: the second begins at a downsampling of the first
+        (
+            ['Conv images a', 'Conv a b', 'Add a,b c', 'Conv c d', 'Add c,d e', 'Conv e f', 'MatMul f,f g', 'Add f,g h']
+            + ['Gemm h i', 'Add h,i out'],
+            ['a', 'f'],
+        ),
+        # a pyramid: maps of other levels are added
+        (['Conv images a', 'Conv a b', 'Conv a c', 'Add b,c d', 'Conv b e', 'Add d,e out'], []),
+        # sizes are no stream
+        (['Conv images a', 'Shape a b', 'Add b c', 'Conv a d', 'Conv d e', 'Add e,c f', 'Add f,b out'], []),
+    ],
+)
+def test_streams_begin_at_patch_embeddings_and_downsampling(operators, expected, tmp_path, needs):
+    needs('onnx')
+    from onnx import TensorProto, helper, save
+
+    nodes = []
+    for operator in operators:
+        kind, inputs, output = operator.split()
+        weights = ['weight'] if kind in ('Conv', 'Gemm') or (kind == 'Add' and ',' not in inputs) else []
+        nodes.append(helper.make_node(kind, [*inputs.split(','), *weights], [output], name=output))
+    images, out, weight = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ('images', 'out', 'weight')
+    )
+    values = helper.make_tensor('weight', TensorProto.FLOAT, [1], [1.0])
+    path = str(tmp_path / 'a.onnx')
+    save(helper.make_model(helper.make_graph(nodes, 'small', [images, weight], [out], [values])), path)
+    assert starts_of_streams(path) == expected
+
+
+def test_streams_of_a_backbone(saved, tmp_path, needs):
+    """The stem, and the one downsampling."""
+    needs('onnx')
+    import onnx
+
+    out = str(tmp_path / 'a.onnx')
+    export_model(*saved('detection'), out, 'onnx', part='backbone', rounds=0)
+    inputs = {node.name: list(node.input) for node in onnx.load(out).graph.node}
+    found = [next(name for name in inputs[node] if name.endswith('weight')) for node in starts_of_streams(out)]
+    assert [name.split('.')[-3:] for name in found] == [['stem', 'proj', 'weight'], ['downsample', 'proj', 'weight']]
+
+
+@pytest.mark.parametrize('excluded', ['products_of_detections', 'starts_of_streams'])
 def test_sensitive_products_stay_in_float32(excluded, tmp_path, needs, monkeypatch):
     needs('onnx')
     from onnx import TensorProto, helper, load, numpy_helper, save
