@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from ...files import WriteError, lacks_space, remove_temporaries, write_atomic
 from ...registry import HOOKS
@@ -135,6 +135,13 @@ class AtomicCheckpointHook(CheckpointHook):
     def after_train(self, runner: Runner) -> None:
         self.stop_listening()
         super().after_train(runner)
+        interrupted = self.file_backend.join_path(self.out_dir, INTERRUPTED)
+        final = self._path(runner.epoch if self.by_epoch else runner.iter)
+        if is_main_process() and self.last_ckpt == final and self.file_backend.isfile(interrupted):
+            # SIGTERM came during the last validation, after the last checkpoint: none follows that replaces it.
+            self._point_to(runner, final)
+            self.file_backend.remove(interrupted)
+            self._flush()
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
         self.terminated = True
@@ -209,13 +216,24 @@ class AtomicCheckpointHook(CheckpointHook):
         self.file_backend = LateRemovals(self.file_backend)
         self._move_to_this_run(runner)
         if is_main_process():
-            # The run may have been killed after it wrote the resumed checkpoint, before it removed older ones.
+            # The run may have been killed after it wrote the resumed checkpoint, before it removed what is older.
             for name in runner.message_hub.runtime_info.get('outdated_ckpts', ()):
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, name))
+            if self._resumes_regular(runner):
+                self.file_backend.remove(self.file_backend.join_path(self.out_dir, INTERRUPTED))
             self._flush()
             if local:
                 remove_temporaries(self.out_dir)  # of an earlier run of this work directory
         self._listen()
+
+    @staticmethod
+    def _resumes_regular(runner: Runner) -> bool:
+        """Check whether the run resumes from its last checkpoint, and this is a regular one."""
+        last = find_latest_checkpoint(runner.work_dir) if runner._resume else None
+        if last is None:
+            return False
+        names = {osp.basename(str(path)) for path in (last, runner._load_from or last)}
+        return len(names) == 1 and names != {INTERRUPTED}
 
     def _move_to_this_run(self, runner: Runner) -> None:
         """Take the checkpoints of a resumed run from this run's folder: MMEngine would remove those of the other run.

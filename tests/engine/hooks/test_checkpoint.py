@@ -130,7 +130,7 @@ def test_checkpoints_of_a_run_that_is_continued_elsewhere_are_kept(several, copi
     info['last_ckpt'] = str(there / 'epoch_1.pth')
     hub = SimpleNamespace(runtime_info=info, get_info=info.get)
     logger = SimpleNamespace(info=print)
-    hook.before_train(SimpleNamespace(work_dir=str(here), message_hub=hub, logger=logger))
+    hook.before_train(SimpleNamespace(work_dir=str(here), message_hub=hub, logger=logger, _resume=False))
     hook.stop_listening()
     bests = [str(here / f'best_{name}_epoch_1.pth') if copied else None for name in keys.values()]
     assert hook._bests() == ([None, *bests] if several else bests)
@@ -168,6 +168,25 @@ def test_hooks_of_others_write_atomically_and_sigterm_is_heard(runner, tmp_path,
     assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth')
     assert torch.load(tmp_path / 'interrupted.pth', weights_only=False)['meta']['iter'] == 7
     assert 'atomic' not in LocalBackend.put.__qualname__.lower()
+
+
+@pytest.mark.parametrize('ended', ['in training', 'before the removal', 'in the last validation'])
+def test_a_complete_run_has_no_state_of_an_interruption(ended, tmp_path):
+    """Also if no other checkpoint follows, which would replace it."""
+    interrupted, last = tmp_path / 'interrupted.pth', tmp_path / 'last_checkpoint'
+    train(tmp_path, by_epoch=True, end=6, how='SIGTERM')
+    state = interrupted.read_bytes()
+    if ended != 'in training':
+        train(tmp_path, by_epoch=True, resume=True)
+    if ended == 'before the removal':
+        interrupted.write_bytes(state)
+    elif ended == 'in the last validation':
+        interrupted.write_bytes((tmp_path / 'epoch_3.pth').read_bytes())
+        last.write_text(str(interrupted))
+    seen, runner = train(tmp_path, by_epoch=True, resume=True)
+    assert (len(seen), runner.iter) == (5 if ended == 'in training' else 0, 12)
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
+    assert last.read_text() == str(tmp_path / 'epoch_3.pth')
 
 
 def test_processes_that_training_forks_end_at_sigterm(tmp_path, monkeypatch):
