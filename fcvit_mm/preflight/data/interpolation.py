@@ -7,7 +7,7 @@ import numpy as np
 from ..limits import remark, shorten
 
 #: Part of the changes of label along rows and columns that are steps of a slope (a pixel between a smaller and a larger
-#: label). Measured: at most 0.035 in maps of 8 data sets, 0.28 and more after interpolation, 0.20 and more in JPEG.
+#: label). Measured in maps of 8 data sets: at most 0.035, after interpolation 0.28 and more, in JPEG 0.20 and more.
 SLOPES = 0.1
 #: Part of these pixels from which on a label is an outline, such as 1 in maps of background, border and object.
 OUTLINE = 0.8
