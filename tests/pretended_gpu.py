@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device('cuda', 0)
 #: Operations that accept tensors of both devices: of indices, only those of an indexed tensor.
@@ -75,6 +75,11 @@ class GpuTensor(Tensor):
         return _compute(func, args, kwargs or {}, [])
 
 
+def _leaves(x: Any) -> List[Any]:
+    leaves: List[Any] = tree_flatten(x)[0]
+    return leaves
+
+
 def _is_gpu(device: Any) -> bool:
     if isinstance(device, bool):
         return False
@@ -85,7 +90,7 @@ def _refuse_mixed(func: Any, args: Sequence[Any], kwargs: Dict[str, Any]) -> Non
     name = func.overloadpacket.__name__
     if name in MIXED:
         return
-    tensors = [x for x in tree_leaves((args[::2] if name in INDEXED else args, kwargs)) if isinstance(x, Tensor)]
+    tensors = [x for x in _leaves((args[::2] if name in INDEXED else args, kwargs)) if isinstance(x, Tensor)]
     others = [x for x in tensors if not isinstance(x, GpuTensor) and x.dim() and not hasattr(x, 'of_pytorch')]
     if others and len(others) < len(tensors) and any(isinstance(x, GpuTensor) for x in tensors):
         shapes = [tuple(x.shape) for x in others]
@@ -95,7 +100,7 @@ def _refuse_mixed(func: Any, args: Sequence[Any], kwargs: Dict[str, Any]) -> Non
 def _compute(func: Any, args: Any, kwargs: Dict[str, Any], called: List[str]) -> Any:
     """Compute an operation; ``called`` are the Python functions that called it."""
     _refuse_mixed(func, args, kwargs)
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    tensors = [x for x in _leaves((args, kwargs)) if isinstance(x, Tensor)]
     on_gpu = {id(x.held): x for x in tensors if isinstance(x, GpuTensor)}
     is_copy = func.overloadpacket.__name__ == 'copy_'
     stays = isinstance(args[0], GpuTensor) if is_copy else bool(on_gpu)
@@ -106,7 +111,7 @@ def _compute(func: Any, args: Any, kwargs: Dict[str, Any], called: List[str]) ->
         )
     # What C++ code makes beside a tensor of the GPU is on the GPU; here the code had the tensor on the CPU.
     if all(hasattr(x, 'of_pytorch') for x in tensors) and not (called and called[-1] in FACTORIES):
-        for output in tree_leaves(outputs):
+        for output in _leaves(outputs):
             if isinstance(output, Tensor):
                 output.of_pytorch = True  # type: ignore[attr-defined]
     return outputs
@@ -226,7 +231,6 @@ class _Functions(TorchFunctionMode):
 @contextmanager
 def pretended_gpu() -> Iterator[torch.device]:
     """Pretend that there is a GPU, and yield its device."""
-    torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]
     future = torch.__future__
     before = future.get_overwrite_module_params_on_conversion()
     called: List[str] = []

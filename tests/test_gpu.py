@@ -16,6 +16,7 @@ from torch import nn
 import fcvit_mm
 from fcvit_mm.apis.load import build_model
 from fcvit_mm.apis.step import random_batch, scope_of_library, without_downloads
+from fcvit_mm.mmcv_ext import is_compiled
 
 
 def step(model, device):
@@ -108,6 +109,8 @@ SMALL = dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8), mlp_ratios=(2, 2, 2, 2)
 def test_a_model_trains_and_predicts(config):
     """With the operators that this package has in place of mmcv's compiled ones, which need CUDA's compiler."""
     pytest.importorskip('mmdet' if 'detection' in config else 'mmseg')
+    if is_compiled():
+        pytest.skip('mmcv has its compiled operators, which read the memory of tensors')
     cfg = without_downloads(Config.fromfile(ROOT / 'configs' / f'{config}.py'), 64)
     cfg.model.backbone.arch = SMALL
     for key in ('neck', 'decode_head', 'auxiliary_head'):

@@ -111,7 +111,7 @@ def test_the_preprocessor_is_not_compiled():
 
     class Notes(torch.nn.Module):
         def forward(self, x):
-            traced.append(torch.compiler.is_compiling())
+            traced.append(torch._dynamo.is_compiling())
             return x + 1
 
     model = Model()
