@@ -61,6 +61,7 @@ class Result(NamedTuple):
         trains (str): The same for a training step: empty if it was not tried.
         kind (str): Kind of the first failure (:func:`kind_of`); empty if there was none.
         seconds (float): Total time.
+        side (int): Side of the images in pixels.
         values (list[float]): Sum of the absolute values of the predictions; loss, and sum of squares of the gradients.
     """
 
@@ -69,6 +70,7 @@ class Result(NamedTuple):
     trains: str = ''
     kind: str = ''
     seconds: float = 0.0
+    side: int = 0
     values: Sequence[float] = ()
 
 
@@ -129,7 +131,7 @@ def attempt(cfg: Config, side: int, size: Optional[int], training: bool = True, 
         training (bool): As of :func:`try_config`.
         on_gpu (bool): As of :func:`try_config`.
     """
-    found: Dict[str, Any] = dict(values=[])
+    found: Dict[str, Any] = dict(side=side, values=[])
     with scope_of_library(cfg):
         try:
             model: Any = build_random(cfg, size)
@@ -339,24 +341,27 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def compare(results: Sequence[Result], others: Sequence[Result]) -> str:
-    """Return the largest relative difference of the values of the same configs.
+    """Return the largest relative difference of the values of the same configs, of images of the same size.
 
     Raises:
         UserError: It is above :data:`TOLERANCE`.
     """
-    expected = {result.config: result.values for result in others}
-    differences = {
-        result.config: max(abs(a - b) / max(abs(b), 1e-6) for a, b in zip(result.values, expected[result.config]))
-        for result in results
-        if result.values and len(result.values) == len(expected.get(result.config, ()))
-    }
-    if not differences:
-        return 'compared: no config'
-    largest = max(differences, key=lambda config: differences[config])
-    text = f'compared: {len(differences)} configs, largest relative difference {differences[largest]:.1e}: {largest}'
-    if differences[largest] > TOLERANCE:
-        raise UserError(f'{text}, expected at most {TOLERANCE:g}')
-    return text
+    expected = {result.config: result for result in others}
+    differences = {}
+    for result in results:
+        other = expected.get(result.config, Result(result.config))
+        if result.values and (result.side, len(result.values)) == (other.side, len(other.values)):
+            pairs = zip(result.values, other.values)
+            differences[result.config] = max(abs(a - b) / max(abs(b), 1e-6) for a, b in pairs)
+    wrong = [f'{config} ({value:.1e})' for config, value in differences.items() if value > TOLERANCE]
+    if wrong:
+        raise UserError(
+            f'compared: {len(differences)} configs, of which {len(wrong)} differ by more than {TOLERANCE:g} (relative): '
+            f'{", ".join(wrong)}'
+        )
+    return (
+        f'compared: {len(differences)} configs, largest relative difference {max(differences.values(), default=0):.1e}'
+    )
 
 
 def read_log(path: Path) -> List[Result]:

@@ -101,20 +101,27 @@ def test_values(tool, monkeypatch, on_gpu):
 
 
 def test_values_of_two_logs_are_compared(tool, monkeypatch, tmp_path, capsys):
-    found = {'mmdet::a/b.py': (1.0, 2.0), 'mmdet::a/c.py': (0.0,), 'mmdet::a/d.py': ()}
-    monkeypatch.setattr(
-        tool.Worker, 'try_config', lambda self, config: tool.Result(config, 'yes', 'yes', values=found[config])
-    )
+    found = {'mmdet::a/b.py': (128, (1.0, 2.0)), 'mmdet::a/c.py': (128, (0.0,)), 'mmdet::a/d.py': (128, ())}
+
+    def answer(self, config):
+        side, values = found[config]
+        return tool.Result(config, 'yes', 'yes', side=side, values=values)
+
+    monkeypatch.setattr(tool.Worker, 'try_config', answer)
     log = tmp_path / 'log.jsonl'
     tool.main([*found, '--log', str(log)])
-    found['mmdet::a/b.py'] = (1.0, 2.0001)
+    found['mmdet::a/b.py'] = (128, (1.0, 2.0001))
     tool.main([*found, '--compare', str(log)])
-    text = 'compared: 2 configs, largest relative difference 5.0e-05: mmdet::a/b.py'
-    assert text in capsys.readouterr().out
-    found['mmdet::a/c.py'] = (0.1,)
-    with pytest.raises(UserError, match=r'1\.0e\+05: mmdet::a/c\.py, expected at most 0\.001'):
+    assert 'compared: 2 configs, largest relative difference 5.0e-05\n' in capsys.readouterr().out
+    found['mmdet::a/c.py'] = (128, (0.1,))
+    text = r'2 configs, of which 1 differ by more than 0\.001 \(relative\): mmdet::a/c\.py \(1\.0e\+05\)'
+    with pytest.raises(UserError, match=text):
         tool.main([*found, '--compare', str(log)])
-    assert tool.compare([], []) == 'compared: no config'
+    found['mmdet::a/c.py'] = (640, (0.1,))
+    assert tool.compare([answer(None, config) for config in found], tool.read_log(log)).startswith(
+        'compared: 1 configs'
+    )
+    assert tool.compare([], []) == 'compared: 0 configs, largest relative difference 0.0e+00'
 
 
 def test_a_part_of_other_configs_is_named(tool):
