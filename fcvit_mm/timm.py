@@ -9,8 +9,10 @@ weights by the model's name (:mod:`fcvit_mm.checkpoints.published`), whatever th
 """
 
 import inspect
+from contextlib import nullcontext
 from typing import Any, Callable, Dict, Optional, Type
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -142,8 +144,9 @@ def _entrypoint(variant: Variant) -> Callable[..., nn.Module]:
             overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
             kwargs['pretrained_cfg_overlay'] = {**overlay, 'state_dict': {PUBLISHED_KEY: f'{SCHEME}{weights.name}'}}
 
-        def build(**options: Any) -> Classifier:
-            return _build(variant, **options)
+        def build(device: Any = None, dtype: Optional[torch.dtype] = None, **options: Any) -> Classifier:
+            with nullcontext() if device is None else torch.device(device):
+                return _build(variant, **options).to(dtype=dtype)
 
         return build_model_with_cfg(
             build,

@@ -249,6 +249,13 @@ def test_other_channels(name):
     assert create(name, in_chans=5).eval()(images(channels=5)).shape == (2, 1000)
 
 
+def test_device_and_type_at_construction(name):
+    model = create(name, device='meta', dtype=torch.float64, num_classes=3)
+    assert {(each.device.type, each.dtype) for each in model.parameters()} == {('meta', torch.float64)}
+    features = create(name, features_only=True, device='meta')
+    assert all(output.is_meta for output in features(images().to('meta')))
+
+
 @pytest.mark.parametrize('size', [64, (64, 96)])
 def test_image_size(name, size):
     """Networks with tables of positions are built for one; the others need none."""
