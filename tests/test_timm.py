@@ -252,6 +252,8 @@ def test_other_channels(name):
 def test_device_and_type_at_construction(name):
     model = create(name, device='meta', dtype=torch.float64, num_classes=3)
     assert {(each.device.type, each.dtype) for each in model.parameters()} == {('meta', torch.float64)}
+    model.reset_classifier(4)
+    assert model.get_classifier().weight.is_meta and model.get_classifier().weight.dtype == torch.float64
     features = create(name, features_only=True, device='meta')
     assert all(output.is_meta for output in features(images().to('meta')))
 

@@ -127,6 +127,8 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
         self.head_hidden_size = self.head.num_features
+        like = next(self.backbone.parameters())
+        self.head.to(like.device, self.backbone.output_dtype or like.dtype).train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's output after its norm, ``(B, C, h, w)``, of images ``(B, in_chans, H, W)``."""
@@ -281,11 +283,6 @@ class TokenClassifier(Classifier):
 
     def build_head(self, num_classes: int, global_pool: str) -> nn.Module:
         return TokenHead(self.num_features, num_classes, global_pool, self.drop_rate)
-
-    def reset_classifier(self, num_classes: int, global_pool: Optional[str] = None) -> None:
-        super().reset_classifier(num_classes, global_pool)
-        like = self.backbone.stem.proj.weight
-        self.head.to(like.device, like.dtype).train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the tokens after the norm, ``(B, 1 + N, C)``, the class token first, of ``(B, in_chans, H, W)``."""
