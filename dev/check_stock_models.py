@@ -356,7 +356,7 @@ def compare(results: Sequence[Result], others: Sequence[Result]) -> str:
     wrong = [f'{config} ({value:.1e})' for config, value in differences.items() if value > TOLERANCE]
     if wrong:
         raise UserError(
-            f'compared: {len(differences)} configs, of which {len(wrong)} differ by more than {TOLERANCE:g} (relative): '
+            f'compared: {len(differences)} configs, {len(wrong)} differ by more than {TOLERANCE:g} (relative): '
             f'{", ".join(wrong)}'
         )
     return (
