@@ -4,6 +4,7 @@ On a pretended GPU: its kernels, memory and speed are not here.
 """
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -75,13 +76,19 @@ class TestPretendedGpu:
             Scale.apply(torch.ones(4, device=device, requires_grad=True)).sum().backward()
 
 
-@pytest.mark.parametrize('name', [*NETWORKS, *(f'fcvit {option}' for option in FCVIT_OPTIONS)])
-def test_a_network_trains(name):
-    model = build_fcvit(**FCVIT_OPTIONS[name.split()[1]]) if ' ' in name else build(NETWORKS[name])
-    if any(isinstance(each, nn.Dropout) and each.p for each in model.modules()):
-        pytest.skip('random')
-    if model.in_channels != 3:
-        pytest.skip('gray')
+@pytest.mark.parametrize(
+    'model',
+    [
+        *(pytest.param(partial(build, network), id=name) for name, network in NETWORKS.items()),
+        *(
+            pytest.param(partial(build_fcvit, **options), id=f'fcvit, {name}')
+            for name, options in FCVIT_OPTIONS.items()
+            if name not in ('default', 'gray', 'dropout')  # the network above, other images, random
+        ),
+    ],
+)
+def test_a_network_trains(model):
+    model = model()
     other = copy.deepcopy(model)
     with pretended_gpu() as device:
         found = step(model, device)
