@@ -20,31 +20,27 @@ class States(NamedTuple):
     Attributes:
         optimizer (torch.optim.Optimizer): Today's optimizer.
         present (list[bool]): Whether the checkpoint has a state of each parameter.
+        sizes (list[int]): Number of parameters of each group in the checkpoint.
     """
 
     optimizer: Any
     present: List[bool]
+    sizes: List[int]
 
 
 def states_in(runner: Any, saved: dict) -> Iterator[States]:
     """Yield the states of each optimizer of a run in the entry ``optimizer`` of a checkpoint.
 
-    Raises:
-        UserError: A group of an optimizer has another number of parameters.
+    Those under names, as FSDP writes them, are left to it: its optimizer has other parameters than the file.
     """
     for name, wrapper, _ in optimizers_of(runner):
         own = saved.get(name) or {} if name else saved
-        if 'param_groups' not in own:
-            continue
-        groups, others = wrapper.optimizer.param_groups, own['param_groups']
-        for number, (group, other) in enumerate(zip(groups, others)):
-            if len(group['params']) != len(other['params']):
-                raise UserError(
-                    f'parameter group {number} of the optimizer has {len(group["params"])} parameters, in the '
-                    f'checkpoint {len(other["params"])}: {WAY_OUT}'
-                )
-        state = own.get('state') or {}
-        yield States(wrapper.optimizer, [bool(state.get(each)) for group in others for each in group['params']])
+        groups = own.get('param_groups') or ()
+        keys = [each for group in groups for each in group['params']]
+        if groups and all(isinstance(each, int) for each in keys):
+            state = own.get('state') or {}
+            sizes = [len(group['params']) for group in groups]
+            yield States(wrapper.optimizer, [bool(state.get(each)) for each in keys], sizes)
 
 
 def count_states(runner: Any, saved: dict) -> List[int]:
@@ -63,12 +59,19 @@ def missing_states(runner: Any, saved: dict, before: Any) -> str:
         before (list[int] | None): :func:`count_states` at writing; ``None`` if the checkpoint does not contain it.
 
     Raises:
-        UserError: The checkpoint has no state at all, or fewer states than when it was written.
+        UserError: The checkpoint has no state at all, or fewer states than when it was written, or a group of an
+            optimizer has another number of parameters.
     """
     names = {id(parameter): name for name, parameter in runner.model.named_parameters()}
     texts = []
-    for number, (optimizer, present) in enumerate(states_in(runner, saved)):
+    for number, (optimizer, present, sizes) in enumerate(states_in(runner, saved)):
         kind = type(optimizer).__name__
+        for index, (group, size) in enumerate(zip(optimizer.param_groups, sizes)):
+            if len(group['params']) != size:
+                raise UserError(
+                    f'parameter group {index} of the optimizer has {len(group["params"])} parameters, in the '
+                    f'checkpoint {size}: {WAY_OUT}'
+                )
         parameters = [each for group in optimizer.param_groups for each in group['params']]
         known = before is not None and number < len(before)
         if known and sum(present) < before[number]:

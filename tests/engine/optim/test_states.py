@@ -79,3 +79,18 @@ def test_groups_of_other_sizes():
     saved['param_groups'][0]['params'].pop()
     with pytest.raises(UserError, match='group 0 of the optimizer has 4 parameters, in the checkpoint 3: resume from'):
         missing_states(run, saved, None)
+
+
+def test_states_under_names_are_left_to_what_writes_them():
+    """FSDP's: its optimizer has the parameters of a unit as one, its files those of the model under their names."""
+    run = make_run()
+    names = [f'layer.{number}.weight' for number in range(9)]
+    saved = dict(state={name: dict(step=1) for name in names}, param_groups=[dict(params=names)])
+    assert count_states(run, saved) == [] and missing_states(run, saved, None) == missing_states(run, saved, []) == ''
+
+
+def test_saving_is_not_ended_by_groups_of_other_sizes():
+    run = make_run()
+    saved = run.optim_wrapper.state_dict()
+    saved['param_groups'][0]['params'] = [0, 1]
+    assert count_states(run, saved) == [2]
