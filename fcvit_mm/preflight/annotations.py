@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
-from .limits import shorten
+from .remarks import shorten
 
 #: Examples of one kind of fault in a message.
 SHOWN = 3

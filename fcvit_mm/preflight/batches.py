@@ -14,10 +14,11 @@ from ..apis.step import StepError, try_step
 from ..engine.config import library_of, type_name, walk
 from ..engine.machine import adapt_to_machine
 from ..errors import origin
+from .contexts import quiet
 from .data.dataset import Leaf
 from .data.kinds import is_segmentation
 from .gradients import is_distributed
-from .limits import quiet, remark, shorten
+from .remarks import remark, shorten
 
 #: Sides of random images in pixels: a step on larger ones takes long, and shows no more.
 LARGEST_SIDE = 512

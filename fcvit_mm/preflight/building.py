@@ -21,8 +21,9 @@ from torch.utils.data import Dataset
 from ..engine.config import type_name, walk
 from ..engine.run import TRAINING_STEPS
 from ..errors import UserError, advice_for, origin
-from .limits import quiet, scratch_folder, shorten
+from .contexts import quiet, scratch_folder
 from .messages import short_message
+from .remarks import shorten
 
 #: Packages of MMEngine's backends of visualizers. Their objects cannot be built to the end, which would start a run.
 BACKEND_PACKAGES = {

@@ -9,8 +9,8 @@ from ..apis.load import read_trained
 from ..apis.predict.results import meta_of
 from ..checkpoints import CheckpointError, check_fits, read_checkpoint, weights_of
 from ..checkpoints.names import some
-from .limits import remark
 from .model import built_model
+from .remarks import remark
 
 #: Values of a backbone that the checkpoint of another task does not have: counters, output norms.
 OPTIONAL = re.compile(r'num_batches_tracked$|backbone\.norm\d')

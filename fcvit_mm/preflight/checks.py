@@ -13,12 +13,13 @@ from .batches import batch_problems
 from .building import backend_problems, build_problems, checkpoint_hook_problems
 from .checkpoints import checkpoint_problems, load_from_problems, resume_model_problems, resume_problems
 from .classes import LabelRule, head_classes, split_problems, trained_class_problems, zero_label_problems
+from .contexts import without_garbage_collection
 from .data.dataset import Leaf, build_problem, check_leaf
 from .data.pipeline import build_outer, rehearse
 from .gradients import gradient_problems
 from .ground_truth.evaluator import foreign_metric_problem, ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
-from .limits import TimeLimit, shorten, unique, without_garbage_collection
+from .limits import TimeLimit
 from .loops import NO_VALIDATION, is_by_epoch, loop_problems, sampler_problems
 from .metrics import mask_metric_problems, monitor_problems
 from .misspelt_arguments import report_misspelt_arguments
@@ -26,6 +27,7 @@ from .model import channel_problems, class_weight_problems, one_class_problems, 
 from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
 from .pretrained import pretrained_problems
+from .remarks import shorten, unique
 from .schedules import report_long_schedules, report_short_schedules
 from .settings import setting_problems
 from .work_dir import folder_to_write_problems, work_dir_problems

@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 from unicodedata import normalize
 
 from ..engine.wrapped import find_inner_model
-from .limits import remark, shorten
+from .remarks import remark, shorten
 
 HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
 

@@ -1,25 +1,19 @@
-"""Time limit and warnings of the preflight checks."""
+"""Limits of the preflight checks: their time, and how many samples they read."""
 
-import contextlib
-import gc
-import io
 import logging
-import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Iterable, Iterator, List, Sequence, TypeVar
+from typing import Iterable, Iterator, List, Sequence, TypeVar
 
 import numpy as np
-from mmengine.logging import MMLogger, print_log
+
+from .remarks import remark
 
 Item = TypeVar('Item')
 
 #: Seconds for all checks before a run, without building the data sets, which the run does, too. Some steps, such as
 #: comparing ids, are done for all data and take what they take.
 SECONDS = 11.0
-#: Examples of one kind in a message.
-SHOWN = 5
 
 
 class TimeLimit:
@@ -104,63 +98,8 @@ class TimeLimit:
         )
 
 
-def remark(text: str, level: int = logging.WARNING) -> None:
-    """Log a warning."""
-    print_log(text, logger='current', level=level)
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Disable cyclic garbage collection, which takes seconds for the millions of objects of a large annotation file."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@contextmanager
-def quiet(level: int = logging.WARNING) -> Iterator[None]:
-    """Suppress tables, progress bars and log messages below a level of the libraries."""
-    logger = MMLogger.get_current_instance()
-    before = logger.level
-    logger.setLevel(max(before, level))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextmanager
-def scratch_folder() -> Iterator[str]:
-    """Yield a temporary folder, and remove its log files from the loggers, which outlive it."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            yield folder
-        finally:
-            for logger in MMLogger._instance_dict.values():
-                for handler in [each for each in logger.handlers if isinstance(each, logging.FileHandler)]:
-                    if Path(folder) in Path(handler.baseFilename).parents:
-                        logger.removeHandler(handler)
-                        handler.close()
-
-
-def shorten(items: Iterable[Any], shown: int = SHOWN) -> str:
-    """Return the first few items as text."""
-    items = [str(item) for item in items]
-    return ', '.join(items if len(items) <= shown else [*items[:shown], '...'])
-
-
 def spread(items: Sequence[Item], number: int) -> List[Item]:
     """Return at most so many items, spread evenly."""
     if len(items) <= number:
         return list(items)
     return [items[int(index)] for index in np.linspace(0, len(items) - 1, number)]
-
-
-def unique(items: List[str]) -> List[str]:
-    """Return the items without repetitions, in order."""
-    return list(dict.fromkeys(items))

@@ -8,7 +8,8 @@ from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS
 
 from ..engine.config import type_name, walk
-from .limits import quiet, remark
+from .contexts import quiet
+from .remarks import remark
 
 #: Ends a message about what validation needs.
 NO_VALIDATION = '. To train without validation: val_dataloader=None val_cfg=None val_evaluator=None'

@@ -10,7 +10,8 @@ from typing import Iterator, List, Sequence, Tuple
 from urllib.parse import unquote
 
 from ..images import walk_entries
-from .limits import TimeLimit, remark, shorten
+from .limits import TimeLimit
+from .remarks import remark, shorten
 
 #: Folders above the given one in which a file is searched.
 LEVELS = 4

@@ -7,7 +7,8 @@ from typing import Any, Iterator, List, Set, Tuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, DefaultScope, Registry
 
-from .limits import quiet, remark
+from .contexts import quiet
+from .remarks import remark
 
 #: Similarity from which on an unknown argument is a misspelling of a known one.
 SIMILAR = 0.85

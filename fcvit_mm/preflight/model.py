@@ -18,8 +18,9 @@ from ..checkpoints.names import some
 from ..engine.config import library_of, type_name, walk
 from ..engine.wrapped import find_inner_model, unwrap_model
 from .batches import segmentation_heads
-from .limits import quiet, remark
+from .contexts import quiet
 from .messages import parameters_of
+from .remarks import remark
 
 #: Library -> a head's argument with its losses, and the shapes of scores and labels that these take for one class.
 LOSSES = {'mmseg': ('loss_decode', (2, 1, 4, 4), (2, 4, 4)), 'mmpretrain': ('loss', (2, 1), (2,))}

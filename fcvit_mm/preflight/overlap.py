@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import Any, Callable, Dict, Iterable, List, Sequence
 
 from .data.images import shuffled
-from .limits import TimeLimit, remark, spread
+from .limits import TimeLimit, spread
+from .remarks import remark
 
 #: Seconds for reading the sizes of training files, and for comparing validation files with those of the same size.
 SIZE_SECONDS, CONTENT_SECONDS = 1.0, 0.7

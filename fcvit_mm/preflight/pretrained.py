@@ -14,9 +14,10 @@ from ..checkpoints.names import some
 from ..engine.config import type_name, walk
 from ..engine.run import is_overwritten
 from ..errors import UserError, origin
+from .contexts import quiet
 from .data.kinds import is_url
-from .limits import quiet, remark
 from .model import built_model
+from .remarks import remark
 
 #: Part of a module's values below which a warning says how many its pretrained file has.
 FEW = 0.5

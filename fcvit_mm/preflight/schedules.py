@@ -7,7 +7,7 @@ from typing import Any, Iterator, NamedTuple, Optional
 from mmengine.config import Config
 
 from ..engine.config import type_name, walk
-from .limits import remark, shorten
+from .remarks import remark, shorten
 
 #: Part of the training by which a schedule may end earlier without a warning.
 SPARE = 0.05

@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS, DefaultScope
 
 from ..engine.config import type_name, walk
-from .limits import remark
 from .messages import near_registered
+from .remarks import remark
 
 #: Names of levels that MMEngine's logger accepts, the common ones.
 LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR')

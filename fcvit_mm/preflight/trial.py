@@ -19,8 +19,8 @@ from ..engine.optim.steps import call_before_step
 from ..engine.run import TRAINING_STEPS
 from ..errors import library_errors
 from .building import backend_problems
+from .contexts import scratch_folder
 from .gradients import missing_gradients
-from .limits import scratch_folder
 from .metrics import monitor_problems
 from .work_dir import disk_problems
 

@@ -8,8 +8,8 @@ from typing import List
 from mmengine.config import Config
 
 from ..engine.config import type_name
-from .limits import remark
 from .model import built_model
+from .remarks import remark
 
 #: Free bytes from which on there is room for any checkpoint: a model takes seconds to be built.
 PLENTY = 10 * 2**30

@@ -12,7 +12,7 @@ from harness import LIBRARIES, write_config
 from mmengine.config import Config
 
 from fcvit_mm.engine.config import load_config, set_pretrained
-from fcvit_mm.preflight import limits
+from fcvit_mm.preflight import remarks
 from fcvit_mm.preflight.limits import TimeLimit
 
 #: Stands for the folder of the data in a config that several tests begin with: reading one takes a second.
@@ -61,7 +61,7 @@ def said(monkeypatch):
         if level >= logging.WARNING:
             lines.append(text)
 
-    monkeypatch.setattr(limits, 'print_log', say)
+    monkeypatch.setattr(remarks, 'print_log', say)
     return lines
 
 

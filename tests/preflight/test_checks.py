@@ -9,7 +9,7 @@ from PIL import Image
 from problems import only_training_problem as only_problem
 from problems import training_problems as problems
 
-from fcvit_mm.preflight import limits
+from fcvit_mm.preflight import remarks
 from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
 
 
@@ -155,7 +155,7 @@ def test_evaluator_of_the_test_set(own, tmp_path):
 
 def test_time_is_said(own, monkeypatch):
     lines = []
-    monkeypatch.setattr(limits, 'print_log', lambda text, **options: lines.append(text))
+    monkeypatch.setattr(remarks, 'print_log', lambda text, **options: lines.append(text))
     check_training(own('classification')[0])
     assert re.search(r'Preflight checks took [0-9.]+ s, of which [0-9.]+ s for building', lines[-1])
 

@@ -1,10 +1,9 @@
-import gc
 import logging
 
 import pytest
 
-from fcvit_mm.preflight import limits
-from fcvit_mm.preflight.limits import TimeLimit, quiet, shorten, spread, unique, without_garbage_collection
+from fcvit_mm.preflight import limits, remarks
+from fcvit_mm.preflight.limits import TimeLimit, spread
 
 
 class Clock:
@@ -27,7 +26,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(limits, 'print_log', lambda text, logger, level: lines.append((level, text)))
+    monkeypatch.setattr(remarks, 'print_log', lambda text, logger, level: lines.append((level, text)))
     return lines
 
 
@@ -84,35 +83,6 @@ def test_time_of_an_error_inside_a_pause_does_not_count_either(clock):
     assert limit.paused == 5
 
 
-def test_libraries_are_silent_but_warnings_stay(capsys):
-    limits.remark('heard')
-    with quiet():
-        print('table')
-        limits.remark('progress', logging.INFO)
-        limits.remark('warning')
-    text = ''.join(capsys.readouterr())
-    assert 'table' not in text and 'progress' not in text and 'heard' in text
-
-
-def test_garbage_collection_is_back_afterwards():
-    assert gc.isenabled()
-    with pytest.raises(KeyError), without_garbage_collection():
-        assert not gc.isenabled()
-        raise KeyError
-    assert gc.isenabled()
-    gc.disable()
-    with without_garbage_collection():
-        pass
-    assert not gc.isenabled()
-    gc.enable()
-
-
-def test_lists():
-    assert shorten([1, 2, 3], 2) == '1, 2, ...' and shorten('ab') == 'a, b'
-    assert spread(range(100), 3) == [0, 49, 99] and spread([1], 3) == [1]
-    assert unique(['b', 'a', 'b']) == ['b', 'a']
-
-
 def test_time_that_is_reserved_is_there_whatever_others_took():
     limit = TimeLimit(0)
     limit.reserve(60)
@@ -120,3 +90,7 @@ def test_time_that_is_reserved_is_there_whatever_others_took():
     end = limit.end
     limit.reserve(1)
     assert limit.end == end
+
+
+def test_samples_are_spread_evenly():
+    assert spread(range(100), 3) == [0, 49, 99] and spread([1], 3) == [1]

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ..limits import remark
+from ..remarks import remark
 
 #: Side, in pixels, of the squares to which images and maps are reduced.
 SIDE = 128

@@ -3,7 +3,8 @@
 from typing import Any, List, Tuple
 
 from ..annotations import is_box, is_number
-from ..limits import SHOWN, remark, shorten, spread
+from ..limits import spread
+from ..remarks import SHOWN, remark, shorten
 
 #: Annotations and images that are checked.
 ANNOTATIONS, IMAGES = 20000, 2000

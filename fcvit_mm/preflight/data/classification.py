@@ -10,7 +10,8 @@ import numpy as np
 from mmengine.fileio import list_from_file
 
 from ...images import list_images, walk_entries
-from ..limits import TimeLimit, remark, shorten, spread
+from ..limits import TimeLimit, spread
+from ..remarks import remark, shorten
 from .images import skipped_images, suffixes_of
 
 #: Files that are looked at where there are no images, and images whose label is compared with their folder.

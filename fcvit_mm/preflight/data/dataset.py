@@ -12,9 +12,11 @@ from mmengine.registry import DATASETS
 from ...engine.config import type_name
 from ...errors import advice_for, origin
 from ..annotations import PARTS, fatal_annotations
-from ..limits import TimeLimit, quiet, remark, shorten
+from ..contexts import quiet
+from ..limits import TimeLimit
 from ..messages import short_message
 from ..missing_files import link_problems, loop_problem, path_problem
+from ..remarks import remark, shorten
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
 from .detection import (
     are_all_skipped,

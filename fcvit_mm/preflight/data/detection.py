@@ -17,8 +17,9 @@ from ..annotations import (
     shift_of,
     skipped_annotations,
 )
-from ..limits import SHOWN, TimeLimit, remark, shorten, spread
+from ..limits import TimeLimit, spread
 from ..masks import Mask, annotation_ids, ask_loading_step, check_masks
+from ..remarks import SHOWN, remark, shorten
 from .boxes import report_areas, report_small_extent
 from .kinds import is_coco, transforms_of
 

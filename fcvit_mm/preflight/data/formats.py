@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ...images import other_content
-from ..limits import shorten
+from ..remarks import shorten
 
 #: Formats of text: how it begins, and what it is.
 TEXTS = (

@@ -15,8 +15,9 @@ from ...images import (
     size_and_orientation,
     truncation_problem,
 )
-from ..limits import SHOWN, TimeLimit, remark, shorten, spread
+from ..limits import TimeLimit, spread
 from ..missing_files import near_file
+from ..remarks import SHOWN, remark, shorten
 
 #: Images of each data set that are decoded before the start.
 SAMPLE_SIZE = 64

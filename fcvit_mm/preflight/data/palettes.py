@@ -6,7 +6,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from ...images import open_image
-from ..limits import remark
+from ..remarks import remark
 
 #: Red, green and blue.
 Color = Tuple[int, ...]

@@ -6,7 +6,8 @@ from mmengine.registry import DATASETS
 
 from ...engine.hooks.corrupt_samples import CorruptSampleError, guard
 from ...errors import UserError, origin
-from ..limits import TimeLimit, quiet, spread
+from ..contexts import quiet
+from ..limits import TimeLimit, spread
 
 #: Samples that go through the pipeline before the start, and the seconds for them.
 REHEARSED, REHEARSAL_SECONDS = 8, 1.5

@@ -10,8 +10,9 @@ from PIL import UnidentifiedImageError
 
 from ...errors import origin
 from ...images import image_problem, list_images, open_image, read_labels, truncation_problem
-from ..limits import SHOWN, TimeLimit, remark, shorten, spread
+from ..limits import TimeLimit, spread
 from ..missing_files import near_file
+from ..remarks import SHOWN, remark, shorten
 from .alignment import Alignment
 from .images import DECODE_SECONDS, SAMPLE_SIZE, skipped_images, suffixes_of, tolerated
 from .interpolation import Interpolation

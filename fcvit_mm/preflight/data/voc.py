@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 from mmengine.fileio import list_from_file
 
-from ..limits import TimeLimit, remark, shorten
+from ..limits import TimeLimit
 from ..missing_files import near_file
+from ..remarks import remark, shorten
 
 #: Seconds for searching XML files for objects of other classes.
 XML_SECONDS = 1.0

@@ -6,7 +6,8 @@ from typing import Any, List
 import numpy as np
 import torch
 
-from ..limits import remark, shorten, spread
+from ..limits import spread
+from ..remarks import remark, shorten
 from .scores import EVALUATION_SECONDS, Split, evaluate, feeding_problem, scores_text, undefined_or_low
 
 #: Images whose labels a metric for classification evaluates.

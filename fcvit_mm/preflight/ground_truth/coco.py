@@ -7,8 +7,9 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 
 from ..annotations import SKIPPED, corners, count_line, skip_reason
-from ..limits import remark, shorten, spread
+from ..limits import spread
 from ..masks import Mask, ask_metric, check_masks
+from ..remarks import remark, shorten
 from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
 
 #: Predictions of an image that pycocotools evaluates.

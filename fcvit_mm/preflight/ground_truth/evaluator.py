@@ -14,9 +14,10 @@ from mmengine.registry import METRICS
 
 from ...engine.config import TASKS, type_name, walk
 from ...errors import advice_for, origin
+from ..contexts import quiet
 from ..data.kinds import is_url
-from ..limits import quiet, remark, shorten
 from ..messages import short_message
+from ..remarks import remark, shorten
 from .classification import check_labels
 from .coco import check_coco
 from .iou import check_iou

@@ -6,7 +6,8 @@ from typing import Any, List
 import torch
 
 from ..data.images import tolerated
-from ..limits import remark, shorten, spread
+from ..limits import spread
+from ..remarks import remark, shorten
 from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 
 from ...errors import origin
-from ..limits import TimeLimit, quiet, shorten
+from ..contexts import quiet
+from ..limits import TimeLimit
+from ..remarks import shorten
 
 #: Images whose ground truth a metric evaluates; fields and ids are checked of all.
 IMAGES = 500

@@ -4,7 +4,8 @@ from typing import Any, List
 
 import torch
 
-from ..limits import remark, shorten, spread
+from ..limits import spread
+from ..remarks import remark, shorten
 from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
 
 

@@ -1,0 +1,6 @@
+from fcvit_mm.preflight.remarks import shorten, unique
+
+
+def test_lists():
+    assert shorten([1, 2, 3], 2) == '1, 2, ...' and shorten('ab') == 'a, b'
+    assert unique(['b', 'a', 'b']) == ['b', 'a']
