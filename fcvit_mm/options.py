@@ -94,6 +94,11 @@ MAX_UPLOAD_BYTES = 20 * 2**20
 MAX_UPLOAD_PIXELS = 50_000_000
 
 
+#: Spaces that neither begin nor end a value or an element of a list, and what stands for each while it is parsed.
+_INNER_SPACES = re.compile(r'(?<=[^\s,(\[]) +(?=[^\s,)\]])')
+_PLACEHOLDER = '\0'
+
+
 class _KeyValues(argparse.Action):
     """Collect ``KEY=VALUE``, which MMEngine's action parses after argument validation."""
 
@@ -121,13 +126,27 @@ class _KeyValues(argparse.Action):
         from mmengine.config import DictAction
 
         found = argparse.Namespace()
+        kept = [_keep_spaces(text) for text in texts]
         try:
-            DictAction(self.option_strings, self.dest)(argparse.ArgumentParser(), found, texts)
+            DictAction(self.option_strings, self.dest)(argparse.ArgumentParser(), found, kept)
         except AssertionError as error:
             option = self.option_strings[0]
-            raise UserError(f'{option}: {error}: close every bracket, and quote the option') from error
-        options: Dict[str, Any] = getattr(found, self.dest)
-        return options
+            message = _restore_spaces(str(error))
+            raise UserError(f'{option}: {message}: close every bracket, and quote the option') from error
+        return {key: _restore_spaces(value) for key, value in getattr(found, self.dest).items()}
+
+
+def _keep_spaces(text: str) -> str:
+    """Replace spaces within a value of ``KEY=VALUE``, such as a path, because MMEngine's action removes them."""
+    key, _, value = text.partition('=')
+    return f'{key}={_INNER_SPACES.sub(lambda spaces: _PLACEHOLDER * len(spaces[0]), value)}'
+
+
+def _restore_spaces(value: Any) -> Any:
+    """Undo :func:`_keep_spaces` in a parsed value, also in nested lists and tuples."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_restore_spaces, value))
+    return value.replace(_PLACEHOLDER, ' ') if isinstance(value, str) else value
 
 
 def add_key_values(parser: CommandParser, option: str, help: str) -> None:

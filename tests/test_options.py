@@ -35,6 +35,25 @@ def test_key_values_are_read_as_the_library_reads_them(parser):
     assert parser.parse_args([]).cfg_options is None
 
 
+@pytest.mark.parametrize(
+    'text, value',
+    [
+        ('/my runs/epoch_1.pth', '/my runs/epoch_1.pth'),
+        ('a  b', 'a  b'),
+        (' 1 ', 1),
+        ('[1, 2]', [1, 2]),
+        ('( 1 , my runs/a.pth, [x y, None] )', (1, 'my runs/a.pth', ['x y', None])),
+    ],
+)
+def test_spaces_within_a_value_are_kept(parser, text, value):
+    assert parser.parse_args(['--cfg-options', f'pretrained={text}']).cfg_options == {'pretrained': value}
+
+
+def test_unbalanced_brackets_are_shown_with_their_spaces(parser):
+    with pytest.raises(UserError, match=r'Imbalanced brackets exist in \(my runs.*: close every bracket'):
+        parser.parse_args(['--cfg-options', 'a=[(my runs,1]'])
+
+
 def test_a_checkpoint_in_the_place_of_the_config(tmp_path):
     (tmp_path / 'epoch_1.pth').write_bytes(b'PK')
     with pytest.raises(UserError, match='epoch_1.pth, the name of a checkpoint: give the config file .* first$'):
