@@ -5,7 +5,7 @@ from .dependencies import check_core, guard_multimodal
 check_core()
 guard_multimodal()
 
-# A command has imported errors and options before (tools/command_line.py): here they become attributes.
+# Commands import errors and options before this package (tools/command_line.py); here they become attributes of it.
 from . import deprecation, errors, mmcv_ext, options  # noqa: E402, F401
 
 deprecation.install()

@@ -1,7 +1,7 @@
 """Old public names that still work, with a ``DeprecationWarning`` that names the new one.
 
-The policy (CONTRIBUTING.md): a public name that changes keeps its old one for one minor version. What is listed here
-was renamed in 0.1 and goes in 0.2. The old networks, hooks and file backend stand beside the new ones, made by
+The policy (CONTRIBUTING.md): a public name that changes keeps its old one for one minor version. The names listed here
+were renamed in 0.1 and are removed in 0.2. Old networks, hooks and the file backend are defined next to the new ones by
 :func:`deprecated_class`; modules that moved are found under their old names by :class:`MovedModules`, and functions
 that were renamed with them by :data:`RENAMED`.
 """
@@ -14,7 +14,7 @@ import warnings
 from types import ModuleType
 from typing import Any, Callable, Dict, Optional, Sequence
 
-#: Version in which the old names go.
+#: Version that removes the old names.
 REMOVED_IN = '0.2'
 #: Modules that moved, old name to new.
 MOVED_MODULES = {
@@ -46,7 +46,7 @@ MOVED_MODULES = {
     'fcvit_mm.ops.triton.depthwise': 'fcvit_mm.ops.triton.depthwise_conv',
     'fcvit_mm.ops.triton.depthwise_kernels': 'fcvit_mm.ops.triton.depthwise_conv_kernels',
 }
-#: Names that changed, by the module that they were looked up in: old name to the new one, with its module.
+#: Renamed functions and classes: old module -> old name -> new name with its module.
 RENAMED = {
     'fcvit_mm.analysis.probe': {
         name: f'fcvit_mm.analysis.attention.{name}'
@@ -183,13 +183,13 @@ def warn_deprecated(old: str, new: str, stacklevel: int = 3) -> None:
 
 
 def deprecated_class(old: str, target: type, module: str, arguments: Optional[Dict[str, str]] = None) -> type:
-    """Make a class that is called ``old`` and builds ``target``.
+    """Make a class called ``old`` whose calls build ``target``.
 
     Args:
         old (str): The deprecated name.
         target (type): Class under its current name.
-        module (str): ``__name__`` of the module that it is assigned in.
-        arguments (dict[str, str], optional): Arguments of the old name that ``target`` has under another.
+        module (str): ``__name__`` of the module that the class is assigned in.
+        arguments (dict[str, str], optional): Renamed arguments: old name -> name in ``target``.
 
     Returns:
         type: A subclass, whose calls warn and return an instance of ``target`` itself.
@@ -213,11 +213,11 @@ def deprecated_class(old: str, target: type, module: str, arguments: Optional[Di
 
 
 def renamed_in(module: str, otherwise: Optional[str] = None) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a module, which finds the names of :data:`RENAMED` and warns.
+    """Make a module's ``__getattr__`` that finds the names of :data:`RENAMED` and warns.
 
     Args:
-        module (str): The module, as :data:`RENAMED` has it.
-        otherwise (str, optional): Module that all other names are looked up in.
+        module (str): A key of :data:`RENAMED`.
+        otherwise (str, optional): Module in which all other names are looked up.
     """
     names = RENAMED.get(module, {})
 
@@ -253,6 +253,6 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Let the old names of modules be found, once."""
+    """Install the import hook for old module names, unless it is installed already."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(MovedModules())

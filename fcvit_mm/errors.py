@@ -14,15 +14,15 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, Callable, Iterator, NamedTuple, Optional
 
-#: Set to anything but 0 in the environment, it makes commands show the traceback of every error; so does ``--debug``.
+#: Environment variable that makes commands show the traceback of every error, as ``--debug`` does, unless it is 0.
 DEBUG_VARIABLE = 'FCVIT_MM_DEBUG'
 #: Exit status after Ctrl-C (SIGINT), as shells report it.
 INTERRUPTED = 130
 PACKAGE = __name__.split('.')[0]
 FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
-#: Errors of the system if a disk or a quota is full, or a file larger than a limit allows.
+#: Error numbers of the system for a full disk, an exhausted quota and a file above the size limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What to try where the error tells it: a pattern for ``TYPE: MESSAGE``, and the advice.
+#: Advice for known errors: a pattern for ``TYPE: MESSAGE``, and the advice.
 ADVICE = (
     (
         r"out of memory|can't allocate memory|^(OutOf)?MemoryError",
@@ -103,7 +103,7 @@ ADVICE = (
     (r'No space left on device|Disk quota exceeded', 'Free disk space, or write to another disk'),
 )
 
-#: Start-up messages of libraries that do not depend on what the user does: patterns of warnings and log lines.
+#: Patterns of the libraries' start-up warnings and log lines that the user cannot influence.
 NOISE = (
     r'faster_coco_eval is not installed',  # mmdet, of a metric of its own, which says so itself when it is used
     r'`isinstance\(treespec, LeafSpec\)` is deprecated',  # PyTorch, of its own export
@@ -127,7 +127,7 @@ NOISE = (
 
 
 class UserError(ValueError):
-    """An error the user can fix. The message names the value, what was expected and the way out."""
+    """An error that the user can fix. The message names the value, the expected value and the solution."""
 
 
 class LibraryError(UserError):
@@ -164,7 +164,7 @@ def origin(error: BaseException) -> Origin:
 
 
 def _origin_in_worker(text: str) -> Optional[Origin]:
-    """Read the origin of an error from the traceback that torch puts into its message; ``None`` without one."""
+    """Read the origin of a worker's error from the traceback in its message; ``None`` if there is no traceback."""
     if not re.match(r'Caught \w+ in .*\nOriginal ', text):
         return None
     lines = text.rstrip().splitlines()
@@ -182,8 +182,8 @@ def _origin_in_worker(text: str) -> Optional[Origin]:
 def is_defect(error: BaseException) -> bool:
     """Check whether an error is a defect of this package, whose traceback must be shown.
 
-    It is one if raised in this package, unless by a ``raise`` of ours that rejects a value: networks and operations do
-    so with ``ValueError`` and ``TypeError``.
+    An error raised in this package is a defect. Exceptions are :class:`UserError`, and ``ValueError`` and ``TypeError``
+    from a ``raise`` statement, with which networks and operations reject values.
     """
     if isinstance(error, UserError) or origin(error).package != PACKAGE:
         return False
@@ -197,7 +197,7 @@ def is_defect(error: BaseException) -> bool:
 
 
 def advice_for(error: BaseException, otherwise: str = '') -> str:
-    """Return what to try after an error: of :data:`ADVICE`, or else what is given."""
+    """Return the advice of :data:`ADVICE` for an error, or ``otherwise`` if there is none."""
     kind, message, _ = origin(error)
     found = f'{kind}: {message}' if message else kind
     return next((text for pattern, text in ADVICE if re.search(pattern, found)), otherwise)
@@ -224,8 +224,8 @@ def library_errors(doing: str, advice: str) -> Iterator[None]:
     """Convert errors raised by a library in this context to :class:`LibraryError`.
 
     Args:
-        doing (str): As for :func:`library_error`, as the next one.
-        advice (str): What to try.
+        doing (str): See :func:`library_error`.
+        advice (str): See :func:`library_error`.
 
     Raises:
         LibraryError: For any error except a :class:`UserError` and a defect of this package (:func:`is_defect`).
@@ -285,7 +285,7 @@ def command_parser(description: Optional[str]) -> CommandParser:
     """Build the argument parser of a command, with the option that all commands have: ``--debug``.
 
     Args:
-        description (str): What the command does; its lines stay as they are. Commands give their docstring.
+        description (str): What the command does, usually its docstring; line breaks are kept.
     """
     parser = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--debug', action=_Debug, help=f'show the traceback of an error (so does {DEBUG_VARIABLE}=1)')
@@ -301,7 +301,7 @@ def silence_libraries() -> None:
     for pattern in NOISE:
         warnings.filterwarnings('ignore', message=pattern)
     name_unwritten_logs()
-    # Pillow logs TIFF files that it cannot decode as errors; another reader, or an error of ours, follows.
+    # Pillow logs an error for TIFF files that it cannot decode, although another reader is tried afterwards.
     logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL)
     try:
         import mmengine.logging as library
@@ -329,7 +329,7 @@ def silence_libraries() -> None:
 
 
 def name_unwritten_logs() -> None:
-    """Report a log file that a full disk leaves incomplete in one line, instead of a traceback for each message.
+    """Make the logging module report a log file that a full disk leaves incomplete once, without tracebacks.
 
     Messages with file names that are not UTF-8 are logged with their bytes as ``\\udcf6`` and the like.
     """
@@ -396,7 +396,7 @@ def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], o
 
 
 def tell_torchrun(error: Exception) -> None:
-    """Give the error being handled to torchrun, if that started this process: its report then ends with the cause."""
+    """Record an error for torchrun, if it started this process, so that its report names the cause."""
     if os.environ.get('TORCHELASTIC_ERROR_FILE'):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

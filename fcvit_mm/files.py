@@ -1,7 +1,7 @@
 """Atomic writes: a file is there completely or not at all, whatever happens while it is written.
 
-Everything that this package writes is written here. The data goes to a temporary name in the same folder, is brought
-onto the disk (fsync), and takes the final name in one step (rename); then the folder is brought onto the disk, too.
+This package writes all of its files through this module. A file is written under a temporary name in the same folder,
+synced to disk (fsync) and renamed; then the folder is synced, too.
 """
 
 import errno
@@ -22,11 +22,11 @@ from .errors import FULL, UserError
 
 PathLike = Union[str, 'os.PathLike[str]']
 
-#: How PyTorch's writer says that the system refused to write: with a ``RuntimeError``.
+#: Parts of the messages of the ``RuntimeError`` with which PyTorch reports that the system refused to write.
 TORCH_FAILURES = ('PytorchStreamWriter failed', 'file write failed', 'unexpected pos')
-#: Bytes of a name up to which its temporary name contains it.
+#: Longest name, in bytes, that is contained in its temporary name.
 LONGEST = 200
-#: How the names of what :func:`partial_path` keeps end.
+#: Suffix of the files that :func:`partial_path` keeps.
 PARTIAL = '.part.tmp'
 
 
@@ -35,11 +35,11 @@ class WriteError(UserError):
 
 
 def write_atomic(path: PathLike, data: bytes) -> None:
-    """Write a file so that at any moment its name stands for all of the old content or all of the new.
+    """Write a file atomically: at any moment it has either the complete old or the complete new content.
 
     Args:
         path (str | os.PathLike): The file; its folder is made if it is missing.
-        data (bytes): All of it.
+        data (bytes): The complete content.
 
     Raises:
         WriteError: The disk is full, a quota is used up, permission is missing, ...
@@ -63,7 +63,7 @@ def write_all_atomic(files: Mapping[str, bytes]) -> List[str]:
         WriteError: See :func:`write_atomic`; then none of the files has changed, unless the system refuses to rename.
     """
     with ExitStack() as stack:
-        # What is entered last is left, and so renamed, first.
+        # The context that is entered last exits first, so the files are renamed in their order.
         for path, data in reversed(list(files.items())):
             temporary = stack.enter_context(atomic_path(path, size=len(data)))
             with open(temporary, 'wb') as file:
@@ -94,7 +94,7 @@ def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') ->
     try:
         with reported_writes(path, size):
             os.makedirs(folder, exist_ok=True)
-            # The temporary name is longer, and names have a limit.
+            # The temporary name is longer than the final one, and file systems limit the length of names.
             begin = name if len(os.fsencode(name)) <= LONGEST else name[: LONGEST // 4]
             handle, temporary = tempfile.mkstemp(prefix=f'.{begin}.', suffix=f'.tmp{suffix}', dir=folder)
             os.close(handle)
@@ -140,15 +140,15 @@ def find_partials(path: PathLike) -> List[Partial]:
 def partial_path(path: PathLike, tag: str) -> Iterator[str]:
     """Yield a temporary path for data that arrive in parts; the file is renamed at the end, as in :func:`atomic_path`.
 
-    One process at a time may use it: who calls holds a lock.
+    Only one process at a time may use it: the caller must hold a lock.
 
     Args:
         path (str | os.PathLike): The final name; its folder is made if it is missing.
-        tag (str): Letters and digits that stand for the content, so that parts of two are not put together.
+        tag (str): Letters and digits that identify the content, so that parts of different contents are not combined.
 
     Yields:
-        str: A path in the same folder, with what an earlier call with this tag wrote there. If the block raises, it
-        stays for the next one.
+        str: A path in the same folder. It has the data that an earlier call with this tag wrote. If the block raises,
+        the file is kept for the next call.
 
     Raises:
         WriteError: See :func:`atomic_path`.
@@ -217,8 +217,8 @@ def reported_writes(path: PathLike, size: Optional[int] = None) -> Iterator[None
 def named_writes() -> Iterator[None]:
     """Name the file that a library could not write because the disk is full, and remove it if it was begun.
 
-    The system's error names no file: it comes from writing to one that is open. A file that the library appends to
-    stays.
+    The system's error names no file, because it comes from writing to an open file. A file that the library appends to
+    is kept.
 
     Raises:
         WriteError: The disk is full, a quota is used up, or the file would be larger than a limit allows.
@@ -235,7 +235,7 @@ def named_writes() -> Iterator[None]:
 
 
 def _written_file(error: OSError) -> Tuple[str, bool]:
-    """Return the file that was open for writing where an error was raised, and whether it was begun anew."""
+    """Return the file that was being written when an error was raised, and whether it was newly created."""
     if error.filename is not None:
         return os.fspath(error.filename), False
     for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
@@ -248,7 +248,7 @@ def _written_file(error: OSError) -> Tuple[str, bool]:
 
 
 def _reason(error: Union[OSError, RuntimeError], path: str) -> str:
-    """Return why a file could not be written, the free space, and what to do if that is the reason."""
+    """Return why a file could not be written; if the disk is full, with the free space and the solution."""
     reason = getattr(error, 'strerror', None) or str(error)
     if not lacks_space(error):
         return reason
@@ -263,12 +263,12 @@ def is_write_failure(error: BaseException) -> bool:
 
 
 def lacks_space(error: Optional[BaseException]) -> bool:
-    """Check whether the reason of a write failure is the space on the disk; PyTorch's reports give no reason."""
+    """Check whether a write failed for lack of disk space. Errors of PyTorch give no reason and count as such."""
     return isinstance(error, RuntimeError) or getattr(error, 'errno', None) in FULL
 
 
 def is_temporary(name: str) -> bool:
-    """Check whether a file's name is one that :func:`atomic_path` gives: left behind by a killed process."""
+    """Check whether a file has a temporary name of :func:`atomic_path`, as a killed process leaves it."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

@@ -21,7 +21,7 @@ def index_root() -> Path:
 
     Returns:
         Path: ``fcvit_mm/.mim`` of an installation (a wheel's copies, an editable install's links), else the root of
-        the checkout that the package stands in.
+        the checkout that contains the package.
 
     Raises:
         FileNotFoundError: Neither has a model index.
@@ -69,7 +69,7 @@ def register_classifier(variant: Variant) -> None:
         in_collection=variant.collection,
         weights=None if weights is None else f'{SCHEME}{weights.name}',
     )
-    # The only public way in is a metafile; what it does is this.
+    # mmpretrain's public function only reads metafiles. These lines do what it does with an entry.
     ModelHub._models_dict[entry.name.lower()] = entry
 
 

@@ -1,7 +1,7 @@
 """Options shared by several commands, and their choices.
 
-A command reads its arguments before it imports what takes seconds (``tools/command_line.py``). What its parser needs
-is therefore defined here and in :mod:`fcvit_mm.errors`, which import only the standard library; the subpackages use the
+A command reads its arguments before the slow imports (``tools/command_line.py``). Everything that its parser needs is
+therefore defined here and in :mod:`fcvit_mm.errors`, which import only the standard library; the subpackages use the
 same tables.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Type
 
 from .errors import CommandParser, UserError
 
-#: What starts the processes of a run.
+#: Launchers of the processes of a run.
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -68,9 +68,9 @@ EXPORT_FORMATS = {
     'aot_inductor': ExportFormat('.pt2', 'AOTInductor'),
     'torchscript': ExportFormat('.pt', 'TorchScript'),
 }
-#: What of a model is exported.
+#: Parts of a model that can be exported.
 EXPORT_PARTS = ('model', 'neck', 'backbone')
-#: Where pixels are normalized: by what reads and resizes images, as in OpenMMLab's own exports, or in the graph.
+#: Where pixels are normalized: before the graph is called, as in OpenMMLab's own exports, or in the graph.
 EXPORT_PREPROCESSING = ('beside', 'inside')
 #: Files of predicted classes.
 TABLES = ('csv', 'parquet')
@@ -83,13 +83,13 @@ CAM_METHODS = {
     'layercam': 'LayerCAM',
     'eigencam': 'EigenCAM',
 }
-#: Layouts of generated data sets, and what is generated where nothing else is asked for.
+#: Layouts of generated data sets, with the default numbers and size of images.
 DATASET_KINDS: Dict[str, Dict[str, int]] = {
     'imagenet': dict(num_train=1600, num_val=200, size=64),
     'coco': dict(num_train=400, num_val=80, size=192),
     'ade20k': dict(num_train=400, num_val=80, size=192),
 }
-#: Of an upload to the page: more than any camera's JPEG has, and less than a decompression bomb decodes to.
+#: Limits of an upload to the web demo: above any camera's JPEG, and below what a decompression bomb decodes to.
 MAX_UPLOAD_BYTES = 20 * 2**20
 MAX_UPLOAD_PIXELS = 50_000_000
 
@@ -100,7 +100,7 @@ _PLACEHOLDER = '\0'
 
 
 class _KeyValues(argparse.Action):
-    """Collect ``KEY=VALUE``, which MMEngine's action parses after argument validation."""
+    """Collects ``KEY=VALUE``, which MMEngine's action parses after argument validation."""
 
     def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
         super().__init__(option_strings, dest, nargs='+', metavar='KEY=VALUE', **kwargs)
@@ -209,7 +209,7 @@ def check_device(device: Optional[str]) -> None:
         device (str, optional): Device, such as ``'cpu'`` or ``'cuda:0'``; ``None``: chosen later.
 
     Raises:
-        UserError: There is no such device, or it holds no data.
+        UserError: There is no such device, or it is one without data, such as ``'meta'``.
     """
     if device is None:
         return
@@ -226,7 +226,7 @@ def check_device(device: Optional[str]) -> None:
 
 
 class _ImportModule(argparse.Action):
-    """Import a module after argument validation, to register its networks."""
+    """Imports a module after argument validation, to register its networks."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or ()), values])
@@ -244,13 +244,13 @@ class _ImportModule(argparse.Action):
 
 
 def add_launcher_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options with which a launcher starts a command; :func:`pass_local_rank` evaluates the second."""
+    """Add ``--launcher`` and ``--local_rank``, which :func:`pass_local_rank` evaluates."""
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='launcher that started the processes')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
 
 
 def pass_local_rank(args: argparse.Namespace) -> argparse.Namespace:
-    """Pass ``--local_rank`` to the environment, where MMEngine reads it; return the arguments.
+    """Store ``--local_rank`` in the environment, where MMEngine reads it, check ``--launcher``; return the arguments.
 
     Raises:
         UserError: A launcher started several processes, but ``--launcher`` does not name it: each would run alone. Or
@@ -298,7 +298,7 @@ def check_single_process(env: Mapping[str, str]) -> None:
 
 
 def add_import_option(parser: CommandParser) -> None:
-    """Add ``--import`` to a command that reads no config, whose ``custom_imports`` would do it."""
+    """Add ``--import`` to a command that reads no config and therefore no ``custom_imports``."""
     parser.add_argument(
         '--import', action=_ImportModule, metavar='MODULE', help='module that registers networks of another package'
     )

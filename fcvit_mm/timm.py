@@ -3,9 +3,9 @@
 Each is a row of :data:`fcvit_mm.models.variants.VARIANTS`; those that another package registers there are added.
 Parameters have the names of this project's checkpoints (``backbone.*``, ``head.fc.*``), so a classifier that
 ``tools/convert_checkpoint.py`` wrote loads unchanged, and a published file through :func:`checkpoint_filter_fn`, with
-``timm.create_model(name, checkpoint_path=FILE)``. timm reads files that hold nothing but tensors: what a run of
-``tools/train.py`` saved, with its state beside the weights, is converted first. ``pretrained=True`` loads published
-weights by the model's name (:mod:`fcvit_mm.checkpoints.published`), whatever they hold beside tensors.
+``timm.create_model(name, checkpoint_path=FILE)``. timm only reads files without other objects than tensors, so convert
+a checkpoint of ``tools/train.py``, which also contains the state of the run. ``pretrained=True`` loads published
+weights by the model's name (:mod:`fcvit_mm.checkpoints.published`), even if their file contains other objects.
 """
 
 import inspect
@@ -69,7 +69,7 @@ def _default_cfg(variant: Variant) -> Dict[str, Any]:
     stride = getattr(variant.network, 'strides', (32,))[-1]
     weights = published_classifier(variant)
     return dict(
-        # What timm lists as pretrained; where only a person can download, there is nothing to list.
+        # timm lists models with a URL as pretrained. Files that must be downloaded by hand have none.
         url=None if weights is None else weights.address,
         num_classes=1000,
         input_size=(3, 224, 224),
@@ -84,7 +84,7 @@ def _default_cfg(variant: Variant) -> Dict[str, Any]:
     )
 
 
-#: Stands in a state dict's place for published weights, which :func:`checkpoint_filter_fn` reads.
+#: Key of a placeholder for published weights in place of a state dict; :func:`checkpoint_filter_fn` reads the weights.
 PUBLISHED_KEY = 'published'
 #: timm's settings of every model, by name.
 default_cfgs: Dict[str, Any] = {}
@@ -99,8 +99,8 @@ def _build(
     drop_path_rate: float = 0.0,
     **options: Any,
 ) -> Classifier:
-    """Build the model of a row; ``options`` are further ones of its backbone."""
-    # Only what was asked for: a network of another package may not have these arguments.
+    """Build the classifier of a variant; ``options`` are further arguments of its backbone."""
+    # Only arguments that differ from the default: a network of another package may not have them.
     if in_chans != 3:
         options['in_channels'] = in_chans
     if drop_path_rate:
@@ -140,7 +140,7 @@ def _entrypoint(variant: Variant) -> Callable[..., nn.Module]:
                     'published or of this project; or, to change num_classes or in_chans, pretrained=True with '
                     'pretrained_cfg_overlay=dict(file=FILE)'
                 )
-            # Not the weights themselves: timm keeps what stands here, twice.
+            # A placeholder instead of the weights, because timm keeps two copies of this value.
             overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
             kwargs['pretrained_cfg_overlay'] = {**overlay, 'state_dict': {PUBLISHED_KEY: f'{SCHEME}{weights.name}'}}
 

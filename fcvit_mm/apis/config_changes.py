@@ -1,4 +1,4 @@
-"""Changes between two configs: as names and values, and as the text of a config file that makes them."""
+"""Differences between two configs: as names and values, and as the text of a config file."""
 
 from typing import Any, Iterator, Tuple
 
@@ -49,5 +49,5 @@ def _change(key: str, before: Any, after: Any) -> Any:
     if not isinstance(after, dict):
         return after
     if key == 'backbone' or not isinstance(before, dict) or set(before) - set(after):
-        return dict(_delete_=True, **after)  # replaced: what is merged keeps the entries that `after` lacks
+        return dict(_delete_=True, **after)  # replaced, because merging would keep the entries that `after` lacks
     return _changes(before, after)

@@ -23,7 +23,7 @@ from ..ops import use_ops
 from .load import build_model, input_channels, tensor_forward
 from .step import asked_sizes
 
-#: MMEngine counts these too; these formulas count multiply-adds, as papers do.
+#: Operators that MMEngine counts, too. These formulas count multiply-adds, as papers do.
 NOT_COUNTED = (
     'batch_norm',
     'group_norm',
@@ -72,18 +72,18 @@ def count_multiply_adds(model: nn.Module, image: Tensor) -> Dict[str, float]:
     """
     analyzer = FlopAnalyzer(model, image)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    # A handle of None leaves MMEngine's own in place, so these get one that counts 0 for each element.
+    # A handle of None would keep MMEngine's own, so operators that are not counted get one that returns 0.
     analyzer.set_op_handle(**{f'aten::{name}': elementwise_flop_counter(0, 0) for name in NOT_COUNTED})
     analyzer.set_op_handle('aten::sum', elementwise_flop_counter(input_scale=1))
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_products)
-    # The reference implementations: what exporters record instead, for any size, has other operations.
+    # The reference implementations, because the implementations that tracers record for any size do other operations.
     with torch.no_grad(), use_ops('reference'), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the tracer's, about checks of shapes
+        warnings.simplefilter('ignore')  # warnings of the tracer about checks of shapes
         return analyzer.by_module()
 
 
 def _attention_products(inputs: List[Any], outputs: List[Any]) -> int:
-    """Count queries by keys, and weights by values: ``(..., L, E), (..., S, E), (..., S, V)``."""
+    """Count the products of fused attention: queries ``(..., L, E)``, keys ``(..., S, E)``, values ``(..., S, V)``."""
     query, key, value = (get_shape(x) for x in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
@@ -99,7 +99,7 @@ class _Traffic(TorchDispatchMode):
         self, function: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        # A view, and memory that is only reserved, moves nothing.
+        # Views and the allocation of memory move no bytes.
         if not function.is_view and 'empty' not in function._schema.name:
             tensors = tree_flatten((args, kwargs, result))[0]
             self.bytes += sum(x.numel() * x.element_size() for x in tensors if isinstance(x, Tensor))
@@ -121,7 +121,7 @@ def count_traffic(model: nn.Module, image: Tensor) -> int:
 
 
 def input_shape(given: Sequence[int], task: str, asked: Sequence[Tuple[int, int]] = ()) -> Tuple[int, int]:
-    """Return height and width from ``--shape``, or the usual ones of the task.
+    """Return height and width from ``--shape``, or the default of the task.
 
     Args:
         given (Sequence[int]): One or two numbers, or none.
@@ -192,7 +192,7 @@ def _runs(count: Callable[[Tensor], Any], image: Tensor) -> bool:
     try:
         count(image)
     except Exception:
-        # Broad, because the config chooses the code.
+        # Broad, because the config may name any code.
         return False
     return True
 
@@ -206,9 +206,9 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         shape (Sequence[int]): Height and width in pixels, or one for both; empty for the task's usual one.
 
     Returns:
-        Complexity: Parts and totals. A detector's image is padded as its data preprocessor pads. Its heads are counted
-        as they predict: on the proposals that random weights give, and, for masks, on as many detections as
-        ``test_cfg`` allows.
+        Complexity: Parts and totals. A detector's image is padded as by its data preprocessor. Its heads are counted in
+        prediction: box heads on the proposals that random weights give, mask heads on the maximum number of detections
+        in ``test_cfg``.
 
     Raises:
         UserError: The model cannot be built or run, or the shape is invalid.
@@ -216,7 +216,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
     cfg = unwrap_model(cfg)
     task = task_or_library(cfg)
     height, width = input_shape(shape, task, asked_sizes(cfg))
-    # The same random weights, and so the same proposals, each time.
+    # The same random weights each time, and therefore the same proposals.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         with library_errors(f'building the model of {cfg.filename or "the config"}', 'Correct the config'):

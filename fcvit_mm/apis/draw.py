@@ -18,9 +18,9 @@ from .load import NetworkError, check_channels, image_reader, input_channels, re
 
 #: Larger images are reduced to this many pixels, because drawing takes more than 100 bytes per pixel.
 MAX_PIXELS = 50_000_000
-#: Small images are enlarged to at most this many pixels: a line of 2x6000 would have 150 million.
+#: Small images are enlarged to at most this many pixels; otherwise an image of 2x6000 would get 150 million.
 MAX_ENLARGED = 4_000_000
-#: From an image, as a loading step gives it, to the drawn one, ``(H, W, 3)`` uint8 in OpenCV's order (BGR).
+#: Function from an image, as loaded by a loading step, to the drawn image, ``(H, W, 3)`` uint8 BGR.
 Drawer = Callable[[np.ndarray], np.ndarray]
 
 
@@ -38,8 +38,8 @@ def build_drawer(
         opacity (float): Opacity of the segmentation overlay.
 
     Returns:
-        callable: Takes an image as the config's loading steps give it, three channels in OpenCV's order (BGR), and
-        returns the drawn one, ``(H, W, 3)`` uint8 in that order.
+        callable: Takes an image as loaded by the config's loading steps (three channels are BGR), and returns the drawn
+        image, ``(H, W, 3)`` uint8 BGR.
 
     Raises:
         CheckpointError: The checkpoint cannot be used, or belongs to another model.
@@ -48,12 +48,11 @@ def build_drawer(
     task = task_of(cfg)
     read_trained(checkpoint)
     adapt_to_machine(cfg)
-    # The checkpoint has the backbone's weights too.
-    if cfg.model.get('backbone', {}).get('init_cfg'):
+    if cfg.model.get('backbone', {}).get('init_cfg'):  # the checkpoint contains the backbone's weights, too
         set_pretrained(cfg, None)
     reader = image_reader(cfg)
     cfg = _for_loaded_images(cfg)
-    # Models of several libraries may be in use at the same time: each works in its own scope.
+    # Models of several libraries may be in use at the same time, so each runs in its own scope.
     errors = library_errors(f'building the model of {cfg.filename or "the config"}', 'Correct the config')
     with errors, DefaultScope.overwrite_default_scope(cfg.default_scope):
         if task == 'classification':
@@ -117,7 +116,7 @@ def draw_classes(visualizer: Any, pixels: np.ndarray, sample: Any, classes: Opti
     Returns:
         np.ndarray: ``(H, W, 3)`` uint8 RGB, enlarged if it is small.
     """
-    # The library writes letters of 7 pixels on an image of 224: smaller ones are enlarged to be legible.
+    # The library writes letters of 7 pixels on an image of 224; smaller images are enlarged, so that text is legible.
     height, width = pixels.shape[:2]
     factor = max(1, min(224 / min(height, width), (MAX_ENLARGED / (height * width)) ** 0.5))
     return visualizer.visualize_cls(
@@ -138,7 +137,7 @@ def draw_sample(visualizer: Any, pixels: np.ndarray, sample: Any, **options: Any
         np.ndarray: ``(H, W, 3)`` uint8 RGB.
     """
     if 'pred_sem_seg' in sample:
-        # As arrays: comparing a tensor of one pixel gives a tensor that NumPy takes for an index.
+        # As arrays, because the comparison of a one-pixel tensor returns a tensor that NumPy would treat as an index.
         sample = sample.numpy()
     visualizer.add_datasample('image', display(pixels), sample, draw_gt=False, **options)
     return visualizer.get_image()
@@ -147,7 +146,7 @@ def draw_sample(visualizer: Any, pixels: np.ndarray, sample: Any, **options: Any
 def _detection(cfg: Config, checkpoint: str, device: Optional[str], score_thr: float) -> Tuple[Any, Drawer]:
     from mmdet.apis import DetInferencer
 
-    # Its own scope, or a model of a library built on mmdet is not found.
+    # In the config's own scope, otherwise models of libraries built on mmdet are not found.
     inferencer = DetInferencer(cfg, weights=checkpoint, device=device, scope=cfg.default_scope, show_progress=False)
 
     def draw(image: np.ndarray) -> np.ndarray:
@@ -207,7 +206,7 @@ def draw_images(
         except (ImageError, NetworkError) as error:
             problems.append(str(error) if source in str(error) else f'{source}: {error}')
             continue
-        # a.png and a.jpg get different names.
+        # Different names for a.png and a.jpg.
         name = stem if stems.count(stem) == 1 else osp.basename(source)
         path = osp.join(out_dir, f'{name}.png')
         write_atomic(path, cv2.imencode('.png', np.ascontiguousarray(drawn))[1].tobytes())
@@ -233,7 +232,7 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
             f'--out-dir {out_dir} is the folder of {video}, which would be overwritten: give another folder'
         )
     source = open_video(video)
-    with atomic_path(path, suffix='.mp4') as temporary:  # OpenCV tells the format by the name
+    with atomic_path(path, suffix='.mp4') as temporary:  # OpenCV infers the format from the suffix
         writer = None
         try:
             while True:

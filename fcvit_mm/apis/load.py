@@ -24,13 +24,13 @@ from ..engine.machine import replace_sync_bn
 from ..errors import UserError, library_errors
 from ..images import ImageReader, PathLike, display, swap_channels
 
-#: Prefix of the name of one of timm's models, given in place of a config file.
+#: Prefix of the name of a timm model that is given in place of a config file.
 TIMM = 'timm:'
 #: Value of padded pixels: about the mean color, which normalization maps to 0.
 PADDING = 114
-#: In the names of steps that load something other than an image.
+#: Parts of the names of steps that load something other than an image.
 NOT_OF_IMAGES = ('Annotation', 'Depth', 'Proposals', 'Segmentation')
-#: An image file, or what was read of one.
+#: An image file, or its pixels.
 ImageLike = Union[PathLike, np.ndarray]
 
 
@@ -61,9 +61,9 @@ class Network(NamedTuple):
         model (nn.Module): A classifier, detector or segmentor of OpenMMLab, or a model of timm.
         task (str): ``'classification'``, ``'detection'``, ``'segmentation'`` or the scope of another library.
         checkpoint (str, optional): The file of its weights; ``None`` for random weights.
-        prepare (callable): ``prepare(image, size=None)`` turns an image into :class:`Prepared`: a file, or pixels as
-            ``read`` returns them, RGB if there are three channels. ``size`` is the height and width wanted, which the
-            image is resized to cover and cropped to; ``None`` resizes and crops as the network is tested.
+        prepare (callable): ``prepare(image, size=None)`` turns an image into :class:`Prepared`. ``image`` is a file, or
+            pixels from ``read`` (RGB if there are three channels). ``size`` is a height and width: the image is resized
+            to cover it and cropped to it. ``None`` resizes and crops as in testing.
         class_names (tuple[str], optional): The class names, if the checkpoint contains them.
         read (ImageReader): Reader that loads images as the config's test pipeline does.
         in_channels (int): Number of channels of the images.
@@ -116,7 +116,7 @@ def build_model(cfg: Config) -> nn.Module:
     task_or_library(cfg)
     model = copy.deepcopy(cfg.model)
     replace_sync_bn(model, 'SyncBN')  # MMSyncBN cannot be built outside of distributed training
-    if 'data_preprocessor' in cfg:  # where mmpretrain's configs have it
+    if 'data_preprocessor' in cfg:  # as in mmpretrain's configs
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         built = revert_sync_batchnorm(MODELS.build(ConfigDict(model)))
@@ -128,15 +128,15 @@ def tensor_forward(model: nn.Module, image: Tensor) -> Callable[[Tensor], List[T
     """Return a function that runs a model of any library in its mode ``'tensor'``, without ground truth.
 
     Args:
-        model (nn.Module): A model of MMEngine's interface, ``forward(inputs, data_samples, mode)``.
-        image (Tensor): ``(B, C, H, W)``, to find out how the model takes images: as they are, as one clip of each video
-            (MMAction2), or by name (MMDetection3D).
+        model (nn.Module): A model with MMEngine's interface, ``forward(inputs, data_samples, mode)``.
+        image (Tensor): ``(B, C, H, W)``, with which the format of the model's input is found: a batch of images, one
+            clip of each video (MMAction2), or a dict (MMDetection3D).
 
     Returns:
-        callable: From images of this shape to the tensors in the outputs.
+        callable: Function from images of this shape to a list of the tensors in the outputs.
 
     Raises:
-        Exception: Of the model, which takes the images in none of these ways.
+        Exception: The model's error, if it accepts none of these formats.
     """
     original = model.forward
     first: Optional[Exception] = None
@@ -148,7 +148,7 @@ def tensor_forward(model: nn.Module, image: Tensor) -> Callable[[Tensor], List[T
 
         try:
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter('ignore')  # of a tensor in place of a dict
+                warnings.simplefilter('ignore')  # warnings about a tensor in place of a dict
                 run(image)
             return run
         except Exception as error:
@@ -206,7 +206,7 @@ def _load_config(
     cfg = load_config(network, options)
     if not cfg.get('model'):
         raise NetworkError(f'{network} has no model: give the config of a classifier, detector or segmentor')
-    # A checkpoint has the backbone's weights too; without one nothing is to be downloaded.
+    # The checkpoint contains the backbone's weights, too; without a checkpoint, weights stay random.
     if cfg.model.get('backbone', {}).get('init_cfg'):
         set_pretrained(cfg, None)
     with library_errors(f'building the model of {network}', 'Correct the config'):
@@ -295,7 +295,7 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
         )
     try:
         model = timm.create_model(name, pretrained=False, **{'dynamic_img_size': True, **options})
-    except TypeError as error:  # only some transformers have the argument; the others take any size or their own
+    except TypeError as error:  # only some transformers have the argument img_size
         if 'dynamic_img_size' not in str(error):
             raise NetworkError(
                 f'timm cannot create {TIMM}{name} with {options}: {error}. Correct or omit these options'
@@ -374,7 +374,7 @@ def _run_pipeline(pipeline: Compose, pixels: np.ndarray) -> np.ndarray:
     shape = pixels.shape[:2]
     # OpenCV's order, as the pipelines load images.
     results = pipeline(dict(img=swap_channels(pixels), img_shape=shape, ori_shape=shape))
-    if 'img' not in results:  # TestTimeAug makes several
+    if 'img' not in results:  # TestTimeAug returns several images
         raise NetworkError(
             f'the test pipeline ends with {type(pipeline.transforms[-1]).__name__}, which does not return one image: '
             'give the test pipeline without test-time augmentation (tools/test.py and tools/predict.py have --tta)'

@@ -1,4 +1,4 @@
-"""Channels, levels and indices in a model's config that belong to the outputs of its backbone."""
+"""Channels, levels and indices in a model's config that depend on the outputs of its backbone."""
 
 from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -88,7 +88,7 @@ def _rewire_part(name: str, node: ConfigDict, old: Sequence[int], new: Sequence[
     old, new = _before_widening(node, old), _before_widening(node, new)
     index = node.get('in_index')
     keys = [key for key in node if key.endswith('in_channels')]
-    if name.endswith('_extractor') and node.get('out_channels') in old:  # RoIs keep the channels of their map
+    if name.endswith('_extractor') and node.get('out_channels') in old:  # RoI features have the channels of their map
         keys.append('out_channels')
     for key in keys:
         value = node[key]
@@ -105,9 +105,10 @@ def _rewire_part(name: str, node: ConfigDict, old: Sequence[int], new: Sequence[
 
 
 def _before_widening(node: ConfigDict, channels: Sequence[Any]) -> List[Any]:
-    """Return the numbers of channels that a component multiplies by its ``widen_factor``, as MMYOLO's do, to get these.
+    """Divide channels by the ``widen_factor`` of a component, which multiplies its channels by it, as in MMYOLO.
 
-    Not rounded: some components round the products up to a multiple of 8, others down to an integer.
+    The results are not rounded, because some components round the products up to a multiple of 8, others down to an
+    integer.
     """
     factor = node.get('widen_factor', 1)
     exact = [None if each is None else each / factor for each in channels]
@@ -115,7 +116,7 @@ def _before_widening(node: ConfigDict, channels: Sequence[Any]) -> List[Any]:
 
 
 def follow_neck(model: ConfigDict, before: Optional[List[int]], after: Optional[List[int]]) -> None:
-    """Adapt heads to a neck whose outputs have as many channels as its inputs, as that of YOLOv5 has.
+    """Adapt heads to a neck whose outputs have as many channels as its inputs, such as that of YOLOv5.
 
     Args:
         model (ConfigDict): The config of a model; changed in place.
@@ -156,7 +157,7 @@ def _output_of(name: str, value: Any, index: Any, old: Sequence[int]) -> int:
 
 
 def _renumber(node: ConfigDict, kept: Sequence[int], count: int) -> None:
-    """Change the numbers by which a part names outputs, now that only some of them are ``kept``."""
+    """Change the indices by which a component selects outputs, because only the outputs ``kept`` remain."""
     place = {index: number for number, index in enumerate(kept)}
     index = node.get('in_index')
     if isinstance(index, int) and index % count in place:
@@ -174,7 +175,7 @@ def _renumber(node: ConfigDict, kept: Sequence[int], count: int) -> None:
 
 
 def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfit]:
-    """Yield the numbers of channels in a model's config that the outputs of its backbone do not have.
+    """Yield the numbers of channels in a model's config that differ from the outputs of its backbone.
 
     Args:
         model (dict): The config of a model.
@@ -182,7 +183,7 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
     """
     parts = list(readers(model))
     has_channels = any(key.endswith('in_channels') for _, node in parts for key in node)
-    if not has_channels:  # the neck only pools: the heads read its channels
+    if not has_channels:  # the neck only pools, so the heads get the backbone's channels
         parts = list(readers({**model, 'neck': None}))
     for name, node in parts:
         index = node.get('in_index')

@@ -1,7 +1,7 @@
 """A training step on random images that shows which backbone outputs and parameters a model uses.
 
-Necks and heads differ in which of the outputs they read (``start_level``, ``in_index``, the last alone, ...).
-The gradients of the loss show which, so no rules about them are needed.
+Necks and heads differ in which outputs they read (``start_level``, ``in_index``, only the last, ...). The gradients of
+the loss show it without rules for each of them.
 """
 
 import copy
@@ -27,9 +27,9 @@ from .load import build_model, input_channels, tensor_forward
 
 #: Sides of the images in pixels, the smallest first: some models need more positions than small images have.
 SIZES = (128, 256)
-#: Images of a batch: BatchNorm needs two where a map is pooled to one position.
+#: Images per batch: BatchNorm needs two if a map is pooled to one position.
 BATCH = 2
-#: Proposals and queries of an image: small ones have few objects.
+#: Maximum number of proposals and queries per image; few are enough for small images.
 PROPOSALS = 50
 
 
@@ -110,7 +110,7 @@ def watched_outputs(model: nn.Module) -> Iterator[List[WatchedOutput]]:
         for watched, output in zip(found, outputs):
             if output.requires_grad:
                 output.register_hook(partial(_note, watched))
-            else:  # from a frozen stage: there is no gradient that could show whether it is used
+            else:  # from a frozen stage, which has no gradient that shows whether the output is used
                 watched.used = True
 
     handle = backbone.register_forward_hook(watch) if isinstance(backbone, nn.Module) else None
@@ -160,7 +160,7 @@ def random_batch(cfg: Config, size: int, channels: int = 3, images: int = BATCH)
 
 
 def collated(cfg: Config, batch: Dict[str, list]) -> Any:
-    """Return a batch as the training data loader of a config collates its samples, such as YOLO's of MMYOLO."""
+    """Return a batch in the format of the collate function of the training data loader, such as MMYOLO's."""
     collate = (cfg.get('train_dataloader') or {}).get('collate_fn')
     if collate is None:
         return batch
@@ -233,7 +233,7 @@ def _segmented(cfg: Config, size: int, number: int) -> Any:
     labels = torch.zeros(1, size, size, dtype=torch.long)
     labels[:, : size // 2] = 1
     sample = SegDataSample(metainfo=_described(size, number), gt_sem_seg=PixelData(data=labels))
-    # Further ground truth that the training pipeline makes, for heads of PIDNet and of depth estimators.
+    # Further ground truth from the training pipeline, for heads of PIDNet and of depth estimators.
     steps = {type_name(step) for step in walk((cfg.get('train_dataloader') or {}).get('dataset'))}
     if 'GenerateEdge' in steps:
         edge = torch.zeros_like(labels)
@@ -244,18 +244,18 @@ def _segmented(cfg: Config, size: int, number: int) -> Any:
     return sample
 
 
-#: Makes the ground truth of an image, by task.
+#: Task -> function that generates the ground truth of an image.
 SAMPLES = dict(classification=_classified, detection=_detected, segmentation=_segmented)
 
 
 def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
-    """Return a copy of a config whose model starts from random weights, and takes small images.
+    """Return a copy of a config whose model has random weights and accepts small images.
 
     Args:
         cfg (Config): Config of a classifier, detector or segmentor.
-        size (int, optional): Side of the images in pixels; images are padded and resized to it,
-            and there are no more than :data:`PROPOSALS` proposals, samples of them, queries and detections.
-            ``None``: as the config says.
+        size (int, optional): Side of the images in pixels; images are padded and resized to it, and the numbers of
+            proposals, samples of them, queries and detections are limited to :data:`PROPOSALS`. ``None``: as in the
+            config.
     """
     cfg = copy.deepcopy(cfg)
     for node in walk(cfg.model):
@@ -278,7 +278,7 @@ def without_downloads(cfg: Config, size: Optional[int] = None) -> Config:
             for key in ('size', 'random_size_range'):
                 if node.get(key) is not None:
                     node[key] = (size, size)
-        # Others may make images larger.
+        # Other batch augmentations may enlarge images.
         preprocessor['batch_augments'] = [node for node in augments if 'size' in node or 'random_size_range' in node]
         if not preprocessor['batch_augments']:
             preprocessor.pop('batch_augments')
@@ -290,7 +290,7 @@ def scope_of_library(cfg: Config) -> Iterator[None]:
     """Set the state that models read during a run: the library's scope, and the first iteration (TOOD)."""
     name = f'{__name__}.scope_of_library'
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        hub = MessageHub.get_instance(name)  # the newest one is the current one
+        hub = MessageHub.get_instance(name)  # the newest instance is the current one
         for key in ('epoch', 'iter'):
             hub.update_info(key, 0)
         try:
@@ -383,7 +383,7 @@ def _take_step_of_outputs(model: nn.Module, size: Any, channels: int, images: in
 
 def _said(error: BaseException) -> str:
     kind, message, _ = origin(error)
-    if not message:  # an assertion is its line
+    if not message:  # of an assertion, the line of code
         message = traceback.extract_tb(error.__traceback__)[-1].line or ''
     return f'{kind}: {message}'.rstrip(': ')
 
@@ -425,7 +425,7 @@ def part_in_building(model: Any, error: BaseException) -> str:
 
     Args:
         model (dict): The config.
-        error (BaseException): As building the model raised it.
+        error (BaseException): The error that building the model raised.
     """
     part = ''
     for module in _passed_through(error):

@@ -33,7 +33,7 @@ LIBRARIES = ('mmdet', 'mmseg')
 NORMALIZATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 #: The libraries' constructors of layer-wise learning rates, which only know their own backbones.
 LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
-#: Prefix of a type of which the recognizers of MMAction2, whose own backbones return one map, unpack the only map.
+#: Prefix of types for MMAction2: its recognizers, whose own backbones return one map, unpack the tuple of such types.
 UNPACKED = 'mmpretrain.'
 #: Side of the image that a stock backbone is run on to find its outputs.
 SIDE = 256
@@ -88,7 +88,7 @@ def replace_backbone(
         Config: Complete; ``Config.dump(path)`` writes it as a file.
 
     Raises:
-        StockConfigError: A component does not fit another backbone; names it.
+        StockConfigError: A component does not fit another backbone; the error names it.
         UserError: No such config or variant.
 
     Example:
@@ -112,7 +112,7 @@ def replace_backbone(
     after = _neck_channels(cfg, outputs)
     neck = cfg.model.get('neck')
     if before and not after and isinstance(neck, dict) and isinstance(neck.get('out_channels'), list):
-        neck['out_channels'] = list(neck['in_channels'])  # YOLOv8's neck works with equal ones only
+        neck['out_channels'] = list(neck['in_channels'])  # YOLOv8's neck requires equal channels
         after = _neck_channels(cfg, outputs)
     follow_neck(cfg.model, before, after)
     _forget_weights(cfg, pretrained)
@@ -174,7 +174,7 @@ def _with_student(cfg: Config) -> Config:
 
 
 def _alone(outer: Config, inner: ConfigDict) -> Config:
-    """Return the config of a model without the one that wraps it (semi-supervised training, distillation)."""
+    """Return a config whose model is the wrapped one (of semi-supervised training or distillation)."""
     cfg = copy.deepcopy(outer)
     cfg.model = copy.deepcopy(inner)
     cfg.default_scope = cfg.model.get('_scope_', outer.default_scope)
@@ -185,7 +185,7 @@ def _put_back(outer: Config, place: str, cfg: Config) -> Config:
     """Return the config of a wrapping model, after the backbone of the one inside was replaced.
 
     Args:
-        outer (Config): As it was read.
+        outer (Config): The original config.
         place (str): Dotted name of the model inside.
         cfg (Config): Config of the model inside, with the new backbone.
     """
@@ -244,7 +244,7 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
     node = copy.deepcopy(cfg.model.backbone)
     for key in ('init_cfg', 'pretrained'):
         if key in node:
-            node[key] = None  # not removed: some classes ask for it
+            node[key] = None  # not removed, because some classes read it
     kind = type_name(node)
     if node.get('num_segments'):  # TSM, TIN and TANet of MMAction2
         raise StockConfigError(
@@ -313,7 +313,7 @@ def _match(cfg: Config, stock: Stock, variant: Variant, options: Dict[str, Any])
     if picked is None:
         picked = _pick(wanted, strides)
     if picked is None and library_of(cfg) == 'mmseg' and len(levels) == len(wanted):
-        # Heads of segmentors bring maps to one size themselves: the levels in order, whatever their strides.
+        # Heads of segmentors resize maps to one size, so the levels are used in order, whatever their strides.
         picked = list(range(len(levels)))
     if picked is None:
         raise StockConfigError(
@@ -361,7 +361,7 @@ def _neck_channels(cfg: Config, outputs: Sequence[Output]) -> Optional[List[int]
                 maps = neck(maps)
         return [each.shape[1] for each in maps]
     except Exception:
-        # Broad, because the config chooses the code; the training step says what is wrong with it.
+        # Broad, because the config may name any code; the training step reports the error.
         return None
 
 
@@ -369,7 +369,7 @@ def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:
     """Remove the pretrained weights of the stock backbone; initialize the new one from ``pretrained``."""
     if pretrained is not None:
         set_pretrained(cfg, pretrained)
-    if cfg.model.get('pretrained') is not None:  # mmseg hands it to the backbone
+    if cfg.model.get('pretrained') is not None:  # mmseg passes it to the backbone
         cfg.model['pretrained'] = None
     if type_name(cfg.model.get('init_cfg') or {}) == 'Pretrained':
         cfg.model['init_cfg'] = None
@@ -378,7 +378,7 @@ def _forget_weights(cfg: Config, pretrained: Optional[str]) -> None:
 
 
 def _normalize(preprocessor: ConfigDict, scope: Optional[str]) -> None:
-    """Set the images' normalization; the order of channels where the preprocessor can, as not in MMAction2."""
+    """Set the normalization of images, and the channel order if the preprocessor has it (not in MMAction2)."""
     kind = preprocessor.get('type')
     if isinstance(kind, str):
         with DefaultScope.overwrite_default_scope(scope), MODELS.switch_scope_and_registry(None) as registry:
@@ -414,7 +414,7 @@ def _check(cfg: Config, network: str) -> Step:
     """Run a training step of the model.
 
     Raises:
-        StockConfigError: It cannot; names the part of the config.
+        StockConfigError: The step fails; the error names the part of the config.
     """
     try:
         return try_step(cfg)
@@ -425,7 +425,7 @@ def _check(cfg: Config, network: str) -> Step:
 
 
 def _check_depth(cfg: Config, variant: Variant, stock: Stock, kind: str) -> None:
-    """Reject a backbone whose last stages nothing uses, such as in place of HRNet with a single output of stride 4.
+    """Reject a backbone whose last stages would be unused, as in place of HRNet with a single output of stride 4.
 
     Raises:
         StockConfigError: They would be unused.

@@ -20,14 +20,14 @@ from ..engine.config import load_config
 from ..errors import UserError
 from ..images import ImageReader, reduce_image, swap_channels
 
-#: Larger images are reduced to this side before the prediction: what detectors are tested at.
+#: Longer side, in pixels, to which larger images are reduced before the prediction; detectors are tested at this size.
 MAX_SIDE = 1333
-#: Models in memory at the same time.
+#: Maximum number of models in memory.
 LOADED = 2
 
 
 class Model(NamedTuple):
-    """A model to choose: its config and its checkpoint."""
+    """A model that users can choose: its config and its checkpoint."""
 
     config: str
     checkpoint: str
@@ -175,7 +175,7 @@ def similarity_of(model: Model, device: Optional[str] = None) -> Optional[Callab
     network = load_network(model.config, model.checkpoint, device or get_device())
     try:
         similarity_layers(network.model)
-    except UserError:  # there are none
+    except UserError:  # the network has no similarity maps
         return None
 
     def find_similarity(pixels: np.ndarray) -> Similarity:

@@ -13,7 +13,7 @@ from ..options import MAX_UPLOAD_BYTES as MAX_BYTES
 from ..options import MAX_UPLOAD_PIXELS as MAX_PIXELS
 from .models import Predictor, Similarity, draw_similarity, shrink
 
-#: Gradio serves all that its pages need by itself from this version on.
+#: First version of Gradio whose pages load nothing from other hosts.
 MIN_GRADIO = (6, 17)
 
 
@@ -77,7 +77,7 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
         except (UserError, ImportError) as error:
             return answer(tell(str(error), problem=True))
         except Exception as error:
-            # Broad, because a model may fail in any way; the page must not.
+            # Broad, because a model may raise any error, and the page must keep working.
             traceback.print_exc()
             return answer(tell(f'{name} failed on this image ({type(error).__name__}): see the terminal.', True))
         size = 'x'.join(map(str, pixels.shape[1::-1]))
@@ -128,7 +128,7 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
         )
         similarity = gradio.State()
         answers = [drawn, message, similarity, layer, maps]
-        # An image that is dropped while another is being predicted waits; by default it would be ignored.
+        # An image dropped during a prediction is queued; by default Gradio would ignore it.
         gradio.on(
             [upload.upload, model.change],
             predict,
@@ -140,7 +140,7 @@ def build_page(predictor: Predictor, max_bytes: int = MAX_BYTES, max_pixels: int
             show_progress_on=[drawn],
         )
         upload.clear(answer, None, answers, api_visibility='private')
-        # Only when the user chooses: predict() draws the first one itself.
+        # Only for a choice by the user, because predict() draws the first layer itself.
         layer.input(show, [similarity, layer], maps, api_visibility='private')
     page.queue(max_size=16, default_concurrency_limit=1)
     return page

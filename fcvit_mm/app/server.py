@@ -8,7 +8,7 @@ from ..errors import UserError
 from .page import MAX_BYTES, import_gradio
 
 DEFAULT_PORT = 7860
-#: The browser asks no other host for anything, whatever a version of Gradio puts into its page.
+#: Header with which the browser requests nothing from other hosts, whatever Gradio's page contains.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 CSS = """
 .gradio-container {width: 100% !important; max-width: 1200px !important; margin: auto}
@@ -40,7 +40,7 @@ def open_port(host: str, port: Optional[int]) -> socket.socket:
 
     Args:
         host (str): Address to listen on.
-        port (int, optional): 0 for any free one; ``None`` for ``DEFAULT_PORT`` or one of the next that is free.
+        port (int, optional): Port; 0 for any free one, ``None`` for the first free one from ``DEFAULT_PORT`` on.
 
     Raises:
         UserError: The port is taken or not allowed, or the host does not belong to this machine.
@@ -62,7 +62,7 @@ def open_port(host: str, port: Optional[int]) -> socket.socket:
 def build_server(page: Any, max_bytes: int = MAX_BYTES) -> Any:
     """Build a ``uvicorn.Server`` for the page, for ``run(sockets=[open_port(...)])``.
 
-    Gradio's own ``launch`` is not used: nothing here can make a public link, and nothing is sent anywhere.
+    Gradio's own ``launch`` is not used, so that no public link can be created and nothing is sent to other hosts.
 
     Args:
         page (gradio.Blocks): Result of :func:`~fcvit_mm.app.page.build_page`.
@@ -91,13 +91,13 @@ def build_server(page: Any, max_bytes: int = MAX_BYTES) -> Any:
         pwa=False,
         mcp_server=False,
     )
-    # Without these, which its launch sets, Gradio opens any file of this machine that a request names as an upload.
+    # Gradio's launch sets these. Without them, a request could name any file of this machine as its upload.
     page.has_launched = page.is_running = True
     mounted = app.routes[-1].app  # type: ignore[attr-defined]
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: Any = None) -> None:
-            mounted.stop_event.set()  # every open page holds a connection, which would be waited for
+            mounted.stop_event.set()  # closes the connections of open pages, for which the server would wait
             await super().shutdown(sockets)
 
     return Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=3))

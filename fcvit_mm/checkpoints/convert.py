@@ -135,10 +135,11 @@ def _missing(found: Recognized) -> List[str]:
     # Outside of blocks, all variants of a network have the same names.
     reference = reference_names(found.network)
     outside = ('stem.', *stages)
-    if found.task == 'classifier' and variants_of(found.network):  # which are classifiers
+    if found.task == 'classifier' and variants_of(found.network):  # variants describe classifiers
         outside += ('norm',)
     needed = [name for name in reference if name.startswith(outside) and not BLOCK.match(name)]
-    # Every block has the same parts, unless the stages of the network differ; a block that lacks some is incomplete.
+    # All blocks of a network, or of a stage if the stages differ, have the same parameters: one without them is
+    # incomplete.
     parts = {stage: _parts(reference, stage) for stage in stages}
     groups = [stages] if reference and len(set(map(frozenset, parts.values()))) == 1 else [[stage] for stage in stages]
     for group in groups:
@@ -174,7 +175,7 @@ def _kept_meta(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     if not isinstance(meta, dict):
         return {}
     kept = {key: meta[key] for key in KEPT_META if key in meta and _is_plain_data(meta[key])}
-    # mmdet 2 and mmseg 0.x; what reads dataset_meta finds them there.
+    # Keys of mmdet 2 and mmseg 0.x, stored as dataset_meta, where newer code looks for them.
     old = {key.lower(): kept[key] for key in ('CLASSES', 'PALETTE') if kept.get(key)}
     if 'classes' in old:
         kept.setdefault('dataset_meta', old)

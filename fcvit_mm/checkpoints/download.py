@@ -88,7 +88,7 @@ def download(url: str, path: str, check: Callable[[str], object], size: Optional
 
 @contextmanager
 def _only_one(path: str) -> Iterator[None]:
-    """Admit one process at a time; on file systems with locks, across all machines that share the folder."""
+    """Admit one process at a time; if the file system supports locks, of all machines that share the folder."""
     from filelock import FileLock, Timeout  # not needed to import this package
 
     folder, name = os.path.split(path)
@@ -114,7 +114,8 @@ def _try(url: str, path: str, check: Callable[[str], object], size: Optional[int
     """Download the missing part of a file over one connection.
 
     Raises:
-        _Cut, _Unreachable: See there.
+        _Cut: The connection was lost, or the server is busy.
+        _Unreachable: No connection could be made.
         DownloadError, CheckpointError, WriteError: See :func:`download`.
     """
     partial = next((each for each in find_partials(path) if each.size), None)
@@ -162,7 +163,7 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
         return response
     except HTTPError as error:
         error.close()
-        if error.code == 416 and start:  # the file is shorter now
+        if error.code == 416 and start:  # the file on the server has become shorter
             return _open(url, 0)
         answer = f'the server answers {error.code} ({error.reason})'
         if error.code in BUSY:

@@ -133,7 +133,7 @@ def load_from_safetensors(filename: str, map_location: Any = None) -> Dict[str, 
     """
     content = read_checkpoint(filename)
     weights, _ = find_state_dict(content, filename)
-    # One device for all of them: other kinds of map_location that torch.load takes are for pickles with several.
+    # One device for all tensors; the other kinds of map_location that torch.load takes are for several devices.
     if isinstance(map_location, (str, torch.device)):
         weights.update({name: value.to(map_location) for name, value in weights.items()})
     return content
@@ -179,7 +179,7 @@ def _report(found: Recognized, own: Mapping[str, Tensor], path: str) -> None:
     unused = [
         name for name in found.backbone if name not in own and not _is_output_norm(name) and not _is_past(name, stages)
     ]
-    # If the backbone's names have a prefix, names with another one belong to other parts of the model.
+    # If the backbone's names have a prefix, names with another prefix belong to other parts of the model.
     elsewhere = [*found.others, *(name for name in found.unknown if not name.startswith(found.prefix))]
     unexpected = [*unused, *(name for name in found.unknown if name.startswith(found.prefix))]
 
@@ -216,8 +216,8 @@ def _is_past(name: str, stages: int) -> bool:
 def allow_numpy_scalars() -> None:
     """Let ``torch.load(weights_only=True)`` read NumPy scalars of any type, as MMEngine stores metrics.
 
-    MMEngine allows three types. At others, such as the float32 of an mIoU, it logs a warning and loads the file in a
-    way that could run code.
+    MMEngine allows three types. For other types, such as the float32 of an mIoU, it logs a warning and loads the file
+    in a way that could run code.
     """
     codes = np.typecodes['AllInteger'] + np.typecodes['Float'] + '?'
     if hasattr(torch.serialization, 'add_safe_globals'):  # from torch 2.4 on
@@ -228,9 +228,9 @@ allow_numpy_scalars()
 
 
 def load_complete(model: nn.Module, checkpoint: str) -> None:
-    """Load a checkpoint of the complete model, in whatever container and with whatever wrapper's prefixes.
+    """Load a checkpoint of the complete model, from any container and with the prefixes of any wrapper.
 
-    MMEngine only knows ``state_dict`` and ``module.``; of other files it loads nothing, with a warning.
+    MMEngine only supports ``state_dict`` and ``module.``; from other files it loads nothing, with a warning.
 
     Raises:
         CheckpointError: See :func:`check_fits`.
@@ -240,7 +240,7 @@ def load_complete(model: nn.Module, checkpoint: str) -> None:
 
 
 def check_fits(model: nn.Module, checkpoint: str) -> None:
-    """Reject weights of another model: MMEngine only warns, and random layers predict at random.
+    """Reject weights of another model, for which MMEngine only logs a warning and keeps random weights.
 
     Args:
         model (nn.Module): The complete model.

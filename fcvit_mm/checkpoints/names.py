@@ -42,7 +42,7 @@ NECKS = ('neck',)
 
 
 def is_head(name: str) -> bool:
-    """Return whether a name is of a head or a neck."""
+    """Return whether a name belongs to a head or a neck."""
     return name.split('.')[0] in (*NECKS, *(part for parts in TASKS.values() for part in parts))
 
 
@@ -81,12 +81,12 @@ def find_state_dict(
 
 
 def _inner_containers(checkpoint: Dict[str, Any], trained: Optional[str]) -> List[Tuple[str, Dict[str, Any]]]:
-    """Return the entry of a file that contains a container of weights, as a list of at most one.
+    """Return the entry of a file that contains a nested container of weights, as a list of at most one entry.
 
     Args:
-        checkpoint (dict): The file.
-        trained (str, optional): The entry that is by its name the weights, as ``model``. It counts if it has none
-            itself, but dicts.
+        checkpoint (dict): The content of the file.
+        trained (str, optional): The entry whose name says that it contains the weights, such as ``model``. It is
+            considered if it contains dicts but no weights itself.
     """
     if trained is None:
         return _other_containers(checkpoint)
@@ -101,7 +101,7 @@ def _other_containers(checkpoint: Dict[str, Any]) -> List[Tuple[str, Dict[str, A
     An entry must have more weights than the top level of the file. Averaged weights count only if there are no others.
     Of several entries, as of a generator and a discriminator, none is chosen.
     """
-    own = len(tensors_of(checkpoint))  # such as the loss
+    own = len(tensors_of(checkpoint))  # tensors at the top level, such as the loss
     entries = [(key, value) for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, dict)]
     found = [(key, value) for key, value in entries if len(tensors_of(find_state_dict(value)[0])) > own]
     raw = [(key, value) for key, value in found if 'ema' not in key.lower()]
@@ -130,12 +130,12 @@ def weights_of(checkpoint: Dict[str, Any], path: str = 'the checkpoint', ema: bo
     """Return the weights in a checkpoint, without container and the prefixes of wrappers.
 
     Args:
-        checkpoint (dict): As :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint` returns it: of MMEngine, timm, ...
-        path (str): Its name, for errors.
+        checkpoint (dict): Result of :func:`~fcvit_mm.checkpoints.safe_load.read_checkpoint`.
+        path (str): Path of the file, for errors.
         ema (bool): Take the averaged weights of a file that has both.
 
     Raises:
-        CheckpointError: As of :func:`find_state_dict`.
+        CheckpointError: See :func:`find_state_dict`.
     """
     return tensors_of(find_state_dict(checkpoint, path, ema)[0])
 

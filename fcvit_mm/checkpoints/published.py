@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..models.variants import VARIANTS, Variant, find_variant
 from .errors import CheckpointError
 
-#: Prefix of a name of the table that is given in place of a file.
+#: Prefix that marks a name of the table given in place of a file.
 SCHEME = 'published:'
 
 
@@ -27,7 +27,7 @@ class PublishedWeights(NamedTuple):
         task (str): ``'classifier'``, ``'detector'`` or ``'segmentor'``.
         config (str): The config it loads into: an absolute path, or relative to the folder that contains ``configs``.
         page (str): URL of the download page.
-        keys (str): One of its keys, by which the file can be recognized.
+        keys (str): An example of its keys, for error messages.
         metrics (dict[str, float]): Published figures, from the authors' training, by their names in metafiles.
         address (str, optional): URL of the file; ``None`` if it must be downloaded by hand.
         confirmed (bool): Whether the publication names the file. Otherwise its name is derived from the network's.
@@ -53,7 +53,7 @@ class PublishedWeights(NamedTuple):
 
 _published: Dict[str, PublishedWeights] = {}
 
-#: Published weights by name, those of other packages that registered theirs among them.
+#: Published weights by name, including those that other packages registered.
 PUBLISHED: Mapping[str, PublishedWeights] = MappingProxyType(_published)
 
 

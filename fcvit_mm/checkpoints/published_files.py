@@ -26,7 +26,7 @@ from .safe_load import READERS, read_checkpoint
 
 #: The environment variable with the folder that is searched first.
 VARIABLE = 'FCVIT_MM_WEIGHTS'
-#: Variants by name that were built, which takes seconds, and their parameters without values.
+#: Cache: name of a variant -> its parameters without values, because building it takes seconds.
 _built: Dict[str, Tuple[Variant, Dict[str, Tensor]]] = {}
 
 

@@ -1,9 +1,9 @@
 """Recognizing the network and task of a checkpoint, and renaming its weights to the names of this package.
 
-:func:`recognize` finds the weights in the file and the prefix of the backbone's names, chooses the network whose names
-explain most of the file's, renames the tensors, and sorts the others into heads, necks and unknown ones; heads tell the
-task. A network explains a name by a row of its published names, or by a parameter name of its own, in which numbers of
-stages and blocks may differ.
+:func:`recognize` finds the weights in the file and the prefix of the backbone's names, chooses the network that
+explains most of the file's names, renames the tensors, and divides the others into heads, necks and unknown ones; the
+heads show the task. A network explains a name if a row of its published names matches, or if it has a parameter of this
+name, up to the numbers of stages and blocks.
 """
 
 import re
@@ -20,11 +20,11 @@ from ..models.variants import VARIANTS, variants_of
 from .errors import CheckpointError
 from .names import HEAD, PADDLE_LEAVES, TASKS, find_state_dict, is_head, some, tensors_of
 
-#: A network is recognized by the names in its blocks, of which at least this part must be its own.
+#: Minimum fraction of the names in blocks that a network must explain to be recognized.
 SHARE_OF_BLOCKS = 0.75
 #: Beginning of our names of parameters in blocks.
 BLOCK = re.compile(r'stages\.([^.]+)\.blocks\.([^.]+)\.')
-#: Parameter names by network and variant, of those that were built to find them.
+#: Cache: network and variant -> parameter names, which are found by building the network.
 _built: Dict[Tuple[Type[Backbone], Optional[str]], Tuple[str, ...]] = {}
 #: Largest number of parts of a prefix that is found automatically (nested wrappers).
 MAX_PREFIX = 5
@@ -129,7 +129,7 @@ def recognize(
     if _are_transposed(linear, path, default=paddle):
         for where, name in linear:
             where[name] = where[name].t().contiguous()
-    if paddle:  # its BatchNorm does not count batches; torch's does
+    if paddle:  # Paddle's BatchNorm does not count batches, torch's does
         for name in [name for name in named if name.endswith('.running_var')]:
             named.setdefault(f'{name[: -len("running_var")]}num_batches_tracked', torch.tensor(0))
     wrong = [
@@ -168,9 +168,9 @@ def check_finite(state_dict: Mapping[str, Any], path: str) -> None:
 
 
 def arch_of(backbone: Mapping[str, Tensor]) -> Dict[str, Tuple[int, ...]]:
-    """Return depths and channels of a backbone's state dict (our names), for the stages that it has.
+    """Return depths and channels of the stages in a backbone's state dict (our names).
 
-    The channels are those of the norms in the first block of each stage; 0 if there is none.
+    The channels are those of a norm in the first block of each stage; 0 if there is no norm.
     """
     blocks: Dict[str, Set[str]] = {}
     widths: Dict[str, int] = {}
@@ -230,7 +230,7 @@ def _names_in(network: Type[Backbone], variant: Optional[str]) -> Tuple[str, ...
 def _build_names(network: Type[Backbone], variant: Optional[str]) -> Tuple[str, ...]:
     build: Callable[[], torch.nn.Module] = network if variant is None else VARIANTS[variant].build
     try:
-        # Building must not change the random numbers of the program that loads a checkpoint.
+        # Building must not change the state of the random number generators of the calling program.
         with torch.random.fork_rng(devices=[]), torch.device('meta'), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return tuple(build().state_dict())
@@ -265,10 +265,11 @@ class _Match(NamedTuple):
 def _find_network(keys: Sequence[str], matches: List[_Match], path: str, backbone: Optional[torch.nn.Module]) -> _Match:
     """Return the best match of the names in a file.
 
-    ``matches`` are those by the rows of published names. If none explains all names, networks are built to know more.
+    ``matches`` are those by the rows of published names. If none explains all names, networks are built to get their
+    parameter names.
 
     Raises:
-        CheckpointError: None does, or two do alike.
+        CheckpointError: No network matches, or two match equally well.
     """
     if all(match.unexplained for match in matches):
         matches = _matches(keys, backbone, rows_suffice=False)
@@ -316,10 +317,10 @@ def list_networks() -> List[Type[Backbone]]:
             yield child
             yield from visit(child)
 
-    # A subclass without a constructor of its own has the same parameters: a deprecated name, for example.
+    # A subclass without a constructor of its own, such as a deprecated name, has the same parameters.
     others = [network for network in visit(Backbone) if '__init__' in vars(network)]
     found = dict.fromkeys([*(variant.network for variant in VARIANTS.values()), *others])
-    # Classes without names cannot be built: they are bases of others.
+    # Classes without names cannot be built; they are base classes.
     return [network for network in found if names_of(network).rows or reference_names(network)]
 
 

@@ -22,11 +22,11 @@ from .unpickler import NATIVE, RestrictedUnpickler, strided
 
 #: Readers of names that are not paths, by prefix; :mod:`fcvit_mm.checkpoints.published_files` registers one.
 READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
-#: Where a safetensors file's header has `meta` as JSON text, see fcvit_mm/publishing/weights.py.
+#: Key of the JSON text of ``meta`` in the header of a safetensors file, see :mod:`fcvit_mm.publishing.weights`.
 META_KEY = 'fcvit_mm_meta'
-#: End of the name of Hugging Face's index of a sharded checkpoint.
+#: Suffix of Hugging Face's index of a sharded checkpoint.
 INDEX = '.index.json'
-#: Ends of the names of checkpoints.
+#: Suffixes of checkpoints.
 ENDINGS = ('.pth', '.pt', '.ckpt', '.bin', '.safetensors', '.pth.tar')
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch's format before 1.6
 _PROTOCOL = 1001
@@ -175,7 +175,7 @@ def _read_shards(path: str) -> Dict[str, Any]:
         ) from error
     weights: Dict[str, Any] = {}
     for shard in shards:
-        if shard.endswith(INDEX):  # perhaps itself
+        if shard.endswith(INDEX):  # an index, perhaps this one
             raise CheckpointError(f'{path} names the index {shard}, expected files with weights: download it again')
         weights.update(read_checkpoint(shard))
     return weights
@@ -215,7 +215,7 @@ def _read_torch_zip(file: IO[bytes], path: str) -> Any:
             return storages[key].view(dtype)
 
         with archive.open(pickles[0]) as pickled:
-            # The archive's own file takes long for each of the thousands of small reads.
+            # Buffered, because each of the thousands of small reads from the archive is slow.
             return RestrictedUnpickler(io.BufferedReader(pickled), path, storage).load()  # type: ignore[type-var]
 
 

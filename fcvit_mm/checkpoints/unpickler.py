@@ -1,8 +1,8 @@
-"""An unpickler that runs no code of the files it reads.
+"""An unpickler that runs no code from the files it reads.
 
 A pickle is a program: it names functions and has them called. This unpickler never imports what a file names. It
-looks the name up in :data:`ALLOWED`, a table of this module's own rebuilders and of plain data; any other name ends
-the reading with an error. Only those rebuilders are called, and no object gets attributes from the file.
+looks the name up in :data:`ALLOWED`, a table of this module's own functions that rebuild objects, and of plain data;
+any other name is an error. Only these functions are called, and no object gets attributes from the file.
 """
 
 import math
@@ -36,7 +36,7 @@ _STORAGES = {
     'ComplexFloatStorage': torch.complex64,
     'ComplexDoubleStorage': torch.complex128,
 }
-#: What pickles of quantized tensors and layers name: of torch.ao, older versions of it, torchao and bitsandbytes.
+#: Names in pickles of quantized tensors and layers of torch.ao, its older versions, torchao and bitsandbytes.
 QUANTIZED = re.compile(
     r'torch\._utils\._rebuild_qtensor|torch\.Q(U?Int8|Int32|UInt\dx\d)Storage|torch\.(nn|ao)\..*quant|torchao\.|bitsandbytes\.'
 )
@@ -53,7 +53,7 @@ class Opaque:
 
 
 class Rebuild:
-    """A callable that a file may call. Not itself callable, so that nothing else is mistaken for one."""
+    """A wrapper that marks a function that a file may call. It is not callable itself."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -77,7 +77,7 @@ def strided(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int
     if math.prod(size) == 0:
         return storage.new_empty(size)
     last = offset + sum((size[i] - 1) * stride[i] for i in range(len(size)))
-    # The second half: a few stored values repeated by a stride of 0 could fill any memory.
+    # The second condition: with a stride of 0, a few stored values could be repeated to fill any memory.
     if last >= storage.numel() or math.prod(size) > storage.numel():
         raise ValueError(f'a tensor of size {size} over {storage.numel()} stored values')
     return storage.as_strided(size, stride, offset)
@@ -231,7 +231,8 @@ def _complete_line(file: IO[bytes]) -> bytes:
 class RestrictedUnpickler(pickle._Unpickler):
     """The standard library's unpickler with every opcode that imports, calls or sets attributes replaced.
 
-    The one written in Python, because its opcodes can be replaced; checkpoints have few thousand of them.
+    This is the version in Python, whose opcodes can be replaced; it is fast enough for the few thousand opcodes of a
+    checkpoint.
 
     Args:
         file: Binary file, at the pickle's beginning.

@@ -10,7 +10,7 @@ from .shapes import CLASSES, KINDS, generate
 
 __all__ = ['CLASSES', 'KINDS', 'ChannelsFirst', 'generate']
 
-#: Transforms that configs name: the module that has them, and the library that it imports.
+#: Transforms by name: the module that defines them, and the library that the module imports.
 NAMES = {
     'FastDetRandomFlip': ('detection_transforms', 'mmdet'),
     'FastPhotoMetricDistortion': ('segmentation_transforms', 'mmseg'),

@@ -1,6 +1,7 @@
 """Faster versions of mmdet's training transforms: the same random draws and the same samples, bit for bit.
 
-They are named by configs and imported on demand as those of :mod:`fcvit_mm.datasets.transforms`; they need mmdet.
+Configs use them by name, and they are imported on demand like those of :mod:`fcvit_mm.datasets.transforms`; they need
+mmdet.
 """
 
 from typing import Any, Dict
@@ -10,7 +11,7 @@ import numpy as np
 from mmdet.datasets import transforms as library
 from mmdet.structures.mask import BitmapMasks
 
-#: What OpenCV calls the directions.
+#: OpenCV's codes of the flip directions.
 AXES = dict(horizontal=1, vertical=0, diagonal=-1)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..registry import TRANSFORMS
 
-#: Kinds of values that OpenCV moves.
+#: Dtypes that OpenCV can copy.
 DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 
@@ -34,12 +34,12 @@ def contiguous(image: np.ndarray) -> np.ndarray:
 class ChannelsFirst:
     """Store ``img`` channels-first in memory, as in batches.
 
-    It stays ``(H, W, C)`` in shape and values. Before the step that packs, of mmpretrain, mmdet or mmseg: that step
-    then has nothing to copy, and the sample is the same.
+    Shape ``(H, W, C)`` and values do not change. Use it before the packing step of mmpretrain, mmdet or mmseg, which
+    then does not copy the image; the sample is the same.
     """
 
     def __call__(self, results: Dict[str, Any]) -> Dict[str, Any]:
-        """Change the layout of ``img``, if it is an array of some channels."""
+        """Change the layout of ``img``, if it is an array ``(H, W, C)``."""
         image = results.get('img')
         if isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype in DTYPES and image.size:
             import cv2

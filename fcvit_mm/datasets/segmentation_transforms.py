@@ -1,6 +1,7 @@
 """Faster versions of mmseg's training transforms: the same random draws and the same images, bit for bit.
 
-They are named by configs and imported on demand as those of :mod:`fcvit_mm.datasets.transforms`; they need mmseg.
+Configs use them by name, and they are imported on demand like those of :mod:`fcvit_mm.datasets.transforms`; they need
+mmseg.
 """
 
 from typing import Any, Dict, Tuple
@@ -26,7 +27,7 @@ class FastPhotoMetricDistortion(library.PhotoMetricDistortion):
         return cv2.LUT(img, super().convert(RAMP, alpha, beta))
 
     def saturation(self, img: np.ndarray) -> np.ndarray:
-        """Multiply the saturation, or do nothing, by chance."""
+        """Multiply the saturation, or do nothing, at random."""
         if img.dtype != np.uint8:
             return super().saturation(img)
         if not np.random.randint(2):
@@ -35,7 +36,7 @@ class FastPhotoMetricDistortion(library.PhotoMetricDistortion):
         return _change_channel(img, 1, table)
 
     def hue(self, img: np.ndarray) -> np.ndarray:
-        """Turn the hue, or do nothing, by chance."""
+        """Shift the hue, or do nothing, at random."""
         if img.dtype != np.uint8:
             return super().hue(img)
         if not np.random.randint(2):
@@ -57,7 +58,7 @@ def _change_channel(image: np.ndarray, channel: int, table: np.ndarray) -> np.nd
 
 
 class FastSegRandomCrop(library.RandomCrop):
-    """mmseg's ``RandomCrop`` with its arguments; how much of a crop is of one class is counted without sorting."""
+    """mmseg's ``RandomCrop`` with its arguments; the pixels of each class in a crop are counted without sorting."""
 
     @cache_randomness
     def crop_bbox(self, results: Dict[str, Any]) -> Tuple[int, int, int, int]:

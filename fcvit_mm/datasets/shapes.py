@@ -1,7 +1,7 @@
 """Images of shapes on cluttered backgrounds, in the layouts of ImageNet, COCO and ADE20K.
 
 They are for trying training, evaluation and drawing without a data set. Every image only depends on the seed, its split
-and its index, so the first hundred of a thousand are those of a hundred.
+and its index, so a small data set consists of the first images of a larger one.
 """
 
 import colorsys
@@ -19,14 +19,14 @@ from ..errors import UserError
 from ..files import WriteError, lacks_space, write_atomic
 from ..options import DATASET_KINDS as KINDS
 
-#: In the alphabetical order in which mmpretrain numbers the folders of a data set.
+#: Class names, in the alphabetical order in which mmpretrain numbers the folders of a data set.
 CLASSES = ('circle', 'cross', 'square', 'star', 'triangle')
-#: File of a complete data set: the arguments it was made with.
+#: File with the arguments of :func:`generate`, which marks a complete data set.
 MANIFEST = 'shapes.json'
 
-# Raised when the same arguments make other images than before.
+# Increased when the same arguments produce other images than before.
 VERSION = 1
-# Images are drawn this much larger, then reduced: smooth edges, and outlines finer than a pixel.
+# Images are drawn larger by this factor and then reduced, for smooth edges and outlines thinner than a pixel.
 SUPERSAMPLE = 2
 MIN_SIZE = 64
 
@@ -289,8 +289,8 @@ def outline(mask: np.ndarray) -> List[np.ndarray]:
         mask (np.ndarray): ``(H, W)`` bool.
 
     Returns:
-        list[np.ndarray]: One ``(points, 2)`` array per part. Empty if polygons cannot tell it: a part with a hole,
-        or one too small.
+        list[np.ndarray]: One ``(points, 2)`` array per part. Empty if polygons cannot represent the mask: a part has a
+        hole or is too small.
     """
     import cv2
 
@@ -324,7 +324,7 @@ def unit_polygon(label: int) -> np.ndarray:
 
 
 def place_polygon(rng: 'np.random.Generator', label: int, side: int, radius: Tuple[float, float]) -> np.ndarray:
-    """Return a class's shape, stretched, rotated and moved: ``(points, 2)`` int32. A little may stick out."""
+    """Return a class's shape, stretched, rotated and moved: ``(points, 2)`` int32. It may exceed the image slightly."""
     r = rng.uniform(*radius) * side
     angle = rng.uniform(0, 2 * math.pi)
     turn = np.array([(math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))])

@@ -1,12 +1,12 @@
 """Faster versions of mmpretrain's training transforms: the same random draws, the same images, less time.
 
 Each is the library's class with the arithmetic of its ``transform`` in fewer passes. From the same seed it draws the
-same numbers, so crops, operations and magnitudes are the library's. Results are equal to the last bit but for two,
-which say so: resizing (by one, in less than one of a hundred values, three with torch 2.1) and the noise of erasing
-(of the same distribution, by torch). Images of other than three channels of 8 bits go the library's way.
+same numbers, so crops, operations and magnitudes are the library's. Results are equal to the last bit with two
+exceptions: resizing (differences of one in fewer than 1 % of the values, 3 % with torch 2.1) and the noise of erasing
+(drawn by torch from the same distribution). Images other than 8-bit, 3-channel ones are processed by the library.
 
-Configs name the classes that ``fcvit_mm.datasets.NAMES`` lists; ``import fcvit_mm`` makes them known, and this module,
-which needs mmpretrain, is imported when the first is built.
+Configs use the classes listed in ``fcvit_mm.datasets.NAMES``. ``import fcvit_mm`` registers them; this module, which
+needs mmpretrain, is imported when the first of them is built.
 """
 
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
@@ -23,7 +23,7 @@ from .layout import contiguous
 
 Results = Dict[str, Any]
 
-#: All values of 8 bits: the result of a transform of single values on them is its lookup table.
+#: All 8-bit values. Applied to them, a transform of single values returns its lookup table.
 RAMP = np.arange(256, dtype=np.uint8).reshape(1, 256)
 RAMP.setflags(write=False)
 #: Weights of the smooth image that sharpening starts from, Pillow's ``SMOOTH``.
@@ -115,8 +115,8 @@ def adjust_sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 class FastRandomResizedCrop(library.RandomResizedCrop):
     """A random part of an image, resized: mmpretrain's ``RandomResizedCrop`` with ``backend='pillow'``.
 
-    PyTorch resizes, by Pillow's filters with weights of 16 bits: values differ by one, in less than one of a hundred
-    (three with torch 2.1). Several interpolations draw as ``RandomChoice`` of one such transform each does.
+    PyTorch resizes with Pillow's filters and 16-bit weights: fewer than 1 % of the values (3 % with torch 2.1) differ,
+    by one. Several interpolations draw like ``RandomChoice`` of one such transform for each.
 
     Args:
         scale (int | Sequence[int]): Side of the result, or height and width.
@@ -188,7 +188,7 @@ class _OfValues:
     """A transform of single values, computed by a table with the result of each.
 
     Args:
-        transform (callable): Draws what it draws, and returns a sample whose ``img`` it has replaced, or has not.
+        transform (callable): A transform of samples that changes each value of ``img`` independently, or nothing.
     """
 
     def __init__(self, transform: Callable[[Results], Results]) -> None:
@@ -202,7 +202,7 @@ class _OfValues:
 
 
 class _OfImage:
-    """A transform that calls a faster implementation of its function in mmcv: with a factor, or without.
+    """A transform that calls a faster implementation of its function in mmcv.
 
     Args:
         transform (BaseAugTransform): Transform of mmpretrain, which draws the random numbers.
@@ -229,7 +229,7 @@ class _OfImage:
 
 #: Transforms that treat values one by one.
 OF_VALUES = (library.Invert, library.Posterize, library.Solarize, library.SolarizeAdd, library.Brightness)
-#: Transforms with a faster form of what they call, and whether they have a magnitude.
+#: Transform -> faster version of the function that it calls, and whether it has a magnitude.
 OF_IMAGES: Dict[type, Tuple[Callable[..., np.ndarray], bool]] = {
     library.AutoContrast: (auto_contrast, False),
     library.Equalize: (equalize, False),
@@ -240,7 +240,7 @@ OF_IMAGES: Dict[type, Tuple[Callable[..., np.ndarray], bool]] = {
 
 
 def faster(transform: Any) -> Any:
-    """Return a faster form of one of mmpretrain's transforms of colors; others as they are."""
+    """Return a faster version of one of mmpretrain's color transforms; other transforms are returned unchanged."""
     if type(transform) in OF_VALUES:
         return _OfValues(transform)
     if type(transform) in OF_IMAGES:
@@ -278,6 +278,6 @@ class FastRandomErasing(library.RandomErasing):
         if self.mode == 'const' or self.fill_std is None or not is_color(img):
             return super()._fill_pixels(img, top, left, h, w)
         noise = torch.randn(h, w, 3).mul_(torch.tensor(self.fill_std)).add_(torch.tensor(self.fill_color))
-        # Cut off, not rounded, as the library does.
+        # Truncated, not rounded, as in the library.
         img[top : top + h, left : left + w] = noise.clamp_(0, 255).to(torch.uint8).numpy()
         return img

@@ -43,7 +43,7 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
             "--show and --show-dir need default_hooks=dict(visualization=dict(type='...Hook')) in the "
             'config, with the hook of its library: add it, or omit them'
         )
-    # mmdet puts a relative folder below that of the first image, then of the second, ...
+    # An absolute path, because mmdet creates a relative folder below the previous one for each image.
     show_dir = osp.abspath(show_dir) if show_dir else None
     library = library_of(cfg)
     if library is None:
@@ -56,7 +56,7 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
     if library == 'mmdet':
         hook['test_out_dir'] = show_dir
         return
-    # mmseg 1.2 draws every 50th image unless told otherwise; later versions heed this in validation only.
+    # mmseg 1.2 draws every 50th image by default; later versions use the interval in validation only.
     hook['interval'] = 1
     if show_dir:
         cfg.visualizer['save_dir'] = show_dir
@@ -102,7 +102,7 @@ def enable_tta(cfg: Config) -> None:
         )
     for dataset in leaf_datasets(cfg.test_dataloader.dataset):
         dataset['pipeline'] = cfg.tta_pipeline
-    wrapper = cfg.tta_model.copy()  # not **cfg.tta_model, which would put classes where the config dumps names
+    wrapper = cfg.tta_model.copy()  # not **cfg.tta_model, which would replace names of types by classes
     wrapper['module'] = cfg.model
     cfg.model = wrapper
 
@@ -123,7 +123,7 @@ def dump_predictions(cfg: Config, out: str) -> None:
     elif not out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out is {out}, expected a file name ending in .pkl or .pickle')
     evaluator = cfg.test_evaluator
-    # One metric, a list of them, or an evaluator that has them.
+    # One metric, a list of metrics, or an evaluator that contains them.
     nested = isinstance(evaluator, dict) and 'metrics' in evaluator
     metrics = evaluator['metrics'] if nested else evaluator
     metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]

@@ -41,7 +41,7 @@ FOR_ANY_MODEL = (
     'backbone or neck'
 )
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-#: Registered names of types that have others, too: their classes' and deprecated ones.
+#: Other names of a type (name of its class, deprecated name) -> registered name.
 REGISTERED_NAMES = {
     'BrokenPictureHook': 'SkipCorruptSamplesHook',
     'MMSyncBN': 'SyncBN',
@@ -64,7 +64,7 @@ ALSO_READ = (
     'tta_model',
     'tta_pipeline',
 )
-#: What OpenMMLab 1.x called the parts of a config, and what they are now.
+#: Keys of OpenMMLab 1.x configs, and their present names.
 OLD_KEYS = {
     'checkpoint_config': 'default_hooks.checkpoint',
     'data': 'train_dataloader, val_dataloader, test_dataloader',
@@ -93,8 +93,8 @@ def load_config(
 
     Args:
         path (str): The config file.
-        options (dict, optional): ``--cfg-options``. ``pretrained`` sets the checkpoint of the backbone: a file or the
-            name of published weights.
+        options (dict, optional): Options as from ``--cfg-options``. ``pretrained`` sets the checkpoint of the backbone:
+            a file or the name of published weights.
         work_dir (str, optional): Folder for the results. Default: the config's, else ``./work_dirs/<config name>``.
         launcher (str): Launcher that started the processes.
 
@@ -157,7 +157,7 @@ def load_config(
     if cfg.get('default_scope') is None:
         cfg.default_scope = library_of(cfg)
     check_scope(cfg, path)
-    allow_large_images()  # among the data that the config names
+    allow_large_images()  # the data set may contain some
     check_options(cfg, options)
     make_room(cfg, options)
     with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
@@ -193,7 +193,7 @@ def read_config(path: str) -> Config:
         if not problem:
             raise
         raise ConfigError(problem) from error
-    entries = dict.copy(cfg._cfg_dict)  # not read through Config, which imports what stands there
+    entries = dict.copy(cfg._cfg_dict)  # not read through Config, which would import lazy objects
     for name, value in entries.items():
         if isinstance(value, (FunctionType, ModuleType)):
             cfg.pop(name)
@@ -210,7 +210,7 @@ def unimportable(path: str) -> str:
 
 
 def elsewhere(package: str, path: str) -> str:
-    """Describe why MMEngine does not find the configs of an installed package: another distribution has them."""
+    """Describe why MMEngine does not find the configs of an installed package: its distribution has another name."""
     spec = importlib.util.find_spec(package)
     folder = osp.join(osp.dirname(str(spec and spec.origin)), '.mim', 'configs')
     return (
@@ -262,7 +262,7 @@ def check_options(cfg: Config, options: dict) -> None:
 
 
 def warn_of_unread_variables(cfg: Config, path: str) -> None:
-    """Warn of variables that a config file sets and nothing reads, such as ``data_root`` of an inherited file.
+    """Warn about variables that a config file sets and nothing reads, such as ``data_root`` of an inherited file.
 
     A file inserts its variables when it is read, so a file that inherits from it cannot change them.
 
@@ -296,7 +296,7 @@ def warn_of_unread_variables(cfg: Config, path: str) -> None:
         )
 
 
-#: Similarity to a key from which on a variable is a misspelling of it.
+#: Minimum similarity at which a variable counts as a misspelt key.
 MISSPELT = 0.85
 #: Variables of configs, and what they are inserted into under another name.
 INSERTED_INTO = {
@@ -404,7 +404,7 @@ def scope_of_model(cfg: Config) -> Optional[str]:
         return default
     kind = model.get('type')
     own = model.get('_scope_') or (kind.rpartition('.')[0] if isinstance(kind, str) else None)
-    # Those of the three libraries are built with the data sets and metrics of the default scope.
+    # Models of the three libraries are used with the data sets and metrics of the default scope.
     return default if not own or own in TASKS and default in TASKS else own
 
 

@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..options import LAUNCHER_VARIABLES, check_started_by
 
 DEFAULT_PORT = '29500'  # torch.distributed's own
-#: Seconds after which a process that waits for others to start says so.
+#: Seconds after which a process logs that it is waiting for others to start.
 LONG_WAIT = 60.0
 
 
@@ -49,7 +49,7 @@ class LostProcessError(UserError):
         )
 
 
-#: What torch says when the other end of a connection is gone or silent.
+#: Parts of torch's error messages when the other end of a connection is gone or silent.
 LOST = (
     'Connection closed by peer',
     'Connection reset by peer',
@@ -177,7 +177,7 @@ def joined_processes(cfg: Config) -> Iterator[None]:
 
 
 def _timeout(cfg: Config) -> Optional[timedelta]:
-    """Return MMEngine's own setting of how long to wait for a process that is silent but not gone."""
+    """Return the time-out from MMEngine's ``env_cfg.dist_cfg.timeout`` (seconds); ``None`` for torch's default."""
     seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
     if seconds is None:
         return None
@@ -219,7 +219,7 @@ def join_over_gloo(launcher: str, timeout: Optional[timedelta] = None) -> None:
     os.environ.update(found)
     interfaces = [name for _, name in socket.if_nameindex()]
     if found['MASTER_ADDR'] in ('127.0.0.1', 'localhost') and 'lo' in interfaces:
-        # gloo would look up the machine's own name, which need not resolve on a machine without a network.
+        # Otherwise gloo looks up the host name, which may not resolve on a machine without a network.
         os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
     for name in filter(None, os.environ.get('GLOO_SOCKET_IFNAME', '').split(',')):
         if name not in interfaces:

@@ -1,4 +1,4 @@
-"""Modules and files that a config names and MMEngine does not find: where they are, and what to write instead."""
+"""Modules and files that a config names and MMEngine does not find: their actual place, and the correction."""
 
 import importlib
 import os
@@ -9,7 +9,7 @@ from typing import Iterator, List
 
 from mmengine.config import Config, lazy
 
-#: Folders above a config in which a module is searched.
+#: Number of folders above a config that are searched for a module.
 LEVELS = 4
 
 
@@ -23,7 +23,7 @@ def custom_import_problem(path: str) -> str:
         try:
             importlib.import_module(name)
         except Exception as error:
-            # Broad, because modules are anybody's.
+            # Broad, because the modules may be from anywhere.
             text = path_instead_of_module(name, path) or module_elsewhere(name, path)
             if text:
                 return text
@@ -47,10 +47,10 @@ def custom_imports(cfg: Config) -> List[str]:
 
 
 def path_instead_of_module(name: str, config: str) -> str:
-    """Describe a path, or the name of a file, that is given in place of a module; empty if it is none.
+    """Describe a path or file name that is given in place of a module name; empty for other names.
 
     Args:
-        name (str): What the config has.
+        name (str): The name in the config.
         config (str): File of the config.
     """
     if not ('/' in name or '\\' in name or name.endswith('.py') or name.startswith('.')):
@@ -78,7 +78,7 @@ def module_elsewhere(name: str, config: str) -> str:
 
 
 def roots_of(config: str) -> Iterator[str]:
-    """Yield the folders in which a config's modules are searched: the current one, its own, those around it."""
+    """Yield the folders in which a config's modules are searched: the current one, the config's, and those above it."""
     here, own = Path.cwd(), Path(config).absolute().parent
     above = [own, *own.parents][:LEVELS]
     below = [each for folder in (here, own) for each in sorted(folder.iterdir()) if each.is_dir()]

@@ -1,4 +1,4 @@
-"""Settings of a config that this machine does not support, replaced: SyncBN, mixed precision, data loader options."""
+"""Replacing settings of a config that this machine does not support: SyncBN, mixed precision, data loader options."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from .config import LOADERS, library_of, type_name, walk
 
 
 def replace_sync_bn(model: Any, kind: str) -> int:
-    """Make each SyncBN and MMSyncBN of a model's config another kind of norm, without their own settings.
+    """Replace each SyncBN and MMSyncBN in a model's config by another norm, without the settings specific to them.
 
     Args:
         model (dict): It is changed.
-        kind (str): Name of the norm that takes their place.
+        kind (str): Type of the norm that replaces them.
 
     Returns:
         int: Number of replaced norms.

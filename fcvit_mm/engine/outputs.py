@@ -21,8 +21,8 @@ class Writer(NamedTuple):
         attribute (str): Attribute that stores its folder.
         method (str): Method that writes the files.
         keeps_suffix (bool): Whether the file name contains the suffix of the image.
-        alone (callable): Calls ``method``'s original for one sample: ``alone(original, arguments, number)``, a
-            generator of one step for each sample, which yields the sample's image before it is called.
+        alone (callable): Generator function ``alone(original, arguments, state)`` that calls the original ``method``
+            once per sample, and yields the path of the sample's image before each call.
     """
 
     attribute: str
@@ -65,7 +65,7 @@ def keep_every_result(runner: Runner) -> None:
     common one; otherwise all stay in one folder.
 
     Args:
-        runner (Runner): About to test.
+        runner (Runner): A runner that has not started testing.
 
     Raises:
         ConfigError: Two images would still get the same file.

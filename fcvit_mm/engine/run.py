@@ -32,7 +32,7 @@ Step = Callable[[Config], None]
 
 
 def keep_seed(cfg: Config) -> None:
-    """Resume with the original seed of the run: MMEngine only restores it after the data are shuffled."""
+    """Resume with the original seed of the run, which MMEngine restores only after shuffling the data."""
     randomness = cfg.get('randomness') or {}
     path, own = cfg.get('load_from'), randomness.get('seed')
     if not cfg.get('resume') or not path or own is not None and '://' in path:
@@ -60,7 +60,7 @@ def is_overwritten(cfg: Config) -> bool:
     try:
         weights = weights_of(read_checkpoint(cfg.load_from), cfg.load_from)
     except CheckpointError:
-        return False  # it is reported where it is loaded
+        return False  # the error is reported when the file is loaded
     return any(name.startswith('backbone.') for name in weights)
 
 
@@ -75,7 +75,7 @@ def omit_overwritten_weights(cfg: Config) -> None:
         cfg.model.backbone.init_cfg = None
 
 
-#: What a config goes through before training, in this order.
+#: Functions applied to a config before training, in this order.
 TRAINING_STEPS: Tuple[Step, ...] = (
     adapt_to_machine,
     train_in_float32_on_cpus,
@@ -88,7 +88,7 @@ TRAINING_STEPS: Tuple[Step, ...] = (
     add_training_hooks,
     skip_corrupt_samples,
 )
-#: What a config goes through before testing, in this order.
+#: Functions applied to a config before testing, in this order.
 TESTING_STEPS: Tuple[Step, ...] = (adapt_to_machine, wrap_model_for_cpus, skip_corrupt_samples)
 
 
@@ -173,7 +173,7 @@ def run_training_loop(runner: Runner) -> nn.Module:
 
 
 def is_first_here() -> bool:
-    """Check whether this is the process of its machine that checks the data, before the rendezvous with the others."""
+    """Check whether this process is the first of its machine, which checks the data before the processes join."""
     for name in ('OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID', 'LOCAL_RANK'):
         if name in os.environ:
             return os.environ[name] == '0'
@@ -186,7 +186,7 @@ __getattr__ = renamed_in(__name__)
 def keep_preprocessor_eager(model: nn.Module) -> None:
     """Exclude the data preprocessor from the ``compile`` option of MMEngine, which compiles complete training steps.
 
-    It has little to gain, and torch 2.11 cannot compile the Mixup of mmpretrain (images in the order of ``randperm``).
+    Compiling it gains little, and torch 2.11 cannot compile mmpretrain's Mixup (images in the order of ``randperm``).
     """
     preprocessor: Any = getattr(getattr(model, 'module', model), 'data_preprocessor', None)
     if preprocessor is not None:

@@ -1,10 +1,10 @@
-"""The structure of a config: which parts are dicts or lists, whatever they contain."""
+"""The structure of a config: which parts must be dicts or lists."""
 
 from typing import Any, Dict, Iterator, Tuple
 
 from mmengine.config import Config, ConfigDict
 
-#: Parts of a config that are dicts, and such that are lists.
+#: Parts of a config that must be dicts, and parts that must be lists.
 DICTS = (
     'model',
     'model.backbone',
@@ -28,7 +28,7 @@ LISTS = ('custom_hooks', 'train_dataloader.dataset.pipeline', 'val_dataloader.da
 
 
 def make_room(cfg: Config, options: Dict[str, Any]) -> None:
-    """Replace ``None`` by a dict where dotted options set values inside it, which MMEngine refuses."""
+    """Replace ``None`` by an empty dict where dotted options set values in it; MMEngine refuses such options."""
     for option in options:
         node: Any = cfg
         for key in option.split('.')[:-1]:
@@ -40,7 +40,7 @@ def make_room(cfg: Config, options: Dict[str, Any]) -> None:
 
 
 def structure_problems(cfg: Config) -> Iterator[str]:
-    """Yield what is wrong with parts that are no dicts or lists."""
+    """Yield a message for each part that is not the required dict or list."""
     for names, kinds, expected in ((DICTS, dict, 'a dict'), (LISTS, (list, tuple), 'a list')):
         for name in names:
             found, value = _part(cfg, name)

@@ -1,4 +1,4 @@
-"""Models inside models: a detector in a semi-supervised one, a network that is distilled, pruned or searched."""
+"""Models inside other models: the detector in a semi-supervised one, networks to distill, prune or search."""
 
 import copy
 from typing import Any, Tuple
@@ -14,8 +14,8 @@ def find_inner_model(model: Any, place: str = 'model') -> Tuple[str, Any]:
         place (str): Its dotted name.
 
     Returns:
-        tuple[str, dict]: Dotted name and config of the outermost model with a backbone, the first of several; those
-        given if there is none.
+        tuple[str, dict]: Dotted name and config of the outermost model with a backbone, the first of several; ``place``
+        and ``model`` if there is none.
     """
     level = [(place, model)]
     while level:
@@ -29,7 +29,7 @@ def find_inner_model(model: Any, place: str = 'model') -> Tuple[str, Any]:
 
 
 def unwrap_model(cfg: Config) -> Config:
-    """Return a config of the model with a backbone, without a model that wraps it; ``cfg`` itself without one."""
+    """Return a config whose model is the wrapped model with a backbone; ``cfg`` itself if no model wraps it."""
     model = cfg.get('model') or {}
     _, inner = find_inner_model(model)
     if inner is model:

@@ -9,11 +9,11 @@ import numpy as np
 from .contents import other_content
 from .opening import PathLike, open_image
 
-#: The entry of EXIF data that says how to turn an image; from 5 on width and height change places.
+#: EXIF tag of the orientation; from the value 5 on, width and height are exchanged.
 EXIF_ORIENTATION = 274
-#: How files of a kind begin and, when nothing is missing, end.
+#: First bytes of a file format, and its last bytes if the file is complete.
 ENDINGS = ((b'\xff\xd8', b'\xff\xd9'), (b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'))
-#: How TIFF files begin, those above 4 GiB too, and arrays of NumPy.
+#: First bytes of TIFF files (BigTIFF included) and of NumPy arrays.
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 NPY = b'\x93NUMPY'
 
@@ -96,14 +96,14 @@ def _others_decode(path: Path, head: bytes) -> bool:
 
             return tifffile.imread(path).size > 0
         except Exception:
-            # Broad, because there need be no tifffile, and decoders fail in any way there is.
+            # Broad, because tifffile may be missing, and decoders raise any kind of error.
             pass
     try:
         with open_image(path):
             known = not head.startswith(TIFF)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         known = False
-    # Not by its name: OpenCV ends the process at one that is not UTF-8.
+    # From bytes, because OpenCV ends the process at a file name that is not UTF-8.
     return not known and cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED) is not None
 
 
@@ -181,7 +181,7 @@ def size_and_orientation(path: PathLike) -> Tuple[Tuple[int, int], int]:
         height, width = np.load(path, mmap_mode='r').shape[:2]
         return (width, height), 1
     shape = _tiff_shape(path) if head.startswith(TIFF) else ()
-    if len(shape) == 3 and shape[2] < min(shape[:2]):  # of many bands, which Pillow refuses or takes for pages
+    if len(shape) == 3 and shape[2] < min(shape[:2]):  # many bands, which Pillow rejects or treats as pages
         return (shape[1], shape[0]), 1
     with open_image(path) as image:
         width, height = image.size

@@ -1,10 +1,10 @@
-"""What a file is that has the name of an image, but cannot be decoded."""
+"""Recognizing the actual content of a file that has the name of an image but cannot be decoded."""
 
 import re
 
 from .opening import PathLike
 
-#: What a file that cannot be decoded may be: how it begins, what it is, and what to do.
+#: Known contents of files that cannot be decoded: pattern of the first bytes, description, advice.
 OTHER_CONTENTS = (
     (rb'version https://git-lfs', 'a Git LFS pointer, not the image itself', 'fetch it with `git lfs pull`'),
     (rb'[^\n]{0,99}/annex/objects/', 'a pointer of git-annex, not the image itself', 'fetch it with `git annex get`'),
@@ -30,7 +30,7 @@ OTHER_CONTENTS = (
 
 
 def other_content(path: PathLike) -> str:
-    """Describe the content of a file that cannot be decoded; empty if it is an image of a usual kind, or unknown."""
+    """Describe the content of a file that cannot be decoded; empty if it is unknown, or an ordinary image."""
     try:
         with open(path, 'rb') as file:
             head = file.read(256)

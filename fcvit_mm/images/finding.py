@@ -5,13 +5,13 @@ from typing import Iterable, Iterator, List, Optional, Tuple
 
 from .opening import ImageError, PathLike
 
-#: Endings of what the inferencers of the three libraries take for an image.
+#: Suffixes of the images that the inferencers of the three libraries accept.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
-#: Endings of arrays, which mmseg's ``LoadImageFromNpyFile`` reads; in a folder they count where there is no image.
+#: Suffixes of arrays, which mmseg's ``LoadImageFromNpyFile`` reads; in a folder they are used if there are no images.
 ARRAY_SUFFIXES = ('.npy',)
-#: Endings of images that users have and the libraries do not take in a folder.
+#: Suffixes of other images, which the libraries do not read from a folder.
 OTHER_SUFFIXES = ('.gif', '.jfif', '.avif', '.jp2', '.heic', '.heif', '.jxl')
-#: Endings of videos.
+#: Suffixes of videos.
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 
 
@@ -86,7 +86,7 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
     return sorted(
         entry.path
         for entry in walk_entries(folder, recursive)
-        # Pipes and the like would be waited for; a link without a target is reported when it is read.
+        # Reading a pipe would block. A link without a target is listed, and reported when it is read.
         if entry.name.lower().endswith(suffixes)
         and not entry.name.startswith('.')
         and (entry.is_file() or not os.path.exists(entry.path))
@@ -94,9 +94,9 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
 
 
 def walk_entries(folder: PathLike, recursive: bool = True) -> Iterator['os.DirEntry[str]']:
-    """Yield everything in a folder and in folders below it that is no folder, such as files and broken links.
+    """Yield all entries of a folder and of folders below it except the folders, such as files and broken links.
 
-    Nothing but the folders is read: the entries know their kind. Folders that cannot be read are skipped.
+    Only the folders are read, because entries know their kind. Folders that cannot be read are skipped.
 
     Args:
         folder (str | os.PathLike): The folder; symbolic links are followed, except to folders above them: their

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PathLike = Union[str, 'os.PathLike[str]']
-#: Held while Pillow's pixel limit, which all threads share, is lifted.
+#: Lock that is held while Pillow's pixel limit, which all threads share, is lifted.
 _PILLOW_LIMIT = threading.Lock()
 
 
@@ -19,7 +19,7 @@ class ImageError(UserError):
 
 
 def allow_large_images() -> None:
-    """Lift Pillow's pixel limit in this process, for the user's own data: libraries decode segmentation maps with it.
+    """Lift Pillow's pixel limit in this process, so that libraries decode large segmentation maps of the user.
 
     Images of unknown origin have their own limits, see :func:`~fcvit_mm.images.reading.read_untrusted_image`.
     """

@@ -24,7 +24,7 @@ class ImageReader:
     Args:
         load (callable, optional): The loading steps. Default: three channels of 8 bits by OpenCV, as
             ``LoadImageFromFile`` without arguments reads them.
-        grey (bool): Whether they make one channel of colors.
+        grey (bool): Whether the loading steps convert colors to one grey channel.
     """
 
     def __init__(self, load: Optional[Load] = None, grey: bool = False) -> None:
@@ -125,7 +125,7 @@ def read_untrusted_image(
     if not size:
         raise ImageError(f'{name} is empty.')
     try:
-        # Without Pillow's own limit, which may be lifted or not.
+        # Independent of Pillow's own limit, which may have been lifted.
         with open_image(path, FORMATS) as image:
             width, height = image.size
             if width * height <= max_pixels:
@@ -178,8 +178,8 @@ def display(pixels: np.ndarray) -> np.ndarray:
         pixels (np.ndarray): From :class:`ImageReader`.
 
     Returns:
-        np.ndarray: ``(H, W, 3)`` uint8 RGB. Of more than three channels the first three, as blue, green and red; of
-        fewer the first. Values other than those of 8 bits are scaled from their smallest and largest.
+        np.ndarray: ``(H, W, 3)`` uint8 RGB. With more than three channels, the first three are shown as blue, green and
+        red; with fewer, the first one is shown. Values that are not 8-bit are scaled to the range of the image.
     """
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels not in (1, 3):

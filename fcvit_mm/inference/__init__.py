@@ -1,4 +1,4 @@
-"""Trained models made faster: backbones of this package, and necks and heads of mmdet, mmseg and mmpretrain."""
+"""Faster inference of trained models: backbones of this package, and necks and heads of mmdet, mmseg and mmpretrain."""
 
 from .optimize import optimize_for_inference
 

@@ -26,8 +26,9 @@ class CudaGraphs:
 
     A kind is a shape, dtype, memory layout and device, with the autocast dtype, the mode of the operations and
     inference mode. The first batch of a kind is computed eagerly, the second is captured, further ones replay the
-    graph: image sizes that occur once cost nothing. Weights are read in place, so weights loaded later are used; a
-    model that is moved or converted is captured again. (A weight that is replaced by another tensor is not noticed.)
+    graph, so image sizes that occur only once are never captured. Weights are read in place, so weights loaded later
+    are used; a model that is moved or converted is captured again. (Replacing a weight by another tensor is not
+    noticed.)
 
     Args:
         limit (int): Maximum number of graphs; the least recently used one is dropped. Each graph holds the memory of
@@ -66,7 +67,7 @@ class CudaGraphs:
         Args:
             function (Callable): Function of the images.
             x (Tensor): The images.
-            weight (Tensor): A weight that it reads; it shows whether the model was moved.
+            weight (Tensor): One of the weights, by which a moved model is detected.
         """
         autocast = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else None
         # Tensors made in inference mode cannot be written outside of it.
@@ -92,7 +93,7 @@ class CudaGraphs:
         with torch.cuda.device(x.device):
             source, stream = x.clone(), torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # what is set up at a first call cannot be recorded
+            with torch.cuda.stream(stream):  # the set-up work of a first call cannot be captured
                 function(source)
             torch.cuda.current_stream().wait_stream(stream)
             if self._pool is None:

@@ -102,8 +102,8 @@ def optimize_for_inference(model: nn.Module, example: Optional[Tensor] = None, c
 def _copy(model: nn.Module) -> nn.Module:
     """Return a deep copy.
 
-    Weights that pruning or old ``weight_norm`` computed in their last forward pass are no leaves, which PyTorch does
-    not copy.
+    PyTorch copies only leaf tensors; weights that pruning or old ``weight_norm`` computed in their last forward pass
+    are none.
     """
     computed = [
         value
@@ -127,8 +127,8 @@ def _separate(module: nn.Module, seen: Set[nn.Module]) -> None:
 def _is_faster_in_float32(backbone: Backbone, parameter: Tensor) -> bool:
     """Return whether a half-precision backbone is faster in float32.
 
-    On CPUs without instructions for half precision; and for FCViT where the compiled kernels were tuned: with AVX-512
-    on AMD, PyTorch's bfloat16 takes B12 longer than they take in float32.
+    This is the case on CPUs without instructions for half precision, and for FCViT on CPUs that the compiled kernels
+    were tuned on: with AVX-512 on AMD, B12 takes longer in PyTorch's bfloat16 than with these kernels in float32.
     """
     if parameter.device.type != 'cpu' or parameter.dtype not in HALF:
         return False
@@ -139,11 +139,11 @@ def _is_faster_in_float32(backbone: Backbone, parameter: Tensor) -> bool:
 def _keep_maps_in_float32(backbone: Backbone, parameter: Tensor) -> None:
     """Let a half-precision backbone compute in float32 between its input and its outputs.
 
-    Where the CPU has instructions for bfloat16, blocks multiply and convolve in it, and patch embeddings stay in it.
+    If the CPU has instructions for bfloat16, 1x1 and large depth-wise convolutions and patch embeddings use bfloat16.
 
     Args:
         backbone (Backbone): It is changed.
-        parameter (Tensor): One of its parameters, of before.
+        parameter (Tensor): One of its parameters before the change.
     """
     dtype = parameter.dtype
     keeps_products = dtype == torch.bfloat16 and native.multiplies_bfloat16() and not lacks_half(parameter)
@@ -170,7 +170,7 @@ def _cast_outputs(module: nn.Module, args: Tuple[Tensor, ...], outputs: Any, dty
 
 
 def _pack(backbone: Backbone) -> None:
-    """Store weights in the layout of the kernels: depth-wise ones on GPUs, all on CPUs. Saves a copy at each call."""
+    """Store weights in the layout of the kernels, which saves a copy per call: depth-wise ones on GPUs, all on CPUs."""
     for module in backbone.modules():
         if not is_unmodified(module):
             continue

@@ -11,7 +11,7 @@ from ..ops.conditions import HALF, needs_grad
 from ..ops.dispatch import current_mode
 from ..ops.tracing import is_traced, is_transformed
 
-#: Regions that are computed at once: what is stored for each of their samples stays small.
+#: Number of regions computed at once, which limits the memory for their samples.
 REGIONS = 256
 
 
@@ -32,7 +32,7 @@ class RoIAlign(nn.Module):
         ``(B, C, H, W)`` and ``(R, 5)``, image and corners, to ``(R, C, h, w)``.
     """
 
-    pool_mode, use_torchvision = 'avg', True  # as mmcv's tells
+    pool_mode, use_torchvision = 'avg', True  # attributes of mmcv's RoIAlign
 
     def __init__(
         self, output_size: Tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool = True
@@ -127,7 +127,8 @@ def _taps(start: Tensor, side: Tensor, bins: int, sampling_ratio: int, size: int
         size (int): Pixels of the axis.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: Indices and weights ``(R, P, K)``, and how many of the K count: ``(R,)``.
+        tuple[Tensor, Tensor, Tensor]: Indices and weights ``(R, P, K)``, and the number of valid ones of the K,
+        ``(R,)``.
     """
     bin_size = side / bins
     number = torch.full_like(start, sampling_ratio) if sampling_ratio > 0 else bin_size.ceil()
@@ -145,7 +146,7 @@ def _taps(start: Tensor, side: Tensor, bins: int, sampling_ratio: int, size: int
         index = torch.cat((low, (low + 1).clamp(max=size - 1)), 2)
         weight = torch.cat((share * (1 - part), share * part), 2)
         return index, weight, number.long() * 2
-    # Samples are at most a pixel apart, so that they read neighbours: one more than there are samples.
+    # Samples are at most one pixel apart, so together they read one pixel more than there are samples.
     first = low[:, :, :1]
     weight = start.new_zeros(len(start), bins, len(steps) + 1)
     place = (low - first).clamp(0, len(steps))

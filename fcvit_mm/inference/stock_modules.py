@@ -48,7 +48,7 @@ KNOWN: Dict[str, FrozenSet[str]] = {
     ),
     'mmpretrain': _names('ResNet ResNetV1c ResNetV1d ResNeXt'),
 }
-#: Library -> classes that parts hold; every layer of PyTorch is known.
+#: Library -> classes of modules inside these parts. Every layer of PyTorch is supported.
 INSIDE: Dict[str, FrozenSet[str]] = {
     'mmdet': _names(
         'BasicBlock Bottleneck ResLayer SimplifiedBasicBlock HRModule CSPLayer CSPNeXtBlock DarknetBottleneck Focus '
@@ -64,17 +64,17 @@ INSIDE: Dict[str, FrozenSet[str]] = {
     'torch': frozenset(),
     'fcvit_mm': _names('RoIAlign Conv2d Linear WinogradConv2d'),
 }
-#: Weights of a linear layer from which it is replaced.
+#: Minimum number of weights of a linear layer that is replaced.
 MANY_WEIGHTS = 2**16
-#: Prefixes of the names of children that predictions do not call with maps.
+#: Prefixes of the names of submodules that prediction does not call with feature maps.
 _NOT_CALLED = ('loss', 'data_preprocessor', 'auxiliary_head')
 
 
 def optimize_stock_modules_(model: nn.Module) -> int:
     """Optimize the known components of a model in evaluation mode, in place.
 
-    Modules are replaced, not changed: another model that shares one keeps it as it was. A :class:`Backbone` stays as it
-    is.
+    Modules are replaced, not changed, so a model that shares one of them is not affected. A :class:`Backbone` is left
+    unchanged.
 
     Args:
         model (nn.Module): Model of any library.
@@ -105,7 +105,7 @@ def optimize_stock_modules_(model: nn.Module) -> int:
 
 
 def in_channels_last(module: nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
-    """Take the images of a backbone to channels_last: a forward pre-hook."""
+    """Convert the images of a backbone to channels_last; a forward pre-hook."""
     if is_traced():
         return args
     return tuple(
@@ -119,7 +119,7 @@ def in_channels_last(module: nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...
 
 
 def in_contiguous(module: nn.Module, args: Tuple[Any, ...], outputs: Any) -> Any:
-    """Make the maps in a part's outputs contiguous: a forward hook."""
+    """Make the maps in a part's outputs contiguous; a forward hook."""
     if isinstance(outputs, Tensor):
         return outputs.contiguous()
     if type(outputs) in (list, tuple):
@@ -197,12 +197,12 @@ def _fuse(module: nn.Module) -> None:
 
 
 def _pairs(module: nn.Module) -> List[Tuple[str, str]]:
-    """Return the names of a module's layers and of the norms that it calls right behind them."""
+    """Return pairs of names: a layer of a module, and the norm that the module calls directly after it."""
     described: Any = module
     if type(module).__name__ == 'ConvModule':
         order = described.order
         behind = order.index('norm') == order.index('conv') + 1
-        # Its own way of fusing, at each call, reads the norm.
+        # Its own fusing, which runs at each call, reads the norm.
         if not described.with_norm or not behind or getattr(module, 'efficient_conv_bn_eval_forward', None):
             return []
         return [('conv', described.norm_name)]

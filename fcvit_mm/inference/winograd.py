@@ -16,10 +16,10 @@ from ..ops.tracing import is_traced, is_transformed
 
 #: Outputs of a tile on each side, and inputs that it reads.
 TILE, READ = 4, 6
-#: Tiles that are computed at once: their transforms stay in the cache, and the products are of a good size.
+#: Number of tiles computed at once: few enough for the cache, and enough for efficient matrix products.
 TILES = 256
-#: With fewer channels, or fewer tiles in all, the transforms take longer than what they save: in PyTorch's operators,
-#: and in compiled kernels (:mod:`fcvit_mm.ops.native`).
+#: Minimum numbers of channels and tiles, below which the transforms take longer than they save: for PyTorch's
+#: operators, and for compiled kernels (:mod:`fcvit_mm.ops.native`).
 MIN_CHANNELS, MIN_CHANNELS_NATIVE = 192, 48
 MIN_TILES, MIN_TILES_NATIVE = 96, 1
 #: The transform of a kernel's taps to the ``READ`` points 0, 1, -1, 2, -2 and infinity.
@@ -126,7 +126,7 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) ->
         x.permute(0, 2, 3, 1), (0, 0, 1, TILE * across + 1 - width, 1, TILE * down + 1 - height)
     ).contiguous()
     result = x.new_empty(batch, TILE * down, TILE * across, outputs)
-    # Whole images where several fit, or rows of tiles of one.
+    # Several complete images at a time if they fit, otherwise rows of tiles of one image.
     images = max(1, TILES // (down * across))
     rows = down if images > 1 else max(1, min(down, TILES // across))
     tiles = min(images, batch) * rows * across
@@ -174,7 +174,7 @@ def _transform_outputs(products: Tensor, bias: Optional[Tensor], into: Tensor) -
     batch, rows, columns, outputs = products.shape[2:]
     tiles = into.view(batch, rows, TILE, columns, TILE, outputs)
     if bias is not None:
-        # What is at the point 1 goes to all outputs of a tile alike.
+        # The value at point 1 is added to all outputs of a tile with the same factor.
         products[1, 1].add_(bias)
     for i, line in enumerate(_from_points(products.unbind(0))):
         _from_points(line.unbind(0), [tiles[:, :, i, :, j] for j in range(TILE)])

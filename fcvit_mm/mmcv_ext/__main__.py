@@ -5,7 +5,7 @@ from .finder import install, is_compiled, mmcv_folder
 
 
 def main() -> None:
-    """Install the operators, or tell which are in use."""
+    """Install the operators, or print which are in use."""
     parser = command_parser('Let mmcv find its operators in torchvision.')
     parser.prog = 'python -m fcvit_mm.mmcv_ext'
     parser.add_argument('command', choices=['install', 'status'])

@@ -59,7 +59,7 @@ def softnms(
             weight = torch.where(overlap >= iou_threshold, 1 - overlap if method == 1 else 0 * overlap, 1.0)
         rows[rest, 4] *= weight.numpy()
         position = first + 1
-        while position < number:  # what falls below the least score changes places with the last
+        while position < number:  # a box whose score falls below the minimum is swapped with the last one
             low = (rows[position:number, 4] < min_score).nonzero()[0]
             if not len(low):
                 break
@@ -75,9 +75,9 @@ def softnms(
 def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -> List[Tensor]:
     """Apply non-maximum suppression to lanes (arXiv 2203.10350): of close lanes the best one is kept.
 
-    A lane is known at some of ``P`` rows from the image's bottom to its top. Two lanes are close if their mean distance
-    along x, over the rows that both have, is below ``thresh``. (mmcv's own kernel, for
-    CUDA only, compares sorted lanes with unsorted ones; for lanes sorted by score the results are equal.)
+    A lane has points at some of ``P`` rows from the image's bottom to its top. Two lanes are close if their mean
+    distance along x, over the rows that both have, is below ``thresh``. (mmcv's own kernel, for CUDA only, compares
+    sorted lanes with unsorted ones; for lanes sorted by score the results are equal.)
 
     Args:
         boxes (Tensor): ``(N, 5 + P)``: in column 2 the first row, 0 to 1, in column 4 the number of rows, from column 5
@@ -87,8 +87,9 @@ def line_nms_forward(boxes: Tensor, scores: Tensor, thresh: float, top_k: int) -
         top_k (int): Largest number of lanes that are kept.
 
     Returns:
-        list[Tensor]: Indices of those that stay, best first, then zeros, ``(N,)``; their number; for each lane
-            the number, from 1, of the last better one that stays and is close to it, or of itself; else 0; ``(N,)``.
+        list[Tensor]: Indices of the lanes that are kept, best first, followed by zeros, ``(N,)``; their number; for
+            each lane ``(N,)`` the number, from 1, of the last better lane that is kept and close to it, or of itself if
+            it is kept; otherwise 0.
     """
     order = scores.argsort(descending=True)
     lanes = boxes[order].float()

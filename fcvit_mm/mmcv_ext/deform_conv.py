@@ -155,8 +155,8 @@ def deform_conv_backward_parameters(
 def _of_output(x: Tensor, size: Sequence[int]) -> Tensor:
     """Return offsets or masks for an output of ``size``, contiguous.
 
-    The compiled build accepts those of a larger map, as DyHead has, and reads an image's values from the first on as if
-    their map had the output's size. Fewer values than that are left to torchvision, which refuses them.
+    The compiled build accepts offsets of a larger map, as DyHead has them, and reads an image's first values as if
+    their map had the size of the output. Smaller maps are passed on to torchvision, which rejects them.
     """
     count = x.shape[1] * size[0] * size[1]
     if tuple(x.shape[2:]) == tuple(size) or x.shape[1] * x.shape[2] * x.shape[3] < count:
@@ -254,7 +254,7 @@ def modulated_deform_conv_backward(
         True,
     )
     for into, gradient in zip((grad_input, grad_weight, grad_offset, grad_mask), found):
-        if into.shape != gradient.shape:  # as _of_output: the values that were not read have none
+        if into.shape != gradient.shape:  # see _of_output: values that were not read have a gradient of 0
             unread = into[0].numel() - gradient[0].numel()
             gradient = F.pad(gradient.flatten(1), (0, unread)).view(into.shape)
         into.copy_(gradient)

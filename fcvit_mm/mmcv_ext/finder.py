@@ -46,7 +46,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(fullname, self) if fullname == NAME else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        """Let Python make the module, which :meth:`exec_module` replaces."""
+        """Return ``None``: Python creates a module, which :meth:`exec_module` replaces."""
 
     def exec_module(self, module: ModuleType) -> None:
         sys.modules[NAME] = importlib.import_module(OPERATORS)
@@ -65,7 +65,7 @@ INSTALLED = (
 
 
 def install() -> str:
-    """Write ``mmcv/_ext.py``, so that the operators are found whatever is imported first.
+    """Write ``mmcv/_ext.py``, so that the operators are found in any order of imports.
 
     Returns:
         str: Description of what was done.

@@ -27,7 +27,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Write each loss's derivative by its own logit into ``grad_input`` ``(N, K)``."""
+    """Write the derivative of each loss with respect to its own logit into ``grad_input`` ``(N, K)``."""
     (gradient,) = recompute(
         lambda x: _sigmoid_focal(x, target, weight.float(), gamma, alpha),
         [input.float()],
@@ -37,7 +37,7 @@ def sigmoid_focal_loss_backward(
 
 
 def _of_class(softmax: Tensor, target: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
-    """Return the probability of each row's class and its weight, 0 where the class is negative."""
+    """Return the probability of each row's class, and its weight, which is 0 for a negative class."""
     known = target >= 0
     classes = target.clamp(min=0)
     factor = known.float() * (weight.float()[classes] if weight.numel() else 1.0)
@@ -55,7 +55,7 @@ def softmax_focal_loss_forward(
 def softmax_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Write the derivative of each row's loss by the logits into ``grad_input`` ``(N, K)``."""
+    """Write the derivative of each row's loss with respect to the logits into ``grad_input`` ``(N, K)``."""
     chance, factor = _of_class(input, target, weight)
     slope = -((1 - chance) ** gamma) + gamma * (1 - chance) ** (gamma - 1) * chance * chance.clamp(min=TINY).log()
     buff.copy_(alpha * slope * factor)

@@ -1,7 +1,7 @@
 """Rotated boxes: overlaps, non-maximum suppression, and the order of vertices for differentiable overlaps.
 
 A rotated box is its center x, y, its width and height, and its angle in radians, which turns the x-axis towards the
-y-axis. All is computed in float64: overlaps of boxes with a common edge depend on the sign of rounding errors.
+y-axis. Computations are in float64, because overlaps of boxes with a common edge depend on the sign of rounding errors.
 """
 
 from typing import Iterator, Tuple
@@ -28,7 +28,7 @@ def _corners(boxes: Tensor) -> Tensor:
 
 
 def _inside_part(first: Tensor, second: Tensor, closed: bool) -> Tensor:
-    """Return twice the area that the parts of the edges of ``first`` inside ``second`` make with the origin.
+    """Return twice the area between the origin and those parts of the edges of ``first`` that are inside ``second``.
 
     Args:
         first, second (Tensor): Corners of convex polygons, ``(N, 4, 2)``.
@@ -57,7 +57,7 @@ def _intersections(first: Tensor, second: Tensor) -> Tensor:
     """Return the area of the intersection of rotated boxes, pair by pair: ``(N, 5)`` and ``(N, 5)`` give ``(N,)``."""
     shift = F.pad((first[:, :2] + second[:, :2]) / 2, (0, 3))  # small numbers are more exact
     one, other = _corners(first - shift), _corners(second - shift)
-    # The edge of the intersection is what of each box's edge is inside the other, common parts once.
+    # The boundary of the intersection consists of each box's edges inside the other; common parts count once.
     return (_inside_part(one, other, closed=True) + _inside_part(other, one, closed=False)).clamp(min=0) / 2
 
 

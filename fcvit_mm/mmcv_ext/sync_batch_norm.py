@@ -71,7 +71,10 @@ def sync_bn_backward_data(
     std: Tensor,
     grad_input: Tensor,
 ) -> None:
-    """Write the input's gradient of :func:`sync_bn_forward_output`; those of weight and bias are of all processes."""
+    """Write the gradient of the input of :func:`sync_bn_forward_output`.
+
+    ``grad_weight`` and ``grad_bias`` are the averages over all processes.
+    """
     count = grad_output.shape[0] * grad_output.shape[2]
     shared = (_of_channels(grad_weight) * norm + _of_channels(grad_bias)) / count
     grad_input.copy_(_of_channels(weight / std) * (grad_output.float() - shared))

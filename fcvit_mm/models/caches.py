@@ -1,4 +1,4 @@
-"""Values computed from weights, such as packed ones, and computed again when something that they depend on changes."""
+"""Caches of values computed from weights, such as packed weights; a changed weight is noticed."""
 
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
@@ -59,7 +59,7 @@ class _ModuleState:
         self.hooks = RemovableHandle.next_id
         self.attributes = [vars(each) for each in self.modules]
         self.sizes = list(map(len, self.attributes))
-        # The hooks' dictionaries are compared, too: other ones can be put in their place without registering a hook.
+        # The hooks' dictionaries are compared, too, because they can be replaced without registering a hook.
         self.readers = [itemgetter('training', *_HOOKS, *_settings_of(each)) for each in self.modules]
         self.values = self.read_attributes()
         self.children = [each._modules for each in self.modules]
@@ -80,7 +80,7 @@ class _ModuleState:
         return [*map(Tensor.data_ptr, self.tensors), *map(_version_of, self.counted)]
 
     def has_hooks(self) -> bool:
-        """Return whether a module has hooks; looked for only if a hook was registered anywhere since the last time."""
+        """Return whether a module has hooks; checked again only after a hook was registered on any module."""
         count = RemovableHandle.next_id
         if count != self.hooks:
             if not all(map(is_unmodified, self.modules)):
@@ -94,7 +94,7 @@ class _ModuleState:
             return False
         try:
             same = (
-                list(map(len, self.attributes)) == self.sizes  # a `forward` of its own makes an attribute more
+                list(map(len, self.attributes)) == self.sizes  # a `forward` set on the instance is one more attribute
                 and self.read_attributes() == self.values
                 and self.children == self.children_then
             )

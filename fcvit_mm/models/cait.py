@@ -52,8 +52,8 @@ class ClassAttentionStage(nn.Module):
 class CaiT(TokenTransformer):
     """CaiT (talking heads, layer scale, class attention) with AttnScale, FeatScale or both in its patch blocks.
 
-    Source: OpenReview O476oWmiNNp (the methods); arXiv 2103.17239 (CaiT). The class-attention blocks have neither
-    method; the pyramid does not use these blocks.
+    Source: OpenReview O476oWmiNNp (the methods); arXiv 2103.17239 (CaiT). The class-attention blocks are unmodified,
+    and the pyramid does not use them.
 
     Args:
         arch (str | dict): A variant of ``CaiT.arch_settings``, or a dict of ``depths``, ``channels`` and

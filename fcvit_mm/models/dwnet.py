@@ -81,7 +81,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * channels, next_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The order of published weights: of each 2x2 square the left column from top to bottom, then the right one.
+        # Channels in the order of the published weights: of each 2x2 square first the left column, then the right one.
         squares = [(row, column) for column in (0, 1) for row in (0, 1)]
         if self.stride == 2:
             x = pad_to_multiple(x, 2)
@@ -175,7 +175,7 @@ class DWMixer(nn.Module):
         channels (int): ``C``.
         dwconv (nn.Module): The depth-wise convolution, of any kind.
         window (int): The map is padded with zeros, right and bottom, to a multiple of it. The padding passes through
-            the first norm and so changes what the last columns and rows see; published weights were trained so.
+            the first norm, so it affects the last columns and rows, as in the training of the published weights.
 
     Shape:
         ``(B, C, H, W)`` to the same.

@@ -1,4 +1,4 @@
-"""Names in published files of DWNet (arXiv 2106.04263): the authors' code."""
+"""Parameter names in the published files of DWNet (arXiv 2106.04263), from the authors' code."""
 
 from typing import AbstractSet, Iterator, Mapping
 
@@ -8,7 +8,7 @@ from .published_names import PublishedNames, Row, output_norms
 
 
 def _rows() -> Iterator[Row]:
-    """Yield published names and ours: patch merging ends a published layer, and begins a stage of ours."""
+    """Yield published names and ours. Patch merging is the end of a published layer, and the beginning of our stage."""
     yield Row('patch_embed.proj.*', 'stem.proj.*')
     yield Row('patch_embed.norm.*', 'stem.norm.*')
     yield Row('absolute_pos_embed', 'stem.pos_embed')
@@ -43,7 +43,7 @@ def _kind(state_dict: Mapping[str, Tensor]) -> str:
     first = 'stages.0.blocks.0.mixer.dwconv.'
     if f'{first}weight' in state_dict:
         return 'static'
-    # Only where there is one kernel for all positions has the convolution a bias of its own.
+    # The convolution has a bias only if all positions share one kernel.
     return 'homogeneous' if f'{first}bias' in state_dict else 'inhomogeneous'
 
 

@@ -2,9 +2,9 @@
 
 Source: Ma et al., "A Close Look at Spatial Modeling: From Attention to Convolution", arXiv 2212.12552.
 
-In deep Vision Transformers the attention map hardly depends on the query, and is sparse. FCViT therefore drops the
-query: it computes one global context vector per image, weighs it at each position by that position's similarity to
-the image's mean, and lets large depth-wise convolutions mix locally. Any input size works.
+In deep Vision Transformers the attention map hardly depends on the query, and is sparse. FCViT therefore uses no
+queries: it computes one global context vector per image, adds it at every position, weighted by the similarity of that
+position to the image's mean, and mixes neighbouring positions with large depth-wise convolutions. Any input size works.
 
 Shapes below: ``B`` images, ``C`` channels, ``H, W`` the stage's height and width, ``h`` heads of ``d = C / h``.
 """
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class GlobalContext(nn.Module):
-    """Add the image's context vector, weighed at each position by its similarity to the image's mean.
+    """Add the image's context vector, weighted at each position by its similarity to the image's mean.
 
     Source: arXiv 2212.12552, section 3.3 ("global context" and the competition-driven bottleneck).
 
@@ -58,7 +58,7 @@ class GlobalContext(nn.Module):
         num_heads (int): ``h``; must divide ``C``.
         reduction (int): The bottleneck of the context vector has ``C // reduction`` channels.
         compete (bool): Take the larger of two candidates for each bottleneck channel; if not, apply GELU.
-        weighted (bool): Weigh by similarity; if not, the same context vector is added at every position.
+        weighted (bool): Weight by similarity; if not, the same context vector is added at every position.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -125,7 +125,7 @@ class TokenMix(nn.Module):
         kernel_size (int): Side of the depth-wise kernel, odd.
         hidden (int, optional): Channels between the two 1x1 convolutions; ``None`` for a single one.
         global_context (nn.Module, optional): The global context, which is added first.
-        dilation (int): Steps between the positions that the kernel reads.
+        dilation (int): Dilation of the depth-wise kernel.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -181,7 +181,7 @@ class TokenMixer(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Gate each value by its neighbourhood: ``x * sigmoid(1x1(gelu(1x1(dw3x3(x)))))``.
+    """Multiply each value by a gate computed from its neighbourhood: ``x * sigmoid(1x1(gelu(1x1(dw3x3(x)))))``.
 
     Source: the published FCViT code (an option that no published variant uses).
 
@@ -232,7 +232,7 @@ class ChannelMixer(nn.Module):
         channel_attention (bool): Append :class:`ChannelAttention`.
         drop_rate (float): Dropout after the GELU and at the end.
         recompute (bool): Whether training drops the expanded maps and computes them again in the backward pass.
-        dilation (int): Steps between the positions that the depth-wise kernel reads.
+        dilation (int): Dilation of the depth-wise kernel.
 
     Shape:
         ``(B, C, H, W)`` to the same.
@@ -277,7 +277,7 @@ class ChannelMixer(nn.Module):
         )
 
     def fused(self, x: Tensor, shortcut: Optional[Tensor] = None) -> Tensor:
-        """Return the output without channel attention, computed in one operation; a given map is added to it."""
+        """Return the output without channel attention, in one operation, plus ``shortcut`` if that is given."""
         layers = (self.fc1, self.dwconv, self.fc2)
         parameters: List[Any] = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
         _, _, dw_weight, dw_bias, _, _ = parameters
@@ -366,7 +366,7 @@ class FCViTBlock(nn.Module):
         if norm_is_ours and self.norm2.affine and can_fuse(mixer.fc1) and is_pointwise(mixer.fc1):
             fuse_input_(mixer.fc1, self.norm2.weight, self.norm2.bias)
             self.norm2 = GroupNorm1(self.norm2.num_channels, affine=False)
-        # Only if nothing after fc2 is modified or replaced: other modules need not commute with the scale.
+        # Only if nothing after fc2 is modified or replaced, because other modules may not commute with the scale.
         if self.layer_scale2 is not None and can_fuse(mixer.fc2, mixer.drop, mixer.channel_attention):
             fuse_output_(mixer.fc2, self.layer_scale2, torch.zeros_like(self.layer_scale2))
             self.layer_scale2 = None
@@ -396,7 +396,7 @@ class FCViT(Backbone):
         global_context (bool): Add the global context in token mixes.
         context_reduction (int): Bottleneck of the global context vector.
         compete (bool): Competition in that bottleneck; if not, GELU.
-        weighted (bool): Weigh the global context by similarity.
+        weighted (bool): Weight the global context by similarity.
         channel_mixer_dwconv (bool): Convolve depth-wise, 3x3, in channel mixers.
         spatial_attention (bool): Spatial attention after the token mixes.
         channel_attention (bool): Channel attention after the channel mixer.

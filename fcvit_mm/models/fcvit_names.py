@@ -1,4 +1,4 @@
-"""Names in published files of FCViT (arXiv 2212.12552): the authors' code."""
+"""Parameter names in the published files of FCViT (arXiv 2212.12552), from the authors' code."""
 
 from typing import AbstractSet, Iterator, Mapping
 
@@ -8,7 +8,7 @@ from .published_names import PublishedNames, Row, output_norms
 
 
 def _rows() -> Iterator[Row]:
-    """Yield published names and ours: ``network`` has stages at even positions, patch embeddings at odd ones."""
+    """Yield published names and ours. In ``network``, stages have even numbers and patch embeddings odd ones."""
     yield Row('patch_embed.proj.*', 'stem.proj.*')
     yield Row('patch_embed.norm.*', 'stem.norm.*')
     for i in range(4):

@@ -21,8 +21,8 @@ class PackedBlock(ModuleCache):
     """Arguments of :func:`native.fcvit_block` for one block, packed again when something in the block changes.
 
     Args:
-        dtype (torch.dtype): Dtype of the factors in 1x1 convolutions and in those of token mixes. Where the CPU has no
-            instructions for it, these use float32, as all else does.
+        dtype (torch.dtype): Dtype in which 1x1 convolutions and the convolutions of token mixes multiply; everything
+            else uses float32. On a CPU without instructions for the dtype, they use float32, too.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
@@ -56,7 +56,7 @@ class PackedBlock(ModuleCache):
             return None
         if dtype != torch.bfloat16 or not native.multiplies_bfloat16():
             dtype = torch.float32
-        # A compiler records how the weights are packed: with freezing it does so once, else at each call.
+        # A compiler records the packing of the weights. With freezing it runs once, otherwise at each call.
         return pack_block(block, dtype) if is_traced() else self.get(block, partial(pack_block, block), dtype)
 
 

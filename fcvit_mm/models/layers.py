@@ -30,7 +30,7 @@ class Conv2d(nn.Conv2d):
 
     @property
     def keeps_size(self) -> bool:
-        """``True`` if its padding is that of an undilated kernel of odd size, stride 1."""
+        """``True`` for stride 1, no dilation, an odd kernel, and padding that keeps the size of the map."""
         return (
             self.stride == self.dilation == (1, 1)
             and self.padding == tuple(size // 2 for size in self.kernel_size)
@@ -90,8 +90,8 @@ class GroupNorm1(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == 'cpu' and torch.is_grad_enabled() and not x.requires_grad:
-            # After frozen layers: PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward
-            # pass when the affine parameters want a gradient and the input does not.
+            # PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward pass if the affine
+            # parameters need a gradient and the input does not, as after frozen layers.
             x = x.contiguous()
         elif is_transformed():  # torch.func decomposes the norm into views of contiguous maps
             x = x.contiguous()
@@ -135,7 +135,7 @@ class DropPath(nn.Module):
         return x if keep is None else x * keep.view(-1, *(1,) * (x.ndim - 1))
 
     def keep(self, x: Tensor, dtype: torch.dtype) -> Optional[Tensor]:
-        """Return the factors ``(B,)`` of a batch's branches: 0, or 1 / P(kept); None if all are 1."""
+        """Return the factor of each image's branch, ``(B,)``: 0, or 1 / P(kept). ``None`` if all are 1."""
         if not self.training or self.rate == 0:
             return None
         probability = 1 - self.rate
@@ -155,7 +155,7 @@ def residual(x: Tensor, branch: Tensor, scale: Optional[Tensor], drop_path: nn.M
         drop_path (nn.Module): :class:`DropPath`, or a module that replaces it.
     """
     if type(drop_path) is DropPath and is_unmodified(drop_path) and not has_global_hooks():
-        # Under autocast the branch may have lower precision than its product with the scale, which gets the factor.
+        # Under autocast the branch may have lower precision than its product with the scale: multiply the product.
         dtype = branch.dtype if scale is None else torch.promote_types(branch.dtype, scale.dtype)
         return add_scaled(x, branch, scale, drop_path.keep(branch, dtype))
     return x + drop_path(branch if scale is None else branch * scale[:, None, None])
@@ -248,7 +248,7 @@ def packed_parameters(x: Tensor, fc1: Conv2d, fc2: Conv2d, *others: Optional[Ten
 
 
 def activated(layer: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
-    """Return the activation of a layer's output, which a GELU overwrites if nothing else can see it.
+    """Return the activation of a layer's output; a GELU is computed in place if nothing else reads the output.
 
     Args:
         layer (nn.Module): Layer that returns ``(B, C, H, W)``, or a linear one that returns ``(B, H, W, C)``.

@@ -1,4 +1,4 @@
-"""The one rule for what counts as modified: such modules are called, and never computed from their weights or fused."""
+"""The rule for which modules count as modified: these are called, not fused or computed from their weights."""
 
 import torch.nn as nn
 import torch.nn.modules.module as nn_module
@@ -7,13 +7,13 @@ from ..ops.tracing import hides_attributes
 
 
 def is_unmodified(module: nn.Module) -> bool:
-    """Check that a module is unmodified: no hooks, no ``forward`` of its own, no parametrization.
+    """Check that a module is unmodified: no hooks, no ``forward`` set on the instance, no parametrization.
 
     Pruning, feature extraction, old ``weight_norm``, offloading (accelerate) and ``parametrize`` (spectral norm, LoRA)
     use one of these.
     """
     if hides_attributes():
-        return False  # unknown; a module that counts as modified is called, which is always correct
+        return False  # unknown; counting as modified is always correct, because the module is then called
     own = module.__dict__
     return not (
         module._forward_hooks

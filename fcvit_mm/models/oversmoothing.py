@@ -23,7 +23,7 @@ def check_methods(methods: Sequence[str]) -> Tuple[str, ...]:
     """Return the methods as a tuple; an empty one for the unmodified transformer.
 
     Raises:
-        TypeError: Not a sequence of names, a bare name say.
+        TypeError: ``methods`` is not a sequence of names, but for example a single string.
         ValueError: A name that is none of ``METHODS``, or one given twice.
     """
     if isinstance(methods, str) or not isinstance(methods, Sequence):
@@ -56,7 +56,7 @@ def attn_scale(attended: Tensor, values: Tensor, lamb: Optional[Tensor]) -> Tens
     if lamb is None:
         return attended
     mean = values.mean(-2, keepdim=True)
-    # A v + (-lamb) (mean - A v) in one pass; 1 + lamb would round a small lamb away in half precision.
+    # A v + (-lamb) (mean - A v) in one pass. In half precision, 1 + lamb would lose a small lamb to rounding.
     return torch.lerp(attended, mean.to(attended.dtype), -lamb[:, None, None].to(attended.dtype))
 
 

@@ -1,4 +1,4 @@
-"""The parameter names in published files of a network, as data: see ``*_names.py`` in this folder."""
+"""Data types for the parameter names in published files. The names themselves are in ``*_names.py`` in this folder."""
 
 import re
 from collections import OrderedDict
@@ -16,8 +16,8 @@ class Row(NamedTuple):
     Attributes:
         published (str): Pattern of the published name.
         ours (str): Pattern of the name in this package.
-        when (str): Condition under which a file uses this published name; empty: always. It decides where one
-            parameter has two published names.
+        when (str): Condition under which files use this published name; empty: always. Needed where one parameter has
+            two published names.
     """
 
     published: str

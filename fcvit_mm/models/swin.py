@@ -48,7 +48,7 @@ class Swin(Transformer):
             takes all four, classification the last. Stages past the last of these are not built.
         drop_path_rate (float): Stochastic depth of the last block; it grows linearly from 0 at the first.
         output_stride (int): Largest stride, one of ``strides``. Stages that would go beyond it are dilated, with
-            the same weights: their windows hold positions that far apart.
+            the same weights: the positions of a window are then as far apart as the dilation.
         frozen_stages, norm_eval, with_cp, init_cfg: See :class:`Backbone`. Weights of an unmodified Swin may be given:
             the parameters of the methods then start as the identity.
 

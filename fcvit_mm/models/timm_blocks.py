@@ -1,6 +1,6 @@
 """timm's ViT, CaiT and Swin blocks with AttnScale and FeatScale.
 
-It needs timm, and is imported when one of these networks is built, not before.
+This module needs timm. It is imported when one of these networks is built.
 """
 
 from functools import partial
@@ -32,7 +32,7 @@ __all__ = ['CaiTBlock', 'ClassAttentionBlock', 'DilatedPatchMerging', 'PatchMerg
 
 LayerNorm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm's annotation asks for a class, but timm only calls it
 
-#: Bytes of an attention matrix above which, without gradients, it is computed in slices of queries.
+#: Size of an attention matrix in bytes above which it is computed in slices of queries, if no gradients are needed.
 SLICE_BYTES = 8 * 2**20
 
 
@@ -49,7 +49,7 @@ def _scores(module: Union[Attention, TalkingHeadAttn, WindowAttention], x: Tenso
 def _attend(
     module: Union[Attention, WindowAttention], q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None
 ) -> Tensor:
-    """Return the attended values ``(B, H, N, d)``: fused, unless softmax or dropout is modified or dropout active."""
+    """Return the attended values ``(B, H, N, d)``, by fused attention unless softmax or dropout must be called."""
     softmax = getattr(module, 'softmax', None)
     is_known = softmax is None or (type(softmax) is nn.Softmax and softmax.dim == -1 and is_unmodified(softmax))
     if is_known and is_inactive(module.attn_drop) and not is_transformed() and not has_global_hooks():
@@ -74,7 +74,7 @@ class AttnScaleSelfAttention(Attention):
 
     def __init__(self, channels: int, num_heads: int, methods: Sequence[str]) -> None:
         super().__init__(channels, num_heads, qkv_bias=True)
-        if not hasattr(self, 'norm'):  # an older timm's
+        if not hasattr(self, 'norm'):  # in older versions of timm
             self.norm = nn.Identity()
         self.lamb = _lamb(num_heads, methods)
 
@@ -186,7 +186,7 @@ class AttnScaleWindowAttention(WindowAttention):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        # State dicts do not contain the indices of the table, which have no values in a model constructed on `meta`.
+        # State dicts lack the indices of the table, so a model constructed on `meta` must compute them.
         indices = get_relative_position_index(*self.window_size).to(self.relative_position_bias_table.device)
         if self.relative_position_index.device == indices.device:
             self.relative_position_index.copy_(indices)
@@ -288,12 +288,12 @@ class SwinBlock(SwinTransformerBlock):
     def _shift(self, sides: Sequence[int], like: Tensor) -> Sequence[Union[int, Tensor]]:
         """Return how far a map of this height and width is rolled up and left; empty if it is not rolled.
 
-        In exported graphs tensors, for any size.
+        In exported graphs these are tensors, so that the graph works for any size.
         """
         if not any(self.shift_size):
             return []
         if records_any_size():
-            # The last index instead of the side itself, which in some exporters is no tensor.
+            # From the last index, because the side itself is not a tensor in some exporters.
             lasts = [torch.arange(side, device=like.device)[-1] for side in sides]
             return [(last >= part) * step for last, part, step in zip(lasts, self.window_size, self.shift_size)]
         shift = [0 if side <= part else step for side, part, step in zip(sides, self.window_size, self.shift_size)]
@@ -332,7 +332,7 @@ def rolled(x: Tensor, shift: Sequence[Union[int, Tensor]]) -> Tensor:
 def shift_mask(
     size: Sequence[int], window: Tuple[int, int], shift: Sequence[Union[int, Tensor]], like: Tensor
 ) -> Tensor:
-    """Return what a shifted map's windows add to the attention: -100 between tokens that were apart before.
+    """Return the attention mask of a shifted map's windows: -100 between tokens that were not neighbours before.
 
     Args:
         size (Sequence[int]): Height and width, multiples of the window's.

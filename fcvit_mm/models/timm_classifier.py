@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         ``(B, in_chans, H, W)`` to ``(B, num_classes)``.
     """
 
-    #: Default ``out_indices`` of ``features_only=True``: these, or so many of the last.
+    #: Default ``out_indices`` of ``features_only=True``: indices, or the number of the last outputs.
     feature_indices: Union[int, Tuple[int, ...]] = (0, 1, 2, 3)
     #: Default ``global_pool``.
     default_pool = 'avg'
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
         """Return what ``torch.jit.script`` compiles: the model as ``torch.jit.trace`` records it, for any image size.
 
         Raises:
-            RuntimeError: The model is in training mode: a recording holds one mode.
+            RuntimeError: The model is in training mode; the recorded graph is for evaluation only.
         """
         if self.training:
             raise RuntimeError(f'{type(self).__name__} can only be scripted for inference: call eval() first')

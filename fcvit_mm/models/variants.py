@@ -21,7 +21,7 @@ METRICS = {'top1': 'Top 1 Accuracy'}
 
 
 class Variant(NamedTuple):
-    """A variant of a network, as an ImageNet classifier.
+    """A variant of a network, described by its ImageNet classifier.
 
     Attributes:
         name (str): Name in timm, such as ``'fcvit_b12'``. ``hub_name`` is the name in mmpretrain's hub and of the

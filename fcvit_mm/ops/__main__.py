@@ -59,7 +59,7 @@ def make_map(shape: Sequence[str], dtype: str, layout: str, device: str) -> Tens
     """Make a map ``(B, C, H, W)`` in float32, from the command line's values.
 
     Raises:
-        UserError: A value that is none, or that this machine does not have.
+        UserError: A value is invalid, or this machine does not have the device.
     """
     _check_choice('--dtype', dtype, DTYPES)
     _check_choice('--layout', layout, LAYOUTS)
@@ -105,7 +105,7 @@ def list_choices(operations: Sequence[Operation], device: torch.device) -> str:
     name = device_name(device)
     wanted = [op.__name__ for op in operations]
     found = [(key, choice) for key, choice in read_choices(name).items() if key[0] in wanted]
-    # Keys hold None beside shapes, which have no order.
+    # Keys contain None and shapes, which cannot be compared for sorting.
     choices = sorted(found, key=lambda each: (*each[0][:3], str(each[0])))
     if not choices:
         tuned = 'its tables were tuned on this CPU' if device.type == 'cpu' and not is_untuned(torch.empty(1)) else ''

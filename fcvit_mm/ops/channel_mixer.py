@@ -16,10 +16,10 @@ from .dwconv_gelu import dwconv_gelu
 from .native import gradients
 from .tracing import is_traced
 
-#: Bytes of an expanded map above which it is computed in slices of images and channels. Larger buffers do not fit into
-#: a cache, and the system allocates them again at each use, with page faults (glibc keeps none above 32 MiB).
+#: Size of an expanded map in bytes above which it is computed in slices of images and channels. Larger buffers do not
+#: fit into a cache, and glibc, which keeps no free buffers above 32 MiB, allocates them anew, with page faults.
 SLICE_BYTES = 8 * 2**20
-#: Expanded channels of a slice down to which channels are reduced before images: narrow matrix products are slow.
+#: Number of expanded channels per slice below which slices get fewer images instead: narrow matrix products are slow.
 WIDE = 128
 #: Least number of expanded channels of a slice.
 NARROW = 64
@@ -109,7 +109,7 @@ class Slices(NamedTuple):
 
 
 def plan_slices(x: Tensor, hidden: int) -> Slices:
-    """Return slices of an expanded map ``(B, hidden, H, W)`` that fit :data:`SLICE_BYTES`; all of it if that does."""
+    """Return the largest slices of an expanded map ``(B, hidden, H, W)`` that fit into :data:`SLICE_BYTES`."""
     bytes_of_channel = x.shape[2] * x.shape[3] * x.element_size()
     images = x.shape[0]
     while images > 1 and images * min(hidden, WIDE) * bytes_of_channel > SLICE_BYTES:

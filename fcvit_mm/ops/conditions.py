@@ -56,7 +56,7 @@ def lacks_half(x: Tensor, *_: Any) -> bool:
 
 
 def in_float32(op: 'Operation') -> Callable[..., Tensor]:
-    """Build an implementation of an operation that computes in float32 and rounds the result to the map's dtype."""
+    """Build an implementation of an operation that computes in float32 and converts the result to the map's dtype."""
 
     def widened(value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) else value

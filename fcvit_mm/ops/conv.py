@@ -90,7 +90,7 @@ def _native(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, *_: Any) -
     return native.pointwise_conv2d(x, weight, bias)
 
 
-#: Largest number of output positions, and smallest number of weights, for which oneDNN mostly reorders the weight.
+#: Most output positions, and fewest weight elements, at which oneDNN spends most of its time on reordering the weight.
 FEW_POSITIONS, MANY_WEIGHTS = 400, 2**18
 
 
@@ -127,7 +127,7 @@ def _output_size(x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tuple[
 def _of_windows(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: Any = 1, padding: Any = 0, *_: Any
 ) -> Tensor:
-    """Copy the window of each output position into a vector, and multiply these by the weight as it is in memory."""
+    """Copy the window of each output position into a vector, and multiply the vectors by the weight, not reordered."""
     return native.pointwise_conv2d(_windows(x, weight, stride, padding), window_matrix(weight), bias)
 
 
@@ -152,7 +152,7 @@ def window_matrix(weight: Tensor) -> Tensor:
 def packed_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor, stride: Any, padding: Any, dilation: Any, pack: Callable[[], Tensor]
 ) -> Optional[Tensor]:
-    """Convolve by a weight that is packed already, if :func:`conv2d` would copy windows.
+    """Convolve with a weight that is packed already, where :func:`conv2d` would copy windows.
 
     Args:
         x, weight, bias, stride, padding, dilation: Arguments of :func:`conv2d`.
@@ -229,7 +229,7 @@ def _of_blocks(
     """Convolve blocks of ``stride x stride`` pixels, whose pixels are channels, by a kernel of few blocks."""
     (batch, channels, *sides), size = x.shape, int(weight.shape[-1])
     step, before = _side(stride), -(-_side(padding) // _side(stride))
-    # Where the first window starts in its first block, and the blocks that a window meets.
+    # Offset of the first window in its first block, and the number of blocks that a window overlaps.
     start = before * step - _side(padding)
     blocks = -(-(start + size) // step)
     rows, columns = ((side + 2 * _side(padding) - size) // step + blocks for side in sides)

@@ -1,4 +1,4 @@
-"""Dispatch: the one rule that says which implementation of an operation runs, and the user's switch.
+"""Dispatch: the rule that decides which implementation of an operation runs, and the switch for users.
 
 An operation has a reference implementation (its definition in PyTorch) and a table of faster implementations, in order
 of preference. On devices that the tables were tuned for, a call runs the first implementation whose condition its

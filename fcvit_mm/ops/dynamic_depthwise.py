@@ -150,7 +150,7 @@ def inhomogeneous_depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     """
     images, channels, height, width = x.shape
     groups, taps = weight.shape[1:3]
-    # k*k copies of the map, which the other implementations do without.
+    # This makes k*k copies of the map; the other implementations avoid them.
     side = _side(weight)
     patches = F.unfold(x, side, padding=side // 2).view(images, groups, channels // groups, taps, height, width)
     return torch.einsum('bgcthw,bgthw->bgchw', patches, weight).reshape(x.shape)
@@ -193,7 +193,7 @@ class _TapByTap(torch.autograd.Function):
 
 
 def _zeros(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return zeros to add to, in float32 for half precision, which is too coarse for dozens of terms."""
+    """Return zeros to accumulate in: float32 for half precision, in which dozens of terms lose too much precision."""
     return x.new_zeros(shape, dtype=x.dtype if x.dtype == torch.float64 else torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""The global context, weighed by similarity and added to the map."""
+"""The global context, weighted by similarity and added to the map."""
 
 import math
 from typing import Any, Optional, Sequence, Tuple
@@ -47,15 +47,15 @@ def add_global_context(
 ) -> Tensor:
     """Add the context vector, weighted at each position by its similarity to the image's mean.
 
-    Source: arXiv 2212.12552, section 3.3. In float32 whatever ``x`` is: the sums over a complete image do not fit half
-    precision.
+    Source: arXiv 2212.12552, section 3.3. Computed in float32 for every dtype of ``x``, because sums over a complete
+    image exceed the range of half precision.
 
     Args:
         x (Tensor): ``(B, C, H, W)``.
         means (Tensor): :func:`channel_means` of ``x``, ``(B, C)``, best in float32. No other values are allowed: an
             implementation may compute the mean of the similarity from them.
         context (Tensor): Context vectors, ``(B, C)``.
-        num_heads (int): ``h``; each head weighs its own ``C / h`` channels.
+        num_heads (int): ``h``; each head weights its own ``C / h`` channels.
         rescale_weight (Tensor): ``(h,)``, times the normalized similarity.
         rescale_bias (Tensor): ``(h,)``, added to it.
         eps (float): Number added to the standard deviation (the unbiased one; 0 for a single value).
@@ -84,7 +84,7 @@ def _channel_means(x: Tensor) -> Tensor:
 
 
 class _ChannelMeans(torch.autograd.Function):
-    """The means, with a gradient that is divided and cast per channel; PyTorch's own does both at each position."""
+    """Channel means whose gradient is divided and cast once per channel; PyTorch does both at each position."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def normalized_similarity(x: Tensor, means: Tensor, num_heads: int, eps: float) 
         x, means = x.float(), means.float()
     heads = x.unflatten(1, (num_heads, -1))
     similarity = (heads * means.unflatten(1, (num_heads, -1))[..., None, None]).sum(2) * heads.shape[2] ** -0.5
-    # The deviation is the unbiased one; a single value (one head, one position) has none and counts as 0.
+    # The unbiased standard deviation; for a single value (one head, one position), where it is undefined, 0.
     correction = 0 if num_heads == 1 and math.prod(similarity.shape[2:]) == 1 else 1
     std = similarity.std((1, 2, 3), correction=correction, keepdim=True)
     return (similarity - similarity.mean((1, 2, 3), keepdim=True)) / (std + eps)
@@ -135,8 +135,9 @@ def _matmul_applies(x: Tensor, means: Tensor, context: Tensor, *_: Any) -> bool:
 def _matmul(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tensor:
-    # A registered operator while a compiler records: of single steps, it would choose the memory layout of the
-    # similarity that is saved for the backward pass, and the graph would hold for one image size only (torch 2.11).
+    # A registered operator while a compiler records. If the compiler recorded the single steps, it would choose the
+    # layout of the similarity that is saved for the backward pass, and the graph would work for one image size only
+    # (torch 2.11).
     form = _registered_matmul if is_traced() else _run_matmul
     return form(x, means, context, num_heads, rescale_weight, rescale_bias, eps)
 

@@ -31,18 +31,18 @@ from .conditions import is_channels_last, needs_grad
 if TYPE_CHECKING:
     from .dispatch import Implementation
 
-#: Capability and vendor of the CPUs that the tables were tuned on; an empty vendor is any.
+#: Capability and vendor of the CPUs that the tables were tuned on; an empty vendor means any.
 TUNED_CPUS: Tuple[Tuple[str, str], ...] = (('AVX2', ''), ('AVX512', 'AuthenticAMD'))
-#: Number of timed calls of each row, one round after the other, and the seconds after which no round begins.
+#: Number of timing rounds, in which each row is called once, and the seconds after which no further round begins.
 ROUNDS, SECONDS = 5, 0.5
 #: Largest difference from the reference, relative to its largest value (at least 1).
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-#: A row replaces the preferred one if its time is less than this part of the other's.
+#: A row replaces the preferred one if its time is below this fraction of the preferred row's time.
 MARGIN = 0.95
 #: Calls whose choice is cached by their exact shapes, per operation, before the cache is cleared.
 MOST_SEEN = 4096
 
-#: What a choice depends on: the operation, and what :func:`kind_of_call` says of its arguments.
+#: Key of a choice: the operation, and what :func:`kind_of_call` returns for its arguments.
 Key = Tuple[Any, ...]
 
 
@@ -99,7 +99,7 @@ def _may_measure(x: Tensor) -> bool:
 
 
 def kind_of_call(name: str, args: Sequence[Any]) -> Key:
-    """Return what a choice depends on: dtypes, layout, gradients, autocast, shapes.
+    """Return the key of a choice: dtypes, layout, gradients, autocast, shapes.
 
     Of images x height x width only the next power of two counts, so that the image sizes of a detector are not measured
     one by one.
@@ -111,7 +111,7 @@ def kind_of_call(name: str, args: Sequence[Any]) -> Key:
     x = args[0]
     images, channels, height, width = x.shape
     others = tuple(
-        # Vectors of an image, as the context has, come with any number of images.
+        # Tensors with one row per image, such as the context vectors, have any number of rows.
         (*arg.shape[arg.ndim == 2 and arg.shape[0] == images :], str(arg.dtype)) if isinstance(arg, Tensor) else arg
         for arg in args[1:]
     )
@@ -142,7 +142,7 @@ def describe_kind(key: Key) -> str:
 
 
 def _glance(x: Tensor, args: Sequence[Any]) -> Tuple[Any, ...]:
-    """Return a key of a call in two microseconds: all that matters of the map, little of the other arguments."""
+    """Return a cheap key of a call (2 microseconds): all relevant properties of the map, few of the other arguments."""
     second = args[1] if len(args) > 1 else None
     return (
         x.shape,
@@ -199,7 +199,7 @@ def fastest(name: str, table: Sequence['Implementation'], args: Sequence[Any]) -
 
 
 def _measure(name: str, rows: Sequence['Implementation'], args: Sequence[Any]) -> Choice:
-    """Time the rows in a separate thread, to which no hook, checkpointing or mode of the caller applies."""
+    """Time the rows in a separate thread, where no hooks, checkpointing or modes of the caller are active."""
     found: List[Choice] = []
     grad = needs_grad(*(arg for arg in args if isinstance(arg, Tensor)))
     dtype = autocast_dtype(args[0])
@@ -271,7 +271,7 @@ def _bind(function: Callable[..., Any], args: Sequence[Any], grad: bool) -> Call
                 leaves.append(copied.requires_grad_())
 
     def call() -> List[Tensor]:
-        # Views, because autograd refuses operations in place on leaves.
+        # Views, because autograd does not allow in-place operations on leaves.
         own = [arg.view_as(arg) if isinstance(arg, Tensor) and grad else arg for arg in copies]
         output = function(*own)
         outputs = [output] if isinstance(output, Tensor) else list(output)
@@ -327,7 +327,7 @@ def _digest_of_kernels() -> str:
 def path_of_choices(device: str) -> str:
     """Return the file of a device's choices, in PyTorch's cache folder (``TORCH_HOME``).
 
-    Its name holds the versions, and a digest of the operations' files, so that changed kernels are measured again.
+    Its name contains the versions and a hash of the operations' files, so that changed kernels are measured again.
     """
     label = f'{device} torch {torch.__version__} fcvit_mm {__version__} {_digest_of_kernels()}'
     name = ''.join(letter if letter.isalnum() else '_' for letter in label)

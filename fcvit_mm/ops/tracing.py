@@ -1,4 +1,4 @@
-"""Detection of recording: torch.jit.trace, exporters, torch.compile and torch.func."""
+"""Detection of tracers: torch.jit.trace, exporters, torch.compile and torch.func."""
 
 from functools import wraps
 from typing import Any, Callable, TypeVar, cast
@@ -55,7 +55,7 @@ def hides_attributes() -> bool:
 
 
 def is_transformed() -> bool:
-    """Return whether torch.func transforms what runs (``vmap``, ``grad``, ``jvp``), or forward-mode AD follows it.
+    """Return whether a torch.func transform (``vmap``, ``grad``, ``jvp``) or forward-mode AD is active.
 
     They support standard operations only, and no queries of memory layouts. (Compilers handle them by themselves.)
     """
@@ -67,8 +67,8 @@ def is_transformed() -> bool:
 def records_any_size() -> bool:
     """Return whether the recorded graph must work for any image size.
 
-    Steps that depend on the size must then be computed from the sizes as numbers: of a branch in Python, only the side
-    that the example takes would be recorded. (``torch.compile`` notices other sizes and compiles again.)
+    Steps that depend on the size must then be arithmetic on the sizes: of a branch in Python, only the path of the
+    example would be recorded. (``torch.compile`` detects other sizes and compiles again.)
     """
     return torch.jit.is_tracing() or is_exporting()
 

@@ -21,7 +21,7 @@ from ..version import __version__
 from .weights import Stripped, digest
 
 NOT_KNOWN = 'not known'
-#: Metrics of the three libraries -> task and name in metafiles, and what makes their values percent.
+#: Metric of the three libraries -> task and name in metafiles, and the factor that converts its value to percent.
 METRICS = {
     'accuracy/top1': ('Image Classification', 'Top 1 Accuracy', 1),
     'accuracy/top5': ('Image Classification', 'Top 5 Accuracy', 1),
@@ -35,8 +35,8 @@ METRICS = {
     'mAcc': ('Semantic Segmentation', 'mAcc', 1),
     'aAcc': ('Semantic Segmentation', 'aAcc', 1),
 }
-#: Names and numbers of classes of data sets, by the folder that the libraries' configs expect them in. Data of other
-#: classes, and in any other folder, have the folder's own name.
+#: Folder in the libraries' configs -> name and number of classes of a data set. Data with other classes, or in another
+#: folder, are named after their folder.
 DATASETS = {'imagenet': ('ImageNet-1k', 1000), 'coco': ('COCO', 80), 'ADEChallengeData2016': ('ADE20K', 150)}
 #: How each task's library predicts with a config and a checkpoint.
 USAGE = {
@@ -80,7 +80,7 @@ class Model(NamedTuple):
         network (str): Network and variant as text, by the names of the weights.
         collection (str): The collection of its network in metafiles, without the task.
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
-        config (str): Path of the config, from ``configs/`` on if it stands there.
+        config (str): Path of the config, from ``configs/`` on if it is in such a folder.
         training_data (str), validation_data (str): Data set and split as text.
         dataset (str): The name of the validation's data set for metafiles.
         batch_size (int): Images per step, of all processes.
@@ -152,12 +152,12 @@ def describe(
 
 
 def read_run(folder: str, meta: dict) -> Run:
-    """Read the logs that MMEngine wrote in a work directory, of the very run that wrote a checkpoint.
+    """Read the logs that MMEngine wrote in a work directory, for the run that wrote a checkpoint.
 
     Args:
         folder (str): The work directory.
-        meta (dict): The checkpoint's: ``experiment_name`` ends in the name of the run's own folder, ``epoch`` and
-            ``iter`` say when it was written.
+        meta (dict): ``meta`` of the checkpoint: ``experiment_name`` ends in the name of the run's own folder, and
+            ``epoch`` and ``iter`` tell when the checkpoint was written.
     """
     unknown = Run({}, None, None, None)
     stamp = re.search(r'\d{8}_\d{6}$', str(meta.get('experiment_name', '')))
@@ -194,7 +194,7 @@ def read_run(folder: str, meta: dict) -> Run:
 
 
 def _processes(log: Path) -> Optional[int]:
-    """Return how many processes a run had, which MMEngine's log calls GPUs, also without any."""
+    """Return the number of processes of a run, which MMEngine's log calls the number of GPUs, even on a CPU."""
     text = log.read_text(encoding='utf-8', errors='replace') if log.is_file() else ''
     count = re.search(r'GPU number: (\d+)', text)
     return int(count.group(1)) if count else None
@@ -227,7 +227,7 @@ def _as_text(dataset: Optional[dict]) -> Optional[str]:
         return None
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     prefix = ', '.join(prefix.values()) if isinstance(prefix, dict) else prefix
-    # Names inside the data set: its path on this machine stays private.
+    # Names relative to the data set, because its path on this machine must not be published.
     parts = [
         type_name(dataset),
         *(
@@ -269,7 +269,7 @@ def _version(meta: dict) -> Optional[str]:
 
 
 def _trained_at(meta: dict) -> Optional[str]:
-    """Return the commit that MMEngine adds to its version, of the directory that it ran in, if it is one of ours."""
+    """Return the commit of the directory that MMEngine ran in, from its version, if this project contains it."""
     found = re.search(r'[0-9a-f]{40}$', str(meta.get('mmengine_version', '')))
     return found.group() if found and _git('cat-file', '-e', f'{found.group()}^{{commit}}') is not None else None
 
@@ -378,7 +378,7 @@ def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
         for result in results(model)
         for metric, value in result['Metrics'].items()
     ]
-    # COCO's -1: there are no such objects.
+    # COCO's -1 means that there are no such objects.
     shown += [('', key, f'{value:.4g}') for key, value in model.run.metrics.items() if key not in known and value != -1]
     if shown:
         lines += [
@@ -420,6 +420,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> List[str]:
 
 
 def _cell(value: Any) -> str:
-    """Return text from a checkpoint or config in one line of Markdown, escaped so that it is no markup."""
+    """Return text from a checkpoint or config as one line, with Markdown escaped."""
     text = re.sub(r'\s+', ' ', str(value))
     return re.sub(r'([|<>\[\]\\*])', r'\\\1', text)[:300]

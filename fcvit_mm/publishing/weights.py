@@ -24,7 +24,7 @@ from ..checkpoints.safe_load import META_KEY, read_checkpoint
 from ..files import write_all_atomic
 from ..version import __version__
 
-#: What else of ``meta`` is kept if it is plain data: when and with what the weights were made.
+#: Further entries of ``meta`` that are kept if they are plain data: the origin of the weights.
 KEPT_TRAINING = ('epoch', 'iter', 'seed', 'time', 'experiment_name', 'mmengine_version', 'fcvit_mm_version')
 #: Digits of the SHA-256 in a file's name, as OpenMMLab and torch.hub have it: ``fcvit_b12-1a2b3c4d.pth``.
 HASH_DIGITS = 8
@@ -39,7 +39,8 @@ class Stripped(NamedTuple):
         state_dict (dict[str, Tensor]): The weights, each with a storage of its own.
         meta (dict): Plain data: strings, numbers, lists, tuples and dicts of them.
         weights (str): Kind of the weights: :data:`AVERAGED` or :data:`AS_TRAINED`.
-        validated (bool): Whether the run was validated with them; not with those in training beside an average.
+        validated (bool): Whether the run was validated with these weights; with ``EMAHook``, only the averaged ones
+        are.
         dropped (tuple[str]): Keys of the file that are not published.
     """
 
@@ -99,7 +100,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
 
 
 def _in_training(averaged: dict, second: dict, source: str) -> dict:
-    """Return the weights that ``EMAHook`` swapped out, with the tensors that it does not average (BatchNorm counts)."""
+    """Return the raw weights that ``EMAHook`` stored, and those that it does not average (BatchNorm counts)."""
     weights = {key[len('module.') :]: value for key, value in second.items() if str(key).startswith('module.')}
     unknown = [key for key in weights if key not in averaged]
     if not weights or unknown:
@@ -120,7 +121,7 @@ def _kept_meta(meta: Any) -> dict:
 
 
 def _plain(value: Any) -> Any:
-    """Return plain data: NumPy's as Python's, of a dict its plain items; ``None`` for anything else."""
+    """Convert a value to plain data: NumPy scalars to Python's, a dict to its plain items; ``None`` for other types."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biufUS'):
         value = value.tolist()
     if isinstance(value, dict):
@@ -136,12 +137,12 @@ def _plain(value: Any) -> Any:
 
 
 def pack(stripped: Stripped, name: str, safetensors: bool = False) -> Dict[str, bytes]:
-    """Make the files to publish: the same weights and meta give the same bytes, and so the same names.
+    """Build the files to publish. The same weights and meta give the same bytes, and therefore the same names.
 
     Args:
         stripped (Stripped): Content of the files.
         name (str): Name of the files, without suffix.
-        safetensors (bool): The same as ``.safetensors`` beside the ``.pth``; meta is JSON text in its header.
+        safetensors (bool): Also build a ``.safetensors`` file, with meta as JSON text in its header.
 
     Returns:
         dict[str, bytes]: Contents by file name. Both kinds are read by ``init_cfg``, the libraries' inferencers and the
@@ -158,7 +159,7 @@ def pack(stripped: Stripped, name: str, safetensors: bool = False) -> Dict[str, 
             from safetensors.torch import save
         except ImportError as error:
             raise CheckpointError('--safetensors needs the package safetensors: pip install safetensors') from error
-        # One entry: the order of several is not always the same.
+        # A single entry, because the order of several entries is not always the same.
         contents.append(('.safetensors', save(stripped.state_dict, {META_KEY: json.dumps(stripped.meta)})))
     return {f'{name}-{digest(data)[:HASH_DIGITS]}{suffix}': data for suffix, data in contents}
 
@@ -169,7 +170,7 @@ def digest(data: bytes) -> str:
 
 
 def split_destination(path: str) -> Tuple[str, str]:
-    """Split ``OUT``, which is given with or without ``.pth``, into folder and bare name.
+    """Split the argument ``out``, with or without ``.pth``, into folder and bare name.
 
     Raises:
         CheckpointError: The folder is missing, or the name is invalid.

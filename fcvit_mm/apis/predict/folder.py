@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, and the records of finished images in shards."""
+"""The results folder of a run: its settings, and the records of predicted images in shards."""
 
 import hashlib
 import io
@@ -15,12 +15,12 @@ from .options import Options
 from .predictor import BatchPredictor
 from .results import PredictionError, Record, write_table
 
-#: File with the settings of a run, so that a run with others does not continue it.
+#: File with the settings of a run, so that it is not continued with other settings.
 RUN = 'run.json'
 SHARDS = 'parts'
-#: Approximate number of images per shard, which are predicted again if the process was killed.
+#: Approximate number of images per shard; an incomplete shard is predicted again after a kill.
 SHARD = 64
-#: Options that results do not depend on: another run may continue with other values.
+#: Options that do not affect the results, and may differ when a run is continued.
 HOW_TO_RUN = ('batch_size', 'workers', 'device', 'launcher')
 
 
@@ -150,12 +150,12 @@ class Shards:
     def finish_features(self) -> List[str]:
         """Write ``features.npy``, ``(images, channels)`` float32, and ``features.csv``, whose rows name the images."""
         names = [self.path(shard, '.npy') for shard in range(len(self))]
-        names = [name for name in names if osp.exists(name)]  # shards of skipped images alone have none
+        names = [name for name in names if osp.exists(name)]  # shards with only skipped images have no features
         rows = sum('found' in record for record in self.records())
         channels = np.load(names[0]).shape[1] if names else 0
         path, table = (osp.join(self.out, name) for name in ('features.npy', 'features.csv'))
         with atomic_path(path, suffix='.npy') as temporary:
-            # A memory map, which holds no more than what is written at the time.
+            # A memory map, so that only one shard is in memory.
             merged = np.lib.format.open_memmap(temporary, 'w+', np.float32, (rows, channels))
             row = 0
             for name in names:

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from ...images import OTHER_SUFFIXES, VIDEO_SUFFIXES, ImageError, find_images, find_inputs, list_images, open_video
 
-#: Endings of files that list images, one a line.
+#: Suffixes of files that list images, one per line.
 LIST_SUFFIXES = ('.txt', '.lst')
 
 
@@ -103,7 +103,7 @@ def find_work(inputs: Sequence[str]) -> Work:
 
 
 def report_others(folder: str) -> None:
-    """Warn of the images and videos in a folder that are not predicted because of their suffix."""
+    """Warn about images and videos in a folder that are not predicted because of their suffix."""
     others = list_images(folder, (*OTHER_SUFFIXES, *VIDEO_SUFFIXES))
     if others:
         suffixes = ', '.join(sorted({osp.splitext(path)[1].lower() for path in others}))

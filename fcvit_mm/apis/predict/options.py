@@ -6,11 +6,11 @@ from ...dependencies import MissingPackageError, how_to_install
 from ...options import TABLES, check_device, check_fraction
 from .results import PredictionError
 
-#: Options of one task alone.
+#: Option -> the only task that it is for.
 OF_TASK = dict(
     score_thr='detection', draw_score_thr='detection', coco='detection', top='classification', table='classification'
 )
-#: Options that have no effect without another one.
+#: Option -> the option without which it has no effect.
 WITHOUT_EFFECT = dict(overlap='tile', draw_score_thr='draw')
 
 

@@ -27,7 +27,7 @@ from .preparation import Loaded, prepare, without_loading_steps
 from .results import Meta, PredictionError, meta_of
 from .tiles import merge, stitch, tile_boxes
 
-#: What to try where a library fails and its error tells nothing better.
+#: Advice after an error of a library, if there is no better one for the error.
 ADVICE = 'Check the config, and that the images are of its kind'
 
 
@@ -98,13 +98,14 @@ class BatchPredictor:
         self._features = list((last if axes is None else last.mean(axes)).float().cpu())
 
     def fingerprint(self) -> Dict[str, str]:
-        """Return a fingerprint of the model and its use, which distinguishes results of different models."""
+        """Return hashes of the model and of settings of prediction, to detect results of another model."""
         return {'weights': self._weights, 'config': hashlib.sha256(self.described.encode()).hexdigest()}
 
     def _predict(self, data: Sequence[Dict[str, Any]], names: Sequence[str]) -> List[Any]:
-        """Predict prepared images, images of equal size together.
+        """Predict prepared images; images of equal size form a batch.
 
-        Others cannot share a batch: mmseg refuses them, and padding, as in the other libraries, changes predictions.
+        Images of different sizes cannot share a batch: mmseg rejects it, and padding, as in mmdet and mmpretrain, would
+        change predictions.
 
         Args:
             data (Sequence[dict]): Prepared images, each from :func:`prepare`.
@@ -172,7 +173,7 @@ class BatchPredictor:
         """Remove the unused parts of a tile's prediction: drop per-pixel scores, encode masks."""
         if self.task == 'segmentation':
             labels = sample.pred_sem_seg.data
-            # Memory: one byte a pixel, where 256 classes are enough.
+            # One byte per pixel if there are at most 256 classes, to save memory.
             sample.pred_sem_seg.data = labels.to(torch.uint8 if self.classes <= 256 else torch.int32)
             for key in ('seg_logits', 'i_seg_logits'):
                 sample.pop(key, None)

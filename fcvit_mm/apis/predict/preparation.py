@@ -53,7 +53,7 @@ class ImagesToPredict(Dataset):
         return Loaded(number, size, data, pixels if self.keep or self.tiled else None)
 
     def _frame(self, path: str, frame: int) -> np.ndarray:
-        """Decode a frame; frames are requested in order, and the frames between are skipped."""
+        """Decode a frame; frames are requested in ascending order, and those in between are skipped."""
         opened, video, position = self.video
         if opened != path or position > frame:
             video, position = open_video(path), 0
@@ -91,7 +91,7 @@ def prepare(pipeline: Compose, pixels: np.ndarray, name: str, number: int) -> Di
             raise ValueError('a step returns nothing')
         return prepared
     except Exception as error:
-        # Broad, because steps fail in any way there is.
+        # Broad, because steps raise any kind of error.
         raise ImageError(
             f'{name} ({shape[1]}x{shape[0]} pixels) cannot be prepared by the test pipeline ({type(error).__name__}: '
             f'{str(error).strip()}): check the test pipeline of the config, or remove this image from the input'

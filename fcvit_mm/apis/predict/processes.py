@@ -11,7 +11,7 @@ import torch.distributed as dist
 from ...engine.distributed import join_over_gloo, lost_process
 from .results import PredictionError
 
-#: How long processes wait for the slowest one. If one ends, the others notice it at once.
+#: Time-out for the slowest process. If a process ends, the others notice it at once.
 WAIT = timedelta(days=14)
 #: Seconds between two lines of progress where no terminal shows a bar.
 PROGRESS_SECONDS = 10.0
@@ -20,7 +20,7 @@ Result = TypeVar('Result')
 
 @contextmanager
 def joined_processes(launcher: str) -> Iterator[None]:
-    """Connect the processes that a launcher started, over gloo, also on GPUs: they exchange little."""
+    """Connect the processes that a launcher started over gloo, also on GPUs, because they exchange little data."""
     if launcher == 'none':
         yield
         return

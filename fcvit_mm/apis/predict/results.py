@@ -21,7 +21,7 @@ from ...files import atomic_path, write_atomic
 #: Record of an image: ``id``, ``name``, ``width``, ``height`` and ``found``, which depends on the task; of a skipped
 #: image, ``name`` and ``skipped``, the reason.
 Record = Dict[str, Any]
-#: Returns an iterable over the records of all images in their order, at each call.
+#: Function that returns a new iterable over the records of all images, in their order.
 Records = Callable[[], Iterable[Record]]
 
 
@@ -83,7 +83,7 @@ def _meta_of_dataset(cfg: Config) -> Dict[str, Any]:
         try:
             built = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
         except Exception:
-            # Broad, because any data set may be named, and without its data: classes then have numbers.
+            # Broad, because the data set may be of any type and its data missing; classes then have no names.
             return dict(leaf.get('metainfo') or {})
     return dict(built.metainfo)
 
@@ -102,7 +102,7 @@ class Coco(NamedTuple):
     categories: Dict[int, int] = {}
 
     def image_id(self, number: int, name: str) -> int:
-        """Return the id of the image of a number, from 0, and name.
+        """Return the id of an image, given by its number (from 0) and its name.
 
         Raises:
             PredictionError: The file has no image of this name.
@@ -155,7 +155,7 @@ def coco_ids(path: Optional[str], meta: Meta) -> Coco:
             f'--coco {path} has no category {", ".join(missing[:5])}, expected all classes of the model: give '
             'annotations with its classes, or omit --coco'
         )
-    # Also by the name without folders, if it is unique in the file.
+    # Images are also found by their name without folders, if it is unique in the file.
     counts = Counter(map(osp.basename, images))
     short = {osp.basename(name): number for name, number in images.items() if counts[osp.basename(name)] == 1}
     return Coco(path, {**short, **images}, {index: categories[name] for index, name in enumerate(meta.names)})
@@ -347,7 +347,7 @@ def outlines(mask: np.ndarray) -> List[List[float]]:
     if not len(rows):
         return []
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # OpenCV's contours pass through the centers of pixels. Enlarged by 2, they show which border of a pixel is meant.
+    # OpenCV's contours pass through the centers of pixels. In a mask enlarged by 2, they show the borders of pixels.
     fine = np.repeat(np.repeat(part, 2, 0), 2, 1).astype(np.uint8)
     found, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     polygons = []
@@ -431,7 +431,7 @@ class LabelMaps:
 
 
 def _write_json(path: str, pieces: Sequence[Any]) -> None:
-    """Write texts as they are, and items of iterators with commas between, one at a time."""
+    """Write a JSON file from pieces: texts are written unchanged, items of iterators with commas in between."""
     with atomic_path(path) as temporary, open(temporary, 'ab') as file:
         for piece in pieces:
             if isinstance(piece, str):
@@ -447,7 +447,7 @@ def readable(name: str) -> str:
 
 
 def write_table(path: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file, a row at a time; bytes of names that are not UTF-8 are written as :func:`readable` does."""
+    """Write a CSV file row by row; names that are not UTF-8 are written as by :func:`readable`."""
     options: Any = dict(encoding='utf-8', errors='backslashreplace', newline='')
     with atomic_path(path) as temporary, open(temporary, 'a', **options) as file:
         writer = csv.writer(file, lineterminator='\n')

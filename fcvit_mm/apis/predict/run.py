@@ -83,7 +83,7 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
             coco.image_id(number, work.name(number))
         shards = Shards(out, claim(out, settings_of(predictor, work, options), shard_size(options)), len(work))
         if read_run(osp.join(out, RUN)).get('complete', False):
-            shards.remove()  # by a run that was killed before it did
+            shards.remove()  # left by a run that was killed before it removed them
         return work, coco, shards, shards.missing()
 
     work, coco, shards, missing = from_first(plan)

@@ -7,7 +7,7 @@ import torch
 
 #: Left, top, right, bottom, in pixels of the image.
 Box = Tuple[int, int, int, int]
-#: How boxes of several tiles are merged, by mmdet.
+#: Config of the NMS with which mmdet merges boxes of several tiles.
 TILE_NMS = dict(type='nms', iou_threshold=0.5)
 
 
@@ -45,7 +45,7 @@ def merge(samples: List[Any], boxes: Sequence[Box], size: Tuple[int, int]) -> An
     masks: List[Tuple[Dict[str, Any], Box]] = []
     for sample, box in zip(samples, boxes):
         instances = sample.pred_instances
-        # mmdet shifts boxes only. Masks are placed afterwards, only those of detections that are kept.
+        # mmdet only shifts boxes. The masks of the detections that are kept are placed afterwards.
         masks += [(mask, box) for mask in instances.pop('masks', [])]
     has_masks = bool(masks)
     first = 0

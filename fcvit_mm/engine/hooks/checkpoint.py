@@ -18,7 +18,7 @@ from ...registry import HOOKS
 
 #: Exit status after SIGTERM, as shells report it.
 TERMINATED = 128 + signal.SIGTERM
-#: File for the state of a run that is told to end.
+#: Checkpoint that is saved when a run receives SIGTERM.
 INTERRUPTED = 'interrupted.pth'
 
 
@@ -45,7 +45,7 @@ class LateRemovals:
     rmtree = remove
 
     def flush(self, keep: Collection[Optional[str]]) -> None:
-        """Remove now what was to be removed, except ``keep``."""
+        """Remove the files whose removal was deferred, except ``keep``."""
         for path in self.waiting:
             if path in keep:
                 continue
@@ -57,10 +57,10 @@ class LateRemovals:
 
 
 class _Forks:
-    """Forked processes, which end at SIGTERM while the process that trains only notes it.
+    """Signal handling of forked processes: they end at SIGTERM, while the training process only records it.
 
-    mmdet's ``VOCMetric`` ends those of its pool by SIGTERM and waits for them. SIGTERM is blocked during a fork,
-    because Python forgets a signal that arrives before its handlers are set.
+    mmdet's ``VOCMetric`` ends the processes of its pool by SIGTERM and waits for them. SIGTERM is blocked during a
+    fork, because Python loses a signal that arrives before its handlers are set.
     """
 
     listening = registered = False
@@ -68,9 +68,9 @@ class _Forks:
 
     @classmethod
     def listen(cls, listening: bool) -> None:
-        """Begin or stop to treat forked processes in this way."""
+        """Enable or disable this treatment of forked processes."""
         cls.listening = listening
-        if not cls.registered and hasattr(os, 'register_at_fork'):  # there is none on Windows
+        if not cls.registered and hasattr(os, 'register_at_fork'):  # Windows has no fork
             cls.registered = True
             os.register_at_fork(before=cls._before, after_in_parent=cls._in_parent, after_in_child=cls._in_child)
 
@@ -106,7 +106,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     Args:
         listen_interval (int): Iterations between the checks whether any process received SIGTERM.
-        kwargs: As for ``CheckpointHook``.
+        kwargs: Arguments of ``CheckpointHook``.
     """
 
     def __init__(self, *args: Any, listen_interval: int = 10, **kwargs: Any) -> None:
@@ -138,15 +138,15 @@ class AtomicCheckpointHook(CheckpointHook):
         interrupted = self.file_backend.join_path(self.out_dir, INTERRUPTED)
         final = self._path(runner.epoch if self.by_epoch else runner.iter)
         if is_main_process() and self.last_ckpt == final and self.file_backend.isfile(interrupted):
-            # SIGTERM came during the last validation, after the last checkpoint: none follows that replaces it.
+            # SIGTERM came during the last validation, so no later checkpoint replaces interrupted.pth.
             self._point_to(runner, final)
             self.file_backend.remove(interrupted)
             self._flush()
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
         self.terminated = True
-        # The data loaders' workers may have received SIGTERM, too. torch would raise an error for their end at any
-        # point, even in the middle of a step; the current iteration no longer needs them.
+        # The data loaders' workers may have received SIGTERM, too. torch would raise an error when they end, even in
+        # the middle of a step, although the current iteration does not need them any more.
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _agreed(self, runner: Runner) -> bool:
@@ -168,7 +168,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 # This iteration is complete, its epoch is not: the run resumes inside it.
                 self._save_interrupted(runner, runner.iter + 1)
             finally:
-                barrier()  # a launcher ends the others, in the end by SIGKILL, as soon as one process has ended
+                barrier()  # because a launcher kills the other processes as soon as one has ended
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # No agreement here: processes may have different numbers of batches. Each ends by itself; the first one saves.
@@ -181,7 +181,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if not runner.model.training:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # which restores the weights that are trained
+                    hook.after_val_epoch(runner)  # restores the raw weights
         self._save_interrupted(runner, runner.iter)
 
     def _save_interrupted(self, runner: Runner, iteration: int) -> None:
@@ -206,7 +206,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self._interrupted_at is not None:
-            checkpoint['meta'].update(self._interrupted_at)  # MMEngine's FlexibleRunner writes its own numbers
+            checkpoint['meta'].update(self._interrupted_at)  # MMEngine's FlexibleRunner has overwritten them
 
     def before_train(self, runner: Runner) -> None:
         local = '://' not in str(self.out_dir or runner.work_dir)
@@ -236,9 +236,10 @@ class AtomicCheckpointHook(CheckpointHook):
         return len(names) == 1 and names != {INTERRUPTED}
 
     def _move_to_this_run(self, runner: Runner) -> None:
-        """Take the checkpoints of a resumed run from this run's folder: MMEngine would remove those of the other run.
+        """Change the checkpoint paths of a resumed run to this run's folder: MMEngine would remove the other files.
 
-        The paths in a checkpoint name the folder in which it was written; another run is continued, or a copy.
+        A checkpoint contains paths in the folder in which it was written. That is another folder if the checkpoint of
+        another run, or a copied folder, is resumed.
         """
         info = runner.message_hub.runtime_info
         for key in [key for key in info if key == 'best_ckpt' or key.startswith('best_ckpt_')]:
@@ -298,7 +299,7 @@ class AtomicCheckpointHook(CheckpointHook):
         return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
-        # The best score is saved, too, and torch reads no NumPy scalar without running code (weights_only).
+        # The best score is saved, too, but torch.load(weights_only=True) does not read NumPy scalars.
         metrics = {name: value.item() if isinstance(value, np.generic) else value for name, value in metrics.items()}
         try:
             super()._save_best_checkpoint(runner, metrics)
@@ -319,8 +320,8 @@ class CheckpointWriteError(WriteError):
     """A checkpoint could not be written. The message names the file, the reason and the checkpoint to resume from.
 
     Args:
-        error (WriteError): Why.
-        previous (str, optional): The checkpoint before it.
+        error (WriteError): The cause.
+        previous (str, optional): Path of the previous checkpoint.
     """
 
     def __init__(self, error: WriteError, previous: Optional[str]) -> None:

@@ -28,9 +28,9 @@ from ..config import leaf_datasets
 
 #: The ignored label of segmentation maps.
 IGNORED = 255
-#: Samples that are loaded to find out how many channels images have.
+#: Maximum number of samples loaded to determine the number of image channels.
 NEIGHBOURS = 8
-#: Names under which the libraries' samples carry paths.
+#: Keys of paths in the libraries' samples.
 PATHS = ('img_path', 'seg_map_path')
 
 
@@ -52,8 +52,8 @@ class GuardedLoading:
             nothing may be skipped.
         limit (float): Fraction of the data set that may be corrupt.
         classes (int, optional): Smallest label that is out of range in segmentation maps, if known.
-        stand_ins (str, optional): Folder for the empty files of validation and testing, made for the first one;
-            ``None`` in training.
+        stand_ins (str, optional): Folder for the empty files that replace corrupt ones in validation and testing,
+            created when the first is needed; ``None`` in training.
         tests (bool): Whether a corrupt file is an error; images of another size are still replaced.
     """
 
@@ -67,7 +67,7 @@ class GuardedLoading:
         tests: bool = False,
     ) -> None:
         self.dataset = dataset
-        self.original = vars(dataset).get('prepare_data')  # of the object alone; else its class has it
+        self.original = vars(dataset).get('prepare_data')  # set on the instance; None: defined by the class
         self.marks = marks
         self.limit = limit
         self.classes = classes
@@ -84,7 +84,7 @@ class GuardedLoading:
         """
         info = self._info(index)
         paths = _local_paths(info)
-        # Only existing files: those of a storage backend are not local, and pipelines name missing ones.
+        # Only existing files: files of a storage backend are not local, and pipelines report missing ones themselves.
         problems = list(filter(None, map(truncation_problem, filter(os.path.isfile, paths.values()))))
         if problems:
             return self._replace(index, info, problems, None)
@@ -104,7 +104,7 @@ class GuardedLoading:
             name = info.get('img_path', f'sample {index} of {type(self.dataset).__name__}')
             advice = 'Check the sample, its annotations and the steps of the pipeline'
             raise library_error(error, f'loading {name}', advice) from error
-        # Test pipelines leave the map as it is, for the metric, and resize the image.
+        # Only in training, because test pipelines resize the image but not the map.
         problem = None if self.marks is None or self.stand_ins else map_problem(results, self.classes)
         return self._replace(index, info, [problem], None) if problem else results
 
@@ -114,7 +114,7 @@ class GuardedLoading:
         return type(self.dataset).prepare_data(self.dataset, index)
 
     def _info(self, index: Any) -> dict:
-        """Return the entry of a sample in the data set's list; empty for data sets without a list as in MMEngine."""
+        """Return the entry of a sample in the data set's list; empty for data sets without MMEngine's list."""
         if isinstance(index, tuple):  # a frame of a video
             return {}
         if hasattr(self.dataset, 'get_data_info'):
@@ -129,7 +129,7 @@ class GuardedLoading:
             return None
         if _header_size(path) == annotated:
             return None
-        loaded = self._loaded_size(info)  # the pipeline decides whether EXIF data turns it
+        loaded = self._loaded_size(info)  # the pipeline decides whether EXIF data rotates it
         if loaded is None or loaded == annotated:
             return None
         return (
@@ -153,7 +153,7 @@ class GuardedLoading:
                 data = step(data)
             return np.asarray(data['img'])
         except Exception:
-            # Broad: whatever a loader raises, the image is not loaded.
+            # Broad, because loaders raise any kind of error.
             return None
 
     def _channels(self, index: int) -> int:
@@ -194,7 +194,7 @@ class GuardedLoading:
     def _load_with_stand_ins(self, index: Any, info: dict, folder: str) -> Any:
         info = _with_stand_ins(info, folder, self._channels(index))
         before = vars(self.dataset).get('get_data_info')
-        self.dataset.get_data_info = lambda _: info  # which prepare_data asks
+        self.dataset.get_data_info = lambda _: info  # called by prepare_data
         try:
             return self._load(index)
         finally:
@@ -216,7 +216,7 @@ def _header_size(path: str) -> Optional[Tuple[int, int]]:
             turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
             return None if turned else image.size
     except Exception:
-        # Broad: what Pillow cannot open, the pipeline's loader may.
+        # Broad, because the pipeline's loader may read files that Pillow cannot open.
         return None
 
 
@@ -231,11 +231,11 @@ def _annotated_size(data: dict, paths: Dict[str, str]) -> Optional[Tuple[int, in
 def _with_stand_ins(data: dict, folder: str, channels: int) -> dict:
     """Return a sample whose corrupt files are replaced by an empty image or a fully ignored map.
 
-    They keep the names of these files, which results are named after.
+    The replacements have the names of these files, because results are named after them.
     """
     data = dict(data)
     paths = _local_paths(data)
-    # If both files decode, the image is the one that does not fit.
+    # If both files decode, the image counts as the file that does not fit.
     corrupt = [key for key, path in paths.items() if image_problem(path)] or ['img_path']
     width, height = _annotated_size(data, {key: path for key, path in paths.items() if key not in corrupt}) or next(
         (image_size(paths[key]) for key in paths if key not in corrupt), (224, 224)
@@ -258,10 +258,10 @@ def empty_image(key: str, width: int, height: int, channels: int = 3) -> np.ndar
         key (str): One of :data:`PATHS`.
         width (int): Width in pixels.
         height (int): Height in pixels.
-        channels (int): Channels of an image; unless these are three, its values are the mean grey.
+        channels (int): Number of channels of an image; if it is not three, all values are the mean grey value.
 
     Returns:
-        np.ndarray: uint8, ``(height, width, channels)``, of a map ``(height, width)``.
+        np.ndarray: uint8, ``(height, width, channels)``; for a map ``(height, width)``.
     """
     if key == 'seg_map_path':
         return np.full((height, width), IGNORED, np.uint8)
@@ -352,13 +352,13 @@ class SkipCorruptSamplesHook(Hook):
         self._guard(runner, True)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self._guard(runner)  # hooks may have put another data set in place
+        self._guard(runner)  # hooks may have replaced the data set
 
     def before_val_epoch(self, runner: Runner) -> None:
         self._guard(runner)
 
     def _guard(self, runner: Runner, report: bool = False) -> None:
-        # The private attributes: the properties would build loaders that this run does not need.
+        # Private attributes, because the properties would build loaders that this run does not need.
         datasets = {
             name: getattr(getattr(getattr(runner, f'_{name}_loop', None), 'dataloader', None), 'dataset', None)
             for name in ('train', 'val', 'test')
@@ -366,7 +366,7 @@ class SkipCorruptSamplesHook(Hook):
         trains = self.skip and datasets['train'] is not None
         evaluated = [name for name in ('val', 'test') if datasets[name] is not None]
         if self.skip and evaluated and self.stand_ins is None:
-            # Only a name: the process that needs the first stand-in makes the folder, and most runs need none.
+            # Only a name: the folder is created by the process that needs it first; most runs need none.
             self.stand_ins = os.path.join(tempfile.gettempdir(), f'fcvit_mm_{uuid.uuid4().hex}')
             weakref.finalize(self, shutil.rmtree, self.stand_ins, ignore_errors=True)
         for name, dataset in datasets.items():

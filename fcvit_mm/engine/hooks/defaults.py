@@ -8,7 +8,7 @@ from ..config import type_name
 
 def write_checkpoints_atomically(cfg: Config) -> None:
     """Replace ``CheckpointHook`` by ``AtomicCheckpointHook``; beside another hook, add it for SIGTERM."""
-    # Not by setdefault: MMEngine's returns what it was given, not the copy that the config holds.
+    # Not by setdefault, because MMEngine's version returns its argument, not the copy that the config contains.
     if not cfg.get('default_hooks'):
         cfg.default_hooks = {}
     if 'checkpoint' not in cfg.default_hooks:

@@ -15,7 +15,7 @@ from ...registry import HOOKS
 from ..optim.steps import call_before_step
 
 ACTIONS = ('stop', 'skip')
-#: Gradients and images that are named.
+#: Maximum number of gradients and images named in a message.
 SHOWN = 5
 
 
@@ -87,7 +87,7 @@ class NonFiniteHook(Hook):
         self._found = describe_gradients(model)
         for group in optimizer.param_groups:
             for parameter in group['params']:
-                parameter.grad = None  # which every optimizer of torch skips
+                parameter.grad = None  # all optimizers of torch skip such parameters
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None

@@ -41,7 +41,7 @@ class EpochPart(NamedTuple):
     """Part of an epoch that a run trained between two starts.
 
     Attributes:
-        processes (int): Number of them.
+        processes (int): Number of processes.
         batch_size (int): Batch size of each process.
         batches (int): Number of batches trained by each process.
     """
@@ -51,12 +51,12 @@ class EpochPart(NamedTuple):
     batches: int
 
 
-#: Returns an iterator over places and samples of an order, from its beginning each time.
+#: Function that returns a new iterator over an epoch: pairs of position and index of the sample.
 Order = Callable[[], Iterator[Tuple[int, int]]]
 
 
 def find_order(sampler: Any) -> Optional[Order]:
-    """Find the order of an epoch that a sampler distributes to the processes in turn.
+    """Find the order of samples that a sampler distributes to the processes in turn.
 
     Returns:
         callable | None: ``None`` for samplers not known to do so; MMEngine's samplers do.
@@ -81,13 +81,13 @@ def find_order(sampler: Any) -> Optional[Order]:
 
 
 class Share(Sampler):
-    """One process's share of an order: every so many-th sample.
+    """One process's share of an order of samples: of every ``processes`` samples, one.
 
     Args:
         sampler (Sampler): Sampler of the order; its attributes are forwarded.
         order (callable): The order.
         rank (int): Rank of the process.
-        processes (int): Number of them.
+        processes (int): Number of processes.
         number (int, optional): Length of the order, if known.
     """
 
@@ -109,7 +109,7 @@ class Share(Sampler):
             yield Index(index, place=place)
         number = self._number() if self.ends and self.round_up else 0
         added = self.rank - number % self.processes if number % self.processes else -1
-        if added >= 0:  # as many samples for each process: the first ones once more
+        if added >= 0:  # the first samples again, so that all processes have the same number
             place, index = next(itertools.islice(self.order(), added % number, None))
             yield Index(index, place=place)
 
@@ -122,16 +122,16 @@ class Share(Sampler):
 
 @DATA_SAMPLERS.register_module()
 class ResumableBatchSampler(BatchSampler):
-    """Batches of another batch sampler, each sample with a seed that only depends on its position in the run.
+    """Batches of a wrapped batch sampler, each sample with a seed that only depends on its position in the run.
 
     So augmentation is the same whether a run was interrupted or not, and for any number of workers. An epoch resumes
     after the samples already trained, without loading them; with samplers whose order is known (:func:`find_order`),
     also with another batch size or number of processes, which then share the remaining samples.
 
     Args:
-        sampler (Sampler): Sampler, as for any batch sampler.
-        batch_size (int): Batch size, as for any batch sampler.
-        batch_sampler (dict): The other one's config; ``dict(type='BatchSampler')`` is torch's.
+        sampler (Sampler): Sampler of the indices.
+        batch_size (int): Batch size of each process.
+        batch_sampler (dict): Config of the wrapped batch sampler; ``dict(type='BatchSampler')`` is torch's.
     """
 
     def __init__(self, sampler: Any, batch_size: int, batch_sampler: dict) -> None:
@@ -146,7 +146,7 @@ class ResumableBatchSampler(BatchSampler):
 
     @property
     def name(self) -> str:
-        """Type of the other batch sampler."""
+        """Type of the wrapped batch sampler."""
         return type_name(self.config)
 
     def resume(self, parts: Sequence[EpochPart]) -> None:
@@ -168,7 +168,7 @@ class ResumableBatchSampler(BatchSampler):
     def __iter__(self) -> Iterator[List[int]]:
         (earlier, done), self.parts = self.split(self.parts), []
         if self.order is None and isinstance(self.sampler, InfiniteSampler):
-            # The sampler has one stream for all readers; a new data loader must start at its beginning.
+            # All iterators over the sampler share one stream; a new data loader must start at its beginning.
             self.sampler.indices = self.sampler._indices_of_rank()
         # MMEngine sets these on its samplers; a sampler without an epoch never ends.
         seed, epoch = getattr(self.sampler, 'seed', None) or 0, getattr(self.sampler, 'epoch', 0)
@@ -188,7 +188,7 @@ class ResumableBatchSampler(BatchSampler):
         return len(self.batches)
 
     def _group(self, share: Any, batch_size: Any) -> Any:
-        """Build the other batch sampler for a share of the samples."""
+        """Build the wrapped batch sampler for a share of the samples."""
         if self.name == 'BatchSampler':
             return BatchSampler(share, batch_size, self.config.get('drop_last', False))
         return DATA_SAMPLERS.build(dict(self.config), default_args=dict(sampler=share, batch_size=batch_size))
@@ -208,7 +208,7 @@ class ResumableBatchSampler(BatchSampler):
         return self._group(Share(self.sampler, order, self.rank, self.processes), self.batch_size)
 
     def _without(self, order: Order, part: EpochPart) -> Order:
-        if self.name == 'BatchSampler':  # what was trained is the beginning
+        if self.name == 'BatchSampler':  # the trained samples are the first ones
             number = part.processes * part.batch_size * part.batches
             return lambda: itertools.islice(order(), number, None)
         trained: Set[int] = set()

@@ -88,7 +88,7 @@ def find_resume_point(work_dir: str) -> Optional[str]:
         for path in (named, osp.join(work_dir, osp.basename(named))):
             if is_complete(path):
                 return path
-    # Best checkpoints have no optimizer to resume with.
+    # Best checkpoints contain no optimizer state, so training cannot resume from them.
     names = os.listdir(work_dir) if osp.isdir(work_dir) else []
     paths = [
         osp.join(work_dir, name) for name in names if name.endswith('.pth') and not name.startswith(('best_', '.'))
@@ -127,14 +127,15 @@ def make_resumable(cfg: Config) -> None:
 
 
 def restore_attributes(loader: Any) -> None:
-    """Give a data loader the attributes that it has without the wrapper of :func:`make_resumable`.
+    """Set the attributes that a data loader would have without the wrapper of :func:`make_resumable`.
 
-    Other hooks read them, such as mmpretrain's ``PreciseBNHook``; with any batch sampler, PyTorch sets no batch size.
+    Other hooks, such as mmpretrain's ``PreciseBNHook``, read them. PyTorch sets no ``batch_size`` if a data loader gets
+    a batch sampler.
     """
     batches = loader.batch_sampler
     if batches.name == 'BatchSampler':
         for name in ('batch_size', 'sampler', 'drop_last'):
-            object.__setattr__(loader, name, getattr(batches, name))  # which PyTorch refuses after construction
+            object.__setattr__(loader, name, getattr(batches, name))  # setattr is refused after construction
 
 
 def load_samples(dataset: Any, indices: List[int]) -> List[Any]:
@@ -162,9 +163,9 @@ def start_anew(loop: IterBasedTrainLoop) -> Any:
 
 
 class ResumedBatches:
-    """Endless batches of an iteration-based run, from a given one on, without loading the earlier ones.
+    """Endless batches of an iteration-based run from a given number on; earlier batches are not loaded.
 
-    MMEngine asks to skip them by ``skip_iter`` or, in 0.10.7, by taking them.
+    MMEngine skips the earlier ones by ``skip_iter`` or, in 0.10.7, by iterating over them.
     """
 
     def __init__(self, batches: Any, number: int) -> None:
@@ -189,7 +190,7 @@ class ResumeError(UserError):
     """A run cannot be resumed with this config and command line."""
 
 
-#: Entry of a checkpoint's ``meta`` for what :func:`describe` returns and the place in the data.
+#: Key in a checkpoint's ``meta`` of the result of :func:`describe` and the position in the data.
 RUN = 'run'
 #: Settings that the order of samples depends on: entry of :func:`describe` -> where the config sets it.
 ORDER = {
@@ -265,11 +266,11 @@ class ResumableHook(Hook):
     - A validation that was due at the checkpoint is repeated, so that the best checkpoint is the same.
     """
 
-    priority = 'LOWEST'  # after the others have set themselves up
+    priority = 'LOWEST'  # after the set-up of all other hooks
 
     def __init__(self) -> None:
         self.today: Dict[str, Any] = {}
-        #: The pass over the data, what was trained of it before, and the iteration and number of batches since.
+        #: Number of the epoch, its parts trained before this start, and iteration and number of batches since.
         self.number = 0
         self.parts: List[EpochPart] = []
         self.start = 0
@@ -297,7 +298,7 @@ class ResumableHook(Hook):
                 'not from the raw weights. Add the EMAHook of that run to custom_hooks'
             )
         moved = self._find_place(loop, meta, before)
-        self.start = meta['iter']  # a checkpoint may be saved before the first iteration: by a validation that was due
+        self.start = meta['iter']  # 0 is possible, because a pending validation saves before the first iteration
         by_iter = isinstance(loop, IterBasedTrainLoop)
         changed = follow_config(
             runner,
@@ -462,7 +463,7 @@ class ResumableHook(Hook):
             dataset.__getitems__ = functools.partial(load_samples, dataset)
             restore_attributes(loop.dataloader)
         if isinstance(loop, IterBasedTrainLoop):
-            # MMEngine 0.10.7 has already started workers, whose copies of the data set lack later changes by hooks.
+            # MMEngine 0.10.7 has already started workers; their copies of the data set lack later changes by hooks.
             loop.dataloader_iterator = start_anew(loop)
 
     def before_train(self, runner: Runner) -> None:
@@ -501,7 +502,7 @@ class ResumableHook(Hook):
             samples = sum(part.processes * part.batch_size * part.batches for part in parts)
             runner.logger.info(f'Resuming inside epoch {loop.epoch + 1}, after its first {samples} samples')
             sampler.resume(parts)
-            # MMEngine counts an epoch's batches from the first that it loads; logs and hooks need those before it, too.
+            # MMEngine counts batches from the first that it loads; logs and hooks need the number within the epoch.
             trained, run_iter = loop.iter - loop.epoch * len(loop.dataloader), loop.run_iter
             loop.run_iter = lambda number, batch: run_iter(trained + number, batch)
 
@@ -511,7 +512,7 @@ class ResumableHook(Hook):
     def _skip_iterations(
         self, loop: IterBasedTrainLoop, sampler: ResumableBatchSampler, parts: List[EpochPart]
     ) -> None:
-        if hasattr(sampler.sampler, 'set_epoch') and hasattr(sampler.sampler, 'epoch'):  # a sampler that ends
+        if hasattr(sampler.sampler, 'set_epoch') and hasattr(sampler.sampler, 'epoch'):  # a finite sampler
             sampler.sampler.set_epoch(self.number)
         sampler.resume(parts)
         batches = start_anew(loop)

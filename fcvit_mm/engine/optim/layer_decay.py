@@ -22,8 +22,8 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     The libraries' own constructors accept only backbones that they know by name (mmdet, mmseg) or models that have
     ``get_layer_depth`` themselves (mmpretrain). This one calls ``model.backbone.get_layer_depth``; neck and heads use
-    the full rate. All other options of ``paramwise_cfg`` work as before; a learning rate that they set (say
-    ``custom_keys`` with ``lr_mult``) is multiplied by the layer's.
+    the full rate. All other options of ``paramwise_cfg`` work as before; a learning rate that they set (for example
+    ``custom_keys`` with ``lr_mult``) is multiplied by the layer's factor.
 
     Args:
         optim_wrapper_cfg (dict): Config of the optimizer wrapper, as in MMEngine.
@@ -42,7 +42,7 @@ class BackboneLayerDecayConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
         paramwise_cfg = dict(paramwise_cfg or {})
-        # It also stays in paramwise_cfg: an empty one would disable the options for single parameters.
+        # It is not removed from paramwise_cfg, because MMEngine ignores parameter-wise options if that is empty.
         rate = paramwise_cfg.get('layer_decay_rate')
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
             raise UserError(f'paramwise_cfg has layer_decay_rate={rate!r}, expected a number above 0 and at most 1')

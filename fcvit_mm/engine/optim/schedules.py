@@ -8,7 +8,7 @@ from ...errors import UserError
 
 #: Attributes of a scheduler that change while it runs.
 RUNNING = ('last_step', '_global_step', '_last_value', 'verbose')
-#: Differences that are named.
+#: Maximum number of differences named in a message.
 SHOWN = 3
 
 
@@ -123,7 +123,7 @@ def follow_config(runner: Any, checkpoint: dict, before: Any, position: int, len
 def _differing_settings(now: List[dict], then: Any, saved: List[dict], scheduled: Set[str]) -> List[str]:
     found: Dict[str, int] = {}
     for index, group in enumerate(now):
-        # If the checkpoint does not say, only settings that no hook changes are known.
+        # If the checkpoint does not contain the settings, only those that no hook changes are known.
         other = then[index] if then and index < len(then) else saved[index]
         for key in group:
             known = then is not None or key.startswith('initial_')
@@ -147,7 +147,7 @@ def _differing_schedules(each: Scheduled) -> List[str]:
             found.append(f'{name} replaces another schedule')
             continue
         for key, value in now.items():
-            if saved[key] != value and key != 'base_values':  # which are settings of the optimizer
+            if saved[key] != value and key != 'base_values':  # base_values are settings of the optimizer
                 found.append(f'{name}.{key} {_shown(saved[key])} -> {_shown(value)}')
     return found
 
@@ -164,7 +164,7 @@ def _replay(each: Scheduled, position: int, length: int) -> None:
     by_iter = [s for s in each.schedulers if not s.by_epoch and not _needs_metrics(s)]
     by_epoch = [s for s in each.schedulers if s.by_epoch and not _needs_metrics(s)]
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of schedulers that step before their optimizer
+        warnings.simplefilter('ignore')  # about schedulers that step before their optimizer
         for done in range(1, position + 1):
             for scheduler in by_iter:
                 scheduler.step()

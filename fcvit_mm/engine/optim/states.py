@@ -9,7 +9,7 @@ import torch
 from ...errors import UserError
 from .schedules import optimizers_of
 
-#: Parameters that are named.
+#: Maximum number of parameters named in a message.
 SHOWN = 3
 WAY_OUT = 'resume from another checkpoint, or start from its weights only, with load_from and without --resume'
 
@@ -31,7 +31,8 @@ class States(NamedTuple):
 def states_in(runner: Any, saved: dict) -> Iterator[States]:
     """Yield the states of each optimizer of a run in the entry ``optimizer`` of a checkpoint.
 
-    Those under names, as FSDP writes them, are left to it: its optimizer has other parameters than the file.
+    States stored under parameter names, as FSDP writes them, are not checked, because FSDP's optimizer has other
+    parameters than the file.
     """
     for name, wrapper, _ in optimizers_of(runner):
         own = saved.get(name) or {} if name else saved
@@ -98,7 +99,7 @@ def keeps_state(optimizer: Any) -> bool:
     """Check, with a step on one parameter, whether an optimizer keeps a state; ``False`` if this cannot be tried."""
     parameter = torch.nn.Parameter(torch.ones(2, 2))
     parameter.grad = torch.ones(2, 2)
-    with contextlib.suppress(Exception):  # optimizers are anybody's
+    with contextlib.suppress(Exception):  # optimizers may be from anywhere
         known = inspect.signature(type(optimizer)).parameters
         trial = type(optimizer)(
             [parameter], **{key: optimizer.defaults[key] for key in optimizer.defaults if key in known}

@@ -20,7 +20,7 @@ def call_before_step(optimizer: torch.optim.Optimizer, function: Callable[[], No
     Returns:
         callable: A function that ends the calls.
     """
-    # Schedulers put a function into the instance, and read attributes of it that ``wraps`` copies.
+    # Schedulers set `step` on the instance, and read attributes of it, which ``wraps`` copies.
     before = vars(optimizer).get('step')
     step = optimizer.step
     active = True
@@ -36,7 +36,7 @@ def call_before_step(optimizer: torch.optim.Optimizer, function: Callable[[], No
     def end() -> None:
         nonlocal active
         active = False
-        if vars(optimizer).get('step') is not ours:  # something else was put around it since
+        if vars(optimizer).get('step') is not ours:  # something else has wrapped it since
             return
         if before is None:
             del optimizer.step

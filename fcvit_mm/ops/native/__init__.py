@@ -28,7 +28,7 @@ APPLIES = 'float32, channels_last on a CPU with AVX2; compiled kernels installed
 
 
 def name_of_library(torch_version: str) -> str:
-    """Return the file name, without its ending, of the library for a version of torch. setup.py names it so, too."""
+    """Return the file name, without suffix, of the library for a version of torch; ``setup.py`` uses it, too."""
     return _PREFIX + re.sub(r'\W', '_', torch_version.split('+')[0])
 
 
@@ -53,7 +53,7 @@ def _load() -> bool:
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name))
             for name, formula in _FLOPS.items():
                 register_flops(getattr(torch.ops.fcvit_mm_cpu, name), formula)
-            # The newest operator: kernels compiled before it are not of this version of the package.
+            # The newest operator: a library without it was compiled for an older version of this package.
             _ = torch.ops.fcvit_mm_cpu.multiplies_bfloat16
             return torch.ops.fcvit_mm_cpu.supported()
         except (OSError, RuntimeError, AttributeError) as error:
@@ -146,7 +146,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -
         bias (Tensor, optional): ``(C,)``.
 
     Returns:
-        Tensor: ``(B, C, H, W)`` in channels_last. It has derivatives.
+        Tensor: ``(B, C, H, W)`` in channels_last. It is differentiable.
     """
     if needs_grad(x, weight, bias):
         return _DepthwiseConv2d.apply(x, weight, bias)
@@ -176,7 +176,7 @@ class _DepthwiseConv2d(torch.autograd.Function):
         if any(needs_others) and (is_traced() or not torch.is_grad_enabled()):
             grad_weight, grad_bias = torch.ops.fcvit_mm_cpu.depthwise_conv2d_grad_weight(grad, x, weight.shape[-1])
             grad_bias = grad_bias if ctx.has_bias else None
-        elif any(needs_others):  # for higher derivatives, by an operator that has them
+        elif any(needs_others):  # for higher derivatives, by an operator that supports them
             channels, padding = weight.shape[0], weight.shape[-1] // 2
             grad = grad.contiguous(memory_format=torch.channels_last)
             _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -345,8 +345,8 @@ def fcvit_block(
             scale, of the depth-wise and of the two 1x1 convolutions; weights from :func:`pack` and :func:`pack_taps`,
             the kernel larger than 3x3. Those of the three convolutions are bfloat16 in all mixes or none.
         num_heads (int): Number of similarities of the context.
-        scale (Tensor, optional): ``(C,)``, what the mixes' result is multiplied with before ``x`` is added.
-        channel_mixer (Sequence[Tensor]): Arguments of :func:`channel_mixer` between the maps, weights packed.
+        scale (Tensor, optional): ``(C,)``, factor of the mixes' result before ``x`` is added.
+        channel_mixer (Sequence[Tensor]): Weights and biases of :func:`channel_mixer` in its order, weights packed.
         eps (float): ``eps`` of the norms.
         context_eps (float): Number added to the standard deviation of the similarities.
 
@@ -361,7 +361,7 @@ def fcvit_block(
 def add_global_context(
     x: Tensor, means: Tensor, context: Tensor, num_heads: int, rescale_weight: Tensor, rescale_bias: Tensor, eps: float
 ) -> Tensor:
-    """Compute the similarity, then add the weighed context, in a pass over the map each, without derivatives.
+    """Compute the similarity, then add the weighted context, in one pass over the map each, without derivatives.
 
     Arguments and result are those of :func:`fcvit_mm.ops.add_global_context`.
     """
@@ -386,5 +386,5 @@ def gelu_(x: Tensor) -> Tensor:
     result = torch.ops.fcvit_mm_cpu.gelu_(x)
     increment: Any = getattr(torch.autograd.graph, 'increment_version', None)
     if increment is not None and not is_traced() and not x.is_inference():
-        increment(x)  # the version, by which autograd notices that a tensor that it saved has changed
+        increment(x)  # the version, by which autograd detects changes of tensors that it saved
     return result

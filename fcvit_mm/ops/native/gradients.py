@@ -1,7 +1,7 @@
 """The compiled CPU kernels in training: autograd functions with their derivatives.
 
-Each keeps little for the backward pass, and computes the rest again there, for as many images at a time as the cache
-holds.
+Each stores little for the backward pass and recomputes the rest there, for as many images at a time as fit into the
+cache.
 """
 
 import math
@@ -22,7 +22,7 @@ def differentiable(
     forward: Callable[..., Tuple[Tensor, ...]],
     backward: Callable[..., Gradients],
 ) -> Callable[..., Tensor]:
-    """Build an operation that has derivatives from kernels that have none.
+    """Build a differentiable operation from kernels without derivatives.
 
     Args:
         definition (Callable): Computes the same by PyTorch's operations, for derivatives of the derivatives.
@@ -139,7 +139,7 @@ def channel_mixer_grad(grad: Tensor, needed: Sequence[bool], args: Sequence[Tens
     grad_x = torch.empty_like(x, memory_format=torch.channels_last) if needed[0] else None
     turned = dw_weight.flip(2, 3)
     for images, inner, other in _slices(x, expanded.shape[1], buffers=2):
-        # The gradient of the values after GELU, which becomes that of those before it, then of the expanded ones.
+        # First the gradient of the values after GELU; in place, it becomes that before GELU, then of the expanded map.
         kernels.pointwise_conv2d.out(grad[images], fc2_weight.transpose(0, 1), None, out=inner)
         sums.add(3, kernels.dwconv_gelu_grad_(inner, expanded[images], dw_weight, dw_bias, activated=other))
         if sums.wants(5):
@@ -154,7 +154,7 @@ def channel_mixer_grad(grad: Tensor, needed: Sequence[bool], args: Sequence[Tens
 
 
 def bottleneck(*args: Tensor) -> Tuple[Tensor]:
-    """Compute :func:`fcvit_mm.ops.bottleneck`, of which nothing further is kept."""
+    """Compute :func:`fcvit_mm.ops.bottleneck`; nothing is stored besides the arguments."""
     return (kernels.bottleneck(*args),)
 
 

@@ -4,9 +4,9 @@ Maps are channels_last. A program computes ``ROWS x COLS`` neighbouring outputs 
 ``BLOCK_C`` channels, in as many accumulators: a loaded value serves every output whose window holds it, and a weight
 ``COLS`` outputs. Lanes go over the channels, so loads are full lines. The places of a program lie in the same rows (of
 one image or several), so which rows of the kernel reach the map is one decision for the program: the others are
-skipped. Of the number of channels the
-compiler knows a divisor, ``UNIT``, so that it can load several at once; as a constant, ``CHANNELS``, it makes addresses
-constants, which pays for large kernels alone (and compiles anew for each number).
+skipped. The compiler knows a divisor of the number of channels, ``UNIT``, so that it can load several channels at once.
+With the number as a constant, ``CHANNELS``, addresses are constants, too. This is faster only for large kernels, and
+needs a compilation for each number.
 """
 
 # mypy: ignore-errors
@@ -199,7 +199,7 @@ def depthwise_kernel(
     col = place % places_wide * COLS
     image = (place // places_wide).to(tl.int64)  # a batch, and an image, may hold more than 2^31 values
     corner = (((image * height + row) * width + col) * channels)[:, None] + channel[None, :]
-    # What is no place lies outside every row.
+    # Lanes without a place get positions outside every row.
     col = tl.where(place < num_places, col, width + KERNEL)
 
     sums = _zeros(ROWS * COLS, POSITIONS, BLOCK_C)

@@ -1,7 +1,7 @@
-"""Where the GPU kernels run: each device is tried once.
+"""Devices on which the GPU kernels run; each device is tested once.
 
 Needs a CUDA device of compute capability 8.0, Triton 3.3 (tuples in kernels) and PyTorch's registration of operators
-with derivatives (torch 2.5). The kernels read and write channels_last alone; any other layout is converted. Elsewhere
+with derivatives (torch 2.5). The kernels read and write channels_last only; other layouts are converted. Elsewhere
 :func:`applies` is false, and nothing in this module fails.
 """
 
@@ -56,8 +56,8 @@ def applies(x: Tensor, *_: Any) -> bool:
 def usable(device: str) -> bool:
     """Return whether the kernels compile and give correct results on a device.
 
-    They are tried once per device, with a warning if they fail. A trial would break the capture of a CUDA graph: during
-    a capture, the result of an earlier trial counts; without one it is ``False``.
+    They are tested once per device, with a warning if they fail. During the capture of a CUDA graph, which a test would
+    break, the result of an earlier test is returned, or ``False`` if there is none.
 
     Args:
         device (str): Device as ``str(tensor.device)``.

@@ -32,8 +32,8 @@ def custom_op(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as ``fcvit_mm::name``, so that compilers and exporters record it as one node.
 
-    By the dispatcher's own interface: PyTorch's ``custom_op`` checks each call, which costs more time than a small
-    kernel takes. Under a torch that lacks it (before 2.5) the function stays unregistered; nobody calls it there.
+    Uses the dispatcher's own interface, because PyTorch's ``custom_op`` checks each call, which takes longer than a
+    small kernel. Before torch 2.5, which lacks it, the function is not registered; nothing calls it there.
 
     Args:
         name (str): The operator's name.
@@ -71,8 +71,8 @@ def custom_op(
 def _is_unobserved(args: Sequence[Any]) -> bool:
     """Return whether a call may bypass PyTorch's dispatcher, which takes longer than a small kernel.
 
-    Not if someone would miss the call: autograd, compilers, exporters, modes such as counters and fake tensors, and
-    tensor subclasses.
+    It may not if something must observe the call: autograd, compilers, exporters, modes such as counters and fake
+    tensors, and tensor subclasses.
     """
     if is_traced() or torch._C._len_torch_dispatch_stack() > 0:
         return False
@@ -89,8 +89,8 @@ _TENSORS = (Tensor, torch.nn.Parameter)
 def launch(kernel: Any, grid: Sequence[int], args: Sequence[Any], num_warps: int = 4, **constants: Any) -> None:
     """Launch a kernel on the current device.
 
-    The compiled kernel is kept and launched directly: Triton's own launch selects it anew each time, which takes longer
-    than a small kernel.
+    The compiled kernel is cached and launched directly, because Triton's own launch looks it up each time, which takes
+    longer than a small kernel.
 
     Args:
         kernel (triton.JITFunction): A kernel whose integers are all ``do_not_specialize``.
@@ -103,7 +103,7 @@ def launch(kernel: Any, grid: Sequence[int], args: Sequence[Any], num_warps: int
         kernel[tuple(grid)](*args, num_warps=num_warps, **constants)
         return
     grid = (*grid, 1, 1)[:3]
-    # What Triton specializes for: types, 16-byte alignment, integers of more than 32 bits, constants.
+    # Triton specializes for types, 16-byte alignment, integers of more than 32 bits, and constants.
     kinds = [
         (arg.dtype, arg.data_ptr() % 16 == 0) if isinstance(arg, Tensor) else arg > _INT32 if type(arg) is int else None
         for arg in args
@@ -151,7 +151,7 @@ def on_device(x: Tensor) -> ContextManager:
 
 
 def split(x: Tensor, positions: int, most: int) -> Tuple[int, int]:
-    """Return the splits of an image's positions for about four programs a processor, and the positions in one.
+    """Return into how many splits an image's positions are divided (about four programs per processor), and their size.
 
     Args:
         x (Tensor): The map.
