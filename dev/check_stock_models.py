@@ -245,7 +245,7 @@ def batch_for(cfg: Config, size: int, training: bool = False) -> Dict[str, Any]:
     from mmengine.structures import InstanceData
 
     for number, sample in enumerate(batch['data_samples']):
-        boxes = sample.gt_instances.bboxes
+        boxes = sample.gt_instances.bboxes = sample.gt_instances.bboxes.tensor  # trackers do not convert them
         if type_name(cfg.model) == 'FastRCNN':  # of others they would take the place of their own
             sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(len(boxes)))
         sample.text = 'a cat . a dog'
