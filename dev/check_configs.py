@@ -10,12 +10,12 @@ from mmengine.fileio import load
 from fcvit_mm.errors import UserError, command_parser, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Configs of data sets that the project makes itself: no figures to publish, so no table.
+#: Configs for generated data sets, which have no published figures and are therefore not in the tables.
 GENERATED = '_shapes'
 
 
 def leaves(root: Path) -> List[Path]:
-    """Return the paths of the configs that people train with: not ``_base_``, but with the trials."""
+    """Return the paths of the leaf configs, including the trials."""
     return sorted(path for path in (root / 'configs').rglob('*.py') if '_base_' not in path.parts)
 
 
@@ -66,10 +66,10 @@ def find_problems(root: Path) -> List[str]:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Print that the configs are in order.
+    """Check all configs; print that they are in order.
 
     Raises:
-        UserError: They are not.
+        UserError: Some are not in order; the message lists the problems.
     """
     parser = command_parser(__doc__)
     parser.add_argument('--root', type=Path, default=ROOT, help="the project's root (default: %(default)s)")

@@ -1,10 +1,10 @@
 """Kill training repeatedly, resume it, and compare with an uninterrupted run.
 
-For each task a tiny model is trained on generated images in processes that get SIGKILL: at random moments, in the
-middle of writing a checkpoint, and during validation. Between them, some get SIGTERM or find the disk full. After every
-one, all checkpoints must be complete and last_checkpoint must name one. The run that is finally let through must have
-seen the same images, augmented to the same values, and end with the same weights, bit for bit. Exit status 1 if
-anything differs.
+For each task a tiny model is trained on generated images in processes that get SIGKILL: at random moments, while a
+checkpoint is written, and during validation. Some processes get SIGTERM or a full disk instead. After each process, all
+checkpoints must be complete, and last_checkpoint must name one. The run that is finally not interrupted must have seen
+the same images, augmented to the same values, and end with the same weights, bit for bit. Exit status 1 if anything
+differs.
 
     python dev/check_resume.py --kills 50 --out reliability.json
 """
@@ -58,7 +58,8 @@ model = dict(backbone=dict(drop_path_rate=0.2, init_cfg=None, arch=dict(
 custom_hooks = [dict(type='EMAHook', momentum=0.1), dict(type='Witness')]
 randomness = dict(seed=7)
 """
-#: By epoch and by iteration, with augmentation, drop path, averaged weights, best and last checkpoints.
+#: Configs of the tasks: epoch-based and iteration-based, with augmentation, drop path, averaged weights, best and last
+#: checkpoints.
 TASKS = {
     'classification': dict(
         package='mmpretrain',
@@ -130,7 +131,7 @@ SIGTERM, FULL = 'SIGTERM', 'full disk'
 
 
 class State:
-    """State of this process, in memory shared with the parent, and when it kills itself."""
+    """State of this process, in memory shared with the parent, and the moment at which it kills itself."""
 
     phase = mmap.mmap(-1, 1)
     record = None
@@ -143,7 +144,7 @@ def die():
 
 @HOOKS.register_module()
 class Witness(Hook):
-    """Records each iteration's images and values, and tells the parent what the process is doing."""
+    """Records each iteration's images and values, and reports the phase of the process to the parent."""
 
     priority = 'VERY_HIGH'
 
@@ -234,7 +235,7 @@ def child(config, work_dir, plan):
 
 
 def attempt(config, work_dir, plan):
-    """Run one process; return its exit status, or -9, and what it was doing at its end."""
+    """Run one process; return its exit status (-9 after SIGKILL) and its last phase."""
     pid = os.fork()
     if pid == 0:
         child(config, work_dir, plan)
@@ -366,7 +367,7 @@ def check(task, kills, per_run, seed, folder, turn):
             with turn:
                 status, phase = attempt(config, work_dir, plan)
             if status == 0:
-                break  # it was faster
+                break  # the process had already ended
             problem = outcome(kind, status, (work_dir / 'output.txt').read_text())
             failures += [f'run {runs}: {problem}'] if problem else []
             counts[kind] += 1
@@ -394,7 +395,7 @@ def check(task, kills, per_run, seed, folder, turn):
 
 
 class Turn:
-    """Turns on a machine that several of these commands share (``--lock``): two minutes, then another one's."""
+    """Lock with which several of these commands take turns of two minutes on one machine (``--lock``)."""
 
     length = 120
 

@@ -1,8 +1,8 @@
 """Test networks of this project in stock configs of mmdet and mmseg, and write the table of docs/stock_configs.md.
 
-In each config the backbone is replaced (fcvit_mm.apis.stock); the written config is read again by two processes, which
-train two steps on random images under DistributedDataParallel over gloo, without find_unused_parameters (it would stop
-in the second step), and predict.
+In each config the backbone is replaced (fcvit_mm.apis.stock). Two processes read the written config, train two steps on
+random images under DistributedDataParallel over gloo, and predict. find_unused_parameters is not set, so that an unused
+parameter would end the second step.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PAGE = ROOT / 'docs' / 'stock_configs.md'
 BEGIN, END = '<!-- table stock configs -->\n\n', '\n<!-- end of table -->\n'
 PROCESSES = 2
 STEPS = 2
-#: Seconds for the processes of one config.
+#: Time limit for the processes of one config, in seconds.
 TIMEOUT = 1200
 
 
@@ -170,7 +170,7 @@ def run_processes(config: str) -> Dict[str, Any]:
 
 
 def work(config: str, rank: int, port: int, queue: Any) -> None:
-    """Be one of the processes: put into the queue what was found."""
+    """Run one of the processes, which puts its result into the queue."""
     torch.set_num_threads(1)
     os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
     MMLogger.get_instance('mmengine', log_level='ERROR')
@@ -221,7 +221,7 @@ def train_and_predict(cfg: Config, sizes: Sequence[int] = SIZES) -> Dict[str, An
 
 
 def check_equal_weights(model: torch.nn.Module) -> None:
-    """Raise if the processes' parameters differ: a gradient was not averaged."""
+    """Raise an error if the processes' parameters differ, because a gradient was not averaged."""
     total = torch.stack([parameter.detach().double().sum() for parameter in model.parameters()])
     others = [torch.zeros_like(total) for _ in range(dist.get_world_size())]
     dist.all_gather(others, total)
@@ -230,7 +230,7 @@ def check_equal_weights(model: torch.nn.Module) -> None:
 
 
 def described(sample: Any) -> str:
-    """Return what a prediction holds, as text."""
+    """Describe the content of a prediction."""
     found = []
     if 'pred_instances' in sample:
         found.append('masks' if 'masks' in sample.pred_instances else 'boxes')
@@ -258,7 +258,7 @@ def line_of(result: Result) -> str:
 
 
 def begin_of(row: Row) -> str:
-    """Return what the line of a row begins with."""
+    """Return the beginning of a row's line in the table."""
     return f'| {row.method} | `{row.config}` | {row.network} | '
 
 
@@ -267,7 +267,7 @@ def one_line(text: str) -> str:
 
 
 def fill(page: str, results: Sequence[Result]) -> str:
-    """Return a page with results in its table; rows that were not tried now keep their lines.
+    """Return a page with results in its table; rows that were not tested keep their lines.
 
     Raises:
         UserError: The page has no markers for the table.
@@ -287,10 +287,10 @@ def fill(page: str, results: Sequence[Result]) -> str:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Try the rows; write the table.
+    """Test the rows and write the table.
 
     Raises:
-        UserError: One fails.
+        UserError: A row fails.
     """
     parser = command_parser(__doc__)
     parser.add_argument(

@@ -1,10 +1,11 @@
 """Test the unmodified stock models of mmdet and mmseg: build with random weights, predict, train a step.
 
-On the CPU, on random images of 128x128 pixels with few proposals and queries; what fails is tried again at the size and
-with the numbers of the config, 640x640 pixels at most. What stops a model is sorted by its
-kind: an operator that mmcv lacks without its compiled build, a package or a download that is not here, inputs that a
-plain image data set does not have, time. --pretended-gpu finds what mixes tensors of the CPU and of a GPU, without one;
---compare finds models that give something else than in another environment, such as one with a compiled mmcv.
+Models run on the CPU, on random images of 128x128 pixels with few proposals and queries; those that fail are tried
+again with the size and the numbers of the config, with at most 640x640 pixels. Failures are classified: an operator
+that mmcv lacks without its compiled build, a missing package or download, inputs that an image data set does not have,
+time.
+--pretended-gpu finds code that mixes tensors of the CPU and of a GPU, without a GPU; --compare finds models whose
+results differ from those in another environment, such as one with a compiled mmcv.
 """
 
 import argparse
@@ -42,7 +43,7 @@ SMALL = ('r18', 'r-18', 'b0', 'tiny', '_s_', '-s_', 'nano', 'r50', 'r-50', '-t_'
 LARGEST = 640
 #: Inputs of semi-supervised models, a batch of each: images with labels, and two views of images without.
 BRANCHES = ('sup', 'unsup_teacher', 'unsup_student')
-#: Modules that the processes import before their first config.
+#: Modules that the worker processes import before their first config.
 PRELOAD = ['torch', 'fcvit_mm', 'mmdet.apis', 'mmseg.apis']
 #: Largest relative difference of two environments.
 TOLERANCE = 1e-3
@@ -85,7 +86,7 @@ def first_of_folders(library: str, start: str = '') -> Iterator[str]:
 
 
 def kind_of(error: BaseException) -> str:
-    """Return what kind of failure an error is, from the error that stood at its beginning."""
+    """Return the kind of a failure, from the first error in its chain of causes."""
     chain: List[BaseException] = [error]
     while chain[-1].__cause__ or chain[-1].__context__:
         chain.append(chain[-1].__cause__ or chain[-1].__context__)  # type: ignore[arg-type]
@@ -122,14 +123,14 @@ def try_config(config: str, training: bool = True, on_gpu: bool = False) -> Resu
 
 
 def attempt(cfg: Config, side: int, size: Optional[int], training: bool = True, on_gpu: bool = False) -> Dict[str, Any]:
-    """Try a config's model on images of ``side`` pixels; return what :class:`Result` holds of it.
+    """Test a config's model on images of ``side`` pixels; return fields of :class:`Result`.
 
     Args:
         cfg (Config): A config whose model is made for small images (:func:`build_random`) unless ``size`` is ``None``.
         side (int): Side of the images.
         size (int, optional): Image size that the model is made for.
-        training (bool): As of :func:`try_config`.
-        on_gpu (bool): As of :func:`try_config`.
+        training (bool): See :func:`try_config`.
+        on_gpu (bool): See :func:`try_config`.
     """
     found: Dict[str, Any] = dict(side=side, values=[])
     with scope_of_library(cfg):
@@ -183,7 +184,8 @@ def build_random(cfg: Config, size: Optional[int]) -> torch.nn.Module:
 def process_group() -> Iterator[None]:
     """Make this process a group of its own, which mmcv's MMSyncBN asks for when it is built.
 
-    Not longer: within a group PyTorch's own SyncBatchNorm refuses to be trained on a CPU.
+    The group only exists while the model is built, because PyTorch's SyncBatchNorm, within a group, refuses to train on
+    a CPU.
     """
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -196,7 +198,7 @@ def predict(model: Any, cfg: Config, size: int) -> List[float]:
     """Let a model predict on random images; return the sum of the absolute values of the predictions.
 
     Raises:
-        UserError: It gives another number of predictions.
+        UserError: The number of predictions is wrong.
     """
     batch = batch_for(cfg, size)
     with torch.no_grad():
@@ -246,7 +248,7 @@ def batch_for(cfg: Config, size: int, training: bool = False) -> Dict[str, Any]:
 
     for number, sample in enumerate(batch['data_samples']):
         boxes = sample.gt_instances.bboxes = sample.gt_instances.bboxes.tensor  # trackers do not convert them
-        if type_name(cfg.model) == 'FastRCNN':  # of others they would take the place of their own
+        if type_name(cfg.model) == 'FastRCNN':  # other models would use them instead of their own proposals
             sample.proposals = InstanceData(bboxes=boxes, scores=torch.ones(len(boxes)))
         sample.text = 'a cat . a dog'
         sample.custom_entities = False
@@ -273,10 +275,10 @@ def said(error: BaseException) -> str:
 
 
 class Worker:
-    """A process that tries configs one after the other; a new one takes over from one that ended or took too long.
+    """A process that tests configs one after the other; it is replaced if it ends or exceeds the time limit.
 
     Args:
-        seconds (float): Time for a config.
+        seconds (float): Time limit per config.
         training (bool): Whether models take a training step too.
         on_gpu (bool): Whether they are on a pretended GPU.
     """
@@ -341,10 +343,10 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def compare(results: Sequence[Result], others: Sequence[Result]) -> str:
-    """Return the largest relative difference of the values of the same configs, of images of the same size.
+    """Compare the values of the same configs for images of the same size; return the largest relative difference.
 
     Raises:
-        UserError: It is above :data:`TOLERANCE`.
+        UserError: The difference is above :data:`TOLERANCE`.
     """
     expected = {result.config: result for result in others}
     differences = {}
@@ -370,10 +372,10 @@ def read_log(path: Path) -> List[Result]:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Try configs, and write a line of JSON for each.
+    """Test configs, and write a line of JSON for each.
 
     Raises:
-        UserError: An operator of mmcv is missing that a model asks for.
+        UserError: A model needs an operator of mmcv that is missing.
     """
     parser = command_parser(__doc__)
     parser.add_argument(

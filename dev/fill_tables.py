@@ -132,7 +132,7 @@ def classifier_table(collections: Sequence[str], first: str, epochs: bool = Fals
 
 
 def schedule(root: Path, variant: Variant) -> Dict[str, int]:
-    """Return what a classifier's config says about its training, under the names of metafiles."""
+    """Return the training settings in a classifier's config, under the names of metafiles."""
     return read_schedule((root / str(variant.config)).resolve())
 
 
@@ -180,7 +180,7 @@ def weights_line(config: str) -> List[str]:
 
 
 def dense_entries(task: str) -> Callable[[Path], str]:
-    """Build a function that renders the models of a folder's metafile: those that stand there, with their weights."""
+    """Build a function that renders the models of a folder's metafile: the present entries, with their weights."""
 
     def render(root: Path) -> str:
         text = (root / 'configs' / task / 'metafile.yml').read_text(encoding='utf-8').partition(MODELS)[2]

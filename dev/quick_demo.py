@@ -1,8 +1,8 @@
-"""Try an installed fcvit_mm in a minute or two, on generated images; dev/release.py runs it on wheel and sdist.
+"""Test an installed fcvit_mm in a minute or two, on generated images; dev/release.py runs it on wheel and sdist.
 
-Nothing but the installed package is used: not this project's folder. Networks run forward; where mmpretrain is
-installed, the shipped tools/train.py trains the shipped classifier for a few iterations, and tools/test.py tests its
-checkpoint. Data and run are written into the working directory.
+Only the installed package is used, not this project's folder. Networks run forward; if mmpretrain is installed, the
+shipped tools/train.py trains the shipped classifier for a few iterations, and tools/test.py tests its checkpoint. Data
+and run are written into the working directory.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ import fcvit_mm
 from fcvit_mm.datasets import generate
 from fcvit_mm.errors import UserError, command_parser, run_command
 
-#: Of training, with 16 images each.
+#: Number of training iterations, with 16 images each.
 ITERATIONS = 10
 
 
@@ -61,7 +61,7 @@ def run(tool: Path, *arguments: object) -> None:
     """
     done = subprocess.run(
         [sys.executable, str(tool), *map(str, arguments)],
-        env=dict(os.environ, OMP_NUM_THREADS='1'),  # more wait for each other where cores are busy
+        env=dict(os.environ, OMP_NUM_THREADS='1'),  # on busy cores, several threads wait for each other
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

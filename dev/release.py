@@ -2,10 +2,10 @@
 
     python dev/release.py 0.1.0 --dry-run
 
-Everything happens in a clone of the last commit, so that neither a failure nor --dry-run leaves a trace here. What the
-clone is given: the version, and today's date in CHANGELOG.md and CITATION.cff. Wheel and sdist are each installed with
-pip in an environment of their own (torch's download takes minutes), where dev/quick_demo.py runs. Only then are the
-files committed and tagged here, and wheel and sdist put into dist/. Pushing is left to you.
+Everything happens in a clone of the last commit, so a failure or --dry-run changes nothing in your checkout. In the
+clone the script sets the version, and today's date in CHANGELOG.md and CITATION.cff. Wheel and sdist are each installed
+with pip in an environment of their own (torch's download takes minutes), in which dev/quick_demo.py runs. Only then are
+the files committed and tagged in your checkout, and wheel and sdist copied to dist/. Pushing is left to you.
 """
 
 import argparse
@@ -30,7 +30,7 @@ VERSION_FILE = 'fcvit_mm/version.py'
 CHANGELOG = 'CHANGELOG.md'
 CITATION = 'CITATION.cff'
 UNRELEASED = 'unreleased'
-#: Versions that the environments get.
+#: Versions that are installed in the environments.
 CONSTRAINTS = ROOT / 'requirements' / 'constraints.txt'
 #: Files that must be in the wheel: where mim looks for them, and the marker of a typed package.
 IN_WHEEL = (
@@ -85,7 +85,7 @@ def parse_version(text: str) -> tuple:
     """Return a version as a tuple that sorts; candidates sort before their release.
 
     Raises:
-        UserError: It is none.
+        UserError: The text is not a version.
     """
     match = re.fullmatch(r'(\d+)\.(\d+)\.(\d+)(?:(a|b|rc)(\d+))?', text)
     if match is None:
@@ -173,10 +173,10 @@ def contents(path: Path) -> Set[str]:
 
 
 def check_contents(path: Path) -> None:
-    """Check that a wheel or sdist holds what it must, and the wheel nothing of the project's own.
+    """Check that a wheel or sdist contains all required files, and the wheel no files for development.
 
     Raises:
-        UserError: Something is missing, or is there and must not be.
+        UserError: A file is missing, or must not be there.
     """
     names = contents(path)
     wheel = path.suffix == '.whl'
@@ -200,7 +200,7 @@ def try_package(path: Path, folder: Path, version: str) -> str:
     pip = [python, '-m', 'pip', 'install', '--disable-pip-version-check', '-q', '-c', CONSTRAINTS]
     doing = f'installing {path.name}'
     run([*pip, 'setuptools', 'wheel', 'psutil', 'packaging', 'torch', 'torchvision', 'numpy'], folder, doing)
-    # Built without torch, mmcv has no compiled operators and takes seconds; pip's cache may hold another build.
+    # Built without torch, mmcv has no compiled operators and takes seconds; pip's cache may contain another build.
     run([*pip, '--no-cache-dir', 'onedl-mmcv'], folder, doing)
     run([*pip, '--no-build-isolation', f'{path}[cls]'], folder, doing, FCVIT_MM_NATIVE='0')
     if not can_import(python, 'cv2', folder):  # a machine without a display lacks libGL

@@ -2,7 +2,7 @@
 
     python dev/time_preflight.py FOLDER
 
-makes the data set in FOLDER, unless it is there: annotation files as long as COCO's, and links to one image.
+generates the data set in FOLDER, unless it exists: annotation files as long as COCO's, and links to one image.
 """
 
 import json
@@ -46,7 +46,7 @@ def object_of(number: int, image: int, random: np.random.Generator) -> Dict[str,
 
 
 def generate(folder: Path, split: str, images: int, names: List[str]) -> None:
-    """Write the annotation file of a split, last, and links to one image."""
+    """Write links to one image, and then the annotation file of a split."""
     path = folder / 'annotations' / f'instances_{split}2017.json'
     if path.exists():
         return
@@ -63,7 +63,7 @@ def generate(folder: Path, split: str, images: int, names: List[str]) -> None:
         if not link.is_symlink():
             os.symlink(os.path.relpath(image, place), link)
     last = 0
-    # A line at a time: as Python objects it would need gigabytes.
+    # Line by line, because as Python objects it would need gigabytes.
     with atomic_path(path) as temporary, open(temporary, 'a', encoding='utf-8') as file:
         file.write('{"annotations": [\n')
         for number in range(images):
@@ -76,7 +76,7 @@ def generate(folder: Path, split: str, images: int, names: List[str]) -> None:
 
 
 def measure(cfg: Config) -> Dict[str, float]:
-    """Check the data sets of a config; return the seconds in all, and those of building the data sets."""
+    """Check the data sets of a config; return the total seconds, and those for building the data sets."""
     limit, start = TimeLimit(), time.monotonic()
     problems = data_problems(cfg, ['train_dataloader', 'val_dataloader'], limit)
     seconds = time.monotonic() - start

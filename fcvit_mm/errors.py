@@ -300,7 +300,7 @@ def silence_libraries() -> None:
     """
     for pattern in NOISE:
         warnings.filterwarnings('ignore', message=pattern)
-    name_unwritten_logs()
+    report_incomplete_logs()
     # Pillow logs an error for TIFF files that it cannot decode, although another reader is tried afterwards.
     logging.getLogger('PIL.TiffImagePlugin').setLevel(logging.CRITICAL)
     try:
@@ -328,7 +328,7 @@ def silence_libraries() -> None:
         library.MMLogger.callHandlers = call_handlers
 
 
-def name_unwritten_logs() -> None:
+def report_incomplete_logs() -> None:
     """Make the logging module report a log file that a full disk leaves incomplete once, without tracebacks.
 
     Messages with file names that are not UTF-8 are logged with their bytes as ``\\udcf6`` and the like.
@@ -381,7 +381,7 @@ def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], o
         try:
             raise UserError(message) from None  # without the frames of the command
         except UserError as short:
-            tell_torchrun(short)
+            report_to_torchrun(short)
         sys.stdout.flush()
         sys.exit(f'{os.path.basename(sys.argv[0])}: {message}')
     except KeyboardInterrupt:
@@ -391,11 +391,11 @@ def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], o
         print(f'{os.path.basename(sys.argv[0])}: interrupted', file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        tell_torchrun(error)
+        report_to_torchrun(error)
         raise
 
 
-def tell_torchrun(error: Exception) -> None:
+def report_to_torchrun(error: Exception) -> None:
     """Record an error for torchrun, if it started this process, so that its report names the cause."""
     if os.environ.get('TORCHELASTIC_ERROR_FILE'):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler

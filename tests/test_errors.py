@@ -19,8 +19,8 @@ from fcvit_mm.errors import (
     command_parser,
     is_defect,
     library_errors,
-    name_unwritten_logs,
     origin,
+    report_incomplete_logs,
     run_command,
     silence_libraries,
 )
@@ -299,8 +299,8 @@ def test_commands_keep_out_what_libraries_say_of_themselves(capsys, monkeypatch)
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
 def test_a_log_that_a_full_disk_cuts_off(capsys, monkeypatch):
     monkeypatch.setattr(logging.Handler, 'handleError', logging.Handler.handleError)
-    name_unwritten_logs()
-    name_unwritten_logs()
+    report_incomplete_logs()
+    report_incomplete_logs()
     logger = logging.Logger('full')
     logger.addHandler(logging.FileHandler('/dev/full'))
     logger.warning('first')
@@ -330,7 +330,7 @@ def test_names_that_are_not_utf8(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), encoding='utf-8', write_through=True))
     run_command(lambda: print(name))
     assert sys.stdout.buffer.getvalue() == b'gr\\udcf6n.jpg\n'
-    name_unwritten_logs()
+    report_incomplete_logs()
     logger = logging.Logger('names')
     logger.addHandler(logging.FileHandler(tmp_path / 'log', encoding='utf-8'))
     logger.warning(name)

@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
 
     matplotlib.use('Agg')  # images are drawn in a thread of the server
     predictor = Predictor(find_models(args.models, args.runs), args.device, args.score_thr)
-    # The first one now, so that an error is reported here.
+    # Load the first model now, so that an error is reported here.
     predictor.load(next(iter(predictor.models)))
     max_bytes = int(args.max_megabytes * 2**20)
     page = build_page(predictor, max_bytes, int(args.max_megapixels * 1e6))

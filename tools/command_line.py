@@ -1,12 +1,12 @@
 """The argument parser of the commands: ``--help`` and argument errors do not wait for PyTorch.
 
-``import fcvit_mm`` registers networks, and so imports PyTorch and MMEngine, which takes seconds. This module imports
-two modules of the package, which need only the standard library, without the package itself. When a command imports the
-package later, after it has parsed its arguments, Python reuses these two modules: there is only one ``UserError``, and
-one table of the choices of each option.
+``import fcvit_mm`` registers networks and therefore imports PyTorch and MMEngine, which takes seconds. This module
+imports two modules of the package, which only need the standard library, without importing the package. When a command
+imports the package after parsing its arguments, Python reuses these two modules, so there is only one ``UserError`` and
+one table of choices per option.
 
-At module level, a command imports only this module and the standard library. It defines ``parse_args`` and ``main``,
-which imports the rest, and ends in ``run_command(main, parse_args)``.
+At module level, a command imports only this module and the standard library. It defines ``parse_args``, and ``main``,
+which imports the rest, and ends with ``run_command(main, parse_args)``.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ PACKAGE = 'fcvit_mm'
 
 
 def import_without_package(name: str) -> None:
-    """Import a module of the package without the package, unless the package is imported already or not found."""
+    """Import a module of the package without importing the package, if that is installed and not imported yet."""
     package = None if PACKAGE in sys.modules else importlib.util.find_spec(PACKAGE)
     if package is None or name in sys.modules:
         return

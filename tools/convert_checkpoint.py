@@ -2,7 +2,7 @@
 """Convert a published checkpoint into one for this package's configs.
 
 Reads torch (.pth, .pth.tar, .pt), Paddle (.pdparams) and safetensors files of classifiers, detectors and segmentors,
-told apart by their keys, without running anything in them. Writes tensors only. For example:
+which are recognized by their keys, without running code from them. Writes tensors only. For example:
 
     python tools/convert_checkpoint.py fcvit_b12.pth.tar checkpoints/fcvit_b12_in1k.pth
 """

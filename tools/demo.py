@@ -34,7 +34,7 @@ JOBS = {
         options=['default_hooks.visualization.interval=1'],
     ),
 }
-#: Beginnings of a log's lines that show its progress.
+#: Beginnings of the log lines that show progress.
 PROGRESS = ('Epoch(', 'Iter(', 'ERROR', 'Error')
 SHEET_ROWS = 4
 
@@ -44,7 +44,7 @@ def say(text=''):
 
 
 def warn_of_busy_cores():
-    """Say how to train if other programs use the cores: PyTorch's threads then wait for each other."""
+    """Print how to train if other programs use the cores, because PyTorch's threads then wait for each other."""
     if 'OMP_NUM_THREADS' in os.environ or not hasattr(os, 'getloadavg'):
         return
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
@@ -74,7 +74,7 @@ def run_step(title, folder, inputs, action, force):
 
     Args:
         title (str): Title printed for the reader.
-        folder (Path): The step's own; emptied unless an interrupted run of the same inputs can be resumed.
+        folder (Path): Folder of the step; emptied unless an interrupted run with the same inputs can be resumed.
         inputs (dict): All that the result depends on.
         action (callable): The step; returns a dict with ``files``, the paths that must exist for it to count as done.
         force (bool): Run it again in any case.
@@ -242,7 +242,7 @@ def main(args):
     warn_of_busy_cores()
     start = time.time()
     few = dict(num_train=16, num_val=6, size=64) if args.quick else {}
-    # By default the folder that the configs name; a few images must not take the place of all.
+    # By default the folder in the configs; --quick has its own, so that its few images do not replace the data set.
     parent = args.data or Path('data') / ('shapes-quick' if args.quick else 'shapes')
     data = {kind: parent / kind for kind in ('imagenet', job['kind'])}
     for kind, folder in data.items():

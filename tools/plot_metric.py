@@ -12,10 +12,10 @@ COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
 
 def read_metric(run: Path, key: str) -> Dict[int, float]:
-    """Return a metric by step (epoch, or iteration of runs by iteration) from the logs of a work directory.
+    """Return a metric by step (epoch, or iteration in iteration-based runs) from the logs of a work directory.
 
     Raises:
-        UserError: No log has it; the message names those that there are.
+        UserError: No log contains the metric; the message names the metrics in the logs.
     """
     found: Dict[int, float] = {}
     names: Set[str] = set()

@@ -20,7 +20,7 @@ from fcvit_mm.options import add_import_option
 
 
 def add_arguments(parser: CommandParser, memory: bool = True) -> None:
-    """Add the arguments of every benchmark command; ``memory``: of those that measure it."""
+    """Add the arguments of every benchmark command, with ``memory`` also those for measuring memory."""
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     parser.add_argument('--dtype', default='float32', choices=list(DTYPES))
     parser.add_argument(
@@ -82,7 +82,7 @@ def parse_size(text: str) -> Tuple[int, int]:
     """Parse ``224`` or ``800x1216``: height and width.
 
     Raises:
-        UserError: Neither.
+        UserError: The text is neither.
     """
     parts = text.lower().split('x')
     if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):

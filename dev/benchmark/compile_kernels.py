@@ -36,7 +36,7 @@ HEADS, MLP_RATIOS = 8, {64: 8, 128: 8, 320: 4, 512: 4}
 
 
 def record(channels: int, kernel_sizes: Sequence[int], dtype: torch.dtype) -> List[Launch]:
-    """Return what a block of so many channels launches, forward and backward, on meta tensors."""
+    """Return the launches of a block with this number of channels, forward and backward, on meta tensors."""
     launches: List[Launch] = []
 
     def note(kernel: Any, grid: Any, args: Tuple[Any, ...], num_warps: int = 4, **constants: Any) -> None:
@@ -93,8 +93,8 @@ class Resources(NamedTuple):
 
     Attributes:
         registers (int): Registers per thread.
-        spills (int): Bytes of local memory of a thread.
-        shared (int): Bytes of shared memory of a program.
+        spills (int): Bytes of local memory per thread.
+        shared (int): Bytes of shared memory per program.
         instructions (int): Instructions of the machine code.
         in_loop (int): Instructions in its loop; our kernels have at most one loop.
     """
@@ -152,7 +152,7 @@ def key_of(source: Any, num_warps: int) -> Tuple[Any, ...]:
 
 
 def compile_for(launch: Launched, capability: int, known: Dict[Any, Resources]) -> Resources:
-    """Compile what a launch runs, unless it is known."""
+    """Compile the kernel of a launch, unless ``known`` contains it."""
     kernel, args, constants, num_warps = launch.kernel, launch.args, launch.constants, launch.num_warps
     key = (capability, *key_of(source_of(kernel, args, constants), num_warps))
     if key not in known:

@@ -29,7 +29,7 @@ from fcvit_mm.options import add_config_options
 
 
 class Way(NamedTuple):
-    """A way to run the backbone: see ``Way`` of ``timed_networks.py``."""
+    """A way to run the backbone; see ``Way`` in ``timed_networks.py``."""
 
     about: str
     ops: str
@@ -46,13 +46,13 @@ WAYS = {
 
 
 class Task(NamedTuple):
-    """The task of every way: the command line, in what a child process takes.
+    """The task to time, as values that can be passed to a child process.
 
     Attributes:
         config (str): The config file.
         options (dict): Changes of the config, as by ``--cfg-options``.
         size (tuple[int, int]): Height and width of the images.
-        objects (int): Annotated ones in each image of a detector.
+        objects (int): Number of annotated objects per image, for detectors.
     """
 
     config: str
@@ -82,7 +82,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def make_batch(cfg: Config, task: Task) -> Dict[str, Any]:
-    """Make random images with annotations, as a data loader gives them; the same each time."""
+    """Make a batch of random images with annotations, as from a data loader; the same each time."""
     rng = np.random.RandomState(0)
     height, width = task.size
     info = dict(img_shape=task.size, ori_shape=task.size, pad_shape=task.size, scale_factor=(1.0, 1.0))
@@ -103,7 +103,7 @@ def make_batch(cfg: Config, task: Task) -> Dict[str, Any]:
 
 
 def _annotated(rng: np.random.RandomState, task: Task, info: Dict[str, Any]) -> Any:
-    """Make boxes between an eighth and a half of the image's sides, and masks that fill them."""
+    """Make annotations of an image: boxes of an eighth to a half of its sides, and masks that fill them."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
@@ -125,7 +125,7 @@ def _annotated(rng: np.random.RandomState, task: Task, info: Dict[str, Any]) -> 
 
 
 def prepare(name: str, task: Task) -> Tuple[Callable[[], None], int]:
-    """Return what is timed, one training step with AdamW, and the model's number of parameters."""
+    """Return a function that runs one training step with AdamW, and the model's number of parameters."""
     way, dtype = WAYS[name], DTYPES[task.dtype]
     cfg = _load(task)
     init_default_scope(cfg.default_scope)
@@ -147,7 +147,7 @@ def prepare(name: str, task: Task) -> Tuple[Callable[[], None], int]:
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(task.device).type, dtype)
 
     def call() -> None:
-        torch.manual_seed(0)  # the same proposals are sampled in each step
+        torch.manual_seed(0)  # so that each step samples the same proposals
         with use_ops(way.ops):
             with autocast:
                 loss, _ = model.parse_losses(model(**data, mode='loss'))

@@ -30,9 +30,9 @@ class Launch(NamedTuple):
         shape (tuple[int]): Shape of the first argument of a kernel, or of the first result of an operator.
         bytes (int): Bytes of the tensors that it reads and writes, each counted once.
         multiply_adds (int): Multiply-adds of convolutions and matrix products; 0 for our kernels.
-        copies (bool): Whether it returns the values that it takes, in another layout or dtype.
+        copies (bool): Whether it returns its input in another layout or dtype.
         kernel (triton.JITFunction, optional): Kernel of ours; ``None`` for an operator of PyTorch.
-        grid (tuple[int]): Programs.
+        grid (tuple[int]): Number of programs per dimension.
         args (tuple): Arguments of the kernel.
         constants (dict): Constants of the kernel.
         num_warps (int): Warps per program.
@@ -135,7 +135,7 @@ def _tensors(values: Any) -> List[Tensor]:
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
-    """Return the bytes of tensors: of equal ones once, of expanded ones those in memory."""
+    """Return the bytes of tensors in memory: a tensor that occurs twice, and an expanded one, count once."""
     different = {id(each): each for each in tensors}.values()
     return sum(
         each.element_size() * math.prod(size for size, stride in zip(each.shape, each.stride()) if stride or size == 1)
@@ -145,7 +145,7 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
 
 @contextmanager
 def on_gpu(recorder: Recorder, processors: int) -> Iterator[None]:
-    """Let tensors of the device ``meta`` be those of a GPU, and launch nothing.
+    """Pretend within the context that tensors of the device ``meta`` are on a GPU, and launch nothing.
 
     Args:
         recorder (Recorder): Recorder that gets each launch.
@@ -166,13 +166,13 @@ def on_gpu(recorder: Recorder, processors: int) -> Iterator[None]:
 
 
 def record(model: Backbone, images: Tensor, processors: int, backward: bool = False) -> List[Launch]:
-    """Return what a backbone's pass launches.
+    """Return the launches of a backbone's pass.
 
     Args:
         model (Backbone): A backbone on the device ``meta``.
-        images (Tensor): ``(B, 3, H, W)``, on the same, in the dtype to compute in.
+        images (Tensor): ``(B, 3, H, W)``, on the same device, in the dtype to compute in.
         processors (int): Streaming multiprocessors of the GPU.
-        backward (bool): Train it: the pass forward and that for the gradients. Else it is optimized for inference.
+        backward (bool): Record a forward and backward pass in training; otherwise a pass optimized for inference.
     """
     recorder = Recorder()
     with on_gpu(recorder, processors):

@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 def timed(call: Callable[[], Any], device: torch.device, repeat: int = 1) -> float:
-    """Return the seconds that a call takes: the mean of ``repeat`` ones, with nothing else waiting on the device."""
+    """Return the seconds per call, the mean of ``repeat`` calls; no other work is queued on the device."""
     if device.type == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -32,7 +32,7 @@ def timed(call: Callable[[], Any], device: torch.device, repeat: int = 1) -> flo
 
 
 def best(call: Callable[[], Any], device: torch.device, times: int = 5) -> float:
-    """Return the seconds of the fastest of several calls, after one that does not count."""
+    """Return the seconds of the fastest of several calls, after an untimed one."""
     call()
     return min(timed(call, device) for _ in range(times))
 
@@ -50,13 +50,13 @@ def interleave(
     Args:
         calls (dict[str, Callable]): Calls to time.
         rounds (int): Number of rounds; each round runs every call.
-        warmup (int): Rounds before those, which do not count.
+        warmup (int): Untimed rounds before them.
         device (torch.device): Device that the calls run on.
-        repeat (int): Calls for one time.
+        repeat (int): Number of calls per measurement.
         after_round (Callable): Function of the number of finished rounds.
 
     Returns:
-        dict[str, list[float]]: Seconds per call, one value a round.
+        dict[str, list[float]]: Seconds per call, one value per round.
     """
     times: Dict[str, List[float]] = {name: [] for name in calls}
     for done in range(-warmup, rounds):
@@ -87,7 +87,7 @@ class Ratio(NamedTuple):
     """The factor by which something is faster than a baseline.
 
     Attributes:
-        rounds (Spread): Ratios within each round: what slows down a whole round cancels out.
+        rounds (Spread): Ratios within each round, in which the speed of the machine cancels out.
         medians (float): Ratio of the two medians.
     """
 
@@ -133,7 +133,7 @@ def _resident(key: str) -> int:
 def in_child(function: Callable[..., Any], *args: Any) -> Optional[Any]:
     """Call a function in a new process, whose resident memory contains nothing else.
 
-    ``None`` where memory cannot be measured so (elsewhere than on Linux with glibc), or where it ran out.
+    ``None`` if memory cannot be measured in this way (only on Linux with glibc), or if it ran out.
     """
     if not sys.platform.startswith('linux') or not hasattr(ctypes.CDLL(None), 'mallopt'):
         return None

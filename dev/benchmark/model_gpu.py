@@ -1,8 +1,8 @@
-"""Estimate what bounds a pass on a GPU, without the GPU: bytes, instructions and multiply-adds of each kernel.
+"""Compute a lower bound of the time of a pass on a GPU, without a GPU: bytes, instructions and multiply-adds.
 
 The pass runs on tensors without values, and our kernels are compiled for the GPU. Each kernel takes at least as long as
-its bytes take to move, its instructions to issue, and its matrix products to multiply; their sum is the expected time.
-What is in a cache, what overlaps, and the time to launch are not counted: with CUDA graphs the last is small.
+the longest of three times: to move its bytes, to issue its instructions, and to multiply its matrices. The sum over all
+kernels is the lower bound. It ignores caches, overlap and launch overhead, which is small with CUDA graphs.
 
 Example:
     python dev/benchmark/model_gpu.py --gpu h100 --networks fcvit_b12 fcvit_b24
@@ -27,7 +27,7 @@ from fcvit_mm.models.variants import VARIANTS
 
 
 class Gpu(NamedTuple):
-    """Limits of a GPU, as its maker states them.
+    """Limits of a GPU, as stated by its manufacturer.
 
     Attributes:
         capability (int): 90 is compute capability 9.0.
@@ -51,12 +51,12 @@ GPUS = {
     'b200': Gpu(100, 148, 1.98e9, 8.0e12, 1125e12),
 }
 LANES, ISSUED = 32, 4
-#: Share of the pass from which an operator of PyTorch has a row in the table; our kernels have one each.
+#: Minimum share of the pass for an operator of PyTorch to get a row in the table; each of our kernels has a row.
 SHOWN = 0.005
 
 
 class Bound(NamedTuple):
-    """Least seconds of a launch by each limit; instructions of a lane for a value of the map."""
+    """Minimum seconds of a launch by each limit, and the instructions of a lane per value of the map."""
 
     memory: float
     issue: float
@@ -139,7 +139,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def rows_of(launches: List[Launch], gpu: Gpu) -> Tuple[List[List[str]], float, Counter]:
-    """Return the rows of the table, the seconds of all, and those by limit."""
+    """Return the rows of the table, the total seconds, and the seconds by limit."""
     compiled: Dict[Any, Resources] = {}
     found: Dict[Tuple[Any, ...], List[Any]] = {}
     by_limit: Counter = Counter()

@@ -20,9 +20,9 @@ def summarize(rows: List[Dict[str, Any]], batch: int, baselines: List[str]) -> N
 
     Args:
         rows (list[dict]): Rows with ``label`` and ``times``; where known, ``multiply_adds`` and ``traffic`` of one
-            image and the ceilings ``matrix_ceiling`` and ``bandwidth_ceiling`` that they are held against.
-        batch (int): Images in a call.
-        baselines (list[str]): Labels of rows.
+            image and the ceilings ``matrix_ceiling`` and ``bandwidth_ceiling`` to compare them with.
+        batch (int): Images per call.
+        baselines (list[str]): Labels of the rows that all rows are compared with.
     """
     times = {row['label']: row['times'] for row in rows}
     for row in rows:
@@ -47,7 +47,7 @@ def summarize(rows: List[Dict[str, Any]], batch: int, baselines: List[str]) -> N
 
 
 def _columns(baselines: List[str]) -> List[Tuple[str, Callable[[Dict[str, Any]], Optional[str]]]]:
-    """Return the title of each column, and the function that makes its cells."""
+    """Return the title of each column, and the function that returns the cell of a row."""
 
     def number(key: str, text: str, unit: float = 1) -> Callable[[Dict[str, Any]], Optional[str]]:
         return lambda row: None if row.get(key) is None else text.format(row[key] / unit)
@@ -132,7 +132,7 @@ def _notes(found: Dict[str, Any], titles: List[str]) -> List[str]:
 
 
 def draw(found: Dict[str, Any]) -> bytes:
-    """Draw a PNG image: one bar a row, milliseconds per image, with the quartiles."""
+    """Return a PNG image with one bar per row: milliseconds per image, with the quartiles."""
     import matplotlib
 
     matplotlib.use('Agg')

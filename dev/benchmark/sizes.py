@@ -1,7 +1,7 @@
-"""Time networks over input sizes and batches: what an image costs, ours beside peers. Names as of speed.py.
+"""Time networks over input sizes and batch sizes, ours beside peers; names are those of speed.py.
 
-Each point, a size at batch 1 or a batch at the smallest size, is timed by itself, all networks in turn; large ones in
-fewer rounds, and with the layouts that were faster at the last point below --trial-pixels.
+Each point (a size at batch 1, or a batch size at the smallest size) is timed separately, all networks in turn; large
+points in fewer rounds, and in the layout that was faster at the last point below --trial-pixels.
 """
 
 import argparse
@@ -61,12 +61,12 @@ def measure_point(args: argparse.Namespace, size: int, batch: int, layouts: Dict
 
 
 def milliseconds(point: Dict[str, Any], label: str) -> float:
-    """Return the median milliseconds of an image."""
+    """Return the median milliseconds per image."""
     return spread(point['times'][label]).median / point['batch'] * 1e3
 
 
 def format_table(networks: List[str], points: List[Dict[str, Any]]) -> str:
-    """Return a Markdown table: milliseconds of an image, and how many times faster the first network is."""
+    """Return a Markdown table: milliseconds per image, and the ratio to the first network."""
     lines = [
         '| size | batch | ' + ' | '.join(networks) + ' |',
         '|' + '---|' * (len(networks) + 2),

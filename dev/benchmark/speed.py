@@ -1,9 +1,9 @@
 """Time networks side by side in one run: ours, their reference implementations, and peers.
 
-Each is timed in turn, round after round. Names: fcvit_b12 (as a user gets it), fcvit_b12_as_built,
-fcvit_b12_reference (reference implementations in NCHW, as the published code runs), fcvit_b12_reference_channels_last,
-fcvit_b12_reference_best, fcvit_b12_graphs (CUDA graphs), timm's convnext_tiny and others; behind any `_compiled`
-or `_replayed` (torch.compile, the latter with its mode reduce-overhead), and a dtype of its own as in
+All are timed in turn, round after round. Names: fcvit_b12 (as a user gets it), fcvit_b12_as_built, fcvit_b12_reference
+(reference implementations in NCHW, as the published code runs), fcvit_b12_reference_channels_last,
+fcvit_b12_reference_best, fcvit_b12_graphs (CUDA graphs), timm's convnext_tiny and others. Each name may be followed by
+`_compiled` or `_replayed` (torch.compile, the latter in mode reduce-overhead), and by a dtype, as in
 fcvit_b12@bfloat16.
 """
 
@@ -34,7 +34,7 @@ from fcvit_mm.errors import UserError, command_parser, run_command
 from fcvit_mm.files import write_atomic
 from fcvit_mm.ops import use_ops
 
-#: A training step's multiply-adds: the gradients of input and weights take as many as the forward pass each.
+#: Multiply-adds of a training step relative to a forward pass: gradients of inputs and of weights take as many each.
 STEP_FACTOR = 3
 
 
@@ -67,7 +67,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def prepare_all(networks: List[TimedNetwork], task: Task) -> Tuple[Dict[str, Prepared], List[Dict[str, Any]]]:
-    """Bring all networks onto the device and run each once; begins the rows of the report."""
+    """Move all networks to the device and run each once; return them, and the first cells of the report's rows."""
     prepared, rows = {}, []
     for timed in networks:
         try:
@@ -105,7 +105,7 @@ def prepare_all(networks: List[TimedNetwork], task: Task) -> Tuple[Dict[str, Pre
 
 
 def count_work(rows: List[Dict[str, Any]], task: Task) -> None:
-    """Add what each network's reference implementation does for an image, one of a batch."""
+    """Add the multiply-adds and traffic of each network's reference implementation per image of a batch."""
     found = {}
     for row in rows:
         network = row['network']

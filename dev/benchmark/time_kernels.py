@@ -60,7 +60,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
-    """Yield what each stage runs."""
+    """Yield the operations of each stage."""
     backbone = VARIANTS[args.network].build(out_indices=(0, 1, 2, 3))
     new = partial(torch.randn, device=args.device, dtype=DTYPES[args.dtype])
 

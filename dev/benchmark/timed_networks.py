@@ -22,7 +22,7 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch
 #: Memory layouts by the names that the table shows.
 LAYOUTS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
 
-#: What ours are compared with, by timm's names. ``sized``: built for one input size, as windowed attention is.
+#: Networks that ours are compared with, by timm's names. ``sized``: built for one input size, as windowed attention is.
 PEERS = {
     'convnext_tiny': dict(sized=False),
     'swin_tiny_patch4_window7_224': dict(sized=True),
@@ -37,10 +37,10 @@ class Way(NamedTuple):
     Attributes:
         about (str): Description for the reader.
         ops (str): ``auto`` or ``reference``, for :func:`fcvit_mm.ops.use_ops`.
-        layout (str, optional): A key of ``LAYOUTS``; ``None`` for the faster, measured when the run starts.
+        layout (str, optional): A key of ``LAYOUTS``; ``None`` for the faster one, measured at the start of the run.
         optimized (bool): Whether inference goes through :func:`fcvit_mm.optimize_for_inference`.
         graphs (bool): Whether it replays CUDA graphs.
-        keeps_layout (bool): Whether a backbone of ours computes in its input's layout, whatever it prefers.
+        keeps_layout (bool): Whether our backbone computes in its input's layout instead of its preferred one.
     """
 
     about: str
@@ -51,7 +51,7 @@ class Way(NamedTuple):
     keeps_layout: bool = False
 
 
-#: Ways of our networks, by what follows the network's name.
+#: Ways to run our networks, by the suffix of the network's name.
 WAYS = {
     '': Way('as a user gets it: for inference through fcvit_mm.optimize_for_inference', optimized=True),
     'graphs': Way('the same, with cuda_graphs=True', optimized=True, graphs=True),
@@ -79,9 +79,9 @@ class Task(NamedTuple):
     Attributes:
         mode (str): ``inference`` or ``train``.
         device (str): Device, such as ``cpu``, ``cuda`` or ``cuda:1``.
-        batch (int): Images at a time.
+        batch (int): Batch size.
         size (tuple[int, int]): Height and width of the images.
-        features (bool): All stages' maps, as dense prediction takes them, in place of class scores.
+        features (bool): Compute all stages' maps, as for dense prediction, instead of class scores.
         threads (int): PyTorch's threads on the CPU.
     """
 
@@ -94,7 +94,7 @@ class Task(NamedTuple):
 
 
 class TimedNetwork(NamedTuple):
-    """A network in a way, in a dtype: one row of the table."""
+    """A network, a way to run it and a dtype: one row of the table."""
 
     label: str
     network: str
@@ -104,7 +104,7 @@ class TimedNetwork(NamedTuple):
 
 
 def choices() -> Dict[str, Tuple[str, Way, str]]:
-    """Return all names that ``--networks`` takes, without a dtype: network, way, whether compiled."""
+    """Return all names that ``--networks`` takes (without a dtype) -> network, way, kind of compilation."""
     found: Dict[str, Tuple[str, Way, str]] = {}
     for network in VARIANTS:
         for suffix, way in WAYS.items():
@@ -210,7 +210,7 @@ def prepare(timed: TimedNetwork, task: Task, layout: str) -> Prepared:
     and runs under autocast, with AdamW. Images are random and already on the device, in the layout.
 
     Raises:
-        UserError: The way needs something that is not there.
+        UserError: The way needs something that is not available.
     """
     device, dtype, memory_format = torch.device(task.device), DTYPES[timed.dtype], LAYOUTS[layout]
     model = build(timed.network, timed.way, task)
@@ -240,7 +240,7 @@ def prepare(timed: TimedNetwork, task: Task, layout: str) -> Prepared:
 def faster_layout(timed: TimedNetwork, task: Task) -> Tuple[str, Dict[str, float]]:
     """Return the layout in which a network takes less time, eager, and the seconds in each."""
     eager, device = timed._replace(compiled=''), torch.device(task.device)
-    # In turn, or a machine whose speed varies would decide.
+    # In turn, so that varying speed of the machine does not affect the choice.
     times = interleave({layout: prepare(eager, task, layout).call for layout in LAYOUTS}, 7, 1, device)
     seconds = {layout: spread(values).median for layout, values in times.items()}
     return min(seconds, key=seconds.get), seconds
@@ -279,7 +279,7 @@ def let_compile_all(freeze: bool) -> None:
 
 def _training_step(model: nn.Module, images: Tensor, timed: TimedNetwork) -> Callable[[], None]:
     model.train()
-    # A learning rate at which thousands of steps leave the weights what they are: the time does not depend on it.
+    # With this learning rate the weights hardly change in thousands of steps; the time does not depend on it.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-8)
     labels = torch.arange(len(images), device=images.device) % NUM_CLASSES
     dtype = DTYPES[timed.dtype]

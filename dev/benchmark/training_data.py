@@ -1,8 +1,8 @@
 """Compare the training pipeline of a classifier's config with mmpretrain's own transforms and with timm's.
 
-How many images a second each makes on one core, in turn; and whether the first two draw and make the same: from the
-same seeds, value by value, and from different seeds, by statistics. Ends with status 1 where these differ by more than
-chance.
+It measures the images per second of each on one core, in turn, and compares the samples of the first two: with the same
+seeds value by value, and with different seeds by statistics. It ends with status 1 if the statistics differ by more
+than chance.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def stock_pipeline(pipeline: Sequence[dict]) -> List[dict]:
 
 
 def seed(number: int) -> None:
-    """Seed what transforms draw from."""
+    """Seed the random number generators of the transforms."""
     random.seed(number)
     np.random.seed(number)
     torch.default_generator.manual_seed(number)
@@ -71,7 +71,7 @@ def inner(steps: Sequence[Any]) -> List[Any]:
 
 
 class Recorder:
-    """Keeps what the transforms of a pipeline draw for an image.
+    """Records the random draws of the transforms of a pipeline for an image.
 
     Args:
         steps (list): Transforms of the pipeline.
@@ -118,7 +118,7 @@ class Recorder:
 
 
 def statistics(pipeline: Sequence[dict], images: Sequence[str], number: int, first_seed: int) -> Dict[str, np.ndarray]:
-    """Run a pipeline and keep what it draws, and mean and deviation of each channel it makes."""
+    """Run a pipeline; return its random draws, and mean and standard deviation of each channel of its images."""
     compose = Compose(pipeline)
     recorder = Recorder(compose.transforms)
     for index in range(number):
@@ -139,7 +139,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def compare(ours: Dict[str, np.ndarray], stock: Dict[str, np.ndarray]) -> List[tuple]:
-    """Compare what two pipelines drew: rows of name, number, both means, the difference and what chance allows."""
+    """Compare the statistics of two pipelines: rows of name, number, both means, difference, tolerance."""
     rows = []
     for name in sorted({*ours, *stock}):
         one, other = (each.get(name, np.empty(0)) for each in (ours, stock))
@@ -158,7 +158,7 @@ def compare(ours: Dict[str, np.ndarray], stock: Dict[str, np.ndarray]) -> List[t
 
 
 def same_seed(ours: Sequence[dict], stock: Sequence[dict], images: Sequence[str], number: int) -> Dict[str, float]:
-    """Compare two pipelines from the same seeds, without erasing: shares of values that differ, and by how much."""
+    """Compare two pipelines with the same seeds, without erasing: fractions of values that differ, and by how much."""
     both = [Compose([step for step in each if 'Erasing' not in step['type']]) for each in (ours, stock)]
     differing, total = np.zeros(256), 0
     for index in range(number):
@@ -178,7 +178,7 @@ def timm_pipeline(erases: bool) -> Callable[[str], Any]:
     """Build timm's training transforms of the same recipe.
 
     Args:
-        erases (bool): Normalize and erase, too, as without its prefetcher; with it, timm does so on the GPU.
+        erases (bool): Also normalize and erase, as without timm's prefetcher, which does both on the GPU.
     """
     from PIL import Image
     from timm.data import create_transform
@@ -203,7 +203,7 @@ def timm_pipeline(erases: bool) -> Callable[[str], Any]:
 def measure(
     makers: Dict[str, Callable[[str], Any]], images: Sequence[str], number: int, rounds: int
 ) -> Dict[str, float]:
-    """Return the median time an image of each, in milliseconds of this process, all timed in turn."""
+    """Return the median CPU time per image of each pipeline in milliseconds, all timed in turn."""
     times: Dict[str, List[float]] = {name: [] for name in makers}
     for each in range(rounds + 1):
         for name, make in makers.items():

@@ -1,10 +1,10 @@
-"""Time the predictions of whole detectors and segmentors, part by part: stock models beside ours.
+"""Time the predictions of complete detectors and segmentors, by component: stock models beside ours.
 
-Each config is timed as built, in channels_last with BatchNorms fused by mmcv (the layout and algebra that a user of the
-library gets without us), and as fcvit_mm.optimize_for_inference makes it: all in turn, round after round, on random
-images with random weights that find something. The way "compiled" is the second one with the networks' forward methods
-compiled by torch.compile with freezing. CPU time of all threads is reported beside wall-clock time: on a shared
-machine only CPU time is comparable.
+Each config is timed as built, in channels_last with BatchNorms fused by mmcv (which users of the library can do without
+this package), and after fcvit_mm.optimize_for_inference: all in turn, round after round, on random images, with random
+weights that find objects. The way "compiled" is the second one with the networks' forward methods compiled by
+torch.compile with freezing. CPU time of all threads is reported beside wall-clock time, because only CPU time is
+comparable on a shared machine.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from fcvit_mm.files import check_writable, write_atomic
 
 
 def fused(model: nn.Module) -> nn.Module:
-    """Fuse BatchNorms by mmcv, and take the weights to channels_last."""
+    """Fuse BatchNorms with mmcv's function, and convert the weights to channels_last."""
     from mmcv.cnn.utils import fuse_conv_bn
 
     return fuse_conv_bn(model).to(memory_format=torch.channels_last)
@@ -57,7 +57,7 @@ WAYS: Dict[str, Callable[[nn.Module], nn.Module]] = {
     'compiled': compiled,
     'optimized': fcvit_mm.optimize_for_inference,
 }
-#: Part -> the module, where a model has it, and its method that is timed.
+#: Component -> its module, if a model has it, and the method of the module that is timed.
 PARTS = {
     'detection': {
         'backbone': ('backbone', 'forward'),
@@ -132,11 +132,11 @@ def spread_logits(model: nn.Module, images: torch.Tensor) -> None:
 
 
 class Row:
-    """A model in one way, and what its predictions took.
+    """A model in one way, and the times of its predictions.
 
     Args:
         label (str): Config and way.
-        model (nn.Module): Whose parts are timed.
+        model (nn.Module): The model.
         task (str): A key of :data:`PARTS`.
     """
 
@@ -188,7 +188,7 @@ class Row:
 
 
 def path_of(config: str) -> str:
-    """Return the file of a config, which may be one that a library brings: ``mmdet::FOLDER/FILE``."""
+    """Return the file of a config, which may be given as a config of a library, ``mmdet::FOLDER/FILE``."""
     library, _, name = config.rpartition('::')
     return str(Path(get_installed_path(library), '.mim', 'configs', name)) if library else config
 
@@ -217,7 +217,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             row.rounds.append(dict(row.current))
         results = {row.label: dict(objects=objects[row.label], rounds=row.rounds) for row in rows}
         found = dict(arguments=vars(args), rows=results)
-        write_atomic(args.out, json.dumps(found, indent=1, default=str).encode())  # rounds that are done are kept
+        write_atomic(args.out, json.dumps(found, indent=1, default=str).encode())  # after each round
     print(_table(rows, objects))
 
 

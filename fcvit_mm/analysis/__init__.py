@@ -1,13 +1,13 @@
-"""Analyses of a trained network: what it attends to, how features change with depth, what a decision rests on.
+"""Analyses of a trained network: what it attends to, how features change with depth, which evidence a decision uses.
 
-Nothing of the package imports this; ``from fcvit_mm import analysis`` does. Each name is imported from its module when
-it is first used.
+No other module of the package imports this one; use ``from fcvit_mm import analysis``. Each name is imported from its
+module when it is first used.
 """
 
 from importlib import import_module
 from typing import Any, List
 
-#: Public names, and the modules that have them.
+#: Public names, and the modules that define them.
 _NAMES = {
     'AnalysisError': 'recording',
     'Attention': 'attention',

@@ -1,21 +1,21 @@
 """Attention and similarity of a network's layers, computed by its own modules from their recorded inputs.
 
-Networks of any package show theirs by methods of their modules, which need not inherit from this package:
+Networks of any package provide them by methods of their modules, which need not inherit from classes of this package:
 
 ``attention_matrix(...)``
     of an attention module, with the arguments of its ``forward``: the attention matrix ``(B, heads, N, N)``, or
-    ``(B * windows, heads, N, N)`` of attention within windows. Fused attention never forms it, so it is computed once
-    more.
+    ``(B * windows, heads, N, N)`` of attention within windows. Fused attention never forms the matrix, so it is
+    computed separately.
 ``window_positions(x)``
-    of the block around attention within windows, with the block's input: where the tokens of each window stand,
-    ``(windows, N)``, and the height and width of the map (:class:`Attention` has the meaning of both).
+    of the block around attention within windows, with the block's input: the positions of the tokens of each window,
+    ``(windows, N)``, and the height and width of the map (see ``positions`` and ``grid`` of :class:`Attention`).
 ``similarity(x)``
-    of a module that adds one context vector everywhere, weighed by the similarity of each position to the image's mean,
-    as FCViT's does, with its input: ``(B, heads, H, W)``. Its attribute ``weighted``, if there is one, says whether it
-    weighs by it.
+    of a module that adds one context vector everywhere, weighted by the similarity of each position to the image's
+    mean, as FCViT's does, with the module's input: ``(B, heads, H, W)``. If its attribute ``weighted`` is ``False``, it
+    does not use the similarity.
 
-A subclass that replaces ``forward`` must replace the method too, or shows nothing: no map is better than a wrong one.
-Attention modules of timm and mmpretrain have no such method; :mod:`.libraries` has it for them.
+A subclass that overrides ``forward`` must override the method, too; otherwise the method is not used, because its maps
+might be wrong. Attention modules of timm and mmpretrain have no such method; :mod:`.libraries` provides it for them.
 """
 
 from contextlib import ExitStack
@@ -44,9 +44,9 @@ class Attention(NamedTuple):
     """Attention of one layer.
 
     Attributes:
-        weights (Tensor): ``(B, windows, heads, N, N)``: how much the token of the last but one axis takes from that of
-            the last. One window where attention is global. Rows sum to 1 and are not negative, except for AttnScale,
-            which lets weights below the mean fall under 0, and talking heads, which are mixed after the softmax.
+        weights (Tensor): ``(B, windows, heads, queries, keys)``; one window if attention is global. Rows sum to 1 and
+            are not negative, except for AttnScale, with which weights below the mean may be negative, and talking
+            heads, which are mixed after the softmax.
         positions (Tensor): ``(windows, N)``: position of a token in the grid of patches, ``row * W + column``; -1 for
             class tokens and padding.
         grid (tuple[int, int]): ``(H, W)`` of that grid.
@@ -58,7 +58,7 @@ class Attention(NamedTuple):
 
 
 def method_of_forward(module: nn.Module, name: str) -> Optional[Callable[..., Any]]:
-    """Return a module's method, unless a subclass has replaced ``forward`` alone; ``None`` without one."""
+    """Return a module's method; ``None`` if it has none, or if a subclass overrides ``forward`` but not the method."""
     for cls in type(module).__mro__:
         if name in vars(cls):
             method: Callable[..., Any] = getattr(module, name)
@@ -72,7 +72,7 @@ def method_of_forward(module: nn.Module, name: str) -> Optional[Callable[..., An
 
 
 def similarity_layers(model: nn.Module) -> Dict[str, nn.Module]:
-    """Find the modules that weigh by similarity (FCViT's global contexts), by the names of their token mixes.
+    """Find the modules that weight by similarity (FCViT's global contexts), by the names of their token mixes.
 
     A block of FCViT has two: ``stages.0.blocks.1.mixes.0`` and ``.mixes.1``.
 
@@ -94,10 +94,10 @@ def similarity_layers(model: nn.Module) -> Dict[str, nn.Module]:
 
 @torch.no_grad()
 def collect_similarity(model: nn.Module, image: Tensor, blocks: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
-    """Compute the similarity of each position to the image's mean, by which the global contexts of an FCViT weigh.
+    """Compute the similarity of each position to the image's mean, which weights the global contexts of an FCViT.
 
-    Normalized over heads and positions together, then rescaled per head (arXiv 2212.12552, section 3.3): its mean over
-    both is near 0 unless the rescaling was trained away from that.
+    It is normalized over heads and positions together, then rescaled per head (arXiv 2212.12552, section 3.3). Its mean
+    over both is near 0 unless the trained rescaling shifts it.
 
     Args:
         model (nn.Module): An FCViT, or a classifier, detector or segmentor with one.
@@ -108,7 +108,7 @@ def collect_similarity(model: nn.Module, image: Tensor, blocks: Optional[Sequenc
         dict[str, Tensor]: ``(B, heads, H_i, W_i)`` in float32, by name.
 
     Raises:
-        AnalysisError: Not an FCViT, no such block, or an image that it does not take.
+        AnalysisError: Not an FCViT, no such block, or an image that the network does not accept.
     """
     layers = similarity_layers(model)
     chosen = {name: layers[name] for name in select(tuple(layers), blocks, 'token mix')}
@@ -129,7 +129,7 @@ def attention_function(module: nn.Module, others: Mapping[type, AttentionFunctio
             :func:`~.libraries.attention_functions`.
 
     Returns:
-        callable, optional: ``None`` for a module that does not show its attention.
+        callable, optional: ``None`` for a module whose attention matrix cannot be computed.
     """
     method = method_of_forward(module, 'attention_matrix')
     if method is not None:
@@ -174,14 +174,14 @@ def collect_attention(
         model (nn.Module): A transformer, or a classifier, detector or segmentor with one.
         image (Tensor): ``(3, H, W)`` or ``(B, 3, H, W)``, normalized.
         layers (Sequence[str], optional): Names as of :func:`attention_layers`, or their beginnings. Default: all.
-        reduce (callable): Applied to each layer's :class:`Attention` at once, so that not all matrices, which grow with
-            the fourth power of the image's side, are in memory together.
+        reduce (callable): Applied to each layer's :class:`Attention` immediately, so that only one matrix is in memory;
+            its size grows with the fourth power of the image's side.
 
     Returns:
         dict: Results of ``reduce`` by name of the layer.
 
     Raises:
-        AnalysisError: No such transformer or layer, or an image that it does not take.
+        AnalysisError: No such transformer or layer, or an image that the network does not accept.
     """
     backbone, found, others = backbone_of(model), attention_layers(model), attention_functions()
     chosen = {name: found[name] for name in select(tuple(found), layers, 'attention layer')}
@@ -190,7 +190,7 @@ def collect_attention(
 
     def take(name: str, module: nn.Module, args: Tuple[Any, ...], kwargs: Dict[str, Any], output: Any) -> Any:
         function = attention_function(module, others)
-        assert function is not None  # attention_layers gives only modules that have one
+        assert function is not None  # attention_layers only returns modules that have one
         weights = function(*args, **kwargs).float()
         if name in windowed:
             positions, grid = windowed[name].window_positions(block_inputs[name])

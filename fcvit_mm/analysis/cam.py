@@ -39,7 +39,7 @@ class ClassMap(NamedTuple):
     """Result of :func:`class_activation_map`.
 
     Attributes:
-        values (np.ndarray): ``(H, W)`` of the input, 0 to 1 at the largest; all 0 without evidence for the class.
+        values (np.ndarray): ``(H, W)`` of the input, from 0 to 1; all 0 if there is no evidence for the class.
         layer (str): Name of the layer whose map it is.
         target (int): The class.
         score (float): Probability of ``target`` (softmax of the classifier's outputs).
@@ -78,7 +78,7 @@ def find_class(target: Union[int, str], count: int, class_names: Optional[Sequen
     """Return the index of a class given by its index or name.
 
     Args:
-        target (int | str): An index, also as text, or a name, in capital or small letters.
+        target (int | str): An index, also as text, or a name, in upper or lower case.
         count (int): Number of classes.
         class_names (Sequence[str], optional): If known.
 
@@ -113,7 +113,7 @@ def class_scores(model: nn.Module, image: Tensor) -> Tensor:
     Raises:
         AnalysisError: The network is not a classifier, or does not take the image.
     """
-    # Of detectors and segmentors, forward gives raw maps.
+    # In detectors and segmentors, forward returns raw maps.
     head = getattr(model, 'head', None)
     if backbone_of(model) is not model and not isinstance(head, nn.Module):
         raise AnalysisError(
@@ -176,7 +176,7 @@ def class_activation_map(
     """
     image = as_single(model, image)
     with _frozen_for_evaluation(model):
-        scores = class_scores(model, image)  # first, for a detector needs no advice to install the library
+        scores = class_scores(model, image)  # first, so that a detector is rejected before the library is needed
         cam_class = load_method(method)
         prediction = int(scores.argmax())
         target = prediction if target is None else find_class(target, len(scores), class_names)
@@ -212,7 +212,7 @@ def _run(
         except AttributeError:
             if cam.activations_and_grads.gradients:
                 raise
-            return None  # the library does not expect a layer whose output nothing uses
+            return None  # the library fails on a layer whose output nothing uses
         finally:
             gradients = list(cam.activations_and_grads.gradients)
             cam.activations_and_grads.release()

@@ -4,11 +4,11 @@ Source: Wang et al., "Anti-Oversmoothing in Deep Vision Transformers via the Fou
 OpenReview O476oWmiNNp, section 2. Of ``N`` tokens ``x``, with ``F`` the discrete Fourier transform over the tokens,
 ``DC(x) = F^-1 diag(1, 0, ..., 0) F x`` keeps the zero frequency, which is the tokens' mean at every position, and
 ``HC(x) = x - DC(x)`` all others. Their measure per layer is ``log(|HC(x)| / |DC(x)|)`` with Frobenius norms. By
-Parseval's theorem that is half the logarithm of the ratio of the energies at these frequencies. With depth it falls
-towards minus infinity where a network smooths too much: its tokens become alike.
+Parseval's theorem that is half the logarithm of the ratio of the energies at these frequencies. In a network that
+oversmooths, it decreases with depth towards minus infinity: its tokens become equal.
 
-The paper counts all tokens. Here class, distillation and register tokens are excluded, so that networks with and
-without them compare, and the rest is a map with frequencies in two dimensions.
+The paper uses all tokens. Here class, distillation and register tokens are excluded, so that networks with and
+without them can be compared, and the rest is a map with frequencies in two dimensions.
 """
 
 from statistics import fmean
@@ -37,7 +37,7 @@ class LayerFrequencies(NamedTuple):
     Attributes:
         grid (tuple[int]): Height and width of its map, for the first image.
         log_ratio (float): ``log(|HC| / |DC|)``.
-        high_share (float): High-frequency fraction of the energy, 0 to 1: ``|HC|^2 / (|HC|^2 + |DC|^2)``.
+        high_share (float): Fraction of the energy at high frequencies, 0 to 1: ``|HC|^2 / (|HC|^2 + |DC|^2)``.
         cosine (float): Mean cosine similarity of two different tokens.
         spectrum (Tensor): ``(H, W)``, see :func:`log_spectrum`; for images of other sizes, resampled to the first's.
         profile (Tensor): See :func:`ring_profile`.
@@ -83,7 +83,7 @@ def log_ratio(maps: Tensor) -> Tensor:
 
 
 def high_share(maps: Tensor) -> Tensor:
-    """Compute the high-frequency fraction of each image's energy: ``(B, C, H, W)`` to ``(B, )``; 0 for zeros."""
+    """Compute the fraction of each image's energy at high frequencies: ``(B, C, H, W)`` to ``(B, )``; 0 for zeros."""
     low, high = energies(maps)
     return high / (low + high).clamp(min=torch.finfo(torch.float64).tiny)
 
@@ -178,7 +178,7 @@ def oversmoothing(
 def _mean(values: List[LayerFrequencies]) -> LayerFrequencies:
     """Average the results for several images of one layer."""
     grid = values[0].grid
-    # The axes are frequencies, from -pi to pi whatever the size.
+    # The axes are frequencies from -pi to pi for every size.
     spectra = [
         value.spectrum
         if value.grid == grid

@@ -1,6 +1,6 @@
 """Attention matrices and layouts of timm's and mmpretrain's modules, which do not expose them.
 
-A class is imported only if its package already is: otherwise no network of that package exists.
+Classes of a package are imported only if the package is imported already; otherwise none of its networks exists.
 """
 
 import sys
@@ -9,14 +9,14 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
-#: ``function(module, *args, **kwargs)``, with the arguments of the module's ``forward``, to ``(B, heads, N, N)``.
+#: Function of a module and the arguments of its ``forward``; returns the attention matrix ``(B, heads, N, N)``.
 AttentionFunction = Callable[..., Tensor]
 
 
 def attention_functions() -> Dict[type, AttentionFunction]:
-    """Return how to compute the attention matrix, by the class whose ``forward`` computes the attention.
+    """Return functions that compute the attention matrix, by the class whose ``forward`` computes the attention.
 
-    A subclass with a ``forward`` of its own may compute anything: it needs a row of its own.
+    A subclass that overrides ``forward`` needs a row of its own.
     """
     functions: Dict[type, AttentionFunction] = {}
     if 'timm' in sys.modules:

@@ -3,7 +3,7 @@
 import base64
 from typing import List, NamedTuple, Optional, Sequence
 
-#: ``default-src 'none'`` makes a browser refuse whatever would be fetched.
+#: With ``default-src 'none'``, a browser fetches nothing.
 PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -100,7 +100,7 @@ shown)</span>{% endif %}</li>
 
 
 class Image(NamedTuple):
-    """A PNG file's bytes, and a caption, which is its alternative text too."""
+    """The bytes of a PNG file, and a caption, which is also the alternative text."""
 
     png: bytes
     caption: str

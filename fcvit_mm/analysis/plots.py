@@ -1,6 +1,6 @@
 """Figures in one style, with colors that color-blind people can tell apart, and atomic writing of results.
 
-Matplotlib is used through its objects, so that this module neither depends on nor changes a caller's pyplot figures.
+Matplotlib is used without pyplot, so this module neither depends on nor changes figures of the caller.
 """
 
 import io
@@ -25,10 +25,10 @@ from torch import Tensor
 
 from ..files import write_atomic
 
-#: Okabe and Ito's colors, and markers, which tell lines apart in grey print too.
+#: Okabe and Ito's colors, and markers that distinguish lines without colors.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-#: Perceptually uniform, also for color-blind people.
+#: Colormap: perceptually uniform, also for color-blind people.
 COLORMAP = 'viridis'
 #: Font sizes in points.
 TEXT, SMALL, TITLE = 9, 8, 10.5
@@ -178,7 +178,7 @@ def draw_grid(
     width = side * min(max(first.shape[1] / first.shape[0], 0.4), 2.5)
     maps = [cell for row in cells for cell in row if cell is not None and len(cell.shape) == 2]
     scale = limits or (limits_of(maps) if maps else (0.0, 1.0))
-    # Sizes are known, so this function places the cells: a layout engine takes seconds for a hundred of them.
+    # The cells are placed here, because all sizes are known and a layout engine takes seconds for a hundred cells.
     left = 0.1 + LETTER * max((len(line) for text in row_titles for line in text.split('\n')), default=0)
     top = 0.08 + LINE * max((text.count('\n') + 1 for text in column_titles), default=0) + (0.35 if title else 0)
     tall = rows * (side + GAP) - GAP
@@ -205,7 +205,7 @@ def draw_grid(
                 axes.patch.set_visible(False)
                 continue
             cell = as_array(cell) if len(cell.shape) == 2 else cell
-            # Matplotlib ignores the color map for images in RGB.
+            # Matplotlib ignores the colormap for RGB images.
             axes.imshow(cell, interpolation='nearest', cmap=colormap, vmin=scale[0], vmax=scale[1])
     if label:
         height = min(tall, 4.0)

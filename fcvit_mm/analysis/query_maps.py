@@ -16,7 +16,7 @@ from .attention import Attention, collect_attention
 from .plots import OPACITY, draw_grid, overlay, short_name
 from .recording import AnalysisError, as_single
 
-#: Number of layers that are drawn unless they are named, evenly spread.
+#: Default number of layers that are drawn, evenly spread.
 DRAWN_LAYERS = 6
 
 
@@ -48,7 +48,7 @@ def check_queries(queries: Sequence[Tuple[float, float]]) -> List[Tuple[float, f
     """Return query points as pairs.
 
     Raises:
-        AnalysisError: One lies outside the image, or there is none.
+        AnalysisError: A point lies outside the image, or there are no points.
     """
     wrong = [query for query in queries if len(query) != 2 or not all(0 <= value <= 1 for value in query)]
     if wrong or not queries:
@@ -93,15 +93,15 @@ def draw_attention(
 
     Args:
         maps (dict[str, Tensor]): Result of :func:`attention_maps` or
-            :func:`~fcvit_mm.analysis.similarity.similarity_maps`. The latter has no
-            queries: then there is one row, and each map's scale goes from its least value to its largest.
+            :func:`~fcvit_mm.analysis.similarity.similarity_maps`. The latter has no queries: there is one row, and each
+            map's scale goes from its smallest value to its largest.
         image (np.ndarray): ``(H, W, 3)`` uint8 RGB, as the network saw it.
         queries (Sequence[tuple[float]]): Queries, as for :func:`attention_maps`.
         title (str, optional): Title of the figure.
         layers (Sequence[str], optional): Layers to draw, of ``maps``. Default: up to six, evenly spread over the depth.
 
     Raises:
-        AnalysisError: No maps, or one that is not there.
+        AnalysisError: No maps are given, or a layer is not among them.
     """
     unknown = [layer for layer in layers or () if layer not in maps]
     if unknown or not maps:
@@ -142,7 +142,7 @@ Row = Tuple[str, List[np.ndarray], Optional[Tuple[float, float]]]
 def attention_rows(
     maps: Dict[str, Tensor], image: np.ndarray, queries: Sequence[Tuple[float, float]], layers: Sequence[str]
 ) -> List[Row]:
-    """Build a row for each query, or a single one for maps ``(heads, H, W)``, which have none."""
+    """Build a row for each query, or a single row for maps ``(heads, H, W)``, which have no queries."""
     queries = check_queries(queries)
     means = [maps[layer].mean(-3) for layer in layers]
     if means[0].ndim == 2:
@@ -184,5 +184,5 @@ def mark_query(axes: Axes, query: Tuple[float, float], size: Tuple[int, int]) ->
 
 
 def spread(names: List[str], count: int) -> List[str]:
-    """Choose ``count`` names from the first to the last, evenly spread; some twice if there are fewer."""
+    """Choose ``count`` evenly spread names, including the first and the last; repeats names if there are fewer."""
     return [names[round(i * (len(names) - 1) / max(count - 1, 1))] for i in range(count)]

@@ -31,7 +31,7 @@ from .recording import (
 SHARES = (0.5, 0.95)
 #: Number of layers, evenly spread, for a network of a single stage.
 SINGLE_STAGE_LAYERS = 4
-#: The darkest color of a map stands for this fraction of its largest value, and less.
+#: Values below this fraction of a map's largest value have the darkest color.
 FLOOR = 1e-4
 
 
@@ -49,7 +49,7 @@ class ReceptiveField(NamedTuple):
     Attributes:
         mass (np.ndarray): ``(H, W)`` of the input, sums to 1.
         grid (tuple[int]): Height and width of the layer's map.
-        position (tuple[int]): Row and column in that map of the position whose gradient it is.
+        position (tuple[int]): Row and column in that map of the position whose gradient was computed.
         shares (np.ndarray): ``[s - 1]`` is the largest fraction of the mass in any square of side ``s``.
         squares (dict[float, Square]): The smallest square that holds each fraction of ``SHARES``.
         reach (tuple[int]): Height and width of the smallest rectangle outside which the gradient is 0.
@@ -111,8 +111,8 @@ def receptive_fields(
         dict[str, ReceptiveField]: Receptive fields by layer, in the order in which the layers run.
 
     Raises:
-        AnalysisError: No such layer, one whose output is no map or does not depend on the input, images of several
-            sizes, or none.
+        AnalysisError: No such layer, a layer whose output is no map or does not depend on the input, images of several
+            sizes, or no images.
     """
     sums: Dict[str, Tensor] = {}
     grids: Dict[str, Tuple[int, int]] = {}

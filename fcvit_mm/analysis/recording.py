@@ -16,10 +16,10 @@ from .libraries import channels_last_blocks
 
 #: Names of the patch embedding's convolution in this project's transformers, timm's and mmpretrain's.
 PATCH_CONVOLUTIONS = ('.stem.proj', '.patch_embed.proj', '.patch_embed.projection')
-#: Last part but one of a block's name, the last being its number, in order of preference: in networks of this project,
-#: timm and mmpretrain; in ResNets of timm and mmpretrain; in transformers of mmpretrain; stages where none is known.
+#: Names of the lists that contain blocks, in order of preference: of networks of this project, timm and mmpretrain; of
+#: ResNets of timm and mmpretrain; of transformers of mmpretrain; of stages, if there is no known list of blocks.
 BLOCK_LISTS = (('blocks',), ('layer1', 'layer2', 'layer3', 'layer4'), ('layers',), ('stages',))
-#: ``take(name, module, args, kwargs, output)``: what to record of a module that ran; ``None`` for nothing.
+#: Function ``take(name, module, args, kwargs, output)`` that returns the value to record for a module, or ``None``.
 Take = Callable[[str, Any, Tuple[Any, ...], Dict[str, Any], Any], Any]
 
 
@@ -34,7 +34,7 @@ def describe(model: nn.Module) -> str:
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """Return the backbone of a classifier, detector or segmentor; a model without one (timm's, a backbone) itself."""
+    """Return the backbone of a model; a model without one (of timm, or a backbone) is returned itself."""
     backbone = getattr(model, 'backbone', None)
     return backbone if isinstance(backbone, nn.Module) else model
 
@@ -43,7 +43,7 @@ def as_batch(model: nn.Module, image: Tensor) -> Tensor:
     """Return an image ``(3, H, W)`` or a batch ``(B, 3, H, W)`` as a batch on the network's device, in its dtype.
 
     Raises:
-        AnalysisError: It is neither.
+        AnalysisError: The tensor is neither.
     """
     if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim not in (3, 4):
         got = f'{image.dtype} {tuple(image.shape)}' if isinstance(image, Tensor) else type(image).__name__
@@ -75,7 +75,7 @@ def run_backbone(model: nn.Module, image: Tensor) -> Any:
         Any: The backbone's output.
 
     Raises:
-        AnalysisError: The network does not take the image, for example for its size.
+        AnalysisError: The network does not accept the image, for example because of its size.
     """
     backbone, image = backbone_of(model), as_batch(model, image)
     modes = {module: module.training for module in backbone.modules()}
@@ -96,14 +96,14 @@ def run_backbone(model: nn.Module, image: Tensor) -> Any:
 
 @contextmanager
 def recording(modules: Mapping[str, nn.Module], take: Take) -> Iterator[Dict[str, Any]]:
-    """Record a value of each module whenever it runs within the context; the last run counts.
+    """Record a value for each module whenever it runs within the context; the last run counts.
 
     Args:
         modules (Mapping[str, nn.Module]): Modules by the names to record them under.
         take (callable): ``take(name, module, args, kwargs, output)`` returns the value; ``None`` records nothing.
 
     Yields:
-        dict: Filled while the network runs, in the order in which the modules do.
+        dict: Values by name, filled while the network runs, in the order in which the modules run.
     """
     values: Dict[str, Any] = {}
 
@@ -176,7 +176,7 @@ def select(names: Sequence[str], wanted: Optional[Sequence[str]], what: str) -> 
 
 
 def find_patch_convolution(backbone: nn.Module) -> Optional[nn.Module]:
-    """Return a transformer's patch embedding: by its name, else the first convolution with a stride of its kernel."""
+    """Find a transformer's patch embedding: by name, else the first convolution whose stride equals its kernel size."""
     named = dict(backbone.named_modules())
     found = [module for name, module in named.items() if f'.{name}'.endswith(PATCH_CONVOLUTIONS)]
     convolutions = [module for module in named.values() if isinstance(module, nn.Conv2d)]
@@ -221,7 +221,7 @@ def feature_layers(model: nn.Module) -> Tuple[str, ...]:
     """Return the names of a backbone's blocks, in order: ``stages.0.blocks.1``, ``blocks.3``, ``layer1.0``, ...
 
     Raises:
-        AnalysisError: The blocks are in no list of a known name.
+        AnalysisError: No list of blocks has a known name.
     """
     names = [name for name, _ in backbone_of(model).named_modules()]
     for lists in BLOCK_LISTS:
@@ -243,7 +243,7 @@ def find_layers(model: nn.Module, layers: Optional[Sequence[str]]) -> Dict[str, 
     """Return modules of a backbone by their full names (without ``backbone.``). Default: its blocks.
 
     Raises:
-        AnalysisError: A name that it lacks; lists its blocks and names spelt alike.
+        AnalysisError: The backbone lacks a name; the error lists its blocks and similar names.
     """
     backbone = backbone_of(model)
     modules = dict(backbone.named_modules())
@@ -269,10 +269,10 @@ def find_layers(model: nn.Module, layers: Optional[Sequence[str]]) -> Dict[str, 
 
 
 def as_map(module: nn.Module, output: Any, grid: Optional[Tuple[int, int]]) -> Optional[Tensor]:
-    """Return a layer's output as a map ``(B, C, H, W)``, ``None`` if it is none.
+    """Return a layer's output as a map ``(B, C, H, W)``; ``None`` if it cannot be a map.
 
-    Of tokens ``(B, N, C)`` those of the patches are arranged as the patches are; those before them (class,
-    distillation, register tokens) are skipped. Vectors and CaiT's class token after its class attention are no maps.
+    Tokens of patches ``(B, N, C)`` are arranged like the patches; the tokens before them (class, distillation,
+    register tokens) are skipped. Vectors and CaiT's class token after its class attention are no maps.
 
     Args:
         module (nn.Module): The layer.
@@ -293,8 +293,8 @@ def as_map(module: nn.Module, output: Any, grid: Optional[Tuple[int, int]]) -> O
 def is_channels_last(module: nn.Module, output: Tensor) -> bool:
     """Check whether a layer's output is ``(B, H, W, C)``.
 
-    Blocks of another package say so by ``output_fmt = 'NHWC'``, timm's name for it. Linear layers and norms inside such
-    blocks are known by their width.
+    Blocks of another package declare it by ``output_fmt = 'NHWC'``, timm's name for it. Linear layers and norms inside
+    such blocks are recognized by their number of channels.
     """
     if isinstance(module, channels_last_blocks()) or getattr(module, 'output_fmt', None) == 'NHWC':
         return True
@@ -314,7 +314,7 @@ def recording_features(model: nn.Module, layers: Optional[Sequence[str]] = None)
 
         def take(name: str, module: nn.Module, args: Tuple[Any, ...], kwargs: Dict[str, Any], output: Any) -> Any:
             found = as_map(module, output, grid.get('grid'))
-            return None if found is None else found.clone()  # what follows may overwrite its input
+            return None if found is None else found.clone()  # the next layer may overwrite its input
 
         with recording(modules, take) as values:
             yield values
@@ -330,12 +330,12 @@ def collect_features(model: nn.Module, image: Tensor, layers: Optional[Sequence[
         layers (Sequence[str], optional): Names of modules in the backbone. Default: its blocks.
 
     Returns:
-        dict[str, Tensor]: ``(B, C_i, H_i, W_i)`` by name, in the order in which they run. Of a transformer the tokens
-        of the patches, without class, distillation and register tokens. Blocks whose output is no map (CaiT's class
-        attention) are skipped unless they were asked for.
+        dict[str, Tensor]: ``(B, C_i, H_i, W_i)`` by name, in the order in which the layers run. In transformers these
+        are the tokens of the patches, without class, distillation and register tokens. Blocks whose output is no map
+        (CaiT's class attention) are skipped, unless ``layers`` names them.
 
     Raises:
-        AnalysisError: No such layer, one whose output is no map, or an image that the network does not take.
+        AnalysisError: No such layer, a layer whose output is no map, or an image that the network does not accept.
     """
     with recording_features(model, layers) as values:
         run_backbone(model, image)

@@ -1,4 +1,4 @@
-"""All analyses of one network as one HTML page; an analysis that does not apply says why."""
+"""All analyses of one network as one HTML page; for an analysis that does not apply, the page states the reason."""
 
 import datetime
 import tempfile
@@ -99,7 +99,7 @@ def write_report(network: Network, config: str, paths: Sequence[str], size: Opti
 
 
 def _section(title: str, source: Optional[str], make: Callable[[Subject], Section], subject: Subject) -> Section:
-    """Make a section; of an analysis that does not apply, one with the reason."""
+    """Make a section; if the analysis does not apply, the section only contains the reason."""
     try:
         return make(subject)._replace(title=title, source=source)
     except AnalysisError as error:
@@ -192,7 +192,7 @@ def _predictions(subject: Subject) -> Section:
 
 
 def _drawn_predictions(subject: Subject) -> List[np.ndarray]:
-    """Draw boxes, masks or labels on the first images, by the inferencers of the libraries."""
+    """Draw boxes, masks or labels on the first images with the libraries' inferencers."""
     network = subject.network
     if network.checkpoint is None:
         raise AnalysisError(f'{network.name} has random weights, so its predictions are meaningless: give a checkpoint')
@@ -202,7 +202,7 @@ def _drawn_predictions(subject: Subject) -> List[np.ndarray]:
         meta=dict(dataset_meta=meta.get('dataset_meta', {}) if isinstance(meta, dict) else {}),
     )
     with tempfile.TemporaryDirectory() as folder:
-        # Weights and class names alone: an inferencer would unpickle whatever else a checkpoint holds.
+        # A file with only weights and class names, because an inferencer would unpickle everything in a checkpoint.
         path = str(Path(folder, 'weights.pth'))
         with atomic_path(path) as temporary:
             torch.save(content, temporary)

@@ -1,4 +1,4 @@
-"""Similarity maps of FCViT: the weights of its global contexts at each position, computed and drawn.
+"""Similarity maps of FCViT: the weights of its global contexts at each position.
 
 Source: arXiv 2212.12552, figure 3.
 """
@@ -16,16 +16,16 @@ from .attention import collect_similarity
 from .plots import OPACITY, draw_grid, overlay, short_name
 from .recording import AnalysisError, as_single
 
-#: Columns of a figure of maps, after which a row is wrapped; even, so that a block's two mixes stay together.
+#: Maximum number of maps per row of a figure; even, so that a block's two mixes stay together.
 MAX_COLUMNS = 12
-#: Fraction of the values that are clipped to the first or the last color, so that single peaks do not set the scale.
+#: Fraction of the values that are clipped to the first or last color, so that single peaks do not determine the scale.
 CLIPPED = 0.02
-#: Diverging, for similarity has a sign: orange adds the context vector, purple subtracts it.
+#: Diverging colormap, because similarity has a sign: orange adds the context vector, purple subtracts it.
 SIGNED = 'PuOr_r'
 
 
 def similarity_maps(model: nn.Module, image: Tensor, blocks: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
-    """Compute the similarity of each position of one image to the image's mean, by which FCViT's token mixes weigh.
+    """Compute the similarity of each position of an image to the image's mean, which weights FCViT's context vectors.
 
     Args:
         model (nn.Module): An FCViT, or a classifier, detector or segmentor with one.
@@ -38,7 +38,7 @@ def similarity_maps(model: nn.Module, image: Tensor, blocks: Optional[Sequence[s
         standard deviation 1, then rescaled per head as trained. Negative where the context vector is subtracted.
 
     Raises:
-        AnalysisError: Not an FCViT, no such block, or an image that it does not take.
+        AnalysisError: Not an FCViT, no such block, or an image that the network does not accept.
     """
     found = collect_similarity(model, as_single(model, image), blocks)
     return {name: values[0] for name, values in found.items()}

@@ -3,8 +3,8 @@
 The claims behind FCViT (arXiv 2212.12552, section 3.1 and figure 1) in numbers: in deep layers of a Vision Transformer
 the attention map is nearly the same for all queries, and few tokens have most of its weight.
 
-Of every layer's attention the rows and columns of the patches count; the weight on class tokens, registers and padding
-is a measure of its own (``other_share``). The measures:
+The measures only use the rows and columns of the patches in each layer's attention; the weight on class tokens,
+registers and padding is a separate measure (``other_share``). The measures:
 
 ``query_cosine``
     Cosine similarity of the maps of two queries, mean over all pairs of different queries (within a window, for Swin),
@@ -24,12 +24,12 @@ is a measure of its own (``other_share``). The measures:
 ``other_share``
     Fraction of the patches' attention that goes to tokens other than patches.
 
-Divergence, entropy and shares need distributions: the magnitudes ``|w| / sum |w|``. For a softmax those are the
+Divergence, entropy and shares need distributions, for which they use ``|w| / sum |w|``. For a softmax these are the
 weights themselves; AttnScale, talking heads and FCViT's similarity have negative weights, which count by their
-magnitude. Cosines are of the weights as they are.
+magnitude. Cosines use the signed weights.
 
-FCViT's similarity is one map per head for the whole image: there is no query. Its ``query_cosine`` is 1 and its
-``query_divergence`` 0 by construction, not by measurement, and are marked so.
+FCViT's similarity is one map per head for the complete image: there is no query. Its ``query_cosine`` of 1 and
+``query_divergence`` of 0 follow from the construction, are not measured, and are marked as such.
 """
 
 import math
@@ -44,7 +44,7 @@ from .attention import Attention, attention_layers, collect_attention, collect_s
 from .plots import COLORS, SMALL, draw_lines, new_figure
 from .recording import AnalysisError, as_batch, describe
 
-#: Fraction of the tokens that ``top_share`` is of.
+#: Fraction of the tokens whose weight ``top_share`` measures.
 TOP = 0.1
 #: Measures, their axis label in plots, and how to read them.
 MEASURES = {
@@ -86,7 +86,7 @@ def attention_statistics(model: nn.Module, image: Tensor, layers: Optional[Seque
         layers (Sequence[str], optional): Names of layers, or their beginnings. Default: all.
 
     Raises:
-        AnalysisError: The network has neither, no such layer, or an image that it does not take.
+        AnalysisError: The network has neither, no such layer, or an image that the network does not accept.
     """
     image = as_batch(model, image)
     if has_layers(similarity_layers, model):
@@ -202,7 +202,7 @@ def pairwise_cosine(vectors: Tensor) -> Tensor:
     """
     count = vectors.shape[-2]
     units = nn.functional.normalize(vectors, dim=-1)
-    # The sum over pairs without forming them: |sum of units|^2 counts each twice, and every vector with itself.
+    # Without forming the pairs: |sum of unit vectors|^2 counts each pair twice, and every vector with itself.
     pairs = units.sum(-2).square().sum(-1) - units.square().sum((-2, -1))
     return pairs / (count * (count - 1)) if count > 1 else torch.full_like(pairs, math.nan)
 

@@ -68,7 +68,7 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:
-        # Broad, because damaged and hostile bytes make readers fail in any way there is.
+        # Broad, because corrupt and malicious files cause any kind of error in readers.
         raise CheckpointError(
             f'{path} ({os.path.getsize(path)} bytes) is corrupt or truncated ({type(error).__name__}: {error}): '
             'download or copy it again'

@@ -84,7 +84,7 @@ def keep_every_result(runner: Runner) -> None:
         return
     paths = list(image_paths(runner.test_dataloader.dataset))
     for metric in fixed:
-        _refuse_doubles(paths, lambda path: osp.splitext(osp.basename(path))[0], type(metric).__name__)
+        _refuse_duplicates(paths, lambda path: osp.splitext(osp.basename(path))[0], type(metric).__name__)
     for target, writer in found:
         if type(target).__name__ not in BY_NAME:
             _split(target, writer, paths)
@@ -111,7 +111,7 @@ def _split(target: Any, writer: Writer, paths: List[str]) -> None:
         return
     root = osp.commonpath([osp.dirname(path) for path in paths])
     relative = {path: osp.relpath(path, root) for path in paths}
-    _refuse_doubles(paths, lambda path: name(relative[path]), f'{type(target).__name__}.{writer.attribute}')
+    _refuse_duplicates(paths, lambda path: name(relative[path]), f'{type(target).__name__}.{writer.attribute}')
     original = getattr(target, writer.method)
     state: Dict[str, int] = defaultdict(int)
 
@@ -129,7 +129,7 @@ def _split(target: Any, writer: Writer, paths: List[str]) -> None:
     setattr(target, writer.method, write)
 
 
-def _refuse_doubles(paths: Iterable[str], name: Callable[[str], str], writer: str) -> None:
+def _refuse_duplicates(paths: Iterable[str], name: Callable[[str], str], writer: str) -> None:
     first: Dict[str, str] = {}
     for path in paths:
         other = first.setdefault(name(path), path)

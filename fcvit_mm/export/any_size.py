@@ -60,7 +60,7 @@ class SameSize(nn.Module):
         return outputs
 
 
-#: Modules that pad and crop.
+#: Modules that pad and crop, and so preserve the size in a way that torch.export does not recognize.
 KEEP_SIZE = (DWMixer,)
 
 
@@ -78,7 +78,7 @@ def free_of_sizes_(module: nn.Module) -> nn.Module:
         if type(child) is nn.AdaptiveAvgPool2d and _is_fixed(child.output_size):
             setattr(module, name, AdaptiveAvgPool2d(child.output_size))  # type: ignore[arg-type]
         elif type(child).__module__ == 'mmseg.models.utils.wrappers' and child.scale_factor:
-            # Its int() would record the size as a constant.
+            # int() in its forward method would record the size as a constant.
             setattr(
                 module,
                 name,

@@ -22,7 +22,7 @@ class Difference(NamedTuple):
     Attributes:
         shape (tuple[int, int, int]): Batch, height and width of the images.
         largest (float): The difference; of detections, that of their scores.
-        of (float): The largest value of the output that differs most.
+        of (float): Largest value of the output with the largest difference.
         detections (int, optional): Number of detections of the library, if detections are compared.
         matched (int, optional): Number of these that the file finds.
         found (int, optional): Number of detections of the file.
@@ -78,7 +78,7 @@ def compare(part: Part, run: Runnable, kind: str, images: Tensor, real: bool = F
                 'Please report this with the config'
             )
         largest, difference = want.abs().max().item(), (have - want).abs().max().item()
-        # Not `>`, which is False for NaN.
+        # Not with `>`, which is False for NaN.
         if not difference <= TOLERANCE * largest:
             raise ExportError(
                 f'the {kind} file differs from PyTorch by {difference:.3g} in {name} (largest value {largest:.3g}) on '

@@ -12,7 +12,7 @@ import torch
 from ..errors import UserError
 from ..files import is_write_failure
 
-#: Where messages of exporters and runtimes name an operator.
+#: Patterns of messages in which exporters and runtimes name an operator.
 OPERATORS = (
     r"op='([\w.:]+)'",
     r"Python function call '(\w+)'",
@@ -27,7 +27,7 @@ class ExportError(UserError):
 
 @contextmanager
 def naming_operators(what: str) -> Iterator[None]:
-    """Convert errors of exporters and runtimes to one message: the operator, its call, the solution."""
+    """Convert errors of exporters and runtimes to one message with the operator, its call and the solution."""
     try:
         yield
     except UserError:

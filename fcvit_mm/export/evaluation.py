@@ -1,4 +1,4 @@
-"""Metrics of exported files and of their model, by the config's test data and evaluator.
+"""Metrics of exported files and of their model on the config's test data, by its evaluator.
 
 The library preprocesses the images, postprocesses the predictions and evaluates them; the file only replaces the
 network.
@@ -52,7 +52,7 @@ def evaluate(
         network (Network): The model.
         part (nn.Module): The exported part: the complete model with its head.
         data (DataLoader): Result of :func:`build_test_data`.
-        runtimes (dict[str, callable]): Name -> images, as ``part`` takes them, to the file's outputs.
+        runtimes (dict[str, callable]): Name -> function from images, as ``part`` takes them, to the file's outputs.
 
     Returns:
         dict: ``'PyTorch'`` and each runtime -> the metrics by the evaluator's names.
@@ -70,7 +70,7 @@ def evaluate(
         for batch in data:
             for name, evaluator in evaluators.items():
                 with torch.no_grad(), contexts[name]():
-                    # The step changes samples in place.
+                    # A copy, because the test step changes samples in place.
                     outputs = model.test_step(
                         dict(batch, data_samples=[each.clone() for each in batch['data_samples']])
                     )
@@ -103,7 +103,7 @@ def _context_of(model: Any, part: Part, run: Runnable) -> Callable[[], Any]:
     if part.output == 'scores':
         return lambda: _replaced(
             (model, 'extract_feat', lambda images, *_, **__: images),
-            # The head applies softmax, which undoes the logarithm.
+            # The logarithm, because the head applies softmax again, which undoes it.
             (model.head, 'forward', lambda images: outputs(images)[0].log()),
         )
     raise UserError(f'--evaluate needs the complete model, but the graph returns {part.output}: use --part model')

@@ -35,9 +35,9 @@ from .quantization import (
 from .runtimes import Runnable, as_tuple, check_openvino, load_exported, load_openvino
 from .selection import PARTS, take_part
 
-#: Height and width at which speed is measured if the config's test pipeline crops to none.
+#: Height and width at which speed is measured if the config's test pipeline does not crop.
 SIZES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
-#: What the graph takes.
+#: Description of the graph's input, by the kind of preprocessing.
 INPUTS = {
     'beside': 'float32 ({batch}, {channels}, height, width), channels in channel_order, (pixel as loaded - mean) / std',
     'inside': 'uint8 ({batch}, height, width, {channels}), pixels as OpenCV loads them (BGR)',
@@ -131,7 +131,7 @@ def export_model(
             f'{config} lacks: add it, or omit these options'
         )
     for sample in (*real[:1], *(samples or ())[:1]):
-        read(sample.path)  # fails before the longer steps
+        read(sample.path)  # so that an error comes before the longer steps
     if sized and rounds:
         with library_errors(
             f'running the model on an image of {size[0]}x{size[1]} (height, width; from --size)',
@@ -155,7 +155,7 @@ def export_model(
         torch=torch.__version__,
         file=out,
         file_bytes=osp.getsize(out),
-        # The size of a checkpoint of this part alone.
+        # The size of a checkpoint that contains only this part.
         pytorch_bytes=4 * count_parameters(module) + 4 * sum(buffer.numel() for buffer in module.buffers()),
         compared=compared,
         differences=[difference._asdict() for difference in differences],
@@ -233,7 +233,7 @@ def preparation(cfg: Config, network: Network) -> Preparation:
 def input_reader(cfg: Config, network: Network, module: Part) -> Callable[[str], Tensor]:
     """Return a function that reads an image file as a part takes it, contiguous, by the config's test pipeline.
 
-    A detector's graph pads; it takes images as the pipeline makes them.
+    Images for a detector are not padded, because its graph pads them.
     """
 
     def read(path: str) -> Tensor:
@@ -305,7 +305,7 @@ def _measure(
             return measure_detections(module, runtimes, samples, read)
 
     def last_of(run: Runnable) -> Callable[[Tensor], Tensor]:
-        # Only the last of a backbone's maps, which depends on all others.
+        # Only the last of a backbone's maps, because it depends on all others.
         return lambda images: run(images)[-1]
 
     outputs = {name: last_of(run) for name, run in runtimes.items()}

@@ -24,15 +24,15 @@ from .runtimes import as_tuple, load_exported
 
 #: ONNX opset that PyTorch's exporter writes without conversion. ONNX Runtime reads it since 1.14 (February 2023).
 OPSET = 18
-#: First torch whose ONNX exporter is by default the one that starts from torch.export.
+#: First version of torch whose ONNX exporter is based on torch.export by default.
 MIN_TORCH = (2, 9)
-#: Batch, height and width of the recorded example, so large that no map inside the networks has a side of 1.
+#: Batch, height and width of the recorded example; large enough that no map inside the networks has a side of 1.
 EXAMPLE = (2, 128, 192)
 #: Batch, height and width of images that the file is checked on: odd, and smaller than the largest stride.
 CHECKED = ((1, 97, 131), (3, 63, 190), (2, 224, 160), (1, 27, 40))
 #: Bytes that an ONNX file holds at most: the limit of protocol buffers.
 LARGEST_ONNX = 2**31 - 1
-#: Names of convolutions in the graphs of torch.export.
+#: Names of convolution operators in the graphs of torch.export.
 CONVOLUTIONS = ('conv1d', 'conv2d', 'conv_transpose2d', 'convolution')
 
 
@@ -126,7 +126,8 @@ def _program(part: Part, example: Tensor) -> 'torch.export.ExportedProgram':
     from torch.fx.experimental import _config
 
     sizes = dict.fromkeys(part.axes, torch.export.Dim.DYNAMIC)
-    # As torch.onnx.export does: contiguous, and without assuming that dimensions above 1 in the example are never 1.
+    # As in torch.onnx.export: contiguous, and without the assumption that dimensions above 1 in the example are never
+    # 1.
     with torch.no_grad(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             part.to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]
@@ -151,7 +152,7 @@ def _record_onnx(part: Part, example: Tensor, names: List[str], path: str, metad
             verbose=False,
         )
     except Exception as error:
-        # Broad, because the exporter wraps errors; each torch needs an onnxscript that knows it.
+        # Broad, because the exporter wraps errors. Each version of torch needs a recent enough onnxscript.
         if any(re.search(r"(module|named) '(onnxscript|onnx_ir)\b", str(cause)) for cause in causes(error)):
             raise ExportError(
                 f'onnxscript {version("onnxscript")} is too old for torch {torch.__version__} ({causes(error)[0]}): '
@@ -180,7 +181,7 @@ def forget_origins(message: Any) -> None:
 def _record_torch_export(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     program = _program(part, example)
     for node in program.graph.nodes:
-        node.meta.pop('stack_trace', None)  # as forget_origins
+        node.meta.pop('stack_trace', None)  # contains paths of this machine, see forget_origins
     torch.export.save(program, path, extra_files={'metadata.json': json.dumps(metadata)})
 
 
@@ -226,7 +227,7 @@ def _record_aot_inductor(part: Part, example: Tensor, names: List[str], path: st
 
 def _record_torchscript(part: Part, example: Tensor, names: List[str], path: str, metadata: Dict[str, str]) -> None:
     with torch.no_grad(), warnings.catch_warnings():
-        # It warns that checks of shapes may give another result for other images. `compare` tests other images.
+        # Tracing warns that checks of shapes may give other results for other images. `compare` tests other images.
         warnings.simplefilter('ignore')
         traced = torch.jit.trace(part, example, check_trace=False)
         torch.jit.save(traced, path, _extra_files={'metadata.json': json.dumps(metadata)})

@@ -4,7 +4,7 @@ from typing import List, NamedTuple, Sequence
 
 from torch import Tensor
 
-#: Smallest overlap, and largest difference of scores, of two detections that count as equal.
+#: Minimum IoU and maximum difference of scores of two detections that count as equal.
 SAME_IOU, SAME_SCORE = 0.99, 1e-3
 #: Boxes also count as equal, whatever their overlap, if no side differs by more than this many pixels.
 SAME_PLACE = 0.01
@@ -39,8 +39,8 @@ def match(
     """Match detections of the same object, preferring the nearest score.
 
     Args:
-        expected, found (Sequence[Tensor]): Boxes ``(N, 4)``, scores and labels ``(N,)`` and, if there are, masks ``(N,
-            H, W)`` bool.
+        expected, found (Sequence[Tensor]): Boxes ``(N, 4)``, scores and labels ``(N,)``, and optionally masks
+            ``(N, H, W)`` bool.
         iou (float): Minimum IoU of a pair.
         score (float): Largest difference of their scores.
     """
@@ -51,7 +51,7 @@ def match(
         return Matches(*counts, 0, 0.0)
     apart = (expected[1][:, None] - found[1]).abs()
     same = box_iou(expected[0].double(), found[0].double()) >= iou
-    # Boxes outside the image are clipped to lines, which have no overlap.
+    # Boxes outside the image are clipped to lines, which have no area and therefore no overlap.
     same |= (expected[0][:, None] - found[0]).abs().amax(2) <= SAME_PLACE
     same &= apart <= score
     same &= expected[2][:, None] == found[2]

@@ -18,7 +18,7 @@ class Part(nn.Module):
 
     Attributes:
         output (str): Output of its graph: ``'features'``, ``'scores'``, ``'logits'`` or ``'detections'``.
-        axes (dict[int, str]): Dynamic dimensions of its input.
+        axes (dict[int, str]): Dynamic dimensions of its input: axis -> name.
         pads (bool): Whether it pads images to sizes that the network accepts.
     """
 
@@ -64,8 +64,8 @@ class Features(Part):
     """Images to feature maps: a backbone and, if given, its neck.
 
     Shape:
-        ``(B, C, H, W)`` to a tuple of maps in the order of the backbone's ``out_indices`` or the neck's outputs; a
-        class token's is ``(B, C)``.
+        ``(B, C, H, W)`` to a tuple of maps in the order of the backbone's ``out_indices`` or the neck's outputs; the
+        output of a class token is ``(B, C)``.
     """
 
     output = 'features'

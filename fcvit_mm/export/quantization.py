@@ -76,7 +76,7 @@ def calibration_images(folder: str, number: Optional[int], option: str = '--int8
 
 
 def labelled_images(folder: str, class_names: Optional[Sequence[str]], num_classes: int) -> List[Labelled]:
-    """List the images of a folder that has one folder per class.
+    """List the images of a folder with one folder per class.
 
     Args:
         folder (str): The folder.
@@ -148,7 +148,7 @@ def quantize(path: str, out: str, images: Iterable[Tensor]) -> None:
             nodes_to_exclude=[*products_of_detections(prepared), *starts_of_streams(prepared)],
         )
         model = onnx.load(unchecked)
-        # ONNX Runtime's optimizer lists all operator sets that it knows; other runtimes need not know them.
+        # ONNX Runtime's optimizer adds all operator sets that it knows; other runtimes may not know them.
         used = set(_domains(model.graph))
         imports = [each for each in model.opset_import if each.domain in used]
         del model.opset_import[:]
@@ -169,8 +169,8 @@ def _domains(graph: Any) -> Iterator[str]:
 def products_of_detections(path: str) -> List[str]:
     """Return the nodes of an ONNX file that multiply matrices without weights after non-maximum suppression.
 
-    These are the networks that RTMDet-Ins predicts for each object. One scale for the kernels of all objects, and one
-    for features and distances, cost mask mAP.
+    These are the networks that RTMDet-Ins predicts for each object. With 8 bits, one scale would serve the kernels of
+    all objects, and one the features and distances, which lowers the mask mAP.
     """
     import onnx
 
@@ -190,7 +190,7 @@ def products_of_detections(path: str) -> List[str]:
 def starts_of_streams(path: str) -> List[str]:
     """Return the nodes of an ONNX file whose output begins a residual stream: patch embeddings, downsampling.
 
-    What they round in 8 bits stays in the stream up to the heads, while the residual branches only add to it.
+    Their rounding error in 8 bits stays in the stream up to the heads, because residual branches only add to it.
     """
     import onnx
 
@@ -205,7 +205,7 @@ def starts_of_streams(path: str) -> List[str]:
 
 
 def _additions(nodes: Sequence[Tuple[str, Set[str], Set[str]]], tensors: Iterable[str]) -> int:
-    """Count the additions of a tensor and of functions of it, which products compute: of residual branches.
+    """Count the residual additions of a stream: of a tensor and results of convolutions or products of it.
 
     Args:
         nodes (Sequence[tuple]): Operator, inputs and outputs of the nodes after the tensor, and of others.
@@ -235,9 +235,10 @@ def measure_drift(
     """Measure the differences between the outputs of the first runtime and of the others.
 
     Args:
-        runtimes (dict[str, callable]): Images ``(1, C, H, W)`` to one output; the first is compared with.
+        runtimes (dict[str, callable]): Functions from images ``(1, C, H, W)`` to one output; the first is the
+        reference.
         samples (Sequence[Labelled]): Images; with labels, the accuracy is measured too.
-        prepare (callable): A path to images.
+        prepare (callable): Function from the path of an image to inputs of the runtimes.
         has_classes (bool): Whether the output's second axis is that of classes (scores, logits).
 
     Returns:
@@ -278,9 +279,9 @@ def measure_detections(
 
     Args:
         part (nn.Module): A complete detector, as a :class:`fcvit_mm.export.parts.Part`.
-        runtimes (dict[str, callable]): Images to detections, as its graph gives them.
+        runtimes (dict[str, callable]): Functions from images to detections, as the graph returns them.
         samples (Sequence[Labelled]): Images.
-        prepare (callable): A path to images.
+        prepare (callable): Function from the path of an image to inputs of the runtimes.
 
     Returns:
         dict: ``images``, and for each runtime the number of ``detections``, the share of ``same_detections`` (of the

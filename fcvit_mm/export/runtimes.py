@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-#: Runs a graph: from images ``(B, C, H, W)`` to a tuple of outputs.
+#: Function that runs a graph: from images ``(B, C, H, W)`` to a tuple of outputs.
 Runnable = Callable[[Tensor], Tuple[Tensor, ...]]
 
 
@@ -18,7 +18,7 @@ def as_tuple(outputs: Any) -> Tuple[Tensor, ...]:
 
 
 def load_exported(path: str, kind: str) -> Runnable:
-    """Load a file to run on the CPU with PyTorch's number of threads; maps images to a tuple of outputs."""
+    """Return a function that runs a file on the CPU, with PyTorch's number of threads."""
     if kind == 'onnx':
         import onnxruntime
 
@@ -40,7 +40,7 @@ def load_exported(path: str, kind: str) -> Runnable:
 
     @torch.no_grad()
     def run(images: Tensor) -> Tuple[Tensor, ...]:
-        # AOTInductor compiles strides in and does not check them: for a crop or channels_last the outputs are wrong.
+        # Contiguous, because AOTInductor's code assumes the strides of the example and does not check them.
         return as_tuple(module(images.contiguous() if kind == 'aot_inductor' else images))
 
     return run
@@ -59,11 +59,14 @@ def check_openvino(kind: str) -> None:
 
 
 def load_openvino(path: str) -> Runnable:
-    """Load an ONNX file in OpenVINO to run on the CPU in float32 (8-bit parts stay so), with PyTorch's threads."""
+    """Return a function that runs an ONNX file in OpenVINO on the CPU, with PyTorch's number of threads.
+
+    It computes in float32, and in 8 bits where the file is quantized.
+    """
     import openvino
 
     settings = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=torch.get_num_threads())
     # read_model first: compile_model(path) would keep the file mapped into memory.
     model = openvino.Core().compile_model(openvino.Core().read_model(path), 'CPU', settings)
-    # A copy: the next call writes to the same memory.
+    # A copy, because the next call writes to the same memory.
     return lambda images: tuple(torch.from_numpy(value.copy()) for value in model([images.numpy()]).to_tuple())

@@ -39,7 +39,7 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
     except FileNotFoundError:
         return f'{path} does not exist: complete the data set, or correct data_root, data_prefix or the annotations'
     except Exception as error:
-        # Broad, because corrupt bytes make decoders fail in any way there is.
+        # Broad, because decoders raise any kind of error for corrupt files.
         found = other_content(path)
         said = f'{type(error).__name__}: {error}'
         kind = pixel_kind(path) if read is not None and not found else ''
@@ -59,7 +59,7 @@ def pixel_kind(path: Path) -> str:
             image.load()
             return f'{image.format}, mode {image.mode}'
     except Exception:
-        # Broad, because corrupt bytes make decoders fail in any way there is.
+        # Broad, because decoders raise any kind of error for corrupt files.
         return ''
 
 
@@ -80,7 +80,7 @@ def _decode_completely(path: Path) -> None:
         with open_image(path) as image:
             image.load()
     except Exception:
-        # Broad, because corrupt bytes make decoders fail in any way there is. Pillow refuses what others read.
+        # Broad, because decoders raise any kind of error for corrupt files. Pillow refuses what others read.
         if not _others_decode(path, head):
             raise
 
@@ -141,7 +141,7 @@ def ends_completely(path: PathLike) -> bool:
         elif head.startswith(TIFF):
             return _tiff_ends_completely(path, size)
     except Exception:
-        # Broad, because corrupt bytes make decoders fail in any way there is.
+        # Broad, because decoders raise any kind of error for corrupt files.
         return False
     return bool(head) and not head.startswith((b'P5', b'P6'))
 
@@ -197,7 +197,7 @@ def _tiff_shape(path: PathLike) -> Tuple[int, ...]:
         with tifffile.TiffFile(path) as file:
             return tuple(file.series[0].shape)
     except Exception:
-        # Broad, because corrupt bytes make decoders fail in any way there is.
+        # Broad, because decoders raise any kind of error for corrupt files.
         return ()
 
 

@@ -49,7 +49,7 @@ class ImageReader:
         try:
             pixels = _decode(path) if self.load is None else (self.load(sample_of(path)) or {}).get('img')
         except Exception as error:
-            # Broad, because decoders fail in any way there is.
+            # Broad, because decoders raise any kind of error.
             raise ImageError(
                 image_problem(path)
                 or f'{path} cannot be read by the loading steps of the config ({type(error).__name__}: {error}): '
@@ -131,7 +131,7 @@ def read_untrusted_image(
             if width * height <= max_pixels:
                 image.load()
     except Exception as error:
-        # Broad, because corrupt bytes make decoders fail in any way there is.
+        # Broad, because decoders raise any kind of error for corrupt files.
         raise ImageError(
             f'{name} cannot be opened as an image: it is corrupt, truncated, or not one of {", ".join(FORMATS[:-1])} '
             f'or {FORMATS[-1]}. Convert it.'

@@ -141,7 +141,7 @@ def describe_kind(key: Key) -> str:
     return ', '.join(words + [f'weight {"x".join(map(str, shape))}' for shape in shapes])
 
 
-def _glance(x: Tensor, args: Sequence[Any]) -> Tuple[Any, ...]:
+def _quick_key(x: Tensor, args: Sequence[Any]) -> Tuple[Any, ...]:
     """Return a cheap key of a call (2 microseconds): all relevant properties of the map, few of the other arguments."""
     second = args[1] if len(args) > 1 else None
     return (
@@ -169,7 +169,7 @@ def fastest(name: str, table: Sequence['Implementation'], args: Sequence[Any]) -
     """
     x = args[0]
     seen = _seen.setdefault(name, {})
-    glance = _glance(x, args)
+    glance = _quick_key(x, args)
     row = seen.get(glance)
     if row is not None and row.when(*args):
         return row
@@ -255,7 +255,7 @@ def _time_rows(name: str, rows: Sequence['Implementation'], args: Sequence[Any],
     preferred = next(row.name for row in rows if row.name in medians)
     winner = min(medians, key=lambda each: medians[each] * (MARGIN if each == preferred else 1))
     if winner != preferred:
-        _say_slower(name, preferred, winner, device_name(device))
+        _log_slower(name, preferred, winner, device_name(device))
     return Choice(winner, medians)
 
 
@@ -364,7 +364,7 @@ def forget_choices() -> None:
 
 
 @lru_cache(maxsize=None)
-def _say_slower(name: str, preferred: str, winner: str, device: str) -> None:
+def _log_slower(name: str, preferred: str, winner: str, device: str) -> None:
     print_log(
         f'fcvit_mm: {name} uses {winner} for some maps, because it was measured faster than {preferred} on {device}; '
         '`python -m fcvit_mm.ops --measured` lists them.',

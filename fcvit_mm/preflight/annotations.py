@@ -12,9 +12,9 @@ import numpy as np
 
 from .remarks import shorten
 
-#: Examples of one kind of fault in a message.
+#: Maximum number of examples of one problem in a message.
 SHOWN = 3
-#: Why mmdet skips an annotation.
+#: Reasons why mmdet skips an annotation, by kind.
 SKIPPED = {
     'ignore': 'are marked "ignore"',
     'category': 'have a category_id that the file does not define',
@@ -23,19 +23,21 @@ SKIPPED = {
     'outside': 'have a box outside its image',
     'unknown': 'were not loaded by the data set',
 }
-#: Why an annotation cannot be loaded.
+#: Reasons why an annotation cannot be loaded, by kind.
 FATAL = {
     'box': 'have a bbox that is not four finite numbers',
     'area': 'have an area that is not a finite number',
 }
-#: Fraction of boxes beyond their image from which boxes count as two corners. Read as left, top, width and height, two
-#: corners reach beyond the image if their centre is right of or below the image's: three of four on average.
+#: Minimum fraction of boxes beyond their image at which boxes count as two corners. Two corners, read as left, top,
+#: width and height, reach beyond the image if the centre of the box is right of or below that of the image: on average
+#: three of four boxes.
 CORNERS_BEYOND = 0.25
-#: The same where x and y are the center, of objects of a tenth of their image's sides and more.
+#: The same for boxes given by their center, for objects of at least a tenth of the sides of their image.
 CENTERS_BEYOND = 0.05
-#: Boxes from which on it is said that they are centers. Fewer of objects that are only partly in the image can look so.
+#: Minimum number of boxes for the statement that they are given by their center; fewer boxes may be objects that are
+#: partly outside the image.
 CENTERS = 10
-#: What the library reads of annotations and images.
+#: Keys of annotations and images that the library reads.
 ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
 IMAGE_KEYS = ('id', 'file_name', 'width', 'height')
 IDS = ('id', 'image_id', 'category_id')
@@ -169,7 +171,8 @@ def shift_of(used: Iterable[Any], categories: Iterable[Any]) -> int:
 def are_corners(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, float]]) -> bool:
     """Check whether boxes are two corners, where left, top, width and height are expected.
 
-    They are if, read as left, top, width and height, many reach beyond their image, and read as corners all are inside.
+    This is the case if, read as left, top, width and height, many reach beyond their image, and read as corners, all
+    are inside it.
 
     Args:
         boxes (sequence): Four finite numbers each.
@@ -187,8 +190,8 @@ def are_corners(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, f
 def are_centers(boxes: Sequence[Sequence[float]], sizes: Sequence[Tuple[float, float]]) -> bool:
     """Check whether boxes are center, width and height, where left, top, width and height are expected.
 
-    They are if some reach beyond the right or lower border of their image as the latter, and all are within it as the
-    former. Of fewer than :data:`CENTERS` boxes nothing is said.
+    This is the case if, read as left, top, width and height, some reach beyond the right or lower border of their
+    image, and read as center, width and height, all are inside it. ``False`` for fewer than :data:`CENTERS` boxes.
 
     Args:
         boxes (sequence): Four finite numbers each.
@@ -216,7 +219,7 @@ def is_box(box: Any) -> bool:
 
 
 def corners(box: Sequence[float]) -> Tuple[float, ...]:
-    """Return left, top, right and bottom of a box, from left, top, width and height, as mmdet computes them."""
+    """Convert left, top, width and height of a box to left, top, right and bottom, as mmdet does."""
     x, y, width, height = box
     return (x, y, x + width, y + height)
 

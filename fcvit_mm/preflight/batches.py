@@ -20,11 +20,11 @@ from .data.kinds import is_segmentation
 from .gradients import is_distributed
 from .remarks import remark, shorten
 
-#: Sides of random images in pixels: a step on larger ones takes long, and shows no more.
+#: Sides of random images in pixels; a step on larger images takes longer and shows nothing more.
 LARGEST_SIDE = 512
-#: What PyTorch says of a BatchNorm that gets one value per channel.
+#: Part of PyTorch's error message for a BatchNorm that gets one value per channel.
 ONE_VALUE = 'Expected more than 1 value per channel'
-#: Labels that mmseg's heads ignore unless told otherwise.
+#: Label that mmseg's heads ignore by default.
 IGNORED = 255
 
 
@@ -32,12 +32,12 @@ class Batches:
     """A data loader without its data set, and the preprocessor of the model.
 
     Args:
-        cfg (Config): Both are built in the current scope.
-        name (str): Of the data loader.
-        number (int): Samples of its data set.
+        cfg (Config): The config; loader and preprocessor are built in the current scope.
+        name (str): Name of the data loader.
+        number (int): Number of samples of its data set.
 
     Raises:
-        Exception: One of them cannot be built.
+        Exception: Loader or preprocessor cannot be built.
     """
 
     def __init__(self, cfg: Config, name: str, number: int) -> None:
@@ -60,7 +60,7 @@ class Batches:
 
     @property
     def last(self) -> int:
-        """Images of the last batch of an epoch; those of any other batch where there is no incomplete one."""
+        """Number of images of the last batch of an epoch, which may be incomplete."""
         size, sampler = self.batch_size, self.loader.sampler
         endless = any('Infinite' in base.__name__ for base in type(sampler).__mro__)
         sampler = getattr(self.loader.batch_sampler, 'sampler', sampler)
@@ -84,7 +84,7 @@ class Batches:
         try:
             self.make(samples)
         except Exception:
-            # Broad, because collation and preprocessing are anybody's.
+            # Broad, because collation and preprocessing may be any code.
             return False
         return True
 
@@ -94,8 +94,8 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
 
     Args:
         cfg (Config): The config.
-        name (str): Of the data loader.
-        number (int): Samples of its data set.
+        name (str): Name of the data loader.
+        number (int): Number of samples of its data set.
         packed (dict): Index -> sample that went through the pipeline.
         leaves (sequence of Leaf): The data sets.
     """
@@ -172,7 +172,7 @@ def size_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
         batches.make([first, other])
         return []
     except Exception as error:
-        # Broad, because collation and preprocessing are anybody's.
+        # Broad, because collation and preprocessing may be any code.
         kind, message, _ = origin(error)
     if not batches.can_make([first]) or not batches.can_make([other]):
         return []
@@ -187,8 +187,8 @@ def size_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
 def lone_image_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
     """Check that BatchNorm can train on the smallest batch of an epoch, if that is a single image.
 
-    A map that is pooled to one position has one value per channel then. A training step on a random image shows it.
-    Detectors do so with several positions or RoIs of an image.
+    In such a batch, a map that is pooled to one position has one value per channel. A training step on a random image
+    shows it. Detectors are not checked, because their BatchNorms get several positions or RoIs of an image.
     """
     cfg, size = batches.cfg, batches.batch_size
     if library_of(cfg) == 'mmdet' or batches.last != 1:
@@ -229,7 +229,7 @@ def mask_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
     try:
         made = batches.make(samples[:1])['data_samples'] if names else []
     except Exception:
-        # Broad, because collation and preprocessing are anybody's.
+        # Broad, because collation and preprocessing may be any code.
         return []
     if all('masks' in sample.gt_instances for sample in made):
         return []
@@ -251,7 +251,7 @@ def segmentation_heads(model: dict) -> Iterator[Tuple[str, dict]]:
 
 
 def ignored_problems(batches: Batches, samples: Sequence[dict], leaves: Sequence[Leaf]) -> List[str]:
-    """Check that heads of segmentors ignore every label that is not a class: of data sets, and of padding."""
+    """Check that heads of segmentors ignore every label of the data and of padding that is not a class."""
     if not any(is_segmentation(leaf.dataset) for leaf in leaves):
         return []
     loaded = set().union(*(leaf.labels for leaf in leaves))
@@ -260,7 +260,7 @@ def ignored_problems(batches: Batches, samples: Sequence[dict], leaves: Sequence
         data_samples = batches.make(samples)['data_samples']
         made = {label for each in data_samples for label in each.gt_sem_seg.data.unique().tolist()}
     except Exception:
-        # Broad, because collation and preprocessing are anybody's, and samples need not have a map.
+        # Broad, because collation and preprocessing may be any code, and samples need not have a map.
         made = set()
     padding = getattr(batches.preprocessor, 'seg_pad_val', None)
     problems = []

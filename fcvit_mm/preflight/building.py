@@ -1,4 +1,4 @@
-"""Building the parts of a run without its data: arguments that nothing takes, names of types, missing packages."""
+"""Building the parts of a run without its data, to find unknown arguments, unknown types and missing packages."""
 
 import contextlib
 import copy
@@ -25,7 +25,7 @@ from .contexts import quiet, scratch_folder
 from .messages import short_message
 from .remarks import shorten
 
-#: Packages of MMEngine's backends of visualizers. Their objects cannot be built to the end, which would start a run.
+#: Packages of MMEngine's visualizer backends. The backends are not built completely, because that would start a run.
 BACKEND_PACKAGES = {
     'AimVisBackend': 'aim',
     'ClearMLVisBackend': 'clearml',
@@ -35,7 +35,7 @@ BACKEND_PACKAGES = {
     'TensorboardVisBackend': 'tensorboard',
     'WandbVisBackend': 'wandb',
 }
-#: Error messages that do not depend on the data.
+#: Pattern of error messages that do not depend on the data.
 OF_ARGUMENTS = r'unexpected keyword|required .*argument|multiple values|registry|not callable|must be callable'
 
 
@@ -73,7 +73,7 @@ def build_problems(cfg: Config) -> List[str]:
             with quiet(logging.CRITICAL):
                 return build()
         except Exception as error:
-            # Broad, because each part is another library's.
+            # Broad, because the parts may be from any library.
             message = short_message(error) + text_values(part, error)
             if not with_data or re.search(OF_ARGUMENTS, message) or origin(error).package == 'torch':
                 end = '' if message.endswith('?') else '.'
@@ -114,7 +114,7 @@ def build_problems(cfg: Config) -> List[str]:
 
 
 def text_values(part: Any, error: Exception) -> str:
-    """Name the texts in a part of a config whose types an operation did not accept; empty for other errors."""
+    """Name the values in a part of a config that are text where an operation needs another type; empty if none are."""
     if not isinstance(error, TypeError) or not re.search(r"'str'|\bstr\b", str(error)):
         return ''
     found = [
@@ -132,7 +132,7 @@ def plain_loader() -> Dict[str, Any]:
 
 
 def build_hook(runner: Runner, hook: Any) -> None:
-    """Build a hook as the runner does, with what it builds itself at the start or at the first checkpoint."""
+    """Build a hook as the runner does, including what the hook builds at the start or at the first checkpoint."""
     before = list(runner.hooks)
     runner.register_hook(copy.deepcopy(hook))
     (built,) = [each for each in runner.hooks if each not in before]
@@ -146,7 +146,7 @@ def bind_checkpoint_arguments(hook: CheckpointHook) -> None:
     """Check the arguments that a hook passes to ``Runner.save_checkpoint`` when it writes the first checkpoint.
 
     Raises:
-        TypeError: Some of them are none of its.
+        TypeError: ``Runner.save_checkpoint`` does not have such an argument.
     """
     known = inspect.signature(Runner.save_checkpoint).parameters
     unknown = [name for name in hook.args if name not in known]
@@ -170,7 +170,7 @@ def checkpoint_hook_problems(cfg: Config) -> List[str]:
     except TypeError as error:
         return [f'default_hooks.checkpoint: {error}: the first checkpoint would end the run. Correct it']
     except Exception:
-        # Broad, because the hook is MMEngine's; the runner says what is wrong with it.
+        # Broad, because the hook is MMEngine's; the runner reports what is wrong with it.
         return []
     return []
 
@@ -199,7 +199,7 @@ def backend_problems(cfg: Config) -> List[str]:
 
 
 def replace_backends(cfg: Config, name: str) -> None:
-    """Give a visualizer a backend that starts nothing, and a name of its own: an earlier one would be used again.
+    """Give a visualizer a backend that starts nothing, and a unique name, because MMEngine reuses one of the same name.
 
     Args:
         cfg (Config): It is changed.

@@ -12,7 +12,7 @@ from ..checkpoints.names import some
 from .model import built_model
 from .remarks import remark
 
-#: Values of a backbone that the checkpoint of another task does not have: counters, output norms.
+#: Values of a backbone that the checkpoint of another task may lack: counters, output norms.
 OPTIONAL = re.compile(r'num_batches_tracked$|backbone\.norm\d')
 
 
@@ -21,8 +21,8 @@ def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = Non
 
     Args:
         path (str): The checkpoint.
-        what (str): What to call it.
-        trained (list, optional): Gets the names of the classes in the checkpoint.
+        what (str): Name of the checkpoint in messages.
+        trained (list, optional): List that gets the names of the classes in the checkpoint.
     """
     try:
         content = read_trained(path)
@@ -34,7 +34,7 @@ def checkpoint_problems(path: str, what: str, trained: Optional[List[str]] = Non
 
 
 def load_from_problems(cfg: Config) -> List[str]:
-    """Check that a checkpoint given by ``load_from`` has weights of the model: MMEngine only warns of the rest."""
+    """Check that a checkpoint given by ``load_from`` has weights of the model; MMEngine only warns if it has none."""
     path = cfg.load_from
     built = built_model(cfg)
     if built is None:
@@ -54,7 +54,7 @@ def load_from_problems(cfg: Config) -> List[str]:
 
 
 def report_partial_backbone(path: str, model: List[str], fitting: List[str]) -> None:
-    """Log a warning if a checkpoint has some values of the backbone, but not all, as one of another variant."""
+    """Log a warning if a checkpoint has only some values of the backbone, as a checkpoint of another variant has."""
     own = [name for name in model if 'backbone.' in name and not OPTIONAL.search(name)]
     missing = [name for name in own if name not in set(fitting)]
     if missing and len(missing) < len(own):
@@ -92,7 +92,7 @@ def resume_problems(path: str, trained: Optional[List[str]] = None) -> List[str]
 
 
 def resume_model_problems(cfg: Config) -> List[str]:
-    """Check that a checkpoint to resume from has every value of the model: MMEngine only warns of others."""
+    """Check that a checkpoint to resume from has every value of the model; MMEngine only warns about missing ones."""
     model = built_model(cfg, 'meta')
     if model is None:
         return []

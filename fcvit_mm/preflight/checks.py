@@ -15,7 +15,7 @@ from .checkpoints import checkpoint_problems, load_from_problems, resume_model_p
 from .classes import LabelRule, head_classes, split_problems, trained_class_problems, zero_label_problems
 from .contexts import without_garbage_collection
 from .data.dataset import Leaf, build_problem, check_leaf
-from .data.pipeline import build_outer, rehearse
+from .data.pipeline import build_outer, try_pipeline
 from .gradients import gradient_problems
 from .ground_truth.evaluator import foreign_metric_problem, ground_truth_problems
 from .ground_truth.scores import EVALUATION_SECONDS, Split
@@ -37,7 +37,7 @@ class Samples(NamedTuple):
     """The samples of a data loader.
 
     Attributes:
-        number (int): Their number, not counting how often wrappers repeat them.
+        number (int): Number of samples; samples that wrappers repeat count once.
         paths (list[str]): Paths of their images, each once.
         sources (dict[str, str]): Annotation file or folder of segmentation maps -> folder of the images.
     """
@@ -144,11 +144,11 @@ def data_problems(
     """Check the data sets of some data loaders, their heads and their evaluators.
 
     Args:
-        cfg (Config): Its data sets and evaluators are built in its scope.
+        cfg (Config): The config; its data sets and evaluators are built in its scope.
         loaders (list[str]): Names of data loaders.
         limit (TimeLimit, optional): Time limit of all checks. Default: a new one.
         trained (dict, optional): Checkpoint that is tested or resumed -> names of its classes, if it has any.
-        samples (dict, optional): Gets the samples of each data loader without problems.
+        samples (dict, optional): Dict that gets the samples of each data loader without problems.
     """
     limit = limit or TimeLimit()
     samples = {} if samples is None else samples
@@ -169,7 +169,7 @@ def data_problems(
             if not found:
                 samples[name] = samples_of(leaves)
             with part.pause():
-                leaves.clear()  # millions of objects: it takes as long as a check
+                leaves.clear()  # freeing millions of objects takes as long as a check
         limit.take(part)
     if 'train_dataloader' in samples and 'val_dataloader' in samples:
         train, val = samples['train_dataloader'], samples['val_dataloader']
@@ -202,13 +202,13 @@ def loader_problems(
 
     Args:
         cfg (Config): The config.
-        name (str): Of the data loader.
+        name (str): Name of the data loader.
         num_classes (int, optional): Maximum number of classes of a head.
         limit (TimeLimit): Time limit of all checks.
-        seen (list): Gets the classes of each data set.
-        splits (dict): Gets those of data sets without problems.
-        rules (dict): Gets how these read the labels in segmentation maps.
-        leaves (list): Gets the data sets, which are freed with it.
+        seen (list): List that gets the classes of each data set.
+        splits (dict): Dict that gets the classes of data sets without problems.
+        rules (dict): Dict that gets the :class:`LabelRule` of these data sets.
+        leaves (list): List that gets the data sets; emptying it frees them.
     """
     dataset_cfg, split = cfg[name]['dataset'], name.partition('_')[0]
     leaf_cfgs = list(leaf_datasets(dataset_cfg))
@@ -232,17 +232,17 @@ def loader_problems(
         try:
             outer = build_outer(dataset_cfg, iter(datasets), limit)
         except Exception as error:
-            # Broad, because each wrapper has checks of its own.
+            # Broad, because wrappers have their own checks.
             return [f'{name}: {build_problem(dataset_cfg, error)}']
     problems += [f'{name}{problem}' for problem in sampler_problems(cfg, name, outer)]
-    found, packed = rehearse(outer, datasets, limit, name)
+    found, packed = try_pipeline(outer, datasets, limit, name)
     found = found or batch_problems(cfg, name, len(outer), packed, leaves)
     problems += [f'{name}: {problem}' for problem in found]
     evaluator = cfg.get(f'{split}_evaluator')
     if not problems and split != 'train' and evaluator:
         problems += foreign_metric_problem(evaluator, model_class(cfg), f'{split}_evaluator')
     if not problems and split != 'train' and evaluator and hasattr(outer, 'metainfo'):
-        limit.reserve(EVALUATION_SECONDS)  # the ground truth comes last, and finds most
+        limit.reserve(EVALUATION_SECONDS)  # for the check of the ground truth, which comes last and finds most problems
         data = Split(outer, datasets, packed, limit)
         problems += ground_truth_problems(evaluator, data, f'{split}_evaluator')
         problems += mask_metric_problems(cfg, f'{split}_evaluator')

@@ -74,7 +74,7 @@ def trained_class_problems(trained: Dict[str, Sequence[str]], splits: Dict[str, 
 
 
 def zero_label_problems(rules: Dict[str, LabelRule]) -> List[str]:
-    """Check that all splits agree in ``reduce_zero_label``, unless their files show that they differ as well."""
+    """Check that all splits have the same ``reduce_zero_label``, unless their files number classes differently."""
     problems: List[str] = []
     first = next(iter(rules), '')
     for other, rule in rules.items():
@@ -87,7 +87,7 @@ def zero_label_problems(rules: Dict[str, LabelRule]) -> List[str]:
         )
         if rule.root == given.root:
             problems.append(text)
-        else:  # other files, which may number the classes in another way
+        else:  # files in another folder, which may number the classes in another way
             remark(f'{text}, unless their segmentation maps number the classes differently')
     return problems
 
@@ -105,7 +105,7 @@ def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
             for index, child in enumerate(node):
                 yield from visit(child, f'{name}.{index}')
 
-    # mmpretrain's preprocessor makes the vectors of labels that Mixup and CutMix mix.
+    # mmpretrain's preprocessor builds the one-hot labels for Mixup and CutMix.
     yield from visit({'num_classes': (cfg.get('data_preprocessor') or {}).get('num_classes')}, 'data_preprocessor')
     place, model = find_inner_model(cfg.get('model') or {})
     for key in HEADS:

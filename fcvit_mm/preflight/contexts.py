@@ -1,4 +1,4 @@
-"""Contexts that checks run in: without output, without files that stay, without garbage collection."""
+"""Contexts in which checks run: without output, in a temporary folder, without garbage collection."""
 
 import contextlib
 import gc

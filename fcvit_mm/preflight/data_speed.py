@@ -1,4 +1,4 @@
-"""How fast a run's data comes and its model works, and how many workers balance the two."""
+"""Measuring the speed of data loading and of the model, and the number of workers that balances the two."""
 
 import copy
 import math
@@ -17,7 +17,7 @@ from ..engine.run import TRAINING_STEPS
 from ..errors import UserError, library_errors
 from .trial import build_runner, scratch_folder, train_steps
 
-#: Samples that are loaded before those that are timed: they import, and fill caches.
+#: Number of samples that are loaded before timing, because the first ones import modules and fill caches.
 WARM_UP = 4
 
 
@@ -26,16 +26,17 @@ class DataSpeed(NamedTuple):
 
     Attributes:
         dataset (str): Type of the data set.
-        length (int): Its samples.
-        measured (int): Samples that were timed.
-        seconds (float): For one sample, on one core.
-        waiting (float): Of these, without the processor: for files.
+        length (int): Number of its samples.
+        measured (int): Number of samples that were timed.
+        seconds (float): Seconds for one sample, on one core.
+        waiting (float): Part of these during which the process did not use the core, because it waited, mostly for
+        files.
         transforms (list[tuple[str, float]]): Steps of the pipeline and the seconds of each for one sample.
-        batch (int): Samples of a process and step.
-        step_seconds (float): For one training step without loading.
-        device (str): That works, or ``'given'``.
-        workers (int): Of the config.
-        cores (int): That this process may use.
+        batch (int): Samples per process and step.
+        step_seconds (float): Seconds for one training step without loading.
+        device (str): Device of the training step, or ``'given'`` if the time was given.
+        workers (int): Number of workers in the config.
+        cores (int): Number of cores that this process may use.
     """
 
     dataset: str
@@ -67,8 +68,8 @@ def measure_data(cfg: Config, samples: int = 256, step_seconds: Optional[float] 
     Args:
         cfg (Config): From :func:`fcvit_mm.engine.config.load_config`; a copy goes through
             :data:`fcvit_mm.engine.run.TRAINING_STEPS`.
-        samples (int): How many are timed.
-        step_seconds (float, optional): For one training step. Default: some are taken, with random weights.
+        samples (int): Number of samples that are timed.
+        step_seconds (float, optional): Seconds for one training step. Default: measured, with random weights.
 
     Raises:
         UserError: There is no training data, a number is out of range, or data or model fail, such as a
@@ -209,11 +210,11 @@ def timed_transforms(dataset: Any) -> Iterator[Dict[str, float]]:
 
 
 def format_data_speed(found: DataSpeed, processes: int = 1) -> str:
-    """Return what was measured as text, and what follows for the workers.
+    """Return the measurements as text, with the number of workers that they imply.
 
     Args:
         found (DataSpeed): From :func:`measure_data`.
-        processes (int): Of the run on this machine, such as its GPUs.
+        processes (int): Number of processes of the run on this machine, such as its GPUs.
     """
     rest = found.seconds - sum(seconds for _, seconds in found.transforms)
     parts = [*found.transforms, ('data set, checks, batch', max(0.0, rest))]
@@ -239,7 +240,7 @@ def format_data_speed(found: DataSpeed, processes: int = 1) -> str:
 
 
 def _balance(found: DataSpeed, processes: int) -> Iterator[str]:
-    """Yield what follows for the workers, line by line."""
+    """Yield the lines of the report about the number of workers."""
     cores, each = found.cores // processes, f' of each of {processes} processes' if processes > 1 else ''
     yield f'{_number(found.needed, "worker")}{each} keep{"s" * (found.needed == 1)} up with the model'
     now = found.rate(found.workers)

@@ -12,7 +12,7 @@ from ..apis.rewiring import StockConfigError, rewire
 from ..apis.step import Step, StepError, try_step
 from ..engine.config import library_of
 
-#: Names in a message.
+#: Maximum number of names in a message.
 SHOWN = 5
 
 
@@ -20,8 +20,8 @@ class Missing(NamedTuple):
     """Parameters without a gradient.
 
     Attributes:
-        text (str): Which, why, and the way out.
-        ends_run (bool): Whether the run's processes would stop at them.
+        text (str): The parameters, the cause and the solution.
+        ends_run (bool): Whether these parameters would stop the run.
     """
 
     text: str
@@ -66,8 +66,8 @@ def missing_gradients(cfg: Config, step: Step) -> Optional[Missing]:
     """Describe the parameters without a gradient in a training step, and what to change.
 
     Args:
-        cfg (Config): The run's.
-        step (Step): What was found.
+        cfg (Config): Config of the run.
+        step (Step): Results of a training step.
 
     Returns:
         Missing: ``None`` if there are none, or if :func:`finds_unused`.

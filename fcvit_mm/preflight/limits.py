@@ -11,8 +11,8 @@ from .remarks import remark
 
 Item = TypeVar('Item')
 
-#: Seconds for all checks before a run, without building the data sets, which the run does, too. Some steps, such as
-#: comparing ids, are done for all data and take what they take.
+#: Seconds for all checks before a run, without the time to build the data sets, which the run needs, too. Some steps,
+#: such as comparing ids, are done for all data and are not limited.
 SECONDS = 11.0
 
 
@@ -32,11 +32,11 @@ class TimeLimit:
         self.paused = 0.0
 
     def share(self, number: int) -> 'TimeLimit':
-        """Return a limit for an equal share of the remaining time, for :meth:`take` afterwards."""
+        """Return a limit for an equal share of the remaining time; pass it to :meth:`take` afterwards."""
         return TimeLimit(max(self.end - time.monotonic(), 0.0) / number)
 
     def take(self, part: 'TimeLimit') -> None:
-        """Count what a part from :meth:`share` did not count."""
+        """Add the time that a limit from :meth:`share` excluded to the excluded time of this one."""
         self.end += part.paused
         self.paused += part.paused
 
@@ -59,8 +59,8 @@ class TimeLimit:
         """Yield items within the time limit, at least one; log the number if not all.
 
         Args:
-            items (Sequence): What is to be checked.
-            seconds (float): For these items.
+            items (Sequence): Items to check.
+            seconds (float): Maximum time for these items.
             what (str): Action for the message: ``'data/a.json: masks read'``.
         """
         start = time.monotonic()
@@ -76,9 +76,9 @@ class TimeLimit:
         """Yield items of unknown number within the time limit, at least one; log the number if not all.
 
         Args:
-            items (Iterable): What is to be checked.
-            seconds (float): For these items.
-            what (str): As for :meth:`part`.
+            items (Iterable): Items to check.
+            seconds (float): Maximum time for these items.
+            what (str): See :meth:`part`.
         """
         start = time.monotonic()
         end = min(start + seconds, self.end)
@@ -99,7 +99,7 @@ class TimeLimit:
 
 
 def spread(items: Sequence[Item], number: int) -> List[Item]:
-    """Return at most so many items, spread evenly."""
+    """Return at most ``number`` items, evenly spread."""
     if len(items) <= number:
         return list(items)
     return [items[int(index)] for index in np.linspace(0, len(items) - 1, number)]

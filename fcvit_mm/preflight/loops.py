@@ -11,7 +11,7 @@ from ..engine.config import type_name, walk
 from .contexts import quiet
 from .remarks import remark
 
-#: Ends a message about what validation needs.
+#: End of messages about validation.
 NO_VALIDATION = '. To train without validation: val_dataloader=None val_cfg=None val_evaluator=None'
 
 
@@ -26,7 +26,7 @@ def sampler_problems(cfg: Config, name: str, dataset: Any) -> List[str]:
 
     Args:
         cfg (Config): The config.
-        name (str): Of the data loader.
+        name (str): Name of the data loader.
         dataset (Dataset): Its data set, wrappers included.
     """
     loader = cfg[name]
@@ -41,7 +41,7 @@ def sampler_problems(cfg: Config, name: str, dataset: Any) -> List[str]:
             length = len(built)
             endless = type(built) is not DefaultSampler and bool(list(islice(built, length, length + 1)))
     except Exception:
-        # Broad, because the sampler is another library's; the runner says what is wrong with it.
+        # Broad, because the sampler is another library's; the runner reports what is wrong with it.
         return []
     if endless and (is_by_epoch(cfg) or not trains):
         what = 'the first epoch would not end' if trains else 'the evaluation would not end'
@@ -71,7 +71,7 @@ def loop_problems(cfg: Config) -> List[str]:
     for split in ('val', 'test'):
         parts = [f'{split}_dataloader', f'{split}_cfg', f'{split}_evaluator']
         missing = [part for part in parts if cfg.get(part) is None]
-        if missing and len(missing) < len(parts) and missing != ['val_dataloader']:  # which is reported by itself
+        if missing and len(missing) < len(parts) and missing != ['val_dataloader']:  # reported elsewhere
             return [
                 f'{" and ".join(missing)} {"is" if len(missing) == 1 else "are"} None, but not all of '
                 f'{", ".join(parts)}: set all three, or all to None'

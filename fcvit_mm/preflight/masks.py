@@ -14,9 +14,9 @@ from ..errors import origin
 from .annotations import corners
 from .limits import TimeLimit, spread
 
-#: Seconds for choosing the masks that the libraries are asked about, and for asking.
+#: Seconds for choosing the masks that the libraries are to read, and for reading them.
 SCREEN_SECONDS, ASK_SECONDS = 2.0, 1.0
-#: Masks without anything unusual that they are asked about.
+#: Maximum number of ordinary masks that the libraries are to read.
 USUAL_ASKED = 64
 
 
@@ -25,10 +25,10 @@ class Mask(NamedTuple):
 
     Attributes:
         segmentation (list | dict): Polygons or run lengths, as the file has them; ``None`` if it has none.
-        width (int): Of the image.
-        height (int): Of the image.
+        width (int): Width of the image.
+        height (int): Height of the image.
         owner (Any): The annotation, or its instance in the data set.
-        image_id (Any): Of the image.
+        image_id (Any): Id of the image.
     """
 
     segmentation: Any
@@ -42,10 +42,9 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
     """Return what is unusual about a segmentation, without calling a library.
 
     Returns:
-        str: ``''`` (nothing), ``'far'`` (points so far away, or no numbers, that drawing them would take forever),
-        ``'size'`` (run lengths for another size, or that do not fill theirs or are cut off, which some libraries read
-        all the same),
-        ``'beyond'`` (points beyond the image), or ``'unusual'``.
+        str: ``''`` (nothing); ``'far'`` (points that are no numbers, or so far outside that drawing takes too long);
+        ``'size'`` (run lengths that are for another size, do not fill their size or are truncated, which some libraries
+        read nevertheless); ``'beyond'`` (points outside the image); or ``'unusual'``.
     """
     if isinstance(mask, dict):
         if list(mask.get('size') or ()) != [height, width]:
@@ -66,7 +65,7 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
             low, high, total = min(polygon), max(polygon), sum(polygon)
         except TypeError:
             return 'far'
-        # Points are drawn in time and memory that grow with the distance between them.
+        # The time and memory to draw points grow with the distance between them.
         if not (-10 * side <= low and high <= 10 * side and math.isfinite(total)):
             return 'far'
         if not kind and (low < -1 or high > side + 1):
@@ -75,7 +74,7 @@ def mask_kind(mask: Any, width: int, height: int) -> str:
 
 
 def pixels(mask: dict) -> Optional[float]:
-    """Return the sum of run lengths; ``None`` of those that are not numbers, or none.
+    """Return the sum of run lengths; ``None`` if there are none, or some are not numbers.
 
     pycocotools also reads run lengths that end too early, and fills the rest with uninitialized memory.
     """
@@ -93,8 +92,8 @@ def pixels(mask: dict) -> Optional[float]:
 def run_lengths(counts: Union[str, bytes]) -> Optional[List[int]]:
     """Decode COCO's compressed run lengths; ``None`` if they are invalid.
 
-    Characters from 48 on carry five bits each, the lowest first, and whether more of the number follows; from the
-    fourth, a length is given as its difference to that two before.
+    Each character (code minus 48) has five bits of a number, the lowest first, and a bit that tells whether more
+    follow. From the fourth length on, the number is the difference to the length two before.
     """
     try:
         numbers = counts.encode('ascii') if isinstance(counts, str) else counts
@@ -126,8 +125,8 @@ def mask_words(mask: Any, width: int, height: int, said: str) -> str:
 
     Args:
         mask (list | dict): The segmentation.
-        width (int): Of its image.
-        height (int): Of its image.
+        width (int): Width of its image.
+        height (int): Height of its image.
         said (str): Error message of the library.
     """
     if not mask:
@@ -183,7 +182,7 @@ def check_masks(
     kinds: Dict[str, str] = {}
 
     def words_of(said: str) -> str:
-        """Return the words for the first mask of this kind: others differ in numbers."""
+        """Return the description of the first mask with this message; those of other masks differ only in numbers."""
         return kinds.setdefault(re.sub(r"\[[^\]]*\]|'[^']*'|\d+", '', said), said)
 
     unusual: List[Mask] = []
@@ -219,7 +218,7 @@ def ask_loading_step(step: Any) -> Callable[[Mask], str]:
         try:
             results = step(sample)
         except Exception as error:
-            # Broad, because libraries have no error of their own for this.
+            # Broad, because the libraries have no special error for this.
             return mask_words(mask.segmentation, mask.width, mask.height, _reason(error))
         flags = results.get('gt_ignore_flags')
         if flags is None or len(flags) == 0:  # a step that loads no objects, as of images without labels
@@ -243,7 +242,7 @@ def ask_metric(api: Any) -> Callable[[Mask], str]:
         try:
             masks.area(api.annToRLE(mask.owner))
         except Exception as error:
-            # Broad, because pycocotools has no error of its own.
+            # Broad, because pycocotools has no special error for this.
             return mask_words(mask.segmentation, mask.width, mask.height, _reason(error))
         return ''
 

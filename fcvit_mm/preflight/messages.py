@@ -25,9 +25,9 @@ def short_message(error: Exception) -> str:
 
 
 def near_registered(name: str, kind: str) -> str:
-    """Return the name in the registries of a kind that resembles another one, as a question; empty if none does.
+    """Return the registered name most similar to a misspelt one, as a question; empty if none is similar.
 
-    The name itself may be that of another library.
+    It may be the same name in the registry of another library.
     """
     scope = next((scope for scope, names in names_by_scope(kind).items() if name in names), '')
     if scope:
@@ -38,7 +38,7 @@ def near_registered(name: str, kind: str) -> str:
 
 
 def parameters_of_failing(error: BaseException) -> List[str]:
-    """Return the names of the arguments of the class that could not be built, by a registry or by the runner."""
+    """Return the names of the arguments of the class that a registry or the runner could not build."""
     classes = [
         frame.f_locals.get('obj_cls')
         for frame, _ in traceback.walk_tb(error.__traceback__)

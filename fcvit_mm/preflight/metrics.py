@@ -1,4 +1,4 @@
-"""The metrics of an evaluator: what the model must predict for them, and the hooks that follow one by its name."""
+"""The metrics of an evaluator: what the model must predict for them, and the hooks that monitor one by its name."""
 
 import re
 from typing import Any, List, Sequence, Tuple
@@ -14,7 +14,7 @@ def mask_metric_problems(cfg: Config, name: str) -> List[str]:
 
     Args:
         cfg (Config): The config.
-        name (str): Of the evaluator.
+        name (str): Name of the evaluator.
     """
     wanted = [node.get('metric') for node in walk(cfg[name]) if type_name(node) == 'CocoMetric']
     if not any('segm' in ([metric] if isinstance(metric, str) else metric or []) for metric in wanted):
@@ -35,12 +35,12 @@ def mask_metric_problems(cfg: Config, name: str) -> List[str]:
 
 
 def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
-    """Check that hooks and schedules that follow a validation metric name one that the evaluator computes.
+    """Check that hooks and schedules that monitor a validation metric name one that the evaluator computes.
 
     Args:
         cfg (Config): The config.
-        metrics (sequence of str): Names of the metrics. Without any, as of an untrained detector without detections,
-            nothing is checked.
+        metrics (sequence of str): Names of the metrics. If it is empty, as for an untrained detector without
+            detections, nothing is checked.
     """
     if not metrics:
         return []

@@ -1,4 +1,4 @@
-"""Files that do not exist: what the same file is called, or where it is."""
+"""Finding missing files under a similar name or in another place."""
 
 import errno
 import os
@@ -13,19 +13,19 @@ from ..images import walk_entries
 from .limits import TimeLimit
 from .remarks import remark, shorten
 
-#: Folders above the given one in which a file is searched.
+#: Number of folders above the given one in which a file is searched.
 LEVELS = 4
 #: Seconds for searching folders for broken symbolic links.
 LINK_SECONDS = 0.7
-#: How the names of archives end.
+#: Suffixes of archives.
 ARCHIVES = ('.zip', '.tar', '.tgz', '.tar.gz', '.gz', '.rar', '.7z', '.lmdb')
 
 
 def path_problem(path: str, is_folder: bool, what: str) -> str:
-    """Describe why a folder or file that a config names is none, and what is there; empty if it is one.
+    """Describe why a path in a config is not a folder or file as required, and what is there; empty if it is.
 
     Args:
-        path (str): As the data set reads it.
+        path (str): The path, as the data set reads it.
         is_folder (bool): Whether it must be a folder.
         what (str): The path, and what it is for, at the beginning of the message.
     """
@@ -47,13 +47,13 @@ def path_problem(path: str, is_folder: bool, what: str) -> str:
 
 
 def link_problems(folders: Sequence[str], number: int, allowed: float, limit: TimeLimit) -> List[str]:
-    """Find symbolic links without a target in folders, which libraries skip without a word.
+    """Find symbolic links without a target in folders, which libraries skip silently.
 
     Args:
         folders (sequence of str): Folders that a data set lists.
-        number (int): Its samples.
-        allowed (float): Part of them that may be missing; up to this, a warning is logged.
-        limit (TimeLimit): Of all checks.
+        number (int): Number of its samples.
+        allowed (float): Fraction of them that may be missing; up to this, a warning is logged.
+        limit (TimeLimit): Time limit of all checks.
     """
     entries = chain.from_iterable(map(walk_entries, folders))
     searched = limit.stream(entries, LINK_SECONDS, f'{shorten(folders)}: files searched for broken symbolic links')
@@ -77,7 +77,7 @@ def link_problems(folders: Sequence[str], number: int, allowed: float, limit: Ti
 
 
 def loop_problem(error: Exception) -> str:
-    """Describe the symbolic link to a folder above it because of which a path has no end; empty for other errors."""
+    """Describe the symbolic link to a folder above itself that makes a path endless; empty for other errors."""
     if not isinstance(error, OSError) or error.errno != errno.ELOOP or not isinstance(error.filename, str):
         return ''
     parts = error.filename.split(os.sep)
@@ -91,7 +91,7 @@ def loop_problem(error: Exception) -> str:
 
 
 def is_hidden(path: str, folders: Sequence[str]) -> bool:
-    """Check whether a file below one of some folders, or a folder between, is hidden."""
+    """Check whether a file, or a folder between it and one of ``folders``, is hidden."""
     return any(path.startswith(folder) and f'{os.sep}.' in path[len(folder.rstrip(os.sep)) :] for folder in folders)
 
 
@@ -99,8 +99,8 @@ def near_file(path: str, folder: str = '') -> str:
     """Return, as one sentence, where a missing file is or what is wrong with its name; empty if unknown.
 
     Args:
-        path (str): A file that does not exist, as a data set joins it from its folder and a name.
-        folder (str): The folder, which an absolute name replaces.
+        path (str): A file that does not exist: a name joined to the folder of a data set.
+        folder (str): The folder of the data set; an absolute name replaces it in ``path``.
     """
     link = _broken_link(path)
     if link:
@@ -170,7 +170,7 @@ def _broken_link(path: str) -> str:
 
 
 def _near_name(path: str) -> str:
-    """Find the file in its folder under a name that differs in case, Unicode form, suffix or ending."""
+    """Find the file in its folder under a name that differs in case, Unicode form or suffix."""
     folder, name = osp.split(path)
     try:
         names = sorted(os.listdir(folder))

@@ -1,4 +1,4 @@
-"""Misspelt arguments that a class takes and ignores, because it accepts any (``**kwargs``)."""
+"""Misspelt arguments that a class accepts and ignores, because it accepts any argument (``**kwargs``)."""
 
 import inspect
 from difflib import get_close_matches
@@ -10,14 +10,14 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, Defa
 from .contexts import quiet
 from .remarks import remark
 
-#: Similarity from which on an unknown argument is a misspelling of a known one.
+#: Minimum similarity at which an unknown argument counts as a misspelt one.
 SIMILAR = 0.85
 #: Keys of a config that the registries read themselves.
 OF_REGISTRIES = {'type', '_scope_', '_delete_', 'priority'}
 
 
 def report_misspelt_arguments(cfg: Config) -> None:
-    """Log a warning for arguments that a class ignores, and whose names resemble one that it knows."""
+    """Log a warning for arguments that a class ignores and whose names resemble one of its arguments."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope), quiet():
         texts = [
             f'{where}: {name} has no argument {key!r} of its own; did you mean {near!r}?'
@@ -62,7 +62,7 @@ def misspelt(registry: Registry, node: dict) -> Iterator[Tuple[str, str, str]]:
                 kind = scoped.get(kind)
         known = arguments_of(kind)
     except Exception:
-        # Broad, because types are anybody's; the runner says what is wrong with them.
+        # Broad, because types may be any code; the runner reports what is wrong with them.
         return
     for key in node:
         if key not in known and key not in OF_REGISTRIES:

@@ -22,9 +22,9 @@ from .contexts import quiet
 from .messages import parameters_of
 from .remarks import remark
 
-#: Library -> a head's argument with its losses, and the shapes of scores and labels that these take for one class.
+#: Library -> argument of a head with its losses, and shapes of scores and labels for these losses with one class.
 LOSSES = {'mmseg': ('loss_decode', (2, 1, 4, 4), (2, 4, 4)), 'mmpretrain': ('loss', (2, 1), (2,))}
-#: Similarity to a part of a name from which on a key is a misspelling of it.
+#: Minimum similarity to a part of a name at which a key counts as misspelt.
 MISSPELT = 0.8
 
 
@@ -39,7 +39,7 @@ def built_model(cfg: Config, device: str = 'cpu') -> Optional[nn.Module]:
         with torch.device(device), quiet():
             return build_model(cfg)
     except Exception:
-        # Broad, because the model is another library's; the runner says what is wrong with it.
+        # Broad, because the model may be any code; the runner reports what is wrong with it.
         return None
 
 
@@ -55,7 +55,7 @@ def channel_problems(cfg: Config) -> List[str]:
     cfg = unwrap_model(cfg)
     try:
         channels = [output.channels for output in describe_backbone(cfg, ('meta',)).outputs]
-    except StockConfigError:  # it cannot be run without memory, or returns no maps
+    except StockConfigError:  # it cannot be run on the meta device, or returns no maps
         return []
     suspected = list(misfits(model, channels))
     if not suspected:
@@ -96,7 +96,7 @@ def node_at(node: Any, names: Sequence[str]) -> dict:
 def one_class_problems(cfg: Config) -> List[str]:
     """Check that heads with a single class can learn: a softmax of one score is always 1.
 
-    The losses decide: they are built and applied to random scores of the only class there is.
+    To find out, the losses are built and applied to random scores of the single class.
     """
     model, library = cfg.get('model') or {}, library_of(cfg)
     steps = {type_name(step) for step in walk((cfg.get('train_dataloader') or {}).get('dataset'))}
@@ -172,7 +172,7 @@ def optimizer_problems(cfg: Config) -> List[str]:
             'paramwise_cfg=dict(layer_decay_rate=...)'
         ]
     except Exception:
-        # Broad, because optimizers are anybody's, and parameters without memory are unusual.
+        # Broad, because optimizers may be any code and may not support parameters on the meta device.
         return []
     return []
 
@@ -189,7 +189,7 @@ def can_learn(head: dict, library: str) -> bool:
             if scores.grad is None or scores.grad.abs().max() != 0:
                 return True
     except Exception:
-        # Broad, because losses are anybody's.
+        # Broad, because losses may be any code.
         return True
     return bool(not losses)
 

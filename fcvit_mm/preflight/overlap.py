@@ -1,4 +1,4 @@
-"""Images that are in the training and the validation data, or twice in one, under the same name or another."""
+"""Images that are both in the training and the validation data, or twice in the training data, under any name."""
 
 import hashlib
 import os
@@ -11,9 +11,9 @@ from .remarks import remark
 
 #: Seconds for reading the sizes of training files, and for comparing validation files with those of the same size.
 SIZE_SECONDS, CONTENT_SECONDS = 1.0, 0.7
-#: Validation files that are compared, and the training files of one size that each is compared with.
+#: Maximum number of validation files that are compared, and of training files of one size for each comparison.
 COMPARED, OF_ONE_SIZE = 200, 20
-#: Part of the training images from which on repeated ones are reported.
+#: Minimum fraction of repeated training images that is reported.
 REPEATED = 0.05
 
 
@@ -23,7 +23,7 @@ def report_overlap(train: Sequence[str], others: Sequence[str], what: str, limit
     Args:
         train (sequence of str): Paths of the training images.
         others (sequence of str): Paths of the images to evaluate on.
-        what (str): What to call them.
+        what (str): Name of these images in messages.
         limit (TimeLimit): Time limit of all checks.
     """
     known, advice = set(train), 'results on them say nothing about new images. Separate them, unless this is intended'
@@ -86,9 +86,9 @@ def report_shared_annotations(train: Dict[str, str], others: Dict[str, str], wha
     """Log a warning if the same annotations are used for images of two folders.
 
     Args:
-        train (dict): :func:`sources_of` the training data.
-        others (dict): Of the data to evaluate on.
-        what (str): What to call them.
+        train (dict): Result of :func:`sources_of` for the training data.
+        others (dict): The same for the data to evaluate on.
+        what (str): Name of the data to evaluate on in messages.
     """
     for source in sorted(set(train) & set(others)):
         if train[source] != others[source]:

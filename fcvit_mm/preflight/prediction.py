@@ -18,7 +18,7 @@ def prediction_problems(cfg: Config) -> List[str]:
         return []
     if library == 'mmseg' and settings.get('mode') == 'slide':
         return window_problems(settings, f'{place}.test_cfg')
-    # Boxes of libraries that are built on mmdet may have more numbers.
+    # Only for mmdet itself, because boxes of libraries built on it may have more numbers.
     return suppression_problems(settings, f'{place}.test_cfg') if cfg.default_scope == 'mmdet' else []
 
 

@@ -1,4 +1,4 @@
-"""Checking pretrained files of a model before a run: what the libraries' own loading takes from them."""
+"""Checking pretrained files of a model before a run: which values the libraries load from them."""
 
 import logging
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ from .data.kinds import is_url
 from .model import built_model
 from .remarks import remark
 
-#: Part of a module's values below which a warning says how many its pretrained file has.
+#: Fraction of a module's values; if its pretrained file has fewer, a warning is logged.
 FEW = 0.5
-#: What to do about a pretrained file of the backbone, and of another part.
+#: Advice about a pretrained file of the backbone, and of another component.
 OF_BACKBONE = 'Another file: --cfg-options pretrained=PATH; from scratch: --cfg-options pretrained=None'
 OF_PART = 'Give another checkpoint, or init_cfg=None for random weights'
 
@@ -30,10 +30,10 @@ class Part(NamedTuple):
     """A module with a pretrained file.
 
     Attributes:
-        name (str): Where it is in the config.
+        name (str): Its dotted name in the config.
         module (nn.Module): The module.
-        path (str): Its file.
-        prefix (str): The prefix of its names in the file, as the config gives it.
+        path (str): Path of the file.
+        prefix (str): Prefix of the module's names in the file, from the config.
     """
 
     name: str
@@ -59,7 +59,7 @@ def pretrained_problems(cfg: Config) -> List[str]:
 
 
 def fit_problems(cfg: Config) -> List[str]:
-    """Let the modules with a pretrained file load it, and check that this gives them values."""
+    """Load the pretrained files into their modules, and check that values were loaded."""
     if not any(type_name(node) == 'Pretrained' for node in walk(cfg.get('model', {}))):
         return []
     model = built_model(cfg)
@@ -113,8 +113,8 @@ def loaded_values(module: nn.Module, found: Dict[str, Any]) -> Set[str]:
     """Initialize a module as MMEngine does; return the names of the values that it took from a file.
 
     Args:
-        module (nn.Module): It is changed.
-        found (dict): Gets the names in the file, and what they stand for.
+        module (nn.Module): The module; it is changed.
+        found (dict): Dict that gets the names and values in the file.
     """
 
     def mark(part: nn.Module) -> Any:
@@ -134,13 +134,13 @@ def loaded_values(module: nn.Module, found: Dict[str, Any]) -> Set[str]:
         for handle in handles:
             handle.remove()
     values = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
-    # If no names were recorded, the module reads its file in its own way, which rejects what does not fit.
+    # If no names were recorded, the module has its own loader, which rejects files that do not fit.
     return {name for name, value in values.items() if not found or not value.isnan().all()}
 
 
 @contextmanager
 def safe_reading(found: Dict[str, Any]) -> Iterator[None]:
-    """Let MMEngine's loader read checkpoints without running code in them, and tell which names they have."""
+    """Let MMEngine's loader read checkpoints without running code from them, and record the names in them."""
     original = CheckpointLoader.load_checkpoint
 
     def load_checkpoint(filename: str, map_location: Optional[str] = None, logger: Any = 'current') -> Any:
@@ -157,7 +157,7 @@ def safe_reading(found: Dict[str, Any]) -> Iterator[None]:
 
 
 def way_out(own: List[str], found: Dict[str, Any], part: Part) -> str:
-    """Return the prefix under which a file has a module's names, as advice; empty if it has none."""
+    """Return advice that names the prefix of a module's names in a file; empty if the file has none of them."""
     for name in own:
         for key in found:
             if key != name and key.endswith(f'.{name}') and key[: -len(name)] != part.prefix:

@@ -5,7 +5,7 @@ from typing import Any, Iterable, List
 
 from mmengine.logging import print_log
 
-#: Examples of one kind in a message.
+#: Maximum number of examples in a message.
 SHOWN = 5
 
 

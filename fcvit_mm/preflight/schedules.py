@@ -1,4 +1,4 @@
-"""Schedules that are made for a longer or a shorter training than that of a config."""
+"""Schedules that are longer or shorter than the training of a config."""
 
 import math
 import os
@@ -9,7 +9,7 @@ from mmengine.config import Config
 from ..engine.config import type_name, walk
 from .remarks import remark, shorten
 
-#: Part of the training by which a schedule may end earlier without a warning.
+#: Fraction of the training by which a schedule may end earlier without a warning.
 SPARE = 0.05
 
 
@@ -23,7 +23,7 @@ def report_long_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -
     """
     found = []
     for node, total, unit in timed_schedules(cfg, by_epoch, samples):
-        # Beyond its milestones, the end of a MultiStepLR does not matter.
+        # The end of a MultiStepLR has no effect; only its milestones count.
         keys = ('begin',) if node.get('milestones') else ('begin', 'end', 'T_max')
         times = [node[key] for key in keys if isinstance(node.get(key), int)]
         times += [min(node['milestones'])] if node.get('milestones') else []
@@ -60,7 +60,11 @@ def report_short_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) 
             )
         if min(end, total) - last > spare:
             change = f'the learning rate rises again after {unit[:-1]} {last}'
-        elif total - last > spare and ends_at_zero(node) and not any(goes_on(each.node, last) for each in schedules):
+        elif (
+            total - last > spare
+            and ends_at_zero(node)
+            and not any(changes_after(each.node, last) for each in schedules)
+        ):
             change = f'the learning rate is 0 from {unit[:-1]} {last} on, and nothing is learned'
         else:
             continue
@@ -77,7 +81,7 @@ def ends_at_zero(node: dict) -> bool:
     return type_name(node) in ('CosineAnnealingLR', 'PolyLR') and not (node.get('eta_min') or node.get('eta_min_ratio'))
 
 
-def goes_on(node: dict, time: float) -> bool:
+def changes_after(node: dict, time: float) -> bool:
     """Check whether a schedule changes the learning rate after a time."""
     return any(milestone > time for milestone in node.get('milestones') or [node.get('end', math.inf)])
 
@@ -91,7 +95,7 @@ class Schedule(NamedTuple):
 
 
 def timed_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -> Iterator[Schedule]:
-    """Yield the schedules whose unit of time is known in the training; arguments as above."""
+    """Yield the schedules with the length of the training in their unit, if that is known; arguments as above."""
     loop: Any = cfg.get('train_cfg') or {}
     for node in walk(cfg.get('param_scheduler')):
         counts_epochs = node.get('by_epoch', True)

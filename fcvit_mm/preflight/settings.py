@@ -1,4 +1,4 @@
-"""Checking settings of a run whose wrong values MMEngine reports without the name of the setting."""
+"""Checking settings for whose wrong values MMEngine raises an error that does not name the setting."""
 
 import importlib.util
 import logging
@@ -63,7 +63,7 @@ def report_no_learning_rate(cfg: Config) -> None:
 
 
 def clipping_problems(cfg: Config) -> List[str]:
-    """Check that the limit of gradients is above 0."""
+    """Check that the limit of gradient clipping is above 0."""
     clip = (cfg.get('optim_wrapper') or {}).get('clip_grad')
     limits = clip if isinstance(clip, dict) else {}
     return [

@@ -1,4 +1,4 @@
-"""Explaining why a run ended before its first iteration: the part of the config is named."""
+"""Naming the part of the config because of which a run ended before its first iteration."""
 
 import copy
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from .checks import PreflightError
 def explained_start(cfg: Config) -> Iterator[None]:
     """Replace the error of a run that does not start by one that names the parts of the config that cannot be built.
 
-    Libraries name the class that fails, but not its place in the config. Nothing is built for a run that starts.
+    Libraries name the class that fails, but not its place in the config. Nothing is built if the run starts.
 
     Args:
         cfg (Config): The config of the run; a copy is kept.

@@ -1,4 +1,4 @@
-"""A trial of a run: one training step, one evaluation batch and one checkpoint, before hours are spent."""
+"""A trial of a run: a few training steps, one evaluation batch and one checkpoint."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ from .gradients import missing_gradients
 from .metrics import monitor_problems
 from .work_dir import disk_problems
 
-#: Training steps: the first one allocates, the others are timed.
+#: Number of training steps; the first one allocates memory, the others are timed.
 STEPS = 3
 
 
@@ -33,22 +33,22 @@ class Trial(NamedTuple):
 
     Attributes:
         problems (list[str]): Problems that would end the run or make it useless.
-        parameters (int): Of the model, trainable ones.
+        parameters (int): Number of trainable parameter values of the model.
         batch (int): Images per process and step.
-        losses (dict[str, float]): Of the last step.
-        step_seconds (float): For one training step, without loading.
-        load_seconds (float): For one batch of data, in one process.
-        memory (int): Peak, in bytes: of the GPU where there is one, else of this process.
-        device (str): Which of the two.
-        iterations (int): Of the run.
-        validations (int): Of the run.
-        val_seconds (float): For one batch of validation and its share of the metric; 0 without validation.
-        val_batches (int): In one validation.
+        losses (dict[str, float]): Losses of the last step.
+        step_seconds (float): Seconds for one training step, without loading.
+        load_seconds (float): Seconds for one batch of data, in one process.
+        memory (int): Peak memory in bytes: of the GPU if there is one, else of this process.
+        device (str): Device of ``memory``.
+        iterations (int): Number of iterations of the run.
+        validations (int): Number of validations in the run.
+        val_seconds (float): Seconds for one validation batch and its share of the metric; 0 without validation.
+        val_batches (int): Number of batches in one validation.
         metrics (list[str]): Names of the metrics.
         checkpoint (int): Bytes of one checkpoint.
-        checkpoints (int): How many there will be at the same time, one in writing among them.
-        free (int): Bytes free on the disk of the work directory.
-        remarks (list[str]): Warnings: problems only in other runs of this config.
+        checkpoints (int): Maximum number of checkpoints at the same time, including one that is being written.
+        free (int): Free bytes on the disk of the work directory.
+        remarks (list[str]): Warnings about problems that only occur in other runs of this config.
     """
 
     problems: List[str]
@@ -144,7 +144,7 @@ def build_runner(cfg: Config) -> Runner:
     Args:
         cfg (Config): Has gone through :data:`fcvit_mm.engine.run.TRAINING_STEPS`; its ``work_dir`` is written to.
     """
-    # MMEngine names experiments by the second; one of the same name would draw into the folder of another.
+    # MMEngine names experiments by the second; with the same name, one would draw into the folder of another.
     cfg.experiment_name = Path(cfg.work_dir).name
     runner = Runner.from_cfg(cfg)
     loop = runner._train_loop = runner.build_train_loop(runner._train_loop)
@@ -163,7 +163,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def train_steps(runner: Runner, problems: List[str]) -> Tuple[Dict[str, Any], Step]:
-    """Take a few training steps: their losses and times, and which parameters and outputs get a gradient."""
+    """Run a few training steps; return their losses and times, and which parameters and outputs get a gradient."""
     loader, wrapper = runner.train_loop.dataloader, runner.optim_wrapper
     without_gradient: List[str] = []
 
@@ -223,7 +223,7 @@ def checkpoints_to_come(checkpoint: dict, loop: Any, by_iter: bool) -> int:
 
 
 def peak_memory() -> Tuple[int, str]:
-    """Return the peak memory so far, in bytes, and whose it is."""
+    """Return the peak memory so far, in bytes, and the name of the device or process that it belongs to."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), 'GPU'
     unit = 1 if sys.platform == 'darwin' else 1024
@@ -232,7 +232,7 @@ def peak_memory() -> Tuple[int, str]:
 
 def format_trial(found: Trial, num_workers: int) -> str:
     """Return the results as text, one line each."""
-    # Workers load while the model works; a process without any does one after the other.
+    # Workers load while the model computes; without workers, one follows the other.
     load = found.load_seconds / num_workers if num_workers else found.load_seconds
     step = max(found.step_seconds, load) if num_workers else found.step_seconds + load
     training = found.iterations * step

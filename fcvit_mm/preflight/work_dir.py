@@ -1,4 +1,4 @@
-"""The work directory of a run: whether it can be written, and has room for the checkpoints."""
+"""Checking that the work directory of a run can be written and has room for the checkpoints."""
 
 import os
 import os.path as osp
@@ -11,9 +11,9 @@ from ..engine.config import type_name
 from .model import built_model
 from .remarks import remark
 
-#: Free bytes from which on there is room for any checkpoint: a model takes seconds to be built.
+#: Free bytes that are enough for any checkpoint, so that the model need not be built, which takes seconds.
 PLENTY = 10 * 2**30
-#: Values that optimizers store for each parameter.
+#: Number of values that an optimizer stores for each parameter value.
 STATES = {'Adam': 2, 'AdamW': 2, 'NAdam': 2, 'RAdam': 2, 'Lamb': 2, 'Lion': 1}
 
 
@@ -36,7 +36,7 @@ def work_dir_problems(cfg: Config) -> List[str]:
 
 
 def checkpoint_size(cfg: Config) -> int:
-    """Return the least size of a checkpoint in bytes; 0 if it is unknown, or goes to another folder."""
+    """Return the minimum size of a checkpoint in bytes; 0 if it is unknown, or is written to another folder."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint')
     if not isinstance(hook, dict) or hook.get('out_dir'):
         return 0
@@ -52,7 +52,7 @@ def checkpoint_size(cfg: Config) -> int:
 
 
 def existing_part(path: str) -> str:
-    """Return the innermost folder or file of a path that exists."""
+    """Return the longest part of a path that exists: a folder or a file."""
     path = osp.abspath(path)
     while not osp.lexists(path):
         path = osp.dirname(path)

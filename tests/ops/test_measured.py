@@ -24,7 +24,7 @@ def untuned(monkeypatch, tmp_path):
     """Another kind of CPU, whose choices are kept in a folder of the test."""
     monkeypatch.setattr(measured, 'TUNED_CPUS', ())
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    caches = (measured._is_tuned_cpu, measured._warn, measured._say_slower)
+    caches = (measured._is_tuned_cpu, measured._warn, measured._log_slower)
     for cache in caches:
         cache.cache_clear()
     forget_choices()

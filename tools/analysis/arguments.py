@@ -68,7 +68,7 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Optional[Sequence[str
     """Parse the arguments of an analysis command; ``size`` becomes a tuple or ``None``.
 
     Raises:
-        UserError: A size that is none.
+        UserError: ``--size`` is invalid.
     """
     args = parser.parse_args(argv)
     args.size = parse_size(args.size)
@@ -89,7 +89,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
-    """Return the height and width of ``224`` or ``480x640``; ``None`` stays.
+    """Parse ``224`` or ``480x640`` to height and width; ``None`` is returned unchanged.
 
     Raises:
         UserError: The text is neither.
@@ -105,7 +105,7 @@ def parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
 
 
 def parse_queries(texts: Sequence[str]) -> List[Tuple[float, float]]:
-    """Return query points ``(y, x)``, fractions of the image's height and width, of texts such as ``0.5,0.25``.
+    """Parse texts such as ``0.5,0.25`` to query points ``(y, x)``, as fractions of the image's height and width.
 
     Raises:
         UserError: A text is not two numbers from 0 to 1.
@@ -140,7 +140,7 @@ def load_networks(specs: Sequence[str], device: str) -> List['Network']:
 
 
 def find_all_images(paths: Sequence[str]) -> List[str]:
-    """List images, given by themselves or by their folders; a network reads them as its config loads images.
+    """List images, given as files or folders, and check that the files are complete.
 
     Raises:
         ImageError: A path that does not exist, is no image, is truncated, or is a folder without images.

@@ -1,4 +1,4 @@
-"""Draw the effective receptive field of each stage: the pixels that its centre depends on, by the gradient."""
+"""Draw the effective receptive field of each stage: the pixels on which its centre depends."""
 
 import argparse
 from typing import Optional, Sequence

@@ -1,4 +1,4 @@
-"""Draw the similarity by which an FCViT weighs its global context, over an image: maps of each block and head."""
+"""Draw the similarity that weights an FCViT's global context, over an image: maps of each block and head."""
 
 import argparse
 from typing import Optional, Sequence

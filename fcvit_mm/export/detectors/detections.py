@@ -10,23 +10,27 @@ from ...errors import UserError
 from ..parts import Features, Part
 from .one_stage import Dense, DenseMasks
 from .steps import StableSorts
-from .supported import STEPS, definer, refuse
+from .supported import STEPS, defining_class, refuse
 from .two_stage import Cascade, TwoStage
 
-#: Ways of predicting, by the class of mmdet that defines it.
+#: Class of mmdet that defines a head's prediction -> graph class.
 DENSE: Dict[str, Type[Dense]] = {'BaseDenseHead': Dense, 'RTMDetInsHead': DenseMasks}
 TWO_STAGE: Dict[str, Type[TwoStage]] = {'StandardRoIHead': TwoStage, 'CascadeRoIHead': Cascade}
 
 
 def graph_of(model: Any) -> Any:
     """Return the graph class for a detection head type, by the class that defines its prediction."""
-    kind = definer(model, 'predict')
+    kind = defining_class(model, 'predict')
     if kind == 'SingleStageDetector':
         head = copy.deepcopy(model.bbox_head)
-        way = definer(head, '_predict_by_feat_single')
-        if way not in DENSE or way != definer(head, 'predict_by_feat') or definer(head, 'predict') != 'BaseDenseHead':
+        way = defining_class(head, '_predict_by_feat_single')
+        if (
+            way not in DENSE
+            or way != defining_class(head, 'predict_by_feat')
+            or defining_class(head, 'predict') != 'BaseDenseHead'
+        ):
             refuse(head, 'predicts in its own way')
-        if definer(head, '_bbox_post_process') != 'BaseDenseHead':
+        if defining_class(head, '_bbox_post_process') != 'BaseDenseHead':
             refuse(head, 'chooses among boxes in its own way')
         if head.test_cfg.get('min_bbox_size', -1) > 0:
             raise UserError(
@@ -35,13 +39,13 @@ def graph_of(model: Any) -> Any:
             )
         return DENSE[way](head)
     if kind == 'TwoStageDetector' and hasattr(model, 'rpn_head') and hasattr(model, 'roi_head'):
-        single, all_images = (definer(model.rpn_head, name) for name in STEPS)
+        single, all_images = (defining_class(model.rpn_head, name) for name in STEPS)
         if single != 'RPNHead' or all_images != 'BaseDenseHead':
             refuse(model.rpn_head, 'proposes in its own way')
-        way = definer(model.roi_head, 'predict_bbox')
-        if way not in TWO_STAGE or definer(model.roi_head, 'predict') != 'BaseRoIHead':
+        way = defining_class(model.roi_head, 'predict_bbox')
+        if way not in TWO_STAGE or defining_class(model.roi_head, 'predict') != 'BaseRoIHead':
             refuse(model.roi_head, 'predicts in its own way')
-        if model.roi_head.with_mask and definer(model.roi_head, 'predict_mask') != way:
+        if model.roi_head.with_mask and defining_class(model.roi_head, 'predict_mask') != way:
             refuse(model.roi_head, 'predicts masks in its own way')
         return TWO_STAGE[way](model)
     refuse(model, 'predicts in its own way')
@@ -50,7 +54,7 @@ def graph_of(model: Any) -> Any:
 class Detections(Part):
     """An image to its detections. ``(1, C, H, W)`` to boxes ``(N, 4)``, scores ``(N,)``, labels ``(N,)``, masks.
 
-    The image is padded inside to what the model's data preprocessor pads to; boxes are clipped to the image as given.
+    The graph pads the image as the model's data preprocessor does, and clips boxes to the unpadded image.
 
     Args:
         model (nn.Module): A detector of mmdet. It is not changed.
@@ -69,7 +73,7 @@ class Detections(Part):
         self.features = Features(model.backbone, getattr(model, 'neck', None))
         self.divisor = int(getattr(model.data_preprocessor, 'pad_size_divisor', 1) or 1)
         self.padding = float(getattr(model.data_preprocessor, 'pad_value', 0))
-        # In a tuple, so that it is no submodule, which would be exported.
+        # In a tuple, because a submodule would be exported.
         self.original = (model,)
 
     def names(self, number: int) -> Tuple[str, ...]:

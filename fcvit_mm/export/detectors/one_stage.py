@@ -20,7 +20,7 @@ class Found(NamedTuple):
         boxes (Tensor): ``(N, 4)``: left, top, right, bottom in pixels of the graph's input.
         scores (Tensor): ``(N,)``.
         labels (Tensor): ``(N,)`` int64; the level of the pyramid in proposals.
-        others (tuple[Tensor]): Rows that the head predicts beside them.
+        others (tuple[Tensor]): Further outputs of the head, one row per detection.
         priors (Tensor): ``(N, 2 or 4)``.
     """
 
@@ -35,13 +35,13 @@ class Dense(nn.Module):
     """Heads that predict at every location, as ``BaseDenseHead`` does: RetinaNet, FCOS, ATSS, RTMDet.
 
     Args:
-        head (BaseDenseHead): A head, whose coder is replaced.
+        head (BaseDenseHead): A head; its box coder is replaced.
     """
 
     has_masks = False
     #: Whether candidates below the score threshold are dropped.
     has_threshold = True
-    #: Whether the runtime's ``topk`` takes the first of equal values.
+    #: Whether ``topk`` in the runtime breaks ties by order.
     stable_topk = False
 
     def __init__(self, head: Any) -> None:
@@ -57,12 +57,12 @@ class Dense(nn.Module):
         return {}
 
     def forward(self, maps: Sequence[Tensor], height: Any, width: Any) -> Tuple[Tensor, ...]:
-        """Turn feature maps of an image of a height and width into boxes, scores and labels."""
+        """Return boxes, scores and labels for the feature maps of an image of this height and width."""
         found = self.find(self.head(maps), height, width)
         return found.boxes, found.scores, found.labels
 
     def find(self, outputs: Sequence[Any], height: Any, width: Any) -> Found:
-        """Select, decode and suppress a head's outputs: of each level scores, deltas and more, ``(1, A * n, H, W)``."""
+        """Return detections from a head's outputs: for each level scores, deltas and others, ``(1, A * n, H, W)``."""
         maps, deltas, *others = outputs
         levels = zip(maps, deltas, self.priors([x.shape[-2:] for x in maps], maps[0]), *others)
         chosen = [self.choose(number, *level) for number, level in enumerate(levels)]
@@ -94,7 +94,7 @@ class Dense(nn.Module):
         """Select the best pairs of location and class of a level.
 
         Args:
-            number (int): Of the level.
+            number (int): Number of the level.
             scores (Tensor): Logits of the classes, ``(1, A * classes, H, W)``.
             deltas (Tensor): Encoded boxes, ``(1, A * 4, H, W)``.
             priors (Tensor): ``(H * W * A, 2 or 4)``.
@@ -121,7 +121,7 @@ class Dense(nn.Module):
         return [1] * number
 
     def labels(self, number: int, classes: Tensor) -> Tensor:
-        """Return the labels ``(N,)`` within which non-maximum suppression works: the candidates' classes ``(N,)``."""
+        """Return the group of each candidate for non-maximum suppression, ``(N,)``: by default its class."""
         return classes
 
     def weighted(self, scores: Tensor, rest: List[Tensor]) -> Tuple[Tensor, List[Tensor]]:

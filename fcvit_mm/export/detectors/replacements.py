@@ -8,7 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from .steps import clip
-from .supported import definer, refuse
+from .supported import defining_class, refuse
 
 BOX_CODERS = ('DeltaXYWHBBoxCoder', 'DistancePointBBoxCoder')
 
@@ -80,7 +80,7 @@ def box_coder(head: Any) -> BoxCoder:
 
 
 def region_extractor(extractor: Any) -> RoIExtractor:
-    if definer(extractor, 'forward') != 'SingleRoIExtractor':
+    if defining_class(extractor, 'forward') != 'SingleRoIExtractor':
         refuse(extractor, 'extracts regions in its own way')
     for layer in extractor.roi_layers:
         if type(layer).__name__ != 'RoIAlign' or layer.pool_mode != 'avg':

@@ -33,7 +33,7 @@ def best_of(values: Tensor, limit: int, stable: bool) -> Tuple[Tensor, Tensor]:
     Ties are common: after a ReLU scores are 0.5, and padded or black areas have constant scores.
 
     Args:
-        values (Tensor): Not empty.
+        values (Tensor): Values; at least one.
         limit (int): Number of values to return.
         stable (bool): Whether ``topk`` breaks ties by order. ONNX defines this, PyTorch breaks ties arbitrarily.
     """
@@ -60,7 +60,7 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, cfg: Any, limit: int
     import torchvision
 
     if not cfg.get('class_agnostic', False):
-        # With a 0 appended, because without boxes there is no largest coordinate.
+        # With a 0 appended, because max() fails without boxes.
         farthest = torch.cat((boxes.flatten(), boxes.new_zeros(1))).max()
         boxes = boxes + (groups.to(boxes) * (farthest + 1))[:, None]
     keep = torchvision.ops.nms(boxes, scores, float(cfg['iou_threshold']))

@@ -11,11 +11,11 @@ WHOLE = (
 )
 #: Supported keys of an ``nms`` in a test_cfg. (``split_thr`` only selects the order of computation.)
 NMS_KEYS = {'type', 'iou_threshold', 'class_agnostic', 'split_thr', 'max_num'}
-#: Methods in which heads predict, of one image and of all.
+#: Names of the methods with which heads predict, for one image and for all images.
 STEPS = ('_predict_by_feat_single', 'predict_by_feat')
 
 
-def definer(instance: Any, method: str) -> Optional[str]:
+def defining_class(instance: Any, method: str) -> Optional[str]:
     """Return the name of the class that defines a method of an object; ``None`` if undefined."""
     return next((kind.__name__ for kind in type(instance).__mro__ if method in vars(kind)), None)
 

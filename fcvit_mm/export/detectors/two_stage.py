@@ -10,7 +10,7 @@ from torch import Tensor
 from .one_stage import Proposals
 from .replacements import box_coder, region_extractor
 from .steps import suppress, with_image
-from .supported import STEPS, checked_cfg, definer, refuse
+from .supported import STEPS, checked_cfg, defining_class, refuse
 
 
 class TwoStage(nn.Module):
@@ -19,7 +19,7 @@ class TwoStage(nn.Module):
     The masks are probabilities of the detection's class within its box, ``(N, 28, 28)``: mmdet pastes them.
 
     Args:
-        model (TwoStageDetector): A detector, whose heads are copied: coders and extractors of the copies are replaced.
+        model (TwoStageDetector): A detector. Its heads are copied, and coders and extractors of the copies replaced.
     """
 
     def __init__(self, model: Any) -> None:
@@ -29,7 +29,7 @@ class TwoStage(nn.Module):
         self.cfg = checked_cfg(self.roi_head, self.roi_head.test_cfg)
         self.has_masks = bool(self.roi_head.with_mask)
         for head in self.box_heads:
-            if {definer(head, name) for name in STEPS} != {'BBoxHead'}:
+            if {defining_class(head, name) for name in STEPS} != {'BBoxHead'}:
                 refuse(head, 'predicts boxes in its own way')
             if not (head.with_cls and head.with_reg):
                 refuse(head, 'has no classes, or no boxes')
@@ -37,7 +37,7 @@ class TwoStage(nn.Module):
                 refuse(head, f'scores by its loss {type(head.loss_cls).__name__}')
             head.bbox_coder = box_coder(head)
         for head in self.mask_heads:
-            if {definer(head, name) for name in STEPS} != {'FCNMaskHead'}:
+            if {defining_class(head, name) for name in STEPS} != {'FCNMaskHead'}:
                 refuse(head, 'predicts masks in its own way')
         self._replace_extractors()
 
@@ -65,7 +65,7 @@ class TwoStage(nn.Module):
             self.roi_head.mask_roi_extractor = region_extractor(self.roi_head.mask_roi_extractor)
 
     def forward(self, maps: Sequence[Tensor], height: Any, width: Any) -> Tuple[Tensor, ...]:
-        """Turn feature maps of an image of a height and width into boxes, scores, labels and, if any, masks."""
+        """Return boxes, scores, labels and, if any, masks for the feature maps of an image of this height and width."""
         regions = with_image(self.proposals(maps, height, width)[0])
         regions, logits, deltas = self.refine(maps, regions, height, width)
         head = self.box_heads[-1]

@@ -1,1 +1,1 @@
-"""Checks of the data before a run: each data set by its own library, then against the model."""
+"""Checks of the data before a run: each data set is loaded by its library, then compared with the model."""

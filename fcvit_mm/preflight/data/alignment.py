@@ -1,7 +1,7 @@
-"""Whether segmentation maps belong to their images: edges of maps are compared with edges of images.
+"""Checking whether segmentation maps belong to their images, by comparing edges of maps with edges of images.
 
-The edges of a map follow edges of its image; those of the map of another image do not. This is a statement about many
-images together: a few exchanged maps are not found.
+The edges of a map follow edges of its image; those of the map of another image do not. The check is statistical, over
+many images: it does not find a few exchanged maps.
 """
 
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence

@@ -6,10 +6,10 @@ from ..annotations import is_box, is_number
 from ..limits import spread
 from ..remarks import SHOWN, remark, shorten
 
-#: Annotations and images that are checked.
+#: Maximum number of annotations, and of images, that are checked.
 ANNOTATIONS, IMAGES = 20000, 2000
-#: Part of the annotations from which on wrong areas are reported. No object is larger than its box, up to rounding, or
-#: has less than half the area of its polygon.
+#: Minimum fraction of annotations with wrong areas that is reported. An area is wrong if it is larger than the box,
+#: up to rounding, or less than half the area of the polygon.
 WRONG_AREAS, LARGER, SMALLER = 0.05, 1.1, 0.5
 #: Part of the width and height within which the boxes of so many images with objects never all are.
 EXTENT, ENOUGH = 0.55, 20
@@ -43,7 +43,7 @@ def report_areas(dataset: Any, api: Any) -> None:
 
 
 def polygon_area(segmentation: Any) -> float:
-    """Return the area of a segmentation of one polygon; 0 of others."""
+    """Return the area of a segmentation with a single polygon; 0 for others."""
     if not isinstance(segmentation, list) or len(segmentation) != 1:
         return 0.0
     points = segmentation[0]
@@ -54,7 +54,7 @@ def polygon_area(segmentation: Any) -> float:
 
 
 def report_small_extent(dataset: Any) -> None:
-    """Report that all boxes are in the upper left quarter of their images, as those for images of half the size."""
+    """Report that all boxes are in the upper left quarter of their images, as boxes for images of half the size are."""
     infos = [
         info for info in spread(dataset.data_list, IMAGES) if any(is_box(each['bbox']) for each in info['instances'])
     ]

@@ -14,7 +14,8 @@ from ..limits import TimeLimit, spread
 from ..remarks import remark, shorten
 from .images import skipped_images, suffixes_of
 
-#: Files that are looked at where there are no images, and images whose label is compared with their folder.
+#: Maximum number of files inspected in a folder without images, and of images whose label is compared with their
+#: folder.
 OTHERS, LISTED = 1000, 10000
 
 
@@ -36,7 +37,7 @@ def list_file_problems(ann_file: str) -> List[str]:
 
 
 def line_advice(line: str) -> str:
-    """Return what to do about a line of a list file that has no label behind a space."""
+    """Return advice for a line of a list file that has no label after a space."""
     if not line:
         return 'remove the empty lines'
     given = f'but line {line!r} has'
@@ -91,7 +92,7 @@ def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
 
 
 def no_image_problem(dataset: Any, folder: str, folders: Sequence[str], loose: Sequence[str], limit: TimeLimit) -> str:
-    """Describe what is in a folder, or in folders below it, instead of images in folders of classes."""
+    """Describe the content of a folder, and of folders below it, that has no images in class folders."""
     if loose:
         return (
             f'{len(loose)} images are directly in {folder} ({loose[0]}), and none in a folder below it: move the '
@@ -107,7 +108,7 @@ def no_image_problem(dataset: Any, folder: str, folders: Sequence[str], loose: S
 
 
 def report_folders(folder: str, folders: Sequence[str]) -> None:
-    """Report folders of classes that are named by numbers in another order, and one that contains all the others."""
+    """Report class folders named by numbers that are not in numerical order, and a single folder with other folders."""
     numbers = [int(name) for name in folders if name.isdigit()]
     if len(numbers) == len(folders) and numbers != sorted(numbers):
         label = next(place for place, number in enumerate(numbers) if number != sorted(numbers)[place])
@@ -172,7 +173,7 @@ def label_problems(dataset: Any, where: str, num_classes: Optional[int]) -> List
 
 
 def report_folders_of_others(dataset: Any, where: str) -> None:
-    """Report images of a list that lie in the folder of another class than their label's."""
+    """Report images of a list that are in the folder of another class than that of their label."""
     classes = list(dataset.metainfo['classes'])
     infos = spread(dataset.data_list, LISTED)
     folders = [osp.basename(osp.dirname(str(info.get('img_path')))) for info in infos]

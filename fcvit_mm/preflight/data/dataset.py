@@ -1,4 +1,4 @@
-"""One data set: its library builds, lists and loads it; then its list and its files are checked."""
+"""Checking one data set: its library builds it and loads its list of samples; then list and files are checked."""
 
 import json
 import os.path as osp
@@ -35,7 +35,7 @@ from .voc import unknown_xml_names, unreadable_xml
 
 #: Keys of ``data_prefix`` that the libraries read.
 PREFIXES = ('img', 'img_path', 'seg', 'seg_map_path')
-#: What some editors put at the beginning of a text.
+#: Byte order mark, which some editors write at the beginning of a text file.
 BYTE_ORDER_MARK = '\ufeff'
 
 
@@ -44,7 +44,7 @@ class Leaf(NamedTuple):
 
     Attributes:
         dataset (Dataset): The data set, with its list of samples unless there are problems.
-        classes (sequence of str, optional): Their names, if they are known.
+        classes (sequence of str, optional): Names of the classes, if they are known.
         problems (list[str]): Problems that a run would encounter.
         api (COCO, optional): Its annotation file as its library read it.
         raw (frozenset of int): Labels in the files of the checked segmentation maps.
@@ -66,7 +66,7 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         dataset_cfg (dict): Config of the data set, built in the current scope.
         num_classes (int, optional): Classes that the model can learn, to compare labels with.
         allowed (float): Fraction of images that may be corrupt; up to this, a warning is logged.
-        limit (TimeLimit): Of all checks.
+        limit (TimeLimit): Time limit of all checks.
     """
     if not type_name(dataset_cfg):
         known = shorten(dataset_cfg, 3)
@@ -149,7 +149,7 @@ def report_repeated_classes(dataset_cfg: dict, classes: Any) -> None:
 
 
 def setting_problem(dataset_cfg: dict) -> str:
-    """Describe a setting of a data set whose kind no library takes; empty if there is none."""
+    """Describe a setting of a data set whose type no library accepts; empty if there is none."""
     metainfo, ann_file, suffix = (dataset_cfg.get(key) for key in ('metainfo', 'ann_file', 'img_suffix'))
     classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
     if isinstance(classes, (set, frozenset, dict)):
@@ -256,8 +256,8 @@ def load_list(dataset: Any, limit: TimeLimit) -> Tuple[List[dict], Any]:
     """Let a data set load its list of samples.
 
     Returns:
-        tuple: The list before any samples were filtered out, and what its library read its annotation file with, if it
-        is one in COCO's format.
+        tuple: The list before filtering, and the API object (COCO) with which the library read its annotation file,
+        if that is in COCO's format.
     """
     lists: List[List[dict]] = []
     apis: List[Any] = []
@@ -383,8 +383,8 @@ def list_problems(
 def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: Any) -> List[str]:
     """Check that a data set has samples, objects, and every class.
 
-    For testing, a file may have no annotations, as COCO's test-dev; and a part of it, or the chosen classes, no
-    objects.
+    For testing, a file may have no annotations, like COCO's test-dev, and a subset of it, or of the classes, may have
+    no objects.
     """
     left = len(dataset)
     filters = getattr(dataset, 'filter_cfg', None) or {}
@@ -421,7 +421,7 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
 
 
 def labels_of(dataset: Any) -> Optional[Set[int]]:
-    """Return the labels that occur in a list of data; ``None`` where it holds none."""
+    """Return the labels that occur in a data set's list; ``None`` if the list has no labels."""
     infos = dataset.data_list
     if infos and all('segments_info' in info for info in infos):
         return {each['category'] for info in infos for each in info['segments_info']}

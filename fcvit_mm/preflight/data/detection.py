@@ -23,18 +23,18 @@ from ..remarks import SHOWN, remark, shorten
 from .boxes import report_areas, report_small_extent
 from .kinds import is_coco, transforms_of
 
-#: Images whose boxes tell whether they are two corners.
+#: Maximum number of images whose boxes are checked for the form of two corners.
 CORNER_IMAGES = 2000
-#: Parts of the objects from which on repeated ones, and polygons that do not touch their boxes, are reported.
+#: Minimum fractions of objects at which repeated objects, and polygons that do not touch their boxes, are reported.
 REPEATED, BESIDE = 0.05, 0.05
 #: The same for polygons whose extent overlaps less with the box than this (intersection over union).
 APART, SAME_EXTENT = 0.5, 0.5
-#: Part of the objects from which on ignored ones are worth a warning.
+#: Minimum fraction of ignored objects that is reported.
 IGNORED_OBJECTS = 0.5
 
 
-def alike(name: Any) -> str:
-    """Return a name without what does not show or matter: surrounding space, capitals, and its Unicode form."""
+def normalize_name(name: Any) -> str:
+    """Normalize a name: without surrounding space, in lower case, in one Unicode form."""
     return unicodedata.normalize('NFC', str(name)).strip().casefold()
 
 
@@ -49,7 +49,12 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
         return [f'{dataset.ann_file}: {ambiguous}']
     found = [api.cats[key]['name'] for key in dataset.cat_ids]
     unknown = [name for name in classes if name not in names]
-    similar = [f'{name!r} is {each!r} in the file' for name in unknown for each in names if alike(each) == alike(name)]
+    similar = [
+        f'{name!r} is {each!r} in the file'
+        for name in unknown
+        for each in names
+        if normalize_name(each) == normalize_name(name)
+    ]
     if similar:
         return [
             f'metainfo.classes differs from the categories of {dataset.ann_file} in spaces, capitals, '
@@ -190,7 +195,7 @@ def masks_beside_boxes(dataset: Any) -> None:
     for info in spread(dataset.data_list, CORNER_IMAGES):
         for each in info['instances']:
             points = [point for polygon in mask_of(each) for point in polygon if is_number(point)]
-            if len(points) < 6 or len(points) % 2 or len(each['bbox']) != 4:  # other boxes are another library's
+            if len(points) < 6 or len(points) % 2 or len(each['bbox']) != 4:  # rotated boxes of other libraries
                 continue
             number += 1
             left, top, right, bottom = each['bbox']
@@ -256,7 +261,7 @@ def box_form_problems(dataset: Any) -> List[str]:
 
 
 def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:
-    """Let the loading step of a pipeline load the masks of a data set."""
+    """Check the masks of a data set with the loading step of its pipeline."""
     step = next((each for each in transforms_of(dataset) if getattr(each, 'with_mask', False)), None)
     if step is None:
         return []
@@ -282,7 +287,7 @@ def mask_problems(dataset: Any, api: Any, limit: TimeLimit) -> List[str]:
 
 
 def inverted_box_problems(dataset: Any, where: str) -> List[str]:
-    """Check that boxes have an extent; mmdet skips the others of COCO's format only."""
+    """Check that boxes have positive width and height; mmdet skips others in COCO's format only."""
     wrong = [
         (info, each['bbox'])
         for info in dataset.data_list

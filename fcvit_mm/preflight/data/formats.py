@@ -1,4 +1,4 @@
-"""Annotation files of other tools and formats, which are given in place of one in COCO's format."""
+"""Recognizing annotation files of other tools and formats that are given in place of a file in COCO's format."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 from ...images import other_content
 from ..remarks import shorten
 
-#: Formats of text: how it begins, and what it is.
+#: Text formats: pattern of the beginning, and description.
 TEXTS = (
     (r'\s*<annotations>|\s*<\?xml[^>]*>\s*<annotations>', 'an XML file of CVAT'),
     (r'\s*<annotation\b|\s*<\?xml[^>]*>\s*<annotation\b', 'an XML file of one image, as VOC has'),
@@ -18,7 +18,7 @@ TEXTS = (
     (r'\s*\{.*\}\s*\n\s*\{', 'a file with one JSON object per line (JSON lines)'),
 )
 
-#: Files of COCO for other purposes, by a key of their annotations, which have no boxes.
+#: Annotation files of COCO without boxes: a key of their annotations -> description.
 PURPOSES = {
     'segments_info': "a file of COCO's panoptic annotations (type CocoPanopticDataset reads it), without boxes",
     'caption': "a file of COCO's captions, without boxes",

@@ -1,4 +1,4 @@
-"""Image files of a data set: which ones it takes, whether they are complete, and their sizes."""
+"""Image files of a data set: which ones it uses, whether they are complete, and their sizes."""
 
 import contextlib
 import os.path as osp
@@ -19,17 +19,17 @@ from ..limits import TimeLimit, spread
 from ..missing_files import near_file
 from ..remarks import SHOWN, remark, shorten
 
-#: Images of each data set that are decoded before the start.
+#: Maximum number of images of each data set that are decoded before the start.
 SAMPLE_SIZE = 64
-#: Seconds for decoding these, for checking whether the other files are there and complete, and for their sizes; what
-#: this does not reach is checked when training reads it.
+#: Seconds for decoding these, for checking whether the other files exist and are complete, and for their sizes. Files
+#: that are not reached in this time are checked when training reads them.
 DECODE_SECONDS, END_SECONDS, SIZE_SECONDS = 1.5, 1.5, 1.0
-#: Endings of images that users have, whether or not a data set takes them; seconds for finding those it does not take.
+#: Suffixes of images that a data set may not use, and the seconds for searching such images.
 SUFFIXES, SUFFIX_SECONDS = (*IMAGE_SUFFIXES, *OTHER_SUFFIXES), 1.0
-#: Largest value of images that are almost black, as 12 bits are if 16 are reduced to 8.
+#: Largest value of images that count as almost black, as 12-bit images are if 16 bits are reduced to 8.
 DARK = 16
-#: Part of the images, or one, that may have another size than annotated: training skips them, and in its validation
-#: and in testing empty ones stand in.
+#: Fraction of the images (at least one image) that may differ in size from their annotations: training skips them;
+#: validation and testing replace them by empty images.
 TURNED = 0.01
 
 
@@ -39,7 +39,7 @@ def tolerated(number: int) -> float:
 
 
 def skipped_images(folders: Sequence[str], is_taken: Callable[[str], bool], limit: TimeLimit) -> List[str]:
-    """Find the images in folders that a data set does not take."""
+    """Find the images in folders that a data set does not use."""
     return [
         path
         for folder in limit.part(folders, SUFFIX_SECONDS, 'folders searched for images with other suffixes')
@@ -54,7 +54,7 @@ def suffixes_of(paths: Sequence[str]) -> str:
 
 
 def file_problems(dataset: Any, read: Optional[Callable[[dict], dict]], allowed: float, limit: TimeLimit) -> List[str]:
-    """Check the images of a data set: are they there, complete, and of the size of their annotations?"""
+    """Check that the images of a data set exist, are complete, and have the size of their annotations."""
     infos = [info for info in dataset.data_list if isinstance(info.get('img_path'), str)]
     by_path = {info['img_path']: info for info in infos}
 
@@ -94,8 +94,8 @@ def image_problems(
         paths (list[str]): The images.
         allowed (float): Fraction of them that may be corrupt; up to this, a warning is logged.
         read (callable, optional): Loads an image, as the data set does.
-        limit (TimeLimit, optional): Of all checks. Default: one of its own.
-        folder (str): The folder of the data set's images, where missing ones are searched.
+        limit (TimeLimit, optional): Time limit of all checks. Default: a new one.
+        folder (str): The folder of the data set's images, in which missing ones are searched.
     """
     limit = limit or TimeLimit()
     lacking = missing_package(paths, read)
@@ -130,7 +130,7 @@ def image_problems(
 
 
 def missing_package(paths: Sequence[str], read: Optional[Callable[[str], Any]]) -> str:
-    """Describe that images cannot be loaded because their loading step lacks a package; empty if it does not."""
+    """Describe the package that a loading step lacks; empty if it lacks none."""
     if not paths or read is None:
         return ''
     try:
@@ -138,7 +138,7 @@ def missing_package(paths: Sequence[str], read: Optional[Callable[[str], Any]]) 
     except ImportError as error:
         return f'images cannot be loaded ({paths[0]}): {error}'
     except Exception:
-        # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
+        # Broad, because corrupt files cause any kind of error; image_problem reports them.
         pass
     return ''
 
@@ -175,7 +175,7 @@ def size_problems(
         size, wanted = loaded.get(path) or header, (info['width'], info['height'])
         if size not in (None, wanted) and path not in loaded and read is not None:
             with contextlib.suppress(Exception):  # it is reported as corrupt
-                read(path)  # the pipeline decides whether EXIF data turns it
+                read(path)  # the pipeline decides whether EXIF data rotates it
             size = loaded.get(path)
         if size is not None and size != wanted:
             wrong[path] = f'{path} is {size[0]}x{size[1]}, not {wanted[0]}x{wanted[1]}'
@@ -190,7 +190,7 @@ def size_problems(
         return []
     shown = shorten(wrong.values(), 3)
     text = f'{len(wrong)} of {checked} checked images differ in size from their annotations ({shown})'
-    # An annotation whose size is not that of the rotated image belongs to another image.
+    # If the size is not that of the rotated image either, the annotation belongs to another image.
     if len(wrong) <= (tolerated(len(infos)) if turned == len(wrong) else TURNED * len(infos)):
         remark(f'{dataset.ann_file}: {text} and will be skipped')
         return []
@@ -205,5 +205,5 @@ def header_of(path: str) -> Tuple[Optional[Tuple[int, int]], int]:
     try:
         return size_and_orientation(path)
     except Exception:
-        # Broad, because corrupt bytes fail in any way there is; image_problem reports them.
+        # Broad, because corrupt files cause any kind of error; image_problem reports them.
         return None, 1

@@ -1,4 +1,4 @@
-"""Whether segmentation maps were resized with interpolation, which puts means of two labels between their regions."""
+"""Checking whether maps were resized with interpolation, which puts means of two labels between their regions."""
 
 from typing import Any, Dict, List
 
@@ -9,7 +9,8 @@ from ..remarks import remark, shorten
 #: Part of the changes of label along rows and columns that are steps of a slope (a pixel between a smaller and a larger
 #: label). Measured in maps of 8 data sets: at most 0.035, after interpolation 0.28 and more, in JPEG 0.20 and more.
 SLOPES = 0.1
-#: Part of these pixels from which on a label is an outline, such as 1 in maps of background, border and object.
+#: Minimum fraction of these pixels at which a label counts as an outline, such as 1 in maps of background, border and
+#: object.
 OUTLINE = 0.8
 
 

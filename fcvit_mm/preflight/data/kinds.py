@@ -9,7 +9,7 @@ def is_url(path: Any) -> bool:
 
 
 def is_remote(dataset: Any, prefixes: Dict[str, str]) -> bool:
-    """Check whether a data set is not read from the disks of this machine."""
+    """Check whether a data set is read from remote storage."""
     backend = (getattr(dataset, 'backend_args', None) or {}).get('backend', 'local')
     return backend != 'local' or any(map(is_url, [dataset.data_root, dataset.ann_file, *prefixes.values()]))
 
@@ -34,7 +34,7 @@ def is_segmentation(dataset: Any) -> bool:
 
 
 def needs_maps(dataset: Any) -> bool:
-    """Check whether the pipeline of a data set of mmseg loads segmentation maps, not images to predict only."""
+    """Check whether the pipeline of a data set of mmseg loads segmentation maps."""
     loading = [type(step).__name__ for step in transforms_of(dataset) if type(step).__name__.startswith('Load')]
     return not loading or any('Image' not in name for name in loading)
 

@@ -1,4 +1,4 @@
-"""Palettes of segmentation maps: they show whether labels mean the same in all files, and the classes of the config."""
+"""Palettes of segmentation maps, which show whether labels mean the same classes in all files and in the config."""
 
 from typing import Any, Dict, Tuple
 
@@ -32,7 +32,7 @@ def report_palettes(dataset: Any, palettes: Dict[str, Dict[int, Color]]) -> None
 
     Args:
         dataset (Dataset): A data set for segmentation.
-        palettes (dict): Path -> what :func:`palette_of` returns.
+        palettes (dict): Path -> result of :func:`palette_of`.
     """
     first: Dict[int, Tuple[Color, str]] = {}
     for path, colors in palettes.items():

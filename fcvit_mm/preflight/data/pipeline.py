@@ -1,4 +1,4 @@
-"""The complete pipeline of a data set, wrappers included: a few samples go through it."""
+"""Running a few samples through the complete pipeline of a data set, wrappers included."""
 
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
@@ -9,7 +9,7 @@ from ...errors import UserError, origin
 from ..contexts import quiet
 from ..limits import TimeLimit, spread
 
-#: Samples that go through the pipeline before the start, and the seconds for them.
+#: Maximum number of samples that go through the pipeline before the start, and the seconds for them.
 REHEARSED, REHEARSAL_SECONDS = 8, 1.5
 
 
@@ -19,10 +19,10 @@ def build_outer(dataset_cfg: dict, leaves: Iterator[Any], limit: TimeLimit) -> A
     Args:
         dataset_cfg (dict): Config of the outermost data set.
         leaves (iterator): The data sets inside it, in the order of :func:`fcvit_mm.engine.config.leaf_datasets`.
-        limit (TimeLimit): Of all checks.
+        limit (TimeLimit): Time limit of all checks.
 
     Raises:
-        Exception: What its library says against it.
+        Exception: A wrapper cannot be built; raised by its library.
     """
 
     def replaced(node: Any) -> Any:
@@ -40,17 +40,17 @@ def build_outer(dataset_cfg: dict, leaves: Iterator[Any], limit: TimeLimit) -> A
         return DATASETS.build(config)
 
 
-def rehearse(outer: Any, leaves: Sequence[Any], limit: TimeLimit, what: str) -> Tuple[List[str], Dict[int, Any]]:
-    """Let a few samples go through the complete pipeline of a data set, wrappers included.
+def try_pipeline(outer: Any, leaves: Sequence[Any], limit: TimeLimit, what: str) -> Tuple[List[str], Dict[int, Any]]:
+    """Run a few samples through the complete pipeline of a data set, wrappers included.
 
     Args:
-        outer (Dataset): The outermost one.
+        outer (Dataset): The outermost data set.
         leaves (sequence): The data sets inside it that load samples.
-        limit (TimeLimit): Of all checks.
-        what (str): What to call it.
+        limit (TimeLimit): Time limit of all checks.
+        what (str): Name of the data set in messages.
 
     Returns:
-        tuple: Problems, and index -> sample as the pipeline packed it. Samples with corrupt files are none of either.
+        tuple: Problems, and index -> sample as the pipeline packed it. Samples with corrupt files are in neither.
     """
     for leaf in leaves:
         guard(leaf, 0.0, False)
@@ -68,7 +68,7 @@ def rehearse(outer: Any, leaves: Sequence[Any], limit: TimeLimit, what: str) -> 
                 problems.append(str(error))
                 break
             except Exception as error:
-                # Broad, because pipelines are anybody's.
+                # Broad, because pipelines may contain any code.
                 problems.append(
                     f'sample {index} failed to load ({type(error).__name__}: {origin(error).message}): check the '
                     'pipeline and the annotations'

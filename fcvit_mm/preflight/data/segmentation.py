@@ -1,4 +1,4 @@
-"""Data sets for segmentation: names of images and maps, and the labels in the maps."""
+"""Data sets for segmentation: names of images and maps, and labels in the maps."""
 
 import os
 import os.path as osp
@@ -19,19 +19,19 @@ from .interpolation import Interpolation
 from .kinds import needs_maps
 from .palettes import Color, palette_of, report_palettes
 
-#: Maps whose palettes are compared.
+#: Maximum number of maps whose palettes are compared.
 PALETTES = 16
-#: How a JPEG begins.
+#: First bytes of a JPEG.
 JPEG = b'\xff\xd8'
 
 
 def suffix_problems(dataset: Any, prefixes: Dict[str, str], everything: List[dict], limit: TimeLimit) -> List[str]:
-    """Check which images and maps a data set for segmentation does not take because of their suffix."""
+    """Check which images and maps a data set for segmentation does not use because of their suffix."""
     suffix, ann_file, folder = dataset.img_suffix, dataset.ann_file, prefixes.get('img_path')
     if ann_file or folder is None:
         problems = listed_name_problems(dataset, everything) if osp.isfile(ann_file or '') else []
         return problems if dataset.data_list else [f'{ann_file or folder} lists no images']
-    # list_images takes either case.
+    # list_images ignores upper and lower case.
     others = [path for path in list_images(folder, [suffix.lower()]) if not path.endswith(suffix)]
     maps = osp.join(osp.abspath(prefixes.get('seg_map_path') or os.sep), '')
     # Maps may lie beside the images.
@@ -108,16 +108,16 @@ def label_map_problems(
     raw: Set[int],
     labels: Set[int],
 ) -> List[str]:
-    """Check the maps of labels of a data set for segmentation: of a sample, as its own steps load them.
+    """Check segmentation maps of a data set: those of a few samples, as loaded by its own pipeline steps.
 
     Args:
         dataset (Dataset): The data set.
         read (callable, optional): Its loading steps.
         prefixes (dict): Its folders.
         num_classes (int, optional): Classes that the model can learn.
-        limit (TimeLimit): Of all checks.
-        raw (set of int): Gets the labels in the files.
-        labels (set of int): Gets the labels as loaded.
+        limit (TimeLimit): Time limit of all checks.
+        raw (set of int): Set that gets the labels in the files.
+        labels (set of int): Set that gets the labels as loaded.
     """
     infos = spread([info for info in dataset.data_list if info.get('seg_map_path')], SAMPLE_SIZE)
     maps = prefixes.get('seg_map_path') or shorten((info['seg_map_path'] for info in infos), 1)
@@ -145,7 +145,7 @@ def label_map_problems(
             raw |= set(read_labels(path))
             results = read(info) if read is not None else {}
         except Exception as error:
-            # Broad, because steps are anybody's.
+            # Broad, because steps may be any code.
             if image_fails(read, info):
                 continue  # file_problems reports it, and decides whether it may be skipped
             said = re.sub(r' <\S+ object at \w+>', '', origin(error).message)
@@ -165,7 +165,7 @@ def label_map_problems(
         image, loaded = results.get('img'), results.get('gt_seg_map')
         if loaded is not None:
             labels |= set(np.unique(loaded).tolist())
-            # Of 8 bits, like the files: 0, which was made 255, is below the other labels again.
+            # In 8 bits, like the files: 0, which reduce_zero_label turned into 255, becomes the smallest label again.
             shifted = dataset.reduce_zero_label and not dataset.label_map
             interpolation.add(path, (loaded.astype(np.int32) + 1) % 256 if shifted else loaded)
             if image is not None:
@@ -209,13 +209,13 @@ def label_map_problems(
 
 
 def image_fails(read: Optional[Callable[[dict], dict]], info: dict) -> bool:
-    """Check whether the image of a sample cannot be loaded, whatever its segmentation map is."""
+    """Check whether the image of a sample cannot be loaded, independent of its segmentation map."""
     if read is None:
         return False
     try:
         return read({**info, 'seg_map_path': None}).get('img') is None
     except Exception:
-        # Broad, because steps are anybody's.
+        # Broad, because steps may be any code.
         return True
 
 
@@ -261,7 +261,7 @@ def loaded_label_problems(
             + (f'. If {held[0]} marks ignored pixels, replace it by {ignored} in the maps' if is_far else '')
         ]
     taught = labels - {ignored}
-    # Of a validation set the metric says so.
+    # For a validation set, the check of the metric reports this.
     if labels == {ignored} and not dataset.test_mode and checked == min(len(dataset.data_list), SAMPLE_SIZE):
         return [
             f'segmentation maps in {maps}: all pixels of the {checked} checked maps are ignored ({ignored}); their '
@@ -278,7 +278,7 @@ def loaded_label_problems(
 
 
 def has_jpeg_maps(dataset: Any) -> bool:
-    """Check whether the first map of labels is a JPEG, whatever its name."""
+    """Check whether the first segmentation map is a JPEG by its content."""
     path = next((info['seg_map_path'] for info in dataset.data_list if info.get('seg_map_path')), '')
     try:
         with open(path, 'rb') as file:
@@ -288,7 +288,7 @@ def has_jpeg_maps(dataset: Any) -> bool:
 
 
 def channels_of(path: str) -> str:
-    """Return as text the channels of a map of labels that has colors; empty if it has one, or Pillow cannot read it."""
+    """Describe the channels of a segmentation map that has several; empty if it has one, or Pillow cannot read it."""
     try:
         with open_image(path) as image:
             bands, mode = image.getbands(), image.mode

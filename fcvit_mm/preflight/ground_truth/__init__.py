@@ -1,1 +1,1 @@
-"""Checks of the ground truth: as predictions, it must be perfect to every metric of an evaluator."""
+"""Checks of the ground truth: used as predictions, it must reach the best value of each metric of an evaluator."""

@@ -10,7 +10,7 @@ from ..limits import spread
 from ..remarks import remark, shorten
 from .scores import EVALUATION_SECONDS, Split, evaluate, feeding_problem, scores_text, undefined_or_low
 
-#: Images whose labels a metric for classification evaluates.
+#: Maximum number of images whose labels are evaluated.
 LABELS = 10000
 
 
@@ -44,13 +44,13 @@ def check_labels(metric: Any, config: dict, split: Split) -> List[str]:
         try:
             metric.process({}, [sample])
         except Exception as error:
-            # Broad, because the metric is another library's.
+            # Broad, because the metric may be any code.
             return [feeding_problem(metric, error, packed is not None)]
         fed += 1
     try:
         scores = evaluate(metric, fed, split)
     except Exception as error:
-        # Broad, because the metric is another library's.
+        # Broad, because the metric may be any code.
         return [topk_problem(metric, number) or feeding_problem(metric, error, False)]
     undefined, low = undefined_or_low(scores, 100.0)
     low = {key: value for key, value in {**undefined, **low}.items() if 'support' not in key}

@@ -12,7 +12,7 @@ from ..masks import Mask, ask_metric, check_masks
 from ..remarks import remark, shorten
 from .scores import EVALUATION_SECONDS, IMAGES, Split, evaluate, feeding_problem, scores_text, undefined_or_low
 
-#: Predictions of an image that pycocotools evaluates.
+#: Maximum number of predictions per image that pycocotools evaluates.
 COCO_DETECTIONS = 100
 
 
@@ -116,7 +116,7 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
         try:
             metric.process({}, [coco_sample(metric, info, packed, empty_masks)])
         except Exception as error:
-            # Broad, because the metric is another library's.
+            # Broad, because the metric may be any code.
             return [feeding_problem(metric, error, packed is not None)]
         fed.append(info)
     if len(fed) < len(infos):
@@ -129,10 +129,10 @@ def coco_score_problems(metric: Any, path: Any, split: Split) -> List[str]:
     try:
         scores = evaluate(metric, len(fed), split)
     except Exception as error:
-        # Broad, because the metric is another library's.
+        # Broad, because the metric may be any code.
         return [feeding_problem(metric, error, False)]
     undefined, low = undefined_or_low(scores, 1.0)
-    # Of sizes that do not occur.
+    # Undefined scores of object sizes that do not occur are not reported.
     undefined = {key: value for key, value in undefined.items() if key.endswith(('mAP', 'mAP_50', 'mAP_75'))}
     if undefined and COCO_DETECTIONS not in metric.proposal_nums:
         return [

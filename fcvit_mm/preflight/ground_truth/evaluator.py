@@ -1,4 +1,4 @@
-"""An evaluator: each of its metrics evaluates the ground truth, by the check of its type."""
+"""Checking an evaluator: each of its metrics evaluates the ground truth, by the check for its type."""
 
 import inspect
 import logging
@@ -25,7 +25,7 @@ from .panoptic import check_panoptic
 from .scores import Split
 from .voc import check_voc
 
-#: The check of a metric, by its type or one that it inherits from.
+#: Type of a metric, or a base class of it -> check.
 METRIC_CHECKS: Dict[str, Callable[[Any, dict, Split], List[str]]] = {
     'CocoMetric': check_coco,
     'VOCMetric': check_voc,
@@ -37,7 +37,7 @@ METRIC_CHECKS: Dict[str, Callable[[Any, dict, Split], List[str]]] = {
     'AveragePrecision': check_labels,
     'ConfusionMatrix': check_labels,
 }
-#: Why others are not checked, by their type.
+#: Type of a metric that is not checked -> reason.
 NOT_CHECKED = {
     'LVISMetric': 'the package lvis evaluates only the categories that an image is annotated for',
     'CocoVideoMetric': 'it evaluates tracks',
@@ -58,7 +58,7 @@ def ground_truth_problems(evaluator: Any, split: Split, name: str) -> List[str]:
     Args:
         evaluator (dict | list): Its config, built in the current scope.
         split (Split): The data set.
-        name (str): What to call the evaluator.
+        name (str): Name of the evaluator in messages.
 
     Returns:
         list[str]: Reasons why the metrics are not perfect, one line each.
@@ -86,7 +86,7 @@ def foreign_metric_problem(evaluator: Any, model: Any, name: str) -> List[str]:
     Args:
         evaluator (dict | list): Its config.
         model (type): Class of the model.
-        name (str): What to call the evaluator.
+        name (str): Name of the evaluator in messages.
     """
     library = getattr(model, '__module__', '').partition('.')[0]
     for config in walk(evaluator):
@@ -167,13 +167,13 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
         with quiet(logging.ERROR):
             metric = METRICS.build(config)
     except Exception as error:
-        # Broad, because the metric is another library's.
+        # Broad, because the metric may be any code.
         return [unbuilt_problem(config, split, error)]
     metric.dataset_meta = split.metainfo
     try:
         return check(metric, config, split)  # type: ignore[misc]
     except (KeyError, TypeError, AttributeError) as error:
-        # A data set of somebody's own, whose list holds other things: no reason to stop a run.
+        # A data set from elsewhere, whose list has another format, must not stop a run.
         found, message, _ = origin(error)
         remark(
             f'{name}: {kind} is not checked with the ground truth: the data set lists other annotations ({found}: '
@@ -193,13 +193,13 @@ def unchecked_problems(config: dict, metric_type: Any, split: Split) -> List[str
         with quiet(logging.ERROR):
             METRICS.build(config)
     except Exception as error:
-        # Broad, because the metric is another library's.
+        # Broad, because the metric may be any code.
         return [unbuilt_problem(config, split, error)]
     return lvis_problems()
 
 
 def lvis_problems() -> List[str]:
-    """Check that the evaluation of the package lvis runs with the installed NumPy, as that of lvis 0.5.3 does not."""
+    """Check that the evaluation of the package lvis runs with the installed NumPy; that of lvis 0.5.3 may not."""
     import lvis.eval
 
     if hasattr(np, 'float') or not re.search(r'\bnp\.float\b', inspect.getsource(lvis.eval)):
@@ -226,7 +226,7 @@ def unbuilt_problem(config: dict, split: Split, error: Exception) -> str:
     """Describe why a metric cannot be built, usually its file."""
     path, own = config.get('ann_file'), shorten(getattr(leaf, 'ann_file', None) for leaf in split.leaves)
     kind, message, _ = origin(error)
-    if kind == 'KeyError' and f'{config.get("type")} is not in the' in message:  # the registry's own words
+    if kind == 'KeyError' and f'{config.get("type")} is not in the' in message:  # message of the registry
         message = short_message(error)
         end = '' if message.endswith('?') else '.'
         return f'{config["type"]} cannot be built: {message}{end} Correct the name, or import its module'

@@ -43,7 +43,7 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
         try:
             metric.process({}, [sample])
         except Exception as error:
-            # Broad, because the metric is another library's.
+            # Broad, because the metric may be any code.
             return [feeding_problem(metric, error, True)]
         fed += 1
     if len(turned) > tolerated(len(split.infos)):
@@ -58,7 +58,7 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
     try:
         scores = evaluate(metric, fed, split)
     except Exception as error:
-        # Broad, because the metric is another library's.
+        # Broad, because the metric may be any code.
         return [feeding_problem(metric, error, False)]
     own = {getattr(leaf, 'ignore_index', None) for leaf in split.leaves}
     if wrong and set(wrong) <= own:
@@ -89,7 +89,7 @@ def check_iou(metric: Any, config: dict, split: Split) -> List[str]:
             f'{type(metric).__name__}: the ground truth itself scores only {scores_text(low)}, not 100, which no '
             f'model can exceed: the classes {shorten(absent)} occur in none of {fed} segmentation maps'
         )
-    elif absent and fed == len(split.infos) and len(absent) < number - 1:  # maps of one class are reported elsewhere
+    elif absent and fed == len(split.infos) and len(absent) < number - 1:  # reported elsewhere
         also = f'; {ignored} pixels have the ignored label {metric.ignore_index}' if ignored else ''
         remark(
             f'{len(absent)} of {number} classes ({shorten(absent)}) occur in none of the {fed} segmentation maps '

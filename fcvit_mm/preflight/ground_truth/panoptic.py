@@ -28,7 +28,7 @@ def check_panoptic(metric: Any, config: dict, split: Split) -> List[str]:
         try:
             ids = rgb2id(mmcv.imread(info['seg_map_path'])[:, :, ::-1])
         except Exception:
-            # Broad, because corrupt bytes make decoders fail in any way there is.
+            # Broad, because decoders raise any kind of error for corrupt files.
             return [
                 f'{info["seg_map_path"]} is missing or cannot be decoded: complete the data set, or correct '
                 'data_prefix.seg'
@@ -40,13 +40,13 @@ def check_panoptic(metric: Any, config: dict, split: Split) -> List[str]:
         try:
             metric.process({}, [sample])
         except Exception as error:
-            # Broad, because the metric is another library's.
+            # Broad, because the metric may be any code.
             return [feeding_problem(metric, error, packed is not None)]
         fed += 1
     try:
         scores = evaluate(metric, fed, split)
     except Exception as error:
-        # Broad, because the metric is another library's.
+        # Broad, because the metric may be any code.
         return [feeding_problem(metric, error, False)]
     occurring = {segment['is_thing'] for info in infos for segment in info['segments_info']}
     _, low = undefined_or_low(

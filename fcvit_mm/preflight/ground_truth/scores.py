@@ -17,7 +17,7 @@ from ..contexts import quiet
 from ..limits import TimeLimit
 from ..remarks import shorten
 
-#: Images whose ground truth a metric evaluates; fields and ids are checked of all.
+#: Maximum number of images whose ground truth a metric evaluates; fields and ids are checked for all images.
 IMAGES = 500
 #: Seconds for evaluating them.
 EVALUATION_SECONDS = 2.5
@@ -29,10 +29,10 @@ class Split:
     """Evaluation data of a metric: a validation or test data set, wrappers included.
 
     Args:
-        dataset (Dataset): The outermost one.
+        dataset (Dataset): The outermost data set.
         leaves (sequence): The data sets inside it that load samples.
         packed (dict): Index -> sample that went through the pipeline already.
-        limit (TimeLimit): Of all checks.
+        limit (TimeLimit): Time limit of all checks.
 
     Attributes:
         scored (list[list[str]]): Names of the scores of each metric that evaluated the ground truth.
@@ -50,12 +50,12 @@ class Split:
 
     @property
     def metainfo(self) -> dict:
-        """Of the data set, as the runner gives it to metrics."""
+        """``metainfo`` of the data set, as the runner gives it to metrics."""
         return self.dataset.metainfo
 
     @property
     def infos(self) -> List[dict]:
-        """Return what the data set's list holds of each sample, in its order."""
+        """Return the entries of all samples in the data set's list, in its order."""
         if self._infos is None:
             if self.dataset in self.leaves:
                 self._infos = self.dataset.data_list
@@ -67,18 +67,18 @@ class Split:
         """Return a sample as a metric gets it, without predictions.
 
         Args:
-            index (int): Of the sample.
-            load (bool): Whether to load it, if it is none of those that were loaded already.
+            index (int): Index of the sample.
+            load (bool): Whether to load the sample if it was not loaded yet.
 
         Returns:
-            dict: Of the data sample that the pipeline packs; ``None`` if it was not loaded or its files are corrupt.
+            dict: The packed data sample as a dict; ``None`` if it was not loaded or its files are corrupt.
         """
         packed = self.packed.get(index)
         if load and packed is None:
             try:
                 packed = self.dataset[index]
             except Exception:
-                # Broad, because corrupt files, which are reported by themselves, fail in any way there is.
+                # Broad, because corrupt files, which are reported separately, cause any kind of error.
                 return None
         data_sample = packed.get('data_samples') if isinstance(packed, dict) else None
         return data_sample.to_dict() if isinstance(data_sample, BaseDataElement) else None
@@ -89,8 +89,8 @@ def evaluate(metric: Any, number: int, split: Split) -> Dict[str, float]:
 
     Their names are noted in the split.
 
-    mmdet's average precision forks processes and waits for them without a time limit. A copy of a process with threads,
-    as in training, may wait forever for a lock of another thread. Threads are used instead, for the few samples.
+    mmdet's average precision forks processes and waits for them without a time limit. A forked copy of a process with
+    threads may wait forever for a lock of another thread, so threads are used instead of processes.
     """
     forking, own = multiprocessing.Pool, 'mmdet.evaluation'
     modules = [multiprocessing, *(module for name, module in sys.modules.items() if name.startswith(own))]

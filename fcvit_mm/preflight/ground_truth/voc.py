@@ -33,7 +33,7 @@ def check_voc(metric: Any, config: dict, split: Split) -> List[str]:
         try:
             metric.process({}, [sample])
         except Exception as error:
-            # Broad, because the metric is another library's.
+            # Broad, because the metric may be any code.
             return [feeding_problem(metric, error, True)]
         loaded = sample['gt_instances']['bboxes']
         loaded = torch.as_tensor(getattr(loaded, 'tensor', loaded))
@@ -45,7 +45,7 @@ def check_voc(metric: Any, config: dict, split: Split) -> List[str]:
     try:
         scores = evaluate(metric, fed, split)
     except Exception as error:
-        # Broad, because the metric is another library's.
+        # Broad, because the metric may be any code.
         return [feeding_problem(metric, error, False)]
     _, low = undefined_or_low(scores, 1.0)
     if low and moved:
