@@ -71,6 +71,11 @@ ADVICE = (
         '(seg_pad_val) the same ignored label',
     ),
     (
+        r'assert .*num_levels',
+        'The number of maps from the neck differs from the number of strides of anchors or points: give the '
+        'anchor_generator (or prior_generator) of the head one stride for each map, or set num_outs of the neck',
+    ),
+    (
         r"has no attribute '(gt_)?masks'",
         'The model learns masks, but the pipeline returns none: set LoadAnnotations(with_mask=True), and use steps '
         'that keep masks (CachedMosaic and CachedMixUp instead of Mosaic and MixUp)',
@@ -139,7 +144,7 @@ class Origin(NamedTuple):
 
     Attributes:
         kind (str): Name of the error's type.
-        message (str): Its message.
+        message (str): Its message; of an assertion without one, the line of code.
         package (str): Top-level package or module that raised it; ``'?'`` if that is not known.
     """
 
@@ -157,6 +162,8 @@ def origin(error: BaseException) -> Origin:
     if isinstance(error, KeyError) and len(error.args) == 1 and ' ' in str(error.args[0]):
         message = str(error.args[0])  # a sentence, which KeyError would put into quotation marks
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, AssertionError) and not message and frames:
+        message = traceback.extract_tb(error.__traceback__)[-1].line or ''
     package = '?'
     if frames:
         package = frames[-1].f_globals.get('__name__') or os.path.basename(frames[-1].f_code.co_filename) or '?'
@@ -170,9 +177,13 @@ def _origin_in_worker(text: str) -> Optional[Origin]:
     lines = text.rstrip().splitlines()
     last_frame = max((number for number, line in enumerate(lines) if line.startswith('  File "')), default=0)
     rest = lines[last_frame + 1 :]
+    code = ''
     while len(rest) > 1 and rest[0].startswith(' '):  # the line of code, and the marks below it
+        code = code or rest[0].strip()
         del rest[0]
     kind, _, message = '\n'.join(rest).partition(': ')
+    if kind == 'AssertionError' and not message:
+        message = code
     path = lines[last_frame].partition('"')[2].partition('"')[0]
     parts = path.replace(os.sep, '/').rpartition('-packages/')[2] if '-packages/' in path else os.path.basename(path)
     package = PACKAGE if path.startswith(FOLDER) else parts.split('/')[0].partition('.')[0]

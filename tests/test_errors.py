@@ -98,6 +98,10 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
         (AssertionError('DeepSpeed is not installed. Please check https://'), 'Install the package'),
         (ValueError('Expected more than 1 value per channel when training, got'), 'batch_size of 2 .*drop_last=True'),
         (AssertionError('The image size in a batch should be the same.'), 'Images of different sizes are in one batch'),
+        (
+            AssertionError('assert len(featmap_sizes) == self.num_levels'),
+            'one stride for each map, or set num_outs of the neck',
+        ),
         (RuntimeError('stack expects each tensor to be equal size, but got'), 'or let the pipeline resize or crop'),
         (IndexError('Target 255 is out of bounds.'), 'neither a class .* nor the ignored label.*seg_pad_val'),
         (AttributeError("'InstanceData' object has no attribute 'masks'"), 'LoadAnnotations.with_mask=True'),
@@ -119,6 +123,17 @@ def test_errors_of_workers_keep_their_own_message():
     chained = ValueError('two\nlines: of it')
     chained.__cause__ = KeyError('first')
     assert origin(in_worker(chained))[:2] == ('ValueError', 'two\nlines: of it')
+
+
+def test_assertions_without_a_message_show_their_line():
+    def check(number):
+        assert number > 1
+
+    with pytest.raises(AssertionError) as caught:
+        check(0)
+    caught.value.args = ()  # pytest writes a message
+    assert origin(caught.value)[:2] == ('AssertionError', 'assert number > 1')
+    assert origin(in_worker(AssertionError()))[:2] == ('AssertionError', 'raise error')
 
 
 def test_user_errors_of_workers_are_shown_without_the_traceback(capsys):

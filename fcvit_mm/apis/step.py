@@ -383,8 +383,6 @@ def _take_step_of_outputs(model: nn.Module, size: Any, channels: int, images: in
 
 def _said(error: BaseException) -> str:
     kind, message, _ = origin(error)
-    if not message:  # of an assertion, the line of code
-        message = traceback.extract_tb(error.__traceback__)[-1].line or ''
     return f'{kind}: {message}'.rstrip(': ')
 
 

@@ -178,8 +178,10 @@ def data_problems(
     differing = split_problems(splits)
     problems += differing or zero_label_problems(rules) or trained_class_problems(trained or {}, splits)
     for name, names in seen:
+        if differing and list(names) != list(next(iter(splits.values()))):
+            continue  # reported already, with the classes to compare the heads with
         for head, number in heads.items():
-            if number != len(names) and not (differing and name != 'train_dataloader'):
+            if number != len(names):
                 problems.append(
                     f'{name}: {head}.num_classes is {number}, but the data set has {len(names)} classes '
                     f'({shorten(names)}): --cfg-options {head}.num_classes={len(names)}, or correct '

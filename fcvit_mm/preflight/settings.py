@@ -4,13 +4,14 @@ import importlib.util
 import logging
 import multiprocessing
 import re
-from typing import List
+from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS, DefaultScope
 
 from ..engine.config import type_name, walk
+from ..engine.wrapped import find_inner_model
 from .messages import near_registered
 from .remarks import remark
 
@@ -22,6 +23,19 @@ PACKAGES = (
     ('DAdapt(AdaGrad|Adam|SGD)', 'dadaptation'),
     (r'bnb_\w+|\w+(8|32)bit', 'bitsandbytes'),
 )
+#: Parts of a config whose values are numbers, names or dicts, but never text that looks like a number.
+NUMERIC_PARTS = (
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'val_cfg',
+    'test_cfg',
+    'auto_scale_lr',
+    'default_hooks',
+)
+#: Settings of a data loader that are numbers.
+LOADER_NUMBERS = ('batch_size', 'num_workers', 'prefetch_factor')
+NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?')
 
 
 def setting_problems(cfg: Config) -> List[str]:
@@ -43,6 +57,7 @@ def setting_problems(cfg: Config) -> List[str]:
     if method is not None and method not in methods:
         problems.append(f'env_cfg.mp_cfg.mp_start_method is {method!r}, expected one of {", ".join(methods)}')
     report_no_learning_rate(cfg)
+    problems += text_problems(cfg)
     return problems + class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
 
 
@@ -54,6 +69,32 @@ def class_number_problems(cfg: Config) -> List[str]:
         if isinstance(node.get('num_classes'), (float, str))
     ]
     return [f'num_classes of {kind} is {value!r}, expected an integer' for kind, value in wrong]
+
+
+def text_problems(cfg: Config) -> List[str]:
+    """Check that numbers are not given as text, as YAML reads ``1e-3``."""
+    place, model = find_inner_model(cfg.get('model') or {})
+    parts = [(name, cfg.get(name)) for name in NUMERIC_PARTS]
+    parts += [(f'{place}.{name}', model.get(name)) for name in ('train_cfg', 'test_cfg')]
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name) or {}
+        parts.append((name, {key: loader[key] for key in LOADER_NUMBERS if key in loader}))
+    return [
+        f'{name} is the text {value!r}, expected a number: write it without quotation marks (YAML reads 1e-3 as text: '
+        '0.001)'
+        for part, node in parts
+        for name, value in texts_of(node, part)
+        if NUMBER.fullmatch(value)
+    ]
+
+
+def texts_of(node: Any, place: str) -> Iterator[Tuple[str, str]]:
+    """Yield dotted name and value of each text in a part of a config."""
+    if isinstance(node, str):
+        yield place, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in items:
+        yield from texts_of(child, f'{place}.{key}')
 
 
 def report_no_learning_rate(cfg: Config) -> None:

@@ -133,6 +133,15 @@ def test_wrapped_data_sets_are_looked_into(own):
     assert '/lost does not exist' in only_problem(cfg)
 
 
+def test_joined_data_sets_with_other_classes_are_one_problem(own):
+    cfg, data = own('detection')
+    inner = cfg.train_dataloader.dataset
+    shutil.copy(data / 'annotations' / 'instances_train2017.json', data / 'annotations' / 'more.json')
+    fewer = {**inner, 'ann_file': 'annotations/more.json', 'metainfo': {'classes': list(inner.metainfo.classes)[:2]}}
+    cfg.train_dataloader.dataset = {'type': 'ConcatDataset', 'datasets': [inner, fewer]}
+    assert 'lacks square, star, triangle: its classes are circle, cross' in only_problem(cfg)
+
+
 def test_dicts_that_keep_inherited_keys(own):
     """ConcatDataset with the keys of the data set that the base config has."""
     cfg, _ = own('classification')

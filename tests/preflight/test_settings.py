@@ -11,6 +11,20 @@ from fcvit_mm.preflight.settings import setting_problems
         ({'randomness.seed': -1}, 'randomness.seed is -1, expected an integer from 0 to 4294967295, or None for'),
         ({'model.head.num_classes': 5.0}, 'num_classes of LinearClsHead is 5.0, expected an integer'),
         ({'model.head.num_classes': '5'}, "num_classes of LinearClsHead is '5', expected an integer"),
+        (
+            {'optim_wrapper.optimizer.lr': '1e-3'},
+            "optim_wrapper.optimizer.lr is the text '1e-3', expected a number: write it without quotation marks (YAML "
+            'reads 1e-3 as text: 0.001)',
+        ),
+        (
+            {'param_scheduler': [{'type': 'LinearLR', 'start_factor': '.01'}]},
+            "param_scheduler.0.start_factor is the text '.01', expected a number",
+        ),
+        ({'train_dataloader.batch_size': '4'}, "train_dataloader.batch_size is the text '4', expected a number"),
+        (
+            {'model.test_cfg': {'rcnn': {'nms': {'iou_threshold': '0.5'}}}},
+            "model.test_cfg.rcnn.nms.iou_threshold is the text '0.5', expected a number",
+        ),
         ({'env_cfg.mp_cfg.mp_start_method': 'spwn'}, "env_cfg.mp_cfg.mp_start_method is 'spwn', expected one of "),
         (
             {'optim_wrapper.optimizer.type': 'Adamw'},

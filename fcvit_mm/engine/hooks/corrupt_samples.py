@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+import traceback
 import uuid
 import weakref
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
@@ -103,7 +104,7 @@ class GuardedLoading:
                 raise
             name = info.get('img_path', f'sample {index} of {type(self.dataset).__name__}')
             advice = 'Check the sample, its annotations and the steps of the pipeline'
-            raise library_error(error, f'loading {name}', advice) from error
+            raise library_error(error, f'loading {name}{failing_step(error)}', advice) from error
         # Only in training, because test pipelines resize the image but not the map.
         problem = None if self.marks is None or self.stand_ins else map_problem(results, self.classes)
         return self._replace(index, info, [problem], None) if problem else results
@@ -434,3 +435,12 @@ def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = Non
             classes = len(dataset.metainfo['classes'])
     dataset.prepare_data = GuardedLoading(dataset, marks, limit, classes, stand_ins, tests)
     return not skip or marks is not None
+
+
+def failing_step(error: BaseException) -> str:
+    """Return `` in STEP``, the innermost pipeline step in the traceback of an error; empty if there is none."""
+    from mmcv.transforms import BaseTransform
+
+    callers = [frame.f_locals.get('self') for frame, _ in traceback.walk_tb(error.__traceback__)]
+    steps = [type(each).__name__ for each in callers if isinstance(each, BaseTransform)]
+    return f' in {steps[-1]}' if steps else ''

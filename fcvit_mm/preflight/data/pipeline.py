@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from mmengine.registry import DATASETS
 
-from ...engine.hooks.corrupt_samples import CorruptSampleError, guard
+from ...engine.hooks.corrupt_samples import CorruptSampleError, failing_step, guard
 from ...errors import UserError, origin
 from ..contexts import quiet
 from ..limits import TimeLimit, spread
@@ -70,8 +70,8 @@ def try_pipeline(outer: Any, leaves: Sequence[Any], limit: TimeLimit, what: str)
             except Exception as error:
                 # Broad, because pipelines may contain any code.
                 problems.append(
-                    f'sample {index} failed to load ({type(error).__name__}: {origin(error).message}): check the '
-                    'pipeline and the annotations'
+                    f'sample {index} failed to load{failing_step(error)} ({type(error).__name__}: '
+                    f'{origin(error).message}): check the pipeline and the annotations'
                 )
                 break
             if sample is None:

@@ -27,6 +27,21 @@ def test_wrappers(own, wrapper):
     assert f'{wrapper} cannot be built' in only_problem(cfg) and 'unknown' in only_problem(cfg)
 
 
+def test_the_step_that_fails_is_named(own):
+    cfg, _ = own('detection')
+    leaf = cfg.train_dataloader.dataset
+    steps = leaf.pipeline
+    leaf.pipeline = [*steps[:2], dict(type='RandomApply', transforms=dict(type='Mosaic'), prob=1), *steps[2:]]
+    assert '000000000000.jpg in Mosaic failed: AssertionError: assert ' in only_problem(cfg)
+    # Mosaic drops masks, which the next step of the wrapper reads.
+    cfg.train_dataloader.dataset = dict(
+        type='MultiImageMixDataset',
+        dataset=dict(leaf, pipeline=steps[:2]),
+        pipeline=[dict(type='Mosaic', img_scale=(64, 64)), dict(type='PackDetInputs')],
+    )
+    assert 'sample 0 failed to load in PackDetInputs (IndexError: ' in only_problem(cfg)
+
+
 def test_pipeline_that_gives_nothing(own):
     cfg, _ = own('detection')
     steps = cfg.train_dataloader.dataset.pipeline
@@ -38,7 +53,7 @@ def test_wrong_steps_of_the_pipeline(own):
     cfg, data = own('detection')
     steps = cfg.train_dataloader.dataset.pipeline
     steps.insert(1, dict(type='LoadProposals'))
-    assert '.jpg failed: KeyError' in only_problem(cfg) and 'proposals' in only_problem(cfg)
+    assert '.jpg in LoadProposals failed: KeyError' in only_problem(cfg) and 'proposals' in only_problem(cfg)
     steps[1] = dict(type='NoSuchStep')
     assert 'CocoDataset cannot be built: NoSuchStep' in only_problem(cfg)
     del cfg.train_dataloader.dataset['type']
