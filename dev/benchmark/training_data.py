@@ -139,7 +139,16 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def compare(ours: Dict[str, np.ndarray], stock: Dict[str, np.ndarray]) -> List[tuple]:
-    """Compare the statistics of two pipelines: rows of name, number, both means, difference, tolerance."""
+    """Compare the statistics of two pipelines.
+
+    Args:
+        ours (dict[str, np.ndarray]): Draws by name, from :func:`statistics`.
+        stock (dict[str, np.ndarray]): The same of the other pipeline.
+
+    Returns:
+        list[tuple]: Name, number of our draws, both means, difference, and tolerance, which one in a thousand
+        comparisons exceeds by chance. The difference is NaN for too few draws.
+    """
     rows = []
     for name in sorted({*ours, *stock}):
         one, other = (each.get(name, np.empty(0)) for each in (ours, stock))
@@ -252,7 +261,7 @@ def report(args: argparse.Namespace, images: List[str]) -> None:
         'timm': timm_pipeline(True),
     }
     found = measure(makers, images, args.batch, args.rounds)
-    print('| pipeline | ms an image | images/s a core | config / this |\n|---|---|---|---|')
+    print('| pipeline | ms per image | images/s per core | config / this |\n|---|---|---|---|')
     for name, each in found.items():
         print(f'| {name} | {each:.2f} | {1e3 / each:.0f} | {each / found["config"]:.2f} |')
     paired = same_seed(ours, stock, images, max(1, args.samples // 10))
@@ -261,9 +270,10 @@ def report(args: argparse.Namespace, images: List[str]) -> None:
         f'{paired["more_than_one"]:.3%} by more than one; the mean difference is {paired["mean"]:.4f} of 255.\n'
     )
     rows = compare(statistics(ours, images, args.samples, 0), statistics(stock, images, args.samples, args.samples))
-    print('| drawn or made | number | mean | mmpretrain | difference | by chance |\n|---|---|---|---|---|---|')
+    print('| statistic | samples | mean | mean of mmpretrain | difference | tolerance |\n|---|---|---|---|---|---|')
     for name, number, one, other, difference, allowed in rows:
-        print(f'| {name} | {number} | {one:.4f} | {other:.4f} | {difference:.4f} | {allowed:.4f} |')
+        compared = 'too few samples | ' if np.isnan(difference) else f'{difference:.4f} | {allowed:.4f}'
+        print(f'| {name} | {number} | {one:.4f} | {other:.4f} | {compared} |')
     wrong = [name for name, *_, difference, allowed in rows if difference > allowed]
     if wrong:
         raise UserError(f'{", ".join(wrong)} differ from mmpretrain beyond chance (p = 0.001 each)')
