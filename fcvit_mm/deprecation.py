@@ -132,7 +132,7 @@ RENAMED = {
         'fold_input_': 'fcvit_mm.models.fusion.fuse_input_',
         'fold_output_': 'fcvit_mm.models.fusion.fuse_output_',
         'is_plain': 'fcvit_mm.models.modified.is_unmodified',
-        # Where networks of other packages may import them.
+        # Networks of other packages may import these names from here.
         **{name: f'fcvit_mm.models.caches.{name}' for name in ('CachedWeight', 'ModuleCache')},
         **{
             name: f'fcvit_mm.models.fusion.{name}'

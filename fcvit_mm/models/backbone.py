@@ -104,7 +104,7 @@ def dilate(strides: Sequence[int], output_stride: int) -> List[int]:
     """Return the dilation of each stage that keeps the strides from exceeding ``output_stride``.
 
     As in DeepLab (Chen et al., arXiv 1706.05587): a stage that would exceed it has stride 1, and its convolutions and
-    those of the stages after it are dilated by the strides left out.
+    those of the stages after it are dilated by the product of the strides that were replaced.
 
     Raises:
         ValueError: Another ``output_stride`` than one of the strides.

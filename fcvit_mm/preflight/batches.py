@@ -107,7 +107,7 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
     unpacked = packing_problems(cfg, name, packed, leaves)
     if unpacked:
         return unpacked
-    if not samples:  # views of one image, videos, or a library of somebody's own
+    if not samples:  # several views of one image, videos, or samples of an unknown library
         return []
     of_channels = mean_problem(cfg, samples[0]['inputs'].shape[0])
     if of_channels:

@@ -38,7 +38,7 @@ METRICS = {
 #: Folder in the libraries' configs -> name and number of classes of a data set. Data with other classes, or in another
 #: folder, are named after their folder.
 DATASETS = {'imagenet': ('ImageNet-1k', 1000), 'coco': ('COCO', 80), 'ADEChallengeData2016': ('ADE20K', 150)}
-#: How each task's library predicts with a config and a checkpoint.
+#: Task -> code that predicts with a config and a checkpoint, with its library.
 USAGE = {
     'classification': (
         'from mmpretrain import ImageClassificationInferencer',
@@ -255,7 +255,7 @@ def _git(*arguments: str) -> Optional[str]:
     """Return git's answer about the checkout that this package is in; ``None`` if it is in none."""
     package = Path(__file__).parents[1]
     try:
-        # An installed package may lie below somebody else's repository, untracked.
+        # An installed package may be an untracked folder inside another repository.
         for command in (['ls-files', '--error-unmatch', 'version.py'], arguments):
             done = subprocess.run(['git', '-C', str(package), *command], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):

@@ -276,7 +276,7 @@ class ResumableHook(Hook):
         self.start = 0
         self.length: Optional[int] = None
 
-    # What is resumed
+    # Reading a checkpoint
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         loop: Any = getattr(runner, '_train_loop', None)
@@ -433,7 +433,7 @@ class ResumableHook(Hook):
         if position >= end:
             self._log(f'the checkpoint is from {unit} {position} of {end}: training is already complete')
 
-    # What is kept
+    # Writing a checkpoint
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not self.today:

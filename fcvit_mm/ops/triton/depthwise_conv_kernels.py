@@ -32,7 +32,7 @@ def _zeros(count: tl.constexpr, rows: tl.constexpr, cols: tl.constexpr):
 
 @triton.jit
 def _mask(inside, is_channel, EVEN: tl.constexpr):
-    """Which values of a tile exist; ``EVEN`` if all its channels do."""
+    """Return the mask of the values of a tile that exist; with ``EVEN``, all of its channels do."""
     if EVEN:
         return inside[:, None]
     else:
@@ -41,7 +41,7 @@ def _mask(inside, is_channel, EVEN: tl.constexpr):
 
 @triton.jit
 def _tap(pointer, is_channel, is_tap, EVEN: tl.constexpr, ALWAYS: tl.constexpr):
-    """A tap of each channel, 0 where the kernel has none; ``ALWAYS`` if it has."""
+    """Return a tap for each channel, 0 if the tap is outside the kernel; with ``ALWAYS``, it is inside."""
     if EVEN and ALWAYS:
         return tl.load(pointer).to(tl.float32)
     elif ALWAYS:
@@ -52,10 +52,10 @@ def _tap(pointer, is_channel, is_tap, EVEN: tl.constexpr, ALWAYS: tl.constexpr):
 
 @triton.jit
 def _distribution(v):
-    """The cumulative normal distribution: 1/2 + v P(v^2) with a polynomial P fitted on [-5, 5]; 0 or 1 outside.
+    """Return the cumulative normal distribution: 1/2 + v P(v^2) with a polynomial P fitted on [-5, 5]; 0 or 1 outside.
 
-    Its error is at most 4e-7, that of GELU 2e-6. It takes no exponential and no division, which a GPU computes at a
-    sixteenth of the rate.
+    Its error is at most 4e-7, that of GELU 2e-6. It needs no exponential and no division, which a GPU computes at a
+    sixteenth of the rate of multiplications.
     """
     square = tl.minimum(v * v, 25.0) * 0.08 - 1.0
     poly = 0.000594829297 * square - 0.00161155528
@@ -101,7 +101,7 @@ def _add_value(
     EVEN: tl.constexpr,
     ALWAYS: tl.constexpr,
 ):
-    """Add a column of values, times the taps of one row, to those outputs of a row whose windows hold it."""
+    """Add a column of values, times the taps of one row, to the outputs of a row whose windows contain it."""
     for c in tl.static_range(COLS):
         if dx >= c and dx - c < KERNEL:
             tap = tap_row * KERNEL + (dx - c)

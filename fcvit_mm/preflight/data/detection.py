@@ -62,7 +62,7 @@ def category_problems(dataset: Any, api: Any) -> List[str]:
             f'{shorten(similar)}: write the names as in the file'
         ]
     if unknown:
-        # mmdet skips them and numbers the others anew.
+        # mmdet skips unknown classes and renumbers the others.
         return [
             f'metainfo.classes contains {shorten(unknown)}, which are not among the {len(names)} categories of '
             f'{dataset.ann_file} ({shorten(names)}): set metainfo=dict(classes=...) of the data set, in the order of '
