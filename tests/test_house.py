@@ -160,7 +160,7 @@ def test_imports_point_downstairs(path):
         assert FLOOR[other] < FLOOR[room] or (room, other) in BESIDE, f'{room} must not import {name}'
 
 
-def test_floors_are_not_entered_by_way_of_the_package():
+def test_modules_do_not_import_the_package_itself():
     """``from .. import X`` in a room would import what stands above it."""
     for path in MODULES:
         if room_of(module_name(path)) in (PACKAGE, 'timm', 'mmpretrain'):

@@ -106,7 +106,7 @@ def test_stages_of_networks():
     assert figure_png(draw_fields(found, 'fields')).startswith(b'\x89PNG')
 
 
-def test_dwnet_depends_on_its_windows_alone():
+def test_dwnet_reads_only_its_windows():
     # Of 4x4 patches, 7x7 of them.
     network = fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16)))
     found = receptive_fields(network, [torch.randn(3, 112, 112)])

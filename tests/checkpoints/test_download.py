@@ -52,7 +52,7 @@ def seen(path):
     return [name for name in os.listdir(path.parent) if not name.startswith('.')]
 
 
-def test_a_file_comes_once(server, path):
+def test_a_file_is_downloaded_once(server, path):
     assert fetch(server, path) is True
     assert path.read_bytes() == CONTENT and seen(path) == ['a.pth'] and not find_partials(path)
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()

@@ -29,7 +29,7 @@ def test_other_views_become_contiguous_too():
 
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('shape', [(7, 9, 3), (7, 9, 1), (7, 9, 25), (7, 9), (0, 9, 3)])
-def test_channels_come_one_behind_the_other(shape, dtype):
+def test_channels_first_in_memory(shape, dtype):
     image = np.random.RandomState(0).randint(0, 200, shape).astype(dtype)
     found = ChannelsFirst()(dict(img=image[::-1], other=1))
     assert found['other'] == 1 and found['img'].dtype == dtype and np.array_equal(found['img'], image[::-1])

@@ -69,7 +69,7 @@ def test_a_second_run_writes_nothing_and_other_arguments_replace(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
-def test_an_interrupted_run_leaves_nothing_to_pick_up(tmp_path, monkeypatch):
+def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     root = tmp_path / 'data'
     generate('coco', root, 2, 1, 64)
     before = contents(root)

@@ -50,7 +50,7 @@ def test_paths_in_place_of_modules(folder, name, module, root):
     assert str(caught.value) == f'{path}: custom_imports: {expected}'
 
 
-def test_paths_of_nothing(folder):
+def test_paths_of_missing_modules(folder):
     assert custom_import_problem(write(folder, ['./nothing.py'])) == (
         "'./nothing.py' is not the name of a module: write it as in an import statement, imports=['nothing']"
     )
@@ -138,7 +138,7 @@ def test_imported_names_that_a_pure_python_config_computes_with(folder, imports,
     assert "import_module('MODULE').NAME" in str(caught.value)
 
 
-def test_the_way_out_of_it_and_what_a_pure_python_config_only_computes_with(folder, monkeypatch):
+def test_pure_python_configs_that_compute_with_functions(folder, monkeypatch):
     """A config can be written that imports modules of the standard library, or defines functions."""
     (folder / 'a_module.py').write_text('def scaled(x):\n    return 2 * x\n')
     monkeypatch.syspath_prepend(folder)

@@ -180,7 +180,7 @@ def test_positions_of_no_square_cannot_be_resized():
 
 
 @pytest.mark.parametrize('kind', ['vit', 'cait'])
-def test_class_token_trains_everything(kind):
+def test_class_token_output_trains_all_parameters(kind):
     model = stirred(classifier(kind, drop_path_rate=0.1, with_cp=True)).train()
     (token,) = model(torch.randn(2, 3, 30, 41))
     assert token.shape == (2, 24)

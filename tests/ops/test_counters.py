@@ -34,7 +34,7 @@ def test_flops_are_those_of_the_definition(name):
 
 
 @counts_flops
-def test_an_operator_that_comes_later_is_told_at_once():
+def test_a_formula_registered_later_reaches_the_counter():
     operator = torch.ops.aten.frac
     assert operator not in flop_counter.flop_registry
     try:

@@ -56,7 +56,7 @@ def test_several_processes_are_refused(config):
 
 
 @pytest.mark.parametrize('options', [OPTIONS, {'find_unused_parameters': True}])
-def test_the_ways_out(config, options, monkeypatch):
+def test_runs_with_the_suggested_options(config, options, monkeypatch):
     monkeypatch.setattr(gradients, 'print_log', lambda *texts, **others: pytest.fail(f'not asked: {texts}'))
     assert gradient_problems(load_config(config, options, launcher='pytorch')) == []
 
@@ -67,13 +67,13 @@ def test_one_process_is_not_asked(config):
     assert gradient_problems(cfg) == []
 
 
-def test_the_command_is_told_what_starts_the_run(config):
+def test_check_takes_the_launcher_of_the_run(config):
     arguments = ('--work-dir', config.parent / 'work', '--quick')
     done = run_tool('check.py', config, *arguments, '--launcher', 'pytorch', check=False)
     assert done.returncode == 1 and WAY_OUT in done.stdout and 'Traceback' not in done.stdout
 
 
-def test_what_cannot_be_asked_is_said(config, monkeypatch):
+def test_a_check_that_cannot_be_made_is_logged(config, monkeypatch):
     said = []
     monkeypatch.setattr(gradients, 'print_log', lambda text, **options: said.append(text))
     cfg = load_config(config, {'model.bbox_head.in_channels': 17}, launcher='pytorch')
@@ -129,7 +129,7 @@ def test_parameters_that_are_no_matter_of_outputs(found):
     )
 
 
-def test_nothing_to_say():
+def test_no_missing_gradients_to_report():
     assert missing_gradients(cfg_of(), step((True,) * 4, without=())) is None
     cfg = cfg_of()
     cfg.find_unused_parameters = True

@@ -52,7 +52,7 @@ def test_items_of_unknown_number(clock, said):
     assert said == [(logging.INFO, 'files searched: 3 in 3.0 s, the time limit')]
 
 
-def test_all_parts_together_have_their_seconds_too_but_each_does_something(clock, said):
+def test_the_total_time_is_limited_but_each_part_checks_one_item(clock, said):
     limit = TimeLimit(3)
     clock.now += 7
     assert seen(clock, limit.part(range(5), 5, 'x')) == [0]

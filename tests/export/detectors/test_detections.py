@@ -133,7 +133,7 @@ def test_an_onnx_file_has_standard_operators(onnx_files, name):
 
 
 @IN_ONNX
-def test_nothing_is_found_without_a_word(onnx_files, name):
+def test_empty_outputs_if_nothing_is_found(onnx_files, name):
     """What finds nothing gives empty outputs: no regions, no masks, no largest coordinate."""
     part, path = onnx_files(name)
     run = load_exported(path, 'onnx')

@@ -270,7 +270,7 @@ def test_tiles_of_any_size(batch, height, width, channels, outputs):
 
 
 @built
-def test_tiles_beside_what_is_no_number():
+def test_nan_in_a_tile_does_not_affect_its_neighbours():
     """Values outside of the map are zeros, not products with them; a tile does not spoil its neighbours."""
     x = torch.zeros(1, 8, 8, 12)
     x[..., 0, 0] = float('nan')

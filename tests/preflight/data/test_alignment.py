@@ -56,7 +56,7 @@ def test_mirrored_maps(rows, columns, words, pairs, said):
     assert f'follow those of the images better {words}' in text and 'than as they are. Draw some maps' in text
 
 
-def test_what_says_nothing(pairs, said):
+def test_images_and_maps_without_evidence_are_not_reported(pairs, said):
     labels = pairs[0][1]
     # A fixed camera; images without any edges; maps without any; something else than images and maps.
     assert said_of([(image, labels) for image, _ in pairs], said) == []
