@@ -4,6 +4,7 @@ import configparser
 import os
 import re
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -65,6 +66,36 @@ def test_nodes_meet_at_one_address(tmp_path):
     assert 'HOST=ADDRESS' in run_script('elastic.sh', tmp_path, CONFIG).stderr
     for name in ('elastic.sh', 'train.sbatch'):
         assert 'usage: ' in run_script(name, tmp_path, HOST='x').stderr
+
+
+@pytest.mark.parametrize(
+    'environment, message',
+    [
+        (dict(NODES='two'), "NODES is 'two', expected the number of nodes, or the least and the greatest, such as 2:4"),
+        (dict(NODES='4:2'), "NODES is '4:2', expected the number of nodes"),
+        (dict(NODES='0'), "NODES is '0', expected the number of nodes"),
+        (dict(NODES='2:'), "NODES is '2:', expected the number of nodes"),
+        (dict(GPUS='0'), "GPUS is '0', expected the number of processes on this node, a whole number of at least 1"),
+        (dict(GPUS='all'), "GPUS is 'all', expected the number of processes on this node"),
+        (dict(PORT='x'), "PORT is 'x', expected a port of the first node, a whole number of at least 1"),
+        (dict(PORT='99999'), 'PORT is 99999, expected a port of the first node, up to 65535'),
+        (dict(RESTARTS='-1'), "RESTARTS is '-1', expected how often all processes start again, a whole number of at"),
+        (dict(HOST='', PYTHON=sys.executable), 'HOST=ADDRESS of the node where the nodes meet'),
+        (dict(HOST='a.invalid', PYTHON=sys.executable), "HOST is 'a.invalid', which is unknown on this machine"),
+    ],
+)
+def test_wrong_values_of_elastic_training(tmp_path, environment, message):
+    """torchrun ends with a traceback that does not name the variable, or tries an unknown address for a minute."""
+    done = run_script('elastic.sh', tmp_path, CONFIG, **{'HOST': 'node1', **environment})
+    assert done.returncode != 0 and message in done.stderr and 'Traceback' not in done.stderr
+    assert not done.stdout
+
+
+def test_right_values_of_elastic_training(tmp_path):
+    for nodes, gpus in (('1', 'auto'), ('08:16', '2'), ('2:2', 'cpu')):
+        done = run_script('elastic.sh', tmp_path, CONFIG, HOST='node1', NODES=nodes, GPUS=gpus, PORT='65535')
+        assert f'--nnodes={nodes} --nproc-per-node={gpus} ' in done.stdout, done.stderr
+        assert '--rdzv-endpoint=node1:65535' in done.stdout
 
 
 @pytest.mark.parametrize('name', ['elastic.sh', 'train.sbatch'])

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the dist_*.sh and slurm_*.sh scripts share. Sourced by them.
+# What the dist_*.sh and slurm_*.sh scripts and docs/examples/cluster/elastic.sh share. Sourced by them.
 
 TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$TOOLS")
@@ -19,6 +19,12 @@ expect_number() {
     fi
 }
 
+# expect_port NAME VALUE: end the script unless the value is a port.
+expect_port() {
+    expect_number "$1" "$2" 1 'a port of the first node'
+    [ "$((10#$2))" -lt 65536 ] || fail "$1 is $2, expected a port of the first node, up to 65535"
+}
+
 # expect_config FILE: end the script unless it exists. Otherwise each process would report it.
 expect_config() {
     [ -f "$1" ] || fail "config $1 does not exist: the configs are in configs/classification, configs/detection and" \
@@ -36,11 +42,11 @@ fi
 command -v "$PYTHON" >/dev/null || fail "no interpreter $PYTHON found: activate the environment (source" \
     ".venv/bin/activate), or set PYTHON=INTERPRETER"
 
-# Arguments: address, port or nothing, yes where this node listens. Prints the port, or what is wrong.
+# Arguments: name of the variable with the address, address, port or nothing, yes where this node listens. Prints the port, or what is wrong.
 MEETING='
 import importlib.util, socket, sys
 
-address, port, listens = sys.argv[1:]
+name, address, port, listens = sys.argv[1:]
 def stop(problem):
     print(problem)
     sys.exit(1)
@@ -49,7 +55,7 @@ if importlib.util.find_spec("torch") is None:
 try:
     socket.getaddrinfo(address, None)
 except (OSError, UnicodeError) as error:
-    stop(f"MASTER_ADDR is {address!r}, which is unknown on this machine ({error}): give the address of the first node")
+    stop(f"{name} is {address!r}, which is unknown on this machine ({error}): give the address of the first node")
 with socket.socket() as server:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -81,11 +87,10 @@ launch() {
         port=${port:-29500}
     fi
     if [ -n "$port" ]; then
-        expect_number PORT "$port" 1 'a port of the first node'
-        [ "$port" -lt 65536 ] || fail "PORT is $port, expected a port of the first node, up to 65535"
+        expect_port PORT "$port"
     fi
     [ "$node_rank" != 0 ] || listens=yes
-    port=$("$PYTHON" -c "$MEETING" "$address" "$port" "$listens") || fail "$port"
+    port=$("$PYTHON" -c "$MEETING" MASTER_ADDR "$address" "$port" "$listens") || fail "$port"
     if [ "$nnodes" -gt 1 ]; then
         echo "Node $node_rank of $nnodes (NODE_RANK of NNODES): waiting for the others at $address:$port" >&2
     fi
