@@ -23,7 +23,7 @@ from .distributed import joined_processes, wrap_model_for_cpus
 from .hooks.checkpoint import AtomicCheckpointHook
 from .hooks.defaults import add_training_hooks, skip_corrupt_samples, write_checkpoints_atomically
 from .hooks.foreign_checkpoints import find_weights
-from .hooks.resume import make_resumable, select_resume_point
+from .hooks.resume import is_sharded, make_resumable, select_resume_point
 from .machine import adapt_to_machine, train_in_float32_on_cpus
 from .outputs import keep_every_result
 
@@ -36,6 +36,15 @@ def keep_seed(cfg: Config) -> None:
     randomness = cfg.get('randomness') or {}
     path, own = cfg.get('load_from'), randomness.get('seed')
     if not cfg.get('resume') or not path or own is not None and '://' in path:
+        return
+    if is_sharded(cfg):
+        if own is None:
+            print_log(
+                f'Resuming: {path} is a folder, whose seed only its strategy reads, after it shuffled the data. Set '
+                'randomness.seed to continue in the same order.',
+                logger='current',
+                level=logging.WARNING,
+            )
         return
     seed = read_checkpoint(path).get('meta', {}).get('seed')
     if seed is None or seed == own:

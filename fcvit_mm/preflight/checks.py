@@ -8,6 +8,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ..engine.config import leaf_datasets, type_name
 from ..engine.hooks.corrupt_samples import SkipCorruptSamplesHook
+from ..engine.hooks.resume import is_sharded
 from ..errors import UserError
 from .batches import batch_problems
 from .building import backend_problems, build_problems, checkpoint_hook_problems
@@ -74,7 +75,9 @@ def check_training(cfg: Config, building: bool = False) -> None:
     limit = TimeLimit()
     problems = []
     trained: List[str] = []
-    if cfg.get('resume') and cfg.get('load_from'):
+    if cfg.get('resume') and is_sharded(cfg):
+        pass  # only the strategy reads it
+    elif cfg.get('resume') and cfg.get('load_from'):
         problems += resume_problems(cfg.load_from, trained) or resume_model_problems(cfg)
     else:
         problems += pretrained_problems(cfg)

@@ -53,6 +53,15 @@ def test_checkpoint_of_which_nothing_fits(own, tmp_path):
         check_training(cfg)
 
 
+def test_folder_to_resume_from(own, tmp_path):
+    """Only a strategy reads it."""
+    cfg, _ = own('classification', {'pretrained': None})
+    cfg.resume, cfg.load_from = True, str(tmp_path)
+    assert f'--resume: {tmp_path} is a directory: give the path of a checkpoint file in it' in only_problem(cfg)
+    cfg.merge_from_dict(dict(runner_type='FlexibleRunner', strategy=dict(type='FSDPStrategy')))
+    check_training(cfg)
+
+
 def test_checkpoint_to_resume_from(own, tmp_path):
     cfg, _ = own('classification', {'pretrained': 'not_needed.pth'})
     path = str(tmp_path / 'a.pth')

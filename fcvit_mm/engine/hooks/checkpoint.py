@@ -309,6 +309,8 @@ class AtomicCheckpointHook(CheckpointHook):
             raise CheckpointWriteError(error, self.last_ckpt) from error
 
     def _point_to(self, runner: Runner, path: str) -> None:
+        if self.file_backend.isdir(path):
+            barrier()  # a folder is complete when every process has written its file
         if is_main_process():
             try:
                 write_atomic(osp.join(runner.work_dir, 'last_checkpoint'), path.encode())

@@ -105,10 +105,20 @@ def find_resume_point(work_dir: str) -> Optional[str]:
     return found[-1]
 
 
+def is_sharded(cfg: Config) -> bool:
+    """Check whether ``load_from`` is a folder, as FSDP and DeepSpeed write, which only their strategy reads."""
+    path = cfg.get('load_from')
+    return bool(cfg.get('strategy')) and isinstance(path, str) and osp.isdir(path)
+
+
 def is_complete(path: str) -> bool:
-    """Check whether a file is a complete zip archive, as torch writes checkpoints. Its contents are not read."""
-    if osp.isdir(path):  # as DeepSpeed writes them
-        return True
+    """Check whether a file is a complete zip archive, as torch writes checkpoints. Its contents are not read.
+
+    Of a folder (see :func:`is_sharded`), all files must be complete.
+    """
+    if osp.isdir(path):
+        names = [name for name in os.listdir(path) if name.endswith(('.pth', '.pt')) and not name.startswith('.')]
+        return bool(names) and all(is_complete(osp.join(path, name)) for name in names)
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith('/data.pkl') for name in archive.namelist())

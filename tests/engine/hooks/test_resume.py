@@ -1,9 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine._strategy import SingleDeviceStrategy
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import STRATEGIES
 from small_run import train
 
 from fcvit_mm.engine.hooks.resume import (
@@ -114,6 +117,44 @@ def test_a_seed_that_nobody_set_is_kept(tmp_path):
 def test_mmengines_flexible_runner(end, start, how, tmp_path):
     change = dict(runner_type='FlexibleRunner', strategy=dict(type='SingleDeviceStrategy'), env_cfg={})
     assert_resumes(tmp_path, start, end, by_epoch=True, change=change, how=how)
+
+
+@STRATEGIES.register_module()
+class FolderStrategy(SingleDeviceStrategy):
+    """Writes a folder with one file per process, as MMEngine's FSDP and DeepSpeed strategies do."""
+
+    def save_checkpoint(self, filename, **kwargs):
+        os.makedirs(filename)
+        super().save_checkpoint(os.path.join(filename, 'rank0.pth'), **kwargs)
+
+    def load_checkpoint(self, filename, **kwargs):
+        return super().load_checkpoint(os.path.join(filename, 'rank0.pth'), **kwargs)
+
+
+@pytest.mark.parametrize('end, start, how', [(6, 4, KeyboardInterrupt), (6, 7, 'SIGTERM')])
+def test_checkpoints_that_are_folders(end, start, how, tmp_path):
+    change = dict(runner_type='FlexibleRunner', strategy=dict(type='FolderStrategy'), env_cfg={})
+    assert_resumes(tmp_path, start, end, by_epoch=True, change=change, how=how)
+
+
+def test_the_seed_of_a_folder(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('fcvit_mm.engine.run.print_log', lambda text, **_: said.append(text))
+    change = dict(runner_type='FlexibleRunner', strategy=dict(type='FolderStrategy'), env_cfg={})
+    for seed in (3, None):
+        train(tmp_path / str(seed), True, change=change, seed=seed, end=6)
+        train(tmp_path / str(seed), True, change=change, seed=seed, resume=True)
+    assert len(said) == 1 and 'Set randomness.seed to continue in the same order' in said[0]
+
+
+def test_a_folder_that_a_kill_left_incomplete(tmp_path):
+    folder = tmp_path / 'epoch_1.pth'
+    folder.mkdir()
+    assert not is_complete(str(folder)) and find_resume_point(str(tmp_path)) is None
+    torch.save({}, folder / 'rank0.pth')
+    assert is_complete(str(folder)) and find_resume_point(str(tmp_path)) == str(folder)
+    (folder / 'rank1.pth').write_bytes((folder / 'rank0.pth').read_bytes()[:100])
+    assert not is_complete(str(folder)) and find_resume_point(str(tmp_path)) is None
 
 
 def samples(seen):
