@@ -225,9 +225,11 @@ def test_packed_weights_under_fake_tensors_and_by_several_threads():
         torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
 
 
-def test_traces():
+@pytest.mark.parametrize('grad', [False, True])
+def test_traces(grad):
+    """Nothing needs a gradient, so the check of torch.jit.trace, without gradients, finds the same graph."""
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         traced = torch.jit.trace(optimized, images())
         for size in ((64, 40), (50, 71)):
             for want, have in zip(optimized(images(size=size)), traced(images(size=size))):
