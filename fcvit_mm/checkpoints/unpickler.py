@@ -178,7 +178,8 @@ def _allowed() -> Dict[Tuple[str, str], Any]:
         ('numpy.core.multiarray', '_reconstruct'): Rebuild(_numpy_array),
         ('numpy.core.multiarray', 'scalar'): Rebuild(_numpy_scalar),
         ('numpy.core.numeric', '_frombuffer'): Rebuild(_numpy_frombuffer),
-        # HistoryBuffer pickles its statistics as getattr(HistoryBuffer, 'mean'); nothing is looked up here.
+        # HistoryBuffer pickles its statistics as getattr(HistoryBuffer, 'mean'), OneCycleLR its curve in the same way;
+        # nothing is looked up here.
         ('builtins', 'getattr'): _opaque('getattr'),
         ('builtins', 'object'): Opaque('object'),
     }
@@ -195,6 +196,7 @@ def _allowed() -> Dict[Tuple[str, str], Any]:
     for module, name in (
         ('argparse', 'Namespace'),
         ('mmengine.logging.history_buffer', 'HistoryBuffer'),
+        ('mmengine.optim.scheduler.param_scheduler', 'OneCycleParamScheduler'),
         ('pathlib', 'PosixPath'),
         ('pathlib', 'WindowsPath'),
         ('pathlib', 'PurePosixPath'),

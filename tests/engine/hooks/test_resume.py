@@ -157,6 +157,26 @@ def test_a_folder_that_a_kill_left_incomplete(tmp_path):
     assert not is_complete(str(folder)) and find_resume_point(str(tmp_path)) is None
 
 
+SCHEDULES = dict(
+    ConstantLR=dict(factor=0.5),
+    CosineAnnealingLR=dict(T_max=3),
+    CosineRestartLR=dict(periods=[4, 8], restart_weights=[1, 0.5], eta_min=0),
+    ExponentialLR=dict(gamma=0.9),
+    LinearLR=dict(start_factor=0.1),
+    MultiStepLR=dict(milestones=[2, 5]),
+    OneCycleLR=dict(eta_max=0.1, total_steps=12),
+    PolyLR=dict(eta_min=1e-3, end=10),
+    ReduceOnPlateauLR=dict(monitor='loss', patience=1),
+    StepLR=dict(step_size=2),
+)
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_schedules_of_mmengine(name, tmp_path):
+    schedule = dict(type=name, by_epoch=name == 'ReduceOnPlateauLR', **SCHEDULES[name])
+    assert_resumes(tmp_path, 4, 6, by_epoch=True, change=dict(param_scheduler=[schedule]))
+
+
 def samples(seen):
     return [int(row[0]) for iteration in sorted(seen) for row in seen[iteration]]
 
