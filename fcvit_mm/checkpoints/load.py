@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import partial
 from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlparse
 
@@ -14,9 +15,10 @@ from mmengine.model import update_init_info
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from ..files import WriteError, atomic_path
+from ..files import WriteError
 from ..models import Backbone
 from ..models.published_names import is_like
+from .download import download
 from .errors import CheckpointError, CheckpointNotFoundError
 from .names import find_state_dict, some, weights_of
 from .published import SCHEME, is_published
@@ -96,30 +98,27 @@ def local_path(checkpoint: str) -> str:
     rank = int(os.environ.get('LOCAL_RANK', get_dist_info()[0]))
     error: Optional[Exception] = None
     if rank == 0 and not os.path.exists(path):
-        print_log(f'Downloading {checkpoint} to {path}', logger='current')
         try:
-            _download(checkpoint, path)
-        except (_DownloadError, WriteError) as failure:
+            download(checkpoint, path, partial(_check_download, checkpoint))
+        except (CheckpointError, WriteError) as failure:
             error = failure
     barrier()  # reached by the first process too if its download fails, or the others would wait for ever
     if error is not None or not os.path.exists(path):
-        raise CheckpointError(
-            f'{checkpoint} could not be downloaded ({error or "see the first process"}): check the '
-            'URL, or download it yourself and give the path'
-        ) from error
+        reason = error or f'{checkpoint} could not be downloaded (see the first process)'
+        raise CheckpointError(f'{reason}. Check the URL, or download the file yourself and give the path') from error
     return path
 
 
-class _DownloadError(Exception):
-    """A download failed; not an ``OSError``, which would mean that the file cannot be written."""
+def _check_download(url: str, path: str) -> None:
+    """Read a downloaded checkpoint before it is kept.
 
-
-def _download(url: str, path: str) -> None:
-    with atomic_path(path) as temporary:
-        try:
-            torch.hub.download_url_to_file(url, temporary, progress=False)
-        except OSError as error:  # urllib's errors are OSErrors
-            raise _DownloadError(str(error)) from error
+    Raises:
+        CheckpointError: It is not a checkpoint; names the URL.
+    """
+    try:
+        read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(path, url)) from error
 
 
 @CheckpointLoader.register_scheme(prefixes=r'.+\.(safetensors|index\.json)$', force=True)

@@ -158,13 +158,18 @@ def check_finite(state_dict: Mapping[str, Any], path: str) -> None:
     wrong = [
         key
         for key, value in state_dict.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all()
+        if isinstance(value, Tensor) and value.is_floating_point() and not _is_finite(value)
     ]
     if wrong:
         raise CheckpointError(
             f'{path} contains NaN or infinite values in {len(wrong)} of {len(state_dict)} tensors ({some(wrong)}): '
             'the training had diverged; use an earlier checkpoint'
         )
+
+
+def _is_finite(value: Tensor) -> bool:
+    # PyTorch does not test floats of 8 bits.
+    return bool(torch.isfinite(value.float() if value.element_size() == 1 else value).all())
 
 
 def arch_of(backbone: Mapping[str, Tensor]) -> Dict[str, Tuple[int, ...]]:

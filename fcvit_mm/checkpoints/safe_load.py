@@ -61,10 +61,10 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
         with open(path, 'rb') as file:
             if head.startswith(b'PK\x03\x04'):
                 content = _read_torch_zip(file, path)
-            elif head.startswith(b'\x80'):
-                content = _read_pickles(file, path)
-            else:
+            elif _is_safetensors(head, path):
                 content = _read_safetensors(path)
+            else:
+                content = _read_pickles(file, path)
     except CheckpointError:
         raise
     except Exception as error:
@@ -115,9 +115,7 @@ def _read_head(path: str) -> bytes:
             f'{path} is a compressed or tar archive (.pth.tar checkpoints are not archives): unpack it and give the '
             'checkpoint inside'
         )
-    if head.startswith((b'PK\x03\x04', b'\x80')):
-        return head
-    if _safetensors_header_size(head) <= os.path.getsize(path) and head[8:9] == b'{':
+    if head.startswith((b'PK\x03\x04', b'\x80')) or _is_safetensors(head, path):
         return head
     if re.match(rb'\s*<(!doctype|html|\?xml)', head, re.IGNORECASE):
         raise CheckpointError(
@@ -261,8 +259,9 @@ def _read_pickles(file: IO[bytes], path: str) -> Any:
     return content
 
 
-def _safetensors_header_size(head: bytes) -> int:
-    return struct.unpack('<Q', head[:8])[0] + 8 if len(head) > 8 else sys.maxsize
+def _is_safetensors(head: bytes, path: str) -> bool:
+    """Check whether a file begins with the length of a JSON header. The length may begin like a pickle, with 0x80."""
+    return head[8:9] == b'{' and struct.unpack('<Q', head[:8])[0] + 8 <= os.path.getsize(path)
 
 
 def _read_safetensors(path: str) -> Any:

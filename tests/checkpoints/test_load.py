@@ -431,6 +431,11 @@ def server(tmp_path):
         thread.join()
 
 
+def kept(tmp_path):
+    """Names of the downloaded files, without lock files."""
+    return [name for name in os.listdir(tmp_path / 'home' / 'hub' / 'checkpoints') if not name.endswith('.lock')]
+
+
 def test_download(server, tmp_path, monkeypatch):
     address, asked = server
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
@@ -438,7 +443,21 @@ def test_download(server, tmp_path, monkeypatch):
     for _ in range(2):
         assert_features(init(f'{address}/a.pth.tar?download=1'))
     assert asked == ['/a.pth.tar?download=1']
-    assert os.listdir(tmp_path / 'home' / 'hub' / 'checkpoints') == ['a.pth.tar']
+    assert kept(tmp_path) == ['a.pth.tar']
+
+
+@pytest.mark.parametrize('content', [b'<!DOCTYPE html><title>Log in</title>', 'cut off'])
+def test_download_of_something_else_is_not_kept(server, tmp_path, monkeypatch, content):
+    address, _ = server
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    file = tmp_path / 'served' / 'a.pth'
+    if content == 'cut off':
+        torch.save({'state_dict': published(dense=True)}, file)
+        content = file.read_bytes()[:-1000]
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f'{address}/a.pth .*(is a web page|corrupt or truncated).*give the path'):
+        init(f'{address}/a.pth')
+    assert kept(tmp_path) == []
 
 
 def test_downloaded_files_are_read_as_safely(server, tmp_path, monkeypatch):
@@ -460,7 +479,7 @@ def test_download_that_fails(server, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     with pytest.raises(CheckpointError, match='nowhere.pth could not be downloaded.*404.*give the path'):
         init(f'{address}/nowhere.pth')
-    assert not os.listdir(tmp_path / 'home' / 'hub' / 'checkpoints')
+    assert kept(tmp_path) == []
     with pytest.raises(CheckpointError, match='does not end in a file name'):
         init(f'{address}/')
 
@@ -481,3 +500,20 @@ def test_torch_reads_numbers_of_numpy_safely(tmp_path):
     for _ in range(2):  # torch forgets, at the end, what the context allows, and what was allowed before as well
         with torch.serialization.safe_globals(get_torch_safe_globals()):
             assert torch.load(tmp_path / 'a.pth', weights_only=True) == numbers
+
+
+@pytest.mark.skipif(not hasattr(torch, 'float8_e4m3fn'), reason='torch without floats of 8 bits')
+def test_weights_in_floats_of_8_bits(tmp_path):
+    from fcvit_mm import FCViT
+
+    arch = dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8), mlp_ratios=(1, 1, 1, 1))
+    saved = {key: value.to(torch.float8_e4m3fn) for key, value in FCViT(arch, out_indices=(3,)).state_dict().items()}
+    torch.save(saved, tmp_path / 'a.pth')
+    backbone = FCViT(arch, out_indices=(3,))
+    load_pretrained(backbone, str(tmp_path / 'a.pth'))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, saved[key].float()), key
+    saved[next(iter(saved))].fill_(float('nan'))
+    torch.save(saved, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='contains NaN or infinite values in 1 of'):
+        load_pretrained(backbone, str(tmp_path / 'a.pth'))

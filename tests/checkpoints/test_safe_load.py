@@ -89,6 +89,15 @@ def test_safetensors(tmp_path, monkeypatch):
     save_file = pytest.importorskip('safetensors.torch').save_file
     save_file({'a': torch.arange(3.0)}, tmp_path / 'a.safetensors')
     assert read_checkpoint(tmp_path / 'a.safetensors')['a'].tolist() == [0, 1, 2]
+    # The length of the header comes first: 0x80, 0x0280 and 0x0380 look like pickles of protocols 0, 2 and 3.
+    for length in (0x80, 0x280, 0x380, 0x480):
+        for padding in range(length):
+            save_file({'a': torch.arange(3.0)}, tmp_path / 'a.safetensors', {'padding': ' ' * padding})
+            if (tmp_path / 'a.safetensors').read_bytes()[:8] == length.to_bytes(8, 'little'):
+                break
+        else:
+            pytest.fail(f'no header of {length} bytes')
+        assert read_checkpoint(tmp_path / 'a.safetensors')['a'].tolist() == [0, 1, 2]
     monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
     with pytest.raises(CheckpointError, match='pip install safetensors'):
         read_checkpoint(tmp_path / 'a.safetensors')
