@@ -155,7 +155,23 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
     if check is None and metric_type is not None:
         remark(f'{name}: {kind} is not checked with the ground truth: {reason}')
         return unchecked_problems(config, metric_type, split)
+    # Not built with a path, because building makes the folder.
+    written = any(config.get(key) for key in ('outfile_prefix', 'output_dir'))
     config = {**config, **{key: None for key in ('outfile_prefix', 'output_dir') if key in config}}
+    if config.get('format_only') and not written:
+        try:
+            with quiet(logging.ERROR):
+                metric = METRICS.build(config)
+        except AssertionError as error:
+            return [
+                f'{kind} has format_only=True, but no path to write results to ({error}): set outfile_prefix, or '
+                'output_dir if the metric has that argument'
+            ]
+        except Exception as error:
+            # Broad, because the metric may be any code.
+            return [unbuilt_problem(config, split, error)]
+        if getattr(metric, 'output_dir', '') is None:
+            return [f'{kind} has format_only=True, but no output_dir to write results to: set output_dir']
     if config.get('format_only'):
         remark(
             f'{name}: {kind} is not checked with the ground truth: with format_only=True it writes results without '

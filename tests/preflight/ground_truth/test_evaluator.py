@@ -59,6 +59,15 @@ def test_format_only(own, said):
     cfg.val_evaluator.update(format_only=True, outfile_prefix='x', ann_file='lost.json')
     assert validation_problems(cfg) == 'val_evaluator: ann_file lost.json does not exist'
     assert 'format_only=True' in said[0]
+    del cfg.val_evaluator['outfile_prefix']
+    cfg.val_evaluator.ann_file = None
+    assert 'no path to write results to (outfile_prefix must be not): set outfile_prefix' in validation_problems(cfg)
+
+
+def test_format_only_of_segmentation_maps(own):
+    cfg, _ = own('segmentation')
+    cfg.val_evaluator.format_only = True
+    assert 'no output_dir to write results to: set output_dir' in validation_problems(cfg)
 
 
 def test_several_data_sets(own, said):
