@@ -192,7 +192,10 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
             own_channels = _before_widening(node, channels)
             try:
                 if isinstance(value, (list, tuple)):
-                    _outputs_of(full, value, index, own_channels)
+                    order = _outputs_of(full, value, index, own_channels)
+                    # A head may reverse the maps itself; with in_index in reverse this is not certain.
+                    if own and index is not None and order != [each % len(own_channels) for each in index]:
+                        yield Misfit(f'model.{name}', key, value, _expected(value, index, own_channels))
                 else:
                     _output_of(full, value, index if own else None, own_channels)
             except (StockConfigError, IndexError):

@@ -77,6 +77,12 @@ def channel_problems(cfg: Config) -> List[str]:
                 f'({type_name(model["backbone"])}) has {len(channels)} outputs: give numbers from 0 to '
                 f'{len(channels) - 1}'
             ]
+        if isinstance(each.value, (list, tuple)) and list(each.value) == (each.expected or [])[::-1]:
+            name = f'{place}{each.part[len("model") :]}'
+            return [
+                f'{name}.in_index={indices} is in reverse of {name}.{each.key}={list(each.value)}: give in_index in '
+                'the order of the channels'
+            ]
     backbone = f'{place}.backbone ({type_name(model["backbone"])}) returns {channels} channels'
     return [
         f'{name} is {each.value}, but {backbone}: set {name}={"..." if each.expected is None else each.expected}. '

@@ -115,6 +115,7 @@ def test_readers():
     'head, expected',
     [
         (dict(in_channels=[8, 16, 24, 32], in_index=[0, 1, 2, 3]), []),
+        (dict(in_channels=[8, 16, 24, 32], in_index=[3, 2, 1, 0]), [[32, 24, 16, 8]]),
         (dict(in_channels=[32, 24, 16, 8]), []),
         (dict(in_channels=24, in_index=2), []),
         (dict(in_channels=32), []),
