@@ -43,6 +43,14 @@ def test_outputs_that_the_backbone_does_not_have(own):
     )
 
 
+def test_outputs_in_reverse_of_their_channels(own):
+    (problem,) = channel_problems(own('segmentation', {'model.decode_head.in_index': [3, 2, 1, 0]})[0])
+    assert problem == (
+        'model.decode_head.in_index=[3, 2, 1, 0] is in reverse of model.decode_head.in_channels=[32, 64, 160, 320]: give '
+        'in_index in the order of the channels'
+    )
+
+
 def test_channels_of_a_model_in_a_model(own):
     cfg, _ = own('detection', {'model.neck.in_channels': RESNET})
     cfg.model = dict(type='SoftTeacher', detector=cfg.model)
