@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import traceback
 import uuid
@@ -439,8 +440,7 @@ def guard(dataset: Any, limit: float, skip: bool, stand_ins: Optional[str] = Non
 
 def failing_step(error: BaseException) -> str:
     """Return `` in STEP``, the innermost pipeline step in the traceback of an error; empty if there is none."""
-    from mmcv.transforms import BaseTransform
-
+    base = getattr(sys.modules.get('mmcv.transforms'), 'BaseTransform', ())
     callers = [frame.f_locals.get('self') for frame, _ in traceback.walk_tb(error.__traceback__)]
-    steps = [type(each).__name__ for each in callers if isinstance(each, BaseTransform)]
+    steps = [type(each).__name__ for each in callers if isinstance(each, base)]
     return f' in {steps[-1]}' if steps else ''
