@@ -46,8 +46,8 @@ def test_outputs_that_the_backbone_does_not_have(own):
 def test_outputs_in_reverse_of_their_channels(own):
     (problem,) = channel_problems(own('segmentation', {'model.decode_head.in_index': [3, 2, 1, 0]})[0])
     assert problem == (
-        'model.decode_head.in_index=[3, 2, 1, 0] is in reverse of model.decode_head.in_channels=[32, 64, 160, 320]: give '
-        'in_index in the order of the channels'
+        'model.decode_head.in_index=[3, 2, 1, 0] is in reverse of model.decode_head.in_channels=[32, 64, 160, 320]: '
+        'give in_index in the order of the channels'
     )
 
 
