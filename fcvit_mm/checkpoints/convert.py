@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from typing import Any, Dict, Iterable, List, Optional, Set
 
+import numpy as np
 import torch
 
 from ..files import atomic_path
@@ -174,7 +175,8 @@ def _kept_meta(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     meta = checkpoint.get('meta')
     if not isinstance(meta, dict):
         return {}
-    kept = {key: meta[key] for key in KEPT_META if key in meta and _is_plain_data(meta[key])}
+    kept = {key: plain_data(meta[key]) for key in KEPT_META if key in meta}
+    kept = {key: value for key, value in kept.items() if value not in (None, {})}
     # Keys of mmdet 2 and mmseg 0.x, stored as dataset_meta, where newer code looks for them.
     old = {key.lower(): kept[key] for key in ('CLASSES', 'PALETTE') if kept.get(key)}
     if 'classes' in old:
@@ -182,9 +184,17 @@ def _kept_meta(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     return kept
 
 
-def _is_plain_data(value: Any) -> bool:
+def plain_data(value: Any) -> Any:
+    """Convert a value to plain data: NumPy scalars to Python's, a dict to its plain items; ``None`` for other types."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biufUS'):
+        value = value.tolist()
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain_data(item) for key, item in value.items())
+        items = {key: plain_data(item) for key, item in value.items() if isinstance(key, str)}
+        items = {key: item for key, item in items.items() if item is not None}
+        return items if items or not value else None
     if isinstance(value, (list, tuple)):
-        return all(map(_is_plain_data, value))
-    return value is None or isinstance(value, (str, int, float))
+        each = [plain_data(item) for item in value]
+        if any(item is None for item in each):
+            return None
+        return tuple(each) if isinstance(value, tuple) else each
+    return value if isinstance(value, (str, int, float)) else None

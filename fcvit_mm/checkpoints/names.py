@@ -19,6 +19,8 @@ TRAINED_KEYS = ('state_dict', 'model')
 #: Container of the weights in the files of DeepSpeed (``mp_rank_00_model_states.pt``).
 DEEPSPEED_KEY = 'module'
 EMA_KEYS = ('state_dict_ema', 'model_ema')
+#: Containers inside each other that are opened in search of weights; a hostile file may contain itself.
+MOST_LEVELS = 4
 
 #: Prefixes that wrappers add to every name: DistributedDataParallel and averaged models, torch.compile.
 WRAPPERS = ('module.', '_orig_mod.')
@@ -47,13 +49,19 @@ def is_head(name: str) -> bool:
 
 
 def find_state_dict(
-    checkpoint: Dict[str, Any], path: str = 'the checkpoint', ema: bool = False
+    checkpoint: Dict[str, Any], path: str = 'the checkpoint', ema: bool = False, level: int = 0
 ) -> Tuple[Dict[str, Any], str]:
     """Return the dict of weights in a checkpoint, and a description of them.
 
     The raw weights are used unless ``ema`` is set; if there is only one kind, that one is used. MMEngine's EMAHook
     stores the averaged weights in ``state_dict`` and the raw ones in ``ema_state_dict``, despite these names; from such
     a file the averaged weights are used, as in MMEngine.
+
+    Args:
+        checkpoint (dict): The content of the file.
+        path (str): Name of the file in messages.
+        ema (bool): Whether averaged weights are requested.
+        level (int): Number of containers around this one; at :data:`MOST_LEVELS` no further one is opened.
 
     Raises:
         CheckpointError: Averaged weights are requested but missing.
@@ -66,8 +74,8 @@ def find_state_dict(
         return checkpoint[averaged], f'averaged (EMA) weights, {averaged}'
     if trained is None and isinstance(checkpoint.get(DEEPSPEED_KEY), dict):
         trained = DEEPSPEED_KEY
-    for key, container in _inner_containers(checkpoint, trained):
-        weights, description = find_state_dict(container, path, ema)
+    for key, container in _inner_containers(checkpoint, trained, level) if level < MOST_LEVELS else ():
+        weights, description = find_state_dict(container, path, ema, level + 1)
         return weights, f'{description} ({key})' if ',' in description else f'{description}, {key}'
     if ema:
         raise CheckpointError(
@@ -80,22 +88,25 @@ def find_state_dict(
     return checkpoint, 'trained weights'
 
 
-def _inner_containers(checkpoint: Dict[str, Any], trained: Optional[str]) -> List[Tuple[str, Dict[str, Any]]]:
+def _inner_containers(
+    checkpoint: Dict[str, Any], trained: Optional[str], level: int
+) -> List[Tuple[str, Dict[str, Any]]]:
     """Return the entry of a file that contains a nested container of weights, as a list of at most one entry.
 
     Args:
         checkpoint (dict): The content of the file.
         trained (str, optional): The entry whose name says that it contains the weights, such as ``model``. It is
             considered if it contains dicts but no weights itself.
+        level (int): Number of containers around this one.
     """
     if trained is None:
-        return _other_containers(checkpoint)
+        return _other_containers(checkpoint, level)
     entry = checkpoint[trained]
     has_weights = tensors_of(entry) or not any(isinstance(value, dict) for value in entry.values())
     return [] if has_weights else [(trained, entry)]
 
 
-def _other_containers(checkpoint: Dict[str, Any]) -> List[Tuple[str, Dict[str, Any]]]:
+def _other_containers(checkpoint: Dict[str, Any], level: int) -> List[Tuple[str, Dict[str, Any]]]:
     """Return the only entry of a file with weights, such as ``model_state_dict``, as a list; else an empty list.
 
     An entry must have more weights than the top level of the file. Averaged weights count only if there are no others.
@@ -103,7 +114,9 @@ def _other_containers(checkpoint: Dict[str, Any]) -> List[Tuple[str, Dict[str, A
     """
     own = len(tensors_of(checkpoint))  # tensors at the top level, such as the loss
     entries = [(key, value) for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, dict)]
-    found = [(key, value) for key, value in entries if len(tensors_of(find_state_dict(value)[0])) > own]
+    found = [
+        (key, value) for key, value in entries if len(tensors_of(find_state_dict(value, level=level + 1)[0])) > own
+    ]
     raw = [(key, value) for key, value in found if 'ema' not in key.lower()]
     found = raw or found
     return found if len(found) == 1 else []

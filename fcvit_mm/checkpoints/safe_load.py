@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .errors import CheckpointError, CheckpointNotFoundError
 from .published import SCHEME, near_published
-from .unpickler import NATIVE, RestrictedUnpickler, strided
+from .unpickler import NATIVE, RestrictedUnpickler, UnsupportedValues, strided
 
 #: Readers of names that are not paths, by prefix; :mod:`fcvit_mm.checkpoints.published_files` registers one.
 READERS: Dict[str, Callable[[str], Dict[str, Any]]] = {}
@@ -67,6 +67,11 @@ def read_checkpoint(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
                 content = _read_pickles(file, path)
     except CheckpointError:
         raise
+    except UnsupportedValues as error:
+        raise CheckpointError(
+            f'{path} contains {error}, expected numbers of at most 8 bytes in the byte order of this machine: save '
+            "only the weights, torch.save({'state_dict': model.state_dict()}, PATH)"
+        ) from error
     except Exception as error:
         # Broad, because corrupt and malicious files cause any kind of error in readers.
         raise CheckpointError(

@@ -109,9 +109,13 @@ def _from_type(rebuild: Any, kind: Any, args: Any, state: Any) -> Any:
     return _call(rebuild, args)
 
 
+class UnsupportedValues(ValueError):
+    """Data that an intact file contains, but that are not read."""
+
+
 def _numpy_dtype(code: Any, *_: Any) -> 'np.dtype[Any]':
     if not isinstance(code, str) or not (_NUMERIC.fullmatch(code) or re.fullmatch(r'[US]\d+', code)):
-        raise ValueError(f'NumPy values of type {code!r}, expected numbers')
+        raise UnsupportedValues(f'NumPy values of type {code!r}')
     return np.dtype(code)
 
 
@@ -305,7 +309,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             _set_array(target, state)
         elif isinstance(target, np.dtype):
             if state[1] not in ('|', '=', NATIVE) or any(part is not None for part in state[2:5]):
-                raise ValueError(f'NumPy values of type {state!r:.80}, expected numbers of this byte order')
+                raise UnsupportedValues(f'NumPy values with the properties {state!r:.80}')
         elif not isinstance(target, (dict, Opaque, Tensor)):
             raise ValueError(f'attributes for a {type(target).__name__}')
         # Attributes of the rest (a state dict's `_metadata`, what an argparse.Namespace holds) are skipped.

@@ -12,11 +12,10 @@ import re
 from collections import OrderedDict
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.convert import KEPT_META
+from ..checkpoints.convert import KEPT_META, plain_data
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.names import some, tensors_of
 from ..checkpoints.recognize import check_finite
@@ -116,24 +115,8 @@ def _kept_meta(meta: Any) -> dict:
     """Return the published part of ``meta``."""
     if not isinstance(meta, dict):
         return {}
-    kept = {key: _plain(meta[key]) for key in (*KEPT_META, *KEPT_TRAINING) if key in meta}
+    kept = {key: plain_data(meta[key]) for key in (*KEPT_META, *KEPT_TRAINING) if key in meta}
     return {key: value for key, value in kept.items() if value not in (None, {})}
-
-
-def _plain(value: Any) -> Any:
-    """Convert a value to plain data: NumPy scalars to Python's, a dict to its plain items; ``None`` for other types."""
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.dtype.kind in 'biufUS'):
-        value = value.tolist()
-    if isinstance(value, dict):
-        items = {key: _plain(item) for key, item in value.items() if isinstance(key, str)}
-        items = {key: item for key, item in items.items() if item is not None}
-        return items if items or not value else None
-    if isinstance(value, (list, tuple)):
-        each = [_plain(item) for item in value]
-        if any(item is None for item in each):
-            return None
-        return tuple(each) if isinstance(value, tuple) else each
-    return value if isinstance(value, (str, int, float)) else None
 
 
 def pack(stripped: Stripped, name: str, safetensors: bool = False) -> Dict[str, bytes]:

@@ -3,6 +3,7 @@
 import os
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -48,6 +49,14 @@ UNREADABLE = {
     'truncated': (cut, r'\(20000 bytes\) is corrupt or truncated'),
     'empty': (lambda path: path.write_bytes(b''), r'is empty \(0 bytes\)'),
     'text': (lambda path: path.write_text('state_dict of FCViT'), "is text that begins with b'state_dict of FCViT'"),
+    'NumPy values in another byte order': (
+        lambda path: torch.save({'state_dict': state_dict(), 'loss': np.arange(3.0).astype('>f8')}, path),
+        'contains NumPy values with the properties .*expected numbers of at most 8 bytes in the byte order of this',
+    ),
+    'NumPy values of 16 bytes': (
+        lambda path: torch.save({'state_dict': state_dict(), 'loss': np.arange(3, dtype=np.longdouble)}, path),
+        "contains NumPy values of type 'f16', expected numbers of at most 8 bytes",
+    ),
     'NaN': (
         lambda path: torch.save({'state_dict': with_nan()}, path),
         r'contains NaN or infinite values in 1 of \d+ tensors \(stages.2.blocks.0.norm1.weight\)',

@@ -6,6 +6,7 @@ import pickle
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -154,13 +155,21 @@ def test_checkpoint_of_our_own_is_stripped_to_its_weights(tmp_path):
         {
             'state_dict': state_dict,
             'optimizer': {'state': {0: torch.ones(10**6)}},
-            'meta': {'dataset_meta': {'classes': ('a', 'b')}, 'epoch': 3},
+            'meta': {
+                # mmseg writes a label_map if a config chooses classes: its keys are numbers, and it is not kept.
+                'dataset_meta': {
+                    'classes': ('a', 'b'),
+                    'palette': np.uint8([[1, 2, 3], [4, 5, 6]]),
+                    'label_map': {0: 0},
+                },
+                'epoch': 3,
+            },
         },
         tmp_path / 'epoch_3.pth',
     )
     written = convert(tmp_path / 'epoch_3.pth', tmp_path / 'out.pth')
     assert set(written['state_dict']) == set(state_dict)
-    assert written['meta']['dataset_meta'] == {'classes': ('a', 'b')}
+    assert written['meta']['dataset_meta'] == {'classes': ('a', 'b'), 'palette': [[1, 2, 3], [4, 5, 6]]}
     assert os.path.getsize(tmp_path / 'out.pth') < 10**6
     assert written['meta']['source'] == 'OpenMMLab'
 

@@ -517,3 +517,11 @@ def test_weights_in_floats_of_8_bits(tmp_path):
     torch.save(saved, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='contains NaN or infinite values in 1 of'):
         load_pretrained(backbone, str(tmp_path / 'a.pth'))
+
+
+def test_a_file_that_contains_itself(tmp_path):
+    content = {}
+    content['state_dict'] = content['other'] = content
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='contains no tensors, only state_dict, other'):
+        init(tmp_path / 'a.pth')

@@ -179,7 +179,7 @@ def test_pickled_model_is_refused(tmp_path):
                 b't',
                 b'b',
             ],
-            'this byte order',
+            'the byte order of this machine',
         ),
         (
             [
