@@ -134,6 +134,21 @@ def test_pins_are_exact_and_what_is_asked_for_is_pinned(name):
                 assert wanted.specifier.contains(pinned[key]), f'{pinned[key]} is not {wanted}'
 
 
+def test_pinned_packages_accept_the_first_python_of_each_version():
+    """Debian 12 has Python 3.11.2: pip searches without an end for a version that fits a pin for 3.11.5."""
+    specifiers = pytest.importorskip('packaging.specifiers')
+    refusing = []
+    for name, version in pins('constraints.txt').items():
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        wanted = specifiers.SpecifierSet(found.metadata.get('Requires-Python') or '')
+        if found.version == version and not all(wanted.contains(f'{each}.0') for each in ('3.11', '3.13')):
+            refusing.append(f'{name} {version} ({wanted})')
+    assert refusing == []
+
+
 def test_what_is_installed_for_an_extra_is_pinned():
     """All that pip would follow from the extras, as far as it is installed: nothing floats."""
     markers = pytest.importorskip('packaging.requirements')
