@@ -140,8 +140,8 @@ def test_pinned_packages_accept_the_first_python_of_each_version():
     refusing = []
     for name, version in pins('constraints.txt').items():
         try:
-            found = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
             continue
         wanted = specifiers.SpecifierSet(found.metadata.get('Requires-Python') or '')
         if found.version == version and not all(wanted.contains(f'{each}.0') for each in ('3.11', '3.13')):
