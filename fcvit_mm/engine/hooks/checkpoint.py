@@ -137,9 +137,9 @@ class AtomicCheckpointHook(CheckpointHook):
         super().after_train(runner)
         interrupted = self.file_backend.join_path(self.out_dir, INTERRUPTED)
         final = self._path(runner.epoch if self.by_epoch else runner.iter)
-        if is_main_process() and self.last_ckpt == final and self.file_backend.isfile(interrupted):
+        if is_main_process() and self.last_ckpt == final and self.file_backend.exists(interrupted):
             # SIGTERM came during the last validation, so no later checkpoint replaces interrupted.pth.
-            self._point_to(runner, final)
+            self._write_last(runner, final)
             self.file_backend.remove(interrupted)
             self._flush()
 
@@ -312,10 +312,14 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.file_backend.isdir(path):
             barrier()  # a folder is complete when every process has written its file
         if is_main_process():
-            try:
-                write_atomic(osp.join(runner.work_dir, 'last_checkpoint'), path.encode())
-            except WriteError as error:
-                raise CheckpointWriteError(error, path) from error
+            self._write_last(runner, path)
+
+    @staticmethod
+    def _write_last(runner: Runner, path: str) -> None:
+        try:
+            write_atomic(osp.join(runner.work_dir, 'last_checkpoint'), path.encode())
+        except WriteError as error:
+            raise CheckpointWriteError(error, path) from error
 
 
 class CheckpointWriteError(WriteError):

@@ -189,6 +189,20 @@ def test_a_complete_run_has_no_state_of_an_interruption(ended, tmp_path):
     assert last.read_text() == str(tmp_path / 'epoch_3.pth')
 
 
+def test_an_interrupted_checkpoint_that_is_a_folder_is_removed_too(tmp_path, monkeypatch):
+    """FSDP and DeepSpeed write folders."""
+
+    class InLastValidation(small_run.Witness):
+        def after_train(self, runner):
+            (tmp_path / 'interrupted.pth').mkdir()
+            (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'interrupted.pth'))
+
+    monkeypatch.setattr(small_run, 'Witness', InLastValidation)
+    train(tmp_path, by_epoch=True)
+    assert not (tmp_path / 'interrupted.pth').exists()
+    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_3.pth')
+
+
 def test_processes_that_training_forks_end_at_sigterm(tmp_path, monkeypatch):
     """mmdet's VOCMetric ends those of its pool so, and waits for them: training hung."""
     ended = []
