@@ -24,6 +24,7 @@ from .limits import TimeLimit
 from .loops import NO_VALIDATION, is_by_epoch, loop_problems, sampler_problems
 from .metrics import mask_metric_problems, monitor_problems
 from .misspelt_arguments import report_misspelt_arguments
+from .misspelt_settings import report_misspelt_settings
 from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
 from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
@@ -96,6 +97,7 @@ def check_training(cfg: Config, building: bool = False) -> None:
         report_long_schedules(cfg, is_by_epoch(cfg), number)
         report_short_schedules(cfg, is_by_epoch(cfg), number)
     report_misspelt_arguments(cfg)
+    report_misspelt_settings(cfg)
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += prediction_problems(cfg) if validates else []
     problems += channel_problems(cfg) or gradient_problems(cfg)
@@ -118,6 +120,8 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
     trained: List[str] = []
     problems = checkpoint_problems(checkpoint, 'the checkpoint', trained) + folder_to_write_problems(cfg)
     problems += prediction_problems(cfg) + data_problems(cfg, ['test_dataloader'], limit, {checkpoint: trained})
+    report_misspelt_arguments(cfg)
+    report_misspelt_settings(cfg)
     if problems:
         raise PreflightError(problems)
     limit.report()

@@ -55,20 +55,26 @@ def nodes_of(cfg: Config) -> Iterator[Tuple[str, Registry, dict]]:
 
 def misspelt(registry: Registry, node: dict) -> Iterator[Tuple[str, str, str]]:
     """Yield the name of a type, an argument that it ignores, and one that resembles it."""
+    for kind in class_of(registry, node):
+        known = arguments_of(kind)
+        for key in node:
+            if key not in known and key not in OF_REGISTRIES:
+                near = get_close_matches(str(key), known, 1, SIMILAR)
+                if near:
+                    yield kind.__name__, key, near[0]
+
+
+def class_of(registry: Registry, node: dict) -> List[type]:
+    """Return the class of a config node in a list; an empty list if it is unknown, which the runner reports."""
     kind = node['type']
     try:
         if isinstance(kind, str):
             with registry.switch_scope_and_registry(node.get('_scope_')) as scoped:
                 kind = scoped.get(kind)
-        known = arguments_of(kind)
     except Exception:
-        # Broad, because types may be any code; the runner reports what is wrong with them.
-        return
-    for key in node:
-        if key not in known and key not in OF_REGISTRIES:
-            near = get_close_matches(str(key), known, 1, SIMILAR)
-            if near:
-                yield kind.__name__, key, near[0]
+        # Broad, because a scope imports its library, and that may be any code.
+        return []
+    return [kind] if isinstance(kind, type) else []
 
 
 def arguments_of(kind: Any) -> Set[str]:

@@ -1,0 +1,96 @@
+import pytest
+from harness import LIBRARIES
+
+from fcvit_mm.preflight.checks import check_testing
+from fcvit_mm.preflight.misspelt_settings import report_misspelt_settings
+
+
+@pytest.mark.parametrize('task', LIBRARIES)
+def test_settings_that_are_known(own, said, task):
+    report_misspelt_settings(own(task)[0])
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ('task', 'options', 'text'),
+    [
+        (
+            'detection',
+            {'model.test_cfg.rcnn.score_threshold': 0.3},
+            "model.test_cfg.rcnn: the model reads no setting 'score_threshold'; did you mean 'score_thr'?",
+        ),
+        (
+            'detection',
+            {'model.train_cfg.rpn_proposals': {'nms_pre': 300}},
+            "model.train_cfg: the model reads no setting 'rpn_proposals'; did you mean 'rpn_proposal'?",
+        ),
+        (
+            'detection',
+            {'train_dataloader.dataset.filter_cfg': {'filter_empty': True}},
+            "train_dataloader.dataset.filter_cfg: CocoDataset reads no setting 'filter_empty'; did you mean "
+            "'filter_empty_gt'?",
+        ),
+        (
+            'segmentation',
+            {'train_dataloader.dataset.metainfo.CLASSES': ('a', 'b')},
+            "train_dataloader.dataset.metainfo: BaseSegDataset reads no setting 'CLASSES'; did you mean 'classes'?",
+        ),
+        (
+            'segmentation',
+            {'model.test_cfg.crop_sizes': (64, 64)},
+            "model.test_cfg: the model reads no setting 'crop_sizes'; did you mean 'crop_size'?",
+        ),
+        (
+            'classification',
+            {'optim_wrapper.paramwise_cfg': {'norm_decay_multi': 0.0}},
+            "optim_wrapper.paramwise_cfg: DefaultOptimWrapperConstructor reads no setting 'norm_decay_multi'; did you "
+            "mean 'norm_decay_mult'?",
+        ),
+        (
+            'classification',
+            {
+                'optim_wrapper.constructor': 'BackboneLayerDecayConstructor',
+                'optim_wrapper.paramwise_cfg': {'layer_decay_rate': 0.9, 'custom_keys': {'norm': {'decay_multi': 0.0}}},
+            },
+            "optim_wrapper.paramwise_cfg.custom_keys['norm']: BackboneLayerDecayConstructor reads no setting "
+            "'decay_multi'; did you mean 'decay_mult'?",
+        ),
+        (
+            'classification',
+            {'auto_scale_lr': {'enabled': True, 'base_batch_size': 4}},
+            "auto_scale_lr: the runner reads no setting 'enabled'; did you mean 'enable'?",
+        ),
+        (
+            'classification',
+            {'env_cfg.cudnn_bench': True},
+            "env_cfg: the runner reads no setting 'cudnn_bench'; did you mean 'cudnn_benchmark'?",
+        ),
+    ],
+)
+def test_settings_that_nothing_reads(own, said, task, options, text):
+    report_misspelt_settings(own(task, options)[0])
+    assert said == [text]
+
+
+@pytest.mark.parametrize(
+    ('task', 'options'),
+    [
+        ('detection', {'model.test_cfg.rcnn.my_own_note': 1}),  # resembles nothing
+        ('detection', {'model.train_cfg.rpn.debug': False}),  # of the libraries' own configs, read by nothing any more
+        ('detection', {'model.train_cfg.rcnn.mask_size': 28}),  # read by a function that the mask head imports
+        ('classification', {'model.train_cfg': {'augments': [{'type': 'Mixup', 'alpha': 0.8}]}}),  # by a default part
+        ('classification', {'model.head.type': 'NoSuchHead', 'optim_wrapper.paramwise_cfg': None}),
+        ('classification', {'optim_wrapper.constructor': 'NoSuchOne', 'optim_wrapper.paramwise_cfg': {'lr_mul': 1}}),
+        ('segmentation', {'model.test_cfg': None, 'env_cfg': None, 'auto_scale_lr': None}),
+    ],
+)
+def test_settings_that_are_not_reported(own, said, task, options):
+    report_misspelt_settings(own(task, options)[0])
+    assert said == []
+
+
+def test_before_testing(own, said, tmp_path):
+    cfg, _ = own('segmentation', {'model.test_cfg.crop_sizes': (64, 64), 'test_evaluator.iou_metric': ['mIoU']})
+    with pytest.raises(Exception, match='the checkpoint'):
+        check_testing(cfg, str(tmp_path / 'missing.pth'))
+    assert [text.partition(':')[0] for text in said] == ['test_evaluator', 'model.test_cfg']
