@@ -81,6 +81,11 @@ ADVICE = (
         'that keep masks (CachedMosaic and CachedMixUp instead of Mosaic and MixUp)',
     ),
     (
+        r"'mix_results' in results",
+        'This step combines several images: wrap the data set in MultiImageMixDataset, whose own pipeline contains the '
+        'step, or use CachedMosaic or CachedMixUp',
+    ),
+    (
         r'is not in the .*registry',
         "Correct the type's name in the config, or let the config import the module that registers it: "
         "custom_imports=dict(imports=['MODULE'])",

@@ -60,7 +60,9 @@ def readers(model: Mapping[str, Any]) -> Iterator[Tuple[str, ConfigDict]]:
     """
     neck = model.get('neck')
     if neck:
-        yield ('neck.0', neck[0]) if isinstance(neck, (list, tuple)) else ('neck', neck)
+        name, node = ('neck.0', neck[0]) if isinstance(neck, (list, tuple)) else ('neck', neck)
+        if isinstance(node, dict):
+            yield name, node
         return
     for name, node in model.items():
         if name not in NO_PARTS:

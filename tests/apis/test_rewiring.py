@@ -109,6 +109,7 @@ def test_readers():
     heads = dict(rpn_head=dict(a=1), bbox_head=None, backbone=dict(b=1), train_cfg=dict(rpn_head=dict(c=1)))
     assert [name for name, _ in readers(heads)] == ['rpn_head']
     assert [name for name, _ in readers(dict(heads, neck=dict(d=1)))] == ['neck']
+    assert list(readers(dict(heads, neck=1.5))) == list(readers(dict(heads, neck=['FPN']))) == []
 
 
 @pytest.mark.parametrize(

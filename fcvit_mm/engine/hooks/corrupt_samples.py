@@ -377,9 +377,14 @@ class SkipCorruptSamplesHook(Hook):
             for leaf in loading_datasets(dataset):
                 skips = trains and name != 'test'
                 if not guard(leaf, self.limit, self.skip, stand_ins, tests) and skips and report and leaf is not None:
+                    reason = (
+                        'has test_mode=True'
+                        if isinstance(leaf, BaseDataset)
+                        else "does not load samples by prepare_data and get_data_info, as MMEngine's BaseDataset does"
+                    )
                     print_log(
-                        f'{name}_dataloader.dataset: a corrupt file ends training, because {type(leaf).__name__} does '
-                        "not load samples by prepare_data and get_data_info, as MMEngine's BaseDataset does",
+                        f'{name}_dataloader.dataset: a corrupt file ends training, because {type(leaf).__name__} '
+                        f'{reason}',
                         logger='current',
                         level=logging.WARNING,
                     )

@@ -3,7 +3,7 @@
 import json
 import os.path as osp
 from collections import Counter
-from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -113,8 +113,7 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
             or [
                 prefix_problem(dataset_cfg, error)
                 or loop_problem(error)
-                or f'{type_name(dataset_cfg)} cannot load {where}: {origin(error).message}: '
-                + advice_for(error, 'correct the data or its paths')
+                or f'{type_name(dataset_cfg)} cannot load {where}: {reason(error)}'
             ]
         )
         return Leaf(dataset, None if has_folders(dataset) else classes, problems)
@@ -157,11 +156,16 @@ def setting_problem(dataset_cfg: dict) -> str:
             f'metainfo.classes is a {type(classes).__name__}, expected a sequence of names, whose order numbers the '
             'classes: write a tuple'
         )
+    if classes is not None and not isinstance(classes, Iterable):
+        return f'metainfo.classes is {classes!r}, expected a sequence of names: write a tuple'
     endings = dataset_cfg.get('extensions')
     if isinstance(endings, str):
         return f'extensions is the text {endings!r}, expected a sequence: write extensions=({endings!r},), with a comma'
     if metainfo is not None and not isinstance(metainfo, dict) and not callable(getattr(metainfo, 'get', None)):
         return f'metainfo is {shorten_value(metainfo)}, expected a dict: write metainfo=dict(classes=(...))'
+    for key in ('backend_args', 'filter_cfg'):
+        if dataset_cfg.get(key) is not None and not isinstance(dataset_cfg[key], dict):
+            return f'{key} is {shorten_value(dataset_cfg[key])}, expected a dict or None'
     if metainfo and 'CLASSES' in metainfo and 'classes' not in metainfo:
         return 'metainfo has the key CLASSES, which nothing reads: call it classes (and PALETTE palette)'
     if isinstance(ann_file, (list, tuple)):
@@ -210,6 +214,14 @@ def build_problem(node: dict, error: Exception) -> str:
     message = short_message(error)
     end = '' if message.endswith('?') else '.'
     return f'{type_name(node)} cannot be built: {message}' + f'{end} {advice}' * bool(advice)
+
+
+def reason(error: Exception) -> str:
+    """Describe why a data set cannot load its list of samples, and what to do."""
+    _, message, _ = origin(error)
+    if isinstance(error, KeyError) and ' ' not in message:
+        return f'a sample lacks {message}: correct the file, or the type of the data set, which reads another format'
+    return f'{message}: ' + advice_for(error, 'correct the data or its paths')
 
 
 def prefix_problem(dataset_cfg: dict, error: Exception) -> str:
@@ -392,6 +404,8 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
     sides = [min(info['width'], info['height']) for info in everything if info.get('width') is not None]
     small = sum(side < filters.get('min_size', 0) for side in sides)
     reasons += f'; {small} are smaller than min_size, the smallest {min(sides)} pixels' if small else ''
+    if getattr(dataset, '_indices', None) is not None:
+        reasons += f'; indices={shorten_value(dataset._indices)}'
     if left == 0:
         return [
             f'{where}: {type(dataset).__name__} skips all {len(everything)} samples{reasons}. Check the annotations, '

@@ -17,7 +17,13 @@ XML_SECONDS = 1.0
 
 def unreadable_xml(dataset: Any) -> List[str]:
     """Find the first sample of a list of XML files that its library cannot load."""
-    for number, name in enumerate(list_from_file(dataset.ann_file), 1):
+    names = list_from_file(dataset.ann_file)
+    if names and names[0].lstrip().startswith(('{', '[', '<')):
+        return [
+            f'{dataset.ann_file} begins with {names[0].lstrip()[:20]!r}, but {type(dataset).__name__} reads a list of '
+            'names, one per line: give the list (ImageSets/Main/*.txt of VOC), or for COCO format type="CocoDataset"'
+        ]
+    for number, name in enumerate(names, 1):
         path = osp.join(dataset.sub_data_root, dataset.ann_subdir, f'{name}.xml')
         image = osp.join(dataset.img_subdir, f'{name}.jpg')
         try:

@@ -259,11 +259,13 @@ def test_wrapped_data_sets(dataset, wrap):
     assert all(wrapped[index]['worth'] for index in range(300))
 
 
-def test_what_cannot_be_protected_is_said(monkeypatch):
+def test_what_cannot_be_protected_is_said(dataset, monkeypatch):
     said = []
     monkeypatch.setattr('fcvit_mm.engine.hooks.corrupt_samples.print_log', lambda text, **_: said.append(text))
     hook_up([1, 2, 3])
     assert len(said) == 1 and said[0].startswith('train_dataloader.dataset: a corrupt file ends training, because list')
+    hook_up(dataset(test_mode=True))
+    assert said[1:] == ['train_dataloader.dataset: a corrupt file ends training, because Images has test_mode=True']
 
 
 class Boxes(Images):

@@ -92,6 +92,9 @@ def test_encodings_of_annotations(own, change_annotations, encoding, message):
             dict(metainfo=dict(classes={'circle'})),
             'metainfo.classes is a set, expected a sequence of names, whose order numbers the classes: write a tuple',
         ),
+        (dict(metainfo=dict(classes=5)), 'metainfo.classes is 5, expected a sequence of names: write a tuple'),
+        (dict(backend_args='local'), "backend_args is 'local', expected a dict or None"),
+        (dict(filter_cfg=True), 'filter_cfg is True, expected a dict or None'),
         (dict(ann_file=['a.json', 'b.json']), 'ann_file is a list of 2 files, expected one: use a ConcatDataset'),
         (
             dict(data_root='http://host/data'),
@@ -124,6 +127,32 @@ def test_compressed_annotations(own, change_annotations, pack, kind):
     path = change_annotations(data, 'train', lambda content: None)
     path.write_bytes(pack(path.read_bytes()))
     assert only_problem(cfg) == f'train_dataloader: {path} is compressed ({kind}): unpack it'
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (
+            dict(type='XMLDataset', ann_subdir='', img_subdir=''),
+            'json begins with \'{"info": {"descripti\', but XMLDataset reads a list of names, one per line: give the list '
+            '(ImageSets/Main/*.txt of VOC), or for COCO format type="CocoDataset"',
+        ),
+        (
+            dict(type='CrowdHumanDataset'),
+            "a sample lacks 'ID': correct the file, or the type of the data set, which reads another format",
+        ),
+        (dict(indices=0), "skips all 8 samples (filter_cfg={'filter_empty_gt': True, 'min_size': 32}); indices=0."),
+        (
+            dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='Mosaic', img_scale=(32, 32))]),
+            "AssertionError: assert 'mix_results' in results (raised in mmdet). This step combines several images: "
+            'wrap the data set in MultiImageMixDataset, whose own pipeline contains the step, or use CachedMosaic',
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(own, settings, message):
+    cfg, _ = own('detection')
+    cfg.train_dataloader.dataset.update(settings)
+    assert message in only_problem(cfg)
 
 
 def test_classes_of_one_name(own, said):
