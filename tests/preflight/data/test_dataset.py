@@ -134,8 +134,8 @@ def test_compressed_annotations(own, change_annotations, pack, kind):
     [
         (
             dict(type='XMLDataset', ann_subdir='', img_subdir=''),
-            'json begins with \'{"info": {"descripti\', but XMLDataset reads a list of names, one per line: give the list '
-            '(ImageSets/Main/*.txt of VOC), or for COCO format type="CocoDataset"',
+            'json begins with \'{"info": {"descripti\', but XMLDataset reads a list of names, one per line: give the '
+            'list (ImageSets/Main/*.txt of VOC), or for COCO format type="CocoDataset"',
         ),
         (
             dict(type='CrowdHumanDataset'),
