@@ -66,7 +66,8 @@ ADVICE = (
     ),
     (
         r'Target -?\d+ is out of bounds',
-        'A label is neither a class (0 to num_classes - 1) nor the ignored label: correct the labels or num_classes. '
+        'A label is neither a class (0 to num_classes - 1) nor the ignored label: correct the labels or num_classes '
+        '(out_channels=1 needs CrossEntropyLoss(use_sigmoid=True)). '
         'In segmentation, give the data set, the heads, the metric (ignore_index) and model.data_preprocessor '
         '(seg_pad_val) the same ignored label',
     ),

@@ -17,7 +17,7 @@ def mask_metric_problems(cfg: Config, name: str) -> List[str]:
         name (str): Name of the evaluator.
     """
     wanted = [node.get('metric') for node in walk(cfg[name]) if type_name(node) == 'CocoMetric']
-    if not any('segm' in ([metric] if isinstance(metric, str) else metric or []) for metric in wanted):
+    if not any(metric == 'segm' or isinstance(metric, (list, tuple)) and 'segm' in metric for metric in wanted):
         return []
     model = built_model(cfg)
     if model is None:

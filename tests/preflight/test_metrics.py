@@ -52,6 +52,8 @@ def test_masks_of_a_detector_of_boxes(own):
     )
     cfg.val_evaluator.metric = 'bbox'
     check_training(cfg)
+    cfg.val_evaluator.metric = 5
+    assert "metric should be one of 'bbox', 'segm'" in only_problem(cfg) and 'but got 5' in only_problem(cfg)
 
 
 def test_masks_without_a_mask_head():

@@ -16,6 +16,7 @@ from ..contexts import quiet
 from ..limits import TimeLimit
 from ..messages import short_message
 from ..missing_files import link_problems, loop_problem, path_problem
+from ..misspelt_arguments import class_of
 from ..remarks import remark, shorten
 from .classification import folder_problems, label_problems, label_table, label_type_problems, list_file_problems
 from .detection import (
@@ -68,6 +69,8 @@ def check_leaf(dataset_cfg: dict, num_classes: Optional[int], allowed: float, li
         allowed (float): Fraction of images that may be corrupt; up to this, a warning is logged.
         limit (TimeLimit): Time limit of all checks.
     """
+    if dataset_cfg is None:
+        return Leaf(None, None, ['the data set is None: give a dict with its type and settings'])
     if not type_name(dataset_cfg):
         known = shorten(dataset_cfg, 3)
         return Leaf(None, None, [f'a data set ({known}) has no type: give its class, for example type="CustomDataset"'])
@@ -208,6 +211,13 @@ def build_problem(node: dict, error: Exception) -> str:
         return (
             f'metainfo.palette has {len(given.get("palette") or ())} colors, expected one for each of the '
             f'{len(given.get("classes") or ())} classes: complete it, or remove it'
+        )
+    if 'is not a subset of classes' in str(error):
+        own = [name for kind in class_of(DATASETS, node) for name in kind.METAINFO['classes']]
+        others = [name for name in (node.get('metainfo') or {}).get('classes') or () if name not in own]
+        return (
+            f'metainfo.classes has {shorten(map(repr, others))}, but {type_name(node)} can only select from its own '
+            f'{len(own)} classes ({shorten(own)}): write their names, or set type="BaseSegDataset" for other classes'
         )
     if "'HTTPBackend' object has no attribute 'join_path'" in str(error):
         return f'data_root is {node.get("data_root")}, but no folder is read by HTTP: download it and give its path'

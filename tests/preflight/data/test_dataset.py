@@ -155,6 +155,21 @@ def test_settings_that_do_not_fit_the_data(own, settings, message):
     assert message in only_problem(cfg)
 
 
+def test_classes_that_a_data_set_cannot_select(own):
+    cfg, _ = own('segmentation', {'train_dataloader.dataset.type': 'LoveDADataset'})
+    assert only_problem(cfg) == (
+        "train_dataloader: metainfo.classes has 'circle', 'cross', 'square', 'star', 'triangle', but LoveDADataset can "
+        'only select from its own 7 classes (background, building, road, water, barren, ...): write their names, or '
+        'set type="BaseSegDataset" for other classes'
+    )
+
+
+def test_no_data_set(own):
+    cfg, _ = own('detection')
+    cfg.train_dataloader.dataset = None
+    assert only_problem(cfg) == 'train_dataloader: the data set is None: give a dict with its type and settings'
+
+
 def test_classes_of_one_name(own, said):
     names = ('background', 'circle', 'circle', 'square', 'star', 'triangle')
     cfg, _ = own('segmentation', {'train_dataloader.dataset.metainfo.classes': names})
