@@ -189,6 +189,9 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
         parts = list(readers({**model, 'neck': None}))
     for name, node in parts:
         index = node.get('in_index')
+        chosen = index if isinstance(index, (list, tuple)) else [index]
+        if index is not None and not all(isinstance(each, int) for each in chosen):
+            continue  # the runner reports it
         for key in [key for key in node if key.endswith('in_channels')]:
             value, full, own = node[key], f'model.{name}.{key}', key == 'in_channels'
             own_channels = _before_widening(node, channels)
@@ -196,7 +199,7 @@ def misfits(model: Mapping[str, Any], channels: Sequence[int]) -> Iterator[Misfi
                 if isinstance(value, (list, tuple)):
                     order = _outputs_of(full, value, index, own_channels)
                     # A head may reverse the maps itself; with in_index in reverse this is not certain.
-                    if own and index is not None and order != [each % len(own_channels) for each in index]:
+                    if own and index is not None and order != [each % len(own_channels) for each in chosen]:
                         yield Misfit(f'model.{name}', key, value, _expected(value, index, own_channels))
                 else:
                     _output_of(full, value, index if own else None, own_channels)
@@ -213,4 +216,4 @@ def _expected(value: Any, index: Any, channels: Sequence[int]) -> Any:
     if not all(-count <= each < count for each in chosen):
         return None
     found = [channels[each] for each in chosen]
-    return found if isinstance(value, (list, tuple)) else found[0]
+    return found if isinstance(index, (list, tuple)) else found[0]

@@ -68,6 +68,10 @@ def loop_problems(cfg: Config) -> List[str]:
     for key in ('max_epochs', 'max_iters'):
         if isinstance(loop.get(key), int) and loop[key] < 1:
             return [f'train_cfg.{key} is {loop[key]}, so nothing would be trained: set 1 or more']
+    for key in ('max_epochs', 'max_iters'):
+        begin, end = loop.get('val_begin'), loop.get(key)
+        if cfg.get('val_cfg') is not None and isinstance(begin, int) and isinstance(end, int) and begin > end:
+            remark(f'train_cfg.val_begin is {begin}, but {key} is {end}: there is no validation during this training')
     for split in ('val', 'test'):
         parts = [f'{split}_dataloader', f'{split}_cfg', f'{split}_evaluator']
         missing = [part for part in parts if cfg.get(part) is None]

@@ -49,7 +49,7 @@ def report_short_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) 
     """
     schedules = [each for each in timed_schedules(cfg, by_epoch, samples) if type_name(each.node).endswith('LR')]
     for node, total, unit in schedules:
-        begin, end, kind = node.get('begin', 0), node.get('end', math.inf), type_name(node)
+        begin, end, kind = node.get('begin') or 0, node.get('end') or math.inf, type_name(node)
         last = begin + node['T_max'] if kind == 'CosineAnnealingLR' and node.get('T_max') else end
         spare = max(1, SPARE * total)
         if node.get('milestones') and max(node['milestones']) < total / 2:
@@ -99,7 +99,7 @@ def timed_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -> Iter
     loop: Any = cfg.get('train_cfg') or {}
     for node in walk(cfg.get('param_scheduler')):
         counts_epochs = node.get('by_epoch', True)
-        if not type_name(node) or (counts_epochs and not by_epoch):
+        if not type_name(node) or (counts_epochs and not by_epoch) or not has_times(node):
             continue
         total = loop.get(f'max_{"epochs" if by_epoch else "iters"}')
         if by_epoch and not counts_epochs:
@@ -107,6 +107,15 @@ def timed_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -> Iter
             total = total * length if total and length else None
         if isinstance(total, int):
             yield Schedule(node, total, 'epochs' if counts_epochs else 'iterations')
+
+
+def has_times(node: dict) -> bool:
+    """Check that the times of a schedule are numbers; the runner reports others."""
+    times = [node.get(key) for key in ('begin', 'end', 'T_max')]
+    milestones = node.get('milestones')
+    if milestones is not None and not isinstance(milestones, (list, tuple)):
+        return False
+    return all(isinstance(each, (int, float)) for each in (*times, *(milestones or ())) if each is not None)
 
 
 def epoch_length(cfg: Config, samples: Optional[int]) -> Optional[int]:

@@ -41,6 +41,16 @@ def test_validation_at_no_interval(own):
     check_training(cfg)
 
 
+def test_validation_after_the_end(own, said):
+    cfg, _ = own('classification', {'train_cfg.val_begin': 9})
+    check_training(cfg)
+    assert 'train_cfg.val_begin is 9, but max_epochs is 1: there is no validation during this training' in said
+    said.clear()
+    cfg.train_cfg.val_begin = 1
+    check_training(cfg)
+    assert not any('val_begin' in text for text in said)
+
+
 @pytest.mark.parametrize('key', ['max_epochs', 'max_iters'])
 def test_training_of_no_length(own, key):
     cfg, _ = own('classification' if key == 'max_epochs' else 'segmentation', {f'train_cfg.{key}': 0})

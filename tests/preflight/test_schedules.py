@@ -94,6 +94,21 @@ def test_milestones_of_a_shorter_training(said):
     ]
 
 
+@pytest.mark.parametrize('times', [dict(milestones=8), dict(milestones=['8']), dict(end='inf'), dict(T_max='9')])
+def test_times_that_are_no_numbers_are_left_to_the_run(said, times):
+    cfg = config([dict(type='CosineAnnealingLR', **times)], max_epochs=36)
+    report_long_schedules(cfg, True, 400)
+    report_short_schedules(cfg, True, 400)
+    assert said == []
+
+
+def test_schedules_without_a_beginning(said):
+    cfg = config([dict(type='CosineAnnealingLR', begin=None, end=None, T_max=12)], max_epochs=36)
+    report_long_schedules(cfg, True, 400)
+    report_short_schedules(cfg, True, 400)
+    assert len(said) == 1 and 'CosineAnnealingLR is made for a shorter training (epochs 0 to 12 of 36)' in said[0]
+
+
 def test_length_of_an_epoch(monkeypatch):
     cfg = config([])
     assert epoch_length(cfg, 10) == 3 and epoch_length(cfg, None) is None

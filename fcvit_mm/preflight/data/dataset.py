@@ -213,7 +213,7 @@ def build_problem(node: dict, error: Exception) -> str:
             f'{len(given.get("classes") or ())} classes: complete it, or remove it'
         )
     if 'is not a subset of classes' in str(error):
-        own = [name for kind in class_of(DATASETS, node) for name in kind.METAINFO['classes']]
+        own = [name for kind in class_of(DATASETS, node) for name in getattr(kind, 'METAINFO', {}).get('classes') or ()]
         others = [name for name in (node.get('metainfo') or {}).get('classes') or () if name not in own]
         return (
             f'metainfo.classes has {shorten(map(repr, others))}, but {type_name(node)} can only select from its own '
