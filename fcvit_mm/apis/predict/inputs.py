@@ -75,7 +75,7 @@ def find_work(inputs: Sequence[str]) -> Work:
     Raises:
         ImageError: An input does not exist or contains no image; a video has no frame that can be decoded.
     """
-    paths: Dict[str, None] = {}
+    paths: Dict[str, str] = {}  # as given, by absolute path
     folders: List[str] = []
     for given in inputs:
         if osp.isdir(given):
@@ -90,16 +90,17 @@ def find_work(inputs: Sequence[str]) -> Work:
         else:
             images, video = find_inputs(given)
             found = [video] if video else images
-        paths.update(dict.fromkeys(found))
+        for path in found:
+            paths.setdefault(osp.abspath(path), path)
     for folder in dict.fromkeys(folders):
         report_others(folder)
-    frames = {path: count_frames(path) for path in paths if path.lower().endswith(VIDEO_SUFFIXES)}
+    frames = {path: count_frames(path) for path in paths.values() if path.lower().endswith(VIDEO_SUFFIXES)}
     for path, number in frames.items():
         if not number:
             raise ImageError(
                 f'{path} ({osp.getsize(path)} bytes) has no frame that can be decoded: convert it to MP4 (H.264)'
             )
-    return Work(list(paths), frames, folders)
+    return Work(list(paths.values()), frames, folders)
 
 
 def report_others(folder: str) -> None:

@@ -13,7 +13,7 @@ def names(inputs):
     return [work.name(number) for number in range(len(work))]
 
 
-def test_folders_lists_and_files_each_path_once(tmp_path):
+def test_folders_lists_and_files_each_path_once(tmp_path, monkeypatch):
     for name in ('a/2.jpg', 'a/b/1.PNG', 'a/notes.md', 'c/3.jpg', 'a/.hidden.jpg'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b'')
@@ -22,6 +22,12 @@ def test_folders_lists_and_files_each_path_once(tmp_path):
     assert names([tmp_path / 'c' / '3.jpg', tmp_path / 'a']) == ['c/3.jpg', 'a/2.jpg', 'a/b/1.PNG']
     assert names([tmp_path / 'a', tmp_path / 'a' / '2.jpg']) == ['2.jpg', 'b/1.PNG']
     assert len(find_work([str(tmp_path / 'a' / 'list.txt')])) == 2
+    monkeypatch.chdir(tmp_path)
+    assert names(['a/2.jpg', './a', tmp_path / 'a' / '2.jpg', 'a/list.txt', 'c/../a']) == [
+        'a/2.jpg',
+        'a/b/1.PNG',
+        'c/3.jpg',
+    ]
     (tmp_path / 'folders.txt').write_text('c\na\na/2.jpg\n')
     assert names([tmp_path / 'folders.txt']) == ['c/3.jpg', 'a/2.jpg', 'a/b/1.PNG']
     inputs = [str(tmp_path / name) for name in ('c', 'folders.txt')]
