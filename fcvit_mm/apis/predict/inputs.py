@@ -34,8 +34,9 @@ class Work:
         self.frames = frames
         self.ends = list(accumulate(frames.get(path, 1) for path in self.paths)) if frames else []
         self.root = osp.commonpath([osp.dirname(osp.abspath(path)) for path in self.paths])
-        stems = Counter(osp.splitext(self._relative(path))[0] for path in self.paths)
-        self.doubles = {stem for stem, count in stems.items() if count > 1}
+        names = {self._relative(path) for path in self.paths}
+        stems = Counter(osp.splitext(name)[0] for name in names)
+        self.doubles = {stem for stem, count in stems.items() if count > 1 or stem in names}
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else len(self.paths)
@@ -57,7 +58,7 @@ class Work:
         return self._relative(path) if frame is None else f'{self._relative(path)}/{frame:06d}.png'
 
     def file_name(self, name: str) -> str:
-        """Return the file name for the results of an image, without suffix; it differs for ``a.png`` and ``a.jpg``."""
+        """Return the file name for the results of an image, without suffix; no other image has the same."""
         stem = osp.splitext(name)[0]
         return name if stem in self.doubles else stem
 

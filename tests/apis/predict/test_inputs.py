@@ -35,10 +35,10 @@ def test_folders_lists_and_files_each_path_once(tmp_path, monkeypatch):
 
 
 def test_files_of_the_same_stem_keep_apart(tmp_path):
-    for name in ('1.jpg', '1.png', '2.png'):
+    for name in ('1.jpg', '1.jpg.png', '1.png', '2.png', '3.png.tif'):
         (tmp_path / name).write_bytes(b'')
     work = find_work([str(tmp_path)])
-    assert [work.file_name(work.name(number)) for number in range(3)] == ['1.jpg', '1.png', '2']
+    assert [work.file_name(work.name(number)) for number in range(5)] == ['1.jpg', '1.jpg.png', '1.png', '2', '3.png']
 
 
 def test_frames_are_numbered_behind_what_stands_before(tmp_path):
