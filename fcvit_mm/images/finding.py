@@ -1,7 +1,7 @@
 """Finding images in files and folders by the endings of their names."""
 
 import os
-from typing import Iterable, Iterator, List, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, Optional, Tuple
 
 from .opening import ImageError, PathLike
 
@@ -89,7 +89,7 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
         # Reading a pipe would block. A link without a target is listed, and reported when it is read.
         if entry.name.lower().endswith(suffixes)
         and not entry.name.startswith('.')
-        and (entry.is_file() or not os.path.exists(entry.path))
+        and (_holds(entry.is_file) or not os.path.exists(entry.path))
     )
 
 
@@ -109,10 +109,18 @@ def walk_entries(folder: PathLike, recursive: bool = True) -> Iterator['os.DirEn
         return
     with entries:
         for entry in entries:
-            if not entry.is_dir():
+            if not _holds(entry.is_dir):
                 yield entry
             elif recursive and not _is_loop(os.fspath(folder), entry.name):
                 yield from walk_entries(entry.path)
+
+
+def _holds(check: Callable[[], bool]) -> bool:
+    """Return the result of a check of an entry; ``False`` for a link to itself, or into an unreadable folder."""
+    try:
+        return check()
+    except OSError:
+        return False
 
 
 def _is_loop(parent: str, name: str) -> bool:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fcvit_mm.images import ImageError, find_images, find_inputs, list_images, walk_entries
+from fcvit_mm.images import ImageError, find_images, find_inputs, list_images, read_image, walk_entries
 
 
 @pytest.fixture
@@ -66,8 +66,13 @@ def test_links_to_folders_above_are_not_followed(tmp_path):
     names = [os.path.relpath(path, tmp_path / 'in') for path in list_images(tmp_path / 'in')]
     assert names == ['a.png', os.path.join('beside', 'b.png')]
     (tmp_path / 'in' / 'gone').symlink_to('/gone')
+    (tmp_path / 'in' / 'itself.png').symlink_to('itself.png')
     entries = {entry.name: entry.is_symlink() for entry in walk_entries(tmp_path / 'in')}
-    assert entries == {'a.png': False, 'b.png': False, 'gone': True}
+    assert entries == {'a.png': False, 'b.png': False, 'gone': True, 'itself.png': True}
+    # As any link without a target, it is reported when it is read.
+    assert find_images(tmp_path / 'in')[1:] == [str(tmp_path / 'in' / 'itself.png')]
+    with pytest.raises(ImageError, match='itself.png cannot be decoded .*symbolic links'):
+        read_image(tmp_path / 'in' / 'itself.png')
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
