@@ -18,6 +18,11 @@ from .results import PredictionError, Record, write_table
 #: File with the settings of a run, so that it is not continued with other settings.
 RUN = 'run.json'
 SHARDS = 'parts'
+#: The other files and folders that runs write.
+RESULTS = (
+    *('annotations.json', 'classes.csv', 'drawn', 'features.csv', 'features.npy', 'labels', 'labels.csv'),
+    *('predictions.csv', 'predictions.parquet', 'results.json', 'skipped.csv'),
+)
 #: Approximate number of images per shard; an incomplete shard is predicted again after a kill.
 SHARD = 64
 #: Options that do not affect the results, and may differ when a run is continued.
@@ -78,11 +83,18 @@ def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
         int: Number of images per shard; an earlier run that is continued keeps its own.
 
     Raises:
-        PredictionError: The folder contains the results of another run.
+        PredictionError: The folder contains the results of another run, or files of the same names, such as the
+            annotations of a data set.
     """
     settings = json.loads(json.dumps(settings))
     found = read_run(osp.join(out, RUN))
     if not found:
+        others = [name for name in (SHARDS, *RESULTS) if osp.lexists(osp.join(out, name))]
+        if others:
+            raise PredictionError(
+                f'--out {out} contains {", ".join(others)}, but no {RUN}, so this command did not write it, and would '
+                'overwrite it: give another folder'
+            )
         write_run(out, dict(settings, shard_size=shard_size, complete=False))
         return shard_size
     differ = [key for key in settings if found.get(key) != settings[key]]

@@ -6,7 +6,7 @@ import torch
 from predictions import contents, predict_to
 
 from fcvit_mm.apis.predict import BatchPredictor, PredictionError
-from fcvit_mm.apis.predict.folder import Shards
+from fcvit_mm.apis.predict.folder import RESULTS, Shards
 from fcvit_mm.images import ImageError
 
 
@@ -24,9 +24,28 @@ def test_folders_that_results_must_not_go_to(model_of, tmp_path):
     (tmp_path / 'out' / 'run.json').write_text('[1]')
     with pytest.raises(PredictionError, match='run.json was not written by this command'):
         predict_to(model, tmp_path / 'out')
+    # The folder of a data set: beside its images are its annotations, or its segmentation maps.
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'annotations.json').write_text('{}')
+    (tmp_path / 'data' / 'labels').symlink_to(tmp_path)
+    with pytest.raises(PredictionError, match=r'data contains annotations.json, labels, but no run.json, .*overwrite'):
+        predict_to(model, tmp_path / 'data')
+    assert sorted(path.name for path in (tmp_path / 'data').iterdir()) == ['annotations.json', 'labels']
     with pytest.raises(ImageError, match='gone does not exist'):
         predict_to(model, tmp_path / 'new', [str(tmp_path / 'gone')])
     assert not (tmp_path / 'new').exists()
+
+
+def test_all_results_are_recognized(model_of, tmp_path):
+    pytest.importorskip('pyarrow')
+    more = dict(classification=dict(table='parquet'), detection=dict(features=True), segmentation=dict(draw=True))
+    found = {'run.json'}
+    for task, options in more.items():
+        inputs = [str(model_of(task)[2]), str(tmp_path / 'list.txt')]
+        (tmp_path / 'list.txt').write_text('gone.jpg\n')
+        predict_to(model_of(task), tmp_path / task, inputs, **options)
+        found |= {path.name for path in (tmp_path / task).iterdir()}
+    assert found | {'predictions.csv'} == {'run.json', *RESULTS}
 
 
 def test_another_run_does_not_continue_it(model_of, tmp_path):
