@@ -13,7 +13,7 @@ from ...files import atomic_path, remove_temporaries, write_atomic
 from .inputs import Work
 from .options import Options
 from .predictor import BatchPredictor
-from .results import PredictionError, Record, write_table
+from .results import Coco, PredictionError, Record, write_table
 
 #: File with the settings of a run, so that it is not continued with other settings.
 RUN = 'run.json'
@@ -42,12 +42,13 @@ def check_folder(searched: Sequence[str], out: str) -> None:
             )
 
 
-def settings_of(predictor: BatchPredictor, work: Work, options: Options) -> Dict[str, Any]:
+def settings_of(predictor: BatchPredictor, work: Work, coco: Coco, options: Options) -> Dict[str, Any]:
     """Return the settings that results depend on; not the batch size."""
     images = hashlib.sha256()
     for path in work.paths:
         images.update(f'{osp.abspath(path)}\n{work.frames.get(path, 1)}\n'.encode(errors='surrogateescape'))
     kept = {key: value for key, value in options._asdict().items() if key not in HOW_TO_RUN}
+    kept['coco'] = coco.fingerprint()  # the file may have changed
     return dict(kept, **predictor.fingerprint(), images=f'{len(work)} ({images.hexdigest()})')
 
 

@@ -4,6 +4,7 @@ The prediction of an image is stored as a JSON record; the records of all images
 """
 
 import csv
+import hashlib
 import io
 import json
 import os.path as osp
@@ -116,6 +117,21 @@ class Coco(NamedTuple):
             f'--coco {self.path} has no image {name}: give the annotations of these images, or omit --coco to number '
             'the images'
         )
+
+    def check_images(self, names: Iterable[str]) -> None:
+        """Raise an error unless each of these images has an id of its own."""
+        found: Dict[int, str] = {}
+        for number, name in enumerate(names if self.path else ()):
+            other = found.setdefault(self.image_id(number, name), name)
+            if other != name:
+                raise PredictionError(
+                    f'--coco {self.path} has one image for both {other} and {name}: give only the images of these '
+                    'annotations, or omit --coco to number the images'
+                )
+
+    def fingerprint(self) -> Optional[str]:
+        """Return a hash of the ids; ``None`` without a file."""
+        return hashlib.sha256(ascii((self.images, self.categories)).encode()).hexdigest() if self.path else None
 
     def category_id(self, index: int) -> int:
         """Return the id of a class."""

@@ -79,9 +79,8 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
         work = find_work(inputs)
         check_folder(work.folders, out)
         coco = coco_ids(options.coco, predictor.meta)
-        for number in range(len(work)) if options.coco else ():
-            coco.image_id(number, work.name(number))
-        shards = Shards(out, claim(out, settings_of(predictor, work, options), shard_size(options)), len(work))
+        coco.check_images(map(work.name, range(len(work))))
+        shards = Shards(out, claim(out, settings_of(predictor, work, coco, options), shard_size(options)), len(work))
         if read_run(osp.join(out, RUN)).get('complete', False):
             shards.remove()  # left by a run that was killed before it removed them
         return work, coco, shards, shards.missing()

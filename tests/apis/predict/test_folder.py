@@ -1,5 +1,7 @@
 """Interrupted runs continue, in their own folder, and nothing is half-written."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,21 @@ def test_another_run_does_not_continue_it(model_of, tmp_path):
         predict_to(model, tmp_path, [str(model[2] / 'star')])
     (tmp_path / 'other.pth').unlink()
     assert contents(tmp_path) == before
+
+
+def test_ids_of_other_annotations_are_not_mixed(model_of, tmp_path):
+    model = model_of('detection')
+    content = json.loads((model[2].parent / 'annotations' / 'instances_val2017.json').read_text())
+    path = tmp_path / 'ids.json'
+    path.write_text(json.dumps(content))
+    predict_to(model, tmp_path / 'out', coco=str(path))
+    path.rename(tmp_path / 'moved.json')
+    assert not predict_to(model, tmp_path / 'out', coco=str(tmp_path / 'moved.json')).written
+    for image in content['images']:
+        image['id'] += 1000
+    path.write_text(json.dumps(content))
+    with pytest.raises(PredictionError, match='with different coco: give another folder'):
+        predict_to(model, tmp_path / 'out', coco=str(path))
 
 
 def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypatch, shards_of_two):

@@ -58,6 +58,12 @@ def test_ids_of_annotations(tmp_path):
     assert [coco.category_id(index) for index in (0, 1)] == [3, 90]
     with pytest.raises(PredictionError, match='has no image c.jpg'):
         coco.image_id(0, 'c.jpg')
+    coco.check_images(['x/a.jpg', 'b.jpg'])
+    with pytest.raises(
+        PredictionError, match='a.json has one image for both x/a.jpg and y/a.jpg: give only the images'
+    ):
+        coco.check_images(['x/a.jpg', 'b.jpg', 'y/a.jpg'])
+    Coco().check_images(['x/a.jpg', 'y/a.jpg'])
     with pytest.raises(PredictionError, match='has no category bird, expected all classes of the model'):
         coco_ids(str(tmp_path / 'a.json'), Meta(('bird', 'cat')))
     with pytest.raises(PredictionError, match='names the classes'):
