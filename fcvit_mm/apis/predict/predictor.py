@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...checkpoints import check_fits, weights_of
 from ...engine.command_options import enable_tta
-from ...engine.config import task_of, walk
+from ...engine.config import task_of
 from ...engine.machine import adapt_to_machine
 from ...errors import library_errors
 from ...inference import optimize_for_inference
@@ -29,6 +29,8 @@ from .tiles import merge, stitch, tile_boxes
 
 #: Advice after an error of a library, if there is no better one for the error.
 ADVICE = 'Check the config, and that the images are of its kind'
+#: Parts of models whose number of classes is not that of the predictions.
+OTHER_CLASSES = ('rpn_head', 'auxiliary_head', 'semantic_head', 'train_cfg', 'test_cfg', 'backbone')
 
 
 class BatchPredictor:
@@ -64,7 +66,9 @@ class BatchPredictor:
         check_fits(model, checkpoint)
         model.load_state_dict(weights_of(content), strict=False)
         self.meta: Meta = meta_of(cfg, content)
-        self.classes = max([int(n) for n in _numbers_of_classes(cfg.model)] or [len(self.meta.names)])
+        self.classes = max(list(_numbers_of_classes(cfg.model)) or [len(self.meta.names)])
+        if self.task == 'segmentation':
+            self.classes = max(self.classes, 2)  # one channel is compared with a threshold: 0 or 1
         self.channels = input_channels(model, cfg)
         self.reader = image_reader(cfg)
         self._weights = _hash_of(model)
@@ -210,9 +214,12 @@ def _default_device() -> str:
 
 
 def _numbers_of_classes(model: Any) -> Iterator[int]:
-    """Yield the number of classes of each head of a model, except region proposal networks."""
-    for name, head in model.items():
-        if name not in ('rpn_head', 'auxiliary_head', 'train_cfg', 'test_cfg', 'backbone'):
-            for node in walk(head):
-                if isinstance(node.get('num_classes'), int):
-                    yield node['num_classes']
+    """Yield the number of classes of each head of a model (:data:`OTHER_CLASSES`)."""
+    if isinstance(model, dict):
+        if isinstance(model.get('num_classes'), int):
+            yield int(model['num_classes'])
+        parts = [part for name, part in model.items() if name not in OTHER_CLASSES]
+    else:
+        parts = list(model) if isinstance(model, (list, tuple)) else []
+    for part in parts:
+        yield from _numbers_of_classes(part)

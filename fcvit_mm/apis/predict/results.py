@@ -138,12 +138,13 @@ class Coco(NamedTuple):
         return self.categories[index] if self.path else index + 1
 
 
-def coco_ids(path: Optional[str], meta: Meta) -> Coco:
+def coco_ids(path: Optional[str], meta: Meta, classes: int) -> Coco:
     """Read the ids of images and categories from COCO annotations, so that results can be evaluated against them.
 
     Args:
         path (str, optional): The file; ``None``: images and classes are numbered from 1.
         meta (Meta): The model's classes.
+        classes (int): Number of classes of the model.
 
     Raises:
         PredictionError: No such file, no COCO annotations, or a class of the model is missing.
@@ -160,10 +161,10 @@ def coco_ids(path: Optional[str], meta: Meta) -> Coco:
             f'--coco {path} cannot be read as COCO annotations with images and categories ({type(error).__name__}: '
             f'{error}): give such a file, or omit --coco'
         ) from error
-    if not meta.names:
+    if len(meta.names) < max(classes, 1):
         raise PredictionError(
-            f'--coco {path}: neither the checkpoint nor its config names the classes, so categories cannot be matched '
-            'by name: omit --coco'
+            f'--coco {path}: the checkpoint, or else its config, names {len(meta.names)} of {classes} classes of the '
+            'model, so categories cannot be matched by name: omit --coco, or correct the number of classes'
         )
     missing = [name for name in meta.names if name not in categories]
     if missing:

@@ -78,7 +78,7 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
     def plan() -> Tuple[Work, Coco, Shards, List[int]]:
         work = find_work(inputs)
         check_folder(work.folders, out)
-        coco = coco_ids(options.coco, predictor.meta)
+        coco = coco_ids(options.coco, predictor.meta, predictor.classes)
         coco.check_images(map(work.name, range(len(work))))
         shards = Shards(out, claim(out, settings_of(predictor, work, coco, options), shard_size(options)), len(work))
         if read_run(osp.join(out, RUN)).get('complete', False):
@@ -213,8 +213,8 @@ def build_drawing(predictor: BatchPredictor) -> Callable[[np.ndarray, Any], np.n
         from mmseg.visualization import SegLocalVisualizer
 
         visualizer = SegLocalVisualizer(alpha=0.5)
+    names = tuple(map(meta.name, range(max(predictor.classes, len(meta.names)))))
     if predictor.task != 'classification':
-        names = meta.names or tuple(map(str, range(predictor.classes)))
         palette = [tuple(color) for color in LabelMaps('', meta, predictor.classes, str).palette.tolist()]
         palette = (palette * (1 + len(names) // len(palette)))[: len(names)]
         visualizer.dataset_meta = dict(classes=names, palette=palette)
@@ -222,7 +222,7 @@ def build_drawing(predictor: BatchPredictor) -> Callable[[np.ndarray, Any], np.n
     def draw(pixels: np.ndarray, sample: Any) -> np.ndarray:
         with DefaultScope.overwrite_default_scope(scope):
             if predictor.task == 'classification':
-                return draw_classes(visualizer, pixels, sample, meta.names or None)
+                return draw_classes(visualizer, pixels, sample, names or None)
             if 'masks' in sample.get('pred_instances', {}) and isinstance(sample.pred_instances.masks, list):
                 from pycocotools import mask as coder
 

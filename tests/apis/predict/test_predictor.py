@@ -11,6 +11,7 @@ from predictions import FOLDERS, numbers, predict_to, table
 
 from fcvit_mm.apis.load import build_model
 from fcvit_mm.apis.predict import BatchPredictor, Options, PredictionError
+from fcvit_mm.apis.predict.predictor import _numbers_of_classes
 from fcvit_mm.apis.predict.preparation import prepare
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import UserError
@@ -42,6 +43,44 @@ def test_features_of_sliding_windows_are_refused(model_of, tmp_path):
         PredictionError, match='--features: .*sliding.py has model.test_cfg.mode="slide".*omit --features'
     ):
         BatchPredictor(load_config(str(sliding)), checkpoint, Options(device='cpu', features=True))
+
+
+def test_the_classes_are_those_of_the_predictions():
+    # As in mmdet's HTC, which learns 183 classes of "stuff" beside its 80.
+    hybrid = dict(rpn_head=dict(num_classes=1), roi_head=dict(semantic_head=dict(num_classes=183)))
+    hybrid['roi_head']['bbox_head'] = [dict(num_classes=80), dict(num_classes=80)]
+    assert list(_numbers_of_classes(hybrid)) == [80, 80]
+    assert list(_numbers_of_classes(dict(decode_head=[dict(num_classes=7)], auxiliary_head=dict(num_classes=9)))) == [7]
+
+
+@pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
+def test_classes_without_a_name_have_their_number(model_of, tmp_path, task):
+    config, checkpoint, images = model_of(task)
+    content = torch.load(checkpoint)
+    content['meta'] = dict(dataset_meta=dict(classes=('one',), palette=[(1, 2, 3)]))
+    torch.save(content, tmp_path / 'few.pth')
+    predict_to((config, str(tmp_path / 'few.pth'), images), tmp_path / 'out', draw=True)
+    assert len(list((tmp_path / 'out' / 'drawn').rglob('*.png'))) == 5
+    if task == 'detection':
+        categories = json.loads((tmp_path / 'out' / 'annotations.json').read_text())['categories']
+        assert [each['name'] for each in categories] == ['one', '1', '2', '3', '4']
+        annotations = str(images.parent / 'annotations' / 'instances_val2017.json')
+        with pytest.raises(PredictionError, match='--coco .*names 1 of 5 classes of the model'):
+            predict_to((config, str(tmp_path / 'few.pth'), images), tmp_path / 'coco', coco=annotations)
+        assert not (tmp_path / 'coco').exists()
+
+
+def test_a_segmentor_with_one_channel_has_two_classes(model_of, tmp_path):
+    config, _, images = model_of('segmentation')
+    head = "dict(num_classes=1, out_channels=1, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))"
+    path = tmp_path / 'binary.py'
+    path.write_text(
+        f"_base_ = '{config}'\nmodel = dict(decode_head={head}, auxiliary_head={head})\n"
+        "test_dataloader = dict(dataset=dict(metainfo=dict(_delete_=True, classes=('road',), palette=[[1, 2, 3]])))\n"
+    )
+    torch.save(build_model(load_config(str(path))).state_dict(), tmp_path / 'model.pth')
+    predict_to((str(path), str(tmp_path / 'model.pth'), images), tmp_path / 'out', draw=True)
+    assert [row['class'] for row in table(tmp_path / 'out' / 'classes.csv')] == ['road', '1']
 
 
 def test_nothing_to_optimize(tmp_path):

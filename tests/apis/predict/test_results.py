@@ -53,7 +53,7 @@ def test_ids_of_annotations(tmp_path):
         categories=[dict(id=90, name='dog'), dict(id=3, name='cat'), dict(id=1, name='more')],
     )
     (tmp_path / 'a.json').write_text(json.dumps(content))
-    coco = coco_ids(str(tmp_path / 'a.json'), Meta(('cat', 'dog')))
+    coco = coco_ids(str(tmp_path / 'a.json'), Meta(('cat', 'dog')), 2)
     assert [coco.image_id(0, name) for name in ('x/a.jpg', 'a.jpg', 'z/a.jpg', 'b.jpg', 'y/b.jpg')] == [7, 7, 7, 8, 9]
     assert [coco.category_id(index) for index in (0, 1)] == [3, 90]
     with pytest.raises(PredictionError, match='has no image c.jpg'):
@@ -65,12 +65,13 @@ def test_ids_of_annotations(tmp_path):
         coco.check_images(['x/a.jpg', 'b.jpg', 'y/a.jpg'])
     Coco().check_images(['x/a.jpg', 'y/a.jpg'])
     with pytest.raises(PredictionError, match='has no category bird, expected all classes of the model'):
-        coco_ids(str(tmp_path / 'a.json'), Meta(('bird', 'cat')))
-    with pytest.raises(PredictionError, match='names the classes'):
-        coco_ids(str(tmp_path / 'a.json'), Meta())
+        coco_ids(str(tmp_path / 'a.json'), Meta(('bird', 'cat')), 2)
+    for names, classes in (((), 0), ((), 2), (('cat', 'dog'), 3)):
+        with pytest.raises(PredictionError, match=f'names {len(names)} of {classes} classes of the model'):
+            coco_ids(str(tmp_path / 'a.json'), Meta(names), classes)
     (tmp_path / 'a.json').write_text('[]')
     with pytest.raises(PredictionError, match='cannot be read as COCO annotations'):
-        coco_ids(str(tmp_path / 'a.json'), Meta(('cat',)))
+        coco_ids(str(tmp_path / 'a.json'), Meta(('cat',)), 1)
 
 
 def test_predictions_of_another_kind_are_refused(tmp_path):
