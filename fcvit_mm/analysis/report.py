@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..apis.draw import build_drawer
 from ..apis.load import Network, Prepared
-from ..checkpoints import read_checkpoint
+from ..checkpoints import is_published, read_checkpoint
 from ..engine.config import load_config
 from ..files import atomic_path
 from ..images import swap_channels
@@ -126,7 +126,7 @@ def _network(subject: Subject) -> Section:
     network, backbone = subject.network, backbone_of(subject.network.model)
     sizes = list(dict.fromkeys(_size(image.shape[2:]) for image in subject.images))
     weights = network.checkpoint or 'random: no checkpoint was given'
-    if network.checkpoint:
+    if network.checkpoint and not is_published(network.checkpoint):
         written = datetime.datetime.fromtimestamp(Path(network.checkpoint).stat().st_mtime)
         weights += f', written {written:%Y-%m-%d %H:%M}'
     rows = [

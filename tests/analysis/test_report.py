@@ -109,6 +109,17 @@ def test_transformer(trained, monkeypatch):
     assert 'has no similarity maps' in page and 'Cosine similarity of the maps of two queries' in page
 
 
+def test_published_weights_by_name(trained, monkeypatch):
+    """They have no date: the name is not a file."""
+    only(monkeypatch, 'Network')
+    result = trained('classification')
+    network = load_network(result.config, result.checkpoint)
+    images = images_of(result, 'classification', 1)
+    page = write_report(network._replace(checkpoint='published:fcvit_tiny'), result.config, images)
+    assert '<td>published:fcvit_tiny</td>' in page
+    assert f'{result.checkpoint}, written 20' in write_report(network, result.config, images)
+
+
 def test_browser_shows_it_all(page_file, browser):
     browser.get(page_file.as_uri())
     assert browser.title == 'Analysis of classification'
