@@ -29,6 +29,7 @@ KEPT_TRAINING = ('epoch', 'iter', 'seed', 'time', 'experiment_name', 'mmengine_v
 HASH_DIGITS = 8
 AVERAGED = 'averaged (EMA)'
 AS_TRAINED = 'as trained'
+NOT_AVERAGED = 'as trained, not averaged (EMA)'
 
 
 class Stripped(NamedTuple):
@@ -37,7 +38,8 @@ class Stripped(NamedTuple):
     Attributes:
         state_dict (dict[str, Tensor]): The weights, each with a storage of its own.
         meta (dict): Plain data: strings, numbers, lists, tuples and dicts of them.
-        weights (str): Kind of the weights: :data:`AVERAGED` or :data:`AS_TRAINED`.
+        weights (str): Kind of the weights: :data:`AVERAGED`, :data:`AS_TRAINED`, or :data:`NOT_AVERAGED` for the raw
+            weights of a run with ``EMAHook``.
         validated (bool): Whether the run was validated with these weights; with ``EMAHook``, only the averaged ones
         are.
         dropped (tuple[str]): Keys of the file that are not published.
@@ -58,7 +60,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
 
     Args:
         source (str): A checkpoint of ``tools/train.py``, or of any MMEngine runner, or of
-            ``tools/convert_checkpoint.py``.
+            ``tools/convert_checkpoint.py``, or a published file, which states the kind of its weights.
         ema (bool): False: publish the raw weights of a run with ``EMAHook``.
 
     Raises:
@@ -73,7 +75,10 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
             'tools/train.py. A published file, or bare weights, is first converted by '
             'tools/convert_checkpoint.py'
         )
-    weights = AVERAGED if isinstance(second, dict) and ema else AS_TRAINED
+    if isinstance(second, dict):
+        weights = AVERAGED if ema else NOT_AVERAGED
+    else:
+        weights = _stated(content.get('meta'))
     if isinstance(second, dict) and not ema:
         found = _in_training(found, second, source)
     elif not ema:
@@ -93,7 +98,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
         state_dict,
         dict(_kept_meta(content.get('meta')), weights=weights, published_with=f'fcvit_mm {__version__}'),
         weights,
-        validated=ema,
+        validated=weights != NOT_AVERAGED,
         dropped=dropped,
     )
 
@@ -109,6 +114,12 @@ def _in_training(averaged: dict, second: dict, source: str) -> dict:
             'weights in state_dict'
         )
     return {**averaged, **weights}
+
+
+def _stated(meta: Any) -> str:
+    """Return the kind of the weights that a published or converted file states; by default they are as trained."""
+    text = str(meta.get('weights')) if isinstance(meta, dict) else ''
+    return next((kind for kind in (AVERAGED, NOT_AVERAGED) if text.startswith(kind)), AS_TRAINED)
 
 
 def _kept_meta(meta: Any) -> dict:

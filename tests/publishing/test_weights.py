@@ -16,7 +16,7 @@ from published import ARCH, CLASSES, MICRO, main, publish, random_weights, write
 import fcvit_mm
 from fcvit_mm.apis.draw import build_drawer
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.checkpoints import CheckpointError, read_checkpoint
+from fcvit_mm.checkpoints import CheckpointError, convert_checkpoint, read_checkpoint
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.files import WriteError
 from fcvit_mm.publishing.weights import pack, strip_checkpoint, write_files
@@ -91,14 +91,18 @@ def test_averaged_weights_of_a_run_with_ema(micro, tmp_path):
     torch.save(checkpoint, source)
 
     name = 'backbone.stem.proj.weight'
-    for options, expected, word in ((), 2.0, 'averaged'), (('--no-ema',), 3.0, 'as trained'):
+    for options, expected, word in ((), 2.0, 'averaged (EMA)'), (('--no-ema',), 3.0, 'as trained, not averaged (EMA)'):
         folder = tmp_path / word.split()[0]
         folder.mkdir()
         files = publish(source, folder, *options)
         content = torch.load(files['.pth'], weights_only=True)
         assert set(content) == {'state_dict', 'meta'} and set(content['state_dict']) == set(model.state_dict())
         assert content['state_dict'][name].unique().tolist() == [expected]
-        assert word in files['.md'].read_text()
+        assert f'| weights | {word} |' in files['.md'].read_text()
+        again = strip_checkpoint(str(files['.pth']))  # a published file states it
+        assert (again.weights, again.validated) == (word, not options)
+    convert_checkpoint(str(source), str(tmp_path / 'converted.pth'))
+    assert strip_checkpoint(str(tmp_path / 'converted.pth')).weights == 'averaged (EMA)'
     with pytest.raises(CheckpointError, match='only one set of weights, as written by a run without EMAHook'):
         strip_checkpoint(micro.checkpoint, ema=False)
     torch.save(dict(checkpoint, ema_state_dict={'module.other': torch.ones(1)}), source)
