@@ -133,15 +133,16 @@ def describe(
         if cfg is not None:
             network = type_name(cfg.model.get('backbone', cfg.model))
     train, validation = (_dataset(cfg, name) for name in ('train_dataloader', 'val_dataloader'))
+    classes = _classes(stripped.meta)
     return Model(
         stripped,
         network,
         collection,
         None if cfg is None else task_or_library(cfg),
         None if cfg is None else _config_path(cfg.filename),
-        _as_text(train),
-        _as_text(validation),
-        _name(validation),
+        _as_text(train, classes),
+        _as_text(validation, classes),
+        _name(validation, classes),
         _batch_size(cfg, run),
         complexity,
         _trained_at(stripped.meta),
@@ -207,36 +208,48 @@ def _dataset(cfg: Optional[Config], loader: str) -> Optional[dict]:
     return found[0] if len(found) == 1 and found[0].get('data_root') else None
 
 
-def _name(dataset: Optional[dict]) -> Optional[str]:
-    """Return a data set's name for metafiles."""
+def _classes(meta: dict) -> Optional[Sequence[Any]]:
+    """Return the names of the classes in a checkpoint; ``None`` if it does not contain them."""
+    dataset = meta.get('dataset_meta')
+    found = dataset.get('classes') if isinstance(dataset, dict) else meta.get('CLASSES')
+    return found if isinstance(found, (list, tuple)) else None
+
+
+def _name(dataset: Optional[dict], trained: Optional[Sequence[Any]] = None) -> Optional[str]:
+    """Return a data set's name for metafiles; ``trained``: the checkpoint's classes, for data sets that find theirs."""
     if dataset is None:
         return None
     folder = osp.basename(osp.normpath(dataset['data_root']))
     if folder not in DATASETS:
         return folder
     name, number = DATASETS[folder]
-    classes = (dataset.get('metainfo') or {}).get('classes')
+    classes = (dataset.get('metainfo') or {}).get('classes') or trained
     if classes is None or not isinstance(classes, str) and len(classes) == number:
         return name
     return f'{folder} with own classes' if isinstance(classes, str) else f'{folder} with {len(classes)} classes'
 
 
-def _as_text(dataset: Optional[dict]) -> Optional[str]:
-    """Return a data set's name, type and split as text."""
+def _as_text(dataset: Optional[dict], trained: Optional[Sequence[Any]] = None) -> Optional[str]:
+    """Return a data set's name (see :func:`_name`), type and split as text."""
     if dataset is None:
         return None
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
-    prefix = ', '.join(prefix.values()) if isinstance(prefix, dict) else prefix
-    # Names relative to the data set, because its path on this machine must not be published.
-    parts = [
+    prefixes = prefix.values() if isinstance(prefix, dict) else [prefix]
+    parts = (
         type_name(dataset),
-        *(
-            osp.relpath(part, dataset['data_root']) if osp.isabs(part) else part
-            for part in (dataset.get('ann_file'), prefix)
-            if part
-        ),
-    ]
-    return f'{_name(dataset)} ({"; ".join(map(str, parts))})'
+        _within(dataset.get('ann_file'), dataset['data_root']),
+        ', '.join(filter(None, (_within(each, dataset['data_root']) for each in prefixes))),
+    )
+    return f'{_name(dataset, trained)} ({"; ".join(filter(None, parts))})'
+
+
+def _within(path: Any, root: str) -> str:
+    """Return a path relative to the data set, or only its last part: paths on this machine must not be published."""
+    path = str(path or '')
+    if not osp.isabs(path):
+        return path
+    relative = osp.relpath(path, root)
+    return osp.basename(osp.normpath(path)) if relative.startswith(osp.pardir) else relative
 
 
 def _config_path(path: str) -> str:
@@ -346,8 +359,7 @@ def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
     )
     counted = found and f'{found.flops / 1e9:.3f} G for an input of 3x{found.shape[0]}x{found.shape[1]}'
     length = ', '.join(f'{key} {value}' for key, value in _length(model).items())
-    dataset = meta.get('dataset_meta')
-    classes = dataset.get('classes') if isinstance(dataset, dict) else meta.get('CLASSES')
+    classes = _classes(meta)
     rows = [
         ('network', model.network),
         ('task', model.task),
@@ -390,7 +402,7 @@ def write_card(model: Model, name: str, files: Dict[str, bytes]) -> str:
     else:
         lines += ["Not known: the run's log of a validation with these weights was not found."]
     lines += ['', '## Classes', '']
-    if isinstance(classes, (list, tuple)) and classes:
+    if classes:
         lines += [f'{len(classes)}: ' + ', '.join(map(_cell, classes)) + '.']
     else:
         lines += ['Not known.']

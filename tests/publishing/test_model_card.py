@@ -77,6 +77,37 @@ def test_a_known_data_set_is_named_only_if_it_has_its_own_classes(root, metainfo
     assert model_card._as_text(dataset) == f'{name} (CustomDataset)'
 
 
+@pytest.mark.parametrize(
+    'dataset, trained, name',
+    [
+        (dict(data_root='data/imagenet'), ['class'] * 1000, 'ImageNet-1k'),
+        (dict(data_root='data/imagenet'), ('circle', 'cross'), 'imagenet with 2 classes'),
+        (dict(data_root='data/imagenet', metainfo=dict(classes=['class'] * 1000)), ('circle',), 'ImageNet-1k'),
+        (dict(data_root='data/flowers'), ('rose', 'tulip'), 'flowers'),
+    ],
+)
+def test_a_data_set_that_finds_its_classes_is_named_by_those_of_the_checkpoint(dataset, trained, name):
+    assert model_card._name(dataset, trained) == name
+    assert model_card._as_text(dict(dataset, type='CustomDataset'), trained) == f'{name} (CustomDataset)'
+
+
+@pytest.mark.parametrize(
+    'paths, text',
+    [
+        (dict(data_prefix=dict(img_path='/home/me/ade/images', seg_map_path='/home/me/ade/maps')), 'images, maps'),
+        (
+            dict(ann_file='/home/me/lists/train.json', data_prefix=dict(img='/data/a/train/', seg='')),
+            'train.json; train',
+        ),
+        (dict(ann_file='lists/train.txt', data_prefix='/home/me/ade/images'), 'lists/train.txt; images'),
+        (dict(split='val'), 'val'),
+    ],
+)
+def test_paths_of_this_machine_are_not_published(paths, text):
+    dataset = dict(type='Set', data_root='/home/me/ade', **paths)
+    assert model_card._as_text(dataset) == f'ade (Set; {text})'
+
+
 def test_what_is_not_known_is_not_invented(micro, tmp_path, capsys):
     files = publish(micro.checkpoint, tmp_path, '--work-dir', str(tmp_path))
     assert set(files) == {'.pth', '.md'}
