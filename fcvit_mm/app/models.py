@@ -1,5 +1,6 @@
 """The models of the web demo: finding, loading on demand, predicting."""
 
+import itertools
 import os.path as osp
 import time
 from collections import OrderedDict
@@ -94,17 +95,16 @@ def find_models(pairs: Sequence[str], runs: Optional[str] = None) -> Dict[str, M
         for path, what in ((config, 'config'), (checkpoint, 'checkpoint')):
             if not osp.isfile(path) and not is_published(path):
                 raise UserError(f'{what} {path} does not exist: give pairs of a config and a checkpoint')
-        name = Path(config).stem
-        models[name if name not in models else f'{name}, {Path(checkpoint).name}'] = Model(config, checkpoint)
+        models[_free_name(models, Path(config).stem, checkpoint)] = Model(config, checkpoint)
     if runs is not None:
         if not osp.isdir(runs):
             raise UserError(
                 f'--runs {runs} is not a folder: give a work directory of tools/train.py, or a folder of them'
             )
-        for folder in (Path(runs), *sorted(Path(runs).iterdir())):
+        for folder in dict.fromkeys(each.resolve() for each in (Path(runs), *sorted(Path(runs).iterdir()))):
             model = _run_model(folder) if folder.is_dir() else None
             if model is not None:
-                models.setdefault(folder.resolve().name, model)
+                models[_free_name(models, folder.name, model.checkpoint)] = model
     if not models:
         raise UserError(
             f'no run in {runs}, expected work directories of tools/train.py, each with a config (.py) and a '
@@ -113,6 +113,13 @@ def find_models(pairs: Sequence[str], runs: Optional[str] = None) -> Dict[str, M
             else 'no model given: give a config and a checkpoint, or --runs with a folder of tools/train.py runs'
         )
     return models
+
+
+def _free_name(models: Dict[str, Model], name: str, checkpoint: str) -> str:
+    """Return a name that no other model has: with the checkpoint's, and a number, if there are several of a name."""
+    longer = f'{name}, {Path(checkpoint).name}'
+    names = itertools.chain((name, longer), (f'{longer} ({number})' for number in itertools.count(2)))
+    return next(each for each in names if each not in models)
 
 
 def _run_model(folder: Path) -> Optional[Model]:

@@ -20,7 +20,12 @@ def test_models_to_choose_from(tmp_path):
     assert list(found) == ['first', 'second']
     assert found['first'].checkpoint.endswith('best_accuracy_top1_epoch_1.pth')
     pair = [str(tmp_path / 'first/first.py'), str(tmp_path / 'first/epoch_1.pth')]
-    assert list(find_models([*pair, *pair])) == ['first', 'first, epoch_1.pth']
+    # Models of the same name are all offered; a link to a run is the same run.
+    assert list(find_models([*pair, *pair, *pair])) == ['first', 'first, epoch_1.pth', 'first, epoch_1.pth (2)']
+    (tmp_path / 'latest').symlink_to('second')
+    found = find_models(pair, str(tmp_path))
+    assert list(found) == ['first', 'first, best_accuracy_top1_epoch_1.pth', 'second']
+    assert found['first'].checkpoint == pair[1]
     assert find_models([pair[0], 'published:fcvit_b12'])['first'].checkpoint == 'published:fcvit_b12'
     for pairs, runs, message in [
         ([], None, 'no model given: give a config and a checkpoint, or --runs'),
