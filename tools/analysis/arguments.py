@@ -1,6 +1,7 @@
 """Arguments that the analysis commands share: networks, images, sizes, query points."""
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -131,12 +132,19 @@ def load_networks(specs: Sequence[str], device: str) -> List['Network']:
 
     networks: List['Network'] = []
     for spec in specs:
-        no_checkpoint = '@' not in spec or os.path.isfile(spec)  # the path of a config may contain an @
-        config, _, checkpoint = (spec, '', '') if no_checkpoint else spec.rpartition('@')
+        config, checkpoint = split_network(spec)
         network = load_network(config, checkpoint or None, device)
-        same = [each.name for each in networks if each.name.partition(' (')[0] == network.name]
-        networks.append(network._replace(name=f'{network.name} ({len(same) + 1})') if same else network)
+        names = itertools.chain([network.name], (f'{network.name} ({number})' for number in itertools.count(2)))
+        used = {each.name for each in networks}
+        networks.append(network._replace(name=next(name for name in names if name not in used)))
     return networks
+
+
+def split_network(spec: str) -> Tuple[str, str]:
+    """Split ``CONFIG@CHECKPOINT``; the paths of both may contain an @. Without a checkpoint, it is empty."""
+    places = [place for place, letter in enumerate(f'{spec}@') if letter == '@']
+    end = next((place for place in reversed(places) if os.path.isfile(spec[:place])), places[0])
+    return spec[:end], spec[end + 1 :]
 
 
 def find_all_images(paths: Sequence[str]) -> List[str]:

@@ -28,6 +28,28 @@ def test_networks_and_their_names(arguments, monkeypatch, tmp_path):
     networks = arguments.load_networks(['a/b.py@c/d.pth', 'b.py', 'timm:vit@e.pth', 'b.py', 'me@home'], 'cpu')
     assert [network.name for network in networks] == ['b', 'b (2)', 'timm:vit', 'b (3)', 'me@home']
     assert [network.checkpoint for network in networks] == ['c/d.pth', None, 'e.pth', None, None]
+    # A config may have a number of its own, such as a downloaded file.
+    networks = arguments.load_networks(['b (2).py', 'b.py', 'b (2).py', 'b.py'], 'cpu')
+    assert [network.name for network in networks] == ['b (2)', 'b', 'b (2) (2)', 'b (3)']
+
+
+@pytest.mark.parametrize(
+    'spec, found',
+    [
+        ('b.py@c@d/e.pth', ('b.py', 'c@d/e.pth')),
+        ('me@home/b.py@c@d.pth', ('me@home/b.py', 'c@d.pth')),
+        ('me@home/b.py', ('me@home/b.py', '')),
+        ('timm:vit@c@d.pth', ('timm:vit', 'c@d.pth')),
+        ('nowhere.py@c.pth', ('nowhere.py', 'c.pth')),
+        ('b.py', ('b.py', '')),
+    ],
+)
+def test_paths_with_an_at_sign(arguments, monkeypatch, tmp_path, spec, found):
+    monkeypatch.chdir(tmp_path)
+    Path('me@home').mkdir()
+    for name in ('b.py', 'me@home/b.py'):
+        Path(name).touch()
+    assert arguments.split_network(spec) == found
 
 
 def test_sizes_queries_and_file_names(arguments):
