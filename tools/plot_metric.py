@@ -50,6 +50,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
             f'{len(args.runs)} runs, expected at most {len(COLORS)}, the number of distinguishable colors: plot '
             'fewer runs'
         )
+    if args.out.suffix.lower() not in ('', '.png'):
+        raise UserError(f'--out is {args.out}, expected a file name ending in .png')
     return args
 
 
@@ -62,10 +64,13 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.files import atomic_path
 
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout='constrained')
-    for run, color in zip(args.runs, COLORS):
+    names = [run.resolve().name for run in args.runs]
+    if len(set(names)) < len(names):
+        names = list(map(str, args.runs))
+    for run, name, color in zip(args.runs, names, COLORS):
         metric = read_metric(run, args.key)
-        axes.plot(metric.keys(), metric.values(), color=color, marker='o', markersize=4, label=run.name)
-        print(run.name, *(f'{step}: {value:.4g}' for step, value in metric.items()), sep='  ')
+        axes.plot(metric.keys(), metric.values(), color=color, marker='o', markersize=4, label=name)
+        print(name, *(f'{step}: {value:.4g}' for step, value in metric.items()), sep='  ')
     axes.set(xlabel=args.step, ylabel=args.key)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

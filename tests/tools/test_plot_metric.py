@@ -1,7 +1,9 @@
 import json
 
 import pytest
-from harness import run_tool
+from harness import call_tool, load_tool, run_tool
+
+from fcvit_mm.errors import UserError
 
 
 def write_run(folder, values):
@@ -23,3 +25,15 @@ def test_draws_runs_side_by_side(tmp_path):
     assert not (tmp_path / 'lost.png').exists()
     done = run_tool('plot_metric.py', tmp_path, '--key', 'mIoU', '--out', tmp_path / 'lost.png', check=False)
     assert "has no 'mIoU': give the work directory of a run with logs" in done.stdout
+
+
+def test_runs_are_named(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('matplotlib')
+    runs = [write_run(tmp_path / name / 'run', {1: 10.5}) for name in 'ab']
+    monkeypatch.chdir(runs[0])
+    call_tool(load_tool('plot_metric.py'), ['.', '--key', 'mIoU', '--out', 'out.png'])
+    assert capsys.readouterr().out == 'run  1: 10.5\n'
+    call_tool(load_tool('plot_metric.py'), [*runs, '--key', 'mIoU', '--out', 'out.png'])
+    assert capsys.readouterr().out == f'{runs[0]}  1: 10.5\n{runs[1]}  1: 10.5\n'
+    with pytest.raises(UserError, match='--out is out.pdf, expected a file name ending in .png'):
+        load_tool('plot_metric.py').parse_args(['.', '--key', 'mIoU', '--out', 'out.pdf'])
