@@ -54,8 +54,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     check_fraction('--score-thr', args.score_thr)
     for name in ('max_megabytes', 'max_megapixels'):
-        if not getattr(args, name) > 0:
-            raise UserError(f'--{name.replace("_", "-")} is {getattr(args, name):g}, expected more than 0')
+        if not 0 < getattr(args, name) < float('inf'):
+            raise UserError(f'--{name.replace("_", "-")} is {getattr(args, name):g}, expected a number above 0')
     return args
 
 

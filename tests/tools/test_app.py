@@ -13,8 +13,9 @@ def tool():
 
 def test_arguments(tool):
     assert tool.parse_args([]).host == '127.0.0.1'
-    with pytest.raises(UserError, match='--max-megapixels is 0, expected more than 0'):
-        tool.parse_args(['--max-megapixels', '0'])
+    for option, value in ('megapixels', '0'), ('megabytes', 'inf'), ('megabytes', 'nan'):
+        with pytest.raises(UserError, match=f'--max-{option} is {value}, expected a number above 0'):
+            tool.parse_args([f'--max-{option}', value])
     with pytest.raises(UserError, match='--device banana cannot be used here'):
         call_tool(tool, ['--device', 'banana'])
     pytest.importorskip('gradio')
