@@ -50,7 +50,7 @@ def nodes_of(cfg: Config) -> Iterator[Tuple[str, Registry, dict]]:
     for path, registry in parts:
         key, _, rest = path.partition('.')
         given = cfg.get(key) or {}
-        yield from visit(given.get(rest) if rest else given, path, registry)
+        yield from visit(given.get(rest) if rest and isinstance(given, dict) else given, path, registry)
 
 
 def misspelt(registry: Registry, node: dict) -> Iterator[Tuple[str, str, str]]:

@@ -8,11 +8,12 @@ from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import OPTIMIZERS, DefaultScope
+from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope
 
 from ..engine.config import type_name, walk
 from ..engine.wrapped import find_inner_model
 from .messages import near_registered
+from .misspelt_arguments import nodes_of
 from .remarks import remark
 
 #: Names of levels that MMEngine's logger accepts, the common ones.
@@ -32,6 +33,15 @@ NUMERIC_PARTS = (
     'test_cfg',
     'auto_scale_lr',
     'default_hooks',
+)
+#: Parts of a config that are dicts.
+DICTS = ('model', 'optim_wrapper', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'env_cfg', 'randomness')
+#: Parts of a data loader that are dicts.
+OF_LOADERS = ('dataset', 'sampler', 'batch_sampler')
+#: Parts of a model that are dicts, or lists of dicts.
+OF_MODELS = (
+    *('backbone', 'neck', 'head', 'decode_head', 'auxiliary_head'),
+    *('rpn_head', 'roi_head', 'bbox_head', 'mask_head', 'mask_iou_head', 'semantic_head', 'panoptic_head'),
 )
 #: Settings of a data loader that are numbers.
 LOADER_NUMBERS = ('batch_size', 'num_workers', 'prefetch_factor')
@@ -59,6 +69,26 @@ def setting_problems(cfg: Config) -> List[str]:
     report_no_learning_rate(cfg)
     problems += text_problems(cfg)
     return problems + class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
+
+
+def part_problems(cfg: Config) -> List[str]:
+    """Check that parts of a config are dicts, not numbers or text; the other checks read them."""
+    parts = [(name, cfg.get(name), False) for name in DICTS]
+    loaders = [(f'{split}_dataloader', cfg.get(f'{split}_dataloader')) for split in ('train', 'val', 'test')]
+    for name, loader in loaders:
+        parts.append((name, loader, False))
+        if isinstance(loader, dict):
+            parts += [(f'{name}.{key}', loader.get(key), False) for key in OF_LOADERS]
+    if isinstance(cfg.get('model'), dict):
+        for where, registry, node in nodes_of(cfg):
+            if registry is MODELS:
+                parts += [(f'{where}.{key}', node.get(key), True) for key in OF_MODELS]
+    problems = []
+    for name, value, several in parts:
+        first = value[0] if several and isinstance(value, (list, tuple)) and value else value
+        if isinstance(first, (str, int, float)) or (isinstance(value, (list, tuple)) and not several):
+            problems.append(f'{name} is {value!r}, expected a dict' + ' or a list of dicts' * several)
+    return problems
 
 
 def class_number_problems(cfg: Config) -> List[str]:

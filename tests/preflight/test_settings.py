@@ -1,5 +1,6 @@
 import pytest
 
+from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
 from fcvit_mm.preflight.settings import setting_problems
 
 
@@ -73,3 +74,39 @@ def test_no_learning_rate(own, said):
     assert said == [
         'optim_wrapper.optimizer.lr is 0, so no weight changes: set a learning rate, unless this is intended'
     ]
+
+
+@pytest.mark.parametrize(
+    ('task', 'part', 'value', 'message'),
+    [
+        ('segmentation', 'model', 5, 'model is 5, expected a dict'),
+        (
+            'segmentation',
+            'model.auxiliary_head',
+            1.5,
+            'model.auxiliary_head is 1.5, expected a dict or a list of dicts',
+        ),
+        (
+            'detection',
+            'model.roi_head.mask_head',
+            'x',
+            "model.roi_head.mask_head is 'x', expected a dict or a list of ",
+        ),
+        ('detection', 'model.neck', ['FPN'], "model.neck is ['FPN'], expected a dict or a list of dicts"),
+        ('classification', 'test_dataloader', 5, 'test_dataloader is 5, expected a dict'),
+        ('classification', 'test_dataloader.dataset', 'data', "test_dataloader.dataset is 'data', expected a dict"),
+        ('classification', 'val_dataloader.sampler', 1.5, 'val_dataloader.sampler is 1.5, expected a dict'),
+        ('classification', 'optim_wrapper', [1], 'optim_wrapper is [1], expected a dict'),
+    ],
+)
+def test_parts_that_are_no_dicts(own, task, part, value, message):
+    cfg, _ = own(task)
+    *parents, name = part.split('.')
+    node = cfg._cfg_dict
+    for key in parents:
+        node = node[key]
+    node[name] = value
+    for check in (lambda: check_training(cfg), lambda: check_testing(cfg, 'missing.pth')):
+        with pytest.raises(PreflightError, match='1 problem') as caught:
+            check()
+        assert caught.value.problems[0].startswith(message)
