@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import multiprocessing
+import os
 import re
 from typing import Any, Iterator, List, Tuple
 
@@ -74,6 +75,8 @@ def setting_problems(cfg: Config) -> List[str]:
 def part_problems(cfg: Config) -> List[str]:
     """Check that parts of a config are dicts, not numbers or text; the other checks read them."""
     parts = [(name, cfg.get(name), False) for name in DICTS]
+    if isinstance(cfg.get('optim_wrapper'), dict):
+        parts.append(('optim_wrapper.optimizer', cfg.optim_wrapper.get('optimizer'), False))
     loaders = [(f'{split}_dataloader', cfg.get(f'{split}_dataloader')) for split in ('train', 'val', 'test')]
     for name, loader in loaders:
         parts.append((name, loader, False))
@@ -88,6 +91,8 @@ def part_problems(cfg: Config) -> List[str]:
         first = value[0] if several and isinstance(value, (list, tuple)) and value else value
         if isinstance(first, (str, int, float)) or (isinstance(value, (list, tuple)) and not several):
             problems.append(f'{name} is {value!r}, expected a dict' + ' or a list of dicts' * several)
+    if not isinstance(cfg.get('load_from'), (str, os.PathLike, type(None))):
+        problems.append(f'load_from is {cfg.load_from!r}, expected the path of a checkpoint or None')
     return problems
 
 

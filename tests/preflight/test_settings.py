@@ -97,6 +97,8 @@ def test_no_learning_rate(own, said):
         ('classification', 'test_dataloader.dataset', 'data', "test_dataloader.dataset is 'data', expected a dict"),
         ('classification', 'val_dataloader.sampler', 1.5, 'val_dataloader.sampler is 1.5, expected a dict'),
         ('classification', 'optim_wrapper', [1], 'optim_wrapper is [1], expected a dict'),
+        ('classification', 'optim_wrapper.optimizer', 'AdamW', "optim_wrapper.optimizer is 'AdamW', expected a dict"),
+        ('classification', 'load_from', True, 'load_from is True, expected the path of a checkpoint or None'),
     ],
 )
 def test_parts_that_are_no_dicts(own, task, part, value, message):
