@@ -4,6 +4,7 @@ import argparse
 import dis
 import errno
 import io
+import linecache
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ import traceback
 import warnings
 from contextlib import contextmanager, suppress
 from functools import wraps
-from typing import Any, Callable, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 #: Environment variable that makes commands show the traceback of every error, as ``--debug`` does, unless it is 0.
 DEBUG_VARIABLE = 'FCVIT_MM_DEBUG'
@@ -137,6 +138,10 @@ NOISE = (
 )
 
 
+#: Maximum number of characters for the values of variables in a message.
+VALUES_LENGTH = 80
+
+
 class UserError(ValueError):
     """An error that the user can fix. The message names the value, the expected value and the solution."""
 
@@ -150,7 +155,7 @@ class Origin(NamedTuple):
 
     Attributes:
         kind (str): Name of the error's type.
-        message (str): Its message; of an assertion without one, the line of code.
+        message (str): Its message; of an assertion without one, the line of code, and the values of its variables.
         package (str): Top-level package or module that raised it; ``'?'`` if that is not known.
     """
 
@@ -169,11 +174,21 @@ def origin(error: BaseException) -> Origin:
         message = str(error.args[0])  # a sentence, which KeyError would put into quotation marks
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, AssertionError) and not message and frames:
-        message = traceback.extract_tb(error.__traceback__)[-1].line or ''
+        message = _assertion(traceback.extract_tb(error.__traceback__)[-1], frames[-1].f_locals)
     package = '?'
     if frames:
         package = frames[-1].f_globals.get('__name__') or os.path.basename(frames[-1].f_code.co_filename) or '?'
     return Origin(type(error).__name__, message.strip(), package.split('.')[0])
+
+
+def _assertion(place: traceback.FrameSummary, values: Mapping[str, Any]) -> str:
+    """Return a failed assertion as code, and the values of those variables in it that are numbers or text."""
+    end = getattr(place, 'end_lineno', None) or place.lineno  # since Python 3.11
+    lines = [linecache.getline(place.filename, number).strip() for number in range(place.lineno or 0, (end or 0) + 1)]
+    code = ' '.join(lines)
+    names = dict.fromkeys(re.findall(r'(?<![\w.\'"])[A-Za-z_]\w*(?![\w(\'"])', code))
+    shown = [f'{name}={values[name]!r}' for name in names if isinstance(values.get(name), (int, float, str))]
+    return f'{code} ({", ".join(shown)})' if shown and len(', '.join(shown)) <= VALUES_LENGTH else code
 
 
 def _origin_in_worker(text: str) -> Optional[Origin]:

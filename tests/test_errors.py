@@ -132,8 +132,17 @@ def test_assertions_without_a_message_show_their_line():
     with pytest.raises(AssertionError) as caught:
         check(0)
     caught.value.args = ()  # pytest writes a message
-    assert origin(caught.value)[:2] == ('AssertionError', 'assert number > 1')
+    assert origin(caught.value)[:2] == ('AssertionError', 'assert number > 1 (number=0)')
     assert origin(in_worker(AssertionError()))[:2] == ('AssertionError', 'raise error')
+
+
+def test_assertions_of_several_lines_show_the_values_of_variables():
+    transform = pytest.importorskip('mmpretrain.datasets').RandomResizedCrop
+    with pytest.raises(AssertionError) as caught:
+        transform(scale=8, interpolation='bicubik')
+    assert origin(caught.value).message == (
+        "assert interpolation in ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos') (interpolation='bicubik')"
+    )
 
 
 def test_user_errors_of_workers_are_shown_without_the_traceback(capsys):

@@ -9,7 +9,9 @@ from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope
+from mmengine.runner import Priority, get_priority
 
 from ..engine.config import type_name, walk
 from ..engine.wrapped import find_inner_model
@@ -67,8 +69,10 @@ def setting_problems(cfg: Config) -> List[str]:
     methods = multiprocessing.get_all_start_methods()
     if method is not None and method not in methods:
         problems.append(f'env_cfg.mp_cfg.mp_start_method is {method!r}, expected one of {", ".join(methods)}')
+    if cfg.get('sync_bn') not in (None, 'torch', 'mmcv'):
+        problems.append(f"sync_bn is {cfg.sync_bn!r}, expected 'torch', 'mmcv' or None")
     report_no_learning_rate(cfg)
-    problems += text_problems(cfg)
+    problems += text_problems(cfg) + mixed_precision_problems(cfg) + priority_problems(cfg)
     return problems + class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
 
 
@@ -93,6 +97,32 @@ def part_problems(cfg: Config) -> List[str]:
             problems.append(f'{name} is {value!r}, expected a dict' + ' or a list of dicts' * several)
     if not isinstance(cfg.get('load_from'), (str, os.PathLike, type(None))):
         problems.append(f'load_from is {cfg.load_from!r}, expected the path of a checkpoint or None')
+    return problems
+
+
+def mixed_precision_problems(cfg: Config) -> List[str]:
+    """Check the type of mixed precision, which MMEngine does not read on a machine without accelerator."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    dtype = wrapper.get('dtype')
+    if type_name(wrapper) != 'AmpOptimWrapper' or not isinstance(dtype, str) or dtype in AmpOptimWrapper.valid_dtypes:
+        return []
+    return [f'optim_wrapper.dtype is {dtype!r}, expected one of {", ".join(map(str, AmpOptimWrapper.valid_dtypes))}']
+
+
+def priority_problems(cfg: Config) -> List[str]:
+    """Check that the priorities of hooks exist."""
+    problems = []
+    hooks = [(f'default_hooks.{name}', node) for name, node in (cfg.get('default_hooks') or {}).items()]
+    hooks += [(f'custom_hooks.{number}', node) for number, node in enumerate(cfg.get('custom_hooks') or ())]
+    for name, node in hooks:
+        if isinstance(node, dict) and node.get('priority') is not None:
+            try:
+                get_priority(node['priority'])
+            except (KeyError, TypeError, ValueError):
+                problems.append(
+                    f'{name}.priority is {node["priority"]!r}, expected an integer from 0 to 100 or one of '
+                    f'{", ".join(each.name for each in Priority)}'
+                )
     return problems
 
 

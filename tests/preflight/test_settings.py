@@ -31,6 +31,16 @@ from fcvit_mm.preflight.settings import setting_problems
             {'optim_wrapper.optimizer.type': 'Adamw'},
             "optim_wrapper.optimizer.type is 'Adamw', which is no registered optimizer; did you mean 'AdamW'? ",
         ),
+        ({'sync_bn': 'torchh'}, "sync_bn is 'torchh', expected 'torch', 'mmcv' or None"),
+        (
+            {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bf16'},
+            "optim_wrapper.dtype is 'bf16', expected one of float16, bfloat16, float32, float64",
+        ),
+        (
+            {'custom_hooks': [{'type': 'EMAHook', 'priority': 'HIGHEST_'}]},
+            "custom_hooks.0.priority is 'HIGHEST_', expected an integer from 0 to 100 or one of HIGHEST, VERY_HIGH, ",
+        ),
+        ({'default_hooks.logger.priority': 101}, 'default_hooks.logger.priority is 101, expected an integer from 0'),
         (
             {'optim_wrapper.clip_grad': {'max_norm': 0}},
             'optim_wrapper.clip_grad.max_norm is 0, which makes every gradient 0: for no limit omit clip_grad',
