@@ -53,7 +53,8 @@ def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
             continue
         if type_name(hook) in ('CheckpointHook', 'AtomicCheckpointHook'):
             best = hook.get('save_best')
-            followed += [(f'{name}.save_best', each) for each in ([best] if isinstance(best, str) else best or [])]
+            several = best if isinstance(best, (list, tuple)) else [] if best is None else [best]
+            followed += [(f'{name}.save_best', each) for each in several]
         elif type_name(hook) == 'EarlyStoppingHook':
             followed.append((f'{name}.monitor', hook.get('monitor')))
     for node in walk(cfg.get('param_scheduler')):

@@ -80,17 +80,18 @@ def part_problems(cfg: Config) -> List[str]:
     """Check that parts of a config are dicts, not numbers or text; the other checks read them."""
     parts = [(name, cfg.get(name), False) for name in DICTS]
     if isinstance(cfg.get('optim_wrapper'), dict):
-        parts.append(('optim_wrapper.optimizer', cfg.optim_wrapper.get('optimizer'), False))
+        parts += [(f'optim_wrapper.{key}', cfg.optim_wrapper.get(key), False) for key in ('optimizer', 'paramwise_cfg')]
     loaders = [(f'{split}_dataloader', cfg.get(f'{split}_dataloader')) for split in ('train', 'val', 'test')]
     for name, loader in loaders:
         parts.append((name, loader, False))
         if isinstance(loader, dict):
             parts += [(f'{name}.{key}', loader.get(key), False) for key in OF_LOADERS]
-    if isinstance(cfg.get('model'), dict):
-        for where, registry, node in nodes_of(cfg):
-            if registry is MODELS:
-                parts += [(f'{where}.{key}', node.get(key), True) for key in OF_MODELS]
     problems = []
+    for where, registry, node in nodes_of(cfg):
+        if registry is MODELS:
+            parts += [(f'{where}.{key}', node.get(key), True) for key in OF_MODELS]
+        if isinstance(node['type'], (int, float)):
+            problems.append(f'{where}.type is {node["type"]!r}, expected a registered name or a class')
     for name, value, several in parts:
         first = value[0] if several and isinstance(value, (list, tuple)) and value else value
         if isinstance(first, (str, int, float)) or (isinstance(value, (list, tuple)) and not several):

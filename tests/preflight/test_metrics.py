@@ -79,6 +79,8 @@ def test_metrics_that_the_evaluator_computes(own):
     check_training(cfg)
     cfg.default_hooks.checkpoint.save_best = 'auto'
     check_training(cfg)
+    cfg.default_hooks.checkpoint.save_best = 5
+    assert 'default_hooks.checkpoint.save_best=5 is not one of the metrics (coco/bbox_mAP' in only_problem(cfg)
     cfg.default_hooks.checkpoint.save_best = 'mine/score'
     cfg.val_evaluator = [cfg.val_evaluator, dict(type='OVCocoMetric', ann_file=cfg.val_evaluator.ann_file)]
     check_training(cfg)

@@ -108,6 +108,8 @@ def test_no_learning_rate(own, said):
         ('classification', 'val_dataloader.sampler', 1.5, 'val_dataloader.sampler is 1.5, expected a dict'),
         ('classification', 'optim_wrapper', [1], 'optim_wrapper is [1], expected a dict'),
         ('classification', 'optim_wrapper.optimizer', 'AdamW', "optim_wrapper.optimizer is 'AdamW', expected a dict"),
+        ('classification', 'optim_wrapper.paramwise_cfg', 'x', "optim_wrapper.paramwise_cfg is 'x', expected a dict"),
+        ('classification', 'val_evaluator.type', 1.5, 'val_evaluator.type is 1.5, expected a registered name or a cla'),
         ('classification', 'load_from', True, 'load_from is True, expected the path of a checkpoint or None'),
     ],
 )
