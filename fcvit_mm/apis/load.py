@@ -159,17 +159,24 @@ def tensor_forward(model: nn.Module, image: Tensor) -> Callable[[Tensor], List[T
 
 
 def input_channels(model: nn.Module, cfg: Config) -> int:
-    """Return the number of image channels of a model: ``in_channels`` of its backbone, or 3 if it has none."""
+    """Return the number of image channels of a model.
+
+    This is the argument ``in_channels`` of its backbone. Without this argument it is that of the first convolution, if
+    the data preprocessor or an attribute of the backbone agrees, and otherwise 3. The attribute alone is unreliable:
+    MobileNetV2, ShuffleNet and EfficientNet keep the channels of their last layer in it.
+    """
     backbone: Any = getattr(model, 'backbone', model)
-    default = inspect.signature(type(backbone).__init__).parameters.get('in_channels')
-    for found in (
-        (cfg.model.get('backbone') or {}).get('in_channels'),
-        getattr(backbone, 'in_channels', None),
-        None if default is None else default.default,
-    ):
-        if isinstance(found, int):
-            return found
-    return 3
+    given = (cfg.model.get('backbone') or {}).get('in_channels')
+    if isinstance(given, int):
+        return given
+    kind: Any
+    for kind in type(backbone).__mro__:
+        argument = inspect.signature(kind.__init__).parameters.get('in_channels')
+        if argument is not None and isinstance(argument.default, int):
+            return argument.default
+    first = next((module.in_channels for module in backbone.modules() if isinstance(module, nn.Conv2d)), 3)
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    return first if first in (len(preprocessor.get('mean') or ()), getattr(backbone, 'in_channels', None)) else 3
 
 
 def load_network(

@@ -9,10 +9,11 @@ import pytest
 import torch
 from harness import ROOT
 from image_files import LOADERS, write_segmentor
+from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
-from fcvit_mm.apis.load import NetworkError, fit_image, load_network, pad_image
+from fcvit_mm.apis.load import NetworkError, build_model, fit_image, input_channels, load_network, pad_image
 from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.engine.config import ConfigError, load_config
 from fcvit_mm.images import ImageError, read_image
@@ -214,3 +215,35 @@ def test_norms_of_several_processes(settings):
     norms = [each for each in network.model.decode_head.modules() if 'Norm' in type(each).__name__]
     assert norms and all(each.eps == settings.get('eps', 1e-5) for each in norms)
     assert not any(isinstance(each, torch.nn.SyncBatchNorm) for each in norms)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'mean', 'channels'),
+    [
+        (dict(type='MobileNetV2'), [123.0, 116.0, 103.0], 3),
+        (dict(type='MobileNetV2'), [127.5], 3),
+        (dict(type='ShuffleNetV2'), None, 3),
+        (dict(type='EfficientNet', arch='b0'), None, 3),
+        (dict(type='LeNet5'), [33.0], 1),
+        (dict(type='ResNet', depth=18), [0.0], 3),
+        (dict(type='ResNet', depth=18, in_channels=5), [0.0] * 5, 5),
+        (dict(type='FCViT', arch='tiny'), None, 3),
+        (dict(type='FCViT', arch='tiny', in_channels=4), [0.0] * 4, 4),
+    ],
+)
+def test_channels_of_the_images(backbone, mean, channels):
+    pytest.importorskip('mmpretrain')
+    model = dict(type='ImageClassifier', backbone=backbone)
+    cfg = Config(dict(default_scope='mmpretrain', model=model))
+    if mean:
+        cfg.data_preprocessor = dict(mean=mean, std=mean, num_classes=2)
+    assert input_channels(build_model(cfg), cfg) == channels
+
+
+def test_channels_of_a_backbone_that_names_them_itself():
+    class Own(torch.nn.Sequential):
+        in_channels = 7
+
+    cfg = Config(dict(model=dict(backbone=dict(type='Own'))))
+    assert input_channels(Own(torch.nn.Conv2d(7, 8, 3)), cfg) == 7
+    assert input_channels(Own(torch.nn.Conv2d(3, 7, 3)), cfg) == 3
