@@ -3,7 +3,7 @@
 import json
 import os.path as osp
 from functools import partial
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -21,7 +21,7 @@ from ..options import EXPORT_PREPROCESSING as PREPROCESSING
 from ..version import __version__
 from .comparison import time_in_turn
 from .evaluation import PYTORCH, build_test_data, evaluate
-from .formats import FORMATS, OPSET, check_format, write_export
+from .formats import EXAMPLE, FORMATS, OPSET, check_format, runnable_shapes, write_export
 from .parts import FromPixels, Part, Preparation
 from .quantization import (
     Labelled,
@@ -123,6 +123,13 @@ def export_model(
         module = FromPixels(module, preparation(cfg, network))
     module = module.eval().requires_grad_(False)
     channels = network.in_channels
+    if sized and rounds:
+        with library_errors(
+            f'running the model on an image of {size[0]}x{size[1]} (height, width; from --size)',
+            'Give a size that it takes, or --rounds 0 for no timing',
+        ):
+            _in_pytorch(module)(module.inputs(1, channels, *size))
+    shapes = runnable_shapes(module, channels, pad_divisor(cfg, module))
     tested = samples if labelled is None else _check_labelled(labelled, module, network, channels)
     read = input_reader(cfg, network, module)
     if (real or samples) and (library_of(cfg) is None or split_pipeline(cfg).geometry is None):
@@ -132,15 +139,9 @@ def export_model(
         )
     for sample in (*real[:1], *(samples or ())[:1]):
         read(sample.path)  # so that an error comes before the longer steps
-    if sized and rounds:
-        with library_errors(
-            f'running the model on an image of {size[0]}x{size[1]} (height, width; from --size)',
-            'Give a size that it takes, or --rounds 0 for no timing',
-        ):
-            _in_pytorch(module)(module.inputs(1, channels, *size))
     metadata = describe(cfg, network, part, optimize, size, module)
     differences = write_export(
-        module, out, kind, optimize, metadata, channels=channels, images=(read(sample.path) for sample in real)
+        module, out, kind, optimize, metadata, shapes, channels, (read(sample.path) for sample in real)
     )
     report = dict(
         config=config,
@@ -220,7 +221,7 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
 
 def preparation(cfg: Config, network: Network) -> Preparation:
     """Return how pixels are normalized for a network."""
-    told = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    told = _preprocessor(cfg)
     channels = network.in_channels
     order = 'RGB' if told.get('to_rgb') or told.get('bgr_to_rgb') else 'BGR'
     return Preparation(
@@ -228,6 +229,15 @@ def preparation(cfg: Config, network: Network) -> Preparation:
         tuple(map(float, told.get('std') or [1.0] * channels)),
         order if channels == 3 else 'as loaded',
     )
+
+
+def pad_divisor(cfg: Config, module: Part) -> int:
+    """Return the number to whose multiples images for a part are padded; 1 if it pads them itself."""
+    return 1 if module.pads else int(_preprocessor(cfg).get('pad_size_divisor') or 1)
+
+
+def _preprocessor(cfg: Config) -> Dict[str, Any]:
+    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
 
 
 def input_reader(cfg: Config, network: Network, module: Part) -> Callable[[str], Tensor]:
@@ -251,7 +261,6 @@ def describe(
     cfg: Config, network: Network, part: str, optimize: bool, size: Tuple[int, int], module: Part
 ) -> Dict[str, str]:
     """Describe the graph, for the file's metadata: above all how to prepare an image for it."""
-    told = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     pipeline = next(leaf_datasets(dataset)).get('pipeline') if dataset else None
     how = preparation(cfg, network)
@@ -268,7 +277,7 @@ def describe(
         mean=json.dumps(how.mean),
         std=json.dumps(how.std),
         channel_order=how.order,
-        pad_size_divisor=json.dumps(1 if module.pads else told.get('pad_size_divisor', 1)),
+        pad_size_divisor=json.dumps(pad_divisor(cfg, module)),
         **module.description(),
         size=json.dumps(size),
         test_pipeline=json.dumps(pipeline or [], default=str),
@@ -291,7 +300,7 @@ def _check_labelled(folder: str, module: Part, network: Network, channels: int) 
         raise UserError(
             f'--labelled measures the accuracy of a classifier, but the graph returns {module.output}: omit --labelled'
         )
-    (scores,) = _in_pytorch(module)(module.inputs(1, channels, 64, 64))
+    (scores,) = _in_pytorch(module)(module.inputs(1, channels, *EXAMPLE[1:]))
     return labelled_images(folder, network.class_names, scores.shape[1])
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..dependencies import how_to_install
-from ..errors import UserError
+from ..errors import LibraryError, UserError, library_errors
 from ..files import atomic_path
 from ..inference import optimize_for_inference
 from ..options import EXPORT_FORMATS as FORMATS
@@ -59,6 +59,41 @@ def check_format(path: str, kind: str) -> None:
             f'--format {kind} needs torch {MIN_TORCH[0]}.{MIN_TORCH[1]} or newer, found {torch.__version__}: use '
             '--format torchscript'
         )
+
+
+def runnable_shapes(part: Part, channels: int = 3, divisor: int = 1) -> List[Tuple[int, int, int]]:
+    """Return the shapes to compare a file on, before the longer steps: :data:`CHECKED`.
+
+    If the part does not run on these, they are padded to multiples of ``divisor``, as its images are.
+
+    Args:
+        part (nn.Module): The part to export, in evaluation mode.
+        channels (int): Number of channels of the images.
+        divisor (int): ``pad_size_divisor`` of the data preprocessor; 1 if the part pads images itself.
+
+    Raises:
+        UserError: It runs on neither.
+    """
+    for multiple in dict.fromkeys((1, divisor)):
+        shapes = [
+            (batch, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+            for batch, height, width in CHECKED
+        ]
+        try:
+            for batch, height, width in (EXAMPLE, *shapes):
+                images = part.inputs(batch, channels, height, width)
+                errors = library_errors(
+                    f'running the model on {len(images)} images of {height}x{width} (height, width)',
+                    'The file must take images of any size, but this model does not. If it takes multiples of 32, '
+                    'as RTMDet does, let its data preprocessor pad images: pad_size_divisor=32, by --cfg-options',
+                )
+                with torch.no_grad(), errors:
+                    part.expected(images)
+            break
+        except LibraryError:
+            if multiple == divisor:
+                raise
+    return shapes
 
 
 def write_export(

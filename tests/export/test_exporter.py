@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from fcvit_mm.apis.load import load_network
 from fcvit_mm.checkpoints import CheckpointError
@@ -282,6 +283,45 @@ def test_a_size_at_which_the_model_does_not_run(saved, tmp_path, monkeypatch):
     monkeypatch.setattr('fcvit_mm.export.exporter.write_export', None)
     with pytest.raises(UserError, match=r'an image of 30x41 \(height, width; from --size\) failed: ValueError: odd'):
         export_model(config, checkpoint, str(tmp_path / 'a.pt'), 'torchscript', size=(30, 41))
+
+
+@pytest.mark.parametrize(
+    ('part', 'divisor', 'message'),
+    [
+        ('neck', 32, None),
+        ('model', 32, None),
+        (
+            'neck',
+            1,
+            r'running the model on 1 images of 97x131 \(height, width\) failed: RuntimeError: Sizes of tensors',
+        ),
+        (
+            'model',
+            1,
+            r'does not. If it takes multiples of 32, as RTMDet does, .* pad_size_divisor=32, by --cfg-options',
+        ),
+    ],
+)
+def test_a_model_that_takes_multiples_of_a_size(part, divisor, message, saved, tmp_path, monkeypatch):
+    """A PAFPN joins maps enlarged by two: it is compared on padded images, if the data preprocessor pads."""
+    config, checkpoint = saved('detection')
+
+    def forward(self, maps):
+        large, small = (lateral(x) for lateral, x in zip(self.lateral_convs, maps))
+        joined = torch.cat((large, nn.Upsample(scale_factor=2)(small)), 1)[:, : large.shape[1]]
+        return (joined, small, small[:, :, ::2, ::2])
+
+    monkeypatch.setattr('mmdet.models.necks.FPN.forward', forward)
+    arguments = (config, checkpoint, str(tmp_path / 'a.pt'), 'torchscript', part)
+    options = {'model.data_preprocessor.pad_size_divisor': divisor}
+    if message is None:
+        differences = export_model(*arguments, rounds=0, options=options)['differences']
+        wanted = (128, 160) if part == 'neck' else (97, 131)
+        assert differences[0]['shape'][1:] == wanted
+    else:
+        with pytest.raises(UserError, match=message):
+            export_model(*arguments, options=options)
+        assert not os.listdir(tmp_path)
 
 
 def test_the_test_pipeline_within_wrapped_data(saved):
