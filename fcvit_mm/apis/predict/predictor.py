@@ -1,5 +1,6 @@
 """A trained model that predicts prepared images, or tiles of them."""
 
+import copy
 import hashlib
 import os
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from ...checkpoints import check_fits, weights_of
 from ...engine.command_options import enable_tta
 from ...engine.config import task_of
-from ...engine.machine import adapt_to_machine
+from ...engine.machine import adapt_to_machine, replace_sync_bn
 from ...errors import library_errors
 from ...inference import optimize_for_inference
 from ..load import build_model, image_reader, input_channels, read_trained, split_pipeline
@@ -70,7 +71,7 @@ class BatchPredictor:
         if self.task == 'segmentation':
             self.classes = max(self.classes, 2)  # one channel is compared with a threshold: 0 or 1
         self.channels = input_channels(model, cfg)
-        self.reader = image_reader(cfg)
+        self.reader, loading = image_reader(cfg), split_pipeline(cfg).loading
         self._weights = _hash_of(model)
         self.device = torch.device(options.device or _default_device())
         if options.optimize:
@@ -88,7 +89,9 @@ class BatchPredictor:
         self.steps = without_loading_steps([*(steps.geometry or []), *steps.packing])
         with DefaultScope.overwrite_default_scope(self.scope):
             self.pipeline = Compose(self.steps)
-        self.described = repr((self.steps, cfg.model, self.meta))
+        described = copy.deepcopy(cfg.model)
+        replace_sync_bn(described, 'BN')  # as on a CPU, where the run may be continued
+        self.described = repr((loading, self.steps, described, self.meta))
         self.model: Any = model.to(self.device)
         self.model.eval()  # not chained: some models return None from it
         self._features: List[Tensor] = []

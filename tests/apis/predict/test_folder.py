@@ -7,9 +7,14 @@ import pytest
 import torch
 from predictions import contents, predict_to
 
-from fcvit_mm.apis.predict import BatchPredictor, PredictionError
+from fcvit_mm.apis.predict import BatchPredictor, Options, PredictionError
 from fcvit_mm.apis.predict.folder import RESULTS, Shards
+from fcvit_mm.engine import machine
+from fcvit_mm.engine.config import load_config
 from fcvit_mm.images import ImageError
+
+#: The test pipeline of the classifier behind its loading step.
+REST = [dict(type='Resize', scale=64), dict(type='PackInputs')]
 
 
 def test_folders_that_results_must_not_go_to(model_of, tmp_path):
@@ -65,6 +70,28 @@ def test_another_run_does_not_continue_it(model_of, tmp_path):
         predict_to(model, tmp_path, [str(model[2] / 'star')])
     (tmp_path / 'other.pth').unlink()
     assert contents(tmp_path) == before
+
+
+def test_other_loading_steps_are_another_run(model_of, tmp_path):
+    model = model_of('classification')
+    predict_to(model, tmp_path / 'out')
+    other = tmp_path / 'other.py'
+    step = "dict(type='LoadImageFromFile', color_type='color_ignore_orientation')"
+    other.write_text(f"_base_ = '{model[0]}'\ntest_dataloader = dict(dataset=dict(pipeline=[{step}, *{REST}]))\n")
+    with pytest.raises(PredictionError, match='with different config: give another folder'):
+        predict_to((str(other), *model[1:]), tmp_path / 'out')
+
+
+def test_a_run_with_syncbn_continues_without_a_gpu(model_of, monkeypatch):
+    config, checkpoint, _ = model_of('segmentation')
+    assert 'SyncBN' in load_config(config).pretty_text
+
+    def fingerprint():
+        return BatchPredictor(load_config(config), checkpoint, Options(device='cpu')).fingerprint()
+
+    found = fingerprint()
+    monkeypatch.setattr(machine, 'get_device', lambda: 'cuda')
+    assert fingerprint() == found
 
 
 def test_ids_of_other_annotations_are_not_mixed(model_of, tmp_path):
