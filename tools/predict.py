@@ -81,13 +81,14 @@ def main(args: argparse.Namespace) -> None:
     if not done.first:
         return
     if not done.written:
-        print(f'{args.out} already contains the results of all {done.images} images.')
-        return
-    if done.resumed:
-        print(f'{done.resumed} of {done.images} images were already predicted by an earlier run.')
-    print('\n'.join(done.written))
+        print(f'{args.out} already contains the results of this run.')
+    else:
+        if done.resumed:
+            print(f'{done.resumed} of {done.images} images were already predicted by an earlier run.')
+        print('\n'.join(done.written))
     if done.skipped:
-        print(f'{done.skipped} of {done.images} images skipped; skipped.csv lists the reasons.')
+        more = '' if done.written else ' To predict them after a repair, give another --out.'
+        print(f'{done.skipped} of {done.images} images skipped; skipped.csv lists the reasons.{more}')
 
 
 if __name__ == '__main__':

@@ -17,6 +17,8 @@ def test_a_detector_on_a_folder(trained, tmp_path):
     assert 'results.json' in done.stdout and 'annotations.json' in done.stdout
     assert '1 of 6 images skipped' in done.stdout and 'images a second' in done.stdout
     assert 'cannot be decoded' in (tmp_path / 'out' / 'skipped.csv').read_text()
+    done = run_tool('predict.py', *arguments, '--score-thr', 0.1)
+    assert 'already contains the results of this run' in done.stdout and '1 of 6 images skipped' in done.stdout
     done = run_tool('predict.py', *arguments, check=False)
     assert done.returncode == 1 and 'contains results of another run, with different score_thr' in done.stdout
     assert 'Traceback' not in done.stdout

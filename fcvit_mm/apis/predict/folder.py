@@ -183,9 +183,11 @@ class Shards:
     def finish_skipped(self) -> Tuple[int, Optional[str]]:
         """Write ``skipped.csv`` if images were skipped; return how many, and its path."""
         number = sum('skipped' in record for record in self.records())
-        if not number:
-            return 0, None
         path = osp.join(self.out, 'skipped.csv')
+        if not number:
+            if osp.exists(path):  # of an earlier run of which all images were skipped
+                os.remove(path)
+            return 0, None
         rows = ((record['name'], record['skipped']) for record in self.records() if 'skipped' in record)
         write_table(path, ('image', 'reason'), rows)
         return number, path

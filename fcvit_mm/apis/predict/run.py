@@ -34,7 +34,7 @@ class Summary(NamedTuple):
     Attributes:
         images (int): Number of images; frames of videos count as images.
         skipped (int): Number of images that are corrupt, missing, or not accepted by the model.
-        written (list[str]): Paths of the results.
+        written (list[str]): Paths of the results; empty if an earlier run wrote all of them.
         resumed (int): Number of images predicted by an earlier run.
         first (bool): Whether this process merged the results.
     """
@@ -95,7 +95,7 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
     else:
         writer = LabelMaps(out, predictor.meta, predictor.classes, work.file_name)
     if done:
-        return Summary(len(work), 0, [], len(work), first)
+        return Summary(len(work), read_run(osp.join(out, RUN)).get('skipped', 0), [], len(work), first)
     resumed = len(work) - sum(len(shards.numbers(shard)) for shard in missing)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     _predict_shards(predictor, work, coco, shards, missing[rank::world], writer, out, first)
@@ -116,7 +116,7 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
         written = [*writer.finish(shards.records), *(shards.finish_features() if options.features else []), *written]
         if options.draw:
             written.append(osp.join(out, 'drawn'))
-        write_run(out, dict(read_run(osp.join(out, RUN)), complete=True))
+        write_run(out, dict(read_run(osp.join(out, RUN)), complete=True, skipped=skipped))
         shards.remove()
         return skipped, written
 

@@ -162,6 +162,12 @@ def test_what_does_not_decode_is_reported(model_of, tmp_path, shards_of_two):
     assert 'does not exist' in table(tmp_path / 'listed' / 'skipped.csv')[1]['reason']
     with pytest.raises(PredictionError, match='all 1 images were skipped; first reason: .*empty'):
         predict_to(model, tmp_path / 'none', [str(folder / 'below' / '2.jpg')])
+    assert (tmp_path / 'none' / 'skipped.csv').exists()
+    (folder / 'below' / '2.jpg').write_bytes((folder / 'below' / '0.jpg').read_bytes())
+    assert not predict_to(model, tmp_path / 'none', [str(folder / 'below' / '2.jpg')]).skipped
+    assert (tmp_path / 'none' / 'labels.csv').exists() and not (tmp_path / 'none' / 'skipped.csv').exists()
+    again = predict_to(model, tmp_path / 'listed', [str(folder / 'list.txt')])
+    assert not again.written and again.skipped == 2
 
 
 def test_a_failure_names_the_image(model_of, tmp_path, monkeypatch):
