@@ -167,15 +167,12 @@ class Shards:
         rows = sum('found' in record for record in self.records())
         channels = np.load(names[0]).shape[1] if names else 0
         path, table = (osp.join(self.out, name) for name in ('features.npy', 'features.csv'))
-        with atomic_path(path, suffix='.npy') as temporary:
-            # A memory map, so that only one shard is in memory.
-            merged = np.lib.format.open_memmap(temporary, 'w+', np.float32, (rows, channels))
-            row = 0
+        with atomic_path(path) as temporary, open(temporary, 'ab') as file:
+            # One shard at a time in memory. A memory map would end the process (SIGBUS) if the disk is full.
+            layout = np.lib.format.dtype_to_descr(np.dtype(np.float32))
+            np.lib.format.write_array_header_1_0(file, dict(descr=layout, fortran_order=False, shape=(rows, channels)))
             for name in names:
-                shard = np.load(name)
-                merged[row : row + len(shard)] = shard
-                row += len(shard)
-            merged.flush()
+                file.write(np.load(name).tobytes())
         images = (record['name'] for record in self.records() if 'found' in record)
         write_table(table, ('row', 'image'), enumerate(images))
         return [path, table]

@@ -169,7 +169,8 @@ def test_shards_are_merged_in_their_order(tmp_path):
     shards.write(1, [dict(name='2', skipped='empty'), dict(name='3', skipped='gone')], [])
     assert not shards.missing() and [record['name'] for record in shards.records()] == list('01234')
     shards.finish_features()
-    assert np.load(tmp_path / 'features.npy')[:, 0].tolist() == [0, 1, 4]
+    features = np.load(tmp_path / 'features.npy')
+    assert features[:, 0].tolist() == [0, 1, 4] and features.shape == (3, 3) and features.dtype == np.float32
     assert (tmp_path / 'features.csv').read_text() == 'row,image\n0,0\n1,1\n2,4\n'
     assert shards.finish_skipped() == (2, str(tmp_path / 'skipped.csv'))
     assert (tmp_path / 'skipped.csv').read_text() == 'image,reason\n2,empty\n3,gone\n'
