@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ...engine.config import task_of
 from ...errors import library_errors
 from ...files import write_atomic
-from ...images import swap_channels
+from ...images import ImageError, swap_channels
 from ..draw import draw_classes, draw_sample
 from .folder import RUN, Shards, check_folder, claim, read_run, settings_of, shard_size, write_run
 from .inputs import Work, find_work
@@ -104,8 +104,9 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
         missing = shards.missing()
         if missing:
             raise PredictionError(
-                f'{out} lacks {len(missing)} shards that other processes wrote: --out must be the same folder for all '
-                'processes, on a file system shared by all nodes'
+                f'{out} lacks {len(missing)} shards that were written: another run with the same --out removed them, '
+                'so start one at a time; or --out is not the same folder for all processes, on a file system shared by '
+                'all nodes'
             )
         skipped, path = shards.finish_skipped()
         written = [] if path is None else [path]
@@ -161,7 +162,10 @@ def _predict_shards(
     with progress(sum(map(len, batches)), shown) as advance:
         for batch in loader:
             usable = [loaded for loaded in batch if not loaded.problem]
-            samples = iter(predictor(usable, [work.name(each.number) for each in usable]) if usable else [])
+            try:
+                samples = iter(predictor(usable, [work.name(each.number) for each in usable]) if usable else [])
+            except ImageError as error:  # a tile of the image cannot be prepared; the batch is this image
+                batch, usable = [each._replace(problem=str(error)) for each in usable], []
             features += predictor.features() if usable else []
             for loaded in batch:
                 name = work.name(loaded.number)

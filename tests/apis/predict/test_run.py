@@ -170,6 +170,19 @@ def test_what_does_not_decode_is_reported(model_of, tmp_path, shards_of_two):
     assert not again.written and again.skipped == 2
 
 
+def test_an_image_whose_tiles_cannot_be_prepared_is_skipped(mixed, tmp_path):
+    pytest.importorskip('sahi')
+    model = mixed('segmentation')
+    cv2.imwrite(str(model[2] / 'thin.png'), np.zeros((1, 600, 3), np.uint8))
+    for options in (dict(tile=512), dict(batch_size=2)):
+        done = predict_to(model, tmp_path / f'out_{len(options)}_{options.get("tile")}', draw=True, **options)
+        assert done.images == 6 and done.skipped == 1
+    rows = table(tmp_path / 'out_1_512' / 'skipped.csv')
+    assert [row['image'] for row in rows] == ['thin.png'] and 'cannot be prepared by the test pipeline' in rows[0][
+        'reason'
+    ]
+
+
 def test_a_failure_names_the_image(model_of, tmp_path, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError('no luck')
