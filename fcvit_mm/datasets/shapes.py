@@ -93,7 +93,7 @@ def generate(
         raise UserError(f'seed is {seed}, expected 0 or more')
     wanted = dict(kind=kind, **arguments, seed=int(seed), version=VERSION)
 
-    root = Path(root)
+    root = Path(os.path.realpath(root) if os.path.islink(root) else root)
     if read_manifest(root) == wanted:
         return False
     if root.exists() and read_manifest(root) is None and (not root.is_dir() or any(root.iterdir())):
@@ -138,7 +138,11 @@ def replace_folder(source: Path, target: Path) -> None:
     """Replace ``target``, which may exist, by ``source``; at no time does a partial folder exist."""
     if target.exists():
         old = Path(tempfile.mkdtemp(prefix=f'.{target.name}.', suffix='.old', dir=target.parent))
-        os.replace(target, old / 'it')
+        try:
+            os.replace(target, old / 'it')
+        except OSError:  # the current folder, or a mount point
+            old.rmdir()
+            raise
         os.replace(source, target)
         shutil.rmtree(old)
     else:

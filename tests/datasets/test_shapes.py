@@ -82,6 +82,26 @@ def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
+def test_a_link_keeps_its_target(tmp_path):
+    """The target may be on another disk, empty or not there yet."""
+    (tmp_path / 'disk' / 'empty').mkdir(parents=True)
+    for name in ('empty', 'new'):
+        root, target = tmp_path / f'to_{name}', tmp_path / 'disk' / name
+        root.symlink_to(target)
+        for number in (1, 2):
+            assert generate('imagenet', root, number, 1, 64) and not generate('imagenet', root, number, 1, 64)
+            assert root.is_symlink() and len(list((target / 'train').rglob('*.jpg'))) == number
+    assert sorted(path.name for path in (tmp_path / 'disk').iterdir()) == ['empty', 'new']
+
+
+def test_a_folder_that_cannot_be_replaced_is_left_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / 'data').mkdir()
+    monkeypatch.chdir(tmp_path / 'data')
+    with pytest.raises(shapes.WriteError, match='^. could not be written: Device or resource busy'):
+        generate('imagenet', '.', 1, 1, 64)
+    assert not list((tmp_path / 'data').iterdir())
+
+
 @pytest.mark.parametrize(
     'error, message',
     [
