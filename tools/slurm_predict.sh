@@ -3,7 +3,7 @@
 # [arguments of tools/predict.py]
 # Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS.
 set -euo pipefail
-if [ $# -lt 7 ]; then
+if [ $# -lt 6 ]; then
     echo "usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT INPUT... --out DIR [arguments of tools/predict.py]" >&2
     exit 2
 fi

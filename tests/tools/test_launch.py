@@ -69,6 +69,13 @@ def test_scripts_say_how_they_are_used(script, usage):
     assert done.returncode == 2 and usage in done.stdout
 
 
+def test_out_may_be_one_argument():
+    done = run_tool('dist_predict.sh', 'no.py', 'a.pth', 1, 'a.jpg', '--out=out', check=False)
+    assert done.returncode == 2 and done.stdout.startswith('dist_predict.sh: config no.py does not exist'), done.stdout
+    done = run_tool('slurm_predict.sh', 'part', 'job', 'no.py', 'a.pth', 'a.jpg', '--out=out', check=False)
+    assert done.returncode == 2 and done.stdout.startswith('slurm_predict.sh: config no.py does not exist'), done.stdout
+
+
 CONFIG = 'configs/classification/fcvit_tiny_in1k.py'
 
 
