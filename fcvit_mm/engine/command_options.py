@@ -12,6 +12,8 @@ from .config import ConfigError, leaf_datasets, library_of, type_name
 
 def enable_amp(cfg: Config) -> None:
     """Enable mixed precision (``--amp``) in the same way as the libraries' own tools."""
+    if not cfg.get('optim_wrapper'):
+        raise ConfigError('--amp needs optim_wrapper in the config, which has none: add it, or omit --amp')
     kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(
@@ -42,6 +44,11 @@ def enable_visualization(cfg: Config, show_dir: Optional[str], show: bool = Fals
         raise ConfigError(
             "--show and --show-dir need default_hooks=dict(visualization=dict(type='...Hook')) in the "
             'config, with the hook of its library: add it, or omit them'
+        )
+    if cfg.get('visualizer') is None:
+        raise ConfigError(
+            "--show and --show-dir need visualizer=dict(type='...Visualizer') in the config, with the type of its "
+            'library: add it, or omit them'
         )
     # An absolute path, because mmdet creates a relative folder below the previous one for each image.
     show_dir = osp.abspath(show_dir) if show_dir else None
@@ -122,12 +129,17 @@ def dump_predictions(cfg: Config, out: str) -> None:
             )
     elif not out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out is {out}, expected a file name ending in .pkl or .pickle')
-    evaluator = cfg.test_evaluator
-    # One metric, a list of metrics, or an evaluator that contains them.
+    evaluator = cfg.get('test_evaluator')
+    # None, one metric, a list of metrics, or an evaluator that contains them.
     nested = isinstance(evaluator, dict) and 'metrics' in evaluator
     metrics = evaluator['metrics'] if nested else evaluator
-    metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+    metrics = list(metrics) if isinstance(metrics, (list, tuple)) else [metrics] if metrics else []
     if library == 'mmseg':
+        if not metrics:
+            raise ConfigError(
+                "--out needs test_evaluator=dict(type='IoUMetric') in the config, which writes the files (with "
+                'format_only=True if there is no ground truth): add it, or omit --out'
+            )
         metrics[0]['output_dir'] = out
     else:
         metrics.append(dict(type='DumpDetResults' if library == 'mmdet' else 'DumpResults', out_file_path=out))

@@ -32,6 +32,20 @@ def test_options_that_the_config_cannot_follow(write):
         dump_predictions(Config({'default_scope': 'mmdet'}), 'maps')
 
 
+@pytest.mark.parametrize('empty', [{}, dict(optim_wrapper=None, visualizer=None, test_evaluator=None)])
+def test_options_for_parts_that_the_config_lacks(empty):
+    hooks = dict(visualization=dict(type='SegVisualizationHook'))
+    cfg = Config(dict(default_scope='mmseg', default_hooks=hooks, **empty))
+    with pytest.raises(ConfigError, match='--amp needs optim_wrapper in the config, which has none'):
+        enable_amp(cfg)
+    with pytest.raises(ConfigError, match='--show and --show-dir need visualizer=dict'):
+        enable_visualization(cfg, 'shown')
+    with pytest.raises(ConfigError, match=r"--out needs test_evaluator=dict\(type='IoUMetric'\)"):
+        dump_predictions(cfg, 'maps')
+    with pytest.raises(ConfigError, match='--out needs test_evaluator'):
+        dump_predictions(Config(dict(cfg, test_evaluator=[])), 'maps')
+
+
 def test_mmpretrain_cannot_draw_with_tta():
     cfg = Config(
         {
@@ -39,6 +53,7 @@ def test_mmpretrain_cannot_draw_with_tta():
             'tta_model': {},
             'tta_pipeline': [],
             'default_hooks': {'visualization': {'type': 'VisualizationHook'}},
+            'visualizer': {'type': 'UniversalVisualizer'},
         }
     )
     enable_visualization(cfg, 'shown')
@@ -94,3 +109,10 @@ def test_predictions_are_written_by_one_more_metric(scope, evaluator, expected):
     nested = Config(dict(default_scope=scope, test_evaluator=dict(type='MyEvaluator', metrics=evaluator)))
     dump_predictions(nested, 'a.pkl')
     assert nested.test_evaluator == dict(type='MyEvaluator', metrics=expected)
+
+
+@pytest.mark.parametrize('evaluator', [{}, dict(test_evaluator=None), dict(test_evaluator=[])])
+def test_predictions_are_written_without_another_metric(evaluator):
+    cfg = Config(dict(default_scope='mmdet', **evaluator))
+    dump_predictions(cfg, 'a.pkl')
+    assert cfg.test_evaluator == [dict(type='DumpDetResults', out_file_path='a.pkl')]
