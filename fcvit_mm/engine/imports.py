@@ -129,6 +129,5 @@ def deferred_import_problem(error: BaseException) -> str:
     return (
         f'{frame.filename}, line {frame.lineno}, uses an imported name: {frame.line}. In pure-Python configs (with '
         'read_base) an imported name can only be an entry, such as type=NAME, because MMEngine imports it later. Write '
-        'the value, or get it by a function of the standard library: from importlib import import_module, then '
-        "import_module('MODULE').NAME"
+        "the value, or import where it is used: __import__('MODULE', fromlist=['NAME']).NAME"
     )
