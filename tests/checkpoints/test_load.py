@@ -508,7 +508,10 @@ def test_weights_in_floats_of_8_bits(tmp_path):
 
     arch = dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8), mlp_ratios=(1, 1, 1, 1))
     saved = {key: value.to(torch.float8_e4m3fn) for key, value in FCViT(arch, out_indices=(3,)).state_dict().items()}
-    torch.save(saved, tmp_path / 'a.pth')
+    try:
+        torch.save(saved, tmp_path / 'a.pth')
+    except KeyError:  # torch 2.1
+        pytest.skip('this torch cannot save floats of 8 bits')
     backbone = FCViT(arch, out_indices=(3,))
     load_pretrained(backbone, str(tmp_path / 'a.pth'))
     for key, value in backbone.state_dict().items():
