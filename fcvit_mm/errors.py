@@ -83,6 +83,10 @@ ADVICE = (
         'that keep masks (CachedMosaic and CachedMixUp instead of Mosaic and MixUp)',
     ),
     (
+        r"'CrowdHumanDataset' object has no attribute 'extra_ann_file'",
+        'Its ann_file must have train or val in its name, by which mmdet names a file with the sizes of the images',
+    ),
+    (
         r"'mix_results' in results",
         'This step combines several images: wrap the data set in MultiImageMixDataset, whose own pipeline contains the '
         'step, or use CachedMosaic or CachedMixUp',

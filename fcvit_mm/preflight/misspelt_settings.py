@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import sys
 import textwrap
 from difflib import get_close_matches
@@ -19,8 +20,8 @@ from .misspelt_arguments import class_of, nodes_of
 from .remarks import remark
 
 #: Minimum similarity at which an unknown key counts as a misspelt one.
-SIMILAR = 0.8
-#: Minimum length of a key that abbreviates another one, such as ``score_thr`` for ``score_threshold``.
+SIMILAR = 0.845
+#: Minimum length of a name that abbreviates another one, such as ``score_thr`` for ``score_threshold``.
 ABBREVIATION = 5
 #: Endings of the names of a model's settings.
 OF_MODELS = ('train_cfg', 'test_cfg', 'tta_cfg')
@@ -107,7 +108,7 @@ def misspelt(where: str, settings: Any, names: Names) -> Iterator[Tuple[str, str
 def resembling(key: str, names: Iterable[str]) -> str:
     """Return the name that a key in lower case resembles most, or that abbreviates it; an empty text if none does."""
     near = get_close_matches(key.lower(), sorted(names), 1, SIMILAR)
-    short = [name for name in names if len(name) >= ABBREVIATION and key.lower().startswith(name)]
+    short = [name for name in names if len(name) >= ABBREVIATION and re.match(f'{name}[^_]', key.lower())]
     return near[0] if near else max(short, key=len, default='')
 
 

@@ -79,6 +79,8 @@ def setting_problems(cfg: Config) -> List[str]:
 def part_problems(cfg: Config) -> List[str]:
     """Check that parts of a config are dicts, not numbers or text; the other checks read them."""
     parts = [(name, cfg.get(name), False) for name in DICTS]
+    if isinstance(cfg.get('env_cfg'), dict):
+        parts += [(f'env_cfg.{key}', cfg.env_cfg.get(key), False) for key in ('mp_cfg', 'dist_cfg')]
     if isinstance(cfg.get('optim_wrapper'), dict):
         parts += [(f'optim_wrapper.{key}', cfg.optim_wrapper.get(key), False) for key in ('optimizer', 'paramwise_cfg')]
     loaders = [(f'{split}_dataloader', cfg.get(f'{split}_dataloader')) for split in ('train', 'val', 'test')]
@@ -96,6 +98,11 @@ def part_problems(cfg: Config) -> List[str]:
         first = value[0] if several and isinstance(value, (list, tuple)) and value else value
         if isinstance(first, (str, int, float)) or (isinstance(value, (list, tuple)) and not several):
             problems.append(f'{name} is {value!r}, expected a dict' + ' or a list of dicts' * several)
+    hooks = cfg.get('default_hooks')
+    checkpoint = hooks.get('checkpoint') if isinstance(hooks, dict) else None
+    interval = checkpoint.get('interval') if isinstance(checkpoint, dict) else None
+    if not isinstance(interval, (int, float, type(None))):
+        problems.append(f'default_hooks.checkpoint.interval is {interval!r}, expected an integer')
     if not isinstance(cfg.get('load_from'), (str, os.PathLike, type(None))):
         problems.append(f'load_from is {cfg.load_from!r}, expected the path of a checkpoint or None')
     return problems

@@ -78,6 +78,7 @@ def test_settings_that_nothing_reads(own, said, task, options, text):
         ('detection', {'model.test_cfg.rcnn.my_own_note': 1}),  # resembles nothing
         ('detection', {'model.train_cfg.rpn.debug': False}),  # of the libraries' own configs, read by nothing any more
         ('detection', {'model.train_cfg.rcnn.mask_size': 28}),  # read by a function that the mask head imports
+        ('detection', {'model.roi_head.mask_head': None}),  # mask_size in train_cfg.rcnn is left
         ('classification', {'model.train_cfg': {'augments': [{'type': 'Mixup', 'alpha': 0.8}]}}),  # by a default part
         ('classification', {'model.head.type': 'NoSuchHead', 'optim_wrapper.paramwise_cfg': None}),
         ('classification', {'optim_wrapper.constructor': 'NoSuchOne', 'optim_wrapper.paramwise_cfg': {'lr_mul': 1}}),

@@ -110,6 +110,13 @@ def test_no_learning_rate(own, said):
         ('classification', 'optim_wrapper.optimizer', 'AdamW', "optim_wrapper.optimizer is 'AdamW', expected a dict"),
         ('classification', 'optim_wrapper.paramwise_cfg', 'x', "optim_wrapper.paramwise_cfg is 'x', expected a dict"),
         ('classification', 'val_evaluator.type', 1.5, 'val_evaluator.type is 1.5, expected a registered name or a cla'),
+        ('classification', 'env_cfg.mp_cfg', 5, 'env_cfg.mp_cfg is 5, expected a dict'),
+        (
+            'classification',
+            'default_hooks.checkpoint.interval',
+            'x',
+            "default_hooks.checkpoint.interval is 'x', expected an integer",
+        ),
         ('classification', 'load_from', True, 'load_from is True, expected the path of a checkpoint or None'),
     ],
 )
