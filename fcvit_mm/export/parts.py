@@ -99,7 +99,10 @@ class Scores(Part):
 
 
 class Logits(Part):
-    """Images to each pixel's logits, before softmax. ``(B, C, H, W)`` to ``(B, classes, H, W)``."""
+    """Images to each pixel's logits, before softmax. ``(B, C, H, W)`` to ``(B, classes, H, W)``.
+
+    Of a head with several outputs, these are the first.
+    """
 
     output = 'logits'
 
@@ -110,6 +113,7 @@ class Logits(Part):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.head(self.features(images))
+        logits = logits if isinstance(logits, Tensor) else logits[0]
         return F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=self.head.align_corners)
 
 

@@ -6,7 +6,11 @@ from ..engine.config import TASKS
 from ..errors import UserError
 from ..options import EXPORT_PARTS as PARTS
 from .detectors.detections import Detections
+from .detectors.supported import defining_class
 from .parts import Features, Logits, Part, Scores
+
+#: Classes of mmseg whose prediction is the first output of the head; the others are for training.
+DECODING = ('BaseDecodeHead', 'EncHead', 'DAHead')
 
 
 def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
@@ -54,7 +58,8 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
         from mmpretrain.models.heads import ClsHead
 
         head = getattr(model, 'head', None)
-        if not isinstance(head, ClsHead):
+        kinds = {defining_class(head, method) for method in ('predict', '_get_predictions')}
+        if not isinstance(head, ClsHead) or kinds != {'ClsHead'}:
             raise UserError(
                 f'{name} has a head of {type(head).__name__}, expected a ClsHead, whose scores are a softmax: use '
                 '--part backbone'
@@ -63,9 +68,10 @@ def take_part(model: nn.Module, task: str, part: str = 'model') -> Part:
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
     head = getattr(model, 'decode_head', None)
-    if not isinstance(head, BaseDecodeHead):
+    own = defining_class(head, 'predict') not in DECODING or defining_class(head, 'predict_by_feat') != DECODING[0]
+    if not isinstance(head, BaseDecodeHead) or own:
         raise UserError(
-            f'{name} has a decode_head of {type(head).__name__}, expected a single decode head of mmseg: use --part '
-            'backbone'
+            f'{name} has a decode_head of {type(head).__name__}, expected a single decode head of mmseg that predicts '
+            'the logits of its first output: use --part backbone'
         )
     return Logits(features, head)

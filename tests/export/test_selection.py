@@ -1,6 +1,7 @@
 """Which part of a model is exported."""
 
 import pytest
+import torch
 import torch.nn as nn
 
 from fcvit_mm.errors import UserError
@@ -24,5 +25,51 @@ def test_models_of_other_structure():
     pytest.importorskip('mmseg')
     cascade = nn.Module()
     cascade.backbone, cascade.decode_head = nn.Identity(), nn.ModuleList()
-    with pytest.raises(UserError, match='has a decode_head of ModuleList, expected a single decode head of mmseg'):
+    with pytest.raises(UserError, match='has a decode_head of ModuleList, expected a single decode head of mmseg that'):
         take_part(cascade, 'segmentation')
+
+
+@pytest.mark.parametrize('kind', ['RegressionHead', 'ConformerHead'])
+def test_classifiers_that_predict_in_their_own_way(kind):
+    """A softmax over the values of a regression would always be 1."""
+    heads = pytest.importorskip('mmpretrain.models.heads')
+    model = nn.Module()
+    options = dict(num_classes=2, in_channels=(2, 2)) if kind == 'ConformerHead' else {}
+    model.backbone, model.head = nn.Identity(), getattr(heads, kind)(**options)
+    with pytest.raises(UserError, match=f'has a head of {kind}, expected a ClsHead, whose scores are a softmax: use'):
+        take_part(model, 'classification')
+    model.head = heads.LinearClsHead(2, 2)
+    assert take_part(model, 'classification').head is model.head
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options'),
+    [
+        ('EncHead', dict(num_codes=2, in_channels=[4], in_index=[0])),
+        ('EncHead', dict(num_codes=2, in_channels=[4], in_index=[0], use_se_loss=False)),
+        ('DAHead', dict(pam_channels=2, in_channels=4)),
+        ('FCNHead', dict(num_convs=1, in_channels=4)),
+    ],
+)
+def test_the_first_output_of_a_segmentor_is_its_prediction(kind, options):
+    heads = pytest.importorskip('mmseg.models.decode_heads')
+    model = nn.Module()
+    model.backbone = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+    model.decode_head = getattr(heads, kind)(channels=4, num_classes=3, **options).eval()
+    images = torch.randn(1, 3, 9, 13)
+    part = take_part(model, 'segmentation').eval()
+    expected = model.decode_head.predict((model.backbone(images),), [dict(img_shape=(9, 13))], {})
+    torch.testing.assert_close(part(images), expected)
+
+
+def test_segmentors_that_predict_in_their_own_way():
+    heads = pytest.importorskip('mmseg.models.decode_heads')
+
+    class Own(heads.FCNHead):
+        def predict_by_feat(self, seg_logits, batch_img_metas):
+            return seg_logits.exp()
+
+    model = nn.Module()
+    model.backbone, model.decode_head = nn.Identity(), Own(num_convs=1, in_channels=4, channels=4, num_classes=3)
+    with pytest.raises(UserError, match='has a decode_head of Own, expected a single decode head of mmseg that'):
+        take_part(model, 'segmentation')
