@@ -34,6 +34,14 @@ def test_accuracy_is_that_of_the_labels(samples):
     assert found['runtimes']['always a']['mean_abs_difference'] == pytest.approx((0.5 + 0.1 + 0.6) / 3)
 
 
+@pytest.mark.parametrize('channels', [1, 2])
+def test_a_single_channel_has_no_best_class(channels, samples):
+    """A segmentor with a sigmoid: all of its pixels would agree."""
+    runs = {'first': lambda path: torch.zeros(1, channels, 2, 2), 'second': lambda path: torch.ones(1, channels, 2, 2)}
+    found = measure_drift(runs, calibration_images(str(samples), 2), lambda path: path, True)['runtimes']['second']
+    assert found == dict(mean_abs_difference=1, max_abs_difference=1, **(dict(agreement=1) if channels > 1 else {}))
+
+
 def test_labels_of_other_classes(samples, tmp_path):
     with pytest.raises(
         UserError,
