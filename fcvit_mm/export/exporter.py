@@ -214,8 +214,8 @@ def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:
         return given[0], given[-1]
     for step in walk(cfg.get('test_dataloader') or {}):
         if type_name(step).endswith('CenterCrop') and 'crop_size' in step:
-            crop = step['crop_size']
-            return (crop, crop) if isinstance(crop, int) else tuple(crop)
+            crop = step['crop_size']  # width, height
+            return (crop, crop) if isinstance(crop, int) else (crop[1], crop[0])
     return SIZES.get(task_or_library(cfg), SIZES['classification'])
 
 

@@ -401,4 +401,6 @@ def test_the_size_that_speed_is_measured_at(saved):
 
     classifier, segmentor = (load_config(saved(task)[0]) for task in ('classification', 'segmentation'))
     assert speed_size(classifier, ()) == (40, 40) and speed_size(classifier, (7,)) == (7, 7)
+    classifier.test_dataloader.dataset.pipeline[2].crop_size = (48, 40)  # width, height
+    assert speed_size(classifier, ()) == (40, 48)
     assert speed_size(segmentor, ()) == (512, 512) and speed_size(segmentor, (7, 9)) == (7, 9)
