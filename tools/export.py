@@ -6,12 +6,14 @@ printed.
 
 import argparse
 import json
+import os.path as osp
 from typing import Optional, Sequence
 
 from command_line import (
     EXPORT_FORMATS,
     EXPORT_PARTS,
     EXPORT_PREPROCESSING,
+    UserError,
     add_config_options,
     command_parser,
     run_command,
@@ -90,7 +92,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('--json', metavar='FILE', help='also write all results to this JSON file')
     add_config_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    others = [osp.realpath(path) for path in (args.config, args.checkpoint, args.out)]
+    if args.json and osp.realpath(args.json) in others:
+        raise UserError(f'--json is {args.json}, the name of another file of this command: give another name')
+    return args
 
 
 def main(args: argparse.Namespace) -> None:

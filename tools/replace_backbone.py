@@ -5,6 +5,7 @@ takes a training step on random images on the CPU.
 """
 
 import argparse
+import os.path as osp
 from typing import Optional, Sequence
 
 from command_line import UserError, add_import_option, add_key_values, command_parser, run_command
@@ -24,6 +25,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith('.py'):
         raise UserError(f'--out is {args.out}, expected a file name ending in .py')
+    if args.out and osp.realpath(args.out) == osp.realpath(args.config):
+        raise UserError(f'--out is {args.out}, which is read and would be replaced: give another name')
     return args
 
 
@@ -32,9 +35,11 @@ def main(args: argparse.Namespace) -> None:
 
     from fcvit_mm.apis.config_changes import fragment
     from fcvit_mm.apis.stock import read_stock, replace_backbone
-    from fcvit_mm.files import write_atomic
+    from fcvit_mm.files import check_writable, write_atomic
 
     MMLogger.get_instance('mmengine', log_level='ERROR')
+    if args.out:
+        check_writable(args.out)
     stock = read_stock(args.config)
     cfg = replace_backbone(stock, args.network, args.pretrained, args.options)
     print(f'# {args.config} with {args.network}\n{fragment(stock, cfg)}')

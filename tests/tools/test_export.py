@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from harness import run_tool
+from harness import load_tool, run_tool
 
 from fcvit_mm.apis.load import load_network
+from fcvit_mm.errors import UserError
 from fcvit_mm.export.parts import random_images
 from fcvit_mm.export.runtimes import load_exported
 
@@ -59,3 +60,14 @@ def test_a_report_that_cannot_be_written_is_found_first(tmp_path):
     command = ['export.py', 'nowhere.py', 'nowhere.pth', '--format', 'torchscript', '--out', tmp_path / 'a.pt']
     done = run_tool(*command, '--json', tmp_path, check=False)
     assert f'{tmp_path} could not be written: Is a directory' in done.stdout and 'nowhere' not in done.stdout
+
+
+@pytest.mark.parametrize('report', ['a.pt', 'a.py', 'a.pth', 'link.json', '../{folder}/a.pt'])
+def test_the_report_replaces_no_other_file(report, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'link.json').symlink_to('a.pth')
+    report = report.format(folder=tmp_path.name)
+    command = ['a.py', 'a.pth', '--format', 'torchscript', '--out', 'a.pt', '--json']
+    with pytest.raises(UserError, match=f'--json is {report}, the name of another file of this command: give another'):
+        load_tool('export.py').parse_args([*command, report])
+    assert load_tool('export.py').parse_args([*command, 'a.json']).json == 'a.json'

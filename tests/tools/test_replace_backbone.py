@@ -43,6 +43,8 @@ def test_mistakes_are_named(tmp_path):
     for arguments, words in (
         ((STOCK, 'fcvit_tiny', '--out', 'own.json'), '--out is own.json, expected a file name ending in .py'),
         (('mmdet::retinanet/nothing', 'fcvit_tiny'), 'mmdet::retinanet/nothing is not a config of the installed mmdet'),
+        (('own.py', 'fcvit_tiny', '--out', './own.py'), '--out is ./own.py, which is read and would be replaced'),
+        ((STOCK, 'resnet', '--out', '/dev/null/own.py'), '/dev/null/own.py could not be written: Not a directory'),
         ((STOCK, 'resnet'), "unknown network 'resnet', expected one of"),
     ):
         done = run_tool('replace_backbone.py', *arguments, cwd=tmp_path, check=False)
