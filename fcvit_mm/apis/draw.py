@@ -85,8 +85,9 @@ def _for_loaded_images(cfg: Config) -> Config:
         for node in [cfg.model, *(geometry or ()), *packing]:
             node['_scope_'] = cfg.default_scope
     if geometry is not None:
-        for dataset in leaf_datasets(cfg.test_dataloader.dataset):
-            dataset['pipeline'] = [dict(type='LoadImageFromFile'), *geometry, *packing]
+        # The inferencers read the pipeline here, not in data sets inside others.
+        dataset = cfg.test_dataloader.dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
+        dataset['pipeline'] = [dict(type='LoadImageFromFile'), *geometry, *packing]
     return cfg
 
 

@@ -101,15 +101,32 @@ def test_predictions_are_drawn_on_images_of_any_channels(name, tmp_path, monkeyp
         assert len(problems) == 1 and 'colors.png' in problems[0]
 
 
+@pytest.mark.parametrize('wrapped', [False, True])
 @pytest.mark.parametrize('scope', ['mmseg', 'otherlab'])
-def test_models_and_steps_of_libraries_built_on_others_keep_their_scope(scope):
+def test_models_and_steps_of_libraries_built_on_others_keep_their_scope(scope, wrapped):
     steps = [dict(type='LoadImageFromFile'), dict(type='Resize'), dict(type='PackSegInputs')]
     dataset = dict(type='BaseSegDataset', pipeline=steps)
+    if wrapped:
+        dataset = dict(type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=2, dataset=dataset), dataset])
     cfg = Config(dict(default_scope=scope, model=dict(type='A'), test_dataloader=dict(dataset=dataset)))
     found = draw._for_loaded_images(cfg)
     expected = {} if scope == 'mmseg' else dict(_scope_=scope)
     assert found.model == dict(type='A', **expected) and cfg.model == dict(type='A')
     assert found.test_dataloader.dataset.pipeline == [steps[0], dict(steps[1], **expected), dict(steps[2], **expected)]
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_predictions_are_drawn_by_the_pipeline_of_data_inside_others(wrapped, tmp_path):
+    pytest.importorskip('mmseg')
+    path, config = write_segmentor(tmp_path, 'rgba.png')
+    torch.save(dict(state_dict=load_network(config).model.state_dict()), tmp_path / 'a.pth')
+    cfg = load_config(config)
+    if wrapped:
+        cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.test_dataloader.dataset] * 2)
+    written, problems = draw_images(
+        build_drawer(cfg, str(tmp_path / 'a.pth'), 'cpu'), [path], str(tmp_path / 'out'), image_reader(cfg)
+    )
+    assert not problems and cv2.imread(written[0]).shape == (40, 60, 3)
 
 
 def test_detectors_are_built_in_the_scope_of_their_config(monkeypatch):
