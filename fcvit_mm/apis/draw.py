@@ -2,6 +2,7 @@
 
 import copy
 import os.path as osp
+from collections import Counter
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -200,6 +201,7 @@ def draw_images(
             'folder'
         )
     stems = [osp.splitext(osp.basename(source))[0] for source in sources]
+    taken = Counter([*stems, *map(osp.basename, sources)])
     written, problems = [], []
     for source, stem in zip(sources, stems):
         try:
@@ -207,8 +209,8 @@ def draw_images(
         except (ImageError, NetworkError) as error:
             problems.append(str(error) if source in str(error) else f'{source}: {error}')
             continue
-        # Different names for a.png and a.jpg.
-        name = stem if stems.count(stem) == 1 else osp.basename(source)
+        # Different names for a.png, a.jpg and a.png.bmp.
+        name = stem if taken[stem] == 1 else osp.basename(source)
         path = osp.join(out_dir, f'{name}.png')
         write_atomic(path, cv2.imencode('.png', np.ascontiguousarray(drawn))[1].tobytes())
         written.append(path)

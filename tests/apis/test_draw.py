@@ -42,9 +42,13 @@ def test_draws_a_video(tmp_path):
 
 
 def test_names_do_not_collide(folder, tmp_path):
-    written, problems = draw_images(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))
-    assert [path.rsplit('/', 1)[1] for path in written] == ['a.jpg.png', 'a.png.png', 'b.png'] and not problems
-    np.testing.assert_array_equal(cv2.imread(written[2]), cv2.imread(str(folder / 'b.jpg')))
+    for more, added in (((), []), (('a.png.bmp',), ['a.png.bmp.png'])):
+        for name in more:
+            cv2.imwrite(str(folder / name), np.zeros((8, 8, 3), np.uint8))
+        written, problems = draw_images(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))
+        names = [path.rsplit('/', 1)[1] for path in written]
+        assert names == ['a.jpg.png', 'a.png.png', *added, 'b.png'] and not problems
+        np.testing.assert_array_equal(cv2.imread(written[-1]), cv2.imread(str(folder / 'b.jpg')))
 
 
 @pytest.mark.parametrize(
