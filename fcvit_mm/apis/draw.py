@@ -21,6 +21,7 @@ from .load import NetworkError, check_channels, image_reader, input_channels, re
 MAX_PIXELS = 50_000_000
 #: Small images are enlarged to at most this many pixels; otherwise an image of 2x6000 would get 150 million.
 MAX_ENLARGED = 4_000_000
+ADVICE = 'Check the config, and that the images are of its kind'
 #: Function from an image, as loaded by a loading step, to the drawn image, ``(H, W, 3)`` uint8 BGR.
 Drawer = Callable[[np.ndarray], np.ndarray]
 
@@ -191,6 +192,7 @@ def draw_images(
 
     Raises:
         ImageError: ``out_dir`` is the folder of the input images.
+        LibraryError: The model does not run on an image.
         WriteError: The disk is full, ...
     """
     import cv2
@@ -205,7 +207,8 @@ def draw_images(
     written, problems = [], []
     for source, stem in zip(sources, stems):
         try:
-            drawn = draw(swap_channels(read(source)))
+            with library_errors(f'predicting {source}', ADVICE):
+                drawn = draw(swap_channels(read(source)))
         except (ImageError, NetworkError) as error:
             problems.append(str(error) if source in str(error) else f'{source}: {error}')
             continue
@@ -225,6 +228,7 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
 
     Raises:
         ImageError: The video does not decode, or would be overwritten.
+        LibraryError: The model does not run on a frame.
         WriteError: The disk is full, ...
     """
     import cv2
@@ -242,7 +246,8 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
                 found, image = source.read()
                 if not found:
                     break
-                drawn = np.ascontiguousarray(draw(image))
+                with library_errors(f'predicting a frame of {video}', ADVICE):
+                    drawn = np.ascontiguousarray(draw(image))
                 if writer is None:
                     writer = cv2.VideoWriter(
                         temporary,

@@ -11,6 +11,7 @@ from fcvit_mm.apis import draw
 from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
 from fcvit_mm.apis.load import image_reader, load_network
 from fcvit_mm.engine.config import load_config
+from fcvit_mm.errors import LibraryError
 from fcvit_mm.images import ImageError, find_inputs
 
 
@@ -69,6 +70,19 @@ def test_corrupt_images_are_skipped(folder, tmp_path):
     (folder / 'b.jpg').write_bytes((folder / 'b.jpg').read_bytes()[:300])
     written, problems = draw_images(lambda image: image, find_inputs(str(folder))[0], str(tmp_path / 'out'))
     assert len(written) == 2 and len(problems) == 1 and 'b.jpg cannot be decoded' in problems[0]
+
+
+def test_a_model_that_does_not_run_on_an_image_is_no_defect(folder, tmp_path):
+    video = str(write_video(tmp_path / 'v.mp4'))
+
+    def draw(image):
+        return torch.zeros(2) + torch.zeros(3)
+
+    with pytest.raises(LibraryError, match=r'predicting .*in/a.jpg failed: RuntimeError: The size of .* Check the con'):
+        draw_images(draw, find_inputs(str(folder))[0], str(tmp_path / 'out'))
+    with pytest.raises(LibraryError, match=r'predicting a frame of .*v.mp4 failed: RuntimeError: The size of tensor a'):
+        draw_video(draw, video, str(tmp_path / 'out'))
+    assert not (tmp_path / 'out').exists() or not list((tmp_path / 'out').iterdir())
 
 
 def test_the_folder_of_the_images_is_not_written(folder):
