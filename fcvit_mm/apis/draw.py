@@ -21,6 +21,8 @@ from .load import NetworkError, check_channels, image_reader, input_channels, re
 MAX_PIXELS = 50_000_000
 #: Small images are enlarged to at most this many pixels; otherwise an image of 2x6000 would get 150 million.
 MAX_ENLARGED = 4_000_000
+#: Fraction of a video's frames that must be decoded, otherwise a message says how many were.
+MIN_FRAMES = 0.9
 ADVICE = 'Check the config, and that the images are of its kind'
 #: Function from an image, as loaded by a loading step, to the drawn image, ``(H, W, 3)`` uint8 BGR.
 Drawer = Callable[[np.ndarray], np.ndarray]
@@ -239,6 +241,7 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
             f'--out-dir {out_dir} is the folder of {video}, which would be overwritten: give another folder'
         )
     source = open_video(video)
+    number, expected = 0, int(source.get(cv2.CAP_PROP_FRAME_COUNT))
     with atomic_path(path, suffix='.mp4') as temporary:  # OpenCV infers the format from the suffix
         writer = None
         try:
@@ -258,6 +261,7 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
                     if not writer.isOpened():
                         raise ImageError(f'this OpenCV build cannot write {path} (MPEG-4): give the frames as images')
                 writer.write(drawn)
+                number += 1
         finally:
             source.release()
             if writer is not None:
@@ -266,4 +270,9 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
             raise ImageError(
                 f'{video} ({osp.getsize(video)} bytes) has no frame that can be decoded: convert it to MP4 (H.264)'
             )
+    # Not an error, because some containers only allow an estimate of the number.
+    if number < expected * MIN_FRAMES:
+        say_once(
+            f'{video} ends early: {number} of about {expected} frames were decoded. If it is truncated, copy it again'
+        )
     return path

@@ -42,6 +42,24 @@ def test_draws_a_video(tmp_path):
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['v.mp4']
 
 
+@pytest.mark.parametrize('truncated', [False, True])
+def test_a_truncated_video_is_reported(truncated, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('fcvit_mm.apis.draw.say_once', said.append)
+    video = tmp_path / 'v.avi'
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
+    rng = np.random.default_rng(0)
+    for _ in range(10):  # noise, so that most of the file are frames
+        writer.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    if truncated:
+        video.write_bytes(video.read_bytes()[: video.stat().st_size * 2 // 3])
+    path = draw_video(lambda image: image, str(video), str(tmp_path / 'out'))
+    frames = int(cv2.VideoCapture(path).get(cv2.CAP_PROP_FRAME_COUNT))
+    expected = f'{video} ends early: {frames} of about 10 frames were decoded. If it is truncated, copy it again'
+    assert said == ([expected] if truncated else []) and (3 < frames < 8 if truncated else frames == 10)
+
+
 def test_names_do_not_collide(folder, tmp_path):
     for more, added in (((), []), (('a.png.bmp',), ['a.png.bmp.png'])):
         for name in more:
