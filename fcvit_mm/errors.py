@@ -27,13 +27,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ADVICE = (
     (
         r"out of memory|can't allocate memory|^(OutOf)?MemoryError",
-        'Out of memory: lower the batch size (train_dataloader.batch_size), set model.backbone.with_cp=True, or use '
-        '--amp',
+        'Out of memory: lower the batch size (train_dataloader.batch_size; --batch-size of tools/predict.py), in '
+        'training set model.backbone.with_cp=True, or use --amp',
     ),
     (
         r'shared memory|Bus error|DataLoader worker .* (killed|exited)',
-        "The data loader's workers ran out of memory: lower num_workers of the data loader, or give the machine more "
-        'shared memory (docker run --shm-size)',
+        "The data loader's workers ran out of memory: lower num_workers of the data loader (--workers of "
+        'tools/predict.py), or give the machine more shared memory (docker run --shm-size)',
     ),
     (
         r'Expected to have finished reduction|parameters that were not used in producing loss',

@@ -71,10 +71,16 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
 @pytest.mark.parametrize(
     'error, words',
     [
-        (RuntimeError('CUDA out of memory. Tried to allocate 2 GiB'), 'lower the batch size .* or use --amp'),
+        (
+            RuntimeError('CUDA out of memory. Tried to allocate 2 GiB'),
+            'lower the batch size .* --batch-size of tools/predict.py.* or use --amp',
+        ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 'lower the batch size'),
         (MemoryError(), r'failed: MemoryError \(raised in tests\). .*lower the batch size'),
-        (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'), 'lower num_workers'),
+        (
+            RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.'),
+            r'lower num_workers .*\(--workers of tools/predict.py\)',
+        ),
         (KeyError('FCVit is not in the mmpretrain::model registry. Check'), 'KeyError: FCVit is not .* custom_imports'),
         (
             TypeError("__init__() got an unexpected keyword argument 'a'"),
