@@ -6,6 +6,7 @@ Prints the commands that it runs; they can be run by hand. When it runs again, c
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def run_step(title, folder, inputs, action, force):
 def run_tool(log, tool, *arguments):
     """Run a tool as a user does: print the command and its progress; all of its output goes to ``log``."""
     command = [f'tools/{tool}', *map(str, arguments)]
-    say(f'   $ python {" ".join(command)}')
+    say(f'   $ python {shlex.join(command)}')
     command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]))
     lines = []

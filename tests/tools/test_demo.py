@@ -151,9 +151,11 @@ def test_a_folder_that_the_demo_did_not_write_is_left_alone(tmp_path):
     assert (tmp_path / 'mine').read_text() == 'x'
 
 
-def test_a_failed_command_shows_the_end_of_its_log(tmp_path):
+def test_a_failed_command_shows_the_end_of_its_log(tmp_path, capsys):
     with pytest.raises(demo.UserError, match='train.py failed with status 1(.|\n)*nothing.py does not exist'):
-        demo.run_tool(tmp_path / 'log', 'train.py', 'nothing.py')
+        demo.run_tool(tmp_path / 'log', 'train.py', 'nothing.py', '--work-dir', 'my runs')
+    # As it can be run by hand.
+    assert "$ python tools/train.py nothing.py --work-dir 'my runs'\n" in capsys.readouterr().out
     assert 'does not exist' in (tmp_path / 'log').read_text()
 
 
