@@ -106,7 +106,9 @@ def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
             f'--out {out} contains results of another run, with different {", ".join(differ)}: give another folder, '
             'or delete this one'
         )
-    remove_temporaries(out, recursive=True)
+    remove_temporaries(out)
+    for name in (SHARDS, 'drawn', 'labels'):  # other folders, such as that of the images, are not of this run
+        remove_temporaries(osp.join(out, name), recursive=True)
     return found['shard_size']
 
 

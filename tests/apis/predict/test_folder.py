@@ -127,8 +127,12 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
     assert not (tmp_path / 'twice' / 'labels.csv').exists()
     for name in ('.labels.csv.abcdefgh.tmp', 'parts/.00000001.json.abcdefgh.tmp', 'labels/.1.png.abcdefgh.tmp'):
         (tmp_path / 'twice' / name).write_bytes(b'half')
+    other = tmp_path / 'twice' / 'images' / '.a.png.abcdefgh.tmp'  # another program is writing it
+    other.parent.mkdir()
+    other.write_bytes(b'half')
     monkeypatch.setattr(BatchPredictor, '_step', lambda self, data: seen.append(data) or original(self, data))
     done = predict_to(model, tmp_path / 'twice', features=True)
+    other.unlink()
     # The shard that was not complete is done again.
     assert done.resumed == 2 and len(seen) == 3 + 3
     assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
