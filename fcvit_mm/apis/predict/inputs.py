@@ -74,7 +74,7 @@ def find_work(inputs: Sequence[str]) -> Work:
         Work: In the order of the inputs; folders sorted.
 
     Raises:
-        ImageError: An input does not exist or contains no image; a video has no frame that can be decoded.
+        ImageError: There is no input; one does not exist or has no image; a video has no frame that can be decoded.
     """
     paths: Dict[str, str] = {}  # as given, by absolute path
     folders: List[str] = []
@@ -93,6 +93,8 @@ def find_work(inputs: Sequence[str]) -> Work:
             found = [video] if video else images
         for path in found:
             paths.setdefault(osp.abspath(path), path)
+    if not paths:
+        raise ImageError('no inputs: give images, folders, videos or image lists')
     for folder in dict.fromkeys(folders):
         report_others(folder)
     frames = {path: count_frames(path) for path in paths.values() if path.lower().endswith(VIDEO_SUFFIXES)}

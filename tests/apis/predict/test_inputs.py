@@ -71,6 +71,8 @@ def test_what_is_none(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=message):
         find_work([str(tmp_path / name)])
+    with pytest.raises(ImageError, match='no inputs: give images'):
+        find_work([])
     (tmp_path / 'folder').mkdir()
     with pytest.raises(ImageError, match='no images'):
         find_work([str(tmp_path / 'folder')])
