@@ -51,6 +51,8 @@ def main(args: argparse.Namespace) -> None:
     from fcvit_mm.checkpoints import fetch_published
 
     if not args.names:
+        if args.to is not None:
+            raise UserError(f'--to {args.to} has no effect without a name: add the names of weights to download')
         print(list_weights())
         return
     problems = []

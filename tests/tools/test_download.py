@@ -44,6 +44,10 @@ def test_names_are_listed(capsys):
     assert next(line for line in said if line.startswith('fcvit_b12 ')).split()[-3:] == ['80.9', 'by', 'hand']
     assert next(line for line in said if line.startswith('attnscale_vit_small_12 ')).split()[-2:] == ['-', 'downloads']
 
+    # As in a script whose variable of the names is empty.
+    with pytest.raises(UserError, match='--to weights has no effect without a name: add the names'):
+        main(['--to', 'weights'])
+
 
 def test_a_folder_is_filled(server, tmp_path, capsys):
     folder = tmp_path / 'weights'
