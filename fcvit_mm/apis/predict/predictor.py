@@ -73,7 +73,7 @@ class BatchPredictor:
         self.channels = input_channels(model, cfg)
         self.reader, loading = image_reader(cfg), split_pipeline(cfg).loading
         self._weights = _hash_of(model)
-        self.device = torch.device(options.device or _default_device())
+        self.device = torch.device(_device_of_process(options.device or get_device()))
         if options.optimize:
             try:
                 model = optimize_for_inference(model.to(self.device))
@@ -211,9 +211,10 @@ def _hash_of(model: torch.nn.Module) -> str:
     return weights.hexdigest()
 
 
-def _default_device() -> str:
-    device = get_device()
-    return f'{device}:{int(os.environ.get("LOCAL_RANK", 0))}' if device != 'cpu' and dist.is_initialized() else device
+def _device_of_process(device: str) -> str:
+    """Return the GPU of this process, if there are several processes and the device has no number."""
+    alone = device == 'cpu' or ':' in device or not dist.is_initialized()
+    return device if alone else f'{device}:{int(os.environ.get("LOCAL_RANK", 0))}'
 
 
 def _numbers_of_classes(model: Any) -> Iterator[int]:

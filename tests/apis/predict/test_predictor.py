@@ -11,7 +11,7 @@ from predictions import FOLDERS, numbers, predict_to, table
 
 from fcvit_mm.apis.load import build_model
 from fcvit_mm.apis.predict import BatchPredictor, Options, PredictionError
-from fcvit_mm.apis.predict.predictor import _numbers_of_classes
+from fcvit_mm.apis.predict.predictor import _device_of_process, _numbers_of_classes
 from fcvit_mm.apis.predict.preparation import prepare
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import UserError
@@ -43,6 +43,13 @@ def test_features_of_sliding_windows_are_refused(model_of, tmp_path):
         PredictionError, match='--features: .*sliding.py has model.test_cfg.mode="slide".*omit --features'
     ):
         BatchPredictor(load_config(str(sliding)), checkpoint, Options(device='cpu', features=True))
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    assert [_device_of_process(name) for name in ('cpu', 'cuda', 'cuda:3')] == ['cpu', 'cuda', 'cuda:3']
+    monkeypatch.setattr('torch.distributed.is_initialized', lambda: True)
+    assert [_device_of_process(name) for name in ('cpu', 'cuda', 'cuda:3')] == ['cpu', 'cuda:1', 'cuda:3']
 
 
 def test_the_classes_are_those_of_the_predictions():
