@@ -4,6 +4,7 @@ import os
 from typing import Callable, Iterable, Iterator, List, Optional, Tuple
 
 from .opening import ImageError, PathLike
+from .reading import say_once
 
 #: Suffixes of the images that the inferencers of the three libraries accept.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
@@ -31,6 +32,8 @@ def find_images(path: PathLike, recursive: bool = False) -> List[str]:
     path = os.fspath(path)
     if os.path.isdir(path):
         found = list_images(path, recursive=recursive) or list_images(path, ARRAY_SUFFIXES, recursive)
+        if not found and not os.access(path, os.R_OK | os.X_OK):
+            raise ImageError(f'{path} cannot be read, because permission is missing: change its permissions')
         if not found:
             where = 'below' if recursive else 'in'
             raise ImageError(f'no images ({", ".join(IMAGE_SUFFIXES)}) {where} {path}: give a folder of images')
@@ -96,7 +99,8 @@ def list_images(folder: PathLike, suffixes: Iterable[str] = IMAGE_SUFFIXES, recu
 def walk_entries(folder: PathLike, recursive: bool = True) -> Iterator['os.DirEntry[str]']:
     """Yield all entries of a folder and of folders below it except the folders, such as files and broken links.
 
-    Only the folders are read, because entries know their kind. Folders that cannot be read are skipped.
+    Only the folders are read, because entries know their kind. Folders that cannot be read are skipped,
+    with a message if permission is missing.
 
     Args:
         folder (str | os.PathLike): The folder; symbolic links are followed, except to folders above them: their
@@ -105,6 +109,9 @@ def walk_entries(folder: PathLike, recursive: bool = True) -> Iterator['os.DirEn
     """
     try:
         entries = os.scandir(os.fspath(folder))
+    except PermissionError:
+        say_once(f'{folder} cannot be read, because permission is missing: the files in it are skipped.')
+        return
     except OSError:
         return
     with entries:

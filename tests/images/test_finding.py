@@ -75,6 +75,24 @@ def test_links_to_folders_above_are_not_followed(tmp_path):
         read_image(tmp_path / 'in' / 'itself.png')
 
 
+def test_folders_without_permission(folder, monkeypatch, capsys):
+    below = os.fspath(folder / 'below')
+    original = os.scandir
+
+    def scandir(path):
+        if path == below:
+            raise PermissionError(13, 'Permission denied', path)
+        return original(path)
+
+    monkeypatch.setattr(os, 'scandir', scandir)  # the tests may be run by root, who reads everything
+    monkeypatch.setattr(os, 'access', lambda path, mode: path != below)
+    assert len(find_images(folder, recursive=True)) == 2
+    said = capsys.readouterr()
+    assert f'{below} cannot be read, because permission is missing: the files' in said.out + said.err
+    with pytest.raises(ImageError, match='below cannot be read, because permission is missing: change'):
+        find_images(below)
+
+
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
 def test_what_only_has_the_name_of_an_image(tmp_path):
     """A pipe would be waited for; a broken link is reported when it is read."""
