@@ -5,10 +5,12 @@
 
 import logging
 import os
-from typing import Any, Callable, Dict, Tuple, TypeVar
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -17,7 +19,7 @@ from torch import nn
 from ..checkpoints import CheckpointError, check_fits, is_published, read_checkpoint, weights_of
 from ..deprecation import renamed_in
 from ..errors import library_errors
-from ..files import atomic_local_writes, named_writes
+from ..files import atomic_local_writes, named_writes, write_atomic
 from .config import type_name
 from .distributed import joined_processes, wrap_model_for_cpus
 from .hooks.checkpoint import AtomicCheckpointHook
@@ -138,7 +140,11 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
     for step in TESTING_STEPS:
         step(cfg)
 
+    trained_with = config_of_training(cfg)
+
     def evaluate(runner: Runner) -> Dict[str, float]:
+        if trained_with is not None and is_main_process():
+            write_atomic(*trained_with)
         model = getattr(runner.model, 'module', runner.model)  # of several processes
         check_fits(getattr(model, 'module', model), checkpoint)  # of test-time augmentation
         find_weights(runner)
@@ -147,6 +153,17 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
             return runner.test()
 
     return run(cfg, f'testing {checkpoint}', evaluate)
+
+
+def config_of_training(cfg: Config) -> Optional[Tuple[str, bytes]]:
+    """Return path and content of a training run's config, which MMEngine's runner overwrites in testing, too.
+
+    With that of a test (``--tta``, ``--cfg-options``), the run could be neither resumed nor published.
+    """
+    path = os.path.join(cfg.work_dir, os.path.basename(cfg.filename or ''))
+    if not os.path.isfile(path) or not os.path.exists(os.path.join(cfg.work_dir, 'last_checkpoint')):
+        return None
+    return path, Path(path).read_bytes()
 
 
 def run(cfg: Config, doing: str, action: Callable[[Runner], Result]) -> Result:

@@ -1,5 +1,6 @@
 import pickle
 import re
+import shutil
 import sys
 
 import cv2
@@ -19,6 +20,7 @@ def images(folder):
 
 def test_classification(trained, tmp_path):
     result = trained('classification')
+    shutil.copytree(result.work_dir, tmp_path / 'w')
     done = run_tool(
         'test.py',
         result.config,
@@ -34,6 +36,9 @@ def test_classification(trained, tmp_path):
     assert 'accuracy/top1' in done.stdout
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert len(predictions) == 5 and predictions[0]['pred_score'].shape == (5,)
+    # The config of the training run is still that of the run.
+    config = (tmp_path / 'w' / 'classification.py').read_text()
+    assert config == (result.work_dir / 'classification.py').read_text() and "type='ImageClassifier'" in config
 
 
 def test_detection(trained, tmp_path):
@@ -54,6 +59,7 @@ def test_detection(trained, tmp_path):
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert len(predictions) == 5 and 'masks' in predictions[0]['pred_instances']
     assert len(images(tmp_path / 'shown')) == 5
+    assert 'DumpDetResults' in (tmp_path / 'w' / 'detection.py').read_text()  # the config of the test
 
 
 def test_segmentation(trained, tmp_path):
