@@ -179,8 +179,13 @@ def read_run(folder: str, meta: dict) -> Run:
     training = [row for row in rows if 'iter' in row]
     by_epoch = any('epoch' in row for row in training) if training else None
     metrics: Dict[str, float] = {}
+    iteration = meta.get('iter') if isinstance(meta.get('iter'), int) else 0
     for row in rows:
-        if 'iter' not in row and by_epoch is not None and row.get('step') == meta.get('epoch' if by_epoch else 'iter'):
+        if metrics and by_epoch and 'iter' in row and row['iter'] <= iteration:
+            metrics = {}  # training continued before the checkpoint was written, within the next epoch
+        elif (
+            'iter' not in row and by_epoch is not None and row.get('step') == meta.get('epoch' if by_epoch else 'iter')
+        ):
             metrics = {
                 key: value
                 for key, value in row.items()

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import OrderedDict
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ..checkpoints.errors import CheckpointError
 from ..checkpoints.names import some, tensors_of
 from ..checkpoints.recognize import check_finite
 from ..checkpoints.safe_load import META_KEY, read_checkpoint
+from ..engine.hooks.resume import RUN
 from ..files import write_all_atomic
 from ..version import __version__
 
@@ -69,6 +70,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
     """
     content = read_checkpoint(source)
     found, second = content.get('state_dict'), content.get('ema_state_dict')
+    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
     if not isinstance(found, dict):
         raise CheckpointError(
             f'{source} has no state_dict among its keys {some(content)}, expected a checkpoint of '
@@ -78,7 +80,7 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
     if isinstance(second, dict):
         weights = AVERAGED if ema else NOT_AVERAGED
     else:
-        weights = _stated(content.get('meta'))
+        weights = _stated(meta)
     if isinstance(second, dict) and not ema:
         found = _in_training(found, second, source)
     elif not ema:
@@ -96,9 +98,9 @@ def strip_checkpoint(source: str, ema: bool = True) -> Stripped:
     dropped = tuple(str(key) for key in content if key not in ('state_dict', 'meta'))
     return Stripped(
         state_dict,
-        dict(_kept_meta(content.get('meta')), weights=weights, published_with=f'fcvit_mm {__version__}'),
+        dict(_kept_meta(meta), weights=weights, published_with=f'fcvit_mm {__version__}'),
         weights,
-        validated=weights != NOT_AVERAGED,
+        validated=weights != NOT_AVERAGED and not _within_epoch(meta),
         dropped=dropped,
     )
 
@@ -116,16 +118,20 @@ def _in_training(averaged: dict, second: dict, source: str) -> dict:
     return {**averaged, **weights}
 
 
-def _stated(meta: Any) -> str:
+def _stated(meta: dict) -> str:
     """Return the kind of the weights that a published or converted file states; by default they are as trained."""
-    text = str(meta.get('weights')) if isinstance(meta, dict) else ''
+    text = str(meta.get('weights'))
     return next((kind for kind in (AVERAGED, NOT_AVERAGED) if text.startswith(kind)), AS_TRAINED)
 
 
-def _kept_meta(meta: Any) -> dict:
+def _within_epoch(meta: dict) -> bool:
+    """Check whether a run that counts epochs saved a checkpoint within one, such as ``interrupted.pth``."""
+    run = meta.get(RUN)
+    return isinstance(run, dict) and run.get('loop') == 'epochs' and bool(run.get('parts'))
+
+
+def _kept_meta(meta: dict) -> dict:
     """Return the published part of ``meta``."""
-    if not isinstance(meta, dict):
-        return {}
     kept = {key: plain_data(meta[key]) for key in (*KEPT_META, *KEPT_TRAINING) if key in meta}
     return {key: value for key, value in kept.items() if value not in (None, {})}
 

@@ -49,6 +49,24 @@ def test_card_and_entry_say_what_is_known(micro, tmp_path, capsys):
     assert 'dropped: optimizer, param_schedulers, message_hub' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    'meta, shown',
+    [
+        (dict(epoch=2, iter=8), True),
+        (dict(epoch=2, iter=12), False),
+        (dict(epoch=2, iter=8, run=dict(loop='epochs', parts=[])), True),
+        (dict(epoch=2, iter=10, run=dict(loop='epochs', parts=[[1, 4, 2]])), False),
+        (dict(epoch=2, iter=8, run=None), True),
+    ],
+)
+def test_weights_from_within_an_epoch_have_no_metrics(micro, tmp_path, meta, shown):
+    content = torch.load(micro.checkpoint, weights_only=False)
+    content['meta'].update(meta)
+    torch.save(content, tmp_path / 'interrupted.pth')
+    card = publish(tmp_path / 'interrupted.pth', tmp_path, '--work-dir', str(micro.folder))['.md'].read_text()
+    assert ('11.50 %' in card) == shown and ('Not known: the run' in card) != shown
+
+
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
 def test_the_scope_of_a_library_built_on_others(tmp_path, task):
     source = write_checkpoint(tmp_path / 'a.pth', {'head.fc.weight': torch.ones(2)})
