@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .support import torchvision_kernels
+from .support import readable, torchvision_kernels
 
 
 def deform_conv_forward(
@@ -32,11 +32,12 @@ def deform_conv_forward(
 
     The offsets are ``(B, deformable_group * 2 * kH * kW, h, w)``, y before x, in pixels.
     """
+    input = readable(input)
     output.copy_(
         torchvision_kernels().deform_conv2d(
-            input.contiguous(),
-            weight,
-            offset.contiguous(),
+            input,
+            readable(weight),
+            readable(offset),
             input.new_zeros(input.shape[0], 1),
             input.new_zeros(weight.shape[0]),
             dH,
@@ -66,11 +67,12 @@ def _deform_conv_backward(
     group: int,
     deformable_group: int,
 ) -> Tuple[Tensor, ...]:
+    input = readable(input)
     return torchvision_kernels()._deform_conv2d_backward(
-        grad_output.contiguous(),
-        input.contiguous(),
-        weight,
-        offset.contiguous(),
+        readable(grad_output),
+        input,
+        readable(weight),
+        readable(offset),
         input.new_zeros(input.shape[0], 1),
         input.new_zeros(weight.shape[0]),
         dH,
@@ -153,15 +155,15 @@ def deform_conv_backward_parameters(
 
 
 def _of_output(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Return offsets or masks for an output of ``size``, contiguous.
+    """Return offsets or masks for an output of ``size``, readable for torchvision.
 
     The compiled build accepts offsets of a larger map, as DyHead has them, and reads an image's first values as if
     their map had the size of the output. Smaller maps are passed on to torchvision, which rejects them.
     """
     count = x.shape[1] * size[0] * size[1]
     if tuple(x.shape[2:]) == tuple(size) or x.shape[1] * x.shape[2] * x.shape[3] < count:
-        return x.contiguous()
-    return x.flatten(1)[:, :count].reshape(len(x), x.shape[1], *size)
+        return readable(x)
+    return readable(x.flatten(1)[:, :count].reshape(len(x), x.shape[1], *size))
 
 
 def modulated_deform_conv_forward(
@@ -189,13 +191,14 @@ def modulated_deform_conv_forward(
 
     Shapes are those of :func:`deform_conv_forward`; the mask is ``(B, deformable_group * kernel_h * kernel_w, h, w)``.
     """
+    input = readable(input)
     output.copy_(
         torchvision_kernels().deform_conv2d(
-            input.contiguous(),
-            weight,
+            input,
+            readable(weight),
             _of_output(offset, output.shape[2:]),
             _of_output(mask, output.shape[2:]),
-            bias if with_bias else input.new_zeros(weight.shape[0]),
+            readable(bias) if with_bias else input.new_zeros(weight.shape[0]),
             stride_h,
             stride_w,
             pad_h,
@@ -236,13 +239,14 @@ def modulated_deform_conv_backward(
     with_bias: bool,
 ) -> None:
     """Write the gradients of :func:`modulated_deform_conv_forward`."""
+    input = readable(input)
     found = torchvision_kernels()._deform_conv2d_backward(
-        grad_output.contiguous(),
-        input.contiguous(),
-        weight,
+        readable(grad_output),
+        input,
+        readable(weight),
         _of_output(offset, grad_output.shape[2:]),
         _of_output(mask, grad_output.shape[2:]),
-        bias if with_bias else input.new_zeros(weight.shape[0]),
+        readable(bias) if with_bias else input.new_zeros(weight.shape[0]),
         stride_h,
         stride_w,
         pad_h,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import MMCVOperatorError
-from .support import recompute, torchvision_kernels
+from .support import readable, recompute, torchvision_kernels
 
 
 def roi_align_forward(
@@ -26,10 +26,10 @@ def roi_align_forward(
     """Apply RoIAlign (arXiv 1703.06870): ``(B, C, H, W)`` and regions ``(R, 5)`` into ``output`` ``(R, C, h, w)``."""
     if pool_mode == 0:
         raise MMCVOperatorError("roi_align with pool_mode='max'")
-    # Contiguous: torchvision's kernels read any memory as if it were.
+    input = readable(input)
     output.copy_(
         torchvision_kernels().roi_align(
-            input.contiguous(),
+            input,
             rois.to(input.dtype).contiguous(),
             spatial_scale,
             aligned_height,
@@ -56,9 +56,10 @@ def roi_align_backward(
     """Write the gradient of :func:`roi_align_forward` into ``grad_input``."""
     if pool_mode == 0:
         raise MMCVOperatorError("roi_align with pool_mode='max'")
+    grad_output = readable(grad_output)
     grad_input.copy_(
         torchvision_kernels()._roi_align_backward(
-            grad_output.contiguous(),
+            grad_output,
             rois.to(grad_output.dtype).contiguous(),
             spatial_scale,
             aligned_height,

@@ -16,6 +16,11 @@ def torchvision_kernels() -> Any:
     return torch.ops.torchvision
 
 
+def readable(x: Tensor) -> Tensor:
+    """Return a tensor as torchvision's kernels can read it: contiguous, which they assume, and bfloat16 as float32."""
+    return (x.float() if x.dtype == torch.bfloat16 else x).contiguous()
+
+
 def recompute(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor) -> Tuple[Tensor, ...]:
     """Return the gradients of ``function(*inputs)`` with respect to ``inputs``."""
     with torch.enable_grad():

@@ -28,6 +28,30 @@ def test_without_offsets_it_is_a_convolution(modulated):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('kind', ['DeformConv2dPack', 'ModulatedDeformConv2dPack'])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_bfloat16(kind, autocast):
+    """It is computed in float32, because torchvision's kernels lack it."""
+    from mmcv import ops
+
+    torch.manual_seed(0)
+    convolution = getattr(ops, kind)(4, 3, 3, padding=1).to(torch.float32 if autocast else torch.bfloat16)
+    x = torch.randn(2, 4, 6, 5).bfloat16().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        found = convolution(x)
+    assert found.dtype == torch.bfloat16
+    found.float().square().sum().backward()
+    assert x.grad.dtype == torch.bfloat16 and convolution.weight.grad.dtype == convolution.weight.dtype
+    convolution.float()
+    weights = convolution.weight.grad.clone()
+    convolution.weight.grad = None
+    exact = x.detach().float().requires_grad_()
+    expected = convolution(exact)
+    expected.square().sum().backward()
+    for got, want in (found, expected), (x.grad, exact.grad), (weights, convolution.weight.grad):
+        assert (got.float() - want).norm() < 0.03 * want.norm()
+
+
 def test_offsets_of_a_smaller_map_are_refused():
     from mmcv.ops import modulated_deform_conv2d
 

@@ -39,6 +39,24 @@ def test_deformable_roi_pooling_without_offsets_is_roi_align(ratio):
     torch.testing.assert_close(*grads)
 
 
+@pytest.mark.parametrize('autocast', [False, True])
+def test_roi_align_in_bfloat16(autocast):
+    """It is computed in float32, because torchvision's kernels lack it."""
+    from mmcv.ops import roi_align
+
+    x = torch.randn(2, 3, 12, 11, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    regions = torch.tensor([[0.0, 3, 5, 20, 33], [1, 10, 2, 41, 44]])
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        found = roi_align(x, regions, (3, 2), 0.25, 2, 'avg', True)
+    exact = x.detach().float().requires_grad_()
+    expected = roi_align(exact, regions, (3, 2), 0.25, 2, 'avg', True)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.01)
+    found.float().sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(x.grad.float(), exact.grad, rtol=0.01, atol=0.01)
+
+
 def test_offsets_move_the_bins_of_deformable_roi_pooling():
     from mmcv.ops import deform_roi_pool, roi_align
 
