@@ -17,7 +17,7 @@ VENV ?= .venv
 else
 VENV ?= .venv-$(STACK)
 endif
-PYTHON_IN_VENV = $(VENV)/bin/python
+PYTHON_IN_VENV = "$(VENV)/bin/python"
 TEST_WORKERS ?= 2
 
 LIGHT = .venv-light
@@ -26,11 +26,11 @@ SPHINX = $(PYTHON_IN_VENV) -m sphinx -q -b html docs docs/_build
 .PHONY: setup setup-demo setup-light demo demo-seg test test-fast test-light coverage lint docs release clean
 
 setup:
-	@dev/setup_env.sh $(VENV) $(STACK)
+	@dev/setup_env.sh "$(VENV)" $(STACK)
 
 # Without the extras and the tools of tests, lint and docs: the first `make test` installs those.
 setup-demo:
-	@dev/setup_env.sh $(VENV) $(STACK) use
+	@dev/setup_env.sh "$(VENV)" $(STACK) use
 
 setup-light:
 	@dev/setup_env.sh $(LIGHT) light
@@ -65,10 +65,10 @@ coverage: setup
 	$(PYTHON_IN_VENV) -m coverage report
 
 lint: setup
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/shellcheck tools/*.sh dev/*.sh dev/benchmark/*.sh .ci/run
+	"$(VENV)/bin/ruff" check .
+	"$(VENV)/bin/ruff" format --check .
+	"$(VENV)/bin/mypy"
+	"$(VENV)/bin/shellcheck" tools/*.sh dev/*.sh dev/benchmark/*.sh .ci/run
 	$(PYTHON_IN_VENV) dev/check_configs.py
 	$(PYTHON_IN_VENV) dev/fill_tables.py --check
 	$(SPHINX) --fail-on-warning --keep-going

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -259,7 +260,8 @@ class _Servers:
 
     def command(self, suffix):
         path = Path(self.folder.name) / f'python{suffix}'
-        path.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {warm.__file__} {self.name}{suffix} "$@"\n')
+        command = shlex.join([sys.executable, '-IS', warm.__file__, self.name + suffix])
+        path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         path.chmod(0o755)
         return str(path)
 

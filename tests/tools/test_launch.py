@@ -124,7 +124,7 @@ def test_an_address_and_a_port_that_cannot_be_used():
 
 
 def test_an_interpreter_without_torch(tmp_path):
-    (tmp_path / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} -IS "$@"\n')
+    (tmp_path / 'python').write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "$@"\n')
     (tmp_path / 'python').chmod(0o755)
     done = run_tool('dist_train.sh', CONFIG, 1, env={'PYTHON': str(tmp_path / 'python')}, cwd=ROOT, check=False)
     assert done.returncode == 2 and 'has no torch: activate the environment' in done.stdout
