@@ -25,7 +25,13 @@ from .loops import NO_VALIDATION, is_by_epoch, loop_problems, sampler_problems
 from .metrics import mask_metric_problems, monitor_problems
 from .misspelt_arguments import report_misspelt_arguments
 from .misspelt_settings import report_misspelt_settings
-from .model import channel_problems, class_weight_problems, one_class_problems, optimizer_problems
+from .model import (
+    channel_problems,
+    class_weight_problems,
+    one_class_problems,
+    optimizer_problems,
+    report_order_of_outputs,
+)
 from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
 from .pretrained import pretrained_problems
@@ -102,6 +108,7 @@ def check_training(cfg: Config, building: bool = False) -> None:
     report_misspelt_settings(cfg)
     problems += one_class_problems(cfg) + class_weight_problems(cfg) + optimizer_problems(cfg)
     problems += prediction_problems(cfg) if validates else []
+    report_order_of_outputs(cfg)
     problems += channel_problems(cfg) or gradient_problems(cfg)
     if building and not of_loops:
         problems += build_problems(cfg)

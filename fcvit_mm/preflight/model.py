@@ -121,6 +121,19 @@ def one_class_problems(cfg: Config) -> List[str]:
     ]
 
 
+def report_order_of_outputs(cfg: Config) -> None:
+    """Log a warning if a segmentation head takes the backbone's outputs in another order than from fine to coarse."""
+    for name, head in segmentation_heads(cfg.get('model') or {}):
+        index = head.get('in_index')
+        if isinstance(index, (list, tuple)) and all(isinstance(each, int) for each in index):
+            if any(first > second for first, second in zip(index, index[1:])):
+                remark(
+                    f'{name}.in_index={list(index)} is not in ascending order, but heads of mmseg expect the outputs '
+                    f'from fine to coarse: give {sorted(index)} and in_channels in the same order, unless this is '
+                    'intended'
+                )
+
+
 def class_weight_problems(cfg: Config) -> List[str]:
     """Check that ``class_weight`` of each loss has one weight per class, with or without the background."""
     problems = []

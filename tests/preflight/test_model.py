@@ -8,6 +8,7 @@ from fcvit_mm.preflight.model import (
     class_weight_problems,
     one_class_problems,
     optimizer_problems,
+    report_order_of_outputs,
 )
 
 RESNET = [256, 512, 1024, 2048]
@@ -49,6 +50,23 @@ def test_outputs_in_reverse_of_their_channels(own):
         'model.decode_head.in_index=[3, 2, 1, 0] is in reverse of model.decode_head.in_channels=[32, 64, 160, 320]: '
         'give in_index in the order of the channels'
     )
+
+
+def test_outputs_from_coarse_to_fine(own, said):
+    options = {'model.decode_head.in_index': [3, 2, 1, 0], 'model.decode_head.in_channels': [320, 160, 64, 32]}
+    cfg, _ = own('segmentation', options)
+    assert channel_problems(cfg) == []
+    report_order_of_outputs(cfg)
+    assert said == [
+        'model.decode_head.in_index=[3, 2, 1, 0] is not in ascending order, but heads of mmseg expect the outputs from '
+        'fine to coarse: give [0, 1, 2, 3] and in_channels in the same order, unless this is intended'
+    ]
+
+
+def test_outputs_from_fine_to_coarse(own, said):
+    report_order_of_outputs(own('segmentation')[0])
+    report_order_of_outputs(own('segmentation', {'model.auxiliary_head': None})[0])
+    assert said == []
 
 
 def test_channels_of_a_model_in_a_model(own):
