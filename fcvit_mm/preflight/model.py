@@ -125,13 +125,12 @@ def report_order_of_outputs(cfg: Config) -> None:
     """Log a warning if a segmentation head takes the backbone's outputs in another order than from fine to coarse."""
     for name, head in segmentation_heads(cfg.get('model') or {}):
         index = head.get('in_index')
-        if isinstance(index, (list, tuple)) and all(isinstance(each, int) for each in index):
-            if any(first > second for first, second in zip(index, index[1:])):
-                remark(
-                    f'{name}.in_index={list(index)} is not in ascending order, but heads of mmseg expect the outputs '
-                    f'from fine to coarse: give {sorted(index)} and in_channels in the same order, unless this is '
-                    'intended'
-                )
+        ordered = sorted(index) if isinstance(index, (list, tuple)) and all(isinstance(i, int) for i in index) else None
+        if ordered is not None and list(index) != ordered:
+            remark(
+                f'{name}.in_index={list(index)} is not in ascending order, but heads of mmseg expect the outputs from '
+                f'fine to coarse: give {ordered} and in_channels in the same order, unless this is intended'
+            )
 
 
 def class_weight_problems(cfg: Config) -> List[str]:
