@@ -125,8 +125,10 @@ def report_order_of_outputs(cfg: Config) -> None:
     """Log a warning if a segmentation head takes the backbone's outputs in another order than from fine to coarse."""
     for name, head in segmentation_heads(cfg.get('model') or {}):
         index = head.get('in_index')
-        ordered = sorted(index) if isinstance(index, (list, tuple)) and all(isinstance(i, int) for i in index) else None
-        if ordered is not None and list(index) != ordered:
+        if not isinstance(index, (list, tuple)) or not all(isinstance(each, int) for each in index):
+            continue
+        ordered = sorted(index)
+        if list(index) != ordered:
             remark(
                 f'{name}.in_index={list(index)} is not in ascending order, but heads of mmseg expect the outputs from '
                 f'fine to coarse: give {ordered} and in_channels in the same order, unless this is intended'
