@@ -280,10 +280,15 @@ def _load_weights(model: nn.Module, checkpoint: str) -> Optional[Tuple[str, ...]
     content = read_trained(checkpoint)
     check_fits(model, checkpoint)
     model.load_state_dict(weights_of(content), strict=False)
-    meta = content.get('meta')
-    dataset = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    names = (dataset or {}).get('classes') if isinstance(dataset, dict) else None
-    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else None
+    meta: Any = content.get('meta')
+    meta = meta if isinstance(meta, dict) else {}
+    dataset = meta.get('dataset_meta')
+    # Release candidates of mmdet 3 and mmseg 1 call them CLASSES, versions before kept these in meta itself.
+    for node in (dataset if isinstance(dataset, dict) else {}, meta):
+        for key in ('classes', 'CLASSES'):
+            if isinstance(node.get(key), (list, tuple)):
+                return tuple(map(str, node[key]))
+    return None
 
 
 def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.device], options: dict) -> Network:

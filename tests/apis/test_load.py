@@ -13,7 +13,15 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
-from fcvit_mm.apis.load import NetworkError, build_model, fit_image, input_channels, load_network, pad_image
+from fcvit_mm.apis.load import (
+    NetworkError,
+    _load_weights,
+    build_model,
+    fit_image,
+    input_channels,
+    load_network,
+    pad_image,
+)
 from fcvit_mm.checkpoints import CheckpointError
 from fcvit_mm.engine.config import ConfigError, load_config
 from fcvit_mm.images import ImageError, read_image
@@ -136,6 +144,24 @@ def test_checkpoints_are_read_and_must_fit(tmp_path):
     untested = load_network(str(tmp_path / 'untested.py'))
     with pytest.raises(NetworkError, match='untested.py has no test_dataloader, which defines how .*: give a size'):
         untested.prepare(np.zeros((40, 50, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ('meta', 'names'),
+    [
+        (dict(dataset_meta=dict(classes=['a', 'b'], CLASSES=['c'])), ('a', 'b')),
+        (dict(dataset_meta=dict(CLASSES=('a', 'b'))), ('a', 'b')),
+        (dict(dataset_meta=None, CLASSES=('a', 'b')), ('a', 'b')),
+        (dict(CLASSES=None), None),
+        (dict(), None),
+        (None, None),
+    ],
+)
+def test_class_names_of_earlier_versions(meta, names, tmp_path, monkeypatch):
+    monkeypatch.setattr('fcvit_mm.apis.load.check_fits', lambda model, checkpoint: None)
+    model = torch.nn.Linear(2, 2)
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'a.pth')
+    assert _load_weights(model, str(tmp_path / 'a.pth')) == names
 
 
 def test_images_are_read_fitted_and_padded(tmp_path, image_file):
