@@ -1,4 +1,4 @@
-"""The contract: what a small backbone of somebody else's gets from the base class; indices, variants, layouts."""
+"""What a small backbone of another package inherits from the base class; indices, variants, layouts."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from fcvit_mm.models.stages import Stage
 
 
 class Block(nn.Module):
-    """A residual convolution with BatchNorm, whose input's layout is noted."""
+    """A residual convolution with BatchNorm that records the layout of its input."""
 
     def __init__(self, channels):
         super().__init__()
@@ -25,7 +25,7 @@ class Block(nn.Module):
 
 
 class Two(Backbone):
-    """Two stages, as another package would write them."""
+    """A backbone of two stages, as another package would define it."""
 
     def __init__(self, out_indices=(0, 1), **options):
         channels = (8, 12)
@@ -40,8 +40,8 @@ class Two(Backbone):
         self.freeze_stages()
 
 
-class TwoElsewhere(Two):
-    """The same, computed in the images' own layout."""
+class TwoInGivenLayout(Two):
+    """The same backbone, computed in the layout of the images."""
 
     def prefers_channels_last(self, device):
         return False
@@ -61,7 +61,7 @@ def test_forward_is_stem_stages_and_norms():
     assert only.shape == (2, 8, 8, 12)
 
 
-def test_stages_are_computed_when_they_are_asked_for():
+def test_stages_are_computed_lazily():
     model = Two()
     model.stages[1] = nn.Identity()
     model.stages[1].forward = lambda x: pytest.fail('the second stage was not asked for')
@@ -69,8 +69,8 @@ def test_stages_are_computed_when_they_are_asked_for():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('kind, inside', [(Two, True), (TwoElsewhere, False)])
-def test_layout_inside_and_of_the_outputs(kind, inside):
+@pytest.mark.parametrize('kind, inside', [(Two, True), (TwoInGivenLayout, False)])
+def test_layout_of_blocks_and_outputs(kind, inside):
     model = kind().eval()
     for x in (images(32, 32), images(32, 40)[..., :32]):  # contiguous, and a view that is in no layout
         assert all(y.is_contiguous() for y in model(x))
@@ -80,7 +80,7 @@ def test_layout_inside_and_of_the_outputs(kind, inside):
     assert model.stages[0].blocks[0].was_channels_last
 
 
-def test_recorded_graphs_give_contiguous_maps():
+def test_traced_outputs_are_contiguous():
     x = images(4, 4).contiguous(memory_format=torch.channels_last)
     assert output_layout(x) == torch.channels_last
     found = []
@@ -101,7 +101,7 @@ def test_layers_for_learning_rate_decay():
         assert model.get_layer_depth(name, 'backbone.') == (depth, 6), name
 
 
-def test_frozen_and_norm_eval():
+def test_frozen_stages_and_norm_eval():
     model = Two(frozen_stages=1).train()
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
         name for name, _ in model.named_parameters() if name.startswith(('stages.1.', 'norm'))
@@ -114,7 +114,7 @@ def test_frozen_and_norm_eval():
         Two(frozen_stages=2, out_indices=0)
 
 
-def test_a_checkpoint_of_its_own_loads_by_its_names(tmp_path):
+def test_own_checkpoint_loads(tmp_path):
     torch.manual_seed(0)
     model = Two()
     torch.save({'state_dict': {f'backbone.{key}': value for key, value in model.state_dict().items()}}, tmp_path / 'a')
@@ -124,13 +124,13 @@ def test_a_checkpoint_of_its_own_loads_by_its_names(tmp_path):
     assert twin.init_cfg['type'] == 'Pretrained', 'a second init_weights() loads again'
 
 
-def test_other_initializers_run_before_a_checkpoint(tmp_path):
+def test_init_cfg_without_a_checkpoint_is_applied(tmp_path):
     model = Two(init_cfg=dict(type='Constant', layer='Conv2d', val=0.5))
     model.init_weights()
     assert model.stem.weight.eq(0.5).all()
 
 
-def test_it_is_optimized_for_inference():
+def test_can_be_optimized_for_inference():
     model = Two().eval()
     optimized = fcvit_mm.optimize_for_inference(model, images(32, 32))
     assert not any(parameter.requires_grad for parameter in optimized.parameters())
@@ -157,7 +157,7 @@ def test_bad_indices(indices, error, match):
         normalize_indices(indices, 3)
 
 
-def test_a_variant_is_a_name_or_a_row():
+def test_arch_is_a_name_or_a_dict():
     rows = dict(settings={'small': dict(depths=(1, 2))}, per_stage=('depths',), defaults=dict(heads=8), num_stages=2)
     assert resolve_arch('Small', **rows) == dict(depths=(1, 2), heads=8)
     assert resolve_arch(dict(depths=(3, 4), heads=2), **rows) == dict(depths=(3, 4), heads=2)

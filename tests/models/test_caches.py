@@ -1,4 +1,4 @@
-"""Values computed from weights are kept while nothing changes that they depend on."""
+"""Values computed from weights are cached until something that they depend on changes."""
 
 import copy
 import pickle
@@ -33,7 +33,7 @@ def test_a_weight_is_converted_again_when_it_changes():
 
 
 @pytest.mark.parametrize('transfer', [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
-def test_what_is_kept_stays_behind_when_a_module_is_copied_or_saved(transfer):
+def test_cached_values_are_not_copied_or_pickled(transfer):
     layer, seen = nn.Linear(3, 2), []
     for cache in (CachedWeight(), ModuleCache()):
         make = (
@@ -64,7 +64,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize('change', CHANGES)
-def test_a_modules_value_is_computed_again_after_a_change_of(change):
+def test_cached_value_is_recomputed_after_a_change(change):
     net, cache, made = network(), ModuleCache(), []
 
     def get():
@@ -75,14 +75,14 @@ def test_a_modules_value_is_computed_again_after_a_change_of(change):
     assert get() == 2
 
 
-def test_a_refusal_is_not_kept():
+def test_none_is_not_cached():
     net, cache, answers = network(), ModuleCache(), [None, 5]
     assert cache.get(net, lambda: answers.pop(0)) is None
     assert cache.get(net, lambda: answers.pop(0)) == 5
     assert cache.get(net, lambda: answers.pop(0)) == 5
 
 
-def test_a_value_of_other_options_is_computed_again():
+def test_cached_value_is_recomputed_for_other_options():
     net, cache, made = network(), ModuleCache(), []
     for option in (1, 1, 2, 1):
         assert cache.get(net, lambda each: made.append(each) or 10 * each, option) == 10 * option

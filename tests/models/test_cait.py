@@ -1,4 +1,4 @@
-"""CaiT's own: class attention, the deprecated name."""
+"""CaiT only: class attention, the deprecated name."""
 
 import fcvit_mm.models.scaled
 import pytest
@@ -14,7 +14,7 @@ SMALL = dict(arch=NETWORKS['cait'].arguments['arch'])
 
 
 @torch.no_grad()
-def test_class_attention_reads_the_patches_and_leaves_them():
+def test_class_attention_does_not_change_the_patch_tokens():
     model = stirred(build(NETWORKS['cait'], out_type='cls_token')).eval()
     tokens, grid = model.forward_tokens(images(64, 64))
     assert model.patches(tokens) is tokens and tokens.shape[1] == grid[0] * grid[1], 'no class token among the patches'
@@ -23,7 +23,7 @@ def test_class_attention_reads_the_patches_and_leaves_them():
     torch.testing.assert_close(model.class_token(tokens.flip(1)), token, rtol=1e-4, atol=1e-5)
 
 
-def test_the_old_name_builds_it_with_the_old_argument():
+def test_deprecated_name_and_argument():
     with pytest.warns(DeprecationWarning, match='ScaledCaiT is deprecated .*use CaiT'):
         model = MODELS.build(dict(type='ScaledCaiT', remedies=('feat_scale',), **SMALL))
     assert type(model) is fcvit_mm.CaiT

@@ -12,7 +12,7 @@ NAMES = [name for name, network in NETWORKS.items() if hasattr(network.type, 'st
 
 
 def make_local(name, **options):
-    """Build a network without what looks at a complete map, which has other positions where it is dilated."""
+    """Build a network without its operations on complete maps, whose results change with the number of positions."""
     model = disturbed(build(NETWORKS[name], **options))
     for module_name, module in list(model.named_modules()):
         if isinstance(module, (GroupNorm1, GlobalContext)) or type(module).__name__ == 'FeatScale':
@@ -25,7 +25,7 @@ def make_local(name, **options):
 @pytest.mark.parametrize('size', [(64, 64), (70, 45)])
 @pytest.mark.parametrize('name', [name for name in NAMES if name != 'dynamic_dwnet'])
 @torch.no_grad()
-def test_positions_of_the_undilated_network_have_its_values(name, output_stride, size):
+def test_dilated_outputs_agree_at_undilated_positions(name, output_stride, size):
     model, dilated = make_local(name).double(), make_local(name, output_stride=output_stride).double()
     dilated.load_state_dict(model.state_dict())
     x = images(*size).double()
@@ -46,6 +46,6 @@ def test_trains_and_loads(name):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_other_strides_are_refused():
+def test_invalid_output_stride_is_refused():
     with pytest.raises(ValueError, match=r'output_stride is 7, expected one of \(4, 8, 16, 32\)'):
         build(NETWORKS['fcvit'], output_stride=7)

@@ -1,4 +1,4 @@
-"""What is DWNet's own: numbers of the published implementation, kinds of kernels, padding, options."""
+"""DWNet only: values of the published implementation, kinds of kernels, padding, options."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def from_published(kind: str, dense: bool) -> fcvit_mm.DWNet:
 @pytest.mark.parametrize('ops', ['auto', 'reference'])
 @pytest.mark.parametrize('kind', DWNETS)
 @torch.no_grad()
-def test_logits_are_the_published_ones(kind, ops):
+def test_logits_agree_with_published(kind, ops):
     head = {key: value for key, value in published(kind, network='dwnet').items() if key.startswith('head.')}
     with use_ops(ops):
         (features,) = from_published(kind, dense=False)(image((1, 3, 224, 224), 5))
@@ -48,8 +48,8 @@ def test_logits_are_the_published_ones(kind, ops):
 
 @pytest.mark.parametrize('kind', ['static', 'dynamic'])
 @torch.no_grad()
-def test_features_are_the_published_ones(kind):
-    """Their sizes are no multiples of the window, so that the padding shows."""
+def test_features_agree_with_published(kind):
+    """The sizes of the maps are no multiples of the window, so they are padded."""
     expected = fixture(kind, 'dwnet')
     for i, output in enumerate(from_published(kind, dense=True)(image((1, 3, 90, 75), 6))):
         np.testing.assert_allclose(output, expected[f'xd_f{i}'], rtol=0, atol=1e-5)
@@ -67,7 +67,7 @@ def test_features_are_the_published_ones(kind):
     ],
 )
 def test_variant_has_the_published_size(arch, dynamic, parameters):
-    """The last is the only one that is not published: counted by the same rules."""
+    """Only the last number is not published; it is counted in the same way."""
     with torch.device('meta'):
         backbone = fcvit_mm.DWNet(arch, dynamic, **CLASSIFIER)
     assert count_parameters(backbone) + 1000 * backbone.out_channels[-1] + 1000 == parameters
@@ -75,7 +75,7 @@ def test_variant_has_the_published_size(arch, dynamic, parameters):
 
 @pytest.mark.parametrize('kind', DWNETS)
 @pytest.mark.parametrize('dense', [False, True])
-def test_published_names_there_and_back(kind, dense):
+def test_published_names_round_trip(kind, dense):
     if dense and kind == 'inhomogeneous':
         pytest.skip('no dense model of that kind is published')
     theirs = {key: value for key, value in published(kind, dense, 'dwnet').items() if not key.startswith('head.')}
@@ -117,7 +117,7 @@ def test_a_batch_of_one_cannot_train_homogeneous_kernels():
 
 
 @torch.no_grad()
-def test_the_padding_passes_through_the_first_norm():
+def test_input_is_padded_before_the_first_norm():
     torch.manual_seed(0)
     mixer = DWMixer(4, nn.Conv2d(4, 4, 7, padding=3, groups=4), window=7).eval()
     nn.init.ones_(mixer.norm1.bias)
@@ -130,7 +130,7 @@ def test_the_padding_passes_through_the_first_norm():
 
 
 @torch.no_grad()
-def test_patch_merging_goes_down_the_columns():
+def test_patch_merging_is_column_major():
     merging = PatchMerging(1, 4)
     merging.norm = nn.Identity()
     merging.reduction.weight.copy_(torch.eye(4))
@@ -175,7 +175,7 @@ def test_position_embedding_of_another_size_is_resized(shape, tmp_path):
     torch.testing.assert_close(model.stem.pos_embed.detach(), torch.full((1, 8, 4, 4), 3.0))
 
 
-def test_a_classifiers_norm_is_not_taken_for_that_of_a_dense_model(tmp_path):
+def test_classifier_norm_is_not_loaded_into_a_dense_model(tmp_path):
     torch.save({'model': published('static', network='dwnet')}, tmp_path / 'a.pth')
     model = fcvit_mm.DWNet(**dwnet_arguments('static'))
     load_pretrained(model, str(tmp_path / 'a.pth'))
@@ -188,7 +188,7 @@ def test_a_classifiers_norm_is_not_taken_for_that_of_a_dense_model(tmp_path):
     assert not classifier.norm3.weight.eq(1).any()
 
 
-def test_static_and_dynamic_weights_are_not_mixed_up(tmp_path):
+def test_static_weights_in_a_dynamic_network_are_refused(tmp_path):
     torch.save({'model': published('static', network='dwnet')}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=r'\(static\), the backbone is DWNet .*\(homogeneous\)'):
         load_pretrained(fcvit_mm.DWNet(**dwnet_arguments('dynamic')), str(tmp_path / 'a.pth'))

@@ -1,4 +1,4 @@
-"""The same questions to every network, one small instance each: the rows of ``NETWORKS`` in ``tests/networks.py``."""
+"""Common tests of all networks, one small instance each: the rows of ``NETWORKS`` in ``tests/networks.py``."""
 
 import copy
 import pickle
@@ -44,7 +44,7 @@ def test_gives_a_pyramid_and_gradients(network, size):
 
 
 @torch.no_grad()
-def test_definitions_of_the_operations_give_the_same(network):
+def test_reference_operations_agree(network):
     model = build(network).eval()
     expected = model(images(50, 70))
     with use_ops('reference'):
@@ -52,7 +52,7 @@ def test_definitions_of_the_operations_give_the_same(network):
 
 
 @torch.no_grad()
-def test_outputs_stay_when_optimized_for_inference(network):
+def test_optimized_outputs_agree(network):
     model = disturbed(build(network))
     optimized = fcvit_mm.optimize_for_inference(model, images(64, 64))
     inside = [module for name, module in optimized.named_modules() if not name.startswith('norm')]
@@ -84,8 +84,8 @@ def test_weights_survive_a_round_trip(network):
 
 
 @pytest.mark.parametrize('form', ['dense', 'classifier'])
-def test_a_published_file_loads(network, form, tmp_path):
-    """Directly, and converted by tools/convert_checkpoint.py's function; without published names, one of its own."""
+def test_published_checkpoint_loads(network, form, tmp_path):
+    """Directly and converted; for a network without published names, a checkpoint with its own names."""
     options = {} if form == 'dense' else network.classifier
     model = build(network, **options)
     for value in [*model.parameters(), *model.buffers()]:
@@ -104,7 +104,7 @@ def test_a_published_file_loads(network, form, tmp_path):
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in twin.state_dict().items()), file
 
 
-def test_another_networks_file_is_an_error(network, tmp_path):
+def test_checkpoint_of_another_network_is_refused(network, tmp_path):
     other = next(row for row in NETWORKS.values() if row.type is not network.type)
     torch.save(publish(build(other)), tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=f'is a {other.type.__name__}, the backbone is a {network.type.__name__}'):
@@ -132,7 +132,7 @@ def test_out_indices(network, form):
     assert [x.shape[1] for x in model(images(64, 64))] == list(model.out_channels)
 
 
-def test_what_no_output_needs_is_not_built(network):
+def test_unused_stages_are_not_built(network):
     model = build(network, out_indices=(0, 1))
     loss_of(model(images(64, 64))).backward()
     assert_all_grads(model)
@@ -151,14 +151,14 @@ def test_an_empty_batch(network):
 
 
 @torch.no_grad()
-def test_images_of_a_batch_do_not_mix(network):
+def test_images_of_a_batch_are_independent(network):
     model = build(network).eval()
     x = images(50, 70, batch=3)
     assert_same(model(x[1:2]), [output[1:2] for output in model(x)])
 
 
 @torch.no_grad()
-def test_channels_last_gives_the_same(network):
+def test_channels_last_outputs_agree(network):
     model = build(network).eval()
     x = images(50, 70)
     expected = model(x)
@@ -187,7 +187,7 @@ def test_autocast_trains_without_nan(network, dtype, scale):
 
 
 @torch.no_grad()
-def test_bfloat16_weights_give_nearly_the_same(network):
+def test_bfloat16_outputs_agree(network):
     model = build(network).eval()
     expected = model(images(64, 64))
     for actual, value in zip(model.bfloat16()(images(64, 64).bfloat16()), expected):
@@ -332,15 +332,15 @@ def test_bad_input(network, x, error, words):
 
 
 @torch.no_grad()
-def test_a_trace_takes_any_size(network):
+def test_traced_network_accepts_any_size(network):
     model = build(network).eval()
     traced = torch.jit.trace(model, images(64, 48), check_trace=False)
     for x in (images(41, 70), images(96, 33, batch=1)):
         assert_same(traced(x), model(x), atol=1e-4)
 
 
-def test_timms_features_are_those_of_the_stages(network):
-    """Trained through timm's interface, and in the layout that the images have."""
+def test_timm_features_have_the_stages_channels_and_strides(network):
+    """In training mode, and in the layout of the images."""
     timm = pytest.importorskip('fcvit_mm.timm')
     backbone = build(network, **network.classifier)
     kind = timm.TokenClassifier if isinstance(backbone, TokenTransformer) else timm.Classifier

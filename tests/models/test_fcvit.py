@@ -70,7 +70,7 @@ def test_every_option_survives_a_round_trip(options):
                 assert torch.equal(a, b)
 
 
-def test_options_change_what_they_name():
+def test_options_add_or_remove_their_parameters():
     def names(**options):
         return {name for name, _ in micro(**options).named_parameters()}
 
@@ -87,7 +87,7 @@ def test_options_change_what_they_name():
     assert weight.shape[-2:] == (7, 7)
 
 
-def test_roi_align_takes_the_right_values():
+def test_roi_align_agrees_with_that_of_a_contiguous_copy():
     ops = pytest.importorskip('mmcv.ops')
     features = micro(out_indices=0)(torch.randn(1, 3, 64, 64))[0].detach()
     boxes = torch.tensor([[0.0, 4.0, 4.0, 40.0, 32.0]])
@@ -111,13 +111,13 @@ def test_similarity_is_computed_in_float32(dtype):
     torch.testing.assert_close(similarity.std((1, 2, 3)), torch.ones(2), atol=1e-3, rtol=0)
 
 
-def test_a_single_value_is_its_own_mean():
-    """One head at one position has no deviation."""
+def test_single_value_similarity_is_finite():
+    """The standard deviation of one head at one position is undefined."""
     assert all(x.isfinite().all() for x in micro(arch=dict(MICRO, num_heads=1)).eval()(torch.randn(1, 3, 1, 1)))
 
 
 @torch.no_grad()
-def test_global_context_is_the_formula_of_the_paper():
+def test_global_context_agrees_with_the_paper():
     """Written out image by image, head by head and position by position."""
     torch.manual_seed(0)
     context = GlobalContext(16, 4).double()
@@ -165,7 +165,7 @@ def test_initial_weights():
     assert all(not bias.any() for name, bias in model.named_parameters() if name.endswith('.bias'))
 
 
-def test_the_argument_arch_is_left_alone():
+def test_arch_argument_is_not_modified():
     arch = copy.deepcopy(MICRO)
     micro(arch=arch)
     assert arch == MICRO
@@ -213,8 +213,8 @@ def test_bad_options(options, error, words):
 
 
 @torch.no_grad()
-def test_the_mixer_adds_the_shortcut_only_where_nobody_can_tell():
-    """The optimized channel mixer's operation adds the map itself; hooks and replaced parts still see all."""
+def test_mixer_adds_the_shortcut_only_in_unmodified_blocks():
+    """In an optimized block the channel mixer adds the shortcut, unless it or the drop path is hooked or replaced."""
     torch.manual_seed(0)
     model = fcvit_mm.optimize_for_inference(micro().eval())
     block = model.stages[0].blocks[0]

@@ -1,4 +1,4 @@
-"""FCViT's published names and ours, there and back."""
+"""FCViT's published names converted to ours, and back."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ NAMES = fcvit_mm.FCViT.published_names
 @pytest.mark.parametrize('dense', [False, True])
 @pytest.mark.parametrize('option', OPTIONS)
 def test_round_trip(option, dense):
-    """Every published name has one of ours, which the network has, and which leads back to it."""
+    """Each published name is converted to a name of the network, and back."""
     theirs = {key: value for key, value in published(option, dense).items() if not key.startswith('head.')}
     ours = {NAMES.to_ours(key): value for key, value in theirs.items()}
     out_indices = (0, 1, 2, 3) if dense else (3,)

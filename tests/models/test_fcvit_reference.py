@@ -1,4 +1,4 @@
-"""FCViT against numbers of the published implementation, through the published names."""
+"""FCViT compared with values of the published implementation, loaded by the published names."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_as_many_parameters_as_published(option):
 
 
 def test_gradients():
-    """Norm and first element of every gradient; the norms reach 20, in which 1e-5 is still met."""
+    """The norm and the first element of every gradient agree to 1e-5; the norms are up to 20."""
     expected = fixture('grads')
     model = classifier('default').train()
     logits = model(images()['x'])

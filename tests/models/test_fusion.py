@@ -11,7 +11,7 @@ from fcvit_mm.models.stages import PatchEmbed
 
 
 @torch.no_grad()
-def test_fused_into_the_convolution_before_and_the_layer_behind():
+def test_batch_norms_are_fused_into_adjacent_layers():
     torch.manual_seed(0)
     x = torch.randn(2, 5, 6, 6)
     embed = disturbed(PatchEmbed(5, 7, 3, 2))
@@ -36,7 +36,7 @@ def test_scales_are_fused_into_weights():
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_what_cannot_be_fused_stays_or_is_refused():
+def test_norms_that_cannot_be_fused_are_kept_or_refused():
     norm = nn.GroupNorm(1, 4)
     assert fuse_batch_norm_(Conv2d(4, 4, 1), norm) is norm
     assert fuse_batch_norm_before_(norm, Conv2d(4, 4, 1)) is norm

@@ -1,4 +1,4 @@
-"""What must hold for every network: finite in half precision, the same each time, the same whoever stands beside."""
+"""Properties of every network: finite in half precision, deterministic, independent of the other images."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def images(number=4, size=64, seed=1):
 
 
 def assert_close(found, expected, rtol):
-    """Agree to ``rtol`` of the largest value of each map."""
+    """Compare to ``rtol`` of the largest value of each map."""
     for one, other in zip(found, expected):
         torch.testing.assert_close(one, other, rtol=0, atol=rtol * other.abs().max().item())
 
@@ -41,8 +41,8 @@ def assert_same(found, expected):
 @every_network
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('autocast', [False, True])
-def test_ten_times_the_usual_activations_stay_finite(network, dtype, autocast):
-    """In the network's own dtype, and under autocast."""
+def test_large_inputs_stay_finite_in_half_precision(network, dtype, autocast):
+    """With weights in half precision, and under autocast."""
     model = build(network).eval()
     if dtype == torch.float16 and tuple(map(int, torch.__version__.split('.')[:2])) < (2, 4):
         pytest.skip('float16 on CPUs came with torch 2.4')
@@ -69,7 +69,7 @@ def train(network):
 
 
 @every_network
-def test_the_same_seed_gives_the_same_bits(network):
+def test_training_with_a_seed_is_deterministic(network):
     first, second = train(network), train(network)
     assert_same(first, second)
 
@@ -99,7 +99,7 @@ def test_training_and_evaluation_agree(network):
 
 
 @every_network
-def test_order_of_the_batch(network):
+def test_order_of_the_batch_does_not_matter(network):
     model, x = build(network).eval(), images()
     order = torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
@@ -107,8 +107,8 @@ def test_order_of_the_batch(network):
 
 
 @every_network
-def test_an_image_does_not_depend_on_its_neighbours(network):
-    """Nor on how many they are. Convolutions take other paths for other sizes of a batch: hence the tolerance."""
+def test_outputs_do_not_depend_on_other_images(network):
+    """Nor on their number. Convolutions use other algorithms for other batch sizes, hence the tolerance."""
     model, x = build(network).eval(), images()
     with torch.no_grad():
         expected = [output[:1] for output in model(x)]

@@ -24,14 +24,14 @@ from fcvit_mm.ops import conv, native, use_ops
     'options', [dict(groups=6, padding=1), dict(padding=1), dict(stride=2), dict(groups=2)], ids=str
 )
 @torch.no_grad()
-def test_convolution_is_torchs(options):
+def test_convolution_agrees_with_torch(options):
     torch.manual_seed(0)
     conv, x = Conv2d(6, 6, 3, **options), torch.randn(2, 6, 9, 7)
     torch.testing.assert_close(conv(x), nn.Conv2d.forward(conv, x), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_norms_and_linear_layers_work_on_channels():
+def test_norms_agree_with_their_formulas():
     torch.manual_seed(0)
     x = torch.randn(2, 6, 4, 5)
     last = x.permute(0, 2, 3, 1)
@@ -75,8 +75,8 @@ def test_parameters_are_counted():
     assert layers.count_parameters(nn.BatchNorm2d(5).requires_grad_(False)) == 10
 
 
-def test_a_dropped_branch_is_scaled_in_the_precision_of_its_product():
-    """As under autocast, the branch in bfloat16, the layer scale in float32: 1 / 0.9 is not rounded to 1.11."""
+def test_drop_path_scales_in_float32_under_autocast():
+    """With a branch in bfloat16 and a layer scale in float32, 1 / 0.9 is not rounded to bfloat16."""
     drop_path = DropPath(0.1).train()
     x, branch = torch.zeros(64, 2, 1, 1), torch.ones(64, 2, 1, 1, dtype=torch.bfloat16)
     torch.manual_seed(0)
@@ -87,7 +87,7 @@ def test_a_dropped_branch_is_scaled_in_the_precision_of_its_product():
     assert set(out.unique().tolist()) == {0.0, torch.tensor(1.0).div(0.9).item()}
 
 
-def test_whoever_replaced_or_hooked_stochastic_depth_is_asked():
+def test_replaced_or_hooked_drop_path_is_called():
     x, branch = torch.zeros(2, 2, 1, 1), torch.ones(2, 2, 1, 1)
     hooked = DropPath(0.0)
     hooked.register_forward_hook(lambda module, args, output: 3 * output)
@@ -98,7 +98,7 @@ def test_whoever_replaced_or_hooked_stochastic_depth_is_asked():
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
 @pytest.mark.parametrize('bias', [True, False])
 def test_linear_layers_by_compiled_kernels(monkeypatch, bias):
-    """Any leading sizes and strides; the layer's own way in training, in other dtypes and where it is not faster."""
+    """Any leading sizes and strides; PyTorch's linear layer in training, in other dtypes and where it is faster."""
     calls = []
     pointwise = native.pointwise_conv2d
     monkeypatch.setattr(native, 'pointwise_conv2d', lambda *args: calls.append(args) or pointwise(*args))

@@ -1,4 +1,4 @@
-"""Networks that somebody modified: replaced, hooked, pruned, parametrised, adapted or transformed modules all count."""
+"""Modified networks: replaced, hooked, pruned, parametrized, adapted or transformed modules take effect."""
 
 import copy
 import re
@@ -43,8 +43,8 @@ def called_modules(model):
     return {name: module for name, module in model.named_modules() if not isinstance(module, UNCALLED)}
 
 
-def one_of_each_stage(model):
-    """Yield modules to be changed at once, name -> module: those of one name, for nothing is computed across stages."""
+def same_modules_of_all_stages(model):
+    """Yield groups of modules, name -> module: those of the same name in all stages, which can be changed together."""
     groups = {}
     for name, module in called_modules(model).items():
         groups.setdefault(re.sub(r'^(stages\.|norm)\d', r'\1*', name), {})[name] = module
@@ -55,7 +55,7 @@ def one_of_each_stage(model):
 def test_every_hook_fires(name, classifier):
     model = make(name, **(NETWORKS[name].classifier if classifier else {}))
     x, missed = images(8, 8, batch=1), []
-    for modules in one_of_each_stage(model):
+    for modules in same_modules_of_all_stages(model):
         fired, handles = {module_name: set() for module_name in modules}, []
         for module_name, module in modules.items():
             seen = fired[module_name]
@@ -69,10 +69,10 @@ def test_every_hook_fires(name, classifier):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_every_backward_hook_and_every_forward_of_an_instance_counts(name):
+def test_backward_hooks_and_replaced_forwards_are_called(name):
     model, missed = make(name), []
     x = images(8, 8, batch=1).requires_grad_()
-    for modules in one_of_each_stage(model):
+    for modules in same_modules_of_all_stages(model):
         fired = {module_name: [] for module_name in modules}
         for module_name, module in modules.items():
             seen = fired[module_name]
@@ -101,7 +101,7 @@ def test_global_hooks_see_every_module(name):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_every_replaced_activation_and_softmax_counts(name):
+def test_replaced_activations_and_softmax_take_effect(name):
     model, x = make(name), images(16, 16, batch=1)
     before = outputs(model, x)
     for module_name, module in list(model.named_modules()):
@@ -115,7 +115,7 @@ def test_every_replaced_activation_and_softmax_counts(name):
             setattr(model.get_submodule(parent), leaf, module)
 
 
-def test_replaced_gelus_are_those_of_the_definition():
+def test_gelus_set_to_tanh_take_effect():
     model = make('fcvit')
     for module in model.modules():
         if isinstance(module, nn.GELU):
@@ -140,7 +140,7 @@ def test_dropouts_replaced_by_identities(name):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_a_dropout_made_active_drops(name):
+def test_dropouts_in_training_mode_take_effect(name):
     model = make(name)
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     expected = outputs(model, images(16, 24))
@@ -151,7 +151,7 @@ def test_a_dropout_made_active_drops(name):
         dropout.eval()
 
 
-def test_convolutions_dilated_or_padded_otherwise():
+def test_changed_dilation_padding_and_stride_take_effect():
     x = torch.randn(2, 6, 12, 9)
     for change in (
         dict(dilation=(2, 2), padding=(2, 2)),
@@ -278,7 +278,7 @@ def hooked_norms(model):
 
 
 def tied(model):
-    """One block's layers in the next one's place, too, and weights that two convolutions share."""
+    """Use the layers of one block in the next block too, or share a weight between two convolutions."""
     for stage in model.stages:
         blocks = stage.blocks
         if len(blocks) > 1 and hasattr(blocks[0], 'channel_mixer'):
@@ -313,7 +313,7 @@ CHANGES = [
 
 @pytest.mark.parametrize('change', CHANGES, ids=lambda change: change.__name__)
 @pytest.mark.parametrize('name', [*CONVOLUTIONAL, 'swin'])
-def test_optimized_as_it_was_modified(name, change):
+def test_optimized_modified_networks_agree(name, change):
     model, x = make(name), images(16, 24)
     change(model)
     outputs(model.train(), x)  # power iterations of spectral norms
@@ -354,7 +354,7 @@ def test_gradients_per_sample(name):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_forward_mode(name):
+def test_forward_mode_derivatives(name):
     model = make(name).double()
     x, direction = images(16, 24).double(), torch.randn(2, 3, 16, 24, dtype=torch.double)
     _, tangents = torch.func.jvp(lambda x: tuple(model(x)), (x,), (direction,))

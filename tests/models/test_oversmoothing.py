@@ -1,4 +1,4 @@
-"""AttnScale and FeatScale are the formulas of the paper; tables of positions."""
+"""AttnScale and FeatScale agree with the formulas of the paper; tables of positions."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from fcvit_mm.models.oversmoothing import (
 )
 
 
-def test_attn_scale_is_the_definition_on_the_matrix():
+def test_attn_scale_agrees_with_the_explicit_matrix():
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, 7, 4, dtype=torch.double, requires_grad=True) for _ in range(3))
     lamb = torch.randn(3, dtype=torch.double, requires_grad=True)
@@ -32,14 +32,14 @@ def test_attn_scale_is_the_definition_on_the_matrix():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_keeps_a_small_lamb(dtype):
+def test_small_lamb_takes_effect_in_half_precision(dtype):
     attended, values = torch.randn(2, 1, 2, 5, 4).to(dtype)
     lamb = torch.full((2,), 1e-3)
     difference = attn_scale(attended, values, lamb) - attended
     assert difference.dtype == dtype and difference.any()
 
 
-def test_head_mixing_is_the_definition_on_the_matrix():
+def test_head_mixing_agrees_with_the_explicit_matrix():
     torch.manual_seed(0)
     mixing = stirred(AttnScaleHeadMixing(3)).double()
     attention = torch.randn(2, 5, 5, 3, dtype=torch.double).softmax(2)
@@ -50,7 +50,7 @@ def test_head_mixing_is_the_definition_on_the_matrix():
 
 @pytest.mark.parametrize('shape', [(2, 6, 4), (2, 2, 3, 4)], ids=str)
 @pytest.mark.parametrize('factor', [1, 2])
-def test_feat_scale_is_the_definition(shape, factor):
+def test_feat_scale_agrees_with_the_formula(shape, factor):
     y = torch.randn(shape, dtype=torch.double)
     layer = FeatScale(4, factor).double()
     torch.testing.assert_close(layer(y), y)
@@ -71,7 +71,7 @@ def test_methods_are_checked():
         check_methods(['attnscale'])
 
 
-def test_resampling_leaves_what_fits_alone():
+def test_tables_are_resampled_only_to_other_sizes():
     table = torch.randn(1, 17, 3)
     assert resample_table(table, (4, 4), (4, 4)) is table
     constant = torch.ones(1, 17, 3).index_fill(1, torch.tensor([0]), 5)

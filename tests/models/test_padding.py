@@ -16,7 +16,7 @@ def test_padding_to_a_multiple(side, divisor, expected):
     assert torch.equal(padded[:, :, :side], x)
 
 
-def test_a_dilated_convolution_is_an_undilated_one_of_the_phases():
+def test_dilated_convolution_by_space_to_batch():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 4, 6, 9), torch.randn(4, 1, 3, 3)
     expected = F.conv2d(x, weight, padding=3, dilation=3, groups=4)
@@ -24,7 +24,7 @@ def test_a_dilated_convolution_is_an_undilated_one_of_the_phases():
     torch.testing.assert_close(batch_to_space(phases, 3), expected)
 
 
-def test_phases():
+def test_space_to_batch_round_trip():
     x = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
     phases = space_to_batch(x, 2)
     assert phases.shape == (8, 3, 2, 3) and torch.equal(phases[5], x[1, :, 0::2, 1::2])

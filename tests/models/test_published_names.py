@@ -10,20 +10,20 @@ import fcvit_mm
 from fcvit_mm.models.published_names import PublishedNames, Row, is_like, output_norms, renamer
 
 
-def test_star_is_one_part():
+def test_star_matches_one_part():
     assert is_like('a.b.c', ('a.*.c',))
     assert not is_like('a.b.b.c', ('a.*.c',))
     assert not is_like('a..c', ('a.*.c',))
     assert not is_like('a.b.c', ())
 
 
-def test_stars_are_put_in_in_their_order():
+def test_stars_are_filled_in_order():
     rename = renamer([('network.*.*.norm', 'stages.*.blocks.*.norm1')])
     assert rename('network.2.11.norm') == 'stages.2.blocks.11.norm1'
     assert rename('network.2.norm') is None
 
 
-def test_the_most_specific_pattern_is_taken_whatever_the_order():
+def test_most_specific_pattern_wins_in_any_order():
     pairs = [('a.*.*', 'general.*.*'), ('a.*.lamb', 'lamb.*'), ('*.*.*', 'any.*.*.*')]
     for order in (pairs, pairs[::-1]):
         assert renamer(order)('a.1.lamb') == 'lamb.1'

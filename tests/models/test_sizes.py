@@ -45,7 +45,7 @@ def models():
 
 
 def assert_maps(model, outputs, x):
-    """Of the right number, shapes and layout, and finite."""
+    """Check the number, the shapes and the layout of the maps, and that they are finite."""
     assert len(outputs) == len(model.out_channels)
     for output, channels, stride in zip(outputs, model.out_channels, model.out_strides):
         assert output.shape == (len(x), channels, -(-x.shape[2] // stride), -(-x.shape[3] // stride))
@@ -91,7 +91,7 @@ def test_a_batch_of_64(models, name):
 @pytest.mark.parametrize('name, size', LARGE, ids=str)
 @torch.no_grad()
 def test_large_images(models, name, size):
-    """Optimized alone in the suite, for the time that it takes; all forms in the long version."""
+    """Only the optimized network, to save time; with LONG_SIZES=1 both networks in both layouts."""
     model, optimized = models(name)
     x = images(*size, batch=1)
     expected = optimized(x)
@@ -113,7 +113,7 @@ def test_one_row_of_many_pixels(models, name):
 
 
 def peak_of(model, x):
-    """Bytes at the peak of a forward pass."""
+    """Return the peak memory of a forward pass in bytes."""
     from measure import peak_growth
 
     with torch.no_grad():
@@ -134,9 +134,9 @@ BOUNDS = [
 
 
 def peaks(benchmark_path):
-    """For each of ``BOUNDS`` the peak of the optimized network, the same by PyTorch's own kernels, and without slices.
+    """Return, for each of ``BOUNDS``, the peak of the optimized network, with PyTorch's kernels, and without slices.
 
-    In a process of its own. What is chosen by measurement is chosen by time alone.
+    Run in a separate process. No implementation is chosen by measurement, which would consider time alone.
     """
     sys.path.insert(0, benchmark_path)
     torch.set_num_threads(1)
@@ -156,7 +156,7 @@ def peaks(benchmark_path):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='memory of a process is measured with glibc')
 def test_memory_is_bounded(monkeypatch):
-    """As docs/reliability.md says; and the bound is one that whole maps would break."""
+    """The bounds of docs/reliability.md hold; without slices they would be exceeded."""
     monkeypatch.syspath_prepend(str(BENCHMARK))
     # The process finds the function by its module's name alone: model_index installs a package called tests.
     monkeypatch.syspath_prepend(str(Path(__file__).parent))

@@ -17,7 +17,7 @@ def test_stochastic_depth_grows_linearly():
     assert drop_path_rates(0.3, (1,)) == [[0]]
 
 
-def test_a_recomputed_stage_counts_a_batch_once():
+def test_checkpointed_stage_updates_statistics_once():
     def run(with_cp):
         torch.manual_seed(0)
         stage = Stage(nn.Identity(), [nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))], with_cp).train()

@@ -1,4 +1,4 @@
-"""Swin's own: timm's numbers, tables of windows, the deprecated name."""
+"""Swin only: agreement with timm, tables of windows, the deprecated name."""
 
 import fcvit_mm.models.scaled
 import pytest
@@ -15,8 +15,8 @@ SMALL = dict(arch=NETWORKS['swin'].arguments['arch'])
 
 
 @torch.no_grad()
-def test_the_unmodified_swin_is_timms():
-    """Its last map is one window, which is not shifted."""
+def test_unmodified_swin_agrees_with_timm():
+    """The last map is one window, which is not shifted."""
     import timm
 
     arch = dict(depths=(2, 2, 2, 2), channels=(8, 16, 32, 64), num_heads=(2, 2, 4, 4))
@@ -33,8 +33,8 @@ def test_the_unmodified_swin_is_timms():
     torch.testing.assert_close(model(x)[0].mean((2, 3)), theirs(x), rtol=1e-4, atol=1e-5)
 
 
-def test_files_of_timm_load(tmp_path):
-    """In them a layer begins with the patch merging that ends the layer before in published files."""
+def test_timm_checkpoints_load(tmp_path):
+    """timm puts the patch merging at the start of a layer, published files at the end of the layer before."""
     import timm
 
     arch = dict(depths=(2, 2, 2, 2), channels=(8, 16, 32, 64), num_heads=(2, 2, 4, 4))
@@ -59,7 +59,7 @@ def test_bias_tables_of_a_checkpoint_are_resized():
     torch.testing.assert_close(found, expected.flatten(2)[0].T)
 
 
-def test_the_old_name_builds_it_with_the_old_argument():
+def test_deprecated_name_and_argument():
     with pytest.warns(DeprecationWarning, match='ScaledSwin is deprecated .*use Swin'):
         model = MODELS.build(dict(type='ScaledSwin', remedies=('feat_scale',), **SMALL))
     assert type(model) is fcvit_mm.Swin

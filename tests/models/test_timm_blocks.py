@@ -10,7 +10,7 @@ from fcvit_mm.models.timm_blocks import AttnScaleSelfAttention, AttnScaleWindowA
 
 
 @pytest.mark.parametrize('masked', [False, True])
-def test_window_attention_is_the_definition_on_the_matrix(masked):
+def test_window_attention_agrees_with_the_explicit_matrix(masked):
     torch.manual_seed(0)
     layer = stirred(AttnScaleWindowAttention(8, 2, 3, ('attn_scale',))).double()
     x = torch.randn(8, 9, 8, dtype=torch.double)
@@ -25,7 +25,7 @@ def test_window_attention_is_the_definition_on_the_matrix(masked):
 
 @torch.no_grad()
 @pytest.mark.parametrize('make', [lambda: AttnScaleSelfAttention(8, 2, ('attn_scale',)), lambda: TalkingHeads(8, 2)])
-def test_the_matrix_that_analyses_read_is_the_one_applied(make):
+def test_attention_matrix_is_the_one_applied(make):
     torch.manual_seed(0)
     layer = stirred(make()).eval()
     x = torch.randn(2, 9, 8)
@@ -34,7 +34,7 @@ def test_the_matrix_that_analyses_read_is_the_one_applied(make):
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_shift_mask_parts_what_came_around():
+def test_shift_mask_separates_wrapped_rows():
     size, window, shift = (6, 9), (3, 3), (1, 0)
     mask = shift_mask(size, window, shift, torch.zeros(1))
     rows = torch.arange(6).roll(-1)[:, None].expand(6, 9)  # where each row of the rolled map was
@@ -44,8 +44,8 @@ def test_shift_mask_parts_what_came_around():
 
 
 @torch.no_grad()
-def test_padding_of_one_window_does_not_reach_the_next():
-    """Swin on a map that is no multiple of the window: what comes around in the roll is masked."""
+def test_shifted_windows_do_not_mix_opposite_edges():
+    """On a map that is no multiple of the window, the rows that the roll moves to the other edge are masked."""
     model = stirred(build(NETWORKS['swin'], methods=(), out_indices=0)).eval()
     x = torch.randn(1, 3, 72, 40)  # a map of 18x10, padded to 21x14
     changed = x.clone()
@@ -55,8 +55,8 @@ def test_padding_of_one_window_does_not_reach_the_next():
     torch.testing.assert_close(a[..., 14:, :], b[..., 14:, :], rtol=1e-4, atol=1e-5)
 
 
-def test_attention_in_slices_gives_the_same(monkeypatch):
-    """CaiT's, whose matrix is complete only where gradients are wanted."""
+def test_sliced_attention_agrees(monkeypatch):
+    """CaiT computes the complete attention matrix only if gradients are needed."""
     model, x = disturbed(build(NETWORKS['cait'])), images(40, 72)
     expected = [output.detach() for output in model(x)]
     for limit in (1, 1000):

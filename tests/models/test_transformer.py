@@ -1,4 +1,4 @@
-"""What ViT, CaiT and Swin are asked alike: published numbers, weights of unmodified networks, positions, options."""
+"""Common tests of ViT, CaiT and Swin: published values, weights of unmodified networks, positions, options."""
 
 import logging
 
@@ -46,7 +46,7 @@ def lambs(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize('method', ['attnscale', 'featscale'])
-def test_logits_are_the_published_ones(kind, method):
+def test_logits_agree_with_published(kind, method):
     expected = fixture(kind, method)
     weights = {
         key: value
@@ -68,7 +68,7 @@ def test_logits_are_the_published_ones(kind, method):
 @torch.no_grad()
 @pytest.mark.parametrize('methods', [METHODS[:1], METHODS[1:], METHODS[::-1]], ids=str)
 def test_starts_as_the_unmodified_network(kind, methods):
-    """Each method does nothing at zero, and something elsewhere."""
+    """Each method has no effect at zero, and an effect at other values."""
     options = dict(layer_scale_init_value=1.0) if kind == 'cait' else {}
     unmodified, model = stirred(micro(kind, (), **options)).eval(), micro(kind, methods, **options).eval()
     assert not lambs(unmodified)
@@ -99,7 +99,7 @@ def log_of(caplog, work):
 
 
 def save_unmodified(kind, path, **options):
-    """An unmodified network's file, as DeiT, CaiT and Swin release them."""
+    """Save weights of an unmodified network in the format of the releases of DeiT, CaiT and Swin."""
     model = stirred(classifier(kind, (), **options))
     weights = NETWORKS[kind].type.published_names.to_published(model.state_dict())
     width = model.out_channels[0]
@@ -112,7 +112,7 @@ def save_unmodified(kind, path, **options):
 
 
 @pytest.mark.parametrize('dense', [False, True])
-def test_unmodified_weights_are_a_start(kind, dense, tmp_path, caplog):
+def test_unmodified_weights_initialize_the_network(kind, dense, tmp_path, caplog):
     path = tmp_path / 'unmodified.pth'
     unmodified = save_unmodified(kind, path)
     arguments = transformer_arguments(kind)
@@ -146,7 +146,7 @@ def test_unmodified_weights_convert(kind, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['small_12', 'base_24'])
-def test_a_file_of_another_width_or_depth_is_an_error(name, tmp_path):
+def test_checkpoint_of_another_width_or_depth_is_refused(name, tmp_path):
     save_unmodified('vit', tmp_path / 'unmodified.pth')
     with torch.device('meta'):
         model = fcvit_mm.ViT(name)
@@ -172,7 +172,7 @@ def test_position_embeddings_of_a_checkpoint_are_resized(kind, extra, way, tmp_p
     torch.testing.assert_close(large.stem.pos_embed[0, :extra], given[0, :extra])
 
 
-def test_positions_of_no_square_cannot_be_resized():
+def test_non_square_position_embeddings_are_refused():
     with pytest.raises(ValueError) as caught:
         classifier('vit').load_state_dict(classifier('vit', img_size=(24, 48)).state_dict())
     for word in ('stem.pos_embed', '18 positions', 'expected 16', '4x4'):

@@ -1,4 +1,4 @@
-"""Rows of variants, and those that others register."""
+"""Rows of variants, and variants that other packages register."""
 
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def fixture_own_rows():
 
 
 @pytest.mark.parametrize('name', VARIANTS)
-def test_row(name):
-    """It builds a classifier's backbone of the size that it states."""
+def test_row_agrees_with_its_network(name):
+    """Each row builds a classifier's backbone with the stated number of parameters."""
     row = VARIANTS[name]
     if row.network.__name__ in ('ViT', 'CaiT', 'Swin'):
         pytest.importorskip('timm')
@@ -48,8 +48,8 @@ def test_row(name):
 
 
 @pytest.mark.parametrize('name', [name for name in VARIANTS if VARIANTS[name].config is not None])
-def test_config_of_a_row(name):
-    """The config of a row is of the same network."""
+def test_row_agrees_with_its_config(name):
+    """The config has the same network and options."""
     pytest.importorskip('mmpretrain')  # whose configs ours begin with
     row = VARIANTS[name]
     backbone = Config.fromfile(ROOT / row.config).model.backbone
@@ -86,7 +86,7 @@ def test_rows_cannot_be_changed():
         VARIANTS['fcvit_nano'] = ROW
 
 
-def test_a_row_is_registered_before_and_after_listening(own_rows):
+def test_listeners_get_earlier_and_later_variants(own_rows):
     heard = []
     register_variant(ROW)
     for_each_variant(lambda row: heard.append(row.name))
@@ -98,7 +98,7 @@ def test_a_row_is_registered_before_and_after_listening(own_rows):
     assert len(heard) == before
 
 
-def test_a_name_is_taken_once(own_rows):
+def test_duplicate_variant_name_is_refused(own_rows):
     register_variant(ROW)
     with pytest.raises(
         UserError, match="variant name 'fcvit_nano' of DWNet is already used by FCViT: register it under"

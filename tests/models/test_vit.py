@@ -1,4 +1,4 @@
-"""ViT's own: published sizes, timm's numbers, the deprecated name."""
+"""ViT only: published sizes, agreement with timm, the deprecated name."""
 
 import fcvit_mm.models.scaled
 import pytest
@@ -17,15 +17,15 @@ SMALL = dict(arch=NETWORKS['vit'].arguments['arch'])
 
 
 @pytest.mark.parametrize('method, expected', [('attn_scale', 22_050_736), ('feat_scale', 22_059_880)])
-def test_parameters_are_the_published_ones(method, expected):
+def test_number_of_parameters_agrees_with_published(method, expected):
     with torch.device('meta'):
         backbone = fcvit_mm.ViT('small_12', (method,), out_type='cls_token')
         assert count_parameters(backbone) + count_parameters(nn.Linear(384, 1000)) == expected
 
 
 @torch.no_grad()
-def test_the_unmodified_network_is_timms():
-    """The network with its own attention and its own names gives the same."""
+def test_unmodified_network_agrees_with_timm():
+    """timm's network with the same weights, under their published names, has the same output."""
     import timm
 
     model = fcvit_mm.ViT(**transformer_arguments('vit'), methods=()).eval()
@@ -37,7 +37,7 @@ def test_the_unmodified_network_is_timms():
     torch.testing.assert_close(model(x)[0], theirs(x), rtol=1e-4, atol=1e-5)
 
 
-def test_the_old_name_builds_it_with_the_old_argument():
+def test_deprecated_name_and_argument():
     with pytest.warns(DeprecationWarning, match='ScaledViT is deprecated .*use ViT'):
         model = MODELS.build(dict(type='ScaledViT', remedies=('feat_scale',), **SMALL))
     assert type(model) is fcvit_mm.ViT
