@@ -1,4 +1,4 @@
-"""The scaled residual; what all operations are asked is in test_implementations.py."""
+"""The scaled residual; the common tests of all operations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -25,6 +25,6 @@ def test_factors_of_channels_and_images():
         ((X, None, torch.ones(16)), r'keep has the shape \(16,\).*takes \(2,\)'),
     ],
 )
-def test_refuses_what_does_not_fit(args, message):
+def test_refuses_invalid_arguments(args, message):
     with pytest.raises(ValueError, match=message):
         add_scaled(X, *args)

@@ -1,4 +1,4 @@
-"""The bottleneck of a token mix; what all operations are asked is in test_implementations.py."""
+"""The bottleneck of a token mix; the common tests of all operations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ def test_is_two_convolutions_with_gelu():
     assert output.flatten().tolist() == pytest.approx([gelu * 0.7999213, (1 - gelu) * 0.5630274], rel=1e-4)
 
 
-def test_token_mix_computes_it_unless_modified():
-    """A hook, another activation or another layer is called; the output stays."""
+def test_token_mix_calls_hooked_and_replaced_layers():
+    """Hooks are called and do not change the output; a replaced activation takes effect."""
     torch.manual_seed(0)
     mix = TokenMix(16, 3, 4, None).eval()
     x = torch.randn(2, 16, 5, 6).contiguous(memory_format=torch.channels_last)
@@ -38,7 +38,7 @@ def test_token_mix_computes_it_unless_modified():
         torch.testing.assert_close(torch.nn.functional.gelu(mix(x)), expected)
 
 
-def test_refuses_what_does_not_fit():
+def test_refuses_invalid_arguments():
     x, *weights = cast(random_call(bottleneck, (2, 4, 4)), torch.float32)
     weights[3] = torch.ones(7)
     with pytest.raises(ValueError, match=r'bottleneck: fc2_bias has the shape \(7,\), but x of shape .* takes \(16,\)'):
@@ -47,7 +47,7 @@ def test_refuses_what_does_not_fit():
 
 @pytest.mark.parametrize('op, biases', [(bottleneck, (2, 4)), (channel_mixer, (2, 4, 6))])
 def test_biases_may_be_missing(op, biases):
-    """As of the convolutions that the definition is made of."""
+    """As in the convolutions of the reference implementation."""
     args = list(cast(random_call(op, (1, 5, 4)), torch.float32, 'channels_last'))
     for place in biases:
         args[place] = None

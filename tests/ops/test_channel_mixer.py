@@ -1,4 +1,4 @@
-"""The channel mixer in slices; what all operations are asked is in test_implementations.py."""
+"""The channel mixer in slices; the common tests of all operations are in test_implementations.py."""
 
 import importlib
 
@@ -14,7 +14,7 @@ module = importlib.import_module('fcvit_mm.ops.channel_mixer')
 sliced = next(row for row in channel_mixer.implementations if row.name == 'sliced')
 
 
-def test_slices_cover_channels_and_images_that_they_do_not_divide(small_machine):
+def test_slices_of_uneven_numbers_of_channels_and_images(small_machine):
     torch.manual_seed(0)
     x = torch.randn(5, 6, 8, 8)
     hidden = 50
@@ -41,7 +41,7 @@ def test_slices_cover_channels_and_images_that_they_do_not_divide(small_machine)
         ((64, 320, 14, 14), 1280),
     ],
 )
-def test_slices_stay_in_their_bound(shape, hidden):
+def test_slices_stay_below_the_size_limit(shape, hidden):
     slices = module.plan_slices(torch.empty(shape, device='meta'), hidden)
     size = slices.images * slices.channels * shape[2] * shape[3] * 4
     assert module.SLICE_BYTES / 4 < size <= module.SLICE_BYTES
@@ -93,7 +93,7 @@ def test_hooks_in_a_channel_mixer_are_called():
     assert calls == ['fc1', 'dwconv', 'fc2']
 
 
-def test_refuses_what_does_not_fit():
+def test_refuses_invalid_arguments():
     x, *weights = cast(random_call(channel_mixer, (2, 4, 4)), torch.float32)
     weights[4] = torch.ones(16, 32, 1, 1)
     with pytest.raises(
@@ -107,7 +107,7 @@ def test_refuses_what_does_not_fit():
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
 @pytest.mark.parametrize('grad', [False, True])
 def test_adds_a_shortcut(small_machine, dtype, layout, grad):
-    """Each row, values and gradients."""
+    """Values and gradients of each implementation."""
     x, *weights = cast(random_call(channel_mixer, (2, 5, 7)), dtype, layout)
     torch.manual_seed(1)
     shortcut = torch.randn(x.shape).to(x)

@@ -1,4 +1,4 @@
-"""Errors that name both sides of what does not fit together."""
+"""Errors that name both arguments of a mismatch."""
 
 import pytest
 import torch
@@ -36,12 +36,12 @@ X = torch.ones(2, 16, 4, 4)
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(x, others, error, message):
+def test_invalid_arguments_are_refused(x, others, error, message):
     with pytest.raises(error, match=message):
         check_arguments('mix', x, **others)
 
 
-def test_what_fits_is_accepted():
+def test_valid_arguments_are_accepted():
     check_arguments('mix', X, weight=(torch.ones(8), (8,)), bias=(None, (3,)))
     check_arguments('mix', X, any_dtype=True, weight=(torch.ones(8).double(), (8,)))
     with torch.autocast('cpu', torch.bfloat16):

@@ -26,7 +26,7 @@ def test_is_channels_last():
 
 @pytest.fixture
 def instructions(monkeypatch):
-    """Let PyTorch say which half-precision instructions this CPU has; None for a torch that cannot say."""
+    """Set which half-precision instructions PyTorch reports for this CPU; None: this torch cannot report it."""
 
     def set_to(bfloat16, float16):
         values = dict(_is_mkldnn_bf16_supported=bfloat16, _is_mkldnn_fp16_supported=float16)

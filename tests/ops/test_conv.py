@@ -1,4 +1,4 @@
-"""The convolution; what all operations are asked is in test_implementations.py."""
+"""The convolution; the common tests of all operations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_stride_padding_and_groups(stride, padding, groups):
         ((torch.ones(8, 16, 1, 1), None, 1, 0, 4), r'takes \(8, 4, 1, 1\)'),
     ],
 )
-def test_refuses_what_does_not_fit(args, message):
+def test_refuses_invalid_arguments(args, message):
     with pytest.raises(ValueError, match=message):
         conv2d(X, *args)
 
@@ -38,7 +38,7 @@ def test_refuses_what_does_not_fit(args, message):
 @pytest.mark.parametrize(
     'size, stride, padding, side', [(7, 4, 3, (33, 40)), (3, 2, 1, (15, 8)), (5, 4, 0, (21, 9)), (7, 4, (2, 2), (7, 5))]
 )
-def test_the_convolution_of_blocks_is_the_convolution(size, stride, padding, side):
+def test_convolution_of_blocks_agrees_with_torch(size, stride, padding, side):
     torch.manual_seed(0)
     x = torch.randn(2, 3, *side, dtype=torch.double, requires_grad=True)
     weight = torch.randn(4, 3, size, size, dtype=torch.double, requires_grad=True)
@@ -77,7 +77,7 @@ def test_copied_windows_of_a_large_weight(kernel, stride, padding, sides):
 
 
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels for this torch and processor')
-def test_windows_are_not_copied_where_it_does_not_pay_or_is_not_right():
+def test_windows_are_not_copied_if_slower_or_unsupported():
     x, weight = in_channels_last(1, 512, 14, 14), in_channels_last(512, 512, 3, 3)
     assert conv2d.choose(x, weight, None, 2, 1).name == 'windows'
     for other in (
@@ -95,7 +95,7 @@ def test_windows_are_not_copied_where_it_does_not_pay_or_is_not_right():
         conv2d(in_channels_last(1, 512, 1, 1), weight, None, 1, 0)
 
 
-def test_the_product_is_the_convolution_and_keeps_channels_last():
+def test_product_agrees_with_torch_and_keeps_channels_last():
     torch.manual_seed(0)
     x = torch.randn(2, 16, 3, 5).contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(8, 16, 1, 1), torch.randn(8)
@@ -123,8 +123,8 @@ def test_the_product_is_the_convolution_and_keeps_channels_last():
         ((2, 16, 8, 8), (8, 4, 1, 1), (1, 0, 4), 'reference'),
     ],
 )
-def test_what_runs_on_a_gpu(shape, kernel, settings, expected):
-    """Asked of tensors without values, which need no GPU."""
+def test_implementation_chosen_on_a_gpu(shape, kernel, settings, expected):
+    """Tested with fake tensors, which need no GPU."""
     x = torch.empty(shape, device='meta', dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     weight = torch.empty(kernel, device='meta', dtype=torch.bfloat16)
     with FakeTensorMode() as mode:

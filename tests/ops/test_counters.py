@@ -19,7 +19,7 @@ flop_counter = pytest.importorskip('torch.utils.flop_counter')
 @counts_flops
 @pytest.mark.parametrize('name', ['fcvit', 'dwnet'])
 @torch.no_grad()
-def test_flops_are_those_of_the_definition(name):
+def test_flops_agree_with_the_reference(name):
     model = build(NETWORKS[name]).eval()
 
     def count():
@@ -45,8 +45,8 @@ def test_a_formula_registered_later_reaches_the_counter():
         conditions._counted[:] = [pair for pair in conditions._counted if pair[0] is not operator]
 
 
-def test_the_counter_is_told_when_it_is_imported():
-    """And a network alone brings neither it nor Triton, 50 MiB that CPUs do not need."""
+def test_formulas_are_registered_when_the_counter_is_imported():
+    """A network alone imports neither the counter nor Triton, which takes 50 MiB that CPUs do not need."""
     code = """
 import importlib.util, sys
 import torch, fcvit_mm

@@ -1,4 +1,4 @@
-"""The depth-wise convolution; what all operations are asked is in test_implementations.py."""
+"""The depth-wise convolution; the common tests of all operations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_each_channel_has_its_own_kernel(size):
         (torch.ones(16, 1, 4, 4), 'kernel of 4x4, expected an odd size'),
     ],
 )
-def test_refuses_what_does_not_fit(weight, message):
+def test_refuses_invalid_arguments(weight, message):
     with pytest.raises(ValueError, match=message):
         depthwise_conv2d(X, weight)
 

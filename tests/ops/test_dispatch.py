@@ -1,4 +1,4 @@
-"""The rule that chooses an implementation, and the user's switch."""
+"""The choice of an implementation, and the modes."""
 
 import importlib.util
 
@@ -40,13 +40,13 @@ def test_an_operation_shows_its_table():
     assert _twice.__doc__ == 'Two times x.'
 
 
-def test_the_mode_comes_back_after_an_error():
+def test_mode_is_restored_after_an_error():
     with pytest.raises(RuntimeError), use_ops('reference'):
         raise RuntimeError
     assert _twice(torch.ones(1)).item() == 3
 
 
-def test_tracing_records_standard_operations_only():
+def test_traces_use_traceable_implementations_only():
     for x, factor in ((torch.ones(1), 2), (torch.ones(1, 1), 4)):
         traced = torch.jit.trace(lambda x: _twice(x), x, check_trace=False)
         assert traced(x).sum().item() == factor
@@ -77,7 +77,7 @@ def test_plain_is_a_deprecated_name_of_the_reference_mode():
 
 @pytest.fixture
 def mode_at_import(monkeypatch):
-    """Return the mode of the module imported once more, with a value in the environment."""
+    """Return a function that sets the environment variable, imports the module again and returns its mode."""
 
     def read(value):
         monkeypatch.setenv('FCVIT_MM_OPS', value)

@@ -1,4 +1,4 @@
-"""Depth-wise convolution and GELU; what all operations are asked is in test_implementations.py."""
+"""Depth-wise convolution and GELU; the common tests of all operations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -28,6 +28,6 @@ def test_is_gelu_of_the_convolution():
         (torch.ones(16, 1, 2, 2), ValueError, 'dwconv_gelu: weight has a kernel of 2x2, expected an odd size'),
     ],
 )
-def test_refuses_what_does_not_fit(weight, error, message):
+def test_refuses_invalid_arguments(weight, error, message):
     with pytest.raises(error, match=message):
         dwconv_gelu(X, weight)

@@ -1,4 +1,4 @@
-"""Convolutions whose kernels are computed from the input; what all operations are asked: test_implementations.py."""
+"""Convolutions with kernels computed from the input; common tests of all operations: test_implementations.py."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_equal_kernels_everywhere_make_an_ordinary_convolution():
 
 
 @pytest.mark.parametrize('needs', [(True, False), (False, True)])
-def test_only_the_gradients_that_are_asked_for(needs):
+def test_only_requested_gradients_are_computed(needs):
     arguments = [
         argument.detach().requires_grad_(needed) for argument, needed in zip(kernels_of_positions(2, 6, 8, 8), needs)
     ]
@@ -56,7 +56,7 @@ def test_only_the_gradients_that_are_asked_for(needs):
 
 
 def test_the_map_is_not_unfolded():
-    """What autograd keeps for the backward pass: the map and the kernels, nothing of 49 times the map."""
+    """Autograd saves the map and the kernels for the backward pass, and nothing of 49 times the size of the map."""
     x, weight = kernels_of_positions(1, 48, 16, 16, dtype=torch.float32)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
@@ -64,7 +64,7 @@ def test_the_map_is_not_unfolded():
     assert sum(saved) == x.numel() + weight.numel()
 
 
-def test_channels_last_stays_on_cpu():
+def test_channels_last_is_kept_on_cpu():
     x = maps(2, 6, 9, 9).contiguous(memory_format=torch.channels_last)
     assert dynamic_depthwise_conv2d(x, maps(2, 6, 7, 7)).is_contiguous(memory_format=torch.channels_last)
 
@@ -83,7 +83,7 @@ def test_channels_last_stays_on_cpu():
         (((4, 8, 8), (4, 8, 7, 7)), r'x has the shape \(4, 8, 8\), expected four dimensions \(B, C, H, W\)'),
     ],
 )
-def test_dynamic_refuses(shapes, message):
+def test_dynamic_refuses_invalid_shapes(shapes, message):
     with pytest.raises(ValueError, match=message):
         dynamic_depthwise_conv2d(*map(torch.zeros, shapes))
 
@@ -104,7 +104,7 @@ def test_dynamic_refuses(shapes, message):
         (((4, 8, 8), (1, 2, 49, 8, 8)), r'x has the shape \(4, 8, 8\), expected four dimensions'),
     ],
 )
-def test_inhomogeneous_refuses(shapes, message):
+def test_inhomogeneous_refuses_invalid_shapes(shapes, message):
     with pytest.raises(ValueError, match='inhomogeneous_depthwise_conv2d: .*' + message):
         inhomogeneous_depthwise_conv2d(*map(torch.zeros, shapes))
 
@@ -112,6 +112,6 @@ def test_inhomogeneous_refuses(shapes, message):
 @pytest.mark.parametrize(
     'operation, shape', [(dynamic_depthwise_conv2d, (1, 4, 3, 3)), (inhomogeneous_depthwise_conv2d, (1, 2, 9, 8, 8))]
 )
-def test_refuses_two_dtypes(operation, shape):
+def test_refuses_mixed_dtypes(operation, shape):
     with pytest.raises(TypeError, match=r'weight is torch\.float64, but x is torch\.float32: convert'):
         operation(torch.zeros(1, 4, 8, 8), torch.zeros(shape).double())

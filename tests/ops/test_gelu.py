@@ -1,4 +1,4 @@
-"""GELU in place; what all operations are asked is in test_implementations.py."""
+"""GELU in place; the common tests of all operations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from fcvit_mm.models.layers import Conv2d, activated
 from fcvit_mm.ops import gelu_
 
 
-def test_leaves_alone_what_autograd_needs():
+def test_does_not_overwrite_what_autograd_needs():
     x = torch.randn(1, 4, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
     before = x.detach().clone()
     gelu_(x).sum().backward()
@@ -24,8 +24,8 @@ def test_overwrites_a_map_in_channels_last_on_a_cpu():
     torch.testing.assert_close(x, expected)
 
 
-def test_a_hook_sees_what_the_convolution_gave():
-    """A feature extractor's tensor must not be overwritten by the GELU behind it."""
+def test_hooks_get_the_output_of_the_convolution():
+    """A tensor that a feature extractor holds must not be overwritten by the GELU after it."""
     conv = Conv2d(4, 4, 1)
     x = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
     seen = []
@@ -46,6 +46,6 @@ def test_a_hook_sees_what_the_convolution_gave():
         (torch.ones(16, 4, 4), ValueError, r'gelu_: x has the shape \(16, 4, 4\), expected four dimensions'),
     ],
 )
-def test_refuses_what_is_no_map(x, error, message):
+def test_refuses_invalid_arguments(x, error, message):
     with pytest.raises(error, match=message):
         gelu_(x)

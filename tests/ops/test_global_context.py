@@ -1,4 +1,4 @@
-"""The global context; what all operations are asked is in test_implementations.py."""
+"""The global context; the common tests of all operations are in test_implementations.py."""
 
 import os
 
@@ -46,7 +46,7 @@ def test_similarity_is_normalized_over_heads_and_positions():
     torch.testing.assert_close(similarity.std((1, 2, 3)), torch.ones(2))
 
 
-def test_a_lone_value_has_no_deviation():
+def test_similarity_of_a_single_value_is_near_zero():
     x = torch.randn(2, 8, 1, 1)
     assert normalized_similarity(x, channel_means(x), 1, 1e-5).abs().max() < 1e-1
 
@@ -84,7 +84,7 @@ def test_autocast_on_cpu():
         ),
     ],
 )
-def test_refuses_what_does_not_fit(args, message):
+def test_refuses_invalid_arguments(args, message):
     with pytest.raises(ValueError, match=message):
         add_global_context(X, *args, 1e-5)
 
@@ -93,8 +93,8 @@ def test_refuses_what_does_not_fit(args, message):
 @pytest.mark.parametrize('dynamic', [False, True])
 @pytest.mark.parametrize('heads', [1, 4])
 @pytest.mark.parametrize('size', [(2, 9, 8), (3, 1, 1)])
-def test_compiled_gradients_are_those_of_the_definition(size, heads, dynamic):
-    """Under a compiler the operation is one node, whose derivatives are formulas here."""
+def test_compiled_gradients_agree_with_the_reference(size, heads, dynamic):
+    """Compiled, the operation is one node with explicit formulas for its derivatives."""
     x, means, context, *_, eps = cast(random_call(add_global_context, size), torch.float64, 'channels_last')
     args = [x, means, context, heads, torch.randn(heads).double(), torch.randn(heads).double(), eps]
     leaves = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
@@ -126,7 +126,7 @@ def test_compiled_gradients_are_those_of_the_definition(size, heads, dynamic):
 
 
 class Compiled(torch.nn.Module):
-    """The operation between convolutions, as compilers meet it."""
+    """The operation after a convolution, as in a network."""
 
     def __init__(self):
         super().__init__()
@@ -141,7 +141,7 @@ class Compiled(torch.nn.Module):
 
 @pytest.mark.skipif(not os.environ.get('LONG_COMPILES'), reason='takes half a minute: LONG_COMPILES=1 does it')
 def test_training_compiles_once_for_all_sizes():
-    """With the definition Inductor compiles each size of image anew, of a whole network minutes long."""
+    """With the reference Inductor compiles again for each image size, which takes minutes for a network."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     module = Compiled()

@@ -1,4 +1,4 @@
-"""The norm over whole images; what all operations are asked is in test_implementations.py."""
+"""The norm over whole images; the common tests of all operations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -17,12 +17,12 @@ X = torch.ones(2, 16, 4, 4)
         ((None, torch.ones(16), 1e-5), 'bias without weight'),
     ],
 )
-def test_refuses_what_does_not_fit(args, message):
+def test_refuses_invalid_arguments(args, message):
     with pytest.raises(ValueError, match=message):
         group_norm(X, *args)
 
 
-def test_a_lone_value_is_refused_as_by_pytorch():
+def test_single_value_is_refused_as_by_pytorch():
     for layout in (torch.contiguous_format, torch.channels_last):
         with pytest.raises(ValueError, match='Expected more than 1 value per channel'):
             group_norm(torch.ones(1, 1, 1, 1).contiguous(memory_format=layout), None, None, 1e-5)

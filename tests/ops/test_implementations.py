@@ -1,4 +1,4 @@
-"""Every implementation of every operation is asked the same questions; see operations.py."""
+"""Common tests of every implementation of every operation; see operations.py."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_agrees_with_the_reference(small_machine, op, row, size):
 
 @pytest.mark.parametrize('op, row', ROWS)
 def test_applies_to_some_call(small_machine, op, row):
-    """No row is dead: a condition that is never met, or an implementation that was not compared above."""
+    """Each condition is met by some call, so each implementation is compared above."""
     assert any(
         applies(row, cast(random_call(op, size), dtype, layout))
         for size in SIZES.values()
@@ -28,13 +28,13 @@ def test_applies_to_some_call(small_machine, op, row):
 
 
 @pytest.mark.parametrize('op, row', ROWS)
-def test_row_says_when_and_why(op, row):
+def test_row_has_a_condition_and_a_reason(op, row):
     assert row.condition and row.why and row.name.isidentifier()
     assert len({other.name for other in op.table}) == len(op.table)
 
 
 @EACH_OPERATION
-def test_trace_holds_for_other_sizes(op):
+def test_trace_works_for_other_sizes(op):
     """A graph of standard operations, for any number of images and any size."""
     args = cast(random_call(op, (2, 9, 8)), torch.float32, 'channels_last')
     tensors = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor)]

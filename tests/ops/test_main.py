@@ -50,13 +50,13 @@ def test_prints_every_row_with_its_condition_and_reason(capsys):
         (['gelu_', '--shape', '2', '8', '4', '4', '--dtype', 'float64', '--grad'], 'permuted'),
     ],
 )
-def test_marks_what_would_run(monkeypatch, capsys, arguments, name):
+def test_marks_the_chosen_implementation(monkeypatch, capsys, arguments, name):
     monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: dtype not in conditions.HALF)
     command.main(arguments)
     assert marked(capsys.readouterr().out) == {arguments[0]: name}
 
 
-def test_says_that_the_reference_mode_is_on(capsys):
+def test_shows_the_reference_mode(capsys):
     with ops.use_ops('reference'):
         command.main(['gelu_', '--shape', '1', '8', '4', '4'])
     output = capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_command_ends_with_one_message(monkeypatch):
         runpy.run_module('fcvit_mm.ops', run_name='__main__')
 
 
-def test_map_and_call_are_as_asked():
+def test_arguments_have_the_requested_dtype_and_layout():
     x = command.make_map(['2', '8', '4', '4'], 'float16', 'channels_last', 'cpu')
     args = command.make_call(ops.conv2d, x, torch.float16, torch.channels_last, grad=True)
     assert args[0].is_contiguous(memory_format=torch.channels_last)

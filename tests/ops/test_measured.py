@@ -21,7 +21,7 @@ CPU = torch.device('cpu')
 
 @pytest.fixture(autouse=True)
 def untuned(monkeypatch, tmp_path):
-    """Another kind of CPU, whose choices are kept in a folder of the test."""
+    """Treat this CPU as one that the tables were not tuned on, and store its choices in a temporary folder."""
     monkeypatch.setattr(measured, 'TUNED_CPUS', ())
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     caches = (measured._is_tuned_cpu, measured._warn, measured._log_slower)
@@ -72,8 +72,8 @@ def test_the_faster_implementation_runs(capsys):
     assert said.count('twice uses reference for some maps, because it was measured faster than preferred on CPU') == 1
 
 
-def test_what_was_measured_is_remembered_on_disk():
-    """The same kind of call in another process runs the same, without a trial."""
+def test_choices_are_stored_on_disk():
+    """Another process runs the stored choice for the same kind of call, without measuring."""
     preferred = Calls(seconds=0.01)
     op = twice(preferred, Calls())
     op(X)
@@ -99,7 +99,7 @@ def test_what_was_measured_is_remembered_on_disk():
     ],
     ids=['dtype', 'layout', 'channels', 'images', 'gradients'],
 )
-def test_a_kind_of_call_is_told_apart_by(other):
+def test_different_kinds_of_calls_are_distinguished(other):
     assert kind_of_call('twice', (X,)) != kind_of_call('twice', (other,))
 
 
@@ -114,7 +114,7 @@ def test_a_kind_of_call_is_told_apart_by(other):
     ],
     ids=['wrong', 'nan', 'fails', 'fails_otherwise', 'memory'],
 )
-def test_what_fails_or_differs_is_not_used(capsys, preferred, message):
+def test_failing_or_differing_implementation_is_not_used(capsys, preferred, message):
     op = twice(preferred)
     if 'measured' in message:  # what cannot be tried stays as the table says
         with pytest.raises(RuntimeError, match='out of memory'):
@@ -126,8 +126,8 @@ def test_what_fails_or_differs_is_not_used(capsys, preferred, message):
     assert re.search(message, ''.join(capsys.readouterr()))
 
 
-def test_what_cannot_be_tried_is_not_tried_at_each_call():
-    """Memory that is short for a trial: the table decides for the rest of the process."""
+def test_failed_measurement_is_not_repeated():
+    """If memory is too short to measure, the table decides for the rest of the process."""
     preferred = Calls(error=RuntimeError('out of memory'))
     op = twice(preferred)
     assert op.choose(X).name == 'preferred' and preferred.count == 1
@@ -176,7 +176,7 @@ def _by_rules(op):
     ],
     ids=['compiled', 'counted', 'deterministic', 'rules', 'empty', 'traced'],
 )
-def test_nothing_is_measured_where_calls_are_followed(call):
+def test_calls_that_are_not_measured(call):
     reference = Calls()
     call(twice(Calls(), reference, when=lambda x: True))
     assert not os.path.exists(path_of_choices(device_name(CPU)))
@@ -206,7 +206,7 @@ def test_the_tuned_cpu_is_not_measured(monkeypatch):
     assert op.choose(X).name == 'preferred' and not os.path.exists(path_of_choices(device_name(CPU)))
 
 
-def test_a_file_that_is_damaged_is_measured_anew(capsys):
+def test_corrupt_choices_are_measured_again(capsys):
     path = path_of_choices(device_name(CPU))
     os.makedirs(os.path.dirname(path))
     for damaged in ('{', '[]', '{"import os": ["a", {}]}', '{"()": 3}'):
@@ -219,7 +219,7 @@ def test_a_file_that_is_damaged_is_measured_anew(capsys):
     assert 'cannot be read' in ''.join(capsys.readouterr())
 
 
-def test_kernels_built_anew_are_measured_anew(monkeypatch, tmp_path):
+def test_rebuilt_kernels_are_measured_again(monkeypatch, tmp_path):
     monkeypatch.setattr(measured, '__file__', str(tmp_path / 'measured.py'))
     paths = []
     for build in ('one', 'other', 'one'):
@@ -233,7 +233,7 @@ def test_kernels_built_anew_are_measured_anew(monkeypatch, tmp_path):
     measured._digest_of_kernels.cache_clear()
 
 
-def test_a_choice_of_a_row_that_is_gone_is_measured_anew():
+def test_choice_of_a_missing_implementation_is_measured_again():
     """An implementation that another version had, or that does not apply here."""
     twice(Calls()).choose(X)
     forget_choices()
@@ -242,8 +242,8 @@ def test_a_choice_of_a_row_that_is_gone_is_measured_anew():
 
 
 @pytest.mark.parametrize('existing', ['its folder', 'the file'])
-def test_choices_that_cannot_be_written_are_said(existing, monkeypatch, capsys, tmp_path):
-    """As on a read-only file system: no folder can be made, or there is one in which no file can be made."""
+def test_choices_that_cannot_be_written_are_reported(existing, monkeypatch, capsys, tmp_path):
+    """As on a read-only file system: the folder cannot be created, or no file in it."""
     (tmp_path / 'file').write_text('')
     if existing == 'its folder':
         monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'file'))
@@ -253,8 +253,8 @@ def test_choices_that_cannot_be_written_are_said(existing, monkeypatch, capsys, 
     assert 'are lost when the process ends. Set TORCH_HOME' in ''.join(capsys.readouterr())
 
 
-def test_networks_compute_the_same():
-    """With checkpoints inside, whose second forward pass must save what the first saved."""
+def test_networks_agree_with_the_reference():
+    """Also with activation checkpointing, whose second forward pass must save the same tensors as the first."""
     torch.manual_seed(0)
     arch = dict(depths=(1, 1, 1, 1), channels=(8, 16, 16, 16), mlp_ratios=(2, 2, 2, 2))
     for options in ({}, {'with_cp': True}, {'mixer_recompute': True}):

@@ -1,4 +1,4 @@
-"""What is known about who records."""
+"""Detection of tracing, compiling and exporting."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_in_eager_mode_nothing_records():
     assert seen_while(lambda function: function(torch.ones(2))) == dict.fromkeys((*STATES, 'records_variable'), False)
 
 
-def test_a_trace_is_for_a_file_and_any_size():
+def test_trace_records_a_file_for_any_size():
     seen = seen_while(lambda function: torch.jit.trace(function, torch.ones(2), check_trace=False))
     assert seen == dict.fromkeys((*STATES, 'records_variable'), True)
 
@@ -36,7 +36,7 @@ def test_a_trace_is_for_a_file_and_any_size():
 @pytest.mark.skipif(
     not hasattr(torch.compiler, 'is_dynamo_compiling'), reason='this torch cannot tell a compiler from an exporter'
 )
-def test_a_compiler_is_for_this_process():
+def test_compiler_records_no_file():
     def function(x):
         for_file = tracing.records_file() or tracing.records_any_size() or tracing.is_exporting()
         return x + 1 if tracing.is_traced() and not for_file else x
@@ -47,7 +47,7 @@ def test_a_compiler_is_for_this_process():
 
 
 @pytest.mark.skipif(not hasattr(torch.compiler, 'is_exporting'), reason='torch before 2.7 cannot tell')
-def test_an_exporter_is_for_a_file_and_any_size():
+def test_exporter_records_a_file_for_any_size():
     class Module(torch.nn.Module):
         def forward(self, x):
             return x + (tracing.records_any_size() + 2 * tracing.records_file() + 4 * tracing.is_traced())
@@ -56,7 +56,7 @@ def test_an_exporter_is_for_a_file_and_any_size():
     assert exported.module()(torch.zeros(2)).tolist() == [7, 7]
 
 
-def test_a_compiler_takes_a_constant():
+def test_compiler_accepts_a_constant_function():
     calls = []
 
     @tracing.assume_constant
@@ -73,8 +73,8 @@ def is_odd(number: int) -> bool:
     return number % 2 == 1
 
 
-def test_a_compiler_leaves_the_function_of_a_constant():
-    """Before torch 2.6, Dynamo puts the constant among the globals in place of what has the name of its function."""
+def test_compiler_does_not_replace_a_constant_function():
+    """Before torch 2.6, Dynamo replaces the global with the name of the function by the constant."""
     compiled = torch.compile(lambda x: x + 1 if is_odd(3) else x, backend='eager', fullgraph=True)
     assert compiled(torch.ones(1)).item() == 2
     assert is_odd(5) is True and is_odd.__name__ == 'is_odd'

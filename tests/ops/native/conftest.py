@@ -10,7 +10,7 @@ HERE = torch.backends.cpu.get_cpu_capability()
 
 @pytest.fixture(autouse=True, params=['AVX2', 'AVX512'] if HERE == 'AVX512' else [HERE])
 def instructions(request):
-    """Choose the kernels for these instructions, if there are any kernels; then those of before."""
+    """Choose the kernels for these instructions, if there are kernels, and restore the choice afterwards."""
     if not native.available():
         yield request.param
         return

@@ -52,7 +52,7 @@ def check(own, reference, x):
     ],
 )
 def test_agrees_with_the_layers(channels, heads, ratio, options):
-    """Images one after the other and together, fewer and more than threads; parts of vectors; a lone value."""
+    """Fewer and more images than threads, channels that do not fill vectors, a single value."""
     own, reference = block(channels, heads, ratio, **options)
     before = torch.get_num_threads()
     try:
@@ -68,8 +68,8 @@ def test_agrees_with_the_layers(channels, heads, ratio, options):
     assert native.fcvit_block(maps(0, channels, 4, 4), *pack_block(own)).shape == (0, channels, 4, 4)
 
 
-def rounds(layer):
-    """Let a convolution round its weight and what it reads to bfloat16."""
+def round_to_bfloat16(layer):
+    """Round the weight and the inputs of a convolution to bfloat16."""
     with torch.no_grad():
         layer.weight.copy_(layer.weight.bfloat16())
     layer.register_forward_pre_hook(lambda module, args: args[0].bfloat16().to(args[0].dtype))
@@ -77,7 +77,7 @@ def rounds(layer):
 
 @built
 @pytest.mark.parametrize('channels, hidden', [(24, 72), (64, 512), (20, 20), (6, 42), (9, 27)])
-def test_products_of_bfloat16_round_what_they_read_alone(channels, hidden, instructions):
+def test_bfloat16_products_round_only_their_inputs(channels, hidden, instructions):
     own, _ = block(channels, 3 if channels == 9 else 2, hidden // channels)
     if not native.multiplies_bfloat16():
         with torch.no_grad():
@@ -92,7 +92,7 @@ def test_products_of_bfloat16_round_what_they_read_alone(channels, hidden, instr
     mixer = reference.channel_mixer
     mixes = reference.token_mixer.mixes
     for layer in (mixer.fc1, mixer.fc2, *(each for mix in mixes for each in (mix.dwconv, mix.fc1, mix.fc2))):
-        rounds(layer)
+        round_to_bfloat16(layer)
     before = torch.get_num_threads()
     try:
         for batch, *size in ((1, 1, 1), (1, 9, 5), (3, 2, 19), (4, 24, 17)):
@@ -111,7 +111,7 @@ def test_products_of_bfloat16_round_what_they_read_alone(channels, hidden, instr
 
 @built
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_not_a_number_stays_in_its_image(dtype):
+def test_nan_stays_in_its_image(dtype):
     if dtype == torch.bfloat16 and not native.multiplies_bfloat16():
         pytest.skip('no instructions for bfloat16')
     packed = pack_block(block()[0], dtype)
@@ -124,7 +124,7 @@ def test_not_a_number_stays_in_its_image(dtype):
 
 @built
 @counts_flops
-def test_costs_what_the_layers_cost():
+def test_flops_are_those_of_the_layers():
     own, reference = block()
     x, packed = maps(2, 24, 6, 5), pack_block(own)
     with FlopCounterMode(display=False) as counter:
@@ -153,7 +153,7 @@ def test_costs_what_the_layers_cost():
         ({(5, 4): torch.ones(1)}, r'reduce_weight is \[1\]'),
     ],
 )
-def test_refuses_what_does_not_fit(change, message):
+def test_refuses_invalid_arguments(change, message):
     args = list(pack_block(block()[0]))
     for place, value in change.items():
         if isinstance(place, tuple):
@@ -165,7 +165,7 @@ def test_refuses_what_does_not_fit(change, message):
 
 
 @built
-def test_products_of_one_dtype():
+def test_weights_of_mixed_dtypes_are_refused():
     if not native.multiplies_bfloat16():
         pytest.skip('no instructions for bfloat16')
     own, _ = block()
@@ -176,7 +176,7 @@ def test_products_of_one_dtype():
 
 
 @built
-def test_kernels_for_instructions_that_are_not_there():
+def test_unknown_instructions_are_refused():
     with pytest.raises(RuntimeError, match='instructions is SSE2, expected AVX2'):
         torch.ops.fcvit_mm_cpu.choose_instructions('SSE2')
 

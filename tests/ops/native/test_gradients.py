@@ -1,4 +1,4 @@
-"""The compiled CPU kernels in training against the definitions in float64."""
+"""The compiled CPU kernels in training, compared with the references in float64."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def tensors(args):
 
 
 def assert_agrees(op, args) -> None:
-    """Output and gradients are the definition's."""
+    """Compare the output and the gradients with those of the reference."""
     results = []
     for function, given in ((op, leaves(args)), (op.reference, leaves(args, torch.double))):
         output = function(*given)
@@ -56,7 +56,7 @@ def assert_agrees(op, args) -> None:
     'shape', [(1, 1, 1, 1), (2, 5, 1, 7), (1, 8, 2, 1), (3, 13, 5, 4), (1, 24, 9, 16), (2, 17, 6, 3), (0, 8, 4, 4)]
 )
 def test_any_size(op, shape):
-    """One pixel, parts of tiles and vectors on each side, no image."""
+    """One pixel, incomplete tiles and vectors, an empty batch."""
     assert_agrees(op, example(op, *shape))
 
 
@@ -72,7 +72,7 @@ def test_global_context(heads, channels, size):
 
 
 @pytest.mark.parametrize('columns', [1, 7, 8, 9, 16, 17, 40, 300])
-def test_sums_over_positions_of_any_number_of_channels(columns):
+def test_weight_gradients_of_pointwise_convolutions(columns):
     torch.manual_seed(0)
     for channels, size in ((1, (3, 5)), (6, (1, 1)), (20, (17, 16)), (270, (2, 3))):
         x, grad = channels_last(2, channels, *size), channels_last(2, columns, *size)
@@ -83,8 +83,8 @@ def test_sums_over_positions_of_any_number_of_channels(columns):
 
 
 @pytest.mark.parametrize('kernel', [1, 3, 5, 9, 11, 13, 23])
-def test_taps(kernel):
-    """The gradient of depth-wise kernels: smaller and larger than the map, more columns than are summed at a time."""
+def test_weight_gradients_of_depthwise_convolutions(kernel):
+    """Kernels smaller and larger than the map, and more columns than are summed at a time."""
     torch.manual_seed(0)
     for channels, height, width in ((5, 1, 1), (8, 6, 7), (17, 3, 70), (3, 90, 4)):
         x, grad = channels_last(2, channels, height, width), channels_last(2, channels, height, width)
@@ -98,7 +98,7 @@ def test_taps(kernel):
 
 @pytest.mark.parametrize('op', MIXERS)
 def test_slices_of_images(monkeypatch, op):
-    """A few images at a time, the last slice smaller, and more than one image does not fit."""
+    """A few images at a time, with a smaller last slice, and one image at a time."""
     args = example(op, 5, 8, 6, 6)
     for size in (2 * 32 * 36 * 4, 1):
         monkeypatch.setattr(gradients, 'SLICE_BYTES', size)
@@ -119,8 +119,8 @@ def test_second_derivatives(op):
 
 
 @pytest.mark.parametrize('op', WITH_GRADIENTS)
-def test_only_the_gradients_that_are_wanted(op):
-    """Frozen weights, a map that needs none, alone and together; also for second derivatives."""
+def test_only_requested_gradients_are_computed(op):
+    """Of one argument alone and of each pair; also for second derivatives."""
     args = example(op, 1, 8, 3, 4)
     places = [i for i, arg in enumerate(args) if isinstance(arg, torch.Tensor)]
     want = torch.autograd.grad(op.reference(*(all_of := leaves(args))).pow(2).sum(), tensors(all_of))
@@ -136,7 +136,7 @@ def test_only_the_gradients_that_are_wanted(op):
 
 @pytest.mark.parametrize('op', MIXERS)
 def test_gradient_in_another_layout(op):
-    """As of a sum, which is expanded, or of a network in NCHW."""
+    """An expanded gradient, as of a sum, and a contiguous one (NCHW)."""
     args = leaves(example(op, 2, 8, 3, 4))
     output = op(*args)
     for slope in (torch.ones(()).expand_as(output), torch.randn(output.shape)):
@@ -145,8 +145,8 @@ def test_gradient_in_another_layout(op):
         torch.testing.assert_close(have, want)
 
 
-def test_little_is_kept():
-    """Beside the map and the weights: one expanded map of the mixer, where PyTorch keeps three; no other."""
+def test_few_tensors_are_saved_for_the_backward_pass():
+    """Besides the arguments, the mixer saves one expanded map (PyTorch three), and the bottleneck nothing."""
 
     def kept(function, args):
         seen = {}
@@ -168,7 +168,7 @@ def test_little_is_kept():
 
 @pytest.mark.parametrize('op', [*MIXERS, ops.depthwise_conv2d])
 def test_same_bits_with_any_number_of_threads(op):
-    """Sums are not divided by threads. (Some of the global context are PyTorch's, of which nothing is said.)"""
+    """Sums are not divided among threads. (The global context is not tested: PyTorch computes some of its sums.)"""
     args = leaves(example(op, 2, 40, 19, 18))
     threads, results = torch.get_num_threads(), []
     for count in (1, 3):
@@ -223,7 +223,7 @@ def test_derivative_of_gelu(value):
         ('weighted_sums', {1: torch.ones(2, 36, 3)}, 'expected a multiple of num_heads=3'),
     ],
 )
-def test_refuses_what_does_not_fit(name, change, message):
+def test_refuses_invalid_arguments(name, change, message):
     x, grad = channels_last(2, 8, 6, 6), channels_last(2, 8, 6, 6)
     calls = {
         'depthwise_conv2d_grad_weight': [grad, x, 3],
@@ -262,8 +262,8 @@ def test_operators_are_well_registered():
 
 @counts_flops
 def test_counted_by_the_flop_counter():
-    """A training step is three times the forward pass, and the convolution that is computed again. (Of the gradients of
-    convolutions in groups PyTorch's own formula, in torch 2.11, counts too much.)"""
+    """A training step costs three forward passes and the recomputed convolution. (For the gradients of grouped
+    convolutions, the formula of PyTorch 2.11 counts too much.)"""
     counter = pytest.importorskip('torch.utils.flop_counter')
 
     def count(function, args, backward=True):

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels against PyTorch in float64, and what a user meets where they are not installed."""
+"""The compiled CPU kernels compared with PyTorch in float64, and operations without the kernels."""
 
 import itertools
 import warnings
@@ -34,7 +34,7 @@ def channels_last(*shape: int, scale: float = 1.0) -> torch.Tensor:
 
 
 def convolved(x: torch.Tensor, weight: torch.Tensor, bias=None) -> torch.Tensor:
-    """In float64."""
+    """Convolve in float64."""
     return F.conv2d(
         x.double(),
         weight.double(),
@@ -146,7 +146,7 @@ def test_packed_weights_give_the_same_bits(shape, channels, hidden, threads):
         (lambda P: dict(fc1_bias=torch.ones(13)), r'fc2_weight is \[1, 12, P\].*expected \[1, 13, P\]'),
     ],
 )
-def test_packed_weights_that_do_not_fit(change, message):
+def test_invalid_packed_weights_are_refused(change, message):
     width = native.panel_width()
     change, message = change(width), message.replace('P', str(width))
     names = ('fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias')
@@ -162,13 +162,13 @@ def test_packed_weights_that_do_not_fit(change, message):
 
 
 @built
-def test_packed_weights_without_a_bias():
+def test_packed_weights_without_a_bias_are_refused():
     with pytest.raises(RuntimeError, match=r'weight is \[1, 8, \d+\] without a bias'):
         native.pointwise_conv2d(torch.ones(1, 8, 2, 2), native.pack(torch.ones(3, 8, 1, 1)))
 
 
 @built
-def test_packed_weights_beside_taps_that_are_not():
+def test_packed_and_unpacked_weights_together_are_refused():
     first, first_bias, second, second_bias = products(8, 12, 8)
     fc1, fc2, taps = native.pack(first), native.pack(second), torch.ones(12, 1, 3, 3)
     with pytest.raises(RuntimeError, match=r'dw_weight is \[12, 1, 3, 3\].*expected \[2, 9, '):
@@ -187,7 +187,7 @@ def check_product(x: torch.Tensor, columns: int) -> None:
         torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=5e-6)
 
 
-def check_twice(x: torch.Tensor, hidden: int, columns: int) -> None:
+def check_bottleneck(x: torch.Tensor, hidden: int, columns: int) -> None:
     args = products(x.shape[1], hidden, columns)
     want = ops.bottleneck.reference(*(arg.double() for arg in (x, *args)))
     torch.testing.assert_close(native.bottleneck(x, *args).double(), want, rtol=1e-6, atol=5e-6)
@@ -195,24 +195,24 @@ def check_twice(x: torch.Tensor, hidden: int, columns: int) -> None:
 
 @built
 def test_products_of_any_number_of_channels():
-    """Parts of panels and of vectors, on either side; a tile of each number of rows."""
+    """Incomplete panels and vectors, of inputs and of outputs; a tile of each number of rows."""
     torch.manual_seed(0)
     for positions in range(1, 30):
         check_product(channels_last(1, 19, 1, positions), 37)
     for columns in (*range(1, 66), 257):
         check_product(channels_last(2, 13, 3, 2), columns)
-        check_twice(channels_last(2, 13, 3, 2), columns, 5)
+        check_bottleneck(channels_last(2, 13, 3, 2), columns, 5)
     for channels in (*range(1, 34), 255, 256, 257, 600):
         check_product(channels_last(1, channels, 2, 4), 24)
-        check_twice(channels_last(1, channels, 2, 4), 9, 24)
+        check_bottleneck(channels_last(1, channels, 2, 4), 9, 24)
 
 
 @built
-def test_products_of_more_than_a_thread_computes_at_a_time():
+def test_products_of_large_maps_and_weights():
     torch.manual_seed(0)
     for batch, channels, size, columns in ((1, 4, 100, 20), (3, 300, 9, 700), (2, 1030, 5, 40)):
         check_product(channels_last(batch, channels, size, size), columns)
-        check_twice(channels_last(batch, channels, size, size), 24, columns)
+        check_bottleneck(channels_last(batch, channels, size, size), 24, columns)
 
 
 @built
@@ -247,14 +247,14 @@ def test_channel_mixers_of_any_size(threads):
         torch.testing.assert_close(have.double(), want, rtol=1e-6, atol=5e-6)
 
 
-def tiled(weight: torch.Tensor):
+def winograd_arguments(weight: torch.Tensor):
     return native.winograd_panels(winograd_weight(weight)), len(weight)
 
 
 @built
 @pytest.mark.parametrize('batch, height, width', [(1, 1, 1), (2, 4, 8), (3, 7, 5), (1, 33, 2), (2, 41, 43)])
 @pytest.mark.parametrize('channels, outputs', [(1, 1), (7, 17), (8, 16), (20, 3), (300, 40)])
-def test_tiles_of_any_size(batch, height, width, channels, outputs):
+def test_winograd_convolution_of_any_size(batch, height, width, channels, outputs):
     torch.manual_seed(0)
     x, weight, bias = (
         torch.randn(batch, channels, height, width),
@@ -263,7 +263,7 @@ def test_tiles_of_any_size(batch, height, width, channels, outputs):
     )
     expected = F.conv2d(x.double(), weight.double(), padding=1)
     for layout, added in ((torch.contiguous_format, None), (torch.channels_last, bias)):
-        got = native.winograd_conv2d(x.contiguous(memory_format=layout), *tiled(weight), added)
+        got = native.winograd_conv2d(x.contiguous(memory_format=layout), *winograd_arguments(weight), added)
         assert got.is_contiguous(memory_format=torch.channels_last)
         want = expected if added is None else expected + bias.double()[:, None, None]
         torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5 * max(1, want.abs().max().item()))
@@ -271,16 +271,16 @@ def test_tiles_of_any_size(batch, height, width, channels, outputs):
 
 @built
 def test_nan_in_a_tile_does_not_affect_its_neighbours():
-    """Values outside of the map are zeros, not products with them; a tile does not spoil its neighbours."""
+    """Values outside of the map are zeros, not products with zero; other tiles stay finite."""
     x = torch.zeros(1, 8, 8, 12)
     x[..., 0, 0] = float('nan')
-    got = native.winograd_conv2d(x, *tiled(torch.ones(8, 8, 3, 3)), torch.ones(8))
+    got = native.winograd_conv2d(x, *winograd_arguments(torch.ones(8, 8, 3, 3)), torch.ones(8))
     assert got[..., :2, :2].isnan().all() and torch.equal(got[..., 8:], torch.ones(1, 8, 8, 4))
 
 
 @built
 @pytest.mark.parametrize('shape', [(0, 8, 4, 4), (2, 8, 0, 4), (2, 8, 4, 0), (2, 0, 4, 4)])
-def test_tiles_of_empty_maps(shape):
+def test_winograd_convolution_of_empty_maps(shape):
     bias, panels = torch.arange(5.0), torch.ones(36, 1, shape[1], native.panel_width())
     got = native.winograd_conv2d(torch.ones(shape), panels, 5, bias)
     torch.testing.assert_close(got, bias[:, None, None].expand(shape[0], 5, *shape[2:]))
@@ -300,7 +300,7 @@ def test_tiles_of_empty_maps(shape):
         (dict(bias=torch.ones(7)), r'bias is \[7\].*expected \[P\]'),
     ],
 )
-def test_operator_of_tiles_refuses_what_does_not_fit(change, message):
+def test_winograd_operator_refuses_invalid_arguments(change, message):
     width = native.panel_width()
     message = message.replace('P', str(width + 4) if 'bias' in message else str(width))
     outputs = width + 4
@@ -313,7 +313,7 @@ def test_operator_of_tiles_refuses_what_does_not_fit(change, message):
 
 @built
 def test_global_context_of_any_size():
-    """Blocks of positions, several vectors a head, a lone value, equal values that have no deviation."""
+    """Several blocks of positions, several vectors per head, a single value, equal values without a deviation."""
     torch.manual_seed(0)
     for shape, heads in (
         ((1, 8, 1, 1), 1),
@@ -358,7 +358,7 @@ def test_scaled_residual_of_any_number_of_channels():
         (dict(rescale_bias=torch.ones(2).half()), 'rescale_bias is .* of Half'),
     ],
 )
-def test_operator_of_context_refuses_what_does_not_fit(change, message):
+def test_context_operator_refuses_invalid_arguments(change, message):
     args = dict(x=torch.ones(2, 16, 4, 4), means=torch.ones(2, 16), context=torch.ones(2, 16), num_heads=2)
     args.update(rescale_weight=torch.ones(2), rescale_bias=torch.ones(2), eps=1e-5)
     args.update(change)
@@ -367,7 +367,7 @@ def test_operator_of_context_refuses_what_does_not_fit(change, message):
 
 
 @built
-def test_operator_of_residual_refuses_what_does_not_fit():
+def test_residual_operator_refuses_invalid_arguments():
     x, scale = torch.ones(2, 16, 4, 4), torch.ones(16)
     with pytest.raises(RuntimeError, match=r'branch is \[2, 16, 4, 3\].*expected \[2, 16, 4, 4\]'):
         torch.ops.fcvit_mm_cpu.add_scaled(x, x[..., 1:], scale)
@@ -376,8 +376,8 @@ def test_operator_of_residual_refuses_what_does_not_fit():
 
 
 @built
-def test_layouts_that_are_not_its_own():
-    """Slices of a weight, a bias with gaps, a map in NCHW: as a direct call of the operators may bring them."""
+def test_operators_accept_other_layouts():
+    """Direct calls of the operators with a sliced weight, a strided bias and a contiguous map (NCHW)."""
     torch.manual_seed(0)
     x, weight, bias = torch.randn(2, 12, 6, 7), torch.randn(24, 1, 7, 7)[::2], torch.randn(24)[::2]
     check(x, weight / 7, bias)
@@ -409,7 +409,7 @@ def test_the_result_does_not_depend_on_threads():
             (native.add_global_context, [x[..., 0, 0], x[..., 1, 1], 5, torch.randn(5), torch.randn(5), 1e-5]),
             (native.add_scaled, [x.flip(2), torch.randn(40)]),
             (native.group_norm, [torch.randn(40), None, 1e-5]),
-            (native.winograd_conv2d, [*tiled(torch.randn(50, 40, 3, 3)), torch.randn(50)]),
+            (native.winograd_conv2d, [*winograd_arguments(torch.randn(50, 40, 3, 3)), torch.randn(50)]),
         ):
             outputs = []
             for threads in (1, 2, 5):
@@ -421,7 +421,7 @@ def test_the_result_does_not_depend_on_threads():
 
 
 @built
-def test_gelu_is_the_exact_one():
+def test_gelu_agrees_with_the_exact_formula():
     magnitudes = torch.logspace(-40, 38, 1001)
     x = torch.cat([torch.linspace(-12, 12, 200003), magnitudes, -magnitudes, torch.tensor([0.0, -0.0])]).view(
         1, 1, 1, -1
@@ -466,7 +466,7 @@ def test_gradients(kernel, with_bias):
 
 
 @built
-def test_only_the_gradients_that_are_wanted():
+def test_only_requested_gradients_are_computed():
     x, weight, bias = channels_last(2, 4, 5, 5), torch.randn(4, 1, 3, 3), torch.randn(4)
     for wanted in itertools.product((False, True), repeat=3):
         args = [arg.clone().requires_grad_(grad) for arg, grad in zip((x, weight, bias), wanted)]
@@ -497,7 +497,7 @@ def test_group_norm(affine):
     assert native.group_norm(torch.full((1, 8, 4, 4), float('nan')), None, None, 1e-5).isnan().all()
 
 
-# Which calls they take.
+# Which calls use the kernels.
 
 
 def chosen(op, *args):
@@ -562,7 +562,7 @@ def test_operators_are_well_registered():
         ('add_global_context', (x, x[..., 0, 0], x[..., 1, 1], 1, bias[:1], bias[1:2], 1e-5)),
         ('add_scaled', (x, x, bias)),
         ('group_norm', (x, bias, None, 1e-5)),
-        ('winograd_conv2d', (x, *tiled(torch.randn(24, 8, 3, 3)), None)),
+        ('winograd_conv2d', (x, *winograd_arguments(torch.randn(24, 8, 3, 3)), None)),
         ('gelu_', (x,)),
     ):
         library.opcheck(getattr(torch.ops.fcvit_mm_cpu, name).default, args, test_utils=utilities)
@@ -582,7 +582,7 @@ def args_of_block():
 
 
 @built
-def test_traced_and_exported_files_do_not_need_them():
+def test_traced_and_exported_graphs_contain_no_kernels():
     args = args_of_block()
     traced = torch.jit.trace(block, args)
     assert 'fcvit_mm_cpu' not in str(traced.inlined_graph)
@@ -602,7 +602,7 @@ def test_traced_and_exported_files_do_not_need_them():
 
 @built
 def test_gelu_in_place_is_seen_by_autograd():
-    """What a backward pass would read is not what it was: an error, as of PyTorch's own, no wrong gradient."""
+    """A backward pass that needs the overwritten map raises PyTorch's error instead of a wrong gradient."""
     scale = torch.randn(1, requires_grad=True)
     x = torch.randn(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
     y = x * scale
@@ -618,7 +618,7 @@ def test_gelu_in_place_is_seen_by_autograd():
     not hasattr(torch.compiler, 'is_dynamo_compiling'), reason='this torch cannot tell a compiler from an exporter'
 )
 @pytest.mark.parametrize('grad', [False, True])
-def test_a_compiler_records_them(grad):
+def test_compiled_graphs_contain_the_kernels(grad):
     args = [arg.requires_grad_(grad) for arg in args_of_block()]
     graphs = []
 
@@ -633,20 +633,20 @@ def test_a_compiler_records_them(grad):
         assert grad or f'fcvit_mm_cpu.{name}' in graphs[0]
 
 
-# Where they are not installed.
+# Where the kernels are not installed.
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder, where they are looked for."""
+    """Let the package look for the compiled kernels in an empty folder."""
     native._load.cache_clear()
     monkeypatch.setattr(native, 'FOLDER', tmp_path)
     yield tmp_path
     native._load.cache_clear()
 
 
-def falls_back(*expected_warnings: str) -> None:
-    """Two calls of an operation: the result of the reference, and these warnings in the first."""
+def assert_falls_back(*expected_warnings: str) -> None:
+    """Check that two calls give the result of the reference, and that the first gives these warnings."""
     x, weight = channels_last(1, 4, 5, 5), torch.randn(4, 1, 3, 3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -661,32 +661,32 @@ def falls_back(*expected_warnings: str) -> None:
 
 
 def test_without_kernels(folder):
-    falls_back()
+    assert_falls_back()
 
 
 def test_kernels_for_another_torch(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
     (folder / f'{native.name_of_library("1.0.0+cu1")}.so').touch()
-    falls_back(f'were built for torch 1.0.0, but torch {torch.__version__} is installed')
+    assert_falls_back(f'were built for torch 1.0.0, but torch {torch.__version__} is installed')
 
 
-def test_kernels_that_do_not_load(folder, monkeypatch):
+def test_kernels_that_cannot_be_loaded(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
     (folder / f'{native.name_of_library(torch.__version__)}.so').write_bytes(b'\x7fELF')
-    falls_back('cannot be loaded')
+    assert_falls_back('cannot be loaded')
 
 
 def test_a_processor_that_lacks_the_instructions(monkeypatch):
     native._load.cache_clear()
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'DEFAULT')
     try:
-        falls_back()
+        assert_falls_back()
     finally:
         native._load.cache_clear()
 
 
 def test_setup_names_the_library_as_the_package_does():
-    """setup.py cannot import the package, which needs what is not installed yet."""
+    """setup.py has its own copy of the name: it runs before the requirements of the package are installed."""
     source = (native.FOLDER.parents[2] / 'setup.py').read_text()
     assert native.name_of_library('2.12.0a0+git1') == 'kernels_for_torch_2_12_0a0'
     assert f".{native.name_of_library('')}{{version}}'" in source
@@ -705,7 +705,7 @@ def test_setup_names_the_library_as_the_package_does():
         (dict(bias=torch.ones(8).bfloat16()), 'bias is .* of BFloat16'),
     ],
 )
-def test_operators_refuse_what_does_not_fit(change, message):
+def test_operators_refuse_invalid_arguments(change, message):
     args = dict(x=torch.ones(2, 8, 4, 4), weight=torch.ones(8, 1, 3, 3), bias=torch.ones(8))
     args.update(change)
     for name in ('depthwise_conv2d', 'dwconv_gelu'):
@@ -727,7 +727,7 @@ def test_operators_refuse_what_does_not_fit(change, message):
         (dict(fc2_bias=torch.ones(9)), r'fc2_bias is \[9\].*expected \[8\]'),
     ],
 )
-def test_operators_of_products_refuse_what_does_not_fit(change, message):
+def test_product_operators_refuse_invalid_arguments(change, message):
     args = dict(zip(('fc1_weight', 'fc1_bias', 'fc2_weight', 'fc2_bias'), products(8, 12, 8)))
     args = dict(x=torch.ones(2, 8, 4, 4), **args, dw_weight=torch.ones(12, 1, 3, 3), dw_bias=torch.ones(12))
     args.update(change)

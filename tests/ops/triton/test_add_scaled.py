@@ -1,4 +1,4 @@
-"""The scaled residual's kernels; what all implementations are asked is in test_implementations.py."""
+"""The scaled residual's kernels; the common tests of all implementations are in test_implementations.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The depth-wise convolution's kernels; what all implementations are asked is in test_implementations.py."""
+"""The depth-wise convolution's kernels; the common tests of all implementations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_the_large_kernel_in_half_precision():
 
 @launches_kernels
 def test_programs_for_small_grids(monkeypatch):
-    """Where a few programs would leave most processors idle, each takes one place."""
+    """Where a few programs would leave most processors idle, each computes one position."""
     monkeypatch.setattr(depthwise_conv.support, 'num_processors', lambda device: 100)
     assert depthwise_conv.tile(3, 4, 1, 2, 3, 100)['POSITIONS'] == 1
     x, weight, bias = (value.detach() for value in convolution_inputs((1, 4, 2, 3), 3))

@@ -1,4 +1,4 @@
-"""Where the kernels run: each device is tried once, and those that fail say so."""
+"""Devices that run the kernels: each is tested once, and a failure is reported."""
 
 import warnings
 
@@ -13,14 +13,14 @@ in_interpreter = pytest.mark.skipif(support.INTERPRETED, reason='not about kerne
 
 
 @in_interpreter
-def test_takes_no_map_on_a_cpu_nor_in_double_precision():
+def test_does_not_apply_on_a_cpu_or_in_float64():
     assert not applies(torch.rand(1, 2, 3, 3))
     assert not applies(torch.rand(1, 2, 3, 3, dtype=torch.float64), torch.rand(1))
 
 
 @in_interpreter
 @pytest.mark.parametrize('version, enough', [('3.2.1', False), ('3.3.0', True), ('4.0', True), ('odd', False)])
-def test_needs_a_version_of_triton(monkeypatch, version, enough):
+def test_needs_a_recent_version_of_triton(monkeypatch, version, enough):
     monkeypatch.setattr(library, 'infer_schema', None, raising=False)
     monkeypatch.setattr(devices.metadata, 'version', lambda name: version)
     monkeypatch.setattr(torch.version, 'hip', None)
@@ -56,7 +56,7 @@ def test_kernels_that_do_not_build_are_turned_off(monkeypatch):
 
 
 @launches_kernels
-def test_tries_the_kernels_outside_of_what_the_caller_set_up(monkeypatch):
+def test_trial_ignores_inference_mode_and_autocast(monkeypatch):
     monkeypatch.setattr(devices, '_usable', {})
     with torch.inference_mode(), torch.autocast(DEVICE, torch.bfloat16):
         assert applies(torch.rand(1, 4, 2, 3, device=DEVICE))

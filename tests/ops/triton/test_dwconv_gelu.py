@@ -1,4 +1,4 @@
-"""The kernel of depth-wise convolution and GELU; what all implementations are asked: test_implementations.py."""
+"""The kernel of depth-wise convolution and GELU; common tests of all implementations: test_implementations.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The kernels of the global context; what all implementations are asked is in test_implementations.py."""
+"""The kernels of the global context; the common tests of all implementations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_takes_strided_vectors():
 
 
 @pytest.mark.parametrize('offset', [0.0, 30.0])
-def test_does_not_cancel(offset):
+def test_no_cancellation_far_from_zero(offset):
     """A map far from 0 has a similarity whose mean is 1000s of times its deviation."""
     x, context, weight, bias = context_inputs((1, 16, 9, 9))
     x = (x.detach() + offset).requires_grad_()
@@ -56,7 +56,7 @@ def test_does_not_cancel(offset):
     assert (out - exact).abs().max() < (1e-5 if offset == 0 else 2e-3)
 
 
-def test_takes_any_means():
+def test_accepts_any_means():
     """Means that are not the map's own: the normalization still subtracts the true mean of the similarity."""
     x, context, weight, bias = context_inputs((2, 8, 4, 5))
 
@@ -67,7 +67,7 @@ def test_takes_any_means():
     check(by(add_global_context), by(ops.add_global_context.reference), inputs)
 
 
-def test_a_lone_value():
+def test_single_value():
     x, context = random(1, 3, 1, 1), random(1, 3, seed=1)
     weight, bias = random(1), random(1, seed=1)
     out = add_global_context(x, channel_means(x), context, 1, weight, bias, EPS)

@@ -1,4 +1,4 @@
-"""The norm's kernels; what all implementations are asked is in test_implementations.py."""
+"""The norm's kernels; the common tests of all implementations are in test_implementations.py."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_values_and_gradients(shape, dtype):
 
 
 def test_a_small_variance_around_a_large_mean():
-    """Squares of the values themselves would lose it."""
+    """Computed from squares of the values, the variance would be lost to rounding."""
     x = (random(2, 8, 9, 9, layout=LAST).detach() * 0.01 + 100).contiguous(memory_format=LAST)
     expected = reference(x.double())
     assert (ours(x) - expected).abs().max() < 2e-3  # the values' own rounding, by the small deviation

@@ -1,7 +1,7 @@
 """The kernels in Triton's interpreter, where there is no GPU.
 
 The interpreter must be chosen before Triton is first imported, and another test may have done that: so the tests of
-this folder, and the questions to every implementation, run in a process of their own.
+this folder, and the common tests of every implementation, run in a separate process.
 """
 
 from pathlib import Path

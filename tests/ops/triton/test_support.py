@@ -61,7 +61,7 @@ class Module(torch.nn.Module):
         return self.by(x, add_global_context, depthwise_conv2d, dwconv_gelu)
 
     def reference(self, x):
-        """As ``forward``, without the kernels, which the interpreter takes long for."""
+        """As ``forward``, by the references, because the kernels are slow in the interpreter."""
         return self.by(x, *(op.reference for op in (ops.add_global_context, ops.depthwise_conv2d, ops.dwconv_gelu)))
 
     def by(self, x, add_global_context, depthwise_conv2d, dwconv_gelu):
@@ -97,8 +97,8 @@ def test_export_records_the_operators():
 
 
 @launches_kernels
-def test_calls_that_nobody_observes_go_past_the_dispatcher():
-    """Autograd, modes and subclasses see the operator; what they would not see is launched directly."""
+def test_unobserved_calls_skip_the_dispatcher():
+    """Autograd, modes and subclasses get the operator; any other call launches the kernel directly."""
     x, weight, bias = (value.detach() for value in convolution_inputs((1, 4, 2, 2), 3))
     with FlopCounterMode(display=False) as counted:
         expected = depthwise_conv2d(x, weight, bias)
@@ -112,7 +112,7 @@ def test_calls_that_nobody_observes_go_past_the_dispatcher():
 
 
 @launches_kernels
-def test_second_derivatives_are_refused_by_name():
+def test_second_derivatives_are_refused():
     x, weight, bias = convolution_inputs((1, 4, 2, 2), 3)
     (grad,) = torch.autograd.grad(depthwise_conv2d(x, weight, bias).sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match=r'depthwise_conv2d_grad_input only has first derivatives.*use_ops'):
