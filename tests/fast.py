@@ -56,9 +56,9 @@ EXCEPTIONS = {
     'app/test_page.py': ('test_text_on_the_page_is_no_markup', 'test_without_gradio'),
     'app/test_server.py': ('test_port_that_is_taken',),
     # Their first tests start many processes, compile, or train to the end: what is quick of them, if anything.
-    'checkpoints/test_bad_files.py': ('test_no_file_gets_in?pickle that runs code-init_cfg?',),
+    'checkpoints/test_bad_files.py': ('test_invalid_files_are_refused?pickle that runs code-init_cfg?',),
     'checkpoints/test_convert.py': ('test_classifier?tiny-timm?',),
-    'checkpoints/test_fuzz.py': ('test_names_there_and_back',),
+    'checkpoints/test_fuzz.py': ('test_published_names_round_trip',),
     'dev/benchmark/test_compile_kernels.py': (),
     'dev/benchmark/test_dense_step.py': ('test_a_step_of_a_classifier_is_another_commands',),
     'dev/benchmark/test_timed_networks.py': (),

@@ -1,4 +1,4 @@
-"""Every way in which a checkpoint comes into this package, every kind of file that is none: each has its message."""
+"""Each reader of checkpoints with each kind of invalid file; each kind has its own message."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def with_nan():
     return state
 
 
-#: Makes the file; what every reader says of it.
+#: Function that writes the file, and the message of every reader.
 UNREADABLE = {
     'pickle that runs code': (
         lambda path: torch.save({'state_dict': {'a': Bomb(path.parent / 'boom')}}, path),
@@ -62,7 +62,7 @@ UNREADABLE = {
         r'contains NaN or infinite values in 1 of \d+ tensors \(stages.2.blocks.0.norm1.weight\)',
     ),
 }
-#: What only those say who know which network it is to be.
+#: The same for readers that know the expected network.
 UNSUITABLE = {
     'another network': (
         lambda path: torch.save({'state_dict': nn.Linear(2, 2).state_dict()}, path),
@@ -94,12 +94,12 @@ def convert(path):
 
 
 def train(path):
-    """What tools/train.py --resume does before anything else."""
+    """Check the file as tools/train.py --resume does first."""
     raise PreflightError(resume_problems(str(path)))
 
 
 def test(path):
-    """What tools/test.py and tools/visualize.py do."""
+    """Check the file as tools/test.py and tools/visualize.py do."""
     raise PreflightError(checkpoint_problems(str(path), 'the checkpoint'))
 
 
@@ -109,27 +109,27 @@ READERS = {'init_cfg': init_cfg, 'converter': convert, 'train --resume': train, 
 
 @pytest.mark.parametrize('reader', READERS)
 @pytest.mark.parametrize('kind', UNREADABLE)
-def test_no_file_gets_in(kind, reader, tmp_path):
+def test_invalid_files_are_refused(kind, reader, tmp_path):
     write, message = UNREADABLE[kind]
     path = tmp_path / 'a.pth'
     write(path)
     with pytest.raises((CheckpointError, PreflightError), match=f'(?s)a.pth .*{message}') as caught:
         READERS[reader](path)
     assert sorted(os.listdir(tmp_path)) == ['a.pth']
-    # Each its own: no other kind's message fits.
+    # The messages of other kinds do not match.
     others = [other for name, (_, other) in UNREADABLE.items() if name != kind]
     assert not any(re.search(other, str(caught.value)) for other in others)
 
 
 @pytest.mark.parametrize('kind', UNSUITABLE)
-def test_no_other_network_gets_in(kind, tmp_path):
+def test_unsuitable_weights_are_refused(kind, tmp_path):
     write, message = UNSUITABLE[kind]
     write(tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=f'a.pth .*{message}'):
         init_cfg(tmp_path / 'a.pth')
 
 
-def test_weights_of_another_model_are_not_evaluated(tmp_path):
+def test_check_fits_refuses_weights_of_another_model(tmp_path):
     torch.save({'state_dict': state_dict(depths=(1, 2, 1, 1))}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=r'\(a, b; it has stem\.proj\.weight, .* more\)\. Give the config that'):
         check_fits(nn.ParameterDict(dict(a=torch.ones(1), b=torch.ones(1))), str(tmp_path / 'a.pth'))
@@ -137,7 +137,7 @@ def test_weights_of_another_model_are_not_evaluated(tmp_path):
         check_fits(fcvit_mm.FCViT(dict(ARCH, mlp_ratios=(2, 1, 1, 1))), str(tmp_path / 'a.pth'))
 
 
-def test_seed_is_read_as_safely(tmp_path):
+def test_reading_the_seed_runs_no_code(tmp_path):
     UNREADABLE['pickle that runs code'][0](tmp_path / 'a.pth')
     from mmengine.config import Config
 

@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def convert(source, destination, **options) -> dict:
-    """Convert; what was written, read the strictest way."""
+    """Convert a file, and read the result with ``weights_only=True``."""
     convert_checkpoint(str(source), str(destination), **options)
     return torch.load(destination, map_location='cpu', weights_only=True)
 
 
 def refused(source, destination, **options) -> str:
-    """The error's message; nothing may have been written."""
+    """Return the message of the error, and check that nothing was written."""
     before = set(os.listdir(Path(destination).parent))
     with pytest.raises(UserError) as error:
         convert_checkpoint(str(source), str(destination), **options)
@@ -56,7 +56,7 @@ def build(config, scope):
 
 
 def publish(model, classifier=False) -> OrderedDict:
-    """A model's state dict as its publishers would have named it."""
+    """Return the state dict of a model with the published names."""
     backbone = model.backbone.published_names.to_published(model.backbone.state_dict())
     state_dict = OrderedDict((key if classifier else f'backbone.{key}', value) for key, value in backbone.items())
     for key, value in model.state_dict().items():
@@ -66,7 +66,7 @@ def publish(model, classifier=False) -> OrderedDict:
 
 
 def load_strictly(model, path, expected) -> None:
-    """MMEngine's own strict loading into a model with other weights gives the expected ones."""
+    """Check that MMEngine's strict loading replaces all weights of a model by the expected ones."""
     for parameter in model.parameters():
         parameter.data.zero_()
     load_checkpoint(model, str(path), map_location='cpu', strict=True)
@@ -144,7 +144,7 @@ def test_classifier_of_dwnet(kind, tmp_path):
     assert 'classifier: stages.1.downsample.reduction.weight missing' in refused(tmp_path / 'b.pth', tmp_path / 'c.pth')
 
 
-def test_checkpoint_of_our_own_is_stripped_to_its_weights(tmp_path):
+def test_own_checkpoint_is_stripped_to_its_weights(tmp_path):
     backbone = fcvit_mm.FCViT(**arguments())
     state_dict = {
         **{f'backbone.{key}': value for key, value in backbone.state_dict().items()},
@@ -202,7 +202,7 @@ def test_averaged_weights(tmp_path):
     assert 'has no averaged (EMA) weights' in refused(tmp_path / 'b.pth', tmp_path / 'c.pth', ema=True)
 
 
-def test_of_a_view_only_its_values_are_written(tmp_path):
+def test_only_the_values_of_a_view_are_written(tmp_path):
     big = torch.zeros(10**6)
     state_dict = published()
     state_dict['norm.bias'] = big[:40]
@@ -211,7 +211,7 @@ def test_of_a_view_only_its_values_are_written(tmp_path):
     assert os.path.getsize(tmp_path / 'out.pth') < 2 * 10**6 < os.path.getsize(tmp_path / 'a.pth')
 
 
-def test_nothing_is_overwritten_unasked(tmp_path):
+def test_existing_file_is_overwritten_only_with_force(tmp_path):
     torch.save({'state_dict': published()}, tmp_path / 'a.pth')
     (tmp_path / 'out.pth').write_text('precious')
     message = refused(tmp_path / 'a.pth', tmp_path / 'out.pth')
@@ -239,7 +239,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     'destination, message',
     [('nowhere/out.pth', 'nowhere is not a directory'), ('.', 'is a directory: give a file name')],
 )
-def test_destination_that_cannot_be(destination, message, tmp_path):
+def test_invalid_destination_is_refused(destination, message, tmp_path):
     torch.save({'state_dict': published()}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=message):
         convert(tmp_path / 'a.pth', tmp_path / destination, force=True)
@@ -281,7 +281,7 @@ def without(*keys) -> dict:
         ),
     ],
 )
-def test_what_is_not_recognized_is_refused(state_dict, message, tmp_path):
+def test_unrecognized_or_incomplete_weights_are_refused(state_dict, message, tmp_path):
     torch.save({'state_dict': state_dict}, tmp_path / 'a.pth')
     assert message in refused(tmp_path / 'a.pth', tmp_path / 'out.pth')
 
@@ -316,14 +316,14 @@ def test_code_in_the_source_does_not_run(origin, tmp_path):
     assert not (tmp_path / 'ran').exists()
 
 
-def test_as_a_function(tmp_path):
+def test_convert_checkpoint_returns_a_summary(tmp_path):
     torch.save({'state_dict': published(), 'epoch': 5}, tmp_path / 'a.pth')
     summary = convert_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'out.pth'))
     assert summary['network'] == 'FCViT' and summary['epoch'] == '5' and summary['tensors'] == '212'
 
 
 def test_networks_without_a_table_of_names_are_converted(tmp_path):
-    """The parts that every file has are those of the network as it is built."""
+    """A complete file has the parts of the network as it is built."""
     network = PlainNet
     torch.save(
         {'state_dict': {f'module.backbone.{key}': value for key, value in network().state_dict().items()}, 'meta': {}},

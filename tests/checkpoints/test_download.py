@@ -47,14 +47,14 @@ def ranges(server):
     return [wanted for _, wanted in server.asked]
 
 
-def seen(path):
-    """What a person sees in the folder; locks and beginnings are hidden files."""
+def visible_files(path):
+    """List the visible files of the folder; lock files and partial files are hidden."""
     return [name for name in os.listdir(path.parent) if not name.startswith('.')]
 
 
 def test_a_file_is_downloaded_once(server, path):
     assert fetch(server, path) is True
-    assert path.read_bytes() == CONTENT and seen(path) == ['a.pth'] and not find_partials(path)
+    assert path.read_bytes() == CONTENT and visible_files(path) == ['a.pth'] and not find_partials(path)
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
     assert fetch(server, path) is False and len(server.asked) == 1
 
@@ -65,7 +65,7 @@ def _umask():
     return mask
 
 
-def test_it_continues_where_it_was_cut(server, path):
+def test_interrupted_download_is_resumed(server, path):
     server.cuts = [4000, 3000]
     checked = []
     assert fetch(server, path, lambda temporary: checked.append(Path(temporary).read_bytes()))
@@ -73,7 +73,7 @@ def test_it_continues_where_it_was_cut(server, path):
     assert ranges(server) == [None, 'bytes=3999-', 'bytes=6998-']
 
 
-def test_a_killed_process_is_continued_by_the_next(server, path):
+def test_download_of_a_killed_process_is_resumed(server, path):
     server.pause = 0.02
     process = fork.Process(target=fetch, args=(server, path))
     process.start()
@@ -82,15 +82,15 @@ def test_a_killed_process_is_continued_by_the_next(server, path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert not path.exists() and seen(path) == []
+    assert not path.exists() and visible_files(path) == []
     (partial,) = find_partials(path)
     server.pause = 0
     assert fetch(server, path) and path.read_bytes() == CONTENT and not find_partials(path)
     assert ranges(server) == [None, f'bytes={partial.size - 1}-'] and 3000 <= partial.size < len(CONTENT)
 
 
-def test_a_complete_beginning_takes_a_byte(server, path):
-    """The process was killed between the last byte and the new name."""
+def test_complete_partial_file_requests_one_byte(server, path):
+    """The process was killed between the last byte and the rename."""
     with pytest.raises(KeyboardInterrupt):
         fetch(server, path, check=_interrupt)
     assert find_partials(path)[0].size == len(CONTENT)
@@ -102,13 +102,13 @@ def _interrupt(path):
     raise KeyboardInterrupt
 
 
-def test_a_server_that_sends_no_parts(server, path):
+def test_server_without_range_requests(server, path):
     server.ranges, server.cuts = False, [4000, 6000]
     fetch(server, path)
     assert path.read_bytes() == CONTENT and ranges(server) == [None, 'bytes=3999-', 'bytes=5999-']
 
 
-def test_parts_of_two_contents_are_not_put_together(server, path, monkeypatch):
+def test_download_restarts_if_the_file_changed(server, path, monkeypatch):
     monkeypatch.setattr(module, 'PAUSES', ())  # given up at the first cut
     server.cuts = [4000]
     with pytest.raises(DownloadError, match=r'the connection was lost after 0.0 MiB of 0.0 MiB; the 0.0 MiB that came'):
@@ -119,7 +119,7 @@ def test_parts_of_two_contents_are_not_put_together(server, path, monkeypatch):
     assert not find_partials(path)
 
 
-def test_a_file_that_is_shorter_now(server, path, monkeypatch):
+def test_download_restarts_if_the_file_became_shorter(server, path, monkeypatch):
     monkeypatch.setattr(module, 'PAUSES', ())
     server.cuts = [4000]
     with pytest.raises(DownloadError, match=r'the connection was lost after .*the next try continues'):
@@ -130,7 +130,7 @@ def test_a_file_that_is_shorter_now(server, path, monkeypatch):
 
 
 @pytest.mark.parametrize('with_ranges', [True, False])
-def test_it_is_given_up_without_progress(with_ranges, server, path):
+def test_download_without_progress_ends_with_an_error(with_ranges, server, path):
     server.ranges, server.cuts = with_ranges, [3000] + [0 if with_ranges else 2000] * 50
     with pytest.raises(
         DownloadError, match=r'a.pth could not be downloaded: the connection was lost after .* are kept'
@@ -143,14 +143,14 @@ def test_it_is_given_up_without_progress(with_ranges, server, path):
 
 
 @pytest.mark.parametrize('status', [404, 403])
-def test_no_such_file(status, server, path):
+def test_client_errors_are_not_retried(status, server, path):
     server.statuses = [status]
     with pytest.raises(DownloadError, match=rf'a.pth could not be downloaded: the server answers {status} \(\w'):
         fetch(server, path)
-    assert len(server.asked) == 1 and not seen(path) and not find_partials(path)
+    assert len(server.asked) == 1 and not visible_files(path) and not find_partials(path)
 
 
-def test_a_busy_server_is_asked_again(server, path):
+def test_server_errors_are_retried(server, path):
     server.statuses = [503, 429]
     fetch(server, path)
     assert path.read_bytes() == CONTENT and len(server.asked) == 3
@@ -169,10 +169,10 @@ def test_no_network(path):
         download(f'http://127.0.0.1:{port}/a.pth', str(path), lambda path: None)
     with pytest.raises(DownloadError, match=r'no connection \('):
         download('http://nowhere.invalid/a.pth', str(path), lambda path: None)
-    assert time.time() - start < 10 and not seen(path)
+    assert time.time() - start < 10 and not visible_files(path)
 
 
-def test_a_server_that_falls_silent_is_asked_again(server, path, monkeypatch):
+def test_timeouts_are_retried(server, path, monkeypatch):
     monkeypatch.setattr(module, 'TIMEOUT', 0.1)
     server.pause = 0.2
     fetch(server, path)
@@ -185,22 +185,22 @@ def test_the_length_may_be_unknown(server, path):
     assert path.read_bytes() == CONTENT
 
 
-def test_another_length_than_expected(server, path):
+def test_unexpected_size_is_refused(server, path):
     with pytest.raises(DownloadError, match='a.pth has 10240 bytes, expected 7: the file on the server has changed'):
         fetch(server, path, size=7)
-    assert not seen(path) and fetch(server, path, size=len(CONTENT))
+    assert not visible_files(path) and fetch(server, path, size=len(CONTENT))
 
 
-def test_content_that_is_refused_is_removed(server, path):
+def test_invalid_content_is_removed(server, path):
     def check(temporary):
         raise CheckpointError('a web page')
 
     with pytest.raises(CheckpointError, match='a web page'):
         fetch(server, path, check)
-    assert not seen(path) and not find_partials(path)
+    assert not visible_files(path) and not find_partials(path)
 
 
-def test_two_processes_at_once(server, path):
+def test_concurrent_processes_download_once(server, path):
     server.pause = 0.01
     results = fork.SimpleQueue()
     processes = [fork.Process(target=_put, args=(results, server, path)) for _ in range(3)]
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
     assert not server.asked
 
 
-def test_a_full_disk_keeps_what_came(server, path, monkeypatch):
+def test_full_disk_is_reported(server, path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, 'No space left on device')
 

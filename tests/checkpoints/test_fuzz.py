@@ -1,6 +1,6 @@
-"""Files that nobody thought of: whatever is in them, they are converted rightly or refused with a message.
+"""Random files are converted correctly or refused with a message.
 
-``FUZZ_CASES=2500 python -m pytest tests/checkpoints/test_fuzz.py`` runs the long version: so many for each test.
+``FUZZ_CASES=2500 python -m pytest tests/checkpoints/test_fuzz.py`` runs the long version: that many cases of each test.
 """
 
 import functools
@@ -155,7 +155,7 @@ def test_converted_or_refused(tmp_path, file, ema):
 
 @fuzz
 @given(file=files(), dense=st.booleans(), prefix=st.sampled_from([None, 'backbone', 'encoder.', 'nowhere']))
-def test_loaded_or_refused_and_then_untouched(tmp_path, file, dense, prefix):
+def test_loaded_or_refused_without_changes(tmp_path, file, dense, prefix):
     network, _, content = file
     backbone = build(network, dense)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -172,8 +172,8 @@ def test_loaded_or_refused_and_then_untouched(tmp_path, file, dense, prefix):
 
 @fuzz
 @given(data=st.data(), network=st.sampled_from(list(NETWORKS)), dense=st.booleans())
-def test_names_there_and_back(data, network, dense):
-    """Any part of a state dict gets published names that no other part has, and its own again."""
+def test_published_names_round_trip(data, network, dense):
+    """Any part of a state dict is converted to unique published names, and back."""
     names = names_of(network)
     state = build(network, dense).state_dict()
     # What decides the rows' conditions must be there, as in any file.
@@ -187,7 +187,7 @@ def test_names_there_and_back(data, network, dense):
 
 @fuzz
 @given(data=st.data(), network=st.sampled_from(list(NETWORKS)))
-def test_damaged_bytes(tmp_path, data, network):
+def test_corrupt_bytes_raise_no_other_exception(tmp_path, data, network):
     path = tmp_path / 'a.pth'
     torch.save(weights(network, True, True), path, _use_new_zipfile_serialization=data.draw(st.booleans()))
     content = bytearray(path.read_bytes())

@@ -27,7 +27,7 @@ NAMES = fcvit_mm.FCViT.published_names
 
 @pytest.fixture
 def log(caplog):
-    """What MMEngine's logger says: ``log.text``, ``log.records``. (It does not propagate to the root logger.)"""
+    """The messages of MMEngine's logger: ``log.text``, ``log.records``. (It does not propagate to the root logger.)"""
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     yield caplog
@@ -108,7 +108,7 @@ def test_published_classifier(tmp_path, log):
 
 
 def test_classifier_into_a_dense_backbone(tmp_path, log):
-    """The usual way to a detector: output norms that the file has not stay as they are."""
+    """The usual start of a detector: output norms that the file lacks keep their initial values."""
     torch.save({'state_dict': published()}, tmp_path / 'a.pth')
     backbone = init(tmp_path / 'a.pth')
     assert backbone.norm0.weight.eq(1).all()
@@ -137,7 +137,7 @@ def test_averaged_weights_when_asked(where, tmp_path, log):
     assert 'trained weights, state_dict (averaged ones are there too' in log.text
 
 
-def test_averaged_weights_that_are_not_there(tmp_path):
+def test_missing_averaged_weights_are_reported(tmp_path):
     torch.save({'state_dict': published(dense=True)}, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=r"has no averaged \(EMA\) weights, expected one of \['state_dict_ema'"):
         init(tmp_path / 'a.pth', ema=True)
@@ -158,15 +158,15 @@ def test_paddle(protocol, names, tmp_path, log):
     assert 'Paddle classifier' in log.text
 
 
-def test_transposed_weights_are_known_without_paddle_names(tmp_path):
-    """A Paddle port that renamed its statistics: the biases tell which way linear weights lie."""
+def test_transposed_weights_are_recognized_without_paddle_names(tmp_path):
+    """A Paddle port with renamed statistics: the biases show how linear weights are stored."""
     state_dict = published(dense=True)
     turned = {key: value.t().contiguous() if value.ndim == 2 else value for key, value in state_dict.items()}
     torch.save(turned, tmp_path / 'a.pth')
     assert_features(init(tmp_path / 'a.pth'))
 
 
-def test_linear_weights_of_two_kinds(tmp_path):
+def test_mixed_layouts_of_linear_weights_are_refused(tmp_path):
     state_dict = published(dense=True)
     key = 'network.0.0.token_mixer.gc1.fc1.weight'
     torch.save({**state_dict, key: state_dict[key].t()}, tmp_path / 'a.pth')
@@ -184,14 +184,14 @@ def test_prefix(prefix, given, tmp_path):
     assert_features(init(tmp_path / 'a.pth', prefix=given))
 
 
-def test_prefix_that_is_not_there(tmp_path):
+def test_missing_prefix_is_refused(tmp_path):
     torch.save(prefixed('backbone.', published(dense=True)), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=r"begins with 'model.'; the names begin with \['backbone'\]"):
         init(tmp_path / 'a.pth', prefix='model')
 
 
 class Toy(BaseModel):
-    """The least that MMEngine trains with a backbone in it."""
+    """A minimal model that MMEngine can train."""
 
     def __init__(self, backbone) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ MODELS_OF = {
 
 @pytest.mark.parametrize('scope', MODELS_OF)
 def test_inside_a_model_of_each_library(scope, tmp_path, log):
-    """The backbone's own init_cfg, when the whole model initializes itself."""
+    """The init_cfg of the backbone takes effect when the complete model initializes its weights."""
     pytest.importorskip(scope)
     path = tmp_path / 'a.pth.tar'
     torch.save({'state_dict': published()}, path)
@@ -302,8 +302,8 @@ def test_missing_and_unexpected_keys_are_reported(tmp_path, log):
     assert 'norm1.weight' in log.text
 
 
-def test_parts_beside_the_backbone_are_no_warning(tmp_path, log):
-    """A checkpoint of a detector of whatever kind: only what stands under backbone. can be unexpected."""
+def test_parts_outside_the_backbone_are_not_unexpected(tmp_path, log):
+    """In the checkpoint of any detector, only keys under backbone. can be unexpected."""
     state_dict = {**prefixed('backbone.', published(dense=True)), 'query_embedding.weight': torch.ones(1)}
     torch.save(state_dict, tmp_path / 'a.pth')
     init(tmp_path / 'a.pth')
@@ -314,7 +314,7 @@ def test_parts_beside_the_backbone_are_no_warning(tmp_path, log):
     assert '1 keys unexpected in the file, not loaded: backbone.surprise.weight' in log.text
 
 
-def test_another_option_is_reported(tmp_path, log):
+def test_missing_keys_of_another_option_are_reported(tmp_path, log):
     torch.save(published(dense=True), tmp_path / 'a.pth')
     init(tmp_path / 'a.pth', option='channel_att')
     assert '20 keys missing in the file' in log.text
@@ -339,7 +339,7 @@ def test_another_option_is_reported(tmp_path, log):
         ({'state_dict': 'weights'}, 'contains no tensors, only state_dict'),
     ],
 )
-def test_nothing_in_common_is_an_error(content, message, tmp_path):
+def test_unrelated_files_are_refused(content, message, tmp_path):
     torch.save(content, tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match=message):
         init(tmp_path / 'a.pth')
@@ -365,7 +365,7 @@ def test_other_shapes_are_an_error(tmp_path):
         init(tmp_path / 'a.pth')
 
 
-def test_two_names_for_one_tensor(tmp_path):
+def test_two_keys_for_one_tensor_are_refused(tmp_path):
     dense = published(dense=True)
     dense['norm.weight'] = dense['norm6.weight']
     torch.save(dense, tmp_path / 'a.pth')
@@ -373,7 +373,7 @@ def test_two_names_for_one_tensor(tmp_path):
         init(tmp_path / 'a.pth')
 
 
-def test_another_network(tmp_path):
+def test_another_network_is_refused(tmp_path):
     torch.save(published(dense=True), tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='is a FCViT, the backbone is a Linear'):
         load_pretrained(nn.Linear(1, 1), str(tmp_path / 'a.pth'))
@@ -396,8 +396,8 @@ def test_frozen_backbone_loads(tmp_path):
     assert_features(backbone.eval())
 
 
-def test_weights_stay_the_models_own(tmp_path):
-    """Loading copies: nothing of the file is shared with the model, and types stay the model's."""
+def test_loaded_parameters_keep_dtype_and_requires_grad(tmp_path):
+    """Loading copies the values, so the parameters keep their dtype."""
     half = {key: value.half() if value.is_floating_point() else value for key, value in published(dense=True).items()}
     torch.save(half, tmp_path / 'a.pth')
     backbone = init(tmp_path / 'a.pth')
@@ -410,7 +410,7 @@ def test_weights_stay_the_models_own(tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server on this machine; gives its address and the paths that were asked of it."""
+    """A local web server; its address and the list of requested paths."""
     asked = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -431,7 +431,7 @@ def server(tmp_path):
         thread.join()
 
 
-def kept(tmp_path):
+def downloaded_files(tmp_path):
     """Names of the downloaded files, without lock files."""
     return [name for name in os.listdir(tmp_path / 'home' / 'hub' / 'checkpoints') if not name.endswith('.lock')]
 
@@ -443,11 +443,11 @@ def test_download(server, tmp_path, monkeypatch):
     for _ in range(2):
         assert_features(init(f'{address}/a.pth.tar?download=1'))
     assert asked == ['/a.pth.tar?download=1']
-    assert kept(tmp_path) == ['a.pth.tar']
+    assert downloaded_files(tmp_path) == ['a.pth.tar']
 
 
 @pytest.mark.parametrize('content', [b'<!DOCTYPE html><title>Log in</title>', 'cut off'])
-def test_download_of_something_else_is_not_kept(server, tmp_path, monkeypatch, content):
+def test_invalid_download_is_removed(server, tmp_path, monkeypatch, content):
     address, _ = server
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     file = tmp_path / 'served' / 'a.pth'
@@ -457,10 +457,10 @@ def test_download_of_something_else_is_not_kept(server, tmp_path, monkeypatch, c
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=f'{address}/a.pth .*(is a web page|corrupt or truncated).*give the path'):
         init(f'{address}/a.pth')
-    assert kept(tmp_path) == []
+    assert downloaded_files(tmp_path) == []
 
 
-def test_downloaded_files_are_read_as_safely(server, tmp_path, monkeypatch):
+def test_downloaded_files_run_no_code(server, tmp_path, monkeypatch):
     address, _ = server
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
 
@@ -474,18 +474,18 @@ def test_downloaded_files_are_read_as_safely(server, tmp_path, monkeypatch):
     assert not (tmp_path / 'ran').exists()
 
 
-def test_download_that_fails(server, tmp_path, monkeypatch):
+def test_failed_download_is_reported(server, tmp_path, monkeypatch):
     address, _ = server
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     with pytest.raises(CheckpointError, match='nowhere.pth could not be downloaded.*404.*give the path'):
         init(f'{address}/nowhere.pth')
-    assert kept(tmp_path) == []
+    assert downloaded_files(tmp_path) == []
     with pytest.raises(CheckpointError, match='does not end in a file name'):
         init(f'{address}/')
 
 
 @pytest.mark.parametrize('address', ['torchvision://resnet50', 'open-mmlab://resnet50', 'ftp://host/a.pth'])
-def test_addresses_of_other_networks(address):
+def test_unsupported_addresses_are_refused(address):
     with pytest.raises(CheckpointError, match='expected a path, http:// or https://'):
         init(address)
 
@@ -503,7 +503,7 @@ def test_torch_reads_numbers_of_numpy_safely(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(torch, 'float8_e4m3fn'), reason='torch without floats of 8 bits')
-def test_weights_in_floats_of_8_bits(tmp_path):
+def test_float8_weights(tmp_path):
     from fcvit_mm import FCViT
 
     arch = dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8), mlp_ratios=(1, 1, 1, 1))

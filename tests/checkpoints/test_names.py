@@ -1,4 +1,4 @@
-"""What surrounds weights in a file: containers and prefixes."""
+"""Containers and prefixes of weights in a file."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_other_containers():
     assert find_state_dict({'model': {'state_dict': {}}})[0] == {}
 
 
-def test_averaged_weights_that_are_not_there():
+def test_missing_averaged_weights_are_reported():
     with pytest.raises(CheckpointError, match=r"a.pth has no averaged \(EMA\) weights, expected one of \['state_di"):
         weights_of({'state_dict': ONE}, 'a.pth', ema=True)
 

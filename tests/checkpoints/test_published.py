@@ -56,7 +56,7 @@ SMALLEST = (
 
 
 @pytest.mark.parametrize('name', SMALLEST)
-def test_its_key_is_one_of_the_network(name):
+def test_key_of_a_row_exists_in_its_network(name):
     pytest.importorskip('timm')
     variant = VARIANTS[name]
     with uninitialized():
@@ -64,7 +64,7 @@ def test_its_key_is_one_of_the_network(name):
     assert variant.network.published_names.to_ours(PUBLISHED[name].keys) in names
 
 
-def test_keys_are_those_of_a_network_that_was_built():
+def test_keys_of_all_rows_are_tested():
     built = {(VARIANTS[name].network, PUBLISHED[name].keys) for name in SMALLEST}
     for row in PUBLISHED.values():
         keys = row.keys if row.task == 'classifier' else row.keys.replace('backbone.', '', 1)
@@ -88,15 +88,15 @@ def test_heads_have_the_names_and_shapes_of_the_old_libraries(name):
     assert ours == OLD_NAMES[name]
 
 
-def test_every_published_figure_has_its_weights():
-    """What the metafiles call published by FCViT's and DWNet's authors can be had by name."""
+def test_every_published_result_has_weights():
+    """Each config with results in the metafiles has weights in the table."""
     configs = {row.config for row in PUBLISHED.values()}
     for folder in FOLDERS.values():
         for entry in yaml.safe_load((ROOT / 'configs' / folder / 'metafile.yml').read_text())['Models']:
             assert entry['Config'] in configs or not entry.get('Results'), entry['Name']
 
 
-def test_addresses_are_files_and_names_are_told_apart():
+def test_addresses_are_files_with_unique_names():
     for row in PUBLISHED.values():
         assert urlparse(row.page).scheme == 'https'
         if row.address is None:
@@ -119,7 +119,7 @@ def test_a_row_is_found_by_its_name_and_its_configs(given):
     assert find_published(given) is PUBLISHED['dwnet_tiny']
 
 
-def test_a_name_that_is_none():
+def test_unknown_name_is_refused():
     with pytest.raises(
         CheckpointError, match=r"'dwnet_tyni' is not the name .* such as dwnet_tiny, .*download.py lists"
     ):
@@ -128,7 +128,7 @@ def test_a_name_that_is_none():
         find_published('published:')
 
 
-def test_a_bare_name_stands_for_the_weights_unless_a_file_has_it(tmp_path, monkeypatch):
+def test_name_without_scheme_means_weights_unless_a_file_exists(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert with_scheme('dwnet_tiny') == 'published:dwnet_tiny' and is_published('published:x')
     assert with_scheme('dwnet_tiny.pth') == 'dwnet_tiny.pth' and not is_published('dwnet_tiny')
@@ -136,7 +136,7 @@ def test_a_bare_name_stands_for_the_weights_unless_a_file_has_it(tmp_path, monke
     assert with_scheme('dwnet_tiny') == 'dwnet_tiny'
 
 
-def test_the_classifier_of_a_network():
+def test_published_classifier_of_a_variant():
     assert published_classifier(VARIANTS['fcvit_b12']) is PUBLISHED['fcvit_b12']
     assert published_classifier(VARIANTS['inhomogeneous_dwnet_tiny']) is None
 

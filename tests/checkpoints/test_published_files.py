@@ -1,4 +1,4 @@
-"""``published:NAME``: what is found, what is downloaded, what is refused, and what comes out."""
+"""``published:NAME``: finding, downloading, checking and loading the files."""
 
 import hashlib
 import logging
@@ -47,7 +47,7 @@ def detector():
 
 @pytest.fixture
 def micro(tmp_path, monkeypatch):
-    """Small published weights: a classifier and a detector on a server, another that only a person can download."""
+    """Small published weights: a classifier and a detector on a server, another to be downloaded by hand."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     monkeypatch.delenv('FCVIT_MM_WEIGHTS', raising=False)
     monkeypatch.setattr('fcvit_mm.checkpoints.download.PAUSES', ())
@@ -80,7 +80,7 @@ def backbone(**init_cfg):
     return fcvit_mm.FCViT(**arguments(), out_indices=(3,), init_cfg=dict(type='Pretrained', **init_cfg))
 
 
-def test_it_is_downloaded_once_and_read_under_our_names(micro):
+def test_downloaded_once_and_read_with_our_names(micro):
     for _ in range(2):
         found = read_checkpoint('published:micro')
     assert [path for path, _ in micro.server.asked] == ['/micro_224.pth']
@@ -94,13 +94,13 @@ def test_it_is_downloaded_once_and_read_under_our_names(micro):
     assert found['meta']['task'] == 'classifier' and found['meta']['source_file'] == 'micro_224.pth'
 
 
-def test_it_is_a_backbones_start(micro):
+def test_initializes_a_backbone(micro):
     network = backbone(checkpoint='published:micro')
     network.init_weights()
     assert torch.equal(network.stem.proj.weight, published()['patch_embed.proj.weight'])
 
 
-def test_mmengine_loads_it(micro):
+def test_mmengine_loads_published_weights(micro):
     """As load_from, the libraries' inferencers and init_model do."""
     model = torch.nn.ModuleDict({'backbone': micro.variant.build(), 'head': torch.nn.ModuleDict()})
     model['head']['fc'] = torch.nn.Linear(40, 10)
@@ -117,7 +117,7 @@ def test_a_complete_detector_of_an_old_library(micro):
     assert found['meta']['dataset_meta'] == {'classes': ('cat', 'dog')} and 'config' not in found['meta']
 
 
-def test_the_folder_of_the_variable_comes_first(micro, tmp_path, monkeypatch):
+def test_folder_of_the_environment_variable_is_searched_first(micro, tmp_path, monkeypatch):
     folder = tmp_path / 'weights'
     assert fetch_published('micro', str(folder)).how == 'downloaded' and not micro.cache.exists()
     monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(folder))
@@ -131,7 +131,7 @@ def test_the_folder_of_the_variable_comes_first(micro, tmp_path, monkeypatch):
         published_path('micro_det')
 
 
-def test_a_variable_that_names_no_folder(micro, tmp_path, monkeypatch):
+def test_environment_variable_with_a_missing_folder(micro, tmp_path, monkeypatch):
     folder = tmp_path / 'weights'
     monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(folder))
     with pytest.raises(
@@ -145,7 +145,7 @@ def test_a_variable_that_names_no_folder(micro, tmp_path, monkeypatch):
     assert published_path('micro') == str(folder / 'micro_224.pth')
 
 
-def test_what_only_a_person_can_download(micro, tmp_path, monkeypatch):
+def test_weights_that_must_be_downloaded_by_hand(micro, tmp_path, monkeypatch):
     folder = tmp_path / 'weights'
     folder.mkdir()
     monkeypatch.setenv('FCVIT_MM_WEIGHTS', str(folder))
@@ -193,7 +193,7 @@ def test_wrong_content_is_refused_and_removed(make, message, micro, tmp_path):
     assert not [name for name in os.listdir(micro.cache) if not name.endswith('.lock')]
 
 
-def test_a_wrong_file_put_there_by_hand(micro, tmp_path):
+def test_wrong_file_saved_by_hand_is_refused(micro, tmp_path):
     micro.cache.mkdir(parents=True)
     (micro.cache / 'micro_drive.pth').write_bytes(content(tmp_path, detector()))
     for read in (read_published, fetch_published):
@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_written(micro, tmp_path):
     assert not micro.server.asked
 
 
-def test_the_hash_is_told_and_remembered(micro, tmp_path, monkeypatch):
+def test_hash_is_returned_and_stored(micro, tmp_path, monkeypatch):
     expected = hashlib.sha256(micro.server.files['/micro_224.pth']).hexdigest()
     found = fetch_published('micro')
     assert found[1:] == (len(micro.server.files['/micro_224.pth']), expected, 'downloaded', True)
@@ -240,7 +240,7 @@ def test_the_hash_is_told_and_remembered(micro, tmp_path, monkeypatch):
     assert fetch_published('micro').remembered is False
 
 
-def test_what_is_elsewhere_here_is_copied(micro, tmp_path):
+def test_local_file_is_copied_instead_of_downloaded(micro, tmp_path):
     published_path('micro')
     found = fetch_published('micro', str(tmp_path / 'weights'))
     assert found.how == f'copied from {micro.cache}/micro_224.pth' and len(micro.server.asked) == 1
@@ -248,7 +248,7 @@ def test_what_is_elsewhere_here_is_copied(micro, tmp_path):
     assert fetch_published('micro', str(tmp_path / 'weights')).how == 'found'
 
 
-def test_parts_that_nobody_knows_are_named(micro, tmp_path, caplog):
+def test_unknown_parts_are_reported(micro, tmp_path, caplog):
     from mmengine.logging import MMLogger
 
     micro.server.files['/det.pth'] = content(tmp_path, {**detector(), 'surprise.weight': torch.ones(1)})
@@ -259,12 +259,12 @@ def test_parts_that_nobody_knows_are_named(micro, tmp_path, caplog):
     assert 'det.pth: 1 tensors of unknown components are not loaded: surprise.weight' in record.getMessage()
 
 
-def test_it_is_converted_as_any_file(micro, tmp_path):
+def test_published_weights_can_be_converted(micro, tmp_path):
     convert_checkpoint('published:micro', str(tmp_path / 'out.pth'))
     assert torch.load(tmp_path / 'out.pth', weights_only=True)['meta']['task'] == 'classifier'
 
 
-def test_a_name_that_is_none(micro):
+def test_unknown_name_is_refused(micro):
     for read in (read_checkpoint, published_path, lambda name: backbone(checkpoint=name).init_weights()):
         with pytest.raises(
             CheckpointError, match="'micra' is not the name of published weights, expected one such as micro"

@@ -1,4 +1,4 @@
-"""Which network a file is of: by its names alone, uniquely, whoever wrote the network."""
+"""The network of a file is recognized by its names alone, also if it is of another package."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ HEADS = {'rpn_head.rpn_cls.weight': torch.ones(3, 4), 'neck.conv.weight': torch.
 
 
 def files_of(row, **options):
-    """State dicts of a small network: as its authors name it, and as we do."""
+    """Yield the state dict of a small network with our names, and with the published ones."""
     own = build(row, **options).state_dict()
     yield own
     yield row.type.published_names.to_published(own)
@@ -38,8 +38,8 @@ def test_no_two_networks_claim_the_same_file(network, dense):
 
 
 @pytest.mark.parametrize('name', VARIANTS)
-def test_every_variant_is_named(name):
-    """Without weights: only names and shapes decide."""
+def test_every_variant_is_recognized(name):
+    """Only names and shapes decide, so the weights are not initialized."""
     row = VARIANTS[name]
     if row.network.__name__ in ('ViT', 'CaiT', 'Swin'):
         pytest.importorskip('timm')
@@ -67,7 +67,7 @@ def test_a_network_without_a_table_is_recognized_by_its_own_names():
 
 
 @pytest.mark.parametrize('prefix', ['', 'module.', 'backbone.', 'module.backbone.', '_orig_mod.'])
-def test_it_loads_its_own_checkpoint(prefix, tmp_path):
+def test_network_without_a_table_loads_its_own_checkpoint(prefix, tmp_path):
     there = PlainNet()
     torch.save({'state_dict': {prefix + key: value for key, value in there.state_dict().items()}}, tmp_path / 'a.pth')
     here = PlainNet(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth')))
@@ -80,7 +80,7 @@ def test_it_loads_its_own_checkpoint(prefix, tmp_path):
 
 
 class Renamed(PlainNet):
-    """Of which some names are others in published files."""
+    """A network that has some other names in published files."""
 
     published_names = PublishedNames(rows=(Row('features.*.convolution.*', 'stages.0.blocks.*.convolution.*'),))
 
@@ -103,14 +103,14 @@ def test_only_names_that_differ_need_a_row():
 
 
 class NeedsAnArgument(PlainNet):
-    """Which cannot be built to see its names."""
+    """A network that cannot be built without arguments, so its names are not known."""
 
     def __init__(self, width) -> None:
         super().__init__(depths=(1,), channels=(width,), out_indices=0)
         self.stages[0].blocks[0].extra = Block(width)
 
 
-def test_a_network_that_cannot_be_built_is_known_when_it_is_loaded(tmp_path):
+def test_network_that_needs_arguments_loads_its_own_checkpoint(tmp_path):
     there, here = NeedsAnArgument(8), NeedsAnArgument(8)
     assert reference_names(NeedsAnArgument) == () and NeedsAnArgument not in list_networks()
     torch.save(there.state_dict(), tmp_path / 'a.pth')
@@ -118,11 +118,11 @@ def test_a_network_that_cannot_be_built_is_known_when_it_is_loaded(tmp_path):
     assert all(torch.equal(value, there.state_dict()[key]) for key, value in here.state_dict().items())
 
 
-def test_a_deprecated_name_is_no_network_of_its_own():
+def test_deprecated_classes_are_not_listed():
     assert not {fcvit_mm.ScaledViT, fcvit_mm.ScaledCaiT, fcvit_mm.ScaledSwin}.intersection(list_networks())
 
 
-def test_random_numbers_stay():
+def test_building_names_keeps_the_random_state():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -138,7 +138,7 @@ def test_random_numbers_stay():
         ('PoolFormer', ['layer_scale_1', 'norm1.weight', 'norm1.bias', 'mlp.fc1.weight', 'mlp.fc2.weight']),
     ],
 )
-def test_networks_of_others_are_not_taken_for_ours(name, parts):
+def test_networks_of_other_packages_are_not_recognized_as_ours(name, parts):
     root = 'network.0.0' if name == 'PoolFormer' else 'stages.0.blocks.0'
     with pytest.raises(CheckpointError, match='nothing in common with FCViT, DWNet, ViT, CaiT, Swin'):
         recognize({f'{root}.{part}': torch.ones(4) for part in parts}, 'a.pth')
@@ -167,7 +167,7 @@ def test_the_prefix_of_a_wrapper_is_found(name, prefix):
         assert all(torch.equal(found.others[key], value) for key, value in head.items())
 
 
-def test_of_two_prefixes_that_fit_none_is_taken():
+def test_two_matching_prefixes_are_refused():
     weights = build(NETWORKS['fcvit']).state_dict()
     both = {prefix + key: value for prefix in ('student.', 'teacher.net.') for key, value in weights.items()}
     with pytest.raises(CheckpointError, match="after each of 'student.', 'teacher.net.': give one of them as prefix"):

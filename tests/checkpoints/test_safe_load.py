@@ -1,4 +1,4 @@
-"""Checkpoint files: what genuine ones hold comes out, others are refused with the reason."""
+"""Valid checkpoint files are read completely, others are refused with the reason."""
 
 import argparse
 import contextlib
@@ -58,7 +58,7 @@ def test_tensors_of_every_kind(writer, tmp_path):
         assert not read[name].requires_grad
 
 
-def test_tensor_of_a_type_without_a_storage_of_its_own(tmp_path):
+def test_tensor_of_a_dtype_without_a_storage_class(tmp_path):
     if not hasattr(torch, 'uint16'):
         pytest.skip('needs torch 2.3')
     torch.save({'a': torch.tensor([1, 65535], dtype=torch.uint16)}, tmp_path / 'a.pth')
@@ -103,7 +103,7 @@ def test_safetensors(tmp_path, monkeypatch):
         read_checkpoint(tmp_path / 'a.safetensors')
 
 
-def test_home_folder(tmp_path, monkeypatch):
+def test_path_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth')
     assert read_checkpoint('~/a.pth')
@@ -115,8 +115,8 @@ def test_scripted_model_is_refused(tmp_path):
         read_checkpoint(tmp_path / 'a.pt')
 
 
-def test_files_that_announce_more_than_they_hold(tmp_path):
-    """Each would otherwise set aside far more memory than it has bytes."""
+def test_files_that_declare_more_data_than_they_contain(tmp_path):
+    """Otherwise reading them would allocate far more memory than they have bytes."""
     (tmp_path / 'a.pdparams').write_bytes(op(b'\x96', struct.pack('<Q', 2**50)))
     with pytest.raises(CheckpointError, match='corrupt or truncated'):
         read_checkpoint(tmp_path / 'a.pdparams')
@@ -204,7 +204,7 @@ def test_no_file(tmp_path):
         read_checkpoint(tmp_path)
 
 
-def test_files_and_folders_that_lead_to_a_checkpoint(tmp_path):
+def test_pointer_files_and_folders_name_a_checkpoint(tmp_path):
     for name in ('epoch_1.pth', 'epoch_2.pth', 'model-00001-of-00002.bin'):
         torch.save({'a': torch.ones(1)}, tmp_path / name)
     os.utime(tmp_path / 'epoch_1.pth', (0, 0))
@@ -262,7 +262,7 @@ def test_no_permission(tmp_path, monkeypatch):
 
 
 def test_unknown_torch_format(tmp_path):
-    """torch's old format says its version and byte order."""
+    """torch's old format states its version and byte order."""
     torch.save({'a': torch.ones(1)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
     intact = (tmp_path / 'a.pth').read_bytes()
     magic, version = pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2)
@@ -277,8 +277,8 @@ def test_unknown_torch_format(tmp_path):
 
 
 @pytest.mark.parametrize('writer', ['torch', 'torch before 1.6', 'pickle 4'])
-def test_interrupted_download(writer, tmp_path):
-    """Cut anywhere, a file is corrupt; never half a state dict, never another exception."""
+def test_truncated_files_are_refused(writer, tmp_path):
+    """A file truncated anywhere is reported as corrupt; it gives no partial state dict and no other exception."""
     content = (
         {'a': np.arange(200.0), 'b': np.ones((3, 4))}
         if writer == 'pickle 4'
@@ -292,7 +292,7 @@ def test_interrupted_download(writer, tmp_path):
             read_checkpoint(tmp_path / 'cut.pth')
 
 
-def test_flipped_bytes_never_give_another_exception(tmp_path):
+def test_changed_bytes_raise_no_other_exception(tmp_path):
     torch.save(
         {'a': torch.arange(20.0), 'args': argparse.Namespace(lr=1)},
         tmp_path / 'a.pth',

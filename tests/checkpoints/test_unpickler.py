@@ -1,4 +1,4 @@
-"""Pickles: plain data and arrays come out, and what a hostile file asks for does not happen."""
+"""Pickles: plain data and arrays are read, and code in a malicious file does not run."""
 
 import argparse
 import io
@@ -43,7 +43,7 @@ def test_arrays_and_plain_objects(writer, tmp_path):
 
 
 @all_writers
-def test_training_arguments_are_left_closed(writer, tmp_path):
+def test_training_arguments_become_opaque_objects(writer, tmp_path):
     content = {'args': argparse.Namespace(lr=0.1, out=pathlib.Path('a/b')), 'out': pathlib.Path('a/b'), 'epoch': 3}
     WRITERS[writer](content, tmp_path / 'a.pth')
     read = read_checkpoint(tmp_path / 'a.pth')
@@ -54,7 +54,7 @@ def test_training_arguments_are_left_closed(writer, tmp_path):
 
 @all_writers
 @pytest.mark.parametrize('attack', ['system', 'eval', 'exec', 'import', 'in the key', 'in the arguments'])
-def test_nothing_runs(writer, attack, tmp_path):
+def test_code_does_not_run(writer, attack, tmp_path):
     mark = tmp_path / 'ran'
     command = f'touch {mark}'
     system = Call(os.system, command)
@@ -74,15 +74,15 @@ def test_nothing_runs(writer, attack, tmp_path):
     assert 'save only its weights' in str(error.value)
 
 
-def test_the_attack_would_work(tmp_path):
-    """Else the tests above could not fail."""
+def test_attack_works_with_pickle(tmp_path):
+    """Otherwise the tests above could not fail."""
     mark = tmp_path / 'ran'
     pickle.loads(pickle.dumps(Call(os.system, f'touch {mark}')))
     assert mark.exists()
 
 
-def test_quantized_weights_are_named(tmp_path):
-    """torch.ao's: the advice is the float checkpoint, not to save the weights again."""
+def test_quantized_weights_are_refused(tmp_path):
+    """For weights quantized by torch.ao, the message asks for the float checkpoint."""
     weights = {'conv.weight': torch.quantize_per_tensor(torch.rand(2, 3, 1, 1), 0.1, 0, torch.qint8)}
     torch.save({'state_dict': weights}, tmp_path / 'a.pth')
     with pytest.raises(
@@ -220,7 +220,7 @@ def test_pickled_model_is_refused(tmp_path):
         ([name_op('_codecs', 'encode'), text('abc'), text('rot13'), b'\x86', b'R'], "text encoding 'rot13'"),
     ],
 )
-def test_opcode_by_opcode(codes, message, tmp_path, monkeypatch):
+def test_malicious_opcodes_are_refused(codes, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'a.pdparams').write_bytes(op(*codes))
     with pytest.raises(CheckpointError, match=message):
@@ -228,8 +228,8 @@ def test_opcode_by_opcode(codes, message, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ['a.pdparams']
 
 
-def test_getattr_finds_nothing(tmp_path):
-    """MMEngine's log buffers name it, so it is let through, as an empty shell."""
+def test_getattr_becomes_an_opaque_object(tmp_path):
+    """Log buffers of MMEngine refer to getattr, so it is read as an object without a function."""
     (tmp_path / 'a.pth').write_bytes(
         op(b'}', text('a'), name_op('__builtin__', 'getattr'), text('x'), text('upper'), b'\x86', b'R', b's')
     )
