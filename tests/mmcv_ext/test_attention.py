@@ -1,4 +1,4 @@
-"""Deformable attention has the values and gradients of its definition."""
+"""Deformable attention has the values and gradients of mmcv's reference."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ pytest.importorskip('torchvision')
 pytestmark = pytest.mark.usefixtures('our_operators')
 
 
-def test_deformable_attention_has_the_gradients_of_its_definition():
+def test_deformable_attention_agrees_with_the_reference():
     from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
 
     generator = torch.Generator().manual_seed(0)

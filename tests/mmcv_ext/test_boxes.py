@@ -8,7 +8,7 @@ pytest.importorskip('torchvision')
 pytestmark = pytest.mark.usefixtures('our_operators')
 
 
-def test_nothing_to_suppress():
+def test_nms_of_no_boxes():
     from mmcv.ops import nms, soft_nms
 
     empty = torch.zeros(0, 4), torch.zeros(0)
@@ -16,7 +16,7 @@ def test_nothing_to_suppress():
 
 
 def lane(start, length, xs, rows=9):
-    """A lane at ``rows`` rows: its first row, 0 to 1, how many it has, and x at each."""
+    """Return a lane: its first row (0 to 1), its number of rows, and x at each of ``rows`` rows."""
     return [9.0, 9.0, start, 9.0, length, *([xs] * rows if isinstance(xs, float) else xs)]
 
 
@@ -32,7 +32,7 @@ def lanes_kept(lanes, scores, thresh=5.0, top_k=10):
     return keep[:number].tolist(), parents.tolist()
 
 
-def test_of_close_lanes_the_best_stays():
+def test_best_of_close_lanes_is_kept():
     lanes = [lane(0.0, 9.0, 10.0), lane(0.0, 9.0, 14.0), lane(0.0, 9.0, 18.0), lane(0.0, 9.0, 15.0)]
     # 3 is the best, 1 and 2 are within 5 of it; 0 is 5 from it, which is not below 5.
     assert lanes_kept(lanes, [0.5, 0.6, 0.7, 0.9]) == ([3, 0], [2, 1, 1, 1])
@@ -40,7 +40,7 @@ def test_of_close_lanes_the_best_stays():
     assert lanes_kept(lanes, [0.9, 0.6, 0.7, 0.5]) == ([0, 2], [1, 2, 2, 2])
 
 
-def test_lanes_are_compared_at_the_rows_that_both_have():
+def test_lanes_are_compared_at_common_rows():
     far = [10.0] * 4 + [500.0] * 5
     lower, upper = lane(0.0, 4.0, 10.0), lane(0.5, 5.0, 10.0)
     assert lanes_kept([lower, upper], [0.9, 0.8])[0] == [0, 1]  # rows 0 to 3 and 4 to 8: none in common

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures('our_operators')
 
 
 @pytest.mark.parametrize('modulated', [False, True])
-def test_without_offsets_it_is_a_convolution(modulated):
+def test_zero_offsets_give_a_convolution(modulated):
     from mmcv.ops import deform_conv2d, modulated_deform_conv2d
 
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +62,7 @@ def test_offsets_of_a_smaller_map_are_refused():
 
 
 def test_dyhead_trains():
-    """Its convolutions of one level have the offsets of another."""
+    """DyHead uses the offsets of one level for convolutions of another."""
     pytest.importorskip('mmdet')
     from mmdet.models.necks import DyHead
 

@@ -10,7 +10,7 @@ pytest.importorskip('torchvision')
 pytestmark = pytest.mark.usefixtures('our_operators')
 
 
-def test_an_operator_that_torchvision_has_not_says_how_to_get_it():
+def test_missing_operator_error_names_the_solution():
     from mmcv.ops import points_in_polygons, roi_align
 
     message = r'the operator {} of mmcv is not available.*MCV=compiled make setup.*pip install --no-build-isolation'

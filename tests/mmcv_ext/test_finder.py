@@ -1,4 +1,4 @@
-"""The operators are found, in this process and in the environment; a compiled build is left alone."""
+"""The operators are found in this process and in the environment; a compiled build is not changed."""
 
 import importlib.machinery
 import importlib.util
@@ -38,7 +38,7 @@ def test_without_mmcv(monkeypatch):
 
 
 @pytest.mark.parametrize('first', ['from mmcv.ops import nms', 'from mmdet.apis import init_detector; import mmcv.ops'])
-def test_found_whatever_is_imported_first(first):
+def test_operators_are_found_in_any_import_order(first):
     if finder.is_compiled():
         pytest.skip('this mmcv has its compiled operators')
     code = f'{first}; import sys; print(sys.modules["mmcv._ext"].__name__)'

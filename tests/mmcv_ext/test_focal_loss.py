@@ -1,4 +1,4 @@
-"""Focal losses: values and gradients of their definition."""
+"""Focal losses have the values and gradients of their definition."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The command: what it says, and without a warning."""
+"""The output of the command, without warnings."""
 
 import pytest
 from harness import run_python

@@ -1,4 +1,4 @@
-"""The table of operators: all that the libraries call are there, with the compiled build's results."""
+"""The table of operators has all that the libraries call, with the results of the compiled build."""
 
 import importlib
 import inspect
@@ -27,7 +27,7 @@ def recorded():
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_gives_what_the_compiled_build_gives(name, recorded):
+def test_agrees_with_the_compiled_build(name, recorded):
     found = CASES[name]()
     expected = [recorded[f'{name}/{index}'] for index in range(len(found))]
     assert f'{name}/{len(found)}' not in recorded
@@ -147,7 +147,7 @@ IMPORTS = r'from (mmcv\.ops[\w.]*) import (\([^)]*\)|[^\n]*)'
 BY_TYPE = {'mmdet': {'MMSyncBN', 'DeformRoIPoolPack', 'SAC', 'DCNv2', 'carafe'}, 'mmseg': set()}
 
 
-#: Operators of files that the libraries use for others: of quadrilaterals.
+#: Operators that the libraries do not use, in modules that they import: those for quadrilaterals.
 NOT_ASKED_FOR = r'\w*quadri'
 
 
@@ -162,8 +162,8 @@ def named_in_configs(package):
 
 
 @pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
-def test_every_operator_that_the_library_imports_is_here(library):
-    """Read from its code: what it imports of mmcv.ops, and which compiled operators the files of these ask for."""
+def test_every_operator_of_the_library_is_in_the_table(library):
+    """Found in the code: the imports from mmcv.ops, and the compiled operators that these modules call."""
     package = pytest.importorskip(library)
     files = [path for path in Path(package.__file__).parent.rglob('*.py') if '.mim' not in path.parts]
     found = [pair for path in files for pair in re.findall(IMPORTS, path.read_text(encoding='utf-8'))]

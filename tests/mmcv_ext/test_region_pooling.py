@@ -77,8 +77,8 @@ def test_offsets_move_the_bins_of_deformable_roi_pooling():
         torch.testing.assert_close(change.detach(), slope[index], rtol=0.05, atol=1e-3)
 
 
-def test_channels_last_maps_are_read_as_they_are():
-    """torchvision's kernel takes any memory for contiguous."""
+def test_channels_last_maps_are_read_correctly():
+    """torchvision's kernel reads any memory as if it were contiguous."""
     from mmcv.ops import roi_align
 
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

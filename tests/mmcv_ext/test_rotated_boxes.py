@@ -46,7 +46,7 @@ CHANGES = {
 
 @pytest.mark.parametrize('upright', [False, True])
 @pytest.mark.parametrize('change', CHANGES)
-def test_overlaps_are_those_of_geometry(change, upright):
+def test_overlaps_agree_with_shapely(change, upright):
     from mmcv.ops import box_iou_rotated
 
     first = random_boxes(30)
@@ -62,7 +62,7 @@ def test_overlaps_are_those_of_geometry(change, upright):
     torch.testing.assert_close(table, box_iou_rotated(second, first).T)
 
 
-def test_upright_boxes_overlap_as_boxes_do():
+def test_overlaps_of_upright_boxes_agree_with_bbox_overlaps():
     from mmcv.ops import bbox_overlaps, box_iou_rotated
 
     boxes = changed(random_boxes(20), a=lambda a: 0 * a)
@@ -81,7 +81,7 @@ def test_empty_boxes_and_no_boxes():
     assert len(nms_rotated(boxes[:0], torch.zeros(0), 0.5)[0]) == 0
 
 
-def test_boxes_are_suppressed_by_those_of_their_label():
+def test_boxes_are_suppressed_only_by_the_same_label():
     from mmcv.ops import nms_rotated
 
     boxes, scores = torch.tensor([[10.0, 10, 8, 4, 0.3]] * 4), torch.tensor([0.5, 0.9, 0.7, 0.8])
@@ -108,7 +108,7 @@ def test_differentiable_overlaps(change):
     assert gradient.isfinite().all() and (gradient.any() or change == 'far away')
 
 
-def test_gradients_of_overlaps_are_those_of_differences():
+def test_gradients_of_overlaps_agree_with_finite_differences():
     from mmcv.ops import diff_iou_rotated_2d
 
     first, second = random_boxes(6).double()[None], random_boxes(6, seed=1).double()[None]

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures('our_operators')
 
 
 def sync_batch_norm(x, mean, var, weight, bias, mode='default'):
-    """mmcv's, with a momentum of 0.3, of one process: it asks for no process group then."""
+    """Call mmcv's function with a momentum of 0.3, for one process, which needs no process group."""
     from mmcv.ops.sync_bn import SyncBatchNormFunction
 
     return SyncBatchNormFunction.apply(x, mean, var, weight, bias, 0.3, 1e-3, None, 1, mode)
