@@ -14,12 +14,12 @@ ARCH = dict(depths=(1, 1, 1, 1), channels=(16, 32, 32, 32), mlp_ratios=(2, 2, 2,
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
 
-def test_a_model_on_no_gpu_is_refused():
+def test_model_on_a_cpu_is_refused():
     with pytest.raises(ValueError, match=r'cuda_graphs=True, but the FCViT is on cpu: .*\.to\(.cuda.\)'):
         fcvit_mm.optimize_for_inference(FCViT(arch=ARCH), cuda_graphs=True)
 
 
-def test_images_on_a_cpu_are_computed_as_ever():
+def test_images_on_a_cpu_use_no_graph():
     backbone, images = FCViT(arch=ARCH, out_indices=(3,)).eval(), torch.rand(1, 3, 32, 32)
     expected = backbone(images)
     backbone.cuda_graphs = CudaGraphs()
@@ -36,7 +36,7 @@ def test_copies_hold_no_graphs(copied):
 
 
 @on_gpu
-def test_replays_agree_with_calls_size_by_size():
+def test_graphs_of_several_sizes_agree_with_the_model():
     backbone = FCViT(arch=ARCH, out_indices=(0, 3)).cuda().eval()
     graphed = fcvit_mm.optimize_for_inference(backbone, cuda_graphs=True)
     graphed.cuda_graphs.limit = 2

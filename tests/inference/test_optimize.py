@@ -1,4 +1,4 @@
-"""Optimized for inference, a model gives the same outputs in every use. What every network is asked: test_family.py."""
+"""Models optimized for inference give the same outputs. Common tests of all networks: models/test_family.py."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ def images(channels=3, size=(64, 40)):
 
 
 @pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
-def test_outputs_stay(options):
+def test_optimized_outputs_agree(options):
     model = trained(micro(**options))
     x = images(model.in_channels)
     optimized = fcvit_mm.optimize_for_inference(model)
@@ -35,7 +35,7 @@ def test_outputs_stay(options):
                 torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_fused():
+def test_norms_and_scales_are_fused():
     model = trained(micro())
     optimized = fcvit_mm.optimize_for_inference(model)
     assert not [name for name, module in optimized.named_modules() if isinstance(module, nn.BatchNorm2d)]
@@ -45,13 +45,13 @@ def test_what_is_fused():
     assert not optimized.training
 
 
-def test_twice_is_once():
+def test_optimizing_twice_changes_nothing():
     once = fcvit_mm.optimize_for_inference(trained(micro()))
     twice = fcvit_mm.optimize_for_inference(once, images())
     assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values()))
 
 
-def test_the_model_stays_as_it_was():
+def test_original_model_is_not_modified():
     model = trained(micro()).train()
     before = copy.deepcopy(model.state_dict())
     fcvit_mm.optimize_for_inference(model, images())
@@ -59,7 +59,7 @@ def test_the_model_stays_as_it_was():
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-def test_pickles():
+def test_optimized_model_can_be_pickled():
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
     loaded = pickle.loads(pickle.dumps(optimized))
     with torch.no_grad():
@@ -68,8 +68,8 @@ def test_pickles():
 
 
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
-def test_packed_weights_are_those_of_the_layers(monkeypatch):
-    """Used by calls that nothing else is wanted of, made again for changed weights, and part of no file."""
+def test_packed_weights_follow_the_weights_of_the_layers(monkeypatch):
+    """They are used without gradients or autocast, packed again for changed weights, and never saved."""
     used = []
     for name in ('bottleneck', 'channel_mixer', 'fcvit_block'):
         whole = getattr(native, name)
@@ -120,7 +120,7 @@ def test_packed_weights_are_those_of_the_layers(monkeypatch):
 
 HOOKED = nn.Identity()
 HOOKED.register_forward_hook(lambda *args: args[2] + 1)
-#: What somebody may do to a block of an optimized network after its first pass.
+#: Changes of a block of an optimized network after its first forward pass.
 CHANGES = {
     'nothing': lambda block: None,
     'attributes': lambda block: [
@@ -161,7 +161,7 @@ CHANGES = {
 )
 @pytest.mark.parametrize('dynamic', [None, True])
 def test_compilers_record_whole_blocks(dynamic):
-    """One operator each, for any size; changed weights count, and hooks that were there when it was compiled."""
+    """One operator per block, for any size; changed weights take effect, and hooks added before compiling."""
     recorded = []
 
     def backend(graph, inputs):
@@ -190,7 +190,7 @@ def test_compilers_record_whole_blocks(dynamic):
 
 
 @pytest.mark.parametrize('change', CHANGES.values(), ids=CHANGES)
-def test_blocks_that_somebody_changes_compute_what_their_layers_say(change):
+def test_changed_blocks_agree_with_the_reference(change):
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
     x = images()
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_blocks_that_somebody_changes_compute_what_their_layers_say(change):
 
 
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
-def test_packed_weights_under_fake_tensors_and_by_several_threads():
+def test_packed_weights_with_fake_tensors_and_several_threads():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     optimized, x = fcvit_mm.optimize_for_inference(trained(micro())), images()
@@ -226,7 +226,7 @@ def test_packed_weights_under_fake_tensors_and_by_several_threads():
 
 
 @pytest.mark.parametrize('grad', [False, True])
-def test_traces(grad):
+def test_optimized_model_can_be_traced(grad):
     """Nothing needs a gradient, so the check of torch.jit.trace, without gradients, finds the same graph."""
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
     with torch.set_grad_enabled(grad):
@@ -237,7 +237,7 @@ def test_traces(grad):
 
 
 @pytest.mark.skipif(torch.__version__ < '2.5', reason='torch.export was a prototype before')
-def test_exports():
+def test_optimized_model_can_be_exported():
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
     x = images()
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_exports():
             torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-4)
 
 
-def test_half_precision_where_the_cpu_has_none(monkeypatch):
+def test_half_precision_on_a_cpu_without_it(monkeypatch):
     monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: dtype not in conditions.HALF)
     model = trained(micro())
     half = copy.deepcopy(model).bfloat16()
@@ -261,7 +261,7 @@ def test_half_precision_where_the_cpu_has_none(monkeypatch):
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
 @pytest.mark.parametrize('is_tuned', [True, False])
 def test_half_precision_where_the_kernels_are_faster_in_float32(monkeypatch, is_tuned):
-    """FCViT alone, on CPUs that the kernels were tuned on."""
+    """Only FCViT, on CPUs that the kernels were tuned on."""
     monkeypatch.setattr(conditions, 'cpu_convolves', lambda dtype: True)
     monkeypatch.setattr('fcvit_mm.inference.optimize.is_untuned', lambda x: not is_tuned)
     dwnet = fcvit_mm.DWNet(dict(depths=(1, 1, 1, 1), channels=(8, 8, 8, 8)))
@@ -275,8 +275,8 @@ def test_half_precision_where_the_kernels_are_faster_in_float32(monkeypatch, is_
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
 @pytest.mark.parametrize('has_instructions', [True, False])
 @pytest.mark.parametrize('way', ['autocast', 'weights'])
-def test_bfloat16_multiplies_with_its_instructions(monkeypatch, way, has_instructions):
-    """In half the operations that PyTorch's needs, with an error that is not larger; without them in float32."""
+def test_bfloat16_products_use_bfloat16_instructions(monkeypatch, way, has_instructions):
+    """With an error not larger than PyTorch's; without the instructions, in float32."""
     if has_instructions and not native.multiplies_bfloat16():
         pytest.skip('no instructions for bfloat16')
     monkeypatch.setattr(native, 'multiplies_bfloat16', lambda: has_instructions)
@@ -308,7 +308,7 @@ def test_bfloat16_multiplies_with_its_instructions(monkeypatch, way, has_instruc
 
 
 @pytest.mark.skipif(not native.available(), reason='no compiled CPU kernels here')
-def test_autocast_on_cpus_of_another_kind_is_pytorchs(monkeypatch):
+def test_autocast_on_untuned_cpus_uses_pytorch(monkeypatch):
     monkeypatch.setattr('fcvit_mm.models.fcvit_packed.is_untuned', lambda x: True)
     monkeypatch.setattr(native, 'fcvit_block', None)
     optimized = fcvit_mm.optimize_for_inference(trained(micro()))
@@ -332,7 +332,7 @@ def test_a_model_around_a_backbone():
         torch.testing.assert_close(optimized(images())['scores'], model(images())['scores'], rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_of_which_nothing_is_known():
+def test_model_with_nothing_to_optimize_is_refused():
     with pytest.raises(ValueError, match='Linear contains nothing to optimize, expected FCViT, DWNet or .*KNOWN'):
         fcvit_mm.optimize_for_inference(nn.Linear(2, 2))
     with pytest.raises(

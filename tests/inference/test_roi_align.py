@@ -1,4 +1,4 @@
-"""RoIAlign as sums of rows gives what torchvision's and mmcv's give."""
+"""RoIAlign as sums of rows agrees with torchvision and mmcv."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def maps(channels=6):
 
 
 def boxes(count=120):
-    """Regions of 1 to 200 pixels, some of them beyond the map, empty or inside out."""
+    """Return regions of 1 to 200 pixels, some of them outside of the map, empty or inverted."""
     torch.manual_seed(1)
     centres, sides = torch.rand(count, 2) * 150 - 20, torch.exp(torch.randn(count, 2) + 2.6)
     rois = torch.cat((torch.randint(0, 2, (count, 1)).float(), centres - sides / 2, centres + sides / 2), 1)
@@ -27,7 +27,7 @@ def boxes(count=120):
 
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('ratio', [0, 1, 2, 3])
-def test_values(ratio, aligned, monkeypatch):
+def test_values_agree_with_roi_align(ratio, aligned, monkeypatch):
     monkeypatch.setattr('fcvit_mm.inference.roi_align.REGIONS', 50)
     x, rois = maps(), boxes()
     for scale in (0.25, 1 / 32):
@@ -41,14 +41,14 @@ def test_values(ratio, aligned, monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
-    """As under autocast: maps in half precision, regions not, and torchvision has no bfloat16."""
+    """As under autocast: maps in half precision, regions in float32. torchvision does not support bfloat16."""
     x, rois, layer = maps().to(dtype), boxes(), RoIAlign((4, 4), 0.25, 0)
     got = layer(x, rois)
     assert got.dtype == dtype
     assert torch.equal(got, roi_align_rows(x.float(), rois, (4, 4), 0.25, 0, True).to(dtype))
 
 
-def test_layer(monkeypatch):
+def test_layer_agrees_with_roi_align(monkeypatch):
     x, rois, layer = maps(), boxes(), RoIAlign((4, 4), 0.25, 0)
     expected = roi_align(x, rois, (4, 4), 0.25, 0, True)
     with torch.no_grad():

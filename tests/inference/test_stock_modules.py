@@ -1,4 +1,4 @@
-"""Necks, heads and backbones of the libraries, made faster, find and segment what they did."""
+"""Optimized necks, heads and backbones of the libraries give the same detections and segmentations."""
 
 import copy
 import pickle
@@ -24,8 +24,8 @@ SMALL_RESNET = dict(backbone=RESNET, neck=dict(type='FPN', in_channels=[4, 8], o
 
 
 @pytest.fixture
-def always(monkeypatch):
-    """Compute by tiles, and linear layers by the compiled kernels if there are any, whatever their size."""
+def any_layer_size(monkeypatch):
+    """Use tiles for convolutions and the compiled kernels (if there are any) for linear layers of any size."""
     monkeypatch.setattr(stock_modules, 'MANY_WEIGHTS', 1)
     monkeypatch.setattr(layers.Linear, 'is_faster', lambda self, x: native.available())
     for name in ('MIN_TILES', 'MIN_CHANNELS', 'MIN_TILES_NATIVE', 'MIN_CHANNELS_NATIVE'):
@@ -33,7 +33,7 @@ def always(monkeypatch):
 
 
 def detector(name, **changes):
-    """Build a detector that finds much, and whose boxes do not multiply a difference by their size."""
+    """Build a detector with many detections, whose boxes do not amplify small differences."""
     if 'rcnn' in name:
         changes = dict(changes, test_cfg__rcnn__score_thr=0.05, test_cfg__rpn__max_per_img=200)
     model = disturbed_norms(build_detector(name, **changes))
@@ -54,7 +54,7 @@ def disturbed_norms(model):
 
 
 @torch.no_grad()
-def found(model, seeds=(0, 1, 2)):
+def detect(model, seeds=(0, 1, 2)):
     from mmdet.structures import DetDataSample
 
     images = [drawn_image(*SIZE, seed) for seed in seeds]
@@ -67,7 +67,7 @@ def found(model, seeds=(0, 1, 2)):
 
 
 def assert_same(got, expected):
-    """Compare boxes in parts of the image's side, scores, labels and masks."""
+    """Compare boxes relative to the side of the image, scores, labels and masks."""
     assert sum(map(len, expected)) > 0
     for have, want in zip(got, expected):
         assert torch.equal(have.labels, want.labels)
@@ -84,11 +84,11 @@ def norms(model):
 
 
 @pytest.mark.parametrize('name', DETECTORS)
-def test_detectors(name, always):
+def test_detectors(name, any_layer_size):
     model = detector(name)
     optimized = fcvit_mm.optimize_for_inference(model)
     assert [module for module in optimized.modules() if isinstance(module, WinogradConv2d)]
-    assert_same(found(optimized), found(model))
+    assert_same(detect(optimized), detect(model))
     assert not [name for name in norms(optimized) if not name.startswith('backbone')]
 
 
@@ -137,7 +137,7 @@ def logits(model):
 
 
 @pytest.mark.parametrize('name', SEGMENTORS)
-def test_segmentors(name, always):
+def test_segmentors(name, any_layer_size):
     model = segmentor(name)
     optimized = fcvit_mm.optimize_for_inference(model, torch.randn(1, 3, *SIZE))
     expected = logits(model)
@@ -145,8 +145,8 @@ def test_segmentors(name, always):
     assert not [name for name in norms(optimized) if not name.startswith('backbone')]
 
 
-def test_norms_for_several_gpus(always):
-    """As configs of mmseg have them; mmengine's class differs from torch's."""
+def test_sync_batch_norms_are_fused(any_layer_size):
+    """Configs of mmseg have SyncBN, whose class in mmengine differs from torch's."""
     model = segmentor('upernet', norm='SyncBN')
     optimized = fcvit_mm.optimize_for_inference(model)
     assert type(model.decode_head.fpn_bottleneck.bn).__module__.startswith('mmengine')
@@ -154,11 +154,11 @@ def test_norms_for_several_gpus(always):
     torch.testing.assert_close(logits(optimized), logits(model), rtol=1e-4, atol=1e-4)
 
 
-def test_stock_models_without_a_network_of_ours(always):
+def test_stock_models_without_a_network_of_ours(any_layer_size):
     model = detector('mask_rcnn', **SMALL_RESNET)
     optimized = fcvit_mm.optimize_for_inference(model)
     assert norms(model) and not norms(optimized)
-    assert_same(found(optimized), found(model))
+    assert_same(detect(optimized), detect(model))
     backbone = dict(RESNET, type='ResNetV1c', base_channels=8, depth=50, out_indices=(0, 1))
     model = segmentor('fcn', dict(backbone, stem_channels=8, base_channels=2))
     optimized = fcvit_mm.optimize_for_inference(model)
@@ -182,7 +182,7 @@ BACKBONES = [
 
 
 @pytest.mark.parametrize('library, kind, options', BACKBONES, ids=lambda value: value if isinstance(value, str) else '')
-def test_backbones_of_the_libraries(library, kind, options, always):
+def test_backbones_of_the_libraries(library, kind, options, any_layer_size):
     backbones = pytest.importorskip(f'{library}.models.backbones')
     torch.manual_seed(0)
     model = disturbed_norms(getattr(backbones, kind)(**options))
@@ -205,12 +205,12 @@ def test_maps_stay_in_channels_last():
 
     for module in (*optimized.neck.modules(), *optimized.rpn_head.modules(), optimized.backbone):
         module.register_forward_hook(look)
-    found(optimized)
+    detect(optimized)
     assert len(seen) > 10 and all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 
 def test_unknown_parts_get_contiguous_maps():
-    """Operators of mmcv's compiled build read any memory as if it were contiguous, and ``view`` wants it so."""
+    """Operators of mmcv's compiled build, and ``view``, need contiguous memory."""
     model = detector('mask_rcnn')
 
     class Head(type(model.rpn_head)):
@@ -222,10 +222,10 @@ def test_unknown_parts_get_contiguous_maps():
     optimized = fcvit_mm.optimize_for_inference(model)
     assert [type(layer) for layer in optimized.rpn_head.children() if isinstance(layer, nn.Conv2d)] == [nn.Conv2d] * 3
     assert optimized.neck.fpn_convs[0].conv.weight.is_contiguous(memory_format=torch.channels_last)
-    assert_same(found(optimized), found(model))
+    assert_same(detect(optimized), detect(model))
 
 
-def test_a_backbone_of_anybody():
+def test_backbone_of_another_package():
     class Thin(nn.Module):
         def __init__(self):
             super().__init__()
@@ -240,7 +240,7 @@ def test_a_backbone_of_anybody():
     optimized = fcvit_mm.optimize_for_inference(model)
     assert isinstance(optimized.roi_head.bbox_roi_extractor.roi_layers[0], RoIAlign)
     assert type(optimized.backbone.first) is nn.Conv2d
-    assert_same(found(optimized), found(model))
+    assert_same(detect(optimized), detect(model))
 
 
 def test_a_transformer_detector_around_a_network_of_ours():
@@ -269,7 +269,7 @@ def test_a_transformer_detector_around_a_network_of_ours():
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = disturbed_norms(MODELS.build(ConfigDict(cfg)))
-    assert_same(found(fcvit_mm.optimize_for_inference(model)), found(model))
+    assert_same(detect(fcvit_mm.optimize_for_inference(model)), detect(model))
 
 
 def pruned(layer):
@@ -285,7 +285,7 @@ def hooked(layer):
 
 
 @pytest.mark.parametrize('change', [pruned, spectral, hooked], ids=lambda change: change.__name__)
-def test_modified_layers_stay_as_they_are(change, always):
+def test_modified_layers_are_not_fused(change, any_layer_size):
     model = detector('rtmdet')
     for module in list(model.neck.modules()) + list(model.bbox_head.modules()):
         if isinstance(module, nn.Conv2d):
@@ -294,10 +294,10 @@ def test_modified_layers_stay_as_they_are(change, always):
     model.eval()
     optimized = fcvit_mm.optimize_for_inference(model)
     assert len(norms(optimized)) == len(norms(model))
-    assert_same(found(optimized), found(model))
+    assert_same(detect(optimized), detect(model))
 
 
-def test_modified_norms_stay_as_they_are():
+def test_modified_norms_are_not_fused():
     model = detector('rtmdet')
     norm = model.bbox_head.cls_convs[0][0].bn
     norm.register_forward_hook(lambda module, args, output: output.tanh())
@@ -305,11 +305,11 @@ def test_modified_norms_stay_as_they_are():
     unlike.track_running_stats, unlike.running_mean, unlike.running_var = False, None, None
     optimized = fcvit_mm.optimize_for_inference(model)
     assert len([name for name in norms(optimized) if 'bbox_head' in name]) == 2
-    assert_same(found(optimized), found(model))
+    assert_same(detect(optimized), detect(model))
 
 
 def test_other_orders_and_shared_layers():
-    """A convolution behind its norm, and one that two norms share."""
+    """A convolution after its norm, and one that two norms share."""
     model = detector('rtmdet')
     first, second = (model.bbox_head.cls_convs[level][0] for level in (0, 1))
     second.conv = first.conv
@@ -317,10 +317,10 @@ def test_other_orders_and_shared_layers():
     other.order = ('norm', 'conv', 'act')
     optimized = fcvit_mm.optimize_for_inference(model)
     assert len([name for name in norms(optimized) if 'bbox_head' in name]) == 1
-    assert_same(found(optimized), found(model))
+    assert_same(detect(optimized), detect(model))
 
 
-def test_the_model_stays_as_it_was(always):
+def test_original_model_is_not_modified(any_layer_size):
     model = detector('mask_rcnn', **SMALL_RESNET)
     before, kinds = copy.deepcopy(model.state_dict()), [type(module) for module in model.modules()]
     fcvit_mm.optimize_for_inference(model)
@@ -329,19 +329,19 @@ def test_the_model_stays_as_it_was(always):
         assert torch.equal(before[key], value) and before[key].stride() == value.stride()
 
 
-def test_twice_and_pickled(always):
+def test_twice_and_pickled(any_layer_size):
     model = detector('mask_rcnn')
     once = fcvit_mm.optimize_for_inference(model)
-    expected = found(once)
+    expected = detect(once)
     for other in (fcvit_mm.optimize_for_inference(once), pickle.loads(pickle.dumps(once))):
-        assert_same(found(other), expected)
+        assert_same(detect(other), expected)
 
 
-def test_regions_by_rows(monkeypatch):
+def test_roi_align_by_rows_is_used(monkeypatch):
     calls = []
     by_rows = roi_align.roi_align_rows
     monkeypatch.setattr(roi_align, 'roi_align_rows', lambda *args: calls.append(1) or by_rows(*args))
-    found(fcvit_mm.optimize_for_inference(detector('mask_rcnn')))
+    detect(fcvit_mm.optimize_for_inference(detector('mask_rcnn')))
     assert calls
 
 

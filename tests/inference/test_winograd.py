@@ -1,4 +1,4 @@
-"""3x3 convolutions by fewer multiplications: PyTorch's values, and PyTorch's own wherever they do not apply."""
+"""3x3 convolutions with fewer multiplications: they agree with PyTorch, which computes what they do not support."""
 
 import copy
 import pickle
@@ -19,8 +19,8 @@ def layer(channels=5, outputs=7, **options):
 
 
 @pytest.fixture(params=['native', 'torch'])
-def any_number(monkeypatch, request):
-    """Compute by tiles whatever the size, by the compiled kernels and by PyTorch's operators."""
+def any_layer_size(monkeypatch, request):
+    """Compute layers of any size by tiles, by the compiled kernels and by PyTorch's operators."""
     if request.param == 'torch':
         monkeypatch.setattr(native, 'available', lambda: False)
     elif not native.available():
@@ -30,7 +30,7 @@ def any_number(monkeypatch, request):
 
 
 @pytest.fixture
-def refused(monkeypatch):
+def fail_on_tiles(monkeypatch):
     def refuse(*_):
         raise AssertionError('computed by tiles')
 
@@ -41,7 +41,7 @@ def refused(monkeypatch):
 @pytest.mark.parametrize('tiles', [1, 7, 256])
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('size', [(2, 5, 1, 1), (1, 5, 4, 4), (3, 5, 9, 14), (5, 5, 8, 7), (1, 5, 33, 2)])
-def test_values(size, bias, tiles, monkeypatch):
+def test_values_agree_with_torch(size, bias, tiles, monkeypatch):
     monkeypatch.setattr(winograd, 'TILES', tiles)
     torch.manual_seed(1)
     x, conv = torch.randn(size), layer(bias=bias)
@@ -52,7 +52,7 @@ def test_values(size, bias, tiles, monkeypatch):
         assert got.permute(0, 2, 3, 1).stride(-1) == 1
 
 
-def test_layer(any_number):
+def test_layer_agrees_with_torch(any_layer_size):
     conv = layer()
     plain = nn.Conv2d(5, 7, 3, padding=1)
     plain.load_state_dict(conv.state_dict())
@@ -64,7 +64,7 @@ def test_layer(any_number):
             torch.testing.assert_close(conv(x), plain(x), rtol=0, atol=1e-7)
 
 
-def test_which_layers():
+def test_supported_layers():
     def fits(*args, **options):
         return WinogradConv2d.fits(nn.Conv2d(*args, **options))
 
@@ -81,14 +81,14 @@ def test_which_layers():
     assert not fits(256, 256, 5, padding=1) and not fits(256, 256, (3, 1), padding=1)
 
 
-def test_when_gradients_are_wanted(any_number, refused):
+def test_gradients_use_pytorch(any_layer_size, fail_on_tiles):
     conv = layer()
     conv(torch.randn(1, 5, 8, 8)).sum().backward()
     assert conv.weight.grad is not None
 
 
 @torch.no_grad()
-def test_when_it_does_not_apply(any_number, refused):
+def test_unsupported_calls_use_pytorch(any_layer_size, fail_on_tiles):
     conv, x = layer(), torch.randn(1, 5, 8, 8)
     assert conv.double()(x.double()).dtype == torch.float64
     conv.float()
@@ -104,7 +104,7 @@ def test_when_it_does_not_apply(any_number, refused):
 
 
 @torch.no_grad()
-def test_what_is_not_worth_it(refused, monkeypatch):
+def test_small_layers_use_pytorch(fail_on_tiles, monkeypatch):
     layer(40, 40)(torch.randn(1, 40, 64, 64))
     monkeypatch.setattr(native, 'available', lambda: False)
     layer(128, 128)(torch.randn(1, 128, 64, 64))
@@ -114,8 +114,8 @@ def test_what_is_not_worth_it(refused, monkeypatch):
 
 
 @torch.no_grad()
-def test_kernels_that_come_and_go(any_number, monkeypatch):
-    """A layer that was called without the compiled kernels is called with them, as after unpickling elsewhere."""
+def test_layer_works_with_and_without_the_kernels(any_layer_size, monkeypatch):
+    """As after unpickling on another machine, where the compiled kernels are installed or missing."""
     conv, x = layer(), torch.randn(1, 5, 8, 8)
     expected = conv(x)
     there = native._load()
@@ -125,7 +125,7 @@ def test_kernels_that_come_and_go(any_number, monkeypatch):
 
 
 @torch.no_grad()
-def test_new_weights_are_taken(any_number):
+def test_changed_weights_take_effect(any_layer_size):
     conv, x = layer(), torch.randn(1, 5, 8, 8)
     before = conv(x)
     conv.weight.mul_(2)
@@ -136,7 +136,7 @@ def test_new_weights_are_taken(any_number):
 
 
 @torch.no_grad()
-def test_copies_carry_no_second_weight(any_number):
+def test_copies_contain_no_transformed_weight(any_layer_size):
     conv, x = layer(64, 64), torch.randn(1, 64, 8, 8)
     size, expected = len(pickle.dumps(conv)), conv(x)
     assert len(pickle.dumps(conv)) < 1.1 * size
