@@ -16,7 +16,7 @@ from fcvit_mm.engine.config import ConfigError, load_config
 UPERNET = ROOT / 'configs/segmentation/upernet_fcvit_tiny_ade20k.py'
 
 
-def test_options_that_the_config_cannot_follow(write):
+def test_options_that_the_config_does_not_support(write):
     cfg = load_config(write("default_scope = 'mmseg'\noptim_wrapper = dict(type='MyWrapper')"))
     with pytest.raises(ConfigError, match='the config has MyWrapper'):
         enable_amp(cfg)
@@ -61,8 +61,8 @@ def test_mmpretrain_cannot_draw_with_tta():
         enable_tta(cfg)
 
 
-def test_hooks_that_draw_in_other_libraries():
-    """Their arguments are asked for; the folder is the visualizer's if the hook has none."""
+def test_visualization_hooks_of_other_libraries():
+    """The arguments of the hook decide; if it has none for the folder, the visualizer gets the folder."""
     pytest.importorskip('mmdet')
 
     def drawn(kind):
@@ -102,7 +102,7 @@ def test_auto_scale_lr():
         (None, dict(type='A'), [dict(type='A'), dict(type='DumpResults', out_file_path='a.pkl')]),
     ],
 )
-def test_predictions_are_written_by_one_more_metric(scope, evaluator, expected):
+def test_dump_metric_is_added_to_the_evaluator(scope, evaluator, expected):
     cfg = Config(dict(default_scope=scope, test_evaluator=evaluator))
     dump_predictions(cfg, 'a.pkl')
     assert cfg.test_evaluator == expected
@@ -112,7 +112,7 @@ def test_predictions_are_written_by_one_more_metric(scope, evaluator, expected):
 
 
 @pytest.mark.parametrize('evaluator', [{}, dict(test_evaluator=None), dict(test_evaluator=[])])
-def test_predictions_are_written_without_another_metric(evaluator):
+def test_dump_metric_without_other_metrics(evaluator):
     cfg = Config(dict(default_scope='mmdet', **evaluator))
     dump_predictions(cfg, 'a.pkl')
     assert cfg.test_evaluator == [dict(type='DumpDetResults', out_file_path='a.pkl')]

@@ -35,7 +35,7 @@ def test_work_dir_is_named_after_the_config(write):
     assert load_config(write("default_scope = 'mmseg'\nwork_dir = 'v'")).work_dir == 'v'
 
 
-def test_pretrained_is_one_option():
+def test_pretrained_option_sets_init_cfg():
     pytest.importorskip('mmdet')
     assert load_config(MASK_RCNN).model.backbone.init_cfg.checkpoint == 'checkpoints/fcvit_b12_in1k.pth'
     cfg = load_config(MASK_RCNN, {'pretrained': 'other.pth'})
@@ -60,14 +60,14 @@ def test_pretrained_is_one_option():
         ('xyz', 'xyz is not part of the config, expected one of activation_checkpointing, '),
     ],
 )
-def test_options_without_an_effect(option, message):
+def test_options_without_an_effect_are_refused(option, message):
     pytest.importorskip('mmseg')
     with pytest.raises(ConfigError, match=f'--cfg-options {option} has no effect: .*?{message}'):
         load_config(UPERNET, {option: 3})
 
 
-def test_options_that_the_file_lacks_but_a_runner_reads(write, capsys):
-    """And a warning of a variable whose value is nowhere else: code of the config may read it."""
+def test_options_that_only_the_runner_reads(write, capsys):
+    """A variable that the config does not use gives only a warning, because code of the config may read it."""
     path = write("default_scope = 'mmseg'\nmine = 7")
     cfg = load_config(path, {'load_from': 'a.pth', 'randomness.seed': 1, 'find_unused_parameters': True, 'mine': 8})
     assert cfg.load_from == 'a.pth' and cfg.randomness.seed == 1 and cfg.mine == 8
@@ -106,13 +106,13 @@ def test_missing_config():
         load_config('nowhere.py')
 
 
-def test_config_of_something_else(write):
+def test_config_without_a_scope_is_refused(write):
     with pytest.raises(ConfigError, match=r"default_scope=None, expected one of \['mmpretrain', 'mmdet', 'mmseg'\]"):
         load_config(write('x = 1'))
 
 
 @pytest.mark.parametrize('scope', ['', "default_scope = 'mmseg'\n"])
-def test_config_of_the_first_generation(write, scope):
+def test_config_of_openmmlab_1_is_refused(write, scope):
     text = 'model = dict()\ndata = dict(samples_per_gpu=2)\nrunner = dict(max_epochs=1)\noptimizer = dict(lr=1)\n'
     with pytest.raises(ConfigError, match='config of OpenMMLab 1.x, .* runner is train_cfg, optimizer is'):
         load_config(write(text + scope))
@@ -120,7 +120,7 @@ def test_config_of_the_first_generation(write, scope):
     load_config(write("default_scope = 'mmseg'\ndata = {}\noptimizer = {}\noptim_wrapper = dict(optimizer=optimizer)"))
 
 
-def test_config_of_another_distribution(write, monkeypatch):
+def test_base_of_a_library_that_mmengine_does_not_find(write, monkeypatch):
     monkeypatch.setattr('mmengine.config.config.is_installed', lambda name: False)
     with pytest.raises(ConfigError, match=r"mmseg::...' only with .* _base_ = '.*mmseg/.mim/configs/FOLDER/NAME.py'"):
         load_config(write("_base_ = 'mmseg::pspnet/a.py'"))
@@ -155,7 +155,7 @@ def test_missing_package_names_the_extra(write, monkeypatch, package, extra):
         (None, ''),
     ],
 )
-def test_types_by_any_way_to_give_them(node, name):
+def test_type_name_in_all_notations(node, name):
     assert type_name(node) == name
 
 
@@ -197,7 +197,7 @@ def test_library_of_a_model_in_a_library_built_on_another():
 
 
 def test_a_model_that_names_its_scope():
-    """As those of MMRazor, whose configs have the scope of the models that they distill."""
+    """As in configs of MMRazor, which have the scope of the models that they distill."""
     pytest.importorskip('mmdet')
     for model in (dict(_scope_='otherlab', type='OtherThing'), dict(type='otherlab.OtherThing')):
         cfg = Config(dict(default_scope='mmdet', model=model))
@@ -206,7 +206,7 @@ def test_a_model_that_names_its_scope():
         assert library_of(Config(dict(default_scope='mmdet', model=dict(type=kind)))) == library
 
 
-def test_a_detector_with_predictions_of_its_own_is_none_of_mmdet():
+def test_detector_with_other_predictions_is_not_of_mmdet():
     pytest.importorskip('mmdet')
     cfg = Config(dict(default_scope='otherlab', model=dict(type='OtherBox3D')))
     assert library_of(cfg) is None and task_or_library(cfg) == 'otherlab'
@@ -246,7 +246,7 @@ def test_a_config_that_cannot_be_read(write, text, message):
 
 
 @pytest.mark.parametrize(('base', 'hint'), [('my.py', "; did you mean 'mine.py'?"), ('other/folder/gone.py', '.')])
-def test_a_config_that_inherits_from_none(write, base, hint):
+def test_missing_base_config_is_reported(write, base, hint):
     path = write(f'_base_ = {base!r}')
     missing = os.path.join(os.path.dirname(path), base)
     message = f'{path} inherits from {missing}, which does not exist{hint} Correct _base_, whose paths are relative'
@@ -259,6 +259,6 @@ def test_pretrained_without_a_backbone(write):
         load_config(write("default_scope = 'mmseg'"), {'pretrained': 'a.pth'})
 
 
-def test_options_that_the_config_cannot_take(write):
+def test_options_that_do_not_fit_the_config(write):
     with pytest.raises(LibraryError, match='changing .* by --cfg-options failed: TypeError: .*Correct the names'):
         load_config(write("default_scope = 'mmseg'\nmodel = 3"), {'model.backbone.depth': 3})

@@ -90,7 +90,7 @@ def test_missing_or_wrong_environment(launcher, env, message):
 
 
 @pytest.mark.parametrize('script', [None, '#!/bin/sh\necho Invalid hostlist >&2; exit 1\n', '#!/bin/sh\n'])
-def test_a_first_node_that_slurm_does_not_tell(tmp_path, monkeypatch, script):
+def test_unknown_first_node_of_slurm_is_reported(tmp_path, monkeypatch, script):
     if script:
         (tmp_path / 'scontrol').write_text(script)
         (tmp_path / 'scontrol').chmod(0o755)
@@ -103,7 +103,7 @@ def test_a_first_node_that_slurm_does_not_tell(tmp_path, monkeypatch, script):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Set the environment as torchrun does for the first of two processes; a function that changes it."""
+    """Set the environment as torchrun does for the first of two processes; return a function that changes it."""
 
     def change(**env):
         for name, value in env.items():
@@ -121,7 +121,7 @@ def join(**env_cfg):
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 @pytest.mark.parametrize('seconds', ['1h', 0, -1.0, True])
-def test_a_timeout_that_is_none(launched, monkeypatch, device, seconds):
+def test_invalid_timeout_is_refused(launched, monkeypatch, device, seconds):
     monkeypatch.setattr(distributed, 'get_device', lambda: device)
     expected = rf'env_cfg.dist_cfg.timeout is {seconds!r}, expected a number of seconds above 0, such as 3600'
     with pytest.raises(LauncherError, match=expected):
@@ -140,14 +140,14 @@ def test_a_port_that_is_in_use(launched):
             join()
 
 
-def test_a_network_interface_that_is_none(launched):
+def test_unknown_network_interface_is_reported(launched):
     launched(GLOO_SOCKET_IFNAME='lo,eth99')
     with pytest.raises(LauncherError, match='GLOO_SOCKET_IFNAME is eth99 .* network interface of this machine: .*lo'):
         join()
 
 
-def test_processes_that_do_not_come(launched, monkeypatch):
-    """The one that waits says for whom, and at last ends."""
+def test_missing_processes_are_reported(launched, monkeypatch):
+    """The waiting process reports what it waits for, and ends after the time-out."""
     said = []
     monkeypatch.setattr(distributed, 'print_log', lambda text, **_: said.append(text))
     monkeypatch.setattr(distributed, 'LONG_WAIT', 0.2)

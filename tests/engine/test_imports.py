@@ -10,7 +10,7 @@ from fcvit_mm.errors import LibraryError
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with modules, which is the current one."""
+    """The current folder, with modules in it."""
     (tmp_path / 'projects' / 'foo').mkdir(parents=True)
     (tmp_path / 'projects' / 'foo' / 'part_of_foo.py').touch()
     (tmp_path / 'sub' / 'package_in_sub').mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_modules_that_fail(folder, monkeypatch):
     )
 
 
-def test_nothing_is_wrong(folder):
+def test_valid_imports(folder):
     assert custom_import_problem(write(folder, ['json'])) == ''
     assert load_config(write(folder, ['json'])).default_scope == 'mmpretrain'
 
@@ -99,7 +99,7 @@ def test_folders_that_are_searched(folder):
     assert found[0] == str(folder) and {str(folder / 'configs'), str(folder / 'sub')} <= set(found)
 
 
-def test_configs_that_inherit_in_a_circle(folder):
+def test_circular_inheritance_is_reported(folder):
     a, b, c = (folder / f'{name}.py' for name in 'abc')
     a.write_text("_base_ = './b.py'\n")
     b.write_text("_base_ = ['./c.py', './gone.py']\n")

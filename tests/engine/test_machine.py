@@ -11,7 +11,7 @@ from fcvit_mm.engine.machine import adapt_to_machine, train_in_float32_on_cpus
 UPERNET = ROOT / 'configs/segmentation/upernet_fcvit_tiny_ade20k.py'
 
 
-def test_cpu_gets_what_it_can_do(monkeypatch):
+def test_settings_are_adapted_to_a_cpu(monkeypatch):
     pytest.importorskip('mmseg')
     cfg = load_config(UPERNET, {'train_dataloader.num_workers': 0, 'train_dataloader.prefetch_factor': 2})
     enable_amp(cfg)
@@ -25,7 +25,7 @@ def test_cpu_gets_what_it_can_do(monkeypatch):
     assert cfg.val_dataloader.persistent_workers is True
 
 
-def test_a_cpu_gets_norms_without_the_settings_of_several_processes(monkeypatch):
+def test_sync_norms_become_batch_norms_on_a_cpu(monkeypatch):
     norms = [
         dict(type='MMSyncBN', stats_mode='N', eps=1e-3),
         dict(type='SyncBN', process_group=None, momentum=0.2),
@@ -41,7 +41,7 @@ def test_a_cpu_gets_norms_without_the_settings_of_several_processes(monkeypatch)
     ]
 
 
-def test_only_training_says_that_it_runs_in_float32(monkeypatch, capsys):
+def test_only_training_reports_float32_on_a_cpu(monkeypatch, capsys):
     """The config of a run with mixed precision predicts with ``--amp`` on a CPU, too."""
     monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')
     for steps, said in ((run.TESTING_STEPS, False), (run.TRAINING_STEPS[:2], True)):
@@ -51,7 +51,7 @@ def test_only_training_says_that_it_runs_in_float32(monkeypatch, capsys):
         assert ('training runs in float32' in ''.join(capsys.readouterr())) is said
 
 
-def test_gpu_keeps_what_the_config_says(monkeypatch):
+def test_settings_are_kept_on_a_gpu(monkeypatch):
     pytest.importorskip('mmseg')
     cfg = load_config(UPERNET)
     enable_amp(cfg)

@@ -21,7 +21,7 @@ class Images(BaseDataset):
 
 @pytest.fixture
 def run(tmp_path):
-    """Makes the images of a test set and a runner that is about to test it."""
+    """Return a function that makes the images of a test set and a runner that would test it."""
 
     def make(names, hooks=(), metrics=()):
         paths = [tmp_path / 'data' / name for name in names]
@@ -94,24 +94,24 @@ def write_classes(run, out, names):
 @pytest.mark.parametrize(
     'write, ending', [(write_maps, '.png'), (write_detections, '.jpg'), (write_classes, '.jpg_0.png')]
 )
-def test_as_many_files_as_images(write, ending, run, tmp_path):
+def test_one_file_is_written_per_image(write, ending, run, tmp_path):
     write(run, tmp_path / 'out', NAMES)
     assert written(tmp_path / 'out') == sorted(name[:-4] + ending for name in NAMES)
 
 
-def test_names_that_differ_stay_in_one_folder(run, tmp_path):
+def test_unique_names_are_written_to_one_folder(run, tmp_path):
     write_maps(run, tmp_path / 'out', ('a/1.jpg', 'b/2.jpg', 'b/3.jpg', 'b/4.jpg'))
     assert written(tmp_path / 'out') == ['1.png', '2.png', '3.png', '4.png']
 
 
-def test_two_images_of_one_file_are_refused(run, tmp_path):
+def test_images_with_the_same_output_file_are_refused(run, tmp_path):
     with pytest.raises(ConfigError, match='IoUMetric.output_dir writes one .*a/1.png would overwrite the file of '):
         write_maps(run, tmp_path / 'out', ('a/1.jpg', 'a/1.png'))
     write_detections(run, tmp_path / 'drawn', ('a/1.jpg', 'a/1.png', 'b/1.png', 'c/1.png'))
     assert len(written(tmp_path / 'drawn')) == 4
 
 
-def test_metrics_that_need_names_of_their_own(run):
+def test_metrics_that_need_unique_names(run):
     CocoPanopticMetric = type('CocoPanopticMetric', (), {})
     with pytest.raises(ConfigError, match='CocoPanopticMetric writes one file per image'):
         keep_every_result(run(NAMES, metrics=[CocoPanopticMetric()]))

@@ -20,12 +20,12 @@ from fcvit_mm.errors import LibraryError, UserError
 test.__test__ = False
 
 
-def test_each_step_says_what_it_does():
+def test_each_step_has_a_docstring():
     for step in {*TRAINING_STEPS, *TESTING_STEPS}:
         assert step.__doc__ and step.__doc__[0].isupper(), step
 
 
-def test_what_training_adds_to_a_bare_config(tmp_path):
+def test_training_steps_on_a_minimal_config(tmp_path):
     cfg = Config(dict(work_dir=str(tmp_path), train_dataloader=dict(batch_size=2, sampler=dict(type='DefaultSampler'))))
     for step in TRAINING_STEPS:
         step(cfg)
@@ -47,8 +47,8 @@ def test_a_run_keeps_its_seed(tmp_path):
         assert cfg.randomness == dict(seed=expected, deterministic=True)
 
 
-def test_pretrained_file_that_load_from_replaces(tmp_path):
-    """Only where it is missing, and the checkpoint has the backbone."""
+def test_missing_pretrained_file_is_omitted_with_load_from(tmp_path):
+    """Only if the file is missing and the checkpoint has the backbone."""
     path = str(tmp_path / 'a.pth')
 
     def initial(checkpoint='gone.pth', **options):
@@ -68,7 +68,7 @@ def test_pretrained_file_that_load_from_replaces(tmp_path):
 
 @pytest.fixture
 def failing(monkeypatch, tmp_path):
-    """A config whose runner raises what is given."""
+    """Return a function that makes a config whose runner raises the given error."""
 
     def make(error):
         monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: (_ for _ in ()).throw(error))
@@ -84,14 +84,14 @@ def test_errors_of_libraries_name_the_config(start, failing):
         start(failing(KeyError('gt')))
 
 
-def test_too_little_memory_has_advice_of_its_own(failing):
-    """As torch says it on a CPU and on a GPU."""
+def test_out_of_memory_error_names_solutions(failing):
+    """With the messages of torch on a CPU and on a GPU."""
     for text in ("DefaultCPUAllocator: can't allocate memory", 'CUDA out of memory. Tried to allocate 20.00 MiB'):
         with pytest.raises(LibraryError, match='lower the batch size .*model.backbone.with_cp=True, or use --amp'):
             train(failing(RuntimeError(text)))
 
 
-def test_errors_for_users_and_interruptions_stay_as_they_are(failing):
+def test_user_errors_and_interruptions_are_not_changed(failing):
     for error in (UserError('a'), KeyboardInterrupt()):
         with pytest.raises(type(error)) as caught:
             run(failing(error), 'training', lambda runner: None)
@@ -119,7 +119,7 @@ def test_the_preprocessor_is_not_compiled():
     assert torch.compile(model.train_step, backend='eager')(torch.ones(2)).tolist() == [4, 4] and traced == [False]
 
 
-def test_models_without_a_preprocessor_stay_as_they_are():
+def test_models_without_a_preprocessor_are_not_changed():
     model = torch.nn.Identity()
     keep_preprocessor_eager(torch.nn.DataParallel(model))
     assert 'forward' not in vars(model)
@@ -144,7 +144,7 @@ def test_one_process_of_a_machine_checks_the_data(env, expected, monkeypatch):
     assert is_first_here() == expected
 
 
-def test_cpus_of_several_processes(monkeypatch):
+def test_model_wrapper_of_several_processes_on_cpus(monkeypatch):
     cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=dict(find_unused_parameters=True)))
     monkeypatch.setattr('fcvit_mm.engine.distributed.get_device', lambda: 'cpu')
     monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')

@@ -4,7 +4,7 @@ from mmengine.config import Config
 from fcvit_mm.engine.structure import make_room, structure_problems
 
 
-def test_options_inside_of_none():
+def test_options_below_a_value_of_none():
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=None, arch='tiny')), hooks=None))
     options = {
         'model.backbone.init_cfg.type': 'Pretrained',
@@ -31,11 +31,11 @@ def test_options_inside_of_none():
         (dict(custom_hooks={'0': dict(type='A')}), "custom_hooks is \"{'0': {'type': 'A'}}\", expected a list"),
     ],
 )
-def test_parts_of_another_kind(content, message):
+def test_parts_of_a_wrong_type_are_reported(content, message):
     assert list(structure_problems(Config(content))) == [message]
 
 
-def test_parts_that_are_in_order():
+def test_valid_parts():
     content = dict(model=dict(backbone=dict(type='A')), custom_hooks=[], train_dataloader=None, visualizer=dict())
     assert list(structure_problems(Config(content))) == []
     assert list(structure_problems(Config(dict(model=None, val_dataloader=dict(dataset=dict(pipeline=())))))) == []

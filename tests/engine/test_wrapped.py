@@ -23,7 +23,7 @@ def test_the_outermost_model_with_a_backbone_is_found():
     assert find_inner_model(without) == ('model', without)
 
 
-def test_a_config_without_the_wrapper():
+def test_unwrap_model():
     cfg = wrapped()
     assert unwrap_model(cfg).model == DETECTOR and cfg.model.type == 'SoftTeacher'
     plain = Config(dict(model=DETECTOR))
@@ -32,7 +32,7 @@ def test_a_config_without_the_wrapper():
     assert unwrap_model(empty) is empty
 
 
-def test_pretrained_files_and_classes_of_a_model_in_a_model(tmp_path):
+def test_pretrained_files_and_classes_of_a_wrapped_model(tmp_path):
     cfg = wrapped()
     set_pretrained(cfg, 'a.pth')
     assert cfg.model.detector.backbone.init_cfg == dict(type='Pretrained', checkpoint='a.pth')

@@ -4,6 +4,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Without what MMEngine's runner asks the system at each start, and its pause between passes."""
+    """Skip the report of the environment and the pauses of MMEngine's runner."""
     monkeypatch.setattr(mmengine.runner.runner, 'collect_env', dict)
     monkeypatch.setattr(mmengine.runner.loops.time, 'sleep', lambda seconds: None)

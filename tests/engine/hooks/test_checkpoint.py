@@ -50,7 +50,7 @@ small_run.train(Path({work_dir!r}), by_epoch=True, workers=2)
         (PermissionError(13, 'Permission denied'), 'Permission denied', 'Make the folder writable'),
     ],
 )
-def test_a_failed_write_ends_training_and_leaves_the_checkpoint(error, reason, solution, tmp_path, monkeypatch):
+def test_failed_write_ends_training_and_keeps_the_last_checkpoint(error, reason, solution, tmp_path, monkeypatch):
     original = files.os.replace
 
     def replace(source, target):
@@ -69,7 +69,7 @@ def test_a_failed_write_ends_training_and_leaves_the_checkpoint(error, reason, s
     assert sorted(path.name for path in tmp_path.glob('*.pth*')) == ['epoch_1.pth']
 
 
-def test_a_disk_that_is_full_when_the_checkpoint_is_pointed_to(tmp_path, monkeypatch):
+def test_full_disk_while_writing_last_checkpoint(tmp_path, monkeypatch):
     original = files.os.replace
 
     def replace(source, target):
@@ -85,14 +85,14 @@ def test_a_disk_that_is_full_when_the_checkpoint_is_pointed_to(tmp_path, monkeyp
 
 @HOOKS.register_module()
 class Validates(Hook):
-    """As a validation does, with the score that mmseg's metric returns."""
+    """Report a score as a validation does, with the type that mmseg's metric returns."""
 
     def after_train_epoch(self, runner):
         hook = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
         hook.after_val_epoch(runner, {'mIoU': np.float32(12.5), 'name': 'a'})
 
 
-def test_a_best_score_of_numpy_is_saved_as_a_number_that_torch_reads_without_running_code(tmp_path):
+def test_best_score_of_numpy_is_saved_as_a_float(tmp_path):
     change = dict(custom_hooks=[dict(type='Validates', priority='VERY_HIGH')])
     train(tmp_path, by_epoch=True, change=change, save_best='mIoU', rule='greater')
     found = torch.load(tmp_path / 'epoch_3.pth', weights_only=False)['message_hub']['runtime_info']['best_score']
@@ -100,7 +100,7 @@ def test_a_best_score_of_numpy_is_saved_as_a_number_that_torch_reads_without_run
 
 
 @pytest.mark.parametrize('keep, left', [(1, ['epoch_3.pth']), (2, ['epoch_2.pth', 'epoch_3.pth'])])
-def test_old_checkpoints_go_when_the_new_one_stands(keep, left, tmp_path, monkeypatch):
+def test_old_checkpoints_are_removed_after_the_new_one_is_written(keep, left, tmp_path, monkeypatch):
     seen = []
     original = AtomicCheckpointHook._point_to
 
@@ -117,7 +117,7 @@ def test_old_checkpoints_go_when_the_new_one_stands(keep, left, tmp_path, monkey
 
 @pytest.mark.parametrize('several', [False, True])
 @pytest.mark.parametrize('copied', [False, True])
-def test_checkpoints_of_a_run_that_is_continued_elsewhere_are_kept(several, copied, tmp_path):
+def test_checkpoints_of_a_run_resumed_in_another_folder_are_kept(several, copied, tmp_path):
     there, here = tmp_path / 'there', tmp_path / 'here'
     for folder in [there, here] if copied else [there]:
         folder.mkdir()
@@ -138,7 +138,7 @@ def test_checkpoints_of_a_run_that_is_continued_elsewhere_are_kept(several, copi
     assert hook.last_ckpt == str((here if copied else there) / 'epoch_1.pth')
 
 
-def test_what_a_killed_run_was_writing_is_swept_away(tmp_path):
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / '.epoch_1.pth.abcdefgh.tmp').write_bytes(b'half')
     (tmp_path / '.last_checkpoint.abcdefgh.tmp').write_bytes(b'half')
     train(tmp_path, by_epoch=True)
@@ -147,7 +147,7 @@ def test_what_a_killed_run_was_writing_is_swept_away(tmp_path):
 
 @HOOKS.register_module()
 class TheirCheckpointHook(CheckpointHook):
-    """Somebody's own, which saves by itself once more."""
+    """A checkpoint hook of another package, which saves one more checkpoint."""
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
@@ -156,7 +156,7 @@ class TheirCheckpointHook(CheckpointHook):
 
 
 @pytest.mark.parametrize('runner', [{}, dict(runner_type='FlexibleRunner', env_cfg={})])
-def test_hooks_of_others_write_atomically_and_sigterm_is_heard(runner, tmp_path, monkeypatch):
+def test_other_checkpoint_hooks_write_atomically_and_at_sigterm(runner, tmp_path, monkeypatch):
     written, original = [], files.write_atomic
     monkeypatch.setattr(
         files, 'write_atomic', lambda path, data: (written.append(Path(path).name), original(path, data))
@@ -171,8 +171,8 @@ def test_hooks_of_others_write_atomically_and_sigterm_is_heard(runner, tmp_path,
 
 
 @pytest.mark.parametrize('ended', ['in training', 'before the removal', 'in the last validation'])
-def test_a_complete_run_has_no_state_of_an_interruption(ended, tmp_path):
-    """Also if no other checkpoint follows, which would replace it."""
+def test_complete_run_removes_the_interrupted_checkpoint(ended, tmp_path):
+    """Also if no later checkpoint replaces it."""
     interrupted, last = tmp_path / 'interrupted.pth', tmp_path / 'last_checkpoint'
     train(tmp_path, by_epoch=True, end=6, how='SIGTERM')
     state = interrupted.read_bytes()
@@ -189,7 +189,7 @@ def test_a_complete_run_has_no_state_of_an_interruption(ended, tmp_path):
     assert last.read_text() == str(tmp_path / 'epoch_3.pth')
 
 
-def test_an_interrupted_checkpoint_that_is_a_folder_is_removed_too(tmp_path, monkeypatch):
+def test_interrupted_checkpoint_that_is_a_folder_is_removed(tmp_path, monkeypatch):
     """FSDP and DeepSpeed write folders."""
 
     class InLastValidation(small_run.Witness):
@@ -203,8 +203,8 @@ def test_an_interrupted_checkpoint_that_is_a_folder_is_removed_too(tmp_path, mon
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_3.pth')
 
 
-def test_processes_that_training_forks_end_at_sigterm(tmp_path, monkeypatch):
-    """mmdet's VOCMetric ends those of its pool so, and waits for them: training hung."""
+def test_forked_processes_end_at_sigterm(tmp_path, monkeypatch):
+    """mmdet's VOCMetric ends the processes of its pool with SIGTERM and waits for them: training hung."""
     ended = []
 
     class Forks(small_run.Witness):
@@ -222,8 +222,8 @@ def test_processes_that_training_forks_end_at_sigterm(tmp_path, monkeypatch):
     assert not (tmp_path / 'interrupted.pth').exists()
 
 
-def test_sigterm_for_the_workers_too_and_while_saving(tmp_path):
-    """As Slurm sends it to a whole group: torch would end training for its workers' end. Then it comes again."""
+def test_sigterm_to_the_process_group_and_while_saving(tmp_path):
+    """Slurm sends SIGTERM to the process group, maybe twice; torch would end training because its workers ended."""
     code = ALONE.format(root=str(ROOT), tests=str(ROOT / 'tests'), work_dir=str(tmp_path))
     done = run_python('-c', code, start_new_session=True)
     assert (tmp_path / 'last_checkpoint').read_text().endswith('interrupted.pth'), done.stderr

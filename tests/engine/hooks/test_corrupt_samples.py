@@ -44,8 +44,8 @@ def test_empty_and_missing_image(jpeg):
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'BMP'])
-def test_truncation_is_seen_at_the_end_of_the_file(kind, tmp_path):
-    path = tmp_path / 'misnamed.jpg'  # what a file is, its content says
+def test_truncation_is_detected_at_the_end_of_the_file(kind, tmp_path):
+    path = tmp_path / 'misnamed.jpg'  # the content decides the format
     Image.effect_noise((64, 64), 50).save(path, kind)
     whole = path.read_bytes()
     assert truncation_problem(str(path)) is None
@@ -59,8 +59,8 @@ def test_truncation_is_seen_at_the_end_of_the_file(kind, tmp_path):
     assert 'is empty' in truncation_problem(str(path))
 
 
-def test_opencv_would_fill_the_rest_with_grey(jpeg):
-    """Why this is looked for: else the check above could go."""
+def test_opencv_reads_truncated_images_without_an_error(jpeg):
+    """This is the reason for the check above."""
     whole = cv2.imread(str(jpeg))
     jpeg.write_bytes(jpeg.read_bytes()[:-1000])
     cut = cv2.imread(str(jpeg))
@@ -91,13 +91,13 @@ def dataset(tmp_path):
     return make
 
 
-def hook_up(dataset, loop='train', wrap=lambda dataset: dataset, **options):
+def apply_hook(dataset, loop='train', wrap=lambda dataset: dataset, **options):
     loops = {f'_{loop}_loop': SimpleNamespace(dataloader=SimpleNamespace(dataset=wrap(dataset)))}
     SkipCorruptSamplesHook(**options).before_run(SimpleNamespace(**loops, _other_loop={'type': 'ValLoop'}))
     return dataset
 
 
-def spoil(dataset, *indices):
+def truncate_files(dataset, *indices):
     for index in indices:
         path = dataset.get_data_info(index)['img_path']
         with open(path, 'r+b') as file:
@@ -110,8 +110,8 @@ def spoil(dataset, *indices):
     [lambda data: data, lambda data: SimpleNamespace(dataset=data), lambda data: SimpleNamespace(datasets=[data])],
 )
 def test_corrupt_files_are_skipped_and_counted(dataset, caplog, wrap):
-    data = hook_up(dataset(), wrap=wrap)
-    path = spoil(data, 3, 7)
+    data = apply_hook(dataset(), wrap=wrap)
+    path = truncate_files(data, 3, 7)
     for _ in range(2):
         samples = [data[index] for index in range(300)]
     assert len(samples) == 300 and all(sample['worth'] for sample in samples)
@@ -121,30 +121,30 @@ def test_corrupt_files_are_skipped_and_counted(dataset, caplog, wrap):
 
 
 def test_too_many_corrupt_files_end_training(dataset):
-    data = hook_up(dataset())
-    spoil(data, *range(10, 20))
+    data = apply_hook(dataset())
+    truncate_files(data, *range(10, 20))
     with pytest.raises(CorruptSampleError, match=r'4 of 300 samples have corrupt files, more than the 1\.0% that'):
         for index in range(300):
             data[index]
 
 
 def test_the_limit_can_be_raised(dataset):
-    data = hook_up(dataset(20), limit=0.5)
-    spoil(data, *range(8))
+    data = apply_hook(dataset(20), limit=0.5)
+    truncate_files(data, *range(8))
     assert all(data[index] for index in range(20))
 
 
 @pytest.mark.parametrize('options', [dict(loop='val'), dict(loop='test'), dict(skip=False)])
-def test_where_nothing_may_be_skipped_the_error_names_the_file(dataset, options):
-    data = hook_up(dataset(), **options)
-    path = spoil(data, 5)
+def test_corrupt_file_is_an_error_where_skipping_is_not_allowed(dataset, options):
+    data = apply_hook(dataset(), **options)
+    path = truncate_files(data, 5)
     with pytest.raises(CorruptSampleError, match=f'loading {path} failed: {path} cannot be decoded'):
         data[5]
 
 
-def test_a_test_set_is_complete(dataset):
-    data = hook_up(dataset(test_mode=True))
-    path = spoil(data, 5)
+def test_no_sample_of_a_test_set_is_skipped(dataset):
+    data = apply_hook(dataset(test_mode=True))
+    path = truncate_files(data, 5)
     with pytest.raises(CorruptSampleError, match=path):
         data[5]
 
@@ -159,8 +159,8 @@ def sizes(data):
         return dict(data, size=image.size, labels=labels.size, ignored=labels.getextrema() == (255, 255))
 
 
-def test_an_empty_image_stands_in_during_validation(tmp_path, monkeypatch):
-    """A training run goes on; the sample keeps its place and its annotations."""
+def test_empty_image_replaces_a_corrupt_one_in_validation(tmp_path, monkeypatch):
+    """The training run continues; the sample keeps its index and its annotations."""
     paths = [str(tmp_path / f'{index}.jpg') for index in range(200)]
     for index, path in enumerate(paths):
         Image.new('RGB', (4 + index, 6)).save(path)
@@ -189,39 +189,39 @@ def test_an_empty_image_stands_in_during_validation(tmp_path, monkeypatch):
     assert not list((tmp_path / 'temporary').iterdir()), 'the folder goes with the hook'
 
 
-def test_errors_that_no_file_explains_stay_errors(dataset):
+def test_errors_without_a_corrupt_file_are_raised(dataset):
     data = dataset()
 
     def fail(data):
         raise KeyError('gt_bboxes')
 
     data.pipeline = fail
-    hook_up(data)
+    apply_hook(data)
     with pytest.raises(LibraryError, match=r"loading .*5.jpg failed: KeyError: 'gt_bboxes' \(raised in tests\)"):
         data[5]
 
 
 def test_workers_share_the_count(dataset):
-    data = hook_up(dataset(40), limit=0.5)
-    spoil(data, 1, 30)
+    data = apply_hook(dataset(40), limit=0.5)
+    truncate_files(data, 1, 30)
     loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=2, collate_fn=list)
     assert sum(len(batch) for batch in loader) == 40
     assert data.prepare_data.marks.nonzero().flatten().tolist() == [1, 30]
 
 
-def test_workers_get_a_copy(dataset):
-    data = hook_up(dataset(40))
+def test_pickled_data_sets_skip_corrupt_files(dataset):
+    data = apply_hook(dataset(40))
     copy = pickle.loads(pickle.dumps(data))
     assert isinstance(copy.prepare_data, GuardedLoading) and copy.prepare_data.dataset is copy
-    spoil(copy, 3)
+    truncate_files(copy, 3)
     assert all(copy[index] for index in range(40)) and copy.prepare_data.marks.sum() == 1
 
 
 @pytest.mark.parametrize('switch', ['assigned', 'changed in place'])
 def test_hooks_may_switch_the_pipeline(dataset, switch):
-    """As mmdet's PipelineSwitchHook assigns one; YOLOXModeSwitchHook changes a wrapper around the data set."""
-    data = hook_up(dataset())
-    spoil(data, 3)
+    """mmdet's PipelineSwitchHook assigns a pipeline; YOLOXModeSwitchHook changes a wrapper of the data set."""
+    data = apply_hook(dataset())
+    truncate_files(data, 3)
     if switch == 'assigned':
         data.pipeline = Compose([read, lambda results: dict(results, switched=True)])
     else:
@@ -230,8 +230,8 @@ def test_hooks_may_switch_the_pipeline(dataset, switch):
     assert data.prepare_data.marks.nonzero().flatten().tolist() == [3]
 
 
-class Mine:
-    """A wrapper of somebody's own."""
+class OtherWrapper:
+    """A wrapper of another package."""
 
     def __init__(self, inner):
         self.anything = inner
@@ -248,23 +248,23 @@ class Mine:
     [
         lambda data: ConcatDataset([data]),
         lambda data: torch.utils.data.Subset(data, range(300)),
-        lambda data: Mine(Mine(data)),
+        lambda data: OtherWrapper(OtherWrapper(data)),
     ],
 )
 def test_wrapped_data_sets(dataset, wrap):
     wrapped = wrap(dataset())
     assert [type(leaf) for leaf in loading_datasets(wrapped)][:1] == [Images]
-    hook_up(wrapped)
-    spoil(next(loading_datasets(wrapped)), 3)
+    apply_hook(wrapped)
+    truncate_files(next(loading_datasets(wrapped)), 3)
     assert all(wrapped[index]['worth'] for index in range(300))
 
 
-def test_what_cannot_be_protected_is_said(dataset, monkeypatch):
+def test_unsupported_data_sets_are_reported(dataset, monkeypatch):
     said = []
     monkeypatch.setattr('fcvit_mm.engine.hooks.corrupt_samples.print_log', lambda text, **_: said.append(text))
-    hook_up([1, 2, 3])
+    apply_hook([1, 2, 3])
     assert len(said) == 1 and said[0].startswith('train_dataloader.dataset: a corrupt file ends training, because list')
-    hook_up(dataset(test_mode=True))
+    apply_hook(dataset(test_mode=True))
     assert said[1:] == ['train_dataloader.dataset: a corrupt file ends training, because Images has test_mode=True']
 
 
@@ -284,7 +284,7 @@ class LoadImage:
 
 @pytest.mark.parametrize('kind', [Boxes, Maps])
 def test_images_of_another_size_than_their_annotations(kind, tmp_path):
-    """EXIF data turns number 3: no box and no map is where it should be."""
+    """EXIF data rotates image 3, so its boxes and its map do not fit."""
     paths = [str(tmp_path / f'{index}.jpg') for index in range(200)]
     turned = Image.Exif()
     turned[274] = 6
@@ -314,13 +314,13 @@ def test_images_of_another_size_than_their_annotations(kind, tmp_path):
     with pytest.raises(CorruptSampleError, match='5.jpg is empty'):
         test[5]
     none_skipped = kind(metainfo=dict(paths=paths), pipeline=[LoadImage()], test_mode=True)
-    hook_up(none_skipped, 'test', skip=False)
+    apply_hook(none_skipped, 'test', skip=False)
     with pytest.raises(CorruptSampleError, match='3.jpg is loaded as 4x6, but its annotations are for 6x4'):
         none_skipped[3]
 
 
 class LoadBands:
-    """As the steps of mmcv and mmseg for images of many bands do."""
+    """Load images of many bands, as the transforms of mmcv and mmseg do."""
 
     def __call__(self, data):
         tifffile, path = pytest.importorskip('tifffile'), data['img_path']
@@ -355,6 +355,6 @@ def test_map_of_another_size():
     assert r'm.png is (4, 6), its image (4, 5)' in map_problem(dict(inputs=torch.zeros(3, 4, 5), data_samples=sample))
 
 
-def test_impossible_limit():
+def test_invalid_limit_is_refused():
     with pytest.raises(ValueError, match='limit is 2, expected a fraction of the data set'):
         SkipCorruptSamplesHook(limit=2)

@@ -15,7 +15,7 @@ BAD = 3  # the iteration, counted from 0
 
 
 class Net(BaseModel):
-    """Its fourth batch spoils the loss, or one gradient alone."""
+    """A model whose fourth batch makes the loss, or only one gradient, non-finite."""
 
     def __init__(self, trouble):
         super().__init__()
@@ -112,15 +112,15 @@ def test_a_skipped_step_changes_nothing(tmp_path):
     assert torch.equal(values(before.model), values(after.model))
 
 
-def test_without_the_hook_the_weights_are_lost(tmp_path, monkeypatch):
-    """Else the tests above could not fail."""
+def test_weights_become_nan_without_the_hook(tmp_path, monkeypatch):
+    """Otherwise the tests above could not fail."""
     monkeypatch.setattr(NonFiniteHook, '_check_gradients', lambda *args: None)
     monkeypatch.setattr(NonFiniteHook, 'after_train_iter', lambda *args, **kwargs: None)
     runner, _ = train(tmp_path, 'input')
     assert torch.isnan(runner.model.fc.weight).all()
 
 
-def test_too_many_in_a_row(tmp_path, monkeypatch):
+def test_too_many_skipped_steps_in_a_row_end_training(tmp_path, monkeypatch):
     monkeypatch.setattr(Net, 'forward', lambda self, **batch: dict(loss=self.fc.weight.sum() * math.nan))
     runner, error = train(tmp_path, 'none', action='skip', max_skips=3)
     assert '3 steps in a row were skipped' in error and runner.iter == 2
@@ -133,6 +133,6 @@ def test_too_many_in_a_row(tmp_path, monkeypatch):
         (dict(max_skips=0), 'max_skips is 0, expected 1 or more'),
     ],
 )
-def test_impossible_options(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NonFiniteHook(**options)

@@ -42,7 +42,7 @@ class OrientationBatchSampler:
 
 
 def make(kind, processes, rank, size, batches='BatchSampler', monkeypatch=None, **options):
-    """Build a sampler as process ``rank`` of some would."""
+    """Build the sampler of process ``rank``."""
     for place in ('fcvit_mm.engine.hooks.resumable_sampler', 'mmengine.dataset.sampler'):
         monkeypatch.setattr(f'{place}.get_dist_info', lambda: (rank, processes))
     sampler = kind(Wide(range(NUMBER)), seed=5, **options)
@@ -50,7 +50,7 @@ def make(kind, processes, rank, size, batches='BatchSampler', monkeypatch=None, 
 
 
 @pytest.mark.parametrize('round_up', [True, False])
-def test_a_pass_is_that_of_the_sampler(round_up, monkeypatch):
+def test_epoch_has_the_order_of_the_sampler(round_up, monkeypatch):
     for processes, rank in ((1, 0), (2, 1), (4, 0), (4, 3)):
         batches = make(DefaultSampler, processes, rank, 3, monkeypatch=monkeypatch, round_up=round_up)
         assert list(itertools.chain(*batches)) == list(batches.sampler) and len(batches) == len(list(batches))
@@ -62,7 +62,7 @@ STARTS = ((1, 3, 2), (2, 2, 3), (4, 1, 2), (1, 8, 99))
 
 @pytest.mark.parametrize('batches', ['BatchSampler', 'OrientationBatchSampler'])
 @pytest.mark.parametrize('kind', [DefaultSampler, InfiniteSampler])
-def test_each_sample_once_whatever_the_processes_and_batches(kind, batches, monkeypatch):
+def test_each_sample_once_for_any_processes_and_batch_sizes(kind, batches, monkeypatch):
     seen, parts = [], []
     for processes, size, number in STARTS:
         number = min(number, 4)
@@ -79,7 +79,7 @@ def test_each_sample_once_whatever_the_processes_and_batches(kind, batches, monk
         assert sorted(places) == list(range(len(places))) and len(places) > NUMBER
 
 
-def test_what_is_left_is_counted(monkeypatch):
+def test_remaining_batches_are_counted(monkeypatch):
     sampler = functools.partial(make, DefaultSampler, monkeypatch=monkeypatch)
     assert sampler(1, 0, 4).left([EpochPart(1, 4, 3)]) == 10 - 3
     assert sampler(2, 1, 4).left([EpochPart(1, 4, 3)]) == 4  # 25 samples of 37, 13 for each
@@ -93,7 +93,7 @@ def test_seeds_do_not_depend_on_the_processes(monkeypatch):
             assert all(one[index] == index.seed for index in batch)
 
 
-def test_batches_can_be_skipped_and_bring_seeds():
+def test_batches_can_be_skipped_and_have_seeds():
     class Sampler(SimpleNamespace):
         def __iter__(self):
             return iter(range(10))

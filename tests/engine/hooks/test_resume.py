@@ -23,7 +23,7 @@ from fcvit_mm.registry import HOOKS
 
 
 def assert_resumes(tmp_path, start, end, **options):
-    """A run that ends before iteration ``end`` resumes at ``start``, as one that does not end."""
+    """Check that a run interrupted before iteration ``end`` resumes at ``start``, with the same results."""
     expected, whole = train(tmp_path / 'whole', **options)
     seen, _ = train(tmp_path / 'cut', end=end, **options)
     more, runner = train(tmp_path / 'cut', resume=True, **options)
@@ -38,7 +38,7 @@ def assert_resumes(tmp_path, start, end, **options):
     'by_epoch, sampler, start, workers',
     [(True, 'DefaultSampler', 4, 2), (False, 'InfiniteSampler', 4, 2), (False, 'DefaultSampler', 4, 0)],
 )
-def test_same_images_augmented_alike(by_epoch, sampler, start, workers, tmp_path):
+def test_resumed_run_has_the_same_images_and_augmentations(by_epoch, sampler, start, workers, tmp_path):
     expected = assert_resumes(tmp_path, start, 6, by_epoch=by_epoch, sampler=sampler, workers=workers)
     assert len(torch.cat(list(expected.values()))[:, 1:].unique()) == 3 * 3 * len(expected)  # no number twice
 
@@ -52,7 +52,7 @@ def test_sigterm_resumes_inside_an_epoch(by_epoch, tmp_path):
 
 @HOOKS.register_module()
 class Places(Hook):
-    """Batches as hooks and logs count them, and whether they are the last of their epoch."""
+    """Record the index of each batch as hooks and logs count it, and whether it is the last of its epoch."""
 
     def __init__(self):
         self.seen = []
@@ -63,7 +63,7 @@ class Places(Hook):
 
 
 @pytest.mark.parametrize('batch_size, trained', [(3, 3), (2, 4)])
-def test_logs_count_the_batches_of_an_epoch_that_was_resumed_inside(batch_size, trained, tmp_path):
+def test_batch_indices_continue_in_a_resumed_epoch(batch_size, trained, tmp_path):
     train(tmp_path, by_epoch=True, end=6, how='SIGTERM')  # after 9 of the 12 samples of epoch 1
     change = dict(custom_hooks=[dict(type='Places')], train_dataloader=dict(batch_size=batch_size))
     _, runner = train(tmp_path, by_epoch=True, resume=True, change=change)
@@ -77,7 +77,7 @@ def test_logs_count_the_batches_of_an_epoch_that_was_resumed_inside(batch_size, 
 
 @HOOKS.register_module()
 class SavesBeforeTraining(Hook):
-    """As happens when a validation that was due comes first and finds a new best checkpoint."""
+    """Save before the first iteration, as an overdue validation does that finds a new best score."""
 
     def before_train(self, runner):
         if runner.iter:
@@ -99,13 +99,13 @@ def test_a_checkpoint_that_is_saved_before_the_first_iteration(by_epoch, how, st
     assert all(torch.equal(batch, expected[iteration]) for iteration, batch in more.items())
 
 
-def test_workers_make_no_difference(tmp_path):
+def test_number_of_workers_does_not_change_the_batches(tmp_path):
     runs = [train(tmp_path / str(workers), by_epoch=True, workers=workers)[0] for workers in (0, 2)]
     for other in runs[1:]:
         assert all(torch.equal(batch, other[iteration]) for iteration, batch in runs[0].items())
 
 
-def test_a_seed_that_nobody_set_is_kept(tmp_path):
+def test_random_seed_is_kept(tmp_path):
     first, _ = train(tmp_path, by_epoch=True, end=6, seed=None)
     more, _ = train(tmp_path, by_epoch=True, resume=True, seed=None)
     assert torch.equal(more[4], first[4]) and torch.equal(more[5], first[5])
@@ -114,7 +114,7 @@ def test_a_seed_that_nobody_set_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize('end, start, how', [(6, 4, KeyboardInterrupt), (6, 7, 'SIGTERM')])
-def test_mmengines_flexible_runner(end, start, how, tmp_path):
+def test_flexible_runner_resumes(end, start, how, tmp_path):
     change = dict(runner_type='FlexibleRunner', strategy=dict(type='SingleDeviceStrategy'), env_cfg={})
     assert_resumes(tmp_path, start, end, by_epoch=True, change=change, how=how)
 
@@ -132,12 +132,12 @@ class FolderStrategy(SingleDeviceStrategy):
 
 
 @pytest.mark.parametrize('end, start, how', [(6, 4, KeyboardInterrupt), (6, 7, 'SIGTERM')])
-def test_checkpoints_that_are_folders(end, start, how, tmp_path):
+def test_resumes_from_folder_checkpoints(end, start, how, tmp_path):
     change = dict(runner_type='FlexibleRunner', strategy=dict(type='FolderStrategy'), env_cfg={})
     assert_resumes(tmp_path, start, end, by_epoch=True, change=change, how=how)
 
 
-def test_the_seed_of_a_folder(tmp_path, monkeypatch):
+def test_random_seed_of_a_folder_checkpoint_is_reported_as_lost(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr('fcvit_mm.engine.run.print_log', lambda text, **_: said.append(text))
     change = dict(runner_type='FlexibleRunner', strategy=dict(type='FolderStrategy'), env_cfg={})
@@ -147,7 +147,7 @@ def test_the_seed_of_a_folder(tmp_path, monkeypatch):
     assert len(said) == 1 and 'Set randomness.seed to continue in the same order' in said[0]
 
 
-def test_a_folder_that_a_kill_left_incomplete(tmp_path):
+def test_incomplete_folder_checkpoints_are_skipped(tmp_path):
     folder = tmp_path / 'epoch_1.pth'
     folder.mkdir()
     assert not is_complete(str(folder)) and find_resume_point(str(tmp_path)) is None
@@ -183,8 +183,8 @@ def samples(seen):
 
 @pytest.mark.parametrize('how', [KeyboardInterrupt, 'SIGTERM'])
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_batches_of_another_size(by_epoch, how, tmp_path):
-    """Each of the twelve samples once in each pass, and no pass is empty."""
+def test_resumes_with_another_batch_size(by_epoch, how, tmp_path):
+    """Each pass has each of the twelve samples once, and no pass is empty."""
     sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
     before, _ = train(tmp_path, by_epoch, sampler, end=6, how=how)
     end = {'train_cfg.max_epochs': 6} if by_epoch else {'train_cfg.max_iters': 15}
@@ -211,7 +211,7 @@ def test_a_longer_run_follows_the_schedule_of_the_config(tmp_path, monkeypatch):
     assert any('training ends at epoch 6, previously at 3' in text for text in said)
 
 
-def test_the_rate_of_a_longer_run_is_the_one_it_continues_with(tmp_path, monkeypatch):
+def test_message_names_the_learning_rate_of_a_longer_run(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
     # With settings for parts, MMEngine's wrapper has a group more, which no scaling changes.
@@ -239,13 +239,13 @@ def test_the_rate_of_a_longer_run_is_the_one_it_continues_with(tmp_path, monkeyp
         ),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(change, message, tmp_path):
+def test_changes_that_prevent_resuming_are_refused(change, message, tmp_path):
     train(tmp_path, True, end=6, how='SIGTERM')
     with pytest.raises(ResumeError, match=message):
         train(tmp_path, True, resume=True, change=change)
 
 
-def test_another_data_set_begins_the_pass_anew(tmp_path, monkeypatch):
+def test_another_data_set_restarts_the_epoch(tmp_path, monkeypatch):
     train(tmp_path, True, end=6, how='SIGTERM')
     monkeypatch.setattr('small_run.SIZE', 9)
     seen, runner = train(tmp_path, True, resume=True)
@@ -253,8 +253,8 @@ def test_another_data_set_begins_the_pass_anew(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('iteration, trained', [(4, 8), (7, 5)])
-def test_checkpoints_that_do_not_say(iteration, trained, tmp_path, monkeypatch):
-    """Those of earlier versions and of MMEngine: their batches are taken to be today's."""
+def test_checkpoints_without_a_batch_size_resume(iteration, trained, tmp_path, monkeypatch):
+    """For checkpoints of earlier versions and of MMEngine, the current batch size is assumed."""
     said = []
     monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
     end = dict(end=4, how=KeyboardInterrupt) if iteration == 4 else dict(end=6, how='SIGTERM')
@@ -268,7 +268,7 @@ def test_checkpoints_that_do_not_say(iteration, trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('left, message', [((), 'of 0 of 2 parameters'), ((0,), 'of 1 of 2 parameters')])
-def test_optimizer_states_that_were_removed(left, message, tmp_path):
+def test_removed_optimizer_states_are_refused(left, message, tmp_path):
     train(tmp_path, True, end=4)
     path = find_resume_point(str(tmp_path))
     checkpoint = torch.load(path, weights_only=False)
@@ -279,7 +279,7 @@ def test_optimizer_states_that_were_removed(left, message, tmp_path):
         train(tmp_path, True, resume=True)
 
 
-def test_averaged_weights_without_the_hook_that_averages(tmp_path, monkeypatch):
+def test_averaged_weights_without_ema_hook_are_reported(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr('fcvit_mm.engine.hooks.resume.print_log', lambda text, **_: said.append(text))
     hook = dict(custom_hooks=[dict(type='EMAHook', momentum=0.1)])
@@ -368,7 +368,7 @@ def test_resume_point_of_a_config(tmp_path):
         assert cfg.to_dict() == before
 
 
-def test_a_sample_that_fails_is_named():
+def test_error_names_the_failing_sample():
     class Rows:
         def __getitem__(self, index):
             return [0, 1][index]

@@ -55,7 +55,7 @@ def test_learning_rate_falls_from_head_to_stem(scope):
         assert groups[name]['lr'] == pytest.approx(0.5 ** (LAYERS - 1 - layer)), name
 
 
-def test_other_options_go_on_working():
+def test_other_paramwise_options_still_work():
     model = Model()
     groups = groups_by_name(
         model, build(model, layer_decay_rate=0.5, norm_decay_mult=0.0, custom_keys={'stem': {'lr_mult': 10.0}})
@@ -75,7 +75,7 @@ def test_wrapped_model_and_frozen_stages():
 
 
 @pytest.mark.parametrize('rate', [None, 0, 1.5, '0.9', True])
-def test_refuses_rate(rate):
+def test_refuses_invalid_rate(rate):
     with pytest.raises(UserError, match=rf'layer_decay_rate={rate!r}, expected a number above 0 and at most 1'):
         build(Model(), layer_decay_rate=rate)
 

@@ -66,7 +66,7 @@ def test_the_same_config_changes_nothing():
         (dict(weight_decay=0.1), 'optimizer: weight_decay 0.0 -> 0.1'),
     ],
 )
-def test_what_the_config_changes_is_as_if_it_had_been_so(options, words):
+def test_changed_settings_apply_as_if_set_from_the_start(options, words):
     checkpoint, run = copy.deepcopy(save(train(make_run(), 0, 9))), make_run(**options)
     found = follow_config(run, checkpoint, all_settings(make_run()), 9, LENGTH, False)
     assert any(words.replace(': lr', ': initial_lr') in text for text in found), found
@@ -76,8 +76,8 @@ def test_what_the_config_changes_is_as_if_it_had_been_so(options, words):
     assert run.optim_wrapper.param_groups[1]['weight_decay'] == options.get('weight_decay', 0.0)
 
 
-def test_iterations_that_are_counted_anew():
-    """Twelve iterations of a smaller batch are six of today's."""
+def test_iterations_are_converted_to_the_new_batch_size():
+    """Twelve iterations with a smaller batch are six with the current one."""
     checkpoint, run = copy.deepcopy(save(train(make_run(), 0, 12))), make_run()
     assert follow_config(run, checkpoint, None, 6, LENGTH, True) == []
     assert rates(load(run, checkpoint)) == rates(train(make_run(), 0, 6))

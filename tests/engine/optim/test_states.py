@@ -1,4 +1,4 @@
-"""States of optimizers that a checkpoint lost."""
+"""Optimizer states that are missing in a checkpoint."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def test_complete_states(several):
 
 
 @pytest.mark.parametrize('before', [[4], None])
-def test_no_state(before):
+def test_missing_states_are_refused(before):
     run = make_run()
     saved = dict(run.optim_wrapper.state_dict(), state={})
     way_out = 'resume from another checkpoint, or start from its weights only, with load_from and without --resume'
@@ -44,7 +44,7 @@ def test_no_state(before):
     assert said in str(error.value)
 
 
-def test_some_states():
+def test_partly_missing_states():
     run = make_run()
     saved = run.optim_wrapper.state_dict()
     saved['state'] = {key: value for key, value in saved['state'].items() if key < 2}
@@ -73,7 +73,7 @@ def test_optimizers_that_keep_no_state():
     assert not keeps_state(torch.optim.LBFGS([torch.nn.Parameter(torch.ones(1))]))  # its step needs a closure
 
 
-def test_groups_of_other_sizes():
+def test_groups_of_other_sizes_are_refused():
     run, other = make_run(), make_run()
     saved = other.optim_wrapper.state_dict()
     saved['param_groups'][0]['params'].pop()
@@ -81,15 +81,15 @@ def test_groups_of_other_sizes():
         missing_states(run, saved, None)
 
 
-def test_states_under_names_are_left_to_what_writes_them():
-    """FSDP's: its optimizer has the parameters of a unit as one, its files those of the model under their names."""
+def test_states_with_names_are_not_checked():
+    """FSDP saves states under the names of parameters, but its optimizer has one parameter for each unit."""
     run = make_run()
     names = [f'layer.{number}.weight' for number in range(9)]
     saved = dict(state={name: dict(step=1) for name in names}, param_groups=[dict(params=names)])
     assert count_states(run, saved) == [] and missing_states(run, saved, None) == missing_states(run, saved, []) == ''
 
 
-def test_saving_is_not_ended_by_groups_of_other_sizes():
+def test_groups_of_other_sizes_do_not_prevent_saving():
     run = make_run()
     saved = run.optim_wrapper.state_dict()
     saved['param_groups'][0]['params'] = [0, 1]

@@ -14,7 +14,7 @@ def optimizer():
     return torch.optim.SGD([parameter], lr=0.5)
 
 
-def test_the_function_is_called_before_each_step_until_that_ends(optimizer):
+def test_function_is_called_before_each_step_until_removed(optimizer):
     seen = []
     end = call_before_step(optimizer, lambda: seen.append(optimizer.param_groups[0]['params'][0][0].item()))
     optimizer.step()
@@ -26,7 +26,7 @@ def test_the_function_is_called_before_each_step_until_that_ends(optimizer):
     assert seen == [1.0, 0.5]
 
 
-def test_with_hooks_switched_off_as_by_the_compiler_of_torch_2_1(optimizer, monkeypatch):
+def test_function_is_called_without_optimizer_hooks(optimizer, monkeypatch):
     monkeypatch.setattr(type(optimizer), 'step', lambda self, closure=None: calls.append('step'))
     calls = []
     call_before_step(optimizer, lambda: calls.append('before'))
@@ -36,7 +36,7 @@ def test_with_hooks_switched_off_as_by_the_compiler_of_torch_2_1(optimizer, monk
 
 @pytest.mark.parametrize('first', ['the function', 'the scheduler'])
 @pytest.mark.parametrize('library', ['torch', 'mmengine'])
-def test_schedulers_count_steps_whichever_is_first(library, first, optimizer, recwarn):
+def test_schedulers_count_steps_in_either_order(library, first, optimizer, recwarn):
     calls, ends = [], []
 
     def schedule():
@@ -63,7 +63,7 @@ def test_schedulers_count_steps_whichever_is_first(library, first, optimizer, re
 
 
 @pytest.mark.skipif(not hasattr(torch.amp, 'GradScaler'), reason='torch before 2.3 scales gradients on GPUs only')
-def test_a_gradient_scaler_calls_it_for_the_steps_that_it_makes(optimizer):
+def test_function_is_not_called_for_steps_that_the_scaler_skips(optimizer):
     calls = []
     call_before_step(optimizer, lambda: calls.append(1))
     scaler = torch.amp.GradScaler('cpu', init_scale=1.0)
