@@ -15,7 +15,7 @@
 #endif
 #define INLINE inline __attribute__((always_inline))
 
-// In this order.
+// The order of these includes matters.
 #include "vectors_avx2.h"
 #include "vectors.h"
 #include "large_convolution_kernels.h"

@@ -18,7 +18,7 @@
 #endif
 #define INLINE inline __attribute__((always_inline))
 
-// In this order.
+// The order of these includes matters.
 #include "vectors_avx512.h"
 #include "vectors.h"
 #include "large_convolution_kernels.h"

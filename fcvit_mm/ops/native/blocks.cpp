@@ -28,7 +28,7 @@ struct Blocks {
 
   Blocks(int64_t of, int64_t most) : positions(of), count(divide_up(of, std::max<int64_t>(most, 1))) {}
 
-  // Calls `compute(block, first position, number of positions)`, on several threads unless this is one of them already.
+  // Calls `compute(block, first position, number of positions)`, on several threads unless in a parallel region.
   template <typename Compute>
   void each(const Compute& compute) const {
     at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
@@ -93,7 +93,7 @@ class Sums {
   std::vector<float> sums_;
 };
 
-// The context vector of an image: a layer to two candidates for each value, the larger of them, a layer back.
+// The context vector of an image: fc1 computes two candidates for each value, and fc2 reads the larger of them.
 void find_context(const TokenMix& mix, int64_t channels, const float* means, float* context) {
   std::vector<float> candidates(2 * mix.context_hidden);
   Product product{};
@@ -107,7 +107,7 @@ void find_context(const TokenMix& mix, int64_t channels, const float* means, flo
   kernels().multiply(product);
   for (int64_t i = 0; i < mix.context_hidden; ++i) {
     const float a = candidates[i], b = candidates[mix.context_hidden + i];
-    candidates[i] = a > b || a != a ? a : b;  // not-a-number stays so
+    candidates[i] = a > b || a != a ? a : b;  // keeps NaN
   }
   product.rows = candidates.data();
   product.row_stride = product.depth = mix.context_hidden;
@@ -152,7 +152,7 @@ void mix_tokens(const Block& block, int64_t index, float* normed, float* a, floa
   for (const TokenMix& mix : block.mixes) {
     std::copy(channel_means.begin(), channel_means.end(), means.begin());
     if (first && positions == 1) {
-      // The lone position itself, to the last bit: differences from its mean are divided by their deviation, which is 0.
+      // Of one position this must be its value, bit by bit: differences are divided by their deviation, which is 0.
       kernels().scale(x, mean, factors.data(), shifts.data(), 1, channels, means.data());
     }
     for (int64_t i = 0; i < channels; ++i) {

@@ -5,7 +5,7 @@ namespace {
 
 // 3x3 kernels: read from the map itself, a few positions at a time and along all of their channels.
 
-// Values beyond which a map is fetched ahead: 0.5 MiB, a common size of a second-level cache.
+// Number of values above which a map is prefetched: 0.5 MiB, a common size of a second-level cache.
 constexpr int64_t kLargeMap = 128 * 1024;
 
 template <int kRows, int kColumns, bool kPartial>
@@ -56,8 +56,8 @@ void convolve_3x3_tile(const Convolution& conv, int64_t image, int64_t row, int6
   }
   float* out = conv.out + start + row * row_stride + column * column_stride;
   const Lanes lanes = first_lanes(smaller(kLanes, end - begin));
-  // Fetch ahead what the tiles below this one read first: the processor foresees a row, not the next one. Not
-  // in small maps, where that is slower.
+  // Prefetch what the tiles below this one read first: the processor itself prefetches along a row, but not the next
+  // row. Not in small maps, where that is slower.
   const bool large = !conv.ring && conv.height * conv.width * (end - begin) > kLargeMap;
   const float* ahead = large && row + kRows + 2 < conv.height ? x[kRows][1] + 2 * row_stride : nullptr;
   int64_t channel = begin;

@@ -15,13 +15,13 @@ namespace {
 
 // Values of the map that a thread copies, at most: a part of its second-level cache.
 constexpr int64_t kScratchValues = 64 * 1024;
-// Columns of a region, at most: wide maps would have regions of few rows, of which most is copied for their neighbours.
+// Columns of a region, at most: regions of wide maps would have few rows, and mostly rows around them would be copied.
 constexpr int64_t kRegionColumns = 64;
 // Regions for each thread, at least, where rows suffice.
 constexpr int64_t kRegionsPerThread = 2;
 // Channels that the 3x3 kernel computes at a time: the values that it reads again must stay in the first-level cache.
 constexpr int64_t kChannels3x3 = 256;
-// The same for the gradient of its weight, which has more to keep there.
+// The same for the gradient of its weight, which needs more values in the cache.
 constexpr int64_t kGradientChannels3x3 = 128;
 // Parts of a map, each with sums of its own, times groups of channels: enough for the threads, but not more sums than
 // values.
@@ -100,7 +100,7 @@ void convolve_rows(const Convolution& conv, int64_t begin, int64_t end) {
 }
 
 // The gradients of the weight (C, k, k) and the bias (C) of a convolution. The map is divided into parts, by its size and
-// not by the number of threads, whose sums are added in order: the same bits with any number of threads.
+// not by the number of threads, whose sums are added in order: bitwise the same with any number of threads.
 void sum_gradients(const Gradient& gradient, int64_t batch, float* of_weight, float* of_bias) {
   const int64_t kernel = gradient.kernel, values = kernel * kernel + 1;
   const int64_t width = kernel == 3 ? kGradientChannels3x3 : kernels().block;

@@ -1,4 +1,4 @@
-// The operators fcvit_mm_cpu::... of backward passes: gradients, and the parts of the global context's.
+// The operators fcvit_mm_cpu::... of backward passes: gradients, and parts of the gradients of the global context.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -138,7 +138,7 @@ Tensor weighted_sums(const Tensor& x, const Tensor& weights) {
   check_shape("weights", weights, {x.size(0), positions, heads});
   const Tensor map = x.contiguous(at::MemoryFormat::ChannelsLast), factors = weights.contiguous();
   const int64_t rows = rows_of_block(channels);
-  // Sums of blocks, added in order: the same bits with any number of threads.
+  // Sums of blocks, added in order: bitwise the same with any number of threads.
   Tensor sums = at::zeros({x.size(0), divide_up(positions, rows), channels}, x.options());
   const float *from = map.const_data_ptr<float>(), *of_factors = factors.const_data_ptr<float>();
   float* to = sums.mutable_data_ptr<float>();

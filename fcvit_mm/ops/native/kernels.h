@@ -23,7 +23,7 @@ struct Convolution {
   bool gelu;
   const float* taps;  // the weight as of pack_taps, for whole blocks of channels; or null
   bool paired;  // large kernels: `taps` are as of convolve_region_pairs
-  // 3x3 kernels alone: rows of the map that are in memory, or 0 for all of them. Row y is at (y + shift) % ring.
+  // 3x3 kernels only: rows of the map that are in memory, or 0 for all of them. Row y is at (y + shift) % ring.
   int64_t ring, shift;
 };
 
@@ -37,7 +37,7 @@ struct Gradient {
   const float* x;
   const float* grad;  // of what follows the convolution
   int64_t height, width, channels, kernel;
-  // 3x3 kernels alone: of the convolution and GELU. The convolution is computed again, from `taps` as of pack_taps for
+  // 3x3 kernels only: of the convolution and GELU. The convolution is computed again, from `taps` as of pack_taps for
   // all channels, and the gradient of its outputs written to `out`. Null: `grad` is that of the convolution's outputs.
   const float* taps;
   const float* bias;  // (C), or null
@@ -63,8 +63,8 @@ struct Product {
   const float* next;
 };
 
-// Of two maps, the sums over positions of the products of each channel of one with each of the other: what the gradient
-// of a 1x1 convolution's weight is. Adds to `out`, and the sums of the left map to `sums`.
+// Sums over positions of the products of each channel of one map with each channel of another, as in the gradient of
+// the weight of a 1x1 convolution. They are added to `out`, and the sums of the left map to `sums`.
 struct Correlation {
   const float* left;  // (count, rows)
   int64_t left_stride, rows;
@@ -88,15 +88,16 @@ struct OutputTile {
   int64_t row_stride, channels, rows, columns;  // those inside of the map, at least one and at most kTile
 };
 
-// The global context of one image, weighed at each position by its similarity.
+// The global context of one image, weighted at each position by its similarity.
 struct Context {
   int64_t channels, heads;
-  const float* means;    // (channels), times what the products are scaled by
+  const float* means;    // (channels), times the scale of the products
   const float* context;  // (channels)
   const float* biases;   // (heads)
 };
 
-// The kernels for processors with the same instructions. What they pack is of `lanes` and `block`: each reads its own.
+// The kernels for processors with the same instructions. Each reads only what it packed: the formats depend on
+// `lanes` and `block`.
 // Memory from thread_buffer and packed weights are aligned to 64 bytes.
 struct Kernels {
   const char* instructions;  // as PyTorch names them
@@ -150,7 +151,7 @@ struct Kernels {
   // The map plus the context times `similarity * factors + biases`.
   void (*add_context)(const Context& context, const float* x, int64_t count, const float* similarity,
                       const float* factors, float* out);
-  // Adds the sum over `count` positions of the map, weighed at each for each head: (count, heads) weights, (channels)
+  // Adds the sum over `count` positions of the map, weighted by position and head: (count, heads) weights, (channels)
   // sums.
   void (*add_weighted)(const float* x, const float* weights, int64_t count, int64_t channels, int64_t heads,
                        float* sums);

@@ -3,8 +3,8 @@ namespace fcvit_mm {
 namespace INSTANCE {
 namespace {
 
-// Large kernels: the part of the map that a region needs is first copied to where neighbouring columns are neighbouring
-// vectors, with zeros outside. In the map they are C values apart, often a power of two: the cache would hold few.
+// Large kernels: the part of the map that a region needs is first copied so that neighbouring columns are neighbouring
+// vectors, with zeros outside. In the map they are C values apart, often a power of two: few would fit in the cache.
 
 #ifdef PAIRS
 // Taps that one addition takes: those of a column and of the next, whose values lie side by side in each copied vector.
@@ -73,7 +73,7 @@ struct Tile {
   const float* taps;
   int64_t kernel;
   int64_t row_begin, row_end;  // rows below x to read: those inside the map
-  int64_t tap_begin, tap_end;  // columns of taps that meet the map at all
+  int64_t tap_begin, tap_end;  // columns of taps that overlap the map
   Vector bias;
   float* out;
   int64_t out_row_stride, out_column_stride;
@@ -82,7 +82,7 @@ struct Tile {
 };
 
 // Adds one row of the map, times one row of taps for each row of outputs. Rows of outputs before kFirst or after kLast
-// do not meet it.
+// do not depend on it.
 template <int kFirst, int kLast, int kColumns>
 INLINE void add_row(const float* x, const float* taps, int64_t taps_stride, int64_t count, Vector (*sums)[kColumns]) {
   for (int64_t i = 0; i < count; ++i, x += kTogether * kLanes, taps += kLanes) {

@@ -91,7 +91,7 @@ void add_scaled(const float* x, const float* branch, const float* scale, int64_t
 
 void add_moments(const float* x, int64_t count, float shift, double& sum, double& squares) {
   constexpr int64_t kVectors = 4, kStep = kVectors * kLanes;
-  // Single precision for so many values at a time.
+  // Number of values that are summed in single precision.
   constexpr int64_t kRun = 64 * kStep;
   const Vector shifts = constant(shift);
   int64_t i = 0;

@@ -36,7 +36,7 @@ void add_contexts(const ContextOfBatch& all) {
     const float* own = all.means + image * channels;
     float* const own_scaled = scaled.data() + image * channels;
     std::transform(own, own + channels, own_scaled, [&](float value) { return static_cast<float>(value * scale); });
-    // The mean over positions is the similarity of the means, computed as that of a position: a lone one has no other.
+    // The mean over positions is the similarity of the means, computed as that of a position: of one, both are equal.
     const Context context{channels, heads, own_scaled, nullptr, nullptr};
     float* const of_means = factors.data() + image * heads;
     kernels().similarities(context, own, 1, 0.f, of_means);

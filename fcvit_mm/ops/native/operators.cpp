@@ -176,7 +176,7 @@ Tensor fcvit_block(const Tensor& x, const OptionalTensor& norm_weight, const Opt
               " tensors, expected ", kOfTokenMix, " for each token mix");
   TORCH_CHECK(channel_mixer.size() == kOfChannelMixer, "fcvit_mm_cpu: channel_mixer has ", channel_mixer.size(),
               " tensors, expected ", kOfChannelMixer);
-  std::vector<Tensor> kept;  // contiguous ones
+  std::vector<Tensor> kept;  // owns the contiguous copies
   const auto vector = [&](const char* name, const Tensor& tensor, int64_t count) {
     check_shape(name, tensor, {count});
     kept.push_back(tensor.contiguous());

@@ -26,13 +26,13 @@ INLINE void transpose(const float* from, int64_t stride, float* to, int64_t to_s
   }
 }
 
-// `depth` rows of up to kProductRows columns, as interleaved rows. `sums` becomes larger by each column's sum, if not null.
+// `depth` rows of up to kProductRows columns, as interleaved rows. Sums of columns are added to `sums`, if not null.
 void interleave(const float* from, int64_t stride, int64_t depth, int64_t columns, float* to, float* sums) {
   const Lanes lanes = first_lanes(columns);
   Vector sum = zero();
   for (int64_t i = 0; i < depth; ++i, from += stride, to += kProductRows) {
     const Vector values = load<true>(from, lanes);
-    store(to, values);  // what is too much is overwritten next
+    store(to, values);  // values beyond the row are overwritten next
     sum = sum + values;
   }
   if (sums) {

@@ -5,7 +5,7 @@ namespace {
 
 struct ProductTile {
   const float* rows;
-  int64_t row_stride, depth;  // the stride is not read of interleaved rows
+  int64_t row_stride, depth;  // interleaved rows need no stride
   const float* panel;
   const float* bias;  // of these columns, or null
   float* out;

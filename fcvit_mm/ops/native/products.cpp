@@ -14,10 +14,10 @@ namespace {
 
 // Values of a row that are read at a time: see the kernel.
 constexpr int64_t kBlockDepth = 256;
-// Rows that are multiplied twice at a time.
+// Rows for which the two products of a bottleneck are computed at a time.
 constexpr int64_t kRowsTwice = 96;
-// Expanded channels that a channel mixer computes at a time, at least, and at most blocks of them: processors with
-// AVX-512 have twice the second-level cache.
+// Expanded channels that a channel mixer computes at a time: the minimum, and the maximum in blocks, because processors
+// with AVX-512, whose blocks are larger, have twice the second-level cache.
 constexpr int64_t kFewestHidden = 64, kMostHiddenBlocks = 8;
 // Rows of the sums of products of two maps' channels that a thread computes at a time.
 constexpr int64_t kCorrelationRows = 256;
@@ -142,8 +142,8 @@ void multiply_twice(const Product& first, const float* first_weight, const Produ
 
 namespace {
 
-// The output rows of one image from `begin` to `end`, as far as some of the expanded channels go: a few rows at a time,
-// whose expanded values stay in the cache. Those that the next rows need, too, are kept.
+// What some of the expanded channels add to the output rows `begin` to `end` of one image: a few rows at a time, whose
+// expanded values stay in the cache. Those that the next rows need too are kept.
 struct MixerPart {
   int64_t first, count;  // of the expanded channels
   int64_t rows;          // at a time
@@ -164,7 +164,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
   const int64_t start = image * mixer.height * map_row;
   const float* const x = mixer.x + image * mixer.height * mixer.width * depth;
   const auto multiply = mixer.paired ? kernels().multiply_pairs : kernels().multiply;
-  // `expanded` is a ring. The first rows end where it does: those that follow are not divided, but for a last one.
+  // `expanded` is a ring buffer. The first group of rows ends at its end, so only the last group can be split there.
   const int64_t ring = part.rows + 2;
   int64_t expanded = std::max<int64_t>(begin - 1, 0);  // the next row
   const int64_t shift = ring * mixer.height - std::min(std::min(begin + part.rows, end) + 1, mixer.height);
@@ -212,7 +212,7 @@ void mix_rows(const Mixer& mixer, const MixerPart& part, int64_t image, int64_t 
   }
 }
 
-// The images and rows `begin` to `end`, each image in so many bands, as far as the expanded channels in a range go.
+// What the expanded channels `first` to `last` add to the bands of rows `begin` to `end`, with `bands` for each image.
 struct MixerShare {
   int64_t begin, end, bands;
   int64_t first, last;
@@ -274,7 +274,7 @@ void mix_share(const Mixer& mixer, const MixerShare& share) {
 
 void mix(const Mixer& mixer) {
   const int64_t threads = at::get_num_threads(), positions = mixer.batch * mixer.height * mixer.width;
-  // Not on one of several threads, which has no others.
+  // Not inside a parallel region, where there are no further threads.
   const bool divide = mixer.batch % threads && mixer.batch < 4 * threads && !at::in_parallel_region();
   if (divide && positions <= kFewPositions * threads && mixer.hidden >= threads * kFewestHidden) {
     // Threads divide the expanded channels: the weights are most of what is read, and rows would be computed twice.

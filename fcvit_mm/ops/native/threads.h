@@ -24,8 +24,8 @@ float* thread_buffer(int64_t count);
 
 // ---- kernels.cpp ----
 
-// The kernels that run: those for the most that this processor has, unless PyTorch was told to use less of it
-// (ATEN_CPU_CAPABILITY). Not to be called where it has no AVX2.
+// The kernels that run: those for the newest instructions of this processor, or the older ones that PyTorch is set to
+// use (ATEN_CPU_CAPABILITY). Must not be called on processors without AVX2.
 const Kernels& kernels();
 // Selects other kernels, by PyTorch's name of their instructions, for comparison. Weights packed before do not fit them.
 void choose_kernels(const std::string& instructions);
@@ -40,7 +40,7 @@ void convolve_rows(const Convolution& conv, int64_t begin, int64_t end);
 int64_t rows_at_a_time(const Convolution& conv);
 void sum_gradients(const Gradient& gradient, int64_t batch, float* of_weight, float* of_bias);
 
-// 3x3 convolutions with zeros around by Winograd's tiles, some at a time. Where there are enough for all threads, each
+// 3x3 convolutions with zero padding by Winograd's tiles, some at a time. Where there are enough for all threads, each
 // computes its own; else they divide the tiles for the transforms, and the points and outputs for the products.
 struct TiledConvolution {
   const float* x;
@@ -86,7 +86,7 @@ void mix(const Mixer& mixer);
 
 // ---- maps.cpp ----
 
-// The global context of a batch: similarities and their deviation, then the weighed context, each in one pass.
+// The global context of a batch: similarities and their deviation, then the weighted context, each in one pass.
 struct ContextOfBatch {
   const float* x;
   float* out;
@@ -99,7 +99,7 @@ void add_contexts(const ContextOfBatch& all);
 
 // ---- blocks.cpp ----
 
-// Adds the global context, convolves depth-wise, and takes two 1x1 convolutions, GELU after each. Weights of products are
+// Adds the global context, then a depth-wise and two 1x1 convolutions, each followed by GELU. Weights of products are
 // as of pack_panels, those of depth-wise convolutions as of pack_taps.
 struct TokenMix {
   int64_t context_hidden;
@@ -117,8 +117,8 @@ struct Block {
   int64_t heads;
   const float *norm_weight, *norm_bias;  // (channels), each may be null
   std::vector<TokenMix> mixes;  // if the channel mixer is paired, their convolutions are, too
-  const float* scale;   // of what the mixes give, (channels), or null
-  Mixer channel_mixer;  // packed; reads and adds to what the first half gives: its `x` and `shortcut` are not read
+  const float* scale;   // of the output of the mixes, (channels), or null
+  Mixer channel_mixer;  // packed; reads and adds to the output of the first half: its `x` and `shortcut` are not used
   double eps, context_eps;
 };
 void compute_block(const Block& block);

@@ -9,7 +9,7 @@ constexpr int64_t kLanes = sizeof(Vector) / sizeof(float), kBlock = 2 * kLanes;
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
-// Loads and stores of the first lanes alone, where `kPartial` is set; the others are zero, and not touched.
+// Load and store only the first lanes if `kPartial` is set; the others are loaded as zero, and not stored.
 template <bool kPartial>
 INLINE Vector load(const float* from, Lanes lanes) {
   return kPartial ? load_lanes(from, lanes) : load(from);
@@ -58,7 +58,7 @@ INLINE Vector error_function(Vector z) {
 }
 
 // x / 2 * (1 + erf(x / sqrt(2))). Fitted to 2e-7; in float32 the error comes to 8e-7 at most for negative x and 3e-7 of
-// x for others. Beyond kEnd, GELU is 0 or x to 4e-7. Not-a-number stays so: minimum and maximum return their second
+// x for others. Beyond kEnd, GELU is 0 or x to 4e-7. NaN is kept: minimum and maximum return their second
 // argument then.
 INLINE Vector gelu(Vector x) {
   const Vector above = maximum(constant(-kEnd), x), z = minimum(constant(kEnd), above);
