@@ -1,4 +1,4 @@
-"""What other people do with the networks: the examples of docs/clients.md, run where the program is installed."""
+"""The examples of docs/clients.md with other libraries, each run if the library is installed."""
 
 import re
 
@@ -15,7 +15,7 @@ PACKAGES = {'FSDP2': 'torch'}
 
 @pytest.fixture
 def names(tmp_path, shapes):
-    """Give the files that an example names: of a small detector with random weights."""
+    """Return a function that makes the files of an example, for a small detector with random weights."""
 
     def make():
         pytest.importorskip('mmdet')
@@ -62,7 +62,7 @@ def test_there_are_examples():
 
 
 def test_openvino_computes_in_float32():
-    """Or it chooses bfloat16 where the CPU has it, and detections differ."""
+    """Otherwise OpenVINO uses bfloat16 where the CPU supports it, and detections differ."""
     calls = [
         line
         for page in (ROOT / 'docs').glob('*.md')

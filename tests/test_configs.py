@@ -273,7 +273,7 @@ def test_pipelines_take_an_image(leaf, image):
 
 
 @pytest.mark.parametrize('leaf', PUBLISHED)
-def test_time_augmentation_is_there_where_it_can_be(leaf):
+def test_tta_is_configured_unless_the_model_has_masks(leaf):
     cfg = load(leaf)
     can_merge = 'mask_head' not in cfg.model.get('roi_head', {})  # mmdet cannot merge masks
     assert ('tta_model' in cfg) == ('tta_pipeline' in cfg) == can_merge
@@ -283,7 +283,7 @@ def test_time_augmentation_is_there_where_it_can_be(leaf):
     'leaf',
     ['classification/fcvit_tiny_in1k', 'detection/retinanet_fcvit_b12_coco', 'segmentation/sem_fpn_fcvit_tiny_ade20k'],
 )
-def test_time_augmentation_merges_to_one_prediction(leaf, image):
+def test_tta_merges_to_one_prediction(leaf, image):
     cfg = shrink(load(leaf))
     if cfg.default_scope == 'mmdet':
         cfg.tta_pipeline[1].transforms[0][0].scale = (96, 64)
@@ -308,7 +308,7 @@ def test_learning_rate_can_be_scaled(leaf):
 
 
 @pytest.mark.parametrize('leaf', PUBLISHED)
-def test_base_batch_is_eight_gpus(leaf):
+def test_base_batch_size_is_that_of_eight_gpus(leaf):
     cfg = load(leaf)
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=GPUS * cfg.train_dataloader.batch_size)
     expected = {
@@ -331,7 +331,7 @@ def test_pretrained_is_one_local_path_of_the_same_network(leaf):
 
 
 @pytest.mark.parametrize('leaf', LEAVES)
-def test_best_checkpoint_is_kept_by_a_metric_of_the_evaluator(leaf):
+def test_save_best_is_a_metric_of_the_evaluator(leaf):
     cfg = load(leaf)
     hook = cfg.default_hooks.checkpoint
     metrics = {'mmpretrain': 'accuracy/top1', 'mmdet': 'coco/bbox_mAP', 'mmseg': 'mIoU'}
@@ -374,7 +374,7 @@ class TestClassification:
     leaves = [f'classification/fcvit_{variant}_in1k' for variant in VARIANTS]
 
     @pytest.mark.parametrize('name', [name for name, row in ROWS.items() if row.config])
-    def test_parameters_are_those_of_the_row(self, name):
+    def test_parameters_agree_with_the_row(self, name):
         assert parameters_of(f'classification/{name}_in1k') == ROWS[name].parameters
 
     @pytest.mark.parametrize('leaf', FCVIT)
@@ -396,7 +396,7 @@ class TestClassification:
         assert len(found[300:]) == 10
 
     @pytest.mark.parametrize('leaf', leaves)
-    def test_no_weight_decay_on_anything_with_one_dimension(self, leaf):
+    def test_no_weight_decay_for_one_dimensional_parameters(self, leaf):
         cfg = shrink(load(leaf))
         model = build(cfg)
         with in_scope(cfg):
@@ -422,7 +422,7 @@ class TestClassification:
     def test_drop_path(self, variant, rate):
         assert load(f'classification/fcvit_{variant}_in1k').model.backbone.drop_path_rate == rate
 
-    def test_training_interpolation_is_drawn_from_both(self):
+    def test_training_interpolation_is_bilinear_or_bicubic(self):
         crop = load(self.leaves[0]).train_dataloader.dataset.pipeline[1]
         assert crop.type == 'FastRandomResizedCrop' and tuple(crop.interpolation) == ('bilinear', 'bicubic')
         assert tuple(crop.crop_ratio_range) == (0.08, 1.0)
@@ -453,7 +453,7 @@ class TestDetection:
 
     @pytest.mark.parametrize('variant', VARIANTS)
     def test_mask_rcnn_parameters(self, variant):
-        """Published are 33.7M and 43.1M; configs/detection/README.md says why neither unit gives both."""
+        """The published numbers are 33.7M and 43.1M; configs/detection/README.md explains the difference."""
         channels = FCViT.arch_settings[variant]['channels']
         classifier_head = 1000 * channels[3] + 1000
         more_norms = 2 * sum(channels[:3])  # of the three stages that a classifier does not return
@@ -469,7 +469,7 @@ class TestDetection:
             + rpn_and_roi_heads
         )
 
-    def test_three_x_trains_at_many_scales(self):
+    def test_3x_schedule_trains_at_many_scales(self):
         for leaf in self.leaves:
             resize = load(leaf).train_dataloader.dataset.pipeline[2]
             if '_3x_' in leaf:
@@ -659,7 +659,7 @@ class TestModelIndex:
         found = {entry['Config']: entry['Weights'] for entry in self.entries().values() if 'Weights' in entry}
         assert found == addresses and len(found) > 10
 
-    def test_modelindex_reads_it(self):
+    def test_modelindex_reads_the_file(self):
         modelindex = pytest.importorskip('modelindex.load_model_index')
         index = modelindex.load(str(ROOT / 'model-index.yml'))
         index.build_models_with_collections()
@@ -667,7 +667,7 @@ class TestModelIndex:
 
     @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
     def test_readme_tables_agree_with_the_metafile(self, task):
-        """Names, parameters and published figures of each row are the metafile's."""
+        """Each row has the names, parameters and published figures of the metafile."""
         rows = [
             line for line in (ROOT / 'configs' / task / 'README.md').read_text().splitlines() if line.startswith('| [')
         ]
