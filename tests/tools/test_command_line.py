@@ -27,7 +27,7 @@ WRONG = [
     ('make_dataset.py', ['voc'], 2, "invalid choice: 'voc'"),
     ('app.py', ['--score-thr', '7'], '--score-thr is 7, expected a number from 0 to 1', ''),
     ('visualize.py', [*'abc', '--out-dir', 'd', '--opacity', '2'], '--opacity is 2, expected a number from 0 to 1', ''),
-    ('app.py', ['--max-megabytes', '0'], '--max-megabytes is 0, expected more than 0', ''),
+    ('app.py', ['--max-megabytes', '0'], '--max-megabytes is 0, expected a number above 0', ''),
     ('publish_model.py', ['a.pth', 'b', '--shape', '64'], 'need --config', ''),
     ('plot_metric.py', [*'abcdefgh', '--key', 'k', '--out', 'o'], '8 runs, expected at most', ''),
     ('analysis/cam.py', ['a', 'b', 'c', '--out', 'o', '--method', 'x'], 2, "invalid choice: 'x'"),

@@ -414,8 +414,9 @@ def emptiness_problems(dataset: Any, everything: List[dict], where: str, api: An
     sides = [min(info['width'], info['height']) for info in everything if info.get('width') is not None]
     small = sum(side < filters.get('min_size', 0) for side in sides)
     reasons += f'; {small} are smaller than min_size, the smallest {min(sides)} pixels' if small else ''
-    if getattr(dataset, '_indices', None) is not None:
-        reasons += f'; indices={shorten_value(dataset._indices)}'
+    indices = getattr(dataset, '_indices', None)
+    if indices is not None and not indices:
+        reasons += f'; indices={indices!r}'
     if left == 0:
         return [
             f'{where}: {type(dataset).__name__} skips all {len(everything)} samples{reasons}. Check the annotations, '
