@@ -35,6 +35,8 @@ NORMALIZATION = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]
 LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
 #: Prefix of types for MMAction2: its recognizers, whose own backbones return one map, unpack the tuple of such types.
 UNPACKED = 'mmpretrain.'
+#: Configs of classifiers, as examples.
+CLASSIFIERS = 'configs/classification/_base_/models/*.py'
 #: Side of the image that a stock backbone is run on to find its outputs.
 SIDE = 256
 
@@ -155,7 +157,8 @@ def read_stock(config: Union[str, Config]) -> Config:
     if library_of(cfg) == 'mmpretrain' or not type_name(cfg.get('model') or {}):
         raise StockConfigError(
             f'{_name(cfg)} has default_scope={cfg.get("default_scope")!r}, expected one of {list(LIBRARIES)}, or '
-            'another library than mmpretrain: give such a config'
+            'another library than mmpretrain: give such a config. In a config of mmpretrain set '
+            f'model.backbone=dict(_delete_=True, type=...) and model.head.in_channels, as {CLASSIFIERS} do'
         )
     if not find_inner_model(_with_student(cfg).model)[1].get('backbone'):
         raise StockConfigError(f'{_name(cfg)} has no model.backbone to replace. {INSTEAD}')

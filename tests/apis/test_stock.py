@@ -120,7 +120,9 @@ def test_configs_and_networks_that_are_not_there(tmp_path):
         find_stock('mmdetection::tood/tood')
     with pytest.raises(StockConfigError, match='missing.py does not exist'):
         read_stock(str(tmp_path / 'missing.py'))
-    with pytest.raises(StockConfigError, match="default_scope='mmpretrain', expected one of .*: give such a config"):
+    with pytest.raises(
+        StockConfigError, match="default_scope='mmpretrain', expected one of .* set model.backbone=dict"
+    ):
         read_stock('mmpretrain::resnet/resnet18_8xb32_in1k')
     with pytest.raises(UserError, match="unknown network 'fcvit_b13', expected one of fcvit_tiny"):
         replace_backbone('mmdet::tood/tood_r50_fpn_1x_coco', 'fcvit_b13')
