@@ -1,30 +1,36 @@
-"""The structure of a config: which parts must be dicts or lists."""
+"""The structure of a config: which parts must be dicts, lists or text."""
 
+import os
 from typing import Any, Dict, Iterator, Tuple
 
 from mmengine.config import Config, ConfigDict
 
-#: Parts of a config that must be dicts, and parts that must be lists.
+#: Parts of a config that must be dicts, lists, or text.
 DICTS = (
     'model',
     'model.backbone',
     'data_preprocessor',
     'default_hooks',
     'env_cfg',
+    'env_cfg.dist_cfg',
+    'env_cfg.mp_cfg',
     'optim_wrapper',
+    'optim_wrapper.optimizer',
+    'optim_wrapper.paramwise_cfg',
     'randomness',
     'train_cfg',
-    'train_dataloader',
-    'train_dataloader.dataset',
     'val_cfg',
-    'val_dataloader',
-    'val_dataloader.dataset',
     'test_cfg',
-    'test_dataloader',
-    'test_dataloader.dataset',
     'visualizer',
+    *(f'{split}_dataloader' for split in ('train', 'val', 'test')),
+    *(
+        f'{split}_dataloader.{part}'
+        for split in ('train', 'val', 'test')
+        for part in ('dataset', 'sampler', 'batch_sampler')
+    ),
 )
 LISTS = ('custom_hooks', 'train_dataloader.dataset.pipeline', 'val_dataloader.dataset.pipeline')
+TEXTS = ('load_from',)
 
 
 def make_room(cfg: Config, options: Dict[str, Any]) -> None:
@@ -40,8 +46,13 @@ def make_room(cfg: Config, options: Dict[str, Any]) -> None:
 
 
 def structure_problems(cfg: Config) -> Iterator[str]:
-    """Yield a message for each part that is not the required dict or list."""
-    for names, kinds, expected in ((DICTS, dict, 'a dict'), (LISTS, (list, tuple), 'a list')):
+    """Yield a message for each part that is not the required dict, list or text."""
+    kinds: Any
+    for names, kinds, expected in (
+        (DICTS, dict, 'a dict'),
+        (LISTS, (list, tuple), 'a list'),
+        (TEXTS, (str, os.PathLike), 'a path'),
+    ):
         for name in names:
             found, value = _part(cfg, name)
             if not found or value is None or isinstance(value, kinds):

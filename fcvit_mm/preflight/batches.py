@@ -243,11 +243,11 @@ def mask_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
 def segmentation_heads(model: dict) -> Iterator[Tuple[str, dict]]:
     """Yield dotted name and config of each head of a segmentor."""
     for key in ('decode_head', 'auxiliary_head'):
-        node = model.get(key) or []
+        node = model.get(key)
         if isinstance(node, dict):
             yield f'model.{key}', node
-        else:
-            yield from ((f'model.{key}.{number}', each) for number, each in enumerate(node))
+        elif isinstance(node, (list, tuple)):
+            yield from ((f'model.{key}.{number}', each) for number, each in enumerate(node) if isinstance(each, dict))
 
 
 def ignored_problems(batches: Batches, samples: Sequence[dict], leaves: Sequence[Leaf]) -> List[str]:

@@ -37,7 +37,7 @@ from .prediction import prediction_problems
 from .pretrained import pretrained_problems
 from .remarks import shorten, unique
 from .schedules import report_long_schedules, report_short_schedules
-from .settings import part_problems, setting_problems
+from .settings import setting_problems
 from .work_dir import folder_to_write_problems, work_dir_problems
 
 
@@ -79,10 +79,8 @@ def check_training(cfg: Config, building: bool = False) -> None:
     Raises:
         PreflightError: Lists all problems.
     """
-    problems = part_problems(cfg)
-    if problems:
-        raise PreflightError(problems)
     limit = TimeLimit()
+    problems = []
     trained: List[str] = []
     if cfg.get('resume') and is_sharded(cfg):
         pass  # only the strategy reads it
@@ -125,9 +123,6 @@ def check_testing(cfg: Config, checkpoint: str) -> None:
     Raises:
         PreflightError: Lists all problems.
     """
-    problems = part_problems(cfg)
-    if problems:
-        raise PreflightError(problems)
     limit = TimeLimit()
     trained: List[str] = []
     problems = checkpoint_problems(checkpoint, 'the checkpoint', trained) + folder_to_write_problems(cfg)

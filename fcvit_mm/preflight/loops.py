@@ -89,7 +89,9 @@ def loop_problems(cfg: Config) -> List[str]:
                 'iterations: it changes nothing before the end. Set by_epoch=False'
             )
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
-    if isinstance(checkpoint, dict) and (checkpoint.get('interval') or -1) > 0 and checkpoint.get('by_epoch', True):
+    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    interval = checkpoint.get('interval')
+    if isinstance(interval, (int, float)) and interval > 0 and checkpoint.get('by_epoch', True):
         remark(
             'default_hooks.checkpoint counts epochs (by_epoch=True), but the training loop counts iterations: it saves '
             'nothing before the end. Set by_epoch=False'

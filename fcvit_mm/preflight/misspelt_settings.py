@@ -7,7 +7,7 @@ import sys
 import textwrap
 from difflib import get_close_matches
 from functools import lru_cache
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Callable, FrozenSet, Iterable, Iterator, NamedTuple, Set, Tuple, Union
 
 from mmengine.config import Config
@@ -59,7 +59,8 @@ def settings_of(cfg: Config) -> Iterator[Tuple[str, str, Any, Names]]:
     of_model = [kind for _, registry, node in nodes if registry is MODELS for kind in class_of(registry, node)]
     with MODELS.switch_scope_and_registry(None) as scoped:
         # Defaults, such as the data preprocessor of mmpretrain's classifiers
-        of_model += [scoped.module_dict[name] for name in names_of(of_model).read & scoped.module_dict.keys()]
+        named = [scoped.module_dict[name] for name in names_of(of_model).read & scoped.module_dict.keys()]
+    of_model += [kind for kind in named if isinstance(kind, type)]
     names_of_model = names_of(of_model)
     for where, registry, node in nodes:
         for key, settings in node.items():
@@ -123,7 +124,7 @@ def names_of(classes: Iterable[type]) -> Names:
 def imported_by(module: ModuleType) -> Set[ModuleType]:
     """Return the modules of the same package that define what a module imports."""
     package = module.__name__.partition('.')[0]
-    names = {getattr(value, '__module__', None) or '' for value in vars(module).values()}
+    names = {value.__module__ or '' for value in vars(module).values() if isinstance(value, (type, FunctionType))}
     return {sys.modules[name] for name in names if name.partition('.')[0] == package and name in sys.modules}
 
 

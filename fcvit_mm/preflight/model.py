@@ -108,9 +108,13 @@ def one_class_problems(cfg: Config) -> List[str]:
     steps = {type_name(step) for step in walk((cfg.get('train_dataloader') or {}).get('dataset'))}
     if library not in LOSSES or 'LoadDepthAnnotation' in steps:  # depths are no classes
         return []
-    heads = segmentation_heads(model) if library == 'mmseg' else [('model.head', model.get('head') or {})]
+    heads = segmentation_heads(model) if library == 'mmseg' else [('model.head', model.get('head'))]
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        found = [name for name, head in heads if head.get('num_classes') == 1 and not can_learn(head, library)]
+        found = [
+            name
+            for name, head in heads
+            if isinstance(head, dict) and head.get('num_classes') == 1 and not can_learn(head, library)
+        ]
     ways_out = 'use num_classes=2, with a class for the background'
     if library == 'mmseg':
         ways_out += ', and optionally out_channels=1 with CrossEntropyLoss(use_sigmoid=True)'

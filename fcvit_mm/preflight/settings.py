@@ -3,20 +3,18 @@
 import importlib.util
 import logging
 import multiprocessing
-import os
 import re
 from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope
+from mmengine.registry import OPTIMIZERS, DefaultScope
 from mmengine.runner import Priority, get_priority
 
 from ..engine.config import type_name, walk
 from ..engine.wrapped import find_inner_model
 from .messages import near_registered
-from .misspelt_arguments import nodes_of
 from .remarks import remark
 
 #: Names of levels that MMEngine's logger accepts, the common ones.
@@ -36,15 +34,6 @@ NUMERIC_PARTS = (
     'test_cfg',
     'auto_scale_lr',
     'default_hooks',
-)
-#: Parts of a config that are dicts.
-DICTS = ('model', 'optim_wrapper', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'env_cfg', 'randomness')
-#: Parts of a data loader that are dicts.
-OF_LOADERS = ('dataset', 'sampler', 'batch_sampler')
-#: Parts of a model that are dicts, or lists of dicts.
-OF_MODELS = (
-    *('backbone', 'neck', 'head', 'decode_head', 'auxiliary_head'),
-    *('rpn_head', 'roi_head', 'bbox_head', 'mask_head', 'mask_iou_head', 'semantic_head', 'panoptic_head'),
 )
 #: Settings of a data loader that are numbers.
 LOADER_NUMBERS = ('batch_size', 'num_workers', 'prefetch_factor')
@@ -71,41 +60,13 @@ def setting_problems(cfg: Config) -> List[str]:
         problems.append(f'env_cfg.mp_cfg.mp_start_method is {method!r}, expected one of {", ".join(methods)}')
     if cfg.get('sync_bn') not in (None, 'torch', 'mmcv'):
         problems.append(f"sync_bn is {cfg.sync_bn!r}, expected 'torch', 'mmcv' or None")
-    report_no_learning_rate(cfg)
-    problems += text_problems(cfg) + mixed_precision_problems(cfg) + priority_problems(cfg)
-    return problems + class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
-
-
-def part_problems(cfg: Config) -> List[str]:
-    """Check that parts of a config are dicts, not numbers or text; the other checks read them."""
-    parts = [(name, cfg.get(name), False) for name in DICTS]
-    if isinstance(cfg.get('env_cfg'), dict):
-        parts += [(f'env_cfg.{key}', cfg.env_cfg.get(key), False) for key in ('mp_cfg', 'dist_cfg')]
-    if isinstance(cfg.get('optim_wrapper'), dict):
-        parts += [(f'optim_wrapper.{key}', cfg.optim_wrapper.get(key), False) for key in ('optimizer', 'paramwise_cfg')]
-    loaders = [(f'{split}_dataloader', cfg.get(f'{split}_dataloader')) for split in ('train', 'val', 'test')]
-    for name, loader in loaders:
-        parts.append((name, loader, False))
-        if isinstance(loader, dict):
-            parts += [(f'{name}.{key}', loader.get(key), False) for key in OF_LOADERS]
-    problems = []
-    for where, registry, node in nodes_of(cfg):
-        if registry is MODELS:
-            parts += [(f'{where}.{key}', node.get(key), True) for key in OF_MODELS]
-        if isinstance(node['type'], (int, float)):
-            problems.append(f'{where}.type is {node["type"]!r}, expected a registered name or a class')
-    for name, value, several in parts:
-        first = value[0] if several and isinstance(value, (list, tuple)) and value else value
-        if isinstance(first, (str, int, float)) or (isinstance(value, (list, tuple)) and not several):
-            problems.append(f'{name} is {value!r}, expected a dict' + ' or a list of dicts' * several)
-    hooks = cfg.get('default_hooks')
-    checkpoint = hooks.get('checkpoint') if isinstance(hooks, dict) else None
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
     interval = checkpoint.get('interval') if isinstance(checkpoint, dict) else None
     if not isinstance(interval, (int, float, type(None))):
         problems.append(f'default_hooks.checkpoint.interval is {interval!r}, expected an integer')
-    if not isinstance(cfg.get('load_from'), (str, os.PathLike, type(None))):
-        problems.append(f'load_from is {cfg.load_from!r}, expected the path of a checkpoint or None')
-    return problems
+    report_no_learning_rate(cfg)
+    problems += text_problems(cfg) + mixed_precision_problems(cfg) + priority_problems(cfg)
+    return problems + class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
 
 
 def mixed_precision_problems(cfg: Config) -> List[str]:

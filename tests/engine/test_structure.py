@@ -28,6 +28,11 @@ def test_options_below_a_value_of_none():
             'model.backbone.type=FCViT',
         ),
         (dict(train_dataloader=[1]), "train_dataloader is '[1]', expected a dict"),
+        (dict(val_dataloader=dict(sampler=1.5)), "val_dataloader.sampler is '1.5', expected a dict"),
+        (dict(optim_wrapper=dict(paramwise_cfg=1)), "optim_wrapper.paramwise_cfg is '1', expected a dict"),
+        (dict(optim_wrapper=dict(optimizer=1)), "optim_wrapper.optimizer is '1', expected a dict"),
+        (dict(env_cfg=dict(mp_cfg=5)), "env_cfg.mp_cfg is '5', expected a dict"),
+        (dict(load_from=True), "load_from is 'True', expected a path"),
         (dict(custom_hooks={'0': dict(type='A')}), "custom_hooks is \"{'0': {'type': 'A'}}\", expected a list"),
     ],
 )

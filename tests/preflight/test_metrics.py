@@ -84,3 +84,7 @@ def test_metrics_that_the_evaluator_computes(own):
     cfg.default_hooks.checkpoint.save_best = 'mine/score'
     cfg.val_evaluator = [cfg.val_evaluator, dict(type='OVCocoMetric', ann_file=cfg.val_evaluator.ann_file)]
     check_training(cfg)
+
+
+def test_a_metric_whose_type_is_a_number_is_left_to_mmengine(own):
+    check_training(own('classification', {'val_evaluator.type': 1.5})[0])

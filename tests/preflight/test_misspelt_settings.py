@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 from harness import LIBRARIES
+from mmengine.registry import MODELS
 
 from fcvit_mm.preflight.checks import check_testing
 from fcvit_mm.preflight.misspelt_settings import report_misspelt_settings
@@ -88,6 +91,28 @@ def test_settings_that_nothing_reads(own, said, task, options, text):
 def test_settings_that_are_not_reported(own, said, task, options):
     report_misspelt_settings(own(task, options)[0])
     assert said == []
+
+
+def test_models_that_name_registered_functions(own, said):
+    """A registry may contain functions, and a module any objects, such as ones that answer to every name."""
+
+    class Odd:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    MODELS.register_module(name='make_something', module=lambda: None, force=True)
+    Named = type('Named', (), {'__module__': __name__, 'part': 'make_something'})
+    MODELS.register_module(name='Named', module=Named, force=True)
+    sys.modules[__name__].odd = Odd()
+    misspelt = 'par' + 'tt'  # in two, because this file is the source in which it must not occur
+    try:
+        cfg, _ = own('classification', {'model.head.type': 'Named', f'model.test_cfg.{misspelt}': 1})
+        report_misspelt_settings(cfg)
+    finally:
+        del sys.modules[__name__].odd
+        for name in ('make_something', 'Named'):
+            MODELS.module_dict.pop(name)
+    assert said == ["model.test_cfg: the model reads no setting 'partt'; did you mean 'part'?"]
 
 
 def test_before_testing(own, said, tmp_path):

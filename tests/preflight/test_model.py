@@ -2,6 +2,7 @@ import pytest
 from harness import LIBRARIES
 
 from fcvit_mm.preflight import model
+from fcvit_mm.preflight.checks import data_problems
 from fcvit_mm.preflight.model import (
     built_model,
     channel_problems,
@@ -186,3 +187,19 @@ def test_a_model_that_cannot_be_built_is_none(own, capfd):
     assert set(weights) == set(dict(built_model(cfg).named_parameters()))
     cfg.model.backbone.type = 'NoSuch'
     assert built_model(cfg) is None and capfd.readouterr().out == ''
+
+
+HEADS = ['linear', 1.5, ['linear']]
+
+
+@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize(
+    ('task', 'name'), [('classification', 'head'), ('segmentation', 'decode_head'), ('segmentation', 'auxiliary_head')]
+)
+def test_heads_that_are_no_dicts_are_left_to_the_model(own, said, task, name, head):
+    """A model of its own may take the name or the size of a head."""
+    cfg, _ = own(task)
+    cfg.model[name] = head
+    assert one_class_problems(cfg) == class_weight_problems(cfg) == channel_problems(cfg) == []
+    report_order_of_outputs(cfg)
+    assert data_problems(cfg, ['train_dataloader']) == [] and said == []

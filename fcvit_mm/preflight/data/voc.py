@@ -18,7 +18,7 @@ XML_SECONDS = 1.0
 def unreadable_xml(dataset: Any) -> List[str]:
     """Find the first sample of a list of XML files that its library cannot load."""
     names = list_from_file(dataset.ann_file)
-    if names and names[0].lstrip().startswith(('{', '[', '<')):
+    if names and names[0].lstrip().startswith(('{', '[{', '<')):
         return [
             f'{dataset.ann_file} begins with {names[0].lstrip()[:20]!r}, but {type(dataset).__name__} reads a list of '
             'names, one per line: give the list (ImageSets/Main/*.txt of VOC), or for COCO format type="CocoDataset"'

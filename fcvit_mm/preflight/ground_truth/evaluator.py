@@ -203,7 +203,7 @@ def unchecked_problems(config: dict, metric_type: Any, split: Split) -> List[str
     path = config.get('ann_file')
     if isinstance(path, str) and not is_url(path) and not osp.exists(path):
         return [unbuilt_problem(config, split, FileNotFoundError(path))]
-    if not any(base.__name__ == 'LVISMetric' for base in metric_type.__mro__):
+    if not any(base.__name__ == 'LVISMetric' for base in getattr(metric_type, '__mro__', ())):
         return []
     try:
         with quiet(logging.ERROR):
