@@ -20,7 +20,13 @@ def test_classes_of_a_classifier(own):
     assert 'data_preprocessor.num_classes is 1000' in problems(cfg)[0]
     cfg.data_preprocessor.num_classes = 5
     cfg.train_dataloader.dataset.type = 'ImageNet'
-    assert 'has 5 folders (circle' in '\n'.join(problems(cfg)) and 'has 1000 classes' in '\n'.join(problems(cfg))
+    found = '\n'.join(problems(cfg))
+    assert 'has 5 folders (circle' in found and 'has 1000 classes' in found
+    folder = str(data / 'train')
+    assert f"replace it by dict(type='CustomDataset', data_root={folder!r}, pipeline=...)" in found
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=folder, pipeline=pipeline)
+    check_training(cfg)
 
 
 def test_classes_of_the_checkpoint_in_another_order(own, said, tmp_path):

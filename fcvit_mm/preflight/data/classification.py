@@ -73,8 +73,9 @@ def folder_problems(dataset: Any, folder: str, limit: TimeLimit) -> List[str]:
     if classes is not None and len(classes) != len(folders):
         return [
             f'{folder} has {len(folders)} folders ({shorten(folders)}), one per class, but {type(dataset).__name__} '
-            f'has {len(classes)} classes: set metainfo=dict(classes=[...]) of the data set, or use type '
-            'CustomDataset, which takes the class names from the folders'
+            f'has {len(classes)} classes: set metainfo=dict(classes=[...]) of the data set, or replace it by '
+            f"dict(type='CustomDataset', data_root={folder!r}, pipeline=...), which takes the class names from the "
+            'folders'
         ]
     if classes is not None and sorted(classes) == sorted(folders) and tuple(classes) != folders:
         return [
