@@ -89,11 +89,7 @@ class GroupNorm1(nn.GroupNorm):
         super().__init__(1, channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == 'cpu' and needs_grad(self.weight, self.bias) and not x.requires_grad:
-            # PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward pass if the affine
-            # parameters need a gradient and the input does not, as after frozen layers.
-            x = x.contiguous()
-        elif is_transformed():  # torch.func decomposes the norm into views of contiguous maps
+        if is_transformed():  # torch.func decomposes the norm into views of contiguous maps
             x = x.contiguous()
         return group_norm(x, self.weight, self.bias, self.eps)
 

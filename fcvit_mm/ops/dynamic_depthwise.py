@@ -10,13 +10,13 @@ from typing import Any, Iterator, Optional, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import tracing
 from .checks import check_arguments
 from .conditions import is_channels_last
 from .depthwise_conv import check_odd
 from .dispatch import Implementation, operation
+from .native.gradients import by_definition
 
 
 def _check_dynamic(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> None:
@@ -161,8 +161,6 @@ class _TapByTap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        # Contiguous: in channels_last, the inner loop would run over the few channels of a group.
-        x, weight = x.contiguous(), weight.contiguous()
         ctx.save_for_backward(x, weight)
         padded = _pad(x, weight)
         out = _zeros(x, (*_grouped(x, weight), *x.shape[2:]))
@@ -171,9 +169,10 @@ class _TapByTap(torch.autograd.Function):
         return out.reshape(x.shape).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for higher derivatives
+            return by_definition(_row_by_row, (x, weight), ctx.needs_input_grad, grad)
         needs_x, needs_weight = ctx.needs_input_grad
         height, width = x.shape[2:]
         padded = _pad(x, weight)
@@ -222,7 +221,8 @@ def _views(padded: Tensor, x: Tensor, weight: Tensor) -> Iterator[Tensor]:
 
 
 def _tap_by_tap(x: Tensor, weight: Tensor) -> Tensor:
-    return _TapByTap.apply(x, weight)
+    # Contiguous: in channels_last, the inner loop would run over the few channels of a group.
+    return _TapByTap.apply(x.contiguous(), weight.contiguous())
 
 
 def _row_by_row(x: Tensor, weight: Tensor) -> Tensor:

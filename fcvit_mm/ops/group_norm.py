@@ -38,6 +38,10 @@ def group_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], eps:
     Returns:
         Tensor: ``(B, C, H, W)``.
     """
+    if x.device.type == 'cpu' and needs_grad(weight, bias) and not x.requires_grad:
+        # PyTorch's channels_last kernel on CPU crashes (seen in 2.1 to 2.11) in the backward pass if the affine
+        # parameters need a gradient and the input does not, as after frozen layers.
+        x = x.contiguous()
     return F.group_norm(x, 1, weight, bias, eps)
 
 

@@ -55,6 +55,16 @@ def test_only_requested_gradients_are_computed(needs):
     assert [argument.grad is not None for argument in arguments] == list(needs)
 
 
+def test_second_derivatives_are_correct():
+    """As a gradient penalty needs them, where the gradient of the output itself needs none."""
+    x, weight = maps(1, 2, 2, 3).detach(), maps(1, 1, 9, 2, 3)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = x.detach().contiguous(memory_format=layout).requires_grad_()
+        assert torch.autograd.gradgradcheck(inhomogeneous_depthwise_conv2d, (x, weight))
+        grad = torch.autograd.grad(inhomogeneous_depthwise_conv2d(x, weight).sum(), x, create_graph=True)[0]
+        assert torch.autograd.grad(grad.square().sum(), weight)[0].abs().sum() > 0
+
+
 def test_the_map_is_not_unfolded():
     """Autograd saves the map and the kernels for the backward pass, and nothing of 49 times the size of the map."""
     x, weight = kernels_of_positions(1, 48, 16, 16, dtype=torch.float32)

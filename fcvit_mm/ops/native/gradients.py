@@ -47,16 +47,24 @@ def differentiable(
             saved = iter(ctx.saved_tensors)
             args = [next(saved) if other is None else other[0] for other in ctx.others]
             if torch.is_grad_enabled():
-                return _by_definition(definition, args, ctx.needs_input_grad, grad)
+                return by_definition(definition, args, ctx.needs_input_grad, grad)
             return backward(grad.contiguous(memory_format=torch.channels_last), ctx.needs_input_grad, args, *saved)
 
     apply: Callable[..., Tensor] = Differentiable.apply
     return apply
 
 
-def _by_definition(
+def by_definition(
     definition: Callable[..., Tensor], args: Sequence[Any], needed: Sequence[bool], grad: Tensor
 ) -> Gradients:
+    """Return gradients that are differentiable, computed through PyTorch's operations.
+
+    Args:
+        definition (Callable): Function of the arguments, made of PyTorch's operations.
+        args (Sequence): The arguments, tensors or not.
+        needed (Sequence[bool]): Whether each argument needs a gradient.
+        grad (Tensor): Gradient of the output.
+    """
     # Copies, not views: of views in channels_last torch 2.1 computes wrong gradients here.
     inputs = [arg.clone() if wanted else arg for arg, wanted in zip(args, needed)]
     gradients = iter(
