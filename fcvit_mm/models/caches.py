@@ -23,7 +23,7 @@ class CachedWeight:
     ``.data``. The tensor is not part of a ``state_dict`` and is neither copied nor pickled with its layer.
     """
 
-    _made: Optional[Tuple[Any, Tensor]] = None
+    _made: Optional[Tuple[Any, Tensor, Any]] = None
 
     def get(self, weight: Tensor, make: Callable[[Tensor], Tensor], *conditions: Any) -> Tensor:
         """Return ``make(weight)``, cached while neither the weight nor the conditions change."""
@@ -35,7 +35,8 @@ class CachedWeight:
             return kept[1]
         made = make(weight)
         if type(made) is Tensor:  # not a tensor of a mode (FakeTensorMode), which is invalid after the mode ends
-            self._made = key, made
+            # The storage is kept, because the memory of a freed one may become that of other values.
+            self._made = key, made, weight.untyped_storage()
         return made
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -67,6 +68,7 @@ class _ModuleState:
         self.holders = [each._parameters for each in self.modules if each._parameters]
         self.parameters = self.read_parameters()
         self.tensors = [each for each in self.parameters if each is not None]
+        self.storages = [each.untyped_storage() for each in self.tensors]  # kept, see CachedWeight.get
         self.counted = [each for each in self.tensors if not each.is_inference()]  # the others have no version
         self.states = self.read_states()
 

@@ -32,6 +32,17 @@ def test_a_weight_is_converted_again_when_it_changes():
     assert len(seen) == len(changes) + 2
 
 
+@pytest.mark.parametrize('kind', [CachedWeight, ModuleCache])
+def test_new_values_in_the_memory_of_freed_ones_are_noticed(kind):
+    """The next tensor of its size usually gets the memory of a freed weight."""
+    layer, cache = nn.Linear(256, 256, bias=False), kind()
+    for number in range(5):
+        layer.weight.data = torch.empty(0)
+        layer.weight.data = torch.full((256, 256), float(number))
+        args = (layer.weight, torch.clone) if kind is CachedWeight else (layer, layer.weight.clone)
+        assert torch.equal(cache.get(*args), layer.weight)
+
+
 @pytest.mark.parametrize('transfer', [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
 def test_cached_values_are_not_copied_or_pickled(transfer):
     layer, seen = nn.Linear(3, 2), []
