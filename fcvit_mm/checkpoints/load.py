@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from functools import partial
 from typing import Any, Dict, Mapping, Optional
 from urllib.parse import urlparse
@@ -29,6 +30,8 @@ from .safe_load import is_shard, read_checkpoint
 OTHER_FILE = (
     'Give the config that it was trained with; a published file is first converted by tools/convert_checkpoint.py'
 )
+#: Beginning of the names of parameters in blocks, in a complete model.
+_BLOCK = re.compile(r'(?:.*\.)?stages\.\d+\.blocks\.\d+(?=\.)')
 FROM_SCRATCH = 'to train from scratch, pretrained=None (init_cfg=None in the backbone)'
 
 
@@ -66,7 +69,10 @@ def load_pretrained(
             f'{type(backbone).__name__}: give a checkpoint of that network'
         )
     own = backbone.state_dict()
-    found = found._replace(backbone=backbone.fit_state_dict(found.backbone))
+    try:
+        found = found._replace(backbone=backbone.fit_state_dict(found.backbone))
+    except ValueError as error:
+        raise CheckpointError(f'{path} does not fit: {error}') from error
     _check_fit(found, own, path)
     matched = {name: value.to(map_location) for name, value in found.backbone.items() if name in own}
     backbone.load_state_dict(matched, strict=False)
@@ -246,7 +252,8 @@ def check_fits(model: nn.Module, checkpoint: str) -> None:
         checkpoint (str): A file with its weights, under the model's own names.
 
     Raises:
-        CheckpointError: Parameters are missing in the checkpoint or have other shapes; names the first of each.
+        CheckpointError: Parameters are missing in the checkpoint or have other shapes, or its stages have more blocks;
+            names the first of each.
     """
     weights, wanted = weights_of(read_checkpoint(checkpoint), checkpoint), model.state_dict()
     missing = [key for key in wanted if key not in weights]
@@ -255,7 +262,13 @@ def check_fits(model: nn.Module, checkpoint: str) -> None:
         for key, value in wanted.items()
         if key in weights and weights[key].shape != value.shape
     ]
+    present = {match[0] for match in map(_BLOCK.match, wanted) if match}
+    lists = {name.rpartition('.')[0] for name in present}
+    blocks = (match[0] for match in map(_BLOCK.match, weights) if match)
+    surplus = dict.fromkeys(name for name in blocks if name not in present and name.rpartition('.')[0] in lists)
     problems = []
+    if surplus:
+        problems.append(f'it has {len(surplus)} more blocks ({some(surplus)}), as another variant has')
     if missing:
         found = f'; it has {some(weights)}' if len(missing) == len(wanted) else ''
         problems.append(f'{len(missing)} of {len(wanted)} values are missing ({some(missing)}{found})')

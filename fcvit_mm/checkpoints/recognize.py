@@ -24,6 +24,8 @@ from .names import HEAD, PADDLE_LEAVES, TASKS, find_state_dict, is_head, some, t
 SHARE_OF_BLOCKS = 0.75
 #: Beginning of our names of parameters in blocks.
 BLOCK = re.compile(r'stages\.([^.]+)\.blocks\.([^.]+)\.')
+#: Names that match a pattern, but have something else in place of the number of a stage or block.
+_UNNUMBERED = re.compile(r'stages\.(?!\d+\.)|stages\.\d+\.blocks\.(?!\d+\.)')
 #: Cache: network and variant -> parameter names, which are found by building the network.
 _built: Dict[Tuple[Type[Backbone], Optional[str]], Tuple[str, ...]] = {}
 #: Largest number of parts of a prefix that is found automatically (nested wrappers).
@@ -105,7 +107,7 @@ def recognize(
         if is_ignored(key) is not None:
             continue
         name = match.names.get(key)
-        if name is None:
+        if name is None or _UNNUMBERED.match(name):
             rest[prefix + key] = value
         elif name in named:
             raise CheckpointError(f'{path} has two tensors for {name}, one of them called {key}: remove one of them')

@@ -98,6 +98,11 @@ def _read_head(path: str) -> bytes:
             + (f'did you mean {" or ".join(SCHEME + name for name in near)}? Otherwise ' if near else '')
             + 'give the path of one, or published:NAME (python tools/download.py lists them)'
         )
+    if os.path.isfile(os.path.join(path, '.metadata')):  # FSDP and others write one file per process
+        raise CheckpointError(
+            f"{path} is a checkpoint of PyTorch's distributed format: combine its files with "
+            f'python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE, and give that file'
+        )
     if os.path.isdir(path):
         inside = _checkpoint_in(path)
         raise CheckpointError(
@@ -171,7 +176,7 @@ def _read_shards(path: str) -> Dict[str, Any]:
         with open(path, encoding='utf-8') as file:
             names = sorted(set(json.load(file)['weight_map'].values()))
         shards = [os.path.join(os.path.dirname(path), os.path.basename(name)) for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f'{path} is not the index of a sharded checkpoint (weight_map is missing or wrong: {error}): give the file '
             'with the weights'
@@ -206,6 +211,9 @@ def _read_torch_zip(file: IO[bytes], path: str) -> Any:
             )
         if sum(info.file_size for info in archive.infolist()) > os.fstat(file.fileno()).st_size:
             raise ValueError('its records are larger than the file')
+        for info in archive.infolist():
+            if info.CRC == 0:  # the file was written without checksums, see torch.serialization.set_crc32_options
+                info.CRC = None  # type: ignore[assignment]
         root = pickles[0][: -len('data.pkl')]
         if f'{root}byteorder' in names and archive.read(f'{root}byteorder') != sys.byteorder.encode():
             raise CheckpointError(f'{path} was written on a machine with another byte order: save it again on this one')
@@ -259,6 +267,8 @@ def _read_pickles(file: IO[bytes], path: str) -> Any:
         if numel != target.numel():
             raise ValueError(f'{numel} values stored, expected {target.numel()}')
         data = bytearray(file.read(target.numel() * target.element_size()))
+        if len(data) != target.numel() * target.element_size():
+            raise EOFError('it is truncated in the values of a tensor')
         if data:
             target.copy_(torch.frombuffer(data, dtype=target.dtype))
     return content

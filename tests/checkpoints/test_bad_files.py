@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -135,6 +136,16 @@ def test_check_fits_refuses_weights_of_another_model(tmp_path):
         check_fits(nn.ParameterDict(dict(a=torch.ones(1), b=torch.ones(1))), str(tmp_path / 'a.pth'))
     with pytest.raises(CheckpointError, match='a.pth does not fit the config: .* have another shape'):
         check_fits(fcvit_mm.FCViT(dict(ARCH, mlp_ratios=(2, 1, 1, 1))), str(tmp_path / 'a.pth'))
+
+
+def test_check_fits_refuses_weights_of_a_deeper_variant(tmp_path):
+    model = nn.ModuleDict(dict(backbone=fcvit_mm.FCViT(ARCH, out_indices=(0, 1))))
+    for depths, fits in (((1, 2, 1, 1), False), ((1, 1, 2, 1), True)):  # the model has the first two stages
+        weights = {f'backbone.{name}': value for name, value in state_dict(depths=depths).items()}
+        torch.save({'state_dict': weights}, tmp_path / 'a.pth')
+        expected = pytest.raises(CheckpointError, match=r'1 more blocks \(backbone\.stages\.1\.blocks\.1\), as another')
+        with nullcontext() if fits else expected:
+            load_complete(model, str(tmp_path / 'a.pth'))
 
 
 def test_reading_the_seed_runs_no_code(tmp_path):

@@ -17,10 +17,11 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
+from networks import NETWORKS, build
 from reference import NUM_CLASSES, arguments, fixture, images, paddle, published
 
 import fcvit_mm
-from fcvit_mm.checkpoints import CheckpointError, CheckpointNotFoundError, load_pretrained
+from fcvit_mm.checkpoints import CheckpointError, CheckpointNotFoundError, convert_checkpoint, load_pretrained
 
 NAMES = fcvit_mm.FCViT.published_names
 
@@ -363,6 +364,23 @@ def test_other_shapes_are_an_error(tmp_path):
         r'\(16, 1, 11, 11\) in the backbone',
     ):
         init(tmp_path / 'a.pth')
+
+
+def test_position_embeddings_of_an_unknown_grid_are_an_error(tmp_path):
+    backbone = build(NETWORKS['vit'])
+    torch.save({**backbone.state_dict(), 'stem.pos_embed': torch.zeros(1, 51, 24)}, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match='a.pth does not fit: stem.pos_embed .* has 50 positions, expected 196'):
+        load_pretrained(backbone, str(tmp_path / 'a.pth'))
+
+
+def test_stages_and_blocks_without_a_number_are_unexpected(tmp_path, log):
+    backbone = build(NETWORKS['fcvit'])
+    for name in ('stages.a.blocks.0.norm1.weight', 'stages.0.blocks.1a.norm1.weight'):
+        torch.save({**backbone.state_dict(), name: torch.zeros(16)}, tmp_path / 'a.pth')
+        load_pretrained(backbone, str(tmp_path / 'a.pth'))
+        assert f'1 keys unexpected in the file, not loaded: {name}' in log.text
+        with pytest.raises(CheckpointError, match=f'1 tensors that belong neither to .*: {name}'):
+            convert_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))
 
 
 def test_two_keys_for_one_tensor_are_refused(tmp_path):
