@@ -241,7 +241,7 @@ def test_pruned_to_a_stage_it_still_runs(name):
     assert model.prune_intermediate_layers([1]) == [1]
     assert len(model.backbone.stages if has_stages(model) else model.backbone.stages[0].blocks) == 2
     final, _ = model.forward_intermediates(images(), [1])
-    assert final.isfinite().all()
+    assert final.isfinite().all() and torch.equal(model(images()), final)
     assert model.num_features == model.feature_info[1]['num_chs']
     (only,) = model.forward_intermediates(images(), [1], intermediates_only=True)
     assert only.shape[1] == model.num_features

@@ -30,9 +30,12 @@ class Conv2d(nn.Conv2d):
 
     @property
     def keeps_size(self) -> bool:
-        """``True`` for stride 1, no dilation, an odd kernel, and padding that keeps the size of the map."""
+        """``True`` for stride 1, no dilation, a square odd kernel, and padding that keeps the size of the map."""
+        height, width = self.kernel_size
         return (
             self.stride == self.dilation == (1, 1)
+            and height == width
+            and height % 2 == 1
             and self.padding == tuple(size // 2 for size in self.kernel_size)
             and self.padding_mode == 'zeros'
         )

@@ -214,8 +214,9 @@ class Classifier(nn.Module):
         """
         take, last = feature_take_indices(len(self.backbone.stages), indices)
         if prune_norm or not self.is_last(last):
-            setattr(self.backbone, f'norm{len(self.feature_info) - 1}', nn.Identity())
-        self.backbone.stages = self.backbone.stages[: last + 1]
+            delattr(self.backbone, f'norm{self.backbone.out_indices[-1]}')
+            self.backbone.add_module(f'norm{last}', nn.Identity())
+        self.backbone.stages, self.backbone.out_indices = self.backbone.stages[: last + 1], (last,)
         self.num_features = self.feature_info[last]['num_chs']
         if prune_head or not self.is_last(last):
             self.reset_classifier(0, '')

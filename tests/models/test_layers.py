@@ -21,12 +21,22 @@ from fcvit_mm.ops import conv, native, use_ops
 
 
 @pytest.mark.parametrize(
-    'options', [dict(groups=6, padding=1), dict(padding=1), dict(stride=2), dict(groups=2)], ids=str
+    'options',
+    [
+        dict(groups=6, padding=1),
+        dict(padding=1),
+        dict(stride=2),
+        dict(groups=2),
+        dict(groups=6, kernel_size=4, padding=2),
+        dict(groups=6, kernel_size=(3, 5), padding=(1, 2)),
+        dict(groups=6, padding='same'),
+    ],
+    ids=str,
 )
 @torch.no_grad()
 def test_convolution_agrees_with_torch(options):
     torch.manual_seed(0)
-    conv, x = Conv2d(6, 6, 3, **options), torch.randn(2, 6, 9, 7)
+    conv, x = Conv2d(6, 6, **{'kernel_size': 3, **options}), torch.randn(2, 6, 9, 7)
     torch.testing.assert_close(conv(x), nn.Conv2d.forward(conv, x), rtol=1e-4, atol=1e-5)
 
 
