@@ -99,7 +99,7 @@ def read_trained(checkpoint: str) -> Dict[str, Any]:
     if '://' in checkpoint:
         raise CheckpointError(f'{checkpoint} is a URL: download the file and give its path')
     content = read_checkpoint(checkpoint)
-    check_finite(content.get('state_dict', content), checkpoint)
+    check_finite(weights_of(content, checkpoint), checkpoint)
     return content
 
 

@@ -175,6 +175,9 @@ def data_problems(
         if not cfg.get(name):
             problems.append(f'the config has no {name}{NO_VALIDATION if name == "val_dataloader" else ""}')
             continue
+        if not cfg[name].get('dataset'):
+            problems.append(f'{name} has no dataset: write {name}=dict(dataset=dict(type=...), ...)')
+            continue
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():
             leaves: List[Leaf] = []

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from ..checkpoints import CheckpointError, check_finite, read_checkpoint
+from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weights_of
 from ..checkpoints.names import some
 from ..engine.config import type_name, walk
 from ..engine.run import is_overwritten
@@ -51,8 +51,7 @@ def pretrained_problems(cfg: Config) -> List[str]:
         if node is overwritten or type_name(node) != 'Pretrained' or not isinstance(path, str) or is_url(path):
             continue
         try:
-            content = read_checkpoint(path)
-            check_finite(content.get('state_dict', content), path)
+            check_finite(weights_of(read_checkpoint(path), path), path)
         except CheckpointError as error:
             problems.append(f'pretrained: {error}. {OF_BACKBONE}')
     return problems or ([] if overwritten else fit_problems(cfg))

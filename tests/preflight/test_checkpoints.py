@@ -23,6 +23,28 @@ def test_checkpoint_to_test(own, tmp_path):
             check_testing(cfg, checkpoint)
 
 
+@pytest.mark.parametrize('content', [{'state_dict': None}, {'state_dict': [torch.ones(1)]}], ids=['nothing', 'a list'])
+def test_checkpoint_with_something_else_under_state_dict(own, tmp_path, content):
+    cfg, _ = own('classification')
+    path = str(tmp_path / 'a.pth')
+    torch.save(content, path)
+    cfg.load_from = path
+    assert re.search(r'load_from: 0 of .*a\.pth: it has nothing', only_problem(cfg))
+    cfg.resume = True
+    assert 'a.pth contains weights but no training state' in only_problem(cfg)
+    cfg.resume, cfg.load_from = False, None
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=path)
+    assert 'a.pth contains no tensors, only state_dict' in only_problem(cfg)
+
+
+@pytest.mark.parametrize('container', ['state_dict', 'model'])
+def test_weights_with_nan_in_any_container(own, tmp_path, container):
+    cfg, _ = own('classification')
+    cfg.load_from = str(tmp_path / 'a.pth')
+    torch.save({container: {'head.fc.bias': torch.tensor([1.0, torch.nan])}}, cfg.load_from)
+    assert 'a.pth contains NaN or infinite values in 1 of 1 tensors (head.fc.bias)' in only_problem(cfg)
+
+
 def test_pretrained_file_that_load_from_replaces(own, tmp_path):
     cfg, _ = own('classification', {'pretrained': 'gone.pth'})
     cfg.load_from = str(tmp_path / 'a.pth')

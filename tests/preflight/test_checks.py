@@ -122,6 +122,18 @@ def test_loader_that_is_missing(own):
     assert only_problem(cfg) == 'the config has no train_dataloader'
 
 
+def test_loader_without_a_data_set(own):
+    cfg, _ = own('classification')
+    del cfg.val_dataloader['dataset']
+    assert only_problem(cfg) == 'val_dataloader has no dataset: write val_dataloader=dict(dataset=dict(type=...), ...)'
+
+
+@pytest.mark.parametrize('empty', ['', None])
+def test_annotation_file_without_a_name(own, empty):
+    cfg, _ = own('detection', {'train_dataloader.dataset.ann_file': empty})
+    assert f'CocoDataset has ann_file={empty!r}, expected the path of a COCO annotation file' in only_problem(cfg)
+
+
 def test_wrapped_data_sets_are_looked_into(own):
     cfg, _ = own('classification')
     inner = cfg.train_dataloader.dataset

@@ -313,6 +313,8 @@ def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) 
     """Find out why a data set could not load its list of samples; empty if unknown."""
     ann_file = dataset.ann_file
     if hasattr(dataset, 'COCOAPI'):
+        if not ann_file:
+            return [f'{type(dataset).__name__} has ann_file={ann_file!r}, expected the path of a COCO annotation file']
         try:
             with open(ann_file, encoding='utf-8') as file:
                 text = file.read()
