@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 DICTS = (
     'model',
     'model.backbone',
+    'model.data_preprocessor',
     'data_preprocessor',
     'default_hooks',
     'env_cfg',
@@ -30,7 +31,7 @@ DICTS = (
     ),
 )
 LISTS = ('custom_hooks', 'train_dataloader.dataset.pipeline', 'val_dataloader.dataset.pipeline')
-TEXTS = ('load_from',)
+TEXTS = ('load_from', 'work_dir')
 
 
 def make_room(cfg: Config, options: Dict[str, Any]) -> None:
@@ -46,7 +47,7 @@ def make_room(cfg: Config, options: Dict[str, Any]) -> None:
 
 
 def structure_problems(cfg: Config) -> Iterator[str]:
-    """Yield a message for each part that is not the required dict, list or text."""
+    """Yield a message for each part that is not the required dict, list or text, and for each empty type."""
     kinds: Any
     for names, kinds, expected in (
         (DICTS, dict, 'a dict'),
@@ -60,6 +61,16 @@ def structure_problems(cfg: Config) -> Iterator[str]:
             is_type = expected == 'a dict' and isinstance(value, str)
             example = f', such as dict(type={value!r}); on the command line {name}.type={value}' if is_type else ''
             yield f'{name} is {str(value)[:80]!r}, expected {expected}{example}'
+    for name in _empty_types(cfg, ''):
+        yield f'{name} is empty, expected the name of a class'
+
+
+def _empty_types(node: Any, place: str) -> Iterator[str]:
+    children = node.items() if isinstance(node, (dict, Config)) else ()
+    for key, child in enumerate(node) if isinstance(node, (list, tuple)) else children:
+        if key == 'type' and child == '':
+            yield f'{place}type'
+        yield from _empty_types(child, f'{place}{key}.')
 
 
 def _part(cfg: Config, name: str) -> Tuple[bool, Any]:

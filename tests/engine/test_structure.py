@@ -33,6 +33,9 @@ def test_options_below_a_value_of_none():
         (dict(optim_wrapper=dict(optimizer=1)), "optim_wrapper.optimizer is '1', expected a dict"),
         (dict(env_cfg=dict(mp_cfg=5)), "env_cfg.mp_cfg is '5', expected a dict"),
         (dict(load_from=True), "load_from is 'True', expected a path"),
+        (dict(custom_hooks=[dict(type='')]), 'custom_hooks.0.type is empty, expected the name of a class'),
+        (dict(work_dir=5), "work_dir is '5', expected a path"),
+        (dict(model=dict(data_preprocessor=5)), "model.data_preprocessor is '5', expected a dict"),
         (dict(custom_hooks={'0': dict(type='A')}), "custom_hooks is \"{'0': {'type': 'A'}}\", expected a list"),
     ],
 )
