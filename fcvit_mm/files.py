@@ -88,6 +88,7 @@ def atomic_path(path: PathLike, size: Optional[int] = None, suffix: str = '') ->
         WriteError: The disk is full, a quota is used up, permission is missing, ...
     """
     path = os.fspath(path)
+    _check_regular(path)
     folder, name = os.path.split(path)
     folder = folder or '.'
     temporary = None
@@ -173,9 +174,11 @@ def check_writable(path: PathLike) -> None:
     """Check, before long work, that its result can be written to a file; nothing is created.
 
     Raises:
-        WriteError: The path is a folder, or the folder that it is in, or would be made in, cannot be written.
+        WriteError: The path is a folder or a device, or the folder that it is in, or would be made in, cannot be
+            written.
     """
     path = os.fspath(path)
+    _check_regular(path)
     with reported_writes(path):
         if os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -190,6 +193,12 @@ def check_writable_folder(folder: PathLike) -> None:
     """
     with reported_writes(folder):
         _try_folder(os.path.abspath(folder))
+
+
+def _check_regular(path: str) -> None:
+    """Refuse devices, pipes and sockets such as ``/dev/null``: renaming would put a file in their place."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise WriteError(f'{path} is a device, pipe or socket, which would be replaced: give the name of a file')
 
 
 def _try_folder(folder: str) -> None:

@@ -73,6 +73,16 @@ def test_what_cannot_be_written_is_found_before(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ['file'] and not (tmp_path / 'file').read_bytes()
 
 
+def test_devices_and_pipes_are_not_replaced(tmp_path):
+    """The superuser of a container may replace /dev/null."""
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
+    for write in (lambda path: write_atomic(path, b'data'), check_writable):
+        with pytest.raises(WriteError, match='pipe is a device, pipe or socket, .*: give the name of a file'):
+            write(pipe)
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == ['pipe']
+
+
 def test_a_limit_of_the_system(tmp_path):
     """The real thing: the kernel refuses to write more."""
     code = (
