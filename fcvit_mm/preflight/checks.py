@@ -175,9 +175,6 @@ def data_problems(
         if not cfg.get(name):
             problems.append(f'the config has no {name}{NO_VALIDATION if name == "val_dataloader" else ""}')
             continue
-        if not cfg[name].get('dataset'):
-            problems.append(f'{name} has no dataset: write {name}=dict(dataset=dict(type=...), ...)')
-            continue
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():
             leaves: List[Leaf] = []
@@ -229,7 +226,7 @@ def loader_problems(
         rules (dict): Dict that gets the :class:`LabelRule` of these data sets.
         leaves (list): List that gets the data sets; emptying it frees them.
     """
-    dataset_cfg, split = cfg[name]['dataset'], name.partition('_')[0]
+    dataset_cfg, split = cfg[name].get('dataset'), name.partition('_')[0]
     leaf_cfgs = list(leaf_datasets(dataset_cfg))
     for leaf_cfg in leaf_cfgs:
         leaf = check_leaf(leaf_cfg, num_classes, allowed_part(cfg, name), limit)

@@ -125,7 +125,7 @@ def test_loader_that_is_missing(own):
 def test_loader_without_a_data_set(own):
     cfg, _ = own('classification')
     del cfg.val_dataloader['dataset']
-    assert only_problem(cfg) == 'val_dataloader has no dataset: write val_dataloader=dict(dataset=dict(type=...), ...)'
+    assert only_problem(cfg) == 'val_dataloader: the data set is None: give a dict with its type and settings'
 
 
 @pytest.mark.parametrize('empty', ['', None])
