@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
+from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
 
 from .errors import FULL, UserError
@@ -350,12 +351,25 @@ class AtomicFileBackend(LocalBackend):
 
 
 @contextmanager
-def atomic_local_writes() -> Iterator[None]:
-    """Make MMEngine and Pillow write all local files atomically within the context."""
+def atomic_local_writes(unwritten: PathLike = '') -> Iterator[None]:
+    """Make MMEngine and Pillow write all local files atomically within the context.
+
+    Args:
+        unwritten (str | os.PathLike): Path of a config that MMEngine does not write.
+    """
     from PIL import Image
 
     before = {name: getattr(LocalBackend, name) for name in ('put', 'put_text')}
-    save = Image.Image.save
+    save, dump = Image.Image.save, Config.dump
+
+    @wraps(dump)
+    def dump_atomic(self: Any, file: Any = None) -> Optional[str]:
+        if file is None:
+            return dump(self)
+        if os.path.abspath(file) != os.path.abspath(unwritten):
+            with atomic_path(file, suffix=os.path.splitext(file)[1]) as temporary:
+                dump(self, temporary)
+        return None
 
     @wraps(save)
     def save_atomic(self: Any, fp: Any, format: Optional[str] = None, **options: Any) -> None:
@@ -368,9 +382,11 @@ def atomic_local_writes() -> Iterator[None]:
     for name in before:
         setattr(LocalBackend, name, getattr(AtomicFileBackend, name))
     Image.Image.save = save_atomic  # type: ignore[method-assign]
+    Config.dump = dump_atomic
     try:
         yield
     finally:
         Image.Image.save = save  # type: ignore[method-assign]
+        Config.dump = dump
         for name, method in before.items():
             setattr(LocalBackend, name, method)

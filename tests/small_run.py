@@ -14,6 +14,7 @@ from torch import nn
 
 from fcvit_mm.engine.hooks.checkpoint import AtomicCheckpointHook, Interrupted
 from fcvit_mm.engine.run import TRAINING_STEPS, run_training_loop
+from fcvit_mm.files import atomic_local_writes
 from fcvit_mm.registry import DATASETS, MODELS
 
 SIZE = 12
@@ -101,7 +102,8 @@ def train(
     witness = Witness(end, how)
     runner.register_hook(witness)
     try:
-        run_training_loop(runner)
+        with atomic_local_writes():
+            run_training_loop(runner)
     except KeyboardInterrupt:
         pass
     except Interrupted as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from harness import run_python
+from mmengine.config import Config
 from PIL import Image
 
 from fcvit_mm import files
@@ -222,16 +223,24 @@ def test_mmengine_and_pillow_write_atomically(tmp_path, monkeypatch):
     with atomic_local_writes():
         image.save(tmp_path / 'a.png')
         mmengine.dump(dict(a=1), tmp_path / 'a.pkl')
+        Config(dict(a=1)).dump(tmp_path / 'a.py')
         image.save(io.BytesIO(), 'PNG')
+        assert Config(dict(a=1)).dump() == Config(dict(a=1)).pretty_text
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
-    assert set(before) == {'a.png', 'a.pkl'}
+    assert set(before) == {'a.png', 'a.pkl', 'a.py'} and before['a.py'].decode() == Config(dict(a=1)).pretty_text
     monkeypatch.setattr(os, 'replace', failing)
-    for write in (lambda: image.save(str(tmp_path / 'a.png')), lambda: mmengine.dump(dict(b=2), tmp_path / 'a.pkl')):
+    for write in (
+        lambda: image.save(str(tmp_path / 'a.png')),
+        lambda: mmengine.dump(dict(b=2), tmp_path / 'a.pkl'),
+        lambda: Config(dict(b=2)).dump(str(tmp_path / 'a.py')),
+    ):
         with pytest.raises(WriteError, match=f'{tmp_path}/a.* could not be written: No space'), atomic_local_writes():
             write()
     assert before == {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
     monkeypatch.undo()
     image.save(tmp_path / 'b.png')  # as before
+    Config(dict(b=2)).dump(tmp_path / 'a.py')
+    assert Config.fromfile(tmp_path / 'a.py').b == 2
 
 
 def failing(*paths):

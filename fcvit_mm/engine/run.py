@@ -5,12 +5,10 @@
 
 import logging
 import os
-from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, Tuple, TypeVar
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -19,7 +17,7 @@ from torch import nn
 from ..checkpoints import CheckpointError, check_fits, is_published, read_checkpoint, weights_of
 from ..deprecation import renamed_in
 from ..errors import library_errors
-from ..files import atomic_local_writes, named_writes, write_atomic
+from ..files import atomic_local_writes, named_writes
 from .config import type_name
 from .distributed import joined_processes, wrap_model_for_cpus
 from .hooks.checkpoint import AtomicCheckpointHook
@@ -28,6 +26,7 @@ from .hooks.foreign_checkpoints import find_weights
 from .hooks.resume import is_sharded, make_resumable, select_resume_point
 from .machine import adapt_to_machine, train_in_float32_on_cpus
 from .outputs import keep_every_result
+from .wrapped import backbone_config
 
 Result = TypeVar('Result')
 Step = Callable[[Config], None]
@@ -62,7 +61,7 @@ def keep_seed(cfg: Config) -> None:
 
 def is_overwritten(cfg: Config) -> bool:
     """Check whether the backbone's pretrained file is missing, but ``load_from`` contains weights of the backbone."""
-    init_cfg = ((cfg.get('model') or {}).get('backbone') or {}).get('init_cfg') or {}
+    init_cfg = backbone_config(cfg.get('model')).get('init_cfg') or {}
     path = init_cfg.get('checkpoint') if type_name(init_cfg) == 'Pretrained' else None
     if cfg.get('resume') or not cfg.get('load_from') or not isinstance(path, str):
         return False
@@ -140,42 +139,31 @@ def test(cfg: Config, checkpoint: str) -> Dict[str, float]:
     for step in TESTING_STEPS:
         step(cfg)
 
-    trained_with = config_of_training(cfg)
-
     def evaluate(runner: Runner) -> Dict[str, float]:
-        if trained_with is not None and is_main_process():
-            write_atomic(*trained_with)
         model = getattr(runner.model, 'module', runner.model)  # of several processes
         check_fits(getattr(model, 'module', model), checkpoint)  # of test-time augmentation
         find_weights(runner)
         keep_every_result(runner)
-        with atomic_local_writes():
-            return runner.test()
+        return runner.test()
 
-    return run(cfg, f'testing {checkpoint}', evaluate)
-
-
-def config_of_training(cfg: Config) -> Optional[Tuple[str, bytes]]:
-    """Return path and content of a training run's config, which MMEngine's runner overwrites in testing, too.
-
-    With that of a test (``--tta``, ``--cfg-options``), the run could be neither resumed nor published.
-    """
-    path = os.path.join(cfg.work_dir, os.path.basename(cfg.filename or ''))
-    if not os.path.isfile(path) or not os.path.exists(os.path.join(cfg.work_dir, 'last_checkpoint')):
-        return None
-    return path, Path(path).read_bytes()
+    # The config in the work directory is that of the training: with that of a test (--tta, --cfg-options), it could
+    # be neither resumed nor published. The test's own is beside its log.
+    config = os.path.join(cfg.work_dir, os.path.basename(cfg.filename or ''))
+    return run(cfg, f'testing {checkpoint}', evaluate, unwritten=config)
 
 
-def run(cfg: Config, doing: str, action: Callable[[Runner], Result]) -> Result:
+def run(cfg: Config, doing: str, action: Callable[[Runner], Result], unwritten: str = '') -> Result:
     """Join the processes, build the runner, and run an action with it.
 
     Args:
         cfg (Config): Config of the runner.
         doing (str): Name of the action, for messages.
         action (callable): Called as ``action(runner)``.
+        unwritten (str): Path of a config that MMEngine's runner must not write.
     """
     advice = 'Check the data, the model and the evaluators in the config'
-    with library_errors(f'{doing} with {cfg.filename or "the config"}', advice), named_writes(), joined_processes(cfg):
+    errors = library_errors(f'{doing} with {cfg.filename or "the config"}', advice)
+    with errors, named_writes(), joined_processes(cfg), atomic_local_writes(unwritten):
         return action(RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg))
 
 
@@ -186,8 +174,7 @@ def run_training_loop(runner: Runner) -> nn.Module:
         keep_preprocessor_eager(runner.model)
     hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
     try:
-        with atomic_local_writes():
-            return runner.train()
+        return runner.train()
     except RuntimeError as error:
         if 'DataLoader worker' in str(error):
             for hook in hooks:

@@ -28,6 +28,12 @@ def find_inner_model(model: Any, place: str = 'model') -> Tuple[str, Any]:
     return place, model
 
 
+def backbone_config(model: Any) -> Any:
+    """Return the config of a model's backbone; empty without one, or if its class takes it as text."""
+    backbone = (model or {}).get('backbone')
+    return backbone if isinstance(backbone, dict) else {}
+
+
 def unwrap_model(cfg: Config) -> Config:
     """Return a config whose model is the wrapped model with a backbone; ``cfg`` itself if no model wraps it."""
     model = cfg.get('model') or {}

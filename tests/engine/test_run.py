@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -130,6 +132,28 @@ def test_a_custom_runner_is_built(monkeypatch):
 
     monkeypatch.setattr(RUNNERS, 'build', lambda cfg: cfg.runner_type)
     assert run(Config(dict(runner_type='Mine')), 'training', str.lower) == 'mine'
+
+
+def test_testing_never_writes_the_config_of_the_training_run(monkeypatch, tmp_path):
+    """Not even until the evaluation begins, before which the test may be killed."""
+    path = tmp_path / 'w' / 'mine.py'
+    path.parent.mkdir()
+    path.write_text('a = 1')
+    (tmp_path / 'mine.py').touch()
+    cfg = Config(dict(work_dir=os.path.relpath(path.parent)), filename=str(tmp_path / 'mine.py'))
+
+    def build(cfg):
+        cfg.dump(str(path))  # as MMEngine's runner does when it is built
+        cfg.dump(str(path.with_name('other.py')))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, 'from_cfg', build)
+    with pytest.raises(KeyboardInterrupt):
+        test(cfg, 'a.pth')
+    assert path.read_text() == 'a = 1' and path.with_name('other.py').exists()
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg)
+    assert 'work_dir' in path.read_text()
 
 
 @pytest.mark.parametrize(

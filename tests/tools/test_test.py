@@ -59,7 +59,8 @@ def test_detection(trained, tmp_path):
     predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert len(predictions) == 5 and 'masks' in predictions[0]['pred_instances']
     assert len(images(tmp_path / 'shown')) == 5
-    assert 'DumpDetResults' in (tmp_path / 'w' / 'detection.py').read_text()  # the config of the test
+    (config,) = (tmp_path / 'w').rglob('*.py')
+    assert config.parent.name == 'vis_data' and 'DumpDetResults' in config.read_text()  # the config of the test
 
 
 def test_segmentation(trained, tmp_path):
