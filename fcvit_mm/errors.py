@@ -102,6 +102,11 @@ ADVICE = (
         'has _delete_=True',
     ),
     (
+        r"cfg should be a dict, ConfigDict or Config, but got <class 'str'>",
+        'A part of the model, such as its backbone or a head, is text where its class expects a dict: dict(type=NAME), '
+        'or on the command line model.backbone.type=NAME',
+    ),
+    (
         r'Package lvis is not installed',
         'pip install lvis (version 0.5.3 loads the data; with NumPy 1.24 or later its evaluation also needs np.float '
         'replaced by float in its file eval.py)',

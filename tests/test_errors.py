@@ -109,6 +109,10 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
             'one stride for each map, or set num_outs of the neck',
         ),
         (AttributeError("'CrowdHumanDataset' object has no attribute 'extra_ann_file'"), 'train or val in its name'),
+        (
+            TypeError("cfg should be a dict, ConfigDict or Config, but got <class 'str'>"),
+            r'is text where its class expects a dict: dict\(type=NAME\)',
+        ),
         (RuntimeError('stack expects each tensor to be equal size, but got'), 'or let the pipeline resize or crop'),
         (IndexError('Target 255 is out of bounds.'), 'neither a class .* nor the ignored label.*seg_pad_val'),
         (AttributeError("'InstanceData' object has no attribute 'masks'"), 'LoadAnnotations.with_mask=True'),

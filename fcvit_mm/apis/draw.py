@@ -12,6 +12,7 @@ from mmengine.registry import DefaultScope
 from ..checkpoints import load_complete
 from ..engine.config import TASKS, leaf_datasets, set_pretrained, task_of
 from ..engine.machine import adapt_to_machine
+from ..engine.wrapped import backbone_config
 from ..errors import library_errors
 from ..files import atomic_path, write_atomic
 from ..images import ImageError, display, open_video, read_image, reduce_image, say_once, swap_channels
@@ -52,7 +53,7 @@ def build_drawer(
     task = task_of(cfg)
     read_trained(checkpoint)
     adapt_to_machine(cfg)
-    if cfg.model.get('backbone', {}).get('init_cfg'):  # the checkpoint contains the backbone's weights, too
+    if backbone_config(cfg.model).get('init_cfg'):  # the checkpoint contains the backbone's weights, too
         set_pretrained(cfg, None)
     reader = image_reader(cfg)
     cfg = _for_loaded_images(cfg)

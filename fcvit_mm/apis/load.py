@@ -21,6 +21,7 @@ from ..checkpoints import CheckpointError, check_finite, check_fits, read_checkp
 from ..dependencies import require
 from ..engine.config import leaf_datasets, library_of, load_config, set_pretrained, task_or_library, type_name
 from ..engine.machine import replace_sync_bn
+from ..engine.wrapped import backbone_config
 from ..errors import UserError, library_errors
 from ..images import ImageReader, PathLike, display, swap_channels
 
@@ -166,7 +167,7 @@ def input_channels(model: nn.Module, cfg: Config) -> int:
     MobileNetV2, ShuffleNet and EfficientNet keep the channels of their last layer in it.
     """
     backbone: Any = getattr(model, 'backbone', model)
-    given = (cfg.model.get('backbone') or {}).get('in_channels')
+    given = backbone_config(cfg.model).get('in_channels')
     if isinstance(given, int):
         return given
     kind: Any
@@ -214,7 +215,7 @@ def _load_config(
     if not cfg.get('model'):
         raise NetworkError(f'{network} has no model: give the config of a classifier, detector or segmentor')
     # The checkpoint contains the backbone's weights, too; without a checkpoint, weights stay random.
-    if cfg.model.get('backbone', {}).get('init_cfg'):
+    if backbone_config(cfg.model).get('init_cfg'):
         set_pretrained(cfg, None)
     with library_errors(f'building the model of {network}', 'Correct the config'):
         model = build_model(cfg)

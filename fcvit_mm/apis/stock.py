@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..dependencies import require
 from ..engine.config import TASKS, check_scope, library_of, read_config, set_pretrained, type_name, walk
-from ..engine.wrapped import find_inner_model
+from ..engine.wrapped import backbone_config, find_inner_model
 from ..errors import UserError, library_errors, origin
 from ..models.variants import Variant, find_variant
 from .rewiring import INSTEAD, StockConfigError, follow_neck, readers, rewire
@@ -160,7 +160,7 @@ def read_stock(config: Union[str, Config]) -> Config:
             'another library than mmpretrain: give such a config. In a config of mmpretrain set '
             f'model.backbone=dict(_delete_=True, type=...) and model.head.in_channels, as {CLASSIFIERS} do'
         )
-    if not find_inner_model(_with_student(cfg).model)[1].get('backbone'):
+    if not backbone_config(find_inner_model(_with_student(cfg).model)[1]):
         raise StockConfigError(f'{_name(cfg)} has no model.backbone to replace. {INSTEAD}')
     return cfg
 

@@ -31,7 +31,7 @@ from .imports import (
     path_instead_of_module,
 )
 from .structure import make_room, structure_problems
-from .wrapped import find_inner_model
+from .wrapped import backbone_config, find_inner_model
 
 #: Task of each library, by the default scope of its configs.
 TASKS = {'mmpretrain': 'classification', 'mmdet': 'detection', 'mmseg': 'segmentation'}
@@ -499,10 +499,11 @@ def set_pretrained(cfg: Config, checkpoint: Optional[str]) -> None:
     afterwards would change nothing. The backbone may be that of a model inside another one
     (:func:`~fcvit_mm.engine.wrapped.find_inner_model`).
     """
-    backbone = find_inner_model(cfg.get('model') or {})[1].get('backbone')
-    if backbone is None:
+    backbone = backbone_config(find_inner_model(cfg.get('model') or {})[1])
+    if not backbone:
         raise ConfigError(
-            'pretrained sets the checkpoint of model.backbone, but the config has no model.backbone: omit pretrained'
+            'pretrained sets the checkpoint of model.backbone, but the config has no model.backbone with a type: omit '
+            'pretrained'
         )
     checkpoint = with_scheme(checkpoint) if isinstance(checkpoint, str) else checkpoint
     backbone.init_cfg = None if checkpoint is None else dict(type='Pretrained', checkpoint=checkpoint)

@@ -8,7 +8,6 @@ from mmengine.config import Config, ConfigDict
 #: Parts of a config that must be dicts, lists, or text.
 DICTS = (
     'model',
-    'model.backbone',
     'model.data_preprocessor',
     'data_preprocessor',
     'default_hooks',

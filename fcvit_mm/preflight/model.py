@@ -16,7 +16,7 @@ from ..apis.step import StepError, try_step
 from ..apis.stock import describe_backbone
 from ..checkpoints.names import some
 from ..engine.config import library_of, type_name, walk
-from ..engine.wrapped import find_inner_model, unwrap_model
+from ..engine.wrapped import backbone_config, find_inner_model, unwrap_model
 from .batches import segmentation_heads
 from .contexts import quiet
 from .messages import parameters_of
@@ -50,7 +50,7 @@ def channel_problems(cfg: Config) -> List[str]:
     on random images decides.
     """
     place, model = find_inner_model(cfg.get('model') or {})
-    if not model.get('backbone'):
+    if not backbone_config(model):
         return []
     cfg = unwrap_model(cfg)
     try:

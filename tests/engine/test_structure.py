@@ -23,9 +23,9 @@ def test_options_below_a_value_of_none():
     ('content', 'message'),
     [
         (
-            dict(model=dict(backbone='FCViT')),
-            "model.backbone is 'FCViT', expected a dict, such as dict(type='FCViT'); on the command line "
-            'model.backbone.type=FCViT',
+            dict(train_dataloader=dict(dataset='CustomDataset')),
+            "train_dataloader.dataset is 'CustomDataset', expected a dict, such as dict(type='CustomDataset'); on the "
+            'command line train_dataloader.dataset.type=CustomDataset',
         ),
         (dict(train_dataloader=[1]), "train_dataloader is '[1]', expected a dict"),
         (dict(val_dataloader=dict(sampler=1.5)), "val_dataloader.sampler is '1.5', expected a dict"),

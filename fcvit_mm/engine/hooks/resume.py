@@ -30,7 +30,7 @@ from ...registry import HOOKS
 from ..config import type_name
 from ..optim.schedules import all_settings, follow_config, resumed_rates
 from ..optim.states import count_states, missing_states
-from ..wrapped import find_inner_model
+from ..wrapped import backbone_config, find_inner_model
 from .resumable_sampler import EpochPart, Index, ResumableBatchSampler, mix
 
 
@@ -62,7 +62,7 @@ def select_resume_point(cfg: Config) -> None:
         cfg.resume = False
         print_log(f'No checkpoint in {cfg.work_dir}: starting from scratch.', logger='current')
         return
-    backbone = find_inner_model(cfg.get('model') or {})[1].get('backbone') or {}
+    backbone = backbone_config(find_inner_model(cfg.get('model') or {})[1])
     if type_name(backbone.get('init_cfg') or {}) == 'Pretrained':
         backbone['init_cfg'] = None
 
