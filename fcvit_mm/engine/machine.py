@@ -47,6 +47,10 @@ def adapt_to_machine(cfg: Config) -> None:
         if found or cfg.get('sync_bn'):
             cfg.sync_bn = None
             print_log('No accelerator: SyncBN in the model becomes BN.', logger='current')
+    if cfg.get('env_cfg') is None:
+        cfg.env_cfg = dict(
+            dist_cfg=dict(backend='nccl')
+        )  # the default of MMEngine's runners; FlexibleRunner ends without
     for name in LOADERS:
         loader = cfg.get(name)
         if not loader:

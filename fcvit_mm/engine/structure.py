@@ -34,14 +34,20 @@ TEXTS = ('load_from', 'work_dir')
 
 
 def make_room(cfg: Config, options: Dict[str, Any]) -> None:
-    """Replace ``None`` by an empty dict where dotted options set values in it; MMEngine refuses such options."""
+    """Replace ``None`` by an empty dict, and tuples by lists, where dotted options set values in them.
+
+    MMEngine refuses such options.
+    """
     for option in options:
         node: Any = cfg
-        for key in option.split('.')[:-1]:
-            if not isinstance(node, (dict, Config)) or key not in node:
+        for name in option.split('.')[:-1]:
+            key: Any = int(name) if isinstance(node, list) and name.isdigit() else name
+            try:
+                value = node[key]
+            except (LookupError, TypeError):  # a new name, or a value without parts
                 break
-            if node[key] is None:
-                node[key] = ConfigDict()
+            if value is None or isinstance(value, tuple):
+                node[key] = ConfigDict() if value is None else list(value)
             node = node[key]
 
 

@@ -1,6 +1,9 @@
+import inspect
+
 import pytest
 from harness import ROOT
 from mmengine.config import Config
+from mmengine.runner import FlexibleRunner
 from torch import nn
 
 from fcvit_mm.engine import machine, run
@@ -60,6 +63,14 @@ def test_settings_are_kept_on_a_gpu(monkeypatch):
     train_in_float32_on_cpus(cfg)
     assert 'SyncBN' in [node.get('type') for node in walk(cfg.model)]
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+
+
+@pytest.mark.parametrize('content', [{}, dict(env_cfg=None)])
+def test_a_config_without_env_cfg_gets_the_default_of_mmengine(content):
+    """Its FlexibleRunner cannot be built without."""
+    cfg = Config(dict(runner_type='FlexibleRunner', **content))
+    adapt_to_machine(cfg)
+    assert cfg.env_cfg == inspect.signature(FlexibleRunner).parameters['env_cfg'].default
 
 
 def test_cpu_replaces_types_given_as_classes(monkeypatch):

@@ -19,6 +19,22 @@ def test_options_below_a_value_of_none():
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained') and cfg.hooks == dict(a=dict(b=1))
 
 
+def test_options_below_tuples():
+    """MMEngine only changes lists."""
+    cfg = Config(
+        dict(custom_hooks=(dict(type='A', sizes=(1, 2)), dict(type='B')), pipelines=[(dict(type='C'),)], a='b')
+    )
+    options = {
+        'custom_hooks.0.type': 'D',
+        'custom_hooks.0.sizes': (3,),
+        'pipelines.0.0.prob': 0.5,
+    }
+    make_room(cfg, {**options, 'custom_hooks.2.type': 'E', 'a.0.b': 1, 'pipelines.x.b': 1})
+    cfg.merge_from_dict(options)
+    assert cfg.custom_hooks == [dict(type='D', sizes=(3,)), dict(type='B')]
+    assert cfg.pipelines == [[dict(type='C', prob=0.5)]] and cfg.a == 'b'
+
+
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
