@@ -87,6 +87,7 @@ def measure_data(cfg: Config, samples: int = 256, step_seconds: Optional[float] 
     cfg.launcher, cfg.resume, cfg.load_from = 'none', False, None
     for part in ('val', 'test'):
         cfg[f'{part}_dataloader'] = cfg[f'{part}_evaluator'] = cfg[f'{part}_cfg'] = None
+    cfg.param_scheduler = None  # not measured; a schedule cannot be built for a data set without a complete batch
     for node in walk(cfg.get('model')):
         if type_name(node.get('init_cfg') or {}) == 'Pretrained':
             node['init_cfg'] = None
@@ -107,7 +108,6 @@ def measure_data(cfg: Config, samples: int = 256, step_seconds: Optional[float] 
         data = _load(loader, samples)
         if step_seconds is None:
             step_seconds = train_steps(runner, [])[0]['step_seconds']
-    batch_size = cfg.train_dataloader.get('batch_size') or data['batch']
     found: List[Any] = [type_name(each) for each in leaf_datasets(loader.dataset)]
     return DataSpeed(
         dataset=', '.join(sorted(set(found))),
@@ -116,7 +116,7 @@ def measure_data(cfg: Config, samples: int = 256, step_seconds: Optional[float] 
         seconds=data['seconds'],
         waiting=data['waiting'],
         transforms=data['transforms'],
-        batch=batch_size,
+        batch=data['batch'],
         step_seconds=step_seconds,
         device=device,
         workers=workers,
@@ -127,9 +127,10 @@ def measure_data(cfg: Config, samples: int = 256, step_seconds: Optional[float] 
 def _load(loader: Any, samples: int) -> Dict[str, Any]:
     """Load batches without workers, and measure the seconds per sample and per step of its pipeline."""
     with one_thread(), timed_transforms(loader.dataset) as times:
-        number, size, begin = 0, 0, None
+        number, largest, begin = 0, 0, None
         for batch in _endless(loader):
             size = len(batch['data_samples'])
+            largest = max(largest, size)
             if begin is None:
                 number += size
                 if number >= WARM_UP:  # at least one batch
@@ -143,7 +144,7 @@ def _load(loader: Any, samples: int) -> Dict[str, Any]:
         wall, busy = time.perf_counter() - begin[0], time.process_time() - begin[1]
     return dict(
         number=number,
-        batch=size,
+        batch=largest,
         seconds=wall / number,
         waiting=max(0.0, wall - busy) / number,
         transforms=[(name, seconds / number) for name, seconds in times.items()],
