@@ -42,7 +42,8 @@ ADVICE = (
     ),
     (
         r'to have \d+ channels, but got|mat1 and mat2 shapes cannot be multiplied',
-        'Set in_channels of the neck and the heads to the channels of the outputs that they read. '
+        'Set in_channels of the neck and the heads to the channels of the outputs that they read, and that of the '
+        'backbone to the channels of the images. '
         'tools/replace_backbone.py adapts stock configs of mmdet and mmseg to a backbone',
     ),
     (

@@ -4,8 +4,10 @@ Each is a row of :data:`fcvit_mm.models.variants.VARIANTS`; those that another p
 Parameters have the names of this project's checkpoints (``backbone.*``, ``head.fc.*``), so a classifier that
 ``tools/convert_checkpoint.py`` wrote loads unchanged, and a published file through :func:`checkpoint_filter_fn`, with
 ``timm.create_model(name, checkpoint_path=FILE)``. timm only reads files without other objects than tensors, so convert
-a checkpoint of ``tools/train.py``, which also contains the state of the run. ``pretrained=True`` loads published
-weights by the model's name (:mod:`fcvit_mm.checkpoints.published`), even if their file contains other objects.
+a checkpoint of ``tools/train.py``, which also contains the state of the run. For ``features_only=True``, where timm's
+``checkpoint_path`` does not find the weights of any classifier, ``pretrained=True,
+pretrained_cfg_overlay=dict(file=FILE)`` loads them. ``pretrained=True`` alone loads published weights by the model's
+name (:mod:`fcvit_mm.checkpoints.published`), even if their file contains other objects.
 """
 
 import inspect

@@ -94,7 +94,7 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
         (ImportError("cannot import name 'get_root_logger' from 'mmdet.utils'"), 'another version of that library'),
         (
             RuntimeError('expected input[2, 320, 1, 1] to have 2048 channels, but got 320'),
-            'Set in_channels of the neck',
+            'Set in_channels of the neck .* that of the backbone to the channels of the images',
         ),
         (RuntimeError('mat1 and mat2 shapes cannot be multiplied (4x320 and 512x5)'), 'tools/replace_backbone.py'),
         (

@@ -76,7 +76,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--calibration-images',
         type=int,
-        default=100,
         metavar='NUMBER',
         help='number of --int8 images used for calibration (default: 100)',
     )

@@ -325,10 +325,15 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
     model = model.to(device).eval()
     data = resolve_model_data_config(model)
     channels = options.get('in_chans', 3)
-    mean, std = (torch.tensor(data[key], device=device).view(3, 1, 1) for key in ('mean', 'std'))
+    mean, std = (torch.tensor(data[key], device=device).view(-1, 1, 1) for key in ('mean', 'std'))
 
     def prepare(image: ImageLike, size: Optional[Sequence[int]] = None) -> Prepared:
         crop_ratio = data['crop_pct'] if size is None else 1.0
+        if channels != len(data['mean']):
+            raise NetworkError(
+                f'{TIMM}{name} has a mean and standard deviation for {len(data["mean"])} channels, but in_chans='
+                f'{channels}: prepare the images yourself, or give a config of mmpretrain with TIMMBackbone'
+            )
         pixels = _read(image, ImageReader(), channels)
         pixels = fit_image(pixels, size or data['input_size'][1:], crop_ratio)
         tensor = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1) / 255

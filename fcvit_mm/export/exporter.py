@@ -37,6 +37,8 @@ from .selection import PARTS, take_part
 
 #: Height and width at which speed is measured if the config's test pipeline does not crop.
 SIZES = {'classification': (224, 224), 'detection': (800, 1280), 'segmentation': (512, 512)}
+#: Default number of images on which an 8-bit file is calibrated.
+CALIBRATION_IMAGES = 100
 #: Description of the graph's input, by the kind of preprocessing.
 INPUTS = {
     'beside': 'float32 ({batch}, {channels}, height, width), channels in channel_order, (pixel as loaded - mean) / std',
@@ -55,7 +57,7 @@ def export_model(
     rounds: int = 10,
     int8: Optional[str] = None,
     labelled: Optional[str] = None,
-    calibration: int = 100,
+    calibration: Optional[int] = None,
     options: Optional[dict] = None,
     preprocess: str = 'beside',
     compared: Optional[str] = None,
@@ -76,7 +78,7 @@ def export_model(
         rounds (int): Number of timing rounds; 0: no timing.
         int8 (str, optional): Folder of images; an 8-bit file is then written beside ``out``, calibrated on them.
         labelled (str, optional): Folder with one folder of images per class, on which the 8-bit file is measured.
-        calibration (int): Number of images of ``int8`` to use.
+        calibration (int, optional): Number of images of ``int8`` to use. Default: :data:`CALIBRATION_IMAGES`.
         options (dict, optional): Changes to the config.
         preprocess (str): One of :data:`PREPROCESSING`.
         compared (str, optional): Folder of images on which the file is compared with PyTorch, in addition to random
@@ -188,11 +190,17 @@ def export_model(
     return report
 
 
-def _check_int8(kind: str, folder: Optional[str], labelled: Optional[str], number: int) -> Optional[List[Labelled]]:
+def _check_int8(
+    kind: str, folder: Optional[str], labelled: Optional[str], number: Optional[int]
+) -> Optional[List[Labelled]]:
     """Find the images to calibrate on; ``None`` if no 8-bit file is wanted."""
     if folder is None:
         if labelled is not None:
             raise UserError('--labelled measures an 8-bit file: also give --int8 FOLDER, or omit --labelled')
+        if number is not None:
+            raise UserError(
+                '--calibration-images are those of --int8 FOLDER: give it, too, or omit --calibration-images'
+            )
         return None
     if kind != 'onnx':
         raise UserError(f'--int8 is not supported with --format {kind}: use --format onnx')
@@ -201,7 +209,7 @@ def _check_int8(kind: str, folder: Optional[str], labelled: Optional[str], numbe
         raise UserError(
             f'--labelled {labelled} is not a folder: give a folder that contains one folder of images per class'
         )
-    return calibration_images(folder, number)
+    return calibration_images(folder, CALIBRATION_IMAGES if number is None else number)
 
 
 def speed_size(cfg: Config, given: Sequence[int]) -> Tuple[int, int]:

@@ -96,6 +96,8 @@ def test_networks_of_timm(tmp_path, image_file):
         match=r'deit.pth does not fit timm:deit_tiny_patch16_224: (?s:.)*head(?s:.)*Give a checkpoint of',
     ):
         load_network('timm:deit_tiny_patch16_224', str(tmp_path / 'deit.pth'))
+    with pytest.raises(NetworkError, match='a mean and standard deviation for 3 channels, but in_chans=1: prepare'):
+        load_network('timm:vit_tiny_patch16_224', options=dict(in_chans=1, depth=1)).prepare(image_file)
     with pytest.raises(NetworkError, match="timm has no model 'deit_huge', but deit.*: give one of .*list_models"):
         load_network('timm:deit_huge')
     with pytest.raises(NetworkError, match="cannot create timm:deit_tiny_patch16_224 with .*'widht'.*Correct or omit"):

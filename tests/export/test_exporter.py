@@ -215,6 +215,7 @@ def test_arguments_that_cannot_work(arguments, message, saved, tmp_path, monkeyp
     [
         (dict(int8='nowhere'), '--int8 nowhere is not a folder'),
         (dict(int8='empty'), 'no images .* below empty'),
+        (dict(calibration=5), '--calibration-images are those of --int8 FOLDER'),
         (dict(int8='{images}', calibration=0), '--calibration-images is 0, expected at least 1'),
         (dict(int8='{images}', labelled='nowhere'), '--labelled nowhere is not a folder'),
         (dict(int8='{images}', labelled='{images}/a'), 'in the folders of .*/a, expected one folder per class'),

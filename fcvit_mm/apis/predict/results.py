@@ -9,6 +9,7 @@ import io
 import json
 import os.path as osp
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -467,6 +468,8 @@ def write_table(path: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     """Write a CSV file row by row; names that are not UTF-8 are written as by :func:`readable`."""
     options: Any = dict(encoding='utf-8', errors='backslashreplace', newline='')
     with atomic_path(path) as temporary, open(temporary, 'a', **options) as file:
-        writer = csv.writer(file, lineterminator='\n')
+        # csv quotes only characters of the line terminator, and a name may contain a lone \r.
+        lines = SimpleNamespace(write=lambda line: file.write(line[:-2] + '\n'))
+        writer = csv.writer(lines, lineterminator='\r\n')
         writer.writerow(columns)
         writer.writerows(rows)

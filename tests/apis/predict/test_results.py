@@ -1,5 +1,6 @@
 """What is written: ids of COCO files, outlines, tables, parts."""
 
+import csv
 import json
 
 import numpy as np
@@ -41,6 +42,14 @@ def test_names_that_are_not_utf8(tmp_path):
     assert readable(name) == 'gr\\udcf6n.jpg' and readable('gr\u00fcn.jpg') == 'gr\u00fcn.jpg'
     write_table(str(tmp_path / 'a.csv'), ('image', 'label'), [(name, 1)])
     assert (tmp_path / 'a.csv').read_text(encoding='utf-8') == 'image,label\ngr\\udcf6n.jpg,1\n'
+
+
+def test_names_with_line_breaks(tmp_path):
+    rows = [['a\rb', 'c\nd'], ['e\r\nf', 'g,h'], ['i', 'j']]
+    write_table(str(tmp_path / 'a.csv'), ('name', 'other'), rows)
+    with open(tmp_path / 'a.csv', newline='') as file:
+        assert list(csv.reader(file)) == [['name', 'other'], *rows]
+    assert (tmp_path / 'a.csv').read_bytes().endswith(b'"g,h"\ni,j\n')
 
 
 def test_ids_without_annotations_count_from_1():
