@@ -62,6 +62,11 @@ ADVICE = (
         'resize or crop all images to the same size',
     ),
     (
+        r'The specified number of total steps is \d+',
+        'Set total_steps of OneCycleLR to all steps of the training (epochs with by_epoch=True), or omit it; then '
+        'continue with --resume',
+    ),
+    (
         r'base_wd should not be None',
         'paramwise_cfg multiplies the weight decay, so the optimizer needs one: set '
         'optim_wrapper.optimizer.weight_decay (0 for none)',

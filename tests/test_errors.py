@@ -113,6 +113,7 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
             TypeError("cfg should be a dict, ConfigDict or Config, but got <class 'str'>"),
             r'is text where its class expects a dict: dict\(type=NAME\)',
         ),
+        (ValueError('Tried to step 8 times. The specified number of total steps is 6'), 'total_steps of OneCycleLR'),
         (RuntimeError('stack expects each tensor to be equal size, but got'), 'or let the pipeline resize or crop'),
         (IndexError('Target 255 is out of bounds.'), 'neither a class .* nor the ignored label.*seg_pad_val'),
         (AttributeError("'InstanceData' object has no attribute 'masks'"), 'LoadAnnotations.with_mask=True'),

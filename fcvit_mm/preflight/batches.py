@@ -285,9 +285,14 @@ def ignored_problems(batches: Batches, samples: Sequence[dict], leaves: Sequence
                 f'{ignored}: set model.data_preprocessor.seg_pad_val={ignored}'
             )
         if wrong:
+            advice = (
+                f'set {name}.ignore_index={min(wrong)}, or correct the maps and the steps that pad them (seg_pad_val)'
+            )
+            if len(wrong) > 1:
+                advice = 'correct the maps and the steps that pad (seg_pad_val) or interpolate them (RandomRotFlip)'
             problems.append(
                 f'segmentation maps contain the labels {shorten(sorted(wrong))} after the pipeline, but {name} has '
-                f'{number} classes (0 to {number - 1}) and ignores the label {ignored}: set '
-                f'{name}.ignore_index={min(wrong)}, or correct the maps and the steps that pad them (seg_pad_val)'
+                f'{number} classes (0 to {number - 1}) and ignores the label {ignored}: '
+                f'{advice}'
             )
     return problems

@@ -8,6 +8,9 @@ from mmengine.config import Config
 from ..engine.config import type_name, walk
 from .model import built_model
 
+#: Type of a validation loop -> what it puts before the names of the metrics; of others it is unknown.
+PREFIXES = {'': ('',), 'ValLoop': ('',), 'TeacherStudentValLoop': ('teacher/', 'student/')}
+
 
 def mask_metric_problems(cfg: Config, name: str) -> List[str]:
     """Check that a detector of mmdet predicts masks if an evaluator's metric is for masks.
@@ -42,6 +45,9 @@ def monitor_problems(cfg: Config, metrics: Sequence[str]) -> List[str]:
         metrics (sequence of str): Names of the metrics. If it is empty, as for an untrained detector without
             detections, nothing is checked.
     """
+    metrics = [
+        f'{prefix}{each}' for prefix in PREFIXES.get(type_name(cfg.get('val_cfg') or {}), ()) for each in metrics
+    ]
     if not metrics:
         return []
     default_hooks = cfg.get('default_hooks') or {}

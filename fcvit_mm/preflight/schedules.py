@@ -52,6 +52,11 @@ def report_short_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) 
         begin, end, kind = node.get('begin') or 0, node.get('end') or math.inf, type_name(node)
         last = begin + node['T_max'] if kind == 'CosineAnnealingLR' and node.get('T_max') else end
         spare = max(1, SPARE * total)
+        if min(end, total) - begin > (node.get('total_steps') or math.inf):
+            remark(
+                f'param_scheduler: {kind} has total_steps={node["total_steps"]}, but the training has {total} {unit}, '
+                'and the first one beyond ends it with an error. Set total_steps to all of them, or omit it'
+            )
         if node.get('milestones') and max(node['milestones']) < total / 2:
             remark(
                 f'param_scheduler: {kind} is made for a shorter training: its last milestone is '
@@ -111,7 +116,7 @@ def timed_schedules(cfg: Config, by_epoch: bool, samples: Optional[int]) -> Iter
 
 def has_times(node: dict) -> bool:
     """Check that the times of a schedule are numbers; the runner reports others."""
-    times = [node.get(key) for key in ('begin', 'end', 'T_max')]
+    times = [node.get(key) for key in ('begin', 'end', 'T_max', 'total_steps')]
     milestones = node.get('milestones')
     if milestones is not None and not isinstance(milestones, (list, tuple)):
         return False

@@ -141,6 +141,17 @@ def test_ignored_label_of_the_data_set_alone(own):
     assert 'set model.decode_head.ignore_index=250' in found[0] and 'model.auxiliary_head' in found[1]
 
 
+def test_labels_that_a_step_interpolates(own):
+    cfg, data = own('segmentation')
+    for path in (data / 'annotations' / 'training').iterdir():
+        with Image.open(path) as image:
+            image.point(lambda label: 1 if label < 4 else 255).save(path)
+    cfg.train_dataloader.dataset.pipeline.insert(2, dict(type='RandomRotFlip', rotate_prob=1.0, degree=20))
+    found = data_problems(cfg, ['train_dataloader'])
+    assert len(found) == 2 and 'ignores the label 255: correct the maps and the steps that pad' in found[0]
+    assert found[0].endswith('(seg_pad_val) or interpolate them (RandomRotFlip)')
+
+
 @pytest.mark.parametrize('task', LIBRARIES)
 def test_samples_that_are_not_packed(own, task):
     cfg, _ = own(task)

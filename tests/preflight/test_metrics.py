@@ -1,4 +1,5 @@
 import pytest
+from mmengine.config import Config
 from problems import only_training_problem as only_problem
 
 from fcvit_mm.apis.stock import read_stock
@@ -84,6 +85,21 @@ def test_metrics_that_the_evaluator_computes(own):
     cfg.default_hooks.checkpoint.save_best = 'mine/score'
     cfg.val_evaluator = [cfg.val_evaluator, dict(type='OVCocoMetric', ann_file=cfg.val_evaluator.ann_file)]
     check_training(cfg)
+
+
+def test_metrics_of_other_validation_loops():
+    """Which name them in their own way."""
+
+    def found(loop, best):
+        cfg = Config(dict(val_cfg=loop, default_hooks=dict(checkpoint=dict(type='CheckpointHook', save_best=best))))
+        return metrics.monitor_problems(cfg, ['coco/bbox_mAP'])
+
+    semi = dict(type='TeacherStudentValLoop')
+    assert not found({}, 'coco/bbox_mAP') and not found(dict(type='ValLoop'), 'coco/bbox_mAP')
+    assert not found(semi, 'teacher/coco/bbox_mAP') and not found(dict(type='MyLoop'), 'mine')
+    assert "'teacher/coco/bbox_mAP' is not one of" in found({}, 'teacher/coco/bbox_mAP')[0]
+    (problem,) = found(semi, 'coco/bbox_mAP')
+    assert 'is not one of the metrics (teacher/coco/bbox_mAP, student/coco/bbox_mAP)' in problem
 
 
 def test_a_metric_whose_type_is_a_number_is_left_to_mmengine(own):

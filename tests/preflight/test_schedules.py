@@ -86,6 +86,18 @@ def test_schedules_for_a_shorter_training(said, loop, schedules, given, change):
     assert said == ([f'param_scheduler: {given}: {change}. Adapt begin, end and T_max'] if given else [])
 
 
+@pytest.mark.parametrize(
+    ('steps', 'options'),
+    [(0, dict(total_steps=12)), (0, dict()), (1, dict(total_steps=11)), (0, dict(total_steps=10, end=11, begin=1))],
+)
+def test_total_steps_of_a_shorter_training(said, steps, options):
+    """MMEngine ends the run at the first step beyond them."""
+    report_short_schedules(config([dict(type='OneCycleLR', eta_max=0.1, **options)], max_epochs=12), True, 400)
+    assert len(said) == steps
+    for each in said:
+        assert 'OneCycleLR has total_steps=11, but the training has 12 epochs' in each
+
+
 def test_milestones_of_a_shorter_training(said):
     report_short_schedules(config([dict(type='MultiStepLR', end=12, milestones=[8, 11])], max_epochs=36), True, 400)
     assert said == [

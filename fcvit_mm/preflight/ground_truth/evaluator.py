@@ -37,6 +37,10 @@ METRIC_CHECKS: Dict[str, Callable[[Any, dict, Split], List[str]]] = {
     'AveragePrecision': check_labels,
     'ConfusionMatrix': check_labels,
 }
+BOXES_OF_OPEN_IMAGES = (
+    "OpenImagesMetric reads the ground truth from 'instances', which the pipeline does not pack: add it, and "
+    "'image_level_labels', to meta_keys of PackDetInputs"
+)
 #: Type of a metric that is not checked -> reason.
 NOT_CHECKED = {
     'LVISMetric': 'the package lvis evaluates only the categories that an image is annotated for',
@@ -199,11 +203,15 @@ def metric_problems(config: Any, split: Split, name: str) -> List[str]:
 
 
 def unchecked_problems(config: dict, metric_type: Any, split: Split) -> List[str]:
-    """Check what a metric needs that is not checked with the ground truth: its file, and the package of LVIS."""
+    """Check what a metric needs that is not checked with the ground truth: its file, boxes, and the package of LVIS."""
     path = config.get('ann_file')
     if isinstance(path, str) and not is_url(path) and not osp.exists(path):
         return [unbuilt_problem(config, split, FileNotFoundError(path))]
-    if not any(base.__name__ == 'LVISMetric' for base in getattr(metric_type, '__mro__', ())):
+    bases = [base.__name__ for base in getattr(metric_type, '__mro__', ())]
+    if 'OpenImagesMetric' in bases:
+        packed = [sample['data_samples'].metainfo for sample in split.packed.values()]
+        return [] if all('instances' in meta for meta in packed) else [BOXES_OF_OPEN_IMAGES]
+    if 'LVISMetric' not in bases:
         return []
     try:
         with quiet(logging.ERROR):

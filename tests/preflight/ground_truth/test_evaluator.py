@@ -191,6 +191,15 @@ def test_evaluation_of_lvis_that_newer_numpy_ends(own, lvis, text, works):
         assert problem.endswith('lvis/eval.py')
 
 
+def test_boxes_of_open_images(own):
+    """Without them the first validation would end the run."""
+    cfg, _ = own('detection')
+    cfg.val_evaluator = dict(type='OpenImagesMetric')
+    assert 'to meta_keys of PackDetInputs' in validation_problems(cfg)
+    cfg.val_dataloader.dataset.pipeline[-1].meta_keys += ('instances',)
+    assert validation_problems(cfg, 0) == []
+
+
 def test_file_of_a_metric_that_is_not_checked(own):
     cfg, _ = own('detection')
     cfg.val_evaluator = dict(type='LVISMetric', ann_file='gone.json')
