@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, set_random_seed
 
@@ -261,6 +261,11 @@ def describe(runner: Any) -> Dict[str, Any]:
     )
 
 
+def early_stopping(runner: Runner) -> List[EarlyStoppingHook]:
+    """Return the hooks that stop training, whose best score and count of validations MMEngine does not store."""
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
 @HOOKS.register_module()
 class ResumableHook(Hook):
     """Make a resumed run identical to an uninterrupted one. ``tools/train.py`` adds it.
@@ -273,7 +278,8 @@ class ResumableHook(Hook):
       applied as if used from the beginning; a sampler or an optimizer of another type is rejected; other versions of
       libraries are reported.
     - A checkpoint that lost optimizer states, which PyTorch loads silently, is rejected.
-    - A validation that was due at the checkpoint is repeated, so that the best checkpoint is the same.
+    - A validation that was due at the checkpoint is repeated, so that the best checkpoint is the same. Early stopping
+      continues with its best score and count.
     """
 
     priority = 'LOWEST'  # after the set-up of all other hooks
@@ -307,6 +313,9 @@ class ResumableHook(Hook):
                 'the checkpoint has averaged weights of EMAHook, which the config lacks: training continues from them, '
                 'not from the raw weights. Add the EMAHook of that run to custom_hooks'
             )
+        for hook in early_stopping(runner):
+            kept = (before or {}).get('stopping', {}).get((hook.monitor, hook.rule))
+            hook.best_score, hook.wait_count = kept or (hook.best_score, hook.wait_count)
         moved = self._find_place(loop, meta, before)
         self.start = meta['iter']  # 0 is possible, because a pending validation saves before the first iteration
         by_iter = isinstance(loop, IterBasedTrainLoop)
@@ -460,7 +469,11 @@ class ResumableHook(Hook):
                 self.number, self.parts, self.start = number, parts, meta['iter'] - done
         parts = [*parts, EpochPart(*own, done)] if done > 0 else parts
         states = count_states(runner, checkpoint.get('optimizer') or {})
-        meta[RUN] = {**self.today, 'pass': number, 'parts': [list(part) for part in parts], 'states': states}
+        stopping = {
+            (hook.monitor, hook.rule): (float(hook.best_score), hook.wait_count) for hook in early_stopping(runner)
+        }
+        parts_of_pass = [list(part) for part in parts]
+        meta[RUN] = {**self.today, 'pass': number, 'parts': parts_of_pass, 'states': states, 'stopping': stopping}
 
     # The run
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine._strategy import SingleDeviceStrategy
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.registry import STRATEGIES
 from small_run import train
 
@@ -243,6 +243,23 @@ def test_changes_that_prevent_resuming_are_refused(change, message, tmp_path):
     train(tmp_path, True, end=6, how='SIGTERM')
     with pytest.raises(ResumeError, match=message):
         train(tmp_path, True, resume=True, change=change)
+
+
+def test_early_stopping_goes_on_counting(tmp_path):
+    @HOOKS.register_module(force=True)
+    class CountingHook(EarlyStoppingHook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            self.wait_count, self.best_score = self.wait_count + 1, 0.5
+
+    change = dict(custom_hooks=[dict(type='CountingHook', monitor='loss', rule='less')])
+    train(tmp_path, True, end=6, how='SIGTERM', change=change)
+    _, runner = train(tmp_path, True, resume=True, change=change)
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, CountingHook)]
+    assert (hook.wait_count, hook.best_score) == (runner.iter, 0.5)
+    change['custom_hooks'][0]['monitor'] = 'another'
+    _, runner = train(tmp_path, True, resume=True, change={**change, 'train_cfg.max_epochs': 4})
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, CountingHook)]
+    assert hook.wait_count == 4
 
 
 def test_another_data_set_restarts_the_epoch(tmp_path, monkeypatch):
