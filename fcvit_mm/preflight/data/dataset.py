@@ -2,6 +2,7 @@
 
 import json
 import os.path as osp
+import re
 from collections import Counter
 from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -252,7 +253,7 @@ def build(dataset_cfg: dict, limit: TimeLimit) -> Any:
         try:
             return DATASETS.build(dict(dataset_cfg, lazy_init=True))
         except TypeError as error:
-            if 'lazy_init' not in str(error):
+            if not re.search('lazy_init|takes no arguments', str(error)):  # the latter of a class without __init__
                 raise
         return DATASETS.build(dict(dataset_cfg))
 

@@ -70,6 +70,16 @@ def test_data_sets_of_no_librarys_kind(own, said):
     assert 'sample 0 failed to load (OSError: tape is torn)' in only_problem(cfg)
 
 
+def test_data_sets_without_arguments(own):
+    cfg, _ = own('classification')
+    blank = type('Blank', (), dict(__len__=lambda self: 20, __getitem__=lambda self, index: dict(inputs=index)))
+    DATASETS.register_module(name='Blank', module=blank, force=True)
+    cfg.train_dataloader.dataset = dict(type='Blank')
+    assert data_problems(cfg, ['train_dataloader']) == []
+    cfg.train_dataloader.dataset.number = 5
+    assert only_problem(cfg) == 'train_dataloader: Blank cannot be built: Blank() takes no arguments'
+
+
 @pytest.mark.parametrize(
     'encoding, message', [('utf-8-sig', 'begins with a byte order mark: save it as'), ('latin-1', 'is not UTF-8 (')]
 )
