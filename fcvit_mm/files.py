@@ -6,6 +6,7 @@ synced to disk (fsync) and renamed; then the folder is synced, too.
 
 import errno
 import glob
+import inspect
 import io
 import os
 import re
@@ -18,6 +19,7 @@ from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Un
 
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
 
 from .errors import FULL, UserError
 
@@ -27,6 +29,8 @@ PathLike = Union[str, 'os.PathLike[str]']
 TORCH_FAILURES = ('PytorchStreamWriter failed', 'file write failed', 'unexpected pos')
 #: Longest name, in bytes, that is contained in its temporary name.
 LONGEST = 200
+#: Errors of file systems without locks.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 #: Suffix of the files that :func:`partial_path` keeps.
 PARTIAL = '.part.tmp'
 
@@ -171,6 +175,49 @@ def partial_path(path: PathLike, tag: str) -> Iterator[str]:
         _sync(folder)
 
 
+@contextmanager
+def only_one(path: PathLike, waiting: str, timeout: float = -1) -> Iterator[None]:
+    """Admit one process at a time, of all machines that share the folder, by a lock file beside a file.
+
+    The system releases the lock when the process ends, even if it is killed. On a file system without locks, and where
+    the lock file cannot be written, every process is admitted.
+
+    Args:
+        path (str | os.PathLike): The file that the processes write; its folder is made if it is missing.
+        waiting (str): Message if another process holds the lock.
+        timeout (float): Seconds to wait for it; negative: as long as it takes.
+
+    Raises:
+        TimeoutError: Another process still holds the lock.
+        WriteError: The folder cannot be made.
+    """
+    from filelock import FileLock, Timeout  # not needed to import this package
+
+    folder, name = os.path.split(os.fspath(path))
+    with reported_writes(path):
+        os.makedirs(folder or '.', exist_ok=True)
+    # Without locks of the system, newer versions take a file's existence for one, which would outlive a killed process.
+    soft = 'fallback_to_soft' in inspect.signature(FileLock.__init__).parameters
+    options: Any = dict(fallback_to_soft=False) if soft else {}
+    lock = FileLock(os.path.join(folder, f'.{name}.lock'), **options)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print_log(waiting, logger='current')
+        lock.acquire(timeout=timeout)
+    except (NotImplementedError, OSError) as error:
+        if (
+            not isinstance(error, OSError) or error.errno in NO_LOCKS
+        ):  # otherwise all writes fail, with their own message
+            print_log(
+                f'{folder} does not support file locks: write to it with one process at a time.', logger='current'
+            )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def check_writable(path: PathLike) -> None:
     """Check, before long work, that its result can be written to a file; nothing is created.
 
@@ -206,6 +253,8 @@ def _try_folder(folder: str) -> None:
     """Check that a folder, or its nearest existing parent, is writable, by writing a temporary file without a name."""
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), folder)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
@@ -260,6 +309,9 @@ def _written_file(error: OSError) -> Tuple[str, bool]:
 def _reason(error: Union[OSError, RuntimeError], path: str) -> str:
     """Return why a file could not be written; if the disk is full, with the free space and the solution."""
     reason = getattr(error, 'strerror', None) or str(error)
+    link = getattr(error, 'filename', None)
+    if link and isinstance(error, FileExistsError) and os.path.islink(link):
+        return f'{link} is a link to {os.readlink(link)}, which does not exist: create it, or give another path'
     if not lacks_space(error):
         return reason
     return f'{reason}; {_free(os.path.dirname(path) or ".")}. Free disk space, or write to another disk'

@@ -23,6 +23,7 @@ from fcvit_mm.files import (
     check_writable_folder,
     is_temporary,
     named_writes,
+    only_one,
     remove_temporaries,
     write_all_atomic,
     write_atomic,
@@ -216,6 +217,36 @@ def test_other_errors_stay_as_they_are(tmp_path):
     with pytest.raises(OSError, match='No space left') as caught, named_writes():
         raise OSError(errno.ENOSPC, 'No space left on device')
     assert not isinstance(caught.value, WriteError)
+
+
+def test_a_link_to_a_folder_that_is_missing_is_named(tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'gone')
+    message = 'could not be written: .*link is a link to .*gone, which does not exist: create it'
+    with pytest.raises(WriteError, match=message):
+        write_atomic(tmp_path / 'link' / 'a', b'')
+    with pytest.raises(WriteError, match=message):
+        check_writable_folder(tmp_path / 'link')
+
+
+def test_a_killed_process_holds_no_lock(tmp_path):
+    code = "import os; from fcvit_mm import files; files.only_one('file', '').__enter__(); os.kill(os.getpid(), 9)"
+    run_python('-c', code, cwd=tmp_path, check=False)
+    assert (tmp_path / '.file.lock').exists()
+    with only_one(tmp_path / 'file', '', timeout=0), pytest.raises(TimeoutError), only_one(tmp_path / 'file', '', 0):
+        pass
+
+
+def test_a_system_without_locks_admits_everyone(tmp_path, monkeypatch, capsys):
+    fcntl = pytest.importorskip('fcntl')
+
+    def flock(*args):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    (tmp_path / '.file.lock').touch()  # left by a killed process
+    with only_one(tmp_path / 'file', '', 0), only_one(tmp_path / 'file', '', 0):
+        pass
+    assert 'does not support file locks: write to it with one process at a time' in ''.join(capsys.readouterr())
 
 
 def test_mmengine_and_pillow_write_atomically(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from mmengine.logging import print_log
 
-from ..files import find_partials, partial_path, reported_writes
+from ..files import find_partials, only_one, partial_path
 from ..version import __version__
 from .errors import CheckpointError
 
@@ -65,7 +65,7 @@ def download(url: str, path: str, check: Callable[[str], object], size: Optional
         CheckpointError: Raised by ``check``.
         WriteError: The folder or the disk cannot be written.
     """
-    with _only_one(path):
+    with only_one(path, f'Another process is downloading {path}: waiting for it.'):
         if os.path.exists(path):
             return False
         best, failures, connected = 0, 0, False
@@ -84,30 +84,6 @@ def download(url: str, path: str, check: Callable[[str], object], size: Optional
                 raise DownloadError(f'{url} could not be downloaded: {reason}{kept}') from reason
             print_log(f'{url}: {reason}; retrying.', logger='current')
             time.sleep(PAUSES[failures])
-
-
-@contextmanager
-def _only_one(path: str) -> Iterator[None]:
-    """Admit one process at a time; if the file system supports locks, of all machines that share the folder."""
-    from filelock import FileLock, Timeout  # not needed to import this package
-
-    folder, name = os.path.split(path)
-    lock = FileLock(os.path.join(folder, f'.{name}.lock'))
-    with reported_writes(path):
-        os.makedirs(folder or '.', exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print_log(f'Another process is downloading {path}: waiting for it.', logger='current')
-            lock.acquire()
-        except NotImplementedError:
-            print_log(
-                f'{folder} does not support file locks: download to it with one process at a time.', logger='current'
-            )
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _try(url: str, path: str, check: Callable[[str], object], size: Optional[int]) -> None:

@@ -241,7 +241,7 @@ def test_a_file_system_without_locks(server, path, monkeypatch, capsys):
     monkeypatch.setattr(filelock.FileLock, 'acquire', acquire)
     fetch(server, path)
     assert path.read_bytes() == CONTENT
-    assert 'does not support file locks: download to it with one process at a time' in ''.join(capsys.readouterr())
+    assert 'does not support file locks: write to it with one process at a time' in ''.join(capsys.readouterr())
 
 
 def test_a_terminal_shows_the_progress(server, path, monkeypatch, capsys):

@@ -5,11 +5,13 @@ import io
 import json
 import os
 import os.path as osp
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+import re
+from contextlib import ExitStack, contextmanager
+from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ...files import atomic_path, remove_temporaries, write_atomic
+from ...files import atomic_path, only_one, remove_temporaries, write_atomic
 from .inputs import Work
 from .options import Options
 from .predictor import BatchPredictor
@@ -25,6 +27,10 @@ RESULTS = (
 )
 #: Approximate number of images per shard; an incomplete shard is predicted again after a kill.
 SHARD = 64
+#: Name of a shard's file, as :meth:`Shards.path` builds it.
+SHARD_FILE = re.compile(r'\d{8,}\.[0-9a-f]{16}\.(json|npy)')
+#: Seconds to wait for another run: the processes that read images end 5 s after a killed run.
+WAIT = 10.0
 #: Options that do not affect the results, and may differ when a run is continued.
 HOW_TO_RUN = ('batch_size', 'workers', 'device', 'launcher')
 
@@ -70,18 +76,57 @@ def read_run(path: str) -> Dict[str, Any]:
         raise PredictionError(f'{path} was not written by this command ({error}): give another folder') from error
 
 
-def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
-    """Write the settings of a run to its results folder, or compare them with the stored ones.
-
-    Temporary files of an earlier run that was killed are removed.
+def stamps_of(work: Work, size: int) -> List[str]:
+    """Return a hash of the sizes and times of modification of each shard's images, to notice replaced images.
 
     Args:
-        out (str): Folder of the results.
-        settings (dict): Result of :func:`settings_of`.
-        shard_size (int): Number of images per shard, for a new run.
+        work (Work): The images.
+        size (int): Number of images per shard.
+    """
+    stamps: List[str] = []
+    last, stamp = '', b''
+    hashed = hashlib.sha256()
+    for number in range(len(work)):
+        path = work[number][0]
+        if path != last:  # the frames of a video follow each other
+            last, stamp = path, _stamp(path)
+        hashed.update(stamp)
+        if (number + 1) % size == 0 or number + 1 == len(work):
+            stamps.append(hashed.hexdigest()[:16])
+            hashed = hashlib.sha256()
+    return stamps
 
-    Returns:
-        int: Number of images per shard; an earlier run that is continued keeps its own.
+
+def _stamp(path: str) -> bytes:
+    try:
+        found = os.stat(path)
+    except OSError:  # missing images are skipped
+        return b'missing\n'
+    return f'{found.st_size} {found.st_mtime_ns}\n'.encode()
+
+
+@contextmanager
+def only_run(out: str) -> Iterator[None]:
+    """Admit one run at a time to a results folder.
+
+    Raises:
+        PredictionError: Another run is writing to it.
+    """
+    running = f'another run is writing to --out {out}'
+    lock = only_one(osp.join(out, RUN), f'{running}: waiting up to {WAIT:.0f} s for its end.', WAIT)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock)
+        except TimeoutError as error:
+            raise PredictionError(
+                f'{running}: wait until it has ended, or give another folder. Several processes of one run need '
+                'tools/dist_predict.sh or tools/slurm_predict.sh'
+            ) from error
+        yield
+
+
+def check_claim(out: str, settings: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the settings of an earlier run in a results folder, which may be continued; empty if there is none.
 
     Raises:
         PredictionError: The folder contains the results of another run, or files of the same names, such as the
@@ -96,8 +141,7 @@ def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
                 f'--out {out} contains {", ".join(others)}, but no {RUN}, so this command did not write it, and would '
                 'overwrite it: give another folder'
             )
-        write_run(out, dict(settings, shard_size=shard_size, complete=False))
-        return shard_size
+        return {}
     differ = [key for key in settings if found.get(key) != settings[key]]
     if not isinstance(found.get('shard_size'), int):
         differ.append('shard_size')
@@ -106,6 +150,29 @@ def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
             f'--out {out} contains results of another run, with different {", ".join(differ)}: give another folder, '
             'or delete this one'
         )
+    return found
+
+
+def claim(out: str, settings: Dict[str, Any], shard_size: int) -> int:
+    """Write the settings of a run to its results folder, unless an earlier run did.
+
+    Temporary files of an earlier run that was killed are removed.
+
+    Args:
+        out (str): Folder of the results.
+        settings (dict): Result of :func:`settings_of`.
+        shard_size (int): Number of images per shard, for a new run.
+
+    Returns:
+        int: Number of images per shard; an earlier run that is continued keeps its own.
+
+    Raises:
+        PredictionError: See :func:`check_claim`.
+    """
+    found = check_claim(out, settings)
+    if not found:
+        write_run(out, dict(settings, shard_size=shard_size, complete=False))
+        return shard_size
     remove_temporaries(out)
     for name in (SHARDS, 'drawn', 'labels'):  # other folders, such as that of the images, are not of this run
         remove_temporaries(osp.join(out, name), recursive=True)
@@ -128,21 +195,28 @@ class Shards:
         folder (str): Folder of the results.
         size (int): Number of images per shard, except the last.
         images (int): Total number of images.
+        stamps (Sequence[str]): Result of :func:`stamps_of`; parts of the names of the files, so that a shard with
+            replaced images is predicted again.
     """
 
-    def __init__(self, folder: str, size: int, images: int) -> None:
+    def __init__(self, folder: str, size: int, images: int, stamps: Sequence[str]) -> None:
         self.folder, self.size, self.images = osp.join(folder, SHARDS), size, images
-        self.out = folder
+        self.out, self.stamps = folder, stamps
 
     def __len__(self) -> int:
         return -(-self.images // self.size)
+
+    @property
+    def state(self) -> str:
+        """A hash of all stamps."""
+        return hashlib.sha256(''.join(self.stamps).encode()).hexdigest()
 
     def numbers(self, shard: int) -> range:
         """Return the image numbers of a shard."""
         return range(shard * self.size, min((shard + 1) * self.size, self.images))
 
     def path(self, shard: int, suffix: str = '.json') -> str:
-        return osp.join(self.folder, f'{shard:08d}{suffix}')
+        return osp.join(self.folder, f'{shard:08d}.{self.stamps[shard]}{suffix}')
 
     def missing(self) -> List[int]:
         """Return the shards that are not yet complete."""
@@ -191,11 +265,14 @@ class Shards:
         write_table(path, ('image', 'reason'), rows)
         return number, path
 
-    def remove(self) -> None:
-        """Remove the shards after merging."""
-        for shard in range(len(self)):
-            for suffix in ('.json', '.npy'):
-                if osp.exists(self.path(shard, suffix)):
-                    os.remove(self.path(shard, suffix))
-        if osp.isdir(self.folder) and not os.listdir(self.folder):
+    def remove(self, keep: Collection[int] = ()) -> None:
+        """Remove the files of shards except of those to ``keep``, also those of images that were replaced."""
+        if not osp.isdir(self.folder):
+            return
+        kept = {self.path(shard, suffix) for shard in keep for suffix in ('.json', '.npy')}
+        for name in os.listdir(self.folder):
+            path = osp.join(self.folder, name)
+            if path not in kept and SHARD_FILE.fullmatch(name):
+                os.remove(path)
+        if not os.listdir(self.folder):
             os.rmdir(self.folder)

@@ -4,7 +4,9 @@ The images are divided into shards that do not depend on the number of processes
 writes each to a file; the first process merges them at the end. An interrupted run continues after its last shard.
 """
 
+import os
 import os.path as osp
+from contextlib import ExitStack, suppress
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -19,7 +21,19 @@ from ...errors import library_errors
 from ...files import write_atomic
 from ...images import ImageError, swap_channels
 from ..draw import draw_classes, draw_sample
-from .folder import RUN, Shards, check_folder, claim, read_run, settings_of, shard_size, write_run
+from .folder import (
+    RUN,
+    Shards,
+    check_claim,
+    check_folder,
+    claim,
+    only_run,
+    read_run,
+    settings_of,
+    shard_size,
+    stamps_of,
+    write_run,
+)
 from .inputs import Work, find_work
 from .options import Options, check_options
 from .predictor import ADVICE, BatchPredictor
@@ -74,18 +88,37 @@ def predict(
 def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, options: Options) -> Summary:
     first = not dist.is_initialized() or dist.get_rank() == 0
     predictor = BatchPredictor(cfg, checkpoint, options)
+    with ExitStack() as stack:
 
-    def plan() -> Tuple[Work, Coco, Shards, List[int]]:
-        work = find_work(inputs)
-        check_folder(work.folders, out)
-        coco = coco_ids(options.coco, predictor.meta, predictor.classes)
-        coco.check_images(map(work.name, range(len(work))))
-        shards = Shards(out, claim(out, settings_of(predictor, work, coco, options), shard_size(options)), len(work))
-        if read_run(osp.join(out, RUN)).get('complete', False):
-            shards.remove()  # left by a run that was killed before it removed them
-        return work, coco, shards, shards.missing()
+        def plan() -> Tuple[Work, Coco, Shards, List[int]]:
+            work = find_work(inputs)
+            check_folder(work.folders, out)
+            coco = coco_ids(options.coco, predictor.meta, predictor.classes)
+            coco.check_images(map(work.name, range(len(work))))
+            settings = settings_of(predictor, work, coco, options)
+            check_claim(out, settings)  # before the lock file is written
+            stack.enter_context(only_run(out))
+            size = claim(out, settings, shard_size(options))
+            shards = Shards(out, size, len(work), stamps_of(work, size))
+            run = read_run(osp.join(out, RUN))
+            if run.get('complete', False) and run.get('images_state') != shards.state:
+                raise PredictionError(
+                    f'--out {out} contains the results of all images, but some images have changed since (size or time '
+                    'of modification): give another folder, or delete this one'
+                )
+            # Left by a run that was killed before it removed them, or of images that have changed since.
+            shards.remove(() if run.get('complete', False) else range(len(shards)))
+            return work, coco, shards, shards.missing()
 
-    work, coco, shards, missing = from_first(plan)
+        work, coco, shards, missing = from_first(plan)
+        return _predict_missing(predictor, work, coco, shards, missing, first)
+
+
+def _predict_missing(
+    predictor: BatchPredictor, work: Work, coco: Coco, shards: Shards, missing: List[int], first: bool
+) -> Summary:
+    """Predict the missing shards and merge all of them."""
+    out, options = shards.out, predictor.options
     done = read_run(osp.join(out, RUN)).get('complete', False)
     writer: Any
     if predictor.task == 'classification':
@@ -117,7 +150,7 @@ def _predict(cfg: Config, checkpoint: str, inputs: Sequence[str], out: str, opti
         written = [*writer.finish(shards.records), *(shards.finish_features() if options.features else []), *written]
         if options.draw:
             written.append(osp.join(out, 'drawn'))
-        write_run(out, dict(read_run(osp.join(out, RUN)), complete=True, skipped=skipped))
+        write_run(out, dict(read_run(osp.join(out, RUN)), complete=True, skipped=skipped, images_state=shards.state))
         shards.remove()
         return skipped, written
 
@@ -171,6 +204,9 @@ def _predict_shards(
                 name = work.name(loaded.number)
                 if loaded.problem:
                     records.append(dict(name=name, skipped=loaded.problem))
+                    for folder in ('labels', 'drawn'):  # of an earlier content of the image
+                        with suppress(FileNotFoundError):
+                            os.remove(osp.join(out, folder, f'{work.file_name(name)}.png'))
                     continue
                 sample = next(samples)
                 records.append(

@@ -1,20 +1,39 @@
 """Interrupted runs continue, in their own folder, and nothing is half-written."""
 
 import json
+import os
+from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from predictions import contents, predict_to
 
 from fcvit_mm.apis.predict import BatchPredictor, Options, PredictionError
-from fcvit_mm.apis.predict.folder import RESULTS, Shards
+from fcvit_mm.apis.predict import folder as run_folder
+from fcvit_mm.apis.predict.folder import RESULTS, Shards, only_run
 from fcvit_mm.engine import machine
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.images import ImageError
 
 #: The test pipeline of the classifier behind its loading step.
 REST = [dict(type='Resize', scale=64), dict(type='PackInputs')]
+
+
+@contextmanager
+def stopped_at(monkeypatch, image):
+    """Interrupt a run at an image."""
+    original = BatchPredictor._step
+
+    def step(self, data):
+        if any(each['data_samples'].img_path == image for each in data):
+            raise KeyboardInterrupt
+        return original(self, data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(BatchPredictor, '_step', step)
+        yield
 
 
 def test_folders_that_results_must_not_go_to(model_of, tmp_path):
@@ -51,7 +70,7 @@ def test_all_results_are_recognized(model_of, tmp_path):
         inputs = [str(model_of(task)[2]), str(tmp_path / 'list.txt')]
         (tmp_path / 'list.txt').write_text('gone.jpg\n')
         predict_to(model_of(task), tmp_path / task, inputs, **options)
-        found |= {path.name for path in (tmp_path / task).iterdir()}
+        found |= {path.name for path in (tmp_path / task).iterdir() if not path.name.startswith('.')}
     assert found | {'predictions.csv'} == {'run.json', *RESULTS}
 
 
@@ -125,7 +144,7 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         predict_to(model, tmp_path / 'twice', features=True)
     assert not (tmp_path / 'twice' / 'labels.csv').exists()
-    for name in ('.labels.csv.abcdefgh.tmp', 'parts/.00000001.json.abcdefgh.tmp', 'labels/.1.png.abcdefgh.tmp'):
+    for name in ('.labels.csv.abcdefgh.tmp', 'parts/.00000001.0.json.abcdefgh.tmp', 'labels/.1.png.abcdefgh.tmp'):
         (tmp_path / 'twice' / name).write_bytes(b'half')
     other = tmp_path / 'twice' / 'images' / '.a.png.abcdefgh.tmp'  # another program is writing it
     other.parent.mkdir()
@@ -139,7 +158,7 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
     assert not (tmp_path / 'twice' / 'parts').exists()
     # A process killed while it cleaned up leaves shards, and something half-written.
     (tmp_path / 'twice' / 'parts').mkdir()
-    for name in ('parts/00000001.json', '.run.json.abcdefgh.tmp'):
+    for name in (f'parts/00000001.{0:016}.json', '.run.json.abcdefgh.tmp'):
         (tmp_path / 'twice' / name).write_bytes(b'half')
     assert not predict_to(model, tmp_path / 'twice', features=True).written and len(seen) == 6
     assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
@@ -148,23 +167,43 @@ def test_what_was_killed_continues_and_is_the_same(model_of, tmp_path, monkeypat
 def test_a_run_continues_with_another_batch_size(mixed, tmp_path, monkeypatch, shards_of_two):
     model = mixed('segmentation')
     predict_to(model, tmp_path / 'once')
-    original = BatchPredictor._step
-
-    def step(self, data):
-        if any(each['data_samples'].img_path == '3.png' for each in data):
-            raise KeyboardInterrupt
-        return original(self, data)
-
-    monkeypatch.setattr(BatchPredictor, '_step', step)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(monkeypatch, '3.png'):
         predict_to(model, tmp_path / 'twice')
-    monkeypatch.setattr(BatchPredictor, '_step', original)
     assert predict_to(model, tmp_path / 'twice', batch_size=3).resumed == 2
     assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
 
 
+def test_images_replaced_after_a_kill_are_predicted_again(mixed, tmp_path, monkeypatch, shards_of_two):
+    model = mixed('segmentation')
+    with stopped_at(monkeypatch, '4.png'):
+        predict_to(model, tmp_path / 'twice', features=True, draw=True)
+    cv2.imwrite(str(model[2] / '0.png'), np.full((64, 40, 3), 255, np.uint8))
+    (model[2] / '1.png').write_bytes(b'no image')
+    assert predict_to(model, tmp_path / 'twice', features=True, draw=True).resumed == 2
+    predict_to(model, tmp_path / 'once', features=True, draw=True)
+    assert contents(tmp_path / 'once') == contents(tmp_path / 'twice')
+    os.utime(model[2] / '2.png', (0, 0))
+    with pytest.raises(PredictionError, match='results of all images, but some images have changed since .*another'):
+        predict_to(model, tmp_path / 'twice', features=True, draw=True)
+
+
+def test_one_run_at_a_time_writes_to_a_folder(model_of, tmp_path, monkeypatch):
+    model = model_of('classification')
+    monkeypatch.setattr(run_folder, 'WAIT', 0.1)
+    for _ in range(2):
+        with only_run(str(tmp_path)), pytest.raises(PredictionError, match='another run is writing to --out .*: wait'):
+            predict_to(model, tmp_path)
+        assert not (tmp_path / 'run.json').exists()
+    predict_to(model, tmp_path)
+    # A folder of something else is refused without leaving a lock file there.
+    (tmp_path / 'data' / 'labels').mkdir(parents=True)
+    with pytest.raises(PredictionError, match='contains labels, but no run.json'):
+        predict_to(model, tmp_path / 'data')
+    assert [path.name for path in (tmp_path / 'data').iterdir()] == ['labels']
+
+
 def test_shards_are_merged_in_their_order(tmp_path):
-    shards = Shards(str(tmp_path), 2, 5)
+    shards = Shards(str(tmp_path), 2, 5, [f'{number:016x}' for number in range(3)])
     assert len(shards) == 3 and [list(shards.numbers(shard)) for shard in range(3)] == [[0, 1], [2, 3], [4]]
     for shard in (2, 0):
         records = [dict(name=str(number), found=[]) for number in shards.numbers(shard)]
