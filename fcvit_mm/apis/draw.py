@@ -15,15 +15,22 @@ from ..engine.machine import adapt_to_machine
 from ..engine.wrapped import backbone_config
 from ..errors import library_errors
 from ..files import atomic_path, write_atomic
-from ..images import ImageError, display, open_video, read_image, reduce_image, say_once, swap_channels
+from ..images import (
+    ImageError,
+    display,
+    open_video,
+    read_image,
+    reduce_image,
+    report_lost_frames,
+    say_once,
+    swap_channels,
+)
 from .load import NetworkError, check_channels, image_reader, input_channels, read_trained, split_pipeline
 
 #: Larger images are reduced to this many pixels, because drawing takes more than 100 bytes per pixel.
 MAX_PIXELS = 50_000_000
 #: Small images are enlarged to at most this many pixels; otherwise an image of 2x6000 would get 150 million.
 MAX_ENLARGED = 4_000_000
-#: Fraction of a video's frames that must be decoded, otherwise a message says how many were.
-MIN_FRAMES = 0.9
 ADVICE = 'Check the config, and that the images are of its kind'
 #: Function from an image, as loaded by a loading step, to the drawn image, ``(H, W, 3)`` uint8 BGR.
 Drawer = Callable[[np.ndarray], np.ndarray]
@@ -271,9 +278,5 @@ def draw_video(draw: Drawer, video: str, out_dir: str) -> str:
             raise ImageError(
                 f'{video} ({osp.getsize(video)} bytes) has no frame that can be decoded: convert it to MP4 (H.264)'
             )
-    # Not an error, because some containers only allow an estimate of the number.
-    if number < expected * MIN_FRAMES:
-        say_once(
-            f'{video} ends early: {number} of about {expected} frames were decoded. If it is truncated, copy it again'
-        )
+    report_lost_frames(video, number, expected)
     return path

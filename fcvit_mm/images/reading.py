@@ -14,6 +14,8 @@ from .opening import ImageError, PathLike, open_image
 
 #: A step that loads images: takes a sample with ``img_path`` and returns it with ``img``.
 Load = Callable[[Dict[str, Any]], Optional[Dict[str, Any]]]
+#: Fraction of a video's frames that must be decoded, otherwise a message says how many were.
+MIN_FRAMES = 0.9
 #: Formats, by Pillow's names, in which images of unknown origin are decoded. Pillow starts programs for others (EPS).
 FORMATS = ('JPEG', 'PNG', 'BMP', 'PPM', 'TIFF', 'WEBP')
 
@@ -201,3 +203,20 @@ def display(pixels: np.ndarray) -> np.ndarray:
 def say_once(text: str) -> None:
     """Log a line once."""
     print_log(text, logger='current', level=logging.INFO)
+
+
+def report_lost_frames(video: str, number: int, expected: int) -> None:
+    """Log how many frames of a video were decoded if many are missing, because it is truncated or corrupt.
+
+    Not an error, because some containers only allow an estimate of the number.
+
+    Args:
+        video (str): Path of the video.
+        number (int): Number of frames that were decoded.
+        expected (int): Number of frames according to its header.
+    """
+    if number < expected * MIN_FRAMES:
+        say_once(
+            f'{video} is truncated or corrupt: {number} of about {expected} frames were decoded. Copy it again. OpenCV '
+            'does not count lost frames, so later ones have smaller numbers'
+        )

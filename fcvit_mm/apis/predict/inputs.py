@@ -10,7 +10,16 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from mmengine.logging import print_log
 
-from ...images import OTHER_SUFFIXES, VIDEO_SUFFIXES, ImageError, find_images, find_inputs, list_images, open_video
+from ...images import (
+    OTHER_SUFFIXES,
+    VIDEO_SUFFIXES,
+    ImageError,
+    find_images,
+    find_inputs,
+    list_images,
+    open_video,
+    report_lost_frames,
+)
 
 #: Suffixes of files that list images, one per line.
 LIST_SUFFIXES = ('.txt', '.lst')
@@ -138,10 +147,15 @@ def _listed(path: str) -> List[str]:
 
 
 def count_frames(path: str) -> int:
-    """Count the frames of a video that can be decoded; its header may be wrong."""
+    """Count the frames of a video that can be decoded, and report if many are missing; its header may be wrong."""
+    import cv2
+
     video = open_video(path)
     number = 0
+    expected = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     while video.grab():
         number += 1
     video.release()
+    if number:
+        report_lost_frames(path, number, expected)
     return number

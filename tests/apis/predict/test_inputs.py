@@ -54,6 +54,21 @@ def test_frames_are_numbered_behind_what_stands_before(tmp_path):
     assert [work.name(number) for number in (0, 2, 4)] == ['1.jpg', 'v.mp4/000001.png', '2.jpg']
 
 
+def test_frames_lost_in_a_corrupt_video_are_reported(tmp_path, capsys):
+    path = tmp_path / 'v.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 10, (64, 64))
+    for number in range(60):
+        writer.write(np.full((64, 64, 3), 4 * number, np.uint8))
+    writer.release()
+    assert count_frames(str(path)) == 60 and 'corrupt' not in ''.join(capsys.readouterr())
+    content = path.read_bytes()
+    middle, lost = len(content) // 2, len(content) // 5
+    path.write_bytes(content[:middle] + bytes(lost) + content[middle + lost :])
+    number = count_frames(str(path))
+    said = ''.join(capsys.readouterr())
+    assert 0 < number < 54 and f'v.avi is truncated or corrupt: {number} of about 60 frames were decoded' in said
+
+
 @pytest.mark.parametrize(
     'name, content, message',
     [
