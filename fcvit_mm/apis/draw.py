@@ -152,6 +152,11 @@ def draw_sample(visualizer: Any, pixels: np.ndarray, sample: Any, **options: Any
     if 'pred_sem_seg' in sample:
         # As arrays, because the comparison of a one-pixel tensor returns a tensor that NumPy would treat as an index.
         sample = sample.numpy()
+    if 'pred_panoptic_seg' in sample:
+        classes = len(visualizer.dataset_meta['classes'])
+        if (sample.pred_panoptic_seg.sem_seg == classes).all():  # no segment, with which mmdet's visualizer fails
+            sample = sample.clone()
+            del sample.pred_panoptic_seg
     visualizer.add_datasample('image', display(pixels), sample, draw_gt=False, **options)
     return visualizer.get_image()
 

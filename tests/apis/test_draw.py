@@ -8,7 +8,7 @@ from image_files import write_segmentor
 from mmengine.config import Config
 
 from fcvit_mm.apis import draw
-from fcvit_mm.apis.draw import build_drawer, draw_images, draw_video
+from fcvit_mm.apis.draw import build_drawer, draw_images, draw_sample, draw_video
 from fcvit_mm.apis.load import image_reader, load_network
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import LibraryError
@@ -175,3 +175,18 @@ def test_detectors_are_built_in_the_scope_of_their_config(monkeypatch):
     for scope in ('mmdet', 'otherlab'):
         draw._detection(Config(dict(default_scope=scope)), 'a.pth', 'cpu', 0.3)
     assert scopes == ['mmdet', 'otherlab']
+
+
+@pytest.mark.parametrize('label', [2, 1])  # 2: no class
+def test_a_panoptic_map_without_segments_is_drawn(label):
+    pytest.importorskip('mmdet')
+    from mmdet.structures import DetDataSample
+    from mmdet.visualization import DetLocalVisualizer
+    from mmengine.structures import PixelData
+
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=('a', 'b'), palette=[(255, 0, 0), (0, 255, 0)])
+    sample = DetDataSample(pred_panoptic_seg=PixelData(sem_seg=torch.full((1, 32, 32), label)))
+    pixels = np.full((32, 32, 3), 9, np.uint8)
+    assert (draw_sample(visualizer, pixels, sample) == pixels).all() == (label == 2)
+    assert 'pred_panoptic_seg' in sample
