@@ -142,7 +142,7 @@ class BatchPredictor:
     def _step(self, data: List[Dict[str, Any]]) -> List[Any]:
         precision: ContextManager[Any] = autocast(device_type=self.device.type) if self.options.amp else nullcontext()
         with torch.no_grad(), precision, DefaultScope.overwrite_default_scope(self.scope):
-            return [sample.cpu() for sample in self.model.test_step(pseudo_collate(data))]
+            return [with_boxes(sample.cpu()) for sample in self.model.test_step(pseudo_collate(data))]
 
     def __call__(self, batch: Sequence[Loaded], names: Sequence[str]) -> List[Any]:
         """Predict images.
@@ -190,6 +190,16 @@ class BatchPredictor:
             masks = sample.pred_instances.pop('masks')
             sample.pred_instances.masks = encode_mask_results([np.asarray(mask) for mask in masks])
         return sample
+
+
+def with_boxes(sample: Any) -> Any:
+    """Return a data sample with the boxes of its masks, if the model predicts masks only, as SOLO: its boxes are 0."""
+    instances: Any = sample.get('pred_instances', {})
+    if 'masks' in instances and len(instances) and not instances.bboxes.any():
+        from mmdet.structures.mask import mask2bbox
+
+        instances.bboxes = mask2bbox(torch.as_tensor(instances.masks))
+    return sample
 
 
 def _sizes(inputs: Any) -> Any:

@@ -211,6 +211,30 @@ def test_optimize_changes_the_network_and_is_part_of_a_run(model_of, tmp_path, t
         predict_to(model, tmp_path, image, optimize=True)
 
 
+@pytest.mark.parametrize('options', [dict(), dict(tile=48)])
+def test_masks_without_boxes_get_their_boxes(model_of, tmp_path, monkeypatch, options):
+    """As of SOLO, whose boxes are zeros."""
+    from mmengine.model import BaseModel
+    from pycocotools import mask as coder
+
+    if options:
+        pytest.importorskip('sahi')
+    original = BaseModel.test_step
+
+    def test_step(self, data):
+        samples = original(self, data)
+        for sample in samples:
+            sample.pred_instances.bboxes = torch.zeros_like(sample.pred_instances.bboxes)
+        return samples
+
+    monkeypatch.setattr(BaseModel, 'test_step', test_step)
+    predict_to(model_of('detection'), tmp_path, **options)
+    found = json.loads((tmp_path / 'results.json').read_text())
+    assert len(found) > 5
+    for one in found:
+        assert one['bbox'] == coder.toBbox(one['segmentation']).tolist()
+
+
 def test_tiles_of_a_segmentor_are_put_together(model_of, tmp_path, monkeypatch):
     """With a model that says of each pixel what it is, tiles change nothing."""
     pytest.importorskip('sahi')
