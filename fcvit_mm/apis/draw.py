@@ -2,6 +2,7 @@
 
 import copy
 import os.path as osp
+import warnings
 from collections import Counter
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
@@ -25,7 +26,16 @@ from ..images import (
     say_once,
     swap_channels,
 )
-from .load import NetworkError, check_channels, image_reader, input_channels, read_trained, split_pipeline
+from .load import (
+    Meta,
+    NetworkError,
+    check_channels,
+    image_reader,
+    input_channels,
+    meta_of,
+    read_trained,
+    split_pipeline,
+)
 
 #: Larger images are reduced to this many pixels, because drawing takes more than 100 bytes per pixel.
 MAX_PIXELS = 50_000_000
@@ -58,21 +68,27 @@ def build_drawer(
         NetworkError: Raised by the function if the image has the wrong number of channels.
     """
     task = task_of(cfg)
-    read_trained(checkpoint)
+    content = read_trained(checkpoint)
     adapt_to_machine(cfg)
     if backbone_config(cfg.model).get('init_cfg'):  # the checkpoint contains the backbone's weights, too
         set_pretrained(cfg, None)
     reader = image_reader(cfg)
+    stored: Any = content.get('meta')
+    lacks = not isinstance(stored, dict) or not {'dataset_meta', 'CLASSES'} & set(stored)
+    classes = meta_of(cfg, content) if lacks else Meta()
     cfg = _for_loaded_images(cfg)
     # Models of several libraries may be in use at the same time, so each runs in its own scope.
     errors = library_errors(f'building the model of {cfg.filename or "the config"}', 'Correct the config')
-    with errors, DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with errors, DefaultScope.overwrite_default_scope(cfg.default_scope), warnings.catch_warnings():
+        if classes.names:
+            warnings.filterwarnings('ignore', 'dataset_meta or class names are not saved')
         if task == 'classification':
             inferencer, draw_in_scope = _classification(cfg, checkpoint, device)
         elif task == 'detection':
             inferencer, draw_in_scope = _detection(cfg, checkpoint, device, score_thr)
         else:
             inferencer, draw_in_scope = _segmentation(cfg, checkpoint, device, opacity)
+    _set_classes(inferencer, classes)
     load_complete(inferencer.model, checkpoint)  # the inferencer loads nothing from some containers
     channels = input_channels(inferencer.model, cfg)
 
@@ -86,6 +102,17 @@ def build_drawer(
             return draw_in_scope(image)
 
     return draw
+
+
+def _set_classes(inferencer: Any, meta: Meta) -> None:
+    """Set the classes of the config: without any in the checkpoint, mmdet takes those of COCO, mmseg of Cityscapes."""
+    if not meta.names:
+        return
+    inferencer.classes = meta.names  # of mmpretrain's inferencer
+    palette = meta.palette
+    if len(palette) < len(meta.names):
+        palette = tuple(map(tuple, np.random.RandomState(42).randint(0, 256, (len(meta.names), 3)).tolist()))
+    inferencer.visualizer.dataset_meta = dict(classes=meta.names, palette=palette)
 
 
 def _for_loaded_images(cfg: Config) -> Config:

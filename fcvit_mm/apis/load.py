@@ -12,7 +12,7 @@ import torch.nn as nn
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
@@ -340,6 +340,57 @@ def _load_timm(name: str, checkpoint: Optional[str], device: Union[str, torch.de
         return Prepared(((tensor - mean) / std).unsqueeze(0), pixels, (pixels.shape[0], pixels.shape[1]))
 
     return Network(name, model, 'classification', checkpoint, prepare, in_channels=channels)
+
+
+class Meta(NamedTuple):
+    """The classes that a model predicts.
+
+    Attributes:
+        names (tuple[str]): Class names; empty if neither checkpoint nor config contains them.
+        palette (tuple[tuple[int]]): A color (RGB) for each; may be empty.
+    """
+
+    names: Tuple[str, ...] = ()
+    palette: Tuple[Tuple[int, int, int], ...] = ()
+
+    def name(self, index: int) -> str:
+        """Return the name of a class, or its index if it has no name."""
+        return self.names[index] if index < len(self.names) else str(index)
+
+
+def meta_of(cfg: Config, content: Dict[str, Any]) -> Meta:
+    """Return the class names and colors of the checkpoint or, if it has none, of the config's test data set.
+
+    Args:
+        cfg (Config): The config of the model.
+        content (dict): The content of the checkpoint.
+    """
+    meta = content.get('meta')
+    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    if not isinstance(found, dict) or not (found.get('classes') or found.get('CLASSES')):
+        found = _meta_of_dataset(cfg)
+    found = {str(key).lower(): value for key, value in found.items()}
+    names = found.get('classes')
+    palette = found.get('palette')
+    colors = np.asarray(palette if isinstance(palette, (list, tuple, np.ndarray)) else [])
+    return Meta(
+        tuple(map(str, names)) if isinstance(names, (list, tuple)) else (),
+        tuple((int(r), int(g), int(b)) for r, g, b in colors) if colors.ndim == 2 and colors.shape[1] == 3 else (),
+    )
+
+
+def _meta_of_dataset(cfg: Config) -> Dict[str, Any]:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    if not dataset:
+        return {}
+    leaf = next(leaf_datasets(dataset))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        try:
+            built = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
+        except Exception:
+            # Broad, because the data set may be of any type and its data missing; classes then have no names.
+            return dict(leaf.get('metainfo') or {})
+    return dict(built.metainfo)
 
 
 class Pipeline(NamedTuple):

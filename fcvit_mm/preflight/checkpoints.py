@@ -5,8 +5,7 @@ from typing import List, Optional
 
 from mmengine.config import Config
 
-from ..apis.load import read_trained
-from ..apis.predict.results import meta_of
+from ..apis.load import meta_of, read_trained
 from ..checkpoints import CheckpointError, check_fits, read_checkpoint, weights_of
 from ..checkpoints.names import some
 from .model import built_model

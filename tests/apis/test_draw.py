@@ -190,3 +190,21 @@ def test_a_panoptic_map_without_segments_is_drawn(label):
     pixels = np.full((32, 32, 3), 9, np.uint8)
     assert (draw_sample(visualizer, pixels, sample) == pixels).all() == (label == 2)
     assert 'pred_panoptic_seg' in sample
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_classes_are_those_of_the_config_if_the_checkpoint_has_none(trained, tmp_path, monkeypatch, task):
+    """Not those of COCO or Cityscapes."""
+    result = trained(task)
+    content = torch.load(result.checkpoint, weights_only=False)
+    seen = []
+    monkeypatch.setattr(draw, 'draw_sample', lambda visualizer, pixels, *_, **__: seen.append(visualizer) or pixels)
+    for number, saved in enumerate((content, content['state_dict'])):
+        torch.save(saved, tmp_path / f'{number}.pth')
+        drawer = build_drawer(load_config(str(result.config)), str(tmp_path / f'{number}.pth'), 'cpu')
+        drawer(np.zeros((64, 64, 3), np.uint8))
+    expected, found = (visualizer.dataset_meta for visualizer in seen)
+    assert found['classes'] == tuple(expected['classes']) and 'circle' in found['classes']
+    assert len(found['palette']) >= len(found['classes'])
+    if task == 'segmentation':
+        assert list(map(list, found['palette'])) == list(map(list, expected['palette']))

@@ -22,10 +22,10 @@ from ...engine.config import task_of
 from ...engine.machine import adapt_to_machine, replace_sync_bn
 from ...errors import library_errors
 from ...inference import optimize_for_inference
-from ..load import build_model, image_reader, input_channels, read_trained, split_pipeline
+from ..load import Meta, build_model, image_reader, input_channels, meta_of, read_trained, split_pipeline
 from .options import Options, check_options
 from .preparation import Loaded, prepare, without_loading_steps
-from .results import Meta, PredictionError, meta_of
+from .results import PredictionError
 from .tiles import merge, stitch, tile_boxes
 
 #: Advice after an error of a library, if there is no better one for the error.

@@ -13,12 +13,10 @@ from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
 
-from ...engine.config import leaf_datasets
 from ...errors import UserError
 from ...files import atomic_path, write_atomic
+from ..load import Meta
 
 #: Record of an image: ``id``, ``name``, ``width``, ``height`` and ``found``, which depends on the task; of a skipped
 #: image, ``name`` and ``skipped``, the reason.
@@ -37,57 +35,6 @@ def unexpected_prediction(sample: Any, expected: str) -> PredictionError:
         f'the model predicts {", ".join(sample.keys()) or "nothing"}, expected {expected}: evaluate other predictions, '
         'such as panoptic segmentation maps, with tools/test.py'
     )
-
-
-class Meta(NamedTuple):
-    """The classes that a model predicts.
-
-    Attributes:
-        names (tuple[str]): Class names; empty if neither checkpoint nor config contains them.
-        palette (tuple[tuple[int]]): A color (RGB) for each; may be empty.
-    """
-
-    names: Tuple[str, ...] = ()
-    palette: Tuple[Tuple[int, int, int], ...] = ()
-
-    def name(self, index: int) -> str:
-        """Return the name of a class, or its index if it has no name."""
-        return self.names[index] if index < len(self.names) else str(index)
-
-
-def meta_of(cfg: Config, content: Dict[str, Any]) -> Meta:
-    """Return the class names and colors of the checkpoint or, if it has none, of the config's test data set.
-
-    Args:
-        cfg (Config): The config of the model.
-        content (dict): The content of the checkpoint.
-    """
-    meta = content.get('meta')
-    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    if not isinstance(found, dict) or not (found.get('classes') or found.get('CLASSES')):
-        found = _meta_of_dataset(cfg)
-    found = {str(key).lower(): value for key, value in found.items()}
-    names = found.get('classes')
-    palette = found.get('palette')
-    colors = np.asarray(palette if isinstance(palette, (list, tuple, np.ndarray)) else [])
-    return Meta(
-        tuple(map(str, names)) if isinstance(names, (list, tuple)) else (),
-        tuple((int(r), int(g), int(b)) for r, g, b in colors) if colors.ndim == 2 and colors.shape[1] == 3 else (),
-    )
-
-
-def _meta_of_dataset(cfg: Config) -> Dict[str, Any]:
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
-    if not dataset:
-        return {}
-    leaf = next(leaf_datasets(dataset))
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        try:
-            built = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
-        except Exception:
-            # Broad, because the data set may be of any type and its data missing; classes then have no names.
-            return dict(leaf.get('metainfo') or {})
-    return dict(built.metainfo)
 
 
 class Coco(NamedTuple):

@@ -8,15 +8,14 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from fcvit_mm.apis.load import Meta, meta_of
 from fcvit_mm.apis.predict.results import (
     Classes,
     Coco,
     Detections,
     LabelMaps,
-    Meta,
     PredictionError,
     coco_ids,
-    meta_of,
     outlines,
     readable,
     write_table,
