@@ -98,6 +98,47 @@ ADVICE = (
         'step, or use CachedMosaic or CachedMixUp',
     ),
     (
+        r'device-side assert',
+        'A label or an index is out of range. A GPU reports this late and without the place: run the command once on '
+        'the CPU, where the message names it, with CUDA_VISIBLE_DEVICES=-1 in the environment',
+    ),
+    (
+        r'no kernel image is available|invalid device function',
+        'torch, or a package compiled for it such as mmcv, has no kernels for this GPU: install builds that support it',
+    ),
+    (
+        r'Too many open files|received \d+ items of ancdata',
+        'The processes have too many files open: raise the limit (ulimit -n), or lower num_workers of the data loader',
+    ),
+    (
+        r'must contain the key "type"',
+        'A part of the config has no type. A list replaces the inherited one, so its items must be complete; to change '
+        'a setting of each: bbox_head=[dict(each, num_classes=5) for each in _base_.model.roi_head.bbox_head]',
+    ),
+    (
+        r'in child config cannot inherit from base because',
+        'What is a list in the inherited config must be a list of complete items here; to change a setting of each: '
+        'bbox_head=[dict(each, num_classes=5) for each in _base_.model.roi_head.bbox_head]',
+    ),
+    (
+        r'is used but incompatible',
+        'Install versions that fit each other; requirements/constraints.txt lists those that were tested',
+    ),
+    (
+        r'numpy\.dtype size changed|compiled using NumPy|numpy\.core\.multiarray failed to import',
+        'The package was compiled for another version of NumPy: install a newer one (pip install --upgrade '
+        '--force-reinstall --no-cache-dir PACKAGE), or numpy<2',
+    ),
+    (
+        r'libGL\.so|libgthread|libSM\.so|libXext\.so',
+        'OpenCV needs libraries of a display, which this machine lacks: pip uninstall opencv-python, then pip install '
+        '--force-reinstall --no-deps opencv-python-headless; or install them (Debian: libgl1 and libglib2.0-0)',
+    ),
+    (
+        r'operator torchvision::nms does not exist|undefined symbol',
+        'The package was compiled for another version of torch: install matching versions (docs/troubleshooting.md)',
+    ),
+    (
         r'is not in the .*registry',
         "Correct the type's name in the config, or let the config import the module that registers it: "
         "custom_imports=dict(imports=['MODULE'])",
@@ -287,6 +328,27 @@ def library_errors(doing: str, advice: str) -> Iterator[None]:
         raise library_error(error, doing, advice) from error
 
 
+def imported_package(error: BaseException) -> str:
+    """Return the first package, other than this one, during whose import an error was raised; empty if none was."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == '<module>']
+    packages = [str(frame.f_globals.get('__name__')).partition('.')[0] for frame in frames]
+    return next((package for package in packages if package not in (PACKAGE, '__main__')), '')
+
+
+@contextmanager
+def import_errors() -> Iterator[None]:
+    """Convert errors of the import of another package, which is not installed correctly, to :class:`LibraryError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        package = imported_package(error)
+        if not package:
+            raise
+        raise library_error(error, f'importing {package}', f'Install {package} and what it needs again') from error
+
+
 def wants_traceback() -> bool:
     """Check whether the user asked for tracebacks: ``--debug``, or :data:`DEBUG_VARIABLE` in the environment."""
     return os.environ.get(DEBUG_VARIABLE, '0') not in ('', '0')
@@ -420,7 +482,8 @@ def run_command(main: Callable[..., object], parse_args: Optional[Callable[[], o
         arguments = () if parse_args is None else (parse_args(),)
         if not wants_traceback():
             silence_libraries()
-        main(*arguments)
+        with import_errors():
+            main(*arguments)
     except UserError as error:
         if wants_traceback():
             traceback.print_exc()

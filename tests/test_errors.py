@@ -118,6 +118,13 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
         (IndexError('Target 255 is out of bounds.'), 'neither a class .* nor the ignored label.*seg_pad_val'),
         (AttributeError("'InstanceData' object has no attribute 'masks'"), 'LoadAnnotations.with_mask=True'),
         (OSError(28, 'No space left on device'), 'Free disk space'),
+        (RuntimeError('CUDA error: device-side assert triggered'), 'on the CPU, .*CUDA_VISIBLE_DEVICES=-1'),
+        (RuntimeError('CUDA error: no kernel image is available for execution'), 'has no kernels for this GPU'),
+        (OSError(24, 'Too many open files'), r'raise the limit \(ulimit -n\)'),
+        (RuntimeError('received 0 items of ancdata'), 'or lower num_workers'),
+        (KeyError('`cfg` must contain the key "type", but got {}'), 'A list replaces the inherited one'),
+        (TypeError('a={} in child config cannot inherit from base because'), 'must be a list of complete items here'),
+        (ImportError('libGL.so.1: cannot open shared object file'), 'opencv-python-headless'),
         (KeyError('gt'), "KeyError: 'gt' .*Check the data"),
     ],
 )
@@ -266,6 +273,32 @@ def test_missing_packages_are_no_defects(monkeypatch):
         run_command(lambda: require('mmdet'))
     with pytest.raises(ImportError, match='cannot import name'):
         run_command(lambda: (_ for _ in ()).throw(ImportError('cannot import name')))
+
+
+@pytest.mark.parametrize(
+    'code, message',
+    [
+        (
+            'assert False, "MMCV==9 is used but incompatible. Please install"',
+            'AssertionError: MMCV==9 .* fit each other',
+        ),
+        ('raise ValueError("numpy.dtype size changed")', 'ValueError: numpy.dtype .* for another version of NumPy'),
+        ('raise RuntimeError("operator torchvision::nms does not exist")', 'another version of torch'),
+        ('raise KeyError("new")', "KeyError: 'new' .* Install made_up_library and what it needs again"),
+        ('import nothing_of_this_name', "No module named 'nothing_of_this_name' .* Install the package"),
+    ],
+)
+def test_packages_that_cannot_be_imported(code, message, tmp_path, monkeypatch):
+    """A command ends with what to install, not with the traceback of the library."""
+    (tmp_path / 'made_up_library.py').write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SystemExit, match=f'train.py: importing made_up_library failed: .*{message}'):
+        run_command(lambda: importlib.import_module('made_up_library'))
+
+
+def test_imports_of_our_own_modules_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: ours('1 / 0'))
 
 
 def test_parsers_have_debug_and_keep_the_lines_of_the_docstring():

@@ -1,11 +1,13 @@
 """Checking image files: whether they are complete, their size, and the labels in segmentation maps."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
+from ..errors import UserError, advice_for
 from .contents import other_content
 from .opening import PathLike, open_image
 
@@ -13,6 +15,8 @@ from .opening import PathLike, open_image
 EXIF_ORIENTATION = 274
 #: First bytes of a file format, and its last bytes if the file is complete.
 ENDINGS = ((b'\xff\xd8', b'\xff\xd9'), (b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'))
+#: Error numbers of the system for too many open files, which says nothing about the file.
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 #: First bytes of TIFF files (BigTIFF included) and of NumPy arrays.
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 NPY = b'\x93NUMPY'
@@ -27,6 +31,9 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
         path (str | os.PathLike): The file.
         read (callable, optional): The loader, which is tried first. Default: the library for its format: Pillow,
             tifffile, NumPy or OpenCV.
+
+    Raises:
+        UserError: This process or the machine has too many files open.
     """
     path = Path(path)
     try:
@@ -40,6 +47,8 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
         return f'{path} does not exist: complete the data set, or correct data_root, data_prefix or the annotations'
     except Exception as error:
         # Broad, because decoders raise any kind of error for corrupt files.
+        if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+            raise UserError(f'{path} cannot be opened: {error.strerror}. {advice_for(error)}') from error
         found = other_content(path)
         said = f'{type(error).__name__}: {error}'
         kind = pixel_kind(path) if read is not None and not found else ''

@@ -1,5 +1,6 @@
 """Corrupt and truncated image files are named before training reads them."""
 
+import errno
 import importlib.util
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from image_files import KINDS, write_kind
 from PIL import Image
 
+from fcvit_mm.errors import UserError
 from fcvit_mm.images import (
     ImageError,
     ImageReader,
+    checking,
     image_problem,
     image_size,
     read_image,
@@ -59,6 +62,22 @@ def test_a_complete_image_that_the_pipeline_cannot_load(tmp_path):
     assert problem.endswith('convert it to PNG with 8 or 16 bits, or set another imdecode_backend of the loading step')
     path.write_bytes(path.read_bytes()[:-40])
     assert f'{path} cannot be decoded' in image_problem(path, ImageReader(LoadImageFromFile()))
+
+
+def test_too_many_open_files_are_no_corrupt_file(tmp_path, monkeypatch):
+    """The samples would be skipped in training."""
+    path = tmp_path / 'image.png'
+    Image.new('RGB', (4, 4)).save(path)
+
+    def fail(*_):
+        raise OSError(errno.EMFILE, 'Too many open files')
+
+    monkeypatch.setattr(checking, 'ends_completely', fail)
+    monkeypatch.setattr(checking, '_decode_completely', fail)
+    for check in (image_problem, truncation_problem, lambda path: image_problem(path, fail), read_image):
+        with pytest.raises(UserError, match=r'image.png cannot be opened: Too many open .* \(ulimit -n\)') as error:
+            check(path)
+        assert type(error.value) is UserError  # an ImageError would be skipped in prediction
 
 
 def test_labels(tmp_path):
