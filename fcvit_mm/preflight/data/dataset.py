@@ -313,6 +313,8 @@ def load_list(dataset: Any, limit: TimeLimit) -> Tuple[List[dict], Any]:
 def unlisted_problems(dataset: Any, prefixes: Dict[str, str], limit: TimeLimit) -> List[str]:
     """Find out why a data set could not load its list of samples; empty if unknown."""
     ann_file = dataset.ann_file
+    if not ann_file and (hasattr(dataset, 'COCOAPI') or is_xml(dataset)):
+        return [f'{type(dataset).__name__} has no ann_file: give the file that lists its images']
     if hasattr(dataset, 'COCOAPI'):
         if not ann_file:
             return [f'{type(dataset).__name__} has ann_file={ann_file!r}, expected the path of a COCO annotation file']

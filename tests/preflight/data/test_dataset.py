@@ -46,6 +46,14 @@ def test_it_is_the_subset_that_is_checked(own):
     assert 'does not exist' in only_problem(cfg)
 
 
+@pytest.mark.parametrize('kind', ['CocoDataset', 'VOCDataset'])
+def test_data_sets_without_the_file_that_lists_images(own, kind):
+    """As where a wrapper was put around a data set, whose settings stayed outside."""
+    cfg, _ = own('detection')
+    cfg.train_dataloader.dataset = dict(type=kind, metainfo=cfg.train_dataloader.dataset.metainfo)
+    assert only_problem(cfg) == f'train_dataloader: {kind} has no ann_file: give the file that lists its images'
+
+
 class Tape:
     """A data set of somebody's own, of no library's kind."""
 
