@@ -24,6 +24,10 @@ from .remarks import remark, shorten
 LARGEST_SIDE = 512
 #: Part of PyTorch's error message for a BatchNorm that gets one value per channel.
 ONE_VALUE = 'Expected more than 1 value per channel'
+#: The end of a message to users of Hybrid Task Cascade and the like.
+WITHOUT_SEMANTIC_HEAD = (
+    ', or train without it: model.roi_head.semantic_head=None and model.roi_head.semantic_roi_extractor=None'
+)
 #: Label that mmseg's heads ignore by default.
 IGNORED = 255
 
@@ -220,24 +224,43 @@ def lone_image_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
 
 
 def mask_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
-    """Check that a detector with a mask head gets masks to train on."""
+    """Check that a detector gets what its heads learn: masks, and semantic segmentation maps."""
     model = batches.cfg.get('model') or {}
     if library_of(batches.cfg) != 'mmdet':
         return []
-    nodes = [('model', model), ('model.roi_head', model.get('roi_head'))]
-    names = [f'{name}.mask_head' for name, node in nodes if isinstance(node, dict) and node.get('mask_head')]
+    heads = {
+        f'{name}.{part}': node[part]
+        for name, node in (('model', model), ('model.roi_head', model.get('roi_head')))
+        for part in ('mask_head', 'panoptic_head', 'semantic_head')
+        if isinstance(node, dict) and node.get(part)
+    }
+    of_maps = [name for name, head in heads.items() if name.endswith('.semantic_head') or learns_stuff(head)]
+    of_masks = [name for name in heads if not name.endswith('.semantic_head')]
     try:
-        made = batches.make(samples[:1])['data_samples'] if names else []
+        made = batches.make(samples[:1])['data_samples'] if heads else []
     except Exception:
         # Broad, because collation and preprocessing may be any code.
         return []
-    if all('masks' in sample.gt_instances for sample in made):
-        return []
-    return [
-        f'the model has a mask head ({names[0]}), but the pipeline returns no masks: set '
-        'LoadAnnotations(with_mask=True), and use steps that keep masks (CachedMosaic and CachedMixUp instead of '
-        f'Mosaic and MixUp), or set {names[0]}=None'
-    ]
+    problems = []
+    if of_masks and not all('masks' in sample.gt_instances for sample in made):
+        problems.append(
+            f'the model has a mask head ({of_masks[0]}), but the pipeline returns no masks: set '
+            'LoadAnnotations(with_mask=True), and use steps that keep masks (CachedMosaic and CachedMixUp instead of '
+            f'Mosaic and MixUp), or set {of_masks[0]}=None'
+        )
+    if of_maps and not all('gt_sem_seg' in sample for sample in made):
+        problems.append(
+            f'the model has a semantic head ({of_maps[0]}), but the pipeline returns no semantic segmentation map: set '
+            "LoadAnnotations(with_seg=True) and the folder of the maps, data_prefix=dict(seg='...') of the data set"
+            + WITHOUT_SEMANTIC_HEAD
+            * of_maps[0].startswith('model.roi_head.')
+        )
+    return problems
+
+
+def learns_stuff(head: Any) -> bool:
+    """Check whether a panoptic head of mmdet learns classes that have no instances."""
+    return isinstance(head, dict) and bool(head.get('num_stuff_classes'))
 
 
 def segmentation_heads(model: dict) -> Iterator[Tuple[str, dict]]:

@@ -13,7 +13,15 @@ from ..errors import UserError
 from .batches import batch_problems
 from .building import backend_problems, build_problems, checkpoint_hook_problems
 from .checkpoints import checkpoint_problems, load_from_problems, resume_model_problems, resume_problems
-from .classes import LabelRule, head_classes, split_problems, trained_class_problems, zero_label_problems
+from .classes import (
+    LabelRule,
+    class_number_problems,
+    class_numbers,
+    learned_classes,
+    split_problems,
+    trained_class_problems,
+    zero_label_problems,
+)
 from .contexts import without_garbage_collection
 from .data.dataset import Leaf, build_problem, check_leaf
 from .data.pipeline import build_outer, try_pipeline
@@ -35,7 +43,7 @@ from .model import (
 from .overlap import report_overlap, report_shared_annotations, sources_of
 from .prediction import prediction_problems
 from .pretrained import pretrained_problems
-from .remarks import shorten, unique
+from .remarks import unique
 from .schedules import report_long_schedules, report_short_schedules
 from .settings import setting_problems
 from .work_dir import folder_to_write_problems, work_dir_problems
@@ -167,10 +175,10 @@ def data_problems(
     limit = limit or TimeLimit()
     samples = {} if samples is None else samples
     problems: List[str] = []
-    seen: List[Tuple[str, Sequence[str]]] = []
+    seen: List[Tuple[str, Sequence[str], dict]] = []
     splits: Dict[str, Sequence[str]] = {}
     rules: Dict[str, LabelRule] = {}
-    heads = dict(head_classes(cfg))
+    numbers = list(class_numbers(cfg))
     for number, name in enumerate(loaders):
         if not cfg.get(name):
             problems.append(f'the config has no {name}{NO_VALIDATION if name == "val_dataloader" else ""}')
@@ -178,7 +186,7 @@ def data_problems(
         part = limit.share(len(loaders) - number)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), without_garbage_collection():
             leaves: List[Leaf] = []
-            found = loader_problems(cfg, name, max(heads.values(), default=None), part, seen, splits, rules, leaves)
+            found = loader_problems(cfg, name, learned_classes(numbers), part, seen, splits, rules, leaves)
             problems += found
             if not found:
                 samples[name] = samples_of(leaves)
@@ -191,16 +199,10 @@ def data_problems(
         report_overlap(train.paths, val.paths, 'val_dataloader', limit)
     differing = split_problems(splits)
     problems += differing or zero_label_problems(rules) or trained_class_problems(trained or {}, splits)
-    for name, names in seen:
+    for name, names, metainfo in seen:
         if differing and list(names) != list(next(iter(splits.values()))):
             continue  # reported already, with the classes to compare the heads with
-        for head, number in heads.items():
-            if number != len(names):
-                problems.append(
-                    f'{name}: {head}.num_classes is {number}, but the data set has {len(names)} classes '
-                    f'({shorten(names)}): --cfg-options {head}.num_classes={len(names)}, or correct '
-                    'metainfo.classes of the data set'
-                )
+        problems += class_number_problems(name, names, metainfo, numbers)
     return unique(problems)
 
 
@@ -209,7 +211,7 @@ def loader_problems(
     name: str,
     num_classes: Optional[int],
     limit: TimeLimit,
-    seen: List[Tuple[str, Sequence[str]]],
+    seen: List[Tuple[str, Sequence[str], dict]],
     splits: Dict[str, Sequence[str]],
     rules: Dict[str, LabelRule],
     leaves: List[Leaf],
@@ -221,7 +223,7 @@ def loader_problems(
         name (str): Name of the data loader.
         num_classes (int, optional): Maximum number of classes of a head.
         limit (TimeLimit): Time limit of all checks.
-        seen (list): List that gets the classes of each data set.
+        seen (list): List that gets name, classes and ``metainfo`` of each data set.
         splits (dict): Dict that gets the classes of data sets without problems.
         rules (dict): Dict that gets the :class:`LabelRule` of these data sets.
         leaves (list): List that gets the data sets; emptying it frees them.
@@ -232,7 +234,7 @@ def loader_problems(
         leaf = check_leaf(leaf_cfg, num_classes, allowed_part(cfg, name), limit)
         leaves.append(leaf)
         if leaf.classes is not None:
-            seen.append((name, leaf.classes))
+            seen.append((name, leaf.classes, getattr(leaf.dataset, 'metainfo', None) or {}))
             if not leaf.problems:
                 where = f'{name} ({folder_of(leaf_cfg)})'
                 splits[where] = leaf.classes

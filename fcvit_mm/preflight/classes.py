@@ -1,12 +1,28 @@
 """Classes and labels: the same in all splits, in the checkpoint and in the heads."""
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 from unicodedata import normalize
 
 from ..engine.wrapped import find_inner_model
 from .remarks import remark, shorten
 
-HEADS = ('head', 'bbox_head', 'roi_head', 'decode_head', 'auxiliary_head')
+HEADS = (
+    'head',
+    'bbox_head',
+    'roi_head',
+    'decode_head',
+    'auxiliary_head',
+    'semantic_head',
+    'panoptic_head',
+    'panoptic_fusion_head',
+)
+#: Settings that are numbers of classes, and the key of a panoptic data set's ``metainfo`` that lists these classes.
+#: Heads for instances have the classes of things.
+NUMBERS = {
+    'num_classes': 'thing_classes',
+    'num_things_classes': 'thing_classes',
+    'num_stuff_classes': 'stuff_classes',
+}
 
 
 class LabelRule(NamedTuple):
@@ -92,13 +108,29 @@ def zero_label_problems(rules: Dict[str, LabelRule]) -> List[str]:
     return problems
 
 
-def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
-    """Yield dotted name and ``num_classes`` of each head that has one, and of label-mixing augmentations."""
+class ClassNumber(NamedTuple):
+    """A number of classes in the model's config.
 
-    def visit(node: Any, name: str) -> Iterator[Tuple[str, int]]:
+    Attributes:
+        name (str): Dotted name of the setting.
+        value (int): Its value.
+        kind (str): A value of :data:`NUMBERS`.
+    """
+
+    name: str
+    value: int
+    kind: str
+
+
+def class_numbers(cfg: dict) -> Iterator[ClassNumber]:
+    """Yield the numbers of classes of the heads that learn those of the data, and of label-mixing augmentations."""
+
+    def visit(node: Any, name: str) -> Iterator[ClassNumber]:
         if isinstance(node, dict):
-            if isinstance(node.get('num_classes'), int):
-                yield name, node['num_classes']
+            for key, kind in NUMBERS.items():
+                # Semantic heads of detectors (HTC) learn other maps, with classes of their own.
+                if isinstance(node.get(key), int) and not (key == 'num_classes' and name.endswith('.semantic_head')):
+                    yield ClassNumber(f'{name}.{key}', node[key], kind)
             for key, child in node.items():
                 yield from visit(child, f'{name}.{key}')
         elif isinstance(node, (list, tuple)):
@@ -111,3 +143,46 @@ def head_classes(cfg: dict) -> Iterator[Tuple[str, int]]:
     for key in HEADS:
         if key in model:
             yield from visit(model[key], f'{place}.{key}')
+
+
+def learned_classes(numbers: Sequence[ClassNumber]) -> Optional[int]:
+    """Return the maximum number of classes that the model can learn; ``None`` if no head says so."""
+    things, stuff = (
+        max((each.value for each in numbers if (each.kind == 'stuff_classes') == is_stuff), default=None)
+        for is_stuff in (False, True)
+    )
+    return None if things is None else things + (stuff or 0)
+
+
+def class_number_problems(
+    where: str, classes: Sequence[str], metainfo: dict, numbers: Sequence[ClassNumber]
+) -> List[str]:
+    """Compare the numbers of classes of the model with those of a data set.
+
+    Args:
+        where (str): Name of the data set, for messages.
+        classes (sequence of str): Its classes.
+        metainfo (dict): Its ``metainfo``; a panoptic one has ``thing_classes`` and ``stuff_classes``, too.
+        numbers (sequence of ClassNumber): From :func:`class_numbers`.
+    """
+    lists = {'thing_classes': classes, 'stuff_classes': ()}
+    panoptic = 'thing_classes' in metainfo
+    if panoptic:
+        lists = {kind: metainfo.get(kind) or () for kind in lists}
+        if [*lists['thing_classes'], *lists['stuff_classes']] != list(classes):
+            return [
+                f'{where}: metainfo.classes ({shorten(classes)}) is not thing_classes '
+                f'({shorten(lists["thing_classes"])}) followed by stuff_classes ({shorten(lists["stuff_classes"])}), '
+                'as mmdet numbers the classes: correct all three in metainfo of the data set'
+            ]
+    problems = []
+    for name, value, kind in numbers:
+        names = lists[kind]
+        if value != len(names):
+            of_kind = f'{kind.partition("_")[0]} ' if panoptic or kind == 'stuff_classes' else ''
+            listed = f' ({shorten(names)})' if names else ''
+            problems.append(
+                f'{where}: {name} is {value}, but the data set has {len(names)} {of_kind}classes{listed}: '
+                f'--cfg-options {name}={len(names)}, or correct metainfo.classes of the data set'
+            )
+    return problems

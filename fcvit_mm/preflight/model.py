@@ -146,7 +146,10 @@ def class_weight_problems(cfg: Config) -> List[str]:
     def visit(node: Any, name: str, numbers: Tuple[int, ...]) -> None:
         if isinstance(node, dict):
             given = [node[key] for key in ('num_classes', 'out_channels') if isinstance(node.get(key), int)]
-            numbers = tuple(given) if isinstance(node.get('num_classes'), int) else numbers
+            if isinstance(node.get('num_classes'), int):
+                numbers = tuple(given)
+            elif isinstance(node.get('num_things_classes'), int):  # of Mask2Former in mmdet
+                numbers = (node['num_things_classes'] + (node.get('num_stuff_classes') or 0),)
             weights = node.get('class_weight')
             fitting = {number + more for number in numbers for more in (0, 1)}
             if isinstance(weights, (list, tuple)) and numbers and len(weights) not in fitting:

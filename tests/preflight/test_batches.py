@@ -1,5 +1,8 @@
 import pytest
+import torch
 from harness import LIBRARIES
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.structures import PixelData
 from PIL import Image
 
 from fcvit_mm.apis.step import try_step
@@ -110,6 +113,19 @@ def test_masks_for_the_mask_head(own, head):
         'train_dataloader: the model has a mask head (model.roi_head.mask_head), but the pipeline returns no masks: '
         'set LoadAnnotations(with_mask=True)' in found[0]
     )
+
+
+@pytest.mark.parametrize('head', ['model.roi_head.semantic_head', 'model.semantic_head', 'model.panoptic_head'])
+def test_maps_for_the_semantic_head(own, head):
+    stuff = dict(num_stuff_classes=1) if head == 'model.panoptic_head' else dict(loss_weight=0.2)
+    cfg, _ = own('detection', {head: stuff})
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        loader, sample = batches.Batches(cfg, 'train_dataloader', 4), DATASETS.build(cfg.train_dataloader.dataset)[0]
+    (found,) = batches.mask_problems(loader, [sample])
+    assert f'the model has a semantic head ({head}), but the pipeline returns no semantic' in found
+    assert found.endswith('semantic_roi_extractor=None') == (head == 'model.roi_head.semantic_head')
+    sample['data_samples'].gt_sem_seg = PixelData(sem_seg=torch.zeros(1, 64, 64))
+    assert batches.mask_problems(loader, [sample]) == []
 
 
 def test_padding_that_heads_do_not_ignore(own):

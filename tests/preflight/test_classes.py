@@ -8,7 +8,8 @@ from problems import only_training_problem as only_problem
 from problems import training_problems as problems
 
 from fcvit_mm.apis.load import build_model
-from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training
+from fcvit_mm.preflight.checks import PreflightError, check_testing, check_training, data_problems
+from fcvit_mm.preflight.classes import class_number_problems, class_numbers, learned_classes
 
 
 def test_classes_of_a_classifier(own):
@@ -27,6 +28,34 @@ def test_classes_of_a_classifier(own):
     pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=folder, pipeline=pipeline)
     check_training(cfg)
+
+
+def test_classes_of_mask2former(own):
+    """mmdet's heads for masks and panoptic segmentation have two numbers of classes."""
+    head, fusion = (dict(num_things_classes=things, num_stuff_classes=0) for things in (5, 80))
+    cfg, _ = own('detection', {'model.panoptic_head': head, 'model.panoptic_fusion_head': fusion})
+    (problem,) = data_problems(cfg, ['train_dataloader'])
+    assert 'model.panoptic_fusion_head.num_things_classes is 80, but the data set has 5 classes (circle' in problem
+    cfg.model.panoptic_fusion_head.num_things_classes = 5
+    assert data_problems(cfg, ['train_dataloader']) == []
+    cfg.model.panoptic_head.num_stuff_classes = 53
+    found = '\n'.join(data_problems(cfg, ['train_dataloader']))
+    assert 'num_stuff_classes is 53, but the data set has 0 stuff classes: --cfg-options' in found
+
+
+def test_classes_of_things_and_stuff():
+    """Heads for boxes and masks learn the things of a panoptic data set; HTC's semantic head learns other maps."""
+    roi_head = dict(bbox_head=[dict(num_classes=2), dict(num_classes=3)], semantic_head=dict(num_classes=183))
+    model = dict(roi_head=roi_head, semantic_head=dict(num_things_classes=2, num_stuff_classes=1))
+    numbers = list(class_numbers(dict(model=model)))
+    assert learned_classes(numbers) == 4 and learned_classes([]) is None
+    metainfo = dict(thing_classes=('cat', 'dog'), stuff_classes=('sky',))
+    assert class_number_problems('train', ('cat', 'dog', 'sky'), metainfo, numbers) == [
+        'train: model.roi_head.bbox_head.1.num_classes is 3, but the data set has 2 thing classes (cat, dog): '
+        '--cfg-options model.roi_head.bbox_head.1.num_classes=2, or correct metainfo.classes of the data set'
+    ]
+    (problem,) = class_number_problems('train', ('sky', 'cat', 'dog'), metainfo, numbers)
+    assert 'metainfo.classes (sky, cat, dog) is not thing_classes (cat, dog) followed by stuff_classes (sky)' in problem
 
 
 def test_classes_of_the_checkpoint_in_another_order(own, said, tmp_path):

@@ -146,6 +146,12 @@ def test_weights_of_classes(own, number, fits):
     assert class_weight_problems(cfg) == ([] if fits else [expected])
 
 
+def test_weights_of_classes_of_mask2former(own):
+    head = dict(num_things_classes=5, num_stuff_classes=0, loss_cls=dict(class_weight=[1.0] * 80 + [0.1]))
+    (problem,) = class_weight_problems(own('detection', {'model.panoptic_head': head})[0])
+    assert 'model.panoptic_head.loss_cls.class_weight has 81 weights, but the head has 5 classes' in problem
+
+
 def test_weights_of_classes_without_a_number(own):
     assert class_weight_problems(own('detection', {'model.rpn_head.loss_cls.class_weight': [1.0, 2.0]})[0]) == []
 

@@ -39,7 +39,7 @@ def panoptic_set(cfg, data):
         dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape')),
     ]
     cfg.val_evaluator = dict(type='CocoPanopticMetric', ann_file=str(path), seg_prefix=str(data / 'panoptic'))
-    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 2
+    cfg.model.roi_head.bbox_head.num_classes = cfg.model.roi_head.mask_head.num_classes = 1
     return path
 
 
