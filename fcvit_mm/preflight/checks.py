@@ -46,6 +46,7 @@ from .pretrained import pretrained_problems
 from .remarks import unique
 from .schedules import report_long_schedules, report_short_schedules
 from .settings import setting_problems
+from .switching import switch_problems
 from .work_dir import folder_to_write_problems, work_dir_problems
 
 
@@ -256,6 +257,8 @@ def loader_problems(
     found, packed = try_pipeline(outer, datasets, limit, name)
     found = found or batch_problems(cfg, name, len(outer), packed, leaves)
     problems += [f'{name}: {problem}' for problem in found]
+    if not problems and split == 'train':
+        problems += switch_problems(cfg, outer, leaves, limit)
     evaluator = cfg.get(f'{split}_evaluator')
     if not problems and split != 'train' and evaluator:
         problems += foreign_metric_problem(evaluator, model_class(cfg), f'{split}_evaluator')
