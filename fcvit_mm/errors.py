@@ -116,13 +116,9 @@ ADVICE = (
         'a setting of each: bbox_head=[dict(each, num_classes=5) for each in _base_.model.roi_head.bbox_head]',
     ),
     (
-        r'in child config cannot inherit from base because',
+        r"in child config cannot inherit from base .*<class 'list'> in base config",
         'What is a list in the inherited config must be a list of complete items here; to change a setting of each: '
         'bbox_head=[dict(each, num_classes=5) for each in _base_.model.roi_head.bbox_head]',
-    ),
-    (
-        r'is used but incompatible',
-        'Install versions that fit each other; requirements/constraints.txt lists those that were tested',
     ),
     (
         r'numpy\.dtype size changed|compiled using NumPy|numpy\.core\.multiarray failed to import',
@@ -346,7 +342,8 @@ def import_errors() -> Iterator[None]:
         package = imported_package(error)
         if not package:
             raise
-        raise library_error(error, f'importing {package}', f'Install {package} and what it needs again') from error
+        advice = f'Install the versions that {package} needs; requirements/constraints.txt lists those that were tested'
+        raise library_error(error, f'importing {package}', advice) from error
 
 
 def wants_traceback() -> bool:

@@ -66,9 +66,11 @@ ALSO_READ = (
 )
 #: Keys of OpenMMLab 1.x configs, and their present names.
 OLD_KEYS = {
+    'auto_resume': '--resume',
     'checkpoint_config': 'default_hooks.checkpoint',
     'data': 'train_dataloader, val_dataloader, test_dataloader',
     'evaluation': 'val_evaluator and train_cfg.val_interval',
+    'fp16': '--amp',
     'log_config': 'default_hooks.logger',
     'lr_config': 'param_scheduler',
     'max_epochs': 'train_cfg.max_epochs',

@@ -65,6 +65,7 @@ def setting_problems(cfg: Config) -> List[str]:
     if not isinstance(interval, (int, float, type(None))):
         problems.append(f'default_hooks.checkpoint.interval is {interval!r}, expected an integer')
     report_no_learning_rate(cfg)
+    report_uncounted_batches(cfg)
     problems += text_problems(cfg) + mixed_precision_problems(cfg) + priority_problems(cfg)
     return problems + class_number_problems(cfg) + clipping_problems(cfg) + optimizer_type_problems(cfg)
 
@@ -135,6 +136,17 @@ def report_no_learning_rate(cfg: Config) -> None:
     """Report that the learning rate is 0."""
     if ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr') == 0:
         remark('optim_wrapper.optimizer.lr is 0, so no weight changes: set a learning rate, unless this is intended')
+
+
+def report_uncounted_batches(cfg: Config) -> None:
+    """Report that the learning rate is scaled for single batches where a step accumulates the gradients of several."""
+    number = (cfg.get('optim_wrapper') or {}).get('accumulative_counts')
+    if (cfg.get('auto_scale_lr') or {}).get('enable') and isinstance(number, int) and number > 1:
+        remark(
+            'the learning rate is scaled for the images of one batch (--auto-scale-lr, auto_scale_lr.enable), but a '
+            f'step takes {number} (optim_wrapper.accumulative_counts): multiply optim_wrapper.optimizer.lr by {number} '
+            'unless this is intended'
+        )
 
 
 def clipping_problems(cfg: Config) -> List[str]:

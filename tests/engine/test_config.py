@@ -85,6 +85,7 @@ def test_options_that_only_the_runner_reads(write, capsys):
         ("pretrained = 'a.pth'", 'sets pretrained, .* Set model.backbone.init_cfg instead'),
         ('num_classes = 3', r'sets num_classes, .* Set model.decode_head.num_classes, model.auxiliary_head.num_cl'),
         ('mine = 3', 'sets mine, which nothing reads: inherited files inserted their variables when they were read$'),
+        ("fp16 = dict(loss_scale='dynamic')", r'sets fp16, .*\. Did you mean --amp\?$'),
         ('param_schedulers = []', r'sets param_schedulers, .*\. Did you mean param_scheduler\?$'),
         ("data_root = 'mine/'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))", ''),
         ("load_from = 'a.pth'\nrandomness = dict(seed=1)\ncustom_imports = dict(imports=['fcvit_mm'])", ''),

@@ -78,6 +78,14 @@ def test_settings_that_are_in_order(own):
     assert setting_problems(cfg) == []
 
 
+@pytest.mark.parametrize('enable, number', [(True, 4), (True, 1), (False, 4)])
+def test_learning_rate_scaled_without_accumulated_batches(own, said, enable, number):
+    options = {'auto_scale_lr.enable': enable, 'optim_wrapper.accumulative_counts': number}
+    assert setting_problems(own('classification', options)[0]) == []
+    assert len(said) == (enable and number > 1)
+    assert not said or 'step takes 4 (optim_wrapper.accumulative_counts): multiply' in said[0]
+
+
 def test_no_learning_rate(own, said):
     cfg, _ = own('classification', {'optim_wrapper.optimizer.lr': 0.0})
     assert setting_problems(cfg) == []
