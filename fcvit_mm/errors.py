@@ -111,6 +111,10 @@ ADVICE = (
         'The processes have too many files open: raise the limit (ulimit -n), or lower num_workers of the data loader',
     ),
     (
+        r'only one of size and size_divisor',
+        'Set the inherited one to None: model.data_preprocessor.size=None or model.data_preprocessor.size_divisor=None',
+    ),
+    (
         r'must contain the key "type"',
         'A part of the config has no type. A list replaces the inherited one, so its items must be complete; to change '
         'a setting of each: bbox_head=[dict(each, num_classes=5) for each in _base_.model.roi_head.bbox_head]',

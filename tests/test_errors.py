@@ -122,6 +122,7 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
         (RuntimeError('CUDA error: no kernel image is available for execution'), 'has no kernels for this GPU'),
         (OSError(24, 'Too many open files'), r'raise the limit \(ulimit -n\)'),
         (RuntimeError('received 0 items of ancdata'), 'or lower num_workers'),
+        (AssertionError('only one of size and size_divisor should be valid'), 'Set the inherited one to None'),
         (KeyError('`cfg` must contain the key "type", but got {}'), 'A list replaces the inherited one'),
         (
             TypeError("a={} in child config cannot inherit from base because a is a <class 'list'> in base config"),

@@ -28,6 +28,8 @@ ONE_VALUE = 'Expected more than 1 value per channel'
 WITHOUT_SEMANTIC_HEAD = (
     ', or train without it: model.roi_head.semantic_head=None and model.roi_head.semantic_roi_extractor=None'
 )
+#: Maximum number of pixels of padding that is not reported, as of small images to a multiple of 32 or 64.
+SMALL_PADDING = 64
 #: Label that mmseg's heads ignore by default.
 IGNORED = 255
 
@@ -124,6 +126,7 @@ def batch_problems(cfg: Config, name: str, number: int, packed: Dict[int, Any], 
     problems = size_problems(batches, samples)
     if problems or not batches.training:
         return problems
+    report_padding(batches, samples)
     problems = mask_problems(batches, samples) + ignored_problems(batches, samples, leaves)
     return problems + lone_image_problems(batches, samples)
 
@@ -186,6 +189,30 @@ def size_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:
         f'images of different sizes ({sizes}) are in one batch (batch_size={batches.batch_size}), but the model needs '
         f'them in one size ({kind}: {message}): {single}let the pipeline resize or crop all images to the same size'
     ]
+
+
+def report_padding(batches: Batches, samples: Sequence[dict]) -> None:
+    """Report that the preprocessor pads images to more than twice their area.
+
+    mmseg's losses are averages over all pixels, so they become smaller by the part that is padding.
+    """
+    largest = max((sample['inputs'] for sample in samples), key=lambda image: image.shape[-2] * image.shape[-1])
+    sample = next(sample for sample in samples if sample['inputs'] is largest)
+    try:
+        padded = batches.make([sample])['inputs']
+    except Exception:
+        # Broad, because collation and preprocessing may be any code.
+        return
+    if not isinstance(padded, torch.Tensor):
+        return
+    (height, width), (bottom, right) = largest.shape[-2:], padded.shape[-2:]
+    part = 1 - height * width / (bottom * right)
+    if part > 0.5 and max(bottom - height, right - width) > SMALL_PADDING:
+        remark(
+            f'{batches.name}: the largest of {len(samples)} images is {width}x{height} (width x height) after the '
+            f'pipeline and is padded to {right}x{bottom}, so {part:.0%} of a batch is padding: set '
+            'model.data_preprocessor.size (or its batch_augments) to the size of the images, unless this is intended'
+        )
 
 
 def lone_image_problems(batches: Batches, samples: Sequence[dict]) -> List[str]:

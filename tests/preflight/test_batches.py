@@ -115,6 +115,16 @@ def test_masks_for_the_mask_head(own, head):
     )
 
 
+@pytest.mark.parametrize('size, reported', [(64, False), (90, False), (128, False), (192, True)])
+def test_large_padding_is_reported(own, said, size, reported):
+    """The crop size was changed, but not that of the preprocessor: the loss shrinks by the part that is padding."""
+    cfg, _ = own('segmentation', {'model.data_preprocessor.size': (size, size)})
+    assert data_problems(cfg, ['train_dataloader']) == []
+    found = [line for line in said if 'is padding' in line]
+    assert len(found) == reported
+    assert not found or 'is 64x64 (width x height) after the pipeline and is padded to 192x192, so 89% of' in found[0]
+
+
 @pytest.mark.parametrize('head', ['model.roi_head.semantic_head', 'model.semantic_head', 'model.panoptic_head'])
 def test_maps_for_the_semantic_head(own, head):
     stuff = dict(num_stuff_classes=1) if head == 'model.panoptic_head' else dict(loss_weight=0.2)
