@@ -17,8 +17,8 @@ from .limits import TimeLimit
 from .messages import short_message
 from .remarks import remark
 
-#: mmdet's hook, which RTMDet's configs use.
-HOOK = 'PipelineSwitchHook'
+#: mmdet's hooks, which the configs of RTMDet and YOLOX use.
+SWITCHING = ('PipelineSwitchHook', 'YOLOXModeSwitchHook')
 
 
 def switch_problems(cfg: Config, outer: Any, leaves: Sequence[Leaf], limit: TimeLimit) -> List[str]:
@@ -28,50 +28,57 @@ def switch_problems(cfg: Config, outer: Any, leaves: Sequence[Leaf], limit: Time
 
     Args:
         cfg (Config): The config; hooks are built in the current scope.
-        outer (Dataset): The outermost training data set. It keeps its pipeline.
+        outer (Dataset): The outermost training data set. It stays as it is.
         leaves (sequence of Leaf): The data sets inside it.
         limit (TimeLimit): Time limit of all checks.
     """
     problems: List[str] = []
     epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
     for number, node in enumerate(cfg.get('custom_hooks') or ()):
-        where = f'custom_hooks.{number} ({HOOK})'
-        if type_name(node) != HOOK or not isinstance(node, dict):
+        kind = type_name(node)
+        if kind not in SWITCHING or not isinstance(node, dict) or not isinstance(epochs, int):
             continue
-        switch = node.get('switch_epoch')
-        if isinstance(epochs, int) and isinstance(switch, int) and switch >= epochs:
+        where, switch = f'custom_hooks.{number} ({kind})', node.get('switch_epoch')
+        if isinstance(switch, int) and switch >= epochs:
             remark(
                 f'{where}: switch_epoch is {switch}, but the training has {epochs} epochs, so the pipeline is never '
                 'switched: set an earlier epoch, unless this is intended'
             )
-        elif not hasattr(outer, 'pipeline'):
+        elif kind == 'PipelineSwitchHook' and not hasattr(outer, 'pipeline'):
             remark(
                 f'{where} replaces the pipeline of the outermost data set, but {type(outer).__name__} has none: the '
                 'pipeline is never switched'
             )
         else:
-            problems += [
-                f'train_dataloader: after the switch by {where}: {each}'
-                for each in tried(cfg, node, outer, leaves, limit)
-            ]
+            found = problems_after_switch(cfg, node, outer, leaves, limit)
+            problems += [f'train_dataloader: after the switch by {where}: {each}' for each in found]
     return problems
 
 
-def tried(cfg: Config, node: dict, outer: Any, leaves: Sequence[Leaf], limit: TimeLimit) -> List[str]:
+def problems_after_switch(cfg: Config, node: dict, outer: Any, leaves: Sequence[Leaf], limit: TimeLimit) -> List[str]:
     """Return the problems of samples and batches after a hook has switched the pipeline."""
-    before = outer.pipeline
+    before, epochs = dict(vars(outer)), cfg.train_cfg.max_epochs
     try:
-        with quiet():
-            hook = HOOKS.build(node)
-            loader = SimpleNamespace(dataset=outer)
-            logger = MMLogger.get_current_instance()
-            hook.before_train_epoch(SimpleNamespace(epoch=hook.switch_epoch, train_dataloader=loader, logger=logger))
-    except Exception as error:
-        # Broad, because the steps of a pipeline may be from any library.
-        message = short_message(error)
-        return [f'{message}{"" if message.endswith("?") else "."} {advice_for(error, "Correct switch_pipeline")}']
-    try:
-        found, packed = try_pipeline(outer, [leaf.dataset for leaf in leaves], limit, 'switch_pipeline')
+        try:
+            with quiet():
+                # The runner reads the priority.
+                hook = HOOKS.build({key: value for key, value in node.items() if key != 'priority'})
+                hook.before_train_epoch(
+                    SimpleNamespace(
+                        epoch=epochs,
+                        max_epochs=epochs,
+                        train_dataloader=SimpleNamespace(dataset=outer),
+                        model=SimpleNamespace(bbox_head=SimpleNamespace()),  # YOLOX's gets another loss
+                        logger=MMLogger.get_current_instance(),
+                    )
+                )
+        except Exception as error:
+            # Broad, because the steps of a pipeline may be from any library.
+            message = short_message(error)
+            end = '' if message.endswith('?') else '.'
+            return [f'{message}{end} {advice_for(error, "Correct the hook, or the type of the data set")}']
+        found, packed = try_pipeline(outer, [leaf.dataset for leaf in leaves], limit, 'samples after the switch')
         return found or batch_problems(cfg, 'train_dataloader', len(outer), packed, leaves)
     finally:
-        outer.pipeline = before
+        vars(outer).clear()
+        vars(outer).update(before)

@@ -56,3 +56,20 @@ def test_switches_without_effect_are_reported(own, said):
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset)
     assert data_problems(cfg, ['train_dataloader']) == []
     assert 'outermost data set, but RepeatDataset has none: the pipeline is never switched' in said[-1]
+
+
+@pytest.mark.parametrize('wrapped', [True, False])
+def test_yolox_switches_off_mosaic(own, wrapped):
+    """Its hook needs MultiImageMixDataset."""
+    cfg = own('detection', {'custom_hooks': [dict(type='YOLOXModeSwitchHook', priority=48)]})[0]
+    if wrapped:
+        dataset = cfg.train_dataloader.dataset
+        dataset.pipeline[1].with_mask, cfg.model.roi_head.mask_head = False, None  # Mosaic keeps no masks
+        steps = [dict(type='Mosaic', img_scale=(64, 64)), dict(type='YOLOXHSVRandomAug'), dataset.pipeline.pop()]
+        cfg.train_dataloader.dataset = dict(type='MultiImageMixDataset', dataset=dataset, pipeline=steps)
+        assert data_problems(cfg, ['train_dataloader']) == []
+    else:
+        assert only_problem(cfg) == (
+            "train_dataloader: after the switch by custom_hooks.0 (YOLOXModeSwitchHook): 'CocoDataset' object has no "
+            "attribute 'update_skip_type_keys'. Correct the hook, or the type of the data set"
+        )
