@@ -24,11 +24,11 @@ def custom_import_problem(path: str) -> str:
             importlib.import_module(name)
         except Exception as error:
             # Broad, because the modules may be from anywhere.
-            text = path_instead_of_module(name, path) or module_elsewhere(name, path)
+            text = path_instead_of_module(name, path)
             if text:
                 return text
             if isinstance(error, ModuleNotFoundError) and error.name and (name + '.').startswith(error.name + '.'):
-                return (
+                return module_elsewhere(name, path) or (
                     f'there is no module {name!r}: install its package, or add the folder that contains it to the '
                     'path: export PYTHONPATH=FOLDER'
                 )

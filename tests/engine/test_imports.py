@@ -70,7 +70,6 @@ def test_modules_that_fail(folder, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     (folder / 'module_that_fails.py').write_text('import module_that_nobody_has\n')
     path = write(folder, ['module_that_fails'])
-    monkeypatch.setattr('fcvit_mm.engine.imports.roots_of', lambda config: iter(()))
     assert custom_import_problem(path) == (
         "importing module_that_fails failed (ModuleNotFoundError: No module named 'module_that_nobody_has'): correct "
         'the module, or install what it needs'
