@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import os.path as osp
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -29,6 +30,7 @@ from .imports import (
     custom_imports,
     deferred_import_problem,
     path_instead_of_module,
+    place_in_configs,
 )
 from .structure import make_room, structure_problems
 from .wrapped import backbone_config, find_inner_model
@@ -64,13 +66,16 @@ ALSO_READ = (
     'tta_model',
     'tta_pipeline',
 )
-#: Keys of OpenMMLab 1.x configs, and their present names.
+#: Versions whose configs MMEngine does not read.
+OLD_VERSIONS = 'OpenMMLab 1.x (MMDetection 2.x, MMSegmentation 0.x, MMClassification 0.x)'
+#: Keys of their configs, and the present names.
 OLD_KEYS = {
     'auto_resume': '--resume',
     'checkpoint_config': 'default_hooks.checkpoint',
     'data': 'train_dataloader, val_dataloader, test_dataloader',
+    'dist_params': 'env_cfg.dist_cfg',
     'evaluation': 'val_evaluator and train_cfg.val_interval',
-    'fp16': '--amp',
+    'fp16': '--amp, or optim_wrapper.type="AmpOptimWrapper"',
     'log_config': 'default_hooks.logger',
     'lr_config': 'param_scheduler',
     'max_epochs': 'train_cfg.max_epochs',
@@ -112,7 +117,7 @@ def load_config(
         check_config(path)
     except UserError as error:
         raise ConfigError(str(error)) from None
-    with library_errors(f'reading {path}', 'Correct the config'):
+    with reading_errors(path):
         try:
             cfg = read_config(path)
         except RecursionError:
@@ -202,6 +207,16 @@ def read_config(path: str) -> Config:
     return cfg
 
 
+@contextmanager
+def reading_errors(path: str) -> Iterator[None]:
+    """Convert errors of reading a config to :class:`~fcvit_mm.errors.LibraryError`, with the place in the config."""
+    try:
+        yield
+    except Exception as error:
+        with library_errors(f'reading {path}{place_in_configs(error, path)}', 'Correct the config'):
+            raise
+
+
 def unimportable(path: str) -> str:
     """Describe the first module that a config cannot import; empty if there is none, or the config cannot be read."""
     try:
@@ -228,9 +243,17 @@ def check_version(cfg: Config, path: str) -> None:
         ConfigError: Names its parts and what they are now.
     """
     old = [key for key in ('data', 'runner', 'optimizer', 'lr_config', 'total_epochs') if key in cfg]
-    if len(old) > 1 and not any(cfg.get(key) for key in (*LOADERS, 'train_cfg', 'optim_wrapper')):
-        now = ', '.join(f'{key} is {OLD_KEYS[key]}' for key in old)
-        raise ConfigError(f'{path} is a config of OpenMMLab 1.x, which MMEngine does not read. Today: {now}')
+    if len(old) > 1 and not any(cfg.get(key) for key in (*LOADERS, 'optim_wrapper')):
+        now = present_names([key for key in OLD_KEYS if key in cfg])
+        raise ConfigError(
+            f'{path} is a config of {OLD_VERSIONS}, which MMEngine does not read. Today: {now}. The migration guide of '
+            'the library describes the rest, such as the steps of pipelines'
+        )
+
+
+def present_names(old: List[str]) -> str:
+    """Describe the present names of keys of :data:`OLD_KEYS`."""
+    return ', '.join(f'{key} is {OLD_KEYS[key]}' for key in old)
 
 
 def check_options(cfg: Config, options: dict) -> None:
@@ -266,7 +289,8 @@ def check_options(cfg: Config, options: dict) -> None:
 def warn_of_unread_variables(cfg: Config, path: str) -> None:
     """Warn about variables that a config file sets and nothing reads, such as ``data_root`` of an inherited file.
 
-    A file inserts its variables when it is read, so a file that inherits from it cannot change them.
+    A file inserts its variables when it is read, so a file that inherits from it cannot change them. Keys of older
+    versions and variables without a similar setting are listed in one warning each.
 
     Args:
         cfg (Config): Config as read.
@@ -284,24 +308,34 @@ def warn_of_unread_variables(cfg: Config, path: str) -> None:
     if '_base_' not in assigned:  # variables of a file that others inherit from, or pure Python
         return
     read = read_keys() - {'pretrained'} | {'_base_', 'custom_imports'}
+    texts, old, others = [], [], []
     for name in sorted(assigned - used - read):
         places = [INSERTED_INTO[name]] if name in INSERTED_INTO else list(names_ending_in(cfg, name, read))
-        way_out = f'. Set {", ".join(places[:3])} instead' if places else ''
-        near = OLD_KEYS.get(name) or next(iter(get_close_matches(name, read, 1, MISSPELT)), '')
-        if near and not places:
-            way_out = f'. Did you mean {near}?'
-        print_log(
-            f'{path} sets {name}, which nothing reads: inherited files inserted their variables when they were '
-            f'read{way_out}',
-            logger='current',
-            level=logging.WARNING,
-        )
+        near = get_close_matches(name, read, 1, MISSPELT)
+        if places:
+            texts.append(
+                f'sets {name}, which nothing reads: inherited files inserted their variables when they were read. Set '
+                f'{", ".join(places[:3])} instead'
+            )
+        elif name in OLD_KEYS:
+            old.append(name)
+        elif near:
+            texts.append(f'sets {name}, which nothing reads. Did you mean {near[0]}?')
+        else:
+            others.append(name)
+    if old:
+        texts.append(f'sets keys of {OLD_VERSIONS}, which nothing reads. Today: {present_names(old)}')
+    if others:
+        texts.append(f'sets {", ".join(others)}, which nothing reads')
+    for text in texts:
+        print_log(f'{path} {text}', logger='current', level=logging.WARNING)
 
 
 #: Minimum similarity at which a variable counts as a misspelt key.
 MISSPELT = 0.85
 #: Variables of configs, and what they are inserted into under another name.
 INSERTED_INTO = {
+    'dataset_type': 'train_dataloader.dataset.type, val_dataloader.dataset.type',
     'pretrained': 'model.backbone.init_cfg',
     'test_pipeline': 'test_dataloader.dataset.pipeline',
     'train_pipeline': 'train_dataloader.dataset.pipeline',

@@ -11,6 +11,8 @@ from mmengine.config import Config, lazy
 
 #: Number of folders above a config that are searched for a module.
 LEVELS = 4
+#: Functions of MMEngine that read a config file, each from its argument ``filename``.
+READERS = ('_file2dict', '_is_lazy_import', '_parse_lazy_import')
 
 
 def custom_import_problem(path: str) -> str:
@@ -109,6 +111,29 @@ def circle_of_bases(path: str) -> List[str]:
         return False
 
     return chain if follow() else []
+
+
+def place_in_configs(error: BaseException, path: str) -> str:
+    """Return the place, in a config or one that it inherits from, at which reading it failed; empty if not known.
+
+    Args:
+        error (BaseException): As reading the config raised it. The place is removed from a syntax error's own message,
+            which does not know the file.
+        path (str): File of the config.
+    """
+    file, line = '', None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_filename == Config.fromfile.__code__.co_filename and code.co_name in READERS:
+            file, line = frame.f_locals['filename'], None
+        elif code.co_filename == file:
+            line = number
+    if isinstance(error, SyntaxError) and error.filename in (None, '<unknown>'):
+        line, error.filename, error.lineno = error.lineno, None, None
+    if line is None:
+        return ''
+    own = osp.realpath(file) == osp.realpath(path)
+    return f' (line {line})' if own else f' ({osp.relpath(file)}, line {line})'
 
 
 def deferred_import_problem(error: BaseException) -> str:

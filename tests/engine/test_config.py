@@ -84,9 +84,15 @@ def test_options_that_only_the_runner_reads(write, capsys):
         ('train_pipeline = []', 'sets train_pipeline, .* Set train_dataloader.dataset.pipeline instead'),
         ("pretrained = 'a.pth'", 'sets pretrained, .* Set model.backbone.init_cfg instead'),
         ('num_classes = 3', r'sets num_classes, .* Set model.decode_head.num_classes, model.auxiliary_head.num_cl'),
-        ('mine = 3', 'sets mine, which nothing reads: inherited files inserted their variables when they were read$'),
-        ("fp16 = dict(loss_scale='dynamic')", r'sets fp16, .*\. Did you mean --amp\?$'),
-        ('param_schedulers = []', r'sets param_schedulers, .*\. Did you mean param_scheduler\?$'),
+        ("dataset_type = 'A'", r'sets dataset_type, .* Set train_dataloader.dataset.type, val_dataloader'),
+        ('mine = 3\nyours = 4', 'mine.py sets mine, yours, which nothing reads$'),
+        ('param_schedulers = []', r'sets param_schedulers, which nothing reads\. Did you mean param_scheduler\?$'),
+        (
+            'data = dict(samples_per_gpu=2)\nlr_config = dict()\nmine = 3',
+            r'sets keys of OpenMMLab 1.x \(MMDetection 2.x, .*\), which nothing reads. Today: data is train_data.*'
+            'test_dataloader, lr_config is param_scheduler\n.* sets mine, which nothing reads$',
+        ),
+        ("fp16 = dict(loss_scale='dynamic')", r'which nothing reads. Today: fp16 is --amp, or optim_wrapper.type='),
         ("data_root = 'mine/'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))", ''),
         ("load_from = 'a.pth'\nrandomness = dict(seed=1)\ncustom_imports = dict(imports=['fcvit_mm'])", ''),
     ],
@@ -114,9 +120,12 @@ def test_config_without_a_scope_is_refused(write):
 
 @pytest.mark.parametrize('scope', ['', "default_scope = 'mmseg'\n"])
 def test_config_of_openmmlab_1_is_refused(write, scope):
-    text = 'model = dict()\ndata = dict(samples_per_gpu=2)\nrunner = dict(max_epochs=1)\noptimizer = dict(lr=1)\n'
-    with pytest.raises(ConfigError, match='config of OpenMMLab 1.x, .* runner is train_cfg, optimizer is'):
+    text = 'model = dict()\ndata = dict(samples_per_gpu=2)\nrunner = dict(max_epochs=1)\nevaluation = dict()\n'
+    with pytest.raises(ConfigError, match=r'config of OpenMMLab 1.x \(MMD.*evaluation is val_.* runner is train_cfg'):
         load_config(write(text + scope))
+    # MMDetection up to 2.8 had train_cfg outside of the model.
+    with pytest.raises(ConfigError, match='config of OpenMMLab 1.x'):
+        load_config(write(f'{text}train_cfg = dict(rpn=dict())\n{scope}'))
     # Variables of these names are none.
     load_config(write("default_scope = 'mmseg'\ndata = {}\noptimizer = {}\noptim_wrapper = dict(optimizer=optimizer)"))
 
@@ -236,14 +245,22 @@ def test_a_config_of_a_library_built_on_another(tmp_path):
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('model = dict(', r'reading .*mine.py failed: SyntaxError: .*\(<unknown>, line 1\).* Correct the config'),
-        ('model = undefined', "reading .*mine.py failed: NameError: name 'undefined' is not defined"),
-        ("text = open('gone.txt').read()", r'reading .*mine.py failed: FileNotFoundError: .*gone.txt'),
+        ('model = dict(', r'SyntaxError: .*was never closed \(raised in ast\)\. Correct the config'),
+        ('model = undefined', "NameError: name 'undefined' is not defined"),
+        ("text = open('gone.txt').read()", r'FileNotFoundError: .*gone.txt'),
     ],
 )
-def test_a_config_that_cannot_be_read(write, text, message):
-    with pytest.raises(LibraryError, match=f'(?s){message}'):
-        load_config(write(text))
+def test_a_config_that_cannot_be_read(write, monkeypatch, tmp_path, text, message):
+    """The message has the line, and the file if it is one that the config inherits from."""
+    path = write(f'seed = 1\n{text}')
+    with pytest.raises(LibraryError, match=rf'(?s)^reading {path} \(line 2\) failed: {message}'):
+        load_config(path)
+    monkeypatch.chdir(tmp_path)
+    pure = 'from mmengine.config import read_base\n\nwith read_base():\n    from .mine import *\n'
+    for name, child in {'child.py': "_base_ = './mine.py'", 'pure.py': pure}.items():
+        path = write(child, name)
+        with pytest.raises(LibraryError, match=rf'(?s)^reading {path} \(mine.py, line 2\) failed: {message}'):
+            load_config(path)
 
 
 @pytest.mark.parametrize(('base', 'hint'), [('my.py', "; did you mean 'mine.py'?"), ('other/folder/gone.py', '.')])

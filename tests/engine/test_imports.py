@@ -152,5 +152,5 @@ def test_pure_python_configs_that_compute_with_functions(folder, monkeypatch):
 
 
 def test_other_errors_of_pure_python_configs(folder):
-    with pytest.raises(LibraryError, match=r'config.py failed: RuntimeError: no luck \('):
+    with pytest.raises(LibraryError, match=r'config.py \(line 5\) failed: RuntimeError: no luck \('):
         load_config(write_pure(folder, "raise RuntimeError('no luck')"))

@@ -210,7 +210,7 @@ def test_what_cannot_be_parsed(own, tmp_path):
     assert done.returncode == 1 and 'train.py: --cfg-options is a, expected KEY=VALUE' in done.stdout
     own.write_text('model = dict(')
     done = run_tool('train.py', own, check=False)
-    assert done.returncode == 1 and f'train.py: reading {own} failed: SyntaxError' in done.stdout
+    assert done.returncode == 1 and f'train.py: reading {own} (line 1) failed: SyntaxError' in done.stdout
 
 
 LAZY = """
