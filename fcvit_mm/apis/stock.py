@@ -22,7 +22,7 @@ from torch import Tensor
 from ..dependencies import require
 from ..engine.config import TASKS, check_scope, library_of, read_config, set_pretrained, type_name, walk
 from ..engine.wrapped import backbone_config, find_inner_model
-from ..errors import UserError, library_errors, origin
+from ..errors import UserError, origin
 from ..models.variants import Variant, find_variant
 from .rewiring import INSTEAD, StockConfigError, follow_neck, readers, rewire
 from .step import Step, StepError, try_step
@@ -151,8 +151,7 @@ def read_stock(config: Union[str, Config]) -> Config:
             raise StockConfigError(
                 f'config {path} does not exist: give a file, or LIBRARY::FOLDER/NAME for a config of a library'
             )
-        with library_errors(f'reading {path}', 'Correct the config'):
-            cfg = read_config(path)
+        cfg = read_config(path)
     check_scope(cfg, _name(cfg))
     if library_of(cfg) == 'mmpretrain' or not type_name(cfg.get('model') or {}):
         raise StockConfigError(

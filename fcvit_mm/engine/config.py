@@ -117,9 +117,39 @@ def load_config(
         check_config(path)
     except UserError as error:
         raise ConfigError(str(error)) from None
+    cfg = read_config(path)
+    warn_of_unread_variables(cfg, path)
+    check_scope(cfg, path)
+    allow_large_images()  # the data set may contain some
+    check_options(cfg, options)
+    make_room(cfg, options)
+    with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
+        cfg.merge_from_dict(options)
+    for problem in structure_problems(cfg):
+        raise ConfigError(f'{path}: {problem}')
+    if 'pretrained' in options:
+        set_pretrained(cfg, options['pretrained'])
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
+    if isinstance(cfg.work_dir, str):
+        cfg.work_dir = osp.expanduser(cfg.work_dir)
+    return cfg
+
+
+def read_config(path: str) -> Config:
+    """Read a config file of any library; its ``default_scope`` is that of its model if it has none.
+
+    Raises:
+        ConfigError: The file, one that it inherits from, or a module that it imports cannot be read, or it is a config
+            of OpenMMLab 1.x.
+        LibraryError: Another error of the config's code.
+    """
     with reading_errors(path):
         try:
-            cfg = read_config(path)
+            cfg = read_file(path)
         except RecursionError:
             circle = circle_of_bases(path)
             if not circle:
@@ -160,30 +190,12 @@ def load_config(
         if problem:  # allow_failed_imports=True
             print_log(f'{path}: custom_imports: {problem}', logger='current', level=logging.WARNING)
     check_version(cfg, path)
-    warn_of_unread_variables(cfg, path)
     if cfg.get('default_scope') is None:
         cfg.default_scope = library_of(cfg)
-    check_scope(cfg, path)
-    allow_large_images()  # the data set may contain some
-    check_options(cfg, options)
-    make_room(cfg, options)
-    with library_errors(f'changing {path} by --cfg-options', 'Correct the names of the options'):
-        cfg.merge_from_dict(options)
-    for problem in structure_problems(cfg):
-        raise ConfigError(f'{path}: {problem}')
-    if 'pretrained' in options:
-        set_pretrained(cfg, options['pretrained'])
-    cfg.launcher = launcher
-    if work_dir is not None:
-        cfg.work_dir = work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
-    if isinstance(cfg.work_dir, str):
-        cfg.work_dir = osp.expanduser(cfg.work_dir)
     return cfg
 
 
-def read_config(path: str) -> Config:
+def read_file(path: str) -> Config:
     """Read a config file, as MMEngine does.
 
     Modules and functions of pure-Python configs are removed, as MMEngine removes them from others: no runner reads

@@ -281,3 +281,24 @@ def test_a_backbone_that_asks_for_its_key_of_weights():
     options = dict(type=Asking, pretrained='somewhere.pth', init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
     found = describe_backbone(Config(dict(default_scope='mmdet', model=dict(backbone=options))))
     assert found.outputs == [(8, 4)] and not found.dilated
+
+
+def test_files_are_read_as_by_the_other_commands(tmp_path):
+    """A pure-Python config inherits no default_scope; of other files the problem is named."""
+    pytest.importorskip('mmdet')
+    path = tmp_path / 'mine.py'
+    base = tmp_path / 'base.py'
+    base.write_text("model = dict(type='RetinaNet', backbone=dict(type='ResNet', depth=18))\n")
+    path.write_text(
+        'from mmdet.models import RetinaNet\nfrom mmengine.config import read_base\n\nwith read_base():\n'
+        '    from .base import *\nmodel.update(type=RetinaNet)\n'
+    )
+    assert read_stock(str(path)).default_scope == 'mmdet'
+    for text, problem in {
+        "_base_ = './gone.py'": 'inherits from .*gone.py, which does not exist',
+        "custom_imports = dict(imports=['module_that_nobody_has'])": "there is no module 'module_that_nobody_has'",
+        'data = dict()\noptimizer = dict()': 'is a config of OpenMMLab 1.x',
+    }.items():
+        path.write_text(text)
+        with pytest.raises(UserError, match=f'mine.py:? .*{problem}'):
+            read_stock(str(path))
