@@ -1,5 +1,6 @@
 """Counting a model's parameters, multiply-adds, and bytes read and written."""
 
+import inspect
 import math
 import warnings
 from functools import partial
@@ -187,6 +188,11 @@ def predicted_tensors(detector: Any, shape: Tuple[int, int], image: Tensor) -> L
     return [value for each in found for value in each.values() if isinstance(value, Tensor)]
 
 
+def takes_samples(head: Optional[nn.Module]) -> bool:
+    """Check whether a segmentor's head needs data samples in its forward pass, as Mask2Former's does."""
+    return head is not None and 'batch_data_samples' in inspect.signature(head.forward).parameters
+
+
 def _runs(count: Callable[[Tensor], Any], image: Tensor) -> bool:
     """Check whether a model can be counted on an image."""
     try:
@@ -230,6 +236,10 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         if task == 'detection':
             size = (image.shape[2], image.shape[3])
             model.forward = partial(predicted_tensors, model, size)
+        elif takes_samples(getattr(model, 'decode_head', None)):
+            size = (image.shape[2], image.shape[3])
+            metas = [dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])]
+            model.forward = partial(model.encode_decode, batch_img_metas=metas)
         elif task not in DEFAULT_SHAPES:
             model.forward = tensor_forward(model, image)
         return count_multiply_adds(model, image)

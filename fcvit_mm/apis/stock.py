@@ -22,7 +22,7 @@ from torch import Tensor
 from ..dependencies import require
 from ..engine.config import TASKS, check_scope, library_of, read_config, set_pretrained, type_name, walk
 from ..engine.wrapped import backbone_config, find_inner_model
-from ..errors import UserError, origin
+from ..errors import UserError, advice_for, origin
 from ..models.variants import Variant, find_variant
 from .rewiring import INSTEAD, StockConfigError, follow_neck, readers, rewire
 from .step import Step, StepError, try_step
@@ -263,7 +263,8 @@ def describe_backbone(cfg: Config, devices: Sequence[str] = ('meta', 'cpu')) -> 
                 found = origin(error)
                 raise StockConfigError(
                     f'{_name(cfg)}: model.backbone ({kind}), which is to be replaced, cannot be run, so its outputs '
-                    f'for neck and heads are unknown: {found.kind}: {found.message}. {INSTEAD}'
+                    f'for neck and heads are unknown: {found.kind}: {found.message}. '
+                    f'{advice_for(error, INSTEAD)}'
                 ) from error
     bare = isinstance(outputs, Tensor)
     outputs = [outputs] if bare else outputs
@@ -423,7 +424,8 @@ def _check(cfg: Config, network: str) -> Step:
     except StepError as error:
         one = str(cfg.model.backbone.type).startswith(UNPACKED)
         why = 'the original backbone returns one map, this network a tuple of maps, which does not fit: ' if one else ''
-        raise StockConfigError(f'{_name(cfg)} with {network}: {why}{error}. {INSTEAD}') from error
+        way_out = INSTEAD if error.part else advice_for(error, INSTEAD)
+        raise StockConfigError(f'{_name(cfg)} with {network}: {why}{error}. {way_out}') from error
 
 
 def _check_depth(cfg: Config, variant: Variant, stock: Stock, kind: str) -> None:

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from fcvit_mm import FCViT
 from fcvit_mm.apis.count import count_multiply_adds, count_traffic, measure
+from fcvit_mm.apis.stock import read_stock
 from fcvit_mm.engine.config import load_config
 from fcvit_mm.errors import UserError
 
@@ -159,6 +160,17 @@ def test_masks_are_counted_for_as_many_as_are_detected():
         totals.append(measure(cfg, (64,)).flops)
     mask = 4 * 256 * 256 * 9 * 14**2 + 256 * 256 * 28**2 + 256 * 80 * 28**2
     assert totals[0] - totals[1] == pytest.approx(3 * mask, rel=1e-3)
+
+
+def test_a_segmentor_whose_head_needs_data_samples():
+    """Mask2Former's head makes its queries' masks from a sample, and has no forward pass without one."""
+    pytest.importorskip('mmseg')
+    cfg = read_stock('mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512')
+    cfg.model.decode_head.num_queries = 3
+    counts = [measure(cfg, (side,)) for side in (64, 128)]
+    parts = [{part.name: part.flops for part in found.parts} for found in counts]
+    assert parts[1]['backbone.layer1'] == 4 * parts[0]['backbone.layer1'] > 0
+    assert 3 * parts[0]['decode_head'] < parts[1]['decode_head'] < 4.5 * parts[0]['decode_head']
 
 
 @pytest.mark.parametrize(

@@ -302,3 +302,15 @@ def test_files_are_read_as_by_the_other_commands(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=f'mine.py:? .*{problem}'):
             read_stock(str(path))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [dict(backbone=dict(type='NobodysNet')), dict(neck=dict(type='NobodysNeck')), dict(type='NobodysDetector')],
+)
+def test_types_of_ones_own_that_the_config_does_not_import(change):
+    pytest.importorskip('mmdet')
+    cfg = read_stock('mmdet::retinanet/retinanet_r50_fpn_1x_coco')
+    cfg.merge_from_dict(dict(model=change))
+    with pytest.raises(UserError, match=r'Nobodys\w+ is not in .*, or let the config import the module that registers'):
+        replace_backbone(cfg, 'fcvit_small')
