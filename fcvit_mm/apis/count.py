@@ -4,7 +4,7 @@ import inspect
 import math
 import warnings
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 import torch
 import torch.nn as nn
@@ -188,7 +188,7 @@ def predicted_tensors(detector: Any, shape: Tuple[int, int], image: Tensor) -> L
     return [value for each in found for value in each.values() if isinstance(value, Tensor)]
 
 
-def takes_samples(head: Optional[nn.Module]) -> bool:
+def takes_samples(head: Any) -> bool:
     """Check whether a segmentor's head needs data samples in its forward pass, as Mask2Former's does."""
     return head is not None and 'batch_data_samples' in inspect.signature(head.forward).parameters
 
@@ -239,7 +239,7 @@ def measure(cfg: Config, shape: Sequence[int] = ()) -> Complexity:
         elif takes_samples(getattr(model, 'decode_head', None)):
             size = (image.shape[2], image.shape[3])
             metas = [dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])]
-            model.forward = partial(model.encode_decode, batch_img_metas=metas)
+            model.forward = partial(cast(Any, model).encode_decode, batch_img_metas=metas)
         elif task not in DEFAULT_SHAPES:
             model.forward = tensor_forward(model, image)
         return count_multiply_adds(model, image)

@@ -11,6 +11,10 @@ from mmengine.registry import LOOPS, Registry
 
 from ..errors import origin
 
+#: Minimum similarity at which a registered name is suggested: data sets of one's own, whose module the config does not
+#: import, share their ending with all others.
+SIMILAR = 0.8
+
 
 def short_message(error: Exception) -> str:
     """Return what an error says, without addresses of objects and of web pages, and with a similar registered name."""
@@ -33,7 +37,7 @@ def near_registered(name: str, kind: str) -> str:
     if scope:
         return f'; did you mean {f"{scope}.{name}"!r}?'
     name, names = name.rpartition('.')[2], registered_names(kind)
-    near = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, 1)
+    near = [each for each in names if each.lower() == name.lower()] or get_close_matches(name, names, 1, SIMILAR)
     return f'; did you mean {near[0]!r}?' if near else ''
 
 

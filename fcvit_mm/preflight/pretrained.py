@@ -13,6 +13,7 @@ from ..checkpoints import CheckpointError, check_finite, read_checkpoint, weight
 from ..checkpoints.names import some
 from ..engine.config import type_name, walk
 from ..engine.run import is_overwritten
+from ..engine.wrapped import find_inner_model
 from ..errors import UserError, origin
 from .contexts import quiet
 from .data.kinds import is_url
@@ -46,6 +47,8 @@ def pretrained_problems(cfg: Config) -> List[str]:
     """Check the pretrained files of model components: that they can be read, and that something in them fits."""
     problems = []
     overwritten = cfg.model.backbone.init_cfg if is_overwritten(cfg) else None
+    backbone = find_inner_model(cfg.get('model') or {})[1].get('backbone') or {}
+    of_backbone = list(walk(backbone.get('init_cfg')))
     for node in walk(cfg.get('model', {})):
         path = node.get('checkpoint')
         if node is overwritten or type_name(node) != 'Pretrained' or not isinstance(path, str) or is_url(path):
@@ -53,7 +56,8 @@ def pretrained_problems(cfg: Config) -> List[str]:
         try:
             check_finite(weights_of(read_checkpoint(path), path), path)
         except CheckpointError as error:
-            problems.append(f'pretrained: {error}. {OF_BACKBONE}')
+            advice = OF_BACKBONE if any(node is each for each in of_backbone) else OF_PART
+            problems.append(f'pretrained: {error}. {advice}')
     return problems or ([] if overwritten else fit_problems(cfg))
 
 

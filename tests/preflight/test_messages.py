@@ -33,3 +33,7 @@ def test_names_of_another_library():
     assert near_registered('LinearClsHead', 'model') == "; did you mean 'mmpretrain.LinearClsHead'?"
     assert near_registered('LinearClsHed', 'model') == "; did you mean 'LinearClsHead'?"
     assert near_registered('Xyzzy', 'model') == ''
+    # Names of one's own, which only share their ending with registered ones.
+    assert [near_registered(f'{name}Dataset', 'dataset') for name in ('XRay', 'Road', 'RailSem', 'Landcover')] == [
+        ''
+    ] * 4

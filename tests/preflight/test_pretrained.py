@@ -117,3 +117,15 @@ def test_code_in_a_file_is_not_run(stock):
 
     cfg, path = stock(lambda weights: {**weights, 'code': Code()})
     assert only_problem(cfg).startswith(f'pretrained: {path} needs ')
+
+
+def test_missing_files_of_the_backbone_and_of_the_complete_model(stock):
+    """pretrained=PATH sets the file of the backbone only."""
+    cfg, _ = stock(dict)
+    missing = dict(type='Pretrained', checkpoint='nowhere.pth')
+    cfg.model.backbone.init_cfg = missing
+    assert only_problem(cfg).endswith(
+        '. Another file: --cfg-options pretrained=PATH; from scratch: --cfg-options pretrained=None'
+    )
+    cfg.model.backbone.init_cfg, cfg.model.init_cfg = None, missing
+    assert only_problem(cfg).endswith('. Give another checkpoint, or init_cfg=None for random weights')
