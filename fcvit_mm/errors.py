@@ -139,6 +139,11 @@ ADVICE = (
         'The package was compiled for another version of torch: install matching versions (docs/troubleshooting.md)',
     ),
     (
+        r'URLError|HTTPError|urlopen error|urllib3|Max retries exceeded',
+        'The download failed: connect to the network, or download the file elsewhere and give its path. For weights of '
+        'the backbone: --cfg-options pretrained=PATH, or pretrained=None for random weights',
+    ),
+    (
         r'is not in the .*registry',
         "Correct the type's name in the config, or let the config import the module that registers it: "
         "custom_imports=dict(imports=['MODULE'])",

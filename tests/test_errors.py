@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -86,6 +87,7 @@ def test_a_library_error_says_what_was_done_and_what_to_try():
             TypeError("__init__() got an unexpected keyword argument 'a'"),
             'Correct the arguments of this type .*_delete_=True',
         ),
+        (URLError('Temporary failure in name resolution'), 'The download failed: .* --cfg-options pretrained=PATH'),
         (ModuleNotFoundError("No module named 'mine'"), 'to the environment variable PYTHONPATH'),
         (
             ModuleNotFoundError("No module named 'mmcv.runner'"),

@@ -29,17 +29,17 @@ def image_problem(path: PathLike, read: Optional[Callable[[str], Any]] = None) -
 
     Args:
         path (str | os.PathLike): The file.
-        read (callable, optional): The loader, which is tried first. Default: the library for its format: Pillow,
-            tifffile, NumPy or OpenCV.
+        read (callable, optional): The loader, which is tried first, with the path as it is given. Default: the library
+            for its format: Pillow, tifffile, NumPy or OpenCV.
 
     Raises:
         UserError: This process or the machine has too many files open.
     """
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)  # a Path has no ./ and no double slashes, which the data set's paths may
     try:
         if path.stat().st_size == 0:
             return f'{path} is empty (0 bytes): copy it again or remove it from the data set'
-        if read is not None and read(str(path)) is None:
+        if read is not None and read(given) is None:
             raise ValueError('nothing was loaded')
         if read is None or not ends_completely(path):
             _decode_completely(path)

@@ -29,6 +29,15 @@ def test_few_corrupt_images_among_many_are_left_to_training(tmp_path):
     assert len(image_problems(paths, allowed=0.01)) == 4
 
 
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_folders_written_with_a_dot_or_two_slashes(own, monkeypatch, task):
+    cfg, root = own(task)
+    monkeypatch.chdir(root.parent)
+    for each in ('train_dataloader', 'val_dataloader'):
+        cfg[each].dataset.data_root = f'./{root.name}//'
+    assert data_problems(cfg, ['train_dataloader', 'val_dataloader']) == []
+
+
 KINDS_OF_IMAGES = {
     'one pixel': lambda size: Image.new('RGB', (1, 1)),
     'one channel': lambda size: Image.new('L', size, 100),
