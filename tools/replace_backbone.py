@@ -31,6 +31,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    from mmengine.config import Config
     from mmengine.logging import MMLogger
 
     from fcvit_mm.apis.config_changes import fragment
@@ -41,6 +42,11 @@ def main(args: argparse.Namespace) -> None:
     if args.out:
         check_writable(args.out)
     stock = read_stock(args.config)
+    if args.out and Config._is_lazy_import(stock.filename):
+        raise UserError(
+            f'--out: {args.config} is a pure-Python config (read_base), whose types MMEngine writes in a form that '
+            'mmdet does not accept: omit --out, and put the printed changes into the config'
+        )
     cfg = replace_backbone(stock, args.network, args.pretrained, args.options)
     print(f'# {args.config} with {args.network}\n{fragment(stock, cfg)}')
     if args.out:

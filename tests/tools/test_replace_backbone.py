@@ -50,3 +50,16 @@ def test_mistakes_are_named(tmp_path):
         done = run_tool('replace_backbone.py', *arguments, cwd=tmp_path, check=False)
         assert done.returncode == 1 and words in done.stdout and 'Traceback' not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pure_python_configs_are_not_written(tmp_path):
+    """MMEngine writes RoIAlign as mmcv.ops.RoIAlign, for example, which mmdet refuses."""
+    pytest.importorskip('mmdet')
+    (tmp_path / 'base.py').write_text("model = dict(backbone=dict(type='ResNet', depth=18))\n")
+    (tmp_path / 'mine.py').write_text(
+        'from mmdet.models import RetinaNet\nfrom mmengine.config import read_base\n\nwith read_base():\n'
+        '    from .base import *\nmodel.update(type=RetinaNet)\n'
+    )
+    done = run_tool('replace_backbone.py', 'mine.py', 'fcvit_tiny', '--out', 'own.py', cwd=tmp_path, check=False)
+    assert done.returncode == 1 and '--out: mine.py is a pure-Python config (read_base)' in done.stdout
+    assert not (tmp_path / 'own.py').exists()
