@@ -64,13 +64,14 @@ LINK = re.compile(r'(?P<image>!?)\[(?P<text>[^][]*)\]\((?P<target>[^)#\s]*)(?P<a
 
 
 def write_api(app):
-    """Write a page for each room of the package: what it offers, and the docstrings of its modules."""
+    """Write a page for each subpackage: its public names, and the docstrings of its modules."""
     folder = Path(app.srcdir) / 'api'
     folder.mkdir(exist_ok=True)
     names = find_modules()
-    rooms = {'fcvit_mm': [name for name in names if name.count('.') < 2 and not is_package(name)]}
-    rooms.update({room: [name for name in names if (name + '.').startswith(room + '.')] for room in find_rooms(names)})
-    pages = {f'{room}.rst': api_page(room, modules) for room, modules in rooms.items()}
+    modules = {'fcvit_mm': [name for name in names if name.count('.') < 2 and not is_package(name)]}
+    for package in find_subpackages(names):
+        modules[package] = [name for name in names if (name + '.').startswith(package + '.')]
+    pages = {f'{package}.rst': api_page(package, listed) for package, listed in modules.items()}
     for path in folder.iterdir():
         if path.name not in pages:
             path.unlink()
@@ -91,15 +92,15 @@ def find_modules():
     return sorted(name for name in names if not name.endswith('.__main__'))
 
 
-def find_rooms(names):
+def find_subpackages(names):
     return [name for name in names if name.count('.') == 1 and is_package(name)]
 
 
-def api_page(room, modules):
-    """Return the text of a room's page."""
-    lines = [room, '=' * len(room), '']
-    for name in dict.fromkeys([room, *modules]):
-        if name != room:
+def api_page(package, modules):
+    """Return the text of the page of a subpackage."""
+    lines = [package, '=' * len(package), '']
+    for name in dict.fromkeys([package, *modules]):
+        if name != package:
             lines += [name, '-' * len(name), '']
         lines += [f'.. automodule:: {name}', '']
         offered = [f':py:obj:`~{path}`' for path in offered_by(name)]

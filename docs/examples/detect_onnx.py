@@ -29,12 +29,14 @@ class Detector:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors: constant folding warns of operators that work on what was found
         self.session = onnxruntime.InferenceSession(path, options, providers=list(providers))
-        self.told = self.session.get_modelmeta().custom_metadata_map
-        if 'boxes' not in self.told:
+        self.metadata = self.session.get_modelmeta().custom_metadata_map
+        if 'boxes' not in self.metadata:
             raise ValueError('not a complete detector: export one with tools/export.py --format onnx --part model')
-        self.classes = json.loads(self.told['classes'])
+        self.classes = json.loads(self.metadata['classes'])
         # The steps that change the image; those that load it or its annotations, and that pack it, do not.
-        steps = [dict(step, type=step['type'].rsplit('.', 1)[-1]) for step in json.loads(self.told['test_pipeline'])]
+        steps = [
+            dict(step, type=step['type'].rsplit('.', 1)[-1]) for step in json.loads(self.metadata['test_pipeline'])
+        ]
         self.steps = [step for step in steps if not step['type'].startswith(('Load', 'Pack')) and step.get('prob') != 0]
         for step in self.steps:
             if step['type'] not in ('Resize', 'Pad'):
@@ -57,7 +59,7 @@ class Detector:
         found = dict(zip((output.name for output in self.session.get_outputs()), outputs))
         boxes = found['boxes'] / np.tile(scale, 2)
         if 'masks' in found:
-            if self.told['mask_kind'] == 'box':
+            if self.metadata['mask_kind'] == 'box':
                 masks = [self.paste(mask, box, image.shape[:2]) for mask, box in zip(found['masks'], boxes)]
             else:
                 masks = [self.enlarge(mask, scale, image.shape[:2]) for mask in found['masks']]
@@ -92,11 +94,11 @@ class Detector:
 
     def normalize(self, image):
         """Turn an image into what the graph takes."""
-        if self.told['preprocess'] == 'inside':
+        if self.metadata['preprocess'] == 'inside':
             return image[None]
-        if self.told['channel_order'] == 'RGB':
+        if self.metadata['channel_order'] == 'RGB':
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        mean, std = (np.array(json.loads(self.told[key]), np.float32) for key in ('mean', 'std'))
+        mean, std = (np.array(json.loads(self.metadata[key]), np.float32) for key in ('mean', 'std'))
         return np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)[None], np.float32)
 
     def paste(self, mask, box, size):
@@ -109,12 +111,12 @@ class Detector:
             # Bilinear: what each cell adds to each pixel.
             weights.append(np.maximum(1 - abs(place[:, None] - np.arange(cells)), 0))
             places.append(slice(first, max(last, first)))
-        whole[tuple(places)] = weights[0] @ mask @ weights[1].T >= float(self.told['mask_threshold'])
+        whole[tuple(places)] = weights[0] @ mask @ weights[1].T >= float(self.metadata['mask_threshold'])
         return whole
 
     def enlarge(self, mask, scale, size):
         """Enlarge logits of the whole input to a mask of an image of a size."""
-        stride, threshold = int(self.told['mask_stride']), float(self.told['mask_threshold'])
+        stride, threshold = int(self.metadata['mask_stride']), float(self.metadata['mask_threshold'])
         sides = mask.shape[1] * stride, mask.shape[0] * stride
         mask = cv2.resize(mask, sides, interpolation=cv2.INTER_LINEAR)
         sides = [math.ceil(side * (1 / each)) for side, each in zip(sides, scale)]
